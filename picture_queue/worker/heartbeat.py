@@ -196,7 +196,7 @@ class HeartbeatLoop:
         self._retry_at = now + max(self._delay.next(), pause)
         for lease in leases:
             # An outcome is kept: its lease may still be in force when the database is back.
-            if not (lease.holds or lease.is_settled):
+            if not (lease.is_valid or lease.is_settled):
                 reason = "no heartbeat was answered for its whole length"
                 self._notify(self._on_lost, lease, reason)
 

@@ -63,7 +63,7 @@ class Lease:
         return self.confirmed_at + self.job.lease_seconds
 
     @property
-    def holds(self) -> bool:
+    def is_valid(self) -> bool:
         """True until the lease may have ended."""
         return time.monotonic() < self.ends_at
 
@@ -233,7 +233,7 @@ class Slots:
         dropped, found = 0, None
         while found is None and self._held:
             lease, _ = self._held.popleft()
-            if lease.holds and self._leases.get(lease.job.key) is lease:
+            if lease.is_valid and self._leases.get(lease.job.key) is lease:
                 found = lease
             else:
                 self.drop_lease(lease.job)  # another worker may have run it

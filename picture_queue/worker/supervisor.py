@@ -206,7 +206,7 @@ class Supervisor:
         older = self._slots.add(lease)
         if older is not None and older.attempt is not None:
             older.attempt.stop(Stop.LOST)
-        if self._stopping or not lease.holds:
+        if self._stopping or not lease.is_valid:
             self._release(job)
         elif job.unreadable is not None:
             self._refuse(job, f"The job cannot be read: {job.unreadable}")
@@ -325,7 +325,7 @@ class Supervisor:
                 self._lose(lease, "the database gave the job to another worker, or ended it")
                 continue
             if self._slots.is_waiting(lease):
-                if lease.holds:
+                if lease.is_valid:
                     self._begin(lease)
                 else:
                     self._slots.drop_lease(lease.job)  # another worker may have it
