@@ -177,8 +177,9 @@ begin
       case when d.action in ('back_off', 'snooze', 'park') then coalesce(d.run_at, v_now + make_interval(secs =>
         coalesce(d.delay_seconds, case d.action
           when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = d.job_id)
-          -- Without a poll time only the event wakes it, or a cancel.
-          when 'snooze' then 0 end))) end,
+          when 'snooze' then 0
+          -- None for a park: only its event wakes the job, or a cancel.
+          end))) end,
       d.result,
       case when d.action in ('fail', 'back_off') then case
         when d.problem like '% bytes, the limit is %'
@@ -194,7 +195,7 @@ end
 $$;
 
 -- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
--- before its job parked; a limit key or queue ('queue:…') that is to rest, if it does not rest for longer; a breaker.
+-- before its job parked; a limit key or queue ('queue:…') to pause, unless it is paused for longer; a breaker.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
