@@ -32,13 +32,13 @@ class BatchSender(ABC, Generic[T]):
         """Return when to send the values that wait, by the clock of the event loop."""
 
     @property
-    def waiting(self) -> bool:
+    def has_unsent(self) -> bool:
         """True while a value is not sent yet, or is being sent."""
         return bool(self._waiting) or self._sending is not None
 
     async def flush(self) -> None:
         """Send the values that wait, without a pause, and wait for the answer."""
-        while self.waiting:
+        while self.has_unsent:
             if self._sending is None:
                 self._begin()
             elif not self._sending.done():

@@ -89,7 +89,7 @@ class WorkerCalls:
     def note_failure(self, error: Exception, function: str) -> None:
         """Note that a call failed: it was refused, or not answered, or the worker is locked out."""
         if is_refusal(error):
-            self.note_success()
+            self.note_success()  # a refusal is an answer: the project is up
             return
         is_first = self._failing_since is None
         if is_first:

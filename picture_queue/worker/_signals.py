@@ -1,6 +1,7 @@
 """Events inside a worker, for tests to wait for instead of sleeping.
 
-In production nobody watches, and a signal costs one comparison.
+In production nobody watches, and a signal costs one comparison. SIGTERM and SIGINT are in
+`_stop_signals`.
 """
 
 import asyncio

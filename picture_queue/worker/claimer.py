@@ -79,7 +79,7 @@ class Claimer(BackgroundLoop):
             self.wake()
 
     def _is_finished(self) -> bool:
-        return self._open is None  # it may have jobs, which are to be given back
+        return self._open is None  # the answer may bring jobs, which are to be given back
 
     async def _tick(self) -> None:
         if self._open is None:
@@ -92,7 +92,7 @@ class Claimer(BackgroundLoop):
                 return
             self._open = self._claim(demand)
             self._sent_at = time.monotonic()
-            self._due_at = math.inf  # what requests a claim from here on leads to another
+            self._due_at = math.inf  # `request_claim` from here on asks for another claim
         try:
             jobs = await self._calls.call(_rpc.claim_jobs(self._open), _CLAIM_TIMEOUT)
         except Exception as error:

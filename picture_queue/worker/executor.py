@@ -111,7 +111,7 @@ class Attempt:
     )
 
     def __init__(self, handler: Handler, job: ClaimedJob, owner: AttemptListener) -> None:
-        timeout = job.timeout_seconds
+        timeout = job.timeout_seconds  # if it cannot be read, the job is refused and not begun
         self.job = job
         self.settled = False
         self.outcome: Outcome | None = None
@@ -150,7 +150,7 @@ class Attempt:
     @property
     def has_unsent_lines(self) -> bool:
         """True while lines of its log are on their way, or wait to be."""
-        return self._log is not None and self._log.waiting
+        return self._log is not None and self._log.has_unsent
 
     @property
     def ended(self) -> bool:
@@ -181,7 +181,7 @@ class Attempt:
         """Settle a stopped attempt without waiting for its handler."""
         is_async = self._handler.shape.is_async
         if not self.settled:
-            self._settle(self._stopped())
+            self._settle(self._outcome_of_stop())
             if is_async:
                 _log.warning("The handler of job %s has not stopped and goes on", self.job.key)
         if is_async and self.shutdown_requested and not self.ended:
@@ -205,7 +205,7 @@ class Attempt:
         try:
             outcome = await self._call()
         except BaseException as error:
-            outcome = self._failed(error)
+            outcome = self._outcome_of_error(error)
         if os.getpid() != pid:
             # The handler forked, and this is the child. It shares the sockets of the event loop,
             # and would go on as a second worker of the same jobs.
@@ -240,14 +240,15 @@ class Attempt:
             try:
                 return verdicts.from_value(call(), self.job.queue)
             except BaseException as error:
-                return self._failed(error)
+                return self._outcome_of_error(error)
 
         return in_thread(self._task.get_name(), run)
 
-    def _failed(self, error: BaseException) -> Outcome | None:
+    def _outcome_of_error(self, error: BaseException) -> Outcome | None:
+        """Return the outcome of a handler that raised; a stop comes before what it raised then."""
         kind = type(verdicts.cause_of(error))
         if issubclass(kind, asyncio.CancelledError):
-            return self._stopped(error)
+            return self._outcome_of_stop(error)
         if self.stop_reason is None or issubclass(kind, verdicts.Verdict):
             return verdicts.from_error(error, self.job.queue)
         _log.info(
@@ -256,13 +257,13 @@ class Attempt:
             clean(describe(error)),
             traceback_of(error),
         )
-        return self._stopped(error)
+        return self._outcome_of_stop(error)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         try:
             if not self.settled:
                 # It returned nothing if it was cancelled before its first step.
-                self._settle(self._returned or self._stopped())
+                self._settle(self._returned or self._outcome_of_stop())
         finally:
             self._owner.ended(self)
 
@@ -279,7 +280,8 @@ class Attempt:
         if self.outcome is None:
             log_outcome(self.job, None, self.duration)
 
-    def _stopped(self, error: BaseException | None = None) -> Outcome | None:
+    def _outcome_of_stop(self, error: BaseException | None = None) -> Outcome | None:
+        """Return the outcome that the reason of the stop asks for; None if the lease is lost."""
         match self.stop_reason:
             case Stop.TIMEOUT:
                 limit = f"{self.job.timeout_seconds:g}"

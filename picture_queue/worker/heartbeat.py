@@ -79,7 +79,7 @@ class HeartbeatLoop:
         self._ended = asyncio.Event()
         self._woken = threading.Event()
         self._stopping = False
-        self._requested = False
+        self._requested = False  # by beat_now()
         self._delay = RetryDelay()
         self._retry_at = 0.0
         self._beaten_at = self._planned_at = time.monotonic()
@@ -99,11 +99,12 @@ class HeartbeatLoop:
         self._requested = True
         self._woken.set()
 
-    def started(self, lease: Lease) -> None:
-        """Confirm the start of a job that got its slot just now, and prolong its lease in time.
+    def schedule_confirm(self, lease: Lease) -> None:
+        """Plan when to confirm the start of a job that got its slot just now.
 
-        One that waits for that is confirmed at once. One that runs is confirmed a moment later,
-        with others, since jobs that end at once are to cost no call.
+        A job that waits for its confirmation is confirmed at once. One that runs is confirmed a
+        moment later, with others, since jobs that end at once are to cost no call. From then on
+        the thread prolongs the lease.
         """
         if lease.attempt is not None:
             delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
@@ -195,7 +196,7 @@ class HeartbeatLoop:
         self._retry_at = now + max(self._delay.next(), pause)
         for lease in leases:
             # An outcome is kept: its lease may still be in force when the database is back.
-            if not (lease.holds or lease.is_settled):
+            if not (lease.is_valid or lease.is_settled):
                 reason = "no heartbeat was answered for its whole length"
                 self._notify(self._on_lost, lease, reason)
 

@@ -67,8 +67,8 @@ class Reporter(BackgroundLoop):
         slots: Tells whether jobs finish in bulk.
         on_written: Called with the jobs for whose outcomes the database has answered.
         signals: For tests.
-        locked: Takes the outcomes of jobs that another transaction has locked, so that they delay
-            no others; None: they are repeated here.
+        locked_reporter: Takes the outcomes of jobs that another transaction has locked, so that
+            they delay no others; None: they are repeated here.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Reporter(BackgroundLoop):
         slots: Slots,
         on_written: Callable[[Sequence[ClaimedJob]], None],
         signals: Signals,
-        locked: "Reporter | None" = None,
+        locked_reporter: "Reporter | None" = None,
     ) -> None:
         super().__init__()
         self._calls = calls
         self._slots = slots
         self._on_written = on_written
         self._signals = signals
-        self._locked = locked
+        self._locked_reporter = locked_reporter
         # One report a job: where there is a second, the first one's lease has ended.
         self._waiting: dict[str, Report] = {}
         self._batch_size = BATCH
@@ -138,8 +138,8 @@ class Reporter(BackgroundLoop):
             is_at_fault = isinstance(error, ValueError | TypeError | RecursionError | TooLarge)
             if len(batch) == 1 and is_at_fault:
                 self._fail_job(batch[0], str(error))
-            elif len(batch) == 1 and isinstance(error, Busy) and self._locked is not None:
-                self._hand_over(batch[0], self._locked)
+            elif len(batch) == 1 and isinstance(error, Busy) and self._locked_reporter is not None:
+                self._hand_over(batch[0], self._locked_reporter)
             if not is_at_fault:
                 raise
         else:
@@ -159,12 +159,12 @@ class Reporter(BackgroundLoop):
                 written.append(report.job)
         if written:
             self._on_written(written)
-        if self._locked is None:
+        if self._locked_reporter is None:
             if locked:
                 raise Busy(f"The rows of {len(locked)} jobs are locked")
             return
         for report in locked:
-            self._hand_over(report, self._locked)
+            self._hand_over(report, self._locked_reporter)
 
     def _hand_over(self, report: Report, locked: "Reporter") -> None:
         if self._remove(report):

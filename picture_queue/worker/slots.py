@@ -20,7 +20,7 @@ MAX_CLAIM = 1000
 AHEAD_SECONDS = 0.25
 #: Seconds over which that rate is measured at least: a few quick jobs say little about the next.
 _MIN_SAMPLE = AHEAD_SECONDS / 16
-#: Jobs that are worth a claim while others are held ahead, or half of what is to be held.
+#: Fewest jobs worth a claim while jobs are held ahead; half of the jobs to hold, if that is less.
 MIN_CLAIM = 250
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
@@ -63,7 +63,7 @@ class Lease:
         return self.confirmed_at + self.job.lease_seconds
 
     @property
-    def holds(self) -> bool:
+    def is_valid(self) -> bool:
         """True until the lease may have ended."""
         return time.monotonic() < self.ends_at
 
@@ -119,10 +119,11 @@ class Slots:
             return 0
         ahead = self._target_ahead()
         wanted = self.free + ahead - len(self._held)
-        # A few are not worth a call while others are held.
+        # A few are not worth a call while others are to be held. Without any to hold, one is.
         if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
-        # Outcomes that cannot be written must not pile up. Those that wait for a lock are few.
+        # Outcomes that cannot be written must not pile up. Those of locked jobs are not counted, up
+        # to MAX_CLAIM of them: others can be written meanwhile.
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
         return min(wanted, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0
@@ -166,13 +167,16 @@ class Slots:
         """Take a lease; return an older one of the same job, which is lost with that."""
         older = self._leases.get(lease.job.key)
         if older is not None:
-            self.drop(older.job)
+            self.drop_lease(older.job)
         with self._lock:
             self._leases[lease.job.key] = lease
         return older
 
-    def drop(self, job: ClaimedJob) -> bool:
-        """Forget a lease that ended; return whether it was held."""
+    def drop_lease(self, job: ClaimedJob) -> bool:
+        """Forget a lease that ended; return whether it was there.
+
+        A job that has no attempt yet loses its slot with that. An attempt keeps its slot.
+        """
         self._pausing.discard(job.key)
         self._locked.discard(job.key)
         lease = self._leases.get(job.key)
@@ -191,8 +195,11 @@ class Slots:
         """The attempts that have a slot."""
         return [lease.attempt for lease in self._taken.values() if lease.attempt is not None]
 
-    def start(self, lease: Lease, attempt: Attempt | None) -> None:
-        """Give a slot to a job. Without an attempt, it waits there until its start is confirmed."""
+    def assign_slot(self, lease: Lease, attempt: Attempt | None) -> None:
+        """Give a slot to a job. Without an attempt, it waits there until its start is confirmed.
+
+        It is called again with the attempt then.
+        """
         lease.attempt = attempt
         lease.confirm_at = time.monotonic()
         if not self._taken:
@@ -203,8 +210,8 @@ class Slots:
         """Return whether a job has a slot, and waits until its start is confirmed."""
         return lease.attempt is None and lease.job in self._taken
 
-    def end(self, job: ClaimedJob) -> None:
-        """Free the slot of a job: nothing of it runs any more."""
+    def free_slot(self, job: ClaimedJob) -> None:
+        """Free the slot of a job of which nothing runs any more. Its lease stays."""
         self._free(job)
         self._ended += 1
 
@@ -221,15 +228,15 @@ class Slots:
         if self._timer is None:
             self._set_timer(seconds)
 
-    def next_held(self) -> Lease | None:
-        """Return the job that is held longest, of those whose lease surely holds."""
+    def pop_held(self) -> Lease | None:
+        """Remove and return the job that is held longest, of those whose lease surely holds."""
         dropped, found = 0, None
         while found is None and self._held:
             lease, _ = self._held.popleft()
-            if lease.holds and self._leases.get(lease.job.key) is lease:
+            if lease.is_valid and self._leases.get(lease.job.key) is lease:
                 found = lease
             else:
-                self.drop(lease.job)  # another worker may have run it
+                self.drop_lease(lease.job)  # another worker may have run it
                 dropped += 1
         if dropped:
             _log.warning("Dropped %d jobs that were claimed ahead: their leases ended", dropped)
@@ -246,13 +253,14 @@ class Slots:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while (lease := self.next_held()) is not None:
+        while (lease := self.pop_held()) is not None:
             self._release(lease.job)
 
     def _set_timer(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._check_held)
 
     def _check_held(self) -> None:
+        """Give back all held jobs, once one of them has waited too long for a slot."""
         self._timer = None
         if self._held:
             rest = min(until for _, until in self._held) - time.monotonic()

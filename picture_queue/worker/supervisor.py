@@ -79,17 +79,17 @@ class Supervisor:
         self._on_failure = on_failure
         self._signals = signals
         self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_failure)
-        self._logging: set[asyncio.Task[None]] = set()  # writing the last lines of attempts
+        self._log_tasks: set[asyncio.Task[None]] = set()  # they write the last lines of attempts
         self._is_started = self._stopping = False
-        self._is_urgent = False  # the stop
+        self._is_urgent = False  # stop_now() was called
         self._wait_over = asyncio.Event()
         self._listening = contextlib.ExitStack()
-        self._joined: set[str] = set()
+        self._joined: set[str] = set()  # queues whose wake-ups arrive
         calls = self._calls = WorkerCalls(self._backend)
         slots = self._slots = Slots(settings.concurrency, self._release)
         # Outcomes of locked jobs are sent in calls of their own, so they delay no others.
-        self._locked = Reporter(calls, slots, self._written, signals)
-        self._reporter = Reporter(calls, slots, self._written, signals, self._locked)
+        self._locked_reporter = Reporter(calls, slots, self._written, signals)
+        self._reporter = Reporter(calls, slots, self._written, signals, self._locked_reporter)
         types = registry.job_types
         self._claimer = Claimer(calls, self.name, types, self._settings, slots, self._take, signals)
         self._maintenance = MaintenanceLoop(calls, self.name, self._claimer.request_claim, signals)
@@ -112,7 +112,7 @@ class Supervisor:
         """
         check_version(await self._register())
         self._heartbeat.start(await connect(self._backend))
-        for loop in (self._locked, self._reporter, self._claimer, self._maintenance):
+        for loop in (self._locked_reporter, self._reporter, self._claimer, self._maintenance):
             loop.start(self._on_failure)
         self._listen()
         self._is_started = True
@@ -159,10 +159,10 @@ class Supervisor:
         await _outlast_cancel(self._wait_for_attempts(CLEANUP))
         for attempt in self._slots.attempts:
             attempt.give_up()
-        if self._logging:
-            await _outlast_cancel(asyncio.wait(self._logging, timeout=_LAST_REPORT_TIMEOUT))
+        if self._log_tasks:
+            await _outlast_cancel(asyncio.wait(self._log_tasks, timeout=_LAST_REPORT_TIMEOUT))
         await _outlast_cancel(self._reporter.stop(_LAST_REPORT_TIMEOUT))
-        await _outlast_cancel(self._locked.stop(_LAST_REPORT_TIMEOUT))
+        await _outlast_cancel(self._locked_reporter.stop(_LAST_REPORT_TIMEOUT))
         await _outlast_cancel(self._heartbeat.stop())
         await _outlast_cancel(self._unregister())
         _log.info("Worker %s has stopped", self.name)
@@ -206,7 +206,7 @@ class Supervisor:
         older = self._slots.add(lease)
         if older is not None and older.attempt is not None:
             older.attempt.stop(Stop.LOST)
-        if self._stopping or not lease.holds:
+        if self._stopping or not lease.is_valid:
             self._release(job)
         elif job.unreadable is not None:
             self._refuse(job, f"The job cannot be read: {job.unreadable}")
@@ -231,23 +231,23 @@ class Supervisor:
             try:
                 attempt = Attempt(self._registry[job.job_type], job, self)
             except Exception as error:
-                self._slots.end(job)
+                self._slots.free_slot(job)
                 self._refuse(job, f"The job cannot be started: {error!r}")
                 return
-        self._slots.start(lease, attempt)
-        self._heartbeat.started(lease)
+        self._slots.assign_slot(lease, attempt)
+        self._heartbeat.schedule_confirm(lease)
 
     def settled(self, attempt: Attempt) -> None:
-        """Queue its outcome for the reporter."""
+        """Hand the outcome of an attempt to the reporter. Its slot stays taken until `ended`."""
         job, outcome = attempt.job, attempt.outcome
         if isinstance(outcome, Snoozed) and outcome.pause_key is not None:
             self._slots.pause_claims(job)  # the jobs behind it are to wait as well
         if outcome is None:
-            self._slots.drop(job)
+            self._slots.drop_lease(job)
         elif attempt.has_unsent_lines:
             task = asyncio.create_task(self._report_after_log(attempt, outcome))
-            self._logging.add(task)
-            task.add_done_callback(self._logging.discard)
+            self._log_tasks.add(task)
+            task.add_done_callback(self._log_tasks.discard)
         else:
             self._reporter.put(job, outcome, attempt.duration)
         if not (attempt.ended or self._stopping):
@@ -258,22 +258,22 @@ class Supervisor:
             self._signals.settled.emit((job.id, outcome.name if outcome else None))
 
     def ended(self, attempt: Attempt) -> None:
-        """Give its slot to the next job."""
-        self._slots.end(attempt.job)
+        """Give the slot of an attempt to the next job."""
+        self._slots.free_slot(attempt.job)
         self._stuck.ended(attempt)
         self._fill_slots()
 
     def _fill_slots(self) -> None:
         if self._stopping:
             return
-        while self._slots.free > 0 and (lease := self._slots.next_held()) is not None:
+        while self._slots.free > 0 and (lease := self._slots.pop_held()) is not None:
             self._begin(lease)
         self._claimer.slot_freed()
 
     def _written(self, jobs: Sequence[ClaimedJob]) -> None:
-        """End the leases of jobs whose outcomes are written."""
+        """Drop the leases of jobs for whose outcomes the database has answered."""
         for job in jobs:
-            self._slots.drop(job)
+            self._slots.drop_lease(job)
         self._claimer.demand_changed()
 
     async def _report_after_log(self, attempt: Attempt, outcome: Outcome) -> None:
@@ -325,18 +325,18 @@ class Supervisor:
                 self._lose(lease, "the database gave the job to another worker, or ended it")
                 continue
             if self._slots.is_waiting(lease):
-                if lease.holds:
+                if lease.is_valid:
                     self._begin(lease)
                 else:
-                    self._slots.drop(lease.job)  # another worker may have it
+                    self._slots.drop_lease(lease.job)  # another worker may have it
                 if lease.attempt is None:  # it did not start
                     self._fill_slots()
             if lease.job.key in answer.cancel and lease.attempt is not None:
                 lease.attempt.stop(Stop.CANCEL)
 
     def _lose(self, lease: Lease, reason: str) -> None:
-        """Stop a job whose lease ended."""
-        self._slots.drop(lease.job)
+        """Drop a lease that ended, and stop its handler."""
+        self._slots.drop_lease(lease.job)
         if lease.attempt is None:
             self._fill_slots()
         elif not lease.attempt.settled:

@@ -186,7 +186,7 @@ class Worker:
         inspect.markcoroutinefunction(run)  # for frameworks that ask whether it is one
 
     async def _run(self) -> None:
-        with on_stop_signal(self._signalled):
+        with on_stop_signal(self._on_stop_signal):
             try:
                 if not self._stop_asked:
                     await self.start()
@@ -305,8 +305,9 @@ class Worker:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    def _signalled(self) -> None:
+    def _on_stop_signal(self) -> None:
         if self._failure is not None:
+            # Without it run() raises nothing: the CLI would start a stuck worker anew.
             _log.info("Stopping for good")
             self._failure = None
         elif self._stop_asked:

@@ -92,7 +92,7 @@ create type picture_queue.applied as (
   long_lived boolean,      -- their history has to be cut
   has_generation boolean,
   ended uuid[],            -- ran under limit keys and do not any more
-  unblocked uuid[],        -- every moved job with blocked_on set, unless it was just blocked or unblocked
+  waited uuid[],           -- have blocked_on, and moved otherwise than by block or unblock
   takes_turn boolean,      -- get a place behind their tenant's last
   due_at timestamptz,      -- the first of those that wait for a time
   batches jsonb            -- batch_id, from and to of each change in a batch
@@ -1264,11 +1264,11 @@ $$;
 -- 230_function__transition.sql
 
 -- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A
--- change that it does not permit is left out of what is returned, so the caller sees what happened; so is
--- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
--- of their ids, unless every change names its lease. The rows, their history (of all actions but complete), the
--- counts and the events are written here. What is left to do for other jobs is written down as follow-ups; the first
--- of them are done at once, unless the caller does them itself (p_begins_follow_ups false).
+-- change that it does not permit is left out of what is returned, so the caller sees what happened; so is one that
+-- names a lease which is not in force (one that expired is in force until maintenance takes its job back). The caller
+-- holds the locks of the rows, taken in the order of their ids, unless every change names its lease. The rows, their
+-- history (of all actions but complete), the counts and the events are written here. What is left to do for other jobs
+-- is written down as follow-ups; the first of them are done at once, unless p_begins_follow_ups is false.
 create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1307,8 +1307,8 @@ begin
   if v_applied.takes_turn then
     perform picture_queue._take_turns(v_ids);
   end if;
-  if num_nonnulls(v_applied.ended, v_applied.unblocked) > 0 then
-    perform picture_queue._free_keys(v_applied.ended, v_applied.unblocked);
+  if num_nonnulls(v_applied.ended, v_applied.waited) > 0 then
+    perform picture_queue._free_keys(v_applied.ended, v_applied.waited);
   end if;
   if v_applied.long_lived then
     perform picture_queue._bound_history(v_ids);
@@ -1435,9 +1435,10 @@ as $$
     and (g.status, g.error) is distinct from (j.status, j.error)
 $$;
 
--- Notes the limit keys under which these jobs ran (p_ended) and do not run any more, and those they were
--- unblocked for and do not need (p_unblocked): the next claim or maintenance looks whose turn it is.
-create function picture_queue._free_keys(p_ended uuid[], p_unblocked uuid[]) returns void
+-- Notes limit keys, of which the next claim or maintenance unblocks other jobs: those under which jobs ran that do not
+-- any more (p_ended), and the blocked_on of jobs that moved, but neither started nor were blocked or unblocked
+-- (p_waited), since such a job may have been unblocked for a slot that it does not take.
+create function picture_queue._free_keys(p_ended uuid[], p_waited uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1449,7 +1450,7 @@ begin
     from (
       select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
       union all
-      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
+      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_waited) and j.blocked_on is not null
     ) k
     group by k.key
     returning key
@@ -1487,23 +1488,23 @@ $$;
 create function picture_queue._take_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  with late as (
+  with claimable as (
     select j.id, j.queue, j.tenant, j.rank, j.turn, j.seq from public.job_queue j
     where j.id = any (p_ids) and j.tenant is not null and j.status = 'pending' and j.hold is null
       and (select q.fair_share from picture_queue.queue q where q.name = j.queue)
   ),
-  lines as (
-    select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step,
-      picture_queue._last_turn(l.queue, l.tenant, l.rank, p_ids) as last_turn
-    from (select distinct queue, tenant, rank from late) l
-    left join picture_queue.tenant w on w.name = l.tenant
+  tenants as (
+    select t.queue, t.tenant, t.rank, 1 / coalesce(w.weight, 1) as step,
+      picture_queue._last_turn(t.queue, t.tenant, t.rank, p_ids) as last_turn
+    from (select distinct queue, tenant, rank from claimable) t
+    left join picture_queue.tenant w on w.name = t.tenant
   )
   update public.job_queue j set turn = o.turn
   from (
-    select m.id, l.last_turn
-      + l.step * row_number() over (partition by m.queue, m.tenant, m.rank order by m.turn, m.seq) as turn
-    from late m
-    join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
+    select c.id, t.last_turn
+      + t.step * row_number() over (partition by c.queue, c.tenant, c.rank order by c.turn, c.seq) as turn
+    from claimable c
+    join tenants t on t.queue = c.queue and t.tenant = c.tenant and t.rank = c.rank
   ) o
   where j.id = any (p_ids) and j.id = o.id
 $$;
@@ -1546,7 +1547,7 @@ as $$
     where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
 $$;
 
--- Does one step for these subjects, p_limit of it at most. Returns how many it dealt with.
+-- Does one step for these subjects, for p_limit jobs of theirs at most. Returns how many it dealt with.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1669,9 +1670,10 @@ $$;
 -- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
--- and to of each change). Runs the first 20, so that chains and batches are quick, unless p_begins is false, and wakes
--- maintenance for the rest.
-create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb, p_begins boolean)
+-- and to of each change). Runs the first 20, so that chains and batches are quick, and wakes maintenance for the rest;
+-- neither if p_begins_follow_ups is false: then the caller does them, or the next round of maintenance.
+create function picture_queue._note_follow_ups(
+  p_moved picture_queue.moved[], p_batches jsonb, p_begins_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1697,7 +1699,7 @@ begin
     returning id
   )
   select array_agg(n.id) into v_ids from noted n;
-  if v_ids is null or not p_begins then
+  if v_ids is null or not p_begins_follow_ups then
     return;
   end if;
   perform picture_queue._isolate(k.kind, k.ids, 100)
@@ -1761,9 +1763,10 @@ $$;
 -- Resolves what these children wait for: links to finished parents go; a child whose last parent completed
 -- becomes ready; one whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Children
 -- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
--- finish at once cannot each wait for the other. p_begins: the follow-ups of those that end are begun too. Returns
--- how many it found unlocked.
-create function picture_queue._resolve_dependents(p_children uuid[], p_begins boolean default false) returns integer
+-- finish at once cannot each wait for the other. p_begins_follow_ups: as for _transition, for the children that end;
+-- _resolve_parents does theirs itself. Returns how many it found unlocked.
+create function picture_queue._resolve_dependents(p_children uuid[], p_begins_follow_ups boolean default false)
+returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1800,7 +1803,7 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._transition(v_changes, p_begins);
+  v_moved := picture_queue._transition(v_changes, p_begins_follow_ups);
   if v_moved is not null then
     perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   end if;
@@ -2006,7 +2009,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Older rows are subtracted already, or were committed late and are by the next round of maintenance.
+  -- Older rows of freed_key were subtracted already, or were committed late and are by the next round of maintenance.
   v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
@@ -2084,9 +2087,10 @@ begin
 end
 $$;
 
--- Plans when to look at keys again, if not before p_latest: when their pause or the period of their rate ends; in one
--- second, if jobs wait although the key has capacity (more wait than one look unblocks, or those unblocked are not
--- claimed yet).
+-- Plans when to look at keys again, by rows of freed_key with a time to come: when their pause or the period of their
+-- rate ends; in one second, if jobs wait although the key has capacity (more wait than one look unblocks, or those
+-- unblocked are not claimed yet); at p_latest, if that is earlier, or only the end of a job helps. Without p_latest a
+-- key gets no row if an earlier look is planned.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2115,9 +2119,9 @@ $$;
 
 -- Subtracts the ended jobs of these keys, and unblocks jobs that wait for those with capacity: of each queue and job
 -- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
--- type without a worker, does not hold back others; claims block what is too much again. Of many queues and types the
--- first hundred are looked at, and those from one on that some worker takes. Keys that somebody has locked are left for
--- the next call.
+-- type without a worker, does not hold back others; claims block what is too much again. A key can block jobs of many
+-- queues and types: it looks at the first hundred pairs, and at a hundred from one on that some worker takes. Keys that
+-- somebody has locked are left for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2191,7 +2195,7 @@ begin
 end
 $$;
 
--- Unblocks jobs that wait for keys that are to be looked at, of a hundred keys at most.
+-- Unblocks jobs of up to a hundred keys that block some and have a recent row in freed_key which is due.
 create function picture_queue._unblock_freed_keys() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2226,9 +2230,9 @@ as $$
   group by j.id
 $$;
 
--- Counts such jobs under their keys, p_limit at most. Until all are counted, nothing starts under the rule. One that
--- somebody keeps locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by it.
--- Looks again for as long, since claims that do not know the rule may still be under way.
+-- Counts the jobs that _uncounted returns under their keys, p_limit at most. Until all are counted, nothing starts
+-- under the rule. A job that somebody keeps locked for ten seconds does not stop its key for longer: from then on the
+-- limit may be exceeded by it. For as long it looks again, since claims that do not know the rule may be under way.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2273,9 +2277,10 @@ $$;
 -- Decides which of these locked jobs may start, in their order: each has a place among those that name the same limited
 -- key, and starts if no place is beyond what its keys have capacity for; p_max_jobs at most. Counts those that start,
 -- which the caller has to start, and returns them with their limited keys. Blocks those for which a key has no capacity
--- at all. Other jobs stay pending: they compete with others for the same slot, or another transaction has locked a
--- key of theirs. If there are so many of the latter that a claim finds no others behind them, their key counts
--- as full, and is looked at again soon. Locks keys until the transaction ends.
+-- at all. Other jobs stay pending: jobs before them in the order, started or not, have the places that are left, or
+-- another transaction has locked a key of theirs. If there are so many of the latter that a claim finds no others
+-- behind them (it has picked all the 5,000 it may), their key counts as full, and is looked at again soon. Locks keys
+-- until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -2284,7 +2289,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_limited text[];
   v_locked text[];
-  v_capacity jsonb;  -- by locked key
+  v_capacity jsonb;  -- by locked key; a key without an entry lets nothing start
   v_rated text[];  -- keys that have a rate
   v_starting picture_queue.candidate[];
   v_blocked picture_queue.candidate[];
@@ -3241,8 +3246,8 @@ $$;
 -- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
 -- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
--- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements:
--- of a claim by an idle worker each counts.
+-- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements,
+-- since of a claim by an idle worker each counts. It writes no history: the row has worker and start.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3370,7 +3375,9 @@ begin
         'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
           j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
       ) as base,
-      -- Where an uncounted start would matter: in the last attempt, and after a claim that may have ended with one.
+      -- The worker is to confirm the start before it calls the handler. Otherwise a handler that kills its worker at
+      -- once would be run again without a counted attempt: in the last attempt, or once more after an unconfirmed claim
+      -- (unconfirmed_claims counts this claim, too).
       j.unconfirmed_claims > 1 or j.unconfirmed_claims = 1 and j.attempt >= j.max_attempts as confirm_start
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
@@ -3384,9 +3391,9 @@ $$;
 
 -- 260_function__claim.sql
 
--- A claim in three parts: pick jobs, start them (_start), or, when the call is repeated, read what its lease holds.
--- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
--- and resolves dependents.
+-- A claim (_claim) has three parts: _pick chooses and locks jobs, _start starts them, and _leased_jobs reads what the
+-- lease holds. A repeated call does the last one only. A claim does no work for others, except that it unblocks jobs
+-- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
 
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
@@ -3468,7 +3475,7 @@ begin
 end
 $$;
 
--- Keeps the row of a worker. One that somebody has locked is left as it is: a claim does not wait for it.
+-- Writes the row of a worker. One that somebody has locked is left as it is: a claim does not wait for it.
 create function picture_queue._touch_worker(p_worker text, p_queues text[], p_job_types text[], p_idle boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -3490,15 +3497,16 @@ $$;
 
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
--- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started, it has picked
--- 5,000, or a second has passed: then it tells workers to claim again.
+-- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or there are no
+-- others. If it has picked 5,000 or a second has passed before that, it stops and tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- how many it may still start
+  v_left picture_queue.claim := p_claim;  -- max_jobs: how many it may still start
+  -- Entries of this index that the transaction has read; in the end, those that this claim has read.
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
   v_picked picture_queue.candidate[];
@@ -3522,12 +3530,12 @@ begin
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as has_failed,
-    w.idle, case when w.is_known and w.positions_until > v_now then w.start_positions end as positions,
-    w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
+    w.idle, case when w.is_same and w.positions_until > v_now then w.start_positions end as positions,
+    w.is_same and w.seen_at > v_now - interval '5 seconds' as is_current
   into v_known
   from picture_queue.setting s
   left join lateral (
-    select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known
+    select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_same
     from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
   if v_known.is_repeated then
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
@@ -3554,16 +3562,17 @@ begin
       exit;
     end if;
     v_take := least(greatest(v_take * 4, 20), 5000);
-    v_left.has_failed := true;
+    v_left.has_failed := true;  -- perhaps a start failed just now
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
   end if;
   -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
-  if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
+  if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_left.max_jobs = 0), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
+  -- Where limits left picked jobs pending, later claims would miss those before the first that started.
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
     perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read, v_ids);
   end if;
@@ -3645,6 +3654,7 @@ declare
   v_moved picture_queue.moved[];
 begin
   select s.max_result_bytes into v_largest from picture_queue.setting s;
+  -- A result of up to 200 bytes has no problem but its size, see _json_problem.
   if not exists (
     select from unnest(v_outcomes) o
     where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
@@ -3741,7 +3751,7 @@ begin
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
     order by o.job_id, o.i
   ),
-  wished as (
+  decided as (
     select a.*, case
         when a.outcome = 'completed' and a.problem is null then 'complete'
         when a.outcome = 'released' and a.undoes then 'release'
@@ -3754,28 +3764,29 @@ begin
     from asked a
   )
   select array_agg(row(
-      w.job_id, w.action,
-      case when w.action in ('back_off', 'snooze', 'park') then coalesce(w.run_at, v_now + make_interval(secs =>
-        coalesce(w.delay_seconds, case w.action
-          when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = w.job_id)
-          -- Without a poll time only the event wakes it, or a cancel.
-          when 'snooze' then 0 end))) end,
-      w.result,
-      case when w.action in ('fail', 'back_off') then case
-        when w.problem like '% bytes, the limit is %'
+      d.job_id, d.action,
+      case when d.action in ('back_off', 'snooze', 'park') then coalesce(d.run_at, v_now + make_interval(secs =>
+        coalesce(d.delay_seconds, case d.action
+          when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = d.job_id)
+          when 'snooze' then 0
+          -- None for a park: only its event wakes the job, or a cancel.
+          end))) end,
+      d.result,
+      case when d.action in ('fail', 'back_off') then case
+        when d.problem like '% bytes, the limit is %'
           then 'The result is larger than the project allows (setting max_result_bytes).'
-        when w.problem is not null then 'The result ' || w.problem
-        else coalesce(left(w.error, 2000), 'The job failed without saying why.') end end,
-      w.detail, w.duration_seconds, null,
-      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, false)::picture_queue.change)
+        when d.problem is not null then 'The result ' || d.problem
+        else coalesce(left(d.error, 2000), 'The job failed without saying why.') end end,
+      d.detail, d.duration_seconds, null,
+      case when d.action = 'park' then coalesce(d.event, d.job_id::text) end, false)::picture_queue.change)
   into v_changes
-  from wished w;
+  from decided d;
   return v_changes;
 end
 $$;
 
 -- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
--- before its job parked; a limit key or queue ('queue:…') that is to rest, if it does not rest for longer; a breaker.
+-- before its job parked; a limit key or queue ('queue:…') to pause, unless it is paused for longer; a breaker.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -3806,7 +3817,7 @@ begin
             select o.name from picture_queue.queue o where o.name = substr(v_pause.key, 7) for update skip locked))
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
       elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
-        perform picture_queue._add_running(array[v_pause.key], '{0}');
+        perform picture_queue._add_running(array[v_pause.key], '{0}');  -- makes the row if there is none
         update picture_queue.limit_key k
         set paused_until = v_pause.until, pause_reason = v_pause.reason, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
@@ -3897,12 +3908,13 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold, and notes that their jobs have started. Answers the jobs to cancel, and those
--- whose lease is lost; lost_leases names the lost leases of jobs that hold under another one of the call. A job with a
--- cancel request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease
--- and answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its
--- work; its grace begins at that claim. If another transaction has the row of a job locked, or the row is not to be
--- written (p_beside), the lease is prolonged beside it (lease_extension). It waits no longer than lock_timeout.
+-- Prolongs the leases in force (also those that expired and were not swept), and notes that their jobs have started.
+-- Answers the jobs to cancel, and those whose lease is lost; lost_leases names the lost leases of jobs of which another
+-- lease in the call is in force. A job with a cancel request, or past its timeout, keeps its lease until its grace has
+-- passed; then the heartbeat ends the lease and answers that it is lost. A job cancelled while parked is claimed once
+-- more, so that its handler can undo its work; its grace begins at that claim. If another transaction has the row of a
+-- job locked, or the row is not to be written (p_beside), the lease is prolonged beside it (lease_extension). It waits
+-- no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'
@@ -4189,8 +4201,8 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 
 -- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
 -- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done lately, it
--- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
--- transaction may stay open while the job runs, and would keep the locks.
+-- does some and tries again, since no other caller may exist. It does none otherwise: its transaction may stay open
+-- while the job runs, and would keep the locks of maintenance as long.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4342,7 +4354,7 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
 -- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
 -- one, so that none holds up the others. With a single outcome, a locked job raises PQ_BUSY, a malformed value
--- PQ_INVALID_ARGUMENT; any other error is answered refused.
+-- PQ_INVALID_ARGUMENT; any other error is answered refused. A claim that is refused undoes the report: repeat both.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -5002,7 +5014,7 @@ create function public.get_settings() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return (select to_jsonb(s) - array['only_row', 'maintained_at', 'has_deferred'] from picture_queue.setting s);
+  return (select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -5416,7 +5428,7 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys at once, the
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys here, the
 -- others by maintenance, which also counts running jobs under a new rule.
 create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
@@ -5505,7 +5517,7 @@ begin
       perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
-  perform picture_queue._add_running(array[p_key], array[0]);
+  perform picture_queue._add_running(array[p_key], array[0]);  -- makes the row if there is none
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
   perform picture_queue._plan_keys(array[p_key]);
@@ -7541,8 +7553,8 @@ $$;
 
 -- Maintenance: due work that no caller does, and housekeeping that keeps the tables small.
 
--- Does the due work that no caller does: promotion, expired leases, follow-ups, schedules, limits. Up to
--- p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
+-- Does the due work that no caller does: promotion, expired leases and jobs, schedules, follow-ups, events, limits. Up
+-- to p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
 -- others from being looked at. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -7641,8 +7653,9 @@ as $$
     (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
 $$;
 
--- Adds up the counts, every five seconds, and prunes, once a minute: a part at a time, each isolated.
-create function picture_queue._do_housekeeping(p_all boolean) returns jsonb
+-- Adds up the counts, and prunes too if p_prunes: a part at a time, each isolated. Plans the next time of both, in five
+-- seconds and in a minute; at once, where there is more to do.
+create function picture_queue._do_housekeeping(p_prunes boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -7652,7 +7665,7 @@ begin
   update picture_queue.maintenance m
   set fold_at = v_now + case when (v_done ->> 'folded')::integer < 50000 then interval '5 seconds' else interval '0' end
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
-  if p_all then
+  if p_prunes then
     v_done := v_done || picture_queue.prune(0.2);
     update picture_queue.setting s
     set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
@@ -7664,8 +7677,8 @@ $$;
 
 -- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
 -- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
--- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers what was done and when to call
--- again: next_in, in seconds.
+-- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers whether the round was done (leased,
+-- true without a name as well), what was done, and when to call again: next_in, in seconds.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$

@@ -44,7 +44,7 @@ create type picture_queue.applied as (
   long_lived boolean,      -- their history has to be cut
   has_generation boolean,
   ended uuid[],            -- ran under limit keys and do not any more
-  unblocked uuid[],        -- every moved job with blocked_on set, unless it was just blocked or unblocked
+  waited uuid[],           -- have blocked_on, and moved otherwise than by block or unblock
   takes_turn boolean,      -- get a place behind their tenant's last
   due_at timestamptz,      -- the first of those that wait for a time
   batches jsonb            -- batch_id, from and to of each change in a batch

@@ -1,9 +1,9 @@
 -- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A
--- change that it does not permit is left out of what is returned, so the caller sees what happened; so is
--- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
--- of their ids, unless every change names its lease. The rows, their history (of all actions but complete), the
--- counts and the events are written here. What is left to do for other jobs is written down as follow-ups; the first
--- of them are done at once, unless the caller does them itself (p_begins_follow_ups false).
+-- change that it does not permit is left out of what is returned, so the caller sees what happened; so is one that
+-- names a lease which is not in force (one that expired is in force until maintenance takes its job back). The caller
+-- holds the locks of the rows, taken in the order of their ids, unless every change names its lease. The rows, their
+-- history (of all actions but complete), the counts and the events are written here. What is left to do for other jobs
+-- is written down as follow-ups; the first of them are done at once, unless p_begins_follow_ups is false.
 create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -42,8 +42,8 @@ begin
   if v_applied.takes_turn then
     perform picture_queue._take_turns(v_ids);
   end if;
-  if num_nonnulls(v_applied.ended, v_applied.unblocked) > 0 then
-    perform picture_queue._free_keys(v_applied.ended, v_applied.unblocked);
+  if num_nonnulls(v_applied.ended, v_applied.waited) > 0 then
+    perform picture_queue._free_keys(v_applied.ended, v_applied.waited);
   end if;
   if v_applied.long_lived then
     perform picture_queue._bound_history(v_ids);

@@ -21,9 +21,10 @@ as $$
     and (g.status, g.error) is distinct from (j.status, j.error)
 $$;
 
--- Notes the limit keys under which these jobs ran (p_ended) and do not run any more, and those they were
--- unblocked for and do not need (p_unblocked): the next claim or maintenance looks whose turn it is.
-create function picture_queue._free_keys(p_ended uuid[], p_unblocked uuid[]) returns void
+-- Notes limit keys, of which the next claim or maintenance unblocks other jobs: those under which jobs ran that do not
+-- any more (p_ended), and the blocked_on of jobs that moved, but neither started nor were blocked or unblocked
+-- (p_waited), since such a job may have been unblocked for a slot that it does not take.
+create function picture_queue._free_keys(p_ended uuid[], p_waited uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -35,7 +36,7 @@ begin
     from (
       select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
       union all
-      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
+      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_waited) and j.blocked_on is not null
     ) k
     group by k.key
     returning key
@@ -73,23 +74,23 @@ $$;
 create function picture_queue._take_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  with late as (
+  with claimable as (
     select j.id, j.queue, j.tenant, j.rank, j.turn, j.seq from public.job_queue j
     where j.id = any (p_ids) and j.tenant is not null and j.status = 'pending' and j.hold is null
       and (select q.fair_share from picture_queue.queue q where q.name = j.queue)
   ),
-  lines as (
-    select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step,
-      picture_queue._last_turn(l.queue, l.tenant, l.rank, p_ids) as last_turn
-    from (select distinct queue, tenant, rank from late) l
-    left join picture_queue.tenant w on w.name = l.tenant
+  tenants as (
+    select t.queue, t.tenant, t.rank, 1 / coalesce(w.weight, 1) as step,
+      picture_queue._last_turn(t.queue, t.tenant, t.rank, p_ids) as last_turn
+    from (select distinct queue, tenant, rank from claimable) t
+    left join picture_queue.tenant w on w.name = t.tenant
   )
   update public.job_queue j set turn = o.turn
   from (
-    select m.id, l.last_turn
-      + l.step * row_number() over (partition by m.queue, m.tenant, m.rank order by m.turn, m.seq) as turn
-    from late m
-    join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
+    select c.id, t.last_turn
+      + t.step * row_number() over (partition by c.queue, c.tenant, c.rank order by c.turn, c.seq) as turn
+    from claimable c
+    join tenants t on t.queue = c.queue and t.tenant = c.tenant and t.rank = c.rank
   ) o
   where j.id = any (p_ids) and j.id = o.id
 $$;

@@ -2,9 +2,10 @@
 -- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
--- and to of each change). Runs the first 20, so that chains and batches are quick, unless p_begins is false, and wakes
--- maintenance for the rest.
-create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb, p_begins boolean)
+-- and to of each change). Runs the first 20, so that chains and batches are quick, and wakes maintenance for the rest;
+-- neither if p_begins_follow_ups is false: then the caller does them, or the next round of maintenance.
+create function picture_queue._note_follow_ups(
+  p_moved picture_queue.moved[], p_batches jsonb, p_begins_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -30,7 +31,7 @@ begin
     returning id
   )
   select array_agg(n.id) into v_ids from noted n;
-  if v_ids is null or not p_begins then
+  if v_ids is null or not p_begins_follow_ups then
     return;
   end if;
   perform picture_queue._isolate(k.kind, k.ids, 100)
@@ -94,9 +95,10 @@ $$;
 -- Resolves what these children wait for: links to finished parents go; a child whose last parent completed
 -- becomes ready; one whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Children
 -- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
--- finish at once cannot each wait for the other. p_begins: the follow-ups of those that end are begun too. Returns
--- how many it found unlocked.
-create function picture_queue._resolve_dependents(p_children uuid[], p_begins boolean default false) returns integer
+-- finish at once cannot each wait for the other. p_begins_follow_ups: as for _transition, for the children that end;
+-- _resolve_parents does theirs itself. Returns how many it found unlocked.
+create function picture_queue._resolve_dependents(p_children uuid[], p_begins_follow_ups boolean default false)
+returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -133,7 +135,7 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._transition(v_changes, p_begins);
+  v_moved := picture_queue._transition(v_changes, p_begins_follow_ups);
   if v_moved is not null then
     perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   end if;

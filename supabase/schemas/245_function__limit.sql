@@ -27,7 +27,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Older rows are subtracted already, or were committed late and are by the next round of maintenance.
+  -- Older rows of freed_key were subtracted already, or were committed late and are by the next round of maintenance.
   v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
@@ -105,9 +105,10 @@ begin
 end
 $$;
 
--- Plans when to look at keys again, if not before p_latest: when their pause or the period of their rate ends; in one
--- second, if jobs wait although the key has capacity (more wait than one look unblocks, or those unblocked are not
--- claimed yet).
+-- Plans when to look at keys again, by rows of freed_key with a time to come: when their pause or the period of their
+-- rate ends; in one second, if jobs wait although the key has capacity (more wait than one look unblocks, or those
+-- unblocked are not claimed yet); at p_latest, if that is earlier, or only the end of a job helps. Without p_latest a
+-- key gets no row if an earlier look is planned.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -136,9 +137,9 @@ $$;
 
 -- Subtracts the ended jobs of these keys, and unblocks jobs that wait for those with capacity: of each queue and job
 -- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
--- type without a worker, does not hold back others; claims block what is too much again. Of many queues and types the
--- first hundred are looked at, and those from one on that some worker takes. Keys that somebody has locked are left for
--- the next call.
+-- type without a worker, does not hold back others; claims block what is too much again. A key can block jobs of many
+-- queues and types: it looks at the first hundred pairs, and at a hundred from one on that some worker takes. Keys that
+-- somebody has locked are left for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -212,7 +213,7 @@ begin
 end
 $$;
 
--- Unblocks jobs that wait for keys that are to be looked at, of a hundred keys at most.
+-- Unblocks jobs of up to a hundred keys that block some and have a recent row in freed_key which is due.
 create function picture_queue._unblock_freed_keys() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -247,9 +248,9 @@ as $$
   group by j.id
 $$;
 
--- Counts such jobs under their keys, p_limit at most. Until all are counted, nothing starts under the rule. One that
--- somebody keeps locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by it.
--- Looks again for as long, since claims that do not know the rule may still be under way.
+-- Counts the jobs that _uncounted returns under their keys, p_limit at most. Until all are counted, nothing starts
+-- under the rule. A job that somebody keeps locked for ten seconds does not stop its key for longer: from then on the
+-- limit may be exceeded by it. For as long it looks again, since claims that do not know the rule may be under way.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -1,9 +1,10 @@
 -- Decides which of these locked jobs may start, in their order: each has a place among those that name the same limited
 -- key, and starts if no place is beyond what its keys have capacity for; p_max_jobs at most. Counts those that start,
 -- which the caller has to start, and returns them with their limited keys. Blocks those for which a key has no capacity
--- at all. Other jobs stay pending: they compete with others for the same slot, or another transaction has locked a
--- key of theirs. If there are so many of the latter that a claim finds no others behind them, their key counts
--- as full, and is looked at again soon. Locks keys until the transaction ends.
+-- at all. Other jobs stay pending: jobs before them in the order, started or not, have the places that are left, or
+-- another transaction has locked a key of theirs. If there are so many of the latter that a claim finds no others
+-- behind them (it has picked all the 5,000 it may), their key counts as full, and is looked at again soon. Locks keys
+-- until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -12,7 +13,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_limited text[];
   v_locked text[];
-  v_capacity jsonb;  -- by locked key
+  v_capacity jsonb;  -- by locked key; a key without an entry lets nothing start
   v_rated text[];  -- keys that have a rate
   v_starting picture_queue.candidate[];
   v_blocked picture_queue.candidate[];

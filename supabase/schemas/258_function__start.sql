@@ -1,8 +1,8 @@
 -- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
 -- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
--- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements:
--- of a claim by an idle worker each counts.
+-- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements,
+-- since of a claim by an idle worker each counts. It writes no history: the row has worker and start.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -130,7 +130,9 @@ begin
         'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
           j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
       ) as base,
-      -- Where an uncounted start would matter: in the last attempt, and after a claim that may have ended with one.
+      -- The worker is to confirm the start before it calls the handler. Otherwise a handler that kills its worker at
+      -- once would be run again without a counted attempt: in the last attempt, or once more after an unconfirmed claim
+      -- (unconfirmed_claims counts this claim, too).
       j.unconfirmed_claims > 1 or j.unconfirmed_claims = 1 and j.attempt >= j.max_attempts as confirm_start
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null

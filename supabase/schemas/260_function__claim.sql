@@ -1,6 +1,6 @@
--- A claim in three parts: pick jobs, start them (_start), or, when the call is repeated, read what its lease holds.
--- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
--- and resolves dependents.
+-- A claim (_claim) has three parts: _pick chooses and locks jobs, _start starts them, and _leased_jobs reads what the
+-- lease holds. A repeated call does the last one only. A claim does no work for others, except that it unblocks jobs
+-- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
 
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
@@ -82,7 +82,7 @@ begin
 end
 $$;
 
--- Keeps the row of a worker. One that somebody has locked is left as it is: a claim does not wait for it.
+-- Writes the row of a worker. One that somebody has locked is left as it is: a claim does not wait for it.
 create function picture_queue._touch_worker(p_worker text, p_queues text[], p_job_types text[], p_idle boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -104,15 +104,16 @@ $$;
 
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
--- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started, it has picked
--- 5,000, or a second has passed: then it tells workers to claim again.
+-- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or there are no
+-- others. If it has picked 5,000 or a second has passed before that, it stops and tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- how many it may still start
+  v_left picture_queue.claim := p_claim;  -- max_jobs: how many it may still start
+  -- Entries of this index that the transaction has read; in the end, those that this claim has read.
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
   v_picked picture_queue.candidate[];
@@ -136,12 +137,12 @@ begin
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as has_failed,
-    w.idle, case when w.is_known and w.positions_until > v_now then w.start_positions end as positions,
-    w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
+    w.idle, case when w.is_same and w.positions_until > v_now then w.start_positions end as positions,
+    w.is_same and w.seen_at > v_now - interval '5 seconds' as is_current
   into v_known
   from picture_queue.setting s
   left join lateral (
-    select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known
+    select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_same
     from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
   if v_known.is_repeated then
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
@@ -168,16 +169,17 @@ begin
       exit;
     end if;
     v_take := least(greatest(v_take * 4, 20), 5000);
-    v_left.has_failed := true;
+    v_left.has_failed := true;  -- perhaps a start failed just now
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
   end if;
   -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
-  if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
+  if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_left.max_jobs = 0), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
+  -- Where limits left picked jobs pending, later claims would miss those before the first that started.
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
     perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read, v_ids);
   end if;

@@ -63,6 +63,7 @@ declare
   v_moved picture_queue.moved[];
 begin
   select s.max_result_bytes into v_largest from picture_queue.setting s;
+  -- A result of up to 200 bytes has no problem but its size, see _json_problem.
   if not exists (
     select from unnest(v_outcomes) o
     where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
@@ -159,7 +160,7 @@ begin
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
     order by o.job_id, o.i
   ),
-  wished as (
+  decided as (
     select a.*, case
         when a.outcome = 'completed' and a.problem is null then 'complete'
         when a.outcome = 'released' and a.undoes then 'release'
@@ -172,28 +173,29 @@ begin
     from asked a
   )
   select array_agg(row(
-      w.job_id, w.action,
-      case when w.action in ('back_off', 'snooze', 'park') then coalesce(w.run_at, v_now + make_interval(secs =>
-        coalesce(w.delay_seconds, case w.action
-          when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = w.job_id)
-          -- Without a poll time only the event wakes it, or a cancel.
-          when 'snooze' then 0 end))) end,
-      w.result,
-      case when w.action in ('fail', 'back_off') then case
-        when w.problem like '% bytes, the limit is %'
+      d.job_id, d.action,
+      case when d.action in ('back_off', 'snooze', 'park') then coalesce(d.run_at, v_now + make_interval(secs =>
+        coalesce(d.delay_seconds, case d.action
+          when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = d.job_id)
+          when 'snooze' then 0
+          -- None for a park: only its event wakes the job, or a cancel.
+          end))) end,
+      d.result,
+      case when d.action in ('fail', 'back_off') then case
+        when d.problem like '% bytes, the limit is %'
           then 'The result is larger than the project allows (setting max_result_bytes).'
-        when w.problem is not null then 'The result ' || w.problem
-        else coalesce(left(w.error, 2000), 'The job failed without saying why.') end end,
-      w.detail, w.duration_seconds, null,
-      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, false)::picture_queue.change)
+        when d.problem is not null then 'The result ' || d.problem
+        else coalesce(left(d.error, 2000), 'The job failed without saying why.') end end,
+      d.detail, d.duration_seconds, null,
+      case when d.action = 'park' then coalesce(d.event, d.job_id::text) end, false)::picture_queue.change)
   into v_changes
-  from wished w;
+  from decided d;
   return v_changes;
 end
 $$;
 
 -- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
--- before its job parked; a limit key or queue ('queue:…') that is to rest, if it does not rest for longer; a breaker.
+-- before its job parked; a limit key or queue ('queue:…') to pause, unless it is paused for longer; a breaker.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -224,7 +226,7 @@ begin
             select o.name from picture_queue.queue o where o.name = substr(v_pause.key, 7) for update skip locked))
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
       elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
-        perform picture_queue._add_running(array[v_pause.key], '{0}');
+        perform picture_queue._add_running(array[v_pause.key], '{0}');  -- makes the row if there is none
         update picture_queue.limit_key k
         set paused_until = v_pause.until, pause_reason = v_pause.reason, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;

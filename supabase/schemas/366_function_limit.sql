@@ -58,7 +58,7 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys at once, the
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys here, the
 -- others by maintenance, which also counts running jobs under a new rule.
 create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
@@ -147,7 +147,7 @@ begin
       perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
-  perform picture_queue._add_running(array[p_key], array[0]);
+  perform picture_queue._add_running(array[p_key], array[0]);  -- makes the row if there is none
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
   perform picture_queue._plan_keys(array[p_key]);

@@ -1,7 +1,7 @@
 -- Maintenance: due work that no caller does, and housekeeping that keeps the tables small.
 
--- Does the due work that no caller does: promotion, expired leases, follow-ups, schedules, limits. Up to
--- p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
+-- Does the due work that no caller does: promotion, expired leases and jobs, schedules, follow-ups, events, limits. Up
+-- to p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
 -- others from being looked at. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -100,8 +100,9 @@ as $$
     (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
 $$;
 
--- Adds up the counts, every five seconds, and prunes, once a minute: a part at a time, each isolated.
-create function picture_queue._do_housekeeping(p_all boolean) returns jsonb
+-- Adds up the counts, and prunes too if p_prunes: a part at a time, each isolated. Plans the next time of both, in five
+-- seconds and in a minute; at once, where there is more to do.
+create function picture_queue._do_housekeeping(p_prunes boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -111,7 +112,7 @@ begin
   update picture_queue.maintenance m
   set fold_at = v_now + case when (v_done ->> 'folded')::integer < 50000 then interval '5 seconds' else interval '0' end
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
-  if p_all then
+  if p_prunes then
     v_done := v_done || picture_queue.prune(0.2);
     update picture_queue.setting s
     set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
@@ -123,8 +124,8 @@ $$;
 
 -- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
 -- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
--- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers what was done and when to call
--- again: next_in, in seconds.
+-- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers whether the round was done (leased,
+-- true without a name as well), what was done, and when to call again: next_in, in seconds.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$

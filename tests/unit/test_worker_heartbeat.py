@@ -59,7 +59,7 @@ class Bench:
                 self.cancelled.put_nowait(lease)
 
     def lose(self, lease: Lease, reason: str) -> None:
-        self.slots.drop(lease.job)
+        self.slots.drop_lease(lease.job)
         self.lost.put_nowait((lease, reason))
 
     def hold(self, age: float = 0.0, confirmed: bool = True, **columns: Any) -> Any:
@@ -67,8 +67,8 @@ class Bench:
         attempt: Any = FakeAttempt(self.claimed(**columns))
         lease = Lease(attempt.job, time.monotonic() - age, start_confirmed=confirmed)
         self.slots.add(lease)
-        self.slots.start(lease, attempt)
-        self.heartbeat.started(lease)
+        self.slots.assign_slot(lease, attempt)
+        self.heartbeat.schedule_confirm(lease)
         return lease
 
 
@@ -143,8 +143,8 @@ async def test_a_job_that_ended_at_once_costs_no_heartbeat(bench, project):
 async def test_a_job_that_waits_for_its_confirmation_does_not_wait_long(bench):
     lease = Lease(bench.claimed(), time.monotonic())
     bench.slots.add(lease)
-    bench.slots.start(lease, None)
-    bench.heartbeat.started(lease)
+    bench.slots.assign_slot(lease, None)
+    bench.heartbeat.schedule_confirm(lease)
     assert await bench.confirmed.get() is lease
 
 
@@ -260,7 +260,7 @@ async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_named(
     began = time.monotonic()
     await asyncio.create_task(block(), name=f"{job.job_type} {job.key}")
     ended = time.monotonic()
-    assert lease.holds
+    assert lease.is_valid
     assert len([at for at in beats if began < at < ended]) >= 3
     await asyncio.sleep(0.2)
     await bench.heartbeat.stop()

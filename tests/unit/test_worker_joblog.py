@@ -67,7 +67,7 @@ async def test_lines_wait_for_each_other(log, wire, monkeypatch):
     await asyncio.sleep(0)
     write(log, "c")
     assert await wire.next() == ["a", "b", "c"]
-    assert log.waiting  # its answer is not here yet
+    assert log.has_unsent  # its answer is not here yet
     write(log, "d")
     assert await wire.next() == ["d"]
 
@@ -80,7 +80,7 @@ async def test_fifty_lines_do_not_wait(log, wire, monkeypatch):
     assert wire.sent.empty()
     await log.flush()
     assert await wire.next() == ["50"]
-    assert not log.waiting
+    assert not log.has_unsent
 
 
 async def test_while_nothing_is_sent_the_newest_lines_are_kept(log, wire):
@@ -97,7 +97,7 @@ async def test_while_nothing_is_sent_the_newest_lines_are_kept(log, wire):
 async def test_lines_that_were_dropped_are_not_sent(log, wire):
     write(log, "a")
     log.drop()
-    assert not log.waiting
+    assert not log.has_unsent
     await log.flush()
     assert wire.sent.empty()
 

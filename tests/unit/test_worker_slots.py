@@ -48,13 +48,13 @@ class FakeAttempt:
 
 def run(slots: Slots, job: Any) -> Any:
     attempt: Any = FakeAttempt(job)
-    slots.start(lease_of(slots, job), attempt)
+    slots.assign_slot(lease_of(slots, job), attempt)
     return attempt
 
 
 def finish(slots: Slots, attempt: Any) -> None:
-    slots.end(attempt.job)
-    slots.drop(attempt.job)
+    slots.free_slot(attempt.job)
+    slots.drop_lease(attempt.job)
 
 
 async def test_free_slots_are_in_demand(slots, claimed):
@@ -126,7 +126,7 @@ async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, c
     for _ in range(51):
         slots.hold(lease_of(slots, claimed()))
     assert slots.demand() == 0
-    slots.next_held()
+    slots.pop_held()
     assert slots.demand() == 50
 
 
@@ -135,11 +135,11 @@ async def test_outcomes_that_cannot_be_written_do_not_pile_up(slots, claimed, cl
     attempts = [run(slots, claimed()) for _ in range(20)]
     clock.seconds += 20
     for attempt in attempts[:19]:
-        slots.end(attempt.job)
+        slots.free_slot(attempt.job)
     assert slots.demand() == 9
-    slots.end(attempts[19].job)
+    slots.free_slot(attempts[19].job)
     assert slots.demand() == 0
-    slots.drop(attempts[0].job)
+    slots.drop_lease(attempts[0].job)
     assert slots.demand() == 10
 
 
@@ -148,9 +148,9 @@ async def test_nothing_is_claimed_before_a_pause_is_written(slots, claimed, retu
     slots.hold(lease_of(slots, held))
     slots.pause_claims(attempt.job)
     assert await returned.get() is held, "those behind it are to wait as well"
-    slots.end(attempt.job)
+    slots.free_slot(attempt.job)
     assert slots.demand() == 0
-    slots.drop(attempt.job)
+    slots.drop_lease(attempt.job)
     assert slots.demand() == 10
 
 
@@ -160,13 +160,13 @@ async def test_an_outcome_that_waits_for_a_lock_holds_up_no_claims(slots, claime
     clock.seconds += 20
     slots.pause_claims(attempts[0].job)
     for attempt in attempts:
-        slots.end(attempt.job)
+        slots.free_slot(attempt.job)
     assert slots.demand() == 0
     for attempt in attempts:
         slots.note_locked(attempt.job)
     assert slots.demand() == 10
     for attempt in attempts:
-        slots.drop(attempt.job)
+        slots.drop_lease(attempt.job)
     assert slots.demand() == 10
 
 
@@ -174,8 +174,8 @@ async def test_held_jobs_start_in_their_order(slots, claimed):
     leases = [lease_of(slots, claimed()) for _ in range(3)]
     for lease in leases:
         slots.hold(lease)
-    assert [slots.next_held() for _ in leases] == leases
-    assert slots.next_held() is None
+    assert [slots.pop_held() for _ in leases] == leases
+    assert slots.pop_held() is None
 
 
 async def test_a_job_that_is_held_too_long_is_given_back(
@@ -187,7 +187,7 @@ async def test_a_job_that_is_held_too_long_is_given_back(
     slots.add(early)
     slots.hold(early)
     clock.seconds = 0.04
-    assert slots.next_held() is early
+    assert slots.pop_held() is early
     slots.add(late)
     slots.hold(late)
     clock.seconds = 0.08
@@ -196,7 +196,7 @@ async def test_a_job_that_is_held_too_long_is_given_back(
     clock.seconds = 0.09
     async with asyncio.timeout(5):
         assert await returned.get() is late.job
-    assert slots.next_held() is None
+    assert slots.pop_held() is None
 
 
 async def test_jobs_that_wait_for_their_confirmation_stay_when_held_ones_are_given_back(
@@ -205,7 +205,7 @@ async def test_jobs_that_wait_for_their_confirmation_stay_when_held_ones_are_giv
     """On a slow link a confirmation takes longer than a job may be held ahead."""
     monkeypatch.setattr(module, "MAX_HELD", 0.01)
     waiting, held = lease_of(slots, claimed()), claimed()
-    slots.start(waiting, None)
+    slots.assign_slot(waiting, None)
     slots.hold(lease_of(slots, held))
     async with asyncio.timeout(5):
         assert await returned.get() is held
@@ -219,7 +219,7 @@ async def test_a_job_held_past_its_lease_is_neither_started_nor_given_back(
     past, held = claimed(lease_seconds=5), claimed(lease_seconds=60)
     for job in (past, held):
         slots.hold(lease_of(slots, job, age=10))
-    assert slots.next_held().job is held
+    assert slots.pop_held().job is held
     assert slots.find(past.key) is None, "nobody prolongs it"
     for job in (past, held):
         slots.hold(lease_of(slots, job, age=10))
@@ -232,8 +232,8 @@ async def test_a_job_held_past_its_lease_is_neither_started_nor_given_back(
 async def test_a_held_job_whose_lease_is_lost_is_not_started(slots, claimed):
     lease = lease_of(slots, claimed())
     slots.hold(lease)
-    slots.drop(lease.job)
-    assert slots.next_held() is None
+    slots.drop_lease(lease.job)
+    assert slots.pop_held() is None
 
 
 async def test_a_job_is_held_for_a_third_of_its_lease_at_most(slots, claimed, returned):
@@ -245,20 +245,20 @@ async def test_a_job_is_held_for_a_third_of_its_lease_at_most(slots, claimed, re
 
 async def test_a_job_that_waits_for_its_confirmation_has_a_slot(slots, claimed, returned):
     lease = lease_of(slots, claimed())
-    slots.start(lease, None)
+    slots.assign_slot(lease, None)
     assert (slots.free, slots.demand()) == (9, 9)
     assert slots.leases() == [lease]
     assert slots.is_waiting(lease)
-    slots.start(lease, FakeAttempt(lease.job))
+    slots.assign_slot(lease, FakeAttempt(lease.job))
     assert (slots.free, slots.is_waiting(lease)) == (9, False)
 
 
 @pytest.mark.parametrize("end", ["release", "drop"])
 async def test_a_slot_is_free_again_when_a_job_does_not_start(slots, claimed, returned, end):
     lease = lease_of(slots, claimed())
-    slots.start(lease, None)
+    slots.assign_slot(lease, None)
     if end == "drop":
-        slots.drop(lease.job)
+        slots.drop_lease(lease.job)
     else:
         slots.release_unstarted()
         assert await returned.get() is lease.job
@@ -267,7 +267,7 @@ async def test_a_slot_is_free_again_when_a_job_does_not_start(slots, claimed, re
 
 async def test_a_newer_lease_frees_the_slot_of_an_older_that_was_not_confirmed(slots, claimed):
     older = lease_of(slots, claimed())
-    slots.start(older, None)
+    slots.assign_slot(older, None)
     slots.add(Lease(claimed(id=older.job.key), 0.0))
     assert (slots.free, slots.is_waiting(older)) == (10, False)
 
@@ -276,8 +276,8 @@ async def test_a_newer_lease_of_a_job_replaces_an_older(slots, claimed):
     older = lease_of(slots, claimed())
     again = claimed(id=older.job.key)
     assert slots.add(Lease(again, 0.0)) is older
-    assert not slots.drop(older.job)
-    assert slots.drop(again)
+    assert not slots.drop_lease(older.job)
+    assert slots.drop_lease(again)
 
 
 async def test_a_settled_job_needs_no_confirmation_of_its_start(slots, claimed, clock):
