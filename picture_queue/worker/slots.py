@@ -225,7 +225,8 @@ class Slots:
         """Hold a job until a slot is free."""
         seconds = min(MAX_HELD, lease.job.lease_seconds / 3)
         self._held.append((lease, time.monotonic() + seconds))
-        if self._timer is None:
+        loop = asyncio.get_running_loop()
+        if self._timer is None or loop.time() + seconds < self._timer.when():
             self._set_timer(seconds)
 
     def pop_held(self) -> Lease | None:
@@ -257,6 +258,8 @@ class Slots:
             self._release(lease.job)
 
     def _set_timer(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._check_held)
 
     def _check_held(self) -> None:

@@ -287,3 +287,13 @@ async def test_a_settled_job_needs_no_confirmation_of_its_start(slots, claimed, 
     assert lease.due_at == lease.confirm_at
     attempt.settled = True
     assert lease.due_at == lease.confirmed_at + 10  # as every lease: a third of its length
+
+
+async def test_a_short_lease_is_given_back_in_time_although_a_long_one_was_held_first(
+    slots, claimed, returned
+):
+    long, short = claimed(lease_seconds=60), claimed(lease_seconds=0.6)
+    for job in (long, short):
+        slots.hold(lease_of(slots, job))
+    async with asyncio.timeout(10):
+        assert {await returned.get(), await returned.get()} == {long, short}
