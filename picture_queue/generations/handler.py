@@ -190,12 +190,17 @@ class _GenerationRun:
     ) -> list[SavedImage]:
         """Download and store the pictures and write their rows."""
         await self._progress.show(0, "storing the pictures")
+        client, store, parallel = self._client, self._store, self._settings.parallel
         try:
-            images = await store_images(
-                self._client, self._store, begun, prediction, self._settings.parallel
-            )
+            try:
+                images = await store_images(client, store, begun, prediction, parallel)
+            except errors.OutputError as error:
+                # It is paid for, so a single odd answer does not end it.
+                _log.warning("job %s: fetching the output again after: %s", self._job.id, error)
+                await asyncio.sleep(self._settings.grace)
+                prediction = await self._manager.attach(begun, prediction.id)
+                images = await store_images(client, store, begun, prediction, parallel)
         except errors.OutputError as error:
-            # Reading this prediction again will not help.
             await self._store.finish(
                 begun.prediction.id, "failed", error=str(error), metrics=prediction.metrics
             )

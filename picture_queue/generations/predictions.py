@@ -84,13 +84,27 @@ class PredictionManager:
             OutputExpired: Replicate no longer has it.
         """
         try:
-            self.prediction = await self._client.get(prediction_id)
+            prediction = await self._get(prediction_id)
         except errors.ResourceNotFound as error:
             await self._store.finish(begun.prediction.id, "lost", error=str(error))
             raise errors.OutputExpired(
                 "Replicate no longer has the prediction", detail=prediction_id
             ) from error
-        return self.prediction
+        if prediction.id != prediction_id:
+            raise errors.ServiceUnavailable(
+                "Replicate sent another prediction", detail=f"{prediction.id} for {prediction_id}"
+            )
+        self.prediction = prediction
+        return prediction
+
+    async def _get(self, prediction_id: str) -> Prediction:
+        try:
+            return await self._client.get(prediction_id)
+        except (errors.RequestRefused, errors.Unauthorized) as error:
+            # It is paid for, so a single odd answer does not end it.
+            _log.warning("prediction %s: asking again after: %s", prediction_id, error)
+        await asyncio.sleep(self._settings.grace)
+        return await self._client.get(prediction_id)
 
     async def cancel(self, begun: BegunPrediction) -> None:
         """Cancel the prediction of a row, if it can be told which one it is."""

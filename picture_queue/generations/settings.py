@@ -14,7 +14,9 @@ class HandlerSettings:
         first_look: Time before the first poll of a prediction; None: an eighth of the model's
             typical time, within 0.25 and 1.
         longest_look: Longest time between two polls.
-        grace: Time between the two searches for the prediction of a create whose answer was lost.
+        grace: Time before an answer that could cost a paid prediction is asked for once more: the
+            search after a create whose answer was lost, a refused read of the prediction, and an
+            output that could not be fetched.
         undo: Time to cancel the prediction of a cancelled job.
         pause: Time a job waits if Replicate throttles it without saying how long, or is out of
             reach.

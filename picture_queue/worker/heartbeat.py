@@ -146,26 +146,29 @@ class HeartbeatLoop:
         shortest = min((lease.job.lease_seconds for lease in leases), default=3 * PRESENCE)
         self._check_loop(shortest / 3)
         prolong_at = min([lease.prolong_at for lease in leases] + [self._beaten_at + PRESENCE])
+        if self._requested:
+            prolong_at = -math.inf
         due_at = min([lease.due_at for lease in leases] + [prolong_at])
         self._planned_at = max(due_at, self._retry_at)
         now = time.monotonic()
-        if not (self._requested or self._planned_at <= now):
+        if self._planned_at > now:
             return min(self._planned_at - now, shortest / 12)
         # Where only starts are to be confirmed, those that are due in a moment go along.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
-        named = leases if self._requested or prolong_at <= now else confirm
-        self._requested = False
-        self._beat(leases, shortest, named)
+        named = leases if prolong_at <= now else confirm
+        requested, self._requested = self._requested, False
+        if not self._beat(leases, shortest, named) and requested:
+            self._requested = True  # nobody repeats the wake-up that asked for it
         return 0.0
 
-    def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> None:
-        """Prolong the leases that are named."""
+    def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
+        """Prolong the leases that are named; return whether the database answered."""
         sent_at = time.monotonic()
         # A pause that the API asked for must not cost leases.
         pause = self._calls.quiet_until - sent_at
         if pause > 0 and all(lease.ends_at > self._calls.quiet_until for lease in leases):
             self._retry_at = self._calls.quiet_until
-            return
+            return False
         # Time for another attempt while all leases hold.
         soonest = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
         timeout = max(_MIN_TIMEOUT, min(soonest, shortest / 3))
@@ -176,7 +179,7 @@ class HeartbeatLoop:
             answer = self._connection.call(call, timeout)
         except Exception as error:
             self._note_failure(error, leases, shortest)
-            return
+            return False
         self._calls.note_success()
         self._delay.reset()
         self._beaten_at = sent_at
@@ -185,6 +188,7 @@ class HeartbeatLoop:
             lease.start_confirmed = True
         self._notify(self._on_answer, named, answer)
         self._notify(self._signals.beaten.emit, None)
+        return True
 
     def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
         self._calls.note_pause(error)

@@ -125,26 +125,33 @@ class Reporter(BackgroundLoop):
         if self._slots.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping:
             await asyncio.sleep(_GATHER_TIME)
         batch = list(islice(self._waiting.values(), self._batch_size))
+        await self._send(batch)
+
+    async def _send(self, batch: list[Report]) -> None:
         call = _rpc.report_jobs([report.item for report in batch])
         try:
             # At the end of the worker there is no other try.
             answers = await self._calls.call(call, _REPORT_TIMEOUT, urgent=self.stopping)
         except Exception as error:
+            is_at_fault = isinstance(error, ValueError | TypeError | RecursionError | TooLarge)
+            if is_at_fault and len(batch) > 1:
+                # At once, before new outcomes join the one at fault.
+                for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                    await self._send(half)
+                return
             # Others first, and in smaller batches: one that cannot be sent must not delay the rest.
             self._batch_size = max(1, len(batch) // 2)
             for report in batch:
                 if self._remove(report):
                     self._add(report)
-            is_at_fault = isinstance(error, ValueError | TypeError | RecursionError | TooLarge)
-            if len(batch) == 1 and is_at_fault:
+            if is_at_fault:
                 self._fail_job(batch[0], str(error))
-            elif len(batch) == 1 and isinstance(error, Busy) and self._locked_reporter is not None:
+                return
+            if len(batch) == 1 and isinstance(error, Busy) and self._locked_reporter is not None:
                 self._hand_over(batch[0], self._locked_reporter)
-            if not is_at_fault:
-                raise
-        else:
-            self._batch_size = min(self._batch_size * 2, BATCH)
-            self._take_answers(batch, answers)
+            raise
+        self._batch_size = min(self._batch_size * 2, BATCH)
+        self._take_answers(batch, answers)
 
     def _take_answers(self, batch: list[Report], answers: Mapping[str, Mapping[str, Any]]) -> None:
         written, locked = [], []

@@ -18,6 +18,7 @@ from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
 from picture_queue.worker._log import Log
+from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Stop
@@ -149,7 +150,7 @@ class Supervisor:
         self._listening.close()
         self._stuck.close()
         await _outlast_cancel(self._maintenance.stop(0))
-        await _outlast_cancel(self._claimer.stop(_LAST_CLAIM_TIMEOUT))
+        await _stop_in_order(self._claimer, _LAST_CLAIM_TIMEOUT)
         self._slots.release_unstarted()
         for attempt in self._slots.attempts:
             attempt.shutdown_requested = True
@@ -161,8 +162,8 @@ class Supervisor:
             attempt.give_up()
         if self._log_tasks:
             await _outlast_cancel(asyncio.wait(self._log_tasks, timeout=_LAST_REPORT_TIMEOUT))
-        await _outlast_cancel(self._reporter.stop(_LAST_REPORT_TIMEOUT))
-        await _outlast_cancel(self._locked_reporter.stop(_LAST_REPORT_TIMEOUT))
+        await _stop_in_order(self._reporter, _LAST_REPORT_TIMEOUT)
+        await _stop_in_order(self._locked_reporter, _LAST_REPORT_TIMEOUT)
         await _outlast_cancel(self._heartbeat.stop())
         await _outlast_cancel(self._unregister())
         _log.info("Worker %s has stopped", self.name)
@@ -373,11 +374,20 @@ class Supervisor:
             self._claimer.request_claim()
 
 
-async def _outlast_cancel(step: Awaitable[object]) -> None:
+async def _outlast_cancel(step: Awaitable[object]) -> bool:
+    """Return whether the step was done to its end: other code may cancel it."""
     try:
         await step
     except asyncio.CancelledError:
         _log.warning("Other code cancelled a step of the worker's stop")
+        return False
+    return True
+
+
+async def _stop_in_order(loop: BackgroundLoop, timeout: float) -> None:
+    if not await _outlast_cancel(loop.stop(timeout)):
+        # What cancelled the step most likely cancelled the loop as well, with work left.
+        await _outlast_cancel(loop.stop(timeout))
 
 
 class QueueListener:

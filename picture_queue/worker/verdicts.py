@@ -13,6 +13,7 @@
 A wait is at most a year: a longer one is shortened to that.
 """
 
+import copyreg
 import inspect
 import re
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ class Verdict(Exception):
             InvalidArgument: An argument is not acceptable.
         """
         raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a verdict leave a process that the handler uses: `Exception` forgets keywords."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         return repr(self)

@@ -212,6 +212,24 @@ async def test_a_cancel_request_arrives_in_the_event_loop(bench, project):
     assert bench.cancelled.empty() and bench.lost.empty()
 
 
+async def test_a_cancel_request_is_asked_for_again_after_a_failure(bench, project):
+    """The wake-up that told of it comes once, and the lease is not due for long."""
+    lease = bench.hold(lease_seconds=3600)
+    failed = False
+
+    def answer(params: dict[str, Any]) -> dict[str, Any]:
+        nonlocal failed
+        if not failed:
+            failed = True
+            raise ConnectionFailed("reset by peer")
+        return {"cancel": [lease.job.key], "lost": []}
+
+    project.answers["heartbeat_jobs"] = answer
+    bench.heartbeat.beat_now()
+    async with asyncio.timeout(5):
+        assert await bench.cancelled.get() is lease
+
+
 async def test_a_lost_lease_is_told_to_the_event_loop(bench, project):
     lease = bench.hold()
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}

@@ -756,6 +756,60 @@ async def test_a_stop_whose_tasks_are_cancelled_loses_no_outcome(bench, project)
     await project.next("unregister_worker")
 
 
+async def test_a_stop_that_is_cancelled_while_it_writes_the_last_outcomes_loses_none(
+    bench, project
+):
+    """The reporter is cancelled as well, with an outcome on its way."""
+    test: Any = asyncio.current_task()
+    reporting = asyncio.Event()
+
+    async def report(params: dict[str, Any]) -> Any:
+        if not reporting.is_set():
+            reporting.set()
+            await asyncio.Event().wait()
+        return bench.report(params)
+
+    project.answers["report_jobs"] = report
+    worker = bench.worker()
+    worker.handler("resize")(lambda: 1)
+    job = bench.job()
+    await worker.start()
+    await reporting.wait()
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: worker._supervisor._reporter.stopping)
+    cancel_other_tasks(keep=test)
+    await asyncio.wait({stopping}, timeout=10)
+    await until(lambda: worker.name is None)
+    assert bench.reported[job]["outcome"] == "completed"
+
+
+async def test_a_stop_that_is_cancelled_while_a_claim_is_open_gives_its_jobs_back(bench, project):
+    test: Any = asyncio.current_task()
+    answers: dict[str, list[dict[str, Any]]] = {}  # the database repeats them
+    claiming = asyncio.Event()
+
+    async def claim(params: dict[str, Any]) -> list[dict[str, Any]]:
+        is_new = params["request_id"] not in answers
+        jobs = answers.setdefault(params["request_id"], bench.claim(params))
+        if jobs and is_new:
+            claiming.set()
+            await asyncio.Event().wait()
+        return jobs
+
+    project.answers["claim_jobs"] = claim
+    worker = bench.worker()
+    worker.handler("resize")(lambda: 1)
+    job = bench.job()
+    await worker.start()
+    await claiming.wait()
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: worker._supervisor._claimer.stopping)
+    cancel_other_tasks(keep=test)
+    await asyncio.wait({stopping}, timeout=10)
+    await until(lambda: worker.name is None)
+    assert bench.reported[job]["outcome"] == "released"
+
+
 # Wake-ups and answers
 
 

@@ -2,6 +2,7 @@
 
 import enum
 import math
+import pickle
 import re
 import time
 from collections import deque
@@ -502,6 +503,27 @@ def test_a_time_that_is_none_is_refused_where_it_is_written(kind, seconds):
 def test_a_verdict_that_makes_no_sense_is_refused_where_it_is_written(make, says):
     with pytest.raises(InvalidArgument, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Snooze(5),
+        Snooze(seconds=5, reason="busy"),
+        Snooze(until=datetime(2030, 1, 1, tzinfo=UTC)),
+        Retry(at=datetime(2030, 1, 1, tzinfo=UTC)),
+        RateLimited(seconds=5, key="api"),
+        Park(seconds=5, event="paid"),
+        Cancel(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_verdict_can_be_raised_in_another_process(verdict, protocol):
+    """An exception that cannot be read again breaks a whole process pool."""
+    received = pickle.loads(pickle.dumps(verdict, protocol))
+    assert repr(received) == repr(verdict)
+    assert received.outcome("images") == verdict.outcome("images")
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,28 @@ async def test_a_batch_that_is_refused_as_a_whole_is_halved_without_a_delay(benc
     assert len(calls) < 14
 
 
+async def test_a_refused_outcome_is_found_although_new_ones_arrive_with_each_call(bench, project):
+    refused = 0
+
+    def refuse_one(params: dict[str, Any]) -> Any:
+        nonlocal refused
+        if refused:
+            for _ in range(40):
+                bench.put("good")
+        if any(item.get("result") == "bad" for item in params["outcomes"]):
+            refused += 1
+            raise errors.InvalidArgument("no such value", code="22P02")
+        return bench.take(params)
+
+    jobs = [bench.put("bad" if n == 5 else "good") for n in range(64)]
+    project.answers["report_jobs"] = refuse_one
+    async with asyncio.timeout(20):
+        while jobs[5].id not in bench.ended:
+            await bench.reported(1)
+    project.answers["report_jobs"] = bench.take
+    assert refused <= 8  # 64, 32, 16, 8, 4, 2, 1, and before them the batch of the first call
+
+
 async def test_an_outcome_that_cannot_be_encoded_fails_its_job_alone(bench, project):
     class Odd(Outcome):
         name = "completed"

@@ -1,0 +1,85 @@
+"""A single odd answer of Replicate, or of the host of its output, costs no paid picture."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from picture_queue.providers.replicate import errors
+from picture_queue.worker import PermanentFailure
+
+from .world import World, assert_paid_once, raises_verdict
+
+
+class _Odd(httpx.AsyncBaseTransport):
+    """Answers so many requests itself."""
+
+    def __init__(
+        self,
+        behind: httpx.AsyncBaseTransport,
+        matches: Callable[[httpx.Request], bool],
+        times: int,
+        status: int,
+        **content: Any,
+    ) -> None:
+        self._behind, self._matches, self._times = behind, matches, times
+        self._status, self._content = status, content
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._times > 0 and self._matches(request):
+            self._times -= 1
+            return httpx.Response(self._status, request=request, **self._content)
+        return await self._behind.handle_async_request(request)
+
+
+def _reads(request: httpx.Request) -> bool:
+    return request.method == "GET" and request.url.path.startswith("/v1/predictions/")
+
+
+def _downloads(request: httpx.Request) -> bool:
+    return request.method == "GET" and not request.url.path.startswith(("/v1", "/_simulator"))
+
+
+_OTHER = {"id": "other", "status": "failed", "created_at": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 409])
+@pytest.mark.parametrize("matches", [_reads, _downloads], ids=["read", "download"])
+async def test_a_single_refusal_costs_no_picture(world: World, matches: Any, status: int) -> None:
+    world.http._transport = _Odd(world.http._transport, matches, 1, status, json={"detail": "odd"})
+    generation = world.generation(num_outputs=2)
+    await world.run(generation)
+    await assert_paid_once(world, generation)
+
+
+async def test_the_page_of_a_proxy_instead_of_a_picture_costs_none(world: World) -> None:
+    world.http._transport = _Odd(world.http._transport, _downloads, 1, 200, text="<html>Sign in")
+    generation = world.generation(num_outputs=2)
+    await world.run(generation)
+    await assert_paid_once(world, generation)
+
+
+async def test_the_prediction_of_another_id_is_not_believed(world: World) -> None:
+    world.http._transport = _Odd(world.http._transport, _reads, 1, 200, json=_OTHER)
+    generation = world.generation(num_outputs=2)
+    await world.run(generation)
+    await assert_paid_once(world, generation)
+
+
+@pytest.mark.parametrize(
+    ("matches", "status", "kind", "state"),
+    [
+        (_reads, 403, errors.Unauthorized, "created"),
+        (_reads, 404, errors.OutputExpired, "lost"),
+        (_downloads, 403, errors.OutputError, "failed"),
+        (_downloads, 404, errors.OutputExpired, "failed"),
+    ],
+)
+async def test_a_refusal_that_is_repeated_is_believed(
+    world: World, matches: Any, status: int, kind: type[errors.ReplicateError], state: str
+) -> None:
+    world.http._transport = _Odd(world.http._transport, matches, 99, status)
+    with raises_verdict(PermanentFailure, kind):
+        await world.run(world.generation())
+    assert [row.state for row in world.db.rows] == [state]
