@@ -1513,17 +1513,27 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
--- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
--- of that job, and not the whole transaction as it commits.
+-- Checks deferred constraints of the project now, so that one that raises for a job fails the step of that job, and not
+-- the whole transaction as it commits: those on our tables and, in a transaction of a worker, where the project has a
+-- trigger on our tables, those on all tables, since the trigger may write to any. In other transactions the caller may
+-- have written what fits together only later. Left out are names that Postgres would refuse or take for others, too.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_ours regclass[] := '{public.job_queue,public.generations}';
   v_names text := (
-    select string_agg(distinct format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
-    from pg_catalog.pg_trigger t
-    join pg_catalog.pg_constraint c on c.oid = t.tgconstraint
-    where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred);
+    select string_agg(format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
+    from pg_catalog.pg_constraint c
+    where c.condeferred and has_schema_privilege(c.connamespace, 'usage') and not pg_is_other_temp_schema(c.connamespace)
+      and (
+        exists (select from pg_catalog.pg_trigger t where t.tgconstraint = c.oid and t.tgrelid = any (v_ours))
+        or current_setting('picture_queue.is_worker', true) = 'true' and exists (
+          select from pg_catalog.pg_trigger t
+          where t.tgrelid = any (v_ours) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
+      and not exists (
+        select from pg_catalog.pg_constraint o
+        where o.conname = c.conname and o.connamespace = c.connamespace and not o.condeferred));
 begin
   if v_names is not null then
     execute 'set constraints ' || v_names || ' immediate';
@@ -1945,10 +1955,9 @@ begin
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
         when 'sweep' then case
           -- One cancelled while it was parked is claimed once more, to undo its work: not if that claim never started.
-          when j.cancel_requested_at is not null and not (j.cancel_requested_at < j.started_at and j.unconfirmed_claims > 0)
+          when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and u.is_unstarted) is not true
             then 'cancel'
-          when j.unconfirmed_claims between 1 and 20 and not exists (
-            select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) then 'release'
+          when u.is_unstarted then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
         when 'expire' then 'abandon'
         when 'purge' then 'cancel'
@@ -1962,7 +1971,12 @@ begin
         when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
-    from public.job_queue j where j.id = any (p_ids)));
+    from public.job_queue j
+    cross join lateral (
+      select j.unconfirmed_claims between 1 and 20 and not exists (
+        select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) as is_unstarted
+      offset 0) u
+    where j.id = any (p_ids)));
   perform picture_queue._wake(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return coalesce(cardinality(v_moved), 0);
@@ -3247,7 +3261,7 @@ declare
     then picture_queue._admit(p_candidates, p_claim.max_jobs) else p_candidates[:p_claim.max_jobs] end;
   v_ids uuid[];
   v_special uuid[];
-  v_has_deferred boolean;
+  v_may_defer boolean;
 begin
   with started as (
     update public.job_queue j set
@@ -3287,15 +3301,16 @@ begin
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
     -- In the statement of the change: who makes such a trigger waits for its lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
-      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
-  into v_ids, v_special, v_has_deferred
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
+        and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
+  into v_ids, v_special, v_may_defer
   from started s;
   if cardinality(v_ids) < cardinality(v_candidates) then
     raise exception 'a trigger on public.job_queue left the job as it was';
   elsif v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
-  if v_has_deferred then
+  if v_may_defer then
     perform picture_queue._fire_deferred();
   end if;
   return v_ids;
@@ -3632,7 +3647,7 @@ set seq_page_cost = 100
 as $$
 declare
   v_largest integer;
-  v_has_deferred boolean;
+  v_may_defer boolean;
   v_answer jsonb;
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
@@ -3670,9 +3685,10 @@ begin
       order by o.i)),
     -- After the change: who makes such a trigger waits for its lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
-      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
-  into v_answer, v_has_deferred;
-  if v_has_deferred then
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
+        and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
+  into v_answer, v_may_defer;
+  if v_may_defer then
     perform picture_queue._fire_deferred();
   end if;
   return v_answer;
@@ -4241,6 +4257,7 @@ begin
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
   end);
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   return picture_queue._claim(v_claim);
 end
 $$;
@@ -4262,6 +4279,7 @@ declare
   v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   perform picture_queue._refuse_problem(
     case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
@@ -4346,6 +4364,7 @@ declare
   v_jobs jsonb := '[]'::jsonb;
 begin
   perform picture_queue._check_isolation();
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   begin
     v_outcomes := picture_queue._report(outcomes);
   exception when others then
@@ -7678,6 +7697,7 @@ declare
   v_next timestamptz;
 begin
   perform picture_queue._check_isolation();
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
