@@ -54,10 +54,10 @@ end
 $$;
 
 -- Stores where the next claims of a worker begin in each queue, for a claim that passed over many index entries (of
--- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job it can run,
--- which this claim may have left to the next one, or at the end of the queue if there is none. The claims of this worker
--- begin there for up to 5 seconds; jobs before it (a retry, a higher priority) wait as long. p_read: how many entries
--- were read.
+-- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job it can
+-- run, which this claim may have left to the next one, or at the end of the queue if there is none. The claims of this
+-- worker begin there for up to 5 seconds; jobs before it (a retry, a higher priority) wait as long. p_read: how many
+-- entries were read.
 create function picture_queue._store_start_positions(p_claim picture_queue.claim, p_open_queues text[], p_read bigint)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
