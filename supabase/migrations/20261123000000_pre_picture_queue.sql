@@ -1519,17 +1519,27 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
--- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
--- of that job, and not the whole transaction as it commits.
+-- Checks deferred constraints of the project now, so that one that raises for a job fails the step of that job, and not
+-- the whole transaction as it commits: those on our tables and, in a transaction of a worker, where the project has a
+-- trigger on our tables, those on all tables, since the trigger may write to any. In other transactions the caller may
+-- have written what fits together only later. Left out are names that Postgres would refuse or take for others, too.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_ours regclass[] := '{public.job_queue,public.generations}';
   v_names text := (
-    select string_agg(distinct format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
-    from pg_catalog.pg_trigger t
-    join pg_catalog.pg_constraint c on c.oid = t.tgconstraint
-    where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred);
+    select string_agg(format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
+    from pg_catalog.pg_constraint c
+    where c.condeferred and has_schema_privilege(c.connamespace, 'usage') and not pg_is_other_temp_schema(c.connamespace)
+      and (
+        exists (select from pg_catalog.pg_trigger t where t.tgconstraint = c.oid and t.tgrelid = any (v_ours))
+        or current_setting('picture_queue.is_worker', true) = 'true' and exists (
+          select from pg_catalog.pg_trigger t
+          where t.tgrelid = any (v_ours) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
+      and not exists (
+        select from pg_catalog.pg_constraint o
+        where o.conname = c.conname and o.connamespace = c.connamespace and not o.condeferred));
 begin
   if v_names is not null then
     execute 'set constraints ' || v_names || ' immediate';
@@ -1953,10 +1963,9 @@ begin
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
         when 'sweep' then case
           -- One cancelled while it was parked is claimed once more, to undo its work: not if that claim never started.
-          when j.cancel_requested_at is not null and not (j.cancel_requested_at < j.started_at and j.unconfirmed_claims > 0)
+          when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and u.is_unstarted) is not true
             then 'cancel'
-          when j.unconfirmed_claims between 1 and 20 and not exists (
-            select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) then 'release'
+          when u.is_unstarted then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
         when 'expire' then 'abandon'
         when 'purge' then 'cancel'
@@ -1970,7 +1979,12 @@ begin
         when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
-    from public.job_queue j where j.id = any (p_ids)));
+    from public.job_queue j
+    cross join lateral (
+      select j.unconfirmed_claims between 1 and 20 and not exists (
+        select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) as is_unstarted
+      offset 0) u
+    where j.id = any (p_ids)));
   perform picture_queue._wake(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return coalesce(cardinality(v_moved), 0);
@@ -3257,7 +3271,7 @@ declare
     then picture_queue._admit(p_candidates, p_claim.max_jobs) else p_candidates[:p_claim.max_jobs] end;
   v_ids uuid[];
   v_special uuid[];
-  v_has_deferred boolean;
+  v_may_defer boolean;
 begin
   with started as (
     update public.job_queue j set
@@ -3297,15 +3311,16 @@ begin
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
     -- In the statement of the change: who makes such a trigger waits for its lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
-      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
-  into v_ids, v_special, v_has_deferred
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
+        and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
+  into v_ids, v_special, v_may_defer
   from started s;
   if cardinality(v_ids) < cardinality(v_candidates) then
     raise exception 'a trigger on public.job_queue left the job as it was';
   elsif v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
-  if v_has_deferred then
+  if v_may_defer then
     perform picture_queue._fire_deferred();
   end if;
   return v_ids;
@@ -3447,11 +3462,11 @@ end
 $$;
 
 -- Stores where the next claims of a worker begin in each queue, for a claim that passed over many index entries (of
--- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job found, or
--- at the end of the queue if there was none. The claims of this worker begin there for up to 5 seconds; jobs before it
--- (a retry, a higher priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
-create function picture_queue._store_start_positions(
-  p_claim picture_queue.claim, p_open_queues text[], p_read bigint, p_ids uuid[])
+-- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job it can
+-- run, which this claim may have left to the next one, or at the end of the queue if there is none. The claims of this
+-- worker begin there for up to 5 seconds; jobs before it (a retry, a higher priority) wait as long. p_read: how many
+-- entries were read.
+create function picture_queue._store_start_positions(p_claim picture_queue.claim, p_open_queues text[], p_read bigint)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3461,13 +3476,18 @@ begin
       select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
       from unnest(p_open_queues) as q (name)
       cross join lateral (
-        (select j.rank, j.turn, j.seq from public.job_queue j
-          where j.id = any (p_ids) and j.queue = q.name order by j.rank, j.turn, j.seq limit 1)
-        union all
-        (select j.rank, j.turn, j.seq from public.job_queue j
-          where j.queue = q.name and j.status = 'pending' and j.hold is null
-            and not exists (select from public.job_queue o where o.id = any (p_ids) and o.queue = q.name)
-          order by j.rank desc, j.turn desc, j.seq desc limit 1)
+        select o.*
+        from (
+          (select 1 as n, j.rank, j.turn, j.seq from public.job_queue j
+            where j.queue = q.name and j.status = 'pending' and j.hold is null
+              and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+            order by j.rank, j.turn, j.seq limit 1)
+          union all
+          (select 2, j.rank, j.turn, j.seq from public.job_queue j
+            where j.queue = q.name and j.status = 'pending' and j.hold is null
+            order by j.rank desc, j.turn desc, j.seq desc limit 1)
+        ) o
+        order by o.n limit 1
       ) h),
     positions_until = case when w.positions_until > picture_queue._now() then w.positions_until
       else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
@@ -3574,7 +3594,7 @@ begin
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
   -- Where limits left picked jobs pending, later claims would miss those before the first that started.
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
-    perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read, v_ids);
+    perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read);
   end if;
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
@@ -3646,7 +3666,7 @@ set seq_page_cost = 100
 as $$
 declare
   v_largest integer;
-  v_has_deferred boolean;
+  v_may_defer boolean;
   v_answer jsonb;
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
@@ -3685,9 +3705,10 @@ begin
       order by o.i)),
     -- After the change: who makes such a trigger waits for its lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
-      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
-  into v_answer, v_has_deferred;
-  if v_has_deferred then
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
+        and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
+  into v_answer, v_may_defer;
+  if v_may_defer then
     perform picture_queue._fire_deferred();
   end if;
   return v_answer;
@@ -4121,10 +4142,13 @@ begin
         select true from picture_queue.worker w
         where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
         order by w.seen_at desc limit 1),
-      -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours.
+      -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours. Of indexes that may
+      -- refuse a row, unique ones and those of expressions, three are.
       exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
         or exists (select from pg_catalog.pg_constraint c
           where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
+        or (select count(*) > 3 from pg_catalog.pg_index i
+          where i.indrelid = 'public.job_queue'::regclass and (i.indisunique or i.indexprs is not null))
     into v_max_attempts, v_events, v_wakes, v_may_raise
     from picture_queue.setting s
     left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
@@ -4258,6 +4282,7 @@ begin
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
   end);
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   return picture_queue._claim(v_claim);
 end
 $$;
@@ -4279,6 +4304,7 @@ declare
   v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   perform picture_queue._refuse_problem(
     case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
@@ -4363,6 +4389,7 @@ declare
   v_jobs jsonb := '[]'::jsonb;
 begin
   perform picture_queue._check_isolation();
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   begin
     v_outcomes := picture_queue._report(outcomes);
   exception when others then
@@ -7696,6 +7723,7 @@ declare
   v_next timestamptz;
 begin
   perform picture_queue._check_isolation();
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then

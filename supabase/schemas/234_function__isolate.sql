@@ -5,17 +5,27 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
--- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
--- of that job, and not the whole transaction as it commits.
+-- Checks deferred constraints of the project now, so that one that raises for a job fails the step of that job, and not
+-- the whole transaction as it commits: those on our tables and, in a transaction of a worker, where the project has a
+-- trigger on our tables, those on all tables, since the trigger may write to any. In other transactions the caller may
+-- have written what fits together only later. Left out are names that Postgres would refuse or take for others, too.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_ours regclass[] := '{public.job_queue,public.generations}';
   v_names text := (
-    select string_agg(distinct format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
-    from pg_catalog.pg_trigger t
-    join pg_catalog.pg_constraint c on c.oid = t.tgconstraint
-    where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred);
+    select string_agg(format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
+    from pg_catalog.pg_constraint c
+    where c.condeferred and has_schema_privilege(c.connamespace, 'usage') and not pg_is_other_temp_schema(c.connamespace)
+      and (
+        exists (select from pg_catalog.pg_trigger t where t.tgconstraint = c.oid and t.tgrelid = any (v_ours))
+        or current_setting('picture_queue.is_worker', true) = 'true' and exists (
+          select from pg_catalog.pg_trigger t
+          where t.tgrelid = any (v_ours) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
+      and not exists (
+        select from pg_catalog.pg_constraint o
+        where o.conname = c.conname and o.connamespace = c.connamespace and not o.condeferred));
 begin
   if v_names is not null then
     execute 'set constraints ' || v_names || ' immediate';

@@ -17,10 +17,9 @@ begin
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
         when 'sweep' then case
           -- One cancelled while it was parked is claimed once more, to undo its work: not if that claim never started.
-          when j.cancel_requested_at is not null and not (j.cancel_requested_at < j.started_at and j.unconfirmed_claims > 0)
+          when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and u.is_unstarted) is not true
             then 'cancel'
-          when j.unconfirmed_claims between 1 and 20 and not exists (
-            select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) then 'release'
+          when u.is_unstarted then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
         when 'expire' then 'abandon'
         when 'purge' then 'cancel'
@@ -34,7 +33,12 @@ begin
         when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
-    from public.job_queue j where j.id = any (p_ids)));
+    from public.job_queue j
+    cross join lateral (
+      select j.unconfirmed_claims between 1 and 20 and not exists (
+        select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) as is_unstarted
+      offset 0) u
+    where j.id = any (p_ids)));
   perform picture_queue._wake(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return coalesce(cardinality(v_moved), 0);

@@ -12,7 +12,7 @@ declare
     then picture_queue._admit(p_candidates, p_claim.max_jobs) else p_candidates[:p_claim.max_jobs] end;
   v_ids uuid[];
   v_special uuid[];
-  v_has_deferred boolean;
+  v_may_defer boolean;
 begin
   with started as (
     update public.job_queue j set
@@ -52,15 +52,16 @@ begin
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
     -- In the statement of the change: who makes such a trigger waits for its lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
-      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
-  into v_ids, v_special, v_has_deferred
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
+        and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
+  into v_ids, v_special, v_may_defer
   from started s;
   if cardinality(v_ids) < cardinality(v_candidates) then
     raise exception 'a trigger on public.job_queue left the job as it was';
   elsif v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
-  if v_has_deferred then
+  if v_may_defer then
     perform picture_queue._fire_deferred();
   end if;
   return v_ids;

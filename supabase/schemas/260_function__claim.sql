@@ -54,11 +54,11 @@ end
 $$;
 
 -- Stores where the next claims of a worker begin in each queue, for a claim that passed over many index entries (of
--- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job found, or
--- at the end of the queue if there was none. The claims of this worker begin there for up to 5 seconds; jobs before it
--- (a retry, a higher priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
-create function picture_queue._store_start_positions(
-  p_claim picture_queue.claim, p_open_queues text[], p_read bigint, p_ids uuid[])
+-- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job it can
+-- run, which this claim may have left to the next one, or at the end of the queue if there is none. The claims of this
+-- worker begin there for up to 5 seconds; jobs before it (a retry, a higher priority) wait as long. p_read: how many
+-- entries were read.
+create function picture_queue._store_start_positions(p_claim picture_queue.claim, p_open_queues text[], p_read bigint)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -68,13 +68,18 @@ begin
       select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
       from unnest(p_open_queues) as q (name)
       cross join lateral (
-        (select j.rank, j.turn, j.seq from public.job_queue j
-          where j.id = any (p_ids) and j.queue = q.name order by j.rank, j.turn, j.seq limit 1)
-        union all
-        (select j.rank, j.turn, j.seq from public.job_queue j
-          where j.queue = q.name and j.status = 'pending' and j.hold is null
-            and not exists (select from public.job_queue o where o.id = any (p_ids) and o.queue = q.name)
-          order by j.rank desc, j.turn desc, j.seq desc limit 1)
+        select o.*
+        from (
+          (select 1 as n, j.rank, j.turn, j.seq from public.job_queue j
+            where j.queue = q.name and j.status = 'pending' and j.hold is null
+              and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+            order by j.rank, j.turn, j.seq limit 1)
+          union all
+          (select 2, j.rank, j.turn, j.seq from public.job_queue j
+            where j.queue = q.name and j.status = 'pending' and j.hold is null
+            order by j.rank desc, j.turn desc, j.seq desc limit 1)
+        ) o
+        order by o.n limit 1
       ) h),
     positions_until = case when w.positions_until > picture_queue._now() then w.positions_until
       else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
@@ -181,7 +186,7 @@ begin
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
   -- Where limits left picked jobs pending, later claims would miss those before the first that started.
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
-    perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read, v_ids);
+    perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read);
   end if;
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;

@@ -55,7 +55,7 @@ set seq_page_cost = 100
 as $$
 declare
   v_largest integer;
-  v_has_deferred boolean;
+  v_may_defer boolean;
   v_answer jsonb;
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
@@ -94,9 +94,10 @@ begin
       order by o.i)),
     -- After the change: who makes such a trigger waits for its lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
-      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
-  into v_answer, v_has_deferred;
-  if v_has_deferred then
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
+        and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
+  into v_answer, v_may_defer;
+  if v_may_defer then
     perform picture_queue._fire_deferred();
   end if;
   return v_answer;

@@ -42,10 +42,13 @@ begin
         select true from picture_queue.worker w
         where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
         order by w.seen_at desc limit 1),
-      -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours.
+      -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours. Of indexes that may
+      -- refuse a row, unique ones and those of expressions, three are.
       exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
         or exists (select from pg_catalog.pg_constraint c
           where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
+        or (select count(*) > 3 from pg_catalog.pg_index i
+          where i.indrelid = 'public.job_queue'::regclass and (i.indisunique or i.indexprs is not null))
     into v_max_attempts, v_events, v_wakes, v_may_raise
     from picture_queue.setting s
     left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)

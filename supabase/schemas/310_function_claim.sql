@@ -57,6 +57,7 @@ begin
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
   end);
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   return picture_queue._claim(v_claim);
 end
 $$;

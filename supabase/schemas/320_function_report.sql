@@ -11,6 +11,7 @@ declare
   v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   perform picture_queue._refuse_problem(
     case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
@@ -95,6 +96,7 @@ declare
   v_jobs jsonb := '[]'::jsonb;
 begin
   perform picture_queue._check_isolation();
+  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   begin
     v_outcomes := picture_queue._report(outcomes);
   exception when others then

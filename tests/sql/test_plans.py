@@ -524,3 +524,19 @@ async def test_the_plan_of_who_is_unblocked(many):
     assert "Seq Scan on job_queue" not in found, found
     read = set(re.findall(r"using (job_queue_\w+)", found))
     assert read == {"job_queue_blocked"}, found
+
+
+async def test_a_claim_that_read_much_leaves_the_jobs_it_did_not_take_to_the_next_one(db):
+    queues = [db.queue, f"{db.queue}-b"]
+    await db.run(
+        """insert into job_queue (job_type, queue)
+        select 'sql-other', $1 from generate_series(1, 25000)""",
+        db.queue,
+    )
+    jobs = [
+        await db.value("select enqueue_job('sql-resize', queue => $1, priority => $2)", queue, rank)
+        for queue, rank in ((queues[1], 1), (queues[0], 0), (queues[0], 0))
+    ]
+    claim = "select claim_jobs('w1', $1, '{sql-resize}', 1)"
+    claimed = [await db.value(claim, queues) for _ in jobs]
+    assert [[job["id"] for job in one] for one in claimed] == [[str(job)] for job in jobs]

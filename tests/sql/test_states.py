@@ -276,6 +276,26 @@ async def test_a_worker_that_dies_while_asked_to_cancel_leaves_a_cancelled_job(d
     assert (await db.job(job["id"]))["status"] == "cancelled"
 
 
+async def test_a_worker_that_dies_while_it_undoes_a_parked_job_leaves_a_cancelled_job(db):
+    await db.enqueue(max_attempts=1)
+    (job,) = await db.claim()
+    await db.report(job, "parked", delay_seconds=600)
+    await db.value("select cancel_job($1)", UUID(job["id"]))
+    (again,) = await db.value(
+        "select claim_jobs('w1', $1, '{sql-resize}', lease_seconds => 5, confirms_start => true)",
+        [db.queue],
+    )
+    # Its heartbeat found the row locked, and confirmed the start beside it.
+    await db.run(
+        "insert into picture_queue.lease_extension (job_id, lease_id, lease_expires_at) "
+        "values ($1, $2, picture_queue._now() + interval '5 seconds')",
+        UUID(again["id"]),
+        UUID(again["lease_id"]),
+    )
+    await db.pass_time(6)
+    assert (await db.job(job["id"]))["status"] == "cancelled"
+
+
 async def test_a_retry_allows_one_more_attempt(db):
     await db.enqueue(max_attempts=1)
     (job,) = await db.claim()

@@ -77,6 +77,12 @@ RULES = {
     "exclusion": """insert into public.job_queue (job_type) values ('t');
         alter table public.job_queue add constraint mine exclude (job_type with =)
         where (job_type = 't')""",
+    "unique index": """insert into public.job_queue (job_type) values ('t');
+        create unique index mine on public.job_queue (job_type) where job_type = 't'""",
+    "index of an expression": """create function public.refuse_for_test(text) returns text
+        language plpgsql immutable
+        as $$ begin raise exception 'not on my watch' using errcode = '22P02'; end $$;
+        create index mine on public.job_queue (public.refuse_for_test(job_type))""",
 }
 
 
@@ -90,6 +96,16 @@ async def test_every_way_to_enqueue_answers_a_refusal_alike(db, call, rule):
     assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT409", "PQ_CONFLICT")
     assert "not on my watch" in refused.detail or '"mine"' in refused.detail
     assert "trigger or constraint of yours" in refused.hint
+
+
+async def test_without_rules_of_the_project_a_simple_job_takes_the_short_way(db):
+    await db.value("select set_queue('q')")
+    await db.run(
+        """create or replace function picture_queue._enqueue(
+          p_jobs jsonb, p_internal boolean default false)
+        returns jsonb language plpgsql as $$ begin raise exception 'the long way'; end $$"""
+    )
+    assert await db.value("select enqueue_job('t', queue => 'q')")
 
 
 async def test_a_unique_index_of_the_project_is_not_taken_for_a_job_that_is_there(db):

@@ -224,13 +224,27 @@ async def test_the_error_of_a_users_trigger_has_a_code_and_its_message(world, ca
     assert refused.value.code == "PQ_CONFLICT"
 
 
+async def refuse_elsewhere(world: World) -> None:
+    """A trigger of the user's that writes what a deferred constraint of another table refuses."""
+    await world.owner.execute(
+        """create table customer (id integer primary key);
+        create table audit (
+          customer integer constraint refused references customer deferrable initially deferred);
+        create function note() returns trigger language plpgsql security definer
+        as $$ begin insert into public.audit values (1); return null; end $$;
+        create trigger note after update on job_queue for each row
+        when (old.job_type = 'bad-job') execute function note()"""
+    )
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["ours", "another table"])
 @pytest.mark.parametrize("flow", ["claim", "report", "promote", "heartbeat"])
-async def test_a_deferred_trigger_that_raises_costs_its_own_job_only(world, flow):
+async def test_a_deferred_trigger_that_raises_costs_its_own_job_only(world, flow, elsewhere):
     given = {"options": {"delay_seconds": 1}} if flow == "promote" else {}
     jobs = [await world.enqueue(kind, given) for kind in ("bad-job", TYPE)]
     if flow in ("report", "heartbeat"):
         await world.claim("bad-job", TYPE, lease=10)
-    await refuse(world, "after update")
+    await (refuse_elsewhere(world) if elsewhere else refuse(world, "after update"))
     if flow == "promote":
         await world.pass_time(2)
         await world.maintain(1)
@@ -246,4 +260,23 @@ async def test_a_deferred_trigger_that_raises_costs_its_own_job_only(world, flow
             answer = await world.call("select heartbeat_jobs('w', $1)", world.leases(jobs))
             assert answer["lost"] == []
     if flow != "heartbeat":
-        assert REFUSAL in str(await inside.failed_steps(world.owner))
+        reason = '"refused"' if elsewhere else REFUSAL
+        assert reason in str(await inside.failed_steps(world.owner))
+
+
+async def test_a_deferred_constraint_of_the_callers_own_is_left_until_the_commit(world):
+    await refuse_elsewhere(world)
+    job = await world.enqueue(TYPE, {})
+    async with world.owner.transaction():
+        await world.owner.execute("insert into audit values (2)")
+        await world.owner.execute("select cancel_job($1::uuid)", job)
+        await world.owner.execute("insert into customer values (2)")
+    assert await world.states([job]) == ["cancelled"]
+
+
+async def test_a_deferred_constraint_may_share_its_name_with_one_that_is_not(world):
+    job = await world.enqueue(TYPE, {})
+    await refuse(world, "after update")
+    await world.owner.execute("create table other (a integer constraint refuse check (a > 0))")
+    assert [one["id"] for one in await world.claim()] == [job]
+    assert await world.report([job]) == ["ok"]
