@@ -153,6 +153,10 @@ def worker_environment(
     }
     if not real_replicate:
         kept |= {"REPLICATE_API_TOKEN": replicate_token, "REPLICATE_BASE_URL": replicate_url}
+    # A proxy would get the service key, and cannot reach this machine's loopback.
+    names = ("no_proxy", "NO_PROXY")
+    direct = next((kept[name] for name in names if kept.get(name)), "")
+    kept |= dict.fromkeys(names, ",".join(filter(None, (direct, HOST, "localhost"))))
     return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": service_key}
 
 
