@@ -1,17 +1,22 @@
 """The command lines of the stack's programs: PostgREST and the worker."""
 
 import asyncio
+import contextlib
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.ports import HOST, socket_name
-from picture_queue.local.processes import program_environment, spawn, tail
+from picture_queue.local.processes import program_environment, runs, spawn, tail, wait_until
 from picture_queue.local.runtime import inherited_descriptors
 
 _READY_TIMEOUT = 30.0
@@ -51,12 +56,26 @@ class PostgREST:
         Raises:
             LocalStackError: It cannot be started.
         """
+        self._end_orphan()
         return spawn(
             [self.program.path],
             log=self._log,
             cwd=self._data.path,
             env=program_environment(self._settings()),
         )
+
+    def _end_orphan(self) -> None:
+        """End a PostgREST that outlived its stack, which takes a kill -9 of the guard too."""
+        if not hasattr(socket, "SO_PEERCRED"):
+            return  # not Linux
+        with socket.socket(socket.AF_UNIX) as asked, contextlib.suppress(OSError, psutil.Error):
+            asked.settimeout(_REQUEST_TIMEOUT)
+            asked.connect(socket_name(self.socket))
+            # Its first number is the process that listens there, in a directory that is ours alone.
+            credentials = asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            orphan = psutil.Process(struct.unpack("3i", credentials)[0])
+            orphan.kill()
+            wait_until(lambda: not runs(orphan), _REQUEST_TIMEOUT)
 
     def _settings(self) -> dict[str, str]:
         # No ADMIN_SERVER_PORT: versions after 12.0 print their secrets there for whoever asks.
@@ -153,6 +172,10 @@ def worker_environment(
     }
     if not real_replicate:
         kept |= {"REPLICATE_API_TOKEN": replicate_token, "REPLICATE_BASE_URL": replicate_url}
+    # A proxy would get the service key, and cannot reach this machine's loopback.
+    names = ("no_proxy", "NO_PROXY")
+    direct = next((kept[name] for name in names if kept.get(name)), "")
+    kept |= dict.fromkeys(names, ",".join(filter(None, (direct, HOST, "localhost"))))
     return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": service_key}
 
 

@@ -226,3 +226,25 @@ async def test_a_client_that_breaks_off_is_not_waited_for(platform):
         await writer.wait_closed()
         assert await reader.read() == b""
         assert (await http.get("/rest/v1/t")).text == "ok"
+
+
+async def test_a_body_that_does_not_come_takes_nothing_of_the_next_request(platform):
+    """The HTTP server in front drops the body of a request that asks for another protocol.
+
+    PostgREST answers some requests before it reads their body. It took the missing bytes from the
+    next request on that connection, which is another client's.
+    """
+    async with proxied(platform, OK, hang=True) as (http, requests):
+        reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+        key = platform.settings.publishable_key
+        writer.write(
+            f"POST /rest/v1/first HTTP/1.1\r\nHost: localhost\r\napikey: {key}\r\n"
+            "Connection: upgrade\r\nUpgrade: other\r\nContent-Length: 10\r\n\r\n0123456789".encode()
+        )
+        async with asyncio.timeout(10):
+            answer = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert (await http.get("/rest/v1/second")).text == "ok"
+    assert b"/second" in requests[-1].splitlines()[0]

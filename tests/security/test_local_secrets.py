@@ -26,7 +26,7 @@ import jwt
 import psutil
 import pytest
 
-from picture_queue.errors import PortTaken
+from picture_queue.errors import LocalStackError, PortTaken
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
 from picture_queue.local.datadir import DataDir
@@ -270,6 +270,23 @@ def test_nobody_gets_the_ports_of_a_killed_stack_before_its_worker_has_ended():
             time.sleep(0.05)
         assert tries > 10
     assert taken == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the socket who listens there")
+def test_a_postgrest_that_outlived_its_guard_ends_at_the_next_start():
+    """It has the JWT secret and a password of the database, and would stay for good."""
+    place = local._temporary_directory()
+    try:
+        with contextlib.suppress(LocalStackError), LocalSupabase(place) as stack:
+            daemon, *others = processes(stack)
+            left = next(each for each in others if "postgrest" in each.name())
+            next(each for each in others if "guard.py" in " ".join(each.cmdline())).kill()
+            daemon.kill()
+        assert runs(left)
+        with LocalSupabase(place):
+            assert not runs(left)
+    finally:
+        local.reset(place)
 
 
 def test_a_long_path_leads_to_a_socket_too():

@@ -1,6 +1,8 @@
 """What one client sends to the embedded stack stops no other client."""
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,25 @@ def test_a_string_that_does_not_end_is_refused_in_linear_time(unit: str, tail: s
     with pytest.raises(ValueError, match="100 levels"):
         json_body.parse("[" * 101 + '"' + unit * 30_000 + tail)
     assert time.perf_counter() - started < 2
+
+
+def test_a_long_string_is_read_in_little_memory():
+    """A search that can go back took 100 bytes for each character."""
+    script = (
+        "from picture_queue.local import json_body\n"
+        "import resource\n"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "text = '[\"' + 'x' * 5_000_000 + '\", \"' + '[' * 101 + '\"]'\n"
+        "before = used()\n"
+        "json_body.parse(text)\n"
+        "print(used() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert int(done.stdout) < 60  # MB
+
+
+def test_a_text_of_brackets_alone_is_read():
+    assert json_body.parse('"' + "[" * 101 + '"') == "[" * 101
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", ",chunked"])

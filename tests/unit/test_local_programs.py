@@ -468,6 +468,28 @@ def test_options_survive_the_command_line() -> None:
     assert parse(Options(Path("/data"), *programs).arguments()) == Options(Path("/data"), *programs)
 
 
+@pytest.mark.parametrize(
+    ("given", "direct"),
+    [
+        ({}, []),
+        ({"NO_PROXY": "a.test"}, ["a.test"]),
+        ({"no_proxy": "b.test", "NO_PROXY": "a.test"}, ["b.test"]),
+    ],
+)
+def test_no_proxy_gets_the_key_of_this_stack(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], direct: list[str]
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
+    env = worker_environment("http://127.0.0.1:1", "sb_secret_x", "http://127.0.0.1:2/v1", "r8_x")
+    for name in ("no_proxy", "NO_PROXY"):
+        assert env[name].split(",") == [*direct, "127.0.0.1", "localhost"]
+    assert env["HTTP_PROXY"] == "http://proxy.test:3128", "the real Replicate may need it"
+
+
 def test_the_worker_talks_to_this_stack_and_to_real_replicate_only_if_that_was_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

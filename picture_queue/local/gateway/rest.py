@@ -13,7 +13,13 @@ from picture_queue.local.gateway.api_key import given_key
 from picture_queue.local.gateway.credentials import Credentials
 from picture_queue.local.gateway.faults import Faults
 from picture_queue.local.gateway.rest_tokens import RefusedToken, check
-from picture_queue.local.gateway.upstream import Exchange, Headers, Upstream, UpstreamError
+from picture_queue.local.gateway.upstream import (
+    BodyCutShort,
+    Exchange,
+    Headers,
+    Upstream,
+    UpstreamError,
+)
 
 PREFIX: Final = b"/rest/v1"
 
@@ -66,7 +72,9 @@ class RestProxy:
         # PostgREST reads headers as UTF-8 and fails, or breaks the connection, where they are not.
         for name, value in headers:
             if not _is_utf8(value):
-                await _unreadable(name)(scope, receive, send)
+                message = f"The header {name.decode('latin-1')} is not UTF-8"
+                hint = "Send its value in UTF-8."
+                await _bad_request(message, hint)(scope, receive, send)
                 return
         headers.append((b"authorization", b"Bearer " + token.encode()))
         await self._forward(headers, scope, receive, send)
@@ -89,6 +97,11 @@ class RestProxy:
                 await _pass_on(exchange, start)
         except ClientDisconnect:
             return
+        except BodyCutShort:
+            # The server in front drops the body of a request with the header Upgrade.
+            hint = "Send the body whole, and no header Upgrade."
+            message = "The body is shorter than Content-Length"
+            await _bad_request(message, hint)(scope, receive, send)
         except (UpstreamError, TimeoutError) as error:
             if started:
                 raise  # the head is out: only breaking the connection can tell the client
@@ -147,13 +160,8 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _unreadable(name: bytes) -> JSONResponse:
-    body = {
-        "code": "PGRST100",
-        "details": None,
-        "hint": "Send its value in UTF-8.",
-        "message": f"The header {name.decode('latin-1')} is not UTF-8",
-    }
+def _bad_request(message: str, hint: str) -> JSONResponse:
+    body = {"code": "PGRST100", "details": None, "hint": hint, "message": message}
     return _RestJson(body, 400)
 
 

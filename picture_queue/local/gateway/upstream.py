@@ -26,6 +26,10 @@ class UpstreamError(Exception):
     """The server is not there, or went away before its answer began."""
 
 
+class BodyCutShort(Exception):
+    """A request's body ended before the length that its head declares."""
+
+
 class Exchange(asyncio.Protocol):
     """One connection, used for one request after another."""
 
@@ -90,6 +94,7 @@ class Exchange(asyncio.Protocol):
         """Sends a request and waits for the head of its answer: `status` and `headers`.
 
         Raises:
+            BodyCutShort: The body ended too early.
             UpstreamError: The connection ended first.
             TimeoutError: No answer within 60 seconds.
         """
@@ -104,10 +109,15 @@ class Exchange(asyncio.Protocol):
         head += b"".join(b"%b: %b\r\n" % header for header in framed) + b"\r\n"
         # The head travels with the first piece of the body: one packet, not two.
         pending = head
+        missing = int(dict(framed).get(b"content-length", 0))
         async for piece in body:
+            missing -= len(piece)
             pending += _frame(piece) if chunked else piece
             await self._write(pending)
             pending = b""
+        # The server would take the rest from the next client's request.
+        if missing > 0:
+            raise BodyCutShort
         await self._write(pending + (b"0\r\n\r\n" if chunked else b""))
         async with asyncio.timeout(ANSWER_TIMEOUT):
             while not self.status:
