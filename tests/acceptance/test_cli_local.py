@@ -116,7 +116,7 @@ def test_an_origin_that_is_none_is_named(program: Program, origin: str) -> None:
 
 
 def test_a_directory_that_cannot_be_made_is_named(program: Program) -> None:
-    refused(program("local", "start", "--data-dir", "/dev/null/x"), 10, "/dev/null")
+    refused(program("local", "start", "--data-dir", "/dev/null/x"), 2, "--data-dir: `/dev/null/x`")
 
 
 def test_a_start_for_people_says_what_to_do_next(program: Program, new_directory: Path) -> None:

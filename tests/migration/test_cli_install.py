@@ -39,7 +39,7 @@ def test_migrate_refuses_what_the_embedded_stack_keeps_and_names_the_command(
 ) -> None:
     done = cli("migrate", PICTURE_QUEUE_DATABASE_URL=stack.db_url)
     assert (done.exit_code, done.stdout) == (9, "")
-    assert "supabase db push" in done.stderr
+    assert "picture-queue local start" in done.stderr
 
 
 def test_migrate_says_what_it_would_do_and_what_it_did(cli: Cli, bare: Any) -> None:

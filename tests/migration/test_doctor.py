@@ -49,7 +49,7 @@ def test_a_service_sees_everything(cli: Cli, stack: Any, kind: str) -> None:
         assert [f["verdict"] for f in found[check]] == ["ok"], found[check]
     assert found["postgrest"][0]["detail"].startswith("version 1")
     assert found["realtime"][0]["detail"] == "a private channel was joined"
-    assert found["migrations"][0]["detail"].endswith("by `supabase db push`")
+    assert found["migrations"][0]["detail"].endswith("by `picture-queue local start`")
     assert {"workers", "maintenance", "indexes", "counts"} <= found.keys()
 
 
