@@ -27,7 +27,7 @@ class Backoff:
         jitter: Random part of a pause, both ways, 0 to 1.
 
     Raises:
-        InvalidArgument: Naming the part and its value.
+        InvalidArgument: A part is invalid; the error names it and its value.
     """
 
     policy: BackoffPolicy | None = None

@@ -134,7 +134,7 @@ class ReplicateSettings:
         """Refuse what cannot be a token or an address.
 
         Raises:
-            SettingsError: Naming the setting.
+            SettingsError: A setting is missing or invalid; the error names it.
         """
         if not self.token.strip() or not _is_header(self.token.strip()):
             raise SettingsError(
@@ -187,7 +187,7 @@ class WorkerSettings:
         """Refuse values that cannot work.
 
         Raises:
-            SettingsError: Naming the setting and its value.
+            SettingsError: A setting is invalid; the error names it and its value.
         """
         if isinstance(self.queues, str):
             raise SettingsError(

@@ -1,4 +1,4 @@
-"""External events. All of it needs a service key."""
+"""External events. Every method needs a service key."""
 
 from uuid import UUID
 

@@ -93,8 +93,8 @@ class AsyncGenerations:
 
         Args:
             status: In this state only.
-            limit: At most so many, 1000 at most.
-            before: ``created_at`` of the last one of the page before.
+            limit: Maximum number of results, up to 1000.
+            before: ``created_at`` of the last one of the previous page.
 
         Returns:
             The generations, newest first.

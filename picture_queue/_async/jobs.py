@@ -50,7 +50,7 @@ class AsyncJobs:
             The id of the job, and whether it was created.
 
         Raises:
-            InvalidArgument: Naming the field and the value.
+            InvalidArgument: A value is invalid; the error names the field and the value.
             TooLarge: The payload is above the limit.
             Conflict: ``job_id`` is another job.
             DependencyNotFound: A job it depends on is not there.
@@ -94,8 +94,8 @@ class AsyncJobs:
         """Return jobs.
 
         Args:
-            limit: At most so many, 1000 at most.
-            before_seq: The ``seq`` of the last job of the page before. A page ends early when
+            limit: Maximum number of results, up to 1000.
+            before_seq: The ``seq`` of the last job of the previous page. A page ends early when
                 it is larger than 8 MiB, so continue until one is empty.
             **filter: Which jobs; see `JobFilter`.
 
@@ -103,7 +103,7 @@ class AsyncJobs:
             The jobs, newest first.
 
         Raises:
-            InvalidArgument: Naming the part of the filter and the value.
+            InvalidArgument: The filter is invalid; the error names the part and the value.
         """
         return await self._project.call(_rpc.list_jobs(filter, limit=limit, before_seq=before_seq))
 
@@ -120,14 +120,14 @@ class AsyncJobs:
         Args:
             action: What to do with them.
             preview: Change nothing, only count.
-            limit: At most so many in this call, 10,000 at most.
+            limit: Maximum number of jobs in this call, up to 10,000.
             **filter: Which jobs; see `JobFilter`. It has to say something.
 
         Returns:
             How many jobs matched, and how many changed.
 
         Raises:
-            InvalidArgument: Naming the part of the filter and the value.
+            InvalidArgument: The filter is invalid; the error names the part and the value.
         """
         rpc = _rpc.change_jobs(action, filter, preview=preview, limit=limit)
         return await self._project.call(rpc)

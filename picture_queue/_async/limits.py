@@ -1,4 +1,4 @@
-"""Limits of keys. All of it needs a service key."""
+"""Limits of keys. Every method needs a service key."""
 
 import builtins
 from datetime import datetime
@@ -22,8 +22,8 @@ class AsyncLimits:
         """Return the limits, and the keys that are paused or that jobs wait for.
 
         Args:
-            limit: At most so many, 10,000 at most.
-            after: The key of the last limit of the page before.
+            limit: Maximum number of results, up to 10,000.
+            after: The key of the last limit of the previous page.
         """
         return await self._project.call(_rpc.list_limits(limit, after))
 
@@ -47,7 +47,7 @@ class AsyncLimits:
             The limit.
 
         Raises:
-            InvalidArgument: Naming the field and the value.
+            InvalidArgument: A value is invalid; the error names the field and the value.
         """
         return await self._project.call(_rpc.set_limit(key, max_running, rate, period))
 
@@ -64,7 +64,7 @@ class AsyncLimits:
 
         Args:
             key: The key.
-            resume_at: Until then; None: until it is resumed.
+            resume_at: When the pause ends; None: when it is resumed.
 
         Returns:
             The key as it is now.

@@ -13,7 +13,7 @@ from picture_queue.records import Enqueued, Schedule
 
 
 class AsyncSchedules:
-    """The schedules of a project. All of it needs a service key.
+    """The schedules of a project. Every method needs a service key.
 
     Workers look after them, and pg_cron where it is; each tick makes one job, however many look.
     """
@@ -27,8 +27,8 @@ class AsyncSchedules:
         """Return the schedules, by name.
 
         Args:
-            limit: At most so many, 10,000 at most.
-            after: The name of the last schedule of the page before. A page ends early when it is
+            limit: Maximum number of results, up to 10,000.
+            after: The name of the last schedule of the previous page. A page ends early when it is
                 larger than 8 MiB, so continue until one is empty.
         """
         return await self._project.call(_rpc.list_schedules(limit, after))
@@ -65,7 +65,7 @@ class AsyncSchedules:
 
         Raises:
             InvalidCron: No such expression or time zone.
-            InvalidArgument: Naming the field and the value.
+            InvalidArgument: A value is invalid; the error names the field and the value.
         """
         rhythm = {
             "cron": cron,

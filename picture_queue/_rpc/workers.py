@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from picture_queue._rpc.base import Rpc, given, nothing
+from picture_queue._rpc.base import Rpc, given, parse_nothing
 from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 
 
@@ -17,7 +17,7 @@ def register_worker(
 
 
 def unregister_worker(worker: str) -> Rpc[None]:
-    return Rpc("unregister_worker", {"worker": worker}, nothing)
+    return Rpc("unregister_worker", {"worker": worker}, parse_nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def report_progress(
 
 def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Rpc[None]:
     """Take lines of the form ``{"level", "message", "at"}``."""
-    return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), nothing)
+    return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), parse_nothing)
 
 
 def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str, Any]]]:

@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/events.py: edit that file.
 
-"""External events. All of it needs a service key."""
+"""External events. Every method needs a service key."""
 
 from uuid import UUID
 

@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/limits.py: edit that file.
 
-"""Limits of keys. All of it needs a service key."""
+"""Limits of keys. Every method needs a service key."""
 
 import builtins
 from datetime import datetime
@@ -24,8 +24,8 @@ class Limits:
         """Return the limits, and the keys that are paused or that jobs wait for.
 
         Args:
-            limit: At most so many, 10,000 at most.
-            after: The key of the last limit of the page before.
+            limit: Maximum number of results, up to 10,000.
+            after: The key of the last limit of the previous page.
         """
         return self._project.call(_rpc.list_limits(limit, after))
 
@@ -49,7 +49,7 @@ class Limits:
             The limit.
 
         Raises:
-            InvalidArgument: Naming the field and the value.
+            InvalidArgument: A value is invalid; the error names the field and the value.
         """
         return self._project.call(_rpc.set_limit(key, max_running, rate, period))
 
@@ -66,7 +66,7 @@ class Limits:
 
         Args:
             key: The key.
-            resume_at: Until then; None: until it is resumed.
+            resume_at: When the pause ends; None: when it is resumed.
 
         Returns:
             The key as it is now.
