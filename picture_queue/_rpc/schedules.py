@@ -13,13 +13,13 @@ def list_schedules(limit: int, after: str | None) -> Rpc[list[Schedule]]:
     return list_page("list_schedules", Schedule, limit, after)
 
 
-def set_schedule(name: str, rhythm: Mapping[str, Any], job: Mapping[str, Any]) -> Rpc[Schedule]:
-    params = required(name=name, schedule={**encode_job(job), **given(**rhythm)})
+def set_schedule(name: str, timing: Mapping[str, Any], job: Mapping[str, Any]) -> Rpc[Schedule]:
+    params = required(name=name, schedule={**encode_job(job), **given(**timing)})
     return Rpc("set_schedule", params, Schedule.model_validate)
 
 
 def delete_schedule(name: str) -> Rpc[bool]:
-    """Return whether there was such a schedule."""
+    """Return the call that deletes a schedule; its result is whether the schedule existed."""
     params = required(name=name, request_id=new_id())
     return Rpc("delete_schedule", params, lambda data: bool(data["deleted"]))
 

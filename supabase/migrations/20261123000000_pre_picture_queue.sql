@@ -4183,9 +4183,9 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 -- 310_function_claim.sql
 
 -- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
--- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done lately, it
--- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
--- transaction may stay open while the job runs, and would keep the locks.
+-- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the last
+-- seconds, it does the due work and claims again, since there may be no worker that does it. It does no maintenance
+-- before a successful claim: the caller's transaction may stay open while the job runs, and would hold its locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4209,11 +4209,11 @@ end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
--- Leases up to max_jobs jobs of these types to a worker. It may hold some of them ahead; those count under limits as
--- well. confirms_start: its first heartbeat of a job says that the job has started. Repeating it with the same
--- request_id gives the jobs that lease still holds. lease_seconds is for jobs whose type and queue have none of their
--- own (null: the project's setting). weights, one a queue, give each queue its share; without them the jobs of all
--- queues are taken by priority.
+-- Leases up to max_jobs jobs of these types to a worker. A worker may prefetch jobs; they count under limits too.
+-- confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id returns the
+-- jobs of the first call whose lease is still held. lease_seconds applies to jobs whose type and queue set no lease
+-- (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without weights,
+-- jobs of all queues are claimed by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)
@@ -4229,7 +4229,7 @@ begin
       then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
     when greatest(cardinality(queues), cardinality(job_types)) > 1000 then 'queues or job_types has more than 1000 entries'
-    -- Names have at most 63 and 128 characters: all together they have no more than their number allows.
+    -- A cheap check, on the sum of the lengths: names have at most 63 and 128 characters.
     when length(array_to_string(queues, '')) > 63 * cardinality(queues)
       or length(array_to_string(job_types, '')) > 128 * cardinality(job_types)
       then 'queues or job_types has a name of more than 63 or 128 characters'
@@ -4249,9 +4249,9 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 
 -- 320_function_report.sql
 
--- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one, as far as two seconds go; a lease whose row cannot be written is prolonged in
--- lease_extension. If none can be prolonged, the call is refused as busy.
+-- Extends leases; returns the jobs to cancel and those whose lease is lost. If the update of all fails because of one
+-- job, the leases are extended one by one, for two seconds at most; a lease whose row cannot be written is extended in
+-- lease_extension. If none can be extended, the call raises PQ_BUSY.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4272,7 +4272,7 @@ begin
   begin
     return picture_queue._heartbeat(worker, leases);
   exception when others then
-    null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
+    null;  -- any error, since a trigger of the project may raise one for one of the jobs
   end;
   for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
     exit when clock_timestamp() > v_started + interval '2 seconds';
@@ -4285,7 +4285,7 @@ begin
       select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
       from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception when lock_not_available then
-      null;  -- another heartbeat is prolonging this lease
+      null;  -- another heartbeat is extending this lease
     end;
   end loop;
   if v_answer is null then
@@ -4296,8 +4296,8 @@ end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
 
--- Writes the progress (percent) of a job under its lease. At most two progress events a second and job go out;
--- 0 and 100 always do. The row has the newest value in any case.
+-- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
+-- always those for 0 and 100. The row always holds the newest value.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -4336,8 +4336,8 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
 -- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
--- one, so that none holds up the others. With a single outcome, a locked job raises PQ_BUSY, a malformed value
--- PQ_INVALID_ARGUMENT; any other error is answered refused.
+-- one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed value
+-- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused".
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -4374,8 +4374,8 @@ end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
 
--- Ends one attempt and returns the job's new status: error null completes it, else it is retried or
--- fails. Only a legacy lease may be ended without its lease_id.
+-- Ends one attempt and returns the new status of the job: if error is null, the job is completed; otherwise it is
+-- retried or failed. Only a legacy lease may be ended without its lease_id.
 create function public.complete_job(
   job_id uuid, result jsonb default null, error text default null, lease_id uuid default null)
 returns text
@@ -6212,8 +6212,8 @@ $$;
 
 -- 377_function_schedule.sql
 
--- Creates a schedule or replaces it. Fields that are not given have their defaults, but a paused schedule stays
--- paused. Setting the same again changes nothing.
+-- Creates or replaces a schedule. Fields that are not given get their defaults, except that a paused schedule stays
+-- paused. The call is idempotent.
 create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -6243,7 +6243,7 @@ begin
     perform picture_queue._refuse('PQ_INVALID_CRON',
       format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
   end if;
-  -- As a tick will enqueue it.
+  -- Validate the job as a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
   select * into v_old from picture_queue.schedule s where s.name = p_name for update;
@@ -6309,7 +6309,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
 
--- Ticks during the pause do not count as missed. The schedule is checked again, as by set_schedule.
+-- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6325,7 +6325,7 @@ end
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
--- With a job_id made by the caller the call can be repeated.
+-- Enqueues a job of the schedule now. The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6341,7 +6341,8 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
 
--- filter: limit, after (_check_page). A page ends with the schedule that makes it larger than 8 MiB, too.
+-- filter: limit, after (see _check_page). A page ends after limit rows, or with the row that makes it larger than
+-- 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -7542,11 +7543,11 @@ $$;
 
 -- 535_function_maintenance.sql
 
--- Maintenance: due work that no caller does, and housekeeping that keeps the tables small.
+-- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
--- Does the due work that no caller does: promotion, expired leases, follow-ups, schedules, limits. Up to
--- p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
--- others from being looked at. Returns how much of each.
+-- Does the due work: promotes jobs, ends expired leases, processes follow-ups, runs schedules, recounts limits. It does
+-- up to p_limit subjects of each kind; a subject that fails does not stop the others (_isolate). Jobs are locked when
+-- they are selected, so that locked ones do not use up p_limit. Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -7605,7 +7606,8 @@ begin
 end
 $$;
 
--- Jobs whose lease ended, p_limit of them, read from all that run. The more there are, the less often they are read.
+-- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the more there are, the later is
+-- the next scan (sweep_at).
 create function picture_queue._overdue_jobs(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -7630,7 +7632,7 @@ begin
 end
 $$;
 
--- When something becomes due next after p_now, two seconds later at most: whoever writes what is due before that
+-- Returns when work becomes due next after p_now, at most two seconds later. A transaction that adds work due earlier
 -- wakes the worker that holds the maintenance lease.
 create function picture_queue._next_due(p_now timestamptz) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -7644,7 +7646,8 @@ as $$
     (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
 $$;
 
--- Adds up the counts, every five seconds, and prunes, once a minute: a part at a time, each isolated.
+-- Adds the changes of the job counts to the counters, every five seconds. If p_all, it also prunes old rows, once a
+-- minute. Each call does a bounded part.
 create function picture_queue._do_housekeeping(p_all boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7665,10 +7668,10 @@ begin
 end
 $$;
 
--- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
--- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
--- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers what was done and when to call
--- again: next_in, in seconds.
+-- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
+-- seconds that each of its calls extends. A caller without a name runs a round if nobody holds the lease, but does not
+-- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns what
+-- was done, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7695,12 +7698,13 @@ begin
   end if;
   perform from picture_queue.maintenance for update skip locked;
   v_has_row := found;
-  -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
+  -- Another round is running. If it has run for over ten seconds, this one runs beside it: each step skips locked rows.
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Housekeeping has rounds of its own. Two of them never follow each other, so due work is delayed by one round at
-  -- most, although there may be more housekeeping than fits, or somebody may have the row locked that says it is done.
+  -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
+  -- other. So due work waits for one round at most, even if housekeeping has more to do, or the row that records it is
+  -- locked.
   v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
   v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
   if v_is_tidying then
@@ -7712,7 +7716,7 @@ begin
     perform set_config('picture_queue.deadline', '', true);
     v_next := picture_queue._next_due(v_now);
   end if;
-  -- A full step has more to do, and so has a round that ran out of time.
+  -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
   v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
