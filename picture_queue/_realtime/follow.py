@@ -323,7 +323,7 @@ class _Inbox:
         self._items.put_nowait("poll")
 
     async def next(self, timeout: float) -> JobEvent | Source:
-        """Return the next event, or the source to give to a read of the row.
+        """Return the next event; or "snapshot" or "poll" if the row should be read.
 
         Raises:
             ConnectionFailed: The client was closed.

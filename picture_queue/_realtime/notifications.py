@@ -66,7 +66,7 @@ class Notifications:
             if not self._listeners[topic]:
                 del self._listeners[topic]
             if not self._listeners and self._task is not None:
-                # Reset now: the task ends later, and a listener added before needs a new one.
+                # Reset now: the task ends later, and a listener added meanwhile needs a new task.
                 self._task.cancel()
                 self._task = None
                 self._delivers = False

@@ -84,7 +84,7 @@ class Subscriptions:
         self._closed = True
         if self._task is None or not self._is_running():
             return
-        if not self._closing_socket:  # otherwise it is ending, and completes the close
+        if not self._closing_socket:  # otherwise the task is ending: let it finish
             self._task.cancel()
         await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT + 1)
 

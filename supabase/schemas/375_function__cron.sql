@@ -162,21 +162,21 @@ declare
   v_offset interval := (p_from at time zone p_timezone) - (p_from at time zone 'UTC');
   v_before timestamptz := p_from;
   v_minutes integer := ceil(extract(epoch from p_to - p_from) / 60);
-  v_middle integer;
+  v_half integer;
 begin
   if v_minutes <= 0 or (p_to at time zone p_timezone) - (p_to at time zone 'UTC') = v_offset then
     return null;
   end if;
   -- The change is within v_minutes after v_before.
   while v_minutes > 1 loop
-    v_middle := v_minutes / 2;
-    if (v_before + make_interval(mins => v_middle)) at time zone p_timezone
-      - ((v_before + make_interval(mins => v_middle)) at time zone 'UTC') = v_offset
+    v_half := v_minutes / 2;
+    if (v_before + make_interval(mins => v_half)) at time zone p_timezone
+      - ((v_before + make_interval(mins => v_half)) at time zone 'UTC') = v_offset
     then
-      v_before := v_before + make_interval(mins => v_middle);
-      v_minutes := v_minutes - v_middle;
+      v_before := v_before + make_interval(mins => v_half);
+      v_minutes := v_minutes - v_half;
     else
-      v_minutes := v_middle;
+      v_minutes := v_half;
     end if;
   end loop;
   return v_before + interval '1 minute';
