@@ -1506,15 +1506,15 @@ $$;
 
 -- 234_function__isolate.sql
 
--- Work for others, done so that a bad item ends alone.
+-- Steps that process many subjects, so that a failure of one does not stop the others.
 
--- Whether an error passes by itself: a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
+-- Returns whether a retry may succeed: after a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
--- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
--- of that job, and not the whole transaction as it commits.
+-- Checks the deferred constraints that a project has added to our tables at once. An error then fails the step of the
+-- job that caused it, and not the whole transaction at its commit.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1532,7 +1532,7 @@ begin
 end
 $$;
 
--- The uuids under a key of each object of a list; what is none is left out.
+-- Returns the uuids under a key of each object of a list; it skips values that are not uuids.
 create function picture_queue._uuids(p_items jsonb, p_key text) returns uuid[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -1541,7 +1541,7 @@ as $$
     where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
 $$;
 
--- Does one step for these subjects, p_limit of it at most. Returns how many it dealt with.
+-- Runs the step of this kind for these subjects, up to p_limit. Returns the number of subjects processed.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1569,8 +1569,8 @@ begin
 end
 $$;
 
--- Tells whether isolated steps have used up their time: that of the round of maintenance, or two seconds of a statement
--- in which one has failed. Where a table is locked, a step would wait for it once for each half of its list.
+-- Returns whether isolated steps have used up their time: the deadline of the round of maintenance, or two seconds of a
+-- statement in which a step has failed. If a table is locked, each half of a split list would wait for the lock again.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -1579,10 +1579,10 @@ as $$
       and clock_timestamp() > statement_timestamp() + interval '2 seconds'
 $$;
 
--- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
--- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
--- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns
--- how many it dealt with.
+-- Runs a step for up to 1,000 subjects at once, since their rows are held in memory. A longer list, and a list for
+-- which the step fails, is split in half, down to the one subject that fails. That subject is written to failed_step,
+-- and callers skip it until its retry_at. All others are processed while there is time (_is_out_of_time). Returns the
+-- number of subjects processed.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1616,7 +1616,7 @@ begin
 end
 $$;
 
--- Writes down that a step failed for a subject: it is tried again after 2, 4, 8, … seconds, an hour at most.
+-- Records that a step failed for a subject. It is retried after 2, 4, 8, … seconds, at most an hour.
 create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
@@ -1626,11 +1626,11 @@ begin
   on conflict (kind, subject) do update set failures = f.failures + 1, last_error = excluded.last_error,
     retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600));
 exception when lock_not_available or deadlock_detected then
-  null;  -- somebody else is writing it down
+  null;  -- another transaction is recording it
 end
 $$;
 
--- The subjects that steps of this kind failed for and leave out until their retry_at.
+-- Returns the subjects for which a step of this kind failed and which are skipped until their retry_at.
 create function picture_queue._failing(p_kind text) returns setof text
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -1640,8 +1640,8 @@ begin
 end
 $$;
 
--- Wakes the worker that has the lease of maintenance if something is due before its next round. Only sends a message;
--- what is due is found in the tables.
+-- Wakes the worker that holds the maintenance lease if work is due before its next round. The message only wakes it;
+-- the worker finds the due work in the tables.
 create function picture_queue._plan_maintenance(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -5956,21 +5956,21 @@ declare
   v_offset interval := (p_from at time zone p_timezone) - (p_from at time zone 'UTC');
   v_before timestamptz := p_from;
   v_minutes integer := ceil(extract(epoch from p_to - p_from) / 60);
-  v_middle integer;
+  v_half integer;
 begin
   if v_minutes <= 0 or (p_to at time zone p_timezone) - (p_to at time zone 'UTC') = v_offset then
     return null;
   end if;
   -- The change is within v_minutes after v_before.
   while v_minutes > 1 loop
-    v_middle := v_minutes / 2;
-    if (v_before + make_interval(mins => v_middle)) at time zone p_timezone
-      - ((v_before + make_interval(mins => v_middle)) at time zone 'UTC') = v_offset
+    v_half := v_minutes / 2;
+    if (v_before + make_interval(mins => v_half)) at time zone p_timezone
+      - ((v_before + make_interval(mins => v_half)) at time zone 'UTC') = v_offset
     then
-      v_before := v_before + make_interval(mins => v_middle);
-      v_minutes := v_minutes - v_middle;
+      v_before := v_before + make_interval(mins => v_half);
+      v_minutes := v_minutes - v_half;
     else
-      v_minutes := v_middle;
+      v_minutes := v_half;
     end if;
   end loop;
   return v_before + interval '1 minute';
@@ -6582,7 +6582,7 @@ comment on function public.list_models is 'The models on offer, with their input
 -- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Answers what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
+-- Returns what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
 -- or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the last two
 -- hours that belong to rows, the newest 10,000; a prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
@@ -6676,7 +6676,7 @@ $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
 
 -- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
--- or that not every reader can read are left out: they are no reason to lose a picture that was paid for.
+-- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -6699,7 +6699,7 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- images: n, path, mime_type, width, height, bytes of each; repeating it changes nothing.
+-- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

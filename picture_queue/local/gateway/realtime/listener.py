@@ -41,7 +41,7 @@ class Listener:
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
-        """Listens until cancelled."""
+        """Listen until cancelled."""
         attempt = 0
         while True:
             try:
@@ -54,7 +54,7 @@ class Listener:
             attempt += 1
 
     async def _listen(self) -> None:
-        """Serves one connection until it ends."""
+        """Serve one connection until it ends."""
         connection = await asyncpg.connect(
             self._dsn,
             timeout=_CONNECT_TIMEOUT,
@@ -81,7 +81,7 @@ class Listener:
     async def _watch(
         self, connection: "asyncpg.Connection[asyncpg.Record]", lost: asyncio.Event
     ) -> None:
-        """Returns when the connection is gone; asks now and then, since a dead peer is silent."""
+        """Return when the connection is gone; ask now and then, since a dead peer is silent."""
         watches = 0
         while not lost.is_set():
             async with self._asking:
@@ -94,7 +94,7 @@ class Listener:
         self._notes.put_nowait(str(payload))
 
     async def _deliver(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        """Publishes in the order of the commits, also the messages that must be read first."""
+        """Publish in the order of the commits, also the messages that must be read first."""
         while True:
             note = await self._notes.get()
             try:

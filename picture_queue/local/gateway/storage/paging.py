@@ -117,7 +117,7 @@ class _Page:
 async def list_page(
     rows: Rows, bucket: str, body: dict[str, Any], caller: Caller
 ) -> dict[str, Any] | Response:
-    """Returns one page.
+    """Return one page.
 
     Args:
         rows: Storage's tables.

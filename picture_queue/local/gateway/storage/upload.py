@@ -68,7 +68,7 @@ def is_form(request: Request) -> bool:
 
 
 def describe(request: Request) -> Upload:
-    """Returns what the headers tell; a form's fields follow with its body.
+    """Return what the headers tell; a form's fields follow with its body.
 
     Raises:
         StorageError: ``X-Robots-Tag`` is not valid.
@@ -87,7 +87,7 @@ def describe(request: Request) -> Upload:
 
 
 async def receive_raw(request: Request, upload: Upload, files: FileStore) -> None:
-    """Receives the body as the object, however long: only a declared length is checked.
+    """Receive the body as the object, however long: only a declared length is checked.
 
     Raises:
         ClientDisconnect: The client broke off.
@@ -98,7 +98,7 @@ async def receive_raw(request: Request, upload: Upload, files: FileStore) -> Non
 
 
 async def receive_form(request: Request, upload: Upload, files: FileStore, limit: int) -> None:
-    """Receives a form: its first file is the object, its fields say more about it.
+    """Receive a form: its first file is the object, its fields say more about it.
 
     Raises:
         StorageError: It is no form, is cut short, or has no file.
