@@ -1,4 +1,4 @@
-"""Limits of keys. Every method needs a service key."""
+"""Limit keys. Every method needs a service key."""
 
 import builtins
 from datetime import datetime
@@ -19,7 +19,7 @@ class AsyncLimits:
         self._project = project
 
     async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Limit]:
-        """Return the limits, and the keys that are paused or that jobs wait for.
+        """Return the keys that have a limit, are paused, or have waiting jobs.
 
         Args:
             limit: Maximum number of results, up to 10,000.
@@ -38,10 +38,10 @@ class AsyncLimits:
         """Set the limit of a key. It applies at once, and running jobs count.
 
         Args:
-            key: The key, or ``user:*`` for each key of that kind.
-            max_running: So many of its jobs run at once.
-            rate: So many start in any ``period``.
-            period: Seconds.
+            key: The key; or ``user:*``, for example, for each key of that kind.
+            max_running: Maximum number of its jobs that run at once.
+            rate: Maximum number of its jobs that start in any ``period``.
+            period: Length of the period, seconds.
 
         Returns:
             The limit.
@@ -55,7 +55,7 @@ class AsyncLimits:
         """Delete the limit of a key.
 
         Raises:
-            LimitNotFound: It has none.
+            LimitNotFound: The key has no limit.
         """
         await self._project.call(_rpc.delete_limit(key))
 
