@@ -1541,7 +1541,7 @@ as $$
     where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
 $$;
 
--- Runs the step of this kind for these subjects, up to p_limit. Returns the number of subjects processed.
+-- Does one step for these subjects, p_limit of it at most. Returns how many it dealt with.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -4183,9 +4183,9 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 -- 310_function_claim.sql
 
 -- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
--- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the last
--- seconds, it does the due work and claims again, since there may be no worker that does it. It does no maintenance
--- before a successful claim: the caller's transaction may stay open while the job runs, and would hold its locks.
+-- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done lately, it
+-- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
+-- transaction may stay open while the job runs, and would keep the locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4336,8 +4336,8 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
 -- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
--- one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed value
--- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused".
+-- one, so that none holds up the others. With a single outcome, a locked job raises PQ_BUSY, a malformed value
+-- PQ_INVALID_ARGUMENT; any other error is answered refused.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -7545,9 +7545,9 @@ $$;
 
 -- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
--- Does the due work: promotes jobs, ends expired leases, processes follow-ups, runs schedules, recounts limits. It does
--- up to p_limit subjects of each kind; a subject that fails does not stop the others (_isolate). Jobs are locked when
--- they are selected, so that locked ones do not use up p_limit. Returns the number of subjects of each kind.
+-- Does the due work that no caller does: promotion, expired leases, follow-ups, schedules, limits. Up to
+-- p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
+-- others from being looked at. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -7646,8 +7646,7 @@ as $$
     (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
 $$;
 
--- Adds the changes of the job counts to the counters, every five seconds. If p_all, it also prunes old rows, once a
--- minute. Each call does a bounded part.
+-- Adds up the counts, every five seconds, and prunes, once a minute: a part at a time, each isolated.
 create function picture_queue._do_housekeeping(p_all boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7668,10 +7667,10 @@ begin
 end
 $$;
 
--- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
--- seconds that each of its calls extends. A caller without a name runs a round if nobody holds the lease, but does not
--- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns what
--- was done, and in next_in the seconds until the next call.
+-- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
+-- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
+-- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers what was done and when to call
+-- again: next_in, in seconds.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$

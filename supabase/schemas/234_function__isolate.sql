@@ -33,7 +33,7 @@ as $$
     where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
 $$;
 
--- Runs the step of this kind for these subjects, up to p_limit. Returns the number of subjects processed.
+-- Does one step for these subjects, p_limit of it at most. Returns how many it dealt with.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

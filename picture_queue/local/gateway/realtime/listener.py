@@ -94,7 +94,7 @@ class Listener:
         self._notes.put_nowait(str(payload))
 
     async def _deliver(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        """Publish in the order of the commits, also the messages that must be read first."""
+        """Publishes in the order of the commits, also the messages that must be read first."""
         while True:
             note = await self._notes.get()
             try:

@@ -109,7 +109,7 @@ class Socket:
                 self._close(channel, message)
 
     def deliver(self, text: str) -> None:
-        """Queue a frame without waiting."""
+        """Queues a frame; never waits."""
         try:
             self._outbox.put_nowait(text)
         except asyncio.QueueFull:

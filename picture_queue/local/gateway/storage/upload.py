@@ -87,7 +87,7 @@ def describe(request: Request) -> Upload:
 
 
 async def receive_raw(request: Request, upload: Upload, files: FileStore) -> None:
-    """Receive the body as the object, however long: only a declared length is checked.
+    """Receives the body as the object, however long: only a declared length is checked.
 
     Raises:
         ClientDisconnect: The client broke off.
