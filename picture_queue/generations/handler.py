@@ -197,7 +197,7 @@ class _GenerationRun:
                 self._client, self._store, begun, prediction, self._settings.parallel
             )
         except errors.OutputError as error:
-            # The output is unusable: another attempt needs a new prediction.
+            # Reading this prediction again will not help.
             await self._store.finish(
                 begun.prediction.id, "failed", error=str(error), metrics=prediction.metrics
             )

@@ -5,8 +5,8 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
--- Checks the deferred constraints that a project has added to our tables at once. An error then fails the step of the
--- job that caused it, and not the whole transaction at its commit.
+-- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
+-- of that job, and not the whole transaction as it commits.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
