@@ -1,8 +1,9 @@
-"""Python values as JSON: the one serialiser, for arguments and for the results of handlers.
+"""The serialiser for all arguments and for the results of handlers: Python values to JSON.
 
-What pydantic can write as JSON is accepted, in its format: a Decimal is text, a timedelta ISO 8601,
-an Enum its value. A naive time is local, and a set is sorted, so that equal sets are equal JSON.
-What no JSON can hold, or PostgreSQL cannot store, is refused with the name of the field.
+It accepts every value that pydantic can write as JSON, in pydantic's format: a Decimal becomes
+text, a timedelta ISO 8601, an Enum its value. A naive datetime is taken as local time. A set is
+sorted, so that equal sets give equal JSON. A value that JSON cannot express or PostgreSQL cannot
+store raises an `InvalidArgument` that names the field.
 """
 
 import math
@@ -21,24 +22,24 @@ from picture_queue.errors import InvalidArgument
 
 _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView)
-_LONGEST_ITERATOR = 1_000_000  # items: one without end must not hang the program
-_DEEPEST = 100  # levels that the database accepts
+_MAX_ITERATOR_ITEMS = 1_000_000  # so that an infinite iterator does not hang the program
+_MAX_DEPTH = 100  # levels of nesting; the database accepts no more
 
 
 def plain(value: Any, field: str = "") -> Any:
-    """Return a value as text, numbers, booleans, None, lists and dicts.
+    """Convert a value to strings, numbers, booleans, None, lists and dicts.
 
     Args:
         value: The value.
-        field: Its name for the caller; empty for the dict of all arguments.
+        field: The name of the argument in error messages; empty for the dict of all arguments.
 
     Raises:
-        InvalidArgument: A part of it is no JSON; names the part.
+        InvalidArgument: A part of the value cannot be written as JSON; the error names the part.
     """
     try:
         return _plain(value)
-    except Exception as error:  # a serialiser of the caller's own can raise anything
-        raise _refusal(value, field, error) from error
+    except Exception as error:  # the caller's own serialiser can raise any exception
+        raise _invalid_argument(value, field, error) from error
 
 
 def encode(value: Any, field: str = "") -> bytes:
@@ -46,18 +47,19 @@ def encode(value: Any, field: str = "") -> bytes:
 
     Args:
         value: The value, as `plain` returns it.
-        field: Its name for the caller; empty for the dict of all arguments.
+        field: The name of the argument in error messages; empty for the dict of all arguments.
 
     Raises:
-        InvalidArgument: JSON or PostgreSQL has no such number or text; names the part.
+        InvalidArgument: JSON has no such number, or PostgreSQL cannot store such a text; the error
+            names the part.
     """
     try:
         data = to_json(value)
     except Exception as error:
-        raise _refusal(value, field, error) from error
-    # These may also be parts of words: only then is the value looked at.
+        raise _invalid_argument(value, field, error) from error
+    # These may be harmless parts of a text, so the value itself is checked only now.
     if b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
-        _refuse_fault(value, field)
+        _raise_if_faulty(value, field)
     return data
 
 
@@ -67,33 +69,33 @@ def plain_result(value: Any) -> tuple[Any, int]:
     A number that is not finite becomes null: one missing measurement must not fail the job.
 
     Raises:
-        InvalidArgument: A part of it is no JSON; names the part.
+        InvalidArgument: A part of it cannot be written as JSON; the error names the part.
     """
     field = "result"
     value = plain(value, field)
     try:
         value = from_json(to_json(value, inf_nan_mode="null"))
     except Exception as error:
-        raise _refusal(value, field, error) from error
+        raise _invalid_argument(value, field, error) from error
     return value, len(encode(value, field))
 
 
 def encode_text(value: str, field: str) -> bytes:
-    """Return text in UTF-8.
+    """Encode text as UTF-8.
 
     Args:
         value: The text.
-        field: Its name for the caller.
+        field: The name of the argument in error messages.
 
     Raises:
-        InvalidArgument: PostgreSQL cannot store it.
+        InvalidArgument: PostgreSQL cannot store the text.
     """
     try:
         data = value.encode()
     except UnicodeEncodeError as error:
-        raise _refusal(value, field, error) from error
+        raise _invalid_argument(value, field, error) from error
     if b"\0" in data:
-        _refuse_fault(value, field)
+        _raise_if_faulty(value, field)
     return data
 
 
@@ -107,23 +109,23 @@ def _plain(value: Any) -> Any:
         }
     if kind is list:
         return [item if type(item) in _PLAIN_TYPES else _plain(item) for item in value]
-    return _converted(value)
+    return _convert(value)
 
 
-def _converted(value: Any) -> Any:
+def _convert(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, datetime):
-        # PostgreSQL would read a naive time in the session's zone, which is not the caller's.
+        # PostgreSQL would read a naive time in the time zone of its session, not of the caller.
         return (value if value.tzinfo else value.astimezone()).isoformat()
     if isinstance(value, Enum):
         return _plain(value.value)
     if isinstance(value, Mapping):
         return _plain(dict(value))
     if isinstance(value, Iterator):
-        value = list(islice(value, _LONGEST_ITERATOR + 1))
-        if len(value) > _LONGEST_ITERATOR:
-            raise ValueError(f"an iterator of over {_LONGEST_ITERATOR} items")
+        value = list(islice(value, _MAX_ITERATOR_ITEMS + 1))
+        if len(value) > _MAX_ITERATOR_ITEMS:
+            raise ValueError(f"an iterator of over {_MAX_ITERATOR_ITEMS} items")
         return _plain(value)
     if isinstance(value, _SEQUENCES):
         return _plain(list(value))
@@ -138,33 +140,33 @@ def _converted(value: Any) -> Any:
     return to_jsonable_python(value)
 
 
-def _refusal(value: Any, field: str, error: Exception) -> InvalidArgument:
+def _invalid_argument(value: Any, field: str, error: Exception) -> InvalidArgument:
     try:
         fault = _find_fault(value, field, 0)
-    except Exception:  # somebody's __str__ or __iter__
+    except Exception:  # the caller's own __str__ or __iter__ failed
         fault = None
-    if fault is None:  # also of an iterator that is used up, for example
+    if fault is None:  # for example, the failed conversion has used up an iterator
         fault = (field or "A value", f"is no JSON: {_first_line(error)}", "Pass plain values")
-    return _invalid(*fault)
+    return _error(*fault)
 
 
-def _refuse_fault(value: Any, field: str) -> None:
+def _raise_if_faulty(value: Any, field: str) -> None:
     fault = _find_fault(value, field, 0)
     if fault is not None:
-        raise _invalid(*fault)
+        raise _error(*fault)
 
 
-def _invalid(path: str, problem: str, hint: str) -> InvalidArgument:
-    # The words of the database, so that it does not matter who finds the fault.
+def _error(path: str, problem: str, hint: str) -> InvalidArgument:
+    # The same words as the database uses, so that users see one error for one fault.
     detail = f"{path[:200]} {problem}".strip()
     return InvalidArgument("An argument is not acceptable", detail=detail, hint=hint)
 
 
 def _find_fault(value: Any, path: str, depth: int) -> tuple[str, str, str] | None:
-    """Return the path of the first part that is no JSON, its fault, and what to do."""
-    if depth > _DEEPEST:
+    """Return the path of the first part that is not valid JSON, its fault, and a hint."""
+    if depth > _MAX_DEPTH:
         field = path.partition("[")[0].partition(".")[0]
-        return field, f"is nested deeper than {_DEEPEST} levels", "Make it flatter"
+        return field, f"is nested deeper than {_MAX_DEPTH} levels", "Make it flatter"
     if isinstance(value, Mapping):
         for key, item in value.items():
             name = f"{path}.{key}" if path else str(key)
@@ -183,7 +185,7 @@ def _find_fault(value: Any, path: str, depth: int) -> tuple[str, str, str] | Non
 
 def _fault(value: Any, path: str) -> tuple[str, str, str] | None:
     if isinstance(value, str):
-        return _fault_of_text(value, path)
+        return _text_fault(value, path)
     if isinstance(value, float) and not math.isfinite(value):
         return path, f"is {value}, and JSON has no such number", "Leave it out, or pass it as text"
     try:
@@ -191,10 +193,10 @@ def _fault(value: Any, path: str) -> tuple[str, str, str] | None:
     except Exception as error:
         kind = type(value).__name__
         return path, f"is of type {kind} and no JSON: {_first_line(error)}", "Convert it first"
-    return _fault_of_text(text, path) if "\\u0000" in text else None
+    return _text_fault(text, path) if "\\u0000" in text else None
 
 
-def _fault_of_text(text: str, path: str) -> tuple[str, str, str] | None:
+def _text_fault(text: str, path: str) -> tuple[str, str, str] | None:
     if "\0" in text:
         return path, "has the character U+0000, which no database can store", "Remove it"
     for character in text if not text.isascii() else "":
@@ -207,5 +209,5 @@ def _fault_of_text(text: str, path: str) -> tuple[str, str, str] | None:
 def _first_line(error: Exception) -> str:
     try:
         return str(error).strip().split("\n", 1)[0][:200]
-    except Exception:  # somebody's __str__
+    except Exception:  # the caller's own __str__ failed
         return type(error).__name__

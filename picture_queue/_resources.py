@@ -1,4 +1,4 @@
-"""The SQL that ships with the package, in the wheel or else in the checkout."""
+"""The migrations that ship with the package, read from the wheel or from the checkout."""
 
 import hashlib
 from pathlib import Path
@@ -8,11 +8,11 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 class Migration(NamedTuple):
-    """One file that ships with the package.
+    """A migration file of the package.
 
     Args:
-        file_name: ``<14 digits>_{pre|post}_<what>.sql``.
-        sql: What is in it.
+        file_name: ``<14 digits>_{pre|post}_<title>.sql``.
+        sql: The content of the file.
     """
 
     file_name: str
@@ -20,27 +20,27 @@ class Migration(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name that identifies it everywhere: the original one, without ``.sql``."""
+        """The file name without ``.sql``; it identifies the migration, even in a renamed copy."""
         return self.file_name.removesuffix(".sql")
 
     @property
     def version(self) -> str:
-        """The digits, by which the Supabase CLI knows it where it was not stamped anew."""
+        """The 14 digits; the Supabase CLI records them, unless the copy got a new timestamp."""
         return self.name.partition("_")[0]
 
     @property
     def title(self) -> str:
-        """The rest of the name."""
+        """The name without the version."""
         return self.name.partition("_")[2]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is in it."""
+        """The SHA-256 of the SQL."""
         return digest(self.sql)
 
 
 def digest(text: str) -> str:
-    """Return the SHA-256 of a text, whatever its line endings are."""
+    """Return the SHA-256 of a text; line endings do not matter."""
     return hashlib.sha256("\n".join(text.splitlines()).encode()).hexdigest()
 
 
@@ -48,7 +48,7 @@ def migrations() -> list[Migration]:
     """Return the migrations in the order they apply.
 
     Raises:
-        FileNotFoundError: The installation is broken: no migration is where it belongs.
+        FileNotFoundError: The installation is broken: it has no migrations.
     """
     files = sorted(_sql_directory().glob("*.sql"))
     if not files:
@@ -57,12 +57,12 @@ def migrations() -> list[Migration]:
 
 
 def place_of(sql: str, position: str | int | None, context: str | None) -> str | None:
-    """Say where a migration failed: the line of the file, or the function whose body failed.
+    """Return where a migration failed: the line of the file, or else the PL/pgSQL context.
 
     Args:
-        sql: What is in the file.
-        position: The character the database names, counted from 1.
-        context: The functions it was in.
+        sql: The content of the file.
+        position: The position in the file that PostgreSQL reports, in characters from 1.
+        context: The call stack that PostgreSQL reports (CONTEXT), if a function failed.
     """
     if position:
         return f"Line {sql.count(chr(10), 0, int(position) - 1) + 1} of the file"
@@ -70,6 +70,6 @@ def place_of(sql: str, position: str | int | None, context: str | None) -> str |
 
 
 def _sql_directory() -> Path:
-    # An editable install has no `_sql`; the checkout's own folder stands beside the package.
-    shipped = _PACKAGE / "_sql" / "migrations"
-    return shipped if shipped.is_dir() else _PACKAGE.parent / "supabase" / "migrations"
+    # Only a wheel has `_sql`. An editable install uses the folder of the checkout.
+    in_wheel = _PACKAGE / "_sql" / "migrations"
+    return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / "supabase" / "migrations"

@@ -6,10 +6,10 @@ from email.utils import parsedate_to_datetime
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a server asks to wait; None where it does not say.
+    """Return the seconds that a server asks to wait; None if the header is absent or unreadable.
 
     Args:
-        value: Seconds, or an HTTP date.
+        value: The header: seconds, or an HTTP date.
     """
     if not value:
         return None

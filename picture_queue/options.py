@@ -1,4 +1,4 @@
-"""Options of calls: those of a new job, the policy of a queue, a filter of jobs."""
+"""Options of calls: of a new job, of a queue, and of a filter of jobs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +16,20 @@ BackoffPolicy = Literal["constant", "linear", "exponential"]
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The pauses of a job between its attempts.
+    """The delays of a job between its attempts.
 
-    What is None is looked for in the job's type, then its queue, then the project's settings.
+    A field that is None comes from the job type, otherwise from the queue, otherwise from the
+    settings of the project.
 
     Args:
-        policy: The pause stays the same, grows by its first length, or doubles each time.
-        base: The first pause, seconds.
-        cap: The longest pause, seconds.
-        jitter: Random part of a pause, both ways, 0 to 1.
+        policy: ``constant`` keeps the first delay, ``linear`` adds it each time, ``exponential``
+            doubles the delay each time.
+        base: The first delay, seconds.
+        cap: The longest delay, seconds.
+        jitter: The part of a delay, 0 to 1, by which it varies at random in both directions.
 
     Raises:
-        InvalidArgument: Naming the part and its value.
+        InvalidArgument: A part is invalid; the error names it and its value.
     """
 
     policy: BackoffPolicy | None = None
@@ -52,17 +54,17 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """A rule by which a new job counts as the same as one that exists already.
+    """A rule by which a new job is a duplicate of an existing job.
 
     Args:
-        by: The names in the payload that count; None: the whole payload. Job type and owner always
-            count.
-        period: How long after its enqueue a job is in the way of others, seconds; None: as long as
-            it is in one of the states.
-        states: The states in which a job is in the way of others; pending and processing by
-            default, pending always.
-        on_conflict: ``ignore`` leaves the job that is there; ``replace`` gives it everything the
-            new one has, unless it runs; ``debounce`` gives it the newest payload and time.
+        by: The fields of the payload to compare; None: the whole payload. Job type and owner are
+            always compared.
+        period: Seconds after its enqueue in which a job blocks duplicates; None: as long as it is
+            in one of the states.
+        states: The states in which a job blocks duplicates; by default pending and processing.
+            Pending is always one of them.
+        on_conflict: ``ignore`` keeps the existing job unchanged; ``replace`` gives it all fields of
+            the new one, unless it is running; ``debounce`` gives it the new payload and time.
     """
 
     by: Sequence[str] | None = None
@@ -72,31 +74,32 @@ class Unique:
 
 
 class JobOptions(TypedDict, total=False):
-    """The options of a job, beside its type and payload.
+    """The options of a job, besides its type and payload.
 
     Attributes:
-        priority: Higher runs first; 0 by default.
-        queue: Which queue; the job type's, then ``default``.
-        scheduled_for: Not before this time; without a zone it is local time.
-        delay: Not before so many seconds, instead of ``scheduled_for``.
-        max_attempts: Attempts before it fails; the job type's, the queue's, then 3.
+        priority: A job with a higher priority runs first; 0 by default.
+        queue: The queue of the job; by default that of the job type, otherwise ``default``.
+        scheduled_for: The earliest time to start; without a time zone it is local time.
+        delay: Seconds until the earliest time to start, instead of ``scheduled_for``.
+        max_attempts: Attempts before the job fails; by default that of the job type, otherwise of
+            the queue, otherwise 3.
         timeout: Longest run of one attempt, seconds.
-        expires_at: Not to be started after this time: then it fails.
-        expires_in: The same, in seconds from now.
-        backoff: How long it waits after a failed attempt.
-        tags: Words to find it by, 20 at most, of 64 characters at most.
-        metadata: A JSON object that comes with it, for your own use.
-        tenant: On whose account it runs in a queue that shares fairly; ``user_id`` by default.
-        limit_keys: Keys it runs under, such as ``model:flux``, beside its queue, type and owner; 8
-            at most.
-        depends_on: Jobs that have to finish first: they exist, or stand before it in the same call.
-        on_parent_failure: What becomes of it when one of those fails or is cancelled: ``cancel``
+        expires_at: The latest time to start; a job that has not started by then fails.
+        expires_in: Seconds from now until ``expires_at``, instead of it.
+        backoff: The delays after failed attempts.
+        tags: Up to 20 words for searches, each of up to 64 characters.
+        metadata: A JSON object for your own use, stored with the job.
+        tenant: The tenant of the job in a queue with fair sharing; ``user_id`` by default.
+        limit_keys: Up to 8 keys whose limits apply to the job, such as ``model:flux``, besides
+            those of its queue, type and owner.
+        depends_on: Jobs that have to finish first. They exist, or come earlier in the same call.
+        on_parent_failure: The effect on this job if one of those fails or is cancelled: ``cancel``
             (the default), ``fail`` or ``run``.
-        batch_id: The batch it belongs to.
-        unique: When it counts as the same as one that is there.
-        user_id: Whose it is: that user may read, watch and cancel it.
-        idempotency_key: With the same key, type and owner the first job is returned.
-        job_id: Its id, made by you; repeating the call returns the job that is there.
+        batch_id: The batch of the job.
+        unique: The rule by which the job is a duplicate of an existing one.
+        user_id: The owner, who may read, watch and cancel the job.
+        idempotency_key: A repeated call with the same key, type and owner returns the first job.
+        job_id: An id that you generate. A repeated call with it returns the existing job.
     """
 
     priority: int
@@ -132,19 +135,21 @@ class QueueChanges(TypedDict, total=False):
     """The policy of a queue; None stands for the project's default.
 
     Attributes:
-        events: What is announced over Realtime: ``none``, ``status``, or ``progress`` as well.
+        events: The events to send over Realtime: ``none``, ``status``, or ``progress``, which
+            includes ``status``.
         max_attempts: Attempts before a job fails.
         timeout_seconds: Longest run of one attempt.
-        lease_seconds: How long a job stays with a worker that is not heard of.
+        lease_seconds: Length of a lease; a worker without a heartbeat for so long loses its jobs.
         backoff_policy: ``constant``, ``linear`` or ``exponential``.
-        backoff_seconds: Wait after the first failed attempt.
-        backoff_cap_seconds: Longest such wait.
-        backoff_jitter: Part of the wait, 0 to 1, by which it differs at random.
+        backoff_seconds: Delay after the first failed attempt.
+        backoff_cap_seconds: Longest delay after a failed attempt.
+        backoff_jitter: The part of a delay, 0 to 1, by which it varies at random.
         fair_share: Whether tenants take turns within a priority.
-        aging_seconds: How much waiting one point of priority is worth; None: priority is strict.
+        aging_seconds: Seconds of waiting that count as much as one point of priority; None: waiting
+            does not count.
         breaker_failures: Failures of one kind in a row that pause the queue; None: never.
-        breaker_seconds: For how long.
-        draining: Whether the queue takes no new jobs.
+        breaker_seconds: Length of that pause.
+        draining: Whether the queue refuses new jobs.
     """
 
     events: Literal["none", "status", "progress"] | None
@@ -166,22 +171,22 @@ class JobFilter(TypedDict, total=False):
     """A filter of jobs; all its conditions must hold.
 
     Attributes:
-        job_ids: One of these, 10,000 at most.
-        queue: In this queue.
-        status: In this state.
-        hold: Held for this reason.
-        job_type: Of this type.
-        tag: With this tag.
-        user_id: Of this user.
-        tenant: On this account.
-        batch_id: In this batch.
-        error: The error contains this text, in upper or lower case.
-        reason: Failed for this reason, as `failure_reasons` groups them.
+        job_ids: The job is one of these, up to 10,000.
+        queue: The job is in this queue.
+        status: The job is in this state.
+        hold: The job is held for this reason.
+        job_type: The job is of this type.
+        tag: The job has this tag.
+        user_id: The job belongs to this user.
+        tenant: The job belongs to this tenant.
+        batch_id: The job is in this batch.
+        error: The error contains this text; case does not matter.
+        reason: The job failed for this reason, as `failure_reasons` groups them.
         metadata: The metadata contains this object.
-        created_before: Enqueued before.
-        created_after: Enqueued after.
-        finished_before: Finished before.
-        finished_after: Finished after.
+        created_before: The job was enqueued before this time.
+        created_after: The job was enqueued after this time.
+        finished_before: The job finished before this time.
+        finished_after: The job finished after this time.
     """
 
     job_ids: Sequence[UUID | str] | None

@@ -1,4 +1,4 @@
-"""Settings as frozen values: arguments win over the environment, which wins over defaults."""
+"""Immutable settings. Arguments take precedence over the environment, and it over defaults."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from picture_queue.errors import SettingsError
 
 REPLICATE_URL = "https://api.replicate.com/v1"
-# Any kind of key works; the first variable that is set is taken.
+# A key of any kind; the first variable that is set is used.
 KEY_VARIABLES = (
     "SUPABASE_KEY",
     "SUPABASE_SERVICE_ROLE_KEY",
@@ -19,11 +19,11 @@ KEY_VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    """The address of a Supabase project, and a key.
+    """The URL and a key of a Supabase project.
 
     Args:
-        url: ``https://<ref>.supabase.co``, or the embedded stack's address.
-        key: Service, secret, publishable or anon key; sent as it is, never decoded.
+        url: ``https://<ref>.supabase.co``, or the URL of the embedded stack.
+        key: Service, secret, publishable or anon key; it is sent unchanged and never decoded.
         access_token: A signed-in user's token; calls are then made as that user.
         timeout: Longest wait for the answer to a call, retries included, seconds.
     """
@@ -34,7 +34,7 @@ class ProjectSettings:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be an address or a key.
+        """Refuse an invalid URL, key or token.
 
         Raises:
             SettingsError: The URL is not http(s), or the key or the token is not printable ASCII.
@@ -45,7 +45,7 @@ class ProjectSettings:
                 hint="Copy it from the project's API settings, or run: picture-queue local status",
             )
         if not self.key:
-            raise SettingsError("The Supabase key is empty", hint=f"Set one of {_names()}")
+            raise SettingsError("The Supabase key is empty", hint=f"Set one of {_key_variables()}")
         for name, value in (("key", self.key), ("access token", self.access_token or "")):
             if not _is_header(value):
                 raise SettingsError(
@@ -62,11 +62,13 @@ class ProjectSettings:
         timeout: float = 30.0,
         environ: Mapping[str, str] = os.environ,
     ) -> "ProjectSettings":
-        """Fill what is None from the environment: ``SUPABASE_URL``, the first key variable set,
-        and ``SUPABASE_ACCESS_TOKEN``.
+        """Make settings; take arguments that are None from the environment.
+
+        The variables are ``SUPABASE_URL``, the first of `KEY_VARIABLES` that is set, and
+        ``SUPABASE_ACCESS_TOKEN``.
 
         Raises:
-            SettingsError: Address or key is missing.
+            SettingsError: The URL or the key is missing.
         """
         url = url or environ.get("SUPABASE_URL")
         if not url:
@@ -77,21 +79,21 @@ class ProjectSettings:
             )
         key = key or next((environ[name] for name in KEY_VARIABLES if environ.get(name)), None)
         if not key:
-            raise SettingsError("No Supabase key is set", hint=f"Set one of {_names()}")
+            raise SettingsError("No Supabase key is set", hint=f"Set one of {_key_variables()}")
         token = access_token or environ.get("SUPABASE_ACCESS_TOKEN") or None
         return cls(url.rstrip("/"), key, token, timeout)
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
-    """The address of a database, for direct calls.
+    """The URL of a database for direct calls, and the options of its connections.
 
     Args:
-        url: ``postgresql://user:password@host:port/database``, or libpq's ``key=value`` form. A
-            pooler's address will do; for wake-ups by LISTEN it must be one in session mode.
+        url: ``postgresql://user:password@host:port/database``, or libpq's ``key=value`` form. It
+            may be that of a pooler; wake-ups by LISTEN need a pooler in session mode.
         timeout: Longest wait for the answer to a call, retries included, seconds.
         connect_timeout: Longest wait for a connection, seconds.
-        connections: Most connections at the same time.
+        connections: Maximum number of connections.
     """
 
     url: str = field(repr=False)
@@ -114,27 +116,27 @@ def _is_header(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-def _names() -> str:
+def _key_variables() -> str:
     return ", ".join(KEY_VARIABLES)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicateSettings:
-    """The address of Replicate, and the token.
+    """The token and the URL of Replicate.
 
     Args:
         token: ``REPLICATE_API_TOKEN``.
-        base_url: ``REPLICATE_BASE_URL``; the simulator's address in the embedded stack.
+        base_url: ``REPLICATE_BASE_URL``; in the embedded stack the URL of the simulator.
     """
 
     token: str = field(repr=False)
     base_url: str = REPLICATE_URL
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be a token or an address.
+        """Refuse an invalid token or URL.
 
         Raises:
-            SettingsError: Naming the setting.
+            SettingsError: A setting is missing or invalid; the error names it.
         """
         if not self.token.strip() or not _is_header(self.token.strip()):
             raise SettingsError(
@@ -149,7 +151,7 @@ class ReplicateSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "ReplicateSettings | None":
-        """Read the token and the address; None when there is no token."""
+        """Read the token and the URL from the environment; None if there is no token."""
         token = environ.get("REPLICATE_API_TOKEN")
         if not token:
             return None
@@ -161,18 +163,18 @@ class WorkerSettings:
     """The settings of a worker. Times in seconds.
 
     Args:
-        queues: Queues to claim from; empty: ``default`` and those the handlers name. Names alone
-            are one line, the best job first whatever its queue. With weights, as in ``{"images": 3,
+        queues: Queues to claim from; empty: ``default`` and those of the handlers. A list of names
+            is claimed from by priority, across queues. With weights, as in ``{"images": 3,
             "default": 1}``, each queue that has jobs gets its share of the starts.
-        concurrency: Jobs at the same time.
-        lease: Length of a lease; heartbeats prolong it every third of that.
-        poll_interval: Longest time between two claims of an idle worker; twice that while it is
-            woken by new jobs.
-        shutdown_grace: Time running jobs get to finish at shutdown before they are released.
-        stuck_after: Time a handler may go on after it was given up (timeout, cancel, lost lease)
-            before its slot counts as lost. When half of them are, the worker ends to be started
-            anew.
-        name: Name in the worker list; host, process id and a random part by default.
+        concurrency: Maximum number of jobs that run at the same time.
+        lease: Length of a lease; heartbeats extend it after each third of that.
+        poll_interval: Longest time between two claims of an idle worker; it is doubled while
+            wake-ups arrive.
+        shutdown_grace: Time that running jobs get to finish at shutdown before they are released.
+        stuck_after: Time that a handler may continue after a timeout, a cancel or a lost lease
+            before its slot counts as lost. If half of the slots are lost, the worker exits, so that
+            a supervisor can restart it.
+        name: Name in the list of workers; by default host, process id and a random part.
     """
 
     queues: Sequence[str] | Mapping[str, float] = ()
@@ -184,10 +186,10 @@ class WorkerSettings:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
+        """Refuse invalid values.
 
         Raises:
-            SettingsError: Naming the setting and its value.
+            SettingsError: A setting is invalid; the error names it and its value.
         """
         if isinstance(self.queues, str):
             raise SettingsError(
@@ -220,7 +222,7 @@ class WorkerSettings:
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        """The weight of each queue; None: they are one line."""
+        """The weight of each queue; None: jobs are claimed by priority across queues."""
         return tuple(self.queues.values()) if isinstance(self.queues, Mapping) else None
 
 

@@ -15,7 +15,7 @@ from picture_queue.records import (
 
 
 class AsyncBatches:
-    """The batches of a project. All of it needs a service key."""
+    """The batches of a project. Every method needs a service key."""
 
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project
@@ -28,20 +28,20 @@ class AsyncBatches:
         batch_id: UUID | str | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
     ) -> EnqueuedBatch:
-        """Enqueue jobs as a batch, all or none.
+        """Enqueue jobs as a batch: all of them or none.
 
         Args:
-            jobs: Type, payload and options of each.
-            callback: A job that is enqueued when all have finished, however they ended; its payload
-                gets ``batch_id``, ``total``, ``completed``, ``failed`` and ``cancelled``.
-            batch_id: Its id, made by you; repeating the call returns the batch that is there.
+            jobs: The jobs, each with its type, payload and options.
+            callback: A job that is enqueued when all jobs have finished, successfully or not; its
+                payload gets ``batch_id``, ``total``, ``completed``, ``failed`` and ``cancelled``.
+            batch_id: An id that you generate. A repeated call with it returns the existing batch.
             metadata: A JSON object for your own use.
 
         Returns:
             The batch and its jobs.
 
         Raises:
-            PictureQueueError: As `Jobs.enqueue_many`.
+            PictureQueueError: For the same reasons as in `Jobs.enqueue_many`.
         """
         rpc = _rpc.enqueue_batch(jobs, callback, batch_id, metadata)
         return await self._project.call(rpc)

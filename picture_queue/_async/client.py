@@ -1,4 +1,4 @@
-"""The client of a project, with its calls grouped by noun."""
+"""The client of a project, with one attribute for each kind of object."""
 
 import os
 from datetime import UTC, datetime
@@ -30,19 +30,19 @@ class AsyncPictureQueue:
     """The jobs and generations of one Supabase project.
 
     Args:
-        url: The project's address; ``SUPABASE_URL`` by default.
+        url: The URL of the project; ``SUPABASE_URL`` by default.
         key: Service, secret, publishable or anon key; from the environment by default.
-        access_token: A signed-in user's token: calls are then made as that user;
+        access_token: The token of a signed-in user, as whom calls are then made;
             ``SUPABASE_ACCESS_TOKEN`` by default.
-        client: A supabase client of yours instead of the three; it stays open when this closes.
-        database_url: Address of the project's database: calls go straight to it, as the service.
-            Address and key of the API are then needed only for pictures and for events over
-            Realtime. Needs the extra ``postgres``.
+        client: Your own supabase client, instead of these three arguments; you close it.
+        database_url: URL of the project's database. Calls then go directly to the database, with
+            the rights of a service key; only pictures and Realtime events need the URL and a key
+            of the API. Needs the extra ``postgres``.
         timeout: Longest wait for the answer to a call, retries included, seconds.
 
     Raises:
-        SettingsError: Address or key is missing or not acceptable, or a user's token is given
-            beside a database's address.
+        SettingsError: The URL or the key is missing or invalid, or both a user's token and a
+            database URL are given.
 
     Example:
         >>> async with AsyncPictureQueue.from_env() as pq:
@@ -91,16 +91,16 @@ class AsyncPictureQueue:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Make a client from the environment.
+        """Make a client from environment variables.
 
-        ``SUPABASE_URL`` and a key variable, or ``PICTURE_QUEUE_DATABASE_URL`` for calls that go
-        straight to the database, or both.
+        It reads ``SUPABASE_URL`` and a key variable, or ``PICTURE_QUEUE_DATABASE_URL`` for calls
+        that go directly to the database, or both.
 
         Returns:
             The client.
 
         Raises:
-            SettingsError: Address or key is missing.
+            SettingsError: The URL or the key is missing.
         """
         return cls(database_url=os.environ.get("PICTURE_QUEUE_DATABASE_URL"))
 
@@ -108,7 +108,7 @@ class AsyncPictureQueue:
         """Return the health of the queues and workers.
 
         Returns:
-            Queues, workers, and the job types that wait although no worker knows them.
+            Queues, workers, and the job types that have waiting jobs but no worker.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -119,7 +119,7 @@ class AsyncPictureQueue:
         """Check the project.
 
         Returns:
-            What was checked, each with a verdict and a remedy.
+            The findings, each with a verdict and a remedy.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -127,13 +127,13 @@ class AsyncPictureQueue:
         return await self._project.call(_rpc.queue_doctor(datetime.now(UTC)))
 
     async def maintain(self, *, force: bool = False) -> Maintenance:
-        """Do a round of maintenance, unless a worker does the maintenance of the project.
+        """Run one round of maintenance, unless a worker holds the maintenance lease.
 
         Args:
-            force: Do the round even if a worker does the maintenance.
+            force: Run the round even if a worker holds the lease.
 
         Returns:
-            What was done.
+            The numbers of the work that was done.
 
         Raises:
             NotAllowed: The key is not a service key.

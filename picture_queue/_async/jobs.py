@@ -27,7 +27,7 @@ from picture_queue.records import (
 
 
 class AsyncJobs:
-    """The jobs of a project: all of them with a service key, a user's own with theirs."""
+    """The jobs of a project: all with a service key, only their own with a user's token."""
 
     def __init__(self, project: AsyncBackend, watcher: Watcher) -> None:
         self._project = project
@@ -42,37 +42,37 @@ class AsyncJobs:
         """Enqueue a job. Needs a service key.
 
         Args:
-            job_type: Which handler runs it.
-            payload: What the handler gets; a JSON object, 64 KiB by default.
-            **options: When, where and how it runs; see `JobOptions`.
+            job_type: The job type, which selects the handler.
+            payload: The JSON object that the handler gets; by default at most 64 KiB.
+            **options: Options of the job; see `JobOptions`.
 
         Returns:
             The id of the job, and whether it was created.
 
         Raises:
-            InvalidArgument: Naming the field and the value.
+            InvalidArgument: A value is invalid; the error names the field and the value.
             TooLarge: The payload is above the limit.
-            Conflict: ``job_id`` is another job.
-            DependencyNotFound: A job it depends on is not there.
-            QueueNotFound: No such queue, and the project makes none on demand.
-            QueueDraining: The queue takes no new jobs.
-            JobRunning: The job it was to replace runs already.
+            Conflict: Another job has this ``job_id``.
+            DependencyNotFound: A job that it depends on does not exist.
+            QueueNotFound: The queue does not exist, and the project creates none on demand.
+            QueueDraining: The queue accepts no new jobs.
+            JobRunning: The job that it should replace is running already.
         """
         job: NewJob = {"job_type": job_type, "payload": payload, **options}
         return await self._project.call(_rpc.enqueue_job(job))
 
     async def enqueue_many(self, jobs: Iterable[NewJob]) -> builtins.list[Enqueued]:
-        """Enqueue many jobs in one call, all or none.
+        """Enqueue many jobs in one call: all of them or none.
 
         Args:
-            jobs: Type, payload and options of each.
+            jobs: The jobs, each with its type, payload and options.
 
         Returns:
             The id of each job, and whether it was created, in the order of the jobs.
 
         Raises:
-            PictureQueueError: As `enqueue`, naming the position as well.
-            DependencyCycle: A job depends on one that stands after it.
+            PictureQueueError: For the same reasons as in `enqueue`; names the position of the job.
+            DependencyCycle: A job depends on a job that comes later in the list.
         """
         return await self._project.call(_rpc.enqueue_jobs(jobs))
 
@@ -94,8 +94,8 @@ class AsyncJobs:
         """Return jobs.
 
         Args:
-            limit: At most so many, 1000 at most.
-            before_seq: The ``seq`` of the last job of the page before. A page ends early when
+            limit: Maximum number of results, up to 1000.
+            before_seq: The ``seq`` of the last job of the previous page. A page ends early when
                 it is larger than 8 MiB, so continue until one is empty.
             **filter: Which jobs; see `JobFilter`.
 
@@ -103,7 +103,7 @@ class AsyncJobs:
             The jobs, newest first.
 
         Raises:
-            InvalidArgument: Naming the part of the filter and the value.
+            InvalidArgument: The filter is invalid; the error names the part and the value.
         """
         return await self._project.call(_rpc.list_jobs(filter, limit=limit, before_seq=before_seq))
 
@@ -118,16 +118,16 @@ class AsyncJobs:
         """Retry failed jobs, cancel unfinished ones, or discard finished ones.
 
         Args:
-            action: What to do with them.
-            preview: Change nothing, only count.
-            limit: At most so many in this call, 10,000 at most.
-            **filter: Which jobs; see `JobFilter`. It has to say something.
+            action: The change to make.
+            preview: Only count the jobs; change nothing.
+            limit: Maximum number of jobs in this call, up to 10,000.
+            **filter: Which jobs; see `JobFilter`. An empty filter is refused.
 
         Returns:
             How many jobs matched, and how many changed.
 
         Raises:
-            InvalidArgument: Naming the part of the filter and the value.
+            InvalidArgument: The filter is invalid; the error names the part and the value.
         """
         rpc = _rpc.change_jobs(action, filter, preview=preview, limit=limit)
         return await self._project.call(rpc)
@@ -175,7 +175,7 @@ class AsyncJobs:
         A job that does not exist, or is not the caller's, has the reason ``unknown``.
 
         Args:
-            job_id: The job, or up to 1000 jobs, which are answered in the order asked.
+            job_id: A job, or up to 1000 jobs; the answers come in the same order.
 
         Raises:
             InvalidArgument: More than 1000 jobs.
@@ -212,11 +212,11 @@ class AsyncJobs:
     def watch(
         self, job_id: UUID | str, *, timeout: float | None = None
     ) -> AsyncGenerator[JobEvent, None]:
-        """Yield the job's states as they come, the terminal one last.
+        """Yield the states of the job as they change, the final one last.
 
-        Each event says where it was learnt: ``socket``, ``snapshot`` or ``poll``. When the job has
-        not changed for a few seconds and does not run, its state is yielded again with the reason
-        as ``explanation``, and again when the reason changes.
+        The ``source`` of each event is ``socket``, ``snapshot`` or ``poll``. If the job has not
+        changed for a few seconds and is not running, its state is yielded again with the reason as
+        ``explanation``, and again when the reason changes.
 
         Args:
             job_id: The job.
@@ -236,7 +236,7 @@ class AsyncJobs:
 
         Args:
             job_id: The job.
-            timeout: Longest wait, seconds.
+            timeout: Longest wait, seconds; None waits as long as the job takes.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.

@@ -1,4 +1,4 @@
-"""Queues. All of it needs a service key."""
+"""Queues. Every method needs a service key."""
 
 import builtins
 from datetime import datetime
@@ -17,26 +17,26 @@ class AsyncQueues:
         self._project = project
 
     async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Queue]:
-        """Return the queues with their policies and how many jobs each has.
+        """Return the queues with their policies and the numbers of their jobs.
 
         Args:
-            limit: At most so many, 10,000 at most.
-            after: The name of the last queue of the page before.
+            limit: Maximum number of results, up to 10,000.
+            after: The name of the last queue of the previous page.
         """
         return await self._project.call(_rpc.list_queues(limit, after))
 
     async def set(self, queue: str, **changes: Unpack[QueueChanges]) -> Queue:
-        """Change the policy of a queue, and make the queue if it does not exist.
+        """Change the policy of a queue; create the queue if it does not exist.
 
         Args:
-            queue: Its name: letters, digits and ``_ . -``.
-            **changes: What to change; see `QueueChanges`.
+            queue: The name of the queue: letters, digits and ``_ . -``.
+            **changes: The fields to change; see `QueueChanges`.
 
         Returns:
             The queue as it is now.
 
         Raises:
-            InvalidArgument: Naming the field and the value.
+            InvalidArgument: A value is invalid; the error names the field and the value.
         """
         return await self._project.call(_rpc.set_queue(queue, changes))
 
@@ -47,8 +47,8 @@ class AsyncQueues:
 
         Args:
             queue: Its name.
-            resume_at: Until then; None: until it is resumed.
-            reason: For people, shown with the queue.
+            resume_at: When the pause ends; None: when it is resumed.
+            reason: Text for operators, shown with the queue.
 
         Returns:
             The queue as it is now.
@@ -86,7 +86,7 @@ class AsyncQueues:
 
         Args:
             queue: Its name.
-            preview: Change nothing, only count.
+            preview: Only count the jobs; change nothing.
 
         Returns:
             How many jobs matched, and how many were cancelled.
@@ -99,11 +99,13 @@ class AsyncQueues:
     async def counts(
         self, *, limit: int = 10_000, after: str | None = None
     ) -> builtins.list[QueueCounts]:
-        """Return how many jobs each queue has in each state, from counters that are kept.
+        """Return how many jobs each queue has in each state.
+
+        The numbers come from stored counters; the call does not scan the jobs.
 
         Args:
-            limit: At most so many, 10,000 at most.
-            after: The name of the last queue of the page before.
+            limit: Maximum number of results, up to 10,000.
+            after: The name of the last queue of the previous page.
         """
         return await self._project.call(_rpc.queue_counts(limit, after))
 
@@ -118,13 +120,13 @@ class AsyncQueues:
         """Return the recommended number of workers.
 
         Args:
-            queue: Of this queue; None: of all.
-            jobs_per_worker: How many jobs one worker runs at once.
-            min_workers: Never fewer than these.
-            max_workers: Never more than these.
+            queue: Count the jobs of this queue; None: of all queues.
+            jobs_per_worker: Jobs that one worker runs at once.
+            min_workers: Lower bound of the result.
+            max_workers: Upper bound of the result.
 
         Returns:
-            The number for the jobs that run and those that could run.
+            The number of workers for the jobs that are running or ready to run.
 
         Raises:
             QueueNotFound: No such queue.

@@ -13,9 +13,10 @@ from picture_queue.records import Enqueued, Schedule
 
 
 class AsyncSchedules:
-    """The schedules of a project. All of it needs a service key.
+    """The schedules of a project. Every method needs a service key.
 
-    Workers look after them, and pg_cron where it is; each tick makes one job, however many look.
+    Workers enqueue the jobs that are due, and so does pg_cron if it is installed. Each tick gives
+    one job, however many workers there are.
     """
 
     def __init__(self, project: AsyncBackend) -> None:
@@ -27,8 +28,8 @@ class AsyncSchedules:
         """Return the schedules, by name.
 
         Args:
-            limit: At most so many, 10,000 at most.
-            after: The name of the last schedule of the page before. A page ends early when it is
+            limit: Maximum number of results, up to 10,000.
+            after: The name of the last schedule of the previous page. A page ends early when it is
                 larger than 8 MiB, so continue until one is empty.
         """
         return await self._project.call(_rpc.list_schedules(limit, after))
@@ -46,26 +47,26 @@ class AsyncSchedules:
         paused: bool | None = None,
         **options: Unpack[JobOptions],
     ) -> Schedule:
-        """Create or change a schedule; setting the same again changes nothing.
+        """Create or replace a schedule; the call is idempotent.
 
         Args:
-            name: Its name.
-            job_type: Which handler runs its jobs.
-            payload: What the handler gets.
-            cron: Minute, hour, day of month, month, day of week; or ``@daily`` and the like.
-            every: Instead of ``cron``: seconds between two jobs, 1 at least.
-            timezone: Where ``cron`` is the time of day, such as ``Europe/Berlin``.
-            missed: What to make up for when ticks passed unseen: ``skip`` none (two minutes are
-                forgiven), ``once`` the latest, ``all``.
-            paused: Whether it makes no jobs; None leaves that as it is.
-            **options: When, where and how its jobs run; see `JobOptions`.
+            name: The name of the schedule.
+            job_type: The job type of its jobs.
+            payload: The payload of its jobs.
+            cron: Minute, hour, day of month, month, day of week; or a name such as ``@daily``.
+            every: Seconds between two jobs, at least 1, instead of ``cron``.
+            timezone: The time zone of ``cron``, such as ``Europe/Berlin``.
+            missed: Which missed ticks to run late: ``skip`` none that are over two minutes late,
+                ``once`` the latest, ``all`` each.
+            paused: Whether the schedule is paused; None keeps the present state.
+            **options: Options of its jobs; see `JobOptions`.
 
         Returns:
             The schedule.
 
         Raises:
-            InvalidCron: No such expression or time zone.
-            InvalidArgument: Naming the field and the value.
+            InvalidCron: The expression or the time zone is invalid.
+            InvalidArgument: A value is invalid; the error names the field and the value.
         """
         rhythm = {
             "cron": cron,

@@ -1,4 +1,4 @@
-"""The settings of a project. All of it needs a service key."""
+"""Settings of a project."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from picture_queue.records import Setting
 
 
 class AsyncSettings:
-    """The defaults and limits of a project. Needs a service key."""
+    """The defaults and limits of a project. Every method needs a service key."""
 
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project
@@ -21,12 +21,12 @@ class AsyncSettings:
         """Change settings.
 
         Args:
-            **changes: Fields of `Setting` by name; None: the value of a new project.
+            **changes: Fields of `Setting`; None resets a field to its default.
 
         Returns:
             The settings as they are now.
 
         Raises:
-            InvalidArgument: Naming the field and the value.
+            InvalidArgument: A value is invalid; the error names the field and the value.
         """
         return await self._project.call(_rpc.set_setting(changes))

@@ -1,1 +1,4 @@
-"""Events over Realtime: `subscriptions` keeps a socket alive, `follow` joins events and rows."""
+"""Live events of jobs.
+
+`subscriptions` keeps the Realtime connection open; `follow` waits for events and reads the rows.
+"""

@@ -8,17 +8,17 @@ class Listener(Protocol):
     """A receiver of the events of a topic. Its methods run in the event loop and must not block."""
 
     def joined(self) -> None:
-        """Handle that the topic is joined. Events from before are not delivered."""
+        """Handle the start of deliveries. Earlier events of the topic are not delivered."""
 
     def lost(self) -> None:
-        """Handle that the topic is lost. `joined` follows when it is joined again."""
+        """Handle an interruption: events may be missed until `joined` is called again."""
 
     def message(self, event: str, payload: dict[str, Any]) -> None:
         """Handle an event."""
 
 
 class EventSource(Protocol):
-    """A source of events: a socket of Realtime, or a database connection that listens."""
+    """A source of events: a Realtime websocket, or a database connection that uses LISTEN."""
 
     def listen(self, topic: str, listener: Listener) -> AbstractContextManager[None]:
         """Deliver the events of a topic to the listener until the block ends."""

@@ -1,4 +1,7 @@
-"""Follow a job to its end. An event is a hint, the row is the truth."""
+"""Follow a job until it finishes, by events and by reads of its row.
+
+Events may be lost or late, so the row decides.
+"""
 
 import asyncio
 import logging
@@ -35,32 +38,33 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two reads of the row while events come in, and while there is no socket.
+#: Seconds between two reads of the row, with and without a connection that delivers events.
 POLL_CONNECTED = 5.0
 POLL_ALONE = 1.0
-#: Seconds until the first read where there will never be a socket; the pauses grow by half.
+#: Seconds until the first read if the client has no source of events; each pause is half longer.
 POLL_FIRST = 0.05
-#: Longest wait for one read, seconds: events that arrive meanwhile have to wait for it.
+#: Longest wait for one read, seconds. It is bounded because a read delays the events behind it.
 READ_TIMEOUT = 5.0
-#: Seconds without a change before the database is asked for the reason; doubled after each answer.
+#: Seconds without a change before the first `explain_jobs`; doubled up to EXPLAIN_LONGEST.
 EXPLAIN_AFTER = 3.0
 EXPLAIN_LONGEST = 60.0
-#: Seconds after the deadline for a last question, so that a timeout holds to within a second.
+#: Seconds after the deadline for a last call. A timeout is exceeded by less than a second.
 GRACE = 0.7
 
-#: Reasons that do not pass by themselves.
-_NEED_SOMEBODY = frozenset(
+#: Reasons that need an operator; they are logged as warnings.
+_NEED_OPERATOR = frozenset(
     {"no_worker", "queue_paused", "key_paused", "no_maintenance", "step_failed", "lease_expired"}
 )
 
 
 class Watcher:
-    """The sources of events and rows for the watches of one client.
+    """The sources of events and rows for all waits of one client.
 
     Attributes:
         project: The source of rows.
-        subscriptions: The source of events; None where the project's API is not known.
-        wake_ups: The source of wake-ups for workers: the database where its address is known.
+        subscriptions: The source of events; None if the client does not use the API.
+        wake_ups: The source of wake-ups for workers: the database if it is configured, otherwise
+            the API.
     """
 
     def __init__(self, project: AsyncBackend) -> None:
@@ -89,7 +93,7 @@ class Watcher:
             self._inboxes.discard(inbox)
 
     async def aclose(self) -> None:
-        """End all watches, and close the socket and the connection that listens."""
+        """End all waits, and close the connections that deliver events."""
         for inbox in self._inboxes:
             inbox.close()
         if self.subscriptions is not None:
@@ -99,7 +103,7 @@ class Watcher:
 
 
 def check_timeout(timeout: float | None) -> float:
-    """Return a timeout in seconds, infinity for None.
+    """Validate a timeout and return it in seconds, infinity for None.
 
     Raises:
         InvalidArgument: It is not a number of seconds, or below zero.
@@ -116,14 +120,14 @@ def check_timeout(timeout: float | None) -> float:
 def follow(
     watcher: Watcher, target: Rpc[Any], timeout: float | None = None
 ) -> AsyncGenerator[JobEvent, None]:
-    """Yield the states of a job, versions rising, until it has finished.
+    """Yield the states of a job in order of their versions, until it has finished.
 
-    States may be skipped, the last one never is. When a job does not move, its newest state is
-    yielded again with the reason, and again when the reason changes.
+    Intermediate states may be skipped, but not the final one. If a job does not move, its newest
+    state is yielded again with the reason, and again when the reason changes.
 
     Args:
         watcher: The source of events and rows.
-        target: The call that reads the job, or a generation of which it is the job.
+        target: The call that reads the job, or the generation that it belongs to.
         timeout: Longest wait for the end, seconds; None waits as long as the job takes.
 
     Raises:
@@ -143,28 +147,28 @@ async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None
         timeout: Longest wait, seconds; None waits as long as the job takes.
 
     Raises:
-        PictureQueueError: As `follow`.
+        PictureQueueError: For the same reasons as in `follow`.
     """
     following = _Following(watcher, check_timeout(timeout))
     logged = set()
     async with aclosing(following.events(target)) as events:
         async for event in events:
-            why = event.explanation
-            if why is not None and (why.reason, why.key) not in logged:
-                logged.add((why.reason, why.key))
-                level = logging.WARNING if why.reason in _NEED_SOMEBODY else logging.INFO
-                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, why.detail)
+            found = event.explanation
+            if found is not None and (found.reason, found.key) not in logged:
+                logged.add((found.reason, found.key))
+                level = logging.WARNING if found.reason in _NEED_OPERATOR else logging.INFO
+                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, found.detail)
     job = following.job
-    if not job.finished:  # its end was an event, which has no result
+    if not job.finished:  # the final state came as an event, which has no result
         job = await following.find(_rpc.get_job(job.id))
     return job
 
 
 class _Following:
-    """The course of one wait for a job, each call within its deadline.
+    """One wait for a job. All its calls end by the deadline of the wait.
 
     Attributes:
-        job: The row as it was read last.
+        job: The row at the last read.
     """
 
     job: Job
@@ -181,14 +185,14 @@ class _Following:
         job_id, newest = self.job.id, JobEvent.of(self.job, "snapshot")
         yield newest
         inbox, stall = _Inbox(job_id), _Stall()
-        alone = POLL_ALONE if self._watcher.subscriptions is not None else POLL_FIRST
+        interval = POLL_ALONE if self._watcher.subscriptions is not None else POLL_FIRST
         with nullcontext() if newest.finished else self._watcher.listen(_topic(self.job), inbox):
             while not newest.finished:
-                pause = POLL_CONNECTED if inbox.connected else alone
+                pause = POLL_CONNECTED if inbox.connected else interval
                 if self._is_answering:
                     pause = min(pause, stall.seconds_until_due)
                 item = await inbox.next(self._left(pause))
-                alone = min(alone * 1.5, POLL_ALONE)
+                interval = min(interval * 1.5, POLL_ALONE)
                 if self._is_over:
                     event: JobEvent | None = await self._check_at_deadline(job_id)
                 elif isinstance(item, JobEvent):
@@ -207,7 +211,7 @@ class _Following:
                         )
 
     async def find(self, target: Rpc[Any]) -> Job:
-        """Return the job that a call reads.
+        """Read the target and return the job, or the job of the generation.
 
         Raises:
             WaitTimeout: The project did not answer before the deadline.
@@ -225,10 +229,10 @@ class _Following:
         return job
 
     async def _check_at_deadline(self, job_id: UUID) -> JobEvent:
-        """Return the end of the job if it has finished after all.
+        """Return the final state of the job if it has finished at the deadline.
 
         Raises:
-            WaitTimeout: It has not.
+            WaitTimeout: The job has not finished.
         """
         explanation = await self._explain(job_id, GRACE)
         if explanation is not None and explanation.reason == "finished":
@@ -247,7 +251,7 @@ class _Following:
         return error
 
     async def _read(self, job_id: UUID, reason: Source, grace: float = 0.0) -> JobEvent | None:
-        """Return the state of the row, None while the project does not answer."""
+        """Read the row and return its state; None if the project does not answer."""
         try:
             self.job = await self._call(_rpc.get_job(job_id), grace)
         except (PictureQueueError, TimeoutError) as error:
@@ -265,7 +269,7 @@ class _Following:
         return JobEvent.of(self.job, reason)
 
     async def _explain(self, job_id: UUID, grace: float = 0.0) -> JobExplanation | None:
-        """Return why the job does not move, None if that cannot be found out."""
+        """Return the reason why the job does not move; None if it cannot be read."""
         try:
             return (await self._call(_rpc.explain_jobs([job_id]), grace))[0]
         except (PictureQueueError, TimeoutError) as error:
@@ -281,15 +285,15 @@ class _Following:
 
     @property
     def _is_over(self) -> bool:
-        return self._left(1) < 0.01  # less is not enough for a call
+        return self._left(1) < 0.01  # no call is that fast
 
-    def _left(self, most: float, grace: float = 0.0) -> float:
-        """Return the seconds until the deadline, so many at most."""
-        return min(most, max(0.0, self._deadline + grace - time.monotonic()))
+    def _left(self, longest: float, grace: float = 0.0) -> float:
+        """Return the seconds until the deadline plus ``grace``, at most ``longest``."""
+        return min(longest, max(0.0, self._deadline + grace - time.monotonic()))
 
 
 class _Inbox:
-    """The listener of one watch."""
+    """The listener of one wait: a queue of events, and of reasons to read the row."""
 
     def __init__(self, job_id: UUID) -> None:
         self._job_id = str(job_id)
@@ -311,15 +315,15 @@ class _Inbox:
         try:
             self._items.put_nowait(JobEvent.model_validate(payload))
         except ValidationError:
-            self._items.put_nowait("snapshot")  # this version cannot read what happened
+            self._items.put_nowait("snapshot")  # an event that this version cannot parse
 
     def close(self) -> None:
-        """Let `next` raise."""
+        """End the wait: `next` raises from now on."""
         self._is_closed = True
         self._items.put_nowait("poll")
 
     async def next(self, timeout: float) -> JobEvent | Source:
-        """Return the next event, or the reason to read the row.
+        """Return the next event; or "snapshot" or "poll" if the row should be read.
 
         Raises:
             ConnectionFailed: The client was closed.
@@ -336,31 +340,31 @@ class _Inbox:
 
 
 class _Stall:
-    """The time since the last change of a job, and the reason that was told for it."""
+    """The time since the last change of a job, and the reasons that were yielded last."""
 
     def __init__(self) -> None:
         self._interval = EXPLAIN_AFTER
         self._next = time.monotonic() + self._interval
-        self._told: list[tuple[str | None, ...]] | None = None
+        self._yielded: list[tuple[str | None, ...]] | None = None
 
     @property
     def seconds_until_due(self) -> float:
-        """The time until the reason should be asked for."""
+        """The time until the next `explain_jobs`."""
         return max(0.0, self._next - time.monotonic())
 
     def note(self, explanation: JobExplanation | None) -> JobExplanation | None:
-        """Return an explanation if its reasons are others than those of the one before."""
+        """Return the explanation if its reasons differ from those of the previous one."""
         self._interval = min(self._interval * 2, EXPLAIN_LONGEST)
         self._next = time.monotonic() + self._interval
         if explanation is None:
             return None
-        told = self._told
-        # Not their sentences, whose counts and times change all the time.
-        self._told = None
+        previous = self._yielded
+        # The details are not compared, since their counts and times change all the time.
+        self._yielded = None
         if not explanation.moves:
             reasons = explanation.reasons or (explanation,)
-            self._told = [(reason.reason, reason.key, reason.event) for reason in reasons]
-        return None if self._told in (None, told) else explanation
+            self._yielded = [(reason.reason, reason.key, reason.event) for reason in reasons]
+        return None if self._yielded in (None, previous) else explanation
 
 
 def _topic(job: Job) -> str:

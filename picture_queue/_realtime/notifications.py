@@ -1,8 +1,8 @@
 """Wake-ups by LISTEN, for clients with a connection to the database.
 
-Behind a pooler in transaction mode LISTEN succeeds and nothing ever arrives. So it is trusted only
-once a NOTIFY that another connection sent has arrived, and that is tested again from time to time.
-Until then, and whenever the test fails, listeners are told that their topics are lost: they poll.
+Behind a pooler in transaction mode LISTEN succeeds, but no notification arrives. So a second
+connection sends a test NOTIFY, and `joined` is called on the listeners only when it arrives. The
+test is repeated at intervals; when it fails, `lost` is called and the listeners poll.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 _CHANNEL = "picture_queue"
 _TEST_CHANNEL = "picture_queue_proof"
-_TEST_TIMEOUT = 5.0  # seconds until a NOTIFY of our own has to arrive
+_TEST_TIMEOUT = 5.0  # seconds in which the NOTIFY of a test has to arrive
 _TEST_INTERVAL = 30.0  # seconds between two tests
-_FIRST_PAUSE = 0.25  # seconds between two connections, doubling
+_FIRST_PAUSE = 0.25  # seconds before the next connection; each failure doubles it
 _LONGEST_PAUSE = 10.0
-_UNUSABLE_PAUSE = 60.0  # where LISTEN does not work: an address does not change its nature
+_UNUSABLE_PAUSE = 60.0  # after a failed test, since a pooler that drops LISTEN will not change soon
 _TOPIC = "pq:queue:"
 
 
@@ -66,7 +66,7 @@ class Notifications:
             if not self._listeners[topic]:
                 del self._listeners[topic]
             if not self._listeners and self._task is not None:
-                # Forgotten at once: a listener that comes before it has ended needs another one.
+                # Reset now: the task ends later, and a listener added meanwhile needs a new task.
                 self._task.cancel()
                 self._task = None
                 self._delivers = False
@@ -80,18 +80,18 @@ class Notifications:
     async def _run(self) -> None:
         pause = _FIRST_PAUSE
         while True:
-            served = False
+            test_failed = False
             try:
-                served = await self._serve()
+                test_failed = await self._serve()
             except Exception as error:
-                # Never fatal: workers poll meanwhile, and the next connection may do.
+                # Never fatal: workers poll, and the next connection may work.
                 reason = str(error).strip() or type(error).__name__
                 _log.info(
                     "Lost the notification connection; reconnecting: %s", reason.split("\n", 1)[0]
                 )
             did_deliver = self._delivers
             self._set_delivers(False)
-            if served and not did_deliver:
+            if test_failed and not did_deliver:
                 pause = _UNUSABLE_PAUSE
             elif did_deliver:
                 pause = _FIRST_PAUSE
@@ -99,10 +99,10 @@ class Notifications:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _serve(self) -> bool:
-        """Listen over one connection until it breaks, or the test of it fails.
+        """Listen over one connection until it breaks, or until a test of LISTEN fails.
 
         Returns:
-            True: the test failed.
+            True, after a failed test. A broken connection raises.
         """
         received: asyncio.Queue[str] = asyncio.Queue()
         async with _connection(self._settings) as (connection, server):
@@ -125,15 +125,15 @@ class Notifications:
     def _receiving(
         self, server: PGconn, received: asyncio.Queue[str]
     ) -> Iterator[asyncio.Future[None]]:
-        """Dispatch what arrives until the block ends; the future fails when the connection does.
+        """Dispatch notifications until the block ends; the future fails if the connection breaks.
 
-        Reads straight from the socket: psycopg's own generator registers a reader for each notice.
+        It reads the socket itself, since psycopg's generator registers a reader per notification.
         """
         loop = asyncio.get_running_loop()
         broken: asyncio.Future[None] = loop.create_future()
         socket = server.socket
 
-        def readable() -> None:
+        def on_readable() -> None:
             try:
                 server.consume_input()
             except OperationalError as error:
@@ -142,13 +142,13 @@ class Notifications:
             while (notice := server.notifies()) is not None:
                 self._dispatch(notice, received)
 
-        loop.add_reader(socket, readable)
+        loop.add_reader(socket, on_readable)
         try:
             yield broken
         finally:
             loop.remove_reader(socket)
             if not broken.cancel():
-                broken.exception()  # else asyncio logs that nobody retrieved it
+                broken.exception()  # otherwise asyncio logs an exception never retrieved
 
     def _dispatch(self, notice: PGnotify, received: asyncio.Queue[str]) -> None:
         if notice.relname == _TEST_CHANNEL.encode():
@@ -171,7 +171,7 @@ class Notifications:
             async with asyncio.timeout(_TEST_TIMEOUT):
                 async with _connection(self._settings) as (sender, _):
                     await sender.execute(b"select pg_notify($1, $2)", values, _TEST_TIMEOUT)
-                while await received.get() != token:  # another worker's
+                while await received.get() != token:  # a token of another worker's test
                     pass
         except TimeoutError:
             return False
@@ -187,10 +187,10 @@ class Notifications:
 
 
 async def _until_broken(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T:
-    """Return what the work returns.
+    """Await a coroutine and return its result, unless the connection breaks first.
 
     Raises:
-        psycopg.OperationalError: The connection broke before.
+        psycopg.OperationalError: The connection broke.
     """
     task = asyncio.create_task(work)
     try:

@@ -1,10 +1,10 @@
-"""One Realtime socket with private topics on it, kept alive.
+"""A Realtime connection with private topics, which reconnects after each failure.
 
-realtime-py 2.34 gives up silently in several ways: after five failed reconnects, when the server
-closes a channel (an expired token, for example), and when a callback raises. So its own
-reconnecting is switched off. Whatever goes wrong, the whole socket is made anew, with the token of
-that moment. Listeners are told when their topic is joined: events before that are lost, so they
-have to read the row.
+realtime-py 2.34 gives up silently in several cases: after five failed reconnects, when the server
+closes a channel (for an expired token, for example), and when a callback raises. So its own
+reconnecting is switched off: after any failure this module opens a new websocket with the current
+token. `joined` tells a listener that deliveries begin. Earlier events are lost, so it has to read
+the row.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ from picture_queue._transport.postgrest import AsyncPostgrest
 
 _log = logging.getLogger(__name__)
 
-_JOIN_TIMEOUT = 10  # seconds, for the socket and for each join
+_JOIN_TIMEOUT = 10  # seconds, to connect and for each join
 _CLOSE_TIMEOUT = 2.0  # seconds
-_FIRST_PAUSE = 0.25  # seconds between two sockets, doubling
+_FIRST_PAUSE = 0.25  # seconds before the next websocket; each failure doubles it
 _LONGEST_PAUSE = 10.0
-_HEARTBEAT = 25  # seconds; Phoenix ends a socket that is silent for 60
+_HEARTBEAT = 25  # seconds; Phoenix closes a websocket after 60 seconds of silence
 _TOKEN_INTERVAL = 10.0  # seconds between two checks whether the user's token was refreshed
 _CHANNEL: RealtimeChannelOptions = {
     "config": {
@@ -43,10 +43,10 @@ _CHANNEL: RealtimeChannelOptions = {
 
 
 class Subscriptions:
-    """The listeners of one project and the socket that serves them.
+    """The listeners of one project, and the websocket that serves them.
 
     Args:
-        project: Gives address, key and the token of the moment.
+        project: The source of the URL, the key and the current token.
     """
 
     def __init__(self, project: AsyncPostgrest) -> None:
@@ -57,13 +57,13 @@ class Subscriptions:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._closing_socket = False
-        self._served = False  # a topic was joined over the socket of the moment
+        self._served = False  # a topic was joined over the current websocket
 
     @contextmanager
     def listen(self, topic: str, listener: Listener) -> Iterator[None]:
         """Deliver the events of a topic to the listener until the block ends."""
         if not self._is_running():
-            self._changed = asyncio.Event()  # the one before may belong to another event loop
+            self._changed = asyncio.Event()  # the old one may belong to another event loop
             self._joined.clear()
             self._closed = False
             self._task = asyncio.create_task(self._run(), name="picture-queue realtime")
@@ -84,7 +84,7 @@ class Subscriptions:
         self._closed = True
         if self._task is None or not self._is_running():
             return
-        if not self._closing_socket:  # else it ends by itself, and whole
+        if not self._closing_socket:  # otherwise the task is ending: let it finish
             self._task.cancel()
         await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT + 1)
 
@@ -100,20 +100,20 @@ class Subscriptions:
                 if await self._serve():
                     pause = _FIRST_PAUSE
             except Exception as error:
-                # Never fatal: rows are read meanwhile, and the next socket may do.
+                # Never fatal: listeners poll, and the next websocket may work.
                 _log.info("Realtime does not answer; trying again: %s", error)
             for topic in self._joined:
-                self._tell(topic, "lost")
+                self._notify(topic, "lost")
             self._joined.clear()
             if self._listeners and not self._closed:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _serve(self) -> bool:
-        """Serve the listeners over one socket until it breaks or nobody listens.
+        """Serve the listeners over one websocket until it breaks or nobody listens.
 
         Returns:
-            True if a topic was joined, so that the pause before the next socket can be short.
+            True if a topic was joined, so that the pause before the next websocket can be short.
         """
         client = await self._make_client()
         broken = asyncio.Event()
@@ -127,7 +127,7 @@ class Subscriptions:
                 self._changed.clear()
                 for topic in self._listeners.keys() - channels.keys():
                     channels[topic] = client.channel(topic, _CHANNEL)
-                    # As a task: a join without an answer must not hold up the other topics.
+                    # In a task, so that a join without an answer does not delay the other topics.
                     joins[topic] = asyncio.create_task(self._join(client, channels, topic, broken))
                 for topic in channels.keys() - self._listeners.keys():
                     self._joined.discard(topic)
@@ -157,7 +157,7 @@ class Subscriptions:
         return client
 
     async def _refresh_token(self, client: AsyncRealtimeClient) -> None:
-        """Pass a refreshed token of the user's on, before the server closes the topics."""
+        """Send a refreshed user token to the server, before it closes the topics."""
         token = await self._project.access_token()
         if token != client.access_token and client.is_connected:
             await client.set_auth(token)
@@ -173,27 +173,27 @@ class Subscriptions:
 
         def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
             if channels.get(topic) is not channel:
-                return  # the leave of a channel is answered, or times out, when another has joined
+                return  # a late answer to the leave of a channel that was replaced
             if state is RealtimeSubscribeStates.SUBSCRIBED:
                 self._served = True
                 self._joined.add(topic)
-                self._tell(topic, "joined")
+                self._notify(topic, "joined")
                 return
             if topic in self._joined:
                 self._joined.discard(topic)
-                self._tell(topic, "lost")
+                self._notify(topic, "lost")
             if state is RealtimeSubscribeStates.CLOSED:
-                broken.set()  # by the server, and never joined again
+                broken.set()  # the server closed the channel; realtime-py does not rejoin it
             elif client.is_connected:
-                # The join was refused; realtime-py asks again by itself, other topics go on.
+                # The join was refused: realtime-py retries it, and other topics continue.
                 _log.info("Realtime refused %s: %s", topic, error)
             else:
                 broken.set()
 
         def on_message(message: Any) -> None:
-            # A callback that raises would silently end the reader of the socket.
+            # A callback that raises would silently end the task that reads the websocket.
             with contextlib.suppress(KeyError, TypeError):
-                self._tell(topic, "message", message["event"], message["payload"])
+                self._notify(topic, "message", message["event"], message["payload"])
 
         channel.on_broadcast("*", on_message)
         try:
@@ -202,17 +202,17 @@ class Subscriptions:
             _log.info("Realtime did not join %s: %s", topic, error)
             broken.set()
 
-    def _tell(self, topic: str, what: str, *args: Any) -> None:
+    def _notify(self, topic: str, method: str, *args: Any) -> None:
         for listener in list(self._listeners.get(topic, ())):
             try:
-                getattr(listener, what)(*args)
+                getattr(listener, method)(*args)
             except Exception:
                 _log.exception("A listener of %s failed", topic)
 
 
 def _reader(client: AsyncRealtimeClient) -> "asyncio.Task[None]":
-    # Not public, and the only sign of a reader that died of an exception: the client goes on
-    # looking connected.
+    # Not public, but it alone shows that an exception ended the reader: the client still says that
+    # it is connected.
     task: asyncio.Task[None] | None = client._listen_task
     if task is None:
         raise ConnectionError("the socket has no reader")
@@ -220,13 +220,13 @@ def _reader(client: AsyncRealtimeClient) -> "asyncio.Task[None]":
 
 
 async def _close(client: AsyncRealtimeClient) -> None:
-    connection = client._ws_connection  # not public; `close` forgets it before it is closed
+    connection = client._ws_connection  # not public; `close` clears it before it has closed
     try:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT)
     finally:
         if connection is not None:
-            connection.transport.abort()  # a silent server has not closed its side
+            connection.transport.abort()  # in case the server has not closed its side
 
 
 async def _first_of(*events: asyncio.Event, timeout: float) -> None:

@@ -1,4 +1,4 @@
-"""The SQL functions this library calls: their names, parameters and what comes back. No I/O."""
+"""Calls of SQL functions as values: name, parameters, and a parser of the result. No I/O."""
 
 from picture_queue._rpc.base import Rpc
 from picture_queue._rpc.batches import enqueue_batch, get_batch

@@ -1,7 +1,7 @@
-"""The call of a SQL function as a value, and the parts that all functions share.
+"""`Rpc`, a call of a SQL function as a value, and helpers to encode arguments and parse results.
 
-A value of `Rpc` is a call that a transport can make, and make again after a lost answer: whatever
-needs an id gets it here, so a repetition meets what the first call wrote.
+A transport may execute the same `Rpc` again after a lost answer. Ids of new rows and requests are
+therefore generated when the `Rpc` is built: a retry finds the rows that the first attempt wrote.
 """
 
 import logging
@@ -23,8 +23,8 @@ class Rpc(NamedTuple, Generic[T]):
 
     Args:
         function: Name in the schema ``public``.
-        params: Arguments by name, as JSON; a name left out takes the function's default.
-        parse: Turns the JSON that came back into the result.
+        params: Arguments by name, as JSON; the function's default applies to the others.
+        parse: Converts the returned JSON into the result.
     """
 
     function: str
@@ -33,29 +33,29 @@ class Rpc(NamedTuple, Generic[T]):
 
 
 def given(**params: Any) -> dict[str, Any]:
-    """Return the arguments that are not None, as JSON; for the others the function's default holds.
+    """Return as JSON the arguments that are not None; the function's default applies to the others.
 
     Raises:
-        InvalidArgument: One of them is no JSON.
+        InvalidArgument: An argument cannot be written as JSON.
     """
     return {name: plain(value, name) for name, value in params.items() if value is not None}
 
 
 def required(**params: Any) -> dict[str, Any]:
-    """Return the arguments as JSON, None as null.
+    """Return all arguments as JSON, None as null.
 
     Raises:
-        InvalidArgument: One of them is no JSON.
+        InvalidArgument: An argument cannot be written as JSON.
     """
     return {name: plain(value, name) for name, value in params.items()}
 
 
-def nothing(_: Any) -> None:
-    return None
+def parse_nothing(_: Any) -> None:
+    """Ignore the answer of a function that returns no result."""
 
 
-def rows(record: type[R]) -> Callable[[Any], list[R]]:
-    """Return a parser of rows; one that does not fit is logged and left out."""
+def row_parser(record: type[R]) -> Callable[[Any], list[R]]:
+    """Return a parser of rows that logs and skips each row that does not match the record."""
     adapter = TypeAdapter(list[record])  # type: ignore[valid-type]
 
     def parse(data: Any) -> list[R]:
@@ -78,6 +78,7 @@ def rows(record: type[R]) -> Callable[[Any], list[R]]:
     return parse
 
 
-def listed(function: str, record: type[R], limit: int, after: str | None) -> Rpc[list[R]]:
+def list_page(function: str, record: type[R], limit: int, after: str | None) -> Rpc[list[R]]:
+    """Return the call that lists one page of rows: up to ``limit`` rows, after the name given."""
     params = {"filter": given(limit=limit, after=after)}
     return Rpc(function, params, TypeAdapter(list[record]).validate_python)  # type: ignore[valid-type]

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from picture_queue._ids import new_id
 from picture_queue._rpc.base import Rpc, given, required
-from picture_queue._rpc.jobs import encode_job, enqueued, new_jobs
+from picture_queue._rpc.jobs import encode_job, encode_new_jobs, parse_enqueued
 from picture_queue.options import NewJob
 from picture_queue.records import Batch, EnqueuedBatch
 
@@ -18,7 +18,7 @@ def enqueue_batch(
     batch_id: UUID | str | None,
     metadata: Mapping[str, JsonValue] | None,
 ) -> Rpc[EnqueuedBatch]:
-    params, ids = new_jobs(jobs)
+    params, ids = encode_new_jobs(jobs)
     params |= given(
         callback=encode_job(callback) if callback else None,
         batch_id=batch_id or new_id(),
@@ -27,7 +27,9 @@ def enqueue_batch(
     return Rpc(
         "enqueue_batch",
         params,
-        lambda data: EnqueuedBatch(id=data["batch_id"], jobs=tuple(enqueued(data["jobs"], ids))),
+        lambda data: EnqueuedBatch(
+            id=data["batch_id"], jobs=tuple(parse_enqueued(data["jobs"], ids))
+        ),
     )
 
 

@@ -9,6 +9,6 @@ from picture_queue._rpc.base import Rpc, required
 
 
 def send_event(name: str, payload: JsonValue, event_id: UUID | str | None) -> Rpc[int]:
-    """Return the number of jobs that woke."""
+    """Return the call that sends an event; its result is the number of jobs that it woke."""
     params = required(name=name, payload=payload, event_id=event_id or new_id())
     return Rpc("send_event", params, lambda data: int(data["woken"]))

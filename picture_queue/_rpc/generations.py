@@ -7,10 +7,10 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue._ids import new_id
-from picture_queue._rpc.base import Rpc, given, required, rows
+from picture_queue._rpc.base import Rpc, given, required, row_parser
 from picture_queue.records import CancelRequest, Generation, JobStatus, StartedGeneration
 
-_parse_generations = rows(Generation)
+_parse_generations = row_parser(Generation)
 
 
 def start_generation(

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from picture_queue._ids import new_id, new_ids
 from picture_queue._json import plain
-from picture_queue._rpc.base import Rpc, given, nothing, required, rows
+from picture_queue._rpc.base import Rpc, given, parse_nothing, required, row_parser
 from picture_queue.errors import InvalidArgument
 from picture_queue.options import Backoff, JobFilter, Unique
 from picture_queue.records import (
@@ -22,11 +22,11 @@ from picture_queue.records import (
     JobPosition,
 )
 
-_parse_jobs = rows(Job)
+_parse_jobs = row_parser(Job)
 _EXPLANATIONS = TypeAdapter(list[JobExplanation])
 _ENQUEUED = TypeAdapter(list[Enqueued])
 _REASONS = TypeAdapter(list[FailureReason])
-#: The names SQL has for what stands under ``options`` in an item of enqueue_jobs.
+#: Fields of `NewJob` that enqueue_jobs takes under ``options``, each with its name there.
 _OPTIONS = {
     "delay": "delay_seconds",
     "timeout": "timeout_seconds",
@@ -42,17 +42,18 @@ _OPTIONS = {
     "batch_id": "batch_id",
     "unique": "unique",
 }
+#: Fields of `Backoff` and `Unique` that have another name in enqueue_jobs.
 _OPTION_PARTS = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
-#: With nothing but these the outcome of an enqueue is known without being told.
-_PLAIN = frozenset({"job_type", "payload", "queue", "priority", "user_id"})
+#: A job with only these fields is always created, so enqueue_job returns no outcome for it.
+_SIMPLE_FIELDS = frozenset({"job_type", "payload", "queue", "priority", "user_id"})
 
 
 def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
     item = encode_job(job)
-    if not item.keys() <= _PLAIN:
+    if not item.keys() <= _SIMPLE_FIELDS:
         rpc = enqueue_jobs([job])
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
-    # Under an id made just now nothing can be there but what the first try of this call wrote.
+    # The id is new: a job that has it was written by an earlier attempt of this same call.
     item["job_id"] = new_id()
     return Rpc("enqueue_job", plain(item), _created)
 
@@ -62,15 +63,16 @@ def _created(job_id: Any) -> Enqueued:
 
 
 def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
-    params, ids = new_jobs(jobs)
-    return Rpc("enqueue_jobs", params, lambda data: enqueued(data, ids))
+    params, ids = encode_new_jobs(jobs)
+    return Rpc("enqueue_jobs", params, lambda data: parse_enqueued(data, ids))
 
 
-def new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """Return the arguments for new jobs, and the ids that were made for those that have none.
+def encode_new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments for new jobs, and one generated id for each job.
 
-    Where the caller made an id, only the database can tell a repetition of this call from a job
-    that was there before: the call gets a request id, which costs it a row.
+    A job takes its generated id if the caller gave none. If the caller gave an id, the client
+    cannot tell a job that existed before from one that a lost attempt of this call created. Such a
+    call gets a request id, under which the database stores its answer; this costs one row.
     """
     items = encode_jobs(jobs)
     ids = new_ids(len(items))
@@ -80,13 +82,13 @@ def new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], list[st
     return {"jobs": plain(items, "jobs"), **given(request_id=request_id)}, ids
 
 
-def enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
-    """Return what became of each job.
+def parse_enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
+    """Parse the outcome of each enqueued job.
 
     Args:
         data: The answer of the database.
-        ids: The ids that were made for this call. Where such a job exists, it is because the answer
-            to the call was lost and the call was repeated: the call created it.
+        ids: The ids generated for this call. If the database reports that a job with such an id
+            exists, a lost attempt of this call created it, so its outcome becomes "created".
     """
     for item, job_id in zip(data, ids, strict=False):
         if item["outcome"] == "existing" and item["job_id"] == job_id:
@@ -95,26 +97,26 @@ def enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
 
 
 def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the item of enqueue_jobs for a `NewJob`; None counts as not given.
+    """Return the item of enqueue_jobs for a `NewJob`, without the fields that are None.
 
-    A name that is not known stays where it is: the database refuses it and says so.
+    Unknown fields are passed on, so that the database refuses them by name.
     """
-    given = {name: value for name, value in job.items() if value is not None}
-    if not _OPTIONS.keys().isdisjoint(given):
+    item = {name: value for name, value in job.items() if value is not None}
+    if not _OPTIONS.keys().isdisjoint(item):
         options = {
-            _OPTIONS[name]: _encode_option(given.pop(name))
-            for name in list(given)
+            _OPTIONS[name]: _encode_option(item.pop(name))
+            for name in list(item)
             if name in _OPTIONS
         }
-        given["options"] = {**given.get("options", {}), **options}
-    return given
+        item["options"] = {**item.get("options", {}), **options}
+    return item
 
 
 def encode_jobs(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the items of enqueue_jobs for many jobs.
 
     Raises:
-        InvalidArgument: It is no list of dicts; names the position and the value.
+        InvalidArgument: ``jobs`` is not a list of dicts; names the position and the value.
     """
     if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
         raise _not_acceptable(f"jobs is {jobs!r:.60}, not a list")
@@ -184,4 +186,4 @@ def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:
 
 
 def retry_job(job_id: UUID | str) -> Rpc[None]:
-    return Rpc("retry_job", required(job_id=job_id, request_id=new_id()), nothing)
+    return Rpc("retry_job", required(job_id=job_id, request_id=new_id()), parse_nothing)

@@ -1,14 +1,14 @@
-"""Calls about limits of keys."""
+"""Calls about limit keys: their limits and their pauses."""
 
 from datetime import datetime
 
 from picture_queue._ids import new_id
-from picture_queue._rpc.base import Rpc, given, listed, nothing, required
+from picture_queue._rpc.base import Rpc, given, list_page, parse_nothing, required
 from picture_queue.records import Limit, PausedKey
 
 
 def list_limits(limit: int, after: str | None) -> Rpc[list[Limit]]:
-    return listed("list_limits", Limit, limit, after)
+    return list_page("list_limits", Limit, limit, after)
 
 
 def set_limit(
@@ -19,7 +19,7 @@ def set_limit(
 
 
 def delete_limit(key: str) -> Rpc[None]:
-    return Rpc("delete_limit", required(key=key, request_id=new_id()), nothing)
+    return Rpc("delete_limit", required(key=key, request_id=new_id()), parse_nothing)
 
 
 def pause_key(key: str, resume_at: datetime | None) -> Rpc[PausedKey]:

@@ -1,10 +1,13 @@
-"""Calls about the predictions behind a generation, under the lease of its job."""
+"""Calls about the predictions of a generation; each requires the lease of the generation's job.
+
+``prediction`` is the id of our row, ``prediction_id`` the id at Replicate.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from picture_queue._rpc.base import Rpc, given, nothing, required
+from picture_queue._rpc.base import Rpc, given, parse_nothing, required
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
 
 
@@ -19,7 +22,7 @@ def record_prediction(
     params = given(
         job_id=job_id, lease_id=lease_id, prediction=prediction, prediction_id=prediction_id
     )
-    return Rpc("record_prediction", params, nothing)
+    return Rpc("record_prediction", params, parse_nothing)
 
 
 def finish_prediction(
@@ -38,9 +41,13 @@ def finish_prediction(
         error=error,
         metrics=metrics,
     )
-    return Rpc("finish_prediction", params, nothing)
+    return Rpc("finish_prediction", params, parse_nothing)
 
 
 def save_images(job_id: UUID, lease_id: UUID, images: Sequence[SavedImage]) -> Rpc[None]:
-    rows = [image.model_dump(mode="json") for image in images]
-    return Rpc("save_images", given(job_id=job_id, lease_id=lease_id, images=rows), nothing)
+    params = given(
+        job_id=job_id,
+        lease_id=lease_id,
+        images=[image.model_dump(mode="json") for image in images],
+    )
+    return Rpc("save_images", params, parse_nothing)

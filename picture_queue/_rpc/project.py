@@ -1,4 +1,4 @@
-"""Calls about a project as a whole."""
+"""Calls about the whole project: version, health, checks and maintenance."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from picture_queue._rpc.base import Rpc, given
 from picture_queue.records import Finding, Health, Maintenance, Version
 
 _FINDINGS = TypeAdapter(list[Finding])
-#: The contract this client is written for; see `picture_queue_version` in SQL.
+#: Version of the SQL interface that this client needs; see `picture_queue_version` in SQL.
 CONTRACT = 2
 
 
@@ -26,8 +26,8 @@ def queue_doctor(client_time: datetime) -> Rpc[list[Finding]]:
 
 
 def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Maintenance]:
-    """Do a round of maintenance, unless another worker holds the lease for it.
+    """Return the call that runs a round of maintenance, unless another worker holds its lease.
 
-    With ``force`` the lease does not matter.
+    With ``force`` the lease is ignored.
     """
     return Rpc("maintain_jobs", given(force=force, worker=worker), Maintenance.model_validate)

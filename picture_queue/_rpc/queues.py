@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Any
 
 from picture_queue._ids import new_id
-from picture_queue._rpc.base import Rpc, given, listed, required
+from picture_queue._rpc.base import Rpc, given, list_page, required
 from picture_queue.records import Changed, DesiredWorkers, Queue, QueueCounts
 
 
 def list_queues(limit: int, after: str | None) -> Rpc[list[Queue]]:
-    return listed("list_queues", Queue, limit, after)
+    return list_page("list_queues", Queue, limit, after)
 
 
 def set_queue(queue: str, changes: Mapping[str, Any]) -> Rpc[Queue]:
@@ -36,7 +36,7 @@ def purge_queue(queue: str, preview: bool) -> Rpc[Changed]:
 
 
 def queue_counts(limit: int, after: str | None) -> Rpc[list[QueueCounts]]:
-    return listed("queue_counts", QueueCounts, limit, after)
+    return list_page("queue_counts", QueueCounts, limit, after)
 
 
 def desired_workers(

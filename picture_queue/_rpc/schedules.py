@@ -4,22 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from picture_queue._ids import new_id
-from picture_queue._rpc.base import Rpc, given, listed, required
-from picture_queue._rpc.jobs import encode_job, enqueued
+from picture_queue._rpc.base import Rpc, given, list_page, required
+from picture_queue._rpc.jobs import encode_job, parse_enqueued
 from picture_queue.records import Enqueued, Schedule
 
 
 def list_schedules(limit: int, after: str | None) -> Rpc[list[Schedule]]:
-    return listed("list_schedules", Schedule, limit, after)
+    return list_page("list_schedules", Schedule, limit, after)
 
 
-def set_schedule(name: str, rhythm: Mapping[str, Any], job: Mapping[str, Any]) -> Rpc[Schedule]:
-    params = required(name=name, schedule={**encode_job(job), **given(**rhythm)})
+def set_schedule(name: str, timing: Mapping[str, Any], job: Mapping[str, Any]) -> Rpc[Schedule]:
+    params = required(name=name, schedule={**encode_job(job), **given(**timing)})
     return Rpc("set_schedule", params, Schedule.model_validate)
 
 
 def delete_schedule(name: str) -> Rpc[bool]:
-    """Return whether there was such a schedule."""
+    """Return the call that deletes a schedule; its result is whether the schedule existed."""
     params = required(name=name, request_id=new_id())
     return Rpc("delete_schedule", params, lambda data: bool(data["deleted"]))
 
@@ -34,4 +34,4 @@ def resume_schedule(name: str) -> Rpc[Schedule]:
 
 def run_schedule(name: str) -> Rpc[Enqueued]:
     params = required(name=name, job_id=new_id())
-    return Rpc("run_schedule", params, lambda data: enqueued([data], [params["job_id"]])[0])
+    return Rpc("run_schedule", params, lambda data: parse_enqueued([data], [params["job_id"]])[0])

@@ -1,11 +1,11 @@
 """Calls about tenants."""
 
-from picture_queue._rpc.base import Rpc, listed, required
+from picture_queue._rpc.base import Rpc, list_page, required
 from picture_queue.records import Tenant
 
 
 def list_tenants(limit: int, after: str | None) -> Rpc[list[Tenant]]:
-    return listed("list_tenants", Tenant, limit, after)
+    return list_page("list_tenants", Tenant, limit, after)
 
 
 def set_tenant(tenant: str, weight: float) -> Rpc[Tenant]:

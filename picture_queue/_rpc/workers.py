@@ -1,11 +1,11 @@
-"""Calls of workers."""
+"""Calls that workers make."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from picture_queue._rpc.base import Rpc, given, nothing
+from picture_queue._rpc.base import Rpc, given, parse_nothing
 from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 
 
@@ -17,14 +17,14 @@ def register_worker(
 
 
 def unregister_worker(worker: str) -> Rpc[None]:
-    return Rpc("unregister_worker", {"worker": worker}, nothing)
+    return Rpc("unregister_worker", {"worker": worker}, parse_nothing)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A request for jobs; ``request_id`` makes it repeatable.
+    """A request for jobs. A repeated request with the same ``request_id`` returns the same jobs.
 
-    ``confirms_start``: until a heartbeat or a report of a job, it counts as not started.
+    ``confirms_start``: a claimed job counts as started only at its first heartbeat or report.
     """
 
     worker: str
@@ -58,10 +58,10 @@ def _claimed(data: list[dict[str, Any]]) -> list[ClaimedJob]:
 
 
 def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[HeartbeatAnswer]:
-    """Take the leases by job, both ids as text.
+    """Return the call that extends leases.
 
-    A job is named under one lease, so the answer never has ``lost_leases``, which tells two leases
-    of a job apart: ``lost`` says all.
+    ``leases`` has one lease id for each job id. The field ``lost_leases`` of the answer is for
+    calls with several leases of one job, so it is not read.
     """
     items = [{"job_id": job, "lease_id": lease} for job, lease in leases.items()]
     return Rpc(
@@ -74,22 +74,23 @@ def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[HeartbeatAnswe
 def report_progress(
     job_id: UUID, lease_id: UUID, progress: int, message: str | None = None
 ) -> Rpc[bool]:
-    """Return whether the job is to be cancelled."""
+    """Return the call that writes progress; its result is whether to cancel the job."""
     params = given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
     return Rpc("report_progress", params, lambda data: bool(data["cancel_requested"]))
 
 
 def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Rpc[None]:
-    """Take lines of the form ``{"level", "message", "at"}``."""
-    return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), nothing)
+    """Return the call that adds lines to the log of a job, each ``{"level", "message", "at"}``."""
+    return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), parse_nothing)
 
 
 def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str, Any]]]:
-    """Return the answer to each outcome by the id of its job.
+    """Return the call that reports outcomes; its result is the answer to each, by job id.
 
-    Its ``outcome`` is ok, repeated, stale, busy, or refused, and then its ``error`` says why.
+    The ``outcome`` of an answer is ok, repeated, stale, busy or refused; if it is refused,
+    ``error`` has the reason.
     """
-    # Each is plain already: looking through hundreds again would take longer than to send them.
+    # The outcomes are plain JSON already. To convert hundreds again takes longer than to send them.
     return Rpc(
         "report_jobs",
         {"outcomes": outcomes},

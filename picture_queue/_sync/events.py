@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/events.py: edit that file.
 
-"""External events. All of it needs a service key."""
+"""External events. Every method needs a service key."""
 
 from uuid import UUID
 
@@ -21,13 +21,14 @@ class Events:
     ) -> int:
         """Send an external event to waiting jobs.
 
-        If nobody waits yet, it is kept for a day; a second one of that name replaces the first.
+        If no job waits for it yet, the event is stored for a day; a later event of the same name
+        replaces it.
 
         Args:
-            name: What the handler parked on; the job's id by default.
-            payload: What the handler gets as ``job.event``.
-            event_id: The id that its source gave the event, up to 200 characters. If it is sent
-                again with that id within a day, no job is woken twice.
+            name: The name that the handler parked the job on; by default the id of the job.
+            payload: The value that the handler gets as ``job.event``.
+            event_id: The id of the event at its source, up to 200 characters. A repeated call with
+                this id within a day changes nothing.
 
         Returns:
             The number of jobs that it woke.

@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/generations.py: edit that file.
 
-"""Generations: pictures that are made on request."""
+"""Generations: requests for pictures."""
 
 import builtins
 from collections.abc import Generator, Mapping
@@ -29,7 +29,7 @@ BUCKET = "pictures"
 
 
 class Generations:
-    """The generations of a project: a user's own, or with a service key all of them."""
+    """The generations of a project: all with a service key, only their own with a user's token."""
 
     def __init__(self, project: Backend, watcher: Watcher) -> None:
         self._project = project
@@ -49,21 +49,21 @@ class Generations:
         """Start a generation, without waiting for its pictures.
 
         Args:
-            prompt: What to draw; empty for models without a prompt.
-            model_id: One of `models.list`; the project's default model.
-            input: Further inputs of the model, checked before anything is written.
-            scheduled_for: Not before this time.
-            idempotency_key: With the same key the first generation is returned.
-            user_id: Whose it is; with a service key only, else it is the caller's.
-            priority: Higher runs first; with a service key only.
+            prompt: A description of the picture; empty for models without a prompt.
+            model_id: A model of `models.list`; None: the default model of the project.
+            input: Further inputs of the model; they are validated first.
+            scheduled_for: The earliest time to start.
+            idempotency_key: A repeated call with the same key returns the first generation.
+            user_id: The owner, which only a service key may set; otherwise the caller.
+            priority: A higher one runs first; only a service key may set it.
 
         Returns:
             The generation and its job.
 
         Raises:
             UnknownModel: The project does not offer the model.
-            InvalidInput: Prompt or input does not fit; names the field and the value.
-            NotAuthenticated: Neither a user's token nor a service key.
+            InvalidInput: Prompt or input is invalid; the error names the field and the value.
+            NotAuthenticated: The client has neither a user's token nor a service key.
         """
         rpc = _rpc.start_generation(
             prompt,
@@ -94,9 +94,9 @@ class Generations:
         """Return generations with their images.
 
         Args:
-            status: In this state only.
-            limit: At most so many, 1000 at most.
-            before: ``created_at`` of the last one of the page before.
+            status: Only generations in this state.
+            limit: Maximum number of results, up to 1000.
+            before: ``created_at`` of the last generation of the previous page.
 
         Returns:
             The generations, newest first.
@@ -105,7 +105,7 @@ class Generations:
         return self._project.call(rpc)
 
     def cancel(self, generation_id: UUID | str) -> CancelRequest:
-        """Cancel a generation: at once while it waits; while it runs, its worker is asked to stop.
+        """Cancel a generation: a pending one at once; a running one is asked to stop.
 
         Returns:
             The state of its job.
@@ -119,7 +119,7 @@ class Generations:
     def watch(
         self, generation_id: UUID | str, *, timeout: float | None = None
     ) -> Generator[JobEvent, None, None]:
-        """Yield the states of its job as they come, the terminal one last; see `Jobs.watch`.
+        """Yield the states of its job as they change, the final one last; see `Jobs.watch`.
 
         Args:
             generation_id: The generation.
@@ -140,7 +140,7 @@ class Generations:
 
         Raises:
             NotFound: The picture is gone, or not the caller's.
-            ConnectionFailed: It did not come in the time that a call of this client gets.
+            ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
         return self._project.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
 
@@ -158,14 +158,14 @@ class Generations:
         return target
 
     def url(self, image: Image, *, expires_in: int = 3600) -> str:
-        """Make an address from which anybody can read a picture for a while.
+        """Create a signed URL, with which anybody can read a picture until it expires.
 
         Args:
             image: The picture.
-            expires_in: How long, seconds.
+            expires_in: Seconds until it expires.
 
         Returns:
-            The address.
+            The URL.
 
         Raises:
             NotFound: The picture is gone, or not the caller's.

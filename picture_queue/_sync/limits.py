@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/limits.py: edit that file.
 
-"""Limits of keys. All of it needs a service key."""
+"""Limit keys. Every method needs a service key."""
 
 import builtins
 from datetime import datetime
@@ -21,11 +21,11 @@ class Limits:
         self._project = project
 
     def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Limit]:
-        """Return the limits, and the keys that are paused or that jobs wait for.
+        """Return the keys that have a limit, are paused, or have waiting jobs.
 
         Args:
-            limit: At most so many, 10,000 at most.
-            after: The key of the last limit of the page before.
+            limit: Maximum number of results, up to 10,000.
+            after: The key of the last limit of the previous page.
         """
         return self._project.call(_rpc.list_limits(limit, after))
 
@@ -40,16 +40,16 @@ class Limits:
         """Set the limit of a key. It applies at once, and running jobs count.
 
         Args:
-            key: The key, or ``user:*`` for each key of that kind.
-            max_running: So many of its jobs run at once.
-            rate: So many start in any ``period``.
-            period: Seconds.
+            key: The key; or ``user:*``, for example, for each key of that kind.
+            max_running: Maximum number of its jobs that run at once.
+            rate: Maximum number of its jobs that start in any ``period``.
+            period: Length of the period, seconds.
 
         Returns:
             The limit.
 
         Raises:
-            InvalidArgument: Naming the field and the value.
+            InvalidArgument: A value is invalid; the error names the field and the value.
         """
         return self._project.call(_rpc.set_limit(key, max_running, rate, period))
 
@@ -57,7 +57,7 @@ class Limits:
         """Delete the limit of a key.
 
         Raises:
-            LimitNotFound: It has none.
+            LimitNotFound: The key has no limit.
         """
         self._project.call(_rpc.delete_limit(key))
 
@@ -66,7 +66,7 @@ class Limits:
 
         Args:
             key: The key.
-            resume_at: Until then; None: until it is resumed.
+            resume_at: When the pause ends; None: when it is resumed.
 
         Returns:
             The key as it is now.

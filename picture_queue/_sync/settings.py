@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/settings.py: edit that file.
 
-"""The settings of a project. All of it needs a service key."""
+"""Settings of a project."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from picture_queue.records import Setting
 
 
 class Settings:
-    """The defaults and limits of a project. Needs a service key."""
+    """The defaults and limits of a project. Every method needs a service key."""
 
     def __init__(self, project: Backend) -> None:
         self._project = project
@@ -23,12 +23,12 @@ class Settings:
         """Change settings.
 
         Args:
-            **changes: Fields of `Setting` by name; None: the value of a new project.
+            **changes: Fields of `Setting`; None resets a field to its default.
 
         Returns:
             The settings as they are now.
 
         Raises:
-            InvalidArgument: Naming the field and the value.
+            InvalidArgument: A value is invalid; the error names the field and the value.
         """
         return self._project.call(_rpc.set_setting(changes))

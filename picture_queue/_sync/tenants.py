@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/tenants.py: edit that file.
 
-"""The weights of tenants. All of it needs a service key."""
+"""Weights of tenants. Every method needs a service key."""
 
 import builtins
 
@@ -10,31 +10,33 @@ from picture_queue.records import Tenant
 
 
 class Tenants:
-    """The weights of tenants in queues that share fairly."""
+    """The weights of tenants in queues with fair sharing."""
 
     def __init__(self, project: Backend) -> None:
         self._project = project
 
     def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Tenant]:
-        """Return the tenants that have a weight of their own; the others have 1.
+        """Return the tenants whose weight was set; all others have the weight 1.
 
         Args:
-            limit: At most so many, 10,000 at most.
-            after: The name of the last tenant of the page before.
+            limit: Maximum number of results, up to 10,000.
+            after: The name of the last tenant of the previous page.
         """
         return self._project.call(_rpc.list_tenants(limit, after))
 
     def set(self, tenant: str, weight: float) -> Tenant:
-        """Set the weight of a tenant: with 3 it gets three turns where one with 1 gets one.
+        """Set the weight of a tenant in fair sharing.
+
+        A tenant with the weight 3 gets three turns for each turn of a tenant with the weight 1.
 
         Args:
-            tenant: As its jobs name it, or the id of the owner.
+            tenant: The ``tenant`` of its jobs; for jobs without one, the id of their owner.
             weight: 0.001 to 1000.
 
         Returns:
             The tenant.
 
         Raises:
-            InvalidArgument: Naming the value.
+            InvalidArgument: The tenant or the weight is invalid; the error names the value.
         """
         return self._project.call(_rpc.set_tenant(tenant, weight))

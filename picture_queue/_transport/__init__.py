@@ -1,1 +1,1 @@
-"""Transports: an `Rpc` reaches the database through one of them."""
+"""Transports, which execute an `Rpc` through the HTTP API or in the database directly."""

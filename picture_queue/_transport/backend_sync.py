@@ -28,7 +28,7 @@ from picture_queue.errors import (
 )
 from picture_queue.settings import DatabaseSettings
 
-# Transports are imported lazily: a worker beside its database needs 25 MB less.
+# Transports are imported lazily: a worker that uses only the database needs 25 MB less memory.
 if TYPE_CHECKING:
     from supabase import Client
 
@@ -39,13 +39,13 @@ T = TypeVar("T")
 
 
 class Backend:
-    """One project. Calls go straight to the database where its address is known.
+    """One project. Calls go directly to the database if it is configured, otherwise to the API.
 
-    This is the only layer that repeats calls and bounds their time.
+    This is the only layer that retries calls and limits how long they take.
 
     Args:
-        api: The HTTP API; without it there are no files, and no events over Realtime.
-        database: The database; without it calls go over the API.
+        api: The HTTP API; Storage and Realtime need it.
+        database: The settings of the database; None: all calls go to the API.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Backend:
                 from picture_queue._transport import postgres_sync
             self.database = postgres_sync.Postgres(database)
         transport: Transport | None = self.database or api
-        assert transport is not None  # noqa: S101 - one of the two is there
+        assert transport is not None  # noqa: S101 - the caller passes at least one
         self._transport = transport
         self._version_is_checked = False
 
     def call(self, rpc: Rpc[T], timeout: float | None = None) -> T:
-        """Make a call, repeat it after a transient failure, and return its parsed result.
+        """Make a call, retry it after a transient failure, and return its parsed result.
 
         Args:
             rpc: The call.
@@ -79,14 +79,14 @@ class Backend:
         try:
             return self._repeat(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
-            # The database changed under a running client: say in which direction.
+            # The database was migrated meanwhile: _check_version raises the exact error.
             self._check_version(deadline)
             raise DatabaseTooOld(
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
             ) from None
 
     def storage(self, call: StorageCall, timeout: float | None = None) -> bytes:
-        """Make a call of Storage, repeat it after a transient failure, and return its answer.
+        """Call Storage, retry after a transient failure, and return its answer.
 
         Args:
             call: The call.
@@ -113,8 +113,8 @@ class Backend:
             if not is_transient(error):
                 raise
             failure: Exception | None = error
-        # Only now: to set up tenacity costs a tenth of a call. It takes the failure as that of its
-        # first attempt, so it counts and waits as if it had made it.
+        # Tenacity is set up only after a failure, since that takes a tenth of the time of a call.
+        # Its first attempt raises the known failure again, so that it counts as an attempt.
         for attempt in Retrying(**retry_policy(deadline)):
             with attempt:
                 if failure is not None:
@@ -125,11 +125,11 @@ class Backend:
 
     def _check_version(self, deadline: Deadline) -> None:
         try:
-            version = partial(self._transport.call, _rpc.picture_queue_version())
-            found = self._repeat(version, deadline)
+            call = partial(self._transport.call, _rpc.picture_queue_version())
+            found = self._repeat(call, deadline)
         except FunctionMissing:
             found = None
-        except UnreadableAnswer as error:  # its form is the same in all versions
+        except UnreadableAnswer as error:  # all versions answer in the same format
             raise ConnectionFailed(
                 "The address does not answer like a Supabase project",
                 detail="the answer of picture_queue_version is another's",
@@ -139,7 +139,7 @@ class Backend:
         self._version_is_checked = True
 
     def client(self) -> "Client":
-        """Return the supabase client, for Realtime.
+        """Return the client of the package supabase; Realtime uses it.
 
         Raises:
             SettingsError: The API's address or key is not known.
@@ -155,7 +155,7 @@ class Backend:
         return self.api
 
     def close(self) -> None:
-        """Close the connections, unless the caller brought them."""
+        """Close the connections, except those that the caller passed in."""
         if self.database is not None:
             self.database.close()
         if self.api is not None:

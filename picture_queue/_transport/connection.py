@@ -21,7 +21,7 @@ from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
 from picture_queue.errors import Busy
 from picture_queue.settings import DatabaseSettings
 
-_IDLE = pq.TransactionStatus.IDLE  # looked up once: each call asks for it
+_IDLE = pq.TransactionStatus.IDLE  # saves an attribute look-up in each call
 
 
 async def connect_async(
@@ -286,7 +286,7 @@ class _Pool(Generic[C]):
             connection.close()
 
     def close(self) -> None:
-        """Close the connections; those of running calls when the calls end."""
+        """Close idle connections now, and those of running calls when the calls end."""
         self._closed = True
         self.close_idle()
 

@@ -1,6 +1,7 @@
 """Errors of PostgreSQL, psycopg, PostgREST and Storage as the exceptions of this library.
 
-httpx and psycopg are imported where they are needed: each is loaded with its own transport only.
+httpx and psycopg are imported in the functions that need them, so that only the transport in use
+loads its library.
 """
 
 import re
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     import httpx
     from psycopg import Error
 
-# Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
+# Error codes of PostgREST (https://docs.postgrest.org/en/v12/references/errors.html) and PostgreSQL
+# (appendix A): exception, message, hint.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "42501": (NotAllowed, "This key may not do that", "Use a service key, or sign in as the owner"),
     "40001": (Busy, "Two calls were in each other's way", None),
@@ -52,7 +54,7 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "PGRST302": (NotAuthenticated, "The call needs a key or a token", None),
     "PGRST303": (AuthenticationFailed, "The token is not valid any more", "Sign in again"),
 }
-# Lost or refused connections, a full server, one that starts or shuts down.
+# SQLSTATE prefixes: lost or refused connection, or a server that is full, starting or stopping.
 _UNAVAILABLE = ("08", "53", "57P")
 _LOST = ("08", "57P01", "57P02", "57P03")
 _REFUSED = ("authentication failed", "no pg_hba.conf entry", "no password", "Tenant or user not")
@@ -70,7 +72,7 @@ _BY_STORAGE_STATUS: dict[str, type[PictureQueueError]] = {
 
 
 class FunctionMissing(Exception):
-    """The API knows no such function: too old, too new, or not installed."""
+    """The database has no such function: its SQL is older, newer, or not installed."""
 
 
 def translate_server_code(
@@ -92,7 +94,7 @@ def translate_server_code(
         return kind(text, code=code, detail=message, hint=advice)
     if code.startswith(_UNAVAILABLE):
         return Busy("The database is not available now", code=code, detail=message)
-    if code == "22023" and message.startswith('role "'):  # of the token
+    if code == "22023" and message.startswith('role "'):  # the role that the token names
         kind, text, advice = _BY_SERVER_CODE["PGRST301"]
         return kind(text, code=code, detail=message, hint=advice)
     if code.startswith("22"):  # a value that does not convert to its parameter's type
@@ -106,14 +108,14 @@ def translate_database_error(
     """Return the exception of this library for a failure of a direct call.
 
     Args:
-        error: What psycopg raised.
-        settings: The address, of which the host is named and never the password.
-        deadline: The bound of the call.
+        error: The exception that the call raised.
+        settings: The URL of the database; messages contain its host, never its password.
+        deadline: The deadline of the call.
     """
     from psycopg import Error
 
     if not _is_readable(settings.url):
-        # What is wrong with it is not said: it would quote a password.
+        # The message of libpq is left out, since it may quote the password.
         return SettingsError(
             "PICTURE_QUEUE_DATABASE_URL (or --db-url) cannot be read as a database address",
             hint="Copy it from the project's settings: postgresql://user:password@host:port/name",
@@ -124,7 +126,7 @@ def translate_database_error(
             f"{_server(settings)} gave no answer in {timeout:g} s",
             hint=_DATABASE_HINT,
         )
-    if isinstance(error, OSError | UnicodeError):  # of the socket, or of looking up the host
+    if isinstance(error, OSError | UnicodeError):  # from the socket or the host look-up
         return ConnectionFailed(
             f"{_server(settings)} does not answer", detail=str(error), hint=_DATABASE_HINT
         )
@@ -146,7 +148,7 @@ def translate_database_error(
 def _connection_error(error: "Error", message: str, settings: DatabaseSettings) -> Exception:
     from psycopg import OperationalError
 
-    # While connecting libpq keeps the server's message, but not its code.
+    # For a failed connect libpq gives the message of the server, but not the SQLSTATE.
     if isinstance(error, OperationalError):
         if re.search('database ".*" does not exist', message):
             return _no_database(_first_line(message))
@@ -174,7 +176,7 @@ def _no_database(message: str) -> SettingsError:
 
 
 def _is_readable(url: str) -> bool:
-    """Return whether libpq can read a database's address."""
+    """Return whether libpq can parse the URL of a database."""
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict
 
@@ -197,12 +199,12 @@ def _first_line(text: str) -> str:
 
 
 def translate_http_error(error: Exception, url: str, deadline: Deadline | None = None) -> Exception:
-    """Return the exception of this library for a call that got no readable answer.
+    """Return the exception of this library for a failure of a call over HTTP.
 
     Args:
-        error: What supabase-py, httpx or a library below raised.
-        url: The project's address, for the message.
-        deadline: The bound of the call.
+        error: The exception that supabase-py, httpx or a library below them raised.
+        url: The URL of the project, for the message.
+        deadline: The deadline of the call.
     """
     import httpx
 
@@ -212,7 +214,7 @@ def translate_http_error(error: Exception, url: str, deadline: Deadline | None =
         reason = f"no answer in {deadline.timeout:g} s"
     else:
         reason = str(error) or type(error).__name__
-    # Whatever it is: h2 raises a KeyError where its connection has ended, for example.
+    # Any exception: h2, for example, raises a KeyError after its connection has ended.
     return ConnectionFailed(
         f"{url} does not answer",
         detail=reason,
@@ -221,12 +223,12 @@ def translate_http_error(error: Exception, url: str, deadline: Deadline | None =
 
 
 def translate_response(response: "httpx.Response", content: bytes, url: str) -> Exception:
-    """Return the exception for an answer that is not a result.
+    """Return the exception for an error response.
 
     Args:
-        response: Its status and headers.
-        content: Its body.
-        url: The project's address, for the message.
+        response: The response, for its status and headers.
+        content: The body of the response.
+        url: The URL of the project, for the message.
     """
     body = _json_object(content)
     error = _by_storage(body) or _by_body(body, url) or _by_status(response, body, url)
@@ -236,7 +238,7 @@ def translate_response(response: "httpx.Response", content: bytes, url: str) -> 
 
 
 def _by_storage(body: dict[str, Any]) -> PictureQueueError | None:
-    """Read what Storage says; None where the answer is somebody else's."""
+    """Return the error that Storage reports; None if the body is not from Storage."""
     status = str(body.get("statusCode") or "")
     if not status:
         return None
@@ -245,9 +247,9 @@ def _by_storage(body: dict[str, Any]) -> PictureQueueError | None:
 
 
 def _by_body(body: dict[str, Any], url: str) -> Exception | None:
-    """Read what PostgREST or the database says; None where the answer is somebody else's."""
+    """Return the error of PostgREST or the database; None if the body is not from them."""
     code, message = str(body.get("code") or ""), str(body.get("message") or "")
-    if code in ("PGRST202", "42883"):  # the second where the API remembers a function that is gone
+    if code in ("PGRST202", "42883"):  # 42883: dropped, but still cached
         return FunctionMissing(message)
     if _SERVER_CODE.fullmatch(code) and code != _NO_SUCH_PATH:
         return translate_server_code(code, message, body.get("details"), body.get("hint"))
@@ -259,7 +261,7 @@ def _by_body(body: dict[str, Any], url: str) -> Exception | None:
 def _by_status(response: "httpx.Response", body: dict[str, Any], url: str) -> PictureQueueError:
     status = response.status_code
     code, detail = str(status), f"HTTP {status} {response.reason_phrase}".rstrip()
-    # Another API, at a wrong address, refuses the key as well, but not in the words of Supabase.
+    # A body that has none of these keys is not from Supabase: the URL is that of another API.
     if status in (401, 403) and (not body or body.keys() & {"message", "msg", "error"}):
         return _wrong_key(url, str(body.get("message") or detail))
     if status == 413:
@@ -296,10 +298,10 @@ def _json_object(content: bytes) -> dict[str, Any]:
 
 @contextmanager
 def needs_usable_environment() -> Iterator[None]:
-    """Name the variables that httpx reads, where it cannot use one of them.
+    """Raise an error that names the environment variables of httpx if one of them is unusable.
 
     Raises:
-        SettingsError: It cannot.
+        SettingsError: A proxy or certificate variable is unusable.
     """
     import httpx
 
@@ -315,7 +317,7 @@ def needs_usable_environment() -> Iterator[None]:
 
 @contextmanager
 def needs_driver() -> Iterator[None]:
-    """Name the package to install where the driver for direct connections is missing.
+    """Raise an error that names the package to install if the PostgreSQL driver is missing.
 
     Raises:
         SettingsError: The driver is missing.

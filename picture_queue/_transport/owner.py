@@ -1,7 +1,7 @@
-"""The process and the event loop that may use a connection.
+"""The process or event loop that may use a connection.
 
-After a fork parent and child share each socket, and would read each other's answers. And a socket
-of asyncio is bound to its event loop.
+After a fork, parent and child share each socket and would read each other's answers. An asyncio
+socket belongs to one event loop.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ _left_open: list[object] = []
 
 
 def leave_open(inherited: object) -> None:
-    """Keep connections of the process that forked this one from being collected.
+    """Keep a reference to a connection that was inherited from the parent process.
 
-    To close one would tell the server that the parent has left, and to collect an open one brings a
-    ResourceWarning.
+    Closing it would end the connection of the parent, and garbage collection of an open connection
+    would issue a ResourceWarning.
     """
     _left_open.append(inherited)
 
@@ -41,12 +41,12 @@ class ProcessOwner:
         """Take over a connection.
 
         Args:
-            close: Closes it.
+            close: The function that closes the connection.
         """
         self._close = close
 
     def close(self) -> None:
-        """Close the connection, if it is this process's own."""
+        """Close the connection, unless it belongs to the parent process."""
         if self._close is not None and not self.is_inherited():
             self._close()
 
@@ -67,7 +67,7 @@ class LoopOwner:
         """Return whether the connection may be used here and now.
 
         Raises:
-            SettingsError: Another event loop opened it, and is not closed.
+            SettingsError: Another event loop opened it and is still open.
         """
         if self._pid != os.getpid():
             return False
@@ -83,16 +83,17 @@ class LoopOwner:
     async def own(self, close: Callable[[], Awaitable[None]]) -> None:
         """Take over a connection, and close it when the event loop ends.
 
-        ``asyncio.run`` finalizes asynchronous generators while the loop can still run tasks.
+        A suspended asynchronous generator calls ``close``: ``asyncio.run`` finalizes such
+        generators while the event loop can still run tasks.
 
         Args:
-            close: Closes it.
+            close: The function that closes the connection.
         """
         self._closing = _call_when_finalized(close)
         await anext(self._closing)
 
     async def aclose(self) -> None:
-        """Close the connection, if it is this event loop's own."""
+        """Close the connection, if it belongs to this event loop."""
         if self._closing is not None and self.is_current():
             await self._closing.aclose()
 

@@ -1,8 +1,7 @@
-"""Calls straight to the database, over a few connections that stay open.
+"""Calls directly to the database, through a small connection pool.
 
-A call is one statement in one round trip, without a named prepared statement and without session
-state: so it is safe behind a pooler in transaction mode, where the next statement may run in
-another session.
+A call is one statement in one round trip. It uses no named prepared statement and no session state,
+so it works with a pooler in transaction mode, where each statement may run in another session.
 """
 
 import threading
@@ -23,20 +22,20 @@ from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
 
-_ROWS = pq.ExecStatus.TUPLES_OK  # looked up once: each call asks for it
+_ROWS = pq.ExecStatus.TUPLES_OK  # saves an attribute look-up in each call
 
 
 class AsyncPostgres:
-    """One database, reached with its address.
+    """A transport that calls the functions in the database itself.
 
     Args:
-        settings: The address, and how to use it.
+        settings: The URL of the database, and the options of the connections.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
         self._pool: AsyncPool | None = None
-        self._renewing = threading.Lock()
+        self._pool_lock = threading.Lock()
         self._statements: dict[str, Statement] = {}
 
     async def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
@@ -49,7 +48,7 @@ class AsyncPostgres:
         Raises:
             PictureQueueError: The database refused the call, or did not answer.
         """
-        pool = self._own_pool()
+        pool = self._current_pool()
         await pool.acquire_slot(deadline)
         connection = None
         try:
@@ -58,31 +57,35 @@ class AsyncPostgres:
                 connection = AsyncRawConnection(await connect_async(self.settings, deadline))
             statement = self._statements.get(rpc.function)
             if statement is None:
-                statement = await self._learn(connection, rpc.function, deadline)
-            text, values = statement.of(rpc.params)
+                statement = await self._load_statement(connection, rpc.function, deadline)
+            text, values = statement.bind(rpc.params)
             answer = _value(await connection.execute(text, values, deadline.remaining()))
         except Exception as error:
             translated = translate_database_error(error, self.settings, deadline)
             if isinstance(translated, FunctionMissing):
-                self._statements.pop(rpc.function, None)  # it may come back, and otherwise
+                # A migration may create it again, with other parameters.
+                self._statements.pop(rpc.function, None)
             if isinstance(translated, ConnectionFailed):
-                pool.close_idle()  # after a restart or on a dead network they are lost as well
-            quiet = translated is error or isinstance(translated, SettingsError)
-            raise translated from (None if quiet else error)
+                # After a restart or a network failure the idle connections are dead too.
+                pool.close_idle()
+            # A SettingsError is complete without the error of psycopg.
+            needs_no_cause = translated is error or isinstance(translated, SettingsError)
+            raise translated from (None if needs_no_cause else error)
         finally:
             if connection is not None:
                 pool.put_back(connection)
             pool.release_slot()
         return parse_answer(rpc, answer, statement.decode)
 
-    def _own_pool(self) -> AsyncPool:
+    def _current_pool(self) -> AsyncPool:
+        """Return the pool of this process and event loop; make one after a fork, for example."""
         pool = self._pool
         if pool is None or not pool.owner.is_current():
             pool = self._renew_pool()
         return pool
 
     def _renew_pool(self) -> AsyncPool:
-        with self._renewing:
+        with self._pool_lock:
             pool = self._pool
             if pool is None or not pool.owner.is_current():  # no other thread has renewed it
                 if pool is not None:
@@ -90,7 +93,7 @@ class AsyncPostgres:
                 pool = self._pool = AsyncPool(self.settings.connections)
             return pool
 
-    async def _learn(
+    async def _load_statement(
         self, connection: AsyncRawConnection, function: str, deadline: Deadline
     ) -> Statement:
         answer = await connection.execute(SIGNATURE, [function.encode()], deadline.remaining())
@@ -102,9 +105,9 @@ class AsyncPostgres:
         return statement
 
     async def aclose(self) -> None:
-        """Close the connections; those of running calls when the calls end."""
+        """Close idle connections now, and those of running calls when the calls end."""
         if self._pool is not None:
-            self._own_pool().close()
+            self._current_pool().close()
 
 
 def _value(result: PGresult) -> bytes | None:

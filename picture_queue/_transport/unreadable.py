@@ -1,8 +1,8 @@
-"""Reads JSON although Python cannot read a part of it.
+"""A JSON reader that tolerates values which Python cannot read.
 
 PostgreSQL stores numbers of any length and JSON of any depth. Python refuses integers of more than
-4,300 digits and nesting beyond its recursion limit. One such value must not hide the rows beside
-it.
+4,300 digits and nesting beyond its recursion limit. Such a value must not make
+the other rows unreadable.
 """
 
 import json
@@ -22,11 +22,11 @@ def read_json(data: bytes | str) -> Any:
     """Read JSON.
 
     Returns:
-        The value. Where Python cannot read all of it and it is a row, or a list of rows, an
-        `Unreadable` takes the place of each field at fault.
+        The value. If it is a row or a list of rows, each field that Python cannot read is replaced
+        by an `Unreadable`.
 
     Raises:
-        ValueError: It is not JSON.
+        ValueError: The text is not JSON.
     """
     try:
         return from_json(data)
@@ -64,7 +64,7 @@ def _read_field(text: str) -> Any:
 
 
 def _members(text: str) -> Iterator[str]:
-    """Split an array or an object at its own commas."""
+    """Split an array or an object at its top-level commas."""
     depth, start = 0, 0
     for token in _TOKEN.finditer(text):
         mark = token[0]

@@ -12,8 +12,8 @@ from picture_queue.worker import JobContext, Worker
 
 _log = logging.getLogger(__name__)
 
-#: Seconds for one attempt: the deadline of a prediction, and time to search for a lost one and to
-#: store the pictures.
+#: Seconds for one attempt: longer than the deadline of a prediction, since an attempt also searches
+#: for the prediction of an attempt that died, and stores the pictures.
 TIMEOUT = 900.0
 
 
@@ -25,13 +25,14 @@ def builtin_worker(
 ) -> Worker:
     """Make a worker with the handler of ``generate-image``.
 
-    Without a token that handler is left out: such jobs stay pending, and `health` names them.
+    Without a Replicate token the handler is not registered: ``generate-image`` jobs stay pending,
+    and `health` reports them.
 
     Args:
-        client: The project, with a service key; it stays the caller's to close.
-        settings: How to work.
-        replicate: Token and address; None: there is no token.
-        handling: How the handler waits for predictions.
+        client: A client with a service key; the caller closes it.
+        settings: The settings of the worker.
+        replicate: Token and address of Replicate; None if there is no token.
+        handling: The settings of the handler: how it waits for predictions.
     """
     worker = Worker(client, settings)
     if replicate is None:
@@ -49,18 +50,19 @@ def add_generations(
     replicate: ReplicateSettings,
     handling: HandlerSettings | None = None,
 ) -> None:
-    """Register the handler of ``generate-image`` on a worker of yours.
+    """Register the handler of ``generate-image`` on your own worker.
 
     Args:
-        worker: Not started yet; it closes the connections to Replicate when it stops.
-        client: The project the worker works for.
-        replicate: Token and address.
-        handling: How the handler waits for predictions.
+        worker: A worker that is not started yet. It closes the connections to Replicate when it
+            stops.
+        client: The client of the worker's project.
+        replicate: Token and address of Replicate.
+        handling: The settings of the handler: how it waits for predictions.
 
     Raises:
-        SettingsError: The client has no address of the project's API, which stores the pictures.
-        InvalidArgument: The worker has such a handler, or runs already.
-        ValueError: The address or the token is not acceptable.
+        SettingsError: The client has no URL of the project's API, which stores the pictures.
+        InvalidArgument: The worker already has a handler for ``generate-image``, or is running.
+        ValueError: The address or the token of Replicate is invalid.
     """
     expect_api(client)
     api = ReplicateClient(replicate.token, base_url=replicate.base_url)

@@ -25,11 +25,12 @@ from picture_queue.worker import JobContext, PermanentFailure, RateLimited, Retr
 _log = logging.getLogger(__name__)
 
 JOB_TYPE = "generate-image"
-#: The limit key all these jobs run under.
+#: The limit key of these jobs; it is paused if Replicate throttles the account or is unreachable.
 PAUSE_KEY = f"type:{JOB_TYPE}"
 
-_COLD_START = 60.0  # seconds in `starting` after which polls become rare
-_COLD_POLL = 10.0
+_COLD_START = 60.0  # seconds in `starting` after which the poll interval is _COLD_POLL
+_COLD_POLL = 10.0  # seconds
+#: The state to record for each status of a prediction without a result; all others are "failed".
 _STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
 
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
@@ -43,14 +44,15 @@ def image_handler(
     """Make the handler.
 
     Args:
-        client: For all jobs; stays the caller's to close.
+        client: The client for all jobs; the caller closes it.
         store_for: Returns the store of a job, bound to its lease.
         settings: See `HandlerSettings`.
 
     Returns:
-        ``async def generate_image(payload, job)``. Its result is ``{"images": [...]}``. An error of
-        the provider is raised as a verdict about the job: `RateLimited`, `Snooze`, `Retry` or
-        `PermanentFailure`. A `CancelledError` means cancelled or released, as the job's flags say.
+        ``async def generate_image(payload, job)``. Its result is ``{"images": [...]}``. After an
+        error of the provider it raises what the worker should do with the job: `RateLimited`,
+        `Snooze`, `Retry` or `PermanentFailure`. After a `CancelledError` the flags of the job tell
+        whether it was cancelled or released.
     """
     chosen = settings or HandlerSettings()
 
@@ -76,15 +78,15 @@ class _GenerationRun:
         self._settings = settings
         self._progress = GenerationProgress(job)
         self._manager = PredictionManager(client, store, self._progress, settings)
-        self._is_overdue = False  # by our own clock, which stopped it
+        self._is_overdue = False  # this attempt stopped the prediction at its deadline
 
     async def run(self) -> dict[str, Any]:
         try:
             return await self._generate()
         except asyncio.CancelledError:
-            # A release at shutdown leaves the prediction running: the next worker attaches.
+            # At a release (shutdown) the prediction continues, and the next worker attaches to it.
             if self._job.cancel_requested:
-                await self._undo()
+                await self._cancel_prediction()
             raise
         except errors.ReplicateError as error:
             failure = error
@@ -98,18 +100,18 @@ class _GenerationRun:
         raise await self._verdict_of(failure) from failure
 
     async def _verdict_of(self, error: errors.ReplicateError) -> Exception:
-        """Return the verdict about the job that an error of the provider asks for."""
+        """Return the exception that tells the worker what to do with the job after an error."""
         public, wait = error.public, error.retry_after
         key, counts = None, error.counts
         if not counts:
-            # The account is throttled or Replicate is out of reach: no other job would fare better.
+            # The account is throttled or Replicate is unreachable: all other jobs would fail too.
             key = PAUSE_KEY
         elif isinstance(error, errors.ServiceUnavailable) and (begun := self._manager.begun):
-            # What was begun is paid for. Others may fare better, so they do not wait.
+            # The prediction is paid for, so do not give it up. Other jobs may succeed: no pause.
             age = datetime.now(UTC) - begun.prediction.created_at
             counts = age.total_seconds() > self._settings.outage
-            made = self._manager.prediction
-            if made is not None and made.status == "succeeded":
+            prediction = self._manager.prediction
+            if prediction is not None and prediction.status == "succeeded":
                 public = "The picture was made and waits to be stored."
         if counts:
             is_last = error.tries is not None and self._job.attempt >= error.tries
@@ -121,7 +123,7 @@ class _GenerationRun:
 
     async def _generate(self) -> dict[str, Any]:
         begun, prediction = await self._manager.obtain()
-        if prediction is None:  # saved by an attempt that ended before it could report
+        if prediction is None:  # an earlier attempt saved the pictures but could not report
             return _result(begun.images)
         prediction = await self._wait_for_end(begun, prediction)
         if prediction.status != "succeeded":
@@ -135,32 +137,32 @@ class _GenerationRun:
         return _result(images)
 
     async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
-        """Poll until the prediction has ended, and report progress; the wait is bounded here."""
+        """Poll until the prediction has ended, and report progress; cancel it if it is overdue."""
         clock = asyncio.get_running_loop().time
-        began = clock()
-        bound = began + self._manager.cancel_after(begun) + self._settings.margin
-        pause = self._first_look(begun)
+        started = clock()
+        latest_end = started + self._manager.cancel_after(begun) + self._settings.margin
+        pause = self._first_interval(begun)
         while not prediction.terminal:
-            if clock() > bound:
+            if clock() > latest_end:
                 return await self._stop_overdue(begun, prediction)
             await self._progress.show_prediction(prediction)
-            is_cold = prediction.status == "starting" and clock() - began > _COLD_START
+            is_cold = prediction.status == "starting" and clock() - started > _COLD_START
             await asyncio.sleep(_jittered(_COLD_POLL if is_cold else pause))
             pause = min(pause * 1.2, self._settings.longest_look)
             try:
                 prediction = await self._manager.attach(begun, prediction.id)
             except (errors.TooManyRequests, errors.ServiceUnavailable) as error:
-                # The prediction continues all the same; only the bound ends this.
+                # The prediction continues, so poll on until latest_end.
                 _log.info("job %s: the prediction could not be read: %s", self._job.id, error)
         return prediction
 
-    def _first_look(self, begun: BegunPrediction) -> float:
+    def _first_interval(self, begun: BegunPrediction) -> float:
         if self._settings.first_look is not None:
             return self._settings.first_look
         return min(max((begun.model.typical_seconds or 4.0) / 8, 0.25), 1.0)
 
     async def _stop_overdue(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
-        """Cancel a prediction that is overdue; it can have succeeded in the meantime."""
+        """Cancel an overdue prediction and return it; it may have succeeded in the meantime."""
         self._is_overdue = True
         prediction = await self._client.cancel(prediction.id)
         if not prediction.terminal:
@@ -169,7 +171,7 @@ class _GenerationRun:
         return prediction
 
     async def _fail(self, begun: BegunPrediction, prediction: Prediction) -> errors.ReplicateError:
-        """End the row of a prediction without a result and return the error to raise."""
+        """Finish the row of a prediction that has no result; return the error to raise."""
         error: errors.ReplicateError
         if prediction.status == "failed":
             error = errors.from_failure(prediction.error)
@@ -208,8 +210,8 @@ class _GenerationRun:
         await self._store.save_images(images)
         return images
 
-    async def _undo(self) -> None:
-        """Cancel the prediction, as far as that is possible in the time there is."""
+    async def _cancel_prediction(self) -> None:
+        """Try to cancel the prediction of a cancelled job, within the timeout of the settings."""
         begun = self._manager.begun
         if begun is None:
             return
@@ -218,7 +220,7 @@ class _GenerationRun:
                 await self._manager.cancel(begun)
                 await self._store.finish(begun.prediction.id, "canceled")
         except Exception:
-            # The job ends as cancelled all the same; the deadline ends the prediction.
+            # The job is cancelled anyway, and the deadline at Replicate ends the prediction.
             _log.warning("job %s: its prediction was not cancelled", self._job.id, exc_info=True)
 
 
@@ -227,4 +229,4 @@ def _result(images: Iterable[SavedImage]) -> dict[str, Any]:
 
 
 def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - not for security

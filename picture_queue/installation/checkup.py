@@ -133,7 +133,7 @@ def _unreachable(url: str, error: httpx.HTTPError) -> Finding:
 async def _installed(
     http: httpx.AsyncClient, kind: KeyKind, answer: httpx.Response
 ) -> tuple[bool, list[Finding]]:
-    """Says whether the API takes the key, and has our functions in a version that fits."""
+    """Check that the API accepts the key and has a compatible version of our functions."""
     body = _json(answer)
     code = body.get("code") if isinstance(body, dict) else None
     remedy = "check that SUPABASE_URL is a Supabase project's"

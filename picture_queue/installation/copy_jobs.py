@@ -1,4 +1,4 @@
-"""Copies jobs from relocated tables into the new ones.
+"""A copy of the jobs from the relocated tables into the new ones.
 
 From an unreleased picture-queue it copies every table, in the columns that both have. From another
 system it copies the jobs: ids, payloads, states, attempts and times. A running job gets a lease of
@@ -17,7 +17,7 @@ from picture_queue.installation.relocate import Relocation
 if TYPE_CHECKING:
     from psycopg import Connection
 
-# Written by the installation, recounted, or partitioned by month.
+# These tables are filled by the installation, recounted after the copy, or partitioned by month.
 _NOT_COPIED = {"state_transition", "migration", "depth", "depth_change", "archive"}
 _COLUMNS = """
 select a.attname, format_type(a.atttypid, null)
@@ -93,7 +93,7 @@ def copy_jobs(connection: "Connection[Any]", relocation: Relocation) -> dict[str
 
     Raises:
         InstallationRefused: A job has an unknown state, or would be lost.
-        psycopg.Error: A row does not fit.
+        psycopg.Error: A row violates a constraint of the new table.
     """
     old = f"{relocation.schema}.job_queue"
     if not _columns(connection, old):
@@ -131,7 +131,7 @@ def _copy_tables(connection: "Connection[Any]", relocation: Relocation) -> dict[
 def _copy_table(
     connection: "Connection[Any]", target: str, source: str, old: Mapping[str, str]
 ) -> int:
-    """Copy rows as they are, in place of those of the installation; newer models stay."""
+    """Replace the rows that the installation wrote by the old ones; only new models are kept."""
     values: dict[str, sql.Composable] = {
         name: sql.Identifier(name) for name in _columns(connection, target) if name in old
     }
@@ -184,40 +184,40 @@ def _copy_jobs(connection: "Connection[Any]", table: str) -> dict[str, int]:
 def _expressions(types: dict[str, str]) -> sql.Composable:
     """Return the expression for each of our columns, converted from the old row."""
 
-    def of(column: str, kind: str, otherwise: str) -> sql.Composable:
+    def convert(column: str, kind: str, default: str) -> sql.Composable:
         for name in _NAMES[column]:
             if name in types and (kind != "uuid" or types[name] == "uuid"):
                 # Text becomes a JSON string.
                 is_text = kind == "jsonb" and types[name] not in ("json", "jsonb")
-                convert = "to_jsonb(o.{})" if is_text else "o.{}::text::" + kind
-                found = sql.SQL(convert).format(sql.Identifier(name))
+                template = "to_jsonb(o.{})" if is_text else "o.{}::text::" + kind
+                found = sql.SQL(template).format(sql.Identifier(name))
                 return sql.SQL("coalesce({}, {}) as {}").format(
-                    found, sql.SQL(otherwise), sql.Identifier(column)
+                    found, sql.SQL(default), sql.Identifier(column)
                 )
         return sql.SQL("({})::{} as {}").format(
-            sql.SQL(otherwise), sql.SQL(kind), sql.Identifier(column)
+            sql.SQL(default), sql.SQL(kind), sql.Identifier(column)
         )
 
-    by_uuid = types.get("id") == "uuid"
+    has_uuids = types.get("id") == "uuid"
     return sql.SQL(", ").join(
         [
             sql.SQL("o.id, null::text as old_id")
-            if by_uuid
+            if has_uuids
             else sql.SQL("gen_random_uuid() as id, to_jsonb(o) ->> 'id' as old_id"),
-            of("job_type", "text", "'unknown'"),
-            of("payload", "jsonb", "'{}'"),
-            of("priority", "integer", "0"),
-            of("status", "text", "'pending'"),
-            of("attempt", "integer", "0"),
-            of("max_attempts", "integer", "3"),
-            of("scheduled_for", "timestamptz", "null"),
-            of("result", "jsonb", "null"),
-            of("error", "text", "null"),
-            of("user_id", "uuid", "null"),
-            of("created_at", "timestamptz", "now()"),
-            of("updated_at", "timestamptz", "now()"),
-            of("started_at", "timestamptz", "null"),
-            of("finished_at", "timestamptz", "null"),
+            convert("job_type", "text", "'unknown'"),
+            convert("payload", "jsonb", "'{}'"),
+            convert("priority", "integer", "0"),
+            convert("status", "text", "'pending'"),
+            convert("attempt", "integer", "0"),
+            convert("max_attempts", "integer", "3"),
+            convert("scheduled_for", "timestamptz", "null"),
+            convert("result", "jsonb", "null"),
+            convert("error", "text", "null"),
+            convert("user_id", "uuid", "null"),
+            convert("created_at", "timestamptz", "now()"),
+            convert("updated_at", "timestamptz", "now()"),
+            convert("started_at", "timestamptz", "null"),
+            convert("finished_at", "timestamptz", "null"),
         ]
     )
 

@@ -52,7 +52,7 @@ class Program:
 
 
 def find_postgres(major: int | None = None) -> Program:
-    """Finds Postgres.
+    """Find Postgres.
 
     Args:
         major: The major version a data directory was made by; None takes the preferred one.
@@ -121,7 +121,7 @@ def _postgres_in(directory: Path, origin: str) -> Program | None:
 
 
 def find_postgrest() -> Program:
-    """Finds PostgREST: the setting, then PATH, then what `fetch` brought.
+    """Find PostgREST: the setting, then PATH, then what `fetch` brought.
 
     Raises:
         MissingProgram: There is none.
@@ -152,7 +152,7 @@ def find_postgrest() -> Program:
 
 
 def fetched_postgrest() -> Path:
-    """Returns where `fetch` puts PostgREST."""
+    """Return where `fetch` puts PostgREST."""
     return cache_dir() / "postgrest" / "postgrest"
 
 
@@ -170,7 +170,7 @@ def file_digest(path: Path) -> str:
 
 @functools.cache
 def _version(program: Path) -> str | None:
-    """Asks a program for its version; None when it does not run here."""
+    """Ask a program for its version; None when it does not run here."""
     try:
         answer = subprocess.run(
             [program, "--version"],
@@ -187,7 +187,7 @@ def _version(program: Path) -> str | None:
 
 
 def for_user(program: Program, user: ServiceUser | None) -> Program:
-    """Returns the program at a path the user can reach, copied into our cache when need be.
+    """Return the program at a path the user can reach, copied into our cache when need be.
 
     Args:
         program: What was found.
@@ -214,7 +214,7 @@ def for_user(program: Program, user: ServiceUser | None) -> Program:
 
 
 def _tree(path: Path) -> tuple[Path, list[Path]]:
-    """Returns what has to move together with a program, and the directory above all of it."""
+    """Return what has to move together with a program, and the directory above all of it."""
     if not path.is_dir():
         return path.parent, [path]
     # Postgres finds its libraries and templates beside its programs. In a wheel some libraries lie

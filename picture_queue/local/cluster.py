@@ -127,7 +127,7 @@ class Cluster:
         return self.complete and self._marker.read_text().strip() != platform_digest()
 
     async def initialise(self, guard: Guard) -> None:
-        """Makes the cluster unless it is there.
+        """Make the cluster unless it is there.
 
         Args:
             guard: Told of `initdb`.
@@ -222,7 +222,7 @@ class Cluster:
         )
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Starts the server on `port`; `ready` tells when it takes connections.
+        """Start the server on `port`; `ready` tells when it takes connections.
 
         Raises:
             LocalStackError: It cannot be started.
@@ -242,7 +242,7 @@ class Cluster:
         )
 
     async def ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Waits until the server takes connections.
+        """Wait until the server takes connections.
 
         Raises:
             LocalStackError: It ended, or took too long.
@@ -266,7 +266,7 @@ class Cluster:
         return []
 
     async def _end_orphan(self) -> None:
-        """Ends a server that outlived its stack, which takes a kill -9 of the stack's guard too."""
+        """End a server that outlived its stack, which takes a kill -9 of the stack's guard too."""
         lines = self._pid_file()
         if len(lines) < 3:
             return
@@ -279,7 +279,7 @@ class Cluster:
             await asyncio.to_thread(wait_until, lambda: not runs(orphan), _ORPHAN_TIMEOUT)
 
     async def prepare(self, migrations: bool = True) -> list[str]:
-        """Brings the started server's database up to date: platform, then our migrations.
+        """Bring the started server's database up to date: platform, then our migrations.
 
         Args:
             migrations: Whether the latter are wanted.

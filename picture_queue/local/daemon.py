@@ -62,7 +62,7 @@ class Daemon:
         self._parent_lives = True
 
     async def run(self) -> None:
-        """Starts everything, waits for the reason to stop, and stops everything.
+        """Start all programs, wait for a reason to stop, and stop them.
 
         Raises:
             PictureQueueError: It did not start, or a program died for good.
@@ -256,7 +256,7 @@ class Daemon:
 
 
 def _log_to(data: DataDir) -> None:
-    """Sends logging, tracebacks and whatever else is written to standard error to our log."""
+    """Redirect standard error, with logging and tracebacks, to the log of the daemon."""
     with open_log(data.log("daemon")) as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
     handler = logging.StreamHandler()
@@ -266,7 +266,7 @@ def _log_to(data: DataDir) -> None:
 
 
 def main() -> int:
-    """Runs a stack until it is told to stop; returns the exit code."""
+    """Run a stack until it is told to stop; return the exit code."""
     options = parse(sys.argv[1:])
     # Nobody else is to write to the pipe our starter reads.
     answers = os.dup(sys.stdout.fileno())

@@ -66,11 +66,11 @@ class DataDir:
         self._secrets = self.path / "secrets.json"
 
     def log(self, name: str) -> Path:
-        """Returns the log file of one program."""
+        """Return the log file of one program."""
         return self.logs / f"{name}.log"
 
     def command(self, verb: str) -> str:
-        """Returns the command that does something with the stack in this directory, for a hint."""
+        """Return the command line for an action on the stack in this directory, for a hint."""
         option = "" if self.path == default_data_dir() else f" --data-dir {self.path}"
         return f"`picture-queue local {verb}{option}`"
 
@@ -204,7 +204,7 @@ class DataDir:
             ) from error
 
     async def lock(self) -> int:
-        """Takes the directory for this process.
+        """Take the directory for this process.
 
         Waits for the guard of a stack that was killed: it holds the lock until nothing is left.
 
@@ -251,7 +251,7 @@ class DataDir:
         return None
 
     def locked(self) -> bool:
-        """Tells whether a stack, or what is left of one, is running here."""
+        """Return whether a stack, or a leftover program of one, is running here."""
         if not self.exists():
             return False
         try:
@@ -270,7 +270,7 @@ class DataDir:
         return self.path.lstat().st_uid
 
     def daemon(self) -> psutil.Process | None:
-        """Returns the daemon that holds the lock; None when there is none or it was killed."""
+        """Return the daemon that holds the lock; None when there is none or it was killed."""
         if not self.locked():
             return None
         with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
@@ -325,11 +325,11 @@ class DataDir:
         return None
 
     def clear_state(self) -> None:
-        """Takes the state away; done at a stop, and at a start for a stack that was killed."""
+        """Delete the state file: at a stop, and at a start after a stack was killed."""
         self._state.unlink(missing_ok=True)
 
     def delete(self) -> None:
-        """Deletes what stacks have written here, and the directory if nothing else is in it.
+        """Delete what stacks have written here, and the directory if nothing else is in it.
 
         Raises:
             StackAlreadyRunning: A stack is running here.

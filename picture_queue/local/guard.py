@@ -22,7 +22,7 @@ _POLL = 0.02
 
 
 def main() -> None:
-    """Reads what to watch until the daemon closes the pipe, then stops what is left."""
+    """Read what to watch until the daemon closes the pipe, then stop what is left."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     doomed = sys.argv[1] if len(sys.argv) > 1 else None
@@ -63,7 +63,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _delete(directory: str) -> None:
-    """Deletes a directory; a program's own children may be writing there for a moment more."""
+    """Delete a directory; a program's own children may be writing there for a moment more."""
     deadline = time.monotonic() + _DELETE_SECONDS
     while os.path.exists(directory) and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)

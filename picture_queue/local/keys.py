@@ -1,7 +1,7 @@
-"""The secrets of one stack, in the formats that Supabase gives its keys.
+"""The secrets of one stack, in the formats of Supabase.
 
-Each data directory has its own, made once. They are all that stands between the stack and other
-users of the machine, or pages in a browser: loopback is open to both.
+Each data directory has its own, generated once. Other users of the machine and pages in a browser
+can reach loopback, so only these secrets protect the stack from them.
 """
 
 import base64
@@ -23,13 +23,13 @@ class Secrets:
     """Passwords and keys of one stack.
 
     Args:
-        superuser_password: Of the database role `supabase_admin`.
-        authenticator_password: Of the database role `authenticator`, which PostgREST uses.
-        auth_password: Of the database role `supabase_auth_admin`.
-        realtime_password: Of the database role `supabase_realtime_admin`.
-        storage_password: Of the database role `supabase_storage_admin`.
-        database_password: Of the database role `postgres`.
-        jwt_secret: HS256 secret that tokens are signed with.
+        superuser_password: Password of the database role `supabase_admin`.
+        authenticator_password: Password of the role `authenticator`, which PostgREST uses.
+        auth_password: Password of the role `supabase_auth_admin`.
+        realtime_password: Password of the role `supabase_realtime_admin`.
+        storage_password: Password of the role `supabase_storage_admin`.
+        database_password: Password of the role `postgres`.
+        jwt_secret: HS256 secret that signs tokens.
         publishable_key: Opaque key that stands for the role anon.
         secret_key: Opaque key that stands for the role service_role.
         simulator_token: API token of the Replicate simulator.
@@ -48,7 +48,7 @@ class Secrets:
 
     @classmethod
     def generate(cls) -> Self:
-        """Make new ones. None has a character that a URL, SQL or a shell would need quoted."""
+        """Generate secrets; no character needs quoting in a URL, in SQL or in a shell."""
         return cls(
             superuser_password=secrets.token_urlsafe(24),
             authenticator_password=secrets.token_urlsafe(24),
@@ -64,16 +64,16 @@ class Secrets:
 
     @classmethod
     def from_json(cls, given: Mapping[str, str]) -> Self:
-        """Return what `as_json` gave; secrets that an older version did not have are new."""
+        """Restore secrets from `as_json`; generate those that an older version did not have."""
         return replace(cls.generate(), **given)
 
     def as_json(self) -> dict[str, str]:
-        """Return what `from_json` takes."""
+        """Return the secrets in the form that `from_json` takes."""
         return asdict(self)
 
     @property
     def passwords(self) -> dict[str, str]:
-        """Password of each database role that logs in."""
+        """The password of each database role that can log in."""
         return {
             "supabase_admin": self.superuser_password,
             "authenticator": self.authenticator_password,
@@ -99,7 +99,7 @@ class Secrets:
 
 
 def _opaque_key(prefix: str) -> str:
-    """Return a key as the platform makes them: 22 random characters and 8 of a checksum."""
+    """Return a key in the format of Supabase: prefix, 22 random characters, 8 of a checksum."""
     key = prefix + secrets.token_urlsafe(16)
     checksum = base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest())
     return f"{key}_{checksum[:8].decode()}"

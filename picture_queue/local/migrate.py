@@ -31,7 +31,7 @@ _UPGRADE = (_PLATFORM[0], _PLATFORM[-1])
 
 
 def platform_sql() -> str:
-    """Returns what a Supabase project has before its first migration.
+    """Return what a Supabase project has before its first migration.
 
     A superuser applies it once to a fresh database; the roles may exist. Left out on purpose:
     vault, cron, net, graphql, and default privileges for the API roles in `public`. New projects
@@ -50,12 +50,12 @@ def _platform_file(name: str) -> str:
 
 
 def platform_digest() -> str:
-    """Returns the fingerprint of `platform_sql`, kept beside a database that has its roles."""
+    """Return the fingerprint of `platform_sql`, kept beside a database that has its roles."""
     return hashlib.sha256(platform_sql().encode()).hexdigest()
 
 
 async def apply_platform(superuser_dsn: str) -> None:
-    """Makes the platform's roles, schemas and functions; all of them or none.
+    """Make the platform's roles, schemas and functions; all of them or none.
 
     Raises:
         LocalStackError: A statement failed.
@@ -82,7 +82,7 @@ async def set_passwords(superuser_dsn: str, sql: str) -> None:
 
 
 async def apply_migrations(dsn: str) -> list[str]:
-    """Applies the migrations the database does not have yet, each in one transaction.
+    """Apply the migrations the database does not have yet, each in one transaction.
 
     Returns:
         The names of the files applied now.

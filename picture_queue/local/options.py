@@ -1,4 +1,4 @@
-"""The options of a stack: the arguments of the daemon's command line, as a value."""
+"""The options of an embedded stack, and their form on the command line of its daemon."""
 
 import argparse
 from dataclasses import dataclass
@@ -9,21 +9,23 @@ from picture_queue.local.binaries import Program
 
 @dataclass(frozen=True)
 class Options:
-    """One stack.
+    """The options of one stack.
 
     Args:
-        data_dir: Where it keeps its data.
+        data_dir: The data directory.
         postgres: The Postgres to run.
         postgrest: The PostgREST to run.
         port: Port of the API; 0 takes a free one.
-        worker: Whether it runs a worker beside it.
+        worker: Whether the stack also runs a worker.
         durable: False trades safety against power loss for speed.
-        lifeline: Stop when standard input ends: the process that started it is gone.
-        migrations: Whether the database gets our SQL; without, it is as a new project's.
-        temporary: Delete the data directory if that process cannot do it.
-        replicate_seconds: How long the simulator's predictions run; None: as the real models.
-        real_replicate: Whether the worker generates with the real Replicate, which costs money.
-        allowed_origins: Origins whose pages may call the API beside those on loopback.
+        lifeline: Stop when standard input closes, since then the process that started the stack has
+            ended.
+        migrations: Whether to apply our migrations; if not, the database is like that of a new
+            project.
+        temporary: Delete the data directory if the process that started the stack cannot.
+        replicate_seconds: Duration of the simulator's predictions; None: that of the real models.
+        real_replicate: Whether the worker uses the real Replicate, which costs money.
+        allowed_origins: Origins, besides loopback, whose pages may call the API.
     """
 
     data_dir: Path
@@ -40,7 +42,7 @@ class Options:
     allowed_origins: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
-        """Returns the command line that `parse` turns into this value."""
+        """Return the arguments from which `parse` makes these options."""
         words = ["--data-dir", str(self.data_dir), "--port", str(self.port)]
         for name, program in (("--postgres", self.postgres), ("--postgrest", self.postgrest)):
             words += [name, str(program.path), program.version, program.origin]
@@ -60,7 +62,7 @@ class Options:
 
 
 def parse(words: list[str]) -> Options:
-    """Reads the daemon's command line."""
+    """Parse the daemon's command line."""
     parser = argparse.ArgumentParser(prog="python -m picture_queue.local.daemon")
     parser.add_argument("--data-dir", type=Path, required=True)
     for name in ("--postgres", "--postgrest"):

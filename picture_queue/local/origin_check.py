@@ -1,9 +1,9 @@
-"""Keeps web pages of other sites away from the servers of the embedded stack.
+"""A check that refuses requests of foreign web pages to the servers of the embedded stack.
 
-Every page that a developer opens can send requests to loopback. Its browser says where they come
-from: in ``Origin`` with each POST, preflight and WebSocket, in ``Sec-Fetch-Site`` with the rest. A
-page whose own name was made to point at 127.0.0.1 (DNS rebinding) counts as the same origin; its
-name is in ``Host``.
+Every page that a developer opens can send requests to loopback. The browser tells where a request
+comes from: in ``Origin`` for each POST, preflight and WebSocket, in ``Sec-Fetch-Site`` for all
+others. A page whose own name resolves to 127.0.0.1 (DNS rebinding) counts as the same origin, but
+its name is in ``Host``.
 """
 
 import re
@@ -23,12 +23,12 @@ _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}", re.IGNORECASE)
 
 
 def is_origin(text: str) -> bool:
-    """Return whether a text is a scheme, host and port, as browsers write an ``Origin``."""
+    """Return whether a text is an origin (scheme, host and port) as in the header ``Origin``."""
     return _ORIGIN.fullmatch(text) is not None
 
 
 def is_loopback_origin(origin: str) -> bool:
-    """Return whether an ``Origin`` is that of a page served by this machine."""
+    """Return whether the host of an origin is loopback."""
     found = _ORIGIN.fullmatch(origin)
     return found is not None and is_loopback(found[1])
 
@@ -37,11 +37,11 @@ class OriginCheck:
     """ASGI middleware that refuses requests and WebSockets of foreign pages with status 403.
 
     Args:
-        app: What answers the others.
-        url: Where clients reach the app; its host is accepted in ``Host`` beside loopback.
-        allowed_origins: Further origins whose pages may call, and whose hosts are accepted.
-        pictures: Prefix of the paths that a page of any site may show or link to, without a key.
-        is_privileged: Tells requests that pages of `allowed_origins` may not make either.
+        app: The app that handles all other requests.
+        url: The URL of the app; ``Host`` may be its host or loopback.
+        allowed_origins: Further origins whose pages may call; ``Host`` may be their hosts too.
+        pictures: Prefix of the public paths, which a page of any site may show or link to.
+        is_privileged: Returns whether a request is refused even to pages of `allowed_origins`.
 
     Raises:
         LocalStackError: One of `allowed_origins` is not an origin.
@@ -69,13 +69,13 @@ class OriginCheck:
         self._is_privileged = is_privileged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it."""
+        """Pass a request to the app, or refuse it."""
         refusal = self._refusal(scope) if scope["type"] != "lifespan" else None
         if refusal is None:
             await self.app(scope, receive, send)
             return
         message, hint = refusal
-        # With the keys that the clients of all services look for when they read an error body.
+        # Each client library of Supabase reads other keys of an error body: send them all.
         body = {
             "code": "foreign_page",
             "error_code": "foreign_page",
@@ -88,11 +88,11 @@ class OriginCheck:
         await JSONResponse(body, 403)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> tuple[str, str] | None:
-        """Returns why a request is refused and what to do; None if it is not."""
+        """Return the reason for which a request is refused and a hint; None if it is accepted."""
         headers = Headers(scope=scope)
-        # None at all comes from no browser, and no client of HTTP/1.1.
+        # Browsers and HTTP/1.1 clients always send Host; a request without one is refused.
         for host in headers.getlist("host") or [""]:
-            if not self._knows_host(host):
+            if not self._is_allowed_host(host):
                 return f"Host {host!r} is not this machine", "Call 127.0.0.1 or localhost."
         origins = headers.getlist("origin")
         for origin in origins:
@@ -109,16 +109,16 @@ class OriginCheck:
                     f"Origin {origin!r} may not use a service key, nor admin routes or switches",
                     "Use the publishable key and a user's token, or a page on http://localhost.",
                 )
-        # Without an Origin, cross-site is a picture, a link, or a script of a page of any site.
+        # A cross-site request without an Origin is for a picture, a link or a script.
         if not origins and headers.get("sec-fetch-site") == "cross-site":
-            shown = scope.get("method") in ("GET", "HEAD") and scope["path"].startswith(
+            is_picture = scope.get("method") in ("GET", "HEAD") and scope["path"].startswith(
                 self._pictures
             )
-            if not shown:
+            if not is_picture:
                 return "Another site may not call the embedded stack", "Open the address itself."
         return None
 
-    def _knows_host(self, host: str) -> bool:
+    def _is_allowed_host(self, host: str) -> bool:
         found = _HOST.fullmatch(host)
         if found is None:
             return False

@@ -32,7 +32,7 @@ class ServiceUser:
 
 
 def service_user() -> ServiceUser | None:
-    """Returns the user to switch to, or None when the caller is not root.
+    """Return the user to switch to, or None when the caller is not root.
 
     Raises:
         LocalStackError: Root started the stack on a machine without an unprivileged user.
@@ -54,7 +54,7 @@ def service_user() -> ServiceUser | None:
 
 
 def reachable(path: Path, user: ServiceUser | None) -> bool:
-    """Tells whether the user may read the path and pass every directory above it."""
+    """Return whether the user may read the path and traverse every directory above it."""
     if user is None:
         return True
     resolved = path.resolve()
@@ -90,14 +90,14 @@ def _allowed(path: Path, user: ServiceUser, bits: int) -> bool:
 
 
 def default_data_dir() -> Path:
-    """Returns the data directory `picture-queue local` uses when none is given."""
+    """Return the data directory `picture-queue local` uses when none is given."""
     if os.geteuid() == 0 and not os.environ.get("XDG_DATA_HOME"):
         return Path("/var/lib") / _APP / "local"
     return platformdirs.user_data_path(_APP) / "local"
 
 
 def cache_dir() -> Path:
-    """Returns the directory for programs fetched or copied by us; it exists and is writable.
+    """Return the directory for programs fetched or copied by us; it exists and is writable.
 
     Raises:
         LocalStackError: No such directory can be made.

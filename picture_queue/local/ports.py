@@ -17,7 +17,7 @@ _TRIES = 200
 
 
 def listen(port: int) -> socket.socket:
-    """Takes a port for this process.
+    """Take a port for this process.
 
     Args:
         port: Which; 0 takes a free one.
@@ -40,7 +40,7 @@ def listen(port: int) -> socket.socket:
 
 
 def port_taken(port: int) -> PortTaken:
-    """Makes the error for a port that another program has."""
+    """Make the error for a port that another program has."""
     return PortTaken(
         f"Port {port} is taken by another program",
         hint="Stop that program, or choose another port with --port.",
@@ -48,7 +48,7 @@ def port_taken(port: int) -> PortTaken:
 
 
 def listen_near(wanted: int) -> socket.socket:
-    """Takes a port for this process: the wanted one if it is free, else any; 0 is any."""
+    """Take a port for this process: the wanted one if it is free, else any; 0 is any."""
     try:
         return listen(wanted)
     except LocalStackError:
@@ -56,7 +56,7 @@ def listen_near(wanted: int) -> socket.socket:
 
 
 def free_port(wanted: int = 0) -> int:
-    """Returns a port nobody listens on, for a program that opens it itself.
+    """Return a port nobody listens on, for a program that opens it itself.
 
     Args:
         wanted: Chosen if it is free; 0 for any.

@@ -36,7 +36,7 @@ def spawn(
     env: Mapping[str, str],
     descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Starts a program in a session of its own, so that Ctrl-C in a terminal does not reach it.
+    """Start a program in a session of its own, so that Ctrl-C in a terminal does not reach it.
 
     Args:
         command: Program and arguments.
@@ -65,7 +65,7 @@ def spawn(
 
 
 async def exit_code(process: subprocess.Popen[bytes]) -> int:
-    """Waits for a process to end and returns its exit code; the wait can be cancelled."""
+    """Wait for a process to end and return its exit code; the wait can be cancelled."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
 
@@ -86,7 +86,7 @@ async def exit_code(process: subprocess.Popen[bytes]) -> int:
 async def stop(
     process: subprocess.Popen[bytes], signals: Sequence[tuple[signal.Signals, float]]
 ) -> None:
-    """Ends a process: one signal after the other, each with its time in seconds, then SIGKILL."""
+    """End a process: one signal after the other, each with its time in seconds, then SIGKILL."""
     waiting = asyncio.ensure_future(exit_code(process))
     try:
         for number, seconds in signals:
@@ -102,7 +102,7 @@ async def stop(
 
 
 def runs(process: psutil.Process) -> bool:
-    """Tells whether a process has not ended; one that nobody has collected yet has."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
@@ -110,7 +110,7 @@ def runs(process: psutil.Process) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Waits for a condition on something that cannot be waited for; tells whether it came."""
+    """Poll until a condition holds; return whether it did in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -120,7 +120,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def rotate(log: Path) -> None:
-    """Keeps the log of the last run as `<name>.1` and starts an empty one."""
+    """Keep the log of the last run as `<name>.1` and start an empty one."""
     if log.exists() and log.stat().st_size:
         log.replace(log.with_name(f"{log.name}.1"))
 

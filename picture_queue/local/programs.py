@@ -51,7 +51,7 @@ class PostgREST:
         self.socket = data.postgrest_socket
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Starts it; `ready` tells when it is of use.
+        """Start it; `ready` tells when it is of use.
 
         Raises:
             LocalStackError: It cannot be started.
@@ -98,7 +98,7 @@ class PostgREST:
         return {f"PGRST_{name}": value for name, value in settings.items()}
 
     async def ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Waits until it has read the schema.
+        """Wait until it has read the schema.
 
         Raises:
             LocalStackError: It ended, or took too long.
@@ -117,7 +117,7 @@ class PostgREST:
 
 
 async def status_of(address: Path | int, path: str) -> int | None:
-    """Asks a server on this machine for a path; None when there is no answer.
+    """Ask a server on this machine for a path; None when there is no answer.
 
     Args:
         address: Its Unix socket, or its port on loopback.

@@ -81,7 +81,7 @@ class Apps:
         )
 
     async def start(self) -> None:
-        """Starts both, and returns when the gateway answers.
+        """Start both, and return when the gateway answers.
 
         Raises:
             LocalStackError: One of them does not start.
@@ -92,7 +92,7 @@ class Apps:
             raise LocalStackError("The gateway does not answer")
 
     async def stop(self) -> None:
-        """Stops both; safe at any point of a start."""
+        """Stop both; safe at any point of a start."""
         await asyncio.gather(*(server.stop() for server in self._servers))
 
 
@@ -139,5 +139,5 @@ class _AppServer:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to the daemon, which stops its parts in order."""
+        """Leave signals to the daemon, which stops its parts in order."""
         yield

@@ -35,7 +35,7 @@ _STOP_TIMEOUT = launch.STOP_TIMEOUT
 
 
 def print_notice(line: str) -> None:
-    """Writes a line about a slow first step to standard error."""
+    """Write a line about a slow first step to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -118,7 +118,7 @@ class LocalSupabase:
         self._status: dict[str, str] = {}
 
     def start(self) -> Self:
-        """Starts the stack and waits until it is ready.
+        """Start the stack and wait until it is ready.
 
         Raises:
             PortTaken: Another program has the port.
@@ -142,7 +142,7 @@ class LocalSupabase:
         return self
 
     def stop(self) -> None:
-        """Stops the stack; a temporary data directory is deleted. A second call does nothing.
+        """Stop the stack; a temporary data directory is deleted. A second call does nothing.
 
         Raises:
             LocalStackError: Something of it does not end.
@@ -160,7 +160,7 @@ class LocalSupabase:
             shutil.rmtree(self._data.path, ignore_errors=True)
 
     def status(self) -> dict[str, str]:
-        """Returns what `picture-queue local status --json` prints.
+        """Return what `picture-queue local status --json` prints.
 
         Raises:
             StackNotRunning: It has not been started, or has ended.
@@ -186,7 +186,7 @@ class LocalSupabase:
         return url
 
     def __enter__(self) -> Self:
-        """Starts the stack."""
+        """Start the stack."""
         return self.start()
 
     def __exit__(
@@ -195,11 +195,11 @@ class LocalSupabase:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stops the stack."""
+        """Stop the stack."""
         self.stop()
 
     async def __aenter__(self) -> Self:
-        """Starts the stack."""
+        """Start the stack."""
         starting = asyncio.ensure_future(asyncio.to_thread(self.start))
         try:
             return await asyncio.shield(starting)
@@ -216,7 +216,7 @@ class LocalSupabase:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stops the stack."""
+        """Stop the stack."""
         await asyncio.to_thread(self.stop)
 
 
@@ -229,7 +229,7 @@ def start_background(
     allowed_origins: tuple[str, ...] = (),
     notice: Notice = print_notice,
 ) -> dict[str, str]:
-    """Starts a stack that goes on after this process, until `stop`.
+    """Start a stack that continues after this process, until `stop`.
 
     Args:
         data_dir: Where the data is kept; None takes the user's default.
@@ -264,7 +264,7 @@ def start_background(
 
 
 def status(data_dir: Path | None = None) -> dict[str, str]:
-    """Tells about the stack running in a data directory.
+    """Return the addresses and keys of the stack that runs in a data directory.
 
     Returns:
         API_URL, DB_URL, ANON_KEY, SERVICE_ROLE_KEY, PUBLISHABLE_KEY, SECRET_KEY,
@@ -282,7 +282,7 @@ def status(data_dir: Path | None = None) -> dict[str, str]:
 
 
 def stop(data_dir: Path | None = None) -> None:
-    """Stops the stack running in a data directory; its data stays.
+    """Stop the stack running in a data directory; its data stays.
 
     Raises:
         StackNotRunning: There is none.
@@ -301,7 +301,7 @@ def stop(data_dir: Path | None = None) -> None:
 
 
 def reset(data_dir: Path | None = None) -> None:
-    """Deletes the data of a stack, which is stopped first if it is running.
+    """Delete the data of a stack, which is stopped first if it is running.
 
     Raises:
         LocalStackError: It does not stop, or something cannot be deleted.

@@ -49,15 +49,15 @@ class Guard:
         )
 
     def add(self, process: subprocess.Popen[bytes]) -> None:
-        """Watches a program from now on."""
+        """Watch a program from now on."""
         self._tell(f"+{process.pid}")
 
     def remove(self, process: subprocess.Popen[bytes]) -> None:
-        """Forgets a program that has ended."""
+        """Forget a program that has ended."""
         self._tell(f"-{process.pid}")
 
     def keep(self) -> None:
-        """Leaves the directory in place."""
+        """Leave the directory in place."""
         self._tell("keep")
 
     def _tell(self, word: str) -> None:
@@ -68,11 +68,11 @@ class Guard:
                 os.write(pipe.fileno(), f"{word}\n".encode())
 
     async def ended(self) -> None:
-        """Returns when the guard has ended."""
+        """Return when the guard has ended."""
         await exit_code(self._process)
 
     async def close(self) -> None:
-        """Lets the guard finish and waits for it."""
+        """Let the guard finish and wait for it."""
         if self._process.stdin:
             self._process.stdin.close()
         with contextlib.suppress(TimeoutError):
@@ -111,7 +111,7 @@ class Service:
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Starts the program, and returns when it is ready; what goes wrong is raised."""
+        """Start the program, and return when it is ready; what goes wrong is raised."""
         await self._begin()
         self._watcher = asyncio.create_task(self._watch())
 
@@ -152,7 +152,7 @@ class Service:
                 _log.error("%s did not start again: %s", self._name, error)
 
     async def stop(self) -> None:
-        """Stops the program and waits for its end."""
+        """Stop the program and wait for its end."""
         if self._watcher:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])

@@ -21,7 +21,7 @@ class JobStatus(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """True if no change follows, short of an explicit retry."""
+        """True if the state is final, except for an explicit retry."""
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
@@ -77,9 +77,10 @@ class Job(Record):
 class JobEvent(Record):
     """The visible state of a job at one version.
 
-    ``source`` says where it was learnt: ``socket`` (an event over Realtime), ``snapshot`` (the row,
-    read when the watch began or reconnected) or ``poll`` (the row, read because it was quiet).
-    ``explanation`` says why the job does not move, where an unchanged state is yielded again.
+    ``source`` is where the state came from: ``socket`` (an event over Realtime), ``snapshot`` (the
+    row, read when the watch began or reconnected) or ``poll`` (the row, read after a time without
+    events). ``explanation`` is the reason why the job does not move; it is set if an unchanged
+    state is yielded again.
     """
 
     job_id: UUID
@@ -119,8 +120,8 @@ class JobEvent(Record):
 class Enqueued(Record):
     """The outcome of an enqueue.
 
-    ``created``: a new job. ``existing``: one was there, with the same id, idempotency key or unique
-    key. ``replaced``, ``debounced``: one with the same unique key was there, and has changed.
+    ``created``: a new job. ``existing``: a job with the same id, idempotency key or unique key
+    existed. ``replaced``, ``debounced``: a job with the same unique key existed and was changed.
     """
 
     id: UUID = Field(validation_alias=AliasChoices("id", "job_id"))
@@ -136,9 +137,9 @@ class CancelRequest(Record):
 
 
 class Changed(Record):
-    """The effect of a change of many jobs, or, as a preview, what it would be.
+    """The effect of a change of many jobs, or its preview.
 
-    ``more``: there are jobs left for another call.
+    ``more``: further jobs match, which need another call.
     """
 
     matched: int
@@ -147,7 +148,7 @@ class Changed(Record):
 
 
 class FailureReason(Record):
-    """A reason for which jobs failed: equal errors once, without ids, numbers and quoted text."""
+    """A group of failed jobs whose errors are equal, apart from ids, numbers and quoted text."""
 
     reason: str
     count: int
@@ -158,38 +159,40 @@ class FailureReason(Record):
 
 
 class JobPosition(Record):
-    """The place in line, from 1; None: not in line. ``at_least``: or further back."""
+    """The position of a job in its queue, from 1; None if it is not ready to run.
+
+    ``at_least``: the job may be further back.
+    """
 
     position: int | None
     at_least: bool
 
 
 class JobReason(Record):
-    """One thing that stops a job.
+    """One reason why a job does not run.
 
-    ``reason`` is a stable word, ``detail`` a sentence; the fields after ``until`` belong to some
-    reasons only.
+    The fields after ``until`` are set for some reasons only.
 
     Attributes:
         reason: finished, running, waiting_for_worker, no_worker, queue_paused, key_paused, limit,
             scheduled, retry, parents, event, lease_expired, step_failed, no_maintenance, unknown,
-            or what a newer database adds.
+            or one that a newer database adds.
         detail: The reason in a sentence.
-        until: When it ends, if that is known.
-        key: Of limit and key_paused: the limit key.
-        max_running: Of limit: how many jobs of the key may run at once.
-        running: Of limit: how many run.
-        rate: Of limit: how many may start in a period.
-        period_seconds: Of limit: the period.
-        queue: Of no_worker and queue_paused.
-        job_type: Of no_worker.
-        pause_reason: Of queue_paused: what the operator said; of key_paused: what a handler said.
-        parents: Of parents: up to 10 jobs that have not finished.
-        parent_count: Of parents: how many there are; 100: or more.
-        event: Of event: the name of the event.
-        worker: Of running and lease_expired.
-        step: Of step_failed: the step.
-        error: Of step_failed and retry; of scheduled: why a handler put it off.
+        until: The time when the reason ends, if known.
+        key: The limit key (limit, key_paused).
+        max_running: Maximum number of jobs of the key that run at once (limit).
+        running: Number of jobs of the key that run now (limit).
+        rate: Maximum number of jobs that start in a period (limit).
+        period_seconds: Length of the period (limit).
+        queue: The queue (no_worker, queue_paused).
+        job_type: The job type (no_worker).
+        pause_reason: The text of the operator (queue_paused) or of a handler (key_paused).
+        parents: Up to 10 jobs that have to finish first (parents).
+        parent_count: Number of such jobs; 100 means 100 or more (parents).
+        event: The name of the event (event).
+        worker: The worker (running, lease_expired).
+        step: The step of maintenance (step_failed).
+        error: The error (step_failed, retry), or the reason that a handler gave (scheduled).
     """
 
     reason: str
@@ -212,13 +215,13 @@ class JobReason(Record):
 
 
 class JobExplanation(JobReason):
-    """The reason why a job does not move: the first thing that stops it.
+    """The reason why a job does not move; if there are several, the first one.
 
     Attributes:
         job_id: The job.
-        status: Its status; None: unknown.
-        hold: Why it does not move, as its row has it.
-        reasons: All that stops it, this first, where that is more than one thing.
+        status: The status of the job; None if there is no such job.
+        hold: The column ``hold`` of the job.
+        reasons: All reasons, this one first; empty if there is only one.
     """
 
     job_id: UUID | None
@@ -245,7 +248,7 @@ class Transition(Record):
 
 
 class FailedAttempt(Record):
-    """An attempt that did not end well; ``detail`` is internal, a traceback perhaps."""
+    """An attempt that failed; ``detail`` is internal, such as a traceback."""
 
     attempt: int
     worker: str | None

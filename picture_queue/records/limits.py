@@ -1,4 +1,4 @@
-"""Limits of keys."""
+"""Limit keys."""
 
 from datetime import datetime
 
@@ -6,9 +6,9 @@ from picture_queue.records.base import Record
 
 
 class Limit(Record):
-    """The limit of a key, or a key that is paused or waited for.
+    """A limit key that has a limit, is paused, or has waiting jobs.
 
-    ``max_running`` jobs run at once; ``rate`` start in any ``period_seconds``.
+    At most ``max_running`` jobs run at once; at most ``rate`` start in any ``period_seconds``.
     """
 
     key: str
@@ -22,7 +22,7 @@ class Limit(Record):
 
 
 class PausedKey(Record):
-    """A paused or resumed limit key; ``resume_at`` None: it stays so until it is resumed."""
+    """A paused or resumed limit key; a pause without ``resume_at`` lasts until it is resumed."""
 
     key: str
     paused: bool

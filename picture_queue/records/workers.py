@@ -10,15 +10,15 @@ from picture_queue.records.base import Record
 
 
 class WorkerSeen(Record):
-    """A worker heard of in the last minute.
+    """A worker that called the database in the last minute.
 
     Attributes:
-        worker: Its name.
+        worker: The name of the worker.
         queues: The queues it claims from.
         job_types: The job types that it has handlers for.
-        idle: Its last claim found fewer jobs than it could take.
-        seen_at: When it was last heard of.
-        seen_seconds: How long ago that is, by the clock of the database.
+        idle: Whether its last claim got fewer jobs than it asked for.
+        seen_at: The time of its last call.
+        seen_seconds: Seconds since then, by the clock of the database.
         running: Number of jobs that it holds.
     """
 
@@ -50,11 +50,11 @@ class Unreadable(dict[str, str]):
 class JobFields:
     """The fields of a claimed job that its handler sees.
 
-    A view of the row: each field is read when it is asked for. Most handlers ask for few, and a
-    worker at full speed takes thousands of jobs a second.
+    A view of the row that converts a field when it is read, since most handlers read few fields and
+    a worker may claim thousands of jobs a second.
 
     Args:
-        row: The JSON object `claim_jobs` gave; what is absent there is null or 0.
+        row: The JSON object from `claim_jobs`; an absent field is null or 0.
     """
 
     __slots__ = ("_row",)

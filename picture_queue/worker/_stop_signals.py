@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT for all workers of a process.
+"""Handlers of SIGTERM and SIGINT for all workers of a process.
 
-An event loop keeps one handler for each signal, and forgets the previous one. Here each worker adds
-its own, and the last worker to stop restores the previous handlers.
+An event loop has one handler for each signal, and a new one replaces it. Here each worker adds a
+callback, and the last worker to stop restores the previous handlers.
 """
 
 import asyncio
@@ -14,28 +14,28 @@ from types import FrameType
 from typing import Any
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
-#: Signals that workers handle; the next one ends the process.
-_HANDLED = 2
+#: The number of signals that workers handle; the next one goes to the previous handler.
+_MAX_HANDLED = 2
 
 _Listener = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
 
 _listeners: list[_Listener] = []
 _previous: dict[int, Any] = {}  # the handlers before ours
-_users = 0  # workers of the main thread
-_received = 0
-_process = 0
+_users = 0  # running workers of the main thread
+_received = 0  # signals since the handlers were installed
+_process = 0  # the process id that installed them
 
 
 @contextlib.contextmanager
 def on_stop_signal(callback: Callable[[], None]) -> Iterator[None]:
     """Call a function in the running event loop for each SIGTERM and SIGINT.
 
-    The handlers are installed by workers of the main thread: Python permits it there only. A worker
-    in another thread is told of signals while one runs in the main thread.
+    Only workers of the main thread install the handlers, since Python permits it only there. A
+    worker of another thread gets signals while a worker runs in the main thread.
 
     Args:
-        callback: What to call. The third signal is left to the previous handler, which ends the
-            process unless it is one of the user's.
+        callback: The function to call for the first two signals. The third goes to the previous
+            handler, which ends the process unless the user has installed another one.
     """
     listener = (asyncio.get_running_loop(), callback)
     in_main = threading.current_thread() is threading.main_thread()
@@ -57,7 +57,7 @@ def _install() -> None:
         return
     _received, _process = 0, os.getpid()
     for number in _NUMBERS:
-        with contextlib.suppress(ValueError, OSError):  # a subinterpreter
+        with contextlib.suppress(ValueError, OSError):  # raised in a subinterpreter
             _previous[number] = signal.signal(number, _handle)
 
 
@@ -70,7 +70,7 @@ def _uninstall() -> None:
 
 def _restore() -> None:
     for number, handler in _previous.items():
-        # One that was installed in the meantime stays. None: it was not installed from Python.
+        # A handler that was installed after ours stays. None: not installed from Python.
         if signal.getsignal(number) is _handle:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     _previous.clear()
@@ -79,8 +79,8 @@ def _restore() -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     global _received
     _received += 1
-    # A process that a handler forked is not the worker.
-    if _received > _HANDLED or os.getpid() != _process:
+    # A forked child has inherited this handler, but is not the worker.
+    if _received > _MAX_HANDLED or os.getpid() != _process:
         _restore()
         signal.raise_signal(number)
         return

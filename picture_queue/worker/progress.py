@@ -1,11 +1,11 @@
-"""The progress of one attempt. Of the values that wait, only the latest is sent."""
+"""A sender for the progress of one attempt. A newer value replaces one that waits to be sent."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from picture_queue.worker._batch_sender import BatchSender
 
-#: Seconds between the end of a report and the next.
+#: Seconds from the end of a call to the start of the next.
 INTERVAL = 0.25
 
 Send = Callable[[int, str | None], Coroutine[Any, Any, None]]
@@ -15,7 +15,7 @@ class Progress(BatchSender[tuple[int, str | None]]):
     """Sender of the latest progress of a handler, four times a second at most.
 
     Args:
-        send: Writes one value; raises nothing.
+        send: A function that writes one value and does not raise.
     """
 
     __slots__ = ()
@@ -24,7 +24,7 @@ class Progress(BatchSender[tuple[int, str | None]]):
         super().__init__(lambda values: send(*values[0]), keep=1)
 
     def put(self, percent: int, message: str | None) -> None:
-        """Take a value; it is sent at once, or after the pause."""
+        """Send a value at once, or when INTERVAL has passed since the last call."""
         self._add((percent, message))
 
     def _due_at(self, now: float) -> float:

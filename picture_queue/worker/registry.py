@@ -31,7 +31,7 @@ class Policy:
         backoff: The pauses between attempts.
 
     Raises:
-        InvalidArgument: Naming the setting and its value.
+        InvalidArgument: A setting is invalid; the error names it and its value.
     """
 
     queue: str | None = None

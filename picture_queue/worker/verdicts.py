@@ -72,15 +72,15 @@ class Verdict(Exception):
 
 @dataclass(eq=False)
 class Snooze(Verdict):
-    """Run the job again later; the attempt is given back.
+    """Run the job again later; the attempt is not counted.
 
     Args:
-        seconds: How much later.
-        until: Or when, instead.
-        reason: For operators: a text, or the exception that was the reason.
+        seconds: Seconds until then.
+        until: The time to run it, instead of ``seconds``.
+        reason: The reason for operators: a text or an exception.
 
     Raises:
-        InvalidArgument: Not one of them is given, or it is no time.
+        InvalidArgument: Neither or both are given, or the value is invalid.
     """
 
     seconds: float | None = None
@@ -94,15 +94,17 @@ class Snooze(Verdict):
 
 @dataclass(eq=False)
 class Retry(Verdict):
-    """End the attempt as failed; the next one, if one is left, starts at this time.
+    """End the attempt as failed, and set the time of the next one, if one is left.
+
+    Without ``seconds`` and ``at`` the next attempt starts after the backoff.
 
     Args:
-        seconds: Time to the next attempt.
-        at: Or when, instead. Neither: after the backoff.
-        reason: The error the owner of the job sees: a text, or the exception that was the reason.
+        seconds: Seconds until the next attempt.
+        at: The time of the next attempt, instead of ``seconds``.
+        reason: The error that the owner of the job sees: a text or an exception.
 
     Raises:
-        InvalidArgument: Both are given, or it is no time.
+        InvalidArgument: Both times are given, or the value is invalid.
     """
 
     seconds: float | None = None
@@ -119,18 +121,18 @@ class Retry(Verdict):
 
 @dataclass(eq=False)
 class RateLimited(Verdict):
-    """Run the job again once a rate limit outside is over; the attempt is given back.
+    """Run the job again when a rate limit of another service ends; the attempt is not counted.
 
-    No job under the key starts for so long.
+    Until then no job under the limit key starts.
 
     Args:
-        seconds: How long, such as the ``Retry-After`` of an answer 429.
+        seconds: Seconds until the limit ends, such as ``Retry-After`` of a response 429.
         key: The limit key to pause; by default ``queue:<the job's queue>``, the whole queue.
-        reason: For operators: a text, or the exception that was the reason.
+        reason: The reason for operators: a text or an exception.
 
     Raises:
-        InvalidArgument: ``seconds`` is negative or not a number, or the key has not 1 to 200
-            characters, none of them ``*`` or a control character.
+        InvalidArgument: ``seconds`` is negative or not a number, or the key does not have 1 to 200
+            characters, or has ``*`` or a control character.
     """
 
     seconds: float

@@ -1512,9 +1512,9 @@ $$;
 
 -- 234_function__isolate.sql
 
--- Work for others, done so that a bad item ends alone.
+-- Steps that process many subjects, so that a failure of one does not stop the others.
 
--- Whether an error passes by itself: a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
+-- Returns whether a retry may succeed: after a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
@@ -1548,7 +1548,7 @@ begin
 end
 $$;
 
--- The uuids under a key of each object of a list; what is none is left out.
+-- Returns the uuids under a key of each object of a list; it skips values that are not uuids.
 create function picture_queue._uuids(p_items jsonb, p_key text) returns uuid[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -1585,8 +1585,8 @@ begin
 end
 $$;
 
--- Tells whether isolated steps have used up their time: that of the round of maintenance, or two seconds of a statement
--- in which one has failed. Where a table is locked, a step would wait for it once for each half of its list.
+-- Returns whether isolated steps have used up their time: the deadline of the round of maintenance, or two seconds of a
+-- statement in which a step has failed. If a table is locked, each half of a split list would wait for the lock again.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -1595,10 +1595,10 @@ as $$
       and clock_timestamp() > statement_timestamp() + interval '2 seconds'
 $$;
 
--- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
--- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
--- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns
--- how many it dealt with.
+-- Runs a step for up to 1,000 subjects at once, since their rows are held in memory. A longer list, and a list for
+-- which the step fails, is split in half, down to the one subject that fails. That subject is written to failed_step,
+-- and callers skip it until its retry_at. All others are processed while there is time (_is_out_of_time). Returns the
+-- number of subjects processed.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1632,7 +1632,7 @@ begin
 end
 $$;
 
--- Writes down that a step failed for a subject: it is tried again after 2, 4, 8, … seconds, an hour at most.
+-- Records that a step failed for a subject. It is retried after 2, 4, 8, … seconds, at most an hour.
 create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
@@ -1642,11 +1642,11 @@ begin
   on conflict (kind, subject) do update set failures = f.failures + 1, last_error = excluded.last_error,
     retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600));
 exception when lock_not_available or deadlock_detected then
-  null;  -- somebody else is writing it down
+  null;  -- another transaction is recording it
 end
 $$;
 
--- The subjects that steps of this kind failed for and leave out until their retry_at.
+-- Returns the subjects for which a step of this kind failed and which are skipped until their retry_at.
 create function picture_queue._failing(p_kind text) returns setof text
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -1656,8 +1656,8 @@ begin
 end
 $$;
 
--- Wakes the worker that has the lease of maintenance if something is due before its next round. Only sends a message;
--- what is due is found in the tables.
+-- Wakes the worker that holds the maintenance lease if work is due before its next round. The message only wakes it;
+-- the worker finds the due work in the tables.
 create function picture_queue._plan_maintenance(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -4250,11 +4250,11 @@ end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
--- Leases up to max_jobs jobs of these types to a worker. It may hold some of them ahead; those count under limits as
--- well. confirms_start: its first heartbeat of a job says that the job has started. Repeating it with the same
--- request_id gives the jobs that lease still holds. lease_seconds is for jobs whose type and queue have none of their
--- own (null: the project's setting). weights, one a queue, give each queue its share; without them the jobs of all
--- queues are taken by priority.
+-- Leases up to max_jobs jobs of these types to a worker. A worker may prefetch jobs; they count under limits too.
+-- confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id returns the
+-- jobs of the first call whose lease is still held. lease_seconds applies to jobs whose type and queue set no lease
+-- (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without weights,
+-- jobs of all queues are claimed by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)
@@ -4270,7 +4270,7 @@ begin
       then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
     when greatest(cardinality(queues), cardinality(job_types)) > 1000 then 'queues or job_types has more than 1000 entries'
-    -- Names have at most 63 and 128 characters: all together they have no more than their number allows.
+    -- A cheap check, on the sum of the lengths: names have at most 63 and 128 characters.
     when length(array_to_string(queues, '')) > 63 * cardinality(queues)
       or length(array_to_string(job_types, '')) > 128 * cardinality(job_types)
       then 'queues or job_types has a name of more than 63 or 128 characters'
@@ -4291,9 +4291,9 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 
 -- 320_function_report.sql
 
--- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one, as far as two seconds go; a lease whose row cannot be written is prolonged in
--- lease_extension. If none can be prolonged, the call is refused as busy.
+-- Extends leases; returns the jobs to cancel and those whose lease is lost. If the update of all fails because of one
+-- job, the leases are extended one by one, for two seconds at most; a lease whose row cannot be written is extended in
+-- lease_extension. If none can be extended, the call raises PQ_BUSY.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4315,7 +4315,7 @@ begin
   begin
     return picture_queue._heartbeat(worker, leases);
   exception when others then
-    null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
+    null;  -- any error, since a trigger of the project may raise one for one of the jobs
   end;
   for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
     exit when clock_timestamp() > v_started + interval '2 seconds';
@@ -4328,7 +4328,7 @@ begin
       select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
       from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception when lock_not_available then
-      null;  -- another heartbeat is prolonging this lease
+      null;  -- another heartbeat is extending this lease
     end;
   end loop;
   if v_answer is null then
@@ -4339,8 +4339,8 @@ end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
 
--- Writes the progress (percent) of a job under its lease. At most two progress events a second and job go out;
--- 0 and 100 always do. The row has the newest value in any case.
+-- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
+-- always those for 0 and 100. The row always holds the newest value.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -4418,8 +4418,8 @@ end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
 
--- Ends one attempt and returns the job's new status: error null completes it, else it is retried or
--- fails. Only a legacy lease may be ended without its lease_id.
+-- Ends one attempt and returns the new status of the job: if error is null, the job is completed; otherwise it is
+-- retried or failed. Only a legacy lease may be ended without its lease_id.
 create function public.complete_job(
   job_id uuid, result jsonb default null, error text default null, lease_id uuid default null)
 returns text
@@ -4599,14 +4599,16 @@ end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
--- filter: the keys of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
--- ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of the last row of the previous
+-- page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
--- Which index is read does not depend on statistics. Jobs of an owner, of a batch and of a list of ids have an
--- index of their own; `offset 0` keeps the other conditions from choosing another one. Jobs that finished at
--- some time or are held have partial indexes, which the planner finds. All others are read by queue and status,
--- newest first, in spans of seq: each is four times as long as the last, so that a rare job is found after few
--- of them. The first one has no end, since jobs that run may be newer than all others.
+-- The query is written so that the planner's choice of an index does not depend on statistics:
+-- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
+--   of the other conditions.
+-- - For a time of finishing or a hold the planner finds the partial index.
+-- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. Each range is four times as long as
+--   the one before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is
+--   given, since a running job may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -4625,7 +4627,8 @@ declare
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
 begin
-  -- Under our policy alone a user reads jobs of their own. A project may have added policies.
+  -- If ours is the only policy for reads, users see only their own jobs, so the owner's index is enough. A project may
+  -- have added policies that show them more.
   if row_security_active('public.job_queue') and 1 = (
     select count(*) from pg_catalog.pg_policy p where p.polrelid = 'public.job_queue'::regclass and p.polcmd in ('r', '*'))
   then
@@ -4676,7 +4679,7 @@ end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
 
--- A generation with its images. It reads with the caller's rights, so users may call it.
+-- Returns a generation with its images. It runs with the caller's rights, so users may execute it.
 create function picture_queue._with_images(p_generation public.generations) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -4697,8 +4700,8 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page). A page ends as that of
--- list_jobs.
+-- filter: status; limit (1 to 1000, default 100); before (created_at of the last row of the previous page). A page ends
+-- after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4922,8 +4925,8 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 
 -- 350_function_worker.sql
 
--- Registers a worker, its queues, and its job types with their policies; answers the version of this database. A
--- repeated call changes nothing.
+-- Registers a worker, its queues, and its job types with their policies; returns the version of the SQL. The call is
+-- idempotent.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4950,7 +4953,8 @@ begin
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
-  -- A policy that stays as it is, is not locked, so a worker that starts again waits for nobody.
+  -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
+  -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
   perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
   from (
     select p.*
@@ -4971,7 +4975,7 @@ $$;
 comment on function public.register_worker is
   'Registers a worker and its job types; answers the version of the database.';
 
--- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
+-- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5048,7 +5052,7 @@ end
 $$;
 comment on function public.get_settings is 'The settings of the project.';
 
--- Rules for the policy fields that the project, a queue and a job type have in common.
+-- Rules for the policy fields that a project, a queue and a job type have in common, in the format of _check_fields.
 create function picture_queue._policy_rules() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -5063,9 +5067,9 @@ as $$
   }'::jsonb
 $$;
 
--- Writes checked values to the row of a table whose key column has that value, and makes the row if it is not there.
--- A null stands for the column's default; p_changes null deletes the row. All columns are written at once, since they
--- may fit only together. Returns whether there was such a row or is one now.
+-- Inserts or updates the row whose column p_key_column is p_key, with values that the caller has checked. A null value
+-- sets the column to its default; p_changes null deletes the row. All columns are written in one statement, since check
+-- constraints may concern several of them. Returns whether a row was inserted, updated or deleted.
 create function picture_queue._write_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb)
 returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -5180,7 +5184,7 @@ as $$
 $$;
 
 -- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after:
--- the name of the last row of the page before.
+-- the name of the last row of the previous page.
 create function picture_queue._check_page(p_filter jsonb) returns void
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5296,11 +5300,12 @@ comment on function public.purge_queue is 'Cancels the pending jobs of a queue.'
 
 -- 365_function__reorder.sql
 
--- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
+-- New places for the jobs of a queue whose claim order was changed (fair_share, aging_seconds).
 
--- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for
--- new jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs
--- keep the order of their age. Returns the number of jobs.
+-- Updates the place (rank, turn, tenant) of jobs to the present order of their queue, as _assign_order computes it for
+-- new jobs. The caller has locked the jobs. A job whose place already belongs to that order keeps it. Under fair_share
+-- the tenants take turns from the head of the queue, and each tenant's jobs stay in order of seq. Returns the number of
+-- jobs.
 create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5314,14 +5319,15 @@ as $$
         extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end))
           - coalesce(j.priority::double precision * q.aging_seconds, 0) as turn
     ) p
-    -- The tenant where its enqueue named none.
+    -- The tenant under fair_share of a job that was enqueued without one.
     cross join lateral (select coalesce(j.user_id::text, '') as name) o
-    -- Turns of fair share begin above 0, times are over a billion.
+    -- Under fair_share a turn is a small number above 0, otherwise a Unix time of over a billion: a turn shows to which
+    -- of the two orders it belongs.
     where j.id = any (p_ids) and (j.rank <> p.rank or case
       when q.fair_share then j.tenant is null or j.turn <= 0 or j.turn >= 1000000000
       else j.tenant = o.name or abs(j.turn - p.turn) > 1 end)
   ),
-  lines as (
+  tenant_state as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((
       select o.turn from public.job_queue o
       where o.status = 'pending' and o.hold is null and o.tenant is not null
@@ -5338,15 +5344,15 @@ as $$
     select m.id, m.rank, m.tenant, coalesce(
       l.last_turn + l.step * row_number() over (partition by m.queue, m.tenant, m.rank order by m.seq), m.turn) as turn
     from misplaced m
-    left join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
+    left join tenant_state l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
   ) n
   where j.id = any (p_ids) and j.id = n.id;
   select cardinality(p_ids)
 $$;
 
--- Gives the next p_limit jobs of these queues their new places, the oldest first; running ones too, since they may be
--- retried. Locked jobs are skipped, and a job that cannot be written is noted in failed_step: the second pass, a minute
--- after the change, finds both. Returns the number of jobs it looked at.
+-- Gives the next p_limit jobs of these queues their new places, in order of seq; running jobs too, since they may be
+-- retried. It skips locked jobs, and records a job that cannot be updated in failed_step. A second pass, a minute after
+-- the change, finds both. Returns the number of jobs examined.
 create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5355,40 +5361,41 @@ declare
   v_queue picture_queue.queue;
   v_ids uuid[];
   v_last bigint;
-  v_left integer := p_limit;
+  v_remaining integer := p_limit;
 begin
   for v_queue in
     select * from picture_queue.queue q
     where q.name = any (p_queues) and q.reorder_after is not null order by q.name for no key update skip locked
   loop
-    exit when v_left <= 0;
+    exit when v_remaining <= 0;
     select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last
     from (
       (select j.id, j.seq from public.job_queue j
         where j.queue = v_queue.name and j.status = 'pending' and j.seq > v_queue.reorder_after
-        order by j.seq limit v_left)
+        order by j.seq limit v_remaining)
       union all
       (select j.id, j.seq from public.job_queue j
         where j.status = 'processing' and j.hold is null and j.queue = v_queue.name and j.seq > v_queue.reorder_after
-        order by j.seq limit v_left)
+        order by j.seq limit v_remaining)
       union all
       (select j.id, j.seq from public.job_queue j
         where j.status = 'processing' and j.hold = 'parked' and j.queue = v_queue.name and j.seq > v_queue.reorder_after
-        order by j.seq limit v_left)
-      order by seq limit v_left
+        order by j.seq limit v_remaining)
+      order by seq limit v_remaining
     ) o;
     perform picture_queue._isolate('renumber', array(
-      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked)::text[], v_left);
-    -- Without time for all of them, the next round begins with the same jobs.
+      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked
+    )::text[], v_remaining);
+    -- If the time ran out, reorder_after stays as it is: the next call begins with the same jobs.
     exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
       reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
         when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
       reorder_again_at = case when v_last is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
     where q.name = v_queue.name;
-    v_left := v_left - coalesce(cardinality(v_ids), 0);
+    v_remaining := v_remaining - coalesce(cardinality(v_ids), 0);
   end loop;
-  return p_limit - v_left;
+  return p_limit - v_remaining;
 end
 $$;
 
@@ -5619,8 +5626,8 @@ comment on function public.list_tenants is 'The tenants with a weight of their o
 -- 368_function_batch.sql
 
 -- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload gets
--- batch_id and the counts. A call repeated with the same batch_id answers the jobs that are there; with the same
--- request_id, the same answer.
+-- batch_id and the counts. A call that repeats a batch_id returns the existing jobs; a call that repeats a request_id
+-- returns the answer of the first.
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
   request_id uuid default null)
@@ -5644,7 +5651,7 @@ begin
     (select format('callback: options.%s is not possible, it waits for the batch and nothing else', k)
       from unnest('{depends_on,batch_id}'::text[]) k where callback -> 'options' -> k <> 'null' limit 1)));
   if callback is not null then
-    -- As it is enqueued when the batch has finished: its payload gets the counts.
+    -- Check the callback as it will be enqueued, with counts in its payload: these are as long as counts can get.
     perform picture_queue._check_jobs(jsonb_build_array(case
       when coalesce(jsonb_typeof(callback -> 'payload') in ('object', 'null'), true)
       then callback || jsonb_build_object('payload',
@@ -5665,7 +5672,7 @@ begin
         coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
       order by e.i), '[]')
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
-  -- One without jobs has finished.
+  -- A batch without jobs is finished at once: its callback is due.
   perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
   return picture_queue._keep_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
@@ -5681,7 +5688,7 @@ create function public.get_batch(batch_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  -- The counts, with changes that are not added up yet.
+  -- Changes of the counts that are still in follow_up are added here.
   return picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
@@ -5829,13 +5836,13 @@ comment on function public.get_job_history is 'The timeline, failed attempts and
 
 -- 375_function__cron.sql
 
--- Cron expressions, as Vixie cron reads them (crontab(5)): minute, hour, day of month, month, day of
--- week; names, lists, ranges and steps; 7 is Sunday as well.
+-- A parsed cron expression, in the syntax of Vixie cron (crontab(5)): minute, hour, day of month, month, day of week;
+-- each with names, lists, ranges and steps. Both 0 and 7 are Sunday. The arrays hold the matching numbers, ascending.
 --
--- is_fixed: neither minute nor hour begins with a star, so the times are times of the day: one that the
--- clock leaps over runs at the first moment after, one that comes twice runs the first time. Otherwise
--- it is a rhythm, and runs whenever the clock shows such a minute.
--- is_either: both day fields are restricted, so a day that fits either of them will do.
+-- is_fixed: neither the minute nor the hour field begins with a star, so the expression names times of the day. When
+-- daylight saving skips such a time, it runs at the moment of the change; when the time occurs twice, it runs once, at
+-- the first. Other expressions, such as */15, run at each matching minute of the local clock.
+-- is_either: neither day field begins with a star, so a day matches if either of the two fields does.
 create type picture_queue.cron as (
   minutes integer[],
   hours integer[],
@@ -5846,7 +5853,7 @@ create type picture_queue.cron as (
   is_either boolean
 );
 
--- The numbers one field stands for, ascending. p_names: words for p_low, p_low + 1, ….
+-- Returns the numbers that one field of an expression matches, ascending. p_names: names of the numbers from p_low on.
 create function picture_queue._cron_field(
   p_field text, p_text text, p_low integer, p_high integer, p_names text[] default '{}')
 returns integer[]
@@ -5854,21 +5861,21 @@ language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_part text;
-  v_words text[];
+  v_captures text[];
   v_ends integer[];
   v_step integer;
   v_numbers integer[] := array[]::integer[];
   v_problem text;
 begin
   foreach v_part in array string_to_array(p_text, ',') loop
-    v_words := regexp_match(v_part, '^(?:[*]|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
+    v_captures := regexp_match(v_part, '^(?:[*]|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
     select array_agg(case when w ~ '[0-9]' then w::integer else p_low - 1 + array_position(p_names, w) end order by i)
     into v_ends
-    from unnest(v_words[1:2]) with ordinality as e (w, i);
-    v_step := coalesce(v_words[3], '1')::integer;
+    from unnest(v_captures[1:2]) with ordinality as e (w, i);
+    v_step := coalesce(v_captures[3], '1')::integer;
     v_problem := case
-      when v_words is null then 'is no number, range or step'
-      when (v_words[1] is not null and v_ends[1] is null) or (v_words[2] is not null and v_ends[2] is null)
+      when v_captures is null then 'is no number, range or step'
+      when (v_captures[1] is not null and v_ends[1] is null) or (v_captures[2] is not null and v_ends[2] is null)
         then 'is no name of one'
       when least(v_ends[1], v_ends[2]) < p_low or greatest(v_ends[1], v_ends[2]) > p_high
         then format('is not within %s to %s', p_low, p_high)
@@ -5882,7 +5889,7 @@ begin
     end if;
     v_numbers := v_numbers || array(select generate_series(
       coalesce(v_ends[1], p_low),
-      case when v_ends[1] is null or (v_ends[2] is null and v_words[3] is not null) then p_high
+      case when v_ends[1] is null or (v_ends[2] is null and v_captures[3] is not null) then p_high
         else coalesce(v_ends[2], v_ends[1]) end,
       v_step));
   end loop;
@@ -5890,7 +5897,7 @@ begin
 end
 $$;
 
--- What an expression says; refuses what is none.
+-- Parses a cron expression; raises an error if it is invalid.
 create function picture_queue._cron_fields(p_cron text) returns picture_queue.cron
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -5925,7 +5932,7 @@ begin
 end
 $$;
 
--- The first day from this one on that fits; null if none does within eight years (30 February).
+-- Returns the first matching day on or after p_from; null if there is none within eight years (30 February).
 create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) returns date
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -5936,7 +5943,7 @@ declare
   v_weekday integer;
   v_found date;
 begin
-  for v_step in 0..96 loop
+  for v_month in 0..96 loop
     v_end := v_end + interval '1 month';
     if extract(month from v_from)::integer = any (p_cron.months) then
       v_day := extract(day from v_from);
@@ -5957,7 +5964,7 @@ begin
 end
 $$;
 
--- The first time after this one that fits, on a clock that is never changed.
+-- Returns the first matching local time after p_after. It ignores daylight saving.
 create function picture_queue._cron_clock(p_cron picture_queue.cron, p_after timestamp) returns timestamp
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -5983,8 +5990,8 @@ begin
 end
 $$;
 
--- The moment between these two (p_from excluded) when the clocks of a zone are changed; null if the
--- offset is the same at both. There is at most one change in two days.
+-- Returns when the UTC offset of a time zone changes after p_from and up to p_to, found by bisection; null if the
+-- offset is the same at both ends. The ends are less than two days apart, in which there is at most one change.
 create function picture_queue._clock_change(p_timezone text, p_from timestamptz, p_to timestamptz)
 returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -6014,29 +6021,29 @@ begin
 end
 $$;
 
--- When an expression comes next in a time zone, after a moment; null if not within eight years. Goes
--- from one change of the clock to the next: in between, a time of the day is one moment.
+-- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. The
+-- search proceeds from one change of the UTC offset to the next: between two changes each local time is one moment.
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
   v_at timestamptz := date_trunc('minute', p_after, 'UTC');
-  v_seen timestamp := v_at at time zone p_timezone;  -- times up to here have been
-  v_last timestamp := v_seen + interval '8 years';
+  v_passed timestamp := v_at at time zone p_timezone;  -- local times up to this one are past
+  v_last timestamp := v_passed + interval '8 years';
   v_time timestamp;
   v_next timestamptz;
   v_change timestamptz;
 begin
   if v_cron.is_fixed then
-    -- While the clock goes through an hour again, what it showed the first time has been.
+    -- If the clock was set back in the last 25 hours, local times up to the change come again: they do not run again.
     v_change := picture_queue._clock_change(p_timezone, v_at - interval '25 hours', v_at);
-    v_seen := greatest(v_seen, (v_change - interval '1 minute') at time zone p_timezone);
+    v_passed := greatest(v_passed, (v_change - interval '1 minute') at time zone p_timezone);
   end if;
   loop
-    v_time := picture_queue._cron_clock(v_cron, v_seen);
+    v_time := picture_queue._cron_clock(v_cron, v_passed);
     exit when v_time is null or v_time > v_last;
-    -- Look for a change of the clock now, and again on the day before the time.
+    -- Look for a change of the offset in the next 25 hours. If there is none, look in the day before v_time.
     v_change := picture_queue._clock_change(p_timezone, v_at, v_at + interval '25 hours');
     if v_change is null then
       v_at := greatest(v_at, (v_time - interval '25 hours') at time zone p_timezone);
@@ -6049,8 +6056,8 @@ begin
       return v_change;
     end if;
     v_at := v_change;
-    v_seen := greatest(
-      (v_change at time zone p_timezone) - interval '1 minute', case when v_cron.is_fixed then v_seen end);
+    v_passed := greatest(
+      (v_change at time zone p_timezone) - interval '1 minute', case when v_cron.is_fixed then v_passed end);
   end loop;
   return null;
 end
@@ -6249,8 +6256,8 @@ $$;
 
 -- 377_function_schedule.sql
 
--- Creates a schedule or replaces it. Fields that are not given have their defaults, but a paused schedule stays
--- paused. Setting the same again changes nothing.
+-- Creates or replaces a schedule. Fields that are not given get their defaults, except that a paused schedule stays
+-- paused. The call is idempotent.
 create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -6280,7 +6287,7 @@ begin
     perform picture_queue._refuse('PQ_INVALID_CRON',
       format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
   end if;
-  -- As a tick will enqueue it.
+  -- Validate the job as a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
   select * into v_old from picture_queue.schedule s where s.name = p_name for update;
@@ -6346,7 +6353,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
 
--- Ticks during the pause do not count as missed. The schedule is checked again, as by set_schedule.
+-- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6362,7 +6369,7 @@ end
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
--- With a job_id made by the caller the call can be repeated.
+-- Enqueues a job of the schedule now. The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6378,7 +6385,8 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
 
--- filter: limit, after (_check_page). A page ends with the schedule that makes it larger than 8 MiB, too.
+-- filter: limit, after (see _check_page). A page ends after limit rows, or with the row that makes it larger than
+-- 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6481,20 +6489,20 @@ $$;
 
 -- 410_function_start_generation.sql
 
--- Checks prompt and input against the model, then writes the generation and its job in one transaction. A repeated call
--- with the same options.generation_id or options.idempotency_key gives the first answer.
+-- Checks prompt and input against the model, then writes the generation and its job in one transaction. A call that
+-- repeats options.generation_id or options.idempotency_key returns the existing generation.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_service boolean := picture_queue._is_service();
-  v_user uuid := case when not v_service then picture_queue._caller_id() end;
+  v_is_service boolean := picture_queue._is_service();
+  v_user uuid := case when not v_is_service then picture_queue._caller_id() end;
   v_model_id text;
   v_generation_id uuid;
-  v_known record;
+  v_existing record;
   v_job jsonb;
-  v_row record;
+  v_job_row record;
 begin
   perform picture_queue._check_fields('options.', p_options, '{
     "scheduled_for": ["time"],
@@ -6503,7 +6511,7 @@ begin
     "user_id": ["uuid"],
     "priority": ["integer", -1000000000, 1000000000]
   }');
-  if v_service then
+  if v_is_service then
     v_user := (p_options ->> 'user_id')::uuid;
   elsif v_user is null then
     perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
@@ -6518,13 +6526,13 @@ begin
     select j.generation_id from public.job_queue j
     where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image'
       and j.user_id is null), gen_random_uuid());
-  select g.* into v_known from public.generations g where g.id = v_generation_id;
-  if found and v_known.user_id is distinct from v_user then
+  select g.* into v_existing from public.generations g where g.id = v_generation_id;
+  if found and v_existing.user_id is distinct from v_user then
     perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'make a new uuid for each generation');
   elsif found then
-    -- Its job may have been pruned.
-    return jsonb_build_object('generation_id', v_known.id, 'job_id', v_known.job_id, 'status', v_known.status);
+    -- Answer from the generation, since its job may have been pruned.
+    return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
   end if;
   select m.model_id into v_model_id from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
@@ -6533,7 +6541,7 @@ begin
   end if;
   perform picture_queue._check_input(v_model_id, p_prompt, p_input);
 
-  -- The id of the job is a hash of the generation's, so a repeated call finds the same job.
+  -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
     'job_type', 'generate-image', 'generation_id', v_generation_id,
@@ -6541,13 +6549,14 @@ begin
     'user_id', v_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key'))) -> 0;
-  select * into v_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
+  select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
-    values (v_row.generation_id, v_user, v_row.id, v_model_id, coalesce(p_prompt, ''), p_input, v_row.status,
-      v_row.created_at, v_row.created_at);
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model_id, coalesce(p_prompt, ''), p_input,
+      v_job_row.status, v_job_row.created_at, v_job_row.created_at);
   end if;
-  return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
+  return jsonb_build_object(
+    'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status);
 exception when others then
   perform picture_queue._refuse_error(sqlstate, sqlerrm);
   raise;
@@ -6617,7 +6626,7 @@ comment on function public.list_models is 'The models on offer, with their input
 -- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Answers what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
+-- Returns what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
 -- or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the last two
 -- hours that belong to rows, the newest 10,000; a prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
@@ -6711,7 +6720,7 @@ $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
 
 -- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
--- or that not every reader can read are left out: they are no reason to lose a picture that was paid for.
+-- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -6734,7 +6743,7 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- images: n, path, mime_type, width, height, bytes of each; repeating it changes nothing.
+-- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -7578,7 +7587,7 @@ $$;
 
 -- 535_function_maintenance.sql
 
--- Maintenance: due work that no caller does, and housekeeping that keeps the tables small.
+-- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
 -- Does the due work that no caller does: promotion, expired leases and jobs, schedules, follow-ups, events, limits. Up
 -- to p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
@@ -7641,7 +7650,8 @@ begin
 end
 $$;
 
--- Jobs whose lease ended, p_limit of them, read from all that run. The more there are, the less often they are read.
+-- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the more there are, the later is
+-- the next scan (sweep_at).
 create function picture_queue._overdue_jobs(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -7666,7 +7676,7 @@ begin
 end
 $$;
 
--- When something becomes due next after p_now, two seconds later at most: whoever writes what is due before that
+-- Returns when work becomes due next after p_now, at most two seconds later. A transaction that adds work due earlier
 -- wakes the worker that holds the maintenance lease.
 create function picture_queue._next_due(p_now timestamptz) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -7733,12 +7743,13 @@ begin
   end if;
   perform from picture_queue.maintenance for update skip locked;
   v_has_row := found;
-  -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
+  -- Another round is running. If it has run for over ten seconds, this one runs beside it: each step skips locked rows.
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Housekeeping has rounds of its own. Two of them never follow each other, so due work is delayed by one round at
-  -- most, although there may be more housekeeping than fits, or somebody may have the row locked that says it is done.
+  -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
+  -- other. So due work waits for one round at most, even if housekeeping has more to do, or the row that records it is
+  -- locked.
   v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
   v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
   if v_is_tidying then
@@ -7750,7 +7761,7 @@ begin
     perform set_config('picture_queue.deadline', '', true);
     v_next := picture_queue._next_due(v_now);
   end if;
-  -- A full step has more to do, and so has a round that ran out of time.
+  -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
   v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
@@ -8608,7 +8619,8 @@ $do$;
 
 -- 960_supabase_storage.sql
 
--- Only where Storage is: the private bucket of the pictures, in which users read their own folder.
+-- If the project has Supabase Storage: the private bucket of the pictures, and a policy by which users read their own
+-- folder of it.
 do $do$
 begin
   if to_regclass('storage.buckets') is null then

@@ -1,6 +1,6 @@
--- Work for others, done so that a bad item ends alone.
+-- Steps that process many subjects, so that a failure of one does not stop the others.
 
--- Whether an error passes by itself: a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
+-- Returns whether a retry may succeed: after a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
@@ -34,7 +34,7 @@ begin
 end
 $$;
 
--- The uuids under a key of each object of a list; what is none is left out.
+-- Returns the uuids under a key of each object of a list; it skips values that are not uuids.
 create function picture_queue._uuids(p_items jsonb, p_key text) returns uuid[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -71,8 +71,8 @@ begin
 end
 $$;
 
--- Tells whether isolated steps have used up their time: that of the round of maintenance, or two seconds of a statement
--- in which one has failed. Where a table is locked, a step would wait for it once for each half of its list.
+-- Returns whether isolated steps have used up their time: the deadline of the round of maintenance, or two seconds of a
+-- statement in which a step has failed. If a table is locked, each half of a split list would wait for the lock again.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -81,10 +81,10 @@ as $$
       and clock_timestamp() > statement_timestamp() + interval '2 seconds'
 $$;
 
--- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
--- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
--- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns
--- how many it dealt with.
+-- Runs a step for up to 1,000 subjects at once, since their rows are held in memory. A longer list, and a list for
+-- which the step fails, is split in half, down to the one subject that fails. That subject is written to failed_step,
+-- and callers skip it until its retry_at. All others are processed while there is time (_is_out_of_time). Returns the
+-- number of subjects processed.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -118,7 +118,7 @@ begin
 end
 $$;
 
--- Writes down that a step failed for a subject: it is tried again after 2, 4, 8, … seconds, an hour at most.
+-- Records that a step failed for a subject. It is retried after 2, 4, 8, … seconds, at most an hour.
 create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
@@ -128,11 +128,11 @@ begin
   on conflict (kind, subject) do update set failures = f.failures + 1, last_error = excluded.last_error,
     retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600));
 exception when lock_not_available or deadlock_detected then
-  null;  -- somebody else is writing it down
+  null;  -- another transaction is recording it
 end
 $$;
 
--- The subjects that steps of this kind failed for and leave out until their retry_at.
+-- Returns the subjects for which a step of this kind failed and which are skipped until their retry_at.
 create function picture_queue._failing(p_kind text) returns setof text
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -142,8 +142,8 @@ begin
 end
 $$;
 
--- Wakes the worker that has the lease of maintenance if something is due before its next round. Only sends a message;
--- what is due is found in the tables.
+-- Wakes the worker that holds the maintenance lease if work is due before its next round. The message only wakes it;
+-- the worker finds the due work in the tables.
 create function picture_queue._plan_maintenance(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

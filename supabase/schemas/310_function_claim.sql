@@ -25,11 +25,11 @@ end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
--- Leases up to max_jobs jobs of these types to a worker. It may hold some of them ahead; those count under limits as
--- well. confirms_start: its first heartbeat of a job says that the job has started. Repeating it with the same
--- request_id gives the jobs that lease still holds. lease_seconds is for jobs whose type and queue have none of their
--- own (null: the project's setting). weights, one a queue, give each queue its share; without them the jobs of all
--- queues are taken by priority.
+-- Leases up to max_jobs jobs of these types to a worker. A worker may prefetch jobs; they count under limits too.
+-- confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id returns the
+-- jobs of the first call whose lease is still held. lease_seconds applies to jobs whose type and queue set no lease
+-- (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without weights,
+-- jobs of all queues are claimed by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)
@@ -45,7 +45,7 @@ begin
       then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
     when greatest(cardinality(queues), cardinality(job_types)) > 1000 then 'queues or job_types has more than 1000 entries'
-    -- Names have at most 63 and 128 characters: all together they have no more than their number allows.
+    -- A cheap check, on the sum of the lengths: names have at most 63 and 128 characters.
     when length(array_to_string(queues, '')) > 63 * cardinality(queues)
       or length(array_to_string(job_types, '')) > 128 * cardinality(job_types)
       then 'queues or job_types has a name of more than 63 or 128 characters'

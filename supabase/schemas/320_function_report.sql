@@ -1,6 +1,6 @@
--- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one, as far as two seconds go; a lease whose row cannot be written is prolonged in
--- lease_extension. If none can be prolonged, the call is refused as busy.
+-- Extends leases; returns the jobs to cancel and those whose lease is lost. If the update of all fails because of one
+-- job, the leases are extended one by one, for two seconds at most; a lease whose row cannot be written is extended in
+-- lease_extension. If none can be extended, the call raises PQ_BUSY.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -22,7 +22,7 @@ begin
   begin
     return picture_queue._heartbeat(worker, leases);
   exception when others then
-    null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
+    null;  -- any error, since a trigger of the project may raise one for one of the jobs
   end;
   for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
     exit when clock_timestamp() > v_started + interval '2 seconds';
@@ -35,7 +35,7 @@ begin
       select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
       from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception when lock_not_available then
-      null;  -- another heartbeat is prolonging this lease
+      null;  -- another heartbeat is extending this lease
     end;
   end loop;
   if v_answer is null then
@@ -46,8 +46,8 @@ end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
 
--- Writes the progress (percent) of a job under its lease. At most two progress events a second and job go out;
--- 0 and 100 always do. The row has the newest value in any case.
+-- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
+-- always those for 0 and 100. The row always holds the newest value.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -125,8 +125,8 @@ end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
 
--- Ends one attempt and returns the job's new status: error null completes it, else it is retried or
--- fails. Only a legacy lease may be ended without its lease_id.
+-- Ends one attempt and returns the new status of the job: if error is null, the job is completed; otherwise it is
+-- retried or failed. Only a legacy lease may be ended without its lease_id.
 create function public.complete_job(
   job_id uuid, result jsonb default null, error text default null, lease_id uuid default null)
 returns text

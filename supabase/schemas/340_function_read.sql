@@ -11,14 +11,16 @@ end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
--- filter: the keys of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
--- ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of the last row of the previous
+-- page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
--- Which index is read does not depend on statistics. Jobs of an owner, of a batch and of a list of ids have an
--- index of their own; `offset 0` keeps the other conditions from choosing another one. Jobs that finished at
--- some time or are held have partial indexes, which the planner finds. All others are read by queue and status,
--- newest first, in spans of seq: each is four times as long as the last, so that a rare job is found after few
--- of them. The first one has no end, since jobs that run may be newer than all others.
+-- The query is written so that the planner's choice of an index does not depend on statistics:
+-- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
+--   of the other conditions.
+-- - For a time of finishing or a hold the planner finds the partial index.
+-- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. Each range is four times as long as
+--   the one before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is
+--   given, since a running job may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -37,7 +39,8 @@ declare
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
 begin
-  -- Under our policy alone a user reads jobs of their own. A project may have added policies.
+  -- If ours is the only policy for reads, users see only their own jobs, so the owner's index is enough. A project may
+  -- have added policies that show them more.
   if row_security_active('public.job_queue') and 1 = (
     select count(*) from pg_catalog.pg_policy p where p.polrelid = 'public.job_queue'::regclass and p.polcmd in ('r', '*'))
   then
@@ -88,7 +91,7 @@ end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
 
--- A generation with its images. It reads with the caller's rights, so users may call it.
+-- Returns a generation with its images. It runs with the caller's rights, so users may execute it.
 create function picture_queue._with_images(p_generation public.generations) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -109,8 +112,8 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page). A page ends as that of
--- list_jobs.
+-- filter: status; limit (1 to 1000, default 100); before (created_at of the last row of the previous page). A page ends
+-- after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -1,5 +1,5 @@
--- Registers a worker, its queues, and its job types with their policies; answers the version of this database. A
--- repeated call changes nothing.
+-- Registers a worker, its queues, and its job types with their policies; returns the version of the SQL. The call is
+-- idempotent.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -26,7 +26,8 @@ begin
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
-  -- A policy that stays as it is, is not locked, so a worker that starts again waits for nobody.
+  -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
+  -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
   perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
   from (
     select p.*
@@ -47,7 +48,7 @@ $$;
 comment on function public.register_worker is
   'Registers a worker and its job types; answers the version of the database.';
 
--- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
+-- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

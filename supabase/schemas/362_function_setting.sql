@@ -39,7 +39,7 @@ end
 $$;
 comment on function public.get_settings is 'The settings of the project.';
 
--- Rules for the policy fields that the project, a queue and a job type have in common.
+-- Rules for the policy fields that a project, a queue and a job type have in common, in the format of _check_fields.
 create function picture_queue._policy_rules() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -54,9 +54,9 @@ as $$
   }'::jsonb
 $$;
 
--- Writes checked values to the row of a table whose key column has that value, and makes the row if it is not there.
--- A null stands for the column's default; p_changes null deletes the row. All columns are written at once, since they
--- may fit only together. Returns whether there was such a row or is one now.
+-- Inserts or updates the row whose column p_key_column is p_key, with values that the caller has checked. A null value
+-- sets the column to its default; p_changes null deletes the row. All columns are written in one statement, since check
+-- constraints may concern several of them. Returns whether a row was inserted, updated or deleted.
 create function picture_queue._write_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb)
 returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'

@@ -86,7 +86,7 @@ as $$
 $$;
 
 -- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after:
--- the name of the last row of the page before.
+-- the name of the last row of the previous page.
 create function picture_queue._check_page(p_filter jsonb) returns void
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -1,8 +1,9 @@
--- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
+-- New places for the jobs of a queue whose claim order was changed (fair_share, aging_seconds).
 
--- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for
--- new jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs
--- keep the order of their age. Returns the number of jobs.
+-- Updates the place (rank, turn, tenant) of jobs to the present order of their queue, as _assign_order computes it for
+-- new jobs. The caller has locked the jobs. A job whose place already belongs to that order keeps it. Under fair_share
+-- the tenants take turns from the head of the queue, and each tenant's jobs stay in order of seq. Returns the number of
+-- jobs.
 create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -16,14 +17,15 @@ as $$
         extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end))
           - coalesce(j.priority::double precision * q.aging_seconds, 0) as turn
     ) p
-    -- The tenant where its enqueue named none.
+    -- The tenant under fair_share of a job that was enqueued without one.
     cross join lateral (select coalesce(j.user_id::text, '') as name) o
-    -- Turns of fair share begin above 0, times are over a billion.
+    -- Under fair_share a turn is a small number above 0, otherwise a Unix time of over a billion: a turn shows to which
+    -- of the two orders it belongs.
     where j.id = any (p_ids) and (j.rank <> p.rank or case
       when q.fair_share then j.tenant is null or j.turn <= 0 or j.turn >= 1000000000
       else j.tenant = o.name or abs(j.turn - p.turn) > 1 end)
   ),
-  lines as (
+  tenant_state as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((
       select o.turn from public.job_queue o
       where o.status = 'pending' and o.hold is null and o.tenant is not null
@@ -40,15 +42,15 @@ as $$
     select m.id, m.rank, m.tenant, coalesce(
       l.last_turn + l.step * row_number() over (partition by m.queue, m.tenant, m.rank order by m.seq), m.turn) as turn
     from misplaced m
-    left join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
+    left join tenant_state l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
   ) n
   where j.id = any (p_ids) and j.id = n.id;
   select cardinality(p_ids)
 $$;
 
--- Gives the next p_limit jobs of these queues their new places, the oldest first; running ones too, since they may be
--- retried. Locked jobs are skipped, and a job that cannot be written is noted in failed_step: the second pass, a minute
--- after the change, finds both. Returns the number of jobs it looked at.
+-- Gives the next p_limit jobs of these queues their new places, in order of seq; running jobs too, since they may be
+-- retried. It skips locked jobs, and records a job that cannot be updated in failed_step. A second pass, a minute after
+-- the change, finds both. Returns the number of jobs examined.
 create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -57,39 +59,40 @@ declare
   v_queue picture_queue.queue;
   v_ids uuid[];
   v_last bigint;
-  v_left integer := p_limit;
+  v_remaining integer := p_limit;
 begin
   for v_queue in
     select * from picture_queue.queue q
     where q.name = any (p_queues) and q.reorder_after is not null order by q.name for no key update skip locked
   loop
-    exit when v_left <= 0;
+    exit when v_remaining <= 0;
     select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last
     from (
       (select j.id, j.seq from public.job_queue j
         where j.queue = v_queue.name and j.status = 'pending' and j.seq > v_queue.reorder_after
-        order by j.seq limit v_left)
+        order by j.seq limit v_remaining)
       union all
       (select j.id, j.seq from public.job_queue j
         where j.status = 'processing' and j.hold is null and j.queue = v_queue.name and j.seq > v_queue.reorder_after
-        order by j.seq limit v_left)
+        order by j.seq limit v_remaining)
       union all
       (select j.id, j.seq from public.job_queue j
         where j.status = 'processing' and j.hold = 'parked' and j.queue = v_queue.name and j.seq > v_queue.reorder_after
-        order by j.seq limit v_left)
-      order by seq limit v_left
+        order by j.seq limit v_remaining)
+      order by seq limit v_remaining
     ) o;
     perform picture_queue._isolate('renumber', array(
-      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked)::text[], v_left);
-    -- Without time for all of them, the next round begins with the same jobs.
+      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked
+    )::text[], v_remaining);
+    -- If the time ran out, reorder_after stays as it is: the next call begins with the same jobs.
     exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
       reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
         when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
       reorder_again_at = case when v_last is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
     where q.name = v_queue.name;
-    v_left := v_left - coalesce(cardinality(v_ids), 0);
+    v_remaining := v_remaining - coalesce(cardinality(v_ids), 0);
   end loop;
-  return p_limit - v_left;
+  return p_limit - v_remaining;
 end
 $$;

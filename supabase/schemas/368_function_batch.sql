@@ -1,6 +1,6 @@
 -- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload gets
--- batch_id and the counts. A call repeated with the same batch_id answers the jobs that are there; with the same
--- request_id, the same answer.
+-- batch_id and the counts. A call that repeats a batch_id returns the existing jobs; a call that repeats a request_id
+-- returns the answer of the first.
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
   request_id uuid default null)
@@ -24,7 +24,7 @@ begin
     (select format('callback: options.%s is not possible, it waits for the batch and nothing else', k)
       from unnest('{depends_on,batch_id}'::text[]) k where callback -> 'options' -> k <> 'null' limit 1)));
   if callback is not null then
-    -- As it is enqueued when the batch has finished: its payload gets the counts.
+    -- Check the callback as it will be enqueued, with counts in its payload: these are as long as counts can get.
     perform picture_queue._check_jobs(jsonb_build_array(case
       when coalesce(jsonb_typeof(callback -> 'payload') in ('object', 'null'), true)
       then callback || jsonb_build_object('payload',
@@ -45,7 +45,7 @@ begin
         coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
       order by e.i), '[]')
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
-  -- One without jobs has finished.
+  -- A batch without jobs is finished at once: its callback is due.
   perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
   return picture_queue._keep_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
@@ -61,7 +61,7 @@ create function public.get_batch(batch_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  -- The counts, with changes that are not added up yet.
+  -- Changes of the counts that are still in follow_up are added here.
   return picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,

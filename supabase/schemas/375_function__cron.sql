@@ -1,10 +1,10 @@
--- Cron expressions, as Vixie cron reads them (crontab(5)): minute, hour, day of month, month, day of
--- week; names, lists, ranges and steps; 7 is Sunday as well.
+-- A parsed cron expression, in the syntax of Vixie cron (crontab(5)): minute, hour, day of month, month, day of week;
+-- each with names, lists, ranges and steps. Both 0 and 7 are Sunday. The arrays hold the matching numbers, ascending.
 --
--- is_fixed: neither minute nor hour begins with a star, so the times are times of the day: one that the
--- clock leaps over runs at the first moment after, one that comes twice runs the first time. Otherwise
--- it is a rhythm, and runs whenever the clock shows such a minute.
--- is_either: both day fields are restricted, so a day that fits either of them will do.
+-- is_fixed: neither the minute nor the hour field begins with a star, so the expression names times of the day. When
+-- daylight saving skips such a time, it runs at the moment of the change; when the time occurs twice, it runs once, at
+-- the first. Other expressions, such as */15, run at each matching minute of the local clock.
+-- is_either: neither day field begins with a star, so a day matches if either of the two fields does.
 create type picture_queue.cron as (
   minutes integer[],
   hours integer[],
@@ -15,7 +15,7 @@ create type picture_queue.cron as (
   is_either boolean
 );
 
--- The numbers one field stands for, ascending. p_names: words for p_low, p_low + 1, ….
+-- Returns the numbers that one field of an expression matches, ascending. p_names: names of the numbers from p_low on.
 create function picture_queue._cron_field(
   p_field text, p_text text, p_low integer, p_high integer, p_names text[] default '{}')
 returns integer[]
@@ -23,21 +23,21 @@ language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_part text;
-  v_words text[];
+  v_captures text[];
   v_ends integer[];
   v_step integer;
   v_numbers integer[] := array[]::integer[];
   v_problem text;
 begin
   foreach v_part in array string_to_array(p_text, ',') loop
-    v_words := regexp_match(v_part, '^(?:[*]|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
+    v_captures := regexp_match(v_part, '^(?:[*]|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
     select array_agg(case when w ~ '[0-9]' then w::integer else p_low - 1 + array_position(p_names, w) end order by i)
     into v_ends
-    from unnest(v_words[1:2]) with ordinality as e (w, i);
-    v_step := coalesce(v_words[3], '1')::integer;
+    from unnest(v_captures[1:2]) with ordinality as e (w, i);
+    v_step := coalesce(v_captures[3], '1')::integer;
     v_problem := case
-      when v_words is null then 'is no number, range or step'
-      when (v_words[1] is not null and v_ends[1] is null) or (v_words[2] is not null and v_ends[2] is null)
+      when v_captures is null then 'is no number, range or step'
+      when (v_captures[1] is not null and v_ends[1] is null) or (v_captures[2] is not null and v_ends[2] is null)
         then 'is no name of one'
       when least(v_ends[1], v_ends[2]) < p_low or greatest(v_ends[1], v_ends[2]) > p_high
         then format('is not within %s to %s', p_low, p_high)
@@ -51,7 +51,7 @@ begin
     end if;
     v_numbers := v_numbers || array(select generate_series(
       coalesce(v_ends[1], p_low),
-      case when v_ends[1] is null or (v_ends[2] is null and v_words[3] is not null) then p_high
+      case when v_ends[1] is null or (v_ends[2] is null and v_captures[3] is not null) then p_high
         else coalesce(v_ends[2], v_ends[1]) end,
       v_step));
   end loop;
@@ -59,7 +59,7 @@ begin
 end
 $$;
 
--- What an expression says; refuses what is none.
+-- Parses a cron expression; raises an error if it is invalid.
 create function picture_queue._cron_fields(p_cron text) returns picture_queue.cron
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -94,7 +94,7 @@ begin
 end
 $$;
 
--- The first day from this one on that fits; null if none does within eight years (30 February).
+-- Returns the first matching day on or after p_from; null if there is none within eight years (30 February).
 create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) returns date
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -105,7 +105,7 @@ declare
   v_weekday integer;
   v_found date;
 begin
-  for v_step in 0..96 loop
+  for v_month in 0..96 loop
     v_end := v_end + interval '1 month';
     if extract(month from v_from)::integer = any (p_cron.months) then
       v_day := extract(day from v_from);
@@ -126,7 +126,7 @@ begin
 end
 $$;
 
--- The first time after this one that fits, on a clock that is never changed.
+-- Returns the first matching local time after p_after. It ignores daylight saving.
 create function picture_queue._cron_clock(p_cron picture_queue.cron, p_after timestamp) returns timestamp
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -152,8 +152,8 @@ begin
 end
 $$;
 
--- The moment between these two (p_from excluded) when the clocks of a zone are changed; null if the
--- offset is the same at both. There is at most one change in two days.
+-- Returns when the UTC offset of a time zone changes after p_from and up to p_to, found by bisection; null if the
+-- offset is the same at both ends. The ends are less than two days apart, in which there is at most one change.
 create function picture_queue._clock_change(p_timezone text, p_from timestamptz, p_to timestamptz)
 returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -183,29 +183,29 @@ begin
 end
 $$;
 
--- When an expression comes next in a time zone, after a moment; null if not within eight years. Goes
--- from one change of the clock to the next: in between, a time of the day is one moment.
+-- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. The
+-- search proceeds from one change of the UTC offset to the next: between two changes each local time is one moment.
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
   v_at timestamptz := date_trunc('minute', p_after, 'UTC');
-  v_seen timestamp := v_at at time zone p_timezone;  -- times up to here have been
-  v_last timestamp := v_seen + interval '8 years';
+  v_passed timestamp := v_at at time zone p_timezone;  -- local times up to this one are past
+  v_last timestamp := v_passed + interval '8 years';
   v_time timestamp;
   v_next timestamptz;
   v_change timestamptz;
 begin
   if v_cron.is_fixed then
-    -- While the clock goes through an hour again, what it showed the first time has been.
+    -- If the clock was set back in the last 25 hours, local times up to the change come again: they do not run again.
     v_change := picture_queue._clock_change(p_timezone, v_at - interval '25 hours', v_at);
-    v_seen := greatest(v_seen, (v_change - interval '1 minute') at time zone p_timezone);
+    v_passed := greatest(v_passed, (v_change - interval '1 minute') at time zone p_timezone);
   end if;
   loop
-    v_time := picture_queue._cron_clock(v_cron, v_seen);
+    v_time := picture_queue._cron_clock(v_cron, v_passed);
     exit when v_time is null or v_time > v_last;
-    -- Look for a change of the clock now, and again on the day before the time.
+    -- Look for a change of the offset in the next 25 hours. If there is none, look in the day before v_time.
     v_change := picture_queue._clock_change(p_timezone, v_at, v_at + interval '25 hours');
     if v_change is null then
       v_at := greatest(v_at, (v_time - interval '25 hours') at time zone p_timezone);
@@ -218,8 +218,8 @@ begin
       return v_change;
     end if;
     v_at := v_change;
-    v_seen := greatest(
-      (v_change at time zone p_timezone) - interval '1 minute', case when v_cron.is_fixed then v_seen end);
+    v_passed := greatest(
+      (v_change at time zone p_timezone) - interval '1 minute', case when v_cron.is_fixed then v_passed end);
   end loop;
   return null;
 end

@@ -1,5 +1,5 @@
--- Creates a schedule or replaces it. Fields that are not given have their defaults, but a paused schedule stays
--- paused. Setting the same again changes nothing.
+-- Creates or replaces a schedule. Fields that are not given get their defaults, except that a paused schedule stays
+-- paused. The call is idempotent.
 create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -29,7 +29,7 @@ begin
     perform picture_queue._refuse('PQ_INVALID_CRON',
       format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
   end if;
-  -- As a tick will enqueue it.
+  -- Validate the job as a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
   select * into v_old from picture_queue.schedule s where s.name = p_name for update;
@@ -95,7 +95,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
 
--- Ticks during the pause do not count as missed. The schedule is checked again, as by set_schedule.
+-- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -111,7 +111,7 @@ end
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
--- With a job_id made by the caller the call can be repeated.
+-- Enqueues a job of the schedule now. The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -127,7 +127,8 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
 
--- filter: limit, after (_check_page). A page ends with the schedule that makes it larger than 8 MiB, too.
+-- filter: limit, after (see _check_page). A page ends after limit rows, or with the row that makes it larger than
+-- 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -1,17 +1,17 @@
--- Checks prompt and input against the model, then writes the generation and its job in one transaction. A repeated call
--- with the same options.generation_id or options.idempotency_key gives the first answer.
+-- Checks prompt and input against the model, then writes the generation and its job in one transaction. A call that
+-- repeats options.generation_id or options.idempotency_key returns the existing generation.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_service boolean := picture_queue._is_service();
-  v_user uuid := case when not v_service then picture_queue._caller_id() end;
+  v_is_service boolean := picture_queue._is_service();
+  v_user uuid := case when not v_is_service then picture_queue._caller_id() end;
   v_model_id text;
   v_generation_id uuid;
-  v_known record;
+  v_existing record;
   v_job jsonb;
-  v_row record;
+  v_job_row record;
 begin
   perform picture_queue._check_fields('options.', p_options, '{
     "scheduled_for": ["time"],
@@ -20,7 +20,7 @@ begin
     "user_id": ["uuid"],
     "priority": ["integer", -1000000000, 1000000000]
   }');
-  if v_service then
+  if v_is_service then
     v_user := (p_options ->> 'user_id')::uuid;
   elsif v_user is null then
     perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
@@ -35,13 +35,13 @@ begin
     select j.generation_id from public.job_queue j
     where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image'
       and j.user_id is null), gen_random_uuid());
-  select g.* into v_known from public.generations g where g.id = v_generation_id;
-  if found and v_known.user_id is distinct from v_user then
+  select g.* into v_existing from public.generations g where g.id = v_generation_id;
+  if found and v_existing.user_id is distinct from v_user then
     perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'make a new uuid for each generation');
   elsif found then
-    -- Its job may have been pruned.
-    return jsonb_build_object('generation_id', v_known.id, 'job_id', v_known.job_id, 'status', v_known.status);
+    -- Answer from the generation, since its job may have been pruned.
+    return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
   end if;
   select m.model_id into v_model_id from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
@@ -50,7 +50,7 @@ begin
   end if;
   perform picture_queue._check_input(v_model_id, p_prompt, p_input);
 
-  -- The id of the job is a hash of the generation's, so a repeated call finds the same job.
+  -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
     'job_type', 'generate-image', 'generation_id', v_generation_id,
@@ -58,13 +58,14 @@ begin
     'user_id', v_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key'))) -> 0;
-  select * into v_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
+  select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
-    values (v_row.generation_id, v_user, v_row.id, v_model_id, coalesce(p_prompt, ''), p_input, v_row.status,
-      v_row.created_at, v_row.created_at);
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model_id, coalesce(p_prompt, ''), p_input,
+      v_job_row.status, v_job_row.created_at, v_job_row.created_at);
   end if;
-  return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
+  return jsonb_build_object(
+    'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status);
 exception when others then
   perform picture_queue._refuse_error(sqlstate, sqlerrm);
   raise;

@@ -1,4 +1,4 @@
--- Maintenance: due work that no caller does, and housekeeping that keeps the tables small.
+-- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
 -- Does the due work that no caller does: promotion, expired leases and jobs, schedules, follow-ups, events, limits. Up
 -- to p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
@@ -61,7 +61,8 @@ begin
 end
 $$;
 
--- Jobs whose lease ended, p_limit of them, read from all that run. The more there are, the less often they are read.
+-- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the more there are, the later is
+-- the next scan (sweep_at).
 create function picture_queue._overdue_jobs(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -86,7 +87,7 @@ begin
 end
 $$;
 
--- When something becomes due next after p_now, two seconds later at most: whoever writes what is due before that
+-- Returns when work becomes due next after p_now, at most two seconds later. A transaction that adds work due earlier
 -- wakes the worker that holds the maintenance lease.
 create function picture_queue._next_due(p_now timestamptz) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -153,12 +154,13 @@ begin
   end if;
   perform from picture_queue.maintenance for update skip locked;
   v_has_row := found;
-  -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
+  -- Another round is running. If it has run for over ten seconds, this one runs beside it: each step skips locked rows.
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Housekeeping has rounds of its own. Two of them never follow each other, so due work is delayed by one round at
-  -- most, although there may be more housekeeping than fits, or somebody may have the row locked that says it is done.
+  -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
+  -- other. So due work waits for one round at most, even if housekeeping has more to do, or the row that records it is
+  -- locked.
   v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
   v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
   if v_is_tidying then
@@ -170,7 +172,7 @@ begin
     perform set_config('picture_queue.deadline', '', true);
     v_next := picture_queue._next_due(v_now);
   end if;
-  -- A full step has more to do, and so has a round that ran out of time.
+  -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
   v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;

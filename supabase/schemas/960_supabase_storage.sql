@@ -1,4 +1,5 @@
--- Only where Storage is: the private bucket of the pictures, in which users read their own folder.
+-- If the project has Supabase Storage: the private bucket of the pictures, and a policy by which users read their own
+-- folder of it.
 do $do$
 begin
   if to_regclass('storage.buckets') is null then

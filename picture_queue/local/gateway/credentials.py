@@ -85,7 +85,7 @@ class Credentials:
         self._all_keys = tuple(key.encode() for pair in self._keys for key in pair)
 
     def token(self, authorization: str | None, apikey: str | None) -> str | None:
-        """Returns the JWT a request stands for, unverified; None if it names no key at all."""
+        """Return the JWT a request stands for, unverified; None if it names no key at all."""
         if authorization is not None:
             scheme, _, value = authorization.partition(" ")
             value = value.strip()
@@ -106,7 +106,7 @@ class Credentials:
         return any([hmac.compare_digest(given.encode(), key) for key in self._all_keys])
 
     def verify(self, token: str, *, leeway: float = LEEWAY) -> Caller:
-        """Returns the caller of a token.
+        """Return the caller of a token.
 
         Raises:
             BadToken: It is malformed, forged, expired, or its role is none of the API's.
@@ -118,7 +118,7 @@ class Credentials:
         return Caller(role=role, claims=claims, token=token)
 
     def claims(self, token: str, *, leeway: float = LEEWAY) -> Mapping[str, Any]:
-        """Returns a token's claims, whatever its role.
+        """Return a token's claims, whatever its role.
 
         Raises:
             BadToken: It is malformed, forged or expired.
@@ -135,7 +135,7 @@ class Credentials:
         return claims
 
     def signed_claims(self, token: str) -> Mapping[str, Any]:
-        """Returns a token's claims, whatever they say.
+        """Return a token's claims without a check of their values.
 
         Raises:
             BadToken: It is malformed or forged.
@@ -143,7 +143,7 @@ class Credentials:
         return self._decoded(token)
 
     def _decode(self, token: str) -> dict[str, Any]:
-        """Checks all of a token but its times, which pass."""
+        """Check everything in a token but its times."""
         try:
             return jwt.decode(
                 token,

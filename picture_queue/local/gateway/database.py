@@ -48,7 +48,7 @@ class Database:
         )
 
     async def close(self) -> None:
-        """Closes every connection; a second call does nothing."""
+        """Close every connection; a second call does nothing."""
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.terminate()
@@ -71,7 +71,7 @@ class Database:
 async def act_as(
     connection: Connection, caller: Caller, extra: Mapping[str, str] | None = None
 ) -> None:
-    """Turns the rest of the transaction into the caller's: role, claims, and what policies read.
+    """Turn the rest of the transaction into the caller's: role, claims, and what policies read.
 
     Args:
         connection: Inside a transaction.
@@ -94,7 +94,7 @@ async def act_as(
 
 
 async def one(connection: Connection, query: str, *values: object) -> asyncpg.Record:
-    """Returns the row of a statement that always has one.
+    """Return the row of a statement that always has one.
 
     Raises:
         LookupError: It had none.

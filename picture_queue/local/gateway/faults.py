@@ -43,7 +43,7 @@ class Switches:
     path: str = "/"
 
     def merged(self, changes: object) -> "Switches":
-        """Returns a copy with the changes.
+        """Return a copy with the changes.
 
         Raises:
             ValueError: A switch is unknown or its value is of another type.

@@ -57,7 +57,7 @@ _MISSING: Final = (
 
 
 async def endpoint(request: Request) -> Response:
-    """Answers whatever no route serves: 501 for what the platform has, else 404."""
+    """Answer a request without a route: 501 if the platform has one, otherwise 404."""
     path = request.url.path
     for prefix, what in _MISSING:
         if path == prefix or path.startswith(prefix + "/"):

@@ -53,11 +53,11 @@ class RestProxy:
         self._faults = faults
 
     async def close(self) -> None:
-        """Closes the connections to PostgREST."""
+        """Close the connections to PostgREST."""
         await self._upstream.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         given: Headers = scope["headers"]
         request = HTTPConnection(scope)
         authorization = request.headers.get("authorization")
@@ -144,7 +144,7 @@ async def _pass_on(exchange: Exchange, send: Send) -> None:
 
 
 async def _cut(exchange: Exchange, send: Send) -> None:
-    """Lets PostgREST finish, then breaks off: a promised byte never comes."""
+    """Let PostgREST finish, then break off: send less than the announced length."""
     async for _ in exchange.body():
         pass
     headers = [(b"content-length", b"1")]

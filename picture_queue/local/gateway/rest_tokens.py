@@ -48,10 +48,10 @@ class RefusedToken(Exception):
 
 
 def check(credentials: Credentials, token: str) -> None:
-    """Returns if PostgREST would take a token; whether its role exists is the database's affair.
+    """Check that PostgREST would accept a token; the database checks its role.
 
     Raises:
-        RefusedToken: It would not.
+        RefusedToken: PostgREST would refuse it.
     """
     parts = token.count(".") + 1
     if parts != 3:

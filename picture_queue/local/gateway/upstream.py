@@ -91,7 +91,7 @@ class Exchange(asyncio.Protocol):
     async def send(
         self, method: bytes, target: bytes, headers: Headers, body: AsyncIterator[bytes]
     ) -> None:
-        """Sends a request and waits for the head of its answer: `status` and `headers`.
+        """Send a request and wait for the head of its answer: `status` and `headers`.
 
         Raises:
             BodyCutShort: The body ended too early.
@@ -124,7 +124,7 @@ class Exchange(asyncio.Protocol):
                 await self._wait()
 
     async def body(self) -> AsyncIterator[bytes]:
-        """Yields the answer's body as it arrives.
+        """Yield the answer's body as it arrives.
 
         Raises:
             UpstreamError: The connection ended before the body did.
@@ -150,7 +150,7 @@ class Exchange(asyncio.Protocol):
         return self._complete and self._keep_alive and not self.closed
 
     def close(self) -> None:
-        """Closes the connection at once."""
+        """Close the connection at once."""
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
@@ -225,7 +225,7 @@ class Upstream:
             connection.close()
 
     async def close(self) -> None:
-        """Closes the idle connections."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 

@@ -54,11 +54,11 @@ class Faults:
         self._waiting: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
-        """Switches a fault on."""
+        """Switch a fault on."""
         self._waiting.append(fault)
 
     def take(self, call: Call, *kinds: Kind) -> Fault | None:
-        """Uses up one fault of these kinds that is meant for this call.
+        """Use up one fault of these kinds that is meant for this call.
 
         Returns:
             The fault, or None when there is none.
@@ -72,7 +72,7 @@ class Faults:
         return None
 
     def clear(self) -> None:
-        """Switches everything off."""
+        """Switch everything off."""
         self._waiting.clear()
 
     def __iter__(self) -> Iterator[Fault]:

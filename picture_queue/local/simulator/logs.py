@@ -17,7 +17,7 @@ def log_text(
     done: float,
     seconds: float,
 ) -> str:
-    """Writes the logs.
+    """Write the logs.
 
     Args:
         model: Its ``progress_in_logs`` decides the kind: percent bars as tqdm prints them, text,

@@ -1,8 +1,8 @@
-"""Draws the simulator's pictures: small landscapes out of prompt and seed.
+"""The simulator's pictures: small landscapes that depend on prompt and seed.
 
-The words of the prompt choose scene and colours, the seed everything else. The same prompt, seed
-and size give the same bytes (for one version of Pillow). Drawn at twice the size and reduced,
-which is the cheapest good antialiasing.
+The words of the prompt choose the scene and the colours, the seed everything else. The same prompt,
+seed and size give the same bytes (for one version of Pillow). A picture is drawn at twice its size
+and reduced, which is the cheapest good antialiasing.
 """
 
 import io
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from PIL import Image, ImageDraw
 
-_SMOOTH = 1_600_000  # pixels
+_MAX_SMOOTH = 1_600_000  # pixels; larger pictures are drawn without antialiasing
 
 Color = tuple[int, int, int]
 Point = tuple[float, float]
@@ -30,7 +30,7 @@ MIME_TYPES: dict[Format, str] = {
 
 @dataclass(frozen=True)
 class PictureSpec:
-    """Everything a picture depends on.
+    """The specification of a picture.
 
     Attributes:
         width: Pixels.
@@ -117,10 +117,10 @@ _SCENES = {
 
 @lru_cache(maxsize=32)
 def draw(spec: PictureSpec) -> bytes:
-    """Draws a picture.
+    """Draw a picture.
 
     Args:
-        spec: What to draw. Equal specs give equal bytes.
+        spec: The specification. Equal specifications give equal bytes.
     """
     scene = _Scene(spec)
     if spec.format == "svg":
@@ -137,7 +137,7 @@ def draw(spec: PictureSpec) -> bytes:
 
 
 class _Scene:
-    """Shapes in units of the picture: x and y from 0 to 1, y downwards."""
+    """The shapes of a picture, with x and y from 0 to 1, y downwards."""
 
     def __init__(self, spec: PictureSpec) -> None:
         self.spec = spec
@@ -149,7 +149,7 @@ class _Scene:
             _PALETTES[by_hash],
         )
         self.kind = next(
-            (kind for kind, fit in _SCENES.items() if words & set(fit.split())),
+            (kind for kind, matching in _SCENES.items() if words & set(matching.split())),
             ("hills", "sea", "city")[by_hash % 3],
         )
         self.skyline = self.random.uniform(0.52, 0.64)
@@ -160,7 +160,7 @@ class _Scene:
         self.sun_radius = self.random.uniform(0.055, 0.1)
 
     def image(self) -> Image.Image:
-        scale = 2 if self.spec.width * self.spec.height <= _SMOOTH else 1
+        scale = 2 if self.spec.width * self.spec.height <= _MAX_SMOOTH else 1
         width, height = self.spec.width * scale, self.spec.height * scale
         picture = self._sky().resize((width, height), Image.Resampling.BILINEAR)
         pen = ImageDraw.Draw(picture)
@@ -195,7 +195,7 @@ class _Scene:
         )
 
     def _sky(self) -> Image.Image:
-        # Small, because it is smooth: enlarging it is cheaper than drawing it large.
+        # A gradient can be drawn small and enlarged, which is cheaper than to draw it large.
         size = 128
         sky = Image.new("RGB", (1, size))
         for y in range(size):

@@ -125,7 +125,7 @@ class Run:
         return ended is not None and (self.plan.expires or now >= ended + RETENTION_SECONDS)
 
     def cancel(self, now: float) -> None:
-        """Stops it, unless it has ended."""
+        """Stop it, unless it has ended."""
         if self.ended_at(now) is None:
             self.stopped = now
 
@@ -234,7 +234,7 @@ class Simulator:
         cancel_after: float | None,
         created_by: dict[str, str],
     ) -> Run:
-        """Makes a prediction; its input has been checked."""
+        """Make a prediction; its input has been checked."""
         now = self.clock()
         run = Run(
             number=next(self._numbers),
@@ -251,7 +251,7 @@ class Simulator:
         return run
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         self.runs.clear()
         self.faults.clear()
 

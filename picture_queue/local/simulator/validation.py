@@ -1,4 +1,4 @@
-"""Checks a model's input against the catalogue and complains in Replicate's words."""
+"""Validation of a model's input against the catalogue, with the error texts of Replicate."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ Complaint = dict[str, str]
 
 
 def complaints(model: CatalogModel, given: dict[str, Any]) -> list[Complaint]:
-    """Lists what is wrong with an input, in the form of ``invalid_fields``.
+    """Return the errors of an input, in the form of ``invalid_fields``.
 
-    Inputs the catalogue does not know are let through: how the real API treats them is not
-    documented.
+    Inputs that the catalogue does not have are accepted, since it is not documented how the real
+    API treats them.
     """
     found: list[Complaint] = []
     for field in model.inputs:
         if field.name not in given:
             if field.required:
                 found.append(_complaint("required", "input", f"{field.name} is required"))
-        elif complaint := _wrong(field, given[field.name]):
+        elif complaint := _find_error(field, given[field.name]):
             found.append(complaint)
     return found
 
 
-def _wrong(field: ModelInput, value: Any) -> Complaint | None:
+def _find_error(field: ModelInput, value: Any) -> Complaint | None:
     name = f"input.{field.name}"
     if not _fits(field.type, value):
         words = f"Invalid type. Expected: {field.type}, given: {_type_name(value)}"

@@ -1,7 +1,7 @@
 """The catalogue of image models that ships with the package (``models.json``), typed.
 
-It is a start, not the truth: collected from public model pages and schemas in 2025 and 2026. A
-field that was not seen is null.
+It was collected from public model pages and schemas in 2025 and 2026, so it may be incomplete or
+out of date. A field whose value is not known is null.
 """
 
 import json
@@ -20,7 +20,7 @@ class ModelInput(BaseModel):
     Attributes:
         type: JSON type: ``string``, ``integer``, ``number``, ``boolean`` or ``array``.
         format: ``uri`` marks a file (on an array: each item is one).
-        unknown: Names of the fields nobody has seen, so their null does not mean "none".
+        unknown: Names of fields whose value is not known: their null does not mean "none".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,15 +42,14 @@ class CatalogModel(BaseModel):
 
     Attributes:
         id: ``owner/name``.
-        kind: What it is mainly for, for example ``text-to-image`` or ``upscale``.
-        official: True: called through the model endpoint. False: needs ``version``. None: not
-            known.
-        version: Hash of the last version seen, a pin only where ``official`` is not True.
-        typical_seconds: Running time of a stored example, without queue and cold start.
-        price_usd_per_image: List price, None where it is priced otherwise or sources disagree.
+        kind: Its main purpose, for example ``text-to-image`` or ``upscale``.
+        official: True: called by model name. False: called by ``version``. None: not known.
+        version: Hash of the last known version; used only if ``official`` is not True.
+        typical_seconds: Run time of a stored example, without queue and cold start.
+        price_usd_per_image: List price; None if it is not priced per image or sources disagree.
         max_outputs_param: The input that asks for more than one picture.
-        output: ``uri`` or ``uri[]`` as last seen; a hint, the shape changes between versions.
-        progress_in_logs: What a stored example had in its logs.
+        output: ``uri`` or ``uri[]`` in the last known version; others may differ.
+        progress_in_logs: The form of progress in the logs of a stored example.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,13 +67,13 @@ class CatalogModel(BaseModel):
     notes: str | None = None
 
     def input(self, name: str) -> ModelInput | None:
-        """The input of that name, or None."""
+        """Return the input of that name, or None."""
         return next((field for field in self.inputs if field.name == name), None)
 
 
 @cache
 def models() -> Mapping[str, CatalogModel]:
-    """All models of the catalogue by id, in the order of the file."""
+    """Return all models of the catalogue by id, in the order of the file."""
     text = resources.files(__package__).joinpath("models.json").read_text("utf-8")
     listed = [CatalogModel.model_validate(entry) for entry in json.loads(text)]
     return MappingProxyType({model.id: model for model in listed})

@@ -33,7 +33,7 @@ class Accounts:
         self._database = database
 
     async def create(self, email: str, password_hash: str, metadata: dict[str, Any]) -> Session:
-        """Makes a user and signs it in.
+        """Create a user and sign it in.
 
         Raises:
             AuthError: The e-mail address is taken.
@@ -58,7 +58,7 @@ class Accounts:
             raise AuthError(422, "user_already_exists", "User already registered") from None
 
     async def by_email(self, email: str) -> asyncpg.Record | None:
-        """Returns the user with this address."""
+        """Return the user with this address."""
         async with self._database.connection() as connection:
             return await connection.fetchrow(
                 "select * from auth.users where email = $1 and deleted_at is null",
@@ -66,12 +66,12 @@ class Accounts:
             )
 
     async def sign_in(self, user: asyncpg.Record) -> Session:
-        """Opens a new session of a user who proved to be that."""
+        """Open a session for a user who has authenticated."""
         async with self._database.transaction() as connection:
             return await _open_session(connection, user)
 
     async def refresh(self, token: str) -> Session:
-        """Exchanges a refresh token for the next one.
+        """Exchange a refresh token for the next one.
 
         A token that was already exchanged ends the whole session: two parties hold it, and one of
         them stole it.
@@ -104,7 +104,7 @@ class Accounts:
         raise AuthError(400, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
 
     async def current(self, claims: Mapping[str, Any]) -> asyncpg.Record:
-        """Returns the user of an access token.
+        """Return the user of an access token.
 
         Raises:
             AuthError: The user or the session is gone.
@@ -136,7 +136,7 @@ class Accounts:
         metadata: dict[str, Any],
         session_id: object = None,
     ) -> asyncpg.Record:
-        """Changes what is given; null removes a key of the metadata.
+        """Change the fields that are given; null removes a key of the metadata.
 
         A new password ends the user's sessions but one: whoever knew the old one is out.
 
@@ -168,7 +168,7 @@ class Accounts:
         return user
 
     async def sign_out(self, claims: Mapping[str, Any], scope: str) -> None:
-        """Ends sessions: ``global`` all of the user, ``local`` this one, ``others`` the rest."""
+        """End sessions: ``global`` all of the user, ``local`` this one, ``others`` the rest."""
         user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
         async with self._database.transaction() as connection:
             await connection.execute(

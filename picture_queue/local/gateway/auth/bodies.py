@@ -16,7 +16,7 @@ _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 
 
 async def read(request: Request) -> dict[str, Any]:
-    """Returns the body.
+    """Return the body.
 
     Raises:
         AuthError: It is no JSON object.
@@ -32,7 +32,7 @@ async def read(request: Request) -> dict[str, Any]:
 
 
 def email(body: dict[str, Any]) -> str:
-    """Returns the body's e-mail address, in lower case.
+    """Return the body's e-mail address, in lower case.
 
     Raises:
         AuthError: It is none.
@@ -46,7 +46,7 @@ def email(body: dict[str, Any]) -> str:
 
 
 def password(body: dict[str, Any]) -> str:
-    """Returns the body's new password.
+    """Return the body's new password.
 
     Raises:
         AuthError: It is missing, too long or too weak.
@@ -71,7 +71,7 @@ def password(body: dict[str, Any]) -> str:
 
 
 def metadata(body: dict[str, Any], name: str) -> dict[str, Any]:
-    """Returns an object of the body; what is none counts as empty."""
+    """Return an object of the body; any other value counts as an empty object."""
     value = body.get(name)
     return value if isinstance(value, dict) else {}
 

@@ -67,13 +67,13 @@ class Directory:
         self._database = database
 
     async def page(self, number: int, size: int) -> tuple[list[asyncpg.Record], int]:
-        """Returns one page of users, the newest first, and how many users there are."""
+        """Return one page of users, the newest first, and how many users there are."""
         async with self._database.connection() as connection:
             users = await connection.fetch(_PAGE, size, (number - 1) * size)
             return users, await connection.fetchval(_COUNT)
 
     async def find(self, user_id: uuid.UUID) -> asyncpg.Record:
-        """Returns a user.
+        """Return a user.
 
         Raises:
             AuthError: There is none of that id.
@@ -82,7 +82,7 @@ class Directory:
             return _found(await connection.fetchrow(_FIND, user_id))
 
     async def add(self, user_id: uuid.UUID, attributes: Attributes) -> asyncpg.Record:
-        """Makes a user.
+        """Make a user.
 
         Raises:
             AuthError: The address or the id is taken.
@@ -94,7 +94,7 @@ class Directory:
             raise _taken() from None
 
     async def change(self, user_id: uuid.UUID, attributes: Attributes) -> asyncpg.Record:
-        """Changes a user; a new password ends all its sessions.
+        """Change a user; a new password ends all its sessions.
 
         Raises:
             AuthError: There is none of that id, or the address is taken.
@@ -109,7 +109,7 @@ class Directory:
             raise _taken() from None
 
     async def remove(self, user_id: uuid.UUID) -> None:
-        """Deletes a user and ends all its sessions.
+        """Delete a user and end all its sessions.
 
         Raises:
             AuthError: There is none of that id.

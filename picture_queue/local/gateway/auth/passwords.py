@@ -15,7 +15,7 @@ _SALT_BYTES: Final = 16
 
 
 async def hash_password(password: str) -> str:
-    """Returns the text to keep for a password."""
+    """Return the salted hash of a password, as text to store."""
     salt = secrets.token_bytes(_SALT_BYTES)
     digest = await asyncio.to_thread(_scrypt, password, salt, _N, _R, _P)
     return "$".join(("scrypt", str(_N), str(_R), str(_P), _text(salt), _text(digest)))

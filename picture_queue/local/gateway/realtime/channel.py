@@ -26,7 +26,7 @@ class JoinConfig:
 
     @classmethod
     def parse(cls, payload: dict[str, Any]) -> "JoinConfig":
-        """Reads the payload of ``phx_join``; a missing or null part means its default.
+        """Read the payload of ``phx_join``; a missing or null part means its default.
 
         Raises:
             ValueError: What it says of a replay makes no sense.
@@ -71,13 +71,13 @@ class Channel:
         return self.topic.removeprefix(frames.PREFIX)
 
     def adopt(self, caller: Caller) -> None:
-        """Goes on under a new token; what it may write is asked again."""
+        """Continue under a new token, and check its right to write again."""
         self.caller = caller
         self.may_write = None
         self.arm()
 
     def arm(self) -> None:
-        """Starts the timer for the end of the token."""
+        """Start the timer for the end of the token."""
         self.disarm()
         left = seconds_left(self.caller.claims)
         if left is None:
@@ -89,7 +89,7 @@ class Channel:
             self._timer = loop.call_later(max(left, 0), self.on_expiry, self)
 
     def disarm(self) -> None:
-        """Stops the timer."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

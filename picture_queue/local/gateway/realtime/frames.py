@@ -1,7 +1,7 @@
 """The JSON frames of the Phoenix protocol, version 1.0.0, as Supabase Realtime writes them.
 
 Source: https://supabase.com/docs/guides/realtime/protocol. The Python client drops a frame that has
-no key `ref`, so it is written even where it is null.
+no key `ref`, so the key is written even if its value is null.
 """
 
 import json
@@ -11,23 +11,23 @@ PREFIX = "realtime:"
 
 
 def frame(topic: str, event: str, payload: object, ref: str | None = None) -> str:
-    """Returns one frame as text."""
+    """Return a frame as text."""
     message = {"topic": topic, "event": event, "payload": payload, "ref": ref}
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
 
 
 def ok(topic: str, ref: str | None, response: dict[str, Any] | None = None) -> str:
-    """The reply to a request that succeeded."""
+    """Return the reply to a request that succeeded."""
     return frame(topic, "phx_reply", {"status": "ok", "response": response or {}}, ref)
 
 
 def error(topic: str, ref: str | None, reason: str) -> str:
-    """The reply to a request that failed; the reason reads ``Code: text``."""
+    """Return the reply to a request that failed; the reason has the form ``Code: text``."""
     return frame(topic, "phx_reply", {"status": "error", "response": {"reason": reason}}, ref)
 
 
 def system_error(topic: str, message: str) -> str:
-    """The frame that a channel gets before the server closes it."""
+    """Return the frame that the server sends to a channel before it closes the channel."""
     payload = {
         "channel": topic.removeprefix(PREFIX),
         "extension": "system",
@@ -40,14 +40,14 @@ def system_error(topic: str, message: str) -> str:
 def broadcast(
     name: str, event: str, payload: object, message_id: str, *, replayed: bool = False
 ) -> str:
-    """A broadcast sent by the database or over HTTP.
+    """Return the frame of a broadcast that came from the database or over HTTP.
 
     Args:
         name: Topic without the prefix.
         event: Name of the event.
         payload: A JSON object.
-        message_id: Unique; a replay or a duplicate carries the same.
-        replayed: Whether it was sent before.
+        message_id: The id of the message; a replay or a duplicate has the same.
+        replayed: Whether it is a replay.
     """
     meta = {"id": message_id, **({"replayed": True} if replayed else {})}
     body = {"type": "broadcast", "event": event, "payload": payload, "meta": meta}

@@ -11,7 +11,7 @@ class Subscriber(Protocol):
     """A joined channel, as the hub sees it."""
 
     def deliver(self, text: str) -> None:
-        """Queues a frame; never waits."""
+        """Queue a frame without waiting."""
 
 
 class Hub:
@@ -25,15 +25,15 @@ class Hub:
         self._faults: Faults | None = None
 
     def use(self, faults: Faults) -> None:
-        """Lets these switches disturb deliveries."""
+        """Apply these fault switches to deliveries."""
         self._faults = faults
 
     def add(self, name: str, private: bool, subscriber: Subscriber) -> None:
-        """Begins to deliver a topic's messages to a subscriber."""
+        """Begin to deliver a topic's messages to a subscriber."""
         self._topics[name, private].add(subscriber)
 
     def remove(self, name: str, private: bool, subscriber: Subscriber) -> None:
-        """Ends it; one that is not there is no error."""
+        """Stop deliveries to a subscriber; an unknown one is no error."""
         subscribers = self._topics.get((name, private))
         if subscribers is None:
             return
@@ -48,7 +48,7 @@ class Hub:
     def publish(
         self, name: str, private: bool, text: str, *, excluding: Subscriber | None = None
     ) -> None:
-        """Queues a frame for every subscriber of a topic but one."""
+        """Queue a frame for every subscriber of a topic but one."""
         times = 1
         if self._faults is not None:
             if self._faults.take("drop_messages"):

@@ -47,7 +47,7 @@ class Listener:
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
-        """Listens until cancelled."""
+        """Listen until cancelled."""
         attempt = 0
         while True:
             try:
@@ -60,7 +60,7 @@ class Listener:
             attempt += 1
 
     async def _listen(self) -> None:
-        """Serves one connection until it ends."""
+        """Serve one connection until it ends."""
         connection = await asyncpg.connect(
             self._dsn,
             timeout=_CONNECT_TIMEOUT,
@@ -87,7 +87,7 @@ class Listener:
     async def _watch(
         self, connection: "asyncpg.Connection[asyncpg.Record]", lost: asyncio.Event
     ) -> None:
-        """Returns when the connection is gone; asks now and then, since a dead peer is silent."""
+        """Return when the connection is gone; ask now and then, since a dead peer is silent."""
         watches = 0
         while not lost.is_set():
             async with self._asking:

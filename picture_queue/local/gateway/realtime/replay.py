@@ -45,7 +45,7 @@ class ReplayRequest:
 
     @classmethod
     def parse(cls, value: object) -> "ReplayRequest | None":
-        """Reads the value of ``replay``; None where there is none.
+        """Read the value of ``replay``; None where there is none.
 
         Raises:
             ValueError: It is not what it should be.
@@ -73,7 +73,7 @@ class History:
         self._database = database
 
     async def missed(self, name: str, request: ReplayRequest) -> list[str]:
-        """Returns the frames of the messages a topic had; none while the database is away."""
+        """Return the frames of the messages a topic had; none while the database is away."""
         try:
             async with self._database.connection() as connection:
                 rows = await connection.fetch(_MISSED, name, request.since, request.limit)

@@ -55,7 +55,7 @@ class RealtimeService:
         self._cut = False
 
     def use(self, faults: Faults) -> None:
-        """Lets these switches disturb deliveries."""
+        """Apply these fault switches to deliveries."""
         self._hub.use(faults)
 
     def routes(self) -> list[BaseRoute]:
@@ -68,7 +68,7 @@ class RealtimeService:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Listens to the database for as long as the block runs.
+        """Listen to the database for as long as the block runs.
 
         Raises:
             TimeoutError: The database did not let us listen within 15 seconds.
@@ -85,7 +85,7 @@ class RealtimeService:
                 socket.cut(1001)
 
     async def apply(self, switches: Switches) -> None:
-        """Does what the fault switches ask of sockets."""
+        """Apply the fault switches to the open sockets."""
         self._cut = switches.network_cut
         for socket in tuple(self._sockets):
             if switches.network_cut:

@@ -79,7 +79,7 @@ class Socket:
         self._close_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Serves the socket until either side ends it."""
+        """Serve the socket until either side ends it."""
         self._backend.quota.connections += 1
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
@@ -100,12 +100,12 @@ class Socket:
                 await self._websocket.close(code)
 
     def cut(self, code: int = ABNORMAL) -> None:
-        """Ends the connection; frames that still wait are lost."""
+        """End the connection; frames that still wait are lost."""
         if not self._close_code.done():
             self._close_code.set_result(code)
 
     def close_channels(self, topic: str, message: str) -> None:
-        """Closes the channels of a topic, or all for ``*``, with a system error."""
+        """Close the channels of a topic, or all for ``*``, with a system error."""
         for channel in tuple(self._channels.values()):
             if topic in ("*", channel.name):
                 self._close(channel, message)
@@ -189,10 +189,10 @@ class Socket:
                 self.deliver(text)
 
     def _check_quota(self, topic: str) -> None:
-        """Raises if this join is one too many.
+        """Raise an error if this join exceeds a limit.
 
         Raises:
-            Refusal: It is.
+            Refusal: The join exceeds the rate, the channels or the connections.
         """
         quota = self._backend.quota
         if not quota.joins.take(self):
@@ -203,7 +203,7 @@ class Socket:
             raise Refusal("ConnectionRateLimitReached: Too many connected users")
 
     async def _admit(self, topic: str, config: JoinConfig, token: object) -> Caller:
-        """Returns whom a join acts as.
+        """Return the caller of a join.
 
         Raises:
             Refusal: It is not admitted.
@@ -295,7 +295,7 @@ class Socket:
     async def _ask(
         self, question: Callable[[Caller, str], Awaitable[bool]], caller: Caller, name: str
     ) -> bool:
-        """Asks the database about a right.
+        """Ask the database about a right.
 
         Raises:
             Refusal: It cannot answer, or a policy failed.

@@ -18,7 +18,7 @@ _JSON = 1  # encoding of its payload
 
 
 def write(version: str, text: str) -> str:
-    """Returns a frame as this version has it."""
+    """Return a frame in the format of this protocol version."""
     if version == OBJECTS:
         return text
     message = json.loads(text)
@@ -27,7 +27,7 @@ def write(version: str, text: str) -> str:
 
 
 def read(data: str | bytes) -> dict[str, Any]:
-    """Returns a client's frame of either version.
+    """Return a client's frame of either version.
 
     Raises:
         ValueError: It is none.

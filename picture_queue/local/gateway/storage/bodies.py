@@ -20,7 +20,7 @@ def _fastify(message: str) -> StorageError:
 
 
 async def read_object(request: Request, *required: str) -> dict[str, Any]:
-    """Returns the body as a JSON object with these keys.
+    """Return the body as a JSON object with these keys.
 
     Raises:
         StorageError: It is something else, or a key is missing.
@@ -35,7 +35,7 @@ async def read_object(request: Request, *required: str) -> dict[str, Any]:
 
 
 async def read_optional(request: Request) -> object:
-    """Returns the JSON body; None for another content type.
+    """Return the JSON body; None for another content type.
 
     Raises:
         StorageError: It says it is JSON and is not, or is too large.
@@ -60,7 +60,7 @@ async def read_optional(request: Request) -> object:
 
 
 def integer(value: object, where: str, minimum: int) -> int:
-    """Returns a whole number; texts of digits and null count as one.
+    """Return a whole number; texts of digits and null count as one.
 
     Raises:
         StorageError: It is none, or too small.
@@ -80,7 +80,7 @@ def integer(value: object, where: str, minimum: int) -> int:
 
 
 def boolean(value: object, where: str) -> bool:
-    """Returns a truth value; the texts count as well.
+    """Return a truth value; the texts count as well.
 
     Raises:
         StorageError: It is none.
@@ -95,7 +95,7 @@ def boolean(value: object, where: str) -> bool:
 
 
 def choice(value: object, where: str, allowed: tuple[str, ...]) -> str:
-    """Returns one of the allowed texts.
+    """Return one of the allowed texts.
 
     Raises:
         StorageError: It is another.
@@ -106,7 +106,7 @@ def choice(value: object, where: str, allowed: tuple[str, ...]) -> str:
 
 
 def texts(value: object, where: str, *, most: int = 1000) -> list[str]:
-    """Returns a list of texts with at least one entry.
+    """Return a list of texts with at least one entry.
 
     Raises:
         StorageError: It is no list, empty, or too long.

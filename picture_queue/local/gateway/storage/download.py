@@ -34,7 +34,7 @@ def last_modified(metadata: Mapping[str, Any]) -> datetime:
 def send_object(
     request: Request, file: BinaryIO, metadata: Mapping[str, Any], *, expires: str | None = None
 ) -> Response:
-    """Returns the answer to a GET or HEAD of an object; closes the file when it is sent.
+    """Return the answer to a GET or HEAD of an object; close the file when it is sent.
 
     Args:
         request: May ask for a range, a condition, and a name to download under.

@@ -25,7 +25,7 @@ class Incoming:
         self._digest = hashlib.md5(usedforsecurity=False)
 
     def write(self, data: bytes) -> None:
-        """Appends bytes."""
+        """Append bytes."""
         self.size += len(data)
         if self._limit is None or self.size <= self._limit:
             self._digest.update(data)
@@ -37,11 +37,11 @@ class Incoming:
         return f'"{self._digest.hexdigest()}"'
 
     def close(self) -> None:
-        """Ends writing."""
+        """End writing."""
         self._file.close()
 
     def discard(self) -> None:
-        """Removes the file, if it was not kept."""
+        """Remove the file, if it was not kept."""
         self.close()
         self.path.unlink(missing_ok=True)
 
@@ -58,24 +58,24 @@ class FileStore:
         self._incoming = root / "incoming"
 
     def open(self) -> None:
-        """Makes the directories; throws away what an earlier run did not finish receiving."""
+        """Make the directories, and delete uploads that an earlier run did not finish."""
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(parents=True)
         self._objects.mkdir(exist_ok=True)
 
     def receive(self, limit: int | None) -> Incoming:
-        """Begins a new file."""
+        """Begin a new file."""
         return Incoming(self._incoming / str(uuid.uuid4()), limit)
 
     def keep(self, incoming: Incoming, version: uuid.UUID) -> None:
-        """Makes a received file a version, in one step."""
+        """Make a received file a version, in one step."""
         incoming.close()
         target = self._path(version)
         target.parent.mkdir(exist_ok=True)
         os.replace(incoming.path, target)
 
     def copy(self, source: str, version: uuid.UUID) -> bool:
-        """Makes a version with the bytes of another; False if that is not there."""
+        """Make a version with the bytes of another; False if that is not there."""
         target = self._path(version)
         target.parent.mkdir(exist_ok=True)
         try:
@@ -88,14 +88,14 @@ class FileStore:
         return True
 
     def read(self, version: str | None) -> BinaryIO | None:
-        """Opens a version; None if there is none."""
+        """Open a version; None if there is none."""
         try:
             return self._path(uuid.UUID(version)).open("rb")
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def remove(self, version: str | None) -> None:
-        """Removes a version; one that is not there is no error."""
+        """Remove a version; one that is not there is no error."""
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             self._path(uuid.UUID(version)).unlink()
 

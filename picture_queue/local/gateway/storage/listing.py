@@ -39,7 +39,7 @@ select * from entries order by {order} limit $4 offset $5
 async def list_objects(
     rows: Rows, bucket: str, body: dict[str, Any], caller: Caller
 ) -> list[dict[str, Any]]:
-    """Returns the entries of one folder.
+    """Return the entries of one folder.
 
     Args:
         rows: Storage's tables.

@@ -18,7 +18,7 @@ _MIME: Final = re.compile(r"[^/\s]+/[^/\s]+|\*")
 
 
 def check_object_name(name: str) -> None:
-    """Refuses a name that no object can have.
+    """Refuse a name that no object can have.
 
     Raises:
         StorageError: It is empty, has other characters, or has a segment ``.`` or ``..``.
@@ -30,7 +30,7 @@ def check_object_name(name: str) -> None:
 
 
 def check_bucket_name(name: str) -> None:
-    """Refuses a name that no bucket can have.
+    """Refuse a name that no bucket can have.
 
     Raises:
         StorageError: It is empty, too long, has other characters, or a space at an end.
@@ -40,7 +40,7 @@ def check_bucket_name(name: str) -> None:
 
 
 def check_mime_types(mime_types: Sequence[str]) -> None:
-    """Refuses a bucket's list of types.
+    """Refuse a bucket's list of types.
 
     Raises:
         StorageError: One of them is no type.
@@ -51,7 +51,7 @@ def check_mime_types(mime_types: Sequence[str]) -> None:
 
 
 def check_mime_type(mime_type: str, allowed: Sequence[str] | None) -> None:
-    """Refuses an object of a type the bucket does not take.
+    """Refuse an object of a type the bucket does not take.
 
     Args:
         mime_type: The object's.

@@ -229,7 +229,7 @@ class Objects:
         described: upload.Upload,
         limit: int | None = None,
     ) -> None:
-        """Refuses by type, size (of a raw body that tells it) and name, in this order."""
+        """Refuse by type, size (of a raw body that tells it) and name, in this order."""
         check_mime_type(described.mime_type, bucket["allowed_mime_types"])
         if limit is not None and (described.content_length or 0) > limit:
             raise too_large()
@@ -255,7 +255,7 @@ class Objects:
     async def _keep(
         self, bucket: str, name: str, caller: Caller, described: upload.Upload, incoming: Incoming
     ) -> dict[str, Any]:
-        """Makes the received bytes the object: the file first, then the row that names it."""
+        """Make the received bytes the object: the file first, then the row that names it."""
         version = uuid.uuid4()
         self._files.keep(incoming, version)
         try:

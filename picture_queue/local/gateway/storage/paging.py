@@ -19,8 +19,8 @@ _MOST: Final = 1000
 _COLUMNS: Final = ("name", "created_at", "updated_at")
 _ORDERS: Final = ("asc", "desc")
 
-# $1 bucket, $2 prefix, $3 whether folders are told apart, $4 last name of the page before or null,
-# $5 its time, $6 limit. A folder is whatever stands before the first slash after the prefix.
+# $1 bucket, $2 prefix, $3 whether a folder is one entry, $4 last name of the previous page or null,
+# $5 its time, $6 limit. A folder is the part of a name up to the first slash after the prefix.
 _ENTRIES: Final = """
 with found as (
   select o.*, position('/' in substr(o.name, length($2) + 1)) as slash
@@ -117,7 +117,7 @@ class _Page:
 async def list_page(
     rows: Rows, bucket: str, body: dict[str, Any], caller: Caller
 ) -> dict[str, Any] | Response:
-    """Returns one page.
+    """Return one page.
 
     Args:
         rows: Storage's tables.

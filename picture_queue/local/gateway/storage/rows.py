@@ -67,21 +67,21 @@ class Rows:
             yield connection
 
     async def bucket(self, bucket: str, caller: Caller = SERVER) -> asyncpg.Record | None:
-        """Returns a bucket if the caller sees it."""
+        """Return a bucket if the caller sees it."""
         async with self.acting(caller, "storage.bucket.get") as connection:
             return await connection.fetchrow("select * from storage.buckets where id = $1", bucket)
 
     async def object(
         self, bucket: str, name: str, caller: Caller, operation: str
     ) -> asyncpg.Record | None:
-        """Returns an object if the caller sees it."""
+        """Return an object if the caller sees it."""
         async with self.acting(caller, operation) as connection:
             return await connection.fetchrow(
                 "select * from storage.objects where bucket_id = $1 and name = $2", bucket, name
             )
 
     async def visible(self, bucket: str, names: list[str], caller: Caller) -> set[str]:
-        """Returns those of the names that the caller sees."""
+        """Return those of the names that the caller sees."""
         async with self.acting(caller, "storage.object.sign_many") as connection:
             found = await connection.fetch(
                 "select name from storage.objects where bucket_id = $1 and name = any($2)",
@@ -100,7 +100,7 @@ class Rows:
         trial: dict[str, Any],
         operation: str = "",
     ) -> None:
-        """Writes a row as the caller and undoes it.
+        """Write a row with the rights of the caller, and roll it back.
 
         Args:
             bucket: The object's bucket.
@@ -128,7 +128,7 @@ class Rows:
         metadata: dict[str, Any],
         user_metadata: dict[str, Any],
     ) -> tuple[asyncpg.Record, str | None]:
-        """Inserts or replaces a row for the server.
+        """Insert or replace a row with the rights of the server.
 
         Returns:
             The object, and the version it had before.
@@ -155,7 +155,7 @@ class Rows:
         return row, old
 
     async def try_move(self, source: Place, target: Place, caller: Caller) -> bool:
-        """Moves a row as the caller and undoes it; False if the caller may not change it.
+        """Move a row as the caller and roll back; False if the caller may not change it.
 
         Raises:
             asyncpg.PostgresError: A policy or a constraint refuses.
@@ -167,7 +167,7 @@ class Rows:
     async def move(
         self, source: Place, target: Place, *, version: uuid.UUID, metadata: dict[str, Any]
     ) -> str | None:
-        """Moves a row for the server; returns the version it had before.
+        """Move a row with the rights of the server; return its previous version.
 
         Raises:
             asyncpg.PostgresError: A constraint or a trigger refuses.
@@ -183,7 +183,7 @@ class Rows:
     async def delete(
         self, bucket: str, names: list[str], caller: Caller, operation: str
     ) -> list[asyncpg.Record]:
-        """Deletes what the caller may delete and returns it."""
+        """Delete what the caller may delete and return it."""
         async with self.acting(caller, operation) as connection:
             return await connection.fetch(
                 "delete from storage.objects where bucket_id = $1 and name = any($2) returning *",

@@ -61,7 +61,7 @@ class Route:
     missing: str = ""
 
     def match(self, method: str, segments: list[bytes]) -> list[str] | None:
-        """Returns the segments taken; None if this is another route."""
+        """Return the segments taken; None if this is another route."""
         if method not in self.methods.split():
             return None
         wanted = self.pattern.split("/")
@@ -100,7 +100,7 @@ class StorageService:
         self._routes = self._table()
 
     def open(self) -> None:
-        """Makes the directories."""
+        """Make the directories."""
         self._files.open()
 
     def _table(self) -> tuple[Route, ...]:
@@ -144,7 +144,7 @@ class StorageService:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         request = Request(scope, receive)
         try:
             response = await self._answer(request, scope["raw_path"].removeprefix(_PREFIX))
@@ -184,7 +184,7 @@ class StorageService:
         return JSONResponse({**body, "statusCode": "404", "code": "InvalidRequest"}, 404)
 
     def _known(self, action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
-        """Needs a valid token."""
+        """Wrap an action that needs a valid token."""
 
         async def handler(request: Request, *taken: str) -> Response:
             refusal = self._refusal(request)
@@ -202,7 +202,7 @@ class StorageService:
         return handler
 
     def _perhaps(self, action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
-        """Takes a missing or bad token for nobody: only public buckets are left."""
+        """Wrap an action that without a valid token sees only public buckets."""
 
         async def handler(request: Request, *taken: str) -> Response:
             refusal = self._refusal(request)
@@ -230,7 +230,7 @@ class StorageService:
 
 
 def _anybody(action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
-    """Asks for no token but the one in the URL."""
+    """Wrap an action that needs no token, or only the one in the URL."""
 
     async def handler(request: Request, *taken: str) -> Response:
         return _json(await action(request, *taken))

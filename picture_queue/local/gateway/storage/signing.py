@@ -34,7 +34,7 @@ class Signer:
         self._credentials = credentials
 
     def sign(self, bucket: str, name: str, seconds: int) -> str:
-        """Returns a signed URL, relative to ``/storage/v1``.
+        """Return a signed URL, relative to ``/storage/v1``.
 
         Raises:
             StorageError: It would outlive the calendar.
@@ -51,7 +51,7 @@ class Signer:
     def sign_upload(
         self, bucket: str, name: str, owner: str | None, *, upsert: bool
     ) -> tuple[str, str]:
-        """Returns a URL to upload to, relative to ``/storage/v1``, and the token in it."""
+        """Return a URL to upload to, relative to ``/storage/v1``, and the token in it."""
         path = f"{bucket}/{name}"
         claims: dict[str, object] = {"owner": owner} if owner else {}
         token = self._token(
@@ -65,7 +65,7 @@ class Signer:
         return jwt.encode(claims, self._secret, algorithm="HS256", headers={"typ": None})
 
     def check(self, token: str, bucket: str, name: str) -> str:
-        """Checks a token for an object.
+        """Check a token for an object.
 
         Returns:
             The value of the header ``Expires``.
@@ -80,7 +80,7 @@ class Signer:
         return http_date(datetime.fromtimestamp(expires, UTC))
 
     def check_upload(self, token: str, bucket: str, name: str) -> tuple[str | None, bool]:
-        """Checks a token for an upload.
+        """Check a token for an upload.
 
         Returns:
             Who signed it, and whether an object that is there may be replaced.

@@ -69,7 +69,7 @@ def is_form(request: Request) -> bool:
 
 
 def describe(request: Request) -> Upload:
-    """Returns what the headers tell; a form's fields follow with its body.
+    """Return what the headers tell; a form's fields follow with its body.
 
     Raises:
         StorageError: ``X-Robots-Tag`` is not valid.
@@ -108,7 +108,7 @@ async def receive_raw(request: Request, upload: Upload, files: FileStore, most: 
 
 
 async def receive_form(request: Request, upload: Upload, files: FileStore, limit: int) -> None:
-    """Receives a form: its first file is the object, its fields say more about it.
+    """Receive a form: its first file is the object, its fields say more about it.
 
     Raises:
         StorageError: It is no form, is cut short, or has no file.
