@@ -1519,10 +1519,11 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
--- Checks deferred constraints of the project now, so that one that raises for a job fails the step of that job, and not
--- the whole transaction as it commits: those on our tables and, in a transaction of a worker, where the project has a
--- trigger on our tables, those on all tables, since the trigger may write to any. In other transactions the caller may
--- have written what fits together only later. Left out are names that Postgres would refuse or take for others, too.
+-- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
+-- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
+-- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
+-- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
+-- Postgres would refuse or resolve to another constraint.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1557,7 +1558,7 @@ as $$
     where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
 $$;
 
--- Does one step for these subjects, for p_limit jobs of theirs at most. Returns how many it dealt with.
+-- Runs the step of this kind for these subjects, for up to p_limit of their jobs. Returns the number processed.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -4224,9 +4225,9 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 -- 310_function_claim.sql
 
 -- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
--- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done lately, it
--- does some and tries again, since no other caller may exist. It does none otherwise: its transaction may stay open
--- while the job runs, and would keep the locks of maintenance as long.
+-- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the last
+-- seconds, it does the due work and claims again, since there may be no worker that does it. Otherwise it does no
+-- maintenance: the caller's transaction may stay open while the job runs, and would hold its locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4379,8 +4380,9 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
 -- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
--- one, so that none holds up the others. With a single outcome, a locked job raises PQ_BUSY, a malformed value
--- PQ_INVALID_ARGUMENT; any other error is answered refused. A claim that is refused undoes the report: repeat both.
+-- one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed value
+-- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim rolls back the
+-- report: repeat both.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -7589,9 +7591,10 @@ $$;
 
 -- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
--- Does the due work that no caller does: promotion, expired leases and jobs, schedules, follow-ups, events, limits. Up
--- to p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
--- others from being looked at. Returns how much of each.
+-- Does the due work: promotes jobs, ends expired leases and jobs, runs schedules, processes follow-ups and events,
+-- recounts limits. It does up to p_limit subjects of each kind; a subject that fails does not stop the others
+-- (_isolate). Jobs are locked when they are selected, so that locked ones do not use up p_limit. Returns the number of
+-- subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -7690,8 +7693,8 @@ as $$
     (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
 $$;
 
--- Adds up the counts, and prunes too if p_prunes: a part at a time, each isolated. Plans the next time of both, in five
--- seconds and in a minute; at once, where there is more to do.
+-- Adds the changes of the job counts to the counters and, if p_prunes, deletes old rows. Each call does a bounded part.
+-- It sets the next time of both, in five seconds and in a minute; at once if there is more to do.
 create function picture_queue._do_housekeeping(p_prunes boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7712,10 +7715,10 @@ begin
 end
 $$;
 
--- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
--- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
--- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers whether the round was done (leased,
--- true without a name as well), what was done, and when to call again: next_in, in seconds.
+-- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
+-- seconds that each of its calls extends. A caller without a name runs a round if nobody holds the lease, but does not
+-- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns whether
+-- the round was done (leased, true without a name too), what was done, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$

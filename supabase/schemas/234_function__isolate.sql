@@ -5,10 +5,11 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
--- Checks deferred constraints of the project now, so that one that raises for a job fails the step of that job, and not
--- the whole transaction as it commits: those on our tables and, in a transaction of a worker, where the project has a
--- trigger on our tables, those on all tables, since the trigger may write to any. In other transactions the caller may
--- have written what fits together only later. Left out are names that Postgres would refuse or take for others, too.
+-- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
+-- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
+-- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
+-- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
+-- Postgres would refuse or resolve to another constraint.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -43,7 +44,7 @@ as $$
     where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
 $$;
 
--- Does one step for these subjects, for p_limit jobs of theirs at most. Returns how many it dealt with.
+-- Runs the step of this kind for these subjects, for up to p_limit of their jobs. Returns the number processed.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

@@ -86,8 +86,9 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
 -- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
--- one, so that none holds up the others. With a single outcome, a locked job raises PQ_BUSY, a malformed value
--- PQ_INVALID_ARGUMENT; any other error is answered refused. A claim that is refused undoes the report: repeat both.
+-- one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed value
+-- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim rolls back the
+-- report: repeat both.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$

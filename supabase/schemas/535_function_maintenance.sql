@@ -1,8 +1,9 @@
 -- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
--- Does the due work that no caller does: promotion, expired leases and jobs, schedules, follow-ups, events, limits. Up
--- to p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
--- others from being looked at. Returns how much of each.
+-- Does the due work: promotes jobs, ends expired leases and jobs, runs schedules, processes follow-ups and events,
+-- recounts limits. It does up to p_limit subjects of each kind; a subject that fails does not stop the others
+-- (_isolate). Jobs are locked when they are selected, so that locked ones do not use up p_limit. Returns the number of
+-- subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -101,8 +102,8 @@ as $$
     (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
 $$;
 
--- Adds up the counts, and prunes too if p_prunes: a part at a time, each isolated. Plans the next time of both, in five
--- seconds and in a minute; at once, where there is more to do.
+-- Adds the changes of the job counts to the counters and, if p_prunes, deletes old rows. Each call does a bounded part.
+-- It sets the next time of both, in five seconds and in a minute; at once if there is more to do.
 create function picture_queue._do_housekeeping(p_prunes boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -123,10 +124,10 @@ begin
 end
 $$;
 
--- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
--- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
--- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers whether the round was done (leased,
--- true without a name as well), what was done, and when to call again: next_in, in seconds.
+-- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
+-- seconds that each of its calls extends. A caller without a name runs a round if nobody holds the lease, but does not
+-- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns whether
+-- the round was done (leased, true without a name too), what was done, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$

@@ -102,7 +102,7 @@ class Listener:
     async def _deliver(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Publish the rows in the order of their commits.
 
-        Every role may NOTIFY. So of a notification only the id counts, and the row says the rest.
+        Every role may NOTIFY, so only the id of a notification is used. The row has the rest.
         """
         while True:
             notes = [await self._notes.get()]

@@ -111,7 +111,7 @@ class Socket:
                 self._close(channel, message)
 
     def deliver(self, text: str) -> None:
-        """Queues a frame; never waits."""
+        """Queue a frame without waiting."""
         if self._outbox.full() or self._waiting + len(text) > _MOST_WAITING:
             self.cut(_TRY_AGAIN_LATER)
             return

@@ -88,13 +88,15 @@ def describe(request: Request) -> Upload:
 
 
 async def receive_raw(request: Request, upload: Upload, files: FileStore, most: int) -> None:
-    """Receives the body as the object. The bucket's limit is for a declared length only, as there.
+    """Receive the body as the object.
+
+    As on the platform, the limit of the bucket applies only to a declared length.
 
     Args:
-        request: Whose body it is.
-        upload: Gets the bytes.
-        files: Where they are kept meanwhile.
-        most: Bytes of an object of this server.
+        request: The request with the body.
+        upload: The upload that gets the bytes.
+        files: The store that holds the bytes until the upload is complete.
+        most: Maximum size of an object on this server, bytes.
 
     Raises:
         StorageError: It is longer.
