@@ -191,7 +191,7 @@ async def test_a_killed_worker_is_taken_over(stack, service, queue, reached, db)
 
 
 async def test_a_second_signal_gives_the_job_back_at_once(stack, service, queue):
-    job = await service.jobs.enqueue("slow", {"stubborn": True}, queue=queue)
+    job = await service.jobs.enqueue("slow", {"ignore_shutdown": True}, queue=queue)
     async with running(stack, queue, lease=30) as process:
         assert await line(process) == "started 1"
         process.terminate()

@@ -31,7 +31,7 @@ class Enqueueing(World):
         }
         for name, changes in made.items():
             self.engine.call("select set_queue($1, $2)", name, changes)
-        self.model.announces = {QUIET: level}
+        self.model.event_levels = {QUIET: level}
         self.engine.call("select set_tenant('large', 3)")
         self.limited = bool(rules)
         for key, limit in rules.items():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from .engine import Refused
-from .model import TIDY, Step
+from .model import MAINTENANCE, Step
 from .world import KEYS, RULED, TENANTS, World, limits, pick, queue
 
 
@@ -75,9 +75,9 @@ class Operating(World):
             "discard": lambda r: r.terminal,
         }[action]
         targets = {r.id: frozenset(actions) for r in rows if able(r) and not preview}
-        gone = frozenset(targets if action == "discard" else ())
+        deleted = frozenset(targets if action == "discard" else ())
         answer = self.call(
-            Step(f"{action} {status}", targets=targets, gone=gone),
+            Step(f"{action} {status}", targets=targets, deleted=deleted),
             "select change_jobs($1, $2, $3)", action, {"queue": name, "status": status}, preview,
             refusable=True,
         )  # fmt: skip
@@ -165,4 +165,4 @@ class Operating(World):
 
     @rule()
     def maintain(self) -> None:
-        self.call(Step("maintain", others=TIDY), "select picture_queue.maintain()::text")
+        self.call(Step("maintain", others=MAINTENANCE), "select picture_queue.maintain()::text")

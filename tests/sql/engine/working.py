@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from .engine import Row
-from .model import CLAIM, SETTLE, TIDY, Step
+from .model import CLAIM, FOLLOW_UPS, MAINTENANCE, Step
 from .world import (
     AGED,
     EVENTS,
@@ -71,7 +71,7 @@ class Working(World):
                 and row.job_type in types
                 and self.model.paused_queues.get(row.queue, 0) <= self.model.now
                 and (row.expires_at is None or row.expires_at > self.model.now)
-                and not any(map(self.model.full, row.keys))
+                and not any(map(self.model.has_no_capacity, row.keys))
             ):
                 assert len(rows) == most, f"{row} was left although only {len(rows)} were claimed"
                 assert worst and worst < (row.rank, row.turn, row.seq), f"{row} was passed over"
@@ -83,7 +83,7 @@ class Working(World):
         who = [*self.requests][n % len(self.requests)]
         lease, got = self.requests[who]
         self.tick()
-        held = {job for job in got if self.model.leased(job, lease)}
+        held = {job for job in got if self.model.is_leased(job, lease)}
         running = {job for job in held if not self.model.is_overdue(job)}
         answer = self.engine.call(
             "select claim_jobs($1, $2, $3, 20, 5, $4)", f"w{who}", QUEUES, TYPES, UUID(lease)
@@ -111,7 +111,7 @@ class Working(World):
         claimed = {row["id"]: row["lease_id"]} if row else {}
         self.grants[who] = [*self.grants[who], *claimed.items()][-12:]
         # It may be the only one who calls, so it does maintenance that nobody did lately.
-        self.watch(Step("claim_next_job", others=CLAIM | TIDY, claimed=claimed))
+        self.watch(Step("claim_next_job", others=CLAIM | MAINTENANCE, claimed=claimed))
 
     @rule(who=worker)
     def heartbeat(self, who: int) -> None:
@@ -122,7 +122,7 @@ class Working(World):
             "select heartbeat_jobs($1, $2)", f"w{who}",
             [{"job_id": job, "lease_id": lease} for job, lease in grants.items()],
         )  # fmt: skip
-        held = {job for job, lease in grants.items() if self.model.leased(job, lease)}
+        held = {job for job, lease in grants.items() if self.model.is_leased(job, lease)}
         self.watch(Step("heartbeat"))
         lost = set(answer["lost"])
         assert grants.keys() - held <= lost, "a lease that ended was prolonged"
@@ -154,9 +154,9 @@ class Working(World):
         _, job, lease = self.grant(n, late)
         if job not in self.model.rows:
             return
-        held = self.model.leased(job, lease)
+        held = self.model.is_leased(job, lease)
         answer = self.call(
-            Step("progress", targets={job: frozenset({"progress"})}, silent=frozenset([job])),
+            Step("progress", targets={job: frozenset({"progress"})}, throttled=frozenset([job])),
             "select report_progress($1, $2, $3, $4)", UUID(job), UUID(lease), percent, "so far",
             refusable=True,
         )  # fmt: skip
@@ -191,7 +191,7 @@ class Working(World):
             if action
         }
         self.watch(
-            Step(f"report {outcome}", targets=targets, others=SETTLE | (CLAIM if then else set()),
+            Step(f"report {outcome}", targets=targets, others=FOLLOW_UPS | (CLAIM if then else set()),
                  claimed=claimed)
         )  # fmt: skip
         assert [(o["job_id"], o["outcome"]) for o in answer["outcomes"]] == [

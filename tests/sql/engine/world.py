@@ -114,7 +114,7 @@ class World(RuleBasedStateMachine):
         return answer
 
     def watch(self, step: Step) -> None:
-        seen = self.engine.look()
+        seen = self.engine.read_state()
         self.model.paused_queues = seen["paused"]
         self.order += [job for job in seen["jobs"] if job not in self.model.rows]
         self.model.observe(step, seen)
@@ -130,7 +130,7 @@ class World(RuleBasedStateMachine):
         that somebody else has now. If there is none, a claim is made; at last it is nobody's."""
         for _ in range(2):
             grants = [(who, *grant) for who, held in self.grants.items() for grant in held]
-            held = [g for g in grants if self.model.leased(*g[1:])]
+            held = [g for g in grants if self.model.is_leased(*g[1:])]
             ended = [g for g in grants if g not in held]
             taken = {g[1] for g in held}
             if late and ended:

@@ -88,14 +88,14 @@ async def test_a_job_locked_for_long_does_not_stop_its_key_for_ever(world):
 async def make_batch(world: World, count: int) -> list[str]:
     item = {"job_type": TYPE, "queue": QUEUE}
     answer = await world.call("select enqueue_batch($1)", [item] * count)
-    world.noted["batch"] = answer["batch_id"]
+    world.saved["batch"] = answer["batch_id"]
     await world.claim()
     return [job["job_id"] for job in answer["jobs"]]
 
 
 async def test_counting_a_batch_does_not_wait_for_one_who_counts_it(world):
     first, second = await make_batch(world, 2)
-    batch = world.noted["batch"]
+    batch = world.saved["batch"]
     holder = await world.hold(
         "select from picture_queue.batch where id::text = $1 for update", batch
     )

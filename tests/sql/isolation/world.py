@@ -78,7 +78,7 @@ class World:
         bad: The bad jobs likewise.
         neighbours: More ordinary jobs that a kind has placed; they must start, too.
         queues: What an ordinary worker claims from, and `types` what it can run.
-        noted: What a kind remembers for its question.
+        saved: Values that a kind or a flow needs later in the test.
     """
 
     def __init__(self, owner: inside.Connection, connect: Callable[..., Awaitable[Any]]) -> None:
@@ -89,7 +89,7 @@ class World:
         self.bad: dict[str, list[str]] = defaultdict(list)
         self.neighbours: list[str] = []
         self.queues, self.types = [QUEUE], [TYPE]
-        self.noted: dict[str, Any] = {}
+        self.saved: dict[str, Any] = {}
         self._leases: dict[str, dict[str, str]] = {}
         self._tasks: list[asyncio.Task[Any]] = []
 
@@ -132,7 +132,7 @@ class World:
         connection = await self._connect(f"holder-{uuid4()}")
         await connection.execute("begin")
         await connection.fetch(sql, *args)
-        self.noted["holder"] = connection.get_server_pid()
+        self.saved["holder"] = connection.get_server_pid()
         return connection
 
     async def pass_time(self, seconds: float) -> None:
@@ -203,7 +203,7 @@ class World:
 
     # What must hold ----------------------------------------------------------------------------
 
-    async def work_goes_on(self) -> None:
+    async def expect_new_jobs_complete(self) -> None:
         """New jobs are enqueued, claimed and completed, a child right after its parent."""
         made = [await self.call("select enqueue_job($1, queue => $2)::text", TYPE, QUEUE)
                 for _ in range(JOBS)]  # fmt: skip

@@ -50,7 +50,7 @@ async def run(world: World, kind: Kind) -> None:
         await world.worker.stop(world.guard)
     if kind.says:
         await world.told(bad, kind.says)
-    await kind.why(world, bad)
+    await kind.check_reason(world, bad)
     # What waits is not to come back beside the next kind.
     await world.service.jobs.change("cancel", queue=world.queue)
     # Other tests read all jobs of this database, with decoders that spoiled payloads stop.

@@ -52,7 +52,7 @@ class Kind:
         state: What becomes of a bad job while ordinary ones run.
         says: What its row, its history or a line of the log about it says.
         spoil: Makes the jobs bad, or places what is bad beside them, before they may start.
-        why: Asks for the reason in another way.
+        check_reason: Checks in another way that the reason is reported.
         settings: Settings of the worker that it needs; then it gets one of its own.
         is_stopped: Whether the stop is tried with it; then it gets a worker of its own, too.
     """
@@ -63,7 +63,7 @@ class Kind:
     state: Check = failed
     says: str = ""
     spoil: Step = nothing
-    why: Step = nothing
+    check_reason: Step = nothing
     settings: dict[str, Any] = field(default_factory=dict)
     is_stopped: bool = False
 
@@ -210,12 +210,12 @@ async def explain(world: World, bad: Sequence[UUID]) -> None:
 SETTINGS = (
     Kind("trigger that refuses completions", bad(misbehaviour.HARMLESS),
          count=2, state=lambda row: row["status"] in ("processing", "failed"),
-         spoil=trigger("new.status = 'completed'"), why=drop_trigger, settings={"lease": 30}),
+         spoil=trigger("new.status = 'completed'"), check_reason=drop_trigger, settings={"lease": 30}),
     Kind("trigger that refuses starts", bad(misbehaviour.HARMLESS), count=2, state=cannot_start,
-         spoil=trigger("new.status = 'processing'"), why=drop_trigger, settings={"lease": 30}),
+         spoil=trigger("new.status = 'processing'"), check_reason=drop_trigger, settings={"lease": 30}),
     Kind("paused limit key", bad(misbehaviour.HARMLESS, limit_keys=[PAUSED_KEY]),
-         state=cannot_start, spoil=pause_key, why=explain),
+         state=cannot_start, spoil=pause_key, check_reason=explain),
     Kind("job type that nobody knows", {"job_type": "unknown-to-all"}, state=cannot_start,
-         why=explain),
+         check_reason=explain),
     Kind("timeout of nothing", bad("swallows cancels", timeout=0.001), says="did not end"),
 )  # fmt: skip

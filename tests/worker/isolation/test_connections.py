@@ -20,13 +20,13 @@ from .world import World
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
-WAYS = ("http", "tls", "direct")
+TRANSPORTS = ("http", "tls", "direct")
 LEASE = 30  # seconds; a call's timeout has to be shorter
 LONG = 3.0  # seconds a fault of everything lasts
 
 
 @contextmanager
-def proxied(stack: Any, way: str, directory: Any) -> Iterator[tuple[Proxy, dict[str, str]]]:
+def proxied(stack: Any, transport: str, directory: Any) -> Iterator[tuple[Proxy, dict[str, str]]]:
     """Put a proxy in front of the project.
 
     Yields:
@@ -34,13 +34,13 @@ def proxied(stack: Any, way: str, directory: Any) -> Iterator[tuple[Proxy, dict[
     """
     api, database = urlsplit(stack.api_url), urlsplit(stack.db_url)
     with ExitStack() as opened:
-        if way == "direct":
+        if transport == "direct":
             proxy = opened.enter_context(Proxy(database.hostname, database.port, "postgres"))
             netloc = f"{database.username}:{database.password}@127.0.0.1:{proxy.port}"
             yield proxy, {"PICTURE_QUEUE_DATABASE_URL": database._replace(netloc=netloc).geturl()}
             return
         environment = {"SUPABASE_KEY": stack.service_role_key}
-        if way == "tls":  # over HTTP/2 or HTTP/1.1, as the client chooses
+        if transport == "tls":  # over HTTP/2 or HTTP/1.1, as the client chooses
             context, authority = tls_for(directory)
             front = opened.enter_context(h2_front(api.hostname, api.port))
             proxy = opened.enter_context(Proxy("127.0.0.1", front, "h2", context))
@@ -90,12 +90,12 @@ FAULTS = (
 )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 async def test_jobs_complete_in_their_attempt_beside(
-    start, stack, service, db, tmp_path, way, fault
+    start, stack, service, db, tmp_path, transport, fault
 ):
-    with proxied(stack, way, tmp_path) as (proxy, environment):
+    with proxied(stack, transport, tmp_path) as (proxy, environment):
         queue, worker = start(environment, lease=LEASE)
         await run(World(service, db, queue, worker, guard=60), proxy, fault)
         await worker.stop(60)
