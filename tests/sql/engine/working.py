@@ -191,9 +191,13 @@ class Working(World):
             if action
         }
         self.watch(
-            Step(f"report {outcome}", targets=targets, others=FOLLOW_UPS | (CLAIM if then else set()),
-                 claimed=claimed)
-        )  # fmt: skip
+            Step(
+                f"report {outcome}",
+                targets=targets,
+                others=FOLLOW_UPS | (CLAIM if then else set()),
+                claimed=claimed,
+            )
+        )
         assert [(o["job_id"], o["outcome"]) for o in answer["outcomes"]] == [
             (job, word) for job, (word, _) in wanted.items()
         ]

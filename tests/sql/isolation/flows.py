@@ -202,7 +202,7 @@ FLOWS = (
 
 
 async def run(world: World, kind: Kind, flow: Flow) -> None:
-    """Create ordinary and bad jobs, make the call, and check that the bad job's cause is reported."""
+    """Create ordinary and bad jobs, run the flow, and check that the reason is reported."""
 
     async def make_ordinary(world: World, given: dict[str, Any]) -> str:
         return await world.enqueue(TYPE, given)

@@ -210,9 +210,11 @@ async def explain(world: World, bad: Sequence[UUID]) -> None:
 SETTINGS = (
     Kind("trigger that refuses completions", bad(misbehaviour.HARMLESS),
          count=2, state=lambda row: row["status"] in ("processing", "failed"),
-         spoil=trigger("new.status = 'completed'"), check_reason=drop_trigger, settings={"lease": 30}),
+         spoil=trigger("new.status = 'completed'"),
+         check_reason=drop_trigger, settings={"lease": 30}),
     Kind("trigger that refuses starts", bad(misbehaviour.HARMLESS), count=2, state=cannot_start,
-         spoil=trigger("new.status = 'processing'"), check_reason=drop_trigger, settings={"lease": 30}),
+         spoil=trigger("new.status = 'processing'"),
+         check_reason=drop_trigger, settings={"lease": 30}),
     Kind("paused limit key", bad(misbehaviour.HARMLESS, limit_keys=[PAUSED_KEY]),
          state=cannot_start, spoil=pause_key, check_reason=explain),
     Kind("job type that nobody knows", {"job_type": "unknown-to-all"}, state=cannot_start,
