@@ -24,8 +24,8 @@ async def prepare_limits(database: Database, size: Size) -> None:
 
 
 async def _time(calls: Calls, queue: str, **given: Any) -> float:
-    await calls.stock(queue, _ROUNDS * CLAIM, user_id=_user, **given)
-    await calls.promote()
+    await calls.fill_queue(queue, _ROUNDS * CLAIM, user_id=_user, **given)
+    await calls.run_maintenance()
     return statistics.median([sum(await calls.cycle(queue)) for _ in range(_ROUNDS)])
 
 
