@@ -16,7 +16,8 @@ Events = Literal["none", "status", "progress"]
 
 
 class PictureQueue(Driver):
-    uvloop = True  # `picture-queue worker` runs on uvloop
+    # PgQueuer's own program runs on uvloop, so this worker does too; `picture-queue worker` does not.
+    uvloop = True
     unfinished = (
         # Two counts, each from a partial index, since the table may be large.
         "select (select count(*) from public.job_queue where queue = 'bench' "

@@ -18,7 +18,7 @@ from picture_queue_cli.filters import (
     expect_possible,
     no_job_has,
 )
-from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm, filtering
+from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm, with_filter_options
 from picture_queue_cli.parsing import EXAMPLE_ID, uuid, whole_number
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
@@ -56,7 +56,7 @@ _WIDE = 110  # characters of a screen that have room for all columns
 
 
 @app.command("list", example="jobs list --queue mail --status failed")
-@filtering
+@with_filter_options
 def list_jobs(
     ctx: typer.Context,
     *,
@@ -181,7 +181,7 @@ def _show_history(told: "JobHistory") -> None:
 
 
 @app.command(example="jobs reasons --queue mail")
-@filtering
+@with_filter_options
 def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = False) -> None:
     """Show why jobs failed, the most frequent reason first."""
     expect_failures(filter)
@@ -202,7 +202,7 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
 
 
 @app.command(example="jobs cancel --queue mail --status pending")
-@filtering
+@with_filter_options
 def cancel(
     ctx: typer.Context,
     job_ids: JobIds = None,
@@ -231,7 +231,7 @@ def cancel(
 
 
 @app.command(example="jobs retry --type resize --preview")
-@filtering
+@with_filter_options
 def retry(
     ctx: typer.Context,
     job_ids: JobIds = None,
@@ -258,7 +258,7 @@ def retry(
 
 
 @app.command(example="jobs discard --finished-before 2030-01-31")
-@filtering
+@with_filter_options
 def discard(
     ctx: typer.Context,
     job_ids: JobIds = None,
