@@ -17,7 +17,7 @@ def _summary(figure: Figure, turns: list[list[float]]) -> dict[str, Any]:
     median = statistics.median(values)
     found: dict[str, Any] = {"median": round(median, _DIGITS)}
     if len(values) > 1:
-        # 95 % of the calls were faster; of a rate that is the lower end.
+        # 95 % of the calls were at least this fast. For a rate that is the 5th percentile.
         found["p95"] = round(percentile(values, 0.05 if figure.is_rate else 0.95), _DIGITS)
     if figure.bound:
         sign, bound = figure.bound
@@ -55,7 +55,7 @@ def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
         if figure.bound:
             item["bound"] = f"{figure.bound[0]} {figure.bound[1]:g}"
         item |= {database: _summary(figure, found) for database, found in values.items()}
-        # Percentages have no ratio: it would say little about their difference.
+        # The ratio of two percentages says little, so these figures have none.
         if "old" in values and figure.unit != "%":
             item["ratio"] = _ratio(values["new"], values["old"])
         results[name] = item

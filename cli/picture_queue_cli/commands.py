@@ -12,7 +12,7 @@ from picture_queue_cli.translate import label, translate_error
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# typer brings click under different names, depending on its version.
+# The module name under which typer ships click depends on its version.
 UsageError: Any = typer.BadParameter.__base__
 _SECRETS = ("key", "db_url")  # options whose values are not printed
 

@@ -87,7 +87,7 @@ def connect(ctx: typer.Context) -> "PictureQueue":
     """Return a client of the project.
 
     Raises:
-        SettingsError: Address or key is missing or not acceptable.
+        SettingsError: The address or the key is missing or invalid.
     """
     # The import takes half a second, so only commands that call a project do it.
     from picture_queue import PictureQueue
@@ -100,7 +100,7 @@ def connect_async(ctx: typer.Context) -> "AsyncPictureQueue":
     """Return an async client of the project, for commands that follow events.
 
     Raises:
-        SettingsError: Address or key is missing or not acceptable.
+        SettingsError: The address or the key is missing or invalid.
     """
     from picture_queue import AsyncPictureQueue
 

@@ -55,7 +55,7 @@ class Timeline:
         """Record a moment at a time from the database, which runs on this machine's clock."""
         self.moments.setdefault(name, Moment(round((at.timestamp() - self._wall) * 1000), "row"))
 
-    def see(self, event: "JobEvent") -> None:
+    def record_event(self, event: "JobEvent") -> None:
         """Record an event of the job, and the moments it stands for."""
         self.events.append((event, self._now()))
         if event.status != "pending":

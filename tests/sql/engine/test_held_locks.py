@@ -1,4 +1,4 @@
-"""Calls while another connection holds a lock in an open transaction: they must not wait for it."""
+"""Calls while another open transaction holds a lock that concerns them."""
 
 import asyncio
 from typing import Any
