@@ -5,9 +5,9 @@ import pytest
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(120)]
 
 
-async def test_a_picture_comes_while_one_watches(studio, new_painter):
+async def test_a_picture_comes_while_one_watches(studio, new_worker):
     await studio.start()
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     statuses = [status for status, _ in await studio.shown()]
     assert statuses[0] == "nothing" and {"pending", "completed"} <= set(statuses)
@@ -15,9 +15,9 @@ async def test_a_picture_comes_while_one_watches(studio, new_painter):
     assert await studio.count("received", '"broadcast"', '"status":"completed"') == 1
 
 
-async def test_progress_is_shown_as_it_is_reported(studio, hand):
+async def test_progress_is_shown_as_it_is_reported(studio, manual_worker):
     generation = await studio.start()
-    work = await hand(generation["job_id"]).claim()
+    work = await manual_worker(generation["job_id"]).claim()
     await work.progress(40)
     await studio.shows("processing", 40)
     assert await studio.text("#status") == "Drawing"
@@ -34,9 +34,9 @@ async def test_what_waits_is_cancelled_at_once(studio):
     assert (await studio.generation())["status"] == "cancelled"
 
 
-async def test_what_runs_is_asked_to_stop(studio, hand, until, db):
+async def test_what_runs_is_asked_to_stop(studio, manual_worker, until, db):
     generation = await studio.start()
-    work = await hand(generation["job_id"]).claim()
+    work = await manual_worker(generation["job_id"]).claim()
     await studio.shows("processing")
     await studio.page("click", "#cancel")
     asked = "select cancel_requested_at is not null from job_queue where id = $1"
@@ -57,18 +57,18 @@ async def test_a_refusal_is_told_with_its_code(studio):
     await studio.shows("nothing")
 
 
-async def test_a_page_that_is_loaded_anew_goes_on(studio, new_painter, hand):
+async def test_a_page_that_is_loaded_anew_goes_on(studio, new_worker, manual_worker):
     await studio.start()
     joins = await studio.joins()
     await studio.page("reload")
     await studio.follows(joins + 1)
     await studio.shows("pending")
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
 
 
-async def test_two_in_a_row_share_nothing(studio, new_painter):
-    async with new_painter():
+async def test_two_in_a_row_share_nothing(studio, new_worker):
+    async with new_worker():
         await studio.start("A lighthouse at dusk")
         await studio.shows_picture()
         first = await studio.page("getAttribute", "#picture", "src")

@@ -1,4 +1,4 @@
-"""What is enqueued, in every way there is."""
+"""The rules of the model test for enqueues, through every function and option."""
 
 from typing import Any
 from uuid import UUID
@@ -8,14 +8,14 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from .engine import Refused
 from .model import Step
-from .world import AGED, FAIR, MOST_JOBS, PLAIN, QUIET, RULED, World, jobs, limits, pick
+from .world import AGED, FAIR, MAX_JOBS, PLAIN, QUIET, RULE_KEYS, World, jobs, limits, pick
 
-room = precondition(lambda self: len(self.order) < MOST_JOBS)
+below_max_jobs = precondition(lambda self: len(self.order) < MAX_JOBS)
 
 
 class Enqueueing(World):
     @initialize(
-        rules=st.dictionaries(st.sampled_from(RULED), limits, max_size=3),
+        rules=st.dictionaries(st.sampled_from(RULE_KEYS), limits, max_size=3),
         level=st.sampled_from(["none", "status"]),
         breaker=st.sampled_from([None, 2]),
         first=st.lists(jobs, min_size=2, max_size=8),
@@ -43,7 +43,7 @@ class Enqueueing(World):
     def wait(self, seconds: float) -> None:
         self.tick(seconds)
 
-    @room
+    @below_max_jobs
     @rule(given=jobs)
     def enqueue_one(self, given: dict[str, Any]) -> None:
         item = self.item(given)
@@ -51,7 +51,7 @@ class Enqueueing(World):
         if not self.check_drain(answer, [item]):
             assert answer == [{"job_id": item["job_id"], "outcome": "created"}]
 
-    @room
+    @below_max_jobs
     @rule(given=st.lists(jobs, min_size=2, max_size=6))
     def enqueue_many(self, given: list[dict[str, Any]]) -> None:
         items = [self.item(one, bulk=True) for one in given]
@@ -59,7 +59,7 @@ class Enqueueing(World):
         if not self.check_drain(answer, items):
             assert [one["outcome"] for one in answer] == ["created"] * len(items), answer
 
-    @room
+    @below_max_jobs
     @rule(given=jobs, parents=st.lists(pick, min_size=1, max_size=3),
           policy=st.sampled_from(["cancel", "fail", "run"]))  # fmt: skip
     def enqueue_child(self, given: dict[str, Any], parents: list[int], policy: str) -> None:
@@ -79,7 +79,7 @@ class Enqueueing(World):
             assert (row.status == ends) == broken, row
             assert (row.hold == "waiting") == bool(waits), row
 
-    @room
+    @below_max_jobs
     @rule(given=jobs, key=st.sampled_from(["x", "y"]))
     def enqueue_idempotent(self, given: dict[str, Any], key: str) -> None:
         mark = (key, given["job_type"], given.get("user_id"))
@@ -91,7 +91,7 @@ class Enqueueing(World):
             job, outcome = (there[0], "existing") if there else (item["job_id"], "created")
             assert answer == [{"job_id": job, "outcome": outcome}]
 
-    @room
+    @below_max_jobs
     @rule(
         given=jobs,
         u=st.integers(0, 1),
@@ -148,14 +148,14 @@ class Enqueueing(World):
             assert answer == [{"job_id": job, "outcome": expected}]
 
     def holds(self, job: str, mark: tuple[Any, ...]) -> bool:
-        """Whether a job is in the way of another unique one."""
+        """Return True if a job keeps another one with this unique key from being created."""
         facts, row = self.model.facts[job], self.model.rows[job]
         if facts.unique != mark or facts.unique_until <= self.model.now + 0.001:
             return False
         started = bool(facts.leases) and "processing" not in facts.unique_states
         return not started and row.status in facts.unique_states
 
-    @room
+    @below_max_jobs
     @rule(given=st.lists(jobs, min_size=1, max_size=4), callback=st.booleans())
     def enqueue_batch(self, given: list[dict[str, Any]], callback: bool) -> None:
         items = [self.item(one, bulk=len(given) > 1) for one in given]
