@@ -12,11 +12,11 @@ from rich.table import Table
 from picture_queue.errors import Conflict, JobFinished, NotFound, PictureQueueError
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.filters import (
-    absence,
+    describe_missing,
+    describe_no_match,
     expect_failures,
     expect_known,
     expect_possible,
-    no_job_has,
 )
 from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm, with_filter_options
 from picture_queue_cli.parsing import EXAMPLE_ID, uuid, whole_number
@@ -70,11 +70,11 @@ def list_jobs(
     """List jobs, newest first."""
     with connect(ctx) as pq:
         found = pq.jobs.list(limit=limit, **filter)
-        note = "" if found or as_json else absence(pq, filter)
+        note = "" if found or as_json else describe_missing(pq, filter)
     if as_json:
         print_json([plain(job) for job in found])
     elif not found:
-        info(no_job_has(filter) + note)
+        info(describe_no_match(filter) + note)
     else:
         console = out()
         console.print(_overview(found, wide=console.width >= _WIDE))
@@ -187,12 +187,12 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
     expect_failures(filter)
     with connect(ctx) as pq:
         found = pq.jobs.failure_reasons(**filter)
-        note = "" if found or as_json else absence(pq, filter)
+        note = "" if found or as_json else describe_missing(pq, filter)
     if as_json:
         print_json([plain(reason) for reason in found])
         return
     if not found:
-        info(no_job_has(filter, "retry") + note)
+        info(describe_no_match(filter, "retry") + note)
         return
     shown = table("jobs", "reason", "types", "last", right=("jobs",))
     for reason in found:
@@ -339,7 +339,7 @@ def _change(
     if as_json:
         print_json({"matched": matched, "changed": changed})
     elif not matched:
-        info(no_job_has(filter, action))
+        info(describe_no_match(filter, action))
     elif preview:
         out().print(f"{matched} would change")
     else:

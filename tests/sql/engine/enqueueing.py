@@ -66,29 +66,31 @@ class Enqueueing(World):
         if not self.model.rows:
             return
         rows = {row.id: row for row in map(self.row, parents)}
-        broken = policy != "run" and any(
+        must_end = policy != "run" and any(
             row.terminal and row.status != "completed" for row in rows.values()
         )
-        waits = {} if broken else {job: policy for job, row in rows.items() if not row.terminal}
+        waits = {} if must_end else {job: policy for job, row in rows.items() if not row.terminal}
         options = {**given.get("options", {}), "depends_on": [*rows], "on_parent_failure": policy}
         item = self.item({**given, "options": options}, parents=waits)
         answer = self.enqueue("enqueue a child", [item])
         if not self.check_drain(answer, [item]):
             row = self.model.rows[item["job_id"]]
             ends = {"cancel": "cancelled", "fail": "failed"}.get(policy)
-            assert (row.status == ends) == broken, row
+            assert (row.status == ends) == must_end, row
             assert (row.hold == "waiting") == bool(waits), row
 
     @below_max_jobs
     @rule(given=jobs, key=st.sampled_from(["x", "y"]))
     def enqueue_idempotent(self, given: dict[str, Any], key: str) -> None:
-        mark = (key, given["job_type"], given.get("user_id"))
-        there = [job for job in self.model.rows if self.model.facts[job].idempotency == mark]
-        item = self.item({**given, "idempotency_key": key}, idempotency=mark)
-        new = frozenset() if there else frozenset([item["job_id"]])
+        unique_key = (key, given["job_type"], given.get("user_id"))
+        existing = [
+            job for job in self.model.rows if self.model.facts[job].idempotency == unique_key
+        ]
+        item = self.item({**given, "idempotency_key": key}, idempotency=unique_key)
+        new = frozenset() if existing else frozenset([item["job_id"]])
         answer = self.enqueue("enqueue again", [item], new=new)
         if not self.check_drain(answer, [item]):
-            job, outcome = (there[0], "existing") if there else (item["job_id"], "created")
+            job, outcome = (existing[0], "existing") if existing else (item["job_id"], "created")
             assert answer == [{"job_id": job, "outcome": outcome}]
 
     @below_max_jobs
@@ -109,31 +111,31 @@ class Enqueueing(World):
     def enqueue_unique(
         self, given: dict[str, Any], u: int, conflict: str, states: Any, period: Any
     ) -> None:
-        mark = (given["job_type"], given.get("user_id"), u)
-        there = [job for job in self.model.rows if self.holds(job, mark)]
+        unique_key = (given["job_type"], given.get("user_id"), u)
+        existing = [job for job in self.model.rows if self.conflicts(job, unique_key)]
         unique = {"by": ["u"], "on_conflict": conflict}
         unique |= {"states": states} if states else {}
         unique |= {"period_seconds": period} if period else {}
         options = {**given.get("options", {}), "unique": unique}
         item = self.item(
             {**given, "payload": {"u": u, "n": len(self.order)}, "options": options},
-            unique=mark,
+            unique=unique_key,
             unique_states=frozenset(states or ["pending", "processing"]),
             unique_until=self.model.now + 0.001 + period if period else float("inf"),
         )
-        assert len(there) <= 1, there
-        if not there:
+        assert len(existing) <= 1, existing
+        if not existing:
             answer = self.enqueue("enqueue unique", [item])
             expected = "created"
         else:
-            row = self.model.rows[there[0]]
+            row = self.model.rows[existing[0]]
             refused = conflict == "replace" and row.status == "processing"
             expected = "existing"
             if conflict != "ignore" and row.status == "pending":
                 expected = {"replace": "replaced", "debounce": "debounced"}[conflict]
-            renewal = {"delay", "promote", "unblock"} if expected != "existing" else ()
+            actions = {"delay", "promote", "unblock"} if expected != "existing" else ()
             answer = self.enqueue(
-                "enqueue unique", [item], new=frozenset(), targets={row.id: frozenset(renewal)}
+                "enqueue unique", [item], new=frozenset(), targets={row.id: frozenset(actions)}
             )
             if refused and not self.draining([item]):
                 assert answer.code == "PQ_RUNNING_JOB", answer
@@ -144,13 +146,13 @@ class Enqueueing(World):
                 ].unique_until
                 assert self.model.rows[row.id].payload == item["payload"]
         if not self.check_drain(answer, [item]):
-            job = there[0] if there else item["job_id"]
+            job = existing[0] if existing else item["job_id"]
             assert answer == [{"job_id": job, "outcome": expected}]
 
-    def holds(self, job: str, mark: tuple[Any, ...]) -> bool:
+    def conflicts(self, job: str, unique_key: tuple[Any, ...]) -> bool:
         """Return True if a job keeps another one with this unique key from being created."""
         facts, row = self.model.facts[job], self.model.rows[job]
-        if facts.unique != mark or facts.unique_until <= self.model.now + 0.001:
+        if facts.unique != unique_key or facts.unique_until <= self.model.now + 0.001:
             return False
         started = bool(facts.leases) and "processing" not in facts.unique_states
         return not started and row.status in facts.unique_states

@@ -42,9 +42,9 @@ class Operating(World):
             assert answer.code == "PQ_FINISHED_JOB", answer
         elif isinstance(answer, Refused):
             assert answer.code == "PQ_CONFLICT" and facts.unique, answer
-            assert any(self.holds(job, facts.unique) for job in self.model.rows if job != row.id), (
-                answer
-            )
+            assert any(
+                self.conflicts(job, facts.unique) for job in self.model.rows if job != row.id
+            ), answer
         else:
             assert answer["status"] == "pending", answer
 

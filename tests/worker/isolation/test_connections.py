@@ -1,7 +1,7 @@
-"""A bad connection: calls get through again, no job is lost, and no attempt.
+"""Faults of the connection cost neither a job nor an attempt.
 
-Between the worker and its project stands a proxy. What a fault leaves alone (new connections, other
-calls) is used while it lasts; after one of everything the worker goes on when it is over.
+A proxy between the worker and its project makes the faults. During a partial fault the worker uses
+what still works, such as new connections. After a total fault it continues once the fault ends.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 TRANSPORTS = ("http", "tls", "direct")
 LEASE = 30  # seconds; a call's timeout has to be shorter
-LONG = 3.0  # seconds a fault of everything lasts
+TOTAL_FAULT = 3.0  # seconds that a total fault lasts
 
 
 @contextmanager
@@ -59,16 +59,16 @@ class Fault:
     """A fault of the connection.
 
     Attributes:
-        name: What it is.
-        begin: Switches it on.
-        of_all: Whether nothing gets through while it lasts.
-        says: What the log says of it; "" where calls that are repeated at once need no line.
+        name: The name of the fault.
+        begin: Begins the fault.
+        is_total: True if no call succeeds during the fault.
+        log: A pattern that the log must contain; "" if a retry at once makes a log line needless.
     """
 
     name: str
     begin: Callable[[Proxy], None]
-    of_all: bool = False
-    says: str = ""
+    is_total: bool = False
+    log: str = ""
 
 
 def refuse(proxy: Proxy) -> None:
@@ -78,13 +78,13 @@ def refuse(proxy: Proxy) -> None:
 
 ANSWER = "(?i)no answer|not answer|calls fail"
 FAULTS = (
-    Fault("black hole", lambda proxy: proxy.black_hole(), says=ANSWER),
-    Fault("half open", lambda proxy: proxy.half_open(), says=ANSWER),
+    Fault("black hole", lambda proxy: proxy.black_hole(), log=ANSWER),
+    Fault("half open", lambda proxy: proxy.half_open(), log=ANSWER),
     Fault("reset", lambda proxy: proxy.reset()),
     Fault("lost answers", lambda proxy: proxy.lose_answers(3)),
     Fault("garbled answers", lambda proxy: proxy.garble_answers(3)),
     Fault("delay", lambda proxy: proxy.delay(0.3)),
-    Fault("black hole of everything", lambda proxy: proxy.black_hole(new=True), True, ANSWER),
+    Fault("total black hole", lambda proxy: proxy.black_hole(new=True), True, ANSWER),
     Fault("refused", refuse, True, ANSWER),
     Fault("stalled", lambda proxy: proxy.stall(), True),
 )
@@ -92,7 +92,7 @@ FAULTS = (
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-async def test_jobs_complete_in_their_attempt_beside(
+async def test_jobs_complete_in_their_first_attempt_despite_a_fault(
     start, stack, service, db, tmp_path, transport, fault
 ):
     with proxied(stack, transport, tmp_path) as (proxy, environment):
@@ -109,16 +109,16 @@ async def run(world: World, proxy: Proxy, fault: Fault) -> None:
 
     await world.completed_at_once(await world.enqueue(*ordinary()))
     running = await world.enqueue(*[
-        {"job_type": "ordinary", "payload": {"n": n, "seconds": LONG}} for n in range(2)
+        {"job_type": "ordinary", "payload": {"n": n, "seconds": TOTAL_FAULT}} for n in range(2)
     ])  # fmt: skip
     await world.until(all_run, "the jobs do not start")
     fault.begin(proxy)
     enqueued = await world.enqueue(*ordinary())
-    if fault.of_all:
-        await asyncio.sleep(LONG)
+    if fault.is_total:
+        await asyncio.sleep(TOTAL_FAULT)
         proxy.heal()
     await world.completed_at_once([*running, *enqueued])
-    if fault.says:
-        world.logged(fault.says)
+    if fault.log:
+        world.logged(fault.log)
     proxy.heal()
     await world.completed_at_once(await world.enqueue(*ordinary()))
