@@ -107,7 +107,7 @@ async def run(world: World, proxy: Proxy, fault: Fault) -> None:
     async def all_run() -> bool:
         return all(row["status"] == "processing" for row in await world.rows(running))
 
-    await world.completed_at_once(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary()))
     running = await world.enqueue(*[
         {"job_type": "ordinary", "payload": {"n": n, "seconds": TOTAL_FAULT}} for n in range(2)
     ])  # fmt: skip
@@ -117,8 +117,8 @@ async def run(world: World, proxy: Proxy, fault: Fault) -> None:
     if fault.is_total:
         await asyncio.sleep(TOTAL_FAULT)
         proxy.heal()
-    await world.completed_at_once([*running, *enqueued])
+    await world.expect_completed([*running, *enqueued])
     if fault.log:
-        world.logged(fault.log)
+        world.expect_logged(fault.log)
     proxy.heal()
-    await world.completed_at_once(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary()))

@@ -36,7 +36,7 @@ async def test_the_worker_stops_after_all_kinds_of_bad_jobs(shared, service, db,
     queue, worker = shared.get(transport)
     world = World(service, db, queue, worker)
     try:
-        await world.completed_at_once(await world.enqueue(*ordinary()))
+        await world.expect_completed(await world.enqueue(*ordinary()))
         await worker.stop(world.guard)
     finally:
         shared.replace(transport)
@@ -77,5 +77,5 @@ async def block(world: World) -> None:
         return await world.finished([*bad, *running])
 
     await world.until(maintain_until_finished, "the jobs do not end")
-    await world.completed_at_once([*bad, *running, *good])
-    world.logged(rf"(?i){bad[0]}.*block")
+    await world.expect_completed([*bad, *running, *good])
+    world.expect_logged(rf"(?i){bad[0]}.*block")
