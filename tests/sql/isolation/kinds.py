@@ -1,4 +1,4 @@
-"""Everything bad that may stand beside ordinary work."""
+"""The kinds of bad jobs, locks and settings that must not affect ordinary jobs."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -21,14 +21,14 @@ from .world import (
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 DEPENDENTS = 100_000 if LONG else 5_000
-MOST_INLINE = 500  # dependents that any call but maintenance may follow up at once
+MOST_INLINE = 500  # dependents that a call other than maintenance may resolve itself
 UNKNOWN = 100_000 if LONG else 1_000
 
 Step = Callable[[World], Awaitable[Any]]
 
 
 async def nothing(world: World) -> None:
-    """Nothing is bad: what the flows expect holds by itself."""
+    """Do nothing: the flows must also pass without a bad job."""
 
 
 async def make_job(world: World, given: dict[str, Any]) -> str:
@@ -37,14 +37,14 @@ async def make_job(world: World, given: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """One bad item.
+    """A kind of bad job or disturbance.
 
     Attributes:
-        name: What it is.
-        spoil: Makes the placed jobs bad, or places what is bad beside them.
+        name: The name of the kind.
+        spoil: Makes the created jobs bad, or creates the disturbance.
         check_reason: Checks that the doctor, a failed step or the history names the cause.
-        make: Enqueues a job that is to become bad.
-        check: What else must be true right after a call that is not maintenance.
+        make: Enqueues a job that `spoil` makes bad.
+        check: Checks further conditions right after a call other than maintenance.
     """
 
     name: str
@@ -283,7 +283,7 @@ def ask_trigger(make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_j
         # Those that were placed may have ended in a way that the trigger does not mind.
         world.bad["asked"] = [await make(world, {"options": {}})]
         await world.provoke()
-        await world.told(REFUSAL)
+        await world.expect_reason(REFUSAL)
 
     return ask
 
@@ -294,7 +294,7 @@ def ask_trigger(make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_j
 async def ask_holder(world: World) -> None:
     """After a minute the doctor names the session that holds a transaction open."""
     await world.pass_time(120)
-    await world.told(f"session {world.saved['holder']} ")
+    await world.expect_reason(f"session {world.saved['holder']} ")
 
 
 def hold(sql: str) -> Step:
