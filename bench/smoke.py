@@ -1,7 +1,7 @@
-"""Latencies of the main job, on an embedded Supabase with an idle worker in its own process.
+"""Measure latencies and the cost of an idle worker, on an embedded Supabase.
 
-``python bench/smoke.py [--json] [--rounds N]``. The targets are goals to look at: a number beyond
-one is marked, and nothing fails.
+``python bench/smoke.py [--json] [--rounds N]``. The worker runs in a process of its own. A number
+that misses its target is shown in red; the exit code stays 0.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from picture_queue.local.stack import LocalSupabase
 
 ROOT = Path(__file__).resolve().parent.parent
 IDLE_SECONDS = 10
-PAUSE = 0.05  # seconds between two rounds, so that the worker is idle again
+PAUSE = 0.05  # seconds between two rounds, after which the worker is idle again
 
-# name: (what it measures, unit, targets by figure)
+# name: (description, unit, targets by figure)
 TARGETS: dict[str, tuple[str, str, dict[str, float]]] = {
-    "start_generation": ("start_generation answers", "ms", {"p50": 15, "p95": 40}),
+    "start_generation": ("start_generation → answer", "ms", {"p50": 15, "p95": 40}),
     "pick_up": ("enqueue → handler starts, over HTTP", "ms", {"p50": 40}),
     "event": ("state changes → event at a subscriber", "ms", {"p50": 40}),
     "idle_cpu": ("idle worker, share of a core", "%", {"value": 2}),
@@ -42,7 +42,7 @@ TARGETS: dict[str, tuple[str, str, dict[str, float]]] = {
 
 
 def figures(seconds: list[float]) -> dict[str, float]:
-    """Returns median, 95th percentile and maximum in milliseconds."""
+    """Return median, 95th percentile and maximum in milliseconds."""
     ordered = sorted(seconds)
     return {
         "p50": round(statistics.median(ordered) * 1000, 2),
@@ -53,7 +53,7 @@ def figures(seconds: list[float]) -> dict[str, float]:
 
 @asynccontextmanager
 async def running_worker(stack: LocalSupabase) -> AsyncIterator[psutil.Process]:
-    """Runs the worker of this benchmark in a process of its own."""
+    """Run the worker of this benchmark in a process of its own."""
     environment = {
         **os.environ,
         "SUPABASE_URL": stack.api_url,
@@ -74,7 +74,7 @@ async def running_worker(stack: LocalSupabase) -> AsyncIterator[psutil.Process]:
 
 
 async def measure_start(pq: AsyncPictureQueue, rounds: int) -> list[float]:
-    """Times the RPC as the person who asks for a picture sees it."""
+    """Time `start_generation` from the call to the answer."""
     times = []
     for _ in track(range(rounds), "start_generation", console=Console(stderr=True)):
         began = time.perf_counter()
@@ -84,7 +84,7 @@ async def measure_start(pq: AsyncPictureQueue, rounds: int) -> list[float]:
 
 
 async def measure_pick_up(pq: AsyncPictureQueue, rounds: int) -> list[float]:
-    """Times from before the enqueue call to the handler's first line, in another process."""
+    """Time from before the enqueue call to the first line of the handler in the worker."""
     times = []
     for _ in track(range(rounds), "pick-up", console=Console(stderr=True)):
         await asyncio.sleep(PAUSE)
@@ -95,18 +95,18 @@ async def measure_pick_up(pq: AsyncPictureQueue, rounds: int) -> list[float]:
 
 
 async def measure_event(pq: AsyncPictureQueue, stack: LocalSupabase, rounds: int) -> list[float]:
-    """Times from before the statement that changes the state, commit included, to the watcher."""
+    """Time from before the statement that cancels a job to the arrival of the event."""
     connection = await asyncpg.connect(stack.db_url, timeout=10)
     times = []
     for _ in track(range(rounds), "events", console=Console(stderr=True)):
-        job = await pq.jobs.enqueue("bench-nobody-runs-this")
+        job = await pq.jobs.enqueue("bench-without-handler")
         events = aiter(pq.jobs.watch(job.id, timeout=30))
         await anext(events)
-        following = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(PAUSE)  # the subscription is joined, the first look is over
+        next_event = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(PAUSE)  # until the subscription is active and the first read is done
         began = time.perf_counter()
         await connection.execute("select cancel_job($1)", job.id)
-        event = await following
+        event = await next_event
         if event.source == "socket":
             times.append(time.perf_counter() - began)
     await connection.close(timeout=10)
@@ -114,7 +114,7 @@ async def measure_event(pq: AsyncPictureQueue, stack: LocalSupabase, rounds: int
 
 
 async def measure_idle(worker: psutil.Process) -> tuple[float, float]:
-    """Returns the worker's share of a core in percent and its memory in MB while it is idle."""
+    """Return the idle worker's CPU use in percent of a core, and its memory in MB."""
     before = worker.cpu_times()
     await asyncio.sleep(IDLE_SECONDS)
     after = worker.cpu_times()
@@ -123,14 +123,14 @@ async def measure_idle(worker: psutil.Process) -> tuple[float, float]:
 
 
 async def run(rounds: int) -> dict[str, Any]:
-    """Measures everything and returns the report."""
+    """Measure everything and return the report."""
     async with (
         LocalSupabase() as stack,
         AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq,
         running_worker(stack) as worker,
     ):
         first = await pq.jobs.enqueue("bench-start")
-        await pq.jobs.result(first.id, timeout=60)  # the worker is up, connections are open
+        await pq.jobs.result(first.id, timeout=60)  # until the worker runs and has connected
         pick_up = await measure_pick_up(pq, rounds)
         events = await measure_event(pq, stack, rounds)
         cpu, rss = await measure_idle(worker)
@@ -155,19 +155,19 @@ async def run(rounds: int) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """Prints the report for people."""
-    table = Table(title="picture-queue, the main job", title_justify="left")
-    table.add_column("what")
+    """Print the report as a table."""
+    table = Table(title="picture-queue, latencies and idle worker", title_justify="left")
+    table.add_column("figure")
     table.add_column("measured", justify="right")
-    table.add_column("goal", justify="right")
-    for name, (what, unit, goals) in TARGETS.items():
+    table.add_column("target", justify="right")
+    for name, (description, unit, targets) in TARGETS.items():
         found = report["workloads"][name]
-        good = all(found[figure] <= goal for figure, goal in goals.items())
+        is_met = all(found[figure] <= target for figure, target in targets.items())
         shown = [k for k in ("p50", "p95", "value") if k in found]
         measured = "  ".join(f"{'' if k == 'value' else k + ' '}{found[k]}" for k in shown)
-        goal = "  ".join(f"{'' if k == 'value' else k + ' '}≤ {v:g}" for k, v in goals.items())
-        style = "green" if good else "bold red"
-        table.add_row(what, f"[{style}]{measured} {unit}[/]", f"{goal} {unit}")
+        target = "  ".join(f"{'' if k == 'value' else k + ' '}≤ {v:g}" for k, v in targets.items())
+        style = "green" if is_met else "bold red"
+        table.add_row(description, f"[{style}]{measured} {unit}[/]", f"{target} {unit}")
     console = Console()
     console.print(table)
     machine = report["machine"]
@@ -179,7 +179,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Runs the benchmark from the command line."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--rounds", type=int, default=100)

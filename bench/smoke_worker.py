@@ -1,4 +1,4 @@
-"""The worker of the smoke benchmark: says when its handler started."""
+"""The worker of the smoke benchmark; its handler returns the time at which it started."""
 
 import time
 
@@ -9,5 +9,5 @@ worker = Worker()
 
 @worker.handler("bench-start")
 async def start() -> float:
-    """Returns the wall clock at its first line, seconds."""
+    """Return the wall-clock time in seconds since the epoch."""
     return time.time()

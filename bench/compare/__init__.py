@@ -1,1 +1,1 @@
-"""picture-queue beside other queues: one server, one run, the same work."""
+"""Benchmarks that compare picture-queue with other queues on the same server."""

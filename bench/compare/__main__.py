@@ -1,9 +1,8 @@
 """``python bench/compare [--quick] [--rounds N] [--postgres N] [--systems a,b] [--workloads x,y]``.
 
-Starts a server of its own, on the version of Postgres that Supabase runs unless told otherwise.
-Installs the peers beside it, measures round by round (each system in each round, so that a slow
-minute of the machine is everybody's), and writes the report: to docs/benchmarks after a full run on
-that version, to .bench after another.
+The program starts its own Postgres, by default of the version that Supabase runs, and installs the
+other queues. Every round measures every system, so that a slow minute of the machine affects all of
+them. A full run on the default version writes its report to docs/benchmarks, any other to .bench.
 """
 
 import argparse
@@ -36,8 +35,8 @@ Rounds = dict[tuple[str, str], list[Figures]]
 
 
 async def prepare(server: Server, system: System) -> dict[str, object]:
-    """Makes the template of a system's databases; returns what it says of itself."""
-    said = system.describe()
+    """Create the template of a system's databases; return the system's description."""
+    description = system.describe()
     template = API_DATABASE if system.over_http else f"template_{system.name}"
     if not system.over_http:
         await (server.make_ours(template) if system.ours else server.make(template))
@@ -47,13 +46,13 @@ async def prepare(server: Server, system: System) -> dict[str, object]:
     )
     if await process.wait():
         raise SystemExit(f"{system.name} could not be set up")
-    return said
+    return description
 
 
 def plan(
     chosen: list[System], workloads: list[Workload], rounds: int
 ) -> list[tuple[Workload, System]]:
-    """Returns what is measured, in order: round by round, all systems of a workload in a row."""
+    """Return the measurements in order: by round, then by workload, then by system."""
     return [
         (workload, system)
         for number in range(rounds)
@@ -67,7 +66,7 @@ def plan(
 
 
 async def compare(args: argparse.Namespace) -> int:
-    """Measures and reports."""
+    """Run the measurements and write the report."""
     size = QUICK if args.quick else Size()
     names = args.systems.split(",") if args.systems else None
     chosen = [system for system in systems() if names is None or system.name in names]
@@ -86,7 +85,7 @@ async def compare(args: argparse.Namespace) -> int:
             for system in chosen
         ]
         steps = plan(chosen, workloads, args.rounds)
-        said = {system.name: await prepare(server, system) for system in chosen}
+        descriptions = {system.name: await prepare(server, system) for system in chosen}
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -98,7 +97,7 @@ async def compare(args: argparse.Namespace) -> int:
             began = time.monotonic()
             for workload, system in steps:
                 progress.update(task, description=f"{workload.name} {system.name}")
-                at = Context(server, system, str(said[system.name]["unfinished"]), size)
+                at = Context(server, system, str(descriptions[system.name]["unfinished"]), size)
                 figures = await workload.measure(at)
                 turns = figures if isinstance(figures, list) else [figures]
                 found.setdefault((workload.name, system.name), []).extend(turns)
@@ -106,7 +105,7 @@ async def compare(args: argparse.Namespace) -> int:
                 if not sys.stderr.isatty():
                     elapsed = f"{time.monotonic() - began:4.0f} s"
                     print(elapsed, workload.name, system.name, figures, file=sys.stderr)
-            await server.settings()  # they were in force to the end
+            await server.settings()  # fails if commits are no longer durable
     machine = {
         "cpu": f"{os.cpu_count()} x {_cpu()}",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
@@ -115,7 +114,7 @@ async def compare(args: argparse.Namespace) -> int:
         "rounds": args.rounds,
         **settings,
     }
-    results = summary(found, said)
+    results = summary(found, descriptions)
     full = not (args.quick or args.systems or args.workloads) and args.postgres == PLATFORM
     place = BENCH.parent / "docs" / "benchmarks" if full else INSTALLED
     place.mkdir(parents=True, exist_ok=True)
@@ -143,7 +142,7 @@ def _cpu() -> str:
 
 
 def main() -> int:
-    """Reads the command line."""
+    """Run the comparison from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")

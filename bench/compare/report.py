@@ -1,4 +1,4 @@
-"""The report of a run: JSON for machines, tables and a picture for people."""
+"""The report of a run: JSON, tables in Markdown, and a chart."""
 
 import statistics
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from compare.workloads import WORKLOADS
 
-Results = dict[str, dict[str, dict[str, Any]]]  # workload, system, what was measured
+Results = dict[str, dict[str, dict[str, Any]]]  # workload -> system -> figure
 
 OURS = "picture_queue"
 HTTP = "picture_queue_http"
@@ -16,16 +16,16 @@ EVENTS = "picture_queue_events"
 
 @dataclass(frozen=True)
 class Target:
-    """A figure of ours compared with another one of the same run, round by round.
+    """A bound for a figure of ours, or for its ratio to the figure of another system.
 
     Args:
-        workload: Of which workload.
-        than: The system compared with; None: the number itself counts.
-        least: Ours divided by theirs (or ours itself) is at least so much.
-        most: Or at most.
-        hard: It has to be met.
-        of: Theirs is measured by another workload.
-        system: Which of ours.
+        workload: The workload.
+        than: The system that ours is compared with; None to bound our figure itself.
+        least: The lower bound of the ratio or figure.
+        most: The upper bound of the ratio or figure.
+        hard: True if the target must be met.
+        of: The workload of the other system, if it is a different one.
+        system: The variant of ours: direct, over HTTP, or with events.
     """
 
     workload: str
@@ -62,8 +62,8 @@ TARGETS = (
     Target("latency_idle.p50", None, most=15, system=HTTP),
 )
 
-#: Jobs a second of an earlier comparison on another machine (2 cores, PostgreSQL 15): whether the
-#: peers are run as well here is told by their distance to the raw loop.
+#: Jobs a second in an earlier comparison on another machine (2 cores, PostgreSQL 15). A peer whose
+#: share of the raw loop's rate is much lower here than there may be set up badly.
 EARLIER = {
     "enqueue_one": {
         "raw": 3030, "pgqueuer": 2396, "graphile_worker": 1307, "pg_boss": 1098,
@@ -81,10 +81,10 @@ EARLIER = {
 
 
 def summary(rounds: dict[tuple[str, str], list[dict[str, float]]], settings: Any) -> Results:
-    """Returns median, least, most and all values of each figure: ``{workload: {system: …}}``.
+    """Return median, minimum, maximum and all values of each figure: ``{workload: {system: …}}``.
 
     Args:
-        rounds: What each round measured, by workload and system.
+        rounds: The figures of each round, by workload and system.
         settings: The settings of each system.
     """
     results: Results = {}
@@ -106,11 +106,11 @@ def summary(rounds: dict[tuple[str, str], list[dict[str, float]]], settings: Any
 
 
 def verdicts(results: Results) -> list[tuple[Target, float]]:
-    """Returns the targets that this run can judge, with what was reached.
+    """Return the targets that this run has figures for, with the ratio or figure reached.
 
-    A ratio is the median of the ratios of the rounds: what is measured one right after the other
-    has met the same machine, which is not as fast in each minute. Workloads that are not measured
-    equally often have no pairs: there it is the ratio of the medians.
+    A ratio is the median of the ratios of the rounds, since the two measurements of a round ran
+    shortly after each other on a machine whose speed varies. If the two workloads have different
+    numbers of rounds, it is the ratio of the medians.
     """
     judged = []
     for target in TARGETS:
@@ -131,7 +131,7 @@ def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def beside_raw(results: Results) -> list[tuple[str, str, float, float]]:
-    """Returns what share of the raw loop's rate each peer has: workload, system, here, earlier."""
+    """Return each peer's share of the raw loop's rate: workload, system, here, earlier."""
     return [
         (workload, system, _ratio(found[system], found["raw"]), rate / earlier["raw"])
         for workload, earlier in EARLIER.items()
@@ -149,7 +149,7 @@ def is_met(target: Target, reached: float) -> bool:
 
 
 def markdown(machine: dict[str, Any], results: Results) -> str:
-    """Returns the report as Markdown."""
+    """Return the report as Markdown."""
     version = machine.get("server_version", "?")
     lines = ["# picture-queue beside other queues", ""]
     lines += [f"Written by `make bench`, on Postgres {version}.", ""]
@@ -210,7 +210,7 @@ _WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # pixels
 
 
 def chart(results: Results) -> str:
-    """Returns the rates as an SVG: bars of one workload share a scale."""
+    """Return the rates as an SVG chart; the bars of a workload share a scale."""
     rows: list[str] = []
     y = 30
     for name in _CHART:

@@ -11,8 +11,8 @@ _KEYS = 100  # limit keys that the blocked jobs wait for
 
 
 async def _warm_up(calls: Calls, queue: str) -> None:
-    # A connection plans its statements in its first calls.
-    await calls.stock(queue, 6 * CLAIM)
+    # Postgres plans a connection's statements in the first calls; they are not measured.
+    await calls.fill_queue(queue, 6 * CLAIM)
     for _ in range(6):
         await calls.cycle(queue)
 
@@ -30,7 +30,7 @@ async def measure_enqueue(database: Database, size: Size) -> Samples:
 
 async def _time_cycles(calls: Calls, queue: str, rounds: int) -> Samples:
     claims, reports, heartbeats = [], [], []
-    await calls.stock(queue, rounds * CLAIM)
+    await calls.fill_queue(queue, rounds * CLAIM)
     for _ in range(rounds):
         claim, jobs = await calls.claim_all(queue)
         claims.append(claim)
@@ -47,7 +47,7 @@ async def measure_cycle(database: Database, size: Size) -> Samples:
         both = zip(found["claim"], found["report"], strict=True)
         found["cycle"] = [CLAIM * 1000 / sum(times) for times in both]
         rounds = size.rounds * 5
-        await calls.stock("single", rounds)
+        await calls.fill_queue("single", rounds)
         single = [await calls.cycle("single", 1) for _ in range(rounds)]
         found["claim_one"], found["report_one"] = map(list, zip(*single, strict=True))
         found["claim_none"] = [(await calls.claim("single", 1))[0] for _ in range(rounds)]
@@ -55,37 +55,37 @@ async def measure_cycle(database: Database, size: Size) -> Samples:
 
 
 async def prepare_unknown(database: Database, size: Size) -> None:
-    """Enqueue jobs of types that no worker names."""
+    """Enqueue jobs of a type that no claim asks for."""
     async with database.connect() as calls:
-        await calls.stock("mixed", size.scaled(200_000), job_type="unknown")
+        await calls.fill_queue("mixed", size.scaled(200_000), job_type="unknown")
         await calls.run("analyze public.job_queue")
 
 
 async def measure_unknown(database: Database, size: Size) -> Samples:
-    """Time claims behind jobs of types that no worker names.
+    """Time claims that must skip jobs of a type they do not ask for.
 
-    A claim may remember for a moment which jobs it passed over. So the claims that find a job are
-    those of workers that have not claimed before, and then the next claims of one of them.
+    The database may remember for a short time which jobs a worker's claim skipped. So this measures
+    the first claim of a new worker, and its second, which may profit from that.
     """
     found: Samples = {"unknown_none": [], "unknown_one": [], "unknown_next": []}
     async with database.connect() as calls:
         for turn in range(size.rounds + 1):
             none, _ = await calls.claim("mixed", 1, worker="finds-nothing")
             worker = f"new-{uuid4()}"
-            await calls.stock("mixed", 2)
+            await calls.fill_queue("mixed", 2)
             one, first = await calls.claim_all("mixed", 1, worker=worker)
-            following, second = await calls.claim_all("mixed", 1, worker=worker)
+            next_one, second = await calls.claim_all("mixed", 1, worker=worker)
             await calls.report(first + second)
             if turn == 0:
-                continue  # the connection planned its statements
+                continue  # in the first turn Postgres plans the statements
             found["unknown_none"].append(none)
             found["unknown_one"].append(one)
-            found["unknown_next"].append(following)
+            found["unknown_next"].append(next_one)
     return found
 
 
-# To enqueue, claim and report a million jobs would take minutes. A finished job has no row in any
-# other table that a claim or a report reads.
+# Finished jobs are inserted directly, since to enqueue, claim and report a million takes minutes.
+# That is equivalent: claims and reports read no other table that has rows of finished jobs.
 _FINISHED = """
 insert into public.job_queue (queue, job_type, status, attempt, started_at, finished_at)
 select 'full', $1, 'completed', 1, now() - i * interval '10 milliseconds',
@@ -98,18 +98,18 @@ async def prepare_full(database: Database, size: Size) -> None:
     """Write 1,000,000 finished, 200,000 scheduled and 100,000 blocked jobs."""
     async with database.connect() as calls:
         await calls.run(_FINISHED, JOB_TYPE, size.scaled(1_000_000))
-        await calls.stock("full", size.scaled(200_000), options={"delay_seconds": 86_400})
+        await calls.fill_queue("full", size.scaled(200_000), options={"delay_seconds": 86_400})
         await calls.run(
             "select pause_key('model:' || i) from generate_series(1, $1::integer) i", _KEYS
         )
-        await calls.stock(
+        await calls.fill_queue(
             "full",
             size.scaled(100_000),
             options=lambda i: {"limit_keys": [f"model:{i % _KEYS + 1}"]},
         )
-        # Where the enqueue does not block these, maintenance or a claim does.
+        # Depending on the version of the SQL, the enqueue, maintenance or a claim blocks these.
         for _ in range(math.ceil(size.scaled(100_000) / 1000) + 1):
-            await calls.promote()
+            await calls.run_maintenance()
             if not (await calls.claim("full"))[1]:
                 break
         await calls.run("vacuum analyze public.job_queue")
@@ -147,9 +147,9 @@ CYCLE = Workload(
 UNKNOWN = Workload(
     "unknown",
     {
-        "unknown_none": Figure("empty claim, 200,000 jobs of unknown types", "ms"),
-        "unknown_one": Figure("… first claim of a worker, finds one job", "ms"),
-        "unknown_next": Figure("… its next claim, finds one job", "ms"),
+        "unknown_none": Figure("empty claim, 200,000 jobs of other types", "ms"),
+        "unknown_one": Figure("… first claim of a worker, one job found", "ms"),
+        "unknown_next": Figure("… its second claim, one job found", "ms"),
     },
     measure_unknown,
     prepare_unknown,

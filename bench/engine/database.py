@@ -1,6 +1,6 @@
-"""A database that holds one state of the SQL, and the public functions that are measured.
+"""A database with one version of the SQL, and timed calls of its public functions.
 
-Only public functions are called, so that any two states of the SQL can be compared.
+The benchmark calls only public functions, so that it can compare any two versions of the SQL.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from compare.server import Connection, Server
 ROOT = Path(__file__).resolve().parents[2]
 JOB_TYPE = "bench"
 WORKER = "bench"
-CLAIM = 100  # jobs of a claim, unless a workload says otherwise
+CLAIM = 100  # jobs that a claim takes by default
 
 _MIGRATIONS = "supabase/migrations"
-_HOUSEKEEPING_INTERVAL = 60.0  # seconds
+_MAINTENANCE_INTERVAL = 60.0  # seconds
 _LEASE_TIMEOUT = 60.0  # seconds
 
 Job = dict[str, Any]
@@ -30,18 +30,18 @@ Given = Mapping[str, Any]
 
 
 class Calls:
-    """The public functions over one connection. Each returns its duration in milliseconds.
+    """Calls of the public functions over one connection; they return milliseconds.
 
     Args:
         connection: The connection.
-        maintains_by_worker: Whether `maintain_jobs` takes the name of a worker. Where it does not,
-            claims do the work that it does elsewhere.
+        maintains_by_worker: True if `maintain_jobs` takes the name of a worker. In older versions
+            of the SQL it does not, and claims do part of the maintenance.
     """
 
     def __init__(self, connection: Connection, maintains_by_worker: bool) -> None:
         self.connection = connection
         self._maintains_by_worker = maintains_by_worker
-        self._housekeeping_at = 0.0
+        self._maintained_at = 0.0
 
     async def _time(self, query: str, *arguments: Any) -> tuple[float, Any]:
         began = time.perf_counter()
@@ -63,9 +63,9 @@ class Calls:
         """Enqueue jobs in one call.
 
         Args:
-            queue: Their queue.
-            count: How many.
-            given: Further names of an item; a function is called with the number of each job.
+            queue: The queue.
+            count: The number of jobs.
+            given: Further fields of each job: a value, or a function of the job's number.
         """
         items = [
             {"job_type": JOB_TYPE, "queue": queue, "payload": {"i": i}}
@@ -75,8 +75,8 @@ class Calls:
         took, _ = await self._time("select enqueue_jobs($1::jsonb)", json.dumps(items))
         return took
 
-    async def stock(self, queue: str, count: int, **given: Any) -> None:
-        """Enqueue jobs that are claimed later, in as many calls as it takes."""
+    async def fill_queue(self, queue: str, count: int, **given: Any) -> None:
+        """Enqueue jobs for later claims, 10,000 a call."""
         for begin in range(0, count, 10_000):
             await self.enqueue_jobs(queue, min(count - begin, 10_000), **given)
 
@@ -88,7 +88,7 @@ class Calls:
         worker: str = WORKER,
         lease_seconds: float = 60,
     ) -> tuple[float, list[Job]]:
-        """Claim up to so many jobs."""
+        """Claim up to `count` jobs."""
         return await self._time(
             "select claim_jobs(worker => $1, queues => $2, job_types => $3, max_jobs => $4,"
             " lease_seconds => $5, request_id => $6)",
@@ -98,7 +98,7 @@ class Calls:
     async def claim_all(
         self, queue: str, count: int = CLAIM, *, worker: str = WORKER
     ) -> tuple[float, list[Job]]:
-        """Claim exactly so many jobs.
+        """Claim exactly `count` jobs.
 
         Raises:
             RuntimeError: The claim returned fewer.
@@ -121,19 +121,19 @@ class Calls:
         return took
 
     async def cycle(self, queue: str, count: int = CLAIM) -> tuple[float, float]:
-        """Claim jobs and report them; returns both durations."""
+        """Claim jobs and report them; return both durations."""
         claim, jobs = await self.claim_all(queue, count)
         return claim, await self.report(jobs)
 
-    async def promote(self) -> None:
-        """Have everything done that is due, so that what can be claimed is."""
+    async def run_maintenance(self) -> None:
+        """Run all maintenance, so that due jobs become claimable."""
         await self.run("select maintain_jobs(force => true)")
 
-    async def take_lease(self, worker: str = WORKER) -> None:
-        """Maintain until this worker has the lease of maintenance, and its statements are planned.
+    async def acquire_maintenance_lease(self, worker: str = WORKER) -> None:
+        """Call maintenance until this worker holds its lease and its statements are planned.
 
         Raises:
-            TimeoutError: Another worker keeps the lease.
+            TimeoutError: Another worker holds the lease all the time.
         """
         async with asyncio.timeout(_LEASE_TIMEOUT):
             while self._maintains_by_worker:
@@ -145,10 +145,10 @@ class Calls:
             await self.maintain(worker)
 
     async def maintain(self, worker: str = WORKER) -> tuple[float, float]:
-        """Do a worker's share of maintenance; returns also the seconds until the next time.
+        """Do a worker's maintenance; return the duration and the seconds until the next call.
 
-        In a state of the SQL whose claims maintain, this is the claim of an idle worker, once a
-        second, and `maintain_jobs` once a minute.
+        In an older version of the SQL this is the claim of an idle worker, once a second, and
+        `maintain_jobs` once a minute.
         """
         if self._maintains_by_worker:
             took, answer = await self._time("select maintain_jobs(worker => $1)", worker)
@@ -156,8 +156,8 @@ class Calls:
         query = "select claim_jobs($1, '{nothing}', $2, 1, request_id => $3)"
         took, _ = await self._time(query, worker, [JOB_TYPE], uuid4())
         now = time.monotonic()
-        if now - self._housekeeping_at >= _HOUSEKEEPING_INTERVAL:
-            self._housekeeping_at = now
+        if now - self._maintained_at >= _MAINTENANCE_INTERVAL:
+            self._maintained_at = now
             took += (await self._time("select maintain_jobs()"))[0]
         return took, 1.0
 
@@ -167,7 +167,7 @@ def _leases(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 
 class Database:
-    """A database with one state of the SQL.
+    """A database with one version of the SQL.
 
     Args:
         name: `new` for the working tree, `old` for the baseline.
@@ -182,7 +182,7 @@ class Database:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Calls]:
-        """Open a connection; no statement of it times out."""
+        """Open a connection without a statement timeout."""
         connection = await asyncpg.connect(
             self._dsn, timeout=10, server_settings={"statement_timeout": "0"}
         )
@@ -199,7 +199,7 @@ class Database:
 
 
 def migrations_at(ref: str) -> list[str]:
-    """Return the migrations of a git ref, in the order they apply.
+    """Return the migrations of a git ref, in the order in which they are applied.
 
     Raises:
         SystemExit: There is no such ref, or it has no migrations.

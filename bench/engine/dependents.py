@@ -44,12 +44,12 @@ async def measure_dependents(database: Database, size: Size) -> Samples:
     queue, parent = f"family-{uuid4().hex[:8]}", str(uuid4())
     async with database.connect_many(4) as (calls, elsewhere, maintenance, watch):
         await calls.enqueue_jobs(queue, 1, job_id=parent)
-        await calls.stock(queue, size.scaled(70_000), options={"depends_on": [parent]})
+        await calls.fill_queue(queue, size.scaled(70_000), options={"depends_on": [parent]})
         await calls.run("analyze public.job_queue")
         for _ in range(8):
             await calls.enqueue_job("elsewhere")
             await calls.cycle("elsewhere", 1)
-        await maintenance.take_lease("maintenance")
+        await maintenance.acquire_maintenance_lease("maintenance")
         stopped = asyncio.Event()
         claims: list[tuple[float, float]] = []
         tasks = [

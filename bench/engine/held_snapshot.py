@@ -1,4 +1,4 @@
-"""Jobs that flow at a steady rate while an old snapshot keeps dead rows from being removed."""
+"""A steady rate of jobs while an old snapshot keeps vacuum from removing dead rows."""
 
 import asyncio
 import time
@@ -10,20 +10,21 @@ from engine.workload import Figure, Samples, Size, Workload, percentile
 
 RATE = 300  # jobs a second
 _TICK = 0.02  # seconds between two claims
-_CLAIM = 50  # jobs of a claim
+_CLAIM = 50  # jobs that a claim takes
 _WARM_UP = 1.0  # seconds
 
 _CALLS = ("enqueue", "claim", "report")
 
-Durations = dict[str, list[tuple[float, float]]]  # call: when it began, milliseconds
+#: For each call: when it began (seconds since the start), and its duration in milliseconds.
+Durations = dict[str, list[tuple[float, float]]]
 
 
-class Flow:
-    """Jobs that are enqueued one by one, claimed and reported.
+class SteadyLoad:
+    """A producer that enqueues `RATE` jobs a second, and a worker that claims and reports them.
 
     Args:
-        queue: Their queue.
-        options: Their options.
+        queue: The queue of the jobs.
+        options: The options of the jobs.
     """
 
     def __init__(self, queue: str, options: Given | None = None) -> None:
@@ -57,7 +58,7 @@ class Flow:
             await asyncio.sleep(max(began + _TICK - time.monotonic(), 0))
 
     async def run(self, producer: Calls, worker: Calls, maintenance: Calls, seconds: float) -> None:
-        """Let jobs flow for so long."""
+        """Run the producer, the worker and maintenance for some seconds."""
         self._began = time.monotonic()
         tasks = [
             asyncio.create_task(self._enqueue(producer)),
@@ -71,17 +72,17 @@ class Flow:
             await asyncio.gather(*tasks)
 
     def p95(self, call: str) -> float:
-        """Return the 95th percentile of a call, in milliseconds."""
+        """Return the 95th percentile of a call after the warm-up, in milliseconds."""
         return percentile([took for at, took in self.durations[call] if at >= _WARM_UP], 0.95)
 
 
 class HeldSnapshot:
-    """A snapshot held in each database from `prepare` to `finish`, while jobs flow in turns.
+    """The workload: a snapshot held from `prepare` to `finish`, and a steady load in each turn.
 
     Args:
-        name: The queue, and the prefix of the figures.
-        title: The beginning of what the figures are, for people.
-        limit_key: A key with a limit that the jobs have, if any.
+        name: The name of the queue, and the prefix of the names of the figures.
+        title: The first words of the titles of the figures.
+        limit_key: A limit key for the jobs; None for jobs without a limit.
         bound: How much slower the last turn may be than the first.
     """
 
@@ -115,14 +116,14 @@ class HeldSnapshot:
         await calls.run("select count(*) from public.job_queue where false")
 
     async def measure(self, database: Database, size: Size) -> Samples:
-        """Let jobs flow."""
+        """Run the load for one turn."""
         options = {"limit_keys": [self._limit_key]} if self._limit_key else None
-        flow = Flow(self._name, options)
+        load = SteadyLoad(self._name, options)
         async with database.connect_many(3) as (producer, worker, maintenance):
-            await maintenance.take_lease("maintenance")
-            await flow.run(producer, worker, maintenance, size.flow_seconds)
-        found = {f"{self._name}_{call}": [flow.p95(call)] for call in _CALLS}
-        return found | {f"{self._name}_rate": [flow.reported / size.flow_seconds]}
+            await maintenance.acquire_maintenance_lease("maintenance")
+            await load.run(producer, worker, maintenance, size.flow_seconds)
+        found = {f"{self._name}_{call}": [load.p95(call)] for call in _CALLS}
+        return found | {f"{self._name}_rate": [load.reported / size.flow_seconds]}
 
     def conclude(self, turns: list[Samples]) -> Samples:
         """Compare the last turn with the first."""

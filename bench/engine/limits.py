@@ -9,7 +9,7 @@ from engine.workload import Figure, Samples, Size, Workload
 
 _USERS = [str(UUID(int=i + 1)) for i in range(20)]
 _RULES = (("user:*", 1000), ("model:a", 10_000), ("queue:limited", 5000))
-_ROUNDS = 5  # in each of the three queues, before the next
+_ROUNDS = 5  # cycles in each of the three measurements of a turn
 
 
 def _user(number: int) -> str:
@@ -24,13 +24,13 @@ async def prepare_limits(database: Database, size: Size) -> None:
 
 
 async def _time(calls: Calls, queue: str, **given: Any) -> float:
-    await calls.stock(queue, _ROUNDS * CLAIM, user_id=_user, **given)
-    await calls.promote()
+    await calls.fill_queue(queue, _ROUNDS * CLAIM, user_id=_user, **given)
+    await calls.run_maintenance()
     return statistics.median([sum(await calls.cycle(queue)) for _ in range(_ROUNDS)])
 
 
 async def measure_limits(database: Database, size: Size) -> Samples:
-    """Compare a plain queue, a limited one, and a plain one while limits are in use elsewhere."""
+    """Compare a plain queue, a limited one, and a plain one while another queue has a limit."""
     found: Samples = {name: [] for name in LIMITS.figures}
     async with database.connect() as calls:
         for turn in range(max(size.rounds // 4, 1) + 1):
@@ -38,12 +38,12 @@ async def measure_limits(database: Database, size: Size) -> Samples:
             for key, running in _RULES:
                 await calls.run("select set_limit($1, $2)", key, running)
             limited = await _time(calls, "limited", options={"limit_keys": ["model:a"]})
-            for key in ("user:*", "model:a"):  # they would hold in the plain queue too
+            for key in ("user:*", "model:a"):  # these would apply to the plain queue too
                 await calls.run("select delete_limit($1)", key)
             beside = await _time(calls, "plain")
             await calls.run("select delete_limit('queue:limited')")
             if turn == 0:
-                continue  # the connection planned its statements
+                continue  # in the first turn Postgres plans the statements
             found["cycle_plain"].append(CLAIM * 1000 / plain)
             found["cycle_limited"].append(CLAIM * 1000 / limited)
             found["limits_cost"].append((1 - plain / limited) * 100)

@@ -1,4 +1,4 @@
-"""Workloads for the cost of maintenance, by amount of due work and number of workers."""
+"""Workloads for the cost of maintenance: idle workers, running jobs, and schedules."""
 
 import asyncio
 import time
@@ -8,18 +8,18 @@ from engine.database import Calls, Database, Job
 from engine.workload import Figure, Samples, Size, Workload
 
 _WORKERS = 10
-_LEASE = 3600.0  # seconds; no lease ends while it is measured
-_LONGEST_PAUSE = 60.0  # seconds
-_SHORTEST_PAUSE = 0.001  # seconds
+_LEASE = 3600.0  # seconds, so that no lease expires during a measurement
+_MAX_PAUSE = 60.0  # seconds
+_MIN_PAUSE = 0.001  # seconds
 
 
 async def maintain_until(calls: Calls, worker: str, stopped: asyncio.Event) -> list[float]:
-    """Maintain as a worker does, as often as the answers say; return the durations."""
+    """Call maintenance like a worker, at the times the answers name; return the durations."""
     durations = []
     while not stopped.is_set():
         took, next_in = await calls.maintain(worker)
         durations.append(took)
-        pause = min(max(next_in, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        pause = min(max(next_in, _MIN_PAUSE), _MAX_PAUSE)
         try:
             async with asyncio.timeout(pause):
                 await stopped.wait()
@@ -29,7 +29,7 @@ async def maintain_until(calls: Calls, worker: str, stopped: asyncio.Event) -> l
 
 
 def _cpu_seconds_of(pid: int) -> float:
-    # psutil counts ticks of 10 ms; the scheduler of Linux counts nanoseconds.
+    # psutil's CPU times are multiples of 10 ms; schedstat has nanoseconds.
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -38,11 +38,11 @@ async def _cpu_seconds(workers: list[Calls]) -> float:
     return sum(map(_cpu_seconds_of, pids))
 
 
-async def _watch(database: Database, count: int, seconds: float) -> tuple[float, float]:
-    """Let workers maintain; return milliseconds of CPU and of calls, each a second."""
+async def _maintain_for(database: Database, count: int, seconds: float) -> tuple[float, float]:
+    """Let workers do maintenance; return CPU time and call time, both in ms per second."""
     async with database.connect_many(count) as workers:
-        await workers[0].take_lease("idle-0")
-        for _ in range(8):  # each connection plans its statements
+        await workers[0].acquire_maintenance_lease("idle-0")
+        for _ in range(8):  # until each connection has planned its statements
             for number, calls in enumerate(workers):
                 await calls.maintain(f"idle-{number}")
         stopped = asyncio.Event()
@@ -60,9 +60,9 @@ async def _watch(database: Database, count: int, seconds: float) -> tuple[float,
 
 
 async def measure_idle(database: Database, size: Size) -> Samples:
-    """Watch what one and ten workers spend on maintenance when there is nothing to do."""
-    one_cpu, one = await _watch(database, 1, size.watch_seconds)
-    many_cpu, many = await _watch(database, _WORKERS, size.watch_seconds)
+    """Measure the cost of maintenance for one and for ten workers when no job is due."""
+    one_cpu, one = await _maintain_for(database, 1, size.watch_seconds)
+    many_cpu, many = await _maintain_for(database, _WORKERS, size.watch_seconds)
     return {
         "idle_one": [one],
         "idle_one_cpu": [one_cpu],
@@ -83,7 +83,7 @@ class RunningJobs:
         count = size.scaled(20_000)
         jobs = self._jobs[database.name] = []
         async with database.connect() as calls:
-            await calls.stock("running", count)
+            await calls.fill_queue("running", count)
             while len(jobs) < count:
                 amount = min(1000, count - len(jobs))
                 _, claimed = await calls.claim("running", amount, lease_seconds=_LEASE)
@@ -91,14 +91,14 @@ class RunningJobs:
                     raise RuntimeError(f"only {len(jobs)} of {count} jobs could be claimed")
                 jobs += claimed
             await calls.run("analyze public.job_queue")
-            await calls.promote()
+            await calls.run_maintenance()
 
     async def measure(self, database: Database, size: Size) -> Samples:
-        """Maintain once a second while they run."""
+        """Time maintenance once a second while the jobs run."""
         jobs = self._jobs[database.name]
         durations, heartbeats = [], []
         async with database.connect() as calls:
-            await calls.take_lease()
+            await calls.acquire_maintenance_lease()
             for second in range(int(size.watch_seconds)):
                 await asyncio.sleep(1)
                 durations.append((await calls.maintain())[0])
@@ -110,7 +110,7 @@ class RunningJobs:
         }
 
     async def finish(self, database: Database, size: Size) -> None:
-        """Report them."""
+        """Report the jobs."""
         jobs = self._jobs.pop(database.name, [])
         async with database.connect() as calls:
             for begin in range(0, len(jobs), 1000):
@@ -125,13 +125,13 @@ async def prepare_schedules(database: Database, size: Size) -> None:
             "'every_seconds', 86400, 'job_type', 'bench', 'queue', 'bench'))"
             " from generate_series(1, 1000) i"
         )
-        await calls.promote()
+        await calls.run_maintenance()
 
 
 async def measure_schedules(database: Database, size: Size) -> Samples:
-    """Maintain once a second while schedules wait."""
+    """Time maintenance once a second while no schedule is due."""
     async with database.connect() as calls:
-        await calls.take_lease()
+        await calls.acquire_maintenance_lease()
         durations = []
         for _ in range(max(int(size.watch_seconds / 4), 2)):
             await asyncio.sleep(1)
@@ -158,8 +158,8 @@ IDLE = Workload(
         "idle_one_cpu": Figure("… CPU", "ms/s"),
         "idle_many": Figure("maintenance of an idle project, 10 workers", "ms/s"),
         "idle_many_cpu": Figure("… CPU", "ms/s"),
-        # Ten workers should cost what one costs; a fifth is left for noise.
-        "idle_ratio": Figure("… CPU of 10 workers, of that of one", "x", ("≤", 1.2)),
+        # Ten workers should cost as much as one; the bound allows 20 % of noise.
+        "idle_ratio": Figure("… CPU of 10 workers, compared with one", "x", ("≤", 1.2)),
     },
     measure_idle,
     turns=_watch_turns,

@@ -9,7 +9,7 @@ from rich.table import Table
 from engine.workload import Figure, Turns, Workload, percentile
 
 _DIGITS = 3
-_WIDTH = 130  # characters, of a report that is written to a file
+_WIDTH = 130  # characters a line, if the output is not a terminal
 
 
 def _summary(figure: Figure, turns: list[list[float]]) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def _summary(figure: Figure, turns: list[list[float]]) -> dict[str, Any]:
     median = statistics.median(values)
     found: dict[str, Any] = {"median": round(median, _DIGITS)}
     if len(values) > 1:
-        # Nineteen of twenty calls were faster.
+        # 95 % of the calls were at least this fast. For a rate that is the 5th percentile.
         found["p95"] = round(percentile(values, 0.05 if figure.is_rate else 0.95), _DIGITS)
     if figure.bound:
         sign, bound = figure.bound
@@ -39,11 +39,11 @@ def _ratio(new: list[list[float]], old: list[list[float]]) -> dict[str, Any] | N
 
 
 def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
-    """Return each figure of a workload: of each database, and the ratio new/old turn by turn.
+    """Return the figures of a workload: a summary for each database, and the ratio new/old.
 
     Args:
-        workload: What was measured.
-        turns: What it gave, by the name of the database.
+        workload: The workload.
+        turns: Its samples by the name of the database.
     """
     results: dict[str, Any] = {}
     for name, figure in workload.figures.items():
@@ -55,7 +55,7 @@ def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
         if figure.bound:
             item["bound"] = f"{figure.bound[0]} {figure.bound[1]:g}"
         item |= {database: _summary(figure, found) for database, found in values.items()}
-        # A difference of percentages says more than their ratio.
+        # The ratio of two percentages says little, so these figures have none.
         if "old" in values and figure.unit != "%":
             item["ratio"] = _ratio(values["new"], values["old"])
         results[name] = item
@@ -83,12 +83,12 @@ def show(report: dict[str, Any]) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=_WIDTH)
     machine, baseline = report["machine"], report["baseline"]
-    table = Table(title=f"The engine on Postgres {machine['postgres']}", title_justify="left")
-    columns = ["what", "median", "95 %"]
+    table = Table(title=f"SQL functions on Postgres {machine['postgres']}", title_justify="left")
+    columns = ["figure", "median", "p95"]
     if baseline:
-        columns += ["old", "95 %", "new/old", "min"]
+        columns += ["old median", "old p95", "new/old", "min"]
     for heading in [*columns, "", "bound"]:
-        left = heading in ("what", "")
+        left = heading in ("figure", "")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for item in report["figures"].values():
         cells = [item["what"], *_cells(item, "new")]

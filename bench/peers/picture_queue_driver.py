@@ -1,4 +1,4 @@
-"""picture-queue: its direct transport, or the API that PEER_API gives; default settings."""
+"""picture-queue with default settings, over the direct transport or the HTTP API in PEER_API."""
 
 import asyncio
 import json
@@ -16,9 +16,10 @@ Events = Literal["none", "status", "progress"]
 
 
 class PictureQueue(Driver):
-    uvloop = True  # as PgQueuer's program has it, and ours
+    # PgQueuer's own program runs on uvloop, so this one does too; `picture-queue worker` does not.
+    uvloop = True
     unfinished = (
-        # By the indexes for claims and for leases: the table may be large.
+        # Two counts, each from a partial index, since the table may be large.
         "select (select count(*) from public.job_queue where queue = 'bench' "
         "and status = 'pending' and hold is null) "
         "+ (select count(*) from public.job_queue where status = 'processing' and hold is null)"
@@ -35,8 +36,8 @@ class PictureQueue(Driver):
     pq: AsyncPictureQueue
 
     def describe(self) -> dict[str, Any]:
-        way = "the HTTP API" if "PEER_API" in os.environ else "direct"
-        settings = {"worker": "default", "transport": way, "events": self.events}
+        transport = "the HTTP API" if "PEER_API" in os.environ else "direct"
+        settings = {"worker": "default", "transport": transport, "events": self.events}
         return {
             "version": version("picture-queue"),
             "settings": {"default": settings, "tuned": settings},

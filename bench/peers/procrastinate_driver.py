@@ -1,4 +1,4 @@
-"""Procrastinate: psycopg 3 through its own connector; one job a fetch, by design."""
+"""Procrastinate through its psycopg 3 connector; it always fetches one job at a time."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -28,9 +28,9 @@ class Procrastinate(Driver):
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)
-        # A pool takes its connections in turns: one caller is faster with one.
-        one = procrastinate.PsycopgConnector(conninfo=dsn, min_size=1, max_size=1)
-        self.app = procrastinate.App(connector=one)
+        # A single caller is faster with one connection than with a pool that rotates several.
+        single = procrastinate.PsycopgConnector(conninfo=dsn, min_size=1, max_size=1)
+        self.app = procrastinate.App(connector=single)
         self.handle: Handle = lambda number: None
 
         @self.app.task(name="noop")  # type: ignore[untyped-decorator]
@@ -63,9 +63,9 @@ class Procrastinate(Driver):
             await self.noop.batch_defer_async(*({"i": number} for number in numbers))
             return
         for priority in range(priorities):
-            of_it = [number for number in numbers if number % priorities == priority]
+            matching = [number for number in numbers if number % priorities == priority]
             task = self.noop.configure(priority=priority)
-            await task.batch_defer_async(*({"i": number} for number in of_it))
+            await task.batch_defer_async(*({"i": number} for number in matching))
 
     async def work(self, handle: Handle, tuned: bool) -> None:
         self.handle = handle

@@ -1,4 +1,4 @@
-"""The machine without a queue: loops of single statements over asyncpg."""
+"""An upper bound of what the machine can do: plain SQL statements over asyncpg, without a queue."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 from driver import Driver, Handle, main
 
-# One index, and rows found by their place: nothing here could be left out.
+# The minimum that a queue needs: one index, and rows addressed by their ctid.
 SCHEMA = """
 create table job (
   id bigint generated always as identity,
@@ -21,7 +21,7 @@ create index job_due on job (priority desc, id) where status = 0"""
 
 
 class Raw(Driver):
-    """A bare table, and a loop that claims and completes 100 a statement."""
+    """A bare table, and a loop that claims and completes 100 jobs with one statement each."""
 
     unfinished = "select count(*) from job where status < 2 and scheduled_for <= now()"
     finished_rows = (
@@ -75,7 +75,7 @@ class Raw(Driver):
 
     async def work(self, handle: Handle, tuned: bool) -> None:
         connection = await asyncpg.connect(self.dsn)
-        # Without statistics each claim would sort all that waits.
+        # Without statistics Postgres would sort all waiting jobs in each claim.
         await connection.execute("set enable_sort = off")
         while True:
             rows = await connection.fetch(

@@ -1,4 +1,4 @@
-"""``picture-queue adopt``: take over a project with another job queue."""
+"""``picture-queue adopt``: take over the jobs of another queue in the project."""
 
 import sys
 from dataclasses import asdict

@@ -32,7 +32,7 @@ events = Commands(
     help="Send an external event to waiting jobs.", example="events send order-17-paid"
 )
 
-_LOOK = 0.5  # seconds between two looks at a batch
+_POLL_INTERVAL = 0.5  # seconds
 _JOB = """A job is '{"job_type": "resize", "payload": {…}}'"""
 
 
@@ -55,15 +55,15 @@ def enqueue(
 ) -> None:
     """Enqueue jobs as a batch and print its id."""
     items = _jobs(jobs)
-    then: Any = read_object(callback, "callback") if callback is not None else None
-    about = read_object(metadata, "metadata") if metadata is not None else None
+    callback_job: Any = read_object(callback, "callback") if callback is not None else None
+    metadata_object = read_object(metadata, "metadata") if metadata is not None else None
     with connect(ctx) as pq:
-        made = pq.batches.enqueue(items, callback=then, metadata=about)
+        batch = pq.batches.enqueue(items, callback=callback_job, metadata=metadata_object)
     if as_json:
-        print_json(plain(made))
+        print_json(plain(batch))
         return
-    info(f"{len(made.jobs)} jobs")
-    print_line(str(made.id))
+    info(f"{len(batch.jobs)} jobs")
+    print_line(str(batch.id))
 
 
 def _jobs(text: str) -> Any:
@@ -106,7 +106,7 @@ def show(
                 task = progress.add_task("jobs", total=batch.total)
                 while batch.open:
                     progress.update(task, completed=batch.total - batch.open, total=batch.total)
-                    time.sleep(_LOOK)
+                    time.sleep(_POLL_INTERVAL)
                     batch = pq.batches.get(batch_id)
     if as_json:
         print_json(plain(batch))

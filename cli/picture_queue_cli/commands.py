@@ -1,4 +1,4 @@
-"""Commands and groups: plain help with an example, checked values, errors in the user's words."""
+"""Base classes of commands and groups: help with an example, checked values, translated errors."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from picture_queue_cli.translate import label, translate_error
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# typer brings click under different names, depending on its version.
+# The module name under which typer ships click depends on its version.
 UsageError: Any = typer.BadParameter.__base__
 _SECRETS = ("key", "db_url")  # options whose values are not printed
 
 
 class _Base:
-    """The parts that commands and groups share."""
+    """Methods that commands and groups share."""
 
     epilog: str | None
     name: str | None
@@ -32,7 +32,7 @@ class _Base:
             raise
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the example in one line, so that it can be copied."""
+        """Write the example without line breaks, so that it can be copied."""
         if self.epilog:
             formatter.write(f"\nExample:\n  {self.epilog}\n")
 
@@ -41,7 +41,7 @@ class Command(_Base, TyperCommand):
     """A command that checks the values of its parameters before it runs."""
 
     def make_parser(self, ctx: Any) -> Any:
-        """Return a parser that refuses a second value of an option that selects jobs."""
+        """Return a parser that refuses a repeated filter option such as ``--queue``."""
         parser: Any = super().make_parser(ctx)
         parse = parser.parse_args
 
@@ -65,7 +65,7 @@ class Command(_Base, TyperCommand):
         return pieces
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments and options, without the types of Python."""
+        """Write the help of arguments and options, without Python's type names."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -82,7 +82,8 @@ class Command(_Base, TyperCommand):
         """Run the command.
 
         Raises:
-            PictureQueueError: It names options and commands, not parameters and functions of SQL.
+            PictureQueueError: The call failed; the text names options and commands of the CLI
+                instead of parameters and functions of SQL.
         """
         check_values(ctx)
         try:
@@ -108,13 +109,13 @@ class Group(_Base, TyperGroup):
 
 
 class Commands(typer.Typer):
-    """A program or a group of it, made of such commands."""
+    """A typer app whose commands and groups use these base classes."""
 
     def __init__(self, *, example: str, cls: type[TyperGroup] = Group, **settings: Any) -> None:
         super().__init__(
             cls=cls,
             no_args_is_help=True,
-            # Only what nobody expected is shown as a traceback, and then as Python shows it.
+            # Only an unexpected error shows a traceback, and then Python's own.
             pretty_exceptions_enable=False,
             rich_markup_mode=None,
             epilog=_example(example),
@@ -135,7 +136,7 @@ def _example(text: str) -> str:
 def _expect_one_value(ctx: Any, parameter: Any, count: int) -> None:
     """Check that an option was given once.
 
-    Jobs of the last value alone would be listed, or cancelled, by somebody who means both.
+    Otherwise ``--queue a --queue b`` would silently select the jobs of queue b only.
     """
     if count > 1:
         raise typer.BadParameter(
@@ -146,14 +147,14 @@ def _expect_one_value(ctx: Any, parameter: Any, count: int) -> None:
 def check_values(ctx: Any) -> None:
     """Check the values of a command's parameters.
 
-    Bytes of the command line that are not UTF-8 arrive as lone surrogates, which neither JSON nor
-    Postgres takes. Paths may have them: file systems do.
+    Command-line bytes that are not UTF-8 arrive as lone surrogates, which neither JSON nor Postgres
+    accepts. Parameters that are paths are not checked, since file names may contain such bytes.
 
     Args:
         ctx: The command's context.
 
     Raises:
-        InvalidArgument: A value is not text, or not a finite number.
+        InvalidArgument: A text is not valid UTF-8, or a number is not finite.
     """
     for parameter in ctx.command.params:
         value = ctx.params.get(parameter.name)

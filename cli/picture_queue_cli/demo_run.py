@@ -102,7 +102,7 @@ async def _run(stack: Stack, options: DemoOptions) -> _Result:
         async with realtime_switch(stack) as cut_realtime, _cancelled_with_us(pq, started.id):
             with Bar() as bar:
                 async for event in pq.generations.watch(started.id, timeout=_WATCH_TIMEOUT):
-                    timeline.see(event)
+                    timeline.record_event(event)
                     bar.show(event)
                     if options.cut_socket and event.status == "processing":
                         await cut_realtime()

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from picture_queue_cli.options import JsonFlag, describing
+from picture_queue_cli.options import JsonFlag, with_job_options
 from picture_queue_cli.parsing import expect_filled, moment, read_object
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import info, print_json, print_line
@@ -17,7 +17,7 @@ _TALK = {
 }
 
 
-@describing
+@with_job_options
 def enqueue(
     ctx: typer.Context,
     job_type: Annotated[

@@ -1,4 +1,4 @@
-"""Filters of jobs: check what they name, and describe them."""
+"""Filters of jobs: check their values, and describe them in messages."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from picture_queue import PictureQueue
 
 _FINISHED = ("completed", "failed", "cancelled")
-# The states of jobs that an action changes, and the word for it.
+# For each action: the states of the jobs that it changes, and its past participle.
 _ACTIONS = {
     "cancel": (("pending", "processing"), "cancelled"),
     "retry": (("failed", "cancelled"), "retried"),
@@ -44,8 +44,8 @@ def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
             )
 
 
-def absence(pq: "PictureQueue", filter: dict[str, Any]) -> str:
-    """Return a sentence that the queue or batch of a filter does not exist, or nothing."""
+def describe_missing(pq: "PictureQueue", filter: dict[str, Any]) -> str:
+    """Return a sentence that the filter's queue or batch does not exist; "" if both exist."""
     try:
         expect_known(pq, filter)
     except NotFound as error:
@@ -57,7 +57,7 @@ def expect_possible(action: str, filter: dict[str, Any]) -> None:
     """Check that an action can change jobs in the state of a filter.
 
     Raises:
-        typer.BadParameter: It never does.
+        typer.BadParameter: The action cannot change jobs in this state.
     """
     states, word = _ACTIONS[action]
     status = filter.get("status", states[0])
@@ -80,7 +80,7 @@ def expect_failures(filter: dict[str, Any]) -> None:
     """Check that jobs in the state of a filter can have failed.
 
     Raises:
-        typer.BadParameter: They cannot.
+        typer.BadParameter: Jobs in this state have not failed.
     """
     if filter.get("status", "failed") not in ("failed", "cancelled"):
         raise typer.BadParameter(
@@ -89,12 +89,12 @@ def expect_failures(filter: dict[str, Any]) -> None:
         )
 
 
-def no_job_has(filter: dict[str, Any], action: str | None = None) -> str:
+def describe_no_match(filter: dict[str, Any], action: str | None = None) -> str:
     """Return a sentence that no job matches a filter, in the words of its options.
 
     Args:
         filter: The filter.
-        action: Names the states of the jobs that were looked at, where the filter has none.
+        action: The action; its states are named if the filter has no status.
     """
     states = ""
     if action is not None and "status" not in filter:

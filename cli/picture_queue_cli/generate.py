@@ -1,4 +1,4 @@
-"""``picture-queue generate``: from a prompt to files."""
+"""``picture-queue generate``: generate pictures and save them as files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _known_models(incomplete: str) -> list[str]:
-    """Complete a model's name from the catalogue this package ships."""
+    """Complete a model's name from the catalogue in this package."""
     from picture_queue.providers.replicate.catalog import models
 
     return [name for name in models() if name.startswith(incomplete)]
@@ -66,13 +66,13 @@ def generate(
     given = named_values(inputs or [], "--input")
     if watch:
         make_directory(out)
-    asked = {"prompt": prompt, "model_id": model, "input": given, "user_id": user_id}
-    run(_generate(ctx, asked, out if watch else None, timeout, as_json))
+    request = {"prompt": prompt, "model_id": model, "input": given, "user_id": user_id}
+    run(_generate(ctx, request, out if watch else None, timeout, as_json))
 
 
 async def _generate(
     ctx: typer.Context,
-    asked: dict[str, Any],
+    request: dict[str, Any],
     out: Path | None,
     timeout: float | None,
     as_json: bool,
@@ -81,11 +81,12 @@ async def _generate(
 
     async with connect_async(ctx) as pq:
         if out is not None:
-            # Over the API the first call checks the key; straight to the database none would.
+            # Before anything is paid, check that the pictures can be downloaded. Over the API the
+            # call of start_generation checks the key; over a direct connection nothing else does.
             await expect_storage(pq) if pq._project.database else expect_api(pq)
-        started = await pq.generations.start(**asked)
+        started = await pq.generations.start(**request)
         if out is not None:
-            await _deliver(pq, started, out, timeout, as_json)
+            await _follow_and_save(pq, started, out, timeout, as_json)
         elif as_json:
             print_json(
                 {
@@ -98,7 +99,7 @@ async def _generate(
             print_line(str(started.id))
 
 
-async def _deliver(
+async def _follow_and_save(
     pq: "AsyncPictureQueue",
     started: "StartedGeneration",
     out: Path,

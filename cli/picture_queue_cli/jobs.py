@@ -12,13 +12,13 @@ from rich.table import Table
 from picture_queue.errors import Conflict, JobFinished, NotFound, PictureQueueError
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.filters import (
-    absence,
+    describe_missing,
+    describe_no_match,
     expect_failures,
     expect_known,
     expect_possible,
-    no_job_has,
 )
-from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm, filtering
+from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm, with_filter_options
 from picture_queue_cli.parsing import EXAMPLE_ID, uuid, whole_number
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
@@ -56,7 +56,7 @@ _WIDE = 110  # characters of a screen that have room for all columns
 
 
 @app.command("list", example="jobs list --queue mail --status failed")
-@filtering
+@with_filter_options
 def list_jobs(
     ctx: typer.Context,
     *,
@@ -70,11 +70,11 @@ def list_jobs(
     """List jobs, newest first."""
     with connect(ctx) as pq:
         found = pq.jobs.list(limit=limit, **filter)
-        note = "" if found or as_json else absence(pq, filter)
+        note = "" if found or as_json else describe_missing(pq, filter)
     if as_json:
         print_json([plain(job) for job in found])
     elif not found:
-        info(no_job_has(filter) + note)
+        info(describe_no_match(filter) + note)
     else:
         console = out()
         console.print(_overview(found, wide=console.width >= _WIDE))
@@ -181,18 +181,18 @@ def _show_history(told: "JobHistory") -> None:
 
 
 @app.command(example="jobs reasons --queue mail")
-@filtering
+@with_filter_options
 def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = False) -> None:
     """Show why jobs failed, the most frequent reason first."""
     expect_failures(filter)
     with connect(ctx) as pq:
         found = pq.jobs.failure_reasons(**filter)
-        note = "" if found or as_json else absence(pq, filter)
+        note = "" if found or as_json else describe_missing(pq, filter)
     if as_json:
         print_json([plain(reason) for reason in found])
         return
     if not found:
-        info(no_job_has(filter, "retry") + note)
+        info(describe_no_match(filter, "retry") + note)
         return
     shown = table("jobs", "reason", "types", "last", right=("jobs",))
     for reason in found:
@@ -202,7 +202,7 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
 
 
 @app.command(example="jobs cancel --queue mail --status pending")
-@filtering
+@with_filter_options
 def cancel(
     ctx: typer.Context,
     job_ids: JobIds = None,
@@ -231,7 +231,7 @@ def cancel(
 
 
 @app.command(example="jobs retry --type resize --preview")
-@filtering
+@with_filter_options
 def retry(
     ctx: typer.Context,
     job_ids: JobIds = None,
@@ -258,7 +258,7 @@ def retry(
 
 
 @app.command(example="jobs discard --finished-before 2030-01-31")
-@filtering
+@with_filter_options
 def discard(
     ctx: typer.Context,
     job_ids: JobIds = None,
@@ -339,7 +339,7 @@ def _change(
     if as_json:
         print_json({"matched": matched, "changed": changed})
     elif not matched:
-        info(no_job_has(filter, action))
+        info(describe_no_match(filter, action))
     elif preview:
         out().print(f"{matched} would change")
     else:

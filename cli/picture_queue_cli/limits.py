@@ -6,7 +6,7 @@ import typer
 
 from picture_queue.errors import LimitNotFound
 from picture_queue_cli.commands import Commands
-from picture_queue_cli.options import LARGEST, JsonFlag
+from picture_queue_cli.options import MAX_INTEGER, JsonFlag
 from picture_queue_cli.parsing import Rate, expect_filled, until, whole_number
 from picture_queue_cli.parsing import number as number_of
 from picture_queue_cli.parsing import rate as read_rate
@@ -73,7 +73,7 @@ def set_limit(
         int | None,
         typer.Option(
             metavar="NUMBER",
-            parser=whole_number(-LARGEST, LARGEST),
+            parser=whole_number(-MAX_INTEGER, MAX_INTEGER),
             help="Run at most so many at once.",
         ),
     ] = None,

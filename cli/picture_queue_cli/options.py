@@ -1,4 +1,4 @@
-"""Options and questions that several commands share."""
+"""Options that several commands share, and the confirmation prompt."""
 
 import inspect
 import sys
@@ -26,12 +26,12 @@ YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confi
 PreviewFlag = Annotated[bool, typer.Option("--preview", help="Count the jobs, change nothing.")]
 
 
-# The library's own enumerations would cost pydantic at each start.
+# Copies of the library's enumerations: importing those imports pydantic, which slows every start.
 STATUSES = ("pending", "processing", "completed", "failed", "cancelled")
 HOLDS = ("scheduled", "blocked", "waiting", "parked")
 
-# The largest number of the columns and parameters that are integers.
-LARGEST = 2_147_483_647
+# The largest value of Postgres's type `integer`.
+MAX_INTEGER = 2_147_483_647
 
 
 def _option(kind: Any, text: str, *names: str, metavar: str | None = None, **settings: Any) -> Any:
@@ -39,17 +39,17 @@ def _option(kind: Any, text: str, *names: str, metavar: str | None = None, **set
 
 
 def text_option(text: str, *names: str, kind: Any = str | None, metavar: str = "TEXT") -> Any:
-    """Return an option that takes a text which is not blank, or several with ``list[str]``."""
+    """Return an option that takes text that is not blank; with ``list[str]`` it is repeatable."""
     return _option(kind, text, *names, metavar=metavar, callback=expect_filled)
 
 
 def id_option(text: str, *names: str, kind: Any = UUID | None) -> Any:
-    """Return an option that takes an id, or several with ``list[UUID]``."""
+    """Return an option that takes an id; with ``list[UUID]`` it is repeatable."""
     return _option(kind, text, *names, metavar="ID", parser=uuid)
 
 
 def duration_option(text: str, *names: str, parser: Callable[[str], float] = seconds) -> Any:
-    """Return an option that takes a length of time such as 90s or 10m."""
+    """Return an option that takes a duration such as 90s or 10m."""
     return _option(float | None, text, *names, metavar="DURATION", parser=parser)
 
 
@@ -64,7 +64,7 @@ def number_option(text: str, *names: str, low: int, high: int, kind: Any = int) 
 
 
 def choice_option(text: str, *names: str, values: Sequence[str], kind: Any = str | None) -> Any:
-    """Return an option that takes one of some words."""
+    """Return an option that takes one of the given values."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -130,15 +130,15 @@ _DEFAULTS: dict[str, Any] = {"priority": 0, "unique": False, "on_conflict": "ign
 
 
 def confirm(question: str) -> None:
-    """Ask a person whether to go on.
+    """Ask the user to confirm.
 
     Raises:
         typer.Abort: The answer is no.
-        typer.BadParameter: Nobody can answer.
+        typer.BadParameter: The input is not a terminal and has ended.
     """
     try:
         agreed = typer.confirm(visible(question), err=True)
-    except typer.Abort:  # the end of the input, or Ctrl-C
+    except typer.Abort:  # raised at the end of the input and by Ctrl-C
         err().print()
         if sys.stdin.isatty():
             raise
@@ -147,25 +147,25 @@ def confirm(question: str) -> None:
         raise typer.Abort
 
 
-def filtering(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a `JobFilter`; it gets them as ``filter``."""
-    return _sharing(command, "filter", _FILTER, _as_filter)
+def with_filter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a `JobFilter` to a command, which receives them as ``filter``."""
+    return _with_options(command, "filter", _FILTER, _as_filter)
 
 
-def describing(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the `JobOptions`; it gets them as ``options``."""
-    return _sharing(command, "options", _JOB, _as_options)
+def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a new job to a command, which receives them as ``options``."""
+    return _with_options(command, "options", _JOB, _as_options)
 
 
-def _sharing(
+def _with_options(
     command: Callable[..., None],
     name: str,
     shared: dict[str, Any],
     value: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Callable[..., None]:
-    """Replace one parameter by options; typer reads them from the signature."""
+    """Replace the parameter `name` by several options: typer reads options from the signature."""
 
-    def outer(**given: Any) -> None:
+    def wrapper(**given: Any) -> None:
         command(**{name: value({key: given.pop(key) for key in shared})}, **given)
 
     own = [p for p in inspect.signature(command).parameters.values() if p.name != name]
@@ -180,11 +180,11 @@ def _sharing(
     ]
     first = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     last = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    made = inspect.Signature([*first, *options, *last])
-    outer.__dict__["__signature__"] = made
-    outer.__annotations__ = {p.name: p.annotation for p in made.parameters.values()}
-    outer.__name__, outer.__doc__ = command.__name__, command.__doc__
-    return outer
+    signature = inspect.Signature([*first, *options, *last])
+    wrapper.__dict__["__signature__"] = signature
+    wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    return wrapper
 
 
 def _as_filter(given: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A picture in the terminal: two pixels a character, with the upper half block."""
+"""Preview a picture in the terminal; each character is an upper half block and shows two pixels."""
 
 from io import BytesIO
 from pathlib import Path
@@ -10,35 +10,36 @@ from rich.text import Text
 
 from picture_queue.generations.image_info import read_image
 
-_WIDEST = 64  # characters
+_MAX_COLUMNS = 64
 _HALF_BLOCK = "▀"
-# A small file can say that it is huge, and Pillow takes 4 to 8 bytes of memory for each pixel.
-_MOST_PIXELS = 4096 * 4096
-_LARGEST_FILE = 50_000_000  # bytes
+# The header of a small file can claim a huge size; Pillow allocates 4 to 8 bytes for each pixel.
+_MAX_PIXELS = 4096 * 4096
+_MAX_FILE_SIZE = 50_000_000  # bytes
 
 
 def preview(path: Path, console: Console) -> Text | None:
     """Return a picture as coloured text that fits the console.
 
     Returns:
-        None where the console has no colours, or the file is no bitmap, broken, or large.
+        None if the console has no colours, or the file is not a bitmap, is broken or is too large.
     """
     if console.color_system is None or not console.is_terminal:
         return None
-    data = _readable(path)
+    data = _read_if_small(path)
     if data is None:
         return None
     try:
         from PIL import Image
 
         with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF")) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:  # a GIF's frame beyond its screen
+            # A frame of a GIF may be larger than its header says.
+            if picture.width * picture.height > _MAX_PIXELS:
                 return None
             columns, lines = _size(picture.width, picture.height, console)
             picture.draft("RGB", (columns * 2, lines * 4))
             small = picture.convert("RGB")
             small = small.resize((columns, lines * 2), Image.Resampling.LANCZOS)
-    except Exception:  # Pillow is not installed, or the file is broken, in one of a dozen ways
+    except Exception:  # Pillow is not installed, or raises one of many errors for a broken file
         return None
     rgb = small.tobytes()
     text = Text(no_wrap=True)
@@ -56,20 +57,20 @@ def preview(path: Path, console: Console) -> Text | None:
     return text
 
 
-def _readable(path: Path) -> bytes | None:
-    """Return a file whose header says that to decode it takes little memory."""
+def _read_if_small(path: Path) -> bytes | None:
+    """Return the bytes of a file that can be decoded within the memory limit, else None."""
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        if path.stat().st_size > _MAX_FILE_SIZE:
             return None
         data = path.read_bytes()
     except OSError:
         return None
     info = read_image(data)
-    return data if info is not None and 0 < info.pixels <= _MOST_PIXELS else None
+    return data if info is not None and 0 < info.pixels <= _MAX_PIXELS else None
 
 
 def _size(width: int, height: int, console: Console) -> tuple[int, int]:
-    """Returns columns and lines: as wide as is good to look at, and what follows fits below."""
-    columns = min(_WIDEST, console.width - 2)
+    """Return columns and lines; a third of the console's lines stays free for the output below."""
+    columns = min(_MAX_COLUMNS, console.width - 2)
     lines = max(1, min(round(columns * height / width / 2), console.height * 2 // 3))
     return max(1, min(columns, round(lines * 2 * width / height))), lines

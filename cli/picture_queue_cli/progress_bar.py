@@ -38,7 +38,7 @@ class _Elapsed(ProgressColumn):
 
 
 class Bar:
-    """Show the states of one job."""
+    """The progress bar of one job."""
 
     def __init__(self) -> None:
         console = err()
@@ -54,12 +54,12 @@ class Bar:
         self._task = self._progress.add_task("", total=None, status="pending")
 
     def show(self, event: "JobEvent") -> None:
-        """Show a state; the bar pulses until there is progress."""
-        moving = event.finished or event.progress > 0
+        """Show the state of an event; the bar pulses while the progress is 0."""
+        has_progress = event.finished or event.progress > 0
         self._progress.update(
             self._task,
-            description=visible(one_line(_words(event))),
-            total=100 if moving else None,
+            description=visible(one_line(_description(event))),
+            total=100 if has_progress else None,
             completed=event.progress,
             status=str(event.status),
         )
@@ -79,7 +79,7 @@ class Bar:
         self._progress.stop()
 
 
-def _words(event: "JobEvent") -> str:
+def _description(event: "JobEvent") -> str:
     if event.finished:
         return str(event.status)
     if event.status == "processing":
@@ -92,7 +92,7 @@ def _words(event: "JobEvent") -> str:
 
 
 def event_line(event: "JobEvent") -> str:
-    """Return a state as one line, for a log or a pipe."""
+    """Return an event as one line, for a log or a pipe."""
     at = event.at.astimezone().strftime("%H:%M:%S.%f")[:-3]
     hold = f" ({event.hold})" if event.hold else ""
     message = f"  {event.message}" if event.message else ""

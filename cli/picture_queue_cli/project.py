@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """A project, as far as it is known; what is None is left to the environment.
+    """The project of a command; the client takes what is None from the environment.
 
     Args:
-        url: ``--url``, or the embedded stack's.
-        key: ``--key``, or the embedded stack's.
-        replicate_url: The embedded stack's simulator.
-        replicate_token: The simulator's token.
-        database_url: ``PICTURE_QUEUE_DATABASE_URL``: calls go straight to the database.
+        url: ``--url``, or the address of the embedded stack.
+        key: ``--key``, or the service role key of the embedded stack.
+        replicate_url: The address of the Replicate simulator in the embedded stack.
+        replicate_token: The token of the simulator.
+        database_url: ``PICTURE_QUEUE_DATABASE_URL``, for calls directly to the database.
     """
 
     url: str | None = None
@@ -37,12 +37,12 @@ def resolve(ctx: typer.Context) -> Target:
     """Return the project of the command line or the environment, else a running embedded stack.
 
     Raises:
-        SettingsError: A key or a token is given, and calls would go to the database without it.
+        SettingsError: A key or a token is set, but calls directly to the database ignore it.
     """
     given = ctx.find_object(Target) or Target()
     direct = os.environ.get("PICTURE_QUEUE_DATABASE_URL")
     if direct and not given.url:
-        _expect_no_other_identity(given)
+        _check_no_key_is_ignored(given)
         return replace(given, database_url=direct)
     if given.url or os.environ.get("SUPABASE_URL"):
         return given
@@ -54,7 +54,7 @@ def resolve(ctx: typer.Context) -> Target:
     return Target(stack["API_URL"], key, stack["REPLICATE_URL"], stack["REPLICATE_TOKEN"])
 
 
-def _expect_no_other_identity(given: Target) -> None:
+def _check_no_key_is_ignored(given: Target) -> None:
     for name, value in (
         ("--key", given.key),
         ("SUPABASE_ACCESS_TOKEN", os.environ.get("SUPABASE_ACCESS_TOKEN")),
@@ -87,9 +87,9 @@ def connect(ctx: typer.Context) -> "PictureQueue":
     """Return a client of the project.
 
     Raises:
-        SettingsError: Address or key is missing or not acceptable.
+        SettingsError: The address or the key is missing or invalid.
     """
-    # Half a second of imports: only where a project is really asked.
+    # The import takes half a second, so only commands that call a project do it.
     from picture_queue import PictureQueue
 
     target = resolve(ctx)
@@ -97,10 +97,10 @@ def connect(ctx: typer.Context) -> "PictureQueue":
 
 
 def connect_async(ctx: typer.Context) -> "AsyncPictureQueue":
-    """Return an async client of the project, for what is followed live.
+    """Return an async client of the project, for commands that follow events.
 
     Raises:
-        SettingsError: Address or key is missing or not acceptable.
+        SettingsError: The address or the key is missing or invalid.
     """
     from picture_queue import AsyncPictureQueue
 

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from picture_queue_cli.commands import Commands
-from picture_queue_cli.options import LARGEST, JsonFlag, PreviewFlag, YesFlag, confirm
+from picture_queue_cli.options import MAX_INTEGER, JsonFlag, PreviewFlag, YesFlag, confirm
 from picture_queue_cli.parsing import (
     changes,
     expect_filled,
@@ -208,7 +208,7 @@ def workers(
     jobs_per_worker: Annotated[
         int,
         typer.Option(
-            metavar="NUMBER", parser=whole_number(1, LARGEST), help="Let a worker run so many."
+            metavar="NUMBER", parser=whole_number(1, MAX_INTEGER), help="Let a worker run so many."
         ),
     ] = 10,
     min_workers: Annotated[
@@ -216,7 +216,7 @@ def workers(
         typer.Option(
             "--min",
             metavar="NUMBER",
-            parser=whole_number(0, LARGEST),
+            parser=whole_number(0, MAX_INTEGER),
             help="Recommend at least so many.",
         ),
     ] = 0,
@@ -225,7 +225,7 @@ def workers(
         typer.Option(
             "--max",
             metavar="NUMBER",
-            parser=whole_number(0, LARGEST),
+            parser=whole_number(0, MAX_INTEGER),
             help="Recommend at most so many.",
         ),
     ] = 100,

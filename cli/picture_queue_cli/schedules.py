@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 
 from picture_queue_cli.commands import Commands
-from picture_queue_cli.options import JsonFlag, describing
+from picture_queue_cli.options import JsonFlag, with_job_options
 from picture_queue_cli.parsing import choice, expect_filled, read_object, seconds
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
@@ -66,7 +66,7 @@ def _rhythm(schedule: "Schedule") -> str:
 
 
 @app.command("set", example="schedules set tidy cleanup --every 10m")
-@describing
+@with_job_options
 def set_schedule(
     ctx: typer.Context,
     name: Name,

@@ -1,4 +1,4 @@
-"""The timeline of the demo: each fact, its time and its source."""
+"""The timeline of the demo: when each step happened, and how the demo learnt of it."""
 
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,11 +24,11 @@ _SOURCES = {
 
 
 class Moment(NamedTuple):
-    """Something that was learnt.
+    """A point of the timeline.
 
     Args:
-        ms: Milliseconds since the picture was asked for.
-        source: From where; a key of the table above.
+        ms: Milliseconds since the start of the generation.
+        source: The source of the information: a key of `_SOURCES`.
     """
 
     ms: int
@@ -36,7 +36,7 @@ class Moment(NamedTuple):
 
 
 class Timeline:
-    """The moments of one generation, counted from its making."""
+    """The moments of one generation; the clock starts when this object is created."""
 
     def __init__(self) -> None:
         self._wall = time.time()
@@ -48,15 +48,15 @@ class Timeline:
         return round((time.perf_counter() - self._clock) * 1000)
 
     def mark(self, name: str, source: str) -> None:
-        """Notes that something is known now, unless it was known before."""
+        """Record a moment at the present time, unless it is recorded already."""
         self.moments.setdefault(name, Moment(self._now(), source))
 
     def mark_row(self, name: str, at: "datetime") -> None:
-        """Notes a time that the database wrote; its clock is this machine's."""
+        """Record a moment at a time from the database, which runs on this machine's clock."""
         self.moments.setdefault(name, Moment(round((at.timestamp() - self._wall) * 1000), "row"))
 
-    def see(self, event: "JobEvent") -> None:
-        """Notes a state of the job."""
+    def record_event(self, event: "JobEvent") -> None:
+        """Record an event of the job, and the moments it stands for."""
         self.events.append((event, self._now()))
         if event.status != "pending":
             self.mark("claimed", event.source)
@@ -66,7 +66,7 @@ class Timeline:
             self.mark(str(event.status), event.source)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns events and moments as the JSON of the demo has them."""
+        """Return events and moments for the JSON output of the demo."""
         return {
             "events": [
                 {
@@ -87,7 +87,7 @@ class Timeline:
         }
 
     def as_table(self) -> Table:
-        """Returns the moments for people."""
+        """Return the moments as a table."""
         shown = table("ms", "what", "from", "", right=("ms",))
         for name, moment in self._in_order():
             meaning = Text(_SOURCES[moment.source], style="dim")
@@ -95,7 +95,7 @@ class Timeline:
         return shown
 
     def sources(self) -> str:
-        """Returns how many states came from where, as a sentence."""
+        """Return a sentence that counts the events by their source."""
         counts: dict[str, int] = {}
         for event, _ in self.events:
             counts[event.source] = counts.get(event.source, 0) + 1

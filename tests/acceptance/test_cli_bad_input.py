@@ -1,4 +1,4 @@
-"""Whatever is wrong: one line that says what to do, an exit code, and nothing half-written."""
+"""Bad input of the command line: one line of error with a fix, an exit code, and no change."""
 
 import json
 import socket
@@ -16,18 +16,18 @@ Rpc = Callable[..., Any]
 SCHNELL = "black-forest-labs/flux-schnell"
 
 
-def refused(done: Result, code: int, *said: str) -> None:
-    """Checks what a person gets to see of an error."""
+def expect_error(done: Result, code: int, *texts: str) -> None:
+    """Check the exit code, and that stderr has one line of error with these texts."""
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert done.stderr.rstrip().endswith((".", "?", ")", " --help"))
-    for part in said:
-        assert part.lower() in done.stderr.lower()
+    for text in texts:
+        assert text.lower() in done.stderr.lower()
 
 
 @pytest.fixture
-def counted(rpc: Rpc) -> Callable[[], tuple[int, int]]:
-    """Counts jobs and generations."""
+def count_rows(rpc: Rpc) -> Callable[[], tuple[int, int]]:
+    """Return a function that counts jobs and generations."""
 
     def count() -> tuple[int, int]:
         return len(rpc("list_jobs", filter={"limit": 1000})), len(
@@ -38,7 +38,7 @@ def counted(rpc: Rpc) -> Callable[[], tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "texts"),
     [
         (
             ("cat", "--model", "nobody/nothing"),
@@ -71,20 +71,20 @@ def counted(rpc: Rpc) -> Callable[[], tuple[int, int]]:
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
 )
-def test_a_generation_that_does_not_fit_is_refused(
+def test_an_invalid_generation_is_refused(
     cli: Cli,
-    counted: Callable[[], tuple[int, int]],
+    count_rows: Callable[[], tuple[int, int]],
     args: tuple[str, ...],
     code: int,
-    said: tuple[str, ...],
+    texts: tuple[str, ...],
 ) -> None:
-    before = counted()
-    refused(cli("generate", *args), code, *said)
-    assert counted() == before
+    before = count_rows()
+    expect_error(cli("generate", *args), code, *texts)
+    assert count_rows() == before
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "texts"),
     [
         (("resize", "{path: 1}"), 3, "The payload is not JSON"),
         (("resize", "[1]"), 3, "The payload is not a JSON object"),
@@ -97,51 +97,57 @@ def test_a_generation_that_does_not_fit_is_refused(
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
 )
-def test_a_job_that_does_not_fit_is_refused(
-    cli: Cli, counted: Callable[[], tuple[int, int]], args: tuple[str, ...], code: int, said: str
+def test_an_invalid_job_is_refused(
+    cli: Cli,
+    count_rows: Callable[[], tuple[int, int]],
+    args: tuple[str, ...],
+    code: int,
+    texts: str,
 ) -> None:
-    before = counted()
-    refused(cli("enqueue", *args), code, said)
-    assert counted() == before
+    before = count_rows()
+    expect_error(cli("enqueue", *args), code, texts)
+    assert count_rows() == before
 
 
-def test_what_is_not_there_is_not_found(cli: Cli) -> None:
+def test_unknown_jobs_and_models_are_not_found(cli: Cli) -> None:
     nobody = "00000000-0000-4000-8000-000000000000"
     for command in (("jobs", "show"), ("jobs", "cancel"), ("jobs", "retry"), ("watch",)):
-        refused(cli(*command, nobody), 4, nobody)
-    refused(cli("models", "nobody/nothing"), 4, "nobody/nothing", "picture-queue models")
+        expect_error(cli(*command, nobody), 4, nobody)
+    expect_error(cli("models", "nobody/nothing"), 4, "nobody/nothing", "picture-queue models")
 
 
 # --- the project ---
 
 
-def test_nothing_set_says_what_to_set(cli: Cli, tmp_path: Any) -> None:
+def test_missing_settings_are_named(cli: Cli, tmp_path: Any) -> None:
     nowhere = {"SUPABASE_URL": None, "SUPABASE_KEY": None, "XDG_DATA_HOME": str(tmp_path)}
-    refused(cli("jobs", "list", **nowhere), 2, "SUPABASE_URL", "picture-queue local start")
-    refused(cli("jobs", "list", SUPABASE_KEY=None), 2, "No Supabase key is set")
-    refused(cli("jobs", "list", SUPABASE_URL="localhost:54321"), 2, "not an http:// or https://")
+    expect_error(cli("jobs", "list", **nowhere), 2, "SUPABASE_URL", "picture-queue local start")
+    expect_error(cli("jobs", "list", SUPABASE_KEY=None), 2, "No Supabase key is set")
+    expect_error(
+        cli("jobs", "list", SUPABASE_URL="localhost:54321"), 2, "not an http:// or https://"
+    )
 
 
 def test_a_wrong_key_is_refused(cli: Cli, stack: Any) -> None:
-    refused(cli("jobs", "list", SUPABASE_KEY="wrong"), 5, "key")
-    refused(cli("--key", stack.service_role_key + "x", "jobs", "list"), 5, "key")
+    expect_error(cli("jobs", "list", SUPABASE_KEY="wrong"), 5, "key")
+    expect_error(cli("--key", stack.service_role_key + "x", "jobs", "list"), 5, "key")
 
 
-def test_a_key_that_may_not_do_that_is_refused(cli: Cli, stack: Any) -> None:
-    refused(cli("enqueue", "x", SUPABASE_KEY=stack.anon_key), 5, "service key")
-    refused(cli("health", SUPABASE_KEY=stack.anon_key), 5, "service key")
+def test_a_key_without_the_permission_is_refused(cli: Cli, stack: Any) -> None:
+    expect_error(cli("enqueue", "x", SUPABASE_KEY=stack.anon_key), 5, "service key")
+    expect_error(cli("health", SUPABASE_KEY=stack.anon_key), 5, "service key")
 
 
-def test_an_address_where_nobody_listens_is_no_answer(cli: Cli) -> None:
+def test_an_address_without_a_server_is_named(cli: Cli) -> None:
     with socket.socket() as taken:  # bound, but not listening
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        refused(cli("jobs", "list", SUPABASE_URL=url), 6, url, "Check SUPABASE_URL")
+        expect_error(cli("jobs", "list", SUPABASE_URL=url), 6, url, "Check SUPABASE_URL")
 
 
 @contextmanager
 def answering(answer: Any, status: int = 200) -> Iterator[str]:
-    """Serves one answer to everything, and gives its address."""
+    """Run a server that gives the same answer to every request; yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -154,7 +160,7 @@ def answering(answer: Any, status: int = 200) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, *args: Any) -> None:
-            """Keeps quiet."""
+            """Do not log requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -168,7 +174,7 @@ def answering(answer: Any, status: int = 200) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "code", "said"),
+    ("answer", "status", "code", "texts"),
     [
         (
             {"version": "0.0.1", "contract": 0, "oldest_client_contract": 0},
@@ -190,18 +196,18 @@ def answering(answer: Any, status: int = 200) -> Iterator[str]:
     ],
     ids=["database too old", "client too old", "not installed", "404", "object", "list", "null"],
 )
-def test_a_project_that_does_not_fit_is_named(
-    cli: Cli, answer: Any, status: int, code: int, said: str
+def test_an_incompatible_project_is_named(
+    cli: Cli, answer: Any, status: int, code: int, texts: str
 ) -> None:
     with answering(answer, status) as url:
-        refused(cli("jobs", "list", SUPABASE_URL=url), code, said)
+        expect_error(cli("jobs", "list", SUPABASE_URL=url), code, texts)
 
 
 # --- the worker ---
 
 
 @pytest.mark.parametrize(
-    ("app", "said"),
+    ("app", "texts"),
     [
         ("tasks", "not MODULE:NAME"),
         ("nowhere_to_be_found:worker", "cannot be imported"),
@@ -209,9 +215,9 @@ def test_a_project_that_does_not_fit_is_named(
         ("json:dumps", "it is of type function"),
     ],
 )
-def test_an_app_that_is_no_worker_is_refused(cli: Cli, app: str, said: str) -> None:
-    refused(cli("worker", "--app", app), 2, said)
+def test_an_app_that_is_not_a_worker_is_refused(cli: Cli, app: str, texts: str) -> None:
+    expect_error(cli("worker", "--app", app), 2, texts)
 
 
-def test_a_setting_that_cannot_work_is_refused(cli: Cli) -> None:
-    refused(cli("worker", "--lease", "0"), 2, "lease is 0.0", "Choose 1 to")
+def test_an_invalid_worker_setting_is_refused(cli: Cli) -> None:
+    expect_error(cli("worker", "--lease", "0"), 2, "lease is 0.0", "Choose 1 to")

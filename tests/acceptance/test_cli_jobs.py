@@ -1,4 +1,4 @@
-"""Jobs on the command line: written, listed, shown, steered and followed."""
+"""Jobs on the command line: enqueue, list, show, cancel, retry and watch."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def shown(cli: Cli, job_id: str) -> dict[str, Any]:
     return found
 
 
-def test_an_address_of_the_database_is_enough(stack: Any, cli: Cli, queue: str) -> None:
+def test_a_database_url_suffices_for_all_calls(stack: Any, cli: Cli, queue: str) -> None:
     direct = {
         "SUPABASE_URL": None,
         "SUPABASE_KEY": None,
@@ -41,7 +41,7 @@ def test_an_address_of_the_database_is_enough(stack: Any, cli: Cli, queue: str) 
     assert [job["id"] for job in json.loads(listed.stdout)] == [done.stdout.strip()]
 
 
-def test_a_job_is_written_with_all_that_was_asked_for(cli: Cli, queue: str) -> None:
+def test_a_job_is_enqueued_with_all_options(cli: Cli, queue: str) -> None:
     user = str(uuid4())
     job_id = enqueued(
         cli,
@@ -67,7 +67,7 @@ def test_a_job_is_written_with_all_that_was_asked_for(cli: Cli, queue: str) -> N
     assert {name: job[name] for name in wanted} == wanted
 
 
-def test_a_key_used_twice_gives_the_first_job(cli: Cli, queue: str) -> None:
+def test_a_repeated_idempotency_key_returns_the_first_job(cli: Cli, queue: str) -> None:
     key = ("--idempotency-key", queue, "--queue", queue, "--json")
     first, second = (json.loads(cli("enqueue", "resize", *key).stdout) for _ in range(2))
     assert (first["outcome"], second["outcome"]) == ("created", "existing")
@@ -77,7 +77,7 @@ def test_a_key_used_twice_gives_the_first_job(cli: Cli, queue: str) -> None:
     assert "already" in plain.stderr
 
 
-def test_a_payload_comes_from_standard_input(cli: Cli, queue: str) -> None:
+def test_a_payload_is_read_from_standard_input(cli: Cli, queue: str) -> None:
     done = cli("enqueue", "resize", "-", "--queue", queue, input='{"a": [1, 2]}')
     assert shown(cli, done.stdout.strip())["payload"] == {"a": [1, 2]}
 
@@ -93,14 +93,14 @@ def test_jobs_are_listed_newest_first_and_by_state(cli: Cli, queue: str) -> None
     assert len(lines) == 2
 
 
-def test_an_empty_list_says_so_beside_the_result(cli: Cli, queue: str) -> None:
+def test_an_empty_list_is_explained_on_standard_error(cli: Cli, queue: str) -> None:
     done = cli("jobs", "list", "--queue", queue)
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr == f"No job has --queue {queue}. No such queue.\n"
     assert json.loads(cli("jobs", "list", "--queue", queue, "--json").stdout) == []
 
 
-def test_a_job_is_shown_for_people(cli: Cli, queue: str) -> None:
+def test_a_job_is_shown_as_text(cli: Cli, queue: str) -> None:
     job_id = enqueued(cli, '{"path": "ä.png"}', "--queue", queue, "--delay", "1h")
     lines = dict(line.split(maxsplit=1) for line in cli("jobs", "show", job_id).stdout.splitlines())
     assert lines["id"].strip() == job_id
@@ -119,7 +119,7 @@ def test_a_cancelled_job_is_retried(cli: Cli, queue: str) -> None:
     assert shown(cli, job_id)["status"] == "pending"
 
 
-def test_a_job_in_another_state_is_left_alone(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_a_job_that_cannot_be_retried_is_unchanged(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = enqueued(cli, "--queue", queue)
     finish(rpc, queue)
     for verb in ("cancel", "retry"):
@@ -129,12 +129,12 @@ def test_a_job_in_another_state_is_left_alone(cli: Cli, rpc: Rpc, queue: str) ->
 
 
 def finish(rpc: Rpc, queue: str, error: str | None = None) -> None:
-    """Does a worker's part: claims the one job of the queue, and reports it."""
+    """Claim the only job of the queue and report it, as a worker does."""
     (job,) = rpc("claim_next_job", queue=queue)
     rpc("complete_job", job_id=job["id"], result={"size": 3}, error=error)
 
 
-def test_the_models_on_offer_are_listed(cli: Cli) -> None:
+def test_the_models_are_listed(cli: Cli) -> None:
     models = json.loads(cli("models", "--json").stdout)
     (default,) = [model["model_id"] for model in models if model["default"]]
     lines = cli("models").stdout.splitlines()
@@ -152,7 +152,7 @@ def test_the_inputs_of_a_model_are_shown(cli: Cli) -> None:
     assert {rule["name"] for rule in found["inputs"]} == shown.keys() - {"input"}
 
 
-def test_a_finished_job_is_watched_to_its_end_at_once(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_watching_a_finished_job_ends_at_once(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = enqueued(cli, "--queue", queue)
     finish(rpc, queue)
     done = cli("watch", job_id)
@@ -160,7 +160,7 @@ def test_a_finished_job_is_watched_to_its_end_at_once(cli: Cli, rpc: Rpc, queue:
     assert done.stdout.rstrip().endswith("completed  100 %  [snapshot]")
 
 
-def test_a_failed_job_is_exit_code_1(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_watching_a_failed_job_exits_with_1(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = enqueued(cli, "--queue", queue, "--max-attempts", "1")
     finish(rpc, queue, error="the disk is full")
     done = cli("watch", job_id, "--json")
@@ -170,14 +170,14 @@ def test_a_failed_job_is_exit_code_1(cli: Cli, rpc: Rpc, queue: str) -> None:
     assert "the disk is full" in cli("jobs", "show", job_id).stdout
 
 
-def test_a_wait_has_an_end(cli: Cli, queue: str) -> None:
+def test_watching_a_job_times_out(cli: Cli, queue: str) -> None:
     done = cli("watch", enqueued(cli, "--queue", queue), "--timeout", "0.3")
     assert done.exit_code == 8
     assert "did not finish within 0.3 s" in done.stderr
 
 
 def watching(stack: Any, job_id: str) -> subprocess.Popen[str]:
-    """Starts ``watch --json`` as a process; its first line has come when this returns."""
+    """Start ``watch --json`` as a process, and return after its first line."""
     environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
     process = subprocess.Popen(
         [sys.executable, "-m", "picture_queue_cli", "watch", job_id, "--json"],
@@ -191,7 +191,7 @@ def watching(stack: Any, job_id: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_states_come_one_a_line_while_they_happen(
+def test_each_event_is_printed_as_a_line_at_once(
     stack: Any, cli: Cli, rpc: Rpc, queue: str
 ) -> None:
     process = watching(stack, enqueued(cli, "--queue", queue))
@@ -203,7 +203,7 @@ def test_states_come_one_a_line_while_they_happen(
     assert (process.returncode, "error" in said) == (0, False)
 
 
-def test_ctrl_c_ends_the_watch_and_not_the_job(stack: Any, cli: Cli, queue: str) -> None:
+def test_ctrl_c_ends_the_watch_but_not_the_job(stack: Any, cli: Cli, queue: str) -> None:
     job_id = enqueued(cli, "--queue", queue)
     process = watching(stack, job_id)
     process.send_signal(signal.SIGINT)
@@ -216,7 +216,7 @@ def test_ctrl_c_ends_the_watch_and_not_the_job(stack: Any, cli: Cli, queue: str)
     assert shown(cli, job_id)["status"] == "pending"
 
 
-def test_a_reader_that_leaves_is_no_error(stack: Any, cli: Cli, queue: str) -> None:
+def test_a_closed_pipe_is_not_an_error(stack: Any, cli: Cli, queue: str) -> None:
     enqueued(cli, "--queue", queue)
     environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
     done = subprocess.run(

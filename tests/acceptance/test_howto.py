@@ -1,4 +1,4 @@
-"""Every how-to shows an example that runs, as it stands."""
+"""Every how-to page quotes its example unchanged, and every example runs."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ SHOWN = re.compile(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_shows_its_examples_as_they_are(page):
+def test_a_page_quotes_its_examples_unchanged(page):
     shown = SHOWN.findall(page.read_text("utf-8"))
     assert shown
     for file, text in shown:

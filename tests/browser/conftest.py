@@ -24,11 +24,11 @@ from picture_queue.records import ClaimedJob
 from picture_queue.settings import ReplicateSettings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "browser"
-PATIENCE = 25.0  # seconds for whatever a page is to show
+PAGE_TIMEOUT = 25.0  # seconds until a page must show what a test waits for
 
 
 class Chromium:
-    """A browser, driven by `driver.mjs`."""
+    """A browser that the process `driver.mjs` controls."""
 
     def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(
@@ -40,16 +40,16 @@ class Chromium:
         self._reader.start()
 
     async def ask(self, target: str, method: str, *args: Any) -> Any:
-        """Calls a method of Playwright's page or context, or of the driver."""
+        """Call a method of Playwright's page or context, or of the driver."""
         number, answer = next(self._ids), Future[Any]()
         self._waiting[number] = answer
         assert self._process.stdin
         self._process.stdin.write(json.dumps([number, target, method, args]) + "\n")
         self._process.stdin.flush()
-        return await asyncio.wait_for(asyncio.wrap_future(answer), PATIENCE + 15)
+        return await asyncio.wait_for(asyncio.wrap_future(answer), PAGE_TIMEOUT + 15)
 
     def close(self) -> None:
-        """Ends the browser and what drives it."""
+        """End the browser and the driver process."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.close()
         try:
@@ -73,7 +73,7 @@ class Chromium:
 
 
 class Studio:
-    """A page of somebody who has just signed up."""
+    """A page of the example, opened by a user who has just signed up."""
 
     def __init__(
         self,
@@ -90,19 +90,19 @@ class Studio:
         self._started = 0
 
     async def page(self, method: str, *args: Any) -> Any:
-        """Calls a method of Playwright's page."""
+        """Call a method of Playwright's page."""
         return await self._chromium.ask("page", method, *args)
 
     async def context(self, method: str, *args: Any) -> Any:
-        """Calls a method of Playwright's browser context."""
+        """Call a method of Playwright's browser context."""
         return await self._chromium.ask("context", method, *args)
 
     async def clock(self, method: str, *args: Any) -> Any:
-        """Calls a method of Playwright's clock."""
+        """Call a method of Playwright's clock."""
         return await self._chromium.ask("clock", method, *args)
 
     async def sign_up(self) -> None:
-        """Creates an account, and waits until the page offers its models."""
+        """Create an account, and wait until the page lists the models."""
         email = f"{uuid4().hex}@example.com"
         await self.page("goto", self.url)
         await self.page("fill", "#email", email)
@@ -114,7 +114,7 @@ class Studio:
         self.user_id = row["id"]
 
     async def start(self, prompt: str = "A lighthouse at dusk") -> asyncpg.Record:
-        """Asks for a picture; returns the row of the generation once the page follows it."""
+        """Start a generation in the page; return its row once the page has subscribed."""
         self._started += 1
         joins = await self.joins()
         await self.page("fill", "#prompt", prompt)
@@ -123,7 +123,7 @@ class Studio:
         return await self.generation()
 
     async def generation(self) -> asyncpg.Record:
-        """The user's generation: there is one for each start, and this is the newest."""
+        """Return the user's newest generation, after checking that each start made one."""
         rows = await self._db.fetch(
             "select * from generations where user_id = $1 order by created_at desc", self.user_id
         )
@@ -131,7 +131,7 @@ class Studio:
         return rows[0]
 
     async def ended(self) -> None:
-        """Waits until the generation has ended in the database."""
+        """Wait until the generation has ended in the database."""
 
         async def finished() -> bool:
             return (await self.generation())["finished_at"] is not None
@@ -139,7 +139,7 @@ class Studio:
         await self._wait(finished)
 
     async def follows(self, joins: int = 1) -> None:
-        """Waits until the page has joined the user's topic, and has looked at the row since."""
+        """Wait until the page has joined the user's topic and then read the row."""
 
         async def joined() -> bool:
             return await self.joins() >= joins
@@ -148,16 +148,16 @@ class Studio:
         await self.until("!document.querySelector('#cancel')?.disabled")
 
     async def joins(self) -> int:
-        """Return the number of joins that were answered with ok."""
+        """Return the number of successful joins of a topic."""
         return await self.count("received", '"phx_reply",{"status":"ok","response":{"postgres')
 
     async def count(self, kind: str, *texts: str) -> int:
-        """Count the frames of a kind that have all these texts in them."""
+        """Count the WebSocket frames of a kind that contain all these texts."""
         frames = await self._chromium.ask("driver", "heard")
         return sum(what == kind and all(t in frame for t in texts) for what, frame in frames)
 
     async def hears(self, *texts: str, times: int = 1) -> None:
-        """Waits until so many frames with these texts have come to the page."""
+        """Wait until the page has received this many frames with these texts."""
 
         async def heard() -> bool:
             return await self.count("received", *texts) >= times
@@ -165,41 +165,41 @@ class Studio:
         await self._wait(heard)
 
     async def until(self, condition: str) -> None:
-        """Waits until a condition in JavaScript holds in the page."""
-        await self.page("waitForFunction", condition, None, {"timeout": PATIENCE * 1000})
+        """Wait until a JavaScript condition is true in the page."""
+        await self.page("waitForFunction", condition, None, {"timeout": PAGE_TIMEOUT * 1000})
 
     async def shows(self, status: str, progress: int | None = None) -> None:
-        """Waits until the page shows a status, and so many percent."""
+        """Wait until the page shows a status and, if given, a percentage."""
         condition = f"document.querySelector('#stage').dataset.status === '{status}'"
         if progress is not None:
             condition += f" && document.querySelector('#progress').value === {progress}"
         await self.until(condition)
 
     async def shows_picture(self) -> None:
-        """Waits until the page shows a completed generation, with its picture loaded."""
+        """Wait until the page shows a completed generation with its picture loaded."""
         await self.shows("completed")
         await self.until("document.querySelector('#picture')?.naturalWidth > 0")
 
     async def shown(self) -> list[tuple[str, float]]:
-        """Return the states the page has shown: status and percent, without repetitions."""
+        """Return the distinct states that the page has shown, in order: status and percent."""
         return [tuple(item) for item in await self.page("evaluate", "window.shown")]
 
     async def text(self, selector: str) -> str:
-        """The text of an element."""
+        """Return the text of an element."""
         found: str = await self.page("textContent", selector)
         return found
 
     async def check(self) -> None:
-        """Nothing went wrong in the page, and it never showed an older state after a newer one."""
+        """Check that the page had no errors and showed no older state after a newer one."""
         assert await self._chromium.ask("driver", "problems") == []
         order = ["pending", "processing", "cancelled", "failed", "completed"]
         ranks = [
             (order.index(status), at if status == "processing" else 0)
             for status, at in await self.shown()
-            if status != "nothing"  # before a start, and after one that was refused
+            if status != "nothing"  # shown before a start, and after a refused one
         ]
         back = [pair for pair in pairwise(ranks) if pair[1] < pair[0]]
-        assert len(back) == max(0, self._started - 1), "only the next start goes back"
+        assert len(back) == max(0, self._started - 1), "only a new start may show an older state"
 
 
 @pytest.fixture(scope="session")
@@ -224,7 +224,7 @@ def site_copy(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def site(stack: Any, node: str, site_copy: Path) -> Iterator[str]:
-    """The address of the example, served as `npm start` does it."""
+    """The address of the example, served in the same way as by `npm start`."""
     port = free_port()
     environment = os.environ | {
         "SUPABASE_URL": stack.api_url,
@@ -245,7 +245,7 @@ def site(stack: Any, node: str, site_copy: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["", "react.html"], ids=["plain", "react"])
 def page_name(request: pytest.FixtureRequest) -> str:
-    """Either page: the plain function, and the hook."""
+    """The two pages of the example: one with the plain function, one with the React hook."""
     name: str = request.param
     return name
 
@@ -258,7 +258,7 @@ async def studio(
     page_name: str,
     until: Callable[..., Any],
 ) -> AsyncIterator[Studio]:
-    """A page with a fresh account; in the end nothing may have gone wrong in it."""
+    """A page with a fresh account; the fixture checks at the end that the page had no errors."""
     await chromium_driver.ask("driver", "open", {"viewport": {"width": 1180, "height": 860}})
     studio = Studio(chromium_driver, db, site + page_name, until)
     await studio.sign_up()
@@ -267,8 +267,8 @@ async def studio(
 
 
 @pytest.fixture
-def new_painter(stack: Any, service: AsyncPictureQueue) -> Callable[[], Worker]:
-    """Makes a worker with the built-in handlers; the simulator draws."""
+def new_worker(stack: Any, service: AsyncPictureQueue) -> Callable[[], Worker]:
+    """Create workers with the built-in handlers, which use the Replicate simulator."""
 
     def make() -> Worker:
         handling = HandlerSettings(first_look=0.05, longest_look=0.1)
@@ -279,29 +279,31 @@ def new_painter(stack: Any, service: AsyncPictureQueue) -> Callable[[], Worker]:
     return make
 
 
-class Hand:
-    """Works on a generation by hand, so that a test says when what happens."""
+class ManualWorker:
+    """A worker whose every call the test makes itself, to control the timing."""
 
     def __init__(self, service: AsyncPictureQueue, job_id: UUID) -> None:
         self._service = service
         self._job_id = job_id
         self._job: ClaimedJob | None = None
 
-    async def claim(self) -> "Hand":
-        """Claims the job, and whatever else nobody works on."""
-        question = _rpc.Claim("by hand", ("default",), ("generate-image",), 100, 120.0, uuid4())
-        jobs = await self._service._project.call(_rpc.claim_jobs(question))
+    async def claim(self) -> "ManualWorker":
+        """Claim the job; other pending jobs of the queue are claimed too."""
+        request = _rpc.Claim(
+            "manual worker", ("default",), ("generate-image",), 100, 120.0, uuid4()
+        )
+        jobs = await self._service._project.call(_rpc.claim_jobs(request))
         (self._job,) = [job for job in jobs if job.id == self._job_id]
         return self
 
     async def progress(self, percent: int) -> None:
-        """Reports how far it is."""
+        """Report progress."""
         assert self._job
         call = _rpc.report_progress(self._job_id, self._job.lease_id, percent, "drawing")
         await self._service._project.call(call)
 
     async def report(self, outcome: str, **given: Any) -> None:
-        """Ends the attempt."""
+        """Report the outcome of the attempt."""
         assert self._job
         item = {"job_id": str(self._job_id), "lease_id": str(self._job.lease_id)}
         item |= {"outcome": outcome, **given}
@@ -309,6 +311,6 @@ class Hand:
 
 
 @pytest.fixture
-def hand(service: AsyncPictureQueue) -> Callable[[UUID], Hand]:
-    """Works on a job by hand."""
-    return lambda job_id: Hand(service, job_id)
+def manual_worker(service: AsyncPictureQueue) -> Callable[[UUID], ManualWorker]:
+    """Create a manual worker for a job."""
+    return lambda job_id: ManualWorker(service, job_id)

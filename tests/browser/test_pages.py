@@ -1,13 +1,13 @@
-"""A page shows what is true: the plain function and the hook, on a good day."""
+"""The example page without faults: with the plain function and with the React hook."""
 
 import pytest
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(120)]
 
 
-async def test_a_picture_comes_while_one_watches(studio, new_painter):
+async def test_a_page_shows_the_picture(studio, new_worker):
     await studio.start()
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     statuses = [status for status, _ in await studio.shown()]
     assert statuses[0] == "nothing" and {"pending", "completed"} <= set(statuses)
@@ -15,28 +15,28 @@ async def test_a_picture_comes_while_one_watches(studio, new_painter):
     assert await studio.count("received", '"broadcast"', '"status":"completed"') == 1
 
 
-async def test_progress_is_shown_as_it_is_reported(studio, hand):
+async def test_a_page_shows_reported_progress(studio, manual_worker):
     generation = await studio.start()
-    work = await hand(generation["job_id"]).claim()
+    work = await manual_worker(generation["job_id"]).claim()
     await work.progress(40)
     await studio.shows("processing", 40)
     assert await studio.text("#status") == "Drawing"
     await work.report("failed", error="the paint ran out", retryable=False)
     await studio.shows("failed")
-    # The event tells of the end, and the row, which is read then, why.
+    # The event reports the end; the page then reads the row for the reason.
     await studio.until("document.querySelector('#error')?.textContent === 'the paint ran out'")
 
 
-async def test_what_waits_is_cancelled_at_once(studio):
+async def test_a_pending_generation_is_cancelled_at_once(studio):
     await studio.start()
     await studio.page("click", "#cancel")
     await studio.shows("cancelled")
     assert (await studio.generation())["status"] == "cancelled"
 
 
-async def test_what_runs_is_asked_to_stop(studio, hand, until, db):
+async def test_a_running_generation_gets_a_cancel_request(studio, manual_worker, until, db):
     generation = await studio.start()
-    work = await hand(generation["job_id"]).claim()
+    work = await manual_worker(generation["job_id"]).claim()
     await studio.shows("processing")
     await studio.page("click", "#cancel")
     asked = "select cancel_requested_at is not null from job_queue where id = $1"
@@ -45,7 +45,7 @@ async def test_what_runs_is_asked_to_stop(studio, hand, until, db):
     await studio.shows("cancelled")
 
 
-async def test_a_refusal_is_told_with_its_code(studio):
+async def test_a_page_shows_the_code_of_a_refused_start(studio):
     await studio.page(
         "evaluate", "document.querySelector('#model').add(new Option('no/such-model'))"
     )
@@ -57,18 +57,18 @@ async def test_a_refusal_is_told_with_its_code(studio):
     await studio.shows("nothing")
 
 
-async def test_a_page_that_is_loaded_anew_goes_on(studio, new_painter, hand):
+async def test_a_reloaded_page_resumes_following(studio, new_worker, manual_worker):
     await studio.start()
     joins = await studio.joins()
     await studio.page("reload")
     await studio.follows(joins + 1)
     await studio.shows("pending")
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
 
 
-async def test_two_in_a_row_share_nothing(studio, new_painter):
-    async with new_painter():
+async def test_a_second_generation_shows_its_own_picture(studio, new_worker):
+    async with new_worker():
         await studio.start("A lighthouse at dusk")
         await studio.shows_picture()
         first = await studio.page("getAttribute", "#picture", "src")

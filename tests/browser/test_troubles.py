@@ -1,4 +1,4 @@
-"""A page always ends in the true state, whatever happens to events, sockets and answers."""
+"""The example page shows the final state despite faults of events, sockets and answers."""
 
 import json
 import time
@@ -15,7 +15,7 @@ SESSION = "localStorage[Object.keys(localStorage).find((key) => key.endsWith('-a
 
 @pytest.fixture
 def left(stack):
-    """Reads how often a fault is still due."""
+    """Return a function that reads how many times a fault is still due."""
 
     async def read(switch):
         async with httpx.AsyncClient(timeout=10) as http:
@@ -26,29 +26,29 @@ def left(stack):
 
 
 async def token(studio):
-    """The session as the page keeps it, and what its token says."""
+    """Return the session that the page has stored, and the claims of its token."""
     session = json.loads(await studio.page("evaluate", SESSION))
     return session, jwt.decode(session["access_token"], options={"verify_signature": False})
 
 
 async def keep(studio, session, then=""):
-    """Puts another session in its place."""
+    """Store another session in the page."""
     text = json.dumps(json.dumps(session))
     await studio.page("evaluate", f"(() => {{ {SESSION} = {text}; {then} }})()")
 
 
-async def test_events_that_are_lost(studio, new_painter, faults):
+async def test_a_page_recovers_from_lost_events(studio, new_worker, faults):
     await faults(drop_messages=1000)
     await studio.start()
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     assert await studio.count("received", '"broadcast"') == 0
 
 
-async def test_events_that_come_twice(studio, new_painter, faults, hand):
+async def test_a_page_ignores_repeated_events(studio, new_worker, faults, manual_worker):
     generation = await studio.start()
     await faults(duplicate_messages=1000)
-    work = await hand(generation["job_id"]).claim()
+    work = await manual_worker(generation["job_id"]).claim()
     await work.progress(40)
     await studio.hears('"broadcast"', '"progress":40', times=2)
     await studio.shows("processing", 40)
@@ -58,10 +58,10 @@ async def test_events_that_come_twice(studio, new_painter, faults, hand):
     assert shown.count(("processing", 40)) == 1
 
 
-async def test_events_that_are_late_and_out_of_order(studio, faults, hand):
+async def test_a_page_ignores_late_events(studio, faults, manual_worker):
     generation = await studio.start()
     await faults(delay_messages=1, delay_seconds=1.5)
-    work = await hand(generation["job_id"]).claim()  # this event comes last
+    work = await manual_worker(generation["job_id"]).claim()  # this event comes last
     await work.progress(40)
     await studio.hears('"broadcast"', '"progress":40')
     await studio.hears('"broadcast"', '"progress":0', '"processing"')
@@ -72,38 +72,38 @@ async def test_events_that_are_late_and_out_of_order(studio, faults, hand):
 
 
 @pytest.mark.parametrize("ends", ["while it is cut", "afterwards"])
-async def test_a_socket_that_is_cut(studio, new_painter, faults, until, ends):
+async def test_a_page_recovers_from_a_cut_socket(studio, new_worker, faults, until, ends):
     await studio.start()
     joins = await studio.joins()
     await faults(network_cut=True)
     if ends == "while it is cut":
-        async with new_painter():
+        async with new_worker():
             await studio.shows_picture()  # from the rows alone
         assert await studio.joins() == joins
         return
     await until(lambda: studio.count("closed"))
     await faults(network_cut=False)
     await studio.follows(joins + 1)
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     assert await studio.count("received", '"broadcast"', COMPLETED) == 1
 
 
-async def test_a_channel_the_server_closes(studio, new_painter, faults):
+async def test_a_page_recovers_from_a_closed_channel(studio, new_worker, faults):
     await studio.start()
     joins = await studio.joins()
     await faults(close_channels="*")
     await studio.follows(joins + 1)
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     assert await studio.count("received", '"broadcast"', COMPLETED) == 1
 
 
-async def test_a_device_without_any_network(studio, new_painter, faults):
+async def test_a_page_recovers_after_the_network_was_down(studio, new_worker, faults):
     await studio.start()
     await faults(network_cut=True)
     await studio.context("setOffline", True)
-    async with new_painter():
+    async with new_worker():
         await studio.ended()
     assert (await studio.shown())[-1][0] == "pending"  # it cannot know
     await studio.context("setOffline", False)
@@ -111,7 +111,7 @@ async def test_a_device_without_any_network(studio, new_painter, faults):
     await studio.shows_picture()
 
 
-async def test_a_device_that_slept_for_longer_than_one_waits(studio, new_painter, faults):
+async def test_a_page_recovers_after_the_device_slept_past_the_timeout(studio, new_worker, faults):
     await studio.start()
     joins = await studio.joins()
     await studio.clock("install")
@@ -119,76 +119,76 @@ async def test_a_device_that_slept_for_longer_than_one_waits(studio, new_painter
     await studio.follows(joins + 1)
     await faults(network_cut=True)
     await studio.context("setOffline", True)
-    async with new_painter():
+    async with new_worker():
         await studio.ended()
     await studio.clock("fastForward", 11 * 60 * 1000)  # as if its lid had been closed
     await studio.context("setOffline", False)
     await studio.shows_picture()
 
 
-async def test_a_page_loaded_anew_after_the_end(studio, new_painter, faults):
+async def test_a_page_reloaded_after_the_end_shows_the_result(studio, new_worker, faults):
     await studio.start()
     await studio.context("setOffline", True)
-    async with new_painter():
+    async with new_worker():
         await studio.ended()
     await studio.context("setOffline", False)
     await studio.page("reload")
     if studio.url.endswith("react.html"):
-        await studio.shows("nothing")  # it resumes what runs, and has no list
+        await studio.shows("nothing")  # it resumes only unfinished generations
         return
     await studio.page("click", "#history button")
     await studio.shows_picture()
 
 
-async def test_answers_that_fail_for_a_while(studio, new_painter, faults, left):
+async def test_a_page_retries_failing_calls(studio, new_worker, faults, left):
     await studio.start()
     await faults(drop_messages=1000, answer_503=1, path="/rest/v1/job_queue")
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     assert await left("answer_503") == 0
 
 
-async def test_a_picture_that_does_not_load_is_loaded_again(studio, new_painter, faults, left):
+async def test_a_page_retries_a_picture_that_does_not_load(studio, new_worker, faults, left):
     await studio.start()
     address = f"/storage/v1/object/sign/pictures/{studio.user_id}"
     await faults(answer_503=2, path=address)
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     assert await left("answer_503") == 0
 
 
-async def test_a_start_whose_answer_is_lost_is_one_generation(studio, new_painter, faults, left):
+async def test_a_start_whose_answer_is_lost_makes_one_generation(studio, new_worker, faults, left):
     await faults(cut_after_commit=1, path="/rest/v1/rpc/start_generation")
     await studio.start()
     assert await left("cut_after_commit") == 0
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     await studio.generation()  # the one
 
 
-async def test_a_token_that_is_renewed_meanwhile(studio, new_painter, until):
+async def test_a_page_uses_a_token_that_was_renewed(studio, new_worker, until):
     await studio.start()
     joins = await studio.joins()
     session, claims = await token(studio)
     await until(lambda: time.time() >= claims["iat"] + 1)  # one of the same second is the same
-    # What supabase-js finds when the page comes to the front after a while: a token about to end.
+    # As when the page returns to the foreground: supabase-js finds a token that expires soon.
     soon = session | {"expires_at": int(time.time()) + 30}
     await keep(studio, soon, "window.dispatchEvent(new Event('visibilitychange'))")
     await until(lambda: studio.count("sent", '"access_token",{"access_token"'))
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     assert await studio.joins() == joins  # over the same channel
     assert await studio.count("received", '"broadcast"', COMPLETED) == 1
 
 
-async def test_a_token_that_ended_before_the_device_thinks(studio, stack, new_painter):
+async def test_a_page_renews_a_token_that_expired_by_the_servers_clock(studio, stack, new_worker):
     await studio.start()
     session, claims = await token(studio)
     claims["exp"] = int(time.time()) - 120
     ended = jwt.encode(claims, stack.jwt_secret, algorithm="HS256")
     await keep(studio, session | {"access_token": ended})
     await studio.page("reload")
-    async with new_painter():
+    async with new_worker():
         await studio.shows_picture()
     session, _ = await token(studio)
     assert session["access_token"] != ended

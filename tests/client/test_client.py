@@ -1,4 +1,4 @@
-"""The client against the real API: every verb, async and sync, and every error by name."""
+"""The client against the real API: its methods, async and sync, and the types of its errors."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -40,13 +40,13 @@ async def test_a_job_is_enqueued_read_and_listed(service, queue):
     assert await service.jobs.list(queue=queue, before_seq=job.seq) == []
 
 
-async def test_an_idempotency_key_returns_the_job_there_is(service, queue):
+async def test_an_idempotency_key_returns_the_existing_job(service, queue):
     first = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
     again = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
     assert (again.id, again.outcome) == (first.id, "existing")
 
 
-async def test_many_jobs_go_in_one_call(service, queue):
+async def test_many_jobs_are_enqueued_in_one_call(service, queue):
     jobs = [{"job_type": "resize", "queue": queue, "payload": {"n": n}} for n in range(3)]
     answer = await service.jobs.enqueue_many(jobs)
     assert [item.outcome for item in answer] == ["created"] * 3
@@ -60,7 +60,7 @@ async def test_a_naive_time_is_local_and_a_scheduled_job_waits(service, queue):
     assert abs(job.scheduled_for - due.astimezone(UTC)) < timedelta(seconds=1)
 
 
-async def test_a_job_says_why_it_does_not_move(service, queue):
+async def test_explain_returns_why_a_job_does_not_run(service, queue):
     due = datetime.now(UTC) + timedelta(hours=1)
     first = await service.jobs.enqueue("resize", queue=queue, scheduled_for=due)
     second = await service.jobs.enqueue("no-handler", queue=queue)
@@ -92,7 +92,7 @@ async def test_the_result_of_a_cancelled_job_is_an_error(service, queue):
         await service.jobs.result(enqueued.id, timeout=5)
 
 
-async def test_a_wait_has_a_bound(service, queue):
+async def test_waiting_for_a_result_times_out(service, queue):
     enqueued = await service.jobs.enqueue("resize", queue=queue)
     with pytest.raises(errors.WaitTimeout, match="goes on"):
         await service.jobs.result(enqueued.id, timeout=0.2)
@@ -109,12 +109,12 @@ async def test_generations_are_started_listed_and_cancelled(ada):
     assert (last.status, last.generation_id) == (JobStatus.CANCELLED, started.id)
 
 
-async def test_a_service_key_starts_for_a_user(service, ada):
+async def test_a_service_key_starts_a_generation_for_a_user(service, ada):
     started = await service.generations.start("a cat", user_id=ada.id, priority=1)
     assert (await ada.pq.generations.get(started.id)).id == started.id
 
 
-async def test_models_health_and_version(service):
+async def test_models_health_and_version_can_be_read(service):
     models = await service.models.list()
     assert [model.model_id for model in models if model.default] == [
         "black-forest-labs/flux-schnell"
@@ -124,14 +124,14 @@ async def test_models_health_and_version(service):
     assert (await service.version()).contract == _rpc.CONTRACT
 
 
-async def test_health_names_the_types_no_worker_knows(service, queue):
-    await service.jobs.enqueue("nobody-knows", queue=queue)
+async def test_health_lists_the_job_types_without_a_worker(service, queue):
+    await service.jobs.enqueue("unhandled", queue=queue)
     waiting = [t for t in (await service.health()).job_types_without_worker if t.queue == queue]
-    assert [(t.job_type, t.pending) for t in waiting] == [("nobody-knows", 1)]
+    assert [(t.job_type, t.pending) for t in waiting] == [("unhandled", 1)]
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "says"),
+    ("call", "error", "text"),
     [
         (lambda pq: pq.jobs.enqueue("no spaces"), errors.InvalidArgument, "no spaces"),
         (lambda pq: pq.jobs.get("nonsense"), errors.InvalidArgument, "nonsense"),
@@ -158,14 +158,14 @@ async def test_health_names_the_types_no_worker_knows(service, queue):
         ),
     ],
 )
-async def test_a_refusal_is_one_typed_line(service, call, error, says):
+async def test_a_refused_call_raises_a_typed_error_of_one_line(service, call, error, text):
     with pytest.raises(error) as refused:
         await call(service)
-    assert says in str(refused.value)
+    assert text in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-async def test_a_conflict_a_stale_lease_and_a_finished_job(service, queue):
+async def test_conflicts_stale_leases_and_finished_jobs_have_their_errors(service, queue):
     enqueued = await service.jobs.enqueue("resize", queue=queue)
     with pytest.raises(errors.Conflict):
         await service.jobs.enqueue("other", job_id=enqueued.id)
@@ -179,14 +179,14 @@ async def test_a_conflict_a_stale_lease_and_a_finished_job(service, queue):
         await service.jobs.cancel(job.id)
 
 
-async def test_a_user_is_told_what_needs_a_service_key(ada):
+async def test_a_user_may_not_do_what_needs_a_service_key(ada):
     with pytest.raises(errors.NotAllowed):
         await ada.pq.generations.start("a cat", priority=3)
     with pytest.raises(errors.NotAllowed):
         await ada.pq.jobs.enqueue("resize")
 
 
-async def test_a_token_that_names_nobody_is_not_signed_in(stack):
+async def test_a_token_without_a_user_id_is_not_signed_in(stack):
     import time
 
     import jwt
@@ -198,7 +198,7 @@ async def test_a_token_that_names_nobody_is_not_signed_in(stack):
             await pq.generations.start("a cat")
 
 
-async def test_a_wrong_key_a_wrong_address_and_nobody_there(stack):
+async def test_wrong_keys_and_addresses_have_their_errors(stack):
     for url, key, error in (
         (stack.api_url, "sb_secret_wrong", errors.AuthenticationFailed),
         (stack.api_url, "wrong", errors.AuthenticationFailed),
@@ -225,7 +225,7 @@ async def test_anonymous_keys_may_do_nothing(stack, kind):
                 await call()
 
 
-async def test_a_database_without_our_functions_too_old_or_too_new_is_named(service, monkeypatch):
+async def test_a_missing_or_incompatible_schema_has_its_error(service, monkeypatch):
     async def found(version):
         async def answered(rpc, deadline):
             return version
@@ -238,14 +238,14 @@ async def test_a_database_without_our_functions_too_old_or_too_new_is_named(serv
         await found(Version(version="0.0.1", contract=0, oldest_client_contract=0))
     with pytest.raises(errors.ClientTooOld, match=r"pip install"):
         await found(Version(version="9.0.0", contract=9, oldest_client_contract=8))
-    # The real API says so of a function that is not there.
+    # The real API answers for a function that does not exist.
     missing = _rpc.Rpc("missing", {}, dict)
     monkeypatch.setattr(_rpc.project, "picture_queue_version", lambda: missing)
     with pytest.raises(errors.NotInstalled):
         await service.jobs.list()
 
 
-async def test_a_call_whose_answer_was_lost_is_made_again_and_writes_once(service, queue):
+async def test_a_call_whose_answer_was_lost_is_repeated_and_writes_once(service, queue):
     client = await service._project.client()
     sent = 0
 
@@ -262,7 +262,7 @@ async def test_a_call_whose_answer_was_lost_is_made_again_and_writes_once(servic
     assert len(await service.jobs.list(queue=queue)) == 1
 
 
-async def test_a_client_of_the_callers_is_used_and_left_open(ada):
+async def test_a_supabase_client_of_the_caller_is_used_and_not_closed(ada):
     async with AsyncPictureQueue(client=ada.supabase) as pq:
         started = await pq.generations.start("a cat")
         assert (await pq.generations.get(started.id)).user_id == ada.id
@@ -285,8 +285,8 @@ async def test_the_sync_client_does_the_same(stack, queue):
             assert pq.health().queues
         with httpx.Client(timeout=30) as http:
             options = ClientOptions(httpx_client=http)
-            theirs = create_client(stack.api_url, stack.service_role_key, options)
-            with PictureQueue(client=theirs) as pq:
+            supabase = create_client(stack.api_url, stack.service_role_key, options)
+            with PictureQueue(client=supabase) as pq:
                 assert pq.models.list()
 
     await asyncio.to_thread(use)

@@ -1,4 +1,4 @@
-"""Leases that hold although handlers block the event loop, or take all connections."""
+"""Leases stay valid although handlers block the event loop or use all connections."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ LONG = 3 * LEASE
 
 @contextmanager
 def sweeps(stack):
-    """Gives a function that ends the leases that are over, as another worker would."""
+    """Return a function that expires overdue leases, as another worker's maintenance does."""
     with psycopg.connect(stack.db_url, autocommit=True) as connection:
         yield lambda: connection.execute("select maintain_jobs(force => true)")
 
@@ -56,10 +56,10 @@ async def test_a_handler_that_blocks_the_event_loop_costs_no_lease(
     assert "test_heartbeats.py" in caplog.text
 
 
-async def test_jobs_that_are_held_ahead_run_once_although_the_event_loop_is_blocked(
+async def test_jobs_held_ahead_run_once_although_the_event_loop_is_blocked(
     stack, service, queue, new_worker, monkeypatch, until
 ):
-    """Their leases are prolonged too; none loses an attempt, and the last attempts are not held."""
+    """Their leases are prolonged too, and no attempt is lost. Last attempts are not held ahead."""
     monkeypatch.setattr(Slots, "_target_ahead", lambda self: 5)
     worker = new_worker(lease=LEASE, concurrency=1, poll_interval=0.2)
     ran: list[tuple[int, int]] = []
@@ -89,10 +89,10 @@ async def test_jobs_that_are_held_ahead_run_once_although_the_event_loop_is_bloc
     assert {(await service.jobs.get(job.id)).status for job in jobs} == {JobStatus.COMPLETED}
 
 
-async def test_handlers_that_take_all_connections_cost_no_lease_and_stop_no_others(
+async def test_handlers_that_use_all_connections_cost_no_lease_and_block_no_others(
     stack, service, queue, new_worker, db
 ):
-    """They wait for a row that somebody has locked."""
+    """The handlers wait for a row that another transaction has locked."""
     worker = new_worker(lease=LEASE, concurrency=5, poll_interval=0.2)
     locked = await service.jobs.enqueue("locked", queue=queue)
     attempts: list[int] = []
@@ -134,7 +134,7 @@ async def test_handlers_that_take_all_connections_cost_no_lease_and_stop_no_othe
 async def test_a_blocked_handler_is_stopped_once_the_event_loop_runs_again(
     stack, service, queue, new_worker, db, request_
 ):
-    """The heartbeat learns meanwhile that the job was cancelled, or that its lease is gone."""
+    """Meanwhile the heartbeat's answer says that the job was cancelled or its lease has ended."""
     worker = new_worker(lease=LEASE)
     went_on = False
 

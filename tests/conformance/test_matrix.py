@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from picture_queue import errors
 from tests.conformance import pooler
-from tests.conformance.matrix.answer import Answer, compared, complaint, failure
+from tests.conformance.matrix.answer import Answer, compared, difference, failure
 from tests.conformance.matrix.case import Case, Refusal, refused
 from tests.conformance.matrix.javascript import Chromium, Node
 from tests.conformance.matrix.ours import ours
@@ -101,15 +101,15 @@ def test_a_pooler_in_transaction_mode_changes_nothing(project, stack, plain_http
 )
 def test_what_is_not_as_expected_is_complained_of(expected, answer):
     case = Case("f/right", "f", "service", {}, expected)
-    assert complaint(case, compared(case, Answer(data=answer), {}))
+    assert difference(case, compared(case, Answer(data=answer), {}))
 
 
 def test_a_wrong_status_or_code_is_complained_of():
     case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
     met = failure("PT404", "PQ_UNKNOWN_JOB: no such job", "job_id is 7", None)
-    assert complaint(case, compared(case, met, {})) is None
+    assert difference(case, compared(case, met, {})) is None
     for other in (replace(met, status=400), replace(met, code="PQ_CONFLICT"), Answer(data=None)):
-        assert complaint(case, compared(case, other, {}))
+        assert difference(case, compared(case, other, {}))
 
 
 def test_two_ways_that_say_it_otherwise_are_told_apart():

@@ -175,14 +175,14 @@ async def test_maintenance_is_asked_of_the_function_that_does_it():
 async def test_maintenance_is_measured_by_the_worker_that_has_its_lease():
     refused, leased = '{"leased": false, "next_in": 0.01}', '{"leased": true, "next_in": 1}'
     connection = AnsweringConnection(refused, refused, leased)
-    await Calls(connection, True).take_lease("w")
+    await Calls(connection, True).acquire_maintenance_lease("w")
     assert len(connection.queries) > 3
 
 
 async def test_a_database_of_the_working_tree_can_be_measured(server):
     (database,) = await create_databases(server, None)
     async with database.connect() as calls:
-        await calls.stock("q", 3)
+        await calls.fill_queue("q", 3)
         claim, jobs = await calls.claim_all("q", 3)
         assert claim > 0
         assert await calls.heartbeat(jobs) > 0

@@ -1,9 +1,9 @@
-"""PostgREST behind the gateway answers as the platform's does, but for the differences named here.
+"""PostgREST behind the gateway answers as on the platform, except for the differences listed here.
 
-`recordings.json`: requests and answers of PostgREST 14.12 on PostgreSQL 15, one case a line, each
-independent of the others; `v16` is what 16.2 answered otherwise. `schema.sql` is their database.
-The bundled PostgREST is 12.0.2. Each request has an anon key here, as the platform's clients send
-one: its gateway lets nobody in without.
+`recordings.json` has requests and answers of PostgREST 14.12 on PostgreSQL 15, one independent case
+a line; the field `v16` has the answers of 16.2 that differ. `schema.sql` creates the database of
+the recordings. The bundled PostgREST is 12.0.2. Every request is sent with an anon key, which the
+gateway requires as the platform's does.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from picture_queue.local.stack import LocalSupabase
 from ..databases import login
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "postgrest"
-# All that were recorded but Proxy-Status, which 12 does not send, and CORS, which is the gateway's.
+# The recorded headers except Proxy-Status, which 12 does not send, and CORS, added by the gateway.
 HEADERS = (
     "Allow",
     "Cache-Control",
@@ -55,7 +55,7 @@ ROLES = {
 }
 
 
-# A cause, what of the answers differs by it, and the cases.
+# The reason of each difference, the parts of the answer that differ, and the cases.
 DIFFERENCES = (
     (
         "12 does not know a table: PostgreSQL does (42P01), or nobody (404 and {})",
@@ -142,13 +142,13 @@ DIFFERENCES = (
 
 
 def encoded(data: bytes | str) -> str:
-    """Base64 as tokens have it."""
+    """Return the URL-safe Base64 without padding that tokens use."""
     data = data.encode() if isinstance(data, str) else data
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def signed(header: dict[str, Any], payload: str, described: dict[str, Any]) -> str:
-    """A token as described, sound or not."""
+    """Return a token that matches a description, valid or not."""
     secret = "another secret of 32 characters or more" if "secret" in described else SECRET
     algorithm = described.get("alg", "HS256")
     body = f"{encoded(json.dumps(header))}.{encoded(payload)}"
@@ -159,7 +159,7 @@ def signed(header: dict[str, Any], payload: str, described: dict[str, Any]) -> s
 
 
 def authorization(case: dict[str, Any]) -> str | None:
-    """The header of a case; None where it has none."""
+    """Return the Authorization header of a case, None without one."""
     described = case.get("jwt")
     if described is None:
         role = case.get("role")
@@ -180,11 +180,11 @@ def authorization(case: dict[str, Any]) -> str | None:
 
 
 class Replay:
-    """Puts the cases to a gateway.
+    """Sends the recorded requests to a gateway and compares the answers.
 
     Args:
         url: The gateway's address.
-        key: Its anon key, which each request has here.
+        key: The gateway's anon key, which every request is sent with.
         sql: A superuser's connection to the recordings' database.
     """
 
@@ -198,8 +198,8 @@ class Replay:
         self._key = key
 
     async def reset(self) -> None:
-        """Puts the data back, unless nobody has written since the last time."""
-        # Whatever writes takes a number, but for a sequence now and then.
+        """Restore the data if something has been written since the last reset."""
+        # A write takes a transaction id; a sequence may advance without one.
         newest = (
             "select pg_snapshot_xmax(pg_current_snapshot())::text, sum(last_value)"
             " from pg_sequences"
@@ -209,9 +209,9 @@ class Replay:
             self._seen = await self._sql.fetchrow(newest)
 
     async def differences(self, case: dict[str, Any]) -> set[str]:
-        """Puts a case; returns what of the answer is not as recorded."""
+        """Send the request of a case; return the parts of the answer that differ."""
         await self.reset()
-        async with self._meanwhile(case):
+        async with self._with_locked_row(case):
             status, reason, headers, body = await asyncio.to_thread(self._ask, case)
         wanted = case["answer"]
         compared = {
@@ -233,8 +233,8 @@ class Replay:
         return found
 
     @contextlib.asynccontextmanager
-    async def _meanwhile(self, case: dict[str, Any]) -> AsyncIterator[None]:
-        """Holds the row that the one case wants which names another connection."""
+    async def _with_locked_row(self, case: dict[str, Any]) -> AsyncIterator[None]:
+        """Lock a row from another connection, for the one case that needs it."""
         if "before" not in case:
             yield
             return
@@ -243,11 +243,11 @@ class Replay:
             yield
 
     def close(self) -> None:
-        """Closes the connection to the gateway."""
+        """Close the connection to the gateway."""
         self._connection.close()
 
     def _ask(self, case: dict[str, Any]) -> tuple[int, str, http.client.HTTPMessage, str]:
-        """Sends a request just as it was recorded: no client that tidies paths up."""
+        """Send a request exactly as it was recorded; most clients would normalise its path."""
         connection = self._connection
         method, _, path = case["request"].partition(" ")
         connection.putrequest(method, "/rest/v1" + path, skip_accept_encoding=True)
@@ -270,7 +270,7 @@ class Replay:
 
 
 def parsed(text: str) -> Any:
-    """A body as a value, its numbers to the last digit; what is not JSON as it is."""
+    """Return a JSON body as a value with exact numbers, and any other body as text."""
     try:
         return json.loads(text, parse_float=lambda digits: ("number", digits))
     except ValueError:
@@ -279,7 +279,7 @@ def parsed(text: str) -> Any:
 
 @contextlib.contextmanager
 def postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[Path]:
-    """A PostgREST of the recordings' own; gives its socket."""
+    """Run a PostgREST for the database of the recordings; yield its socket."""
     server = PostgREST(
         find_postgrest(), database_url=database_url, jwt_secret=jwt_secret, data=data
     )
@@ -297,9 +297,9 @@ def postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[Pat
 
 @pytest.fixture(scope="module")
 def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A gateway and its platform with the recordings' schema, on a cluster of their own.
+    """A gateway and its platform with the recordings' schema, on a Postgres cluster of its own.
 
-    The schema shortens the time limits of roles, and those are a whole cluster's.
+    The schema changes the statement timeouts of roles, which apply to the whole cluster.
     """
 
     async def load(platform: Any) -> None:
@@ -331,9 +331,9 @@ async def test_postgrest_answers_as_recorded(served):
                 if found:
                     different[case["id"]] = " ".join(sorted(found))
     listed = {name: parts for _, parts, cases in DIFFERENCES for name in cases.split()}
-    unlike = {
+    unexpected = {
         name: (different.get(name), listed.get(name))
         for name in different.keys() | listed.keys()
         if different.get(name) != listed.get(name)
     }
-    assert not unlike, f"what differs, and what the table says: {unlike}"
+    assert not unexpected, f"differences, found and listed: {unexpected}"

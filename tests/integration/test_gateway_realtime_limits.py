@@ -1,4 +1,4 @@
-"""Realtime's limits and replay: what is too much is refused in the platform's words."""
+"""The limits and the replay of Realtime: the gateway refuses with the platform's error texts."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from picture_queue.local.gateway.realtime import limits
 
 SUBSCRIBED, CLOSED = RealtimeSubscribeStates.SUBSCRIBED, RealtimeSubscribeStates.CLOSED
 CHANNEL_ERROR = RealtimeSubscribeStates.CHANNEL_ERROR
-PATIENCE = 15  # seconds until a test gives up waiting
+TIMEOUT = 15  # seconds until a wait fails the test
 
 POLICY = """
 create policy read_all on realtime.messages for select to authenticated using (true);
@@ -26,7 +26,7 @@ create policy write_all on realtime.messages for insert to authenticated with ch
 
 
 class Listener:
-    """One channel of a client, and what it heard."""
+    """One channel of a client, and the messages that it received."""
 
     def __init__(self, client: AsyncRealtimeClient, topic: str, options: dict[str, Any]) -> None:
         self.channel = client.channel(topic, {"config": {"presence": {"key": ""}, **options}})
@@ -41,12 +41,12 @@ class Listener:
         return await self.state()
 
     async def state(self) -> tuple[RealtimeSubscribeStates, str]:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self._states.get()
 
-    async def heard(self, count: int) -> list[Any]:
-        """The next messages' numbers."""
-        async with asyncio.timeout(PATIENCE):
+    async def receive(self, count: int) -> list[Any]:
+        """Wait for the next messages and return their numbers."""
+        async with asyncio.timeout(TIMEOUT):
             return [(await self.messages.get())["payload"]["n"] for _ in range(count)]
 
 
@@ -67,7 +67,7 @@ async def sql(platform):
 
 @pytest.fixture
 async def connect(platform):
-    """Makes clients; closes them after the test."""
+    """Return a function that makes clients, which are closed after the test."""
     clients = []
 
     async def make(url: str, user: UUID | None = None) -> AsyncRealtimeClient:
@@ -110,7 +110,7 @@ async def broadcast(url, platform, *messages):
         )
 
 
-async def test_a_socket_has_so_many_channels(platform, connect):
+async def test_the_channels_of_a_socket_are_limited(platform, connect):
     with serve(platform, channels=2) as url:
         client = await connect(url)
         for topic in ("a", "b"):
@@ -124,7 +124,7 @@ async def test_a_socket_has_so_many_channels(platform, connect):
         assert (await Listener(other, "c", {}).subscribe())[0] == SUBSCRIBED
 
 
-async def test_a_project_has_so_many_sockets(platform, connect):
+async def test_the_sockets_of_a_project_are_limited(platform, connect):
     with serve(platform, connections=1) as url:
         assert (await Listener(await connect(url), "a", {}).subscribe())[0] == SUBSCRIBED
         state, error = await Listener(await connect(url), "a", {}).subscribe()
@@ -132,14 +132,14 @@ async def test_a_project_has_so_many_sockets(platform, connect):
         assert "ConnectionRateLimitReached: Too many connected users" in error
 
 
-async def test_a_second_has_so_many_joins(platform, connect):
+async def test_the_joins_a_second_are_limited(platform, connect):
     with serve(platform, joins_per_second=0) as url:
         state, error = await Listener(await connect(url), "a", {}).subscribe()
         assert state == CHANNEL_ERROR
         assert "ClientJoinRateLimitReached: Too many joins per second" in error
 
 
-async def test_who_sends_too_much_is_closed(platform, connect):
+async def test_a_channel_that_exceeds_the_message_rate_is_closed(platform, connect):
     with serve(platform, messages_per_second=0) as url:
         listener = Listener(await connect(url), "room", {})
         assert (await listener.subscribe())[0] == SUBSCRIBED
@@ -150,7 +150,7 @@ async def test_who_sends_too_much_is_closed(platform, connect):
         assert (await broadcast(url, platform, {"n": 1})).status_code == 429
 
 
-async def test_the_databases_messages_are_dropped_above_the_rate(
+async def test_messages_from_the_database_above_the_rate_are_dropped(
     platform, connect, sql, monkeypatch, caplog, until
 ):
     now = 100.0
@@ -159,14 +159,14 @@ async def test_the_databases_messages_are_dropped_above_the_rate(
         listener = Listener(await connect(url), "room", {})
         await listener.subscribe()
         await send(sql, "room", *range(5), private=False)
-        assert await listener.heard(2) == [0, 1]
+        assert await listener.receive(2) == [0, 1]
         await until(lambda: caplog.text.count("dropped a message to room") == 3)
         now += 1
         await send(sql, "room", "a second later", private=False)
-        assert await listener.heard(1) == ["a second later"]
+        assert await listener.receive(1) == ["a second later"]
 
 
-async def test_a_message_has_so_many_bytes(platform, connect, sql):
+async def test_the_bytes_of_a_message_are_limited(platform, connect, sql):
     with serve(platform, payload_bytes=1000) as url:
         listener = Listener(await connect(url), "room", {"broadcast": {"self": True}})
         await listener.subscribe()
@@ -174,10 +174,10 @@ async def test_a_message_has_so_many_bytes(platform, connect, sql):
         await listener.channel.send_broadcast("e", {"n": 2, "text": "x" * 1000})
         assert (await broadcast(url, platform, {"n": 3, "text": "x" * 1000})).status_code == 422
         await send(sql, "room", 4, text="ü" * 300, private=False)
-        assert await listener.heard(1) == [4]
+        assert await listener.receive(1) == [4]
 
 
-async def test_a_frame_has_so_many_bytes(gateway, platform):
+async def test_the_bytes_of_a_frame_are_limited(gateway, platform):
     url = gateway.replace("http", "ws") + "/realtime/v1/websocket"
     key = platform.settings.anon_key
     async with websockets.connect(f"{url}?apikey={key}&vsn=1.0.0", compression=None) as socket:
@@ -188,7 +188,7 @@ async def test_a_frame_has_so_many_bytes(gateway, platform):
         assert closed.value.rcvd.code == 1009
 
 
-async def test_what_was_missed_is_heard_again(gateway, connect, sql):
+async def test_missed_messages_are_replayed(gateway, connect, sql):
     user, topic = uuid4(), f"room-{uuid4()}"
     before = int(time.time() * 1000) - 60_000
     await send(sql, topic, *range(30))
@@ -205,12 +205,12 @@ async def test_what_was_missed_is_heard_again(gateway, connect, sql):
     replay["broadcast"]["replay"] = {"since": before}
     everything = Listener(await connect(gateway, user), topic, replay)
     await everything.subscribe()
-    assert await everything.heard(25) == [*range(6, 30), "live"]
+    assert await everything.receive(25) == [*range(6, 30), "live"]
     replay["broadcast"]["replay"] = {"since": before + 3_600_000}
     later = Listener(await connect(gateway, user), topic, replay)
     await later.subscribe()
     await send(sql, topic, "live")
-    assert await later.heard(1) == ["live"]
+    assert await later.receive(1) == ["live"]
 
 
 @pytest.mark.parametrize(
@@ -222,13 +222,13 @@ async def test_what_was_missed_is_heard_again(gateway, connect, sql):
     ],
     ids=["public", "no time", "a text"],
 )
-async def test_a_replay_that_makes_no_sense_is_refused(gateway, connect, options, reason):
+async def test_an_invalid_replay_is_refused(gateway, connect, options, reason):
     state, error = await Listener(await connect(gateway, uuid4()), "room", options).subscribe()
     assert state == CHANNEL_ERROR
     assert f"UnableToReplayMessages: {reason}" in error
 
 
-async def test_presence_is_refused_by_name(gateway, platform):
+async def test_presence_is_refused(gateway, platform):
     url = gateway.replace("http", "ws") + "/realtime/v1/websocket"
     key = platform.settings.anon_key
     async with websockets.connect(f"{url}?apikey={key}&vsn=1.0.0") as socket:

@@ -1,4 +1,4 @@
-"""The embedded stack: what it offers, and that nothing of it stays behind."""
+"""The embedded stack: its services, and that it leaves no processes or files behind."""
 
 import asyncio
 import functools
@@ -36,7 +36,7 @@ from picture_queue.local.binaries import _tree, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.processes import runs
 
-# A killed process loses nothing either way, and the disk has a rest.
+# Without fsync the tests write less; a killed process loses no data without it either.
 quick = functools.partial(LocalSupabase, durable=False)
 FIELDS = {
     "API_URL",
@@ -52,7 +52,7 @@ FIELDS = {
     "POSTGRES",
     "POSTGREST",
 }
-HOLDER = """
+STACK_PROGRAM = """
 import signal, sys
 from picture_queue.local.stack import LocalSupabase
 with LocalSupabase(sys.argv[1] if len(sys.argv) > 1 else None, durable=False) as stack:
@@ -72,7 +72,7 @@ def empty_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def used_dir() -> Iterator[Path]:
-    """A data directory that one test after the other starts a stack in."""
+    """A data directory in which the tests of this module start their stacks in turn."""
     path = local._temporary_directory()
     yield path
     local.reset(path)
@@ -80,7 +80,7 @@ def used_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def data_dir(used_dir: Path) -> Iterator[Path]:
-    """A data directory with what earlier tests left in it; nothing runs there."""
+    """The shared data directory, with the data of earlier tests but no running stack."""
     yield used_dir
     running = DataDir(used_dir).locked()
     if running:
@@ -114,8 +114,8 @@ class Footprint:
         assert len(ports) == 3
         return cls(processes, programs, ports)
 
-    async def gone(self, seconds: float = 15) -> None:
-        """Waits until no process runs and no port answers."""
+    async def wait_until_gone(self, seconds: float = 15) -> None:
+        """Wait until no process runs and no port answers."""
         deadline = time.monotonic() + seconds
         while left := self._left():
             assert time.monotonic() < deadline, f"left behind: {left}"
@@ -132,9 +132,9 @@ def _answers(port: int) -> bool:
 
 
 def _hold(*arguments: str) -> tuple[subprocess.Popen[str], Path]:
-    """Starts a program that holds a stack, in a process group of its own like in a terminal."""
+    """Start a program that runs a stack, in a process group of its own as in a terminal."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, *arguments],
+        [sys.executable, "-c", STACK_PROGRAM, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -153,7 +153,7 @@ async def _value(dsn: str, sql: str) -> Any:
 
 
 async def _keep(dsn: str) -> UUID:
-    """Writes something that has to survive."""
+    """Write a row that must survive; return its token."""
     await _value(dsn, "create table if not exists public.kept (token uuid)")
     token: UUID = await _value(
         dsn, "insert into public.kept values (gen_random_uuid()) returning token"
@@ -190,16 +190,16 @@ async def test_status_has_the_fields_of_the_cli(stack: LocalSupabase) -> None:
     assert re.fullmatch(r"sb_secret_[\w-]{22}_[\w-]{8}", stack.secret_key)
 
 
-async def test_every_key_opens_the_api(stack: LocalSupabase) -> None:
+async def test_every_key_is_accepted_by_the_api(stack: LocalSupabase) -> None:
     answers = [
         (await _version(stack.api_url, key)).status_code
         for key in (stack.service_role_key, stack.secret_key, stack.anon_key, "nonsense")
     ]
-    # anon may not call it; a key that is none is refused at the door.
+    # The role anon may not call the function; the gateway refuses an invalid key.
     assert answers == [200, 200, 401, 401]
 
 
-def test_db_url_is_what_psql_takes(stack: LocalSupabase) -> None:
+def test_psql_accepts_the_db_url(stack: LocalSupabase) -> None:
     psql = find_postgres().path / "psql"
     query = "select rolname, rolsuper, rolbypassrls, rolcreaterole from pg_roles"
     answer = subprocess.run(
@@ -220,7 +220,7 @@ async def test_the_simulator_answers(stack: LocalSupabase) -> None:
             assert answer.status_code == status, given
 
 
-async def test_postgrest_is_set_up_like_the_platforms(stack: LocalSupabase) -> None:
+async def test_postgrest_is_configured_as_on_the_platform(stack: LocalSupabase) -> None:
     async with httpx.AsyncClient(
         base_url=f"{stack.api_url}/rest/v1", headers={"apikey": stack.service_role_key}
     ) as client:
@@ -235,7 +235,7 @@ async def test_postgrest_is_set_up_like_the_platforms(stack: LocalSupabase) -> N
             await connection.close()
     assert len(rows.json()) == 1000
     assert limit.json() == "8s"
-    # The function's own limit holds for the call: set inside the body it would come too late.
+    # PostgREST applies the function's statement_timeout before the call; inside it is too late.
     assert hoisted.json()["code"] == "57014"
 
 
@@ -278,7 +278,7 @@ async def test_the_background_stack_keeps_its_data_until_reset(empty_dir: Path) 
     footprint = Footprint.of(empty_dir)
 
     local.stop(empty_dir)
-    await footprint.gone(0)
+    await footprint.wait_until_gone(0)
     with pytest.raises(StackNotRunning, match=f"local start --data-dir {empty_dir}"):
         local.status(empty_dir)
     with pytest.raises(StackNotRunning):
@@ -286,9 +286,9 @@ async def test_the_background_stack_keeps_its_data_until_reset(empty_dir: Path) 
 
     second = await start()
     assert await _has(second["DB_URL"], token)
-    # The ledger of the Supabase CLI: each migration once.
-    ledger = "select count(*) from supabase_migrations.schema_migrations"
-    assert await _value(second["DB_URL"], ledger) == len(migrate.migrations())
+    # The Supabase CLI's list of migrations has each migration once.
+    applied = "select count(*) from supabase_migrations.schema_migrations"
+    assert await _value(second["DB_URL"], applied) == len(migrate.migrations())
     assert await migrate.apply_migrations(second["DB_URL"]) == []
     # The log of the run before is kept.
     assert (empty_dir / "logs" / "daemon.log.1").exists()
@@ -306,13 +306,15 @@ async def test_two_stacks_run_side_by_side(stack: LocalSupabase) -> None:
         assert not await _value(stack.db_url, found)
         assert (await _version(other.api_url, other.secret_key)).status_code == 200
         footprint = Footprint.of(other.data_dir)
-    await footprint.gone(0)
+    await footprint.wait_until_gone(0)
     assert not other.data_dir.exists()
     with pytest.raises(StackNotRunning):
         other.status()
 
 
-def test_a_taken_port_is_named_and_nothing_stays(empty_dir: Path, stack: LocalSupabase) -> None:
+def test_the_error_names_a_taken_port_and_no_stack_runs(
+    empty_dir: Path, stack: LocalSupabase
+) -> None:
     port = httpx.URL(stack.api_url).port
     with pytest.raises(PortTaken, match=rf"{port} is taken.*--port"):
         quick(empty_dir, port=port or 0).start()
@@ -325,7 +327,7 @@ async def test_nothing_outlives_a_killed_parent(temporary: bool, data_dir: Path)
     footprint = Footprint.of(path)
     parent.kill()
     parent.communicate(timeout=10)
-    await footprint.gone()
+    await footprint.wait_until_gone()
     assert path.exists() is not temporary
 
 
@@ -333,9 +335,9 @@ async def test_ctrl_c_stops_the_stack(data_dir: Path) -> None:
     parent, path = _hold(str(data_dir))
     footprint = Footprint.of(path)
     os.killpg(parent.pid, signal.SIGINT)
-    _, complaint = parent.communicate(timeout=20)
-    assert complaint.strip().endswith("KeyboardInterrupt")
-    await footprint.gone(0)
+    _, stderr = parent.communicate(timeout=20)
+    assert stderr.strip().endswith("KeyboardInterrupt")
+    await footprint.wait_until_gone(0)
 
 
 async def test_a_killed_daemon_leaves_nothing_and_loses_nothing(data_dir: Path) -> None:
@@ -343,7 +345,7 @@ async def test_a_killed_daemon_leaves_nothing_and_loses_nothing(data_dir: Path) 
         token = await _keep(first.db_url)
         footprint = Footprint.of(data_dir)
         footprint.processes[0].kill()
-        await footprint.gone()
+        await footprint.wait_until_gone()
         with pytest.raises(StackNotRunning):
             first.status()
         with pytest.raises(StackNotRunning):
@@ -352,20 +354,20 @@ async def test_a_killed_daemon_leaves_nothing_and_loses_nothing(data_dir: Path) 
         assert await _has(second.db_url, token)
 
 
-async def test_a_start_waits_for_what_is_left_of_a_killed_one(data_dir: Path) -> None:
+async def test_a_start_waits_for_the_processes_of_a_killed_stack(data_dir: Path) -> None:
     with quick(data_dir):
         footprint = Footprint.of(data_dir)
         footprint.processes[0].kill()
         async with quick(data_dir) as second:
             assert await _value(second.db_url, "select 1") == 1
-            await footprint.gone(0)
+            await footprint.wait_until_gone(0)
 
 
-async def test_an_orphaned_server_is_ended_at_the_next_start(data_dir: Path) -> None:
+async def test_the_next_start_ends_an_orphaned_server(data_dir: Path) -> None:
     with quick(data_dir) as first:
         token = await _keep(first.db_url)
         footprint = Footprint.of(data_dir)
-        # The guard too: nobody is left to clean up.
+        # The guard is killed too, so that no process is left to clean up.
         footprint.programs["guard.py"].suspend()
         footprint.processes[0].kill()
         footprint.programs["guard.py"].kill()
@@ -373,11 +375,11 @@ async def test_an_orphaned_server_is_ended_at_the_next_start(data_dir: Path) -> 
     with quick(data_dir) as second:
         assert await _has(second.db_url, token)
     footprint.programs["postgrest"].kill()
-    await footprint.gone()
+    await footprint.wait_until_gone()
 
 
 @pytest.mark.parametrize("program", ["postgrest", "postgres"])
-async def test_a_program_that_dies_is_started_again(program: str, data_dir: Path) -> None:
+async def test_a_killed_program_is_restarted(program: str, data_dir: Path) -> None:
     with quick(data_dir) as stack:
         killed = Footprint.of(data_dir).programs[program]
         killed.kill()
@@ -401,14 +403,14 @@ signal.pause()
 """
 
 
-async def test_the_worker_knows_the_stack_and_is_started_again(
+async def test_the_worker_gets_the_stacks_settings_and_is_restarted(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "picture_queue_cli"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(WORKER)
-    os.chmod(tmp_path, 0o755)  # root's stack runs as somebody else
+    os.chmod(tmp_path, 0o755)  # a stack that root starts runs as another user
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SUPABASE_URL", "https://somewhere.else")
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_of_a_real_account")
@@ -437,10 +439,10 @@ async def test_without_its_guard_a_stack_stops(data_dir: Path) -> None:
     with quick(data_dir):
         footprint = Footprint.of(data_dir)
         footprint.programs["guard.py"].kill()
-        await footprint.gone()
+        await footprint.wait_until_gone()
 
 
-async def test_data_stays_with_the_postgres_that_made_it(
+async def test_a_data_directory_keeps_its_postgres_version(
     empty_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, newest = find_postgres(16), find_postgres()
@@ -457,10 +459,10 @@ async def test_data_stays_with_the_postgres_that_made_it(
         assert await _has(second.db_url, token)
 
 
-def test_programs_in_a_closed_home_are_run(
+def test_programs_in_an_unreadable_home_are_copied(
     empty_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A virtual environment below /root: Postgres runs as a user who cannot go there."""
+    """The virtual environment is below /root, which the user who runs Postgres cannot read."""
     tmp_path.chmod(0o700)
     wheel = find_postgres().path
     root, parts = _tree(wheel)
@@ -477,14 +479,14 @@ def test_programs_in_a_closed_home_are_run(
     shutil.rmtree(empty_dir)
 
 
-async def test_an_interrupted_first_start_is_begun_anew(empty_dir: Path) -> None:
+async def test_an_interrupted_first_start_is_repeated(empty_dir: Path) -> None:
     (empty_dir / "postgres").mkdir()
     (empty_dir / "postgres" / "PG_VERSION").write_text("18\n")
     async with quick(empty_dir) as stack:
         assert await _value(stack.db_url, "select 1") == 1
 
 
-async def test_a_missing_program_is_named_with_the_cure(
+async def test_the_error_for_a_missing_program_names_the_fix(
     empty_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", "/nowhere")
@@ -495,7 +497,7 @@ async def test_a_missing_program_is_named_with_the_cure(
         quick(empty_dir).start()
 
 
-async def test_a_migration_that_fails_changes_nothing_and_names_its_line(
+async def test_a_failing_migration_is_rolled_back_and_its_line_is_named(
     stack: LocalSupabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [
@@ -514,7 +516,7 @@ async def test_a_migration_that_fails_changes_nothing_and_names_its_line(
         await _value(stack.db_url, "drop database stack_probe")
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing(data_dir: Path) -> None:
+async def test_a_cancelled_start_leaves_no_stack(data_dir: Path) -> None:
     stack = quick(data_dir)
     starting = asyncio.create_task(stack.__aenter__())
     while not DataDir(data_dir).locked():  # noqa: ASYNC110
@@ -541,19 +543,19 @@ async def test_a_daemon_that_does_not_stop_is_killed(
         monkeypatch.setattr(local, "_STOP_TIMEOUT", 0.1)
         footprint.processes[0].suspend()
         await asyncio.to_thread(local.stop, data_dir)
-        await footprint.gone(0)
+        await footprint.wait_until_gone(0)
 
 
 @pytest.mark.parametrize(
-    ("script", "complaint"),
+    ("script", "error"),
     [
         ("echo 'no such module' >&2; exit 1", r"did not start: it ended unexpectedly.*no such mod"),
         ("exec sleep 60", r"did not start: not ready after"),
     ],
 )
-def test_a_daemon_that_does_not_come_up_is_reported_with_its_log(
+def test_the_error_for_a_daemon_that_does_not_start_has_its_log(
     script: str,
-    complaint: str,
+    error: str,
     empty_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -563,11 +565,11 @@ def test_a_daemon_that_does_not_come_up_is_reported_with_its_log(
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(launch, "_START_TIMEOUT", 0.3)
-    with pytest.raises(LocalStackError, match=complaint):
+    with pytest.raises(LocalStackError, match=error):
         quick(empty_dir).start()
 
 
-def test_a_data_directory_that_cannot_be_made_is_named() -> None:
+def test_the_error_names_a_data_directory_that_cannot_be_created() -> None:
     with pytest.raises(LocalStackError, match=r"/dev/null.*--data-dir"):
         LocalSupabase("/dev/null/data").start()
 

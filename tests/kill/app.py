@@ -1,7 +1,7 @@
 """The worker of the kill test: ``picture-queue worker --app app:worker``.
 
-Environment: ``KILL_QUEUE``, ``KILL_LEASE``, and ``KILL_NOTES``, the file that gets a line for each
-start of a handler before it does anything. A line outlives the process, whatever kills it.
+Environment: ``KILL_QUEUE``, ``KILL_LEASE`` and ``KILL_NOTES``. The handler first appends a line to
+the file ``KILL_NOTES``, unbuffered, so that the line survives if the process is killed.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _NOTES = os.open(os.environ["KILL_NOTES"], os.O_WRONLY | os.O_CREAT | os.O_APPEN
 
 @worker.handler("work")
 async def work(payload: dict[str, Any], job: JobContext) -> int:
-    """Note the start, and take as long as the job says."""
+    """Record the start of the attempt, then run for the seconds in the payload."""
     os.write(_NOTES, f"{job.id} {job.lease_id} {job.attempt}\n".encode())
     await asyncio.sleep(payload["seconds"])
     result: int = payload["n"]

@@ -1,4 +1,4 @@
-"""`picture-queue doctor`: the way to a project, key by key and step by step."""
+"""`picture-queue doctor`: the checks of the address, the key, the API and the database."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ KEYS = {
 
 
 def examine(cli: Cli, url: str, key: str, *args: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the doctor's findings by check; its exit code is that of the worst."""
+    """Return the doctor's findings by check, after checking that the exit code fits them."""
     done = cli("--url", url, "--key", key, "doctor", "--json", *args)
     found: dict[str, list[dict[str, Any]]] = {}
     for finding in json.loads(done.stdout):
@@ -40,7 +40,7 @@ def token(**claims: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", ["service_role_key", "secret_key"])
-def test_a_service_sees_everything(cli: Cli, stack: Any, kind: str) -> None:
+def test_with_a_service_key_every_check_runs(cli: Cli, stack: Any, kind: str) -> None:
     found = examine(cli, stack.api_url, getattr(stack, kind), "--db-url", stack.db_url)
     assert found["key"] == [{"check": "key", "verdict": "ok", "detail": KEYS[kind], "remedy": None}]
     for check in ("address", "api", "version", "postgrest", "realtime", "migrations", "postgres"):
@@ -54,7 +54,7 @@ def test_a_service_sees_everything(cli: Cli, stack: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["anon_key", "publishable_key"])
-def test_a_key_of_users_sees_that_it_is_there(cli: Cli, stack: Any, kind: str) -> None:
+def test_with_a_users_key_only_the_public_checks_run(cli: Cli, stack: Any, kind: str) -> None:
     found = examine(cli, stack.api_url, getattr(stack, kind))
     (key,) = found["key"]
     assert key["verdict"] == "warn" and key["detail"].startswith(KEYS[kind])
@@ -62,36 +62,36 @@ def test_a_key_of_users_sees_that_it_is_there(cli: Cli, stack: Any, kind: str) -
     assert "rights" not in found
 
 
-def test_a_wrong_key_is_refused_and_named(cli: Cli, stack: Any) -> None:
+def test_a_wrong_key_is_a_finding(cli: Cli, stack: Any) -> None:
     found = examine(cli, stack.api_url, "sb_secret_of_another_project")
     assert found["api"][0]["verdict"] == "bad"
     assert "refused" in found["api"][0]["detail"]
 
 
-def test_a_project_that_is_away_is_named(cli: Cli) -> None:
+def test_an_unreachable_project_is_a_finding(cli: Cli) -> None:
     found = examine(cli, "http://127.0.0.1:9", "sb_secret_x")
     assert found["api"][0]["verdict"] == "bad"
     assert "http://127.0.0.1:9 does not answer" in found["api"][0]["detail"]
 
 
-def test_an_address_with_a_path_is_named_with_the_right_one(cli: Cli, stack: Any) -> None:
+def test_the_remedy_for_an_address_with_a_path_is_the_right_address(cli: Cli, stack: Any) -> None:
     found = examine(cli, f"{stack.api_url}/rest/v1", stack.secret_key)
     assert found["address"][0]["remedy"] == f"set SUPABASE_URL to {stack.api_url}"
 
 
-def test_readable_traffic_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unencrypted_address_is_a_warning(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     found = examine(cli, "http://picture-queue.invalid", "sb_secret_x")
     assert found["address"][0]["verdict"] == "warn"
 
 
-def test_no_project_at_all_is_a_finding(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_address_is_a_finding(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("picture_queue_cli.project.running_stack", lambda: None)
     done = cli("doctor")
     assert done.exit_code == 1
     assert "SUPABASE_URL is not set" in done.stdout
 
 
-def test_the_database_alone_can_be_looked_at(
+def test_the_database_can_be_checked_without_the_api(
     cli: Cli, bare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("picture_queue_cli.project.running_stack", lambda: None)
@@ -107,7 +107,7 @@ def test_the_database_alone_can_be_looked_at(
     assert found["workers"]["verdict"] == "warn"
 
 
-def test_what_is_not_applied_yet_is_named_with_the_command(
+def test_an_unapplied_migration_is_a_finding_with_the_command(
     cli: Cli, bare: Any, ship: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from picture_queue._resources import Migration, migrations
@@ -137,7 +137,7 @@ def test_what_is_not_applied_yet_is_named_with_the_command(
         ("a.W10.c", "unknown", None),
     ],
 )
-def test_keys_are_known_by_their_text(key: str, access: str, problem: str | None) -> None:
+def test_the_kind_of_a_key_is_recognised(key: str, access: str, problem: str | None) -> None:
     kind = kind_of(key, HOST)
     assert kind.access == access
     assert (problem is None) == (kind.problem is None)
@@ -145,7 +145,7 @@ def test_keys_are_known_by_their_text(key: str, access: str, problem: str | None
     assert key not in kind.name
 
 
-def test_the_checklist_before_going_live_names_checks_that_there_are(cli: Cli, stack: Any) -> None:
+def test_the_checklist_in_the_docs_names_existing_checks(cli: Cli, stack: Any) -> None:
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
     section = page.partition("\n## Before you go live\n")[2].partition("\nAnd by hand:")[0]
     names = {

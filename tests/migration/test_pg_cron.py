@@ -27,9 +27,9 @@ SETTINGS = {
     "unix_socket_directories": "",
     "shared_preload_libraries": "pg_cron",
     "cron.database_name": "postgres",
-    "cron.use_background_workers": "on",  # else it connects, and needs a password
+    "cron.use_background_workers": "on",  # otherwise pg_cron connects with a password
 }
-# As the platform gives it to the role `postgres`.
+# The same permissions as the platform grants to the role `postgres`.
 GRANTS = """
 create extension pg_cron;
 grant usage on schema cron to postgres;
@@ -39,13 +39,13 @@ grant select on all tables in schema cron to postgres;
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """A new project with pg_cron; the address of its role `postgres`."""
+    """The address of a new project with pg_cron, for the role `postgres`."""
     if not CONTROL.exists():
         pytest.fail("pg_cron is missing: apt-get install postgresql-15-cron", pytrace=False)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     directory = Path(tempfile.mkdtemp(prefix="picture-queue-cron-"))
-    # It refuses to be root; Debian's package made this user.
+    # Postgres refuses to run as root; Debian's package has created this user.
     user = "postgres" if os.getuid() == 0 else None
     if user:
         shutil.chown(directory, user)
@@ -86,7 +86,7 @@ async def _prepare(admin: str) -> None:
     await execute(admin, GRANTS)
 
 
-async def test_the_doctor_reads_how_the_last_runs_went(
+async def test_the_doctor_reports_failed_runs_of_pg_cron(
     url: str, cli: Callable[..., Any], until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("picture_queue_cli.project.running_stack", lambda: None)
@@ -99,7 +99,7 @@ async def test_the_doctor_reads_how_the_last_runs_went(
     code, told = await examine()
     assert (code, "has not run yet" in told) == (1, True)
 
-    # One of the two will fail. Debian's pg_cron knows no seconds: they run within a minute.
+    # One of the two jobs fails. Debian's pg_cron has no seconds, so both run within a minute.
     await execute(url, "select cron.schedule('prune-job-queue', '* * * * *', 'select 1 / 0')")
 
     async def both_ran() -> bool:

@@ -1,7 +1,7 @@
-"""Databases at work, as earlier states of the project left them, are brought up to date.
+"""Upgrades of databases with unfinished jobs, dumped from earlier versions of the project.
 
-The fixtures were dumped by `scripts/dump_upgrade_fixture.py`: `main_job` of commit ff219f7, before
-the engine; `engine` of 0679a91, with it; `base` of the SQL that 0.1.0 will release.
+`scripts/dump_upgrade_fixture.py` dumped the fixtures: `main_job` at commit ff219f7, `engine` at
+commit 0679a91, and `base` with the SQL that 0.1.0 will release.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ AS = {"pending", "urgent", "later", "running", "completed", "failed", "retried",
 
 
 @pytest.fixture(params=[*UNRELEASED, "base"])
-async def at_work(request: pytest.FixtureRequest, bare: Any) -> tuple[str, Any]:
-    """A database of an earlier state, whose leases are as long as they were then."""
+async def earlier(request: pytest.FixtureRequest, bare: Any) -> tuple[str, Any]:
+    """A database of an earlier version, with its leases extended so that they are valid now."""
     dump = gzip.decompress((FIXTURES / f"{request.param}.sql.gz").read_bytes()).decode()
     await bare.run(dump)
     await bare.run(
@@ -39,12 +39,12 @@ async def at_work(request: pytest.FixtureRequest, bare: Any) -> tuple[str, Any]:
 
 
 async def upgrade(name: str, database: Any) -> None:
-    """Does what the commands say."""
+    """Upgrade as the commands say: `migrate`, or `adopt` for an unreleased version."""
     try:
         await asyncio.to_thread(migrate, database.settings, lambda file: None)
         assert name not in UNRELEASED
     except InstallationRefused as refused:
-        # Before 0.1.0 its one migration still changes; the way is then that of unreleased states.
+        # Until 0.1.0 is released, `base` may differ from its migration and then needs `adopt` too.
         assert "picture-queue adopt --preview" in (refused.hint or "")
         await asyncio.to_thread(adopt, database.settings, preview=False)
         assert await asyncio.to_thread(migrate, database.settings, lambda file: None) == []
@@ -63,8 +63,8 @@ async def report(database: Any, job: UUID, lease: UUID) -> str:
     return str(json.loads(answer)["outcomes"][0]["outcome"])
 
 
-async def test_no_job_is_lost_or_changed(at_work: tuple[str, Any]) -> None:
-    name, database = at_work
+async def test_no_job_is_lost_or_changed(earlier: tuple[str, Any]) -> None:
+    name, database = earlier
     columns = await database.value(COLUMNS)
     rows = f"select {columns} from job_queue order by seq"
     before = await database.rows(rows)
@@ -76,8 +76,8 @@ async def test_no_job_is_lost_or_changed(at_work: tuple[str, Any]) -> None:
     assert await database.rows(generations) == [("a cat", "processing", True)]
 
 
-async def test_the_queue_goes_on_in_its_order(at_work: tuple[str, Any]) -> None:
-    name, database = at_work
+async def test_jobs_are_claimed_in_order_after_the_upgrade(earlier: tuple[str, Any]) -> None:
+    name, database = earlier
     await upgrade(name, database)
     new = await database.value("select enqueue_job('resize', '{\"as\": \"new\"}'::jsonb, 0)")
     await database.run(
@@ -98,8 +98,8 @@ async def test_the_queue_goes_on_in_its_order(at_work: tuple[str, Any]) -> None:
     assert [finding for finding in findings if finding["verdict"] == "bad"] == []
 
 
-async def test_a_model_of_ones_own_comes_along(at_work: tuple[str, Any]) -> None:
-    name, database = at_work
+async def test_a_user_defined_model_is_kept(earlier: tuple[str, Any]) -> None:
+    name, database = earlier
     await database.run(
         """create temp table mine as select * from picture_queue.model limit 1;
         update mine set model_id = 'me/mine';
@@ -109,17 +109,17 @@ async def test_a_model_of_ones_own_comes_along(at_work: tuple[str, Any]) -> None
     assert "me/mine" in await database.value("select list_models()")
 
 
-async def test_a_worker_reports_under_the_lease_it_had(at_work: tuple[str, Any]) -> None:
-    name, database = at_work
+async def test_a_lease_from_before_the_upgrade_can_be_reported(earlier: tuple[str, Any]) -> None:
+    name, database = earlier
     job, lease = await lease_of(database, "payload ->> 'as' = 'running'")
     await upgrade(name, database)
     assert await report(database, job, lease) == "ok"
     assert await database.value("select status from job_queue where id = $1", job) == "completed"
 
 
-@pytest.mark.parametrize("at_work", ["engine", "base"], indirect=True)
-async def test_a_parked_job_is_woken_by_its_event(at_work: tuple[str, Any]) -> None:
-    name, database = at_work
+@pytest.mark.parametrize("earlier", ["engine", "base"], indirect=True)
+async def test_a_parked_job_is_woken_by_its_event(earlier: tuple[str, Any]) -> None:
+    name, database = earlier
     await database.run(
         """update job_queue set hold = 'parked', parked_on = 'arrived', lease_expires_at = null,
           scheduled_for = now() + interval '1 hour'
@@ -129,8 +129,8 @@ async def test_a_parked_job_is_woken_by_its_event(at_work: tuple[str, Any]) -> N
     assert json.loads(await database.value("select send_event('arrived')")) == {"woken": 1}
 
 
-async def test_a_prediction_is_resumed_and_not_paid_twice(at_work: tuple[str, Any]) -> None:
-    name, database = at_work
+async def test_a_prediction_is_resumed_and_not_paid_twice(earlier: tuple[str, Any]) -> None:
+    name, database = earlier
     job, lease = await lease_of(database, "generation_id is not null")
     await upgrade(name, database)
     begun = json.loads(await database.value("select begin_prediction($1, $2)", job, lease))

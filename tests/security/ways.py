@@ -1,7 +1,8 @@
-"""How a role gets at an object: each way is tried, and all have to agree.
+"""The attempts of a role to read and write an object through every interface.
 
-A try ends as `yes`, as `nothing` (answered as if there were none), or as `no`; an answer that is
-none of these fails the test, as does a word the role must not read.
+An attempt gives `yes`, `nothing` (the answer is that of an object that does not exist) or `no`. All
+attempts must agree. Any other answer fails the test, and so does one with text that the role must
+not read.
 """
 
 from typing import Any
@@ -13,24 +14,24 @@ YES, NOTHING, NO = "yes", "nothing", "no"
 MARKS = {YES: "", NOTHING: "0", NO: "-"}
 
 _COUNTED = {"prefer": "count=exact"}
-_UNWRITABLE = ("55000", "42809")  # by nobody
+_UNWRITABLE = ("55000", "42809")  # nobody can write to the object
 _UNKNOWN = ("PGRST202", "PGRST205", "42P01", "42883")  # 404: no such function or table
 
 
 def _refused(role: str, answer: Answer) -> bool:
-    """Whether it was refused for want of rights, with the status that belongs to the role."""
+    """Return True if the answer is a missing permission, with the right status for the role."""
     return answer.code == "42501" and answer.status == (401 if role == "anon" else 403)
 
 
 def _absent(answer: Answer) -> bool:
-    """Whether there is no such thing; of a table to write to, PostgREST 12 says `{}`."""
+    """Return True if the object does not exist; PostgREST 12 answers a write with `{}`."""
     if answer.status == 404:
         return answer.code in _UNKNOWN or answer.text == "{}"
     return answer.status == 406 and answer.code == "PGRST106"
 
 
 class Tries:
-    """All tries of one role, with what it must not read kept out of every answer."""
+    """The attempts of one role; no answer may contain text that the role must not read."""
 
     def __init__(self, world: World, role: str) -> None:
         self.world = world
@@ -50,7 +51,7 @@ class Tries:
         answer = await self.ask("GET", f"/rest/v1/{name}", headers={**_COUNTED, **(headers or {})})
         if answer.status in (200, 206):
             rows, (_, _, total) = answer.json, answer.headers["content-range"].partition("/")
-            assert len(rows) == int(total), "the count tells of rows that are not shown"
+            assert len(rows) == int(total), "the count includes rows that are not returned"
             for row in rows:
                 owners = {self.world.users.get(self.role), row.get("user_id")}
                 assert self.role == "service" or len(owners) == 1, row
@@ -72,9 +73,9 @@ class Tries:
             content["headers"] = {**content.get("headers", {}), **(headers or {})}
             answer = await self.ask(method, path, **content)
             if answer.code in _UNWRITABLE:
-                continue  # a view over a function, a sequence: before any right is asked
+                continue  # a view over a function or a sequence fails before any permission check
             if _absent(answer):
-                break  # of a name that is no table one verb says as much as all
+                break  # the name is not a table, so the other methods would answer the same
             assert _refused(self.role, answer), (method, path, answer)
         return NO
 
@@ -120,11 +121,11 @@ class Tries:
             else:
                 assert answer.status == 200, (path, answer)
                 ends.add(YES)
-        # A private bucket has no public side, whoever asks.
+        # The public endpoints of a private bucket answer no role.
         for path in (f"object/public/{bucket}/{name}", f"object/info/public/{bucket}/{name}"):
             answer = await self.ask("GET", f"/storage/v1/{path}")
             assert (answer.status, answer.json["statusCode"]) == (400, "404"), answer
-        assert len(ends) == 1, f"{self.role} may read {name} one way and not the other"
+        assert len(ends) == 1, f"{self.role} may read {name} through one interface but not another"
         return ends.pop()
 
     async def write_file(self, bucket: str, name: str) -> str:
@@ -157,7 +158,7 @@ class Tries:
             else:
                 assert answer.status == 200, (method, path, answer)
                 ends.add(YES)
-        assert len(ends) == 1, f"{self.role} may write {name} one way and not the other"
+        assert len(ends) == 1, f"{self.role} may write {name} through one interface but not another"
         return ends.pop()
 
     async def read_bucket(self, bucket: str) -> str:

@@ -1,4 +1,4 @@
-"""Tests that speak SQL to the real database, each in a transaction that is rolled back."""
+"""Fixtures of the SQL tests: each test runs in a transaction that is rolled back."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from ..databases import address, connect, execute
 
 
 class Database:
-    """A connection as the role `postgres`, and words for what the tests do all the time."""
+    """A connection as the role `postgres`, with shortcuts for the calls that many tests make."""
 
     def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
         self.connection = connection
@@ -38,7 +38,7 @@ class Database:
         return await self.value(sql, job_type, self.queue, *given.values())
 
     async def maintain(self) -> None:
-        """Do what is due for jobs that nobody calls for, as a worker has it done all the time."""
+        """Run all maintenance steps that are due."""
         await self.value("select picture_queue._do_due_steps(1000, true)")
 
     async def claim(self, max_jobs: int = 1, *types: str, **given: Any) -> list[dict[str, Any]]:
@@ -60,17 +60,17 @@ class Database:
         return (await self.rows("select * from job_queue where id = $1", UUID(str(job_id))))[0]
 
     async def findings(self, check: str) -> list[dict[str, Any]]:
-        """What the doctor says under the name of one check."""
+        """Return the doctor's findings for one check."""
         return [one for one in await self.value("select queue_doctor()") if one["check"] == check]
 
     async def pass_time(self, seconds: float, *, maintained: bool = True) -> None:
-        """Moves the clock every function uses, and does what became due meanwhile.
+        """Move the clock that all functions use, then run the maintenance that became due.
 
-        The clock is as before when the transaction ends.
+        The rollback at the end of the test restores the clock.
 
         Args:
-            seconds: How far it moves.
-            maintained: False where the test is about what nobody has done yet.
+            seconds: By how much the clock moves.
+            maintained: False to leave the due maintenance undone.
         """
         offset = await self.value(
             "select extract(epoch from picture_queue._now() - clock_timestamp())"
@@ -89,7 +89,7 @@ class Database:
         await self.run(f"set local role {role}")
 
     async def refusal(self, sql: str, *args: Any) -> asyncpg.PostgresError:
-        """Runs what must fail and returns the error; the transaction goes on."""
+        """Run a statement that must fail and return its error; the transaction stays usable."""
         with pytest.raises(asyncpg.PostgresError) as refused:
             async with self.connection.transaction():
                 await self.connection.fetch(sql, *args)
@@ -104,7 +104,7 @@ class Database:
 
 @asynccontextmanager
 async def transaction(url: str) -> AsyncIterator[Database]:
-    """Connects, and rolls back what is done."""
+    """Open a connection and a transaction that is rolled back at the end."""
     connection = await connect(url, command_timeout=30)
     started = connection.transaction()
     await started.start()
@@ -123,7 +123,7 @@ async def db(stack: Any) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 def own_database(stack: Any) -> Iterator[str]:
-    """A database for one file: what others leave in the tables would change what is read."""
+    """A database for one test file, which reads whole tables and needs them without other rows."""
     name = f"own_{uuid4().hex[:8]}"
     admin = address(stack.superuser_url, "postgres")
     url = address(stack.db_url, name)

@@ -1,4 +1,4 @@
-"""What happens where two features meet."""
+"""Combinations of two features, and limits of sizes and types."""
 
 import json
 from uuid import UUID, uuid4
@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 
-async def test_two_leases_of_one_job_in_one_report_are_told_apart(db):
+async def test_one_report_may_have_a_stale_and_a_valid_lease_of_a_job(db):
     """A worker that lost a job and claimed it again reports both attempts."""
     await db.enqueue()
     (lost,) = await db.claim(lease=5.0)
@@ -20,10 +20,10 @@ async def test_two_leases_of_one_job_in_one_report_are_told_apart(db):
         ]
         async with db.connection.transaction():
             answer = (await db.value("select report_jobs($1)", items))["outcomes"]
-            told = {
+            outcome_by_lease = {
                 item["lease_id"]: one["outcome"] for item, one in zip(items, answer, strict=True)
             }
-            assert told == {lost["lease_id"]: "stale", job["lease_id"]: "ok"}
+            assert outcome_by_lease == {lost["lease_id"]: "stale", job["lease_id"]: "ok"}
             assert (await db.job(job["id"]))["status"] == "completed"
             await db.run("update job_queue set status = 'processing', finished_at = null, "
                          "lease_expires_at = picture_queue._now() + interval '30 seconds' "
@@ -44,7 +44,7 @@ async def test_only_failures_count_for_the_breaker(db, outcome):
     assert len(await db.claim()) == 1, "the queue is paused"
 
 
-async def test_a_retry_gives_a_job_that_expired_its_chance(db):
+async def test_an_expired_job_can_be_retried(db):
     job_id = await db.enqueue(options={"expires_in_seconds": 10})
     await db.pass_time(11)
     await db.maintain()
@@ -53,7 +53,7 @@ async def test_a_retry_gives_a_job_that_expired_its_chance(db):
     assert [job["id"] for job in await db.claim()] == [str(job_id)]
 
 
-async def test_what_replaces_a_blocked_job_is_not_held_by_the_old_key(db):
+async def test_a_replaced_job_is_no_longer_blocked_by_its_old_limit_key(db):
     await db.value("select pause_key('k:1')")
 
     async def enqueue(*keys: str) -> str:
@@ -67,7 +67,7 @@ async def test_what_replaces_a_blocked_job_is_not_held_by_the_old_key(db):
     assert [job["id"] for job in await db.claim()] == [job_id]
 
 
-async def test_a_pause_lasts_until_the_time_the_job_was_put_off_to(db):
+async def test_a_snooze_that_pauses_the_queue_pauses_it_until_run_at(db):
     await db.enqueue()
     other = await db.enqueue()
     (job,) = await db.claim()
@@ -79,7 +79,7 @@ async def test_a_pause_lasts_until_the_time_the_job_was_put_off_to(db):
     assert str(other) in [one["id"] for one in await db.claim(2)]
 
 
-async def test_a_legacy_lease_that_was_swept_is_stale(db):
+async def test_an_expired_lease_of_claim_next_job_is_stale(db):
     job_id = await db.enqueue()
     await db.rows("select * from claim_next_job($1)", db.queue)
     await db.pass_time(3600)
@@ -89,8 +89,8 @@ async def test_a_legacy_lease_that_was_swept_is_stale(db):
 
 
 @pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
-async def test_uniqueness_does_not_skip_the_run(db, state):
-    """It would end with the start and could not come back."""
+async def test_unique_states_may_not_leave_out_processing(db, state):
+    """Uniqueness that is dropped at the start could not be restored at the end."""
     options = {"unique": {"states": ["pending", state]}}
     refused = await db.refusal("select enqueue_job('a', options => $1)", options)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
@@ -116,13 +116,13 @@ async def test_uniqueness_does_not_skip_the_run(db, state):
         ("set_schedule('s', $1)", [{"every_seconds": 60, "job_type": "a", "priority": "high"}]),
     ],
 )
-async def test_a_value_of_another_type_is_refused_by_name(db, call, args):
+async def test_a_value_of_the_wrong_type_is_refused(db, call, args):
     refused = await db.refusal(f"select {call}", *args)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT"), refused
     assert refused.sqlstate == "PT400"
 
 
-async def test_a_page_of_generations_ends_at_eight_mebibytes(db):
+async def test_a_page_of_generations_has_at_most_eight_mebibytes(db):
     user = UUID("00000000-0000-4000-8000-00000000beef")
     await db.run(
         """insert into generations (user_id, job_id, model_id, prompt, input, created_at)
@@ -139,7 +139,7 @@ async def test_a_page_of_generations_ends_at_eight_mebibytes(db):
     assert len(set(seen)) == len(seen) == 200
 
 
-async def test_schedules_are_listed_up_to_eight_mebibytes(db):
+async def test_a_list_of_schedules_has_at_most_eight_mebibytes(db):
     await db.run(
         """insert into picture_queue.schedule (name, every_seconds, job, next_at)
         select 'sql-large-' || i, 60, jsonb_build_object('payload', repeat('x', 60000)), now()

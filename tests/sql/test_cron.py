@@ -1,4 +1,4 @@
-"""Cron expressions, compared with cronsim, a library that reads them as Debian's cron does."""
+"""Cron expressions, compared with cronsim, a library that interprets them like Debian's cron."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -13,8 +13,8 @@ ZONES = (
     "America/St_Johns", "Pacific/Auckland", "Asia/Tehran", "America/Sao_Paulo", "Africa/Casablanca",
     "Pacific/Apia", "Europe/Dublin",
 )  # fmt: skip
-# When the clocks of some of these zones are changed, and a leap day.
-TURNS = (
+# Changes to or from summer time in some of these zones, and a leap day.
+CLOCK_CHANGES = (
     "2024-03-31T01:00", "2024-10-27T01:00", "2024-03-10T07:00", "2024-11-03T06:00",
     "2024-10-05T15:30", "2024-04-06T15:00", "2011-12-30T10:00", "2024-02-29T12:00",
     "2018-11-04T03:00", "2022-09-21T20:30",
@@ -36,7 +36,7 @@ def a_field(chance, low, high, names=()):
         step = f"/{chance.randint(1, max(1, high // 2))}" if chance.random() < 0.4 else ""
         if kind < 0.65:
             return f"*{step}"
-        # cronsim takes 0-0/2 for 0/2, which goes on to the highest number.
+        # No step for a range of one number: cronsim reads 0-0/2 as 0/2, a step up to the maximum.
         return f"{first}-{last}{step if first < last else ''}"
 
     return ",".join(part() for _ in range(chance.choice((1, 1, 1, 2, 3))))
@@ -55,26 +55,26 @@ def an_expression(chance):
 
 def a_moment(chance):
     if chance.random() < 0.5:
-        near = datetime.fromisoformat(chance.choice(TURNS)).replace(tzinfo=UTC)
+        near = datetime.fromisoformat(chance.choice(CLOCK_CHANGES)).replace(tzinfo=UTC)
         return near + timedelta(seconds=chance.randint(-30 * 3600, 30 * 3600))
     first = datetime(2001, 1, 1, tzinfo=UTC).timestamp()
     return datetime.fromtimestamp(chance.randint(int(first), int(first) + 25 * 31556952), UTC)
 
 
-def oracle(cron, zone, after):
-    """The next moment as cronsim has it, to the limit of eight years that the database has."""
+def next_by_cronsim(cron, zone, after):
+    """Return cronsim's next time; None beyond eight years, which is the limit of the database."""
     try:
         found = next(CronSim(cron, after.astimezone(ZoneInfo(zone)))).astimezone(UTC)
     except (StopIteration, ValueError):
         return None
-    except Exception as error:  # cronsim refuses days that no month of the expression has
+    except Exception as error:  # the months of the expression do not have such a day
         assert type(error).__name__ == "CronSimError", error
         return None
     return found if found <= after + timedelta(days=8 * 365) else None
 
 
 def is_shown(cron, zone, at):
-    """Whether the clock shows a time that fits the expression."""
+    """Return True if the local time matches the expression."""
     told, clock = CronSim(cron, datetime(2000, 1, 1)), at.astimezone(ZoneInfo(zone))
     return (
         clock.minute in told.minutes
@@ -85,17 +85,17 @@ def is_shown(cron, zone, at):
 
 
 def is_right(cron, zone, got, expected):
-    """Whether it is as cronsim has it, or cronsim is wrong.
+    """Return True if the result equals cronsim's, or cronsim's is known to be wrong.
 
-    It seeks a rhythm by whole hours, so it misses the first of them, or finds one that does not
-    fit, where the clocks leap half an hour or at midnight.
+    For fields with a star cronsim advances by whole hours. If clocks change by half an hour or at
+    midnight, it therefore skips a matching time, or returns one that does not match.
     """
     if got == expected or None in (got, expected):
         return got == expected
     minute, hour, *_ = cron.split()
-    is_rhythm = "*" in (minute[0], hour[0])
+    has_star = "*" in (minute[0], hour[0])
     return (
-        is_rhythm
+        has_star
         and is_shown(cron, zone, got)
         and (got < expected or not is_shown(cron, zone, expected))
     )
@@ -112,19 +112,19 @@ async def nexts(db, cases):
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_expressions_zones_and_moments_as_cron_has_them(db, seed):
+async def test_random_expressions_give_the_same_times_as_cronsim(db, seed):
     chance = random.Random(seed)
     cases = [(an_expression(chance), chance.choice(ZONES), a_moment(chance)) for _ in range(700)]
     found = await nexts(db, cases)
     wrong = [
         f"{cron!r} {zone} after {after}: {got}, cron: {expected}"
         for (cron, zone, after), got in zip(cases, found, strict=True)
-        if not is_right(cron, zone, got, expected := oracle(cron, zone, after))
+        if not is_right(cron, zone, got, expected := next_by_cronsim(cron, zone, after))
     ]
     assert wrong == []
 
 
-# Without "0 */2 * * *" on Lord Howe: cronsim goes by whole hours there and leaps over 02:00.
+# "0 */2 * * *" on Lord Howe is left out: cronsim advances by whole hours and skips 02:00 there.
 @pytest.mark.parametrize(
     ("zone", "cron"),
     [
@@ -134,8 +134,8 @@ async def test_expressions_zones_and_moments_as_cron_has_them(db, seed):
         if (zone, cron) != ("Australia/Lord_Howe", "0 */2 * * *")
     ],
 )
-async def test_whole_days_across_each_change_of_the_clock(db, zone, cron):
-    for turn in TURNS[:6]:
+async def test_times_around_clock_changes_equal_those_of_cronsim(db, zone, cron):
+    for turn in CLOCK_CHANGES[:6]:
         at = datetime.fromisoformat(turn).replace(tzinfo=UTC) - timedelta(hours=20)
         expected = [
             tick.astimezone(UTC)
@@ -154,25 +154,26 @@ async def test_whole_days_across_each_change_of_the_clock(db, zone, cron):
 @pytest.mark.parametrize(
     ("cron", "zone", "after", "expected"),
     [
-        # Spring: 02:30 is leapt over, and runs at the first moment after.
+        # In spring 02:30 does not exist; the job runs at the first moment after the change.
         ("30 2 * * *", "Europe/Berlin", "2024-03-31T00:00", "2024-03-31T01:00"),
-        # Autumn: 02:30 comes twice, and runs the first time …
+        # In autumn 02:30 comes twice; a job at a fixed time runs the first time only.
         ("30 2 * * *", "Europe/Berlin", "2024-10-27T00:00", "2024-10-27T00:30"),
         ("30 2 * * *", "Europe/Berlin", "2024-10-27T00:30", "2024-10-28T01:30"),
-        # … but a rhythm goes on through both.
+        # An expression with a star matches both.
         ("30 * * * *", "Europe/Berlin", "2024-10-27T00:30", "2024-10-27T01:30"),
-        # Lord Howe leaps half an hour: 02:00 is followed by 02:30.
+        # The clocks of Lord Howe change by half an hour: 02:00 becomes 02:30.
         ("15 2 * * *", "Australia/Lord_Howe", "2024-10-05T15:00", "2024-10-05T15:30"),
         ("45 1 * * *", "Australia/Lord_Howe", "2024-04-06T14:50", "2024-04-07T15:15"),
         ("0 */2 * * *", "Australia/Lord_Howe", "2024-04-06T14:50", "2024-04-06T15:30"),
-        # Samoa leapt over 30 December 2011, 12:00 and all.
+        # Samoa had no 30 December 2011.
         ("0 12 * * *", "Pacific/Apia", "2011-12-29T23:00", "2011-12-30T10:00"),
         ("0 0 29 2 *", "UTC", "2024-02-29T00:00", "2028-02-29T00:00"),
         ("0 0 29 2 *", "UTC", "2096-02-29T00:00", "2104-02-29T00:00"),
         ("0 0 * * 7", "UTC", "2024-06-01T00:00", "2024-06-02T00:00"),
         ("0 0 * * SUN", "UTC", "2024-06-01T00:00", "2024-06-02T00:00"),
         ("0 0 * jan-MAR fri-7", "UTC", "2024-06-01T00:00", "2025-01-03T00:00"),
-        # Both day fields: either will do; with a star, even with a step, both must.
+        # If both day fields are restricted, one match suffices; if one begins with a star, both
+        # must match.
         ("0 0 13 * fri", "UTC", "2024-06-08T00:00", "2024-06-13T00:00"),
         ("0 0 13 * fri", "UTC", "2024-06-13T00:00", "2024-06-14T00:00"),
         ("0 0 */2 * fri", "UTC", "2024-06-08T00:00", "2024-06-21T00:00"),
@@ -182,19 +183,19 @@ async def test_whole_days_across_each_change_of_the_clock(db, zone, cron):
         ("@weekly", "UTC", "2024-06-08T00:59", "2024-06-09T00:00"),
         ("@monthly", "UTC", "2024-06-08T00:59", "2024-07-01T00:00"),
         ("@yearly", "UTC", "2024-06-08T00:59", "2025-01-01T00:00"),
-        # No such day.
+        # These days do not exist.
         ("0 0 30 2 *", "UTC", "2024-01-01T00:00", None),
         ("0 0 31 4,6,9,11 *", "UTC", "2024-01-01T00:00", None),
     ],
 )
-async def test_times_that_are_easily_wrong(db, cron, zone, after, expected):
+async def test_special_times_are_exact(db, cron, zone, after, expected):
     at = datetime.fromisoformat(after).replace(tzinfo=UTC)
     found = (await nexts(db, [(cron, zone, at)]))[0]
     assert found == (expected and datetime.fromisoformat(expected).replace(tzinfo=UTC))
 
 
 @pytest.mark.parametrize(
-    ("cron", "said"),
+    ("cron", "detail"),
     [
         ("60 * * * *", 'minute is "60"'),
         ("-1 * * * *", 'minute is "-1"'),
@@ -219,29 +220,29 @@ async def test_times_that_are_easily_wrong(db, cron, zone, after, expected):
         ("", "not 5"),
     ],
 )
-async def test_what_is_no_expression_is_refused_by_field_and_value(db, cron, said):
+async def test_the_error_for_an_invalid_expression_names_field_and_value(db, cron, detail):
     given = {"cron": cron, "job_type": "sql-resize"}
     error = await db.refusal("select set_schedule('sql-tick', $1)", given)
     assert error.message.startswith("PQ_INVALID_CRON") or "PQ_INVALID_CRON" in str(error)
-    assert said in str(error.detail)
+    assert detail in str(error.detail)
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "CEST", "UTC+3", "", "Europe"])
-async def test_a_time_zone_has_to_have_a_name(db, zone):
+async def test_an_unknown_time_zone_is_refused(db, zone):
     given = {"cron": "@daily", "timezone": zone, "job_type": "sql-resize"}
     error = await db.refusal("select set_schedule('sql-tick', $1)", given)
     assert "PQ_INVALID_CRON" in str(error)
     assert f'timezone is "{zone}"' in str(error.detail)
 
 
-async def test_a_date_that_never_comes_is_refused(db):
+async def test_an_impossible_date_is_refused(db):
     given = {"cron": "0 0 30 feb *", "job_type": "sql-resize"}
     error = await db.refusal("select set_schedule('sql-tick', $1)", given)
     assert "PQ_INVALID_CRON" in str(error)
     assert "does not come" in str(error.detail)
 
 
-async def test_expressions_are_read_alike_without_standard_conforming_strings(db):
+async def test_expressions_do_not_depend_on_standard_conforming_strings(db):
     await db.run("set local standard_conforming_strings = off")
     at = "'2026-01-01 00:00+00'::timestamptz"
     next_at = await db.value(f"select picture_queue._cron_next('*/15  9-17 * * mon', 'UTC', {at})")

@@ -19,7 +19,7 @@ def items(*jobs):
     return "enqueue_jobs($1)", [list(jobs)]
 
 
-#: A call that leaves something behind for the others to meet.
+#: For some cases a call that is committed first.
 BEFORE = {
     "replace": items(unique("ignore")),
     "debounce": items(unique("ignore")),
@@ -28,8 +28,8 @@ BEFORE = {
 BATCH = BEFORE["batch"][1][1]
 ID, GENERATION = uuid4(), str(uuid4())
 
-#: What an open transaction does, and the call that meets it.
-MEETINGS = {
+#: For each case the call in an open transaction, and the call that has to wait for it.
+CASES = {
     "queue": (("enqueue_job('t', queue => 'new')", []), ("enqueue_job('t', queue => 'new')", [])),
     "queues": (
         ("enqueue_job('t', queue => 'new')", []),
@@ -99,37 +99,37 @@ async def prepare(connection, name):
         await make(connection, BEFORE[name])
 
 
-@pytest.mark.parametrize("name", MEETINGS)
-async def test_an_enqueue_that_meets_an_open_transaction_is_refused_as_busy(two, name):
+@pytest.mark.parametrize("name", CASES)
+async def test_an_enqueue_that_waits_for_an_open_transaction_raises_busy(two, name):
     one, other = two
-    before, call = MEETINGS[name]
+    before, call = CASES[name]
     await prepare(one, name)
     await one.execute("begin")
     await make(one, before)
     async with asyncio.timeout(30):
         assert await refusal(other, call) == ("PT503", "PQ_BUSY")
-    # The caller's own setting is back, and the repetition is answered.
+    # The caller's lock_timeout is restored, and the repeated call succeeds.
     assert await other.fetchval("show lock_timeout") == "0"
     await one.execute("commit")
     assert await refusal(other, call) is None
 
 
-@pytest.mark.parametrize("name", MEETINGS)
-async def test_what_an_older_snapshot_does_not_see_is_refused(two, name):
+@pytest.mark.parametrize("name", CASES)
+async def test_an_enqueue_with_an_older_snapshot_succeeds_or_is_refused(two, name):
     one, other = two
-    before, call = MEETINGS[name]
+    before, call = CASES[name]
     await prepare(one, name)
     await other.execute("begin isolation level repeatable read")
     await other.fetchval("select count(*) from job_queue")
     await make(one, before)
-    # To repeat the call in this transaction would not help where a row is in its way.
+    # In the same transaction a retry fails again: its snapshot does not show the conflicting row.
     refused = {("PT503", "PQ_BUSY"), ("PT400", "PQ_INVALID_ARGUMENT")}
     assert await refusal(other, call) in {None, *refused}
     await other.execute("rollback")
     assert await refusal(other, call) is None
 
 
-async def test_two_transactions_that_make_queues_in_opposite_order_are_not_deadlocked(two):
+async def test_two_transactions_that_create_queues_in_opposite_orders_do_not_deadlock(two):
     async def turn(connection, first, second, barrier):
         await connection.execute("begin")
         await connection.fetchval("select enqueue_job('t', queue => $1)", first)
@@ -149,12 +149,12 @@ async def test_two_transactions_that_make_queues_in_opposite_order_are_not_deadl
 @pytest.mark.parametrize("queue", ["default", "fair", "new"])
 @pytest.mark.parametrize("delay", [None, "1 h"])
 async def test_enqueues_without_id_or_options_take_no_subtransactions(two, queue, delay):
-    """After 64 of them in one transaction every other session looks up whose they are."""
+    """Beyond 64 subtransactions of a transaction, all sessions must read pg_subtrans."""
     one, _ = two
     await one.fetchval("select set_queue('fair', '{\"fair_share\": true}')")
     await one.execute("begin")
     for _ in range(3):
         call = "enqueue_job('t', queue => $1, scheduled_for => now() + $2::text::interval)"
         await make(one, (call, [queue, delay]))
-    by_itself = "select count(*) from job_queue where xmin = pg_current_xact_id()::xid"
-    assert await one.fetchval(by_itself) == 3
+    by_main_transaction = "select count(*) from job_queue where xmin = pg_current_xact_id()::xid"
+    assert await one.fetchval(by_main_transaction) == 3

@@ -1,4 +1,4 @@
-"""A queue that changes its order of claims (fair_share, aging_seconds) while jobs wait."""
+"""Changes of a queue's order of claims (fair_share, aging_seconds) while jobs are pending."""
 
 from uuid import uuid4
 
@@ -27,7 +27,7 @@ async def enqueue(db, *numbers, **given):
 
 
 async def misplaced(db, order):
-    """The pending jobs that have not the place a new one would have."""
+    """Count the pending jobs whose place in the order differs from that of a new job."""
     condition = {
         "plain": "rank <> -priority or turn < 1000000000 or tenant is not null",
         "fair": "rank <> -priority or turn not between 1 and 1000000 or tenant is null",
@@ -40,7 +40,7 @@ async def misplaced(db, order):
 
 
 @pytest.mark.parametrize(("one", "two"), CHANGES)
-async def test_old_jobs_are_not_put_behind_new_ones(db, one, two):
+async def test_old_jobs_stay_before_new_ones(db, one, two):
     await set_order(db, one)
     await enqueue(db, 1, 2, 3)
     await set_order(db, two)
@@ -63,7 +63,7 @@ async def test_priorities_are_kept(db, one, two):
 
 
 @pytest.mark.parametrize("one", ["plain", "aging"])
-async def test_tenants_take_turns_among_the_jobs_that_wait_already(db, one):
+async def test_tenants_take_turns_among_jobs_from_before_the_change(db, one):
     await set_order(db, one)
     await enqueue(db, 1, 2, 3, user_id=ADA)
     await enqueue(db, 4, 5, user_id=BOB)
@@ -74,7 +74,7 @@ async def test_tenants_take_turns_among_the_jobs_that_wait_already(db, one):
 
 @pytest.mark.parametrize(("one", "two"), CHANGES)
 @pytest.mark.parametrize("way", ["held", "running", "parked", "failed"])
-async def test_a_job_that_comes_back_later_has_the_new_order(db, one, two, way):
+async def test_a_job_that_becomes_pending_later_has_the_new_order(db, one, two, way):
     await set_order(db, one)
     first = await db.enqueue(payload={"i": 1}, priority=1, max_attempts=1)
     if way == "held":
@@ -96,11 +96,11 @@ async def test_a_job_that_comes_back_later_has_the_new_order(db, one, two, way):
         await db.value("select change_jobs('retry', $1)", {"queue": db.queue})
     await db.pass_time(2)
     order = await claimed(db)
-    # A tenant's job that comes back takes the tenant's next turn.
+    # A tenant's job that becomes pending again takes the tenant's next turn.
     assert order in ([[1, 2, 3], [2, 1, 3]] if two == "fair" else [[1, 2, 3]])
 
 
-async def test_many_jobs_are_placed_in_bounded_steps(db):
+async def test_many_jobs_are_reordered_in_bounded_steps(db):
     await set_order(db, "aging")
     items = [
         {"job_type": "sql-resize", "queue": db.queue, "payload": {"i": i}, "priority": 1}
@@ -109,17 +109,17 @@ async def test_many_jobs_are_placed_in_bounded_steps(db):
     await db.value("select enqueue_jobs($1)", items)
     await set_order(db, "plain")
     assert await misplaced(db, "plain") == 500
-    assert await claimed(db, 2) == [0, 1], "the oldest are first meanwhile"
+    assert await claimed(db, 2) == [0, 1], "the oldest jobs are still claimed first"
     assert await db.value("select picture_queue._reorder_queues($1, 200)", [db.queue]) == 200
     assert await misplaced(db, "plain") == 300
     assert (await db.value("select picture_queue.maintain()"))["reordered"] == 300
     assert await misplaced(db, "plain") == 0
 
 
-async def test_jobs_of_a_transaction_open_at_the_change_are_placed_later(db):
+async def test_jobs_of_a_transaction_that_was_open_at_the_change_are_reordered_later(db):
     await set_order(db, "plain")
     await set_order(db, "aging")
-    # As such a transaction leaves it.
+    # The update below gives the jobs the old order, as such a transaction does.
     await enqueue(db, 1, 2)
     await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
     step = "select picture_queue.maintain()"
@@ -131,10 +131,10 @@ async def test_jobs_of_a_transaction_open_at_the_change_are_placed_later(db):
         await db.value(step)
     assert await misplaced(db, "aging") == 0
     state = "select reorder_after from picture_queue.queue where name = $1"
-    assert await db.value(state, db.queue) is None, "and that is the end of it"
+    assert await db.value(state, db.queue) is None, "the reordering is complete"
 
 
-async def test_a_change_of_something_else_moves_no_job(db):
+async def test_a_change_of_another_setting_moves_no_job(db):
     await set_order(db, "fair")
     await enqueue(db, 1, 2)
     before = await db.rows("select xmin, ctid::text from job_queue where queue = $1", db.queue)
@@ -183,21 +183,21 @@ async def test_a_queue_has_one_order(db, before, changes, detail):
         ({}, {"backoff_jitter": 2, "max_attempts": 3}, "backoff_jitter is 2, not 0 to 1"),
     ],
 )
-async def test_a_value_that_does_not_fit_is_named_with_what_it_may_be(db, before, changes, detail):
+async def test_the_error_for_an_invalid_queue_setting_names_its_range(db, before, changes, detail):
     await db.value("select set_queue($1, $2)", db.queue, before)
     error = await db.refusal("select set_queue($1, $2)", db.queue, changes)
     assert error.detail == detail
 
 
-async def test_a_setting_of_the_project_that_does_not_fit_has_its_range(db):
+async def test_the_error_for_an_invalid_project_setting_names_its_range(db):
     error = await db.refusal("select set_setting($1)", {"max_attempts": 0, "archive": True})
     assert error.detail == "max_attempts is 0, not 1 to 1000000000"
     error = await db.refusal("select set_setting($1)", {"keep_failed_seconds": 5})
     assert error.detail == "keep_failed_seconds is 5, not 60 to 3153600000"
 
 
-async def test_a_job_that_cannot_be_written_stays_and_the_others_get_their_place(db):
-    """A trigger of the project raises for one job; the doctor tells, and it is placed later."""
+async def test_a_job_that_cannot_be_updated_does_not_stop_the_reordering(db):
+    """A trigger raises for one job. The doctor reports it, and the job is reordered later."""
     await set_order(db, "plain")
     await enqueue(db, *range(20), priority=3)
     (bad,) = await db.rows(
@@ -212,9 +212,9 @@ async def test_a_job_that_cannot_be_written_stays_and_the_others_get_their_place
     )
     await set_order(db, "aging")
     assert await misplaced(db, "aging") == 1
-    told = await db.findings("failed steps")
-    assert f"job {bad['id']}" in str(told)
-    assert "not on my watch" in str(told)
+    findings = await db.findings("failed steps")
+    assert f"job {bad['id']}" in str(findings)
+    assert "not on my watch" in str(findings)
     await db.run("drop trigger refuse_for_test on public.job_queue")
     await db.pass_time(61)
     await db.maintain()
@@ -223,7 +223,7 @@ async def test_a_job_that_cannot_be_written_stays_and_the_others_get_their_place
     assert await db.value(failed, str(bad["id"])) == 0
 
 
-async def test_a_round_without_time_leaves_no_job_behind(db):
+async def test_a_reordering_past_its_deadline_is_continued_later(db):
     await set_order(db, "plain")
     await enqueue(db, *range(5), priority=3)
     await db.run(
@@ -238,7 +238,7 @@ async def test_a_round_without_time_leaves_no_job_behind(db):
     assert await misplaced(db, "aging") == 0
 
 
-async def test_a_tenant_named_before_its_queue_shares_counts_afterwards(db):
+async def test_a_tenant_given_before_fair_sharing_counts_afterwards(db):
     await set_order(db, "plain")
     for tenant in ("ada", "ada", "bob"):
         await db.enqueue(payload={"i": tenant}, options={"tenant": tenant})
@@ -250,7 +250,7 @@ async def test_a_tenant_named_before_its_queue_shares_counts_afterwards(db):
 
 
 @pytest.mark.parametrize("order", ["plain", "aging"])
-async def test_a_named_tenant_outlives_the_sharing_of_its_queue(db, order):
+async def test_a_given_tenant_is_kept_when_fair_sharing_ends(db, order):
     await set_order(db, "fair")
     await db.enqueue(user_id=ADA, options={"tenant": "ada"})
     await db.enqueue(user_id=ADA)
@@ -260,7 +260,7 @@ async def test_a_named_tenant_outlives_the_sharing_of_its_queue(db, order):
 
 
 @pytest.mark.parametrize("order", ["plain", "aging"])
-async def test_tenants_take_no_turns_where_nothing_is_shared(db, order):
+async def test_tenants_take_no_turns_without_fair_sharing(db, order):
     await set_order(db, order)
     jobs = [{"job_type": "sql-resize", "queue": db.queue, "options": {"tenant": "ada"}}] * 2
     await db.value("select enqueue_jobs($1)", jobs)

@@ -1,4 +1,4 @@
-"""Schedules: their ticks, what is missed, and that each tick makes one job."""
+"""Schedules: the times at which they enqueue (ticks), missed ticks, and one job for each tick."""
 
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -11,7 +11,7 @@ AT = "2024-03-30 12:00:00+00"
 
 @pytest.fixture
 async def clock(db):
-    """Stops the clock every function uses; called with a time, sets it."""
+    """Stop the clock that all functions use, and return a function that sets it."""
 
     async def set_(at):
         await db.run(
@@ -50,7 +50,7 @@ async def ticks(db):
     return [job["metadata"]["tick"][:19].replace("T", " ") for job in await jobs(db)]
 
 
-async def test_an_interval_does_not_drift_however_late_it_is_looked_at(db, clock):
+async def test_an_interval_does_not_drift_when_its_ticks_run_late(db, clock):
     row = await schedule(db, every_seconds=90.5)
     assert row["next_at"].startswith("2024-03-30T12:01:30.5")
     for late in (91, 182, 299, 364):
@@ -60,7 +60,7 @@ async def test_an_interval_does_not_drift_however_late_it_is_looked_at(db, clock
     assert [at[14:21] for at in made] == ["01:30.5", "03:01+0", "04:31.5", "06:02+0"]
 
 
-async def test_an_interval_stays_true_after_a_billion_seconds(db, clock):
+async def test_an_interval_is_exact_after_a_billion_seconds(db, clock):
     await schedule(db, every_seconds=1.1, missed="once")
     await clock("2055-03-30 12:00:00+00")
     assert await tick(db) == 1
@@ -70,7 +70,7 @@ async def test_an_interval_stays_true_after_a_billion_seconds(db, clock):
     assert at > datetime.fromisoformat("2055-03-30 12:00:00+00")
 
 
-async def test_a_time_zone_moves_the_ticks_with_its_clock(db, clock):
+async def test_ticks_follow_the_summer_time_of_the_time_zone(db, clock):
     row = await schedule(db, cron="0  9 * * *", timezone="europe/berlin")
     assert (row["cron"], row["timezone"]) == ("0 9 * * *", "Europe/Berlin")
     assert row["next_at"].startswith("2024-03-31T07:00")  # the clocks changed that night
@@ -88,7 +88,7 @@ async def test_a_time_zone_moves_the_ticks_with_its_clock(db, clock):
         ("all", ["2024-03-30 13:00:00", "2024-03-30 14:00:00", "2024-03-30 15:00:00"]),
     ],
 )
-async def test_ticks_that_passed_unseen(db, clock, missed, made):
+async def test_missed_ticks_are_skipped_or_run_late(db, clock, missed, made):
     await schedule(db, cron="0 * * * *", missed=missed)
     await clock("2024-03-30 15:30:00+00")
     assert await tick(db) == len(made)
@@ -100,14 +100,14 @@ async def test_ticks_that_passed_unseen(db, clock, missed, made):
 
 
 @pytest.mark.parametrize(("seconds", "made"), [(60, 1), (119, 1), (121, 0)])
-async def test_a_skipping_schedule_forgives_two_minutes(db, clock, seconds, made):
+async def test_a_tick_under_two_minutes_late_is_not_missed(db, clock, seconds, made):
     await schedule(db, cron="0 13 * * *", missed="skip")
     await clock(datetime.fromisoformat("2024-03-30 13:00:00+00") + timedelta(seconds=seconds))
     assert await tick(db) == made
     assert (await listed(db))["next_at"].startswith("2024-03-31T13:00")
 
 
-async def test_all_that_was_missed_is_made_a_bounded_number_at_a_time(db, clock):
+async def test_missed_ticks_run_in_bounded_steps(db, clock):
     await schedule(db, every_seconds=1, missed="all")
     await schedule(db, "sql-other", every_seconds=1, missed="all")
     await clock("2024-03-30 12:01:00+00")
@@ -118,7 +118,7 @@ async def test_all_that_was_missed_is_made_a_bounded_number_at_a_time(db, clock)
     )
 
 
-async def test_maintenance_runs_what_is_due_without_pg_cron(db, clock):
+async def test_maintenance_runs_due_schedules_without_pg_cron(db, clock):
     await schedule(
         db, every_seconds=60, payload={"size": 3}, priority=7, options={"metadata": {"by": "me"}}
     )
@@ -136,7 +136,7 @@ async def test_maintenance_runs_what_is_due_without_pg_cron(db, clock):
     assert row["last_at"].startswith("2024-03-30T12:01:00")
 
 
-async def test_maintenance_says_how_many_it_ran(db, clock):
+async def test_maintenance_returns_the_number_of_scheduled_jobs(db, clock):
     await schedule(db, every_seconds=60)
     await clock("2024-03-30 12:01:00+00")
     assert (await db.value("select maintain_jobs(true)"))["scheduled"] == 1
@@ -150,7 +150,7 @@ async def test_a_paused_schedule_misses_nothing(db, clock):
     await clock("2024-03-30 15:30:00+00")
     assert await tick(db) == 0
     assert (await schedule(db, cron="30 * * * *", missed="all"))["paused"], (
-        "setting leaves it paused"
+        "a paused schedule that is set again stays paused"
     )
     for _ in range(2):
         row = await db.value("select resume_schedule('sql-tick')")
@@ -158,7 +158,7 @@ async def test_a_paused_schedule_misses_nothing(db, clock):
     assert await tick(db) == 0
 
 
-async def test_a_schedule_can_be_made_paused_and_run_by_hand(db, clock):
+async def test_a_schedule_can_be_created_paused_and_run_by_hand(db, clock):
     await schedule(db, cron="0 * * * *", paused=True, payload={"a": 1})
     job_id = uuid4()
     for _ in range(2):
@@ -166,21 +166,21 @@ async def test_a_schedule_can_be_made_paused_and_run_by_hand(db, clock):
         assert made["job_id"] == str(job_id)
     assert [job["payload"] for job in await jobs(db)] == [{"a": 1}]
     assert (await db.value("select run_schedule('sql-tick')"))["outcome"] == "created"
-    assert (await listed(db))["last_at"] is None, "its ticks stay as they are"
+    assert (await listed(db))["last_at"] is None, "a run by hand is not a tick"
 
 
-async def test_setting_the_same_again_changes_nothing(db, clock):
+async def test_setting_an_equal_schedule_again_changes_nothing(db, clock):
     given = {"cron": "*/5 * * * *", "timezone": "Asia/Kathmandu", "payload": {"a": 1}}
     first = await schedule(db, **given)
     await clock("2024-03-30 12:20:00+00")
     assert await schedule(db, **given) == first
     changed = await schedule(db, **given | {"payload": {"a": 2}})
-    assert changed["next_at"] == first["next_at"], "another payload is no reason to miss a tick"
+    assert changed["next_at"] == first["next_at"], "a new payload does not move the next tick"
     assert changed["updated_at"] != first["updated_at"]
     assert (await schedule(db, cron="0 0 * * *"))["next_at"].startswith("2024-03-31T00:00")
 
 
-async def test_a_schedule_that_fails_says_why_and_the_others_go_on(db, clock):
+async def test_a_failing_schedule_records_its_error_and_the_others_run(db, clock):
     await db.value("select set_setting($1)", {"unknown_queue": "refuse"})
     await schedule(db, "sql-a-broken", every_seconds=60, queue=f"{db.queue}-none")
     await db.value("select set_queue($1)", db.queue)
@@ -214,7 +214,7 @@ async def test_an_unknown_schedule_is_refused(db, call):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "detail"),
     [
         ({}, "one of cron and every_seconds is needed"),
         ({"cron": "@daily", "every_seconds": 5}, "one of cron and every_seconds is needed"),
@@ -233,16 +233,16 @@ async def test_an_unknown_schedule_is_refused(db, call):
         ({"every_seconds": 60, "options": {"delay_seconds": -1}}, "delay_seconds"),
     ],
 )
-async def test_what_is_no_schedule_is_refused(db, given, said):
+async def test_an_invalid_schedule_is_refused(db, given, detail):
     refused = await db.refusal(
         "select set_schedule('sql-tick', $1)", {"job_type": "sql-resize", **given}
     )
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
-    assert said in refused.detail
+    assert detail in refused.detail
 
 
 @pytest.mark.parametrize("name", ["", "with space", "-first", "a" * 129])
-async def test_a_name_is_plain(db, name):
+async def test_an_invalid_name_is_refused(db, name):
     refused = await db.refusal(
         "select set_schedule($1, $2)", name, {"job_type": "sql-resize", "every_seconds": 60}
     )
@@ -250,8 +250,11 @@ async def test_a_name_is_plain(db, name):
     assert "name is" in refused.detail
 
 
-async def test_two_connections_make_one_job_of_a_tick(stack, db):
-    """Committed: the one passes over what the other has in hand, and later finds nothing due."""
+async def test_two_connections_enqueue_one_job_for_a_tick(stack, db):
+    """The second connection skips the schedule that the first has locked, and later it is not due.
+
+    Unlike the other tests this one commits.
+    """
     name, queue = f"sql-{db.queue}", db.queue
     one, other = [await asyncpg.connect(stack.db_url, timeout=10) for _ in range(2)]
     try:

@@ -360,11 +360,11 @@ def test_a_broken_picture_has_a_preview_or_none(tmp_path: Path, kind: str, data:
 def test_a_timeline_keeps_the_first_of_each_moment_and_its_source() -> None:
     timeline = Timeline()
     timeline.mark("answered", "answer")
-    timeline.see(event("pending", source="snapshot"))
-    timeline.see(event("processing", 0, "snapshot"))
-    timeline.see(event("processing", 30, "socket"))
-    timeline.see(event("processing", 60, "poll"))
-    timeline.see(event("completed", 100, "socket"))
+    timeline.record_event(event("pending", source="snapshot"))
+    timeline.record_event(event("processing", 0, "snapshot"))
+    timeline.record_event(event("processing", 30, "socket"))
+    timeline.record_event(event("processing", 60, "poll"))
+    timeline.record_event(event("completed", 100, "socket"))
     timeline.mark_row("stored", datetime.now(UTC) + timedelta(seconds=60))
     found = timeline.as_json()
     assert {name: moment["source"] for name, moment in found["timeline"].items()} == {

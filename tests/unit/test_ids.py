@@ -1,4 +1,4 @@
-"""Ids of new rows."""
+"""The ids of new rows."""
 
 import time
 from uuid import RFC_4122, UUID
@@ -6,14 +6,14 @@ from uuid import RFC_4122, UUID
 from picture_queue._ids import new_id, new_ids
 
 
-def test_they_are_uuids_of_version_7_and_differ():
+def test_ids_are_distinct_uuids_of_version_7():
     ids = [UUID(text) for text in new_ids(2000)]
     assert {(one.version, one.variant) for one in ids} == {(7, RFC_4122)}
     assert len(set(ids)) == 2000
     assert new_ids(0) == []
 
 
-def test_they_begin_with_the_time_in_milliseconds():
+def test_ids_begin_with_the_time_in_milliseconds():
     before = time.time_ns() // 1_000_000
-    made = UUID(new_id()).int >> 80
-    assert before <= made <= time.time_ns() // 1_000_000
+    created = UUID(new_id()).int >> 80
+    assert before <= created <= time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""The Replicate client on the wire: what it sends, what it repeats, what it gives away."""
+"""The Replicate client: its requests, its retries, and that it never shows the token."""
 
 import asyncio
 import json
@@ -83,7 +83,7 @@ async def test_a_community_model_runs_by_version(
         "stability-ai/sdxl", recorded["input"], version=recorded["version"], cancel_after=1
     )
     assert json.loads(route.calls.last.request.content) == recorded
-    assert route.calls.last.request.headers["cancel-after"] == "5s"  # the least Replicate takes
+    assert route.calls.last.request.headers["cancel-after"] == "5s"  # Replicate's minimum
 
 
 async def test_any_success_status_is_a_created_prediction(
@@ -172,7 +172,7 @@ async def test_a_refused_create_is_sent_once(
     assert route.call_count == 1
 
 
-async def test_a_wait_beyond_the_patience_is_left_to_the_caller(
+async def test_a_long_retry_after_is_left_to_the_caller(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     route = api.post(CREATE).mock(return_value=answer("error_429", "with_header"))
@@ -211,7 +211,7 @@ async def test_a_read_gives_up_in_the_end(client: ReplicateClient, api: respx.Ro
     assert route.call_count == FAST.tries
 
 
-async def test_a_read_of_nothing_is_not_repeated(
+async def test_a_read_of_an_unknown_prediction_is_not_repeated(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     route = api.get(ONE).mock(return_value=answer("error_404", "prediction_not_found"))
@@ -249,14 +249,16 @@ async def test_a_list_follows_the_cursor_and_nothing_else(
     assert not elsewhere.called
 
 
-async def test_a_list_without_end_ends(client: ReplicateClient, api: respx.Router) -> None:
+async def test_an_endless_list_is_read_to_a_limit(
+    client: ReplicateClient, api: respx.Router
+) -> None:
     page = {"results": [], "next": f"{BASE_URL}/predictions?cursor=again"}
     route = api.get(f"{BASE_URL}/predictions").respond(json=page)
     assert await client.created_after(datetime.now(UTC)) == []
     assert route.call_count == 10
 
 
-BEYOND = [
+EXCESSIVE = [
     b'{"id": "p", "metrics": {"n": 1' + b"0" * 5000 + b"}}",
     b'{"output": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     b'{"logs": "' + b"x" * 34_000_000 + b'"}',
@@ -264,8 +266,8 @@ BEYOND = [
 ]
 
 
-@pytest.mark.parametrize("content", BEYOND, ids=["digits", "depth", "bytes", "long and deep"])
-async def test_an_answer_beyond_all_bounds_is_asked_for_once(
+@pytest.mark.parametrize("content", EXCESSIVE, ids=["digits", "depth", "bytes", "long and deep"])
+async def test_a_request_with_an_excessive_answer_is_not_repeated(
     client: ReplicateClient, api: respx.Router, content: bytes
 ) -> None:
     route = api.get(ONE).respond(content=content)
@@ -279,15 +281,15 @@ async def test_an_answer_beyond_all_bounds_is_asked_for_once(
     assert created.call_count == 1
 
 
-async def test_a_refusal_beyond_all_bounds_is_a_refusal(
+async def test_an_error_with_an_excessive_body_keeps_its_type(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    api.get(ONE).respond(404, content=BEYOND[1])
+    api.get(ONE).respond(404, content=EXCESSIVE[1])
     with pytest.raises(errors.ResourceNotFound):
         await client.get("p1")
 
 
-async def test_a_long_answer_is_read_beside_the_event_loop(
+async def test_a_long_answer_is_parsed_in_a_thread(
     client: ReplicateClient, api: respx.Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
@@ -306,7 +308,7 @@ async def test_a_long_answer_is_read_beside_the_event_loop(
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "x-unknown"])
-async def test_an_answer_that_may_unpack_without_bound_is_not_unpacked(
+async def test_an_answer_in_an_unrequested_encoding_is_not_decompressed(
     client: ReplicateClient, api: respx.Router, encoding: str
 ) -> None:
     route = api.get(ONE).mock(
@@ -327,7 +329,7 @@ async def test_an_unreadable_list_is_an_error(client: ReplicateClient, api: resp
 
 
 @pytest.mark.parametrize("fields", [5, "x", {"a": 1}, [5], [{"description": {"a": []}}]])
-async def test_odd_fields_of_a_refusal_do_not_hide_it(
+async def test_unexpected_fields_of_an_error_keep_its_type(
     client: ReplicateClient, api: respx.Router, fields: Any
 ) -> None:
     api.post(CREATE).respond(422, json={"detail": 5, "invalid_fields": fields})
@@ -347,7 +349,7 @@ async def test_the_token_appears_nowhere(
         assert TOKEN not in text
 
 
-async def test_a_given_http_client_stays_open_and_an_own_one_is_closed(api: respx.Router) -> None:
+async def test_only_an_http_client_of_its_own_is_closed(api: respx.Router) -> None:
     api.get(ONE).mock(return_value=answer("get_200_processing", "percent_14"))
     async with httpx.AsyncClient() as http:
         async with ReplicateClient(TOKEN, http=http) as borrowed:
@@ -367,6 +369,8 @@ async def test_a_given_http_client_stays_open_and_an_own_one_is_closed(api: resp
         lambda: ReplicateClient(TOKEN, base_url="ftp://api.replicate.com/v1"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(make: Callable[[], ReplicateClient]) -> None:
+def test_an_invalid_token_or_address_is_refused_at_construction(
+    make: Callable[[], ReplicateClient],
+) -> None:
     with pytest.raises(ValueError, match="Replicate"):
         make()

@@ -1,6 +1,7 @@
-"""A worker in a process of its own: ``python app.py <queue> <lease>``, project by environment.
+"""A worker in a process of its own: ``python app.py <queue> <lease seconds>``.
 
-It writes a line when a handler has started, so that its parent can wait for that.
+The environment names the project. The handler prints a line when it starts and when it stops, so
+that the parent process can wait for that.
 """
 
 import asyncio
@@ -18,12 +19,12 @@ worker = Worker(
 
 @worker.handler("slow")
 async def slow(payload: dict[str, Any], job: JobContext) -> str:
-    """Print that it runs, and continue until the worker stops."""
+    """Run until the worker stops, or for ever if the payload has ``ignore_shutdown``."""
     print("started", job.attempt, flush=True)
-    while not job.shutdown_requested:  # noqa: ASYNC110 - as a handler in chunks would
+    while not job.shutdown_requested:  # noqa: ASYNC110 - a handler polls this attribute
         await asyncio.sleep(0.01)
     print("stopping", flush=True)
-    if payload.get("stubborn"):
+    if payload.get("ignore_shutdown"):
         await asyncio.Event().wait()
     return "finished early"
 

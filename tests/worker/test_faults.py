@@ -1,4 +1,4 @@
-"""Workers during lost answers, outages and a cut socket, and after their own death."""
+"""Workers during lost answers, outages and a cut socket, and after they are killed."""
 
 import asyncio
 import os
@@ -33,11 +33,13 @@ async def test_a_report_whose_answer_is_lost_counts_once(service, queue, new_wor
         assert await worker._signals.reported.next() == (job.id, "repeated")
     done = await service.jobs.get(job.id)
     assert (done.status, done.result, done.attempt, runs) == (JobStatus.COMPLETED, "done", 1, 1)
-    # Created, claimed, completed: the repetition was no change.
+    # One version each for create, claim and complete; the repeated report adds none.
     assert done.version == 3
 
 
-async def test_a_claim_whose_answer_is_lost_gives_the_same_jobs(service, queue, new_worker, faults):
+async def test_a_claim_whose_answer_is_lost_is_repeated_with_its_jobs(
+    service, queue, new_worker, faults
+):
     worker = new_worker(concurrency=3)
     seen: list[tuple[int, int]] = []
 
@@ -48,7 +50,7 @@ async def test_a_claim_whose_answer_is_lost_gives_the_same_jobs(service, queue, 
     await service.jobs.enqueue_many(
         {"job_type": "count", "queue": queue, "payload": {"n": n}} for n in range(3)
     )
-    # More than one call repeats by itself: the claimer has to ask again as it asked before.
+    # Five lost answers exceed the retries of one call, so the claimer repeats its request itself.
     await faults(cut_after_commit=5, path="/rest/v1/rpc/claim_jobs")
     async with worker:
         for _ in range(3):
@@ -56,7 +58,7 @@ async def test_a_claim_whose_answer_is_lost_gives_the_same_jobs(service, queue, 
     assert sorted(seen) == [(0, 1), (1, 1), (2, 1)]
 
 
-async def test_a_claim_lost_with_its_report_gives_the_same_jobs(service, queue, new_worker, faults):
+async def test_reports_whose_answers_are_lost_do_not_lose_jobs(service, queue, new_worker, faults):
     worker = new_worker(concurrency=1)
     seen: list[int] = []
 
@@ -77,7 +79,7 @@ async def test_a_claim_lost_with_its_report_gives_the_same_jobs(service, queue, 
     assert [job.attempt for job in done] == [1, 1, 1, 1]
 
 
-async def test_an_outage_ends_nothing_and_is_logged_once(
+async def test_a_worker_survives_an_outage_and_logs_it_once(
     service, queue, new_worker, faults, caplog
 ):
     worker = new_worker(poll_interval=0.05)
@@ -97,7 +99,7 @@ async def test_an_outage_ends_nothing_and_is_logged_once(
     assert len([text for text in messages if "calls succeed again" in text]) == 1
 
 
-async def test_without_its_socket_a_worker_lives_on_polling(service, queue, new_worker, faults):
+async def test_a_worker_polls_while_its_socket_is_cut(service, queue, new_worker, faults):
     worker = new_worker(poll_interval=0.1)
 
     @worker.handler("fine")
@@ -113,7 +115,7 @@ async def test_without_its_socket_a_worker_lives_on_polling(service, queue, new_
         await worker._signals.listening.next(timeout=20)
 
 
-async def test_a_wake_up_comes_long_before_the_poll(service, queue, new_worker):
+async def test_a_wake_up_starts_a_job_before_the_next_poll(service, queue, new_worker):
     worker = new_worker(poll_interval=60)
 
     @worker.handler("fine")
@@ -122,12 +124,12 @@ async def test_a_wake_up_comes_long_before_the_poll(service, queue, new_worker):
 
     async with worker:
         await worker._signals.listening.next()
-        for _ in range(3):  # what the look at the start found, the next ones cannot be
+        for _ in range(3):  # the claim at the start may find the first job, but not the others
             job = await service.jobs.enqueue("fine", queue=queue)
             assert await service.jobs.result(job.id, timeout=15) == 1
 
 
-async def test_a_key_that_may_not_work_is_refused_by_name(stack):
+async def test_a_worker_with_an_anonymous_key_is_refused(stack):
     async with AsyncPictureQueue(stack.api_url, stack.anon_key) as pq:
         with pytest.raises((NotAllowed, NotAuthenticated)):
             await Worker(pq).run()
@@ -159,8 +161,8 @@ async def line(process: asyncio.subprocess.Process) -> str:
         return (await process.stdout.readline()).decode().strip()
 
 
-async def confirmed(db, job_id):
-    """Wait until the database knows that the job has started."""
+async def wait_until_confirmed(db, job_id):
+    """Wait until the worker has confirmed the start of the job."""
     async with asyncio.timeout(20):
         while await db.fetchval(  # noqa: ASYNC110 - there is no event for it
             "select unconfirmed_claims > 0 from job_queue where id = $1", job_id
@@ -168,7 +170,7 @@ async def confirmed(db, job_id):
             await asyncio.sleep(0.01)
 
 
-async def test_a_killed_worker_is_taken_over(stack, service, queue, reached, db):
+async def test_another_worker_runs_the_job_of_a_killed_one(stack, service, queue, reached, db):
     job = await service.jobs.enqueue("slow", queue=queue)
     async with running(stack, queue) as first, running(stack, queue) as second:
         lines = {asyncio.create_task(line(process)): process for process in (first, second)}
@@ -177,7 +179,7 @@ async def test_a_killed_worker_is_taken_over(stack, service, queue, reached, db)
         assert started.result() == "started 1"
         victim = lines.pop(started)
         ((waiting, survivor),) = lines.items()
-        await confirmed(db, job.id)
+        await wait_until_confirmed(db, job.id)
         victim.send_signal(signal.SIGKILL)
         assert await waiting == "started 2"
         survivor.terminate()
@@ -190,13 +192,13 @@ async def test_a_killed_worker_is_taken_over(stack, service, queue, reached, db)
     )
 
 
-async def test_a_second_signal_gives_the_job_back_at_once(stack, service, queue):
-    job = await service.jobs.enqueue("slow", {"stubborn": True}, queue=queue)
+async def test_a_second_signal_releases_the_job_at_once(stack, service, queue):
+    job = await service.jobs.enqueue("slow", {"ignore_shutdown": True}, queue=queue)
     async with running(stack, queue, lease=30) as process:
         assert await line(process) == "started 1"
         process.terminate()
         assert await line(process) == "stopping"
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 15) == 0
-    given_back = await service.jobs.get(job.id)
-    assert (given_back.status, given_back.attempt) == (JobStatus.PENDING, 0)
+    released = await service.jobs.get(job.id)
+    assert (released.status, released.attempt) == (JobStatus.PENDING, 0)

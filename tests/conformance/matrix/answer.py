@@ -1,4 +1,4 @@
-"""An answer as a way saw it, in words all ways share."""
+"""The answer to a call, in one form for all interfaces (SQL, HTTP, clients)."""
 
 from dataclasses import asdict, dataclass
 
@@ -13,22 +13,22 @@ from tests.conformance.matrix.case import (
     refused,
 )
 
-#: The same, said by SQL and by PostgREST.
+#: Error codes of SQL, and PostgREST's codes for the same errors.
 _SAME = {"42883": "PGRST202"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A call with its arguments, as a role; made as often as asked, and the last answer counts.
+    """A call that a role makes one or more times; the last answer is compared.
 
     Args:
-        case: Its id.
-        role: See `Case`.
-        function: In the schema ``public``.
-        args: By name.
-        times: How often.
-        is_void: The function returns nothing.
-        once: A client that repeats calls by itself is not to.
+        case: The id of the case.
+        role: The role that calls; see `Case`.
+        function: The function, in the schema ``public``.
+        args: The arguments by name.
+        times: The number of calls.
+        is_void: True if the function returns void.
+        once: True if a client must not retry the call.
     """
 
     case: str
@@ -42,16 +42,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Data, or an error; what a way does not show is None.
+    """Data or an error; a field that the interface does not return is None.
 
     Args:
-        data: What the function answered; None for nothing.
-        code: ``PQ_…`` of ours, else PostgreSQL's or PostgREST's.
-        message: Of the error, without the code.
-        detail: Of the error.
-        hint: Of the error.
-        status: Of HTTP.
-        kind: Name of the typed exception.
+        data: The value that the function returned.
+        code: The error code: ours (``PQ_…``), or that of PostgreSQL or PostgREST.
+        message: The error's message, without the code.
+        detail: The error's detail.
+        hint: The error's hint.
+        status: The HTTP status.
+        kind: The name of the exception's class.
     """
 
     data: Json = None
@@ -63,7 +63,7 @@ class Answer:
     kind: str | None = None
 
     def text(self) -> str:
-        """For people."""
+        """Return the fields that are set, for a message."""
         return str({name: value for name, value in asdict(self).items() if value is not None})
 
 
@@ -74,7 +74,7 @@ def failure(
     hint: str | None,
     status: int | None = None,
 ) -> Answer:
-    """The answer of an error with the fields of PostgreSQL; ours say the status in the SQLSTATE."""
+    """Return the answer for a PostgreSQL error; the SQLSTATE of our errors has the HTTP status."""
     code, rest = sqlstate or "?", message or ""
     if code.startswith("PT") and rest.startswith("PQ_"):
         status = status or int(code[2:])
@@ -90,15 +90,17 @@ def failure(
 
 
 def request_of(case: Case, names: Names, is_void: bool) -> Request:
-    """The call of a case under these names."""
+    """Return the request of a case, with these names filled in."""
     args = filled(dict(case.args), names)
     once = case.expected == refused("PQ_BUSY")
     return Request(case.id, case.role, case.function, args, case.times, is_void, once)
 
 
 def compared(case: Case, answer: Answer, names: Names) -> Answer:
-    """Return the parts of an answer that are compared: of errors that are not ours the code,
-    since servers and versions word them differently."""
+    """Return the parts of an answer that are compared.
+
+    Of an error that is not ours that is only the code: its texts differ by server and version.
+    """
     if answer.code is None:
         data: Json = "<any>"
         if case.expected is not ...:
@@ -111,8 +113,8 @@ def compared(case: Case, answer: Answer, names: Names) -> Answer:
     return Answer(None, answer.code, *words, status=answer.status)
 
 
-def complaint(case: Case, seen: Answer) -> str | None:
-    """Return the fault of an answer, as `compared` gives it; None if it is as expected."""
+def difference(case: Case, seen: Answer) -> str | None:
+    """Return how an answer of `compared` differs from the expected one; None if it does not."""
     expected = case.expected
     if isinstance(expected, Refusal):
         if seen.code != expected.code or seen.status not in (None, expected.status):
@@ -123,7 +125,7 @@ def complaint(case: Case, seen: Answer) -> str | None:
 
 
 def differs(one: Answer, other: Answer) -> bool:
-    """Return whether two interfaces differ; a field that one does not show is no difference."""
+    """Return True if two answers differ; a status that one interface lacks is not compared."""
     a, b = asdict(one) | {"kind": None}, asdict(other) | {"kind": None}
     if one.status is None or other.status is None:
         a["status"] = b["status"] = None

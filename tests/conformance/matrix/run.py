@@ -11,7 +11,7 @@ import psycopg
 from tests.conformance.matrix.answer import (
     Answer,
     compared,
-    complaint,
+    difference,
     differs,
     request_of,
 )
@@ -84,7 +84,7 @@ async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Colu
     for (case, names), answer in zip(made, answers, strict=True):
         seen = compared(case, answer, names)
         column.answers[case.id] = seen
-        problem = complaint(case, seen)
+        problem = difference(case, seen)
         if problem is None and answer.kind and answer.kind != kind_of(answer.code or ""):
             problem = f"{answer.code} is raised as {answer.kind}, not {kind_of(answer.code or '')}"
         if problem is not None:

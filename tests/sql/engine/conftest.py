@@ -1,4 +1,4 @@
-"""A crowd: connections that really work at the same time, on a queue of their own."""
+"""A crowd: eight connections that make calls at the same time, on a queue of their own."""
 
 import asyncio
 import contextlib
@@ -20,13 +20,15 @@ class Refusal(NamedTuple):
 
 
 class Member:
-    """One connection; every call is a transaction of its own. Refusals are answers, but a deadlock,
-    and the PQ_BUSY that stands for one, is an error. A claim may be told so once: it locks jobs it
-    does not wait for, but Postgres does wait for one that changed hands since it was seen.
+    """A connection whose calls are transactions of their own.
+
+    A call returns a refusal as a `Refusal`. A deadlock fails the test, and so does PQ_BUSY, which
+    the functions raise in place of a deadlock. A claim may raise PQ_BUSY once: it skips locked
+    rows, but Postgres waits for a row that was updated after the claim's snapshot.
 
     Attributes:
-        tries: Of a call that is answered with PQ_BUSY; more than one where circles cannot be ruled
-            out, as our clients do.
+        tries: How often a call that raises PQ_BUSY is made; more than one where a deadlock is
+            possible by design and our clients retry.
     """
 
     def __init__(self, connection: "asyncpg.Connection[Any]", queue: str) -> None:
@@ -69,7 +71,7 @@ class Member:
         return [one["outcome"] for one in answer["outcomes"]]
 
     async def maintain(self) -> None:
-        """Do what is due and what reports have left, as maintenance does within a second."""
+        """Run due maintenance and all follow-ups, which normally happens within a second."""
         await self.value("update picture_queue.follow_up set due_at = '-infinity'")
         await self.value("select picture_queue._do_due_steps(1000, true)")
 
@@ -93,23 +95,23 @@ class Crowd:
         self.one, self.other = members[:2]
 
     async def all(self, do: Callable[[Member], Coroutine[Any, Any, Any]]) -> list[Any]:
-        """Everybody does this at the same time; the answers. Where one fails, all stop."""
+        """Let all members do this at the same time; return the answers, or the first error."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(do(member)) for member in self.members]
         return [task.result() for task in tasks]
 
     def key(self, n: int | str) -> str:
-        """A limit key of this crowd's."""
+        """Return a limit key that only this crowd uses."""
         return f"{self.queue}:{n}"
 
     async def open(self) -> int:
-        """How many jobs have not finished."""
+        """Count the unfinished jobs."""
         return await self.one.value(
             "select count(*) from job_queue where queue = $1 and finished_at is null", self.queue
         )
 
     async def work(self, most: int = 3, each: Callable[[list[Any]], Any] | None = None) -> None:
-        """Everybody claims and completes until everything has finished."""
+        """Let all members claim and complete jobs until all have finished."""
 
         async def until_done(member: Member) -> None:
             while await member.value(
@@ -125,7 +127,7 @@ class Crowd:
             await self.all(until_done)
 
     async def close(self) -> None:
-        """Nothing stays that another test could stumble over."""
+        """Delete all that could affect another test."""
         leased = await self.one.rows(
             "select id::text, lease_id::text from job_queue "
             "where queue = $1 and status = 'processing' and hold is null", self.queue,

@@ -1,7 +1,7 @@
-"""The database as the model tests use it: one connection, driven synchronously, its clock ours.
+"""The connection of the model tests: synchronous calls, and a clock that the test sets.
 
-Examples run between savepoints of one transaction that is never committed. It is begun anew after
-some examples, since what a rolled back savepoint wrote stays in the pages.
+Each example runs inside a savepoint of one transaction that is never committed. Every 25 examples
+a new transaction begins, because rolled back savepoints leave dead rows in the pages.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ as $$ select pg_catalog.to_timestamp(pg_catalog.current_setting('test.now')::dou
 
 
 class Row(NamedTuple):
-    """A job as it lies in the table; times are seconds since the epoch."""
+    """A row of `job_queue`; times are seconds since the epoch."""
 
     id: str
     seq: int
@@ -89,7 +89,7 @@ class Row(NamedTuple):
 
     @property
     def keys(self) -> set[str]:
-        """The limit keys it runs under."""
+        """All limit keys of the job, those that every job has included."""
         own = {"global", f"queue:{self.queue}", f"type:{self.job_type}"}
         return own.union([f"user:{self.user_id}"] if self.user_id else [], self.limit_keys or [])
 
@@ -100,17 +100,18 @@ _COLUMNS = ", ".join(
     for name in Row._fields
 )
 
-# Everything the model looks at after a step, in one round trip. The messages are taken away.
-LOOK = f"""
+# The state that the model checks after each step, in one round trip. The query deletes the
+# messages, so that the next step sees only its own.
+READ_STATE = f"""
 with sent as (
   delete from realtime.messages returning topic, payload
 )
 select jsonb_build_object(
   'jobs', (select coalesce(jsonb_agg(jsonb_build_array({_COLUMNS})), '[]') from public.job_queue j),
   'events', (select coalesce(jsonb_agg(jsonb_build_array(topic, payload)), '[]') from sent),
-  'depth_off', (
+  'wrong_depth', (
     select jsonb_agg(to_jsonb(d)) from (
-      select x.queue, x.status, x.hold, sum(x.n) as counted_too_many from (
+      select x.queue, x.status, x.hold, sum(x.n) as surplus from (
         select queue, status, hold, n from picture_queue.depth
         union all select queue, status, hold, n from picture_queue.depth_change
         union all select queue, status, hold, -1 from public.job_queue
@@ -130,14 +131,14 @@ select jsonb_build_object(
 
 
 class Refused(NamedTuple):
-    """What a call was refused with."""
+    """The error of a refused call."""
 
     code: str
     detail: str
 
 
 class Engine:
-    """The connection; `now` is the time the functions see, in seconds since the epoch."""
+    """A connection whose SQL functions see `now` as the time, in seconds since the epoch."""
 
     def __init__(self, db_url: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -163,7 +164,7 @@ class Engine:
         return self._wait(self._connection.fetchval(sql, *args))
 
     def call(self, sql: str, *args: Any) -> Any:
-        """Calls a function at the present time, as the only call of its transaction would be."""
+        """Call a function; throughout the call the time is `now`."""
         self.value(
             "select set_config('test.now', $1, true)",
             repr(self.now),
@@ -171,7 +172,7 @@ class Engine:
         return self.value(sql, *args)
 
     def attempt(self, sql: str, *args: Any) -> Any:
-        """Like `call`, for what may be refused; the answer is then a `Refused`."""
+        """Call a function that may refuse; return a `Refused` in that case."""
         self.execute("savepoint attempt")
         try:
             answer = self.call(sql, *args)
@@ -183,19 +184,22 @@ class Engine:
         self.execute("release savepoint attempt")
         return answer
 
-    def look(self) -> dict[str, Any]:
-        seen: dict[str, Any] = self.value(LOOK)
+    def read_state(self) -> dict[str, Any]:
+        seen: dict[str, Any] = self.value(READ_STATE)
         seen["jobs"] = {row[0]: Row(*row) for row in seen["jobs"]}
         return seen
 
     @contextmanager
     def example(self) -> Iterator[None]:
-        """An empty queue, and nothing left of it afterwards."""
+        """Give an example an empty database, and roll back its changes afterwards."""
         if self._examples % EXAMPLES_A_TRANSACTION == 0:
             self._begin()
         self._examples += 1
         if self._examples % 100 == 0:
-            print(f"{self._examples} histories, {time.monotonic() - self._began:.0f} s", flush=True)
+            print(
+                f"{self._examples} sequences of calls, {time.monotonic() - self._began:.0f} s",
+                flush=True,
+            )
         self.execute("savepoint example")
         try:
             yield
@@ -205,7 +209,7 @@ class Engine:
     def _begin(self) -> None:
         if self._examples:
             self.execute("rollback")
-        # What others have left is out of the way until the rollback, at once and whole.
+        # Rows that other tests committed are hidden until the rollback, which restores them.
         self.execute(f"begin; {CLOCK}; truncate {', '.join(TABLES)}")
         self.execute("delete from picture_queue.queue where name <> 'default'")
 

@@ -1,4 +1,4 @@
-"""What is enqueued, in every way there is."""
+"""The rules of the model test for enqueues, through every function and option."""
 
 from typing import Any
 from uuid import UUID
@@ -8,14 +8,14 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from .engine import Refused
 from .model import Step
-from .world import AGED, FAIR, MOST_JOBS, PLAIN, QUIET, RULED, World, jobs, limits, pick
+from .world import AGED, FAIR, MAX_JOBS, PLAIN, QUIET, RULE_KEYS, World, jobs, limits, pick
 
-room = precondition(lambda self: len(self.order) < MOST_JOBS)
+below_max_jobs = precondition(lambda self: len(self.order) < MAX_JOBS)
 
 
 class Enqueueing(World):
     @initialize(
-        rules=st.dictionaries(st.sampled_from(RULED), limits, max_size=3),
+        rules=st.dictionaries(st.sampled_from(RULE_KEYS), limits, max_size=3),
         level=st.sampled_from(["none", "status"]),
         breaker=st.sampled_from([None, 2]),
         first=st.lists(jobs, min_size=2, max_size=8),
@@ -31,7 +31,7 @@ class Enqueueing(World):
         }
         for name, changes in made.items():
             self.engine.call("select set_queue($1, $2)", name, changes)
-        self.model.announces = {QUIET: level}
+        self.model.event_levels = {QUIET: level}
         self.engine.call("select set_tenant('large', 3)")
         self.limited = bool(rules)
         for key, limit in rules.items():
@@ -43,7 +43,7 @@ class Enqueueing(World):
     def wait(self, seconds: float) -> None:
         self.tick(seconds)
 
-    @room
+    @below_max_jobs
     @rule(given=jobs)
     def enqueue_one(self, given: dict[str, Any]) -> None:
         item = self.item(given)
@@ -51,7 +51,7 @@ class Enqueueing(World):
         if not self.check_drain(answer, [item]):
             assert answer == [{"job_id": item["job_id"], "outcome": "created"}]
 
-    @room
+    @below_max_jobs
     @rule(given=st.lists(jobs, min_size=2, max_size=6))
     def enqueue_many(self, given: list[dict[str, Any]]) -> None:
         items = [self.item(one, bulk=True) for one in given]
@@ -59,39 +59,41 @@ class Enqueueing(World):
         if not self.check_drain(answer, items):
             assert [one["outcome"] for one in answer] == ["created"] * len(items), answer
 
-    @room
+    @below_max_jobs
     @rule(given=jobs, parents=st.lists(pick, min_size=1, max_size=3),
           policy=st.sampled_from(["cancel", "fail", "run"]))  # fmt: skip
     def enqueue_child(self, given: dict[str, Any], parents: list[int], policy: str) -> None:
         if not self.model.rows:
             return
         rows = {row.id: row for row in map(self.row, parents)}
-        broken = policy != "run" and any(
+        must_end = policy != "run" and any(
             row.terminal and row.status != "completed" for row in rows.values()
         )
-        waits = {} if broken else {job: policy for job, row in rows.items() if not row.terminal}
+        waits = {} if must_end else {job: policy for job, row in rows.items() if not row.terminal}
         options = {**given.get("options", {}), "depends_on": [*rows], "on_parent_failure": policy}
         item = self.item({**given, "options": options}, parents=waits)
         answer = self.enqueue("enqueue a child", [item])
         if not self.check_drain(answer, [item]):
             row = self.model.rows[item["job_id"]]
             ends = {"cancel": "cancelled", "fail": "failed"}.get(policy)
-            assert (row.status == ends) == broken, row
+            assert (row.status == ends) == must_end, row
             assert (row.hold == "waiting") == bool(waits), row
 
-    @room
+    @below_max_jobs
     @rule(given=jobs, key=st.sampled_from(["x", "y"]))
     def enqueue_idempotent(self, given: dict[str, Any], key: str) -> None:
-        mark = (key, given["job_type"], given.get("user_id"))
-        there = [job for job in self.model.rows if self.model.facts[job].idempotency == mark]
-        item = self.item({**given, "idempotency_key": key}, idempotency=mark)
-        new = frozenset() if there else frozenset([item["job_id"]])
+        unique_key = (key, given["job_type"], given.get("user_id"))
+        existing = [
+            job for job in self.model.rows if self.model.facts[job].idempotency == unique_key
+        ]
+        item = self.item({**given, "idempotency_key": key}, idempotency=unique_key)
+        new = frozenset() if existing else frozenset([item["job_id"]])
         answer = self.enqueue("enqueue again", [item], new=new)
         if not self.check_drain(answer, [item]):
-            job, outcome = (there[0], "existing") if there else (item["job_id"], "created")
+            job, outcome = (existing[0], "existing") if existing else (item["job_id"], "created")
             assert answer == [{"job_id": job, "outcome": outcome}]
 
-    @room
+    @below_max_jobs
     @rule(
         given=jobs,
         u=st.integers(0, 1),
@@ -109,31 +111,31 @@ class Enqueueing(World):
     def enqueue_unique(
         self, given: dict[str, Any], u: int, conflict: str, states: Any, period: Any
     ) -> None:
-        mark = (given["job_type"], given.get("user_id"), u)
-        there = [job for job in self.model.rows if self.holds(job, mark)]
+        unique_key = (given["job_type"], given.get("user_id"), u)
+        existing = [job for job in self.model.rows if self.conflicts(job, unique_key)]
         unique = {"by": ["u"], "on_conflict": conflict}
         unique |= {"states": states} if states else {}
         unique |= {"period_seconds": period} if period else {}
         options = {**given.get("options", {}), "unique": unique}
         item = self.item(
             {**given, "payload": {"u": u, "n": len(self.order)}, "options": options},
-            unique=mark,
+            unique=unique_key,
             unique_states=frozenset(states or ["pending", "processing"]),
             unique_until=self.model.now + 0.001 + period if period else float("inf"),
         )
-        assert len(there) <= 1, there
-        if not there:
+        assert len(existing) <= 1, existing
+        if not existing:
             answer = self.enqueue("enqueue unique", [item])
             expected = "created"
         else:
-            row = self.model.rows[there[0]]
+            row = self.model.rows[existing[0]]
             refused = conflict == "replace" and row.status == "processing"
             expected = "existing"
             if conflict != "ignore" and row.status == "pending":
                 expected = {"replace": "replaced", "debounce": "debounced"}[conflict]
-            renewal = {"delay", "promote", "unblock"} if expected != "existing" else ()
+            actions = {"delay", "promote", "unblock"} if expected != "existing" else ()
             answer = self.enqueue(
-                "enqueue unique", [item], new=frozenset(), targets={row.id: frozenset(renewal)}
+                "enqueue unique", [item], new=frozenset(), targets={row.id: frozenset(actions)}
             )
             if refused and not self.draining([item]):
                 assert answer.code == "PQ_RUNNING_JOB", answer
@@ -144,18 +146,18 @@ class Enqueueing(World):
                 ].unique_until
                 assert self.model.rows[row.id].payload == item["payload"]
         if not self.check_drain(answer, [item]):
-            job = there[0] if there else item["job_id"]
+            job = existing[0] if existing else item["job_id"]
             assert answer == [{"job_id": job, "outcome": expected}]
 
-    def holds(self, job: str, mark: tuple[Any, ...]) -> bool:
-        """Whether a job is in the way of another unique one."""
+    def conflicts(self, job: str, unique_key: tuple[Any, ...]) -> bool:
+        """Return True if a job keeps another one with this unique key from being created."""
         facts, row = self.model.facts[job], self.model.rows[job]
-        if facts.unique != mark or facts.unique_until <= self.model.now + 0.001:
+        if facts.unique != unique_key or facts.unique_until <= self.model.now + 0.001:
             return False
         started = bool(facts.leases) and "processing" not in facts.unique_states
         return not started and row.status in facts.unique_states
 
-    @room
+    @below_max_jobs
     @rule(given=st.lists(jobs, min_size=1, max_size=4), callback=st.booleans())
     def enqueue_batch(self, given: list[dict[str, Any]], callback: bool) -> None:
         items = [self.item(one, bulk=len(given) > 1) for one in given]

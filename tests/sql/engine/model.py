@@ -1,7 +1,7 @@
-"""What must hold after each step, told from the rows before and after it.
+"""The model that checks every call: it compares the rows before and after the call.
 
-The model keeps the little that rows do not tell (who was promised which lease, which parents a job
-waits for, when jobs of a key started) and judges every change of every row by it.
+It remembers what the rows do not show: which lease each job was claimed under, which parents a job
+waits for, and when the jobs of a limit key started.
 """
 
 from collections import defaultdict
@@ -13,8 +13,8 @@ from .engine import Row
 
 TERMINAL = ("completed", "failed", "cancelled")
 
-# The states and how one becomes another, written down apart from the table `state_transition`:
-# action -> {from: (to, change of attempt)}.
+# The permitted state transitions: action -> {from: (to, change of attempt)}. They are a second
+# specification, written independently of the table `state_transition`.
 READY, SCHEDULED, BLOCKED, WAITING = (
     ("pending", hold) for hold in (None, "scheduled", "blocked", "waiting")
 )
@@ -44,27 +44,30 @@ TRANSITIONS: dict[str, dict[tuple[str, str | None], tuple[tuple[str, str | None]
     "progress": {RUNNING: (RUNNING, 0)},
 }
 
-SETTLE = frozenset({"cancel", "abandon", "ready", "await"})
-TIDY = SETTLE | {"promote", "wake", "expire", "fail", "unblock"}
+# The actions that a call may apply to jobs which it does not name.
+FOLLOW_UPS = frozenset({"cancel", "abandon", "ready", "await"})
+MAINTENANCE = FOLLOW_UPS | {"promote", "wake", "expire", "fail", "unblock"}
 CLAIM = frozenset({"claim", "block", "unblock"})
 
-MAX_STEPS = 12  # changes of one job in one call
+MAX_ACTIONS = 12  # of one job in one call
 
 
 @dataclass
 class Facts:
-    """What the model knows of a job beyond its row."""
+    """Facts about a job that its row does not show."""
 
-    parents: dict[str, str] = field(default_factory=dict)  # those it still waits for
-    leases: list[str] = field(default_factory=list)
+    parents: dict[str, str] = field(default_factory=dict)  # unfinished parent -> on_parent_failure
+    leases: list[str] = field(default_factory=list)  # every lease it was claimed under
     unique: tuple[Any, ...] | None = None
     unique_states: frozenset[str] = frozenset()
     unique_until: float = float("inf")
     idempotency: tuple[Any, ...] | None = None
-    bulk: bool = False  # not announced at its enqueue
+    bulk: bool = False  # a bulk enqueue sends no event for it
 
 
 class Rule(NamedTuple):
+    """The limit of a key; `since` is when the database began to count its starts."""
+
     max_running: int | None
     rate: int | None
     period: float | None
@@ -72,63 +75,80 @@ class Rule(NamedTuple):
 
 
 class Start(NamedTuple):
+    """The start of a job, and the limit keys it counts for."""
+
     at: float
     keys: frozenset[str]
 
 
 @dataclass
 class Step:
-    """What a call may do: the actions for jobs it names, those for all others, new jobs."""
+    """A call and the changes that it may make.
+
+    Attributes:
+        name: The call, for messages.
+        targets: The permitted actions of each job that the call names.
+        others: The permitted actions of all other jobs.
+        new: The jobs that it must insert.
+        deleted: The jobs that it may delete.
+        claimed: The lease of each job that it claimed.
+        throttled: The jobs whose progress events may be dropped.
+    """
 
     name: str
     targets: dict[str, frozenset[str]] = field(default_factory=dict)
-    others: frozenset[str] = SETTLE
+    others: frozenset[str] = FOLLOW_UPS
     new: frozenset[str] = frozenset()
-    gone: frozenset[str] = frozenset()
-    claimed: dict[str, str] = field(default_factory=dict)  # job -> lease
-    silent: frozenset[str] = frozenset()  # progress of these may be throttled
+    deleted: frozenset[str] = frozenset()
+    claimed: dict[str, str] = field(default_factory=dict)
+    throttled: frozenset[str] = frozenset()
 
 
 class Model:
+    """The expected state of the database, checked and updated after every step."""
+
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
         self.facts: dict[str, Facts] = {}
         self.last_event: dict[str, dict[str, Any]] = {}
-        self.announces: dict[str, str] = {}  # queue -> none, status, progress; default progress
+        self.event_levels: dict[str, str] = {}  # queue -> none, status or progress (the default)
         self.rules: dict[str, Rule] = {}
         self.paused_keys: dict[str, float] = {}
         self.paused_queues: dict[str, float] = {}
         self.starts: list[Start] = []
-        self.batches: dict[str, str | None] = {}  # batch -> its callback's job, once there is one
-        self.thinned_batches: set[str] = set()  # some of its jobs were deleted
+        self.batches: dict[str, str | None] = {}  # batch -> its callback job, None until enqueued
+        self.incomplete_batches: set[str] = set()  # some of their jobs were deleted
         self.keep_seconds = {"completed": 604800.0, "cancelled": 604800.0, "failed": 2592000.0}
         self.now = 0.0
 
-    # Questions ---------------------------------------------------------------------------------
+    # Queries -----------------------------------------------------------------------------------
 
-    def leased(self, job: str, lease: str) -> bool:
-        """Whether the lease is in force."""
+    def is_leased(self, job: str, lease: str) -> bool:
+        """Return True if the job runs under this lease."""
         row = self.rows.get(job)
         return row is not None and row.running and row.lease_id == lease
 
     def is_overdue(self, job: str) -> bool:
-        """Whether the lease of a running job has run out."""
+        """Return True if the lease of a running job has expired."""
         return (self.rows[job].lease_expires_at or 0) <= self.now
 
     def rule(self, key: str) -> Rule | None:
-        """The rule of the key itself, or that of its kind."""
+        """Return the rule of a limit key, or that of its kind such as ``user:*``."""
         return self.rules.get(key) or self.rules.get(key.split(":")[0] + ":*")
 
-    def running(self, key: str, rows: Iterable[Row] | None = None) -> int:
-        return sum(1 for row in rows or self.rows.values() if row.running and key in row.keys)
+    def running(self, key: str) -> int:
+        return sum(1 for row in self.rows.values() if row.running and key in row.keys)
 
     def started(self, key: str, period: float, since: float) -> int:
-        """Starts of a key within the period, of those since a time."""
+        """Count the starts of a key within the last period, but none before `since`."""
         since = max(self.now - period, since)
         return sum(1 for start in self.starts if start.at > since and key in start.keys)
 
-    def full(self, key: str) -> bool:
-        """Whether nothing of the key may start; a rate may count what was before it."""
+    def has_no_capacity(self, key: str) -> bool:
+        """Return True if the key is paused or its limit may be reached.
+
+        The database may also count starts from before the rate limit was set, so all are counted.
+        """
         if self.paused_keys.get(key, 0) > self.now:
             return True
         rule = self.rule(key)
@@ -141,7 +161,7 @@ class Model:
     # The check after each step -----------------------------------------------------------------
 
     def observe(self, step: Step, seen: dict[str, Any]) -> None:
-        """Takes the new rows for true if everything about them is permitted."""
+        """Check that the step may have made every change, then store the new rows."""
         before, after = self.rows, seen["jobs"]
         self._check_presence(step, before, after)
         for job, row in after.items():
@@ -156,29 +176,28 @@ class Model:
         self._follow_parents(before)
         self._check_claims(step)
         self._check_events(step, before, seen["events"])
-        self._check_books(seen)
+        self._check_counters(seen)
         self._check_batches(seen["batches"])
 
     def _check_presence(self, step: Step, before: dict[str, Row], after: dict[str, Row]) -> None:
-        appeared = after.keys() - before.keys() - step.new
-        for job in appeared:
+        for job in after.keys() - before.keys() - step.new:
             batch = after[job].payload.get("batch_id")
             assert batch in self.batches and self.batches[batch] is None, (
-                f"{step.name} made a job nobody asked for: {after[job]}"
+                f"{step.name} inserted a job that is neither requested nor a callback: {after[job]}"
             )
             self.batches[batch] = job
             self.facts[job] = Facts()
         for job in before.keys() - after.keys():
             row = before[job]
-            too_old = (
+            is_pruned = (
                 row.finished_at is not None
                 and row.finished_at <= self.now - self.keep_seconds[row.status]
-                and step.others == TIDY
+                and step.others == MAINTENANCE
             )
-            assert too_old or job in step.gone, f"{step.name} lost {row}"
+            assert is_pruned or job in step.deleted, f"{step.name} deleted {row}"
             if row.batch_id:
-                self.thinned_batches.add(row.batch_id)
-        assert step.new <= after.keys(), f"{step.name} did not write {step.new - after.keys()}"
+                self.incomplete_batches.add(row.batch_id)
+        assert step.new <= after.keys(), f"{step.name} did not insert {step.new - after.keys()}"
 
     def _check_row(self, row: Row) -> None:
         assert 0 <= row.attempt <= row.max_attempts, row
@@ -198,38 +217,38 @@ class Model:
         allowed = step.targets.get(new.id)
         if allowed is None:
             allowed = step.others
-            if step.others == SETTLE and old.state != WAITING:
+            if step.others == FOLLOW_UPS and old.state != WAITING:
                 allowed = frozenset()
-        steps = new.version - old.version
-        assert steps >= 0, f"{step.name} took the version back: {old} {new}"
-        if steps == 0:
+        count = new.version - old.version  # each action adds one to the version
+        assert count >= 0, f"{step.name} decreased the version: {old} {new}"
+        if count == 0:
             assert (old.state, old.attempt, old.progress, old.message, old.error, old.result) == (
                 new.state, new.attempt, new.progress, new.message, new.error, new.result
-            ), f"{step.name} changed a job and not its version: {old} {new}"  # fmt: skip
+            ), f"{step.name} changed a job but not its version: {old} {new}"  # fmt: skip
         else:
-            assert leads_to(old, new, allowed, steps), (
-                f"{step.name} may do {sorted(allowed)} to {old}, and made it {new}"
+            assert is_reachable(old, new, allowed, count), (
+                f"{step.name} may do {sorted(allowed)} to {old}, which do not lead to {new}"
             )
         if old.terminal and not new.terminal:
-            assert "retry" in allowed, f"{step.name} took {old} out of its end"
-        if new.id not in step.targets and steps:
+            assert "retry" in allowed, f"{step.name} made a finished job unfinished: {old}"
+        if new.id not in step.targets and count:
             self._check_reason(step, old, new)
 
     def _check_reason(self, step: Step, old: Row, new: Row) -> None:
-        """What happens to a job nobody named has its reason in time or in its parents."""
+        """Check that time or a parent explains the change of a job which the call did not name."""
         expired = old.expires_at is not None and old.expires_at <= self.now
         if old.running:
             assert old.lease_expires_at is not None
-            assert old.lease_expires_at <= self.now, f"{step.name} took a lease away: {old}"
+            assert old.lease_expires_at <= self.now, f"{step.name} ended a valid lease: {old}"
         elif old.hold in ("scheduled", "parked"):
             assert old.scheduled_for is not None
             assert old.scheduled_for <= self.now or expired, f"{step.name} was early: {old} {new}"
         elif old.hold == "waiting" and (new.state == READY or new.running):
             assert (old.scheduled_for or 0) <= self.now, f"{step.name} was early: {old} {new}"
         if old.status == "pending" and old.hold != "waiting" and new.status == "failed":
-            assert expired, f"{step.name} gave up {old}"
+            assert expired, f"{step.name} abandoned {old} before expires_at"
         if old.hold != "waiting" and new.status == "cancelled":
-            assert old.cancel_requested_at is not None, f"{step.name} cancelled {old}"
+            assert old.cancel_requested_at is not None, f"{step.name} cancelled {old} unasked"
 
     def _follow_parents(self, before: dict[str, Row]) -> None:
         ended = {
@@ -241,16 +260,16 @@ class Model:
             parents = self.facts[job].parents
             if not parents:
                 continue
-            broken = False
+            must_end = False
             for parent in ended & parents.keys():
                 policy = parents.pop(parent)
                 if self.rows[parent].status != "completed" and policy != "run":
-                    broken = True
-                    ends = "cancelled" if policy == "cancel" else "failed"
-                    assert row.terminal, f"{row} outlived its parent {self.rows[parent]} ({ends})"
+                    must_end = True
+                    status = "cancelled" if policy == "cancel" else "failed"
+                    assert row.terminal, f"{row} must be {status}, as {self.rows[parent]} ended"
             if row.hold == "waiting":
-                assert not broken and parents, f"{row} waits for nobody"
-            elif not row.terminal:  # one that has ended still has them if it is retried
+                assert not must_end and parents, f"{row} waits without an unfinished parent"
+            elif not row.terminal:  # a finished job keeps its parents, in case it is retried
                 assert not parents, f"{row} did not wait for {parents}"
 
     def _check_claims(self, step: Step) -> None:
@@ -258,7 +277,9 @@ class Model:
             row, facts = self.rows[job], self.facts[job]
             assert row.running and row.lease_id == lease, row
             assert row.lease_expires_at is not None and row.lease_expires_at > self.now, row
-            assert row.expires_at is None or row.expires_at > self.now, f"claimed too late: {row}"
+            assert row.expires_at is None or row.expires_at > self.now, (
+                f"claimed after expiry: {row}"
+            )
             assert self.paused_queues.get(row.queue, 0) <= self.now, f"its queue is paused: {row}"
             for key in row.keys:
                 assert self.paused_keys.get(key, 0) <= self.now, f"{key} is paused: {row}"
@@ -266,7 +287,7 @@ class Model:
             self.starts.append(Start(self.now, frozenset(row.keys)))
         for job, row in self.rows.items():
             if row.running:
-                assert row.lease_id == self.facts[job].leases[-1], f"nobody was given {row}"
+                assert row.lease_id == self.facts[job].leases[-1], f"no claim returned {row}"
         for key in {key for job in step.claimed for key in self.rows[job].keys}:
             rule = self.rule(key)
             if rule is None:
@@ -292,15 +313,17 @@ class Model:
         for job, row in self.rows.items():
             old = before.get(job)
             if old is not None and old.version == row.version:
-                assert job not in events, f"{step.name} announced what did not change: {row}"
+                assert job not in events, f"{step.name} sent an event of an unchanged job: {row}"
                 continue
-            told = sorted(event["version"] for event in events[job])
+            versions = sorted(event["version"] for event in events[job])
             first = old.version + 1 if old else 1 + self.facts[job].bulk
             expected = list(range(first, row.version + 1))
-            announces = self.announces.get(row.queue, "progress")
-            if announces == "none" or (job in step.silent and (not told or announces == "status")):
+            level = self.event_levels.get(row.queue, "progress")
+            if level == "none" or (job in step.throttled and (not versions or level == "status")):
                 expected = []
-            assert told == expected, f"{step.name} announced {told}, not {expected}, of {row}"
+            assert versions == expected, (
+                f"{step.name} sent events of the versions {versions}, not {expected}, of {row}"
+            )
             for event in events[job]:
                 if event["version"] == row.version:
                     self._check_event(event, row)
@@ -308,18 +331,18 @@ class Model:
 
     @staticmethod
     def _check_event(event: dict[str, Any], row: Row) -> None:
-        told = tuple(
+        sent = tuple(
             event.get(name)
             for name in ("status", "hold", "attempt", "progress", "message", "error", "queue",
                          "job_type")
         )  # fmt: skip
-        assert told == (
+        assert sent == (
             row.status, row.hold, row.attempt, row.progress,
             row.message, row.error, row.queue, row.job_type,
         ), f"{event} does not match {row}"  # fmt: skip
 
-    def _check_books(self, seen: dict[str, Any]) -> None:
-        assert seen["depth_off"] is None, seen["depth_off"]
+    def _check_counters(self, seen: dict[str, Any]) -> None:
+        assert seen["wrong_depth"] is None, seen["wrong_depth"]
         assert seen["failed"] == [], seen["failed"]
         counted: dict[str, int] = defaultdict(int)
         for row in self.rows.values():
@@ -332,12 +355,12 @@ class Model:
         assert {key: n for key, n in seen["running"].items() if n} == counted
         for child, parent in seen["waits"]:
             assert not self.rows[parent].terminal or self.rows[child].terminal, (
-                f"{self.rows[child]} is tied to {self.rows[parent]}, which has ended"
+                f"{self.rows[child]} still depends on {self.rows[parent]}, which has ended"
             )
 
     def _check_batches(self, batches: list[dict[str, Any]]) -> None:
         for batch in batches:
-            if batch["id"] in self.thinned_batches:
+            if batch["id"] in self.incomplete_batches:
                 continue
             states = [row.status for row in self.rows.values() if row.batch_id == batch["id"]]
             counted = [batch["total"], *(batch[status] for status in TERMINAL)]
@@ -349,15 +372,15 @@ class Model:
             assert batch["callback_job_id"] == self.batches.get(batch["id"]), batch
 
 
-def leads_to(old: Row, new: Row, allowed: Iterable[str], steps: int) -> bool:
-    """Whether so many of the actions lead from one to the other, attempts and all."""
-    assert steps <= MAX_STEPS, (old, new)
-    found = {(old.state, old.attempt)}
-    for _ in range(steps):
-        found = {
+def is_reachable(old: Row, new: Row, allowed: Iterable[str], count: int) -> bool:
+    """Return True if `count` of the allowed actions lead to the new state and attempt number."""
+    assert count <= MAX_ACTIONS, (old, new)
+    reached = {(old.state, old.attempt)}
+    for _ in range(count):
+        reached = {
             (TRANSITIONS[action][state][0], attempt + TRANSITIONS[action][state][1])
-            for state, attempt in found
+            for state, attempt in reached
             for action in allowed
             if state in TRANSITIONS[action]
         }
-    return (new.state, new.attempt) in found
+    return (new.state, new.attempt) in reached

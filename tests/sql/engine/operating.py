@@ -1,4 +1,4 @@
-"""What users and operators do."""
+"""The rules of the model test for calls of users and operators."""
 
 from typing import Any
 from uuid import UUID
@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from .engine import Refused
-from .model import TIDY, Step
-from .world import KEYS, RULED, TENANTS, World, limits, pick, queue
+from .model import MAINTENANCE, Step
+from .world import KEYS, RULE_KEYS, TENANTS, World, limits, pick, queue
 
 
 class Operating(World):
@@ -42,9 +42,9 @@ class Operating(World):
             assert answer.code == "PQ_FINISHED_JOB", answer
         elif isinstance(answer, Refused):
             assert answer.code == "PQ_CONFLICT" and facts.unique, answer
-            assert any(self.holds(job, facts.unique) for job in self.model.rows if job != row.id), (
-                answer
-            )
+            assert any(
+                self.conflicts(job, facts.unique) for job in self.model.rows if job != row.id
+            ), answer
         else:
             assert answer["status"] == "pending", answer
 
@@ -75,9 +75,9 @@ class Operating(World):
             "discard": lambda r: r.terminal,
         }[action]
         targets = {r.id: frozenset(actions) for r in rows if able(r) and not preview}
-        gone = frozenset(targets if action == "discard" else ())
+        deleted = frozenset(targets if action == "discard" else ())
         answer = self.call(
-            Step(f"{action} {status}", targets=targets, gone=gone),
+            Step(f"{action} {status}", targets=targets, deleted=deleted),
             "select change_jobs($1, $2, $3)", action, {"queue": name, "status": status}, preview,
             refusable=True,
         )  # fmt: skip
@@ -121,7 +121,7 @@ class Operating(World):
         self.model.paused_keys[key] = self.model.now + until if until else float("inf")
 
     def resume_key(self, key: str) -> None:
-        self.call(Step("resume_key", targets=self.keyed(key)), "select resume_key($1)", key)
+        self.call(Step("resume_key", targets=self.unblockable(key)), "select resume_key($1)", key)
         self.model.paused_keys.pop(key, None)
 
     @rule(
@@ -144,20 +144,22 @@ class Operating(World):
             self.resume_key(key)
 
     @precondition(lambda self: self.limited)
-    @rule(key=st.sampled_from(RULED), limit=st.one_of(limits, limits, st.none()))
+    @rule(key=st.sampled_from(RULE_KEYS), limit=st.one_of(limits, limits, st.none()))
     def change_limit(self, key: str, limit: dict[str, Any] | None) -> None:
         if limit:
             self.set_limit(key, limit)
         elif key in self.model.rules:
             del self.model.rules[key]
-            self.call(Step("delete_limit", targets=self.keyed(key)), "select delete_limit($1)", key)
+            self.call(
+                Step("delete_limit", targets=self.unblockable(key)), "select delete_limit($1)", key
+            )
 
     @rule(
         what=st.sampled_from(["purge", "weight", "weight"]),
         name=queue,
         weight=st.sampled_from([0.5, 1, 3]),
     )
-    def seldom(self, what: str, name: str, weight: float) -> None:
+    def purge_or_weigh(self, what: str, name: str, weight: float) -> None:
         if what == "purge":
             self.purge(name)
         else:
@@ -165,4 +167,4 @@ class Operating(World):
 
     @rule()
     def maintain(self) -> None:
-        self.call(Step("maintain", others=TIDY), "select picture_queue.maintain()::text")
+        self.call(Step("maintain", others=MAINTENANCE), "select picture_queue.maintain()::text")

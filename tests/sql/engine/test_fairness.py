@@ -1,4 +1,4 @@
-"""Whose turn it is: tenants, weights, aging, and keys that are full."""
+"""The order of claims: fair shares, weights, aging, and limit keys without capacity."""
 
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ async def enqueue(db: Any, tenant: str, n: int) -> None:
 
 
 async def starts(db: Any, n: int, at_once: int = 1) -> list[str]:
-    """The tenants of the next n starts; each job completes before the next claim."""
+    """Return the tenants of the next n started jobs; each job completes before the next claim."""
     started: list[str] = []
     while len(started) < n:
         jobs = await db.claim(min(at_once, n - len(started)))
@@ -37,7 +37,7 @@ async def starts(db: Any, n: int, at_once: int = 1) -> list[str]:
 
 
 @pytest.mark.parametrize("before", [0, 300])
-async def test_ten_jobs_behind_ten_thousand_start_within_thirty_starts(db, before):
+async def test_ten_jobs_of_a_small_tenant_are_among_the_next_thirty_starts(db, before):
     await fair_queue(db)
     await enqueue(db, "large", 10_000)
     await starts(db, before, 50)
@@ -55,16 +55,15 @@ async def test_weights_of_three_to_one_give_starts_of_three_to_one(db, at_once):
     assert abs(share - 0.75) <= 0.05 * 0.75
 
 
-async def test_a_tenant_that_was_away_gets_its_share_and_no_more(db):
-    """Turns that were not used are not saved up."""
+async def test_a_tenant_without_jobs_saves_up_no_turns(db):
     await fair_queue(db)
     await enqueue(db, "steady", 400)
     await starts(db, 200, 50)
-    await enqueue(db, "away", 200)
-    assert 45 <= (await starts(db, 100)).count("away") <= 55
+    await enqueue(db, "late", 200)
+    assert 45 <= (await starts(db, 100)).count("late") <= 55
 
 
-async def test_a_retry_does_not_jump_the_line_of_its_tenant(db):
+async def test_a_released_job_gives_its_tenant_no_extra_turn(db):
     await fair_queue(db)
     await enqueue(db, "one", 20)
     await enqueue(db, "two", 20)
@@ -73,16 +72,16 @@ async def test_a_retry_does_not_jump_the_line_of_its_tenant(db):
     assert 9 <= (await starts(db, 20)).count("one") <= 11
 
 
-async def test_waiting_is_worth_priority_where_a_queue_ages(db):
+async def test_aging_raises_the_priority_of_waiting_jobs(db):
     await db.value("select set_queue($1, $2)", db.queue, {"aging_seconds": 60})
     old = await db.enqueue(priority=0)
     await db.pass_time(100)
-    little = await db.enqueue(priority=1)
-    much = await db.enqueue(priority=2)
-    assert [job["id"] for job in await db.claim(3)] == [str(much), str(old), str(little)]
+    low = await db.enqueue(priority=1)
+    high = await db.enqueue(priority=2)
+    assert [job["id"] for job in await db.claim(3)] == [str(high), str(old), str(low)]
 
 
-async def test_queues_get_their_share_of_a_workers_claims(db):
+async def test_queues_share_a_workers_claims_by_weight(db):
     await db.value("select setseed(0.5)")
     other = f"{db.queue}-b"
     for queue in (db.queue, other):
@@ -100,7 +99,7 @@ async def test_queues_get_their_share_of_a_workers_claims(db):
     assert abs(counts[db.queue] / 1000 - 0.75) <= 0.05 * 0.75
 
 
-async def test_queues_share_every_part_of_one_large_claim(db):
+async def test_queues_share_both_halves_of_one_large_claim(db):
     await db.value("select setseed(0.5)")
     other = f"{db.queue}-b"
     for queue in (db.queue, other):
@@ -110,30 +109,31 @@ async def test_queues_share_every_part_of_one_large_claim(db):
         "select claim_jobs('w1', $1, array['sql-resize'], 400, weights => $2)",
         [db.queue, other], [1.0, 3.0],
     )  # fmt: skip
-    # A worker runs what it holds in the order of the answer, and may stop or give back the rest.
+    # A worker runs the jobs in this order and may release the last ones without running them.
     assert len(jobs) == 400
     for part in (jobs[:200], jobs[200:]):
         assert 120 < [job["queue"] for job in part].count(other) < 180
 
 
-# While a snapshot is held, as an analyze in the background does, index entries outlive their rows.
+# While any transaction holds a snapshot (as autovacuum does), a claim cannot mark the index entries
+# of dead rows as dead.
 NO_SNAPSHOT = (
     "select not exists (select from pg_stat_activity where pid <> pg_backend_pid() "
     "and coalesce(backend_xid, backend_xmin) is not null)"
 )
 
 
-async def test_a_full_key_with_ten_thousand_jobs_does_not_delay_others(crowd, until):
+async def test_ten_thousand_jobs_of_a_full_key_do_not_delay_others(crowd, until):
     full, other = crowd.key(1), crowd.key(2)
     await crowd.one.value("select set_limit($1, max_running => 1)", full)
     await crowd.one.enqueue(*[{"options": {"limit_keys": [full]}}] * 10_000)
     await crowd.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
-    # A claim looks at 5,000 jobs at most and puts aside those of the full key, for good.
+    # A claim reads 5,000 jobs at most, and sets those of the full key to blocked.
     claims = [len(await crowd.one.claim(10)) for _ in range(3)]
     assert sum(claims) == 1 + 10
     await crowd.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
     await until(lambda: crowd.one.value(NO_SNAPSHOT))
-    await crowd.one.claim(1)  # clears the entries of those put aside from the index
+    await crowd.one.claim(1)  # marks the index entries of the blocked jobs as dead
     async with crowd.one.connection.transaction():
         visited = "select pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass)"
         before = await crowd.one.value(visited)

@@ -1,4 +1,4 @@
-"""Limits hold to the job, whichever key they are for, and let go what they held."""
+"""Limits are exact for every kind of key, and freed slots go to the blocked jobs."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,7 +8,7 @@ import pytest
 USER = UUID(int=7)
 KEYS = {
     "a queue": ("queue:{queue}", {}),
-    "all there is": ("global", {}),
+    "the whole project": ("global", {}),
     "a user": (f"user:{USER}", {"user_id": USER}),
     "each user": ("user:*", {"user_id": USER}),
     "a job type": ("type:sql-resize", {}),
@@ -34,9 +34,9 @@ async def report(db: Any, jobs: list[dict[str, Any]], outcome: str = "completed"
 
 
 @pytest.mark.parametrize("what", KEYS)
-async def test_no_more_than_the_limit_run(db, what):
+async def test_no_more_jobs_than_the_limit_run_at_once(db, what):
     key, given = KEYS[what]
-    # What other tests have left running counts under a limit for all there is.
+    # Jobs that other tests left running would count for the key `global`.
     await db.run("delete from job_queue where status = 'processing'")
     await limit(db, key.format(queue=db.queue), 2)
     ids = [str(await db.enqueue(**given)) for _ in range(7)]
@@ -59,7 +59,7 @@ async def test_each_key_of_a_kind_has_a_limit_of_its_own(db):
     assert len(await db.claim(20)) == 1 + 2 + 1
 
 
-async def test_a_job_under_two_keys_needs_room_in_both(db):
+async def test_a_job_under_two_keys_needs_capacity_in_both(db):
     await limit(db, "k:1", 1)
     await limit(db, "k:2", 2)
     await enqueue(db, 1, "k:1")
@@ -75,7 +75,7 @@ async def test_a_job_under_two_keys_needs_room_in_both(db):
 
 
 @pytest.mark.parametrize("outcome", ["failed", "snoozed", "parked", "cancelled"])
-async def test_whatever_ends_an_attempt_gives_its_slot_to_the_next(db, outcome):
+async def test_every_end_of_an_attempt_frees_its_slot(db, outcome):
     await limit(db, "k:1", 1)
     ids = await enqueue(db, 2, "k:1")
     (first,) = await db.claim(10)
@@ -83,7 +83,7 @@ async def test_whatever_ends_an_attempt_gives_its_slot_to_the_next(db, outcome):
     assert [job["id"] for job in await db.claim(10)] == [ids[1]]
 
 
-async def test_an_expired_lease_gives_its_slot_to_the_next(db):
+async def test_an_expired_lease_frees_its_slot(db):
     await limit(db, "k:1", 1)
     ids = await enqueue(db, 2, "k:1", max_attempts=1)
     await db.claim(10)
@@ -91,7 +91,7 @@ async def test_an_expired_lease_gives_its_slot_to_the_next(db):
     assert [job["id"] for job in await db.claim(10)] == [ids[1]]
 
 
-async def test_a_rate_counts_the_starts_of_any_period(db):
+async def test_a_rate_holds_in_every_window_of_the_period(db):
     await limit(db, "k:1", rate=3, period=60)
     await enqueue(db, 20, "k:1")
     await report(db, await db.claim(1))
@@ -104,15 +104,15 @@ async def test_a_rate_counts_the_starts_of_any_period(db):
         await report(db, jobs)
 
 
-async def test_a_snoozed_attempt_was_a_start(db):
-    """What ran for a moment has used the service that the rate protects."""
+async def test_a_snoozed_attempt_counts_for_the_rate(db):
+    """It may have called the service that the rate protects."""
     await limit(db, "k:1", rate=1, period=60)
     await enqueue(db, 2, "k:1")
     await report(db, await db.claim(10), "snoozed")
     assert await db.claim(10) == []
 
 
-async def test_a_limit_raised_lets_more_run_at_once(db):
+async def test_a_raised_limit_starts_more_jobs_at_once(db):
     await limit(db, "k:1", 1)
     await enqueue(db, 5, "k:1")
     assert len(await db.claim(10)) == 1
@@ -120,7 +120,7 @@ async def test_a_limit_raised_lets_more_run_at_once(db):
     assert len(await db.claim(10)) == 3
 
 
-async def test_a_limit_lowered_waits_for_what_runs(db):
+async def test_a_lowered_limit_starts_no_job_until_enough_have_ended(db):
     await limit(db, "k:1", 3)
     await enqueue(db, 6, "k:1")
     running = await db.claim(10)
@@ -132,19 +132,19 @@ async def test_a_limit_lowered_waits_for_what_runs(db):
     assert len(await db.claim(10)) == 1
 
 
-async def test_a_new_limit_counts_what_runs_already(db):
+async def test_a_new_limit_counts_running_jobs(db):
     await enqueue(db, 5, "k:1")
     running = await db.claim(2)
     await limit(db, "k:1", 2)
     await enqueue(db, 1, "k:2")
-    assert len(await db.claim(10)) == 1, "others start before it is counted, its own do not"
+    assert len(await db.claim(10)) == 1, "until they are counted, only jobs of other keys start"
     await db.maintain()
     assert await db.claim(10) == []
     await report(db, running[:1])
     assert len(await db.claim(10)) == 1
 
 
-async def test_a_limit_deleted_frees_all_it_held(db):
+async def test_a_deleted_limit_unblocks_all_its_jobs(db):
     await limit(db, "k:1", 1)
     await enqueue(db, 40, "k:1")
     assert len(await db.claim(40)) == 1
@@ -171,7 +171,7 @@ async def test_a_paused_key_starts_nothing_until_it_is_resumed(db, resume_at):
     assert len(await db.claim(10)) == 2
 
 
-async def test_jobs_over_their_limit_stand_in_nobodys_way(db):
+async def test_jobs_over_their_limit_do_not_block_others(db):
     await limit(db, "k:1", 1)
     await enqueue(db, 300, "k:1", priority=5)
     others = await enqueue(db, 5, "k:2")
@@ -179,7 +179,7 @@ async def test_jobs_over_their_limit_stand_in_nobodys_way(db):
     assert claimed[1:] == others
 
 
-async def test_what_a_limit_held_goes_in_its_old_order(db):
+async def test_unblocked_jobs_start_by_priority(db):
     await limit(db, "k:1", 1)
     await enqueue(db, 1, "k:1")
     low = await enqueue(db, 1, "k:1", priority=0)

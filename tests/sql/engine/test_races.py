@@ -1,6 +1,6 @@
-"""Calls that meet: eight connections at once, on a database that commits.
+"""Races: eight connections make calls at the same time and commit.
 
-A deadlock fails the test, whichever call it hits.
+A deadlock in any call fails the test.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ async def test_no_job_is_claimed_twice(crowd):
     assert set(claimed) == {one["job_id"] for one in made}
 
 
-async def test_one_lease_at_most_while_leases_expire(crowd):
-    """Each claim is an attempt, and each attempt that did not end the job expired."""
+async def test_a_job_has_one_valid_lease_while_leases_expire(crowd):
+    """Every claim counts as one attempt, and only the latest lease can complete the job."""
     await crowd.one.enqueue(*[{"max_attempts": 1000} for _ in range(20)])
     claims = completes = 0
 
@@ -38,16 +38,16 @@ async def test_one_lease_at_most_while_leases_expire(crowd):
         for _ in range(30):
             jobs = await member.claim(2)
             claims += len(jobs)
-            done, dropped = jobs[:1], jobs[1:]
+            done, expired = jobs[:1], jobs[1:]
             await member.value(
                 "update job_queue set lease_expires_at = '2000-01-01' "
                 "where id = any($1) and lease_expires_at is not null",
-                [UUID(job["id"]) for job in dropped],
+                [UUID(job["id"]) for job in expired],
             )  # fmt: skip
             await member.value("select picture_queue._do_due_steps(100, true)")
             ok = (await member.report(done, "completed")).count("ok")
             completes += ok
-            assert set(await member.report(dropped, "completed")) <= {"stale"}
+            assert set(await member.report(expired, "completed")) <= {"stale"}
 
     await crowd.all(work)
     (row,) = await crowd.one.rows(
@@ -59,38 +59,38 @@ async def test_one_lease_at_most_while_leases_expire(crowd):
 
 
 class Watcher:
-    """Looks again and again how many jobs run, in one snapshot, while others work."""
+    """A connection that counts the running jobs again and again while the others work."""
 
     def __init__(self, crowd: Any) -> None:
-        self.eye = crowd.members[-1]
+        self.observer = crowd.members[-1]
         self.seen: list[tuple[bool, int]] = []
-        self.lowered = False
-        self.over = False
+        self.is_lowered = False
+        self.is_over = False
 
-    async def look(self) -> None:
-        while not self.over:
-            lowered = self.lowered
-            self.seen.append((lowered, await self.eye.running()))
+    async def count_running(self) -> None:
+        while not self.is_over:
+            is_lowered = self.is_lowered
+            self.seen.append((is_lowered, await self.observer.running()))
 
 
-async def busy(crowd: Any, watcher: Watcher, most: int = 3) -> None:
-    """Seven connections work everything off while the eighth looks."""
+async def complete_all(crowd: Any, watcher: Watcher, most: int = 3) -> None:
+    """Let seven connections complete all jobs while the eighth counts the running ones."""
 
     async def work(member: Any) -> None:
-        if member is watcher.eye:
-            await watcher.look()
+        if member is watcher.observer:
+            await watcher.count_running()
             return
-        while not watcher.over:
+        while not watcher.is_over:
             await member.report(await member.claim(most), "completed")
             if not await is_open(member):
-                watcher.over = True
+                watcher.is_over = True
 
     async with asyncio.timeout(45):
         await crowd.all(work)
 
 
 async def is_open(member: Any, n: int = 1) -> bool:
-    """Whether so many jobs have not finished."""
+    """Return True if at least `n` jobs are unfinished."""
     return await member.value(
         "select count(*) >= $2 from job_queue where queue = $1 and finished_at is null",
         member.queue, n,
@@ -102,20 +102,20 @@ async def test_a_limit_is_never_exceeded_and_all_jobs_end(crowd, key):
     await crowd.one.value("select set_limit($1, max_running => 3)", key.format(queue=crowd.queue))
     await crowd.one.enqueue(*[{"options": {"limit_keys": [crowd.key(1)]}} for _ in range(150)])
     watcher = Watcher(crowd)
-    await busy(crowd, watcher)
+    await complete_all(crowd, watcher)
     assert max(n for _, n in watcher.seen) <= 3
     assert await crowd.open() == 0
 
 
-async def test_two_limits_at_once_hold_both(crowd):
-    """Keys in opposite orders: claims must not wait for each other in a circle."""
+async def test_jobs_with_two_limits_do_not_deadlock(crowd):
+    """Jobs name the keys in opposite orders, and neither limit is exceeded."""
     one, two = crowd.key(1), crowd.key(2)
     for key in (one, two):
         await crowd.one.value("select set_limit($1, max_running => 2)", key)
     orders = [[one, two], [two, one], [one], [two]]
     await crowd.one.enqueue(*[{"options": {"limit_keys": orders[n % 4]}} for n in range(160)])
     watcher = Watcher(crowd)
-    await busy(crowd, watcher)
+    await complete_all(crowd, watcher)
     assert max(n for _, n in watcher.seen) <= 4
     assert await crowd.open() == 0
 
@@ -130,42 +130,42 @@ async def test_a_rate_is_never_exceeded(crowd):
     assert sum(await crowd.all(claim)) == 7
 
 
-async def test_a_limit_lowered_while_all_work_holds_from_then_on(crowd):
-    """Claims that were under way when it was set do not know it; those that begin later do."""
+async def test_a_lowered_limit_applies_to_claims_that_begin_later(crowd):
+    """Claims that had begun before the change may still use the old limit."""
     key = f"queue:{crowd.queue}"
     await crowd.one.value("select set_limit($1, max_running => 20)", key)
     await crowd.one.enqueue(*[{} for _ in range(300)])
     watcher = Watcher(crowd)
 
     async def lower() -> None:
-        while await is_open(watcher.eye, 250):
+        while await is_open(watcher.observer, 250):
             pass
-        await watcher.eye.value("select set_limit($1, max_running => 2)", key)
+        await watcher.observer.value("select set_limit($1, max_running => 2)", key)
         under_way = dict(claims)
-        while not watcher.over and any(claims[name] == n for name, n in under_way.items()):
-            await watcher.look()
-        watcher.lowered = True
-        await watcher.look()
+        while not watcher.is_over and any(claims[name] == n for name, n in under_way.items()):
+            await watcher.count_running()
+        watcher.is_lowered = True
+        await watcher.count_running()
 
     async def work(member: Any) -> None:
-        while not watcher.over:
+        while not watcher.is_over:
             jobs = await member.claim(5)
             claims[member.name] += 1
             await member.report(jobs, "completed")
             if not await is_open(member):
-                watcher.over = True
+                watcher.is_over = True
 
     claims = {member.name: 0 for member in crowd.members[:-1]}
     async with asyncio.timeout(45):
         await asyncio.gather(lower(), *(work(member) for member in crowd.members[:-1]))
-    counts = [n for lowered, n in watcher.seen if lowered]
+    counts = [n for is_lowered, n in watcher.seen if is_lowered]
     for before, after in pairwise(counts):
         assert after <= max(before, 2), counts
     assert await crowd.open() == 0
 
 
 @pytest.mark.parametrize("by", ["idempotency_key", "unique", "job_id"])
-async def test_the_same_job_from_many_is_made_once(crowd, by):
+async def test_concurrent_enqueues_of_one_job_create_it_once(crowd, by):
     for n in range(ROUNDS):
         item = {
             "idempotency_key": {"idempotency_key": f"{crowd.queue}-{n}"},
@@ -178,13 +178,13 @@ async def test_the_same_job_from_many_is_made_once(crowd, by):
     assert await crowd.open() == ROUNDS
 
 
-async def test_many_unique_jobs_in_one_order_never_deadlock(crowd):
+async def test_concurrent_enqueues_of_unique_jobs_do_not_deadlock(crowd):
     items = [{"payload": {"n": n}, "options": {"unique": {}}} for n in range(30)]
     await crowd.all(lambda member: member.enqueue(*items))
     assert await crowd.open() == 30
 
 
-async def test_cancel_and_claim(crowd):
+async def test_a_job_is_cancelled_while_it_is_claimed(crowd):
     for _ in range(ROUNDS):
         (made,) = await crowd.one.enqueue({})
         cancel, jobs = await asyncio.gather(
@@ -199,7 +199,7 @@ async def test_cancel_and_claim(crowd):
             assert (job["status"], cancel["status"]) == ("cancelled", "cancelled")
 
 
-async def test_cancel_and_complete(crowd):
+async def test_a_job_is_cancelled_while_it_is_reported(crowd):
     for _ in range(ROUNDS):
         await crowd.one.enqueue({})
         jobs = await crowd.one.claim()
@@ -212,7 +212,7 @@ async def test_cancel_and_complete(crowd):
         assert cancel == Refusal("PQ_FINISHED_JOB") or cancel["cancel_requested"]
 
 
-async def test_sweep_and_report(crowd):
+async def test_a_lease_expires_while_its_job_is_reported(crowd):
     for _ in range(ROUNDS):
         await crowd.one.enqueue({})
         jobs = await crowd.one.claim()
@@ -226,7 +226,7 @@ async def test_sweep_and_report(crowd):
         await crowd.one.report(await crowd.one.claim(), "completed")
 
 
-async def test_heartbeat_and_sweep(crowd):
+async def test_a_lease_expires_during_a_heartbeat(crowd):
     for _ in range(ROUNDS):
         await crowd.one.enqueue({})
         jobs = await crowd.one.claim()
@@ -237,7 +237,8 @@ async def test_heartbeat_and_sweep(crowd):
             crowd.other.value("select picture_queue._do_due_steps(100, true)"),
         )
         job = await crowd.one.job(jobs[0]["id"])
-        if job["status"] == "pending" and not answer["lost"]:  # the sweep had it in hand: next time
+        if job["status"] == "pending" and not answer["lost"]:
+            # Maintenance had locked the row, so the next heartbeat reports the lease as lost.
             answer = await crowd.one.value("select heartbeat_jobs($1, $2)", crowd.one.name, [lease])
         assert (job["status"] == "pending") == (answer["lost"] == [jobs[0]["id"]])
         await crowd.one.report([*jobs, *await crowd.one.claim()], "completed")
@@ -267,7 +268,7 @@ async def test_a_parent_ends_while_its_child_is_enqueued(crowd, outcome):
         await crowd.one.report(await crowd.one.claim(), "completed")
 
 
-async def test_parents_that_end_at_once_free_their_child_once(crowd):
+async def test_parents_that_end_at_the_same_time_start_their_child_once(crowd):
     for _ in range(10):
         parents = await crowd.one.enqueue(*[{} for _ in crowd.members])
         ids = [one["job_id"] for one in parents]
@@ -282,7 +283,7 @@ async def test_parents_that_end_at_once_free_their_child_once(crowd):
         await crowd.one.report(await crowd.one.claim(), "completed")
 
 
-async def test_an_event_and_the_job_that_parks_on_it(crowd):
+async def test_an_event_is_sent_while_a_job_parks_on_it(crowd):
     for n in range(ROUNDS):
         await crowd.one.enqueue({})
         jobs = await crowd.one.claim()
@@ -297,7 +298,7 @@ async def test_an_event_and_the_job_that_parks_on_it(crowd):
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
-async def test_a_unique_job_is_renewed_while_it_is_claimed(crowd, on_conflict):
+async def test_a_unique_job_is_replaced_or_debounced_while_it_is_claimed(crowd, on_conflict):
     for n in range(ROUNDS):
         unique = {"by": ["n"], "on_conflict": on_conflict}
         delay = {"delay_seconds": 600} if on_conflict == "debounce" else {}
@@ -320,7 +321,7 @@ async def test_a_unique_job_is_renewed_while_it_is_claimed(crowd, on_conflict):
         await crowd.other.report(jobs, "completed")
 
 
-async def test_a_batch_that_many_finish_calls_back_once(crowd):
+async def test_a_batch_enqueues_one_callback_if_its_jobs_end_at_the_same_time(crowd):
     for _ in range(10):
         batch = uuid4()
         item = {"job_type": TYPE, "queue": crowd.queue}
@@ -339,14 +340,14 @@ async def test_a_batch_that_many_finish_calls_back_once(crowd):
         await crowd.one.report([callback], "completed")
 
 
-async def test_a_tick_that_many_see_makes_one_job(crowd):
+async def test_concurrent_maintenance_enqueues_one_job_for_a_tick(crowd):
     name = f"s-{crowd.queue}"
     await crowd.one.value(
         "select set_schedule($1, $2)", name,
         {"every_seconds": 3600, "job_type": TYPE, "queue": crowd.queue},
     )  # fmt: skip
     for n in range(10):
-        # The latest tick was n + 1 seconds ago, and nobody has seen it.
+        # The latest tick was n + 1 seconds ago, and no maintenance has run since.
         await crowd.one.value(
             "update picture_queue.schedule set next_at = now() - make_interval(secs => $2), "
             "created_at = now() - make_interval(hours => 10, secs => $2) where name = $1",
@@ -358,7 +359,7 @@ async def test_a_tick_that_many_see_makes_one_job(crowd):
 
 
 @pytest.mark.parametrize("what", ["queue", "key"])
-async def test_a_pause_holds_from_its_answer_on(crowd, what):
+async def test_no_claim_that_begins_after_a_pause_returns_jobs(crowd, what):
     await crowd.one.enqueue(*[{"options": {"limit_keys": [crowd.key(1)]}} for _ in range(500)])
     is_paused = asyncio.Event()
 
@@ -386,9 +387,9 @@ async def test_a_pause_holds_from_its_answer_on(crowd, what):
     assert len(await crowd.one.claim(1)) == 1
 
 
-async def storm(member: Any, dice: random.Random) -> None:  # noqa: C901
-    """Sixty calls of any kind."""
-    member.tries = 4  # jobs that depend on a job and its child, and purges, can meet in a circle
+async def call_at_random(member: Any, dice: random.Random) -> None:  # noqa: C901
+    """Make sixty random calls."""
+    member.tries = 4  # a purge can deadlock with jobs that depend on both a job and its child
     held: list[dict[str, Any]] = []
     known = await member.rows("select id from job_queue where queue = $1", member.queue)
     ids = [row["id"] for row in known]
@@ -444,14 +445,16 @@ async def storm(member: Any, dice: random.Random) -> None:  # noqa: C901
 
 
 @pytest.mark.parametrize("seed", range(30 if LONG else 2))
-async def test_everything_at_once_keeps_the_books(crowd, seed):
-    """Every kind of call, in no order at all: each succeeds in the end, and the counts are true."""
+async def test_counters_are_exact_after_random_concurrent_calls(crowd, seed):
+    """Every call succeeds in the end, and the counts of depth and slots match the rows."""
     await crowd.one.value("select set_limit($1, max_running => 2)", crowd.key("*"))
     await crowd.one.value("select set_queue($1, $2)", crowd.queue, {"fair_share": True})
     await crowd.one.enqueue(*[{"options": {"limit_keys": [crowd.key(1)]}} for _ in range(40)])
 
     await crowd.all(
-        lambda member: storm(member, random.Random(f"{seed} {crowd.members.index(member)}"))
+        lambda member: call_at_random(
+            member, random.Random(f"{seed} {crowd.members.index(member)}")
+        )
     )
     assert await crowd.one.rows(
         "select status, hold, sum(n) from ("

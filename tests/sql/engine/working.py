@@ -1,4 +1,4 @@
-"""What workers do, with leases in force and with those that have ended."""
+"""The rules of the model test for calls of workers, with valid leases and with ended ones."""
 
 from typing import Any
 from uuid import UUID
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from .engine import Row
-from .model import CLAIM, SETTLE, TIDY, Step
+from .model import CLAIM, FOLLOW_UPS, MAINTENANCE, Step
 from .world import (
     AGED,
     EVENTS,
@@ -43,8 +43,8 @@ class Working(World):
             f"w{who}", queues, types, most, lease, UUID(request),
             [float(n + 1) for n in range(len(queues))] if weighted else None,
         )  # fmt: skip
-        claimed = self.take(who, answer, request)
-        lines = {job for job, row in self.model.rows.items() if row.hold != "waiting"}
+        claimed = self.record_claim(who, answer, request)
+        candidates = {job for job, row in self.model.rows.items() if row.hold != "waiting"}
         self.watch(self.claim_step("claim", claimed=claimed))
         rows = [self.model.rows[job] for job in claimed]
         assert len(rows) <= most
@@ -55,15 +55,18 @@ class Working(World):
         if not weighted:
             places = [(row.rank, row.turn, row.seq) for row in rows]
             assert places == sorted(places), rows
-            self.check_left(rows, most, queues, types, lines)
+            self.check_left(rows, most, queues, types, candidates)
 
     def check_left(
-        self, rows: list[Row], most: int, queues: Any, types: Any, lines: set[str]
+        self, rows: list[Row], most: int, queues: Any, types: Any, candidates: set[str]
     ) -> None:
-        """What could have been claimed too was behind, or its limit is reached. What the claim set
-        free itself, by giving up a parent, is for the next."""
+        """Check that the claim skipped no job that it should have returned.
+
+        A job may be left only if it comes later in the order or its limit may be reached. Jobs that
+        this claim made claimable itself, by abandoning a parent, are not in `candidates`.
+        """
         worst = max(((row.rank, row.turn, row.seq) for row in rows), default=None)
-        for job in lines & self.model.rows.keys():
+        for job in candidates & self.model.rows.keys():
             row = self.model.rows[job]
             if (
                 row.state == ("pending", None)
@@ -71,7 +74,7 @@ class Working(World):
                 and row.job_type in types
                 and self.model.paused_queues.get(row.queue, 0) <= self.model.now
                 and (row.expires_at is None or row.expires_at > self.model.now)
-                and not any(map(self.model.full, row.keys))
+                and not any(map(self.model.has_no_capacity, row.keys))
             ):
                 assert len(rows) == most, f"{row} was left although only {len(rows)} were claimed"
                 assert worst and worst < (row.rank, row.turn, row.seq), f"{row} was passed over"
@@ -79,23 +82,23 @@ class Working(World):
     @precondition(lambda self: self.requests)
     @rule(n=pick)
     def claim_again(self, n: int) -> None:
-        """The answer was lost, and the call is repeated."""
+        """Repeat a claim whose answer was lost."""
         who = [*self.requests][n % len(self.requests)]
         lease, got = self.requests[who]
         self.tick()
-        held = {job for job in got if self.model.leased(job, lease)}
+        held = {job for job in got if self.model.is_leased(job, lease)}
         running = {job for job in held if not self.model.is_overdue(job)}
         answer = self.engine.call(
             "select claim_jobs($1, $2, $3, 20, 5, $4)", f"w{who}", QUEUES, TYPES, UUID(lease)
         )
-        # Once all of them have ended it is a claim like any other.
+        # Once all its leases have ended, the repeated claim is a new claim.
         there = {job["id"] for job in answer}
         anew = [
             job
             for job in answer
             if job["id"] not in held or job["version"] > self.model.rows[job["id"]].version
         ]
-        claimed = self.take(who, anew, lease) if anew else {}
+        claimed = self.record_claim(who, anew, lease) if anew else {}
         self.watch(self.claim_step("claim again", claimed=claimed))
         if running:
             assert not anew and running <= there <= held, answer
@@ -110,8 +113,8 @@ class Working(World):
         row = self.engine.call("select to_jsonb(j) from claim_next_job('plain') j")
         claimed = {row["id"]: row["lease_id"]} if row else {}
         self.grants[who] = [*self.grants[who], *claimed.items()][-12:]
-        # It may be the only one who calls, so it does maintenance that nobody did lately.
-        self.watch(Step("claim_next_job", others=CLAIM | TIDY, claimed=claimed))
+        # There may be no worker, so this call does maintenance that is overdue.
+        self.watch(Step("claim_next_job", others=CLAIM | MAINTENANCE, claimed=claimed))
 
     @rule(who=worker)
     def heartbeat(self, who: int) -> None:
@@ -122,7 +125,7 @@ class Working(World):
             "select heartbeat_jobs($1, $2)", f"w{who}",
             [{"job_id": job, "lease_id": lease} for job, lease in grants.items()],
         )  # fmt: skip
-        held = {job for job, lease in grants.items() if self.model.leased(job, lease)}
+        held = {job for job, lease in grants.items() if self.model.is_leased(job, lease)}
         self.watch(Step("heartbeat"))
         lost = set(answer["lost"])
         assert grants.keys() - held <= lost, "a lease that ended was prolonged"
@@ -154,9 +157,9 @@ class Working(World):
         _, job, lease = self.grant(n, late)
         if job not in self.model.rows:
             return
-        held = self.model.leased(job, lease)
+        held = self.model.is_leased(job, lease)
         answer = self.call(
-            Step("progress", targets={job: frozenset({"progress"})}, silent=frozenset([job])),
+            Step("progress", targets={job: frozenset({"progress"})}, throttled=frozenset([job])),
             "select report_progress($1, $2, $3, $4)", UUID(job), UUID(lease), percent, "so far",
             refusable=True,
         )  # fmt: skip
@@ -170,7 +173,7 @@ class Working(World):
     @rule(which=st.lists(pick, min_size=1, max_size=4), outcome=outcomes,
           late=st.sampled_from([False] * 3 + [True]), then=st.sampled_from([0, 0, 2]))  # fmt: skip
     def report(self, which: list[int], outcome: dict[str, Any], late: bool, then: int) -> None:
-        """A worker says how jobs ended, some of which may not be its any more, and may claim."""
+        """Report jobs, some with ended leases, and claim in the same call."""
         picked = {job: (who, lease) for who, job, lease in (self.grant(n, late) for n in which)}
         who = next(iter(picked.values()))[0]
         wanted = {job: self.expected(job, lease, outcome) for job, (_, lease) in picked.items()}
@@ -191,14 +194,18 @@ class Working(World):
             if action
         }
         self.watch(
-            Step(f"report {outcome}", targets=targets, others=SETTLE | (CLAIM if then else set()),
-                 claimed=claimed)
-        )  # fmt: skip
+            Step(
+                f"report {outcome}",
+                targets=targets,
+                others=FOLLOW_UPS | (CLAIM if then else set()),
+                claimed=claimed,
+            )
+        )
         assert [(o["job_id"], o["outcome"]) for o in answer["outcomes"]] == [
             (job, word) for job, (word, _) in wanted.items()
         ]
         if then:
-            self.take(who, answer["jobs"], request)
+            self.record_claim(who, answer["jobs"], request)
         else:
             self.check_outcomes(wanted, outcome)
 
@@ -213,7 +220,7 @@ class Working(World):
 
     @rule(n=pick, outcome=outcomes)
     def wake_up_too_late(self, n: int, outcome: dict[str, Any]) -> None:
-        """A worker slept until others had its jobs, and goes on as if nothing had been."""
+        """Report after the leases have expired and another worker runs the jobs."""
         who, _, _ = self.grant(n, False)
         self.tick(31)
         self.maintain()
@@ -223,7 +230,7 @@ class Working(World):
 
     @rule(n=pick)
     def complete_legacy(self, n: int) -> None:
-        """A caller of claim_next_job ends its job without naming the lease."""
+        """Complete a job as a caller of claim_next_job does, without a lease."""
         _, job, _ = self.grant(n, False)
         row = self.model.rows.get(job)
         if row is None:
@@ -239,8 +246,8 @@ class Working(World):
             assert answer == self.model.rows[job].status, answer
 
     @rule(n=pick, key=st.sampled_from(["k:1", "m:1", "queue:plain"]))
-    def told_to_come_back(self, n: int, key: str) -> None:
-        """Retry-After: the job is snoozed and its key or queue pauses."""
+    def snooze_and_pause(self, n: int, key: str) -> None:
+        """Snooze a job and pause its key or queue, as after a Retry-After."""
         _, job, lease = self.grant(n, False)
         outcome = {"outcome": "snoozed", "delay_seconds": 15, "pause_key": key}
         word, action = self.expected(job, lease, outcome)

@@ -1,4 +1,4 @@
-"""The world of the model tests: what four workers and the users of four queues keep in mind."""
+"""The base of the model tests: their inputs, and the calls that several rules share."""
 
 import sys
 from itertools import count
@@ -12,7 +12,7 @@ from .engine import Engine, Refused, Row
 from .model import Facts, Model, Rule, Step
 
 START = 1_900_000_000.0  # seconds since the epoch
-MOST_JOBS = 40
+MAX_JOBS = 40
 
 PLAIN, FAIR, AGED, QUIET = "plain", "fair", "aged", "quiet"
 QUEUES = [PLAIN, FAIR, AGED, QUIET]
@@ -20,7 +20,7 @@ TYPES = ["a", "b", "c"]
 USERS = [None, str(UUID(int=1)), str(UUID(int=2))]
 TENANTS = [None, "small", "large"]
 KEYS = ["k:1", "k:2", "m:1"]
-RULED = ["global", "queue:plain", "type:b", "user:*", f"user:{USERS[1]}", "k:*", "k:1", "m:1"]
+RULE_KEYS = ["global", "queue:plain", "type:b", "user:*", f"user:{USERS[1]}", "k:*", "k:1", "m:1"]
 WORKERS = range(4)
 EVENTS = [None, "paid", "seen"]
 
@@ -79,7 +79,7 @@ outcomes = st.one_of(
 
 
 class World(RuleBasedStateMachine):
-    """Calls of the engine, each judged by the model."""
+    """A state machine whose rules call the database; the model checks every call."""
 
     engine: Engine
 
@@ -91,15 +91,15 @@ class World(RuleBasedStateMachine):
         self.model = Model()
         self.model.now = START
         self.ids = (str(UUID(int=0x1000000 + n)) for n in count())
-        self.order: list[str] = []  # of the jobs, as they were made
-        self.grants: dict[int, list[tuple[str, str]]] = {w: [] for w in WORKERS}
-        self.requests: dict[int, tuple[str, list[str]]] = {}
+        self.order: list[str] = []  # the ids of all jobs, by creation
+        self.grants: dict[int, list[tuple[str, str]]] = {w: [] for w in WORKERS}  # (job, lease)
+        self.requests: dict[int, tuple[str, list[str]]] = {}  # the last claim of each worker
         self.batches: list[str] = []
         self.limited = False
         self.drained: set[str] = set()
 
     def tick(self, seconds: float = 0.001) -> None:
-        """Two calls are never made in the same millisecond."""
+        """Advance the clock, so that no two calls have the same time."""
         self.engine.now = self.model.now = round(self.engine.now + seconds, 3)
 
     def call(self, step: Step, sql: str, *args: Any, refusable: bool = False) -> Any:
@@ -114,7 +114,7 @@ class World(RuleBasedStateMachine):
         return answer
 
     def watch(self, step: Step) -> None:
-        seen = self.engine.look()
+        seen = self.engine.read_state()
         self.model.paused_queues = seen["paused"]
         self.order += [job for job in seen["jobs"] if job not in self.model.rows]
         self.model.observe(step, seen)
@@ -123,14 +123,22 @@ class World(RuleBasedStateMachine):
         rows = [self.model.rows[job] for job in self.order if job in self.model.rows]
         return rows[n % len(rows)]
 
-    # What is known -----------------------------------------------------------------------------
+    # Choices of jobs and leases ----------------------------------------------------------------
 
     def grant(self, n: int, late: bool) -> tuple[int, str, str]:
-        """A worker, a job and its lease: one in force, or if late one that has ended, best of a job
-        that somebody else has now. If there is none, a claim is made; at last it is nobody's."""
+        """Choose a worker, a job and its lease.
+
+        Args:
+            n: Selects one of those that qualify.
+            late: False for a valid lease. True for a lease that has ended, by preference of a job
+                that another worker runs now.
+
+        Returns:
+            A made-up job and lease if none qualifies even after a claim.
+        """
         for _ in range(2):
             grants = [(who, *grant) for who, held in self.grants.items() for grant in held]
-            held = [g for g in grants if self.model.leased(*g[1:])]
+            held = [g for g in grants if self.model.is_leased(*g[1:])]
             ended = [g for g in grants if g not in held]
             taken = {g[1] for g in held}
             if late and ended:
@@ -149,8 +157,8 @@ class World(RuleBasedStateMachine):
     def maintain(self) -> None:
         raise NotImplementedError
 
-    def keyed(self, key: str) -> dict[str, frozenset[str]]:
-        """The jobs that a change of a key's rule may let go."""
+    def unblockable(self, key: str) -> dict[str, frozenset[str]]:
+        """Return the blocked jobs, with the action that a change of a key's rule permits."""
         return {
             row.id: frozenset({"unblock"})
             for row in self.model.rows.values()
@@ -161,18 +169,18 @@ class World(RuleBasedStateMachine):
         old = self.model.rules.get(key)
         new = Rule(limit.get("max_running"), limit.get("rate"), limit.get("period_seconds"),
                    self.model.now + 0.001)  # fmt: skip
-        # Starts count from when somebody began to count them.
+        # The database counts starts only from the time at which the key first had a rate.
         if old and old.rate and new.rate:
             new = new._replace(since=old.since)
         self.model.rules[key] = new
         self.call(
-            Step("set_limit", targets=self.keyed(key)),
+            Step("set_limit", targets=self.unblockable(key)),
             "select set_limit($1, $2, $3, $4)", key, new.max_running, new.rate, new.period,
         )  # fmt: skip
-        self.maintain()  # which counts what runs already
+        self.maintain()  # counts the jobs that run already
 
     def item(self, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
-        """A job for enqueue_jobs, and what the model has to know of it."""
+        """Return a job for enqueue_jobs, and record the facts that the model needs about it."""
         job = next(self.ids)
         self.model.facts[job] = Facts(**facts)
         return {**given, "job_id": job}
@@ -192,21 +200,21 @@ class World(RuleBasedStateMachine):
         return any(item["queue"] in self.drained for item in items)
 
     def check_drain(self, answer: Any, items: list[dict[str, Any]]) -> bool:
-        """Whether a queue that drains refused the jobs, which it must."""
+        """Check that the jobs were refused if and only if their queue drains; return if it does."""
         draining = self.draining(items)
         refused = isinstance(answer, Refused) and answer.code == "PQ_QUEUE_DRAINING"
         assert draining == refused, answer
         return refused
 
-    def take(self, who: int, answer: list[dict[str, Any]], lease: str) -> dict[str, str]:
+    def record_claim(self, who: int, answer: list[dict[str, Any]], lease: str) -> dict[str, str]:
         claimed = {job["id"]: lease for job in answer}
-        assert len(claimed) == len(answer), "a job twice in one claim"
+        assert len(claimed) == len(answer), "one claim returned a job twice"
         self.grants[who] = [*self.grants[who], *claimed.items()][-12:]
         self.requests[who] = (lease, [*claimed])
         return claimed
 
     def expected(self, job: str, lease: str, outcome: dict[str, Any]) -> tuple[str, str | None]:
-        """The answer to a report, and what the report does to the job."""
+        """Return the expected answer to a report, and the action that it applies to the job."""
         row = self.model.rows.get(job)
         if row is None or row.lease_id != lease:
             return "stale", None
@@ -215,59 +223,62 @@ class World(RuleBasedStateMachine):
         word = outcome["outcome"]
         if word == "completed":
             return "ok", "complete"
-        undoes = row.cancel_requested_at is not None and row.cancel_requested_at < (
+        # A job that was cancelled while it was parked is claimed once more, to undo its work.
+        is_undo = row.cancel_requested_at is not None and row.cancel_requested_at < (
             row.started_at or 0
         )
-        if word == "released" and undoes:
+        if word == "released" and is_undo:
             return "ok", "release"
         if word == "cancelled" or row.cancel_requested_at is not None:
             return "ok", "cancel"
         if word == "failed":
-            again = outcome.get("retryable", True) and row.attempt < row.max_attempts
-            return "ok", "back_off" if again else "fail"
+            is_retried = outcome.get("retryable", True) and row.attempt < row.max_attempts
+            return "ok", "back_off" if is_retried else "fail"
         return "ok", {"snoozed": "snooze", "released": "release", "parked": "park"}[word]
 
-    # The end -----------------------------------------------------------------------------------
+    # Teardown: every job can be brought to an end ----------------------------------------------
 
     def teardown(self) -> None:
         try:
             if sys.exc_info()[0] is None:
-                self.drain()
+                self.complete_all()
                 for row in self.model.rows.values():
                     assert row.terminal or self.is_held(row), f"{row} never ends"
-                self.free()
-                self.drain()
+                self.resume_all()
+                self.complete_all()
                 for row in self.model.rows.values():
                     assert row.terminal, f"{row} never ends"
                 self.check_latest_events()
         finally:
             self.example.__exit__(None, None, None)
 
-    def open(self) -> list[Row]:
+    def unfinished(self) -> list[Row]:
         return [row for row in self.model.rows.values() if not row.terminal]
 
     def is_held(self, row: Row) -> bool:
-        """Whether somebody paused what the job needs, or it waits for such a job."""
+        """Return True if a pause keeps the job, or one of its parents, from starting."""
         return (
             self.model.paused_queues.get(row.queue, 0) > self.model.now
             or any(self.model.paused_keys.get(key, 0) > self.model.now for key in row.keys)
             or any(self.is_held(self.model.rows[job]) for job in self.model.facts[row.id].parents)
         )
 
-    def free(self) -> None:
+    def resume_all(self) -> None:
         for name in QUEUES:
             self.call(Step("resume_queue"), "select resume_queue($1)", name)
         for key in KEYS:
-            self.call(Step("resume_key", targets=self.keyed(key)), "select resume_key($1)", key)
+            self.call(
+                Step("resume_key", targets=self.unblockable(key)), "select resume_key($1)", key
+            )
             self.model.paused_keys.pop(key, None)
 
-    def drain(self) -> None:
-        """Workers that do all there is, and time that passes, end every job that nobody holds."""
+    def complete_all(self) -> None:
+        """Claim, complete and advance the clock until every job has ended that is not held."""
         pause, idle = 1.0, 0
-        while idle < 8 and any(not self.is_held(row) for row in self.open()):
+        while idle < 8 and any(not self.is_held(row) for row in self.unfinished()):
             if idle:
                 self.maintain()
-            before = len(self.open())
+            before = len(self.unfinished())
             self.claim(0, 20, QUEUES, TYPES, 30, False)
             lease, got = self.requests[0]
             if got:
@@ -276,7 +287,7 @@ class World(RuleBasedStateMachine):
                     "select report_jobs($1)",
                     [{"job_id": j, "lease_id": lease, "outcome": "completed"} for j in got],
                 )
-            if len(self.open()) < before:
+            if len(self.unfinished()) < before:
                 pause, idle = 1.0, 0
             else:
                 self.tick(pause)

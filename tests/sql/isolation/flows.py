@@ -1,4 +1,4 @@
-"""Ordinary work through each call that works on sets."""
+"""Flows: each makes one call that handles several jobs, ordinary ones and a bad one together."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from .world import BAD_TYPE, EVENT, JOBS, QUEUE, TAG, TYPE, WORKER, World, expec
 
 @dataclass(frozen=True)
 class Flow:
-    """Ordinary work beside bad items.
+    """A call, and what must be true of the ordinary jobs after it.
 
     Attributes:
-        name: The call it is about.
-        act: Makes the call and says what is to be true then.
-        states: In which of these states there are ordinary jobs and a bad one.
-        arrange: Places more ordinary work, before the bad items become bad.
-        maintains: Whether it runs maintenance, which may do the follow-ups of many jobs.
+        name: The call that is tested.
+        act: Makes the call and checks the ordinary jobs.
+        states: The states to create jobs in: in each several ordinary jobs and a bad one.
+        arrange: Creates more ordinary jobs, before the bad jobs are made bad.
+        maintains: True if `act` runs maintenance, which may do the follow-ups of many jobs.
     """
 
     name: str
@@ -77,7 +77,7 @@ async def report(world: World) -> None:
 
 
 async def report_failures(world: World) -> None:
-    """Failures that are retried, and jobs that pause their limit key."""
+    """Report failures that are retried and that pause a limit key."""
     ids = world.bad["running"] + world.jobs["running"]
     outcome = {"outcome": "failed", "error": "no", "delay_seconds": 5, "pause_key": "nothing"}
     answer = await world.call(
@@ -104,7 +104,10 @@ async def heartbeat(world: World) -> None:
 
 
 async def arrange_followups(world: World) -> None:
-    """A schedule, a chain, a batch and a limit key, each with something to follow."""
+    """Create a schedule, a parent with a child, a batch and a limit key with a blocked job.
+
+    The reports of the jobs in ``ending`` must start those in ``following``.
+    """
     job = {"job_type": TYPE, "queue": QUEUE}
     await world.call("select set_schedule('ordinary', $1)", {**job, "every_seconds": 10})
     await world.call("select set_limit('ordinary-key', 1)")
@@ -120,23 +123,23 @@ async def arrange_followups(world: World) -> None:
     await world.claim()
     world.jobs["ending"] = [parent, first, member]
     world.jobs["following"] = [second, child]
-    world.noted["batch"] = batch
+    world.saved["batch"] = batch
 
 
 async def maintain(world: World) -> None:
     expect(await world.report(world.jobs["ending"]) == ["ok"] * 3, "ok")
     await world.maintain()
-    batch = await world.call("select get_batch($1::text::uuid)", world.noted["batch"])
+    batch = await world.call("select get_batch($1::text::uuid)", world.saved["batch"])
     (schedule,) = [one for one in await world.call("select list_schedules()")
                    if one["name"] == "ordinary"]  # fmt: skip
     world.jobs["following"] += [batch["callback_job_id"], schedule["last_job_id"]]
     expected = world.jobs["following"] + world.jobs["expired"] + world.jobs["due"]
     claimed = [job["id"] for job in await world.claim()]
-    expect(set(claimed) >= set(expected), f"{expected} are to be claimed: {claimed}")
+    expect(set(claimed) >= set(expected), f"of {expected} only {claimed} were claimed")
 
 
 async def legacy(world: World) -> None:
-    """A caller that never heartbeats ends its jobs one by one."""
+    """Claim and complete jobs one by one through the functions that need no lease."""
     ordinary = [await world.enqueue(TYPE, {"priority": 5}) for _ in range(JOBS)]
     for _ in range(JOBS + len(world.bad["pending"])):
         job = await world.call("select to_jsonb(j) from claim_next_job($1) j", QUEUE)
@@ -144,7 +147,7 @@ async def legacy(world: World) -> None:
             ordinary.remove(job["id"])
             status = await world.call("select complete_job($1::text::uuid, '{}')", job["id"])
             expect(status == "completed", f"{status}")
-    expect(not ordinary, f"{ordinary} were not given")
+    expect(not ordinary, f"{ordinary} were not claimed")
     await world.call("select to_jsonb(j) from claim_next_job() j")
 
 
@@ -175,7 +178,7 @@ async def read(world: World) -> None:
     status = await world.call("select queue_status()")
     expect(QUEUE in [queue["queue"] for queue in status["queues"]], f"{status}")
     listed = await world.call("select list_jobs($1)", {"queue": QUEUE, "job_type": TYPE})
-    expect({job["id"] for job in listed} >= set(world.jobs["pending"]), "they are listed")
+    expect({job["id"] for job in listed} >= set(world.jobs["pending"]), f"{listed}")
     queues = {queue["name"]: queue for queue in await world.call("select list_queues()")}
     expect(queues[QUEUE]["jobs"]["pending"] >= JOBS, f"{queues}")
     for sql in ("queue_counts()", "list_limits()", "list_schedules()", "queue_doctor()"):
@@ -199,7 +202,7 @@ FLOWS = (
 
 
 async def run(world: World, kind: Kind, flow: Flow) -> None:
-    """Place good and bad side by side, let ordinary work be done, and ask what is wrong."""
+    """Create ordinary and bad jobs, run the flow, and check that the reason is reported."""
 
     async def make_ordinary(world: World, given: dict[str, Any]) -> str:
         return await world.enqueue(TYPE, given)
@@ -214,5 +217,5 @@ async def run(world: World, kind: Kind, flow: Flow) -> None:
     await flow.act(world)
     if not flow.maintains:
         await kind.check(world)
-    await world.work_goes_on()
-    await kind.why(world)
+    await world.expect_new_jobs_complete()
+    await kind.check_reason(world)

@@ -1,4 +1,4 @@
-"""Everything bad that may stand beside ordinary work."""
+"""The kinds of bad jobs, locks and settings that must not affect ordinary jobs."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -21,14 +21,14 @@ from .world import (
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 DEPENDENTS = 100_000 if LONG else 5_000
-MOST_INLINE = 500  # dependents that any call but maintenance may follow up at once
+MOST_INLINE = 500  # dependents that a call other than maintenance may resolve itself
 UNKNOWN = 100_000 if LONG else 1_000
 
 Step = Callable[[World], Awaitable[Any]]
 
 
 async def nothing(world: World) -> None:
-    """Nothing is bad: what the flows expect holds by itself."""
+    """Do nothing: the flows must also pass without a bad job."""
 
 
 async def make_job(world: World, given: dict[str, Any]) -> str:
@@ -37,19 +37,19 @@ async def make_job(world: World, given: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """One bad item.
+    """A kind of bad job or disturbance.
 
     Attributes:
-        name: What it is.
-        spoil: Makes the placed jobs bad, or places what is bad beside them.
-        why: Asks what is wrong, and fails if the answer does not say it.
-        make: Enqueues a job that is to become bad.
-        check: What else must be true right after a call that is not maintenance.
+        name: The name of the kind.
+        spoil: Makes the created jobs bad, or creates the disturbance.
+        check_reason: Checks that the doctor, a failed step or the history names the cause.
+        make: Enqueues a job that `spoil` makes bad.
+        check: Checks further conditions right after a call other than maintenance.
     """
 
     name: str
     spoil: Step
-    why: Step
+    check_reason: Step
     make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_job
     check: Step = nothing
 
@@ -63,14 +63,14 @@ async def make_in_batch(world: World, given: dict[str, Any]) -> str:
         "select enqueue_batch($1, $2, $3::text::uuid)",
         [{"job_type": BAD_TYPE, "queue": QUEUE, **given}], callback, batch,
     )  # fmt: skip
-    world.noted.setdefault("batches", []).append(batch)
+    world.saved.setdefault("batches", []).append(batch)
     return answer["jobs"][0]["job_id"]
 
 
 def spoil_callback(**changes: Any) -> Step:
     async def spoil(world: World) -> None:
         await inside.spoil_callbacks(
-            world.owner, world.noted["batches"], {"job_type": "bad-callback", **changes}
+            world.owner, world.saved["batches"], {"job_type": "bad-callback", **changes}
         )
 
     return spoil
@@ -78,13 +78,13 @@ def spoil_callback(**changes: Any) -> Step:
 
 async def spoil_callback_policy(world: World) -> None:
     await inside.spoil_policy(world.owner, "bad-policy")
-    await inside.spoil_callbacks(world.owner, world.noted["batches"], {"job_type": "bad-policy"})
+    await inside.spoil_callbacks(world.owner, world.saved["batches"], {"job_type": "bad-policy"})
 
 
 async def ask_batches(world: World) -> None:
     """The batch whose callback was refused says why."""
     await world.provoke()
-    for batch in world.noted["batches"]:
+    for batch in world.saved["batches"]:
         found = await world.call("select get_batch($1::text::uuid)", batch)
         ended = found["open"] == 0
         expect(ended and found["callback_error"] and not found["callback_job_id"], f"{found}")
@@ -92,10 +92,10 @@ async def ask_batches(world: World) -> None:
 
 async def count_batches(world: World) -> None:
     """Once the lock is gone, the counts of the batch come along."""
-    await world.noted["lock"].execute("rollback")
+    await world.saved["lock"].execute("rollback")
     await world.pass_time(1)  # what was locked is looked at again after a moment
     await world.provoke()
-    for batch in world.noted["batches"]:
+    for batch in world.saved["batches"]:
         found = await world.call("select get_batch($1::text::uuid)", batch)
         expect(found["open"] == 0 and found["callback_job_id"], f"{found}")
 
@@ -283,7 +283,7 @@ def ask_trigger(make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_j
         # Those that were placed may have ended in a way that the trigger does not mind.
         world.bad["asked"] = [await make(world, {"options": {}})]
         await world.provoke()
-        await world.told(REFUSAL)
+        await world.expect_reason(REFUSAL)
 
     return ask
 
@@ -294,12 +294,12 @@ def ask_trigger(make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_j
 async def ask_holder(world: World) -> None:
     """After a minute the doctor names the session that holds a transaction open."""
     await world.pass_time(120)
-    await world.told(f"session {world.noted['holder']} ")
+    await world.expect_reason(f"session {world.saved['holder']} ")
 
 
 def hold(sql: str) -> Step:
     async def spoil(world: World) -> None:
-        world.noted["lock"] = await world.hold(sql)
+        world.saved["lock"] = await world.hold(sql)
 
     return spoil
 
@@ -315,8 +315,8 @@ async def make_with_key(world: World, given: dict[str, Any]) -> str:
 
 
 async def lock_batches(world: World) -> None:
-    world.noted["lock"] = connection = await world.hold("select 1")
-    await inside.lock_rows(connection, "batch", "id::text = any($1)", world.noted["batches"])
+    world.saved["lock"] = connection = await world.hold("select 1")
+    await inside.lock_rows(connection, "batch", "id::text = any($1)", world.saved["batches"])
 
 
 def lock(table: str, where: str, prepare: Step = nothing) -> Step:
@@ -354,8 +354,8 @@ def operate(sql: str) -> Step:
     async def spoil(world: World) -> None:
         await world.owner.fetchval("select set_limit('old-key', 5)")
         await set_bad_schedule(world)
-        world.noted["sql"] = f"select {sql}"
-        await world.hold(world.noted["sql"])
+        world.saved["sql"] = f"select {sql}"
+        await world.hold(world.saved["sql"])
 
     return spoil
 
@@ -363,7 +363,7 @@ def operate(sql: str) -> Step:
 async def ask_operator(world: World) -> None:
     """A second operator is answered at once, or told that the database is busy."""
     try:
-        await world.ask(world.noted["sql"])
+        await world.ask(world.saved["sql"])
     except Refused as refused:
         expect(refused.code == "PQ_BUSY", refused.text)
     await ask_holder(world)

@@ -489,7 +489,7 @@ async def test_a_step_that_fails_is_recorded_and_tried_again(world):
     (step,) = await inside.failed_steps(world.owner)
     assert "not now" in step["last_error"] and step["failures"] >= 1
     assert step["kind"] and step["subject"] and step["retry_at"] > world.now
-    await world.told("not now")
+    await world.expect_reason("not now")
     await world.owner.execute("drop trigger refuse on job_queue")
     await world.pass_time(3600)
     await world.maintain()

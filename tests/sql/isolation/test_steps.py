@@ -1,4 +1,4 @@
-"""Steps that fail, and rows that open transactions hold: others neither repeat nor wait."""
+"""Failing steps are retried later, and locked rows are skipped."""
 
 import asyncio
 from typing import Any
@@ -12,8 +12,8 @@ from .world import EVENT, QUEUE, TYPE, World
 pytestmark = pytest.mark.timeout(120)
 
 KEY = "model:flux"
-KEYED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
-HANG = 5  # seconds after which a call that should not wait counts as waiting
+LIMITED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
+TIMEOUT = 5  # seconds; a call that takes longer waits for a lock
 
 
 async def refuse_updates(world: World, table: str) -> None:
@@ -25,9 +25,9 @@ async def refuse_updates(world: World, table: str) -> None:
     )
 
 
-async def test_a_key_whose_step_failed_is_not_tried_again_before_its_time(world):
+async def test_a_failed_step_of_a_limit_key_is_retried_after_its_delay(world):
     await world.call("select set_limit($1, 1)", KEY)
-    job, _ = [await world.enqueue(TYPE, KEYED) for _ in range(2)]
+    job, _ = [await world.enqueue(TYPE, LIMITED) for _ in range(2)]
     await world.claim()
     await refuse_updates(world, "limit_key")
     await world.report([job])
@@ -44,8 +44,8 @@ async def test_a_key_whose_step_failed_is_not_tried_again_before_its_time(world)
     assert len(await world.claim()) == 1
 
 
-async def test_a_rule_whose_step_failed_is_not_tried_again_before_its_time(world):
-    await world.enqueue(TYPE, KEYED)
+async def test_a_failed_step_of_a_limit_rule_is_not_retried_at_once(world):
+    await world.enqueue(TYPE, LIMITED)
     await world.claim()
     await world.call("select set_limit($1, 1)", KEY)
     await refuse_updates(world, "limit_rule")
@@ -54,10 +54,10 @@ async def test_a_rule_whose_step_failed_is_not_tried_again_before_its_time(world
     assert [(step["kind"], step["failures"]) for step in steps] == [("rule", 1)]
 
 
-async def test_a_running_job_whose_row_is_locked_counts_under_a_new_limit(world):
-    await world.enqueue(TYPE, KEYED)
+async def test_a_new_limit_counts_a_running_job_whose_row_is_locked(world):
+    await world.enqueue(TYPE, LIMITED)
     [running] = await world.claim()
-    await world.enqueue(TYPE, KEYED)
+    await world.enqueue(TYPE, LIMITED)
     holder = await world.hold("select from job_queue where id::text = $1 for update", running["id"])
     await world.call("select set_limit($1, 1)", KEY)
     for _ in range(3):
@@ -74,10 +74,10 @@ async def test_a_running_job_whose_row_is_locked_counts_under_a_new_limit(world)
     assert len(await world.claim()) == 1
 
 
-async def test_a_job_locked_for_long_does_not_stop_its_key_for_ever(world):
-    await world.enqueue(TYPE, KEYED)
+async def test_a_job_locked_for_over_ten_seconds_no_longer_blocks_its_key(world):
+    await world.enqueue(TYPE, LIMITED)
     [running] = await world.claim()
-    await world.enqueue(TYPE, KEYED)
+    await world.enqueue(TYPE, LIMITED)
     await world.hold("select from job_queue where id::text = $1 for update", running["id"])
     await world.call("select set_limit($1, 1)", KEY)
     await world.pass_time(11)
@@ -88,14 +88,14 @@ async def test_a_job_locked_for_long_does_not_stop_its_key_for_ever(world):
 async def make_batch(world: World, count: int) -> list[str]:
     item = {"job_type": TYPE, "queue": QUEUE}
     answer = await world.call("select enqueue_batch($1)", [item] * count)
-    world.noted["batch"] = answer["batch_id"]
+    world.saved["batch"] = answer["batch_id"]
     await world.claim()
     return [job["job_id"] for job in answer["jobs"]]
 
 
-async def test_counting_a_batch_does_not_wait_for_one_who_counts_it(world):
+async def test_counting_a_batch_does_not_wait_for_a_lock_on_it(world):
     first, second = await make_batch(world, 2)
-    batch = world.noted["batch"]
+    batch = world.saved["batch"]
     holder = await world.hold(
         "select from picture_queue.batch where id::text = $1 for update", batch
     )
@@ -106,13 +106,13 @@ async def test_counting_a_batch_does_not_wait_for_one_who_counts_it(world):
     item = {**world.leases([second])[0], "outcome": "completed"}
     await other.call("select report_jobs($1)", [item])
     await world.pass_time(1)
-    await asyncio.wait_for(world.maintain(1), HANG)
+    await asyncio.wait_for(world.maintain(1), TIMEOUT)
     assert await inside.failed_steps(world.owner) == []
     await other.commit()
     assert (await world.call("select get_batch($1::text::uuid)", batch))["open"] == 0
 
 
-async def test_waking_by_an_event_does_not_wait_for_one_who_has_it_locked(world):
+async def test_waking_parked_jobs_does_not_wait_for_a_lock_on_the_event(world):
     job = await world.enqueue(TYPE, {})
     await world.claim()
     await world.report([job], "parked", event=EVENT)
@@ -121,27 +121,27 @@ async def test_waking_by_an_event_does_not_wait_for_one_who_has_it_locked(world)
     await holder.execute("rollback")
     await world.hold("select from picture_queue.signal for update")
     await world.pass_time(1)
-    await asyncio.wait_for(world.maintain(1), HANG)
+    await asyncio.wait_for(world.maintain(1), TIMEOUT)
     assert await inside.failed_steps(world.owner) == []
 
 
-async def test_a_new_row_of_a_key_tells_maintenance_when_it_is_due(world):
-    """The row was pruned although jobs have started under the key's rate."""
+async def test_a_new_row_of_a_limit_key_wakes_the_maintenance(world):
+    """The row of the key was pruned, although jobs have started within the period of its rate."""
     await world.call("select set_limit($1, rate => 1, period_seconds => 0.3)", KEY)
     await world.call("select register_worker('w', $1, '{}')", [QUEUE])
     await world.call("select maintain_jobs(worker => 'w')")
     await world.call("select maintain_jobs(worker => 'w')")
-    heard: list[str] = []
+    messages: list[str] = []
     listener = await world.session("listener")
     await listener.connection.add_listener(
-        "picture_queue", lambda *message: heard.append(message[3])
+        "picture_queue", lambda *message: messages.append(message[3])
     )
     await inside.plan_started_key(world.owner, KEY)
     await listener.connection.execute("select 1")
-    assert [text for text in heard if "maintain" in text]
+    assert [text for text in messages if "maintain" in text]
 
 
-async def test_a_repeated_claim_gives_a_job_whose_lease_was_prolonged_beside_it(world):
+async def test_a_repeated_claim_returns_a_job_with_a_row_in_lease_extension(world):
     job, request = await world.enqueue(TYPE, {}), str(uuid4())
     sql = "select claim_jobs('w', $1, $2, 5, 6, $3::text::uuid)", [QUEUE], [TYPE], request
     [first] = await world.call(*sql)
@@ -157,7 +157,7 @@ async def test_a_repeated_claim_gives_a_job_whose_lease_was_prolonged_beside_it(
 
 @pytest.mark.parametrize("free", [True, False], ids=["row is free", "row is locked"])
 async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
-    """The first heartbeat, never committed, prolongs the lease beside the locked row."""
+    """The first heartbeat, which is never committed, writes to lease_extension."""
     jobs = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim(lease=60)
     leases = world.leases(jobs)
@@ -171,7 +171,7 @@ async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
         await holder.execute("rollback")
     await world.pass_time(1)
     beat = world.call("select heartbeat_jobs('w', $1)", leases)
-    answer = await asyncio.wait_for(beat, HANG)
+    answer = await asyncio.wait_for(beat, TIMEOUT)
     assert answer == {"cancel": [], "lost": []}
     ends = await world.owner.fetchval(
         "select lease_expires_at - picture_queue._now() from job_queue where id::text = $1", jobs[1]

@@ -1,4 +1,4 @@
-"""A database of its own with ordinary work, beside which something bad is placed."""
+"""A database with ordinary jobs and bad ones, and the calls that the tests make on it."""
 
 import asyncio
 import json
@@ -17,13 +17,13 @@ QUEUE = "shared"
 TYPE, WORKER, EVENT, TAG = "ordinary-job", "ordinary-worker", "arrived", "ordinary"
 BAD_TYPE, BAD_CHILD, BAD_WORKER = "bad-job", "bad-child", "bad-worker"
 JOBS = 3  # ordinary jobs in each state that a flow needs
-PATIENCE = "8s"  # what nobody may wait for longer: the platform's statement_timeout
+CALL_TIMEOUT = "8s"  # the platform's statement_timeout: no call may take longer
 
 Make = Callable[["World", dict[str, Any]], Awaitable[str]]
 
 
 class NotIsolated(AssertionError):
-    """Ordinary work did not go on."""
+    """A bad job affected ordinary jobs, or its reason was not reported."""
 
 
 class Refused(Exception):
@@ -36,18 +36,18 @@ class Refused(Exception):
 
 
 def _decode(text: str) -> Any:
-    # Python refuses integers of more than 4,300 digits; the job that has one is not the test's.
+    # Python refuses integers of more than 4,300 digits, which only a bad job has.
     return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
 
 
 class Session:
-    """A connection on which a client calls; it gives up after `PATIENCE`, as the platform does."""
+    """A client's connection, whose calls time out as on the platform."""
 
     def __init__(self, connection: inside.Connection) -> None:
         self.connection = connection
 
     async def ask(self, sql: str, *args: Any) -> Any:
-        """Call as a client would; a refusal raises `Refused`, any other error fails the test."""
+        """Make a call; a refusal raises `Refused`, and any other error fails the test."""
         try:
             return await self.connection.fetchval(sql, *args)
         except asyncpg.PostgresError as error:
@@ -56,7 +56,7 @@ class Session:
             raise NotIsolated(f"{sql} raised {error.sqlstate}: {error}") from error
 
     async def call(self, sql: str, *args: Any) -> Any:
-        """Call for ordinary work, which nothing may refuse."""
+        """Make a call that must not be refused."""
         try:
             return await self.ask(sql, *args)
         except Refused as refused:
@@ -70,15 +70,15 @@ class Session:
 
 
 class World:
-    """Ordinary work in one queue, and the bad items beside it at the head of that queue.
+    """One queue with ordinary jobs, and with bad jobs of a higher priority.
 
     Attributes:
-        owner: A connection that waits as long as it takes; it prepares what a test needs.
-        jobs: The ordinary jobs by the state they were placed in.
-        bad: The bad jobs likewise.
-        neighbours: More ordinary jobs that a kind has placed; they must start, too.
-        queues: What an ordinary worker claims from, and `types` what it can run.
-        noted: What a kind remembers for its question.
+        owner: A connection without a timeout, for preparations and checks.
+        jobs: The ordinary jobs by the state that they were created in.
+        bad: The bad jobs by the state that they were created in.
+        neighbours: More ordinary jobs, created by a kind, which must start too.
+        queues: The queues that an ordinary worker claims from, and `types` its job types.
+        saved: Values that a kind or a flow needs later in the test.
     """
 
     def __init__(self, owner: inside.Connection, connect: Callable[..., Awaitable[Any]]) -> None:
@@ -89,15 +89,15 @@ class World:
         self.bad: dict[str, list[str]] = defaultdict(list)
         self.neighbours: list[str] = []
         self.queues, self.types = [QUEUE], [TYPE]
-        self.noted: dict[str, Any] = {}
+        self.saved: dict[str, Any] = {}
         self._leases: dict[str, dict[str, str]] = {}
         self._tasks: list[asyncio.Task[Any]] = []
 
     # Calls -------------------------------------------------------------------------------------
 
     async def session(self, name: str, **settings: str) -> Session:
-        """The connection of this name; settings are those it starts with."""
-        return Session(await self._connect(name, **{"statement_timeout": PATIENCE, **settings}))
+        """Return the session of this name; the settings apply when it is first opened."""
+        return Session(await self._connect(name, **{"statement_timeout": CALL_TIMEOUT, **settings}))
 
     async def ask(self, sql: str, *args: Any) -> Any:
         return await (await self.session("caller")).ask(sql, *args)
@@ -106,24 +106,24 @@ class World:
         return await (await self.session("caller")).call(sql, *args)
 
     def start(self, call: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Let a call run beside the test, at most until the test ends."""
+        """Make a call in the background, at most until the test ends."""
         self._tasks.append(asyncio.create_task(call))
         return self._tasks[-1]
 
     async def stop(self) -> None:
-        """Cancel the calls that still run."""
+        """Cancel the calls in the background."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def blocked_or_done(self, session: Session, task: "asyncio.Task[Any]") -> None:
-        """Return when a call on this session has answered, or waits for a lock."""
+        """Wait until a call of this session has returned or waits for a lock."""
         async with asyncio.timeout(20):
             while not task.done() and not await self.is_waiting(session):
                 await asyncio.wait([task], timeout=0.01)
 
     async def is_waiting(self, session: Session) -> bool:
-        """Whether this session waits for a lock."""
+        """Return True if this session waits for a lock."""
         pid = session.connection.get_server_pid()
         return await self.owner.fetchval("select cardinality(pg_blocking_pids($1)) > 0", pid)
 
@@ -132,11 +132,11 @@ class World:
         connection = await self._connect(f"holder-{uuid4()}")
         await connection.execute("begin")
         await connection.fetch(sql, *args)
-        self.noted["holder"] = connection.get_server_pid()
+        self.saved["holder"] = connection.get_server_pid()
         return connection
 
     async def pass_time(self, seconds: float) -> None:
-        """Move the clock, which stands still otherwise."""
+        """Move the clock, which otherwise stands still."""
         self.now += timedelta(seconds=seconds)
         await inside.set_clock(self.owner, self.now.isoformat())
 
@@ -148,7 +148,7 @@ class World:
         return answer[0]["job_id"]
 
     async def claim(self, *job_types: str, worker: str = WORKER, lease: float = 3600) -> list[Any]:
-        """Claim all there is of these types; ordinary ones by default."""
+        """Claim all jobs of these types, by default the ordinary ones."""
         types = list(job_types) or self.types
         jobs = await self.call(
             "select claim_jobs($1, $2, $3, 200, $4)", worker, self.queues, types, lease
@@ -161,11 +161,11 @@ class World:
         return {"job_id": job["id"], "lease_id": job["lease_id"]}
 
     def leases(self, ids: list[str]) -> list[dict[str, str]]:
-        """The leases under which these jobs were claimed."""
+        """Return the leases under which these jobs were claimed."""
         return [self._leases[job] for job in ids if job in self._leases]
 
     async def report(self, ids: list[str], outcome: str = "completed", **given: Any) -> list[str]:
-        """Report the end of these jobs; return the outcome of each."""
+        """Report these jobs; return the answer for each."""
         items = [{**lease, "outcome": outcome, **given} for lease in self.leases(ids)]
         answer = await self.call("select report_jobs($1)", items)
         return [one["outcome"] for one in answer["outcomes"]]
@@ -175,18 +175,17 @@ class World:
             await self.call("select maintain_jobs(force => true)")
 
     async def states(self, ids: list[str]) -> list[str]:
-        """The hold of these jobs, or else their status."""
+        """Return the hold of each of these jobs, or its status if it has none."""
         rows = await self.owner.fetch(
             "select coalesce(hold, status) from job_queue where id::text = any($1) order by seq",
             ids,
         )
         return [row[0] for row in rows]
 
-    # Placing -----------------------------------------------------------------------------------
+    # Creating jobs -----------------------------------------------------------------------------
 
     async def place(self, state: str, job_type: str, make: Make, count: int) -> list[str]:
-        """Make jobs and bring them into a state. Leases and delays of ten seconds run out when the
-        clock moves."""
+        """Create jobs in a state; delays and the leases to expire are of ten seconds."""
         given: dict[str, Any] = {"priority": 5 if job_type == BAD_TYPE else 0}
         options: dict[str, Any] = {"tags": [TAG]}
         if state == "due":
@@ -201,10 +200,10 @@ class World:
             await self.report(made, "parked", event=EVENT, delay_seconds=3600)
         return made
 
-    # What must hold ----------------------------------------------------------------------------
+    # Checks ------------------------------------------------------------------------------------
 
-    async def work_goes_on(self) -> None:
-        """New jobs are enqueued, claimed and completed, a child right after its parent."""
+    async def expect_new_jobs_complete(self) -> None:
+        """Check that new jobs can be enqueued, claimed and completed, a parent before its child."""
         made = [await self.call("select enqueue_job($1, queue => $2)::text", TYPE, QUEUE)
                 for _ in range(JOBS)]  # fmt: skip
         child = await self.call(
@@ -214,17 +213,17 @@ class World:
         await self.maintain(1)
         for expected in (made, [child]):
             claimed = [job["id"] for job in await self.claim()]
-            expect(set(expected) <= set(claimed), f"{expected} are to be claimed: {claimed}")
+            expect(set(expected) <= set(claimed), f"of {expected} only {claimed} were claimed")
             outcomes = await self.report(claimed)
-            expect(outcomes == ["ok"] * len(claimed), f"all are to be completed: {outcomes}")
+            expect(outcomes == ["ok"] * len(claimed), f"the reports answered {outcomes}")
         states = await self.states(self.neighbours)
         expect({*states} <= {"processing", "completed"}, f"neighbours are {states}")
 
     async def provoke(self) -> None:
-        """Bring every bad job as far as it goes."""
+        """Wake, claim and complete the bad jobs as far as they can be."""
         await self.ask("select send_event($1)", EVENT)
         await self.claim(BAD_TYPE, worker=BAD_WORKER)
-        # Whoever claimed them.
+        # All running bad jobs, including those that other calls claimed.
         rows = await self.owner.fetch(
             "select id::text as job_id, lease_id::text from job_queue "
             f"where job_type = '{BAD_TYPE}' and status = 'processing' and hold is null"
@@ -233,17 +232,17 @@ class World:
         await self.call("select report_jobs($1)", items)
         await self.maintain()
 
-    async def told(self, *words: str) -> str:
-        """Return what says all these words: the doctor, a failed step, or a bad job itself."""
+    async def expect_reason(self, *words: str) -> str:
+        """Return a text with these words: of the doctor, a failed step or a bad job's history."""
         doctor = await self.call("select queue_doctor()")
-        told = [str(one["detail"]) for one in doctor if one["verdict"] != "ok"]
-        told += [str(step) for step in await inside.failed_steps(self.owner)]
+        texts = [str(one["detail"]) for one in doctor if one["verdict"] != "ok"]
+        texts += [str(step) for step in await inside.failed_steps(self.owner)]
         for job in [job for ids in self.bad.values() for job in ids]:
-            told.append(str(await self.call("select get_job_history($1::text::uuid)", job)))
-        for one in told:
+            texts.append(str(await self.call("select get_job_history($1::text::uuid)", job)))
+        for one in texts:
             if all(word in one for word in words):
                 return one
-        raise NotIsolated(f"nobody says {words}: {told}")
+        raise NotIsolated(f"no text has {words}: {texts}")
 
 
 def expect(condition: bool, what: str) -> None:

@@ -9,12 +9,12 @@ import pytest
 
 from .world import Process
 
-WAYS = ("http", "direct")
+TRANSPORTS = ("http", "direct")
 
 
-def environment(stack: Any, way: str) -> dict[str, str]:
+def environment(stack: Any, transport: str) -> dict[str, str]:
     """Return the environment of a worker with direct access to the project."""
-    if way == "direct":
+    if transport == "direct":
         return {"PICTURE_QUEUE_DATABASE_URL": stack.db_url}
     return {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
 
@@ -40,22 +40,22 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def shared(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Give the worker of a transport, the same for the tests of a module while it is well."""
+    """One worker for each transport, shared by the tests of a module until a test fails."""
     workers: dict[str, tuple[str, Process]] = {}
     directory = tmp_path_factory.mktemp("isolation")
 
     class Shared:
-        def get(self, way: str) -> tuple[str, Process]:
-            if way not in workers:
+        def get(self, transport: str) -> tuple[str, Process]:
+            if transport not in workers:
                 queue = f"isolation-{uuid4().hex[:8]}"
                 log = directory / f"{queue}.log"
-                process = Process(environment(stack, way), {"queues": [queue]}, log)
-                workers[way] = (queue, process)
-            return workers[way]
+                process = Process(environment(stack, transport), {"queues": [queue]}, log)
+                workers[transport] = (queue, process)
+            return workers[transport]
 
-        def give_up(self, way: str) -> None:
-            """End a worker that may not be well; the next test gets another."""
-            _, process = workers.pop(way)
+        def replace(self, transport: str) -> None:
+            """Kill a worker after a failed test; the next test starts another."""
+            _, process = workers.pop(transport)
             process.kill()
 
     yield Shared()

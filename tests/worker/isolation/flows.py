@@ -1,4 +1,4 @@
-"""Ordinary jobs beside a bad item, through a worker."""
+"""The flow of each test: bad and ordinary jobs run together in one worker."""
 
 from typing import Any
 from uuid import UUID
@@ -8,16 +8,16 @@ from .world import CONCURRENCY, World, expect
 
 
 def ordinary(count: int = CONCURRENCY, **payload: Any) -> list[dict[str, Any]]:
-    """Ordinary jobs, in the event loop and in threads."""
+    """Return ordinary jobs, some with handlers in the event loop and some in threads."""
     types = ("ordinary", "ordinary", "ordinary-thread")
     return [{"job_type": types[n % 3], "payload": {"n": n, **payload}} for n in range(count)]
 
 
 async def place(world: World, kind: Kind) -> tuple[list[UUID], list[UUID]]:
-    """Place good and bad jobs in turns; none can start before all are there and bad.
+    """Enqueue bad and ordinary jobs alternately, in a queue that is paused until all are ready.
 
     Returns:
-        The bad ones, the ordinary ones.
+        The ids of the bad jobs, and those of the ordinary jobs.
     """
     await world.service.queues.set(world.queue)
     await world.service.queues.pause(world.queue)
@@ -31,16 +31,16 @@ async def place(world: World, kind: Kind) -> tuple[list[UUID], list[UUID]]:
 
 
 async def run(world: World, kind: Kind) -> None:
-    """Let ordinary jobs complete beside bad ones, and ask what is wrong."""
+    """Run ordinary jobs together with bad ones, and check that the reason is reported."""
 
     async def has_its_state() -> bool:
         return all(kind.state(row) for row in await world.rows(bad))
 
     bad, good = await place(world, kind)
-    await world.completed_at_once(good)
+    await world.expect_completed(good)
     if kind.state is runs:
         expect(await has_its_state(), f"{[dict(row) for row in await world.rows(bad)]}")
-    await world.completed_at_once(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary()))
     try:
         await world.until(has_its_state, "the bad jobs have another state")
     except AssertionError as error:
@@ -49,9 +49,9 @@ async def run(world: World, kind: Kind) -> None:
     if kind.is_stopped:
         await world.worker.stop(world.guard)
     if kind.says:
-        await world.told(bad, kind.says)
-    await kind.why(world, bad)
-    # What waits is not to come back beside the next kind.
+        await world.expect_reason(bad, kind.says)
+    await kind.check_reason(world, bad)
+    # Jobs that still wait must not run during the next test.
     await world.service.jobs.change("cancel", queue=world.queue)
-    # Other tests read all jobs of this database, with decoders that spoiled payloads stop.
+    # Other tests read all jobs of this database, and cannot decode the spoiled payloads.
     await world.db.execute("update job_queue set payload = '{}' where id = any($1)", bad)

@@ -1,4 +1,4 @@
-"""The bad items that stand beside ordinary jobs in a worker."""
+"""The kinds of bad jobs that run together with ordinary jobs."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Step = Callable[[World, Sequence[UUID]], Awaitable[None]]
 
 
 async def nothing(world: World, bad: Sequence[UUID]) -> None:
-    """Do nothing more."""
+    """Do nothing."""
 
 
 def failed(row: "asyncpg.Record") -> bool:
@@ -42,19 +42,19 @@ def cannot_start(row: "asyncpg.Record") -> bool:
 
 @dataclass(frozen=True)
 class Kind:
-    """One bad item.
+    """A kind of bad job.
 
     Attributes:
-        name: What it is.
+        name: The name of the kind.
         job: The bad job.
-        count: How many stand beside as many ordinary jobs; as many as there are slots by default,
-            so that nothing goes on where each costs one for good.
-        state: What becomes of a bad job while ordinary ones run.
-        says: What its row, its history or a line of the log about it says.
-        spoil: Makes the jobs bad, or places what is bad beside them, before they may start.
-        why: Asks for the reason in another way.
-        settings: Settings of the worker that it needs; then it gets one of its own.
-        is_stopped: Whether the stop is tried with it; then it gets a worker of its own, too.
+        count: The number of bad jobs. By default there are as many as slots, so that the worker
+            would stop if each of them took a slot for ever.
+        state: The state that a bad job must reach while ordinary jobs run.
+        says: A pattern that its row, its history or the log must contain.
+        spoil: Makes the enqueued jobs bad before they may start.
+        check_reason: Checks in another way that the reason is reported.
+        settings: Settings that it needs, in a worker of its own.
+        is_stopped: True to test that its worker stops, in a worker of its own.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Kind:
     state: Check = failed
     says: str = ""
     spoil: Step = nothing
-    why: Step = nothing
+    check_reason: Step = nothing
     settings: dict[str, Any] = field(default_factory=dict)
     is_stopped: bool = False
 
@@ -123,7 +123,7 @@ STUCK = (
 
 # Results -----------------------------------------------------------------------------------------
 
-# JSON has null or a text for these: that or a failure is right.
+# These results have no JSON value: null, a text or a failure is accepted.
 CAN_COMPLETE = (
     "result NaN",
     "result with infinity",
@@ -170,7 +170,7 @@ REFUSAL = "a trigger of the user refuses it"
 
 
 def trigger(condition: str) -> Step:
-    """Refuse some changes of the bad jobs, as a trigger of the user's may."""
+    """Refuse some changes of the bad jobs by a trigger, as a user's trigger may do."""
 
     async def spoil(world: World, bad: Sequence[UUID]) -> None:
         name = f"refuse_{world.queue.replace('-', '_')}"
@@ -186,12 +186,12 @@ def trigger(condition: str) -> Step:
 
 
 async def drop_trigger(world: World, bad: Sequence[UUID]) -> None:
-    """Take the trigger away; what it refused is shown by the doctor until then."""
-    told = str(await world.db.fetchval("select queue_doctor()"))
+    """Drop the trigger, after reading the doctor's findings about the changes it refused."""
+    texts = str(await world.db.fetchval("select queue_doctor()"))
     name = f"refuse_{world.queue.replace('-', '_')}"
     await world.db.execute(f"drop function public.{name}() cascade")
-    told += "".join([await world.history(job) for job in bad]) + world.worker.log
-    expect(REFUSAL in told, f"nothing says {REFUSAL!r}: {told[-3000:]}")
+    texts += "".join([await world.history(job) for job in bad]) + world.worker.log
+    expect(REFUSAL in texts, f"nothing says {REFUSAL!r}: {texts[-3000:]}")
 
 
 async def pause_key(world: World, bad: Sequence[UUID]) -> None:
@@ -202,7 +202,7 @@ PAUSED_KEY = "isolation-paused"
 
 
 async def explain(world: World, bad: Sequence[UUID]) -> None:
-    """Expect a reason for each job that does not move."""
+    """Expect that `explain` names a reason for each job."""
     for found in await world.service.jobs.explain(bad):
         expect(found.reason in ("key_paused", "limit", "no_worker"), f"{found}")
 
@@ -210,12 +210,14 @@ async def explain(world: World, bad: Sequence[UUID]) -> None:
 SETTINGS = (
     Kind("trigger that refuses completions", bad(misbehaviour.HARMLESS),
          count=2, state=lambda row: row["status"] in ("processing", "failed"),
-         spoil=trigger("new.status = 'completed'"), why=drop_trigger, settings={"lease": 30}),
+         spoil=trigger("new.status = 'completed'"),
+         check_reason=drop_trigger, settings={"lease": 30}),
     Kind("trigger that refuses starts", bad(misbehaviour.HARMLESS), count=2, state=cannot_start,
-         spoil=trigger("new.status = 'processing'"), why=drop_trigger, settings={"lease": 30}),
+         spoil=trigger("new.status = 'processing'"),
+         check_reason=drop_trigger, settings={"lease": 30}),
     Kind("paused limit key", bad(misbehaviour.HARMLESS, limit_keys=[PAUSED_KEY]),
-         state=cannot_start, spoil=pause_key, why=explain),
+         state=cannot_start, spoil=pause_key, check_reason=explain),
     Kind("job type that nobody knows", {"job_type": "unknown-to-all"}, state=cannot_start,
-         why=explain),
+         check_reason=explain),
     Kind("timeout of nothing", bad("swallows cancels", timeout=0.001), says="did not end"),
 )  # fmt: skip

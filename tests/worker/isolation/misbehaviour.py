@@ -1,4 +1,4 @@
-"""The bad handlers. Imported by the worker of the suite, and by the tests for their names."""
+"""The bad handlers; the worker of the suite runs them, and the tests read their names."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ REASON = "the real reason"
 
 
 class Alien(BaseException):
-    """An exception of an extension, which is no `Exception`."""
+    """An exception that does not derive from `Exception`."""
 
 
 def raiser(error: Callable[[], BaseException]) -> Callable[[], NoReturn]:
@@ -40,14 +40,14 @@ def with_property(name: str) -> Callable[[], NoReturn]:
 
 
 class Unspeakable(Exception):
-    """An exception without a text."""
+    """An exception whose text cannot be read."""
 
     def __str__(self) -> str:
         raise RuntimeError(REASON)
 
 
 class Epoch(Exception):
-    """An exception with a time in place of seconds."""
+    """An exception whose `retry_after` is a time since the epoch instead of seconds."""
 
     retry_after = 1_771_404_540
 
@@ -82,7 +82,7 @@ RAISES: dict[str, Callable[[], NoReturn]] = {
     ),
 }
 
-# Waits that are too long. The job waits, or it says why not.
+# Waits that are too long: the job waits, or fails with the reason.
 WAITS: dict[str, Callable[[], object]] = {
     "snooze until the last moment": lambda: Snooze(until=datetime.max),
     "snooze until the first moment": lambda: Snooze(until=datetime.min),
@@ -109,14 +109,14 @@ async def generate() -> AsyncIterator[int]:
 
 
 class BrokenModel(BaseModel):
-    """A value with a serialiser of its own that raises."""
+    """A value whose own serialiser raises."""
 
     @model_serializer
     def serialise(self) -> dict[str, Any]:
         raise RuntimeError(REASON)
 
 
-# Results that no database takes, or no reader reads.
+# Results that the database cannot store or a client cannot read.
 RESULTS: dict[str, Callable[[], object]] = {
     "result that is no JSON": object,
     "result whose serialiser raises": BrokenModel,
@@ -175,7 +175,7 @@ async def fork() -> int:
     return os.fork()
 
 
-# Harm to other jobs, and the end of the job that does it.
+# Handlers that harm other jobs.
 HARM: dict[str, Callable[[], Awaitable[object]]] = {
     "cancels the tasks of others": cancel_tasks_of_others,
     "waits for the tasks of others": wait_for_tasks_of_others,
@@ -226,14 +226,14 @@ HARMLESS = "does nothing wrong itself"
 
 
 async def misbehave(name: str, job: JobContext) -> object:
-    """Do the bad thing of this name in an async handler."""
+    """Run the async bad handler of this name."""
     if name in STUCK or name in HARM:
         return await {**STUCK, **HARM}[name]()
     return misbehave_in_thread(name)
 
 
 def misbehave_in_thread(name: str) -> object:
-    """Do the bad thing of this name in a thread."""
+    """Run the bad handler of this name, which the worker calls in a thread."""
     if name == NEVER_ENDS:
         threading.Event().wait()
     if name == HARMLESS:

@@ -64,7 +64,7 @@ async def test_jobs_complete_after_some_answers_of(start, stack, service, db, tm
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment)
         world = World(service, db, queue, worker)
-        await world.completed_at_once(await world.enqueue(*ordinary()))
+        await world.expect_completed(await world.enqueue(*ordinary()))
         proxy.answer(answer(bad, count=10))
         jobs = await world.enqueue(*ordinary())
 
@@ -72,8 +72,8 @@ async def test_jobs_complete_after_some_answers_of(start, stack, service, db, tm
             return proxy.answered >= 10
 
         await world.until(given, "the worker asks no more")
-        await world.completed_at_once(jobs)
-        world.logged(bad.says)
+        await world.expect_completed(jobs)
+        world.expect_logged(bad.says)
         await worker.stop(world.guard)
 
 
@@ -95,7 +95,7 @@ async def test_jobs_complete_while_one_call_gets_but(
 
         await world.until(given, f"{call} is not called")
         jobs += await world.enqueue(*ordinary())
-        await world.completed_at_once(jobs)
+        await world.expect_completed(jobs)
         await worker.stop(world.guard)
 
 
@@ -113,7 +113,7 @@ async def throttle(world: World, proxy: Proxy) -> None:
     async def given() -> bool:
         return proxy.answered > 0
 
-    await world.completed_at_once(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary()))
     headers = (("retry-after", "10"), ("content-type", "application/json"))
     proxy.answer(Answer(429, b'{"message":"Too many requests"}', headers))
     await world.until(given, "the worker asks no more")
@@ -122,7 +122,7 @@ async def throttle(world: World, proxy: Proxy) -> None:
     # Each kind of call once or twice; a slow machine makes fewer, not more.
     expect(proxy.answered <= 10, f"{proxy.answered} requests in 5 s: {world.worker.log[-3000:]}")
     proxy.heal()
-    await world.completed_at_once(jobs)
+    await world.expect_completed(jobs)
 
 
 async def test_a_password_that_changed_is_an_alarm_and_no_end(start, stack, service, db):
@@ -134,7 +134,7 @@ async def test_a_password_that_changed_is_an_alarm_and_no_end(start, stack, serv
     queue, worker = start({"PICTURE_QUEUE_DATABASE_URL": url})
     world = World(service, db, queue, worker)
     try:
-        await world.completed_at_once(await world.enqueue(*ordinary()))
+        await world.expect_completed(await world.enqueue(*ordinary()))
         await db.execute(f"alter role {role} password 'second'")
         await _end_sessions(stack, role)
 
@@ -144,7 +144,7 @@ async def test_a_password_that_changed_is_an_alarm_and_no_end(start, stack, serv
         jobs = await world.enqueue(*ordinary())
         await world.until(said, "nothing is said of the password")
         await db.execute(f"alter role {role} password 'first'")
-        await world.completed_at_once(jobs)
+        await world.expect_completed(jobs)
         await worker.stop(world.guard)
     finally:
         worker.kill()

@@ -1,7 +1,7 @@
-"""A bad connection: calls get through again, no job is lost, and no attempt.
+"""Faults of the connection cost neither a job nor an attempt.
 
-Between the worker and its project stands a proxy. What a fault leaves alone (new connections, other
-calls) is used while it lasts; after one of everything the worker goes on when it is over.
+A proxy between the worker and its project makes the faults. During a partial fault the worker uses
+what still works, such as new connections. After a total fault it continues once the fault ends.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from .world import World
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
-WAYS = ("http", "tls", "direct")
+TRANSPORTS = ("http", "tls", "direct")
 LEASE = 30  # seconds; a call's timeout has to be shorter
-LONG = 3.0  # seconds a fault of everything lasts
+TOTAL_FAULT = 3.0  # seconds that a total fault lasts
 
 
 @contextmanager
-def proxied(stack: Any, way: str, directory: Any) -> Iterator[tuple[Proxy, dict[str, str]]]:
+def proxied(stack: Any, transport: str, directory: Any) -> Iterator[tuple[Proxy, dict[str, str]]]:
     """Put a proxy in front of the project.
 
     Yields:
@@ -34,13 +34,13 @@ def proxied(stack: Any, way: str, directory: Any) -> Iterator[tuple[Proxy, dict[
     """
     api, database = urlsplit(stack.api_url), urlsplit(stack.db_url)
     with ExitStack() as opened:
-        if way == "direct":
+        if transport == "direct":
             proxy = opened.enter_context(Proxy(database.hostname, database.port, "postgres"))
             netloc = f"{database.username}:{database.password}@127.0.0.1:{proxy.port}"
             yield proxy, {"PICTURE_QUEUE_DATABASE_URL": database._replace(netloc=netloc).geturl()}
             return
         environment = {"SUPABASE_KEY": stack.service_role_key}
-        if way == "tls":  # over HTTP/2 or HTTP/1.1, as the client chooses
+        if transport == "tls":  # over HTTP/2 or HTTP/1.1, as the client chooses
             context, authority = tls_for(directory)
             front = opened.enter_context(h2_front(api.hostname, api.port))
             proxy = opened.enter_context(Proxy("127.0.0.1", front, "h2", context))
@@ -59,16 +59,16 @@ class Fault:
     """A fault of the connection.
 
     Attributes:
-        name: What it is.
-        begin: Switches it on.
-        of_all: Whether nothing gets through while it lasts.
-        says: What the log says of it; "" where calls that are repeated at once need no line.
+        name: The name of the fault.
+        begin: Begins the fault.
+        is_total: True if no call succeeds during the fault.
+        log: A pattern that the log must contain; "" if a retry at once makes a log line needless.
     """
 
     name: str
     begin: Callable[[Proxy], None]
-    of_all: bool = False
-    says: str = ""
+    is_total: bool = False
+    log: str = ""
 
 
 def refuse(proxy: Proxy) -> None:
@@ -78,24 +78,24 @@ def refuse(proxy: Proxy) -> None:
 
 ANSWER = "(?i)no answer|not answer|calls fail"
 FAULTS = (
-    Fault("black hole", lambda proxy: proxy.black_hole(), says=ANSWER),
-    Fault("half open", lambda proxy: proxy.half_open(), says=ANSWER),
+    Fault("black hole", lambda proxy: proxy.black_hole(), log=ANSWER),
+    Fault("half open", lambda proxy: proxy.half_open(), log=ANSWER),
     Fault("reset", lambda proxy: proxy.reset()),
     Fault("lost answers", lambda proxy: proxy.lose_answers(3)),
     Fault("garbled answers", lambda proxy: proxy.garble_answers(3)),
     Fault("delay", lambda proxy: proxy.delay(0.3)),
-    Fault("black hole of everything", lambda proxy: proxy.black_hole(new=True), True, ANSWER),
+    Fault("total black hole", lambda proxy: proxy.black_hole(new=True), True, ANSWER),
     Fault("refused", refuse, True, ANSWER),
     Fault("stalled", lambda proxy: proxy.stall(), True),
 )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-async def test_jobs_complete_in_their_attempt_beside(
-    start, stack, service, db, tmp_path, way, fault
+async def test_jobs_complete_in_their_first_attempt_despite_a_fault(
+    start, stack, service, db, tmp_path, transport, fault
 ):
-    with proxied(stack, way, tmp_path) as (proxy, environment):
+    with proxied(stack, transport, tmp_path) as (proxy, environment):
         queue, worker = start(environment, lease=LEASE)
         await run(World(service, db, queue, worker, guard=60), proxy, fault)
         await worker.stop(60)
@@ -107,18 +107,18 @@ async def run(world: World, proxy: Proxy, fault: Fault) -> None:
     async def all_run() -> bool:
         return all(row["status"] == "processing" for row in await world.rows(running))
 
-    await world.completed_at_once(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary()))
     running = await world.enqueue(*[
-        {"job_type": "ordinary", "payload": {"n": n, "seconds": LONG}} for n in range(2)
+        {"job_type": "ordinary", "payload": {"n": n, "seconds": TOTAL_FAULT}} for n in range(2)
     ])  # fmt: skip
     await world.until(all_run, "the jobs do not start")
     fault.begin(proxy)
     enqueued = await world.enqueue(*ordinary())
-    if fault.of_all:
-        await asyncio.sleep(LONG)
+    if fault.is_total:
+        await asyncio.sleep(TOTAL_FAULT)
         proxy.heal()
-    await world.completed_at_once([*running, *enqueued])
-    if fault.says:
-        world.logged(fault.says)
+    await world.expect_completed([*running, *enqueued])
+    if fault.log:
+        world.expect_logged(fault.log)
     proxy.heal()
-    await world.completed_at_once(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary()))

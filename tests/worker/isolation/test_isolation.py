@@ -1,12 +1,12 @@
-"""A bad job ends alone: each kind of it beside ordinary jobs, over each transport.
+"""Bad jobs do not affect ordinary jobs: every kind of bad job, over every transport.
 
-No time is measured: ordinary jobs are to complete in their first attempt while the bad ones are
-bad, and only a wait that never ends is cut off.
+The tests measure no time. While the bad jobs exist, every ordinary job must complete in its first
+attempt; a generous timeout only ends a test that hangs.
 """
 
 import pytest
 
-from .conftest import WAYS, environment
+from .conftest import TRANSPORTS, environment
 from .flows import ordinary, place, run
 from .kinds import HANDLERS, HARM, RESULTS, ROWS, SETTINGS, STUCK, Kind, bad
 from .misbehaviour import BLOCKED
@@ -14,39 +14,40 @@ from .world import World
 
 pytestmark = [
     pytest.mark.timeout(400),
-    pytest.mark.parametrize("way", WAYS),
+    pytest.mark.parametrize("transport", TRANSPORTS),
 ]
 
-TOGETHER = [one for one in (*HANDLERS, *HARM, *RESULTS, *ROWS, *SETTINGS) if not one.is_alone]
-ALONE = [one for one in (*STUCK, *SETTINGS) if one.is_alone]
+# The kinds of bad jobs that share one worker, and those that need a worker of their own.
+SHARING = [one for one in (*HANDLERS, *HARM, *RESULTS, *ROWS, *SETTINGS) if not one.is_alone]
+SEPARATE = [one for one in (*STUCK, *SETTINGS) if one.is_alone]
 
 
-@pytest.mark.parametrize("kind", TOGETHER, ids=lambda kind: kind.name)
-async def test_ordinary_jobs_complete_beside(shared, service, db, way, kind):
-    queue, worker = shared.get(way)
+@pytest.mark.parametrize("kind", SHARING, ids=lambda kind: kind.name)
+async def test_ordinary_jobs_complete_beside_bad_jobs(shared, service, db, transport, kind):
+    queue, worker = shared.get(transport)
     try:
         await run(World(service, db, queue, worker), kind)
     except BaseException:
-        shared.give_up(way)
+        shared.replace(transport)
         raise
 
 
-async def test_the_worker_stops_after_all_that(shared, service, db, way):
-    queue, worker = shared.get(way)
+async def test_the_worker_stops_after_all_kinds_of_bad_jobs(shared, service, db, transport):
+    queue, worker = shared.get(transport)
     world = World(service, db, queue, worker)
     try:
-        await world.completed_at_once(await world.enqueue(*ordinary()))
+        await world.expect_completed(await world.enqueue(*ordinary()))
         await worker.stop(world.guard)
     finally:
-        shared.give_up(way)
+        shared.replace(transport)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ALONE, ids=lambda kind: kind.name)
-async def test_ordinary_jobs_complete_and_the_worker_stops_beside(
-    start, stack, service, db, way, kind
+@pytest.mark.parametrize("kind", SEPARATE, ids=lambda kind: kind.name)
+async def test_ordinary_jobs_complete_beside_bad_jobs_and_the_worker_stops(
+    start, stack, service, db, transport, kind
 ):
-    queue, worker = start(environment(stack, way), **kind.settings)
+    queue, worker = start(environment(stack, transport), **kind.settings)
     world = World(service, db, queue, worker)
     await run(world, kind)
     if not kind.is_stopped:
@@ -56,25 +57,25 @@ async def test_ordinary_jobs_complete_and_the_worker_stops_beside(
 BLOCKS = Kind("blocks the event loop", bad("blocks the event loop", max_attempts=3), count=1)
 
 
-async def test_a_blocked_event_loop_loses_no_lease_and_its_handler_is_named(
-    start, stack, service, db, way
+async def test_a_blocked_event_loop_loses_no_lease_and_the_log_names_its_job(
+    start, stack, service, db, transport
 ):
-    queue, worker = start(environment(stack, way), lease=3)
+    queue, worker = start(environment(stack, transport), lease=3)
     await block(World(service, db, queue, worker))
     await worker.stop(90)
 
 
 async def block(world: World) -> None:
-    """Block the event loop longer than leases last, while leases are swept."""
+    """Block the event loop for longer than a lease, while maintenance expires leases."""
     running = await world.enqueue(*[
         {"job_type": "ordinary", "payload": {"n": n, "seconds": BLOCKED}} for n in range(3)
     ])  # fmt: skip
     bad, good = await place(world, BLOCKS)
 
-    async def has_swept() -> bool:
+    async def maintain_until_finished() -> bool:
         await world.db.execute("select maintain_jobs(force => true)")
         return await world.finished([*bad, *running])
 
-    await world.until(has_swept, "the jobs do not end")
-    await world.completed_at_once([*bad, *running, *good])
-    world.logged(rf"(?i){bad[0]}.*block")
+    await world.until(maintain_until_finished, "the jobs do not end")
+    await world.expect_completed([*bad, *running, *good])
+    world.expect_logged(rf"(?i){bad[0]}.*block")

@@ -1,4 +1,4 @@
-"""With an isolation taken out of the worker, the suite fails."""
+"""Mutation tests: the suite fails if one isolation is removed from the worker."""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +14,7 @@ from .world import NotIsolated, World
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
-GUARD = 20.0  # seconds; what hangs has been noticed
+GUARD = 20.0  # seconds; long enough to detect a worker that hangs
 Case = Callable[[World], Awaitable[None]]
 
 
@@ -37,7 +37,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("mutation", KINDS)
-async def test_the_suite_fails_with(start, stack, service, db, mutation):
+async def test_the_suite_detects_a_mutation(start, stack, service, db, mutation):
     bad = kind(KINDS[mutation])
     # An attempt has 25 seconds to clean up.
     guard = GUARD + 25 * bad.name.startswith("swallows")
@@ -49,14 +49,18 @@ async def test_the_suite_fails_with(start, stack, service, db, mutation):
 
 
 @pytest.mark.parametrize("mutation", ["beat_in_the_event_loop", "name_no_blocker"])
-async def test_the_suite_fails_beside_a_blocked_loop_with(start, stack, service, db, mutation):
+async def test_the_suite_detects_a_mutation_while_the_event_loop_is_blocked(
+    start, stack, service, db, mutation
+):
     queue, worker = start(environment(stack, "http"), mutation, lease=3)
     with pytest.raises(NotIsolated):
         await block(World(service, db, queue, worker, GUARD + 25))
     assert f"took out: {mutation}" in worker.log, worker.log
 
 
-async def test_the_suite_fails_beside_a_throttling_api(start, stack, service, db, tmp_path):
+async def test_the_suite_detects_a_mutation_while_the_api_throttles(
+    start, stack, service, db, tmp_path
+):
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment, "ignore_retry_after")
         with pytest.raises(NotIsolated):

@@ -1,4 +1,4 @@
-"""A worker in a process of its own with ordinary jobs, beside which something bad is placed."""
+"""A worker process, and a world of ordinary and bad jobs around it."""
 
 import asyncio
 import json
@@ -19,13 +19,13 @@ from picture_queue import AsyncPictureQueue
 
 CONCURRENCY = 6
 QUICK = {"concurrency": CONCURRENCY, "poll_interval": 0.2, "shutdown_grace": 1.0}
-GUARD = 60.0  # seconds; what takes longer hangs
+GUARD = 60.0  # seconds; a wait that takes longer fails the test
 _HERE = Path(__file__).parent
-_LARGEST_LOG = 20_000_000  # bytes: a larger one is that of a loop that spins
+_MAX_LOG_SIZE = 20_000_000  # bytes; a larger log means a busy loop
 
 
 class NotIsolated(AssertionError):
-    """Ordinary work did not go on, or the bad item did not tell why."""
+    """A bad job affected ordinary jobs, or its reason was not reported."""
 
 
 def expect(condition: object, what: str) -> None:
@@ -34,13 +34,13 @@ def expect(condition: object, what: str) -> None:
 
 
 class Process:
-    """``picture-queue worker`` with the app of the suite.
+    """The process ``picture-queue worker`` with the app of the suite.
 
     Args:
-        environment: Which project, over which transport.
-        settings: Settings of the worker beside `QUICK`.
-        log: File for what it writes.
-        mutation: The isolation that is taken out; see `mutations`.
+        environment: Environment variables that select the project and the transport.
+        settings: Settings of the worker in addition to `QUICK`.
+        log: The file for its output.
+        mutation: The isolation that is removed; see `mutations`.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Process:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
     async def stop(self, guard: float) -> None:
-        """Ask it to stop, as a deployment does, and expect that it ends."""
+        """Send SIGTERM, as a deployment does, and expect that the process ends."""
         self._process.send_signal(signal.SIGTERM)
         try:
             code = await asyncio.to_thread(self._process.wait, guard)
@@ -90,18 +90,18 @@ class Process:
             raise NotIsolated(f"the worker does not stop:\n{self.log[-4000:]}") from None
         expect(code == 0, f"the worker ended with code {code}:\n{self.log[-4000:]}")
         size = self._log.stat().st_size
-        expect(size < _LARGEST_LOG, f"the worker logged {size} bytes:\n{self.log[:2000]}")
+        expect(size < _MAX_LOG_SIZE, f"the worker logged {size} bytes:\n{self.log[:2000]}")
 
 
 class World:
-    """One worker, its queue, and the database as it is.
+    """One worker, its queue, and direct access to the database.
 
     Args:
-        service: A client that nothing stands in the way of.
-        db: A connection to the database likewise.
+        service: A client that no fault affects.
+        db: A connection to the database that no fault affects.
         queue: The queue of the worker.
         worker: The worker.
-        guard: Seconds after which a wait has hung.
+        guard: Seconds after which a wait fails the test.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class World:
     # Jobs --------------------------------------------------------------------------------------
 
     async def enqueue(self, *jobs: dict[str, Any]) -> list[UUID]:
-        """Enqueue jobs; they may be claimed once all are there."""
+        """Enqueue jobs in one call, so that none can be claimed before all are enqueued."""
         made = await self.service.jobs.enqueue_many({"queue": self.queue, **job} for job in jobs)  # type: ignore[misc]
         return [one.id for one in made]
 
@@ -133,7 +133,7 @@ class World:
         )
 
     async def until(self, condition: Callable[[], Awaitable[object]], what: str) -> None:
-        """Wait for a condition; one that does not come true is `NotIsolated`."""
+        """Wait for a condition; raise `NotIsolated` with the text `what` if it stays false."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self.guard):
                 while not await condition():
@@ -142,15 +142,15 @@ class World:
                     await asyncio.sleep(0.02)
                 else:
                     return
-        state = "has ended" if self.worker.ended else "lives"
+        state = "has ended" if self.worker.ended else "runs"
         raise NotIsolated(f"{what}; the worker {state}:\n{self.worker.log[-6000:]}")
 
     async def finished(self, ids: Sequence[UUID]) -> bool:
         ended = "select count(*) from job_queue where id = any($1) and finished_at is not null"
         return await self.db.fetchval(ended, ids) == len(ids)
 
-    async def completed_at_once(self, ids: Sequence[UUID]) -> None:
-        """Expect that jobs complete, each in its first attempt."""
+    async def expect_completed(self, ids: Sequence[UUID]) -> None:
+        """Wait until the jobs have completed, each in its first attempt."""
 
         async def done() -> bool:
             return await self.finished(ids)
@@ -167,24 +167,24 @@ class World:
     # Reasons -----------------------------------------------------------------------------------
 
     async def history(self, job: UUID) -> str:
-        """Return the traces that the attempts of a job left."""
+        """Return the history of a job: actions, errors and details."""
         rows = await self.db.fetch(
             "select action, error, detail from picture_queue.history where job_id = $1", job
         )
         return "\n".join(str(tuple(row)) for row in rows)
 
-    async def told(self, ids: Sequence[UUID], words: str) -> None:
-        """Expect that the row or the history of each job says something, or a line of the log."""
+    async def expect_reason(self, ids: Sequence[UUID], words: str) -> None:
+        """Expect a pattern in the row, the history or a log line of each job."""
         for row in await self.rows(ids):
-            told = [str(row["error"]), await self.history(row["id"])]
-            told += [line for line in self.worker.log.splitlines() if str(row["id"]) in line]
+            texts = [str(row["error"]), await self.history(row["id"])]
+            texts += [line for line in self.worker.log.splitlines() if str(row["id"]) in line]
             expect(
-                any(re.search(words, one) for one in told),
-                f"nothing says {words!r} of {dict(row)}: {told}",
+                any(re.search(words, one) for one in texts),
+                f"nothing says {words!r} of {dict(row)}: {texts}",
             )
 
-    def logged(self, words: str) -> None:
-        """Expect that the log says something."""
+    def expect_logged(self, words: str) -> None:
+        """Expect a pattern in the log."""
         expect(
             re.search(words, self.worker.log), f"no line says {words!r}:\n{self.worker.log[-6000:]}"
         )

@@ -1,4 +1,4 @@
-"""What an open transaction of somebody else holds up, and what it must not."""
+"""Calls while another open transaction holds a lock that concerns them."""
 
 import asyncio
 from typing import Any
@@ -10,8 +10,8 @@ import pytest
 pytestmark = pytest.mark.timeout(120)
 
 
-async def is_waiting(member: Any, other: Any) -> None:
-    """Returns when the other connection waits for a lock."""
+async def wait_until_blocked(member: Any, other: Any) -> None:
+    """Return when the other connection waits for a lock."""
     pid = other.connection.get_server_pid()
     async with asyncio.timeout(20):
         while True:
@@ -20,8 +20,8 @@ async def is_waiting(member: Any, other: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_heartbeat_does_not_wait_for_somebody_who_holds_a_job(crowd):
-    """One open transaction that enqueued a child must not end all leases of the parent's worker."""
+async def test_a_heartbeat_does_not_wait_for_a_lock_on_a_job(crowd):
+    """The enqueue of a child locks its parent; the parent's worker must still keep its leases."""
     await crowd.one.enqueue({}, {})
     parent, other = await crowd.one.claim(2)
     holder = crowd.other.connection.transaction()
@@ -39,15 +39,15 @@ async def test_a_heartbeat_does_not_wait_for_somebody_who_holds_a_job(crowd):
     await crowd.one.report(await crowd.one.claim(), "completed")
 
 
-async def test_a_job_is_added_to_a_batch_while_its_parent_ends(crowd):
-    """Neither waits for the other, and nothing is lost."""
+async def test_a_job_can_be_added_to_a_batch_while_its_parent_ends(crowd):
+    """The enqueue and the report do not wait for each other, and the batch counts both."""
     batch = uuid4()
     item = {"job_type": "crowd-job", "queue": crowd.queue}
     await crowd.one.value("select enqueue_batch($1, null, $2)", [item, item], batch)
     parent, last = await crowd.one.claim(2)
     ending = crowd.one.connection.transaction()
     await ending.start()
-    await crowd.one.report([parent], "completed")  # it has the row of the batch now
+    await crowd.one.report([parent], "completed")  # the report locks the batch's row
     options = {"depends_on": [parent["id"]]}
     (child,) = await asyncio.wait_for(crowd.other.enqueue({"options": options}), 10)
     await ending.commit()
@@ -66,51 +66,49 @@ async def test_a_job_is_added_to_a_batch_while_its_parent_ends(crowd):
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
-async def test_a_unique_job_that_ends_while_it_is_renewed_makes_room_for_the_new(
-    crowd, on_conflict
-):
+async def test_a_job_is_created_if_its_duplicate_ends_during_the_enqueue(crowd, on_conflict):
     unique = {"by": ["n"], "on_conflict": on_conflict}
     await crowd.one.enqueue({"payload": {"n": 1, "v": 1}, "options": {"unique": unique}})
     ending = crowd.one.connection.transaction()
     await ending.start()
     await crowd.one.report(await crowd.one.claim(), "completed")
-    renewing = asyncio.create_task(
+    enqueueing = asyncio.create_task(
         crowd.other.enqueue({"payload": {"n": 1, "v": 2}, "options": {"unique": unique}})
     )
-    await is_waiting(crowd.members[2], crowd.other)
+    await wait_until_blocked(crowd.members[2], crowd.other)
     await ending.commit()
-    ((answer,), jobs) = (await renewing, await crowd.one.claim())
+    ((answer,), jobs) = (await enqueueing, await crowd.one.claim())
     assert answer["outcome"] == "created"
     assert [job["payload"]["v"] for job in jobs] == [2]
     await crowd.one.report(jobs, "completed")
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
-async def test_a_unique_job_that_ends_between_two_looks_makes_room_for_the_new(crowd, on_conflict):
-    """The one in the way was seen, and is finished when it can be locked."""
+async def test_a_job_is_created_if_its_duplicate_ends_before_it_is_locked(crowd, on_conflict):
+    """The enqueue reads a pending duplicate; when it gets the lock, the duplicate is cancelled."""
     unique = {"by": ["n"], "on_conflict": on_conflict}
     await crowd.one.enqueue({"payload": {"n": 1, "v": 1}, "options": {"unique": unique}})
     jobs = await crowd.one.claim()
-    await crowd.one.report(jobs, "failed", delay_seconds=0)  # pending, not claimed
+    await crowd.one.report(jobs, "failed", delay_seconds=0)  # the job is pending again
     held = crowd.one.connection.transaction()
     await held.start()
     await crowd.one.value(
         "select id from job_queue where id = $1::text::uuid for update", jobs[0]["id"]
     )
-    renewing = asyncio.create_task(
+    enqueueing = asyncio.create_task(
         crowd.other.enqueue({"payload": {"n": 1, "v": 2}, "options": {"unique": unique}})
     )
-    await is_waiting(crowd.members[2], crowd.other)
+    await wait_until_blocked(crowd.members[2], crowd.other)
     await crowd.one.value("select cancel_job($1)", UUID(jobs[0]["id"]))
     await held.commit()
-    (answer,) = await renewing
+    (answer,) = await enqueueing
     assert answer["outcome"] == "created"
     jobs = await crowd.one.claim()
     assert [job["payload"]["v"] for job in jobs] == [2]
     await crowd.one.report(jobs, "completed")
 
 
-async def test_a_claim_repeated_while_the_first_still_runs_gives_the_same_jobs(crowd):
+async def test_a_claim_repeated_while_the_first_still_runs_returns_the_same_jobs(crowd):
     await crowd.one.enqueue({}, {})
     request = uuid4()
 
@@ -124,7 +122,7 @@ async def test_a_claim_repeated_while_the_first_still_runs_gives_the_same_jobs(c
     await first.start()
     one = await claim(crowd.one)
     again = asyncio.create_task(claim(crowd.other))
-    waiting = asyncio.create_task(is_waiting(crowd.members[2], crowd.other))
+    waiting = asyncio.create_task(wait_until_blocked(crowd.members[2], crowd.other))
     await asyncio.wait({again, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     await first.commit()
@@ -132,7 +130,7 @@ async def test_a_claim_repeated_while_the_first_still_runs_gives_the_same_jobs(c
     assert await crowd.one.running() == 1
 
 
-async def test_a_cancel_does_not_wait_for_a_child_that_somebody_has_locked(crowd):
+async def test_a_cancel_does_not_wait_for_a_locked_child(crowd):
     (parent,) = await crowd.one.enqueue({})
     (child,) = await crowd.one.enqueue({"options": {"depends_on": [parent["job_id"]]}})
     holder = crowd.one.connection.transaction()
@@ -149,7 +147,7 @@ async def test_a_cancel_does_not_wait_for_a_child_that_somebody_has_locked(crowd
     assert (await crowd.one.job(child["job_id"]))["status"] == "cancelled"
 
 
-async def test_maintenance_leaves_a_child_that_somebody_has_locked_to_a_later_round(crowd):
+async def test_maintenance_postpones_a_locked_child(crowd):
     (parent,) = await crowd.one.enqueue({"max_attempts": 1})
     (child,) = await crowd.one.enqueue({"options": {"depends_on": [parent["job_id"]]}})
     await crowd.one.claim()
@@ -178,7 +176,7 @@ async def test_maintenance_leaves_a_child_that_somebody_has_locked_to_a_later_ro
         "select id from claim_next_job($1)",
     ],
 )
-async def test_a_claim_leaves_the_jobs_of_a_key_that_somebody_has_locked(crowd, claim):
+async def test_a_claim_skips_the_jobs_of_a_locked_limit_key(crowd, claim):
     key = crowd.key(1)
     await crowd.one.value("select set_limit($1, max_running => 1)", key)
     (limited,) = await crowd.one.enqueue({"options": {"limit_keys": [key]}})
@@ -187,7 +185,7 @@ async def test_a_claim_leaves_the_jobs_of_a_key_that_somebody_has_locked(crowd, 
     await holder.start()
     await crowd.one.value("select picture_queue._lock_keys(array[$1])", key)
     answer = str(await crowd.other.connection.fetchval(claim, crowd.queue))
-    if plain["job_id"] not in answer:  # it takes one job, and the first in line was left
+    if plain["job_id"] not in answer:  # a claim of one job may skip the first and return none
         answer = str(await crowd.other.connection.fetchval(claim, crowd.queue))
     assert limited["job_id"] not in answer
     await holder.rollback()
@@ -197,7 +195,7 @@ async def test_a_claim_leaves_the_jobs_of_a_key_that_somebody_has_locked(crowd, 
     await crowd.other.report(claimed, "completed")
 
 
-async def test_maintenance_does_not_wait_for_somebody_who_changes_the_settings(crowd):
+async def test_maintenance_does_not_wait_for_a_change_of_the_settings(crowd):
     holder = crowd.one.connection.transaction()
     await holder.start()
     await crowd.one.value("select maintained_at from picture_queue.setting for update")
@@ -205,7 +203,7 @@ async def test_maintenance_does_not_wait_for_somebody_who_changes_the_settings(c
     await holder.rollback()
 
 
-async def test_a_report_does_not_wait_long_for_a_job_that_somebody_has_locked(crowd):
+async def test_a_report_answers_busy_for_a_locked_job(crowd):
     await crowd.one.enqueue({}, {}, {})
     jobs = await crowd.one.claim(3)
     held = jobs[1]
@@ -222,7 +220,7 @@ async def test_a_report_does_not_wait_long_for_a_job_that_somebody_has_locked(cr
     assert await crowd.one.report(jobs, "completed") == ["repeated", "ok", "repeated"]
 
 
-async def test_a_heartbeat_of_a_job_that_somebody_has_locked_keeps_its_lease(crowd):
+async def test_a_heartbeat_keeps_the_lease_of_a_locked_job(crowd):
     await crowd.one.enqueue({})
     (job,) = await crowd.one.claim()
     holder = crowd.other.connection.transaction()
@@ -237,11 +235,11 @@ async def test_a_heartbeat_of_a_job_that_somebody_has_locked_keeps_its_lease(cro
         "update job_queue set lease_expires_at = '2000-01-01' where id = $1::text::uuid", job["id"]
     )
     await holder.commit()
-    await crowd.other.maintain()  # it would sweep, but the worker was heard of
+    await crowd.other.maintain()  # it does not expire the lease, since the heartbeat was recorded
     assert await crowd.one.report([job], "completed") == ["ok"]
 
 
-async def test_a_reader_of_the_archive_holds_up_no_pruning(crowd):
+async def test_pruning_does_not_wait_for_a_reader_of_the_archive(crowd):
     await crowd.one.value("""select set_setting('{"archive": true}')""")
     try:
         reader = crowd.other.connection.transaction()
@@ -260,6 +258,6 @@ async def test_a_reader_of_the_archive_holds_up_no_pruning(crowd):
             UUID(job["job_id"]),
         )
         assert kept == "picture_queue.archive_2001_02"
-        await crowd.one.value("select picture_queue.prune()")  # a month long past its time
+        await crowd.one.value("select picture_queue.prune()")  # drops the expired partition
     finally:
         await crowd.one.value("""select set_setting('{"archive": null}')""")

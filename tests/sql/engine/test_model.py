@@ -1,7 +1,7 @@
-"""Any history of calls by four workers and their users keeps what the engine promises.
+"""Random sequences of calls by four workers and their users, checked by the model.
 
-`make test` runs a few short histories, always the same; `make test-long` 2,000 long ones, new each
-time. A failure prints the shortest history that Hypothesis finds.
+`make test` runs 50 sequences, the same every time. `make test-long` runs 2,000 new ones; if one
+fails, it prints the shortest failing sequence that Hypothesis finds.
 """
 
 import os
@@ -21,7 +21,7 @@ from .working import Working
 COMMON: dict[str, Any] = dict(
     deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
-# Shrinking takes minutes; the short histories are short enough.
+# The fast profile does not shrink a failing sequence: that takes minutes, and 40 calls can be read.
 settings.register_profile(
     "fast", max_examples=50, stateful_step_count=40, derandomize=True, phases=[Phase.generate],
     **COMMON,
@@ -34,7 +34,7 @@ PROFILE = os.environ.get("PICTURE_QUEUE_TEST_PROFILE", "fast")
 
 
 class Machine(Enqueueing, Working, Operating):
-    """Four workers, some of whose leases are stale, and the users of four queues."""
+    """Calls of workers, some with stale leases, of users and of operators, on four queues."""
 
     @rule(seconds=st.sampled_from([0.3, 1.5, 6, 11, 31, 61, 700, 8000, 700_000]))
     def wait(self, seconds: float) -> None:
@@ -49,6 +49,6 @@ def engine(stack: Any) -> Iterator[Engine]:
 
 
 @pytest.mark.timeout(7200 if PROFILE == "long" else 120)
-def test_any_history_keeps_the_promises(engine: Engine) -> None:
+def test_every_sequence_of_calls_agrees_with_the_model(engine: Engine) -> None:
     Machine.engine = engine
     run_state_machine_as_test(Machine, settings=settings.get_profile(PROFILE))
