@@ -19,7 +19,7 @@ else
 fi
 confirm --check version --check migrations --check rights --check storage
 
-echo "3. Events and housekeeping"
+echo "3. Events and maintenance"
 picture-queue maintain
 confirm --check realtime --check "realtime in SQL" --check maintenance
 

@@ -16,7 +16,7 @@ from picture_queue.settings import KEY_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "first_picture.sh"
-STEPS = ["The project", "The SQL", "Events and housekeeping", "A worker", "A picture"]
+STEPS = ["The project", "The SQL", "Events and maintenance", "A worker", "A picture"]
 
 pytestmark = pytest.mark.timeout(240)
 Run = Callable[..., subprocess.CompletedProcess[str]]

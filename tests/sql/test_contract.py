@@ -192,7 +192,7 @@ async def test_updated_at_is_kept_by_a_trigger(db):
 
 async def test_python_calls_functions_that_exist_with_parameters_they_have():
     source = "".join(file.read_text("utf-8") for file in RPC.glob("*.py"))
-    called = set(re.findall(r'(?:Rpc|listed)\(\s*"(\w+)"', source))
+    called = set(re.findall(r'(?:Rpc|list_page)\(\s*"(\w+)"', source))
     # The two are for SQL and for callers of the system this one replaces.
     assert called == FUNCTIONS.keys() - {"claim_next_job", "complete_job"}
 
