@@ -23,6 +23,7 @@ TESTS = (
             "scripts/run_tests.py",
             "-q",
             "tests/worker",
+            "tests/generations/test_worker.py",
             "--ignore=tests/worker/isolation",  # about Python, not about Postgres
             "tests/conformance/test_engine.py",
         ),

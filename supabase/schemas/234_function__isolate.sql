@@ -14,7 +14,7 @@ create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_ours regclass[] := '{public.job_queue,public.generations}';
+  v_ours regclass[] := array['public.job_queue'::regclass, 'public.generations'::regclass];
   v_names text := (
     select string_agg(format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
     from pg_catalog.pg_constraint c
