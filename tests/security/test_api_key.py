@@ -63,7 +63,7 @@ def requests(world: World) -> list[tuple[str, str, Any]]:
 
 
 def bad_keys(world: World, arena: Any) -> list[str]:
-    """What is no key of this stack, though it may be a good token."""
+    """Tokens and texts that are not a key of this stack."""
     claims = {"iss": "supabase-demo", "role": "anon", "exp": 4102444800}
     return [
         "x",

@@ -1,4 +1,4 @@
-"""What one client sends to the embedded stack stops no other client."""
+"""Requests of one client, none of which may stop the other clients of the embedded stack."""
 
 import socket
 import subprocess
