@@ -4,6 +4,7 @@ import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from picture_queue._log import Log
 from picture_queue._rpc import Rpc
 from picture_queue.errors import (
     BY_CODE,
@@ -13,7 +14,6 @@ from picture_queue.errors import (
     NotAuthenticated,
     PictureQueueError,
 )
-from picture_queue.worker._log import Log
 
 if TYPE_CHECKING:
     from picture_queue._transport.backend import AsyncBackend

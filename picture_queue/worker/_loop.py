@@ -5,9 +5,9 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from picture_queue._log import Log
 from picture_queue.errors import PictureQueueError
 from picture_queue.worker._calls import RetryDelay
-from picture_queue.worker._log import Log
 
 _log = Log(__name__)
 

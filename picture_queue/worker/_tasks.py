@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
-from picture_queue.worker._log import Log
+from picture_queue._log import Log
 
 _log = Log(__name__)
 

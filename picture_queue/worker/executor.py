@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
+from picture_queue._log import Log
 from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
-from picture_queue.worker._log import Log
 from picture_queue.worker._tasks import AttemptTask, current_handler
 from picture_queue.worker._threads import in_thread
 from picture_queue.worker.context import JobContext, SyncJobContext

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from picture_queue import _rpc
+from picture_queue._log import Log
 from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
-from picture_queue.worker._log import Log
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Lease, Slots
 

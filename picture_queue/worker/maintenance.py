@@ -5,8 +5,8 @@ import random
 from collections.abc import Callable
 
 from picture_queue import _rpc
+from picture_queue._log import Log
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._log import Log
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 

@@ -6,10 +6,10 @@ from itertools import islice
 from typing import Any
 
 from picture_queue import _rpc
+from picture_queue._log import Log
 from picture_queue.errors import Busy, TooLarge
 from picture_queue.records import ClaimedJob
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._log import Log
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import log_outcome

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from picture_queue._log import Log
 from picture_queue.records import ClaimedJob
-from picture_queue.worker._log import Log
 from picture_queue.worker.executor import Attempt
 
 _log = Log(__name__)

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from picture_queue._log import Log
 from picture_queue.errors import PictureQueueError, WorkerStuck
-from picture_queue.worker._log import Log
 from picture_queue.worker.executor import Attempt
 
 _log = Log(__name__)

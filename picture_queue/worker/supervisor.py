@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from picture_queue import _rpc
+from picture_queue._log import Log
 from picture_queue._realtime.event_source import EventSource
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, check_version
@@ -17,7 +18,6 @@ from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, Stal
 from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
-from picture_queue.worker._log import Log
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer

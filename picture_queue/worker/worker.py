@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from picture_queue._async.client import AsyncPictureQueue
+from picture_queue._log import Log
 from picture_queue._realtime.follow import Watcher
 from picture_queue.errors import InvalidArgument, PictureQueueError, WorkerStuck
 from picture_queue.options import Backoff
 from picture_queue.settings import WorkerSettings
-from picture_queue.worker._log import Log
 from picture_queue.worker._signals import Signals
 from picture_queue.worker._stop_signals import on_stop_signal
 from picture_queue.worker._tasks import guard_tasks, hold_forever

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from picture_queue.providers.replicate import errors
-from picture_queue.worker import PermanentFailure
+from picture_queue.worker import PermanentFailure, RateLimited, Retry
 
 from .world import World, assert_paid_once, raises_verdict
 
@@ -35,6 +35,10 @@ class _Odd(httpx.AsyncBaseTransport):
 
 def _reads(request: httpx.Request) -> bool:
     return request.method == "GET" and request.url.path.startswith("/v1/predictions/")
+
+
+def _creates(request: httpx.Request) -> bool:
+    return request.method == "POST" and request.url.path.endswith("/predictions")
 
 
 def _downloads(request: httpx.Request) -> bool:
@@ -68,18 +72,43 @@ async def test_the_prediction_of_another_id_is_not_believed(world: World) -> Non
 
 
 @pytest.mark.parametrize(
-    ("matches", "status", "kind", "state"),
+    ("matches", "status", "verdict", "kind", "state"),
     [
-        (_reads, 403, errors.Unauthorized, "created"),
-        (_reads, 404, errors.OutputExpired, "lost"),
-        (_downloads, 403, errors.OutputError, "failed"),
-        (_downloads, 404, errors.OutputExpired, "failed"),
+        (_reads, 401, RateLimited, errors.Unauthorized, "created"),
+        (_reads, 403, Retry, errors.Forbidden, "created"),
+        (_reads, 404, PermanentFailure, errors.OutputExpired, "lost"),
+        (_downloads, 403, PermanentFailure, errors.OutputError, "failed"),
+        (_downloads, 404, PermanentFailure, errors.OutputExpired, "failed"),
     ],
 )
 async def test_a_refusal_that_is_repeated_is_believed(
-    world: World, matches: Any, status: int, kind: type[errors.ReplicateError], state: str
+    world: World,
+    matches: Any,
+    status: int,
+    verdict: type[Exception],
+    kind: type[errors.ReplicateError],
+    state: str,
 ) -> None:
     world.http._transport = _Odd(world.http._transport, matches, 99, status)
-    with raises_verdict(PermanentFailure, kind):
+    with raises_verdict(verdict, kind):
         await world.run(world.generation())
     assert [row.state for row in world.db.rows] == [state]
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "kind"),
+    [(401, RateLimited, errors.Unauthorized), (403, Retry, errors.Forbidden)],
+)
+async def test_a_refused_token_at_a_create_fails_no_job_for_good(
+    world: World, status: int, verdict: type[Exception], kind: type[errors.ReplicateError]
+) -> None:
+    """The token is the operator's. Jobs wait until it is replaced, or use another attempt."""
+    world.http._transport = _Odd(world.http._transport, _creates, 1, status, json={"detail": "odd"})
+    generation = world.generation()
+    with raises_verdict(verdict, kind) as raised:
+        await world.run(generation)
+    if isinstance(raised.verdict, RateLimited):
+        assert raised.verdict.key == "type:generate-image", "all of them would fail"
+    assert [row.state for row in world.db.rows] == ["failed"]
+    await world.run(generation)
+    assert len(await world.paid()) == 1
