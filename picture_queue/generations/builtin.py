@@ -1,6 +1,5 @@
 """The built-in worker, which generates pictures."""
 
-
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue.generations.handler import JOB_TYPE, image_handler

@@ -1,6 +1,5 @@
 """The progress of a generation, as its owner sees it."""
 
-
 from picture_queue._log import Log
 from picture_queue.providers.replicate.prediction import Prediction
 from picture_queue.worker.context import JobContext

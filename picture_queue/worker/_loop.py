@@ -1,4 +1,4 @@
-"""The life cycle of everything that runs in the background of a worker."""
+"""The life cycle of a background task of a worker."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from picture_queue._log import Log
 from picture_queue.errors import PictureQueueError
-from picture_queue.worker._calls import RetryDelay
+from picture_queue.worker._calls import RetryDelay, WorkerCalls
 
 _log = Log(__name__)
 
@@ -15,9 +15,14 @@ _CANCEL_TIMEOUT = 1.0  # seconds a cancelled tick gets to end
 
 
 class BackgroundLoop(ABC):
-    """A task that repeats `_tick` until it is stopped, after a growing delay where that failed."""
+    """A task that repeats `_tick` until it is stopped, after a growing delay where that failed.
 
-    def __init__(self) -> None:
+    Args:
+        calls: Makes the calls.
+    """
+
+    def __init__(self, calls: WorkerCalls) -> None:
+        self._calls = calls
         self._delay = RetryDelay()
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING
 
+from picture_queue._text import clean
 from picture_queue.errors import InvalidArgument
 from picture_queue.records.workers import JobFields
 from picture_queue.worker.joblog import Level, Line
-from picture_queue.worker.outcomes import clean
 
 if TYPE_CHECKING:
     from picture_queue.worker.executor import Attempt
@@ -96,7 +96,7 @@ class _Context(JobFields):
                 "progress takes percent", detail=f"percent is {percent!r}, not 0 to 100"
             )
         text = None if message is None else clean(str(message))
-        self._in_the_loop(lambda: self._attempt.progress.put(int(percent), text))
+        self._in_the_loop(lambda: self._attempt.progress.put((int(percent), text)))
 
 
 class JobContext(_Context):

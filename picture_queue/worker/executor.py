@@ -7,17 +7,20 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
+from picture_queue._json import is_large
 from picture_queue._log import Log
+from picture_queue._runtime.tasks import HandlerTask, current_handler
+from picture_queue._runtime.threads import in_thread
+from picture_queue._text import clean, describe, traceback_of
 from picture_queue.records import ClaimedJob
-from picture_queue.worker import verdicts
-from picture_queue.worker._tasks import AttemptTask, current_handler
-from picture_queue.worker._threads import in_thread
+from picture_queue.worker import joblog, verdicts
+from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.context import JobContext, SyncJobContext
-from picture_queue.worker.joblog import JobLog, Line
+from picture_queue.worker.joblog import Line
 from picture_queue.worker.outcomes import (
     Cancelled,
     Failed,
@@ -25,11 +28,7 @@ from picture_queue.worker.outcomes import (
     Parked,
     Released,
     Snoozed,
-    clean,
-    describe,
-    traceback_of,
 )
-from picture_queue.worker.progress import Progress
 from picture_queue.worker.registry import Handler
 
 _log = Log(__name__)
@@ -38,11 +37,10 @@ _tracebacks = Log(f"{__name__}.tracebacks")
 
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
 CLEANUP = 25.0
+#: Seconds between the end of a report of progress and the start of the next.
+PROGRESS_INTERVAL = 0.25
 
-#: Parts of a result that is written as JSON in the event loop, at most.
-LARGE = 10_000
-_TEXT_OF_A_PART = 100  # characters of text that take as long as one part
-_SCALARS = frozenset({bool, int, float, type(None)})
+ProgressSender = BatchSender[tuple[int, str | None]]
 
 
 class Stop(enum.Enum):
@@ -63,8 +61,8 @@ class AttemptListener(Protocol):
     def ended(self, attempt: "Attempt") -> None:
         """Take the slot back, after `settled`: the handler has ended."""
 
-    async def send_progress(self, attempt: "Attempt", percent: int, message: str | None) -> None:
-        """Write the progress of its job; raise nothing."""
+    async def send_progress(self, attempt: "Attempt", values: list[tuple[int, str | None]]) -> None:
+        """Write the last progress of its job, percent and message; raise nothing."""
 
     async def send_log(self, attempt: "Attempt", lines: list[Line]) -> None:
         """Write lines into the log of its job; raise nothing."""
@@ -92,24 +90,6 @@ class Attempt:
         shutdown_requested: True once the worker stops.
     """
 
-    __slots__ = (
-        "_began",
-        "_handler",
-        "_log",
-        "_owner",
-        "_progress",
-        "_returned",
-        "_task",
-        "_timer",
-        "cancel_requested",
-        "duration",
-        "job",
-        "outcome",
-        "settled",
-        "shutdown_requested",
-        "stop_reason",
-    )
-
     def __init__(self, handler: Handler, job: ClaimedJob, owner: AttemptListener) -> None:
         timeout = job.timeout_seconds  # if it cannot be read, the job is refused and not begun
         self.job = job
@@ -122,29 +102,33 @@ class Attempt:
         self._handler = handler
         self._owner = owner
         # Most handlers use neither of the two.
-        self._progress: Progress | None = None
-        self._log: JobLog | None = None
+        self._progress: ProgressSender | None = None
+        self._log: BatchSender[Line] | None = None
         self._returned: Outcome | None = None  # by the handler
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
         # Not by the task factory of the loop: an eager one would run the handler here and now.
-        self._task = AttemptTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
+        self._task = HandlerTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
         # After its first step, in which the smallest jobs end: a timer costs a quarter of them.
         self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
 
     @property
-    def progress(self) -> Progress:
-        """Progress that the handler reports."""
+    def progress(self) -> ProgressSender:
+        """Sender of the progress; a newer value replaces one that waits to be sent."""
         if self._progress is None:
-            self._progress = Progress(partial(self._owner.send_progress, self))
+            send = partial(self._owner.send_progress, self)
+            self._progress = BatchSender(send, keep=1, pause=PROGRESS_INTERVAL)
         return self._progress
 
     @property
-    def log(self) -> JobLog:
-        """Lines of the handler; the lease that fences them ends with the report of the outcome."""
+    def log(self) -> BatchSender[Line]:
+        """Sender of log lines; the lease that fences them ends with the report of the outcome."""
         if self._log is None:
-            self._log = JobLog(partial(self._owner.send_log, self))
+            send = partial(self._owner.send_log, self)
+            self._log = BatchSender(
+                send, keep=joblog.KEPT, gather=joblog.INTERVAL, batch=joblog.BATCH
+            )
         return self._log
 
     @property
@@ -175,7 +159,7 @@ class Attempt:
             return
         self._timer.cancel()
         self._timer = self._task.get_loop().call_later(CLEANUP, self.give_up)
-        self._task.cancel_by_worker()
+        self._task.cancel_from_outside()
 
     def give_up(self) -> None:
         """Settle a stopped attempt without waiting for its handler."""
@@ -228,7 +212,7 @@ class Attempt:
         # What wraps an async function may return at once.
         if inspect.isawaitable(value):
             value = await value
-        if _is_large(value):
+        if is_large(value):
             # To write it as JSON can take seconds, in which other jobs are to go on.
             return await self._in_thread(lambda: value)
         return verdicts.from_value(value, self.job.queue)
@@ -284,11 +268,9 @@ class Attempt:
         """Return the outcome that the reason of the stop asks for; None if the lease is lost."""
         match self.stop_reason:
             case Stop.TIMEOUT:
-                limit = f"{self.job.timeout_seconds:g}"
                 # The traceback of a cancellation shows what the handler waited for.
-                return Failed(
-                    f"TimeoutError: the job did not end within {limit} s", _detail_of(error)
-                )
+                text = f"TimeoutError: the job did not end within {self.job.timeout_seconds:g} s"
+                return Failed(text, traceback_of(error))
             case Stop.CANCEL:
                 return Cancelled()
             case Stop.SHUTDOWN:
@@ -298,7 +280,7 @@ class Attempt:
             case None if self.shutdown_requested:  # the handler saw it and gives the job back
                 return Released()
             case None:  # the handler let a cancellation of its own escape
-                return Failed("CancelledError: the handler cancelled itself", _detail_of(error))
+                return Failed("CancelledError: the handler cancelled itself", traceback_of(error))
 
 
 def log_outcome(
@@ -336,24 +318,3 @@ def log_outcome(
         )
     if detail:
         _tracebacks.info("The traceback of job %s:\n%s", job.key, detail)
-
-
-def _is_large(value: object) -> bool:
-    """Return whether it may take long to write a result as JSON."""
-    left: list[Any] = [value]
-    size = 0
-    while left and size <= LARGE:
-        part = left.pop()
-        if type(part) is str:
-            size += len(part) // _TEXT_OF_A_PART
-        elif type(part) in (dict, list, tuple, set, frozenset):  # no class of the user's own
-            size += len(part)
-            if size <= LARGE:
-                left.extend(part.values() if type(part) is dict else part)
-        elif type(part) not in _SCALARS and isinstance(part, Iterator):
-            return True  # each next part is made by the user's code
-    return size > LARGE
-
-
-def _detail_of(error: BaseException | None) -> str | None:
-    return None if error is None else traceback_of(error)

@@ -3,23 +3,19 @@
 import asyncio
 import contextlib
 import math
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from picture_queue import _rpc
 from picture_queue._log import Log
+from picture_queue._runtime.loop_monitor import LoopMonitor
 from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Lease, Slots
 
 if TYPE_CHECKING:
-    from picture_queue._transport.backend import AsyncBackend
     from picture_queue._transport.backend_sync import Backend
 
 _log = Log(__name__)
@@ -33,7 +29,6 @@ _CONFIRM_AFTER_IN_BULK = 0.1
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm jobs that run already
 _MIN_TIMEOUT = 1.0  # seconds for an answer, however short the lease
 _FAULT_DELAY = 1.0  # seconds
-_FRAMES = 6  # of the code that blocks the event loop
 _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 
 
@@ -46,36 +41,27 @@ class HeartbeatLoop:
 
     Args:
         calls: Notes whether the calls of the thread succeed.
-        worker: Name of the worker.
         slots: Has the leases.
         on_answer: Called in the event loop of the worker with the leases that a heartbeat named,
             and its answer.
-        on_lost: Called there with a lease that ended without an answer.
-        signals: For tests.
+        on_lost: Called there with a lease that ended without an answer, and the reason.
     """
 
     def __init__(
         self,
         calls: WorkerCalls,
-        worker: str,
         slots: Slots,
         on_answer: Callable[[list[Lease], HeartbeatAnswer], None],
         on_lost: Callable[[Lease, str], None],
-        signals: Signals,
     ) -> None:
         self._calls = calls
-        self._worker = worker
         self._slots = slots
         self._on_answer = on_answer
         self._on_lost = on_lost
-        self._signals = signals
         self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
-        self._loop_ran_at = self._checked_at = time.monotonic()
-        self._cpu_time = time.process_time()
-        self._blocked_by: str | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._monitor = LoopMonitor(self._check_interval, self._describe)
         self._connection: Backend
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._ended = asyncio.Event()
         self._woken = threading.Event()
         self._stopping = False
@@ -91,8 +77,8 @@ class HeartbeatLoop:
             connection: Makes the calls, in the thread only, and is closed there at the end.
         """
         self._connection = connection
-        self._note_loop_runs()
-        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+        self._monitor.start()
+        self._thread.start()
 
     def beat_now(self) -> None:
         """Ask at once which jobs to stop."""
@@ -116,9 +102,9 @@ class HeartbeatLoop:
         """End the thread, unless it waits for an answer for too long."""
         self._stopping = True
         self._woken.set()
-        if self._timer is None:
-            return
-        self._timer.cancel()
+        self._monitor.stop()
+        if self._thread.ident is None:
+            return  # it was not started
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT):
                 await self._ended.wait()
@@ -128,23 +114,28 @@ class HeartbeatLoop:
     def _run(self) -> None:
         # A worker that was not stopped must not keep the leases of jobs that ended with its loop.
         while not (self._stopping or self._loop.is_closed()):
+            wait = _FAULT_DELAY
             try:
-                wait = self._tick()
+                self._planned_at = math.inf  # what is added from here on wakes the thread
+                leases = self._slots.leases()
+                shortest = _shortest(leases)
+                wait = self._tick(leases, shortest)
+                self._monitor.check(shortest / 3)  # last: a fault in it costs no heartbeat
             except Exception:
                 _log.exception("The heartbeat failed and continues")
-                wait = _FAULT_DELAY
             self._woken.wait(wait)
             self._woken.clear()
         with contextlib.suppress(Exception):
             self._connection.close()
         self._notify(self._ended.set)
 
-    def _tick(self) -> float:
-        """Beat if it is time for it; return the seconds until the next tick."""
-        self._planned_at = math.inf  # what is added from here on wakes the thread
-        leases = self._slots.leases()
-        shortest = min((lease.job.lease_seconds for lease in leases), default=3 * PRESENCE)
-        self._check_loop(shortest / 3)
+    def _tick(self, leases: list[Lease], shortest: float) -> float:
+        """Beat if it is time for it; return the seconds until the next tick.
+
+        Args:
+            leases: The leases to prolong.
+            shortest: Length of the shortest one, seconds.
+        """
         prolong_at = min([lease.prolong_at for lease in leases] + [self._beaten_at + PRESENCE])
         if self._requested:
             prolong_at = -math.inf
@@ -172,9 +163,8 @@ class HeartbeatLoop:
         # Time for another attempt while all leases hold.
         soonest = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
         timeout = max(_MIN_TIMEOUT, min(soonest, shortest / 3))
-        call = _rpc.heartbeat_jobs(
-            self._worker, {lease.job.key: lease.job.lease_key for lease in named}
-        )
+        ids = {lease.job.key: lease.job.lease_key for lease in named}
+        call = _rpc.heartbeat_jobs(self._calls.worker, ids)
         try:
             answer = self._connection.call(call, timeout)
         except Exception as error:
@@ -187,11 +177,10 @@ class HeartbeatLoop:
             lease.confirmed_at = sent_at
             lease.start_confirmed = True
         self._notify(self._on_answer, named, answer)
-        self._notify(self._signals.beaten.emit, None)
+        self._notify(self._calls.signals.emit, "beaten")
         return True
 
     def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
-        self._calls.note_pause(error)
         self._calls.note_failure(error, "heartbeat_jobs")
         if is_refusal(error):
             self._calls.alarm(f"The project refuses heartbeats: {error}")
@@ -212,69 +201,15 @@ class HeartbeatLoop:
 
     # --- the watch over the event loop ---
 
-    def _note_loop_runs(self) -> None:
-        now = time.monotonic()
-        if self._blocked_by is not None:
-            seconds = now - self._loop_ran_at
-            _log.warning("%s blocked the event loop for %.1f s", self._blocked_by, seconds)
-            self._blocked_by = None
-        self._loop_ran_at = now
-        shortest = min(
-            (lease.job.lease_seconds for lease in self._slots.leases()), default=PRESENCE
-        )
-        self._timer = self._loop.call_later(min(shortest / 12, 0.5), self._note_loop_runs)
+    def _check_interval(self) -> float:
+        """Return the seconds between two checks of the event loop, at most."""
+        return _shortest(self._slots.leases()) / 12
 
-    def _check_loop(self, limit: float) -> None:
-        now = time.monotonic()
-        blocked, self._checked_at, before = now - self._loop_ran_at, now, self._checked_at
-        cpu_time = time.process_time() - self._cpu_time
-        self._cpu_time += cpu_time
-        # Ticks are a quarter of the limit apart: a block is noticed before it has lasted so long.
-        if blocked < 0.75 * limit or self._blocked_by is not None:
-            return
-        if now - before > 0.75 * limit:
-            # This thread did not run either: the process was stopped, or computed all the while.
-            if cpu_time > 0.05 * (now - before):  # little on a busy machine
-                _log.warning(
-                    "No thread could run for %.1f s, nor heartbeats: a handler held the GIL. Run "
-                    "what does so in a process of its own",
-                    now - before,
-                )
-            return
-        task = asyncio.current_task(self._loop)
-        name = task.get_name() if task is not None else "a callback"
-        lease = self._slots.find(name.rpartition(" ")[2])  # as attempts name their tasks
-        culprit = f"Code of {name}"
-        if lease is not None:
-            culprit = f"The handler of job {lease.job.id} ({lease.job.job_type})"
-        frame = sys._current_frames().get(self._loop_thread)
-        stack = traceback.extract_stack(frame, limit=_FRAMES)
-        place = ", called at ".join(f"{at.filename}:{at.lineno}" for at in reversed(stack))
-        self._blocked_by = culprit
-        _log.warning(
-            "%s has blocked the event loop for %.1f s, at %s: await there, or make it a plain def",
-            culprit,
-            blocked,
-            place,
-        )
+    def _describe(self, task: str) -> str | None:
+        lease = self._slots.find(task.rpartition(" ")[2])  # as attempts name their tasks
+        return f"The handler of job {lease.job.id} ({lease.job.job_type})" if lease else None
 
 
-def own_connections(backend: "AsyncBackend") -> "AsyncBackend":
-    """Return the same project with connections that handlers cannot take."""
-    if backend.database is None:
-        return backend
-    return type(backend)(None, backend.database.settings)
-
-
-async def connect(backend: "AsyncBackend") -> "Backend":
-    """Return a connection to the same project for a thread; it is opened by the first call."""
-    from picture_queue._transport.backend_sync import Backend
-
-    if backend.database is not None:
-        return Backend(None, replace(backend.database.settings, connections=1))
-    from picture_queue._transport.postgrest_sync import Postgrest
-
-    assert backend.api is not None  # noqa: S101 - one of the two is there
-    settings, token = backend.api.settings, await backend.api.access_token()
-    token_of_user = None if token == settings.key else token
-    return Backend(Postgrest(replace(settings, access_token=token_of_user)))
+def _shortest(leases: list[Lease]) -> float:
+    """Return the length of the shortest lease, seconds."""
+    return min((lease.job.lease_seconds for lease in leases), default=3 * PRESENCE)

@@ -1,13 +1,11 @@
-"""The log of one attempt. Its lines are sent in batches, and the newest are kept."""
+"""The lines that a handler writes into the log of its job."""
 
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
+from picture_queue._text import storable
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker._batch_sender import BatchSender
-from picture_queue.worker.outcomes import storable
 
 #: Seconds between a line and the call that sends it with those that followed.
 INTERVAL = 1.0
@@ -37,35 +35,12 @@ class Line:
         """
         if level not in get_args(Level):
             raise InvalidArgument(
-                "That is no level of a log", detail=f"level is {level!r}", hint=_LEVELS
+                "That is no level of a log",
+                detail=f"level is {level!r}",
+                hint=f"Use {', '.join(get_args(Level))}",
             )
         return cls(datetime.now(UTC), level, storable(str(message), _LENGTH))
 
     def as_json(self) -> dict[str, Any]:
         """Return the line as `log_job` takes it."""
         return {"at": self.at, "level": self.level, "message": self.message}
-
-
-_LEVELS = f"Use {', '.join(get_args(Level))}"
-
-Send = Callable[[list[Line]], Coroutine[Any, Any, None]]
-
-
-class JobLog(BatchSender[Line]):
-    """Sender of the lines of one attempt.
-
-    Args:
-        send: Writes lines; raises nothing.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, send: Send) -> None:
-        super().__init__(send, keep=KEPT)
-
-    def put(self, line: Line) -> None:
-        """Take a line; it is sent within a second."""
-        self._add(line)
-
-    def _due_at(self, now: float) -> float:
-        return now if len(self._waiting) >= BATCH else now + INTERVAL

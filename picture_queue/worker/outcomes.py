@@ -6,22 +6,15 @@ would hold up all others.
 """
 
 import numbers
-import re
-import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-#: Longest clean error and internal detail, in characters.
-ERROR_LENGTH = 500
-DETAIL_LENGTH = 8192
 #: Longest wait that the database accepts, in seconds.
 LONGEST_WAIT = 31_536_000.0
 #: Times that the database accepts.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9998, 12, 31, 23, 59, tzinfo=UTC)
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,46 +139,3 @@ def wait_until(at: datetime) -> str:
     except (OverflowError, ValueError, OSError):  # its zone moves it out of the years 1 to 9999
         instant = LATEST if at.year > EARLIEST.year else EARLIEST
     return min(max(instant, EARLIEST), LATEST).isoformat()
-
-
-def text_of(value: object) -> str:
-    """Return the text of an exception or another value; empty text if that fails."""
-    try:
-        return str(value)
-    except BaseException:  # somebody's __str__
-        return ""
-
-
-def describe(error: BaseException) -> str:
-    """Return the type of an exception and its message."""
-    text = text_of(error)
-    if text.isspace():
-        text = ""
-    try:
-        kind = type(error).__name__
-    except BaseException:  # a property of its metaclass
-        kind = "Exception"
-    return f"{kind}: {text}" if text else kind
-
-
-def clean(text: str, length: int = ERROR_LENGTH) -> str:
-    """Return any text as one line that a database can store and a terminal can show."""
-    text = text[: 10 * length]  # an exception can quote a file, and the event loop waits here
-    return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
-
-
-def traceback_of(error: BaseException) -> str | None:
-    """Return the end of a traceback, which shows the cause; None if there is no traceback."""
-    try:
-        if error.__traceback__ is None:
-            return None
-        text = "".join(traceback.format_exception(error)).strip()
-    except BaseException:  # a property of the exception's own class
-        return None
-    return storable(text[-DETAIL_LENGTH:], DETAIL_LENGTH)
-
-
-def storable(text: str, length: int) -> str:
-    """Return any text as a database can store it, shortened to a length."""
-    text = text[: length + 1].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= length else text[: length - 1] + "…"

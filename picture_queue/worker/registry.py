@@ -19,86 +19,63 @@ _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SHOWN = 100  # characters of a value in an error
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Settings of the jobs of a type; None leaves one to the queue, then to the project.
-
-    Args:
-        queue: Where they are enqueued.
-        max_attempts: Attempts before a job fails.
-        timeout: Longest run of one attempt, seconds.
-        lease: Length of a lease, seconds.
-        backoff: The pauses between attempts.
+def policy_of(
+    queue: str | None = None,
+    max_attempts: int | None = None,
+    timeout: float | None = None,
+    lease: float | None = None,
+    backoff: Backoff | float | None = None,
+    backoff_cap: float | None = None,
+) -> dict[str, Any]:
+    """Return the policy of a job type as `register_worker` takes it; see `Worker.handler`.
 
     Raises:
         InvalidArgument: A setting is invalid; the error names it and its value.
     """
-
-    queue: str | None = None
-    max_attempts: int | None = None
-    timeout: float | None = None
-    lease: float | None = None
-    backoff: Backoff | None = None
-
-    def __post_init__(self) -> None:
-        queue: object = self.queue
-        if queue is not None and not (isinstance(queue, str) and _QUEUE.fullmatch(queue)):
-            raise InvalidArgument(
-                "That is no name for a queue",
-                detail=repr(self.queue),
-                hint="Use letters, digits and _ . -",
-            )
-        for name, low in (
-            ("max_attempts", 1),
-            ("timeout", 0.001),
-            ("lease", 1),
-        ):
-            value = getattr(self, name)
-            is_right = isinstance(value, int | float) and low <= value < math.inf
-            if value is not None and not is_right:
-                raise InvalidArgument(
-                    f"The policy's {name} is {value!r}", hint=f"Choose {low} or more"
-                )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what is set, as `register_worker` takes it."""
-        backoff = self.backoff or Backoff()
-        given = {
-            "queue": self.queue,
-            "max_attempts": self.max_attempts,
-            "timeout_seconds": self.timeout,
-            "lease_seconds": self.lease,
-            "backoff_policy": backoff.policy,
-            "backoff_seconds": backoff.base,
-            "backoff_cap_seconds": backoff.cap,
-            "backoff_jitter": backoff.jitter,
-        }
-        return {name: value for name, value in given.items() if value is not None}
-
-
-def as_backoff(backoff: Backoff | float | None, cap: float | None) -> Backoff | None:
-    """Return the backoff that a handler was registered with.
-
-    Raises:
-        InvalidArgument: A number is out of range, or the cap is given twice.
-    """
-    if isinstance(backoff, Backoff):
-        if cap is not None:
-            raise InvalidArgument(
-                f"backoff_cap is {cap} beside a Backoff", hint="Write it there: Backoff(cap=…)"
-            )
-        return backoff
-    return None if backoff is None and cap is None else Backoff(base=backoff, cap=cap)
+    if queue is not None and not (isinstance(queue, str) and _QUEUE.fullmatch(queue)):
+        hint = "Use letters, digits and _ . -"
+        raise InvalidArgument("That is no name for a queue", detail=repr(queue), hint=hint)
+    for name, value, low in (
+        ("max_attempts", max_attempts, 1),
+        ("timeout", timeout, 0.001),
+        ("lease", lease, 1),
+    ):
+        is_right = isinstance(value, int | float) and low <= value < math.inf
+        if value is not None and not is_right:
+            raise InvalidArgument(f"The policy's {name} is {value!r}", hint=f"Choose {low} or more")
+    if not isinstance(backoff, Backoff):
+        backoff = Backoff(base=backoff, cap=backoff_cap)
+    elif backoff_cap is not None:
+        hint = "Write it there: Backoff(cap=…)"
+        raise InvalidArgument(f"backoff_cap is {backoff_cap} beside a Backoff", hint=hint)
+    policy = {
+        "queue": queue,
+        "max_attempts": max_attempts,
+        "timeout_seconds": timeout,
+        "lease_seconds": lease,
+        "backoff_policy": backoff.policy,
+        "backoff_seconds": backoff.base,
+        "backoff_cap_seconds": backoff.cap,
+        "backoff_jitter": backoff.jitter,
+    }
+    return {name: value for name, value in policy.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """The function of one job type."""
+    """The function of one job type.
+
+    Attributes:
+        job_type: The type.
+        function: The function.
+        shape: The way to call it.
+        policy: The policy of the type, as `register_worker` takes it.
+    """
 
     job_type: str
     function: Callable[..., Any]
     shape: Shape
-    policy: Policy
+    policy: dict[str, Any]
 
     def call(self, payload: dict[str, Any], context: object) -> object:
         """Call the function with the payload, the context, both or none.
@@ -124,12 +101,12 @@ class Handler:
 
 
 class Registry:
-    """The handlers of a worker."""
+    """The handlers of a worker, in the order of their registration."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
 
-    def add(self, job_type: str, function: Callable[..., Any], policy: Policy) -> None:
+    def add(self, job_type: str, function: Callable[..., Any], policy: dict[str, Any]) -> None:
         """Register a handler.
 
         Raises:
@@ -160,12 +137,12 @@ class Registry:
 
     def queues(self) -> tuple[str, ...]:
         """The queues of the handlers: ``default``, and those that their policies name."""
-        named = {handler.policy.queue for handler in self if handler.policy.queue}
+        named = {handler.policy["queue"] for handler in self if "queue" in handler.policy}
         return ("default", *sorted(named - {"default"}))
 
     def policies(self) -> dict[str, dict[str, Any]]:
         """Return the policy of each type, as `register_worker` takes them."""
-        return {handler.job_type: handler.policy.as_json() for handler in self}
+        return {handler.job_type: handler.policy for handler in self}
 
 
 def _misfit(error: ValidationError) -> str:

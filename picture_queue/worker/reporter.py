@@ -7,13 +7,13 @@ from typing import Any
 
 from picture_queue import _rpc
 from picture_queue._log import Log
+from picture_queue._text import clean
 from picture_queue.errors import Busy, TooLarge
 from picture_queue.records import ClaimedJob
 from picture_queue.worker._calls import WorkerCalls
 from picture_queue.worker._loop import BackgroundLoop
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import log_outcome
-from picture_queue.worker.outcomes import Failed, Outcome, Released, clean
+from picture_queue.worker.outcomes import Failed, Outcome, Released
 from picture_queue.worker.slots import Slots
 
 _log = Log(__name__)
@@ -66,7 +66,6 @@ class Reporter(BackgroundLoop):
         calls: Makes the calls.
         slots: Tells whether jobs finish in bulk.
         on_written: Called with the jobs for whose outcomes the database has answered.
-        signals: For tests.
         locked_reporter: Takes the outcomes of jobs that another transaction has locked, so that
             they delay no others; None: they are repeated here.
     """
@@ -76,14 +75,11 @@ class Reporter(BackgroundLoop):
         calls: WorkerCalls,
         slots: Slots,
         on_written: Callable[[Sequence[ClaimedJob]], None],
-        signals: Signals,
         locked_reporter: "Reporter | None" = None,
     ) -> None:
-        super().__init__()
-        self._calls = calls
+        super().__init__(calls)
         self._slots = slots
         self._on_written = on_written
-        self._signals = signals
         self._locked_reporter = locked_reporter
         # One report a job: where there is a second, the first one's lease has ended.
         self._waiting: dict[str, Report] = {}
@@ -189,8 +185,7 @@ class Reporter(BackgroundLoop):
             )
         elif answer != "stale" and report.duration is not None:
             log_outcome(report.job, report.outcome, report.duration, status)
-        if self._signals.reported.watched:
-            self._signals.reported.emit((report.job.id, answer))
+        self._calls.signals.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
         """Report a failure instead of an outcome that the database refuses; then give it up."""

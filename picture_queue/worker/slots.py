@@ -24,6 +24,7 @@ _MIN_SAMPLE = AHEAD_SECONDS / 16
 MIN_CLAIM = 250
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
+_CHECK_HELD = 0.05  # seconds between two checks of the jobs that are held ahead
 
 
 @dataclass(slots=True, eq=False)
@@ -223,11 +224,10 @@ class Slots:
 
     def hold(self, lease: Lease) -> None:
         """Hold a job until a slot is free."""
-        seconds = min(MAX_HELD, lease.job.lease_seconds / 3)
-        self._held.append((lease, time.monotonic() + seconds))
-        loop = asyncio.get_running_loop()
-        if self._timer is None or loop.time() + seconds < self._timer.when():
-            self._set_timer(seconds)
+        until = time.monotonic() + min(MAX_HELD, lease.job.lease_seconds / 3)
+        self._held.append((lease, until))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_HELD, self._check_held)
 
     def pop_held(self) -> Lease | None:
         """Remove and return the job that is held longest, of those whose lease surely holds."""
@@ -251,20 +251,13 @@ class Slots:
         self._release_held()
 
     def _release_held(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         while (lease := self.pop_held()) is not None:
             self._release(lease.job)
-
-    def _set_timer(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._check_held)
 
     def _check_held(self) -> None:
         """Give back all held jobs, once one of them has waited too long for a slot."""
         self._timer = None
-        if self._held:
-            rest = min(until for _, until in self._held) - time.monotonic()
-            self._set_timer(rest) if rest > 0 else self._release_held()
+        if any(until <= time.monotonic() for _, until in self._held):
+            self._release_held()
+        elif self._held:
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_HELD, self._check_held)

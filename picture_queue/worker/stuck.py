@@ -28,16 +28,12 @@ class StuckDetector:
         self._slots = slots
         self._timeout = timeout
         self._on_failure = on_failure
-        self._stuck: set[Attempt] = set()
+        self._stuck: list[Attempt] = []
         self._closed = False
 
     def watch(self, attempt: Attempt) -> None:
         """Watch an attempt that settled while its handler continues."""
         asyncio.get_running_loop().call_later(self._timeout, self._check, attempt)
-
-    def ended(self, attempt: Attempt) -> None:
-        """Forget an attempt whose handler has ended."""
-        self._stuck.discard(attempt)
 
     def close(self) -> None:
         """Stop reporting."""
@@ -46,7 +42,7 @@ class StuckDetector:
     def _check(self, attempt: Attempt) -> None:
         if attempt.ended or self._closed:
             return
-        self._stuck.add(attempt)
+        self._stuck = [other for other in self._stuck if not other.ended] + [attempt]
         _log.error(
             "The handler of job %s (%s) still runs %g s after it was given up and keeps its slot; "
             "%d of %d slots are lost that way",

@@ -6,13 +6,16 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from picture_queue import _rpc
 from picture_queue._log import Log
 from picture_queue._realtime.event_source import EventSource
+from picture_queue._realtime.wake_ups import WakeUps
 from picture_queue._rpc import Rpc
+from picture_queue._text import clean
+from picture_queue._transport import duplicate
 from picture_queue._transport.base import Deadline, check_version
 from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease
 from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
@@ -22,10 +25,10 @@ from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Stop
-from picture_queue.worker.heartbeat import HeartbeatLoop, connect, own_connections
+from picture_queue.worker.heartbeat import HeartbeatLoop
 from picture_queue.worker.joblog import Line
 from picture_queue.worker.maintenance import MaintenanceLoop
-from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed, clean
+from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Registry
 from picture_queue.worker.reporter import Reporter
 from picture_queue.worker.slots import Lease, Slots
@@ -55,17 +58,17 @@ class Supervisor:
 
     Args:
         backend: The worker's project.
-        wake_ups: Tells of new jobs; None: the worker only polls.
+        events: The source of wake-ups; None: the worker only polls.
         registry: The handlers.
         settings: How to work.
         on_failure: Called with the reason when the worker cannot continue.
-        signals: For tests.
+        signals: Told of events inside the worker; for tests.
     """
 
     def __init__(
         self,
         backend: "AsyncBackend",
-        wake_ups: EventSource | None,
+        events: EventSource | None,
         registry: Registry,
         settings: WorkerSettings,
         on_failure: Callable[[PictureQueueError], None],
@@ -73,8 +76,8 @@ class Supervisor:
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._client_backend = backend
-        self._backend = own_connections(backend)
-        self._wake_ups = wake_ups
+        self._backend = duplicate.separate(backend)  # handlers cannot take its connections
+        self._events = events
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
         self._on_failure = on_failure
@@ -84,19 +87,15 @@ class Supervisor:
         self._is_started = self._stopping = False
         self._is_urgent = False  # stop_now() was called
         self._wait_over = asyncio.Event()
-        self._listening = contextlib.ExitStack()
-        self._joined: set[str] = set()  # queues whose wake-ups arrive
-        calls = self._calls = WorkerCalls(self._backend)
+        calls = self._calls = WorkerCalls(self._backend, self.name, signals)
         slots = self._slots = Slots(settings.concurrency, self._release)
         # Outcomes of locked jobs are sent in calls of their own, so they delay no others.
-        self._locked_reporter = Reporter(calls, slots, self._written, signals)
-        self._reporter = Reporter(calls, slots, self._written, signals, self._locked_reporter)
-        types = registry.job_types
-        self._claimer = Claimer(calls, self.name, types, self._settings, slots, self._take, signals)
-        self._maintenance = MaintenanceLoop(calls, self.name, self._claimer.request_claim, signals)
-        self._heartbeat = HeartbeatLoop(
-            calls, self.name, slots, self._take_heartbeat, self._lose, signals
-        )
+        self._locked_reporter = Reporter(calls, slots, self._written)
+        self._reporter = Reporter(calls, slots, self._written, self._locked_reporter)
+        self._claimer = Claimer(calls, registry.job_types, self._settings, slots, self._take)
+        self._maintenance = MaintenanceLoop(calls, self._claimer.request_claim)
+        self._heartbeat = HeartbeatLoop(calls, slots, self._take_heartbeat, self._lose)
+        self._wake_ups = WakeUps(self._settings.queue_names, self._note_listening, self._wake_up)
 
     @property
     def is_ready(self) -> bool:
@@ -112,10 +111,11 @@ class Supervisor:
             PictureQueueError: The project does not answer, refuses the key, or does not fit.
         """
         check_version(await self._register())
-        self._heartbeat.start(await connect(self._backend))
+        self._heartbeat.start(await duplicate.for_thread(self._backend))
         for loop in (self._locked_reporter, self._reporter, self._claimer, self._maintenance):
             loop.start(self._on_failure)
-        self._listen()
+        if self._events is not None:
+            self._wake_ups.start(self._events)
         self._is_started = True
         _log.info(
             "Worker %s serves %s with handlers for %s",
@@ -147,7 +147,7 @@ class Supervisor:
         event loop. A stop that is cut short would lose outcomes and leases.
         """
         self._stopping = True
-        self._listening.close()
+        self._wake_ups.stop()
         self._stuck.close()
         await _outlast_cancel(self._maintenance.stop(0))
         await _stop_in_order(self._claimer, _LAST_CLAIM_TIMEOUT)
@@ -196,8 +196,9 @@ class Supervisor:
             "%s jobs are enqueued to %r, which this worker does not serve: add it to its queues"
         )
         for handler in self._registry:
-            if handler.policy.queue not in (None, *self._settings.queue_names):
-                _log.warning(message, handler.job_type, handler.policy.queue)
+            queue = handler.policy.get("queue")
+            if queue not in (None, *self._settings.queue_names):
+                _log.warning(message, handler.job_type, queue)
 
     # --- the path of a job ---
 
@@ -255,13 +256,11 @@ class Supervisor:
             self._stuck.watch(attempt)
         if self._stopping and self._all_settled():
             self._wait_over.set()
-        if self._signals.settled.watched:
-            self._signals.settled.emit((job.id, outcome.name if outcome else None))
+        self._signals.emit("settled", job, outcome.name if outcome else None)
 
     def ended(self, attempt: Attempt) -> None:
         """Give the slot of an attempt to the next job."""
         self._slots.free_slot(attempt.job)
-        self._stuck.ended(attempt)
         self._fill_slots()
 
     def _fill_slots(self) -> None:
@@ -295,10 +294,10 @@ class Supervisor:
         call = _rpc.log_job(job.id, job.lease_id, [line.as_json() for line in lines])
         await self._send(attempt, call, "log")
 
-    async def send_progress(self, attempt: Attempt, percent: int, message: str | None) -> None:
-        """Write the progress of its job; the answer may ask for its end."""
+    async def send_progress(self, attempt: Attempt, values: list[tuple[int, str | None]]) -> None:
+        """Write the last progress of its job; the answer may ask for its end."""
         job = attempt.job
-        call = _rpc.report_progress(job.id, job.lease_id, percent, message)
+        call = _rpc.report_progress(job.id, job.lease_id, *values[-1])
         if await self._send(attempt, call, "progress"):
             attempt.stop(Stop.CANCEL)
 
@@ -348,23 +347,15 @@ class Supervisor:
 
     # --- wake-ups ---
 
-    def _listen(self) -> None:
-        if self._wake_ups is None:
-            return
-        for queue in self._settings.queue_names:
-            listener = QueueListener(self, queue)
-            self._listening.enter_context(self._wake_ups.listen(f"pq:queue:{queue}", listener))
-
-    def set_listening(self, queue: str, yes: bool) -> None:
-        """Note whether wake-ups of a queue arrive, and do what those that were missed asked for."""
-        self._joined.add(queue) if yes else self._joined.discard(queue)
-        self._claimer.receives_wake_ups = len(self._joined) == len(set(self._settings.queue_names))
-        if yes:
+    def _note_listening(self, joined: bool) -> None:
+        """Note which wake-ups arrive; do what those that were missed asked for."""
+        self._claimer.receives_wake_ups = self._wake_ups.all_arrive
+        if joined:
             self._claimer.request_claim()
             self._heartbeat.beat_now()
-            self._signals.listening.emit(len(self._joined))
+            self._signals.emit("listening", len(self._wake_ups.joined))
 
-    def wake_up(self, reason: str) -> None:
+    def _wake_up(self, reason: str) -> None:
         """Do what a wake-up asks for."""
         if reason == "cancel":
             self._heartbeat.beat_now()
@@ -388,21 +379,3 @@ async def _stop_in_order(loop: BackgroundLoop, timeout: float) -> None:
     if not await _outlast_cancel(loop.stop(timeout)):
         # What cancelled the step most likely cancelled the loop as well, with work left.
         await _outlast_cancel(loop.stop(timeout))
-
-
-class QueueListener:
-    """The listener for the wake-ups of one queue."""
-
-    def __init__(self, supervisor: Supervisor, queue: str) -> None:
-        self._supervisor = supervisor
-        self._queue = queue
-
-    def joined(self) -> None:
-        self._supervisor.set_listening(self._queue, True)
-
-    def lost(self) -> None:
-        self._supervisor.set_listening(self._queue, False)
-
-    def message(self, event: str, payload: dict[str, Any]) -> None:
-        if event == "wake":
-            self._supervisor.wake_up(str(payload.get("reason")))

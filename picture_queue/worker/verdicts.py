@@ -21,8 +21,9 @@ from datetime import datetime
 from typing import Any
 
 from picture_queue._json import plain_result
+from picture_queue._runtime.tasks import ExitOfTask
+from picture_queue._text import clean, describe, text_of, traceback_of
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker._tasks import ExitOfTask
 from picture_queue.worker.outcomes import (
     Cancelled,
     Completed,
@@ -30,10 +31,6 @@ from picture_queue.worker.outcomes import (
     Outcome,
     Parked,
     Snoozed,
-    clean,
-    describe,
-    text_of,
-    traceback_of,
     wait_seconds,
     wait_until,
 )
@@ -198,33 +195,27 @@ def from_value(value: object, queue: str) -> Outcome:
     """
     if isinstance(value, Verdict | PermanentFailure):
         return from_error(value, queue)
-    if isinstance(value, type) and issubclass(value, Verdict | PermanentFailure):
-        name = clean(value.__name__, 100)
-        return Failed(
-            f"The handler returned the class {name}: return an instance, {name}(…)", retryable=False
-        )
-    if inspect.iscoroutine(value):
-        value.close()
-        name = clean(value.__qualname__, 100)
-        return Failed(
-            f"The handler returned a coroutine that it did not await ({name}): write "
-            "`return await …` in a handler defined with `async def`",
-            retryable=False,
-        )
     if value is None:
         return Completed()
-    try:
-        result, size = plain_result(value)
-    except BaseException as error:  # a serializer of the user's own can raise anything
-        reason = (isinstance(error, InvalidArgument) and error.detail) or describe(error)
-        return Failed(clean(f"The result cannot be stored: {reason}"), retryable=False)
-    if size > LARGEST_RESULT:
-        return Failed(
-            f"The result has {size} bytes, the limit is {LARGEST_RESULT}: "
-            "put it into Storage and return its path",
-            retryable=False,
-        )
-    return Completed(result)
+    if isinstance(value, type) and issubclass(value, Verdict | PermanentFailure):
+        name = clean(value.__name__, 100)
+        fault = f"The handler returned the class {name}: return an instance, {name}(…)"
+    elif inspect.iscoroutine(value):
+        value.close()
+        name = clean(value.__qualname__, 100)
+        fault = f"The handler returned a coroutine that it did not await ({name}): write "
+        fault += "`return await …` in a handler defined with `async def`"
+    else:
+        try:
+            result, size = plain_result(value)
+            if size <= LARGEST_RESULT:
+                return Completed(result)
+            fault = f"The result has {size} bytes, the limit is {LARGEST_RESULT}: "
+            fault += "put it into Storage and return its path"
+        except BaseException as error:  # a serializer of the user's own can raise anything
+            reason = (isinstance(error, InvalidArgument) and error.detail) or describe(error)
+            fault = clean(f"The result cannot be stored: {reason}")
+    return Failed(fault, retryable=False)
 
 
 def from_error(error: BaseException, queue: str) -> Outcome:

@@ -10,15 +10,15 @@ from typing import Any, Self, TypeVar
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue._realtime.follow import Watcher
+from picture_queue._runtime.stop_signals import on_stop_signal
+from picture_queue._runtime.tasks import guard_tasks, hold_forever
+from picture_queue._runtime.threads import use_daemon_threads
+from picture_queue._text import describe, traceback_of
 from picture_queue.errors import InvalidArgument, PictureQueueError, WorkerStuck
 from picture_queue.options import Backoff
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._signals import Signals
-from picture_queue.worker._stop_signals import on_stop_signal
-from picture_queue.worker._tasks import guard_tasks, hold_forever
-from picture_queue.worker._threads import use_daemon_threads
-from picture_queue.worker.outcomes import describe, traceback_of
-from picture_queue.worker.registry import Policy, Registry, as_backoff
+from picture_queue.worker.registry import Registry, policy_of
 from picture_queue.worker.supervisor import Supervisor
 
 _log = Log(__name__)
@@ -146,8 +146,7 @@ class Worker:
             raise InvalidArgument(
                 f"{job_type!r} comes too late", hint="Register handlers before the worker starts"
             )
-        pauses = as_backoff(backoff, backoff_cap)
-        policy = Policy(queue, max_attempts, timeout, lease, pauses)
+        policy = policy_of(queue, max_attempts, timeout, lease, backoff, backoff_cap)
 
         def register(function: F) -> F:
             self._registry.add(job_type, function, policy)
