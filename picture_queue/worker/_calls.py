@@ -2,13 +2,13 @@
 
 import random
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from picture_queue._log import Log
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import is_transient
 from picture_queue.errors import BY_CODE, Busy, NotAllowed, NotAuthenticated, PictureQueueError
-from picture_queue.worker._signals import Signals
 
 if TYPE_CHECKING:
     from picture_queue._transport.backend import AsyncBackend
@@ -28,16 +28,19 @@ class WorkerCalls:
     Args:
         backend: The worker's project.
         worker: Name of the worker.
-        signals: Told of the answers; for tests.
+        emit: Called with each event inside the worker, for tests to wait for: ``idle`` (a claim
+            found less than it asked for, twice in a row), ``claimed`` (jobs), ``settled`` (job,
+            name of the outcome or None), ``reported`` (job, answer), ``beaten`` (a heartbeat was
+            answered), ``maintained`` (answer), ``listening`` (queues whose wake-ups arrive).
 
     Attributes:
         quiet_until: Time of the monotonic clock before which no call is made, since the API asked
             for that (``Retry-After``).
     """
 
-    def __init__(self, backend: "AsyncBackend", worker: str, signals: Signals) -> None:
+    def __init__(self, backend: "AsyncBackend", worker: str, emit: Callable[..., None]) -> None:
         self.worker = worker
-        self.signals = signals
+        self.emit = emit
         self.quiet_until = 0.0
         self._backend = backend
         self._failing_since: float | None = None
@@ -120,11 +123,9 @@ def is_refusal(error: BaseException) -> bool:
 
 
 class RetryDelay:
-    """Growing delays between attempts, with jitter.
+    """Delays between attempts, in seconds: they grow from the first to the longest, with jitter.
 
-    Args:
-        first: The first delay, seconds.
-        longest: The longest, seconds: how late a worker may notice that an outage is over.
+    The longest one is how late a worker may notice that an outage is over.
     """
 
     def __init__(self, first: float = 0.2, longest: float = 2.0) -> None:

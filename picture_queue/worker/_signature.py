@@ -79,8 +79,11 @@ def _shape_of(function: Callable[..., Any]) -> Shape:
     is_async = any(inspect.iscoroutinefunction(layer) for layer in layers)
     wanted = _parameters(function)
     takes_context = len(wanted) == 2 or (len(wanted) == 1 and bool(_contexts(wanted[0])))
-    if takes_context:
-        _check_context(wanted[-1], is_async)
+    right, wrong = (c.__name__ for c in (_CONTEXTS if is_async else reversed(_CONTEXTS)))
+    if takes_context and _contexts(wanted[-1]) == [wrong]:
+        kind = "an async" if is_async else "a sync"
+        hint = f"Annotate {wanted[-1].name} with {right}"
+        raise _Unusable(f"{kind} handler takes no {wrong}", hint)
     takes_payload = len(wanted) - takes_context == 1
     adapter = _adapter(wanted[0]) if takes_payload else None
     return Shape(is_async, takes_payload, takes_context, adapter)
@@ -168,15 +171,6 @@ def _contexts(parameter: inspect.Parameter) -> list[str]:
         return _CONTEXT_NAME.findall(annotation)
     types = (annotation, *get_args(annotation))
     return [context.__name__ for context in _CONTEXTS if context in types]
-
-
-def _check_context(parameter: inspect.Parameter, is_async: bool) -> None:
-    right, wrong = (c.__name__ for c in (_CONTEXTS if is_async else reversed(_CONTEXTS)))
-    if _contexts(parameter) == [wrong]:
-        kind = "an async" if is_async else "a sync"
-        raise _Unusable(
-            f"{kind} handler takes no {wrong}", f"Annotate {parameter.name} with {right}"
-        )
 
 
 def _adapter(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:

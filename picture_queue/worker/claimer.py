@@ -95,17 +95,10 @@ class Claimer(BackgroundLoop):
         self._take_answer(self._open, jobs)
 
     def _claim(self, demand: int) -> Claim:
-        settings = self._settings
-        return Claim(
-            self._calls.worker,
-            settings.queue_names,
-            self._job_types,
-            demand,
-            settings.lease,
-            uuid4(),
-            settings.weights,
-            confirms_start=True,
-        )
+        settings, request_id = self._settings, uuid4()
+        queues, weights, worker = settings.queue_names, settings.weights, self._calls.worker
+        types, lease = self._job_types, settings.lease
+        return Claim(worker, queues, types, demand, lease, request_id, weights, confirms_start=True)
 
     def _take_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
         self._open = None
@@ -117,7 +110,7 @@ class Claimer(BackgroundLoop):
             if self.receives_wake_ups:
                 interval *= 2
             self._due_at = min(self._due_at, time.monotonic() + interval)
-            self._calls.signals.emit("idle")
+            self._calls.emit("idle")
         else:
             # After the first answer that is not full as well: the database has only now noted that
             # this worker is idle, and did not wake it for a job written in the meantime.
@@ -126,4 +119,4 @@ class Claimer(BackgroundLoop):
         for job in jobs:
             self._take(job, self._sent_at)
         if jobs:
-            self._calls.signals.emit("claimed", jobs)
+            self._calls.emit("claimed", jobs)

@@ -2,16 +2,48 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from picture_queue._text import clean
+from picture_queue._text import clean, storable
 from picture_queue.errors import InvalidArgument
 from picture_queue.records.workers import JobFields
-from picture_queue.worker.joblog import Level, Line
 
 if TYPE_CHECKING:
     from picture_queue.worker.executor import Attempt
+
+Level = Literal["debug", "info", "warning", "error"]
+
+_LINE_LENGTH = 2000  # characters of a line in the log of a job
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the log of a job, at the time it was written."""
+
+    at: datetime
+    level: Level
+    message: str
+
+    @classmethod
+    def of(cls, message: object, level: Level) -> "Line":
+        """Make a line of what a handler logs.
+
+        Raises:
+            InvalidArgument: There is no such level.
+        """
+        if level not in get_args(Level):
+            hint = f"Use {', '.join(get_args(Level))}"
+            raise InvalidArgument(
+                "That is no level of a log", detail=f"level is {level!r}", hint=hint
+            )
+        return cls(datetime.now(UTC), level, storable(str(message), _LINE_LENGTH))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the line as `log_job` takes it."""
+        return {"at": self.at, "level": self.level, "message": self.message}
 
 
 class _Context(JobFields):
@@ -33,8 +65,8 @@ class _Context(JobFields):
     def cancel_requested(self) -> bool:
         """True if the job is being cancelled.
 
-        A running handler is stopped then: an async one by `asyncio.CancelledError`. It is true from
-        the start for a job that was cancelled while it was parked: such a handler is run, not
+        A running handler is stopped then: an async one by `asyncio.CancelledError`. For a job that
+        was cancelled while it was parked it is true from the start: its handler is run, not
         stopped, so that it can undo what an earlier attempt began.
         """
         return self._attempt.cancel_requested
@@ -49,17 +81,17 @@ class _Context(JobFields):
         """True once the handler should end before its work is done, whatever the reason.
 
         The job was cancelled, its time is over, its lease is lost, or the worker stops. A plain
-        function cannot be stopped from outside, so a long one looks at this now and then and raises
+        function cannot be stopped from outside, so a long one checks this now and then and raises
         `asyncio.CancelledError`: its job is then cancelled, failed or given back, as the reason
-        requires. To return would complete the job, while a worker that stops still waits for it.
+        requires. If it returned instead, its job could be completed.
         """
         return self._attempt.stop_reason is not None or self._attempt.shutdown_requested
 
     def log(self, message: str, level: Level = "info") -> None:
         """Write a line into the log of the job, from any thread; the last 200 are kept.
 
-        Lines travel together, within a second and before the outcome. A line that cannot be
-        written is lost, and the job goes on.
+        Lines are sent together, within a second and before the outcome. A line that cannot be
+        written is lost, and the job continues.
 
         Args:
             message: For operators; 2,000 characters are kept.
@@ -67,7 +99,7 @@ class _Context(JobFields):
 
         Raises:
             InvalidArgument: There is no such level.
-            asyncio.CancelledError: The attempt is over; see `SyncJobContext.progress`.
+            asyncio.CancelledError: The attempt is over; see `progress`.
         """
         line = Line.of(message, level)
         self._in_the_loop(lambda: self._attempt.log.put(line))
@@ -113,7 +145,8 @@ class JobContext(_Context):
 
         Raises:
             InvalidArgument: ``percent`` is out of range.
-            asyncio.CancelledError: The attempt is over.
+            asyncio.CancelledError: The attempt is over: the job was cancelled, timed out or was
+                released, or its lease is lost.
         """
         self._report(percent, message)
         # A handler that never waits cannot be cancelled, and nothing could be sent.
@@ -126,15 +159,8 @@ class SyncJobContext(_Context):
     __slots__ = ()
 
     def progress(self, percent: int, message: str | None = None) -> None:
-        """Report the progress of the job, from any thread; see `JobContext.progress`.
+        """Report the progress of the job, from any thread, as `JobContext.progress` does.
 
-        Args:
-            percent: 0 to 100.
-            message: The present step, for the owner of the job.
-
-        Raises:
-            InvalidArgument: ``percent`` is out of range.
-            asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
-                lease is lost). Do not catch it: a thread cannot be stopped from outside.
+        Do not catch its `asyncio.CancelledError`: a thread cannot be stopped from outside.
         """
         self._report(percent, message)

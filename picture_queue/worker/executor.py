@@ -1,4 +1,4 @@
-"""Run one attempt of a job and return its outcome. Nothing is written here."""
+"""Run one attempt of a job, up to its outcome."""
 
 import asyncio
 import contextlib
@@ -8,19 +8,19 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from picture_queue import _rpc
 from picture_queue._json import is_large
 from picture_queue._log import Log
+from picture_queue._rpc import Rpc
 from picture_queue._runtime.tasks import HandlerTask, current_handler
 from picture_queue._runtime.threads import in_thread
 from picture_queue._text import clean, describe, traceback_of
 from picture_queue.records import ClaimedJob
-from picture_queue.worker import joblog, verdicts
+from picture_queue.worker import verdicts
 from picture_queue.worker._batch_sender import BatchSender
-from picture_queue.worker.context import JobContext, SyncJobContext
-from picture_queue.worker.joblog import Line
+from picture_queue.worker.context import JobContext, Line, SyncJobContext
 from picture_queue.worker.outcomes import (
     Cancelled,
     Failed,
@@ -39,8 +39,14 @@ _tracebacks = Log(f"{__name__}.tracebacks")
 CLEANUP = 25.0
 #: Seconds between the end of a report of progress and the start of the next.
 PROGRESS_INTERVAL = 0.25
+#: Seconds between a line of a log and the call that sends it with those that followed.
+LOG_INTERVAL = 1.0
+#: Lines that are sent without that wait.
+LOG_BATCH = 50
+#: Lines kept of those that could not be sent yet: the database keeps no more of a job either.
+LOG_KEPT = 200
 
-ProgressSender = BatchSender[tuple[int, str | None]]
+T = TypeVar("T")
 
 
 class Stop(enum.Enum):
@@ -53,7 +59,7 @@ class Stop(enum.Enum):
 
 
 class AttemptListener(Protocol):
-    """The part of a worker that takes outcomes, and sends the progress and logs of attempts."""
+    """The part of a worker that takes outcomes, and makes the calls of attempts."""
 
     def settled(self, attempt: "Attempt") -> None:
         """Take the outcome."""
@@ -61,27 +67,23 @@ class AttemptListener(Protocol):
     def ended(self, attempt: "Attempt") -> None:
         """Take the slot back, after `settled`: the handler has ended."""
 
-    async def send_progress(self, attempt: "Attempt", values: list[tuple[int, str | None]]) -> None:
-        """Write the last progress of its job, percent and message; raise nothing."""
-
-    async def send_log(self, attempt: "Attempt", lines: list[Line]) -> None:
-        """Write lines into the log of its job; raise nothing."""
+    async def send(self, attempt: "Attempt", call: Rpc[T], name: str) -> T | None:
+        """Make a call that writes something of that name; return None if it fails."""
 
 
 class Attempt:
     """One attempt: the handler, its timeout, and the requests to stop it.
 
-    It *settles* once, with an outcome, and *ends* once, when its handler has ended.
-    The two differ for a thread, which cannot be stopped, and for a coroutine that ignores its
-    cancellation: the attempt settles and its slot stays taken.
+    It settles once, with an outcome, and ends once, when its handler has ended. The two differ for
+    a thread, which cannot be stopped, and for a coroutine that ignores its cancellation: the
+    attempt settles and its slot stays taken.
 
     Args:
         handler: The handler of its job type.
         job: The job.
-        owner: Told when it has its outcome and when it has ended.
+        listener: Told when it has its outcome and when it has ended.
 
     Attributes:
-        job: The job.
         settled: True once it has its outcome.
         outcome: None until it settled, and for good when the lease was lost.
         duration: Seconds until it settled.
@@ -90,8 +92,8 @@ class Attempt:
         shutdown_requested: True once the worker stops.
     """
 
-    def __init__(self, handler: Handler, job: ClaimedJob, owner: AttemptListener) -> None:
-        timeout = job.timeout_seconds  # if it cannot be read, the job is refused and not begun
+    def __init__(self, handler: Handler, job: ClaimedJob, listener: AttemptListener) -> None:
+        timeout = job.timeout_seconds  # it may raise, before the handler is called
         self.job = job
         self.settled = False
         self.outcome: Outcome | None = None
@@ -100,9 +102,9 @@ class Attempt:
         self.cancel_requested = job.cancel_requested
         self.shutdown_requested = False
         self._handler = handler
-        self._owner = owner
+        self._listener = listener
         # Most handlers use neither of the two.
-        self._progress: ProgressSender | None = None
+        self._progress: BatchSender[tuple[int, str | None]] | None = None
         self._log: BatchSender[Line] | None = None
         self._returned: Outcome | None = None  # by the handler
         self._began = time.monotonic()
@@ -110,25 +112,21 @@ class Attempt:
         # Not by the task factory of the loop: an eager one would run the handler here and now.
         self._task = HandlerTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
-        # After its first step, in which the smallest jobs end: a timer costs a quarter of them.
+        # After the first step, in which the smallest jobs end: a timer takes a quarter of a job.
         self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
 
     @property
-    def progress(self) -> ProgressSender:
+    def progress(self) -> BatchSender[tuple[int, str | None]]:
         """Sender of the progress; a newer value replaces one that waits to be sent."""
         if self._progress is None:
-            send = partial(self._owner.send_progress, self)
-            self._progress = BatchSender(send, keep=1, pause=PROGRESS_INTERVAL)
+            self._progress = BatchSender(self._send_progress, keep=1, pause=PROGRESS_INTERVAL)
         return self._progress
 
     @property
     def log(self) -> BatchSender[Line]:
         """Sender of log lines; the lease that fences them ends with the report of the outcome."""
         if self._log is None:
-            send = partial(self._owner.send_log, self)
-            self._log = BatchSender(
-                send, keep=joblog.KEPT, gather=joblog.INTERVAL, batch=joblog.BATCH
-            )
+            self._log = BatchSender(self._send_log, LOG_KEPT, gather=LOG_INTERVAL, batch=LOG_BATCH)
         return self._log
 
     @property
@@ -172,6 +170,15 @@ class Attempt:
             # The end of an event loop waits for all tasks, and this one ignores its cancellation,
             # or waits for one that does.
             self._task.hold_forever()
+
+    async def _send_progress(self, values: list[tuple[int, str | None]]) -> None:
+        call = _rpc.report_progress(self.job.id, self.job.lease_id, *values[-1])
+        if await self._listener.send(self, call, "progress"):
+            self.stop(Stop.CANCEL)
+
+    async def _send_log(self, lines: list[Line]) -> None:
+        call = _rpc.log_job(self.job.id, self.job.lease_id, [line.as_json() for line in lines])
+        await self._listener.send(self, call, "log")
 
     def _start_timer(self, timeout: float) -> None:
         if not self.ended:
@@ -218,7 +225,7 @@ class Attempt:
         return verdicts.from_value(value, self.job.queue)
 
     def _in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
-        """Call a function in a thread of its own, and return the outcome."""
+        """Call a function in a thread of its own, and return the outcome for its value."""
 
         def run() -> Outcome | None:
             try:
@@ -249,7 +256,7 @@ class Attempt:
                 # It returned nothing if it was cancelled before its first step.
                 self._settle(self._returned or self._outcome_of_stop())
         finally:
-            self._owner.ended(self)
+            self._listener.ended(self)
 
     def _settle(self, outcome: Outcome | None) -> None:
         self._timer.cancel()
@@ -260,7 +267,7 @@ class Attempt:
         self.outcome = None if self.stop_reason is Stop.LOST else outcome
         if self.outcome is None and self._log is not None:
             self._log.drop()
-        self._owner.settled(self)
+        self._listener.settled(self)
         if self.outcome is None:
             log_outcome(self.job, None, self.duration)
 

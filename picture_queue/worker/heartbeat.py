@@ -59,7 +59,7 @@ class HeartbeatLoop:
         self._on_answer = on_answer
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._monitor = LoopMonitor(self._check_interval, self._describe)
+        self._monitor = LoopMonitor(lambda: _shortest(slots.leases()) / 12, self._describe)
         self._connection: Backend
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._ended = asyncio.Event()
@@ -71,11 +71,7 @@ class HeartbeatLoop:
         self._beaten_at = self._planned_at = time.monotonic()
 
     def start(self, connection: "Backend") -> None:
-        """Start the thread.
-
-        Args:
-            connection: Makes the calls, in the thread only, and is closed there at the end.
-        """
+        """Start the thread. It alone uses the connection, and closes it at the end."""
         self._connection = connection
         self._monitor.start()
         self._thread.start()
@@ -130,12 +126,7 @@ class HeartbeatLoop:
         self._notify(self._ended.set)
 
     def _tick(self, leases: list[Lease], shortest: float) -> float:
-        """Beat if it is time for it; return the seconds until the next tick.
-
-        Args:
-            leases: The leases to prolong.
-            shortest: Length of the shortest one, seconds.
-        """
+        """Send a heartbeat if one is due; return the seconds until the next tick."""
         prolong_at = min([lease.prolong_at for lease in leases] + [self._beaten_at + PRESENCE])
         if self._requested:
             prolong_at = -math.inf
@@ -153,7 +144,7 @@ class HeartbeatLoop:
         return 0.0
 
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
-        """Prolong the leases that are named; return whether the database answered."""
+        """Send a heartbeat that names some leases; return whether the database answered."""
         sent_at = time.monotonic()
         # A pause that the API asked for must not cost leases.
         pause = self._calls.quiet_until - sent_at
@@ -177,7 +168,7 @@ class HeartbeatLoop:
             lease.confirmed_at = sent_at
             lease.start_confirmed = True
         self._notify(self._on_answer, named, answer)
-        self._notify(self._calls.signals.emit, "beaten")
+        self._notify(self._calls.emit, "beaten")
         return True
 
     def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
@@ -199,13 +190,8 @@ class HeartbeatLoop:
         except RuntimeError:  # the event loop was closed, and the worker never stopped
             self._stopping = True
 
-    # --- the watch over the event loop ---
-
-    def _check_interval(self) -> float:
-        """Return the seconds between two checks of the event loop, at most."""
-        return _shortest(self._slots.leases()) / 12
-
     def _describe(self, task: str) -> str | None:
+        """Return what a task of that name runs, if it is that of an attempt."""
         lease = self._slots.find(task.rpartition(" ")[2])  # as attempts name their tasks
         return f"The handler of job {lease.job.id} ({lease.job.job_type})" if lease else None
 

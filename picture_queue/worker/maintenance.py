@@ -44,7 +44,7 @@ class MaintenanceLoop(BackgroundLoop):
         if self._failures >= _WARN_AFTER:
             _log.info("Maintenance works again after %d failures", self._failures)
         self._failures = 0
-        self._calls.signals.emit("maintained", answer)
+        self._calls.emit("maintained", answer)
         if answer.promoted or answer.swept or answer.scheduled or answer.settled:
             self._on_work()
         self.is_holder = answer.leased

@@ -78,11 +78,11 @@ class Snoozed(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Parked(Outcome):
-    """The job waits outside of workers; the attempt is kept.
+    """The job waits for an external event without a worker; the attempt is kept.
 
     Attributes:
-        delay_seconds: Seconds until it is run again to look; see `wait_seconds`.
-        event: Name of the outside event that wakes it before; None: the id of the job.
+        delay_seconds: Longest wait, seconds; see `wait_seconds`.
+        event: Name of the event; None: the id of the job.
     """
 
     name: ClassVar[str] = "parked"
@@ -108,13 +108,10 @@ class Cancelled(Outcome):
 
 
 def wait_seconds(value: object) -> float | None:
-    """Return a wait that the database accepts: at most a year, in milliseconds.
+    """Return a wait that the database accepts: at most a year, in whole milliseconds.
 
     Args:
-        value: Seconds, as a handler or an exception names them.
-
-    Returns:
-        None for what is negative, infinite or no number.
+        value: Seconds; None is returned if it is negative, infinite or no number.
     """
     if not isinstance(value, numbers.Real):
         return None

@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails, to_json
+from pydantic_core import to_json
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.options import Backoff
@@ -66,13 +66,11 @@ class Handler:
     """The function of one job type.
 
     Attributes:
-        job_type: The type.
         function: The function.
         shape: The way to call it.
         policy: The policy of the type, as `register_worker` takes it.
     """
 
-    job_type: str
     function: Callable[..., Any]
     shape: Shape
     policy: dict[str, Any]
@@ -100,11 +98,8 @@ class Handler:
             raise PermanentFailure(_misfit(error)) from error
 
 
-class Registry:
-    """The handlers of a worker, in the order of their registration."""
-
-    def __init__(self) -> None:
-        self._handlers: dict[str, Handler] = {}
+class Registry(dict[str, Handler]):
+    """The handlers of a worker by job type."""
 
     def add(self, job_type: str, function: Callable[..., Any], policy: dict[str, Any]) -> None:
         """Register a handler.
@@ -114,47 +109,37 @@ class Registry:
                 has a handler already.
         """
         if not _JOB_TYPE.fullmatch(job_type):
+            hint = "Use letters, digits and _ . : -"
             raise InvalidArgument(
-                "That is no name for a job type",
-                detail=repr(job_type),
-                hint="Use letters, digits and _ . : -",
+                "That is no name for a job type", detail=repr(job_type), hint=hint
             )
-        if job_type in self._handlers:
+        if job_type in self:
             raise InvalidArgument(f"{job_type!r} has a handler already")
-        shape = shape_of(job_type, function)
-        self._handlers[job_type] = Handler(job_type, function, shape, policy)
-
-    def __getitem__(self, job_type: str) -> Handler:
-        return self._handlers[job_type]
-
-    def __iter__(self) -> Iterator[Handler]:
-        return iter(self._handlers.values())
+        self[job_type] = Handler(function, shape_of(job_type, function), policy)
 
     @property
     def job_types(self) -> tuple[str, ...]:
         """The types with a handler, sorted."""
-        return tuple(sorted(self._handlers))
+        return tuple(sorted(self))
 
     def queues(self) -> tuple[str, ...]:
         """The queues of the handlers: ``default``, and those that their policies name."""
-        named = {handler.policy["queue"] for handler in self if "queue" in handler.policy}
+        named = {handler.policy.get("queue", "default") for handler in self.values()}
         return ("default", *sorted(named - {"default"}))
 
     def policies(self) -> dict[str, dict[str, Any]]:
         """Return the policy of each type, as `register_worker` takes them."""
-        return {handler.job_type: handler.policy for handler in self}
+        return {job_type: handler.policy for job_type, handler in self.items()}
 
 
 def _misfit(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_context=False)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"The payload does not fit: {_problem(problems[0])}{more}"
-
-
-def _problem(problem: ErrorDetails) -> str:
-    field = ".".join(str(part) for part in ("payload", *problem["loc"]))
-    if problem["type"] == "missing":
-        return f"{field} is missing"
-    value = repr(problem["input"])
-    shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
-    return f"{field} is {shown}: {problem['msg']}"
+    """Return the first fault of a payload, with the field and its value, in one line."""
+    first, *others = error.errors(include_url=False, include_context=False)
+    field = ".".join(str(part) for part in ("payload", *first["loc"]))
+    fault = f"{field} is missing"
+    if first["type"] != "missing":
+        value = repr(first["input"])
+        shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+        fault = f"{field} is {shown}: {first['msg']}"
+    more = f" (and {len(others)} more)" if others else ""
+    return f"The payload does not fit: {fault}{more}"

@@ -93,12 +93,10 @@ class Reporter(BackgroundLoop):
         """Write the outcomes that are left, and log those that could not be written."""
         await super().stop(timeout)
         for report in self._waiting.values():
-            _log.error(
+            message = (
                 "The outcome of job %s (%s) could not be written; the job runs again once its "
-                "lease has ended",
-                report.job.key,
-                report.outcome.name,
             )
+            _log.error(message + "lease has ended", report.job.key, report.outcome.name)
 
     def _add(self, report: Report) -> None:
         self._waiting[report.job.key] = report
@@ -143,8 +141,8 @@ class Reporter(BackgroundLoop):
             if is_at_fault:
                 self._fail_job(batch[0], str(error))
                 return
-            if len(batch) == 1 and isinstance(error, Busy) and self._locked_reporter is not None:
-                self._hand_over(batch[0], self._locked_reporter)
+            if len(batch) == 1 and isinstance(error, Busy):
+                self._hand_over(batch[0])
             raise
         self._batch_size = min(self._batch_size * 2, BATCH)
         self._take_answers(batch, answers)
@@ -158,34 +156,31 @@ class Reporter(BackgroundLoop):
             elif answer["outcome"] == "busy":
                 locked.append(report)
             else:
-                self._note_answer(report, answer["outcome"], answer.get("status"))
+                self._remove(report)
+                self._log_answer(report, answer["outcome"], answer.get("status"))
                 written.append(report.job)
         if written:
             self._on_written(written)
-        if self._locked_reporter is None:
-            if locked:
-                raise Busy(f"The rows of {len(locked)} jobs are locked")
-            return
+        if locked and self._locked_reporter is None:
+            raise Busy(f"The rows of {len(locked)} jobs are locked")
         for report in locked:
-            self._hand_over(report, self._locked_reporter)
+            self._hand_over(report)
 
-    def _hand_over(self, report: Report, locked: "Reporter") -> None:
-        if self._remove(report):
-            locked._add(report)
+    def _hand_over(self, report: Report) -> None:
+        """Leave the outcome of a locked job to the other reporter."""
+        if self._locked_reporter is not None and self._remove(report):
+            self._locked_reporter._add(report)
             self._slots.note_locked(report.job)
             self._on_written([])  # nothing is, but there may be more to claim
 
-    def _note_answer(self, report: Report, answer: str, status: str | None) -> None:
-        self._remove(report)
-        if answer == "stale" and not isinstance(report.outcome, Released):
-            _log.warning(
-                "The work on job %s was not recorded: its lease had ended (outcome: %s)",
-                report.job.key,
-                report.outcome.name,
-            )
-        elif answer != "stale" and report.duration is not None:
-            log_outcome(report.job, report.outcome, report.duration, status)
-        self._calls.signals.emit("reported", report.job, answer)
+    def _log_answer(self, report: Report, answer: str, status: str | None) -> None:
+        if answer != "stale":
+            if report.duration is not None:
+                log_outcome(report.job, report.outcome, report.duration, status)
+        elif not isinstance(report.outcome, Released):
+            message = "The work on job %s was not recorded: its lease had ended (outcome: %s)"
+            _log.warning(message, report.job.key, report.outcome.name)
+        self._calls.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
         """Report a failure instead of an outcome that the database refuses; then give it up."""
@@ -196,10 +191,6 @@ class Reporter(BackgroundLoop):
             self._remove(report)
             self._on_written([report.job])
             return
-        _log.error(
-            "The outcome of job %s (%s) is refused, and the job fails: %s",
-            report.job.key,
-            report.outcome.name,
-            reason,
-        )
+        message = "The outcome of job %s (%s) is refused, and the job fails: %s"
+        _log.error(message, report.job.key, report.outcome.name, reason)
         report.fail(reason)

@@ -92,7 +92,7 @@ class Slots:
         self._held: deque[tuple[Lease, float]] = deque()  # with the time to give it back
         self._leases: dict[str, Lease] = {}  # by id of the job
         self._lock = threading.Lock()
-        self._pausing: set[str] = set()
+        self._pausing: set[str] = set()  # outcomes that pause a limit key
         self._locked: set[str] = set()  # outcomes that wait for a lock of their job's row
         # Jobs that ended, and the seconds meanwhile in which a slot was taken.
         self._ended, self._busy_seconds, self._busy_since = 0, 0.0, 0.0
@@ -173,21 +173,22 @@ class Slots:
             self._leases[lease.job.key] = lease
         return older
 
-    def drop_lease(self, job: ClaimedJob) -> bool:
-        """Forget a lease that ended; return whether it was there.
+    def lease_of(self, attempt: Attempt) -> Lease | None:
+        """Return the lease of an attempt; None if it is lost."""
+        lease = self._leases.get(attempt.job.key)
+        return lease if lease is not None and lease.attempt is attempt else None
 
-        A job that has no attempt yet loses its slot with that. An attempt keeps its slot.
-        """
+    def drop_lease(self, job: ClaimedJob) -> None:
+        """Forget a lease that ended. A job without an attempt loses its slot as well."""
         self._pausing.discard(job.key)
         self._locked.discard(job.key)
         lease = self._leases.get(job.key)
         if lease is None or lease.job.lease_key != job.lease_key:
-            return False
+            return
         if lease.attempt is None:
             self._free(lease.job)
         with self._lock:
             del self._leases[job.key]
-        return True
 
     # --- slots ---
 
@@ -197,10 +198,7 @@ class Slots:
         return [lease.attempt for lease in self._taken.values() if lease.attempt is not None]
 
     def assign_slot(self, lease: Lease, attempt: Attempt | None) -> None:
-        """Give a slot to a job. Without an attempt, it waits there until its start is confirmed.
-
-        It is called again with the attempt then.
-        """
+        """Give a slot to a job; again with its attempt once its start is confirmed."""
         lease.attempt = attempt
         lease.confirm_at = time.monotonic()
         if not self._taken:
@@ -212,7 +210,7 @@ class Slots:
         return lease.attempt is None and lease.job in self._taken
 
     def free_slot(self, job: ClaimedJob) -> None:
-        """Free the slot of a job of which nothing runs any more. Its lease stays."""
+        """Free the slot of a job whose attempt has ended. Its lease stays."""
         self._free(job)
         self._ended += 1
 

@@ -44,13 +44,9 @@ class StuckDetector:
             return
         self._stuck = [other for other in self._stuck if not other.ended] + [attempt]
         _log.error(
-            "The handler of job %s (%s) still runs %g s after it was given up and keeps its slot; "
-            "%d of %d slots are lost that way",
-            attempt.job.id,
-            attempt.job.job_type,
-            self._timeout,
-            len(self._stuck),
-            self._slots,
+            f"The handler of job {attempt.job.id} ({attempt.job.job_type}) still runs "
+            f"{self._timeout:g} s after it was given up and keeps its slot; "
+            f"{len(self._stuck)} of {self._slots} slots are lost that way"
         )
         if 2 * len(self._stuck) >= self._slots:
             self.close()

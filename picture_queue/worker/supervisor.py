@@ -22,11 +22,9 @@ from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
 from picture_queue.worker._loop import BackgroundLoop
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Stop
 from picture_queue.worker.heartbeat import HeartbeatLoop
-from picture_queue.worker.joblog import Line
 from picture_queue.worker.maintenance import MaintenanceLoop
 from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Registry
@@ -44,7 +42,7 @@ _log = Log(__name__)
 # Seconds for an answer, retries included.
 _REGISTER_TIMEOUT = 60.0
 _REGISTER_TRY = 10.0  # of these: a connection may be dead
-_PROGRESS_TIMEOUT = 5.0  # of a report of progress, or of lines of a log
+_ATTEMPT_TIMEOUT = 5.0  # to a call of an attempt: its progress, or lines of its log
 _LAST_CLAIM_TIMEOUT = 5.0
 _LAST_REPORT_TIMEOUT = 15.0
 _UNREGISTER_TIMEOUT = 3.0
@@ -62,7 +60,7 @@ class Supervisor:
         registry: The handlers.
         settings: How to work.
         on_failure: Called with the reason when the worker cannot continue.
-        signals: Told of events inside the worker; for tests.
+        emit: Called with events inside the worker; see `WorkerCalls`.
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class Supervisor:
         registry: Registry,
         settings: WorkerSettings,
         on_failure: Callable[[PictureQueueError], None],
-        signals: Signals,
+        emit: Callable[..., None],
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._client_backend = backend
@@ -81,13 +79,12 @@ class Supervisor:
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
         self._on_failure = on_failure
-        self._signals = signals
         self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_failure)
         self._log_tasks: set[asyncio.Task[None]] = set()  # they write the last lines of attempts
         self._is_started = self._stopping = False
         self._is_urgent = False  # stop_now() was called
         self._wait_over = asyncio.Event()
-        calls = self._calls = WorkerCalls(self._backend, self.name, signals)
+        calls = self._calls = WorkerCalls(self._backend, self.name, emit)
         slots = self._slots = Slots(settings.concurrency, self._release)
         # Outcomes of locked jobs are sent in calls of their own, so they delay no others.
         self._locked_reporter = Reporter(calls, slots, self._written)
@@ -192,13 +189,11 @@ class Supervisor:
         return all(attempt.settled for attempt in self._slots.attempts)
 
     def _warn_of_unserved_queues(self) -> None:
-        message = (
-            "%s jobs are enqueued to %r, which this worker does not serve: add it to its queues"
-        )
-        for handler in self._registry:
+        message = "%s jobs are enqueued to %r, which this worker does not serve: add this queue"
+        for job_type, handler in self._registry.items():
             queue = handler.policy.get("queue")
             if queue not in (None, *self._settings.queue_names):
-                _log.warning(message, handler.job_type, queue)
+                _log.warning(message, job_type, queue)
 
     # --- the path of a job ---
 
@@ -256,7 +251,7 @@ class Supervisor:
             self._stuck.watch(attempt)
         if self._stopping and self._all_settled():
             self._wait_over.set()
-        self._signals.emit("settled", job, outcome.name if outcome else None)
+        self._calls.emit("settled", job, outcome.name if outcome else None)
 
     def ended(self, attempt: Attempt) -> None:
         """Give the slot of an attempt to the next job."""
@@ -281,36 +276,16 @@ class Supervisor:
         try:
             await attempt.log.flush()
         finally:  # other code may cancel this task
-            lease = self._slots.find(attempt.job.key)
-            # A lease may be lost meanwhile: this worker may have claimed the job again.
-            if lease is not None and lease.attempt is attempt:
+            # Its lease may be lost meanwhile, and this worker may have claimed the job again.
+            if self._slots.lease_of(attempt) is not None:
                 self._reporter.put(attempt.job, outcome, attempt.duration)
 
-    # --- progress and logs of attempts ---
-
-    async def send_log(self, attempt: Attempt, lines: list[Line]) -> None:
-        """Write lines into the log of its job."""
-        job = attempt.job
-        call = _rpc.log_job(job.id, job.lease_id, [line.as_json() for line in lines])
-        await self._send(attempt, call, "log")
-
-    async def send_progress(self, attempt: Attempt, values: list[tuple[int, str | None]]) -> None:
-        """Write the last progress of its job; the answer may ask for its end."""
-        job = attempt.job
-        call = _rpc.report_progress(job.id, job.lease_id, *values[-1])
-        if await self._send(attempt, call, "progress"):
-            attempt.stop(Stop.CANCEL)
-
-    async def _send(self, attempt: Attempt, call: Rpc[T], name: str) -> T | None:
-        """Make a call of an attempt; return None if it fails, which is no reason to stop the job.
-
-        A lost lease is a reason.
-        """
+    async def send(self, attempt: Attempt, call: Rpc[T], name: str) -> T | None:
+        """Make a call of an attempt; None if it fails. A lost lease stops the attempt."""
         try:
-            return await self._calls.call(call, _PROGRESS_TIMEOUT)
+            return await self._calls.call(call, _ATTEMPT_TIMEOUT)
         except StaleLease:
-            lease = self._slots.find(attempt.job.key)
-            if lease is not None and lease.attempt is attempt:
+            if (lease := self._slots.lease_of(attempt)) is not None:
                 self._lose(lease, f"the database refused its {name}")
         except Exception as error:
             _log.debug("The %s of job %s was not written: %s", name, attempt.job.id, error)
@@ -353,7 +328,7 @@ class Supervisor:
         if joined:
             self._claimer.request_claim()
             self._heartbeat.beat_now()
-            self._signals.emit("listening", len(self._wake_ups.joined))
+            self._calls.emit("listening", len(self._wake_ups.joined))
 
     def _wake_up(self, reason: str) -> None:
         """Do what a wake-up asks for."""

@@ -2,7 +2,7 @@
 
 - a value that is JSON → `Completed`;
 - a `Verdict` → its outcome: run it later (`Snooze`), try again (`Retry`), pause the queue
-  (`RateLimited`), wait for something outside (`Park`), end it (`Cancel`);
+  (`RateLimited`), wait for an external event (`Park`), end it (`Cancel`);
 - `PermanentFailure` → `Failed` without another attempt;
 - any other exception → `Failed`, with another attempt after the backoff if one is left. Attributes
   of the exception refine that: ``retryable`` (bool), ``retry_after`` (seconds instead of the
@@ -46,17 +46,18 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # in such a name
 
 
 class Verdict(Exception):
-    """Decision about a job. A handler returns it, or raises it from any depth."""
+    """Decision about a job. A handler returns it, or raises it from any depth.
+
+    Raises:
+        InvalidArgument: A time is negative or no number, or is given twice or not at all; a name
+            does not have 1 to 200 characters, or has a control character.
+    """
 
     def __post_init__(self) -> None:
         self.outcome("")  # validates the arguments where they are given
 
     def outcome(self, queue: str) -> Outcome:
-        """Return the outcome of a job of that queue.
-
-        Raises:
-            InvalidArgument: An argument is not acceptable.
-        """
+        """Return the outcome of a job of that queue; raises `InvalidArgument` as above."""
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -75,9 +76,6 @@ class Snooze(Verdict):
         seconds: Seconds until then.
         until: The time to run it, instead of ``seconds``.
         reason: The reason for operators: a text or an exception.
-
-    Raises:
-        InvalidArgument: Neither or both are given, or the value is invalid.
     """
 
     seconds: float | None = None
@@ -99,9 +97,6 @@ class Retry(Verdict):
         seconds: Seconds until the next attempt.
         at: The time of the next attempt, instead of ``seconds``.
         reason: The error that the owner of the job sees: a text or an exception.
-
-    Raises:
-        InvalidArgument: Both times are given, or the value is invalid.
     """
 
     seconds: float | None = None
@@ -124,12 +119,9 @@ class RateLimited(Verdict):
 
     Args:
         seconds: Seconds until the limit ends, such as ``Retry-After`` of a response 429.
-        key: The limit key to pause; by default ``queue:<the job's queue>``, the whole queue.
+        key: The limit key to pause, without ``*``; by default ``queue:<the job's queue>``, the
+            whole queue.
         reason: The reason for operators: a text or an exception.
-
-    Raises:
-        InvalidArgument: ``seconds`` is negative or not a number, or the key does not have 1 to 200
-            characters, or has ``*`` or a control character.
     """
 
     seconds: float
@@ -144,16 +136,12 @@ class RateLimited(Verdict):
 
 @dataclass(eq=False)
 class Park(Verdict):
-    """Wait for something outside without a worker; the attempt is kept.
+    """Wait for an external event without a worker; the attempt is kept.
 
     Args:
-        seconds: After so long the job is run again to look.
-        event: Name of the outside event that wakes it before; by default the id of the job. What
-            came with the event is the context's ``event``.
-
-    Raises:
-        InvalidArgument: ``seconds`` is negative or not a number, or the name has not 1 to 200
-            characters, none of them a control character.
+        seconds: Longest wait: then the job is run again without the event.
+        event: Name of the event; by default the id of the job. Its data are the ``event`` of the
+            next context.
     """
 
     seconds: float
@@ -187,12 +175,7 @@ class PermanentFailure(Exception):
 
 
 def from_value(value: object, queue: str) -> Outcome:
-    """Return the outcome a handler's return value asks for.
-
-    Args:
-        value: What it returned.
-        queue: The queue of its job.
-    """
+    """Return the outcome that the return value of a handler asks for; raises nothing."""
     if isinstance(value, Verdict | PermanentFailure):
         return from_error(value, queue)
     if value is None:
@@ -219,12 +202,7 @@ def from_value(value: object, queue: str) -> Outcome:
 
 
 def from_error(error: BaseException, queue: str) -> Outcome:
-    """Return the outcome an exception of a handler asks for; raises nothing.
-
-    Args:
-        error: What it raised.
-        queue: The queue of its job.
-    """
+    """Return the outcome that an exception of a handler asks for; raises nothing."""
     try:
         return _outcome_of(error, queue)
     # An exception's properties are the user's code, and a verdict can be changed after it was made.
@@ -301,7 +279,7 @@ def _seconds(verdict: str, value: object) -> float:
 
 
 def _wait(verdict: str, seconds: object, name: str, at: Any) -> tuple[float | None, str | None]:
-    """Return the one of the two that is given: the seconds or the time."""
+    """Return the seconds or the time, whichever is given."""
     if at is None:
         return _seconds(verdict, seconds), None
     if seconds is not None:
