@@ -11,8 +11,9 @@ from picture_queue.errors import Busy, ConnectionFailed, InvalidArgument, NotAut
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker import _calls
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
+
+from ..signals import Signals
 
 
 class FakeSlots:
@@ -38,20 +39,18 @@ class Bench:
         self.asked_at: list[float] = []
         self.stock = 0
         self.project = project
-        self.signals = Signals().watch()
-        self.calls = WorkerCalls(project)
+        self.signals = Signals()
+        self.calls = WorkerCalls(project, "w", self.signals.emit)
         self._row = row
         project.answers["claim_jobs"] = self.give
         settings = WorkerSettings(queues=("a", "b"), poll_interval=poll_interval, lease=12)
         slots: Any = self.slots
         self.claimer = Claimer(
             self.calls,
-            "w",
             ("resize",),
             settings,
             slots,
             self._take,
-            self.signals,
         )
         self.claimer.receives_wake_ups = True
 

@@ -12,10 +12,11 @@ from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker import heartbeat
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import Stop
 from picture_queue.worker.heartbeat import HeartbeatLoop
 from picture_queue.worker.slots import Lease, Slots
+
+from ..signals import Signals
 
 
 class FakeAttempt:
@@ -33,16 +34,14 @@ class Bench:
     def __init__(self, project: Any, claimed: Any) -> None:
         self.project = project
         self.claimed = claimed
-        self.signals = Signals().watch()
+        self.signals = Signals()
         self.slots = Slots(10, lambda job: None)
-        self.calls = WorkerCalls(project)
+        self.calls = WorkerCalls(project, "w", self.signals.emit)
         self.confirmed: asyncio.Queue[Lease] = asyncio.Queue()
         self.cancelled: asyncio.Queue[Lease] = asyncio.Queue()
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
         self.connection = project.for_thread()
-        self.heartbeat = HeartbeatLoop(
-            self.calls, "w", self.slots, self.take_answer, self.lose, self.signals
-        )
+        self.heartbeat = HeartbeatLoop(self.calls, self.slots, self.take_answer, self.lose)
         project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
 
     def start(self) -> None:
@@ -305,13 +304,30 @@ async def test_a_process_that_was_stopped_blames_no_handler(bench, caplog):
     """After SIGSTOP and SIGCONT neither the event loop nor the thread has run for a while."""
     bench.hold(lease_seconds=30)
     await asyncio.sleep(0.1)
-    bench.heartbeat._loop_ran_at -= 60
-    bench.heartbeat._checked_at -= 60
-    bench.heartbeat._check_loop(10)
+    monitor = bench.heartbeat._monitor
+    monitor._loop_ran_at -= 60
+    monitor._checked_at -= 60
+    monitor.check(10)
     assert caplog.text == ""
-    bench.heartbeat._loop_ran_at -= 60
-    bench.heartbeat._check_loop(10)
+    monitor._loop_ran_at -= 60
+    monitor.check(10)
     assert "has blocked the event loop" in caplog.text
+
+
+async def test_a_fault_of_the_watch_over_the_event_loop_costs_no_heartbeat(
+    project, claimed, monkeypatch
+):
+    def fail(limit: float) -> None:
+        raise OSError("the source of the code cannot be read")
+
+    bench = Bench(project, claimed)
+    monkeypatch.setattr(bench.heartbeat._monitor, "check", fail)
+    monkeypatch.setattr(heartbeat, "_FAULT_DELAY", 60.0)
+    bench.start()
+    bench.hold(lease_seconds=0.3)
+    for _ in range(3):
+        await bench.signals.beaten.next()
+    await bench.heartbeat.stop()
 
 
 async def test_a_handler_that_holds_the_gil_is_told_of(bench, caplog):

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker import JobContext, SyncJobContext, joblog
-from picture_queue.worker.joblog import JobLog, Line
-from picture_queue.worker.progress import Progress
+from picture_queue.worker import JobContext, SyncJobContext, executor
+from picture_queue.worker._batch_sender import BatchSender
+from picture_queue.worker.context import Line
 
 
-def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = False) -> Any:
+def log_of(send: Any, gather: float = executor.LOG_INTERVAL) -> BatchSender[Line]:
+    """Make a sender of lines as attempts do."""
+    return BatchSender(send, executor.LOG_KEPT, gather=gather, batch=executor.LOG_BATCH)
+
+
+def attempt_of(job: Any, log: BatchSender[Line], *, settled: bool = False) -> Any:
     return SimpleNamespace(
         job=job,
-        progress=progress,
         log=log,
         settled=settled,
         stop_reason=None,
@@ -42,9 +46,6 @@ class Wire:
             return await self.sent.get()
 
 
-async def no_progress(percent: int, message: str | None) -> None: ...
-
-
 @pytest.fixture
 def wire():
     return Wire()
@@ -52,16 +53,16 @@ def wire():
 
 @pytest.fixture
 def log(wire):
-    return JobLog(wire.send)
+    return log_of(wire.send)
 
 
-def write(log: JobLog, *messages: str) -> None:
+def write(log: BatchSender[Line], *messages: str) -> None:
     for message in messages:
         log.put(Line.of(message, "info"))
 
 
-async def test_lines_wait_for_each_other(log, wire, monkeypatch):
-    monkeypatch.setattr(joblog, "INTERVAL", 0.02)
+async def test_lines_wait_for_each_other(wire):
+    log = log_of(wire.send, gather=0.02)
     write(log, "a", "b")
     assert wire.sent.empty()
     await asyncio.sleep(0)
@@ -72,8 +73,8 @@ async def test_lines_wait_for_each_other(log, wire, monkeypatch):
     assert await wire.next() == ["d"]
 
 
-async def test_fifty_lines_do_not_wait(log, wire, monkeypatch):
-    monkeypatch.setattr(joblog, "INTERVAL", 3600)
+async def test_fifty_lines_do_not_wait(wire):
+    log = log_of(wire.send, gather=3600)
     numbers = [str(n) for n in range(51)]
     write(log, *numbers)
     assert await wire.next() == numbers[:50]
@@ -103,8 +104,8 @@ async def test_lines_that_were_dropped_are_not_sent(log, wire):
 
 
 async def test_handlers_of_both_kinds_write(claimed, log, wire):
-    JobContext(attempt_of(claimed(), Progress(no_progress), log)).log("from the loop")
-    context = SyncJobContext(attempt_of(claimed(), Progress(no_progress), log))
+    JobContext(attempt_of(claimed(), log)).log("from the loop")
+    context = SyncJobContext(attempt_of(claimed(), log))
     thread = threading.Thread(target=context.log, args=("from a thread", "error"))
     thread.start()
     thread.join()
@@ -115,7 +116,7 @@ async def test_handlers_of_both_kinds_write(claimed, log, wire):
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
 async def test_a_handler_that_goes_on_after_the_end_is_stopped(claimed, log, kind):
-    context = kind(attempt_of(claimed(), Progress(no_progress), log, settled=True))
+    context = kind(attempt_of(claimed(), log, settled=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
 
