@@ -39,9 +39,9 @@ class HandlerTask(asyncio.Task[None]):
         return super().cancel(msg)
 
     def cancel_from_outside(self) -> None:
-        """Cancel it for another reason than the wish of a handler, even if a handler is the caller.
+        """Cancel it although another handler may run now, such as one that stops the worker.
 
-        If its handler waits for tasks with `asyncio.gather`, that cancels them in its name.
+        A task that the cancelled handler waits for with `asyncio.gather` is cancelled in its name.
         """
         token = current_handler.set(self)
         try:

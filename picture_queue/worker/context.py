@@ -102,9 +102,9 @@ class _Context(JobFields):
             asyncio.CancelledError: The attempt is over; see `progress`.
         """
         line = Line.of(message, level)
-        self._in_the_loop(lambda: self._attempt.log.put(line))
+        self._call_in_loop(lambda: self._attempt.log.put(line))
 
-    def _in_the_loop(self, function: Callable[[], None]) -> None:
+    def _call_in_loop(self, function: Callable[[], None]) -> None:
         """Call a function in the worker's event loop, from any thread or event loop."""
         if self._attempt.settled:
             # The caller was told to stop, or is a task that the handler left behind.
@@ -128,7 +128,7 @@ class _Context(JobFields):
                 "progress takes percent", detail=f"percent is {percent!r}, not 0 to 100"
             )
         text = None if message is None else clean(str(message))
-        self._in_the_loop(lambda: self._attempt.progress.put((int(percent), text)))
+        self._call_in_loop(lambda: self._attempt.progress.put((int(percent), text)))
 
 
 class JobContext(_Context):

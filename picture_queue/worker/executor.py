@@ -109,10 +109,10 @@ class Attempt:
         self._returned: Outcome | None = None  # by the handler
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
-        # Not by the task factory of the loop: an eager one would run the handler here and now.
+        # Made directly: an eager task factory of the loop would run the handler here and now.
         self._task = HandlerTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
-        # After the first step, in which the smallest jobs end: a timer takes a quarter of a job.
+        # Not yet: the smallest jobs end in their first step, and a timer takes 25 % of their time.
         self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
 
     @property
@@ -145,7 +145,7 @@ class Attempt:
             return
         if reason is Stop.CANCEL:
             if self.cancel_requested:
-                return  # it knows, and may be busy undoing
+                return  # the handler knows, and may be undoing its work
             self.cancel_requested = True
         if self.stop_reason is not None:
             if reason is Stop.LOST:

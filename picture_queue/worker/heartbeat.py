@@ -135,7 +135,7 @@ class HeartbeatLoop:
         now = time.monotonic()
         if self._planned_at > now:
             return min(self._planned_at - now, shortest / 12)
-        # Where only starts are to be confirmed, those that are due in a moment go along.
+        # If only starts are to be confirmed, those that are due in a moment are confirmed as well.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
         named = leases if prolong_at <= now else confirm
         requested, self._requested = self._requested, False
@@ -151,7 +151,7 @@ class HeartbeatLoop:
         if pause > 0 and all(lease.ends_at > self._calls.quiet_until for lease in leases):
             self._retry_at = self._calls.quiet_until
             return False
-        # Time for another attempt while all leases hold.
+        # Short enough for another attempt while all leases are valid.
         soonest = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
         timeout = max(_MIN_TIMEOUT, min(soonest, shortest / 3))
         ids = {lease.job.key: lease.job.lease_key for lease in named}

@@ -81,7 +81,7 @@ class Reporter(BackgroundLoop):
         self._slots = slots
         self._on_written = on_written
         self._locked_reporter = locked_reporter
-        # One report a job: where there is a second, the first one's lease has ended.
+        # One report for each job: a second one means that the lease of the first has ended.
         self._waiting: dict[str, Report] = {}
         self._batch_size = BATCH
 
@@ -183,7 +183,7 @@ class Reporter(BackgroundLoop):
         self._calls.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
-        """Report a failure instead of an outcome that the database refuses; then give it up."""
+        """Report a failure instead of an outcome that is refused; give up if that is one."""
         if self._waiting.get(report.job.key) is not report:
             return
         if isinstance(report.outcome, Failed) and not report.outcome.detail:

@@ -94,7 +94,7 @@ class Slots:
         self._lock = threading.Lock()
         self._pausing: set[str] = set()  # outcomes that pause a limit key
         self._locked: set[str] = set()  # outcomes that wait for a lock of their job's row
-        # Jobs that ended, and the seconds meanwhile in which a slot was taken.
+        # Since the measurement began: jobs that ended, and seconds in which a slot was taken.
         self._ended, self._busy_seconds, self._busy_since = 0, 0.0, 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -120,7 +120,7 @@ class Slots:
             return 0
         ahead = self._target_ahead()
         wanted = self.free + ahead - len(self._held)
-        # A few are not worth a call while others are to be held. Without any to hold, one is.
+        # While jobs are to be held ahead, a few are not worth a call. Otherwise a single one is.
         if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
         # Outcomes that cannot be written must not pile up. Those of locked jobs are not counted, up

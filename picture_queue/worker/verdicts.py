@@ -36,12 +36,12 @@ from picture_queue.worker.outcomes import (
 )
 
 #: Largest result that is sent, in bytes of JSON; the database has its own, smaller limit.
-LARGEST_RESULT = 8 * 1024 * 1024
+MAX_RESULT_SIZE = 8 * 1024 * 1024
 
 _NO_REASON = "The handler asked for another attempt"
-_SNOOZE_WITHOUT_A_TIME = 10.0  # seconds
-_DEEPEST_GROUP = 100
-_LONGEST_NAME = 200  # characters of an event or a limit key
+_DEFAULT_SNOOZE = 10.0  # seconds
+_MAX_GROUP_DEPTH = 100
+_MAX_NAME_LENGTH = 200  # characters of an event or a limit key
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # in such a name
 
 
@@ -61,7 +61,7 @@ class Verdict(Exception):
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let a verdict leave a process that the handler uses: `Exception` forgets keywords."""
+        """Pickle the fields too, for handlers that use processes: `Exception` drops keywords."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
@@ -191,9 +191,9 @@ def from_value(value: object, queue: str) -> Outcome:
     else:
         try:
             result, size = plain_result(value)
-            if size <= LARGEST_RESULT:
+            if size <= MAX_RESULT_SIZE:
                 return Completed(result)
-            fault = f"The result has {size} bytes, the limit is {LARGEST_RESULT}: "
+            fault = f"The result has {size} bytes, the limit is {MAX_RESULT_SIZE}: "
             fault += "put it into Storage and return its path"
         except BaseException as error:  # a serializer of the user's own can raise anything
             reason = (isinstance(error, InvalidArgument) and error.detail) or describe(error)
@@ -221,7 +221,7 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
     if _attribute(cause, "counts") is False:
         key: Any = _attribute(cause, "pause_key")
         return Snoozed(
-            _SNOOZE_WITHOUT_A_TIME if delay is None else delay,
+            _DEFAULT_SNOOZE if delay is None else delay,
             pause_key=None if _fault_of_name("pause_key", key) else key,
             detail=clean(describe(cause)),
         )
@@ -252,7 +252,7 @@ def _attribute(error: BaseException, name: str) -> object:
 
 def cause_of(error: BaseException) -> BaseException:
     """Return the exception that was raised, without the groups of task groups around it."""
-    for _ in range(_DEEPEST_GROUP):
+    for _ in range(_MAX_GROUP_DEPTH):
         if type(error) is ExitOfTask and error.__cause__ is not None:
             error = error.__cause__
         # Not isinstance(): it asks for a property of the exception.
@@ -298,9 +298,9 @@ def _checked_name(name: str, value: str | None) -> str | None:
 
 def _fault_of_name(name: str, value: object) -> str | None:
     """Return the fault for which `report_jobs` would refuse the name of an event or a limit key."""
-    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_NAME:
+    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_NAME_LENGTH:
         size = len(value) if isinstance(value, str) else repr(value)
-        return f"A name has 1 to {_LONGEST_NAME} characters: {name} has {size}"
+        return f"A name has 1 to {_MAX_NAME_LENGTH} characters: {name} has {size}"
     if _FORBIDDEN.search(value):
         return f"The {name} holds a character that a database cannot store"
     if "*" in value and name != "event":

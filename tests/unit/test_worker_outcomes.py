@@ -203,7 +203,7 @@ async def test_a_coroutine_that_was_not_awaited_is_named():
 
 
 def test_a_huge_result_is_refused_here(monkeypatch):
-    monkeypatch.setattr(verdicts, "LARGEST_RESULT", 10)
+    monkeypatch.setattr(verdicts, "MAX_RESULT_SIZE", 10)
     outcome = from_value("x" * 20, "q")
     assert isinstance(outcome, Failed)
     assert "22 bytes" in outcome.error
