@@ -1,5 +1,6 @@
 """A single odd answer of Replicate, or of the host of its output, costs no paid picture."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -112,3 +113,21 @@ async def test_a_refused_token_at_a_create_fails_no_job_for_good(
     assert [row.state for row in world.db.rows] == ["failed"]
     await world.run(generation)
     assert len(await world.paid()) == 1
+
+
+class _UnreachableLog(logging.Handler):
+    """A handler of the user's that sends lines to a server which is down."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ConnectionError("the log server is down")
+
+
+async def test_a_logging_handler_that_raises_costs_no_picture(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger("picture_queue"), "handlers", [_UnreachableLog()])
+    world.http._transport = _Odd(world.http._transport, _reads, 1, 403, json={"detail": "odd"})
+    generation = world.generation()
+    await world.run(generation)
+    await assert_paid_once(world, generation)
+    assert "ConnectionError: the log server is down" in capsys.readouterr().err
