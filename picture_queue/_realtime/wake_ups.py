@@ -28,7 +28,7 @@ class WakeUps:
         on_wake: Callable[[str], None],
     ) -> None:
         self.joined: set[str] = set()
-        self._queues = frozenset(queues)
+        self._queues = tuple(dict.fromkeys(queues))
         self._on_change = on_change
         self._on_wake = on_wake
         self._listening = ExitStack()
@@ -36,7 +36,7 @@ class WakeUps:
     @property
     def all_arrive(self) -> bool:
         """True while the wake-ups of all queues arrive."""
-        return self.joined == self._queues
+        return len(self.joined) == len(self._queues)
 
     def start(self, source: EventSource) -> None:
         """Begin to listen to the events of a source."""

@@ -93,10 +93,8 @@ class Reporter(BackgroundLoop):
         """Write the outcomes that are left, and log those that could not be written."""
         await super().stop(timeout)
         for report in self._waiting.values():
-            message = (
-                "The outcome of job %s (%s) could not be written; the job runs again once its "
-            )
-            _log.error(message + "lease has ended", report.job.key, report.outcome.name)
+            text = "The outcome of job %s (%s) could not be written; it runs again after its lease"
+            _log.error(text, report.job.key, report.outcome.name)
 
     def _add(self, report: Report) -> None:
         self._waiting[report.job.key] = report
@@ -178,8 +176,8 @@ class Reporter(BackgroundLoop):
             if report.duration is not None:
                 log_outcome(report.job, report.outcome, report.duration, status)
         elif not isinstance(report.outcome, Released):
-            message = "The work on job %s was not recorded: its lease had ended (outcome: %s)"
-            _log.warning(message, report.job.key, report.outcome.name)
+            text = "The work on job %s was not recorded: its lease had ended (outcome: %s)"
+            _log.warning(text, report.job.key, report.outcome.name)
         self._calls.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
@@ -191,6 +189,6 @@ class Reporter(BackgroundLoop):
             self._remove(report)
             self._on_written([report.job])
             return
-        message = "The outcome of job %s (%s) is refused, and the job fails: %s"
-        _log.error(message, report.job.key, report.outcome.name, reason)
+        text = "The outcome of job %s (%s) is refused, and the job fails: %s"
+        _log.error(text, report.job.key, report.outcome.name, reason)
         report.fail(reason)
