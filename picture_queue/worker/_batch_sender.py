@@ -15,7 +15,7 @@ class BatchSender(Generic[T]):
     Args:
         send: Writes values; raises nothing.
         keep: Values kept at most; the oldest are dropped first.
-        pause: Seconds from the end of a call to the start of the next.
+        interval: Seconds from the end of a call to the start of the next.
         gather: Seconds that a value waits for others.
         batch: So many values are sent without that wait.
     """
@@ -24,12 +24,12 @@ class BatchSender(Generic[T]):
         self,
         send: Callable[[list[T]], Coroutine[Any, Any, None]],
         keep: int,
-        pause: float = 0.0,
+        interval: float = 0.0,
         gather: float = 0.0,
         batch: int = 1,
     ) -> None:
         self._send = send
-        self._pause = pause
+        self._interval = interval
         self._gather = gather
         self._batch = batch
         self._waiting: deque[T] = deque(maxlen=keep)
@@ -43,7 +43,7 @@ class BatchSender(Generic[T]):
         return bool(self._waiting) or self._sending is not None
 
     def put(self, value: T) -> None:
-        """Take a value; it is sent as soon as the pause and the wait for others permit."""
+        """Take a value; it is sent as soon as the interval and the wait for others permit."""
         self._waiting.append(value)
         self._schedule()
 
@@ -66,7 +66,7 @@ class BatchSender(Generic[T]):
         if not self._waiting or self._sending:
             return
         loop = asyncio.get_running_loop()
-        due_at = self._ended_at + self._pause
+        due_at = self._ended_at + self._interval
         if len(self._waiting) < self._batch:
             due_at = max(due_at, loop.time() + self._gather)
         if due_at <= loop.time():

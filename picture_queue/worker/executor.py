@@ -119,7 +119,7 @@ class Attempt:
     def progress(self) -> BatchSender[tuple[int, str | None]]:
         """Sender of the progress; a newer value replaces one that waits to be sent."""
         if self._progress is None:
-            self._progress = BatchSender(self._send_progress, keep=1, pause=PROGRESS_INTERVAL)
+            self._progress = BatchSender(self._send_progress, keep=1, interval=PROGRESS_INTERVAL)
         return self._progress
 
     @property

@@ -15,9 +15,9 @@ Progress = BatchSender[tuple[int, str | None]]
 INTERVAL = executor.PROGRESS_INTERVAL
 
 
-def progress_of(send: Any, pause: float = INTERVAL) -> Progress:
+def progress_of(send: Any, interval: float = INTERVAL) -> Progress:
     """Make a sender of progress as attempts do."""
-    return BatchSender(send, keep=1, pause=pause)
+    return BatchSender(send, keep=1, interval=interval)
 
 
 def attempt_of(job: Any, progress: Progress, *, settled: bool = False) -> Any:
@@ -63,7 +63,7 @@ async def test_the_first_value_goes_out_at_once():
 async def test_during_a_call_only_the_latest_value_is_kept():
     wire = Wire()
     wire.open.clear()
-    reports = progress_of(wire.send, pause=0.0)
+    reports = progress_of(wire.send, interval=0.0)
     for percent in range(50):
         reports.put((percent, None))
         await asyncio.sleep(0)
@@ -103,7 +103,7 @@ async def test_a_flush_does_not_wait_for_its_turn():
 
 async def test_a_dropped_value_is_not_sent():
     wire = Wire()
-    reports = progress_of(wire.send, pause=0.01)
+    reports = progress_of(wire.send, interval=0.01)
     reports.put((1, None))
     await wire.next()
     reports.put((2, None))
