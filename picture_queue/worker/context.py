@@ -83,7 +83,7 @@ class _Context(JobFields):
         The job was cancelled, its time is over, its lease is lost, or the worker stops. A plain
         function cannot be stopped from outside, so a long one checks this now and then and raises
         `asyncio.CancelledError`: its job is then cancelled, failed or given back, as the reason
-        requires. If it returned instead, its job could be completed.
+        requires. If it returns while the worker stops, its job is completed.
         """
         return self._attempt.stop_reason is not None or self._attempt.shutdown_requested
 
