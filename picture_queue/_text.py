@@ -13,21 +13,19 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def text_of(value: object) -> str:
     """Return the text of an exception or another value; empty text if that fails."""
     try:
-        return str(value)
+        return str.__str__(str(value))  # exactly a str, not of somebody's subclass
     except BaseException:  # somebody's __str__
         return ""
 
 
 def describe(error: BaseException) -> str:
-    """Return the type of an exception and its message."""
-    text = text_of(error)
-    if text.isspace():
-        text = ""
+    """Return the type of an exception and its message; raises nothing."""
     try:
-        kind = type(error).__name__
+        kind = str.__str__(type(error).__name__)
     except BaseException:  # a property of its metaclass
         kind = "Exception"
-    return f"{kind}: {text}" if text else kind
+    text = text_of(error)
+    return kind if not text or text.isspace() else f"{kind}: {text}"
 
 
 def clean(text: str, length: int = LINE_LENGTH) -> str:

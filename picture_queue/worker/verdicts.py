@@ -175,7 +175,7 @@ class PermanentFailure(Exception):
 
 
 def from_value(value: object, queue: str) -> Outcome:
-    """Return the outcome that the return value of a handler asks for; raises nothing."""
+    """Return the outcome that the return value of a handler asks for."""
     if isinstance(value, Verdict | PermanentFailure):
         return from_error(value, queue)
     if value is None:
@@ -207,7 +207,8 @@ def from_error(error: BaseException, queue: str) -> Outcome:
         return _outcome_of(error, queue)
     # An exception's properties are the user's code, and a verdict can be changed after it was made.
     except BaseException as fault:
-        return _unreadable(error, fault)
+        text = f"{describe(error)} (it cannot be read: {describe(fault)})"
+        return Failed(clean(text), traceback_of(error))
 
 
 def _outcome_of(error: BaseException, queue: str) -> Outcome:
@@ -227,19 +228,11 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
         )
     public = _attribute(cause, "public")
     return Failed(
-        (isinstance(public, str) and clean(public)) or clean(describe(cause)),
+        (isinstance(public, str) and clean(text_of(public))) or clean(describe(cause)),
         traceback_of(error),
         _attribute(cause, "retryable") is not False,
         delay,
     )
-
-
-def _unreadable(error: BaseException, fault: BaseException) -> Failed:
-    try:
-        text = clean(f"{describe(error)} (it cannot be read: {describe(fault)})")
-    except BaseException:  # what its __str__ returns can be an object of the user's class
-        text = "The handler raised an exception that cannot be read"
-    return Failed(text, traceback_of(error))
 
 
 def _attribute(error: BaseException, name: str) -> object:
