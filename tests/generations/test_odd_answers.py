@@ -10,7 +10,7 @@ import pytest
 from picture_queue.providers.replicate import errors
 from picture_queue.worker import PermanentFailure, RateLimited, Retry
 
-from .world import World, assert_paid_once, raises_verdict
+from .world import Job, World, assert_paid_once, raises_verdict
 
 
 class _Odd(httpx.AsyncBaseTransport):
@@ -131,3 +131,15 @@ async def test_a_logging_handler_that_raises_costs_no_picture(
     await world.run(generation)
     await assert_paid_once(world, generation)
     assert "ConnectionError: the log server is down" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+async def test_a_refused_create_is_repeated_once(world: World, status: int) -> None:
+    world.http._transport = _Odd(world.http._transport, _creates, 2, status, json={"detail": "odd"})
+    generation = world.generation()
+    with pytest.raises(Retry):
+        await world.run(generation)
+    with pytest.raises(PermanentFailure):
+        await world.run(generation, Job(attempt=2))
+    await world.run(generation)
+    assert len(await world.paid()) == 1

@@ -128,7 +128,10 @@ class Forbidden(ReplicateError):
 
 
 class RequestRefused(ReplicateError):
-    """Replicate refused the request; the same request will be refused again."""
+    """Replicate refused the request. It is repeated once, since a single answer may be odd."""
+
+    retryable = True
+    tries = 2
 
 
 class ResourceNotFound(RequestRefused):
@@ -138,9 +141,10 @@ class ResourceNotFound(RequestRefused):
 
 
 class InputRejected(RequestRefused):
-    """The model does not take this input."""
+    """The model does not take this input; the same input will be refused again."""
 
     public = "The model does not accept this input."
+    retryable = False
 
 
 class InputTooLarge(InputRejected):
