@@ -6,7 +6,7 @@ from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.backend_sync import Backend
 
 
-def separate(backend: AsyncBackend) -> AsyncBackend:
+def with_own_pool(backend: AsyncBackend) -> AsyncBackend:
     """Return the same project with a connection pool of its own, if it has a database."""
     if backend.database is None:
         return backend

@@ -255,7 +255,8 @@ class Slots:
     def _check_held(self) -> None:
         """Give back all held jobs, once one of them has waited too long for a slot."""
         self._timer = None
-        if any(until <= time.monotonic() for _, until in self._held):
+        now = time.monotonic()
+        if any(until <= now for _, until in self._held):
             self._release_held()
         elif self._held:
             self._timer = asyncio.get_running_loop().call_later(_CHECK_HELD, self._check_held)

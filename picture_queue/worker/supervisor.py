@@ -74,7 +74,7 @@ class Supervisor:
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._client_backend = backend
-        self._backend = duplicate.separate(backend)  # handlers cannot take its connections
+        self._backend = duplicate.with_own_pool(backend)  # handlers cannot take its connections
         self._events = events
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
