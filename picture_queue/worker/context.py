@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -19,31 +18,17 @@ Level = Literal["debug", "info", "warning", "error"]
 _LINE_LENGTH = 2000  # characters of a line in the log of a job
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the log of a job, at the time it was written."""
+def log_line(message: object, level: Level) -> dict[str, Any]:
+    """Return a line for the log of a job, of now, as `log_job` takes it.
 
-    at: datetime
-    level: Level
-    message: str
-
-    @classmethod
-    def of(cls, message: object, level: Level) -> "Line":
-        """Make a line of what a handler logs.
-
-        Raises:
-            InvalidArgument: There is no such level.
-        """
-        if level not in get_args(Level):
-            hint = f"Use {', '.join(get_args(Level))}"
-            raise InvalidArgument(
-                "That is no level of a log", detail=f"level is {level!r}", hint=hint
-            )
-        return cls(datetime.now(UTC), level, storable(str(message), _LINE_LENGTH))
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the line as `log_job` takes it."""
-        return {"at": self.at, "level": self.level, "message": self.message}
+    Raises:
+        InvalidArgument: There is no such level.
+    """
+    if level not in get_args(Level):
+        hint = f"Use {', '.join(get_args(Level))}"
+        raise InvalidArgument("That is no level of a log", detail=f"level is {level!r}", hint=hint)
+    text = storable(str(message), _LINE_LENGTH)
+    return {"at": datetime.now(UTC), "level": level, "message": text}
 
 
 class _Context(JobFields):
@@ -101,7 +86,7 @@ class _Context(JobFields):
             InvalidArgument: There is no such level.
             asyncio.CancelledError: The attempt is over; see `progress`.
         """
-        line = Line.of(message, level)
+        line = log_line(message, level)
         self._call_in_loop(lambda: self._attempt.log.put(line))
 
     def _call_in_loop(self, function: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from picture_queue import _rpc
 from picture_queue._json import is_large
@@ -20,7 +20,7 @@ from picture_queue._text import clean, describe, traceback_of
 from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
 from picture_queue.worker._batch_sender import BatchSender
-from picture_queue.worker.context import JobContext, Line, SyncJobContext
+from picture_queue.worker.context import JobContext, SyncJobContext
 from picture_queue.worker.outcomes import (
     Cancelled,
     Failed,
@@ -105,7 +105,7 @@ class Attempt:
         self._listener = listener
         # Most handlers use neither of the two.
         self._progress: BatchSender[tuple[int, str | None]] | None = None
-        self._log: BatchSender[Line] | None = None
+        self._log: BatchSender[dict[str, Any]] | None = None
         self._returned: Outcome | None = None  # by the handler
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -123,7 +123,7 @@ class Attempt:
         return self._progress
 
     @property
-    def log(self) -> BatchSender[Line]:
+    def log(self) -> BatchSender[dict[str, Any]]:
         """Sender of log lines; the lease that fences them ends with the report of the outcome."""
         if self._log is None:
             self._log = BatchSender(self._send_log, LOG_KEPT, gather=LOG_INTERVAL, batch=LOG_BATCH)
@@ -176,8 +176,8 @@ class Attempt:
         if await self._listener.send(self, call, "progress"):
             self.stop(Stop.CANCEL)
 
-    async def _send_log(self, lines: list[Line]) -> None:
-        call = _rpc.log_job(self.job.id, self.job.lease_id, [line.as_json() for line in lines])
+    async def _send_log(self, lines: list[dict[str, Any]]) -> None:
+        call = _rpc.log_job(self.job.id, self.job.lease_id, lines)
         await self._listener.send(self, call, "log")
 
     def _start_timer(self, timeout: float) -> None:

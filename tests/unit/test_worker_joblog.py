@@ -10,15 +10,15 @@ import pytest
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker import JobContext, SyncJobContext, executor
 from picture_queue.worker._batch_sender import BatchSender
-from picture_queue.worker.context import Line
+from picture_queue.worker.context import log_line
 
 
-def log_of(send: Any, gather: float = executor.LOG_INTERVAL) -> BatchSender[Line]:
+def log_of(send: Any, gather: float = executor.LOG_INTERVAL) -> BatchSender[dict[str, Any]]:
     """Make a sender of lines as attempts do."""
     return BatchSender(send, executor.LOG_KEPT, gather=gather, batch=executor.LOG_BATCH)
 
 
-def attempt_of(job: Any, log: BatchSender[Line], *, settled: bool = False) -> Any:
+def attempt_of(job: Any, log: BatchSender[dict[str, Any]], *, settled: bool = False) -> Any:
     return SimpleNamespace(
         job=job,
         log=log,
@@ -37,8 +37,8 @@ class Wire:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def send(self, lines: list[Line]) -> None:
-        self.sent.put_nowait([line.message for line in lines])
+    async def send(self, lines: list[dict[str, Any]]) -> None:
+        self.sent.put_nowait([line["message"] for line in lines])
         await self.open.wait()
 
     async def next(self) -> list[str]:
@@ -56,9 +56,9 @@ def log(wire):
     return log_of(wire.send)
 
 
-def write(log: BatchSender[Line], *messages: str) -> None:
+def write(log: BatchSender[dict[str, Any]], *messages: str) -> None:
     for message in messages:
-        log.put(Line.of(message, "info"))
+        log.put(log_line(message, "info"))
 
 
 async def test_lines_wait_for_each_other(wire):
@@ -123,12 +123,11 @@ async def test_a_handler_that_goes_on_after_the_end_is_stopped(claimed, log, kin
 
 def test_a_level_is_one_of_four():
     with pytest.raises(InvalidArgument, match="level is 'loud'"):
-        Line.of("a", "loud")  # type: ignore[arg-type]
+        log_line("a", "loud")  # type: ignore[arg-type]
 
 
 def test_a_line_is_made_storable():
-    line = Line.of(f"{'x' * 5000}", "debug")
-    assert len(line.message) == 2000
-    line = Line.of("a\nb\x00", "debug")
-    assert line.as_json() == {"at": line.at, "level": "debug", "message": "a\nb\ufffd"}
-    assert Line.of(ValueError("any object"), "error").message == "any object"
+    assert len(log_line("x" * 5000, "debug")["message"]) == 2000
+    line = log_line("a\nb\x00", "debug")
+    assert line == {"at": line["at"], "level": "debug", "message": "a\nb\ufffd"}
+    assert log_line(ValueError("any object"), "error")["message"] == "any object"
