@@ -1,8 +1,7 @@
 """Outcomes of attempts, as the worker reports them.
 
-The fields of an outcome are those of `report_jobs`, in JSON that the database accepts, from the
-moment it is made. Outcomes are reported many in one call, so one that could not be encoded there
-would hold up all others.
+An outcome is made with values that the database accepts, in the fields of `report_jobs`. Many are
+reported in one call, so one that could not be encoded there would delay all others.
 """
 
 import numbers

@@ -33,8 +33,8 @@ class Lease:
 
     Attributes:
         job: The job.
-        confirmed_at: Time of the monotonic clock when the call was sent that granted or prolonged
-            the lease: it holds at least for its length from then.
+        confirmed_at: The time of the monotonic clock when the call that granted or prolonged the
+            lease was sent. The lease is valid for at least its length from then on.
         confirm_at: Time to confirm that it has started; infinite until it gets a slot.
         start_confirmed: Whether the database knows that it has started.
         attempt: The attempt that runs it; None before that.
