@@ -95,10 +95,16 @@ class Claimer(BackgroundLoop):
         self._take_answer(self._open, jobs)
 
     def _claim(self, demand: int) -> Claim:
-        settings, request_id = self._settings, uuid4()
-        queues, weights, worker = settings.queue_names, settings.weights, self._calls.worker
-        types, lease = self._job_types, settings.lease
-        return Claim(worker, queues, types, demand, lease, request_id, weights, confirms_start=True)
+        return Claim(
+            self._calls.worker,
+            self._settings.queue_names,
+            self._job_types,
+            demand,
+            self._settings.lease,
+            uuid4(),
+            self._settings.weights,
+            confirms_start=True,
+        )
 
     def _take_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
         self._open = None
