@@ -135,8 +135,8 @@ class DaemonThreadPool(ThreadPoolExecutor):
     def _start_threads(self) -> None:
         while self._waiting and len(self._pool) < self._most:
             thread = self._waiting.popleft().thread
-            self._pool.add(thread)
-            thread.start()
+            thread.start()  # it may raise: there can be too many threads
+            self._pool.add(thread)  # it cannot have left yet: that needs the lock
 
 
 def use_daemon_threads(concurrency: int) -> None:
