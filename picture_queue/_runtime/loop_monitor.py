@@ -4,7 +4,6 @@ import asyncio
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 
 from picture_queue._log import Log
@@ -16,7 +15,7 @@ _LONGEST_INTERVAL = 0.5  # seconds between two notes that the event loop runs
 
 
 class LoopMonitor:
-    """Warns of code that blocks the event loop in which it is made.
+    """Finds code that blocks the event loop in which it is made.
 
     Args:
         interval: Returns the seconds between two notes that the event loop runs, at most.
@@ -54,37 +53,42 @@ class LoopMonitor:
         seconds = min(self._interval(), _LONGEST_INTERVAL)
         self._timer = self._loop.call_later(seconds, self._note_running)
 
-    def check(self, limit: float) -> None:
-        """Warn if the event loop is blocked; called often, from another thread.
+    def check(self, limit: float) -> str | None:
+        """Return a warning if the event loop is blocked, else None; called from another thread.
 
         Args:
             limit: Seconds for which it may be blocked, four times the interval of the checks.
         """
+        try:
+            return self._check(limit)
+        except Exception as error:  # the caller has more important work
+            return f"The event loop could not be checked: {error!r}"
+
+    def _check(self, limit: float) -> str | None:
         now = time.monotonic()
         blocked, self._checked_at, before = now - self._loop_ran_at, now, self._checked_at
         cpu_time = time.process_time() - self._cpu_time
         self._cpu_time += cpu_time
         # Checks are a quarter of the limit apart: a block is noticed before it has lasted so long.
         if blocked < 0.75 * limit or self._blocked_by is not None:
-            return
-        if now - before > 0.75 * limit:
+            return None
+        stalled = now - before
+        if stalled > 0.75 * limit:
             # This thread did not run either: the process was stopped, or computed all the while.
-            if cpu_time > 0.05 * (now - before):  # little on a busy machine
-                _log.warning(
-                    "No thread could run for %.1f s, nor heartbeats: a handler held the GIL. Run "
-                    "what does so in a process of its own",
-                    now - before,
-                )
-            return
+            if cpu_time <= 0.05 * stalled:  # little on a busy machine
+                return None
+            return (
+                f"No thread could run for {stalled:.1f} s, nor heartbeats: a handler held the GIL. "
+                "Run what does so in a process of its own"
+            )
         task = asyncio.current_task(self._loop)
         name = task.get_name() if task is not None else "a callback"
-        frame = sys._current_frames().get(self._loop_thread)
-        stack = traceback.extract_stack(frame, limit=_FRAMES)
-        place = ", called at ".join(f"{at.filename}:{at.lineno}" for at in reversed(stack))
+        frame, places = sys._current_frames().get(self._loop_thread), list[str]()
+        while frame is not None and len(places) < _FRAMES:
+            places.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+            frame = frame.f_back
         self._blocked_by = self._describe(name) or f"Code of {name}"
-        _log.warning(
-            "%s has blocked the event loop for %.1f s, at %s: await there, or make it a plain def",
-            self._blocked_by,
-            blocked,
-            place,
+        return (
+            f"{self._blocked_by} has blocked the event loop for {blocked:.1f} s, at "
+            f"{', called at '.join(places)}: await there, or make it a plain def"
         )

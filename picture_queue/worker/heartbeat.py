@@ -110,15 +110,17 @@ class HeartbeatLoop:
     def _run(self) -> None:
         # A worker that was not stopped must not keep the leases of jobs that ended with its loop.
         while not (self._stopping or self._loop.is_closed()):
-            wait = _FAULT_DELAY
+            wait, warning = _FAULT_DELAY, None
             try:
                 self._planned_at = math.inf  # what is added from here on wakes the thread
                 leases = self._slots.leases()
                 shortest = _shortest(leases)
+                warning = self._monitor.check(shortest / 3)
                 wait = self._tick(leases, shortest)
-                self._monitor.check(shortest / 3)  # last: a fault in it costs no heartbeat
             except Exception:
                 _log.exception("The heartbeat failed and continues")
+            if warning is not None:  # after the heartbeat, since a log may take long
+                _log.warning(warning)
             self._woken.wait(wait)
             self._woken.clear()
         with contextlib.suppress(Exception):

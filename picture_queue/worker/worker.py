@@ -137,8 +137,10 @@ class Worker:
                 payload and context, the type has a handler already, or the worker runs.
         """
         if not isinstance(job_type, str):
-            hint = 'Use @worker.handler("<job type>")'
-            raise InvalidArgument(f"The job type of a handler is {job_type!r}, not text", hint=hint)
+            raise InvalidArgument(
+                f"The job type of a handler is {job_type!r}, not text",
+                hint='Use @worker.handler("<job type>")',
+            )
         if self._supervisor is not None:
             hint = "Register handlers before the worker starts"
             raise InvalidArgument(f"{job_type!r} comes too late", hint=hint)

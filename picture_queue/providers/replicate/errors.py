@@ -131,7 +131,7 @@ class RequestRefused(ReplicateError):
     """Replicate refused the request. It is repeated once, since a single answer may be odd."""
 
     retryable = True
-    tries = 2
+    tries: int | None = 2
 
 
 class ResourceNotFound(RequestRefused):
@@ -145,6 +145,7 @@ class InputRejected(RequestRefused):
 
     public = "The model does not accept this input."
     retryable = False
+    tries = None
 
 
 class InputTooLarge(InputRejected):
