@@ -24,6 +24,8 @@ _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView)
 _MAX_ITERATOR_ITEMS = 1_000_000  # so that an infinite iterator does not hang the program
 _MAX_DEPTH = 100  # levels of nesting; the database accepts no more
+_LARGE = 10_000  # parts of a value that are written as JSON in a few milliseconds
+_TEXT_OF_A_PART = 100  # characters of text that take as long as one part
 
 
 def plain(value: Any, field: str = "") -> Any:
@@ -78,6 +80,26 @@ def plain_result(value: Any) -> tuple[Any, int]:
     except Exception as error:
         raise _invalid_argument(value, field, error) from error
     return value, len(encode(value, field))
+
+
+def is_large(value: object) -> bool:
+    """Return whether it may take long to write a value as JSON: longer than an event loop can wait.
+
+    A value that the caller's own code produces part by part counts as large.
+    """
+    left: list[Any] = [value]
+    size = 0
+    while left and size <= _LARGE:
+        part = left.pop()
+        if type(part) is str:
+            size += len(part) // _TEXT_OF_A_PART
+        elif type(part) in (dict, list, tuple, set, frozenset):  # no class of the caller's own
+            size += len(part)
+            if size <= _LARGE:
+                left.extend(part.values() if type(part) is dict else part)
+        elif type(part) not in _PLAIN_TYPES and isinstance(part, Iterator):
+            return True
+    return size > _LARGE
 
 
 def encode_text(value: str, field: str) -> bytes:

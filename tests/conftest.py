@@ -18,6 +18,8 @@ import pytest
 from picture_queue import AsyncPictureQueue, Job, JobEvent, Worker, WorkerSettings
 from picture_queue.local.stack import LocalSupabase
 
+from .signals import watch
+
 # A run in the background of a shell inherits an ignored Ctrl-C; the programs the tests interrupt
 # must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -161,7 +163,7 @@ def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
     def make(**settings: Any) -> Worker:
         chosen = {"queues": (queue,), "poll_interval": 30.0, "shutdown_grace": 0.0} | settings
         worker = Worker(service, WorkerSettings(**chosen))
-        worker._signals.watch()
+        watch(worker)
         return worker
 
     return make

@@ -16,6 +16,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from picture_queue import _rpc
+from picture_queue._log import Log
 from picture_queue._realtime.event_source import EventSource
 from picture_queue._rpc import Rpc
 from picture_queue._transport.backend import AsyncBackend
@@ -36,7 +37,7 @@ from picture_queue.records import (
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 #: Seconds between two reads of the row, with and without a connection that delivers events.
 POLL_CONNECTED = 5.0

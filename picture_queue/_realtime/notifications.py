@@ -6,7 +6,6 @@ test is repeated at intervals; when it fails, `lost` is called and the listeners
 """
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,13 +17,14 @@ from psycopg.pq import PGnotify
 from psycopg.pq.abc import PGconn
 from pydantic_core import from_json
 
+from picture_queue._log import Log
 from picture_queue._realtime.event_source import Listener
 from picture_queue._transport.connection import AsyncRawConnection, connect_async
 from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 _CHANNEL = "picture_queue"
 _TEST_CHANNEL = "picture_queue_proof"

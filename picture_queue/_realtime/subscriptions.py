@@ -9,7 +9,6 @@ the row.
 
 import asyncio
 import contextlib
-import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +21,11 @@ from realtime import (
     RealtimeSubscribeStates,
 )
 
+from picture_queue._log import Log
 from picture_queue._realtime.event_source import Listener
 from picture_queue._transport.postgrest import AsyncPostgrest
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 _JOIN_TIMEOUT = 10  # seconds, to connect and for each join
 _CLOSE_TIMEOUT = 2.0  # seconds

@@ -4,18 +4,18 @@ A transport may execute the same `Rpc` again after a lost answer. Ids of new row
 therefore generated when the `Rpc` is built: a retry finds the rows that the first attempt wrote.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from picture_queue._json import plain
+from picture_queue._log import Log
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 
 class Rpc(NamedTuple, Generic[T]):

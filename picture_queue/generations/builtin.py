@@ -1,8 +1,7 @@
 """The built-in worker, which generates pictures."""
 
-import logging
-
 from picture_queue._async.client import AsyncPictureQueue
+from picture_queue._log import Log
 from picture_queue.generations.handler import JOB_TYPE, image_handler
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
@@ -10,7 +9,7 @@ from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.settings import ReplicateSettings, WorkerSettings
 from picture_queue.worker import JobContext, Worker
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 #: Seconds for one attempt: longer than the deadline of a prediction, since an attempt also searches
 #: for the prediction of an attempt that died, and stores the pictures.

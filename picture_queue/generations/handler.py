@@ -4,12 +4,12 @@ Obtain one prediction, wait for its end, store its pictures.
 """
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from picture_queue._log import Log
 from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
@@ -22,7 +22,7 @@ from picture_queue.providers.replicate.prediction import Prediction
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
 from picture_queue.worker import JobContext, PermanentFailure, RateLimited, Retry, Snooze
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 JOB_TYPE = "generate-image"
 #: The limit key of these jobs; it is paused if Replicate throttles the account or is unreachable.
@@ -103,14 +103,16 @@ class _GenerationRun:
         """Return the exception that tells the worker what to do with the job after an error."""
         public, wait = error.public, error.retry_after
         key, counts = None, error.counts
+        begun, prediction = self._manager.begun, self._manager.prediction
         if not counts:
-            # The account is throttled or Replicate is unreachable: all other jobs would fail too.
+            # The fault is the account's or Replicate's: all other jobs would fail too.
             key = PAUSE_KEY
-        elif isinstance(error, errors.ServiceUnavailable) and (begun := self._manager.begun):
+        elif begun is None and isinstance(error.__cause__, Busy | ConnectionFailed):
+            counts = False  # nothing has begun, and the project is at fault
+        elif begun is not None and isinstance(error, errors.ServiceUnavailable):
             # The prediction is paid for, so do not give it up. Other jobs may succeed: no pause.
             age = datetime.now(UTC) - begun.prediction.created_at
             counts = age.total_seconds() > self._settings.outage
-            prediction = self._manager.prediction
             if prediction is not None and prediction.status == "succeeded":
                 public = "The picture was made and waits to be stored."
         if counts:

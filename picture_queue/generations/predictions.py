@@ -6,8 +6,8 @@ outcome of the create is unknown, and it searches at Replicate before it creates
 """
 
 import asyncio
-import logging
 
+from picture_queue._log import Log
 from picture_queue.errors import Conflict, StaleLease
 from picture_queue.generations import orphans
 from picture_queue.generations._tasks import run_to_end
@@ -19,7 +19,7 @@ from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.prediction import Prediction
 from picture_queue.records import BegunPrediction
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 _ROUNDS = 3  # rows an attempt may begin before it leaves the rest to the next attempt
 
@@ -100,7 +100,7 @@ class PredictionManager:
     async def _get(self, prediction_id: str) -> Prediction:
         try:
             return await self._client.get(prediction_id)
-        except (errors.RequestRefused, errors.Unauthorized) as error:
+        except (errors.RequestRefused, errors.Unauthorized, errors.Forbidden) as error:
             # It is paid for, so a single odd answer does not end it.
             _log.warning("prediction %s: asking again after: %s", prediction_id, error)
         await asyncio.sleep(self._settings.grace)

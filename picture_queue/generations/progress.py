@@ -1,11 +1,10 @@
 """The progress of a generation, as its owner sees it."""
 
-import logging
-
+from picture_queue._log import Log
 from picture_queue.providers.replicate.prediction import Prediction
 from picture_queue.worker.context import JobContext
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 
 class GenerationProgress:

@@ -18,6 +18,8 @@ from picture_queue._transport.connection import AsyncRawConnection
 from picture_queue.errors import SettingsError
 from picture_queue.settings import DatabaseSettings
 
+from ..signals import watch
+
 
 @pytest.fixture
 async def direct(stack):
@@ -255,7 +257,7 @@ async def test_what_nobody_has_heard_is_not_trusted(stack, queue, monkeypatch):
 
 async def test_an_idle_worker_starts_a_job_without_polling(direct, queue):
     worker = Worker(direct, WorkerSettings(queues=(queue,), poll_interval=3600))
-    worker._signals.watch()
+    watch(worker)
     started = asyncio.Event()
 
     @worker.handler("x")

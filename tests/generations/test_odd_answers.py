@@ -1,5 +1,6 @@
 """A single odd answer of Replicate, or of the host of its output, costs no paid picture."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,9 @@ import httpx
 import pytest
 
 from picture_queue.providers.replicate import errors
-from picture_queue.worker import PermanentFailure
+from picture_queue.worker import PermanentFailure, RateLimited, Retry
 
-from .world import World, assert_paid_once, raises_verdict
+from .world import Job, World, assert_paid_once, raises_verdict
 
 
 class _Odd(httpx.AsyncBaseTransport):
@@ -35,6 +36,10 @@ class _Odd(httpx.AsyncBaseTransport):
 
 def _reads(request: httpx.Request) -> bool:
     return request.method == "GET" and request.url.path.startswith("/v1/predictions/")
+
+
+def _creates(request: httpx.Request) -> bool:
+    return request.method == "POST" and request.url.path.endswith("/predictions")
 
 
 def _downloads(request: httpx.Request) -> bool:
@@ -68,18 +73,73 @@ async def test_the_prediction_of_another_id_is_not_believed(world: World) -> Non
 
 
 @pytest.mark.parametrize(
-    ("matches", "status", "kind", "state"),
+    ("matches", "status", "verdict", "kind", "state"),
     [
-        (_reads, 403, errors.Unauthorized, "created"),
-        (_reads, 404, errors.OutputExpired, "lost"),
-        (_downloads, 403, errors.OutputError, "failed"),
-        (_downloads, 404, errors.OutputExpired, "failed"),
+        (_reads, 401, RateLimited, errors.Unauthorized, "created"),
+        (_reads, 403, Retry, errors.Forbidden, "created"),
+        (_reads, 404, PermanentFailure, errors.OutputExpired, "lost"),
+        (_downloads, 403, PermanentFailure, errors.OutputError, "failed"),
+        (_downloads, 404, PermanentFailure, errors.OutputExpired, "failed"),
     ],
 )
 async def test_a_refusal_that_is_repeated_is_believed(
-    world: World, matches: Any, status: int, kind: type[errors.ReplicateError], state: str
+    world: World,
+    matches: Any,
+    status: int,
+    verdict: type[Exception],
+    kind: type[errors.ReplicateError],
+    state: str,
 ) -> None:
     world.http._transport = _Odd(world.http._transport, matches, 99, status)
-    with raises_verdict(PermanentFailure, kind):
+    with raises_verdict(verdict, kind):
         await world.run(world.generation())
     assert [row.state for row in world.db.rows] == [state]
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "kind"),
+    [(401, RateLimited, errors.Unauthorized), (403, Retry, errors.Forbidden)],
+)
+async def test_a_refused_token_at_a_create_fails_no_job_for_good(
+    world: World, status: int, verdict: type[Exception], kind: type[errors.ReplicateError]
+) -> None:
+    """The token is the operator's. Jobs wait until it is replaced, or use another attempt."""
+    world.http._transport = _Odd(world.http._transport, _creates, 1, status, json={"detail": "odd"})
+    generation = world.generation()
+    with raises_verdict(verdict, kind) as raised:
+        await world.run(generation)
+    if isinstance(raised.verdict, RateLimited):
+        assert raised.verdict.key == "type:generate-image", "all of them would fail"
+    assert [row.state for row in world.db.rows] == ["failed"]
+    await world.run(generation)
+    assert len(await world.paid()) == 1
+
+
+class _UnreachableLog(logging.Handler):
+    """A handler of the user's that sends lines to a server which is down."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ConnectionError("the log server is down")
+
+
+async def test_a_logging_handler_that_raises_costs_no_picture(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger("picture_queue"), "handlers", [_UnreachableLog()])
+    world.http._transport = _Odd(world.http._transport, _reads, 1, 403, json={"detail": "odd"})
+    generation = world.generation()
+    await world.run(generation)
+    await assert_paid_once(world, generation)
+    assert "ConnectionError: the log server is down" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+async def test_a_refused_create_is_repeated_once(world: World, status: int) -> None:
+    world.http._transport = _Odd(world.http._transport, _creates, 2, status, json={"detail": "odd"})
+    generation = world.generation()
+    with pytest.raises(Retry):
+        await world.run(generation)
+    with pytest.raises(PermanentFailure):
+        await world.run(generation, Job(attempt=2))
+    await world.run(generation)
+    assert len(await world.paid()) == 1

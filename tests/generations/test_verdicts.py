@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from picture_queue.errors import ConnectionFailed
+from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.generations.handler import image_handler
 from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.client import ReplicateClient
@@ -241,3 +241,25 @@ async def test_an_outage_of_storage_gives_the_attempt_back(world: World) -> None
             assert "project" in raised.verdict.outcome("default").detail
     await world.run(generation)
     await assert_paid_once(world, generation)
+
+
+class _ProjectAway(Store):
+    """The project does not answer, so no row can be written."""
+
+    def __init__(self, *arguments: Any, error: Exception) -> None:
+        super().__init__(*arguments)
+        self.error = error
+
+    async def begin(self) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ConnectionFailed("no answer"), Busy("locked")])
+async def test_an_outage_of_the_project_before_the_begin_gives_the_attempt_back(
+    world: World, error: Exception
+) -> None:
+    store = _ProjectAway(world.db, world.generation(), error=error)
+    with raises_verdict(Snooze, errors.ServiceUnavailable) as raised:
+        await image_handler(world.client, lambda _: store, FAST)({}, Job())
+    assert raised.verdict.seconds == FAST.pause
+    assert await world.paid() == []

@@ -15,6 +15,7 @@ from picture_queue.providers.replicate.download import DownloadRules
 from picture_queue.settings import ReplicateSettings
 
 from ..faults.proxy import Proxy
+from ..signals import watch
 
 QUICK = HandlerSettings(first_look=0.05, longest_look=0.1)
 
@@ -25,7 +26,7 @@ def new_builtin(stack, service) -> Callable[..., Worker]:
         replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
         chosen = WorkerSettings(shutdown_grace=0, **settings)
         worker = builtin_worker(service, chosen, replicate, QUICK)
-        worker._signals.watch()
+        watch(worker)
         return worker
 
     return make
@@ -84,7 +85,7 @@ async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monke
         quick = replace(QUICK, pause=0.1)
         settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
         worker = builtin_worker(service, settings, replicate, quick)
-        worker._signals.watch()
+        watch(worker)
         started = await service.generations.start("a lighthouse")
         async with worker:
             for _ in range(5):  # more than the attempts of a job
@@ -101,7 +102,7 @@ async def test_an_outage_of_storage_costs_no_attempt(stack, service, faults, mon
     replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
     settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
     worker = builtin_worker(service, settings, replicate, replace(QUICK, pause=0.1))
-    worker._signals.watch()
+    watch(worker)
     started = await service.generations.start("a lighthouse")
     async with worker:
         for _ in range(5):  # more than the attempts of a job
@@ -120,7 +121,7 @@ async def test_a_wrong_address_of_replicate_is_told_where_people_look(
     monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05, concurrency=1)
     worker = builtin_worker(service, settings, ReplicateSettings("r8_test", url), QUICK)
-    worker._signals.watch()
+    watch(worker)
     first, second = [await service.generations.start(f"lighthouse {n}") for n in range(2)]
     says = f"NotReached: Replicate is out of reach at {url}: ConnectError: "
     async with worker:
@@ -162,7 +163,7 @@ async def test_without_a_token_generations_stay_pending_and_the_log_says_why(
     service, queue, caplog
 ):
     worker = builtin_worker(service, WorkerSettings(queues=("default", queue)), None)
-    worker._signals.watch()
+    watch(worker)
     assert "REPLICATE_API_TOKEN is not set: generate-image jobs stay pending" in caplog.text
     assert worker.job_types == ()
     started = await service.generations.start("a lighthouse")

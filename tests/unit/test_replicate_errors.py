@@ -46,7 +46,7 @@ def test_each_recorded_refusal_has_its_class(name: str, kind: type[errors.Replic
     ("status", "kind"),
     [
         (400, errors.RequestRefused),
-        (403, errors.Unauthorized),
+        (403, errors.Forbidden),
         (413, errors.InputTooLarge),
         (500, errors.ServiceUnavailable),
         (504, errors.ServiceUnavailable),

@@ -12,10 +12,11 @@ from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker import heartbeat
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import Stop
 from picture_queue.worker.heartbeat import HeartbeatLoop
 from picture_queue.worker.slots import Lease, Slots
+
+from ..signals import Signals
 
 
 class FakeAttempt:
@@ -33,16 +34,14 @@ class Bench:
     def __init__(self, project: Any, claimed: Any) -> None:
         self.project = project
         self.claimed = claimed
-        self.signals = Signals().watch()
+        self.signals = Signals()
         self.slots = Slots(10, lambda job: None)
-        self.calls = WorkerCalls(project)
+        self.calls = WorkerCalls(project, "w", self.signals.emit)
         self.confirmed: asyncio.Queue[Lease] = asyncio.Queue()
         self.cancelled: asyncio.Queue[Lease] = asyncio.Queue()
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
         self.connection = project.for_thread()
-        self.heartbeat = HeartbeatLoop(
-            self.calls, "w", self.slots, self.take_answer, self.lose, self.signals
-        )
+        self.heartbeat = HeartbeatLoop(self.calls, self.slots, self.take_answer, self.lose)
         project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
 
     def start(self) -> None:
@@ -301,17 +300,59 @@ async def test_code_of_no_handler_that_blocks_is_named_by_its_task(bench, caplog
     assert "Code of somebody's has blocked the event loop for" in caplog.text
 
 
-async def test_a_process_that_was_stopped_blames_no_handler(bench, caplog):
+async def test_a_process_that_was_stopped_blames_no_handler(bench):
     """After SIGSTOP and SIGCONT neither the event loop nor the thread has run for a while."""
     bench.hold(lease_seconds=30)
     await asyncio.sleep(0.1)
-    bench.heartbeat._loop_ran_at -= 60
-    bench.heartbeat._checked_at -= 60
-    bench.heartbeat._check_loop(10)
-    assert caplog.text == ""
-    bench.heartbeat._loop_ran_at -= 60
-    bench.heartbeat._check_loop(10)
-    assert "has blocked the event loop" in caplog.text
+    monitor = bench.heartbeat._monitor
+    monitor._loop_ran_at -= 60
+    monitor._checked_at -= 60
+    assert monitor.check(10) is None
+    monitor._loop_ran_at -= 60
+    assert "has blocked the event loop" in monitor.check(10)
+
+
+async def test_a_fault_of_the_watch_over_the_event_loop_costs_no_heartbeat(
+    project, claimed, monkeypatch, caplog
+):
+    def fail(limit: float) -> None:
+        raise OSError("no frames")
+
+    bench = Bench(project, claimed)
+    monkeypatch.setattr(bench.heartbeat._monitor, "_check", fail)
+    monkeypatch.setattr(heartbeat, "_FAULT_DELAY", 60.0)
+    bench.start()
+    bench.hold(lease_seconds=0.3)
+    for _ in range(3):
+        await bench.signals.beaten.next()
+    await bench.heartbeat.stop()
+    assert "The event loop could not be checked: OSError('no frames')" in caplog.text
+
+
+async def test_a_log_that_takes_long_delays_no_heartbeat(project, claimed, monkeypatch):
+    """The warning about a blocked event loop is written after the heartbeat that is due."""
+    order: list[str] = []
+
+    def answer(rpc: Any, timeout: float) -> Any:
+        order.append("beat")
+        return rpc.parse({"cancel": [], "lost": []})
+
+    bench = Bench(project, claimed)
+    monkeypatch.setattr(bench.connection, "call", answer)
+    monkeypatch.setattr(bench.heartbeat._monitor, "check", lambda limit: "blocked")
+    logged = asyncio.Event()
+
+    def warning(text: str) -> None:
+        order.append(text)
+        asyncio_loop.call_soon_threadsafe(logged.set)
+
+    asyncio_loop = asyncio.get_running_loop()
+    monkeypatch.setattr(heartbeat._log, "warning", warning)
+    bench.heartbeat.beat_now()
+    bench.start()
+    await asyncio.wait_for(logged.wait(), 5)
+    await bench.heartbeat.stop()
+    assert order[:2] == ["beat", "blocked"]
 
 
 async def test_a_handler_that_holds_the_gil_is_told_of(bench, caplog):

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker import JobContext, SyncJobContext, joblog
-from picture_queue.worker.joblog import JobLog, Line
-from picture_queue.worker.progress import Progress
+from picture_queue.worker import JobContext, SyncJobContext, executor
+from picture_queue.worker._batch_sender import BatchSender
+from picture_queue.worker.context import log_line
 
 
-def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = False) -> Any:
+def log_of(send: Any, gather: float = executor.LOG_INTERVAL) -> BatchSender[dict[str, Any]]:
+    """Make a sender of lines as attempts do."""
+    return BatchSender(send, executor.LOG_KEPT, gather=gather, batch=executor.LOG_BATCH)
+
+
+def attempt_of(job: Any, log: BatchSender[dict[str, Any]], *, settled: bool = False) -> Any:
     return SimpleNamespace(
         job=job,
-        progress=progress,
         log=log,
         settled=settled,
         stop_reason=None,
@@ -33,16 +37,13 @@ class Wire:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def send(self, lines: list[Line]) -> None:
-        self.sent.put_nowait([line.message for line in lines])
+    async def send(self, lines: list[dict[str, Any]]) -> None:
+        self.sent.put_nowait([line["message"] for line in lines])
         await self.open.wait()
 
     async def next(self) -> list[str]:
         async with asyncio.timeout(5):
             return await self.sent.get()
-
-
-async def no_progress(percent: int, message: str | None) -> None: ...
 
 
 @pytest.fixture
@@ -52,16 +53,16 @@ def wire():
 
 @pytest.fixture
 def log(wire):
-    return JobLog(wire.send)
+    return log_of(wire.send)
 
 
-def write(log: JobLog, *messages: str) -> None:
+def write(log: BatchSender[dict[str, Any]], *messages: str) -> None:
     for message in messages:
-        log.put(Line.of(message, "info"))
+        log.put(log_line(message, "info"))
 
 
-async def test_lines_wait_for_each_other(log, wire, monkeypatch):
-    monkeypatch.setattr(joblog, "INTERVAL", 0.02)
+async def test_lines_wait_for_each_other(wire):
+    log = log_of(wire.send, gather=0.02)
     write(log, "a", "b")
     assert wire.sent.empty()
     await asyncio.sleep(0)
@@ -72,8 +73,8 @@ async def test_lines_wait_for_each_other(log, wire, monkeypatch):
     assert await wire.next() == ["d"]
 
 
-async def test_fifty_lines_do_not_wait(log, wire, monkeypatch):
-    monkeypatch.setattr(joblog, "INTERVAL", 3600)
+async def test_fifty_lines_do_not_wait(wire):
+    log = log_of(wire.send, gather=3600)
     numbers = [str(n) for n in range(51)]
     write(log, *numbers)
     assert await wire.next() == numbers[:50]
@@ -103,8 +104,8 @@ async def test_lines_that_were_dropped_are_not_sent(log, wire):
 
 
 async def test_handlers_of_both_kinds_write(claimed, log, wire):
-    JobContext(attempt_of(claimed(), Progress(no_progress), log)).log("from the loop")
-    context = SyncJobContext(attempt_of(claimed(), Progress(no_progress), log))
+    JobContext(attempt_of(claimed(), log)).log("from the loop")
+    context = SyncJobContext(attempt_of(claimed(), log))
     thread = threading.Thread(target=context.log, args=("from a thread", "error"))
     thread.start()
     thread.join()
@@ -115,19 +116,18 @@ async def test_handlers_of_both_kinds_write(claimed, log, wire):
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
 async def test_a_handler_that_goes_on_after_the_end_is_stopped(claimed, log, kind):
-    context = kind(attempt_of(claimed(), Progress(no_progress), log, settled=True))
+    context = kind(attempt_of(claimed(), log, settled=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
 
 
 def test_a_level_is_one_of_four():
     with pytest.raises(InvalidArgument, match="level is 'loud'"):
-        Line.of("a", "loud")  # type: ignore[arg-type]
+        log_line("a", "loud")  # type: ignore[arg-type]
 
 
 def test_a_line_is_made_storable():
-    line = Line.of(f"{'x' * 5000}", "debug")
-    assert len(line.message) == 2000
-    line = Line.of("a\nb\x00", "debug")
-    assert line.as_json() == {"at": line.at, "level": "debug", "message": "a\nb\ufffd"}
-    assert Line.of(ValueError("any object"), "error").message == "any object"
+    assert len(log_line("x" * 5000, "debug")["message"]) == 2000
+    line = log_line("a\nb\x00", "debug")
+    assert line == {"at": line["at"], "level": "debug", "message": "a\nb\ufffd"}
+    assert log_line(ValueError("any object"), "error")["message"] == "any object"

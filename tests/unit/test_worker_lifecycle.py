@@ -25,6 +25,8 @@ from picture_queue import (
 from picture_queue.worker import slots, supervisor
 from picture_queue.worker.outcomes import Completed
 
+from ..signals import watch
+
 VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
 
@@ -69,7 +71,7 @@ class Bench:
 
     def worker(self, **settings: Any) -> Worker:
         worker = Worker(self.client, WorkerSettings(**{"poll_interval": 30, **settings}))
-        worker._signals.watch()
+        watch(worker)
         return worker
 
     def claim(self, params: dict[str, Any]) -> list[dict[str, Any]]:
@@ -104,7 +106,7 @@ def connect(monkeypatch):
     def watcher(project: Any) -> Any:
         return SimpleNamespace(wake_ups=project.subscriptions, aclose=aclose)
 
-    monkeypatch.setattr("picture_queue.worker.supervisor.connect", connect)
+    monkeypatch.setattr("picture_queue._transport.duplicate.for_thread", connect)
     monkeypatch.setattr("picture_queue.worker.worker.Watcher", watcher)
 
 
@@ -491,7 +493,7 @@ def test_a_worker_runs_again_in_another_event_loop(bench, project):
 
     async def main() -> None:
         project.asked = asyncio.Queue()
-        worker._signals.watch()
+        watch(worker)
         job = bench.job()
         running = asyncio.create_task(worker.run())
         await worker._signals.reported.next()
@@ -524,7 +526,7 @@ def test_a_worker_whose_event_loop_was_closed_runs_again(bench, project):
     project.answers["unregister_worker"] = lambda params: None
 
     async def main() -> None:
-        worker._signals.watch()
+        watch(worker)
         async with worker:
             await worker._signals.idle.next()
             gc.collect()  # it ends the coroutines that the closed event loop left

@@ -67,7 +67,6 @@ async def test_a_handler_that_ends_after_all_counts_no_longer(bench):
     in_time = bench.given_up()
     for attempt in (late, in_time):
         attempt.ended = True
-        bench.stuck.ended(attempt)
     bench.given_up()
     await bench.turn()
     assert bench.calls == 0

@@ -10,7 +10,6 @@ What it repeats and what it does not (https://replicate.com/docs/reference/http)
 
 import asyncio
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,12 +29,13 @@ from tenacity import (
     wait_random,
 )
 
+from picture_queue._log import Log
 from picture_queue._loopback import is_loopback_url
 from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.download import ENCODINGS, DownloadRules, download, read_body
 from picture_queue.providers.replicate.prediction import Prediction
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 BASE_URL = "https://api.replicate.com/v1"
 TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=10.0)

@@ -6,7 +6,8 @@ ReplicateError
 ├── ServiceUnavailable   5xx or no answer, on a call that is safe to repeat
 │   └── NotReached       no connection: nothing was sent, the attempt is given back
 ├── OutcomeUnknown       a create whose answer was lost: look before creating again
-├── Unauthorized         401, 403: the token is missing, wrong or not permitted
+├── Unauthorized         401: the token is missing or wrong, for all jobs
+├── Forbidden            403: the token is not permitted to do this
 ├── RequestRefused       any other 4xx
 │   ├── ResourceNotFound 404: no such model, version or prediction
 │   └── InputRejected    422, or a failure the input caused
@@ -112,13 +113,25 @@ class OutcomeUnknown(ReplicateError):
 
 
 class Unauthorized(ReplicateError):
-    """Replicate refused the token (401) or what it is used for (403)."""
+    """Replicate refused the token (401). The operator has to replace it; no job is at fault."""
 
     public = "The image service refused this server's credentials."
+    retryable = True
+    counts = False
+
+
+class Forbidden(ReplicateError):
+    """The token is not permitted to do this (403), perhaps to use this one model."""
+
+    public = "The image service refused this server's credentials."
+    retryable = True
 
 
 class RequestRefused(ReplicateError):
-    """Replicate refused the request; the same request will be refused again."""
+    """Replicate refused the request. It is repeated once, since a single answer may be odd."""
+
+    retryable = True
+    tries: int | None = 2
 
 
 class ResourceNotFound(RequestRefused):
@@ -128,9 +141,11 @@ class ResourceNotFound(RequestRefused):
 
 
 class InputRejected(RequestRefused):
-    """The model does not take this input."""
+    """The model does not take this input; the same input will be refused again."""
 
     public = "The model does not accept this input."
+    retryable = False
+    tries = None
 
 
 class InputTooLarge(InputRejected):
@@ -221,7 +236,8 @@ def from_response(status: int, headers: Mapping[str, str], body: object) -> Repl
             message, retry_after=_retry_after(headers, problem), status=status, detail=told
         )
     if status in (401, 403):
-        return Unauthorized(message, status=status, detail=told, hint="Check REPLICATE_API_TOKEN")
+        kind = Unauthorized if status == 401 else Forbidden
+        return kind(message, status=status, detail=told, hint="Check REPLICATE_API_TOKEN")
     if status == 404:
         return ResourceNotFound(message, status=status, detail=told)
     if status == 413:
