@@ -132,23 +132,14 @@ language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_day date := picture_queue._cron_day(p_cron, p_after::date);
-  v_hour integer := extract(hour from p_after);
-  v_minute integer;
+  v_passed integer := extract(hour from p_after) * 60 + extract(minute from p_after);
+  v_minute integer := case when v_day = p_after::date then (
+    select min(h * 60 + m) from unnest(p_cron.hours) h cross join unnest(p_cron.minutes) m where h * 60 + m > v_passed) end;
 begin
-  if v_day = p_after::date then
-    if v_hour = any (p_cron.hours) then
-      select min(m) into v_minute from unnest(p_cron.minutes) m where m > extract(minute from p_after);
-    end if;
-    if v_minute is null then
-      v_minute := p_cron.minutes[1];
-      select min(h) into v_hour from unnest(p_cron.hours) h where h > extract(hour from p_after);
-    end if;
-    if v_hour is not null then
-      return v_day + make_time(v_hour, v_minute, 0);
-    end if;
+  if v_day = p_after::date and v_minute is null then
     v_day := picture_queue._cron_day(p_cron, v_day + 1);
   end if;
-  return v_day + make_time(p_cron.hours[1], p_cron.minutes[1], 0);
+  return v_day + make_interval(mins => coalesce(v_minute, p_cron.hours[1] * 60 + p_cron.minutes[1]));
 end
 $$;
 

@@ -1,19 +1,6 @@
 -- Why jobs do not move. Each job is looked up by its id and what may stop it by indexes, a bounded number of rows a
 -- job, so that a list of jobs can show it.
 
--- The state of each of these keys that has a limit or a pause: until when it is paused, whether it is full, how many of
--- its jobs run, and when its rate permits one more start.
-create function picture_queue._key_states(p_keys text[]) returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
-    'max_running', l.max_running, 'rate', l.rate, 'period_seconds', l.period_seconds, 'running', greatest(l.running, 0),
-    'is_paused', l.paused_until is not null, 'paused_until', nullif(l.paused_until, 'infinity'),
-    'is_full', l.paused_until is null and l.capacity <= 0,
-    'free_at', case when l.paused_until is null then l.free_at end)), '{}')
-  from picture_queue._limits(p_keys) l
-$$;
-
 -- The reasons caused by the jobs themselves. rank orders those of a job: what stops it first has the lowest.
 -- p_user_id: who asks, null for a service key; p_idle_since: when maintenance was last done, if that is long ago.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
@@ -100,13 +87,20 @@ set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_orphans text[];  -- queue and job type of those that no worker seen in the last minute takes
-  v_keys jsonb := picture_queue._key_states(array(
+  v_orphans text[];  -- queue and job type of the jobs that no worker seen in the last minute takes
+  v_keys jsonb;  -- the state of each key of the jobs that has a limit or a pause
+begin
+  select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
+    'max_running', l.max_running, 'rate', l.rate, 'period_seconds', l.period_seconds, 'running', greatest(l.running, 0),
+    'is_paused', l.paused_until is not null, 'paused_until', nullif(l.paused_until, 'infinity'),
+    'is_full', l.paused_until is null and l.capacity <= 0,
+    'free_at', case when l.paused_until is null then l.free_at end)), '{}')
+  into v_keys
+  from picture_queue._limits(array(
     select distinct k
     from public.job_queue j
     cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
-    where j.id = any (p_ids) and k is not null));
-begin
+    where j.id = any (p_ids) and k is not null)) l;
   with alive as materialized (
     -- Most workers of a project take the same.
     select distinct w.queues, w.job_types from picture_queue.worker w where w.seen_at > v_now - interval '1 minute'

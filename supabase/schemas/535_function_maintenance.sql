@@ -88,20 +88,6 @@ begin
 end
 $$;
 
--- Returns when work becomes due next after p_now, at most two seconds later. A transaction that adds work due earlier
--- wakes the worker that holds the maintenance lease.
-create function picture_queue._next_due(p_now timestamptz) returns timestamptz
-language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-  select least(p_now + interval '2 seconds',
-    (select j.scheduled_for from public.job_queue j
-      where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
-    (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),
-    (select f.due_at from picture_queue.follow_up f where f.due_at > p_now order by f.due_at limit 1),
-    (select s.look_at from picture_queue.signal s where s.look_at > p_now order by s.look_at limit 1),
-    (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
-$$;
-
 -- Adds the changes of the job counts to the counters and, if p_prunes, deletes old rows. Each call does a bounded part.
 -- It sets the next time of both, in five seconds and in a minute; at once if there is more to do.
 create function picture_queue._do_housekeeping(p_prunes boolean) returns jsonb
@@ -129,7 +115,7 @@ $$;
 -- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns whether
 -- the round was done (leased, true without a name too), what was done, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -171,7 +157,14 @@ begin
     perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
     v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
-    v_next := picture_queue._next_due(v_now);
+    -- A transaction that adds work due before v_next wakes the worker that holds the lease.
+    v_next := least(v_now + interval '2 seconds',
+      (select j.scheduled_for from public.job_queue j
+        where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
+      (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
+      (select f.due_at from picture_queue.follow_up f where f.due_at > v_now order by f.due_at limit 1),
+      (select s.look_at from picture_queue.signal s where s.look_at > v_now order by s.look_at limit 1),
+      (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
   v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);

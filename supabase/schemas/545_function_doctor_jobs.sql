@@ -178,10 +178,6 @@ as $$
   from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
 $$;
 
-create function picture_queue._check_postgres() returns setof picture_queue.finding
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select 'ok', 'version ' || current_setting('server_version'), null $$;
-
 create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
