@@ -37,4 +37,3 @@ comment on table picture_queue.setting is 'Defaults and limits of the whole proj
 comment on column picture_queue.setting.unknown_queue is
   'What an enqueue to a queue that is not there does: create, refuse.';
 insert into picture_queue.setting default values;
-alter table picture_queue.setting enable row level security;

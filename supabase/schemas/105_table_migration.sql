@@ -6,4 +6,3 @@ create table picture_queue.migration (
   applied_at timestamptz not null default now()
 );
 comment on table picture_queue.migration is 'What `picture-queue migrate` applied, by the names it ships under.';
-alter table picture_queue.migration enable row level security;

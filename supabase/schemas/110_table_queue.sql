@@ -45,7 +45,6 @@ comment on column picture_queue.queue.reorder_after is
 comment on column picture_queue.queue.reorder_again_at is
   'When to look at all jobs once more, for those that were enqueued by transactions open at the change.';
 insert into picture_queue.queue (name) values ('default');
-alter table picture_queue.queue enable row level security;
 
 create table picture_queue.breaker (
   queue text primary key references picture_queue.queue (name) on delete cascade,
@@ -53,4 +52,3 @@ create table picture_queue.breaker (
   failures integer not null
 );
 comment on table picture_queue.breaker is 'Failures of one kind in a row, for queues that pause after some.';
-alter table picture_queue.breaker enable row level security;

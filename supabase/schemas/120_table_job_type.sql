@@ -19,4 +19,3 @@ create table picture_queue.job_type (
   constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
 );
 comment on table picture_queue.job_type is 'Policy per job type; null means the queue''s, then the default.';
-alter table picture_queue.job_type enable row level security;

@@ -15,4 +15,3 @@ comment on column picture_queue.worker.start_positions is
 -- which an old snapshot keeps from being cleaned up are not in the way.
 create index worker_newest on picture_queue.worker (name, seen_at desc);
 create index worker_idle on picture_queue.worker (seen_at) where idle;
-alter table picture_queue.worker enable row level security;

@@ -111,4 +111,3 @@ alter table public.job_queue
   alter batch_id set statistics 0, alter idempotency_key set statistics 0, alter unique_key set statistics 0,
   alter parked_on set statistics 0, alter blocked_on set statistics 0, alter message set statistics 0,
   alter error set statistics 0;
-alter table public.job_queue enable row level security;

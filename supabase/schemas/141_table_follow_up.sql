@@ -15,7 +15,6 @@ comment on column picture_queue.follow_up.data is
   ' lower id has ended, no parent can have missed the child. "looks" is how often it was looked at.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
-alter table picture_queue.follow_up enable row level security;
 
 -- Steps that failed, for one subject each. Others go on; the step is tried again at retry_at.
 create table picture_queue.failed_step (
@@ -30,7 +29,6 @@ create table picture_queue.failed_step (
 comment on table picture_queue.failed_step is
   'Steps of maintenance and claims that failed for one subject, to be tried again; queue_doctor() shows them.';
 create index failed_step_retry on picture_queue.failed_step (retry_at);
-alter table picture_queue.failed_step enable row level security;
 
 create table picture_queue.lease_extension (
   -- No foreign key: it would wait for the very lock that is in the way.
@@ -40,7 +38,6 @@ create table picture_queue.lease_extension (
 );
 comment on table picture_queue.lease_extension is
   'Leases prolonged beside their job, whose row somebody else had locked at the heartbeat.';
-alter table picture_queue.lease_extension enable row level security;
 
 -- Who does the maintenance, until when, and when they look next.
 create table picture_queue.maintenance (
@@ -65,4 +62,3 @@ comment on column picture_queue.maintenance.look_at is
 comment on column picture_queue.maintenance.sweep_at is 'When to look for expired leases next.';
 comment on column picture_queue.maintenance.fold_at is 'When to add up depth_change next.';
 insert into picture_queue.maintenance default values;
-alter table picture_queue.maintenance enable row level security;

@@ -8,7 +8,6 @@ create table picture_queue.dependency (
 );
 comment on table picture_queue.dependency is 'Which unfinished jobs a waiting job waits for.';
 create index dependency_parent on picture_queue.dependency (parent_id);
-alter table picture_queue.dependency enable row level security;
 
 -- Jobs that belong together. Changes of the counts are follow-ups; when all jobs have finished, the
 -- callback is enqueued.
@@ -33,4 +32,3 @@ create index batch_finished on picture_queue.batch (finished_at) where finished_
 -- Finished batches whose callback is still to be enqueued.
 create index batch_callback on picture_queue.batch (finished_at)
   where finished_at is not null and callback is not null and callback_job_id is null and callback_error is null;
-alter table picture_queue.batch enable row level security;

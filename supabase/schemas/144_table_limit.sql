@@ -19,7 +19,6 @@ comment on column picture_queue.limit_rule.counted is
   'Jobs that were running when the rule was made are counted; before that none of its keys starts.';
 comment on column picture_queue.limit_rule.count_at is
   'When to look again for running jobs not counted yet: claims that began before the rule may still start some.';
-alter table picture_queue.limit_rule enable row level security;
 
 -- How many jobs run under each limited key, and until when it is paused. Whoever reads the row to decide, or
 -- changes it, holds the advisory lock of the key (_lock_keys). That lock makes sure that each key has one row, so no
@@ -36,7 +35,6 @@ comment on table picture_queue.limit_key is 'How many jobs run under each limite
 comment on column picture_queue.limit_key.pause_reason is 'Why a handler paused it; null if an operator did.';
 create index limit_key_newest on picture_queue.limit_key (key, version desc);
 create index limit_key_paused on picture_queue.limit_key (paused_until) where paused_until is not null;
-alter table picture_queue.limit_key enable row level security;
 
 create table picture_queue.start (
   key text not null,
@@ -44,7 +42,6 @@ create table picture_queue.start (
 );
 comment on table picture_queue.start is 'The latest starts of each key that has a rate.';
 create index start_key on picture_queue.start (key, at);
-alter table picture_queue.start enable row level security;
 
 -- One row says that n jobs of this key ended, or, with n = 0, that jobs which wait for it may start at that time by
 -- the clock. Rows are appended, so that whoever ends a job need not wait for the lock of the key; _unblock_keys takes
@@ -59,7 +56,6 @@ comment on table picture_queue.freed_key is
 -- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
-alter table picture_queue.freed_key enable row level security;
 
 create table picture_queue.tenant (
   name text primary key,
@@ -67,4 +63,3 @@ create table picture_queue.tenant (
   constraint tenant_weight_is_in_range check (weight between 0.001 and 1000)
 );
 comment on table picture_queue.tenant is 'The weight of tenants in queues that share fairly; 1 where there is no row.';
-alter table picture_queue.tenant enable row level security;

@@ -27,4 +27,3 @@ comment on column picture_queue.schedule.missed is
 comment on column picture_queue.schedule.last_at is 'The latest tick that made a job, and last_job_id that job.';
 comment on column picture_queue.schedule.last_error is 'Why the latest tick made no job; null if it did.';
 create index schedule_due on picture_queue.schedule (next_at) where not paused;
-alter table picture_queue.schedule enable row level security;

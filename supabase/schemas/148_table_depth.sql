@@ -8,7 +8,6 @@ create table picture_queue.depth (
   unique nulls not distinct (queue, status, hold)
 );
 comment on table picture_queue.depth is 'Jobs by queue and state, as of the last folding.';
-alter table picture_queue.depth enable row level security;
 
 create table picture_queue.depth_change (
   queue text not null,
@@ -18,7 +17,6 @@ create table picture_queue.depth_change (
   at timestamptz not null
 );
 comment on table picture_queue.depth_change is 'What changed in depth since the last folding.';
-alter table picture_queue.depth_change enable row level security;
 
 create table picture_queue.throughput (
   queue text not null,
@@ -29,4 +27,3 @@ create table picture_queue.throughput (
 );
 comment on table picture_queue.throughput is 'Jobs finished per minute, kept for two days.';
 create index throughput_minute on picture_queue.throughput (minute);
-alter table picture_queue.throughput enable row level security;

@@ -21,7 +21,6 @@ create index generations_job on public.generations (job_id);
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
   alter prompt set statistics 0, alter error set statistics 0;
-alter table public.generations enable row level security;
 
 create table public.images (
   id uuid primary key default gen_random_uuid(),
@@ -42,4 +41,3 @@ create index images_owned on public.images (user_id, created_at desc);
 alter table public.images
   alter id set statistics 0, alter user_id set statistics 0, alter generation_id set statistics 0,
   alter path set statistics 0;
-alter table public.images enable row level security;

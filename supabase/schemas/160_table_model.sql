@@ -14,4 +14,3 @@ create table picture_queue.model (
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
 comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';
-alter table picture_queue.model enable row level security;

@@ -23,4 +23,3 @@ create unique index prediction_live on picture_queue.prediction (generation_id)
   where state in ('creating', 'created');
 create index prediction_generation on picture_queue.prediction (generation_id, created_at);
 create index prediction_recent on picture_queue.prediction (created_at) where prediction_id is not null;
-alter table picture_queue.prediction enable row level security;

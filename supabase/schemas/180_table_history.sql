@@ -17,4 +17,3 @@ create table picture_queue.history (
 );
 comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each.';
 create index history_job on picture_queue.history (job_id, id);
-alter table picture_queue.history enable row level security;

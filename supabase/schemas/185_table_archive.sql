@@ -26,4 +26,3 @@ create table picture_queue.archive (
 comment on table picture_queue.archive is
   'Jobs that were pruned, by month of finishing; only where setting.archive is on.';
 create index archive_owned on picture_queue.archive (user_id) where user_id is not null;
-alter table picture_queue.archive enable row level security;

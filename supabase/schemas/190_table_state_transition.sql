@@ -17,7 +17,6 @@ create table picture_queue.state_transition (
   )
 );
 comment on table picture_queue.state_transition is 'The permitted changes of state; read by _transition.';
-alter table picture_queue.state_transition enable row level security;
 
 insert into picture_queue.state_transition (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
   ('claim',    'pending',    null,        'processing', null,         1),

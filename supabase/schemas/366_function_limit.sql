@@ -132,9 +132,9 @@ end
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
--- Sets until when a key is paused; refuses when somebody has it locked for two seconds.
+-- Sets until when a key is paused (null: it is resumed). Raises PQ_BUSY if somebody has it locked for two seconds.
 create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_isolation();
@@ -151,40 +151,27 @@ begin
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
   perform picture_queue._plan_keys(array[p_key]);
+  perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 
 -- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  return picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-declare
-  v_answer jsonb;
-begin
-  v_answer := picture_queue._set_pause(key, null);
-  perform picture_queue._recheck_keys(key);
-  return v_answer;
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- A tenant of weight 3 gets three turns while one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._refuse_problem(case
@@ -194,8 +181,6 @@ begin
   end, 'the weight of a tenant without one is 1');
   perform picture_queue._write_row('picture_queue.tenant', 'name', tenant, jsonb_build_object('weight', weight));
   return jsonb_build_object('tenant', tenant, 'weight', weight);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';

@@ -65,19 +65,11 @@ $$;
 comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_answer jsonb := picture_queue._first_answer('delete_schedule', request_id::text);
-begin
-  if v_answer is not null then
-    return v_answer;
-  end if;
-  return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
-    'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null)));
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
+  select coalesce(picture_queue._first_answer('delete_schedule', request_id::text),
+    picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
+      'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null))))
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
 

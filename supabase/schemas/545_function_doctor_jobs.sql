@@ -134,7 +134,7 @@ as $$
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
       when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
-      when 'callback' then 'enqueuing the callback of batch' else format('step %s for', f.kind) end,
+      when 'callback' then 'enqueuing the callback of batch' when 'partition' then 'dropping partition' else format('step %s for', f.kind) end,
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
       then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
