@@ -1,4 +1,4 @@
--- A queue is a row; its policy columns are null where the setting's default holds.
+-- The queues. A policy column is null where the default in setting applies.
 create table picture_queue.queue (
   name text primary key,
   events text not null default 'progress',
@@ -32,18 +32,18 @@ create table picture_queue.queue (
   constraint queue_orders_one_way check (not (fair_share and aging_seconds is not null))
 );
 comment on table picture_queue.queue is 'The queues and their policies; null means the default of setting.';
-comment on column picture_queue.queue.events is 'What is announced over Realtime: none, status, or progress as well.';
+comment on column picture_queue.queue.events is 'Which events are sent: none, status, or progress (of status and progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
-  'How much waiting one point of priority is worth; null: priority is strict.';
+  'How many seconds of waiting one point of priority is worth; null: priority is strict.';
 comment on column picture_queue.queue.breaker_failures is
-  'Failures of one kind in a row that pause the queue for breaker_seconds.';
+  'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
 comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
-comment on column picture_queue.queue.draining is 'What is there is run, nothing new is taken.';
+comment on column picture_queue.queue.draining is 'The jobs of the queue are run, and new jobs are refused.';
 comment on column picture_queue.queue.reorder_after is
-  'The order of claims was changed: jobs up to this seq have their new place. null: all have.';
+  'After a change of the order of claims: jobs up to this seq have their new place. null: all jobs have it.';
 comment on column picture_queue.queue.reorder_again_at is
-  'When to look at all jobs once more, for those that were enqueued by transactions open at the change.';
+  'When to examine all jobs once more, for jobs enqueued by transactions that were open at the change.';
 insert into picture_queue.queue (name) values ('default');
 
 create table picture_queue.breaker (
@@ -51,4 +51,4 @@ create table picture_queue.breaker (
   reason text not null,
   failures integer not null
 );
-comment on table picture_queue.breaker is 'Failures of one kind in a row, for queues that pause after some.';
+comment on table picture_queue.breaker is 'Failures in a row for one reason, of queues with breaker_failures.';

@@ -1,5 +1,5 @@
--- What a change of a job leaves to do for other jobs. Written in the transaction of the change; the first few
--- are done there as well, the rest by maintenance, in bounded steps that fail alone.
+-- Work for other jobs that follows from a change of a job. The rows are written in the transaction of the change. The
+-- first few are processed there too, the rest by maintenance, in bounded steps of which each can fail alone.
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
@@ -9,14 +9,14 @@ create table picture_queue.follow_up (
   constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
 );
 comment on table picture_queue.follow_up is
-  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch.';
+  'Work that follows from changes of jobs: children of a finished parent, a new child, the counts of a batch.';
 comment on column picture_queue.follow_up.data is
   'Of a batch: how much its counts change. Of a child: "before" is a transaction id; once every transaction with a'
   ' lower id has ended, no parent can have missed the child. "looks" is how often it was looked at.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
--- Steps that failed, for one subject each. Others go on; the step is tried again at retry_at.
+-- Steps that failed, each for one subject. Other subjects are processed; this one is tried again at retry_at.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,
@@ -31,15 +31,15 @@ comment on table picture_queue.failed_step is
 create index failed_step_retry on picture_queue.failed_step (retry_at);
 
 create table picture_queue.lease_extension (
-  -- No foreign key: it would wait for the very lock that is in the way.
+  -- No foreign key: its check would wait for the lock on the row of the job.
   job_id uuid primary key,
   lease_id uuid not null,
   lease_expires_at timestamptz not null
 );
 comment on table picture_queue.lease_extension is
-  'Leases prolonged beside their job, whose row somebody else had locked at the heartbeat.';
+  'Leases that a heartbeat extended here, because another transaction had locked the row of the job.';
 
--- Who does the maintenance, until when, and when they look next.
+-- The worker that does the maintenance, until when, and the times of its next steps.
 create table picture_queue.maintenance (
   only_row boolean primary key default true constraint maintenance_has_one_row check (only_row),
   worker text,

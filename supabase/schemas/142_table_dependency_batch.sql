@@ -1,4 +1,4 @@
--- A child waits for its parents; a row goes when its parent has finished.
+-- The parents that waiting jobs depend on. A row is deleted when its parent has finished.
 create table picture_queue.dependency (
   child_id uuid not null references public.job_queue (id) on delete cascade,
   parent_id uuid not null,
@@ -9,8 +9,7 @@ create table picture_queue.dependency (
 comment on table picture_queue.dependency is 'Which unfinished jobs a waiting job waits for.';
 create index dependency_parent on picture_queue.dependency (parent_id);
 
--- Jobs that belong together. Changes of the counts are follow-ups; when all jobs have finished, the
--- callback is enqueued.
+-- Batches of jobs. Their counts change by follow-ups; when all jobs have finished, the callback is enqueued.
 create table picture_queue.batch (
   id uuid primary key,
   total integer not null default 0,
@@ -26,9 +25,9 @@ create table picture_queue.batch (
   constraint batch_counts_fit check (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
-comment on table picture_queue.batch is 'Jobs that belong together, how far they are, and what runs after them.';
+comment on table picture_queue.batch is 'Batches of jobs, the counts of their finished jobs, and the callback.';
 comment on column picture_queue.batch.callback_error is 'Why the callback could not be enqueued.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
--- Finished batches whose callback is still to be enqueued.
+-- Finished batches whose callback has not been enqueued yet.
 create index batch_callback on picture_queue.batch (finished_at)
   where finished_at is not null and callback is not null and callback_job_id is null and callback_error is null;

@@ -23,7 +23,7 @@ comment on column picture_queue.signal.look_at is
   'When to look again for jobs parked on the event; null: no job was parked when it came.';
 create index signal_look on picture_queue.signal (look_at) where look_at is not null;
 
--- So that a call whose answer was lost can be repeated. There is a row for each call with an id.
+-- The answers of calls with an id, so that a call whose answer was lost can be repeated.
 create table picture_queue.answer (
   call text not null,
   id text not null,

@@ -1,4 +1,4 @@
--- What somebody asked for. status, error and finished_at follow the job (_transition keeps them).
+-- Requested pictures. _transition copies status, error and finished_at from the job.
 create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
@@ -14,10 +14,10 @@ create table public.generations (
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
-comment on table public.generations is 'Pictures asked for; status follows the job.';
+comment on table public.generations is 'Requested pictures; status is that of the job.';
 create index generations_owned on public.generations (user_id, created_at desc);
 create index generations_job on public.generations (job_id);
--- As in job_queue: no estimate may depend on what others said.
+-- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
   alter prompt set statistics 0, alter error set statistics 0;
