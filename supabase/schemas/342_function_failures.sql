@@ -159,11 +159,10 @@ begin
     when v_where = 'true' then 'filter names nothing'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
   foreach v_state in array v_states loop
-    v_where := picture_queue._jobs_where(filter, v_rules) || case v_state
-      when 'pending' then ' and j.status = ''pending'''
-      when 'processing' then ' and j.status = ''processing'' and j.hold is null'
-      when 'parked' then ' and j.status = ''processing'' and j.hold = ''parked'''
-      else format(' and j.status = %L and j.finished_at is not null', v_state) end;
+    v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
+      when 'parked' then picture_queue._filter_condition('hold', v_state)
+      when 'processing' then 'j.status = ''processing'' and j.hold is null'
+      else picture_queue._filter_condition('status', v_state) end;
     execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
     into v_count;
     v_matched := v_matched + v_count;
