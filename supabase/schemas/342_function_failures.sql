@@ -13,7 +13,8 @@ as $$
     '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
 $$;
 
--- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
+-- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first. If the filter names another status,
+-- it counts the jobs in that status that have an error, such as those to be retried.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -31,11 +32,12 @@ begin
         array(select distinct unnest(string_to_array(string_agg(e.job_types, ' '), ' ')) order by 1) as job_types
       from (
         select picture_queue._reason(d.error) as reason, count(*) as n, string_agg(distinct d.job_type, ' ') as job_types,
-          min(d.finished_at) as first_at, max(d.finished_at) as last_at,
-          (array_agg(d.id order by d.finished_at desc))[1] as example
+          min(d.failed_at) as first_at, max(d.failed_at) as last_at,
+          (array_agg(d.id order by d.failed_at desc))[1] as example
         from (
-          select j.id, coalesce(j.error, '') as error, j.job_type, j.finished_at from public.job_queue j
-          where %s order by j.finished_at desc limit 10000
+          select j.id, coalesce(j.error, '') as error, j.job_type, coalesce(j.finished_at, j.updated_at) as failed_at
+          from public.job_queue j
+          where %s and (j.status = 'failed' or j.error is not null) order by j.finished_at desc limit 10000
         ) d
         group by d.error
       ) e
