@@ -99,28 +99,16 @@ create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) 
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_from date := p_from;
-  v_end date := date_trunc('month', p_from);
-  v_day integer;
-  v_weekday integer;
-  v_found date;
+  v_day date := p_from;
 begin
-  for v_month in 0..96 loop
-    v_end := v_end + interval '1 month';
-    if extract(month from v_from)::integer = any (p_cron.months) then
-      v_day := extract(day from v_from);
-      v_weekday := extract(dow from v_from);
-      select v_from + min(i) into v_found
-      from generate_series(0, v_end - v_from - 1) i
-      where case when p_cron.is_either
-        then v_day + i = any (p_cron.days) or (v_weekday + i) % 7 = any (p_cron.weekdays)
-        else v_day + i = any (p_cron.days) and (v_weekday + i) % 7 = any (p_cron.weekdays)
-      end;
-      if v_found is not null then
-        return v_found;
-      end if;
+  while v_day < p_from + 2923 loop
+    if extract(month from v_day)::integer = any (p_cron.months) and case when p_cron.is_either
+      then extract(day from v_day)::integer = any (p_cron.days) or extract(dow from v_day)::integer = any (p_cron.weekdays)
+      else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays) end
+    then
+      return v_day;
     end if;
-    v_from := v_end;
+    v_day := v_day + 1;
   end loop;
   return null;
 end
