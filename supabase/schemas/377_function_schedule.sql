@@ -80,17 +80,11 @@ comment on function public.pause_schedule is 'Pauses a schedule: it makes no job
 
 -- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_old jsonb;
-begin
-  v_old := picture_queue._get_schedule(name);
-  return public.set_schedule(name, v_old -> 'job' || '{"paused": false}' || jsonb_build_object('cron', v_old -> 'cron',
-    'every_seconds', v_old -> 'every_seconds', 'timezone', v_old -> 'timezone', 'missed', v_old -> 'missed'));
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
+  select public.set_schedule(name, s -> 'job' || '{"paused": false}' || jsonb_build_object('cron', s -> 'cron',
+    'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
+  from picture_queue._get_schedule(name) s
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
