@@ -3,7 +3,6 @@ create table picture_queue.worker (
   queues text[] not null,
   job_types text[] not null,
   idle boolean not null default false,
-  registered_at timestamptz not null default now(),
   seen_at timestamptz not null default now(),
   start_positions jsonb,
   positions_until timestamptz not null default '-infinity'
