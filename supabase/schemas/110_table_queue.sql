@@ -1,4 +1,3 @@
--- The queues. A policy column is null where the default in setting applies.
 create table picture_queue.queue (
   name text primary key,
   events text not null default 'progress',
@@ -16,7 +15,9 @@ create table picture_queue.queue (
   paused_until timestamptz,
   pause_reason text,
   draining boolean not null default false,
+  -- After a change of the order of claims: jobs up to this seq have their new place. null: all jobs have it.
   reorder_after bigint,
+  -- When to examine all jobs once more, for jobs enqueued by transactions that were open at the change.
   reorder_again_at timestamptz,
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
@@ -31,7 +32,7 @@ create table picture_queue.queue (
   constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
   constraint queue_orders_one_way check (not (fair_share and aging_seconds is not null))
 );
-comment on table picture_queue.queue is 'The queues and their policies; null means the default of setting.';
+comment on table picture_queue.queue is 'The queues and their policies; null: the default in setting applies.';
 comment on column picture_queue.queue.events is 'Which events are sent: none, status, or progress (of status and progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
@@ -40,10 +41,6 @@ comment on column picture_queue.queue.breaker_failures is
   'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
 comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
 comment on column picture_queue.queue.draining is 'The jobs of the queue are run, and new jobs are refused.';
-comment on column picture_queue.queue.reorder_after is
-  'After a change of the order of claims: jobs up to this seq have their new place. null: all jobs have it.';
-comment on column picture_queue.queue.reorder_again_at is
-  'When to examine all jobs once more, for jobs enqueued by transactions that were open at the change.';
 insert into picture_queue.queue (name) values ('default');
 
 create table picture_queue.breaker (

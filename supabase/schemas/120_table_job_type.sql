@@ -1,4 +1,3 @@
--- The policy of each job type, registered by the workers that have a handler for it.
 create table picture_queue.job_type (
   name text primary key,
   queue text,
@@ -17,4 +16,5 @@ create table picture_queue.job_type (
   ),
   constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
 );
-comment on table picture_queue.job_type is 'Policy per job type; null means the queue''s, then the default.';
+comment on table picture_queue.job_type is
+  'The policies of job types, registered by workers; null: that of the queue, or the default in setting, applies.';

@@ -13,14 +13,12 @@ create index log_job on picture_queue.log (job_id, id);
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
+  -- When it was sent, or found the first job that parked on it later. It does not wake jobs that park after that.
   sent_at timestamptz not null,
+  -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   look_at timestamptz
 );
 comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
-comment on column picture_queue.signal.sent_at is
-  'When it was sent, or found the first job that parked on it later: jobs that park after that are not woken by it.';
-comment on column picture_queue.signal.look_at is
-  'When to look again for jobs parked on the event; null: no job was parked when it came.';
 create index signal_look on picture_queue.signal (look_at) where look_at is not null;
 
 -- The answers of calls with an id, so that a call whose answer was lost can be repeated.

@@ -1,4 +1,3 @@
--- Requested pictures. _transition copies status, error and finished_at from the job.
 create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
@@ -14,7 +13,7 @@ create table public.generations (
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
-comment on table public.generations is 'Requested pictures; status is that of the job.';
+comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
 create index generations_owned on public.generations (user_id, created_at desc);
 create index generations_job on public.generations (job_id);
 -- As in job_queue, estimates must not reveal values of other users.
