@@ -440,3 +440,6 @@ async def test_a_month_that_a_view_needs_is_left_and_named(db):
     assert {"archive_2020_01"} <= set(await partitions(db))
     findings = await db.findings("pruning")
     assert "drop table picture_queue.archive_2020_01;" in {f["remedy"] for f in findings}
+    (failed,) = await db.findings("failed steps")
+    assert "dropping partition archive_2020_01 failed 1 times" in failed["detail"]
+    assert "january depends on table" in failed["detail"]
