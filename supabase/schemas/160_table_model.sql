@@ -1,4 +1,4 @@
--- The catalogue start_generation checks against; filled at the end of the schema.
+-- start_generation checks inputs against this catalogue. 700_data_models.sql fills it.
 create table picture_queue.model (
   model_id text primary key,
   kind text not null,

@@ -1,7 +1,7 @@
 -- Dead letters: the reasons of failures, and changes of many jobs at once.
 
--- Returns the reason behind an error: the text without what differs from one failure to the next (quoted text, ids and
--- numbers).
+-- Returns the reason of an error: its text without the parts that differ from one failure to the next (quoted text, ids
+-- and numbers).
 create function picture_queue._reason(p_error text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -169,7 +169,7 @@ begin
     into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
-      -- What was asked to stop before needs no second asking.
+      -- Jobs that were asked to stop before are not asked again.
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;

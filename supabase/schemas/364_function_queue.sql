@@ -42,7 +42,7 @@ end
 $$;
 comment on function public.set_queue is 'Creates a queue or changes its settings.';
 
--- Counts of jobs by queue and state. Finished jobs count until they are pruned.
+-- Returns the numbers of jobs by queue and state. Finished jobs count until they are pruned.
 create function picture_queue._depths()
 returns table (queue text, status text, hold text, n bigint)
 language sql stable rows 100 set search_path = pg_catalog, pg_temp
@@ -83,7 +83,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- One queue; refuses when there is none.
+-- Returns one queue; refuses an unknown one.
 create function picture_queue._queue(p_queue text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -114,14 +114,14 @@ begin
 end
 $$;
 
--- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
+-- No jobs are claimed from the queue until resume_at, or until it is resumed. Running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time to come, or none');
+  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time in the future, or none');
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
     'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);

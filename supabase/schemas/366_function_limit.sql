@@ -29,7 +29,7 @@ begin
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
-  end), 'pause_key() lets nothing start; delete_limit() ends a limit');
+  end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
     'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
@@ -41,7 +41,8 @@ end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- The first keys that block jobs, in their order. Each is found by a step in the index, past all jobs of the last.
+-- Returns the first keys that block jobs, in their order. A step in the index finds each, past all jobs of the previous
+-- one.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -58,8 +59,8 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys here, the
--- others by maintenance, which also counts running jobs under a new rule.
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: jobs of a hundred keys at once, the others
+-- by maintenance, which also counts running jobs under a new rule.
 create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
@@ -89,7 +90,7 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- The state of these limit keys, as list_limits answers it.
+-- Returns the state of these limit keys, as list_limits answers it.
 create function picture_queue._limit_rows(p_keys text[]) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -140,14 +141,14 @@ begin
   perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
-    'name one key, and a resume_at to come or none');
+    'name one key, and a resume_at in the future or none');
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
       perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
-  perform picture_queue._add_running(array[p_key], array[0]);  -- makes the row if there is none
+  perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
   perform picture_queue._plan_keys(array[p_key]);
@@ -158,7 +159,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
+-- No job of the key starts until resume_at, or until it is resumed. Running jobs go on.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;

@@ -177,7 +177,7 @@ begin
 end
 $$;
 
--- A schedule; refuses when there is none.
+-- Returns a schedule; refuses an unknown one.
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

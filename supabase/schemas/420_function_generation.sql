@@ -21,7 +21,7 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_generation(generation_id, request_id) $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
--- The models on offer, with their inputs.
+-- Returns the enabled models with their inputs.
 create function picture_queue.list_models() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -1,8 +1,8 @@
--- Why jobs do not move. Each job is looked up by its id and what may stop it by indexes, a bounded number of rows a
--- job, so that a list of jobs can show it.
+-- The reasons why jobs do not run. For each job a bounded number of rows is read by indexes, so that a list of jobs can
+-- show the reasons.
 
--- The reasons caused by the jobs themselves. rank orders those of a job: what stops it first has the lowest.
--- p_user_id: who asks, null for a service key; p_idle_since: when maintenance was last done, if that is long ago.
+-- Returns the reasons that lie in the jobs themselves. rank orders those of a job: the first to stop it has the lowest.
+-- p_user_id: the user that asks, null for a service key; p_idle_since: when maintenance was last done, if long ago.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -28,7 +28,7 @@ begin
     from picture_queue.history h
     where j.hold = 'scheduled' and h.job_id = j.id order by h.id desc limit 1) h on true
   left join lateral (
-    -- A heartbeat that found the row locked prolonged the lease beside it.
+    -- A heartbeat that finds the row locked extends the lease in lease_extension.
     select coalesce(coalesce(max(x.lease_expires_at), j.lease_expires_at) <= v_now, false) as is_over
     from picture_queue.lease_extension x
     where j.status = 'processing' and j.hold is null and x.job_id = j.id and x.lease_id = j.lease_id) l on true
@@ -78,8 +78,8 @@ begin
 end
 $$;
 
--- The reasons caused by queues, workers and limit keys, for jobs that are not running. Of a key that is not the
--- user's own, a user is told that it is full or paused, and no numbers.
+-- Returns the reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not the
+-- user's own, a user learns that it is full or paused, and no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -102,7 +102,7 @@ begin
     cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
     where j.id = any (p_ids) and k is not null)) l;
   with alive as materialized (
-    -- Most workers of a project take the same.
+    -- Most workers of a project have the same queues and job types.
     select distinct w.queues, w.job_types from picture_queue.worker w where w.seen_at > v_now - interval '1 minute'
   )
   select array_agg(p.queue || ' ' || p.job_type) into v_orphans
@@ -123,7 +123,7 @@ begin
     where v_keys #> array[k.key, 'is_paused'] = 'true'
     order by s.until desc nulls first limit 1) paused on true
   left join lateral (
-    -- What a job is blocked on stops it even where the key has room again: it waits for its turn.
+    -- A blocked job waits for its key even if the key has capacity again: until it is unblocked.
     select k.key, case when p_user_id is null or k.key = 'user:' || p_user_id then v_keys -> k.key end as state,
       v_keys #> array[k.key, 'is_full'] = 'true' as is_full
     from unnest(case j.hold when 'blocked' then array[j.blocked_on] else a.keys end) as k (key)
@@ -155,7 +155,7 @@ begin
 end
 $$;
 
--- Tells why each of these jobs does not move, in the order asked: of the caller's jobs, others are unknown.
+-- Returns why each of these jobs does not run, in the order of the ids. Jobs of other users count as unknown.
 create function picture_queue.explain_jobs(p_job_ids uuid[]) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -164,7 +164,7 @@ declare
   v_is_service boolean := picture_queue._is_service();
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
   v_idle_since timestamptz;
-  v_ids uuid[];  -- the caller's
+  v_ids uuid[];  -- the jobs of the caller
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
 begin

@@ -99,7 +99,7 @@ create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
-  v_now timestamptz := picture_queue._now();  -- a volatile function would not be looked up in an index
+  v_now timestamptz := picture_queue._now();  -- no index is used for the result of a volatile function
 begin
   return picture_queue._isolate('prune', array(
     select d.id::text

@@ -65,7 +65,7 @@ end
 $$;
 comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
 
--- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
+-- Finds old snapshots: while one is held, vacuum cannot remove dead rows, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

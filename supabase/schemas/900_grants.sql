@@ -1,5 +1,5 @@
--- Nothing is left to defaults: old projects grant everything to the API roles, new ones nothing, and
--- PostgreSQL lets everybody execute a new function.
+-- All rights are explicit: the defaults of old projects grant everything to the API roles, those of new projects nothing,
+-- and Postgres lets everybody execute a new function.
 revoke all on schema picture_queue from public, anon, authenticated, service_role;
 revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
 revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
@@ -38,7 +38,7 @@ grant execute on function
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
   public.job_position, public.explain_jobs
   to authenticated, service_role;
--- What those call with the caller's rights; each takes the caller's identity from the token.
+-- The functions that these call with the caller's rights. They take the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
   picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue._found,
