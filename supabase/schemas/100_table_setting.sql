@@ -19,7 +19,6 @@ create table picture_queue.setting (
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
-  maintained_at timestamptz not null default '-infinity',
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0

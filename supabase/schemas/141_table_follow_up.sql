@@ -47,6 +47,7 @@ create table picture_queue.maintenance (
   look_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
   fold_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
+  prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
   tidied boolean not null default false,  -- the latest round was one of housekeeping
   step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, fewer after slow ones
 );

@@ -97,8 +97,8 @@ as $$
     case when a.age <= 300 then null
       else 'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute' end
   from (
-    select round(extract(epoch from picture_queue._now() - nullif(s.maintained_at, '-infinity'))) as age
-    from picture_queue.setting s) a
+    select round(extract(epoch from picture_queue._now() - nullif(m.done_at, '-infinity'))) as age
+    from picture_queue.maintenance m) a
 $$;
 
 create function picture_queue._check_cron() returns setof picture_queue.finding

@@ -218,7 +218,7 @@ async def test_a_key_that_jobs_wait_for_stays(db, limit):
 
 
 async def test_workers_maintain_once_a_minute_whoever_asks(db):
-    await db.run("update picture_queue.setting set maintained_at = '-infinity'")
+    await db.run("update picture_queue.maintenance set prune_at = '-infinity'")
     once = {"folded", "pruned", "tidied", "dropped_partitions", "more"}
     always = {
         "promoted",
