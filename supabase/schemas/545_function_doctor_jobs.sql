@@ -118,8 +118,6 @@ begin
     when v_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
     else 'process-job-queue or prune-job-queue is not scheduled, or not active' end,
     case when v_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
-exception when insufficient_privilege then
-  return query select 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;';
 end
 $$;
 
