@@ -30,7 +30,7 @@ create table picture_queue.queue (
     and backoff_jitter between 0 and 1
   ),
   constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
-  constraint queue_orders_one_way check (not (fair_share and aging_seconds is not null))
+  constraint queue_has_fair_share_or_aging check (not (fair_share and aging_seconds is not null))
 );
 comment on table picture_queue.queue is 'The queues and their policies; null: the default in setting applies.';
 comment on column picture_queue.queue.events is 'Which events are sent: none, status, or progress (of status and progress).';

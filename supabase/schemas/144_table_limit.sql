@@ -13,7 +13,7 @@ create table picture_queue.limit_rule (
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
-  constraint limit_says_something check (max_running is not null or rate is not null),
+  constraint limit_has_maximum_or_rate check (max_running is not null or rate is not null),
   constraint rate_has_a_period check ((rate is null) = (period_seconds is null))
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';

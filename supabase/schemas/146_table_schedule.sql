@@ -15,11 +15,11 @@ create table picture_queue.schedule (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint schedule_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
-  constraint schedule_has_one_rhythm check ((cron is null) <> (every_seconds is null)),
+  constraint schedule_has_cron_or_interval check ((cron is null) <> (every_seconds is null)),
   constraint schedule_interval_is_in_range check (every_seconds between 1 and 31536000),
   constraint schedule_missed_is_known check (missed in ('skip', 'once', 'all')),
   constraint schedule_job_is_object check (jsonb_typeof(job) = 'object'),
-  constraint schedule_comes_unless_paused check ((next_at is null) = paused)
+  constraint schedule_has_next_unless_paused check ((next_at is null) = paused)
 );
 comment on table picture_queue.schedule is 'Schedules of recurring jobs, by cron or at an interval.';
 comment on column picture_queue.schedule.missed is

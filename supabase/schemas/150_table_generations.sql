@@ -32,7 +32,7 @@ create table public.images (
   height integer,
   bytes bigint,
   created_at timestamptz not null default now(),
-  constraint n_counts_from_one check (n >= 1),
+  constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );
 comment on table public.images is 'The pictures of a generation, in the bucket "pictures" under path.';
