@@ -34,7 +34,7 @@ begin
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
     'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
   perform picture_queue._recheck_keys(key);
-  return (select l from picture_queue._limit_rows(array[key]) l);
+  return (select l from picture_queue._limit_rows('{}', key) l);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -90,10 +90,14 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns the state of these limit keys, as list_limits answers it.
-create function picture_queue._limit_rows(p_keys text[]) returns setof jsonb
-language sql stable set search_path = pg_catalog, pg_temp
+-- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or are
+-- to be unblocked at a time.
+create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
+  perform picture_queue._check_page(p_filter);
+  return query
   select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
     'paused', coalesce(l.paused_until > picture_queue._now(), false),
@@ -102,35 +106,29 @@ as $$
       select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = k.key), 0),
     'waiting', (select count(*) from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'))
-  from unnest(p_keys) with ordinality as k (key, n)
+  from (
+    select u.key
+    from (
+      select o.key from picture_queue.limit_rule o
+      union
+      select o.key from picture_queue.limit_key o where o.paused_until > picture_queue._now()
+      union
+      select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
+    ) u
+    where (p_key is null or u.key = p_key) and u.key > coalesce(p_filter ->> 'after', '')
+    order by u.key limit coalesce((p_filter ->> 'limit')::integer, 10000)
+  ) k
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
-  order by k.n
-$$;
-
--- filter: limit, after (_check_page).
-create function public.list_limits(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  perform picture_queue._check_page(filter);
-  return (
-    select coalesce(jsonb_agg(l), '[]')
-    from picture_queue._limit_rows(array(
-      select u.key
-      from (
-        select r.key from picture_queue.limit_rule r
-        union
-        select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
-        union
-        select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
-      ) u
-      where u.key > coalesce(filter ->> 'after', '')
-      order by u.key limit coalesce((filter ->> 'limit')::integer, 10000))) l);
+  order by k.key;
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  perform picture_queue._refuse_busy();
 end
 $$;
+
+create function public.list_limits(filter jsonb default '{}') returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$ select coalesce(jsonb_agg(l), '[]') from picture_queue._limit_rows(filter) l $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
 -- Sets until when a key is paused (null: it is resumed). Raises PQ_BUSY if somebody has it locked for two seconds.
