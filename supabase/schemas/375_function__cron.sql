@@ -101,7 +101,7 @@ as $$
 declare
   v_day date := p_from;
 begin
-  while v_day < p_from + 2923 loop
+  while v_day < p_from + 2925 loop  -- eight years and two days
     if extract(month from v_day)::integer = any (p_cron.months) and case when p_cron.is_either
       then extract(day from v_day)::integer = any (p_cron.days) or extract(dow from v_day)::integer = any (p_cron.weekdays)
       else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays) end
