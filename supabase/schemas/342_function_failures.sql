@@ -24,25 +24,23 @@ declare
   v_reasons jsonb;
 begin
   execute format($sql$
-    select coalesce(jsonb_agg(jsonb_build_object('reason', r.reason, 'count', r.n, 'job_types', r.job_types,
-      'first_at', r.first_at, 'last_at', r.last_at, 'example_job_id', r.example) order by r.n desc, r.last_at desc), '[]')
+    with failed as materialized (
+      select j.id, coalesce(j.error, '') as error, j.job_type, coalesce(j.finished_at, j.updated_at) as failed_at
+      from public.job_queue j
+      where %s and (j.status = 'failed' or j.error is not null) order by j.finished_at desc limit 10000
+    ),
+    -- Once for each text, since many are equal.
+    reasons as materialized (
+      select d.error, picture_queue._reason(d.error) as reason from (select distinct f.error from failed f) d
+    )
+    select coalesce(jsonb_agg(jsonb_build_object('reason', g.reason, 'count', g.n, 'job_types', g.job_types,
+      'first_at', g.first_at, 'last_at', g.last_at, 'example_job_id', g.example) order by g.n desc, g.last_at desc), '[]')
     from (
-      select e.reason, sum(e.n) as n, min(e.first_at) as first_at, max(e.last_at) as last_at,
-        (array_agg(e.example order by e.last_at desc))[1] as example,
-        array(select distinct unnest(string_to_array(string_agg(e.job_types, ' '), ' ')) order by 1) as job_types
-      from (
-        select picture_queue._reason(d.error) as reason, count(*) as n, string_agg(distinct d.job_type, ' ') as job_types,
-          min(d.failed_at) as first_at, max(d.failed_at) as last_at,
-          (array_agg(d.id order by d.failed_at desc))[1] as example
-        from (
-          select j.id, coalesce(j.error, '') as error, j.job_type, coalesce(j.finished_at, j.updated_at) as failed_at
-          from public.job_queue j
-          where %s and (j.status = 'failed' or j.error is not null) order by j.finished_at desc limit 10000
-        ) d
-        group by d.error
-      ) e
-      group by e.reason order by n desc, last_at desc limit 100
-    ) r $sql$, v_where)
+      select r.reason, count(*) as n, array_agg(distinct f.job_type order by f.job_type) as job_types,
+        min(f.failed_at) as first_at, max(f.failed_at) as last_at, (array_agg(f.id order by f.failed_at desc))[1] as example
+      from failed f join reasons r on r.error = f.error
+      group by r.reason order by n desc, last_at desc limit 100
+    ) g $sql$, v_where)
   into v_reasons;
   return v_reasons;
 exception when lock_not_available or deadlock_detected then
