@@ -296,8 +296,8 @@ $$;
 
 -- 040_function__caller.sql
 
--- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a direct
--- connection without a token. The token decides, since in a definer function current_user is the owner.
+-- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
+-- direct connection without a token. The token decides, since in a definer function current_user is the owner.
 create function picture_queue._is_service() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -569,10 +569,10 @@ create unique index job_queue_idempotency on public.job_queue (idempotency_key, 
   nulls not distinct where idempotency_key is not null;
 create unique index job_queue_unique on public.job_queue (unique_key) where status = any(unique_states);
 
--- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an estimated
--- count (count=planned) from statistics, regardless of row level security: a user could learn from the estimate whether
--- a guessed value exists, and find the id of a job by bisection (id=lt.). Queries find these columns by their own index
--- or not at all. Array columns are among them, since statistics of their elements are kept too.
+-- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an
+-- estimated count (count=planned) from statistics, regardless of row level security: a user could learn from the
+-- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries find these columns
+-- by their own index or not at all. Array columns are among them, since statistics of their elements are kept too.
 alter table public.job_queue
   alter id set statistics 0, alter tags set statistics 0, alter limit_keys set statistics 0,
   alter slots set statistics 0,
@@ -679,8 +679,8 @@ create index batch_callback on picture_queue.batch (finished_at)
 -- 144_table_limit.sql
 
 -- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those named at its
--- enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind ('user:*'). The rule of a key precedes
--- that of its kind.
+-- enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind ('user:*'). The rule of a key
+-- precedes that of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
@@ -719,8 +719,8 @@ create table picture_queue.start (
 comment on table picture_queue.start is 'The latest starts of each key that has a rate.';
 create index start_key on picture_queue.start (key, at);
 
--- A row says that n jobs of this key ended; with n = 0, that jobs which wait for the key may start at that time. Rows are
--- appended, so that a transaction that ends a job does not wait for the lock of the key. _unblock_keys takes them,
+-- A row says that n jobs of this key ended; with n = 0, that jobs which wait for the key may start at that time. Rows
+-- are appended, so that a transaction that ends a job does not wait for the lock of the key. _unblock_keys takes them,
 -- subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
@@ -941,8 +941,8 @@ create index prediction_recent on picture_queue.prediction (created_at) where pr
 
 -- 180_table_history.sql
 
--- All changes of state but claim and complete, which the row of the job shows. The actions fail, back_off and expire are
--- failed attempts. The table is internal: owners see job_queue.error.
+-- All changes of state but claim and complete, which the row of the job shows. The actions fail, back_off and expire
+-- are failed attempts. The table is internal: owners see job_queue.error.
 create table picture_queue.history (
   id bigint generated always as identity primary key,
   job_id uuid not null references public.job_queue (id) on delete cascade,
@@ -1077,8 +1077,8 @@ $$;
 
 -- 200_function__backoff.sql
 
--- Returns the seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with jitter
--- up and down, so that jobs that failed together are not retried together.
+-- Returns the seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with
+-- jitter up and down, so that jobs that failed together are not retried together.
 create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
 returns real
 language sql volatile set search_path = pg_catalog, pg_temp
@@ -1111,8 +1111,8 @@ $$;
 
 -- Answers of calls that must not be made twice: a call that repeats the id of an earlier one returns its answer.
 
--- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a first
--- call that has not committed yet.
+-- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
+-- first call that has not committed yet.
 create function picture_queue._first_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -1184,9 +1184,9 @@ begin
 end
 $$;
 
--- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' it sends the message only
--- if a worker of the queue is idle. Workers that use the API receive it over Realtime, those with a connection of their
--- own by NOTIFY.
+-- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' it sends the message
+-- only if a worker of the queue is idle. Workers that use the API receive it over Realtime, those with a connection of
+-- their own by NOTIFY.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1723,10 +1723,10 @@ end
 $$;
 
 -- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
--- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The rows of
--- children are locked before their links are counted, so two parents that finish at once cannot each leave the child to
--- the other. p_begins_follow_ups: as for _transition, for children that end; _resolve_parents processes these itself.
--- Returns the number of children that were not locked.
+-- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The
+-- rows of children are locked before their links are counted, so two parents that finish at once cannot each leave the
+-- child to the other. p_begins_follow_ups: as for _transition, for children that end; _resolve_parents processes these
+-- itself. Returns the number of children that were not locked.
 create function picture_queue._resolve_dependents(p_children uuid[], p_begins_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1746,8 +1746,8 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- An object rather than a join, which for thousands of children would compare each pair. Of several parents the reason
-  -- names the first by id: in an object the last value of a key wins, hence the descending order.
+  -- An object rather than a join, which for thousands of children would compare each pair. Of several parents the
+  -- reason names the first by id: in an object the last value of a key wins, hence the descending order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
@@ -1773,10 +1773,10 @@ begin
 end
 $$;
 
--- Resolves new children whose parents finished while the children were enqueued: an enqueue does not lock parents, and a
--- parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing intervals,
--- until all transactions have ended that were in progress at the first check: after that no parent can have missed the
--- child.
+-- Resolves new children whose parents finished while the children were enqueued: an enqueue does not lock parents, and
+-- a parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing
+-- intervals, until all transactions have ended that were in progress at the first check: after that no parent can have
+-- missed the child.
 create function picture_queue._resolve_new_dependents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1898,9 +1898,10 @@ $$;
 
 -- Moves jobs that the caller has chosen and locked. The kind is the reason: promote (they are due), sweep (their lease
 -- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event was
--- sent), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker ends.
--- It does not count if the worker has not confirmed the start, in the row or in lease_extension. After 20 such claims in
--- a row it counts all the same, since the job may kill its workers before they confirm. Returns the number of moved jobs.
+-- sent), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
+-- ends. It does not count if the worker has not confirmed the start, in the row or in lease_extension. After 20 such
+-- claims in a row it counts all the same, since the job may kill its workers before they confirm. Returns the number
+-- of moved jobs.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1913,8 +1914,8 @@ begin
       case p_kind
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
         when 'sweep' then case
-          -- A job that was cancelled while parked is claimed once more to undo its work. If that claim never started, it
-          -- is not cancelled but released, to be claimed again.
+          -- A job that was cancelled while parked is claimed once more to undo its work. If that claim never started,
+          -- it is not cancelled but released, to be claimed again.
           when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and u.is_unstarted) is not true
             then 'cancel'
           when u.is_unstarted then 'release'
@@ -1961,10 +1962,10 @@ as $$
     || p_limit_keys
 $$;
 
--- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it is
--- paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null: only
--- when a job ends). The result is exact for a caller that holds the locks of the keys: ends of jobs that are not visible
--- yet make the capacity smaller, never larger.
+-- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
+-- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
+-- only when a job ends). The result is exact for a caller that holds the locks of the keys: ends of jobs that are not
+-- visible yet make the capacity smaller, never larger.
 create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -2053,10 +2054,10 @@ begin
 end
 $$;
 
--- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the period
--- of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all, or those
--- it unblocked are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an earlier one is
--- planned, or if only the end of a job gives it capacity.
+-- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the
+-- period of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all,
+-- or those it unblocked are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an
+-- earlier one is planned, or if only the end of a job gives it capacity.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2083,11 +2084,11 @@ begin
 end
 $$;
 
--- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job type
--- as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a type
--- without a worker, does not hold back others; claims block jobs again for which there is no capacity. A key can block
--- jobs of many pairs of queue and type: it examines the first hundred pairs, and a hundred from a pair on that some
--- worker takes. Locked keys are left to the next call.
+-- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
+-- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
+-- type without a worker, does not hold back others; claims block jobs again for which there is no capacity. A key can
+-- block jobs of many pairs of queue and type: it examines the first hundred pairs, and a hundred from a pair on that
+-- some worker takes. Locked keys are left to the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2183,8 +2184,8 @@ begin
 end
 $$;
 
--- Returns the running jobs that do not count yet under keys of these rules, and these keys. Such a job started before the
--- rule existed, or in a claim that did not see it yet.
+-- Returns the running jobs that do not count yet under keys of these rules, and these keys. Such a job started before
+-- the rule existed, or in a claim that did not see it yet.
 create function picture_queue._uncounted(p_rules text[]) returns table (job_id uuid, keys text[])
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2196,9 +2197,9 @@ as $$
   group by j.id
 $$;
 
--- Counts up to p_limit of the jobs that _uncounted returns under their keys. Until all are counted, no job starts under
--- the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it. For ten
--- seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
+-- Counts up to p_limit of the jobs that _uncounted returns under their keys. Until all are counted, no job starts
+-- under the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it.
+-- For ten seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2320,9 +2321,9 @@ $$;
 -- The validator of every way to enqueue (one job, many, a batch and its callback, a schedule, a generation), and of the
 -- policies of job types. What it accepts can be carried out later.
 
--- Returns what is wrong with a JSON value of a caller, apart from its type; null if nothing. Every client must be able to
--- read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads a number
--- beyond 1e308 as Infinity.
+-- Returns what is wrong with a JSON value of a caller, apart from its type; null if nothing. Every client must be able
+-- to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads a
+-- number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
 language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -2364,10 +2365,10 @@ begin
 end
 $$;
 
--- Returns what is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or integer (low,
--- high), text (characters), name (characters, and which ones beside letters and digits), list (entries, characters of an
--- entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time (from 1970 to 9998), moment (any
--- time), boolean.
+-- Returns what is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or integer
+-- (low, high), text (characters), name (characters, and which ones beside letters and digits), list (entries,
+-- characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time (from 1970 to
+-- 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2467,8 +2468,8 @@ begin
 end
 $$;
 
--- Returns what is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload, for
--- example a mistyped one, would make different jobs equal, so it is refused.
+-- Returns what is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
+-- for example a mistyped one, would make different jobs equal, so it is refused.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2527,9 +2528,9 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job, naming its place,
--- the field and the value. p_name: the name of the argument, if it is not an entry of jobs. p_first: if p_jobs is a part
--- of a call, the place of its first job.
+-- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job, naming its
+-- place, the field and the value. p_name: the name of the argument, if it is not an entry of jobs. p_first: if p_jobs
+-- is a part of a call, the place of its first job.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -2599,11 +2600,11 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults, and the place of the first invalid one (bad). A
--- job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. is_plain: all
--- have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
--- allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than jsonb_to_recordset, and
--- no pattern has a count such as {0,127}, which takes ten times as long.
+-- Returns the jobs that callers describe, with their types and defaults, and the place of the first invalid one (bad).
+-- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. is_plain:
+-- all have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested
+-- loops are allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than
+-- jsonb_to_recordset, and no pattern has a count such as {0,127}, which takes ten times as long.
 create function picture_queue._new_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -2992,8 +2993,8 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and resolves those with a finished parent. If the call names a parent that an existing
--- job stands for (p_answer), the existing job is the parent; it may have finished long ago.
+-- Links new jobs to their parents, and resolves those with a finished parent. If the call names a parent that an
+-- existing job stands for (p_answer), the existing job is the parent; it may have finished long ago.
 create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -4698,8 +4699,8 @@ as $$
     '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
 $$;
 
--- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first. If the filter names another status,
--- it counts the jobs in that status that have an error, such as those to be retried.
+-- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first. If the filter names another
+-- status, it counts the jobs in that status that have an error, such as those to be retried.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5098,8 +5099,8 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Returns a page of the queues by name (_check_page), or the queue with that name, with counts of their unfinished jobs.
--- The changes of the counts are added up once for all queues.
+-- Returns a page of the queues by name (_check_page), or the queue with that name, with counts of their unfinished
+-- jobs. The changes of the counts are added up once for all queues.
 create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5389,8 +5390,8 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: jobs of a hundred keys at once, the others
--- by maintenance, which also counts running jobs under a new rule.
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: jobs of a hundred keys at once, the
+-- others by maintenance, which also counts running jobs under a new rule.
 create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
@@ -5420,8 +5421,8 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or are
--- to be unblocked at a time.
+-- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
+-- are to be unblocked at a time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5850,9 +5851,10 @@ declare
   v_day date := p_from;
 begin
   while v_day < p_from + 2925 loop  -- eight years and two days
-    if extract(month from v_day)::integer = any (p_cron.months) and case when p_cron.is_either
+    if extract(month from v_day)::integer = any (p_cron.months) and (case when p_cron.is_either
       then extract(day from v_day)::integer = any (p_cron.days) or extract(dow from v_day)::integer = any (p_cron.weekdays)
-      else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays) end
+      else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays)
+      end)
     then
       return v_day;
     end if;
@@ -5862,9 +5864,9 @@ begin
 end
 $$;
 
--- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a day
--- on which the UTC offset changes, each local time is computed with the offset before and with the offset after the
--- change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
+-- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a
+-- day on which the UTC offset changes, each local time is computed with the offset before and with the offset after
+-- the change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6403,8 +6405,8 @@ comment on function public.start_generation is 'Starts a generation; answers at 
 
 -- 420_function_generation.sql
 
--- Cancels the job of a generation. It runs with the caller's rights, so row level security decides which generations the
--- caller sees; picture_queue.cancel_job checks the caller's right to the job.
+-- Cancels the job of a generation. It runs with the caller's rights, so row level security decides which generations
+-- the caller sees; picture_queue.cancel_job checks the caller's right to the job.
 create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6696,8 +6698,8 @@ $$;
 
 -- 500_views.sql
 
--- One row for each queue: its pending and running jobs, and those that failed in the last day and were not retried since.
--- It reads the counts and the newest failed jobs.
+-- One row for each queue: its pending and running jobs, and those that failed in the last day and were not retried
+-- since. It reads the counts and the newest failed jobs.
 create view public.queue_health with (security_invoker = true) as
 select c.queue, c.pending, c.scheduled, c.processing, c.parked, c.failed_last_day,  -- noqa: ST06
   coalesce(c.oldest_seconds, 0) as oldest_pending_seconds, c.workers
@@ -6962,8 +6964,8 @@ begin
 end
 $$;
 
--- Returns the reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not the
--- user's own, a user learns that it is full or paused, and no numbers.
+-- Returns the reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not
+-- the user's own, a user learns that it is full or paused, and no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -7190,8 +7192,8 @@ begin
 end
 $$;
 
--- Deletes the oldest p_limit jobs of each status whose retention has passed, and archives them if the setting archive is
--- on. Jobs that cannot be deleted, for example because a table of the project refers to them, are kept. Returns the
+-- Deletes the oldest p_limit jobs of each status whose retention has passed, and archives them if the setting archive
+-- is on. Jobs that cannot be deleted, for example because a table of the project refers to them, are kept. Returns the
 -- number of deleted jobs.
 create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -7292,8 +7294,8 @@ begin
 end
 $$;
 
--- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a job of its
--- own. Returns what was done, and in more whether there is more to prune.
+-- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a job of
+-- its own. Returns what was done, and in more whether there is more to prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7337,8 +7339,8 @@ declare
   v_wrong text[];
   v_counts integer[];
 begin
-  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it is
-  -- subtracted later.
+  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it
+  -- is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
   ),
@@ -7494,7 +7496,8 @@ $$;
 -- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns whether
 -- the round was done (leased, true without a name too), what was done, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '500ms'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -8219,8 +8222,8 @@ begin
 end
 $$;
 
--- The functions of picture-queue set updated_at themselves, since a call of this one for each row costs a quarter of the
--- update.
+-- The functions of picture-queue set updated_at themselves, since a call of this one for each row costs a quarter of
+-- the update.
 create trigger job_queue_updated_at before update on public.job_queue
 for each row when (new.updated_at = old.updated_at) execute function picture_queue._set_updated_at();
 
@@ -8306,8 +8309,8 @@ create policy "picture_queue: read own images" on public.images
 
 -- 900_grants.sql
 
--- All rights are explicit: the defaults of old projects grant everything to the API roles, those of new projects nothing,
--- and Postgres lets everybody execute a new function.
+-- All rights are explicit: the defaults of old projects grant everything to the API roles, those of new projects
+-- nothing, and Postgres lets everybody execute a new function.
 revoke all on schema picture_queue from public, anon, authenticated, service_role;
 revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
 revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
@@ -8363,8 +8366,8 @@ grant execute on function picture_queue.maintain, picture_queue.prune, picture_q
 -- 950_supabase_realtime.sql
 
 -- If Realtime is installed, events are written to realtime.messages, and the server sends them after the commit. One
--- insert writes many. If the insert is not permitted, realtime.send() writes them, in a subtransaction each. An error is
--- raised as a warning, since an event is a hint and must not undo the change that it announces.
+-- insert writes many. If the insert is not permitted, realtime.send() writes them, in a subtransaction each. An error
+-- is raised as a warning, since an event is a hint and must not undo the change that it announces.
 do $do$
 begin
   if to_regclass('realtime.messages') is null then

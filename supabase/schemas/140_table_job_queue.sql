@@ -100,10 +100,10 @@ create unique index job_queue_idempotency on public.job_queue (idempotency_key, 
   nulls not distinct where idempotency_key is not null;
 create unique index job_queue_unique on public.job_queue (unique_key) where status = any(unique_states);
 
--- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an estimated
--- count (count=planned) from statistics, regardless of row level security: a user could learn from the estimate whether
--- a guessed value exists, and find the id of a job by bisection (id=lt.). Queries find these columns by their own index
--- or not at all. Array columns are among them, since statistics of their elements are kept too.
+-- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an
+-- estimated count (count=planned) from statistics, regardless of row level security: a user could learn from the
+-- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries find these columns
+-- by their own index or not at all. Array columns are among them, since statistics of their elements are kept too.
 alter table public.job_queue
   alter id set statistics 0, alter tags set statistics 0, alter limit_keys set statistics 0,
   alter slots set statistics 0,

@@ -1,6 +1,6 @@
 -- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those named at its
--- enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind ('user:*'). The rule of a key precedes
--- that of its kind.
+-- enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind ('user:*'). The rule of a key
+-- precedes that of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
@@ -39,8 +39,8 @@ create table picture_queue.start (
 comment on table picture_queue.start is 'The latest starts of each key that has a rate.';
 create index start_key on picture_queue.start (key, at);
 
--- A row says that n jobs of this key ended; with n = 0, that jobs which wait for the key may start at that time. Rows are
--- appended, so that a transaction that ends a job does not wait for the lock of the key. _unblock_keys takes them,
+-- A row says that n jobs of this key ended; with n = 0, that jobs which wait for the key may start at that time. Rows
+-- are appended, so that a transaction that ends a job does not wait for the lock of the key. _unblock_keys takes them,
 -- subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,

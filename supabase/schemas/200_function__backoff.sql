@@ -1,5 +1,5 @@
--- Returns the seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with jitter
--- up and down, so that jobs that failed together are not retried together.
+-- Returns the seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with
+-- jitter up and down, so that jobs that failed together are not retried together.
 create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
 returns real
 language sql volatile set search_path = pg_catalog, pg_temp

@@ -1,7 +1,7 @@
 -- Answers of calls that must not be made twice: a call that repeats the id of an earlier one returns its answer.
 
--- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a first
--- call that has not committed yet.
+-- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
+-- first call that has not committed yet.
 create function picture_queue._first_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

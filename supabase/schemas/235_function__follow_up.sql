@@ -93,10 +93,10 @@ end
 $$;
 
 -- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
--- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The rows of
--- children are locked before their links are counted, so two parents that finish at once cannot each leave the child to
--- the other. p_begins_follow_ups: as for _transition, for children that end; _resolve_parents processes these itself.
--- Returns the number of children that were not locked.
+-- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The
+-- rows of children are locked before their links are counted, so two parents that finish at once cannot each leave the
+-- child to the other. p_begins_follow_ups: as for _transition, for children that end; _resolve_parents processes these
+-- itself. Returns the number of children that were not locked.
 create function picture_queue._resolve_dependents(p_children uuid[], p_begins_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -116,8 +116,8 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- An object rather than a join, which for thousands of children would compare each pair. Of several parents the reason
-  -- names the first by id: in an object the last value of a key wins, hence the descending order.
+  -- An object rather than a join, which for thousands of children would compare each pair. Of several parents the
+  -- reason names the first by id: in an object the last value of a key wins, hence the descending order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
@@ -143,10 +143,10 @@ begin
 end
 $$;
 
--- Resolves new children whose parents finished while the children were enqueued: an enqueue does not lock parents, and a
--- parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing intervals,
--- until all transactions have ended that were in progress at the first check: after that no parent can have missed the
--- child.
+-- Resolves new children whose parents finished while the children were enqueued: an enqueue does not lock parents, and
+-- a parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing
+-- intervals, until all transactions have ended that were in progress at the first check: after that no parent can have
+-- missed the child.
 create function picture_queue._resolve_new_dependents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

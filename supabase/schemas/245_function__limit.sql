@@ -13,10 +13,10 @@ as $$
     || p_limit_keys
 $$;
 
--- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it is
--- paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null: only
--- when a job ends). The result is exact for a caller that holds the locks of the keys: ends of jobs that are not visible
--- yet make the capacity smaller, never larger.
+-- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
+-- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
+-- only when a job ends). The result is exact for a caller that holds the locks of the keys: ends of jobs that are not
+-- visible yet make the capacity smaller, never larger.
 create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -105,10 +105,10 @@ begin
 end
 $$;
 
--- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the period
--- of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all, or those
--- it unblocked are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an earlier one is
--- planned, or if only the end of a job gives it capacity.
+-- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the
+-- period of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all,
+-- or those it unblocked are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an
+-- earlier one is planned, or if only the end of a job gives it capacity.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -135,11 +135,11 @@ begin
 end
 $$;
 
--- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job type
--- as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a type
--- without a worker, does not hold back others; claims block jobs again for which there is no capacity. A key can block
--- jobs of many pairs of queue and type: it examines the first hundred pairs, and a hundred from a pair on that some
--- worker takes. Locked keys are left to the next call.
+-- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
+-- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
+-- type without a worker, does not hold back others; claims block jobs again for which there is no capacity. A key can
+-- block jobs of many pairs of queue and type: it examines the first hundred pairs, and a hundred from a pair on that
+-- some worker takes. Locked keys are left to the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -235,8 +235,8 @@ begin
 end
 $$;
 
--- Returns the running jobs that do not count yet under keys of these rules, and these keys. Such a job started before the
--- rule existed, or in a claim that did not see it yet.
+-- Returns the running jobs that do not count yet under keys of these rules, and these keys. Such a job started before
+-- the rule existed, or in a claim that did not see it yet.
 create function picture_queue._uncounted(p_rules text[]) returns table (job_id uuid, keys text[])
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -248,9 +248,9 @@ as $$
   group by j.id
 $$;
 
--- Counts up to p_limit of the jobs that _uncounted returns under their keys. Until all are counted, no job starts under
--- the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it. For ten
--- seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
+-- Counts up to p_limit of the jobs that _uncounted returns under their keys. Until all are counted, no job starts
+-- under the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it.
+-- For ten seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

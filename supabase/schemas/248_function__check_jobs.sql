@@ -1,9 +1,9 @@
 -- The validator of every way to enqueue (one job, many, a batch and its callback, a schedule, a generation), and of the
 -- policies of job types. What it accepts can be carried out later.
 
--- Returns what is wrong with a JSON value of a caller, apart from its type; null if nothing. Every client must be able to
--- read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads a number
--- beyond 1e308 as Infinity.
+-- Returns what is wrong with a JSON value of a caller, apart from its type; null if nothing. Every client must be able
+-- to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads a
+-- number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
 language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -45,10 +45,10 @@ begin
 end
 $$;
 
--- Returns what is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or integer (low,
--- high), text (characters), name (characters, and which ones beside letters and digits), list (entries, characters of an
--- entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time (from 1970 to 9998), moment (any
--- time), boolean.
+-- Returns what is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or integer
+-- (low, high), text (characters), name (characters, and which ones beside letters and digits), list (entries,
+-- characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time (from 1970 to
+-- 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -148,8 +148,8 @@ begin
 end
 $$;
 
--- Returns what is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload, for
--- example a mistyped one, would make different jobs equal, so it is refused.
+-- Returns what is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
+-- for example a mistyped one, would make different jobs equal, so it is refused.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -208,9 +208,9 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job, naming its place,
--- the field and the value. p_name: the name of the argument, if it is not an entry of jobs. p_first: if p_jobs is a part
--- of a call, the place of its first job.
+-- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job, naming its
+-- place, the field and the value. p_name: the name of the argument, if it is not an entry of jobs. p_first: if p_jobs
+-- is a part of a call, the place of its first job.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -280,11 +280,11 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults, and the place of the first invalid one (bad). A
--- job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. is_plain: all
--- have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
--- allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than jsonb_to_recordset, and
--- no pattern has a count such as {0,127}, which takes ten times as long.
+-- Returns the jobs that callers describe, with their types and defaults, and the place of the first invalid one (bad).
+-- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. is_plain:
+-- all have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested
+-- loops are allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than
+-- jsonb_to_recordset, and no pattern has a count such as {0,127}, which takes ten times as long.
 create function picture_queue._new_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan

@@ -39,8 +39,8 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and resolves those with a finished parent. If the call names a parent that an existing
--- job stands for (p_answer), the existing job is the parent; it may have finished long ago.
+-- Links new jobs to their parents, and resolves those with a finished parent. If the call names a parent that an
+-- existing job stands for (p_answer), the existing job is the parent; it may have finished long ago.
 create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -56,8 +56,8 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Returns a page of the queues by name (_check_page), or the queue with that name, with counts of their unfinished jobs.
--- The changes of the counts are added up once for all queues.
+-- Returns a page of the queues by name (_check_page), or the queue with that name, with counts of their unfinished
+-- jobs. The changes of the counts are added up once for all queues.
 create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -59,8 +59,8 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: jobs of a hundred keys at once, the others
--- by maintenance, which also counts running jobs under a new rule.
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: jobs of a hundred keys at once, the
+-- others by maintenance, which also counts running jobs under a new rule.
 create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
@@ -90,8 +90,8 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or are
--- to be unblocked at a time.
+-- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
+-- are to be unblocked at a time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -102,9 +102,10 @@ declare
   v_day date := p_from;
 begin
   while v_day < p_from + 2925 loop  -- eight years and two days
-    if extract(month from v_day)::integer = any (p_cron.months) and case when p_cron.is_either
+    if extract(month from v_day)::integer = any (p_cron.months) and (case when p_cron.is_either
       then extract(day from v_day)::integer = any (p_cron.days) or extract(dow from v_day)::integer = any (p_cron.weekdays)
-      else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays) end
+      else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays)
+      end)
     then
       return v_day;
     end if;
@@ -114,9 +115,9 @@ begin
 end
 $$;
 
--- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a day
--- on which the UTC offset changes, each local time is computed with the offset before and with the offset after the
--- change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
+-- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a
+-- day on which the UTC offset changes, each local time is computed with the offset before and with the offset after
+-- the change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

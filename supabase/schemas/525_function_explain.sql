@@ -78,8 +78,8 @@ begin
 end
 $$;
 
--- Returns the reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not the
--- user's own, a user learns that it is full or paused, and no numbers.
+-- Returns the reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not
+-- the user's own, a user learns that it is full or paused, and no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp

@@ -92,8 +92,8 @@ begin
 end
 $$;
 
--- Deletes the oldest p_limit jobs of each status whose retention has passed, and archives them if the setting archive is
--- on. Jobs that cannot be deleted, for example because a table of the project refers to them, are kept. Returns the
+-- Deletes the oldest p_limit jobs of each status whose retention has passed, and archives them if the setting archive
+-- is on. Jobs that cannot be deleted, for example because a table of the project refers to them, are kept. Returns the
 -- number of deleted jobs.
 create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -194,8 +194,8 @@ begin
 end
 $$;
 
--- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a job of its
--- own. Returns what was done, and in more whether there is more to prune.
+-- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a job of
+-- its own. Returns what was done, and in more whether there is more to prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -239,8 +239,8 @@ declare
   v_wrong text[];
   v_counts integer[];
 begin
-  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it is
-  -- subtracted later.
+  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it
+  -- is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
   ),

@@ -93,7 +93,8 @@ $$;
 -- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns whether
 -- the round was done (leased, true without a name too), what was done, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '500ms'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();

@@ -1,5 +1,5 @@
--- All rights are explicit: the defaults of old projects grant everything to the API roles, those of new projects nothing,
--- and Postgres lets everybody execute a new function.
+-- All rights are explicit: the defaults of old projects grant everything to the API roles, those of new projects
+-- nothing, and Postgres lets everybody execute a new function.
 revoke all on schema picture_queue from public, anon, authenticated, service_role;
 revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
 revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
