@@ -364,7 +364,8 @@ create table picture_queue.migration (
   digest text not null,
   applied_at timestamptz not null default now()
 );
-comment on table picture_queue.migration is 'The migrations that `picture-queue migrate` applied, by the names of their files.';
+comment on table picture_queue.migration is
+  'The migrations that `picture-queue migrate` applied, by the names of their files.';
 
 
 -- 110_table_queue.sql
@@ -404,7 +405,8 @@ create table picture_queue.queue (
   constraint queue_has_fair_share_or_aging check (not (fair_share and aging_seconds is not null))
 );
 comment on table picture_queue.queue is 'The queues and their policies; null: the default in setting applies.';
-comment on column picture_queue.queue.events is 'Which events are sent: none, status, or progress (of status and progress).';
+comment on column picture_queue.queue.events is
+  'Which events are sent: none, status, or progress (of status and progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
   'How many seconds of waiting one point of priority is worth; null: priority is strict.';
@@ -635,7 +637,7 @@ create table picture_queue.maintenance (
   fold_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
   tidied boolean not null default false,  -- the latest round was one of housekeeping
-  step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, fewer after slow ones
+  step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
 );
 comment on table picture_queue.maintenance is
   'The worker that does the maintenance of the project, until when, and the times of its next steps.';
@@ -669,7 +671,8 @@ create table picture_queue.batch (
   constraint batch_counts_fit check (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
-comment on table picture_queue.batch is 'Batches of jobs, the counts of their finished jobs, and the callback that is enqueued then.';
+comment on table picture_queue.batch is
+  'Batches of jobs, the counts of their finished jobs, and the callback that is enqueued then.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
 -- Finished batches whose callback has not been enqueued yet.
 create index batch_callback on picture_queue.batch (finished_at)
@@ -1033,7 +1036,7 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
   ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished
-  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- its parents have finished, but it is not due
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- they have, but it is not due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
   ('abandon',  'pending',    'blocked',   'failed',     null,         0),

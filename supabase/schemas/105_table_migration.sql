@@ -5,4 +5,5 @@ create table picture_queue.migration (
   digest text not null,
   applied_at timestamptz not null default now()
 );
-comment on table picture_queue.migration is 'The migrations that `picture-queue migrate` applied, by the names of their files.';
+comment on table picture_queue.migration is
+  'The migrations that `picture-queue migrate` applied, by the names of their files.';

@@ -33,7 +33,8 @@ create table picture_queue.queue (
   constraint queue_has_fair_share_or_aging check (not (fair_share and aging_seconds is not null))
 );
 comment on table picture_queue.queue is 'The queues and their policies; null: the default in setting applies.';
-comment on column picture_queue.queue.events is 'Which events are sent: none, status, or progress (of status and progress).';
+comment on column picture_queue.queue.events is
+  'Which events are sent: none, status, or progress (of status and progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
   'How many seconds of waiting one point of priority is worth; null: priority is strict.';

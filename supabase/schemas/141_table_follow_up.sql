@@ -49,7 +49,7 @@ create table picture_queue.maintenance (
   fold_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
   tidied boolean not null default false,  -- the latest round was one of housekeeping
-  step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, fewer after slow ones
+  step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
 );
 comment on table picture_queue.maintenance is
   'The worker that does the maintenance of the project, until when, and the times of its next steps.';

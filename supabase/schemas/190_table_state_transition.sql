@@ -36,7 +36,7 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
   ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished
-  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- its parents have finished, but it is not due
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- they have, but it is not due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
   ('abandon',  'pending',    'blocked',   'failed',     null,         0),
