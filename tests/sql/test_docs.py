@@ -58,7 +58,7 @@ async def test_the_tables_of_settings_have_every_column(db):
       where table_name = $1 and table_schema = 'picture_queue'"""
     setting = {row["column_name"] for row in await db.rows(columns, "setting")}
     told = named(section(SQL, "Settings")) - {"create", "refuse"}
-    assert told == setting - {"only_row", "maintained_at"}
+    assert told == setting - {"only_row"}
     queue = {row["column_name"] for row in await db.rows(columns, "queue")}
     told = {"name", "paused_until", "pause_reason", "created_at"}
     told |= {"reorder_after", "reorder_again_at"}  # internal

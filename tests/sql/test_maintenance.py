@@ -219,7 +219,7 @@ async def two(own_database: str) -> AsyncIterator[list["asyncpg.Connection[Any]"
             await connection.execute("rollback")
     await connections[0].execute("delete from public.job_queue")
     await connections[0].execute("delete from picture_queue.failed_step")
-    await connections[0].execute("update picture_queue.setting set maintained_at = '-infinity'")
+    await connections[0].execute("update picture_queue.maintenance set prune_at = '-infinity'")
     await asyncio.gather(*(connection.close() for connection in connections))
 
 
@@ -268,7 +268,10 @@ async def test_a_round_that_does_not_end_is_done_without(two):
     assert (answer["leased"], answer["promoted"]) == (True, 1)
     assert await other.fetchval("select hold from job_queue where id = $1", job) is None
     assert not HOUSEKEEPING & answer.keys()
-    await other.execute("update picture_queue.setting set maintained_at = '-infinity'")
+    await one.execute("rollback")
+    await one.execute("update picture_queue.maintenance set prune_at = '-infinity'")
+    await one.execute("begin")
+    await one.execute("select from picture_queue.maintenance for update")
     answer = await call(other, "b")
     assert (HOUSEKEEPING | {"promoted", "swept"}) <= answer.keys()
 
@@ -289,9 +292,10 @@ async def test_a_round_that_does_not_end_is_done_without(two):
 async def test_steps_go_on_while_an_open_transaction_holds(two, open_transaction):
     one, other = two
     await one.execute("select set_limit('sql-open', 2)")
-    await one.execute("update picture_queue.setting set maintained_at = '-infinity'")
     await one.execute("select enqueue_job('t', queue => 'held')")
-    await one.execute("update picture_queue.maintenance set done_at = '-infinity'")
+    await one.execute(
+        "update picture_queue.maintenance set done_at = '-infinity', prune_at = '-infinity'"
+    )
     await one.execute("begin")
     await one.execute(open_transaction)
     for _ in range(2):

@@ -415,7 +415,7 @@ async def test_the_doctor_knows_every_function_of_ours(db):
 
 
 async def test_maintenance_that_is_not_done_is_found(db):
-    await db.run("update picture_queue.setting set maintained_at = '-infinity'")
+    await db.run("update picture_queue.maintenance set done_at = '-infinity'")
     await cure(db, "maintenance", "never done", "warn")
     await db.pass_time(400)
     await cure(db, "maintenance", "not done for 40", "warn")
