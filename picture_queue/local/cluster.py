@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-import psutil
-
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
 from picture_queue.local.keys import Secrets
@@ -25,21 +23,13 @@ from picture_queue.local.migrate import (
 )
 from picture_queue.local.ownership import make_own_directory, open_log, write_own
 from picture_queue.local.ports import HOST
-from picture_queue.local.processes import (
-    exit_code,
-    program_environment,
-    runs,
-    spawn,
-    tail,
-    wait_until,
-)
+from picture_queue.local.processes import exit_code, program_environment, spawn, tail
 from picture_queue.local.supervise import Guard
 
 SUPERUSER = "supabase_admin"
 
 _INITDB_TIMEOUT = 120.0
 _START_TIMEOUT = 60.0  # seconds; recovery after a crash is part of a start
-_ORPHAN_TIMEOUT = 20.0
 _SINGLE_USER_TIMEOUT = 60.0
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux takes 107, macOS 103
 _POLL = 0.01
@@ -130,12 +120,11 @@ class Cluster:
         """Make the cluster unless it is there.
 
         Args:
-            guard: Told of `initdb`.
+            guard: Watches `initdb`.
 
         Raises:
             LocalStackError: The directory cannot be used, or `initdb` failed.
         """
-        await self._end_orphan()
         if self.complete:
             return
         # Without the marker an earlier first start was interrupted; nobody has seen its data.
@@ -264,19 +253,6 @@ class Cluster:
         with contextlib.suppress(OSError):
             return (self._data / "postmaster.pid").read_text().splitlines()
         return []
-
-    async def _end_orphan(self) -> None:
-        """End a server that outlived its stack, which takes a kill -9 of the stack's guard too."""
-        lines = self._pid_file()
-        if len(lines) < 3:
-            return
-        with contextlib.suppress(psutil.Error, ValueError):
-            orphan = psutil.Process(int(lines[0]))
-            # The pid may be somebody else's by now; the third line is the server's start.
-            if abs(orphan.create_time() - int(lines[2])) > 5 or "postgres" not in orphan.name():
-                return
-            orphan.send_signal(signal.SIGINT)
-            await asyncio.to_thread(wait_until, lambda: not runs(orphan), _ORPHAN_TIMEOUT)
 
     async def prepare(self, migrations: bool = True) -> list[str]:
         """Bring the started server's database up to date: platform, then our migrations.

@@ -108,8 +108,8 @@ class Daemon:
         # Beside the API's port, as `supabase start` has them, where that was asked for by number.
         simulator = listen_near(port and port + 2)
         stack.callback(simulator.close)
-        held = (lock, api.fileno(), simulator.fileno())
-        guard = await stack.enter_async_context(self._guard(held))
+        sockets = (api.fileno(), simulator.fileno())
+        guard = await stack.enter_async_context(self._guard((lock, *sockets)))
         # Half a second of imports, done while Postgres is starting.
         importing = asyncio.to_thread(importlib.import_module, "picture_queue.local.servers")
         loading = asyncio.create_task(importing)
@@ -131,7 +131,7 @@ class Daemon:
         await apps.start()
         status = self._status(secrets, cluster, server, apps)
         if self._options.worker:
-            await self._worker(stack, guard, status)
+            await self._worker(stack, guard, status, sockets)
         trimming = asyncio.create_task(self._trim_logs())
         stack.callback(trimming.cancel)
         state = {"pid": os.getpid(), "status": status, "superuser_url": cluster.own_dsn(SUPERUSER)}
@@ -144,6 +144,7 @@ class Daemon:
         # Sockets in it have short names from here, however long its path is.
         os.chdir(self._data.path)
         lock = await self._data.lock()
+        await asyncio.to_thread(self._data.end_orphans)
         self._data.clear_state()
         for name in _LOGS:
             rotate(self._data.log(name))
@@ -152,7 +153,8 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _guard(self, held: Sequence[int]) -> AsyncIterator[Guard]:
-        guard = Guard(held, self._data.path if self._options.temporary else None)
+        doomed = self._data.path if self._options.temporary else None
+        guard = Guard(held, doomed, self._data.write_programs)
         lost = asyncio.create_task(self._guard_lost(guard))
         try:
             yield guard
@@ -208,7 +210,11 @@ class Daemon:
         return server
 
     async def _worker(
-        self, stack: contextlib.AsyncExitStack, guard: Guard, status: dict[str, str]
+        self,
+        stack: contextlib.AsyncExitStack,
+        guard: Guard,
+        status: dict[str, str],
+        sockets: Sequence[int],
     ) -> None:
         real = self._options.real_replicate
         env = worker_environment(
@@ -221,7 +227,7 @@ class Daemon:
         _log.info("the worker uses %s", "the real Replicate" if real else "the simulator")
         service = Service(
             "The worker",
-            lambda: launch_worker(self._data, env, real_replicate=real),
+            lambda: launch_worker(self._data, env, sockets, real_replicate=real),
             guard,
             _WORKER_STOP,
             # The rest of the stack is of use without it; `picture-queue health` shows it missing.

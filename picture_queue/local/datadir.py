@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,16 @@ from picture_queue.local.paths import (
     make_directory,
     service_user,
 )
-from picture_queue.local.processes import runs
+from picture_queue.local.processes import end_orphan, runs
 
 _POLL = 0.02
 _CLEANUP_TIMEOUT = 30.0  # seconds a killed stack's guard may take
 _CLOCK_SLACK = 2.0  # seconds two readings of one process's start may differ
 # Everything a stack writes. `--data-dir` may name a directory with other people's files.
 _OURS = {"postgres", "platform.sha256", "storage", "logs", "lock", "state.json", "secrets.json"}
-_OURS |= {"postgrest.sock"}
-_OURS |= {"state.new", "secrets.new", "password", "password.new"}  # left by a start that was killed
+_OURS |= {"postgrest.sock", "programs.json"}
+# Left by a start that was killed.
+_OURS |= {"state.new", "secrets.new", "programs.new", "password", "password.new"}
 _ELSEWHERE = "Choose another with --data-dir."
 
 
@@ -64,6 +65,7 @@ class DataDir:
         self._lock = self.path / "lock"
         self._state = self.path / "state.json"
         self._secrets = self.path / "secrets.json"
+        self._programs = self.path / "programs.json"
 
     def log(self, name: str) -> Path:
         """Return the log file of one program."""
@@ -273,13 +275,37 @@ class DataDir:
         """Return the daemon that holds the lock; None when there is none or it was killed."""
         if not self.locked():
             return None
-        with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
+        with contextlib.suppress(OSError, ValueError, KeyError):
             owner = json.loads(read_own(self._lock, self._owner()))
-            process = psutil.Process(owner["pid"])
-            same = abs(process.create_time() - owner["started"]) < _CLOCK_SLACK
-            # Root is going to signal it: the service user, who wrote the file, names its own only.
-            same = same and process.uids().effective == self._owner()
-            return process if same and runs(process) else None
+            return self._find(owner["pid"], owner["started"])
+        return None
+
+    def write_programs(self, started: Mapping[int, float]) -> None:
+        """Write the pids and start times of the running programs, for `end_orphans`."""
+        with contextlib.suppress(OSError):  # a full disk must not keep a stack from stopping
+            write_own(self._programs, json.dumps(list(started.items())))
+
+    def end_orphans(self) -> None:
+        """End the programs that outlived their stack because its guard was killed as well.
+
+        The caller holds the lock.
+        """
+        with contextlib.suppress(OSError, ValueError, TypeError, LocalStackError):
+            recorded = json.loads(read_own(self._programs, self._owner()))
+            for pid, started in reversed(recorded):
+                process = self._find(pid, started)
+                if process is not None:
+                    end_orphan(process)
+            self._programs.unlink()
+
+    def _find(self, pid: int, started: float) -> psutil.Process | None:
+        """Return a running process of the stack's user by its pid and start time, else None."""
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            same = abs(process.create_time() - started) < _CLOCK_SLACK
+            # Root may signal it, and the service user wrote the file: only its own processes count.
+            if same and process.uids().effective == self._owner() and runs(process):
+                return process
         return None
 
     def postgres_version(self) -> int | None:
@@ -346,6 +372,7 @@ class DataDir:
                 hint=f"Stop it with {self.command('stop')}.",
             )
         try:
+            self.end_orphans()
             for name in _OURS:
                 entry = self.path / name
                 if entry.is_dir() and not entry.is_symlink():

@@ -1,6 +1,7 @@
 """Child processes of the stack: started with a log, stopped within a bound."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import open_log, open_own
 
 _POLL = 0.02
+_ORPHAN_TIMEOUT = 20.0  # seconds
 LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept beside it
 # All that Postgres and PostgREST may have of the caller's environment: no settings of other servers
 # and clients, and above all no tokens, which SQL could read there.
@@ -117,6 +119,15 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(_POLL)
     return True
+
+
+def end_orphan(process: psutil.Process) -> None:
+    """End a program that outlived its stack, and wait for its end."""
+    with contextlib.suppress(psutil.Error):
+        # Only Postgres needs an orderly end: until its children have ended, no other may start.
+        number = signal.SIGINT if process.name() == "postgres" else signal.SIGKILL
+        process.send_signal(number)
+        wait_until(lambda: not runs(process), _ORPHAN_TIMEOUT)
 
 
 def rotate(log: Path) -> None:

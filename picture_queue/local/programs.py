@@ -1,22 +1,18 @@
 """The command lines of the stack's programs: PostgREST and the worker."""
 
 import asyncio
-import contextlib
 import os
-import socket
-import struct
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-import psutil
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.ports import HOST, socket_name
-from picture_queue.local.processes import program_environment, runs, spawn, tail, wait_until
+from picture_queue.local.processes import program_environment, spawn, tail
 from picture_queue.local.runtime import inherited_descriptors
 
 _READY_TIMEOUT = 30.0
@@ -56,26 +52,12 @@ class PostgREST:
         Raises:
             LocalStackError: It cannot be started.
         """
-        self._end_orphan()
         return spawn(
             [self.program.path],
             log=self._log,
             cwd=self._data.path,
             env=program_environment(self._settings()),
         )
-
-    def _end_orphan(self) -> None:
-        """End a PostgREST that outlived its stack, which takes a kill -9 of the guard too."""
-        if not hasattr(socket, "SO_PEERCRED"):
-            return  # not Linux
-        with socket.socket(socket.AF_UNIX) as asked, contextlib.suppress(OSError, psutil.Error):
-            asked.settimeout(_REQUEST_TIMEOUT)
-            asked.connect(socket_name(self.socket))
-            # Its first number is the process that listens there, in a directory that is ours alone.
-            credentials = asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            orphan = psutil.Process(struct.unpack("3i", credentials)[0])
-            orphan.kill()
-            wait_until(lambda: not runs(orphan), _REQUEST_TIMEOUT)
 
     def _settings(self) -> dict[str, str]:
         # No ADMIN_SERVER_PORT: versions after 12.0 print their secrets there for whoever asks.
@@ -180,21 +162,29 @@ def worker_environment(
 
 
 def launch_worker(
-    data: DataDir, env: dict[str, str], *, real_replicate: bool = False
+    data: DataDir, env: dict[str, str], sockets: Sequence[int], *, real_replicate: bool = False
 ) -> subprocess.Popen[bytes]:
     """Start a worker with the built-in handlers.
+
+    Args:
+        data: The data directory, for the log.
+        env: The environment of the worker.
+        sockets: Descriptors of the listening sockets. The worker keeps them open and does not use
+            them: should the daemon and its guard be killed, no other program can take the ports and
+            get the keys that the worker sends there.
+        real_replicate: Use the real Replicate.
 
     Raises:
         LocalStackError: It cannot be started.
     """
     return spawn(
         [
-            # -P: what lies in the working directory is not to be imported.
+            # -P: the worker imports nothing from its working directory.
             *(sys.executable, "-P", "-m", "picture_queue_cli", "worker"),
             *(["--real-replicate"] if real_replicate else []),
         ],
         log=data.log("worker"),
         cwd=data.path,
         env=env,
-        descriptors=inherited_descriptors(),
+        descriptors=(*inherited_descriptors(), *sockets),
     )

@@ -34,6 +34,7 @@ from picture_queue.local import LocalSupabase, launch, migrate
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import _tree, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir
+from picture_queue.local.ports import listen
 from picture_queue.local.processes import runs
 
 # Without fsync the tests write less; a killed process loses no data without it either.
@@ -363,18 +364,36 @@ async def test_a_start_waits_for_the_processes_of_a_killed_stack(data_dir: Path)
             await footprint.wait_until_gone(0)
 
 
-async def test_the_next_start_ends_an_orphaned_server(data_dir: Path) -> None:
-    with quick(data_dir) as first:
+async def test_the_next_start_ends_orphans_which_hold_the_ports_until_then(data_dir: Path) -> None:
+    with quick(data_dir, worker=True) as first:
         token = await _keep(first.db_url)
         footprint = Footprint.of(data_dir)
         # The guard is killed too, so that no process is left to clean up.
         footprint.programs["guard.py"].suspend()
         footprint.processes[0].kill()
         footprint.programs["guard.py"].kill()
-    assert runs(footprint.programs["postgres"])
-    with quick(data_dir) as second:
+    daemon, *rest = footprint.processes
+    orphans = [process for process in rest if process != footprint.programs["guard.py"]]
+    (worker,) = (process for process in orphans if "picture_queue_cli" in process.cmdline())
+    assert not runs(daemon) and all(map(runs, orphans))
+    # The worker sends its keys to these ports.
+    for port in footprint.ports:
+        with pytest.raises(PortTaken):
+            listen(port)
+    port = httpx.URL(first.api_url).port
+    with quick(data_dir, port=port or 0) as second:
+        assert not runs(worker)
         assert await _has(second.db_url, token)
-    footprint.programs["postgrest"].kill()
+        assert not [process for process in orphans if runs(process)]
+
+
+async def test_a_reset_ends_orphans(empty_dir: Path) -> None:
+    with quick(empty_dir):
+        footprint = Footprint.of(empty_dir)
+        footprint.programs["guard.py"].suspend()
+        footprint.processes[0].kill()
+        footprint.programs["guard.py"].kill()
+    local.reset(empty_dir)
     await footprint.wait_until_gone()
 
 
