@@ -21,6 +21,7 @@ import asyncpg
 import httpx
 import psutil
 import pytest
+import websockets
 
 from picture_queue._resources import Migration
 from picture_queue.errors import (
@@ -219,6 +220,23 @@ async def test_the_simulator_answers(stack: LocalSupabase) -> None:
             headers = {"authorization": f"Bearer {given}"}
             answer = await client.get(f"{stack.replicate_url}/account", headers=headers)
             assert answer.status_code == status, given
+
+
+async def test_a_refused_websocket_is_not_logged_as_an_error(stack: LocalSupabase) -> None:
+    log = DataDir(stack.data_dir).log("daemon")
+    before = len(log.read_text())
+    url = stack.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket"
+    foreign = {"apikey": stack.anon_key, "origin": "https://foreign.test"}
+    for headers, status in (({"apikey": "nonsense"}, 401), (foreign, 403)):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(url, additional_headers=headers)
+        assert refused.value.response.status_code == status
+
+    async def is_logged() -> bool:
+        return "refused a WebSocket with status 403" in log.read_text()[before:]
+
+    await _eventually(is_logged)
+    assert "ERROR" not in log.read_text()[before:]
 
 
 async def test_postgrest_is_configured_as_on_the_platform(stack: LocalSupabase) -> None:
