@@ -1,8 +1,8 @@
 """The tokens that PostgREST accepts, and its errors for others.
 
-PostgREST checks them again. It does so here first because the bundled one is older than the
-platform's: that has a code of its own for claims, and other texts. These are PostgREST 14's,
-recorded from it.
+PostgREST checks each token again. The gateway checks it first because the bundled PostgREST is
+older than the platform's, which has other error texts and a separate code for claims. The texts
+here are recorded from PostgREST 14.
 """
 
 import time
@@ -47,8 +47,8 @@ class RefusedToken(Exception):
         return f'Bearer error="invalid_token", error_description="{self.message}"'
 
 
-def check(credentials: Credentials, token: str) -> None:
-    """Check that PostgREST would accept a token; the database checks its role.
+def check(credentials: Credentials, token: str) -> Mapping[str, Any]:
+    """Return the claims of a token that PostgREST would accept; the database checks its role.
 
     Raises:
         RefusedToken: PostgREST would refuse it.
@@ -63,6 +63,7 @@ def check(credentials: Credentials, token: str) -> None:
     if "kid" in jwt.get_unverified_header(token):
         raise RefusedToken(_UNFIT, _NOT_FOUND)
     _check_claims(claims)
+    return claims
 
 
 def _refused(error: BadToken, token: str) -> RefusedToken:
