@@ -33,7 +33,8 @@ grant execute on function public.slow() to authenticated, service_role;
 BLOCKED = (
     "select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted"
 )
-NOBODYS_JOB = '{"job_id": "00000000-0000-0000-0000-000000000000"}'
+NOBODY = "00000000-0000-0000-0000-000000000000"
+NOBODYS_JOB = f'{{"job_id": "{NOBODY}"}}'
 
 
 def ask(url: str, head: str, body: str) -> str:
@@ -148,6 +149,17 @@ def test_a_body_that_would_keep_all_others_waiting_is_refused(arena: Any, path: 
         assert (answer.status_code == 413) is refused, answer.text
         if refused:
             assert str(most) in answer.json()["message"]
+
+
+def test_a_body_of_a_service_key_is_bounded(arena: Any):
+    headers = {"apikey": arena.secret_key, "content-type": "application/json"}
+    user = f"/auth/v1/admin/users/{NOBODY}"
+    for method, path in (("DELETE", user), ("POST", "/_faults")):
+        url, content = arena.api_url + path, b" " * 1_100_000
+        answer = httpx.request(method, url, headers=headers, content=content, timeout=30)
+        assert answer.status_code == 413, (path, answer.text)
+    # A deletion needs no body.
+    assert httpx.delete(arena.api_url + user, headers=headers).json()["code"] == 404
 
 
 def test_a_file_without_a_length_ends_at_the_servers_limit(arena: Any):

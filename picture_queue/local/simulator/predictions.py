@@ -1,6 +1,7 @@
 """Predictions over HTTP: create, read, list and cancel."""
 
 import re
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,14 +35,15 @@ async def create_official(request: Request) -> Response:
     model = models().get(f"{request.path_params['owner']}/{request.path_params['name']}")
     if model is None or not model.official:
         return not_found()
-    return await _create(request, model, _BODY_KEYS - {"version"})
+    return await _create(request, await json_object(request), model, _BODY_KEYS - {"version"})
 
 
 async def create_by_version(request: Request) -> Response:
     """``POST /predictions``."""
     if refused := http_fault(request, "create"):
         return refused
-    version = (await json_object(request)).get("version")
+    body = await json_object(request)
+    version = body.get("version")
     if not isinstance(version, str):
         return refused_body("version is required")
     model = _by_version(version)
@@ -52,11 +54,12 @@ async def create_by_version(request: Request) -> Response:
             " (or perhaps you don't have permission to use it?)",
             title="Invalid version or not permitted",
         )
-    return await _create(request, model, _BODY_KEYS)
+    return await _create(request, body, model, _BODY_KEYS)
 
 
-async def _create(request: Request, model: CatalogModel, keys: set[str]) -> Response:
-    body = await json_object(request)
+async def _create(
+    request: Request, body: dict[str, Any], model: CatalogModel, keys: set[str]
+) -> Response:
     if unknown := sorted(set(body) - keys):
         return refused_body(f"Additional property {unknown[0]} is not allowed")
     if "webhook" in body:

@@ -30,9 +30,10 @@ async def json_object(request: Request) -> dict[str, Any]:
 
     Raises:
         HTTPException: It is not a JSON object.
+        BodyTooLarge: It is larger than 1 MiB.
     """
     try:
-        body = json_body.parse(await request.body())
+        body = json_body.parse(await json_body.receive(request))
     except ValueError:
         body = None
     if not isinstance(body, dict):

@@ -32,8 +32,13 @@ def problem_of(request: Request, error: Exception) -> Response:
     return problem(error.status_code, error.detail)
 
 
+def refuse_large_body(request: Request, error: Exception) -> Response:
+    """Return the error document of a body with too many bytes."""
+    return problem(413, str(error))
+
+
 def not_found() -> Response:
-    """Return the answer for what does not exist."""
+    """Return the answer for an unknown resource."""
     return problem(404, "The requested resource could not be found.")
 
 

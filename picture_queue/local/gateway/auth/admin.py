@@ -92,7 +92,7 @@ class AdminUsers:
 
     async def _delete(self, request: Request) -> Response:
         self._check(request)
-        body = await bodies.read(request) if await request.body() else {}
+        body = await bodies.read(request, optional=True)
         if body.get("should_soft_delete"):
             return not_implemented("soft deletion of users")
         await self._directory.remove(_uuid(request.path_params["user_id"]))

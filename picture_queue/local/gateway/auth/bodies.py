@@ -15,15 +15,22 @@ _LONGEST_PASSWORD: Final = 72  # bytes bcrypt looks at; the platform refuses mor
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 
 
-async def read(request: Request) -> dict[str, Any]:
+async def read(request: Request, *, optional: bool = False) -> dict[str, Any]:
     """Return the body.
 
+    Args:
+        request: The request.
+        optional: Whether an empty body counts as an empty object.
+
     Raises:
-        AuthError: It is no JSON object.
-        BodyTooLarge: It is larger than any that is needed.
+        AuthError: It is not a JSON object.
+        BodyTooLarge: It is larger than 1 MiB.
     """
+    text = await json_body.receive(request)
+    if optional and not text:
+        return {}
     try:
-        body = json_body.parse(await json_body.receive(request))
+        body = json_body.parse(text)
     except ValueError:
         body = None
     if not isinstance(body, dict):
