@@ -7,7 +7,9 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,7 +23,12 @@ from picture_queue.local.migrate import (
     set_passwords,
     upgrade_sql,
 )
-from picture_queue.local.ownership import make_own_directory, open_log, write_own
+from picture_queue.local.ownership import (
+    expect_safe_path,
+    make_own_directory,
+    open_log,
+    write_own,
+)
 from picture_queue.local.ports import HOST
 from picture_queue.local.processes import exit_code, program_environment, spawn, tail
 from picture_queue.local.supervise import Guard
@@ -37,7 +44,6 @@ _POLL = 0.01
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
     "listen_addresses": HOST,
-    "unix_socket_directories": ".",  # the cluster's own, in which the server runs
     "max_connections": "100",
     "wal_level": "logical",  # as on the platform
     "timezone": "UTC",
@@ -79,32 +85,55 @@ class Cluster:
         self._durable = durable
         self.program = program
         self.port = port
-        # Nobody else can listen on a socket in a directory that is closed to them, as they can on
-        # a port while the server is down: the stack's own programs say their passwords only here.
-        socket = self._data / f".s.PGSQL.{port}"
-        self._socket_fits = len(os.fsencode(socket)) <= _SOCKET_PATH_LIMIT
+        # The stack's own programs send their passwords only over a socket in a directory that is
+        # closed to others. Any program can listen on the port while the server is down.
+        self._sockets = self._data
 
     @property
     def dsn(self) -> str:
-        """The address for users: role `postgres`."""
-        return f"postgresql://postgres:{self._secrets.database_password}@{self._tcp}"
+        """The address for users, with the role `postgres`."""
+        password = self._secrets.database_password
+        return f"postgresql://postgres:{password}@{HOST}:{self.port}/postgres"
 
     def own_dsn(self, role: str) -> str:
         """Return the address for a program of the stack.
 
         Args:
-            role: Which it logs in as. Triggers, casts and the like of others run in its sessions,
-                so once users have been in the database no program may be the superuser.
+            role: The role it logs in as. Triggers, casts and other code of users run in its
+                sessions, so no program may log in as the superuser once users could connect.
         """
         password = self._secrets.passwords[role]
-        if not self._socket_fits:
-            return f"postgresql://{role}:{password}@{self._tcp}"
-        place = quote(str(self._data), safe="")
+        place = quote(str(self._sockets), safe="")
         return f"postgresql://{role}:{password}@/postgres?host={place}&port={self.port}"
 
-    @property
-    def _tcp(self) -> str:
-        return f"{HOST}:{self.port}/postgres"
+    @contextlib.contextmanager
+    def socket_directory(self) -> Iterator[None]:
+        """Make a short directory for the socket, if the path of the data directory is too long.
+
+        Raises:
+            LocalStackError: The path of the temporary directory is too long, or it is not safe.
+        """
+        if self._socket_fits():
+            yield
+            return
+        parent = Path(tempfile.gettempdir()).resolve()
+        expect_safe_path(parent)
+        with tempfile.TemporaryDirectory(
+            prefix="picture-queue-", dir=parent, ignore_cleanup_errors=True
+        ) as directory:
+            self._sockets = Path(directory)
+            if not self._socket_fits():
+                raise LocalStackError(
+                    "The paths of the data directory and of the temporary directory are too long for"
+                    " the socket of Postgres",
+                    detail=f"{self._data}, {parent}",
+                    hint="Choose a shorter path with --data-dir.",
+                )
+            yield
+
+    def _socket_fits(self) -> bool:
+        path = self._sockets / f".s.PGSQL.{self.port}"
+        return len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT
 
     @property
     def complete(self) -> bool:
@@ -216,7 +245,9 @@ class Cluster:
         Raises:
             LocalStackError: It cannot be started.
         """
-        settings = _SETTINGS | {"port": str(self.port)}
+        # The server runs in its own directory. In quotes, a comma does not separate directories.
+        sockets = "." if self._sockets == self._data else f'"{self._sockets}"'
+        settings = _SETTINGS | {"port": str(self.port), "unix_socket_directories": sockets}
         if not self._durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         return spawn(

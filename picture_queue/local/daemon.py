@@ -179,6 +179,7 @@ class Daemon:
             log=self._data.log("postgres"),
             durable=self._options.durable,
         )
+        stack.enter_context(cluster.socket_directory())
         await cluster.initialise(guard)
         if cluster.outdated or (cluster.complete and self._data.secrets() is None):
             # An older version made it, with other rights or with passwords that everybody knows.
