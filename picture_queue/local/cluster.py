@@ -124,8 +124,8 @@ class Cluster:
             self._sockets = Path(directory)
             if not self._socket_fits():
                 raise LocalStackError(
-                    "The paths of the data directory and of the temporary directory are too long for"
-                    " the socket of Postgres",
+                    "The data directory and the temporary directory have too long paths for the"
+                    " socket of Postgres",
                     detail=f"{self._data}, {parent}",
                     hint="Choose a shorter path with --data-dir.",
                 )

@@ -45,7 +45,7 @@ def create_app(
         clock: Returns the unix time; tests pass their own to skip an hour.
 
     Returns:
-        An ASGI app: the API below ``/v1``, which needs the token, pictures below ``/files``, and the
+        An ASGI app: the API below ``/v1``, which needs the token, pictures below ``/files``, and
         switches below ``/_simulator``, which need a switch key. It needs no lifespan.
     """
     simulator = Simulator(settings or SimulatorSettings(), clock)
