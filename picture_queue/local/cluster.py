@@ -1,4 +1,4 @@
-"""One Postgres cluster of the embedded stack: made once, then started and stopped."""
+"""The Postgres cluster of an embedded stack: initdb, upgrade, start and stop."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ _START_TIMEOUT = 60.0  # seconds; recovery after a crash is part of a start
 _SINGLE_USER_TIMEOUT = 60.0
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux takes 107, macOS 103
 _POLL = 0.01
-# Fast shutdown, then immediate: the next start recovers from the write-ahead log.
+# A fast shutdown, then an immediate one, after which the next start does a recovery.
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
     "listen_addresses": HOST,
@@ -59,12 +59,12 @@ class Cluster:
     """A cluster in a directory.
 
     Args:
-        directory: The stack's data directory; exists.
-        program: The Postgres that made it, or is going to.
+        directory: The stack's data directory, which exists.
+        program: The Postgres that made the cluster or is going to make it.
         secrets: The passwords of its roles.
         port: TCP port on loopback.
         log: File for the server's output.
-        durable: False trades safety against power loss for speed; for data thrown away anyway.
+        durable: False makes it faster, but it may lose data at a power failure.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Cluster:
         return self.complete and self._marker.read_text().strip() != platform_digest()
 
     async def initialise(self, guard: Guard) -> None:
-        """Make the cluster unless it is there.
+        """Make the cluster unless it exists.
 
         Args:
             guard: Watches `initdb`.
@@ -156,7 +156,7 @@ class Cluster:
         """
         if self.complete:
             return
-        # Without the marker an earlier first start was interrupted; nobody has seen its data.
+        # Without the marker, the first start was interrupted and there is no data of users yet.
         shutil.rmtree(self._data, ignore_errors=True)
         make_own_directory(self._data)
         write_own(self._password_file, self._secrets.superuser_password)
@@ -188,7 +188,7 @@ class Cluster:
             raise LocalStackError(f"initdb took over {_INITDB_TIMEOUT:.0f} s") from error
         finally:
             if process.poll() is None:
-                # Its backend would go on writing for a moment: the whole group goes.
+                # The backend that it started would still write, so kill the process group.
                 os.killpg(process.pid, signal.SIGKILL)
                 await exit_code(process)
             guard.remove(process)
@@ -196,17 +196,18 @@ class Cluster:
             raise LocalStackError("initdb failed", detail=tail(self._log))
 
     def upgrade(self) -> None:
-        """Give a stopped cluster today's roles and rights, and the passwords of `secrets`.
+        """Give a stopped cluster this version's roles and rights, and the passwords of `secrets`.
 
         Raises:
             LocalStackError: Postgres failed.
         """
-        # Without a network: with the old passwords, which everybody knows, nobody may come first.
-        # Event triggers do not run here, and with this path no object of a user's is found.
+        # In single-user mode, so that nobody can connect with the old passwords, which are public.
+        # Event triggers do not run in it, and this search_path finds no objects of users.
         statements = "\n".join(
             ("set search_path = pg_catalog, pg_temp;", upgrade_sql(), self._password_sql())
         )
-        # A semicolon before an empty line ends a command; as one command it is one transaction.
+        # With -j an empty line after a semicolon ends a command. Without empty lines all statements
+        # are one command, and so one transaction.
         command = re.sub(r";\s*\n\s*\n", ";\n", statements).strip() + "\n\n"
         try:
             with open_log(self._log) as log:
@@ -214,7 +215,7 @@ class Cluster:
                     [
                         *(self.program.path / "postgres", "--single", "-j", "-D", self._data),
                         *("-c", "exit_on_error=on", "-c", "log_min_error_statement=panic"),
-                        # A lower level than the server's refuses to start beside a logical slot.
+                        # With a lower wal_level it does not start if there is a logical slot.
                         *("-c", f"wal_level={_SETTINGS['wal_level']}", "postgres"),
                     ],
                     input=command.encode(),
@@ -271,7 +272,7 @@ class Cluster:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise LocalStackError("Postgres did not start", detail=tail(self._log))
-            # What `pg_ctl start` waits for: the pid in the first line, the state in the eighth.
+            # As `pg_ctl start` does: the first line is the pid, the eighth the state.
             lines = self._pid_file()
             if len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
                 return
@@ -286,10 +287,10 @@ class Cluster:
         return []
 
     async def prepare(self, migrations: bool = True) -> list[str]:
-        """Bring the started server's database up to date: platform, then our migrations.
+        """Apply the platform's SQL and our migrations to the database of the started server.
 
         Args:
-            migrations: Whether the latter are wanted.
+            migrations: Whether to apply the migrations.
 
         Returns:
             The names of the migrations applied now.
@@ -298,9 +299,10 @@ class Cluster:
             LocalStackError: A statement failed.
         """
         if not self.complete:
-            # Nobody else has been in this database: the other roles have no passwords yet.
+            # The superuser is safe here: no user has been in this database yet, since the other
+            # roles have no passwords.
             await apply_platform(self.own_dsn(SUPERUSER))
             await set_passwords(self.own_dsn(SUPERUSER), self._password_sql())
-        # Written last: a start that ends before this repeats what it did.
+        # Written last, so that a start after an interrupted one repeats the steps before it.
         self._marker.write_text(platform_digest() + "\n")
         return await apply_migrations(self.own_dsn("postgres")) if migrations else []

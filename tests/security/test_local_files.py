@@ -88,7 +88,7 @@ def test_the_attack_of_s7_writes_nowhere(place: Path):
     refused(data, "belongs to nobody")
     # The same where only the directory itself was given to root.
     os.chown(data, 0, 0)
-    refused(data, "somebody else's")
+    refused(data, "a file of another user")
     assert os.listdir(target) == []
 
 
@@ -168,10 +168,10 @@ def test_an_open_directory_with_other_files_is_refused_and_a_closed_one_taken(pl
     data = place / "data"
     data.mkdir(mode=0o755)
     (data / "thesis.txt").write_text("keep me")
-    refused(data, "holds other files", "mode 0755", "--data-dir")
+    refused(data, "contains other files", "mode 0755", "--data-dir")
     if IS_ROOT:
         data.chmod(0o700)  # it would be given to the service user, with the thesis
-        refused(data, "holds other files")
+        refused(data, "contains other files")
     (data / "thesis.txt").unlink()
     (data / "lock").touch()
     data.chmod(0o777)
