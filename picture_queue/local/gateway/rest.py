@@ -201,6 +201,6 @@ def _unavailable(error: Exception) -> JSONResponse:
         "code": "PGRST003" if late else "PGRST000",
         "details": str(error) or None,
         "hint": None,
-        "message": "PostgREST did not answer in time" if late else "PostgREST is not there",
+        "message": "PostgREST did not answer in time" if late else "PostgREST cannot be reached",
     }
     return _RestJson(body, 504 if late else 503)

@@ -1,4 +1,4 @@
-"""``/auth/v1/admin/users``: users made, listed, changed and deleted with a service key."""
+"""``/auth/v1/admin/users``: the routes for users, which need a service key."""
 
 import math
 import uuid
@@ -16,7 +16,7 @@ from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 
 _PAGE_SIZE: Final = 50
-# What a caller may ask and nobody does here: better refused than forgotten.
+# Fields that the platform supports and the embedded stack refuses.
 _MISSING: Final = {
     "phone": "phone numbers",
     "phone_confirm": "phone numbers",
@@ -30,8 +30,8 @@ class AdminUsers:
     """The routes.
 
     Args:
-        credentials: Tell who has a service key.
-        database: Where the users are.
+        credentials: Verify the service key.
+        database: The database of the users.
     """
 
     def __init__(self, credentials: Credentials, database: Database) -> None:

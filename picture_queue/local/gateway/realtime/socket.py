@@ -178,14 +178,14 @@ class Socket:
             self._forget(old)
         channel = Channel(topic, config, caller, ref, self.deliver, self._expire)
         self._channels[topic] = channel
-        channel.arm()
+        channel.start_timer()
         self.deliver(frames.ok(topic, ref, {"postgres_changes": []}))
         if config.presence:
             self.deliver(frames.frame(topic, "presence_state", {}))
         self._backend.hub.add(channel.name, config.private, channel)
         if config.replay is not None:
             # What is sent meanwhile may come twice; its id tells.
-            for text in await self._backend.history.missed(channel.name, config.replay):
+            for text in await self._backend.history.replay(channel.name, config.replay):
                 self.deliver(text)
 
     def _check_quota(self, topic: str) -> None:
@@ -263,7 +263,7 @@ class Socket:
             self._close(channel, str(refusal).partition(": ")[2])
             return
         if self._channels.get(channel.topic) is channel:  # it may have expired meanwhile
-            channel.adopt(caller)
+            channel.replace_token(caller)
 
     async def _broadcast(self, channel: Channel, payload: dict[str, Any], ref: str | None) -> None:
         if not self._backend.quota.messages.take(self):
@@ -280,16 +280,16 @@ class Socket:
             return
         text = frames.frame(channel.topic, "broadcast", payload)
         if self._backend.quota.too_large(text):
-            if channel.config.wants_acknowledgement:
+            if channel.config.acknowledges:
                 self.deliver(frames.error(channel.topic, ref, "payload_size_exceeded"))
             return
         self._backend.hub.publish(
             channel.name,
             channel.config.private,
             text,
-            excluding=None if channel.config.hears_itself else channel,
+            excluding=None if channel.config.receives_own else channel,
         )
-        if channel.config.wants_acknowledgement:
+        if channel.config.acknowledges:
             self.deliver(frames.ok(channel.topic, ref))
 
     async def _ask(
@@ -319,7 +319,7 @@ class Socket:
         self.deliver(frames.frame(channel.topic, "phx_close", {}, channel.join_ref))
 
     def _forget(self, channel: Channel) -> None:
-        channel.disarm()
+        channel.stop_timer()
         self._backend.hub.remove(channel.name, channel.config.private, channel)
         if self._channels.get(channel.topic) is channel:
             del self._channels[channel.topic]
