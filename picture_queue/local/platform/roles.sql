@@ -83,11 +83,11 @@ where not active;
 grant anon, authenticated, service_role
   to authenticator, supabase_realtime_admin, supabase_storage_admin;
 grant anon, authenticated, service_role, authenticator to postgres with admin option;
--- The platform lets `postgres` write policies on these owners' tables through the extension
--- supautils; membership gives the same right without it.
+-- On the platform, the extension supautils lets `postgres` create policies on the tables of these
+-- roles. Membership gives the same right.
 grant supabase_realtime_admin, supabase_storage_admin to postgres;
 
--- Triggers of the user's on the tables of Auth run with this path, as on the platform.
+-- Users' triggers on the tables of Auth run with this search_path, as on the platform.
 alter role supabase_auth_admin set search_path = auth;
 alter role supabase_realtime_admin set search_path = realtime;
 alter role supabase_storage_admin set search_path = storage;

@@ -1,4 +1,4 @@
-"""Buckets: made, listed, changed, emptied and deleted."""
+"""The routes of buckets."""
 
 import re
 from typing import Any, Final
@@ -32,9 +32,9 @@ class Buckets:
     """The bucket routes.
 
     Args:
-        rows: Storage's tables.
-        files: The bytes of their objects.
-        limit: Largest object of the server, in bytes.
+        rows: The tables of Storage.
+        files: The files of the objects.
+        limit: Maximum bytes of an object.
     """
 
     def __init__(self, rows: Rows, files: FileStore, limit: int) -> None:
@@ -99,7 +99,7 @@ class Buckets:
         return [{**_bucket_json(row), "type": row["type"]} for row in rows]
 
     async def update(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
-        """``PUT /bucket/{bucket}``: what is named is set, null clears it."""
+        """``PUT /bucket/{bucket}``: set the given fields; null clears one."""
         body = await bodies.read_object(request)
         changes: dict[str, Any] = {}
         if "public" in body:
@@ -109,8 +109,8 @@ class Buckets:
         if "allowed_mime_types" in body:
             changes["allowed_mime_types"] = _mime_types(body["allowed_mime_types"])
         if not changes:
-            complaints = [f"body must have required property '{name}'" for name in _CHANGEABLE]
-            raise invalid(", ".join([*complaints, "body must match a schema in anyOf"]))
+            messages = [f"body must have required property '{name}'" for name in _CHANGEABLE]
+            raise invalid(", ".join([*messages, "body must match a schema in anyOf"]))
         columns = ", ".join(f"{name} = ${n}" for n, name in enumerate(changes, 2))
         async with self._rows.acting(caller, "storage.bucket.update") as connection:
             changed = await connection.fetchval(
@@ -123,7 +123,7 @@ class Buckets:
         return {"message": "Successfully updated"}
 
     async def delete(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
-        """``DELETE /bucket/{bucket}``: an empty one."""
+        """``DELETE /bucket/{bucket}``: delete an empty bucket."""
         await bodies.read_optional(request)
         if await self._rows.bucket(bucket, caller) is None:
             raise bucket_not_found()
@@ -139,7 +139,7 @@ class Buckets:
         return {"message": "Successfully deleted"}
 
     async def empty(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
-        """``POST /bucket/{bucket}/empty``: all objects go, at once."""
+        """``POST /bucket/{bucket}/empty``: delete all objects before the answer."""
         await bodies.read_optional(request)
         if caller.role != "service_role":
             raise invalid_role()
@@ -154,15 +154,15 @@ class Buckets:
         return {"message": "Empty bucket has been queued. Completion may take up to an hour."}
 
     def _size(self, value: object) -> int | None:
-        """Bytes of a limit: a number, or a text with a unit."""
+        """Return the bytes of a limit, which is a number or a text with a unit."""
         if value is None:
             return None
         if isinstance(value, str) and re.fullmatch(_SIZE_PATTERN, value):
             number, unit = re.split(r"(?=[a-zA-Z])", value, maxsplit=1)
-            # A number beyond every limit is infinite here, and no whole one.
+            # A very large number is infinite as a float, and cannot be converted to int.
             size = int(min(float(number) * _UNITS[unit.lower()], self._limit + 1))
         else:
-            size = _whole(value)
+            size = _size_in_bytes(value)
         if size > self._limit:
             raise too_large()
         return size
@@ -178,17 +178,17 @@ def _mime_types(value: object) -> list[str] | None:
     return mime_types
 
 
-def _whole(value: object) -> int:
+def _size_in_bytes(value: object) -> int:
     where = "body/file_size_limit"
     try:
         return bodies.integer(value, where, 0)
     except StorageError as error:
-        complaints = [error.message]
+        messages = [error.message]
         if "integer" in error.message:
-            complaints.append(f'{where} must pass "finite" keyword validation')
-        complaints.append(f'{where} must match pattern "{_SIZE_PATTERN}"')
-        complaints.append(f"{where} must match a schema in anyOf")
-        raise invalid(", ".join(complaints)) from None
+            messages.append(f'{where} must pass "finite" keyword validation')
+        messages.append(f'{where} must match pattern "{_SIZE_PATTERN}"')
+        messages.append(f"{where} must match a schema in anyOf")
+        raise invalid(", ".join(messages)) from None
 
 
 def _bucket_json(row: asyncpg.Record) -> dict[str, Any]:
