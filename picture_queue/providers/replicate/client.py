@@ -30,7 +30,7 @@ from tenacity import (
     wait_random,
 )
 
-from picture_queue._loopback import direct_mounts
+from picture_queue._loopback import is_loopback_url
 from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.download import ENCODINGS, DownloadRules, download, read_body
 from picture_queue.providers.replicate.prediction import Prediction
@@ -239,7 +239,9 @@ class ReplicateClient:
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
-            self._http = httpx.AsyncClient(mounts=direct_mounts(self._base_url))
+            # The proxy of the environment cannot reach a simulator on loopback. Without the
+            # environment, its proxy need not even be valid.
+            self._http = httpx.AsyncClient(trust_env=not is_loopback_url(self._base_url))
         return self._http
 
     async def _repeat(self, method: str, path: str, **options: Any) -> Any:
