@@ -37,11 +37,10 @@ from picture_queue.local.paths import (
     make_directory,
     service_user,
 )
-from picture_queue.local.processes import end_orphan, runs
+from picture_queue.local.processes import end_orphan, find
 
 _POLL = 0.02
 _CLEANUP_TIMEOUT = 30.0  # seconds that the guard of a killed stack may take
-_CLOCK_SLACK = 2.0  # seconds by which two readings of a process's start time may differ
 # All files that a stack writes. `--data-dir` may be a directory with other files.
 _STACK_FILES = {
     "postgres",
@@ -286,7 +285,7 @@ class DataDir:
             return None
         with contextlib.suppress(OSError, ValueError, KeyError):
             owner = json.loads(read_own(self._lock, self._owner()))
-            return self._find(owner["pid"], owner["started"])
+            return find(owner["pid"], owner["started"], self._owner())
         return None
 
     def write_programs(self, started: Mapping[int, float]) -> None:
@@ -302,20 +301,10 @@ class DataDir:
         with contextlib.suppress(OSError, ValueError, TypeError, LocalStackError):
             recorded = json.loads(read_own(self._programs, self._owner()))
             for pid, started in reversed(recorded):
-                process = self._find(pid, started)
+                process = find(pid, started, self._owner())
                 if process is not None:
                     end_orphan(process)
             self._programs.unlink()
-
-    def _find(self, pid: int, started: float) -> psutil.Process | None:
-        """Return a running process of the stack's user by its pid and start time, else None."""
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            same = abs(process.create_time() - started) < _CLOCK_SLACK
-            # Root may signal it, and the service user wrote the file: only its own processes count.
-            if same and process.uids().effective == self._owner() and runs(process):
-                return process
-        return None
 
     def postgres_version(self) -> int | None:
         """Return the major version of the Postgres that made the data; None if there is no data."""

@@ -18,6 +18,7 @@ from picture_queue.local.ownership import open_log, open_own
 
 _POLL = 0.02
 _ORPHAN_TIMEOUT = 20.0  # seconds
+_CLOCK_SLACK = 2.0  # seconds by which two readings of a process's start time may differ
 LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept beside it
 # The variables that Postgres and PostgREST get from the caller's environment: no settings of other
 # servers and clients, and no tokens, which SQL could read.
@@ -101,6 +102,19 @@ async def stop(
         await asyncio.wait([waiting], timeout=10)
     finally:
         waiting.cancel()
+
+
+def find(pid: int, started: float, uid: int) -> psutil.Process | None:
+    """Return a running process by its pid, start time and user; None if there is none.
+
+    The user matters because root signals processes by pids that the service user wrote.
+    """
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < _CLOCK_SLACK
+        if same and process.uids().effective == uid and runs(process):
+            return process
+    return None
 
 
 def runs(process: psutil.Process) -> bool:
