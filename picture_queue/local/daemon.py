@@ -117,7 +117,7 @@ class Daemon:
         secrets = self._data.secrets() or Secrets.generate()
         cluster = await self._postgres(stack, guard, secrets, free_port(port and port + 1))
         server = await self._postgrest(stack, guard, cluster, secrets.jwt_secret)
-        apps: servers.Apps = (await loading).Apps(
+        http_servers: servers.HttpServers = (await loading).HttpServers(
             self._data,
             secrets,
             cluster,
@@ -127,9 +127,9 @@ class Daemon:
             self._options.replicate_seconds,
             self._options.allowed_origins,
         )
-        stack.push_async_callback(apps.stop)
-        await apps.start()
-        status = self._status(secrets, cluster, server, apps)
+        stack.push_async_callback(http_servers.stop)
+        await http_servers.start()
+        status = self._status(secrets, cluster, server, http_servers)
         if self._options.worker:
             await self._worker(stack, guard, status, sockets)
         trimming = asyncio.create_task(self._trim_logs())
@@ -238,17 +238,21 @@ class Daemon:
         await service.start()
 
     def _status(
-        self, secrets: Secrets, cluster: Cluster, server: PostgREST, apps: "servers.Apps"
+        self,
+        secrets: Secrets,
+        cluster: Cluster,
+        server: PostgREST,
+        http_servers: "servers.HttpServers",
     ) -> dict[str, str]:
         return {
-            "API_URL": apps.api_url,
+            "API_URL": http_servers.api_url,
             "DB_URL": cluster.dsn,
             "ANON_KEY": secrets.anon_key,
             "SERVICE_ROLE_KEY": secrets.service_role_key,
             "PUBLISHABLE_KEY": secrets.publishable_key,
             "SECRET_KEY": secrets.secret_key,
             "JWT_SECRET": secrets.jwt_secret,
-            "REPLICATE_URL": apps.replicate_url,
+            "REPLICATE_URL": http_servers.replicate_url,
             "REPLICATE_TOKEN": secrets.simulator_token,
             "DATA_DIR": str(self._data.path),
             "POSTGRES": str(cluster.program),

@@ -27,7 +27,7 @@ _GRACE = 2  # seconds that open requests have to end at a stop
 _POLL = 0.005
 
 
-class Apps:
+class HttpServers:
     """The gateway and the simulator, on sockets that are listening already.
 
     Args:

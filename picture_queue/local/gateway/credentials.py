@@ -37,7 +37,7 @@ class Caller:
         return subject if isinstance(subject, str) and subject else None
 
 
-Flaw = Literal[
+TokenProblem = Literal[
     "malformed",
     "algorithm",
     "signature",
@@ -49,22 +49,22 @@ Flaw = Literal[
 ]
 
 
-class BadToken(Exception):
+class InvalidToken(Exception):
     """An error for an invalid token. Each service has its own message for it.
 
     Args:
-        flaw: The kind of error.
+        problem: The kind of error.
         message: A description of the error.
     """
 
-    def __init__(self, flaw: Flaw, message: str) -> None:
+    def __init__(self, problem: TokenProblem, message: str) -> None:
         super().__init__(message)
-        self.flaw = flaw
+        self.problem = problem
         self.message = message
 
 
 # The first match counts, since PyJWT's errors are subclasses of each other.
-_FLAWS: Final[tuple[tuple[type[jwt.InvalidTokenError], Flaw], ...]] = (
+_PROBLEMS: Final[tuple[tuple[type[jwt.InvalidTokenError], TokenProblem], ...]] = (
     (jwt.InvalidAlgorithmError, "algorithm"),
     (jwt.InvalidSignatureError, "signature"),
 )
@@ -109,36 +109,36 @@ class Credentials:
         """Return the caller of a token.
 
         Raises:
-            BadToken: It is malformed, forged or expired, or its role is not a role of the API.
+            InvalidToken: It is malformed, forged or expired, or its role is not a role of the API.
         """
         claims = self.claims(token, leeway=leeway)
         role = claims.get("role", "anon")
         if not isinstance(role, str) or role not in ROLES:
-            raise BadToken("role", f'permission denied to set role "{role}"')
+            raise InvalidToken("role", f'permission denied to set role "{role}"')
         return Caller(role=role, claims=claims, token=token)
 
     def claims(self, token: str, *, leeway: float = LEEWAY) -> Mapping[str, Any]:
         """Return a token's claims, whatever its role.
 
         Raises:
-            BadToken: It is malformed, forged or expired.
+            InvalidToken: It is malformed, forged or expired.
         """
         claims = self.signed_claims(token)
         now = time.time()
         try:
             if "exp" in claims and float(claims["exp"]) <= now - leeway:
-                raise BadToken("expired", "token is expired")
+                raise InvalidToken("expired", "token is expired")
             if "nbf" in claims and float(claims["nbf"]) > now + leeway:
-                raise BadToken("not yet valid", "token is not yet valid")
+                raise InvalidToken("not yet valid", "token is not yet valid")
         except (TypeError, ValueError, OverflowError):
-            raise BadToken("malformed", "a time in the token is not a number") from None
+            raise InvalidToken("malformed", "a time in the token is not a number") from None
         return claims
 
     def signed_claims(self, token: str) -> Mapping[str, Any]:
         """Return a token's claims without a check of their values.
 
         Raises:
-            BadToken: It is malformed or forged.
+            InvalidToken: It is malformed or forged.
         """
         return self._decoded(token)
 
@@ -158,16 +158,16 @@ class Credentials:
                 },
             )
         except RecursionError:
-            raise BadToken("malformed", "The token is nested too deeply") from None
+            raise InvalidToken("malformed", "The token is nested too deeply") from None
         except jwt.InvalidTokenError as error:
-            flaw: Flaw = next(
-                (flaw for kind, flaw in _FLAWS if isinstance(error, kind)), "malformed"
+            problem: TokenProblem = next(
+                (problem for kind, problem in _PROBLEMS if isinstance(error, kind)), "malformed"
             )
             if str(error) == "Invalid crypto padding":
-                flaw = "signature encoding"
+                problem = "signature encoding"
             elif str(error).startswith("Invalid payload string"):
-                flaw = "payload"
-            raise BadToken(flaw, str(error)) from None
+                problem = "payload"
+            raise InvalidToken(problem, str(error)) from None
 
     def is_service(self, authorization: str | None, apikey: str | None) -> bool:
         """Return whether a request carries the service or the secret key, in constant time."""
@@ -187,7 +187,7 @@ class Credentials:
         value = given[len("bearer") :] if given.lower().startswith("bearer") else given
         try:
             return self.verify(self._exchange(value.strip())).role == "service_role"
-        except BadToken:
+        except InvalidToken:
             return False
 
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import jwt
 
-from picture_queue.local.gateway.credentials import LEEWAY, BadToken, Credentials
+from picture_queue.local.gateway.credentials import LEEWAY, Credentials, InvalidToken
 
-_UNFIT: Final = "No suitable key or wrong key type"
+_NO_SUITABLE_KEY: Final = "No suitable key or wrong key type"
 _NOT_FOUND: Final = "No suitable key was found to decode the JWT"
 
 
@@ -58,25 +58,25 @@ def check(credentials: Credentials, token: str) -> Mapping[str, Any]:
         raise RefusedToken(f"Expected 3 parts in JWT; got {parts}")
     try:
         claims = credentials.signed_claims(token)
-    except BadToken as error:
+    except InvalidToken as error:
         raise _refused(error, token) from None
     if "kid" in jwt.get_unverified_header(token):
-        raise RefusedToken(_UNFIT, _NOT_FOUND)
+        raise RefusedToken(_NO_SUITABLE_KEY, _NOT_FOUND)
     _check_claims(claims)
     return claims
 
 
-def _refused(error: BadToken, token: str) -> RefusedToken:
-    match error.flaw:
+def _refused(error: InvalidToken, token: str) -> RefusedToken:
+    match error.problem:
         case "signature":
-            return RefusedToken(_UNFIT, "None of the keys was able to decode the JWT")
+            return RefusedToken(_NO_SUITABLE_KEY, "None of the keys was able to decode the JWT")
         case "payload":
             return _claim("Parsing claims failed")
         case "algorithm" if jwt.get_unverified_header(token).get("alg") == "none":
             details = "JWT is unsecured but expected 'alg' was not 'none'"
             return RefusedToken("Wrong or unsupported encoding algorithm", details)
         case "algorithm":
-            return RefusedToken(_UNFIT, _NOT_FOUND)
+            return RefusedToken(_NO_SUITABLE_KEY, _NOT_FOUND)
     return RefusedToken("JWT cryptographic operation failed")
 
 

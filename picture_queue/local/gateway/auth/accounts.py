@@ -199,7 +199,7 @@ async def _open_session(connection: Connection, user: asyncpg.Record) -> Session
         session_id,
         user["id"],
     )
-    user = await _touch(connection, user["id"])
+    user = await _set_last_sign_in(connection, user["id"])
     token = await _new_token(connection, session_id, None)
     return Session(user, session_id, token)
 
@@ -212,12 +212,12 @@ async def _continue_session(connection: Connection, found: asyncpg.Record) -> Se
     await connection.execute(
         "update auth.sessions set updated_at = now() where id = $1", found["session_id"]
     )
-    user = await _touch(connection, found["user_id"])
+    user = await _set_last_sign_in(connection, found["user_id"])
     token = await _new_token(connection, found["session_id"], found["id"])
     return Session(user, found["session_id"], token)
 
 
-async def _touch(connection: Connection, user_id: uuid.UUID) -> asyncpg.Record:
+async def _set_last_sign_in(connection: Connection, user_id: uuid.UUID) -> asyncpg.Record:
     return await one(
         connection,
         "update auth.users set last_sign_in_at = now() where id = $1 returning *",

@@ -11,7 +11,7 @@ from picture_queue.local.gateway.api_key import given_key
 from picture_queue.local.gateway.auth import bodies, passwords
 from picture_queue.local.gateway.auth.directory import Attributes, Directory
 from picture_queue.local.gateway.auth.errors import AuthError, Handler
-from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 
@@ -105,7 +105,7 @@ class AdminUsers:
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
         try:
             caller = self._credentials.verify(token, leeway=0)
-        except BadToken as error:
+        except InvalidToken as error:
             message = f"invalid JWT: unable to parse or verify signature, {error.message}"
             raise AuthError(403, "bad_jwt", message) from None
         if caller.role != "service_role":

@@ -14,7 +14,7 @@ from picture_queue.local.gateway.auth import bodies, passwords
 from picture_queue.local.gateway.auth.accounts import Accounts, Session
 from picture_queue.local.gateway.auth.admin import AdminUsers
 from picture_queue.local.gateway.auth.errors import AuthError, Handler
-from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.settings import GatewaySettings
@@ -150,7 +150,7 @@ class AuthService:
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
         try:
             claims = self._credentials.claims(token.strip(), leeway=0)
-        except BadToken as error:
+        except InvalidToken as error:
             raise AuthError(
                 403,
                 "bad_jwt",

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket
 
 from picture_queue.local import json_body
 from picture_queue.local.gateway.api_key import given_key, refuse_without_key
-from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
+from picture_queue.local.gateway.credentials import Caller, Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.faults import Faults, Switches
 from picture_queue.local.gateway.missing import not_implemented
@@ -186,7 +186,7 @@ class RealtimeService:
         token = self._credentials.token(authorization, given_key(request))
         try:
             return self._credentials.verify(token or "")
-        except BadToken:
+        except InvalidToken:
             return None
 
     async def _may_write(self, caller: Caller, topic: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
+from picture_queue.local.gateway.credentials import Caller, Credentials, InvalidToken
 from picture_queue.local.gateway.realtime import frames, versions
 from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.channel import Channel, JoinConfig
@@ -232,10 +232,10 @@ class Socket:
     def _verify(self, token: str) -> Caller:
         try:
             caller = self._backend.credentials.verify(token, leeway=0)
-        except BadToken as error:
-            if error.flaw == "expired":
+        except InvalidToken as error:
+            if error.problem == "expired":
                 raise Refusal("InvalidJWTToken: Token has expired 0 seconds ago") from None
-            if error.flaw in ("signature", "signature encoding", "algorithm"):
+            if error.problem in ("signature", "signature encoding", "algorithm"):
                 raise Refusal("JwtSignatureError: Failed to validate JWT signature") from None
             raise Refusal("MalformedJWT: The token provided is not a valid JWT") from None
         if caller.role == "service_role" and not self._allows_service_role:

@@ -54,7 +54,7 @@ class Buckets:
         public = bodies.boolean(body.get("public", False), "body/public")
         subject = caller.subject
         try:
-            async with self._rows.acting(caller, "storage.bucket.create") as connection:
+            async with self._rows.transaction_as(caller, "storage.bucket.create") as connection:
                 await connection.execute(
                     "insert into storage.buckets"
                     " (id, name, owner, owner_id, public, file_size_limit, allowed_mime_types)"
@@ -88,7 +88,7 @@ class Buckets:
             query.get("sortColumn", "created_at"), "querystring/sortColumn", _SORT_COLUMNS
         )
         collation = ' collate "C"' if column in ("id", "name") else ""
-        async with self._rows.acting(caller, "storage.bucket.list") as connection:
+        async with self._rows.transaction_as(caller, "storage.bucket.list") as connection:
             rows = await connection.fetch(
                 "select * from storage.buckets where position(lower($1) in lower(name)) > 0"  # noqa: S608 # nosec
                 f" order by {column}{collation} {order} limit $2 offset $3",
@@ -112,7 +112,7 @@ class Buckets:
             messages = [f"body must have required property '{name}'" for name in _CHANGEABLE]
             raise invalid(", ".join([*messages, "body must match a schema in anyOf"]))
         columns = ", ".join(f"{name} = ${n}" for n, name in enumerate(changes, 2))
-        async with self._rows.acting(caller, "storage.bucket.update") as connection:
+        async with self._rows.transaction_as(caller, "storage.bucket.update") as connection:
             changed = await connection.fetchval(
                 f"update storage.buckets set {columns} where id = $1 returning id",  # noqa: S608 # nosec
                 bucket,
@@ -128,7 +128,7 @@ class Buckets:
         if await self._rows.bucket(bucket, caller) is None:
             raise bucket_not_found()
         try:
-            async with self._rows.acting(caller, "storage.bucket.delete") as connection:
+            async with self._rows.transaction_as(caller, "storage.bucket.delete") as connection:
                 deleted = await connection.fetchval(
                     "delete from storage.buckets where id = $1 returning id", bucket
                 )
@@ -145,7 +145,7 @@ class Buckets:
             raise invalid_role()
         if await self._rows.bucket(bucket, caller) is None:
             raise bucket_not_found()
-        async with self._rows.acting(caller, "storage.bucket.empty") as connection:
+        async with self._rows.transaction_as(caller, "storage.bucket.empty") as connection:
             removed = await connection.fetch(
                 "delete from storage.objects where bucket_id = $1 returning version", bucket
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from picture_queue.local.gateway.credentials import BadToken
+from picture_queue.local.gateway.credentials import InvalidToken
 
 
 @dataclass(eq=False)
@@ -117,9 +117,9 @@ def invalid_mime_type(mime_type: str) -> StorageError:
     return StorageError(415, "invalid_mime_type", message, "InvalidMimeType")
 
 
-def invalid_jwt(error: BadToken) -> StorageError:
+def invalid_jwt(error: InvalidToken) -> StorageError:
     """Return the error for an invalid token in a signed URL."""
-    return StorageError(400, "InvalidJWT", token_flaw(error), "InvalidJWT")
+    return StorageError(400, "InvalidJWT", token_message(error), "InvalidJWT")
 
 
 def invalid_signature(message: str) -> StorageError:
@@ -132,7 +132,7 @@ def duplicate(code: str) -> StorageError:
     return StorageError(409, "Duplicate", "The resource already exists", code)
 
 
-def token_flaw(error: BadToken) -> str:
+def token_message(error: InvalidToken) -> str:
     """Return the message of storage-api's JWT library for an invalid token."""
     return {
         "expired": '"exp" claim timestamp check failed',
@@ -141,7 +141,7 @@ def token_flaw(error: BadToken) -> str:
         "signature": "signature verification failed",
         "signature encoding": "Failed to base64url decode the signature",
         "role": error.message,
-    }.get(error.flaw, "Invalid Compact JWS")
+    }.get(error.problem, "Invalid Compact JWS")
 
 
 def from_database(error: asyncpg.PostgresError, *, exists: str) -> StorageError:

@@ -59,7 +59,7 @@ async def list_objects(
     order = _order(body.get("sortBy"))
     # A search with a slash searches in a subfolder, and the names then start with the subfolder.
     subfolder = search[: search.rfind("/") + 1]
-    async with rows.acting(caller, "storage.object.list") as connection:
+    async with rows.transaction_as(caller, "storage.object.list") as connection:
         found = await connection.fetch(
             _ENTRIES.format(order=order), bucket, prefix, search, limit, offset, subfolder
         )

@@ -135,7 +135,7 @@ async def list_page(
         return not_implemented("Storage: list v2 of folders by time")
     prefix = str(body.get("prefix") or "")
     last_time = None if page.last_time is None else datetime.fromisoformat(page.last_time)
-    async with rows.acting(caller, "storage.object.list_v2") as connection:
+    async with rows.transaction_as(caller, "storage.object.list_v2") as connection:
         found = await connection.fetch(
             page.query(), bucket, prefix, folders, page.last, last_time, limit + 2
         )

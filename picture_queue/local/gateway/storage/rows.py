@@ -54,7 +54,7 @@ class Rows:
         self._database = database
 
     @asynccontextmanager
-    async def acting(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
+    async def transaction_as(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
         """A transaction with the rights of a caller; policies can read the operation."""
         async with self._database.transaction() as connection:
             settings = {
@@ -68,21 +68,21 @@ class Rows:
 
     async def bucket(self, bucket: str, caller: Caller = SERVER) -> asyncpg.Record | None:
         """Return a bucket if the caller sees it."""
-        async with self.acting(caller, "storage.bucket.get") as connection:
+        async with self.transaction_as(caller, "storage.bucket.get") as connection:
             return await connection.fetchrow("select * from storage.buckets where id = $1", bucket)
 
     async def object(
         self, bucket: str, name: str, caller: Caller, operation: str
     ) -> asyncpg.Record | None:
         """Return an object if the caller sees it."""
-        async with self.acting(caller, operation) as connection:
+        async with self.transaction_as(caller, operation) as connection:
             return await connection.fetchrow(
                 "select * from storage.objects where bucket_id = $1 and name = $2", bucket, name
             )
 
     async def visible(self, bucket: str, names: list[str], caller: Caller) -> set[str]:
         """Return the names of objects that the caller sees."""
-        async with self.acting(caller, "storage.object.sign_many") as connection:
+        async with self.transaction_as(caller, "storage.object.sign_many") as connection:
             found = await connection.fetch(
                 "select name from storage.objects where bucket_id = $1 and name = any($2)",
                 bucket,
@@ -136,7 +136,7 @@ class Rows:
         Raises:
             asyncpg.PostgresError: A constraint or a trigger refuses.
         """
-        async with self.acting(SERVER, "storage.object.upload") as connection:
+        async with self.transaction_as(SERVER, "storage.object.upload") as connection:
             old = await connection.fetchval(
                 "select version from storage.objects where bucket_id = $1 and name = $2 for update",
                 bucket,
@@ -172,7 +172,7 @@ class Rows:
         Raises:
             asyncpg.PostgresError: A constraint or a trigger refuses.
         """
-        async with self.acting(SERVER, "storage.object.move") as connection:
+        async with self.transaction_as(SERVER, "storage.object.move") as connection:
             old: str | None = await connection.fetchval(
                 "select version from storage.objects where bucket_id = $1 and name = $2 for update",
                 *source,
@@ -184,7 +184,7 @@ class Rows:
         self, bucket: str, names: list[str], caller: Caller, operation: str
     ) -> list[asyncpg.Record]:
         """Delete the objects that the caller may delete and return them."""
-        async with self.acting(caller, operation) as connection:
+        async with self.transaction_as(caller, operation) as connection:
             return await connection.fetch(
                 "delete from storage.objects where bucket_id = $1 and name = any($2) returning *",
                 bucket,
@@ -193,7 +193,7 @@ class Rows:
 
     @asynccontextmanager
     async def _rolled_back(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
-        async with self.acting(caller, operation) as connection:
+        async with self.transaction_as(caller, operation) as connection:
             savepoint = connection.transaction()
             await savepoint.start()
             try:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from picture_queue.local.gateway.api_key import given_key, refuse_without_key
-from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.settings import GatewaySettings
@@ -24,7 +24,7 @@ from picture_queue.local.gateway.storage.errors import (
     database_unavailable,
     from_database,
     invalid,
-    token_flaw,
+    token_message,
 )
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.moving import Moving
@@ -197,8 +197,8 @@ class StorageService:
                 raise invalid("headers must have required property 'authorization'")
             try:
                 caller = self._credentials.verify(token, leeway=0)
-            except BadToken as error:
-                raise access_denied(token_flaw(error)) from None
+            except InvalidToken as error:
+                raise access_denied(token_message(error)) from None
             return _json(await action(request, *taken, caller))
 
         return handler
@@ -213,7 +213,7 @@ class StorageService:
             if refusal is not None:
                 return refusal
             caller = None
-            with contextlib.suppress(BadToken):
+            with contextlib.suppress(InvalidToken):
                 caller = self._credentials.verify(self._token(request) or "", leeway=0)
             return _json(await action(request, *taken, caller))
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import jwt
 
-from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.storage.download import http_date
 from picture_queue.local.gateway.storage.errors import (
     StorageError,
@@ -95,7 +95,7 @@ class Signer:
     def _claims(self, token: str, bucket: str, name: str, scope: str) -> Mapping[str, Any]:
         try:
             claims = self._credentials.claims(token, leeway=0)
-        except BadToken as error:
+        except InvalidToken as error:
             raise invalid_jwt(error) from None
         if claims.get("url") != f"{bucket}/{name}":
             raise invalid_signature("Invalid signature")
