@@ -14,16 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from realtime import (
-    AsyncRealtimeChannel,
-    AsyncRealtimeClient,
-    RealtimeChannelOptions,
-    RealtimeSubscribeStates,
-)
+from realtime import AsyncRealtimeChannel, RealtimeChannelOptions, RealtimeSubscribeStates
 
 from picture_queue._log import Log
 from picture_queue._realtime.event_source import Listener
 from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue._transport.realtime import RealtimeClient
 
 _log = Log(__name__)
 
@@ -144,9 +140,9 @@ class Subscriptions:
             self._closing_socket = False
         return self._served
 
-    async def _make_client(self) -> AsyncRealtimeClient:
+    async def _make_client(self) -> RealtimeClient:
         supabase = await self._project.client()
-        client = AsyncRealtimeClient(
+        client = RealtimeClient(
             str(supabase.realtime_url),
             token=supabase.supabase_key,
             auto_reconnect=False,
@@ -156,7 +152,7 @@ class Subscriptions:
         await client.set_auth(await self._project.access_token())
         return client
 
-    async def _refresh_token(self, client: AsyncRealtimeClient) -> None:
+    async def _refresh_token(self, client: RealtimeClient) -> None:
         """Send a refreshed user token to the server, before it closes the topics."""
         token = await self._project.access_token()
         if token != client.access_token and client.is_connected:
@@ -164,7 +160,7 @@ class Subscriptions:
 
     async def _join(
         self,
-        client: AsyncRealtimeClient,
+        client: RealtimeClient,
         channels: dict[str, AsyncRealtimeChannel],
         topic: str,
         broken: asyncio.Event,
@@ -210,7 +206,7 @@ class Subscriptions:
                 _log.exception("A listener of %s failed", topic)
 
 
-def _reader(client: AsyncRealtimeClient) -> "asyncio.Task[None]":
+def _reader(client: RealtimeClient) -> "asyncio.Task[None]":
     # Not public, but it alone shows that an exception ended the reader: the client still says that
     # it is connected.
     task: asyncio.Task[None] | None = client._listen_task
@@ -219,7 +215,7 @@ def _reader(client: AsyncRealtimeClient) -> "asyncio.Task[None]":
     return task
 
 
-async def _close(client: AsyncRealtimeClient) -> None:
+async def _close(client: RealtimeClient) -> None:
     connection = client._ws_connection  # not public; `close` clears it before it has closed
     try:
         with contextlib.suppress(Exception):

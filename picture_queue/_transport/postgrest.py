@@ -8,6 +8,7 @@ import httpx
 from supabase import AsyncClient, AsyncClientOptions
 
 from picture_queue._json import encode
+from picture_queue._loopback import direct_mounts
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, StorageCall, parse_answer
 from picture_queue._transport.errors import (
@@ -62,7 +63,9 @@ class AsyncPostgrest:
                 # One httpx client serves REST, Storage and Auth, and is ours to close. HTTP/2 is
                 # not safe in threads, and loses all calls with a connection.
                 with needs_usable_environment():
-                    self._http = httpx.AsyncClient(timeout=self.settings.timeout)
+                    self._http = httpx.AsyncClient(
+                        timeout=self.settings.timeout, mounts=direct_mounts(self.settings.url)
+                    )
                 await owner.own(self._http.aclose)
                 self._client = self._make_client(self._http)
             elif self._owner is not None or self._maker.is_inherited():

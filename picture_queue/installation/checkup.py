@@ -15,7 +15,7 @@ import httpx
 from pydantic import ValidationError
 
 from picture_queue import __version__, _rpc
-from picture_queue._loopback import is_loopback
+from picture_queue._loopback import direct_mounts, is_loopback
 from picture_queue._resources import migrations
 from picture_queue._transport.base import check_version
 from picture_queue._transport.errors import needs_usable_environment
@@ -57,7 +57,9 @@ async def examine_api(settings: ProjectSettings) -> Checkup:
     headers = {"apikey": settings.key}
     base = f"{settings.url}/rest/v1"
     with needs_usable_environment():
-        http = httpx.AsyncClient(base_url=base, headers=headers, timeout=_TIMEOUT)
+        http = httpx.AsyncClient(
+            base_url=base, headers=headers, timeout=_TIMEOUT, mounts=direct_mounts(base)
+        )
     async with http:
         try:
             answer = await http.post("/rpc/picture_queue_version", json={})
@@ -218,7 +220,9 @@ async def _realtime(settings: ProjectSettings, kind: KeyKind) -> Finding:
 
 async def _join(settings: ProjectSettings) -> str | None:
     """Join a private channel of our own; return why that was refused."""
-    from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
+    from realtime import RealtimeSubscribeStates
+
+    from picture_queue._transport.realtime import RealtimeClient
 
     answered: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
@@ -228,7 +232,7 @@ async def _join(settings: ProjectSettings) -> str | None:
             answered.set_result(None if joined else str(error or status.value))
 
     url = settings.url.replace("http", "ws", 1) + "/realtime/v1"
-    client = AsyncRealtimeClient(url, token=settings.key, auto_reconnect=False)
+    client = RealtimeClient(url, token=settings.key, auto_reconnect=False)
     await client.set_auth(settings.access_token or settings.key)
     try:
         await client.connect()

@@ -62,7 +62,7 @@ async def wire(platform):
 
 
 async def test_without_the_database_each_service_says_so(wire, platform, monkeypatch):
-    monkeypatch.setattr(socket, "_LISTENER_PATIENCE", 0.2)
+    monkeypatch.setattr(socket, "_LISTENER_TIMEOUT", 0.2)
     key = platform.settings.service_role_key
     headers = {"Authorization": f"Bearer {key}"}
     settings = asdict(platform.settings)

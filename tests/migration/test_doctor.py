@@ -147,7 +147,9 @@ def test_the_kind_of_a_key_is_recognised(key: str, access: str, problem: str | N
 
 def test_the_checklist_in_the_docs_names_existing_checks(cli: Cli, stack: Any) -> None:
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
-    section = page.partition("\n## Before you go live\n")[2].partition("\nAnd by hand:")[0]
+    section = page.partition("\n## Before you go live\n")[2].partition(
+        "\nDo the following yourself:"
+    )[0]
     names = {
         name
         for line in section.splitlines()

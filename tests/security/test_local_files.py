@@ -32,7 +32,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """An empty directory that everybody may pass, deleted with all that is in it."""
+    """An empty directory that everybody may enter, deleted with all that is in it."""
     path = local._temporary_directory()
     path.chmod(0o755)
     yield path
@@ -88,7 +88,7 @@ def test_the_attack_of_s7_writes_nowhere(place: Path):
     refused(data, "belongs to nobody")
     # The same where only the directory itself was given to root.
     os.chown(data, 0, 0)
-    refused(data, "somebody else's")
+    refused(data, "a file of another user")
     assert os.listdir(target) == []
 
 
@@ -138,7 +138,7 @@ def test_a_symlink_for_the_directory_is_refused(place: Path):
 def test_a_way_that_others_can_exchange_is_refused(place: Path):
     (place / "open").mkdir()
     (place / "open").chmod(0o777)
-    refused(place / "open" / "data", "Other users can exchange", "mode 0777")
+    refused(place / "open" / "data", "Other users can replace", "mode 0777")
     # A sticky directory, as /tmp, protects what is ours.
     (place / "open").chmod(0o1777)
     with LocalSupabase(place / "open" / "data", durable=False):
@@ -155,7 +155,7 @@ def test_a_way_through_links_of_others_is_refused(place: Path):
     link.symlink_to(place / "safe")
     expect_safe_path(link / "data")
     os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
-    refused(link / "data", "Other users can exchange", "owner nobody")
+    refused(link / "data", "Other users can replace", "owner nobody")
     (place / "shared" / "theirs").mkdir()
     os.chown(place / "shared" / "theirs", NOBODY, NOBODY)
     refused(place / "shared" / "theirs" / "data", "owner nobody")
@@ -168,10 +168,10 @@ def test_an_open_directory_with_other_files_is_refused_and_a_closed_one_taken(pl
     data = place / "data"
     data.mkdir(mode=0o755)
     (data / "thesis.txt").write_text("keep me")
-    refused(data, "holds other files", "mode 0755", "--data-dir")
+    refused(data, "contains other files", "mode 0755", "--data-dir")
     if IS_ROOT:
         data.chmod(0o700)  # it would be given to the service user, with the thesis
-        refused(data, "holds other files")
+        refused(data, "contains other files")
     (data / "thesis.txt").unlink()
     (data / "lock").touch()
     data.chmod(0o777)
@@ -195,7 +195,7 @@ def test_a_directory_out_of_reach_is_named_with_its_owner_and_mode(place: Path):
     place.chmod(0o700)
     with pytest.raises(LocalStackError) as caught:
         LocalSupabase(place / "data", durable=False).start()
-    assert f"cannot pass {place}: {place} (owner root, mode 0700)" in str(caught.value)
+    assert f"cannot enter {place}: {place} (owner root, mode 0700)" in str(caught.value)
     assert "/var/lib" in str(caught.value) and "/tmp," not in str(caught.value.hint)
 
 
@@ -259,5 +259,5 @@ def test_the_cache_is_writable_for_its_owner_alone(place: Path, monkeypatch: pyt
         cache_dir()
     cache.chmod(0o755)
     place.chmod(0o777)
-    with pytest.raises(LocalStackError, match="Other users can exchange"):
+    with pytest.raises(LocalStackError, match="Other users can replace"):
         cache_dir()

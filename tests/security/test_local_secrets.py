@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import httpx
@@ -26,7 +26,7 @@ import jwt
 import psutil
 import pytest
 
-from picture_queue.errors import LocalStackError, PortTaken
+from picture_queue.errors import PortTaken
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
 from picture_queue.local.datadir import DataDir
@@ -272,25 +272,8 @@ def test_nobody_gets_the_ports_of_a_killed_stack_before_its_worker_has_ended():
     assert taken == set()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the socket who listens there")
-def test_a_postgrest_that_outlived_its_guard_ends_at_the_next_start():
-    """It has the JWT secret and a password of the database, and would stay for good."""
-    place = local._temporary_directory()
-    try:
-        with contextlib.suppress(LocalStackError), LocalSupabase(place) as stack:
-            daemon, *others = processes(stack)
-            left = next(each for each in others if "postgrest" in each.name())
-            next(each for each in others if "guard.py" in " ".join(each.cmdline())).kill()
-            daemon.kill()
-        assert runs(left)
-        with LocalSupabase(place):
-            assert not runs(left)
-    finally:
-        local.reset(place)
-
-
-def test_a_long_path_leads_to_a_socket_too():
-    """Names of sockets have at most 103 to 107 bytes; the way out must not be a port."""
+def test_a_stack_with_a_long_path_uses_sockets_too():
+    """The path of a socket has at most 103 to 107 bytes. A port would be open to other programs."""
     directory = local._temporary_directory()
     try:
         place = directory.joinpath(*["d" * 60] * 4)
@@ -299,6 +282,12 @@ def test_a_long_path_leads_to_a_socket_too():
             key = {"apikey": stack.secret_key}
             answer = httpx.post(f"{stack.api_url}/rest/v1/rpc/picture_queue_version", headers=key)
             assert answer.status_code == 200
+            assert asyncio.run(_connections(stack)) == []
+            (sockets,) = parse_qs(urlsplit(stack.superuser_url).query)["host"]
+            info = os.stat(sockets)
+            assert stat.S_IMODE(info.st_mode) == 0o700
+            assert info.st_uid == place.stat().st_uid
+        assert not Path(sockets).exists()
         local.reset(place)
     finally:
         shutil.rmtree(directory)

@@ -239,7 +239,8 @@ class ReplicateClient:
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
-            # A simulator on this machine is never behind the proxy of the environment.
+            # The proxy of the environment cannot reach a simulator on loopback. Without the
+            # environment, its proxy need not even be valid.
             self._http = httpx.AsyncClient(trust_env=not is_loopback_url(self._base_url))
         return self._http
 
