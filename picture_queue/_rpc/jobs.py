@@ -26,7 +26,7 @@ _parse_jobs = row_parser(Job)
 _EXPLANATIONS = TypeAdapter(list[JobExplanation])
 _ENQUEUED = TypeAdapter(list[Enqueued])
 _REASONS = TypeAdapter(list[FailureReason])
-#: Fields of `NewJob` that enqueue_jobs takes under ``options``, each with its name there.
+#: Fields of `NewJob` that enqueue_jobs expects under ``options``, each with its name in SQL.
 _OPTIONS = {
     "delay": "delay_seconds",
     "timeout": "timeout_seconds",
@@ -42,9 +42,9 @@ _OPTIONS = {
     "batch_id": "batch_id",
     "unique": "unique",
 }
-#: Fields of `Backoff` and `Unique` that have another name in enqueue_jobs.
+#: Fields of `Backoff` and `Unique` that have another name in SQL.
 _OPTION_PARTS = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
-#: A job with only these fields is always created, so enqueue_job returns no outcome for it.
+#: A job with no other fields is always created, so enqueue_job, which returns no outcome, suffices.
 _SIMPLE_FIELDS = frozenset({"job_type", "payload", "queue", "priority", "user_id"})
 
 
@@ -53,12 +53,12 @@ def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
     if not item.keys() <= _SIMPLE_FIELDS:
         rpc = enqueue_jobs([job])
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
-    # The id is new: a job that has it was written by an earlier attempt of this same call.
+    # The id is new, so only an earlier attempt of this same call can have written it.
     item["job_id"] = new_id()
-    return Rpc("enqueue_job", plain(item), _created)
+    return Rpc("enqueue_job", plain(item), _parse_created)
 
 
-def _created(job_id: Any) -> Enqueued:
+def _parse_created(job_id: Any) -> Enqueued:
     return Enqueued(id=job_id, outcome="created")
 
 
@@ -70,9 +70,9 @@ def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
 def encode_new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments for new jobs, and one generated id for each job.
 
-    A job takes its generated id if the caller gave none. If the caller gave an id, the client
-    cannot tell a job that existed before from one that a lost attempt of this call created. Such a
-    call gets a request id, under which the database stores its answer; this costs one row.
+    A job takes its generated id if the caller gave none. If the caller gave an id, and a job with
+    that id exists, the client cannot tell whether an earlier attempt of this call created it. Such
+    a call gets a request id, under which the database stores the answer; this costs one row.
     """
     items = encode_jobs(jobs)
     ids = new_ids(len(items))
@@ -87,8 +87,9 @@ def parse_enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
 
     Args:
         data: The answer of the database.
-        ids: The ids generated for this call. If the database reports that a job with such an id
-            exists, a lost attempt of this call created it, so its outcome becomes "created".
+        ids: The ids that were generated for this call. If the database reports that a job with such
+            an id exists, an earlier attempt of this call created it, so its outcome becomes
+            ``created``.
     """
     for item, job_id in zip(data, ids, strict=False):
         if item["outcome"] == "existing" and item["job_id"] == job_id:
@@ -97,9 +98,9 @@ def parse_enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
 
 
 def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the item of enqueue_jobs for a `NewJob`, without the fields that are None.
+    """Return a `NewJob` as an item of enqueue_jobs, without the fields that are None.
 
-    Unknown fields are passed on, so that the database refuses them by name.
+    Unknown fields are kept, so that the database refuses them by name.
     """
     item = {name: value for name, value in job.items() if value is not None}
     if not _OPTIONS.keys().isdisjoint(item):
@@ -113,22 +114,23 @@ def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_jobs(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the items of enqueue_jobs for many jobs.
+    """Return many jobs as items of enqueue_jobs.
 
     Raises:
-        InvalidArgument: ``jobs`` is not a list of dicts; names the position and the value.
+        InvalidArgument: ``jobs`` is not a list of dicts; the error names the position and the
+            value.
     """
     if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
-        raise _not_acceptable(f"jobs is {jobs!r:.60}, not a list")
+        raise _invalid_jobs(f"jobs is {jobs!r:.60}, not a list")
     items = []
     for i, job in enumerate(jobs):
         if not isinstance(job, Mapping):
-            raise _not_acceptable(f"jobs[{i}] is {job!r:.60}, not a dict")
+            raise _invalid_jobs(f"jobs[{i}] is {job!r:.60}, not a dict")
         items.append(encode_job(job))
     return items
 
 
-def _not_acceptable(detail: str) -> InvalidArgument:
+def _invalid_jobs(detail: str) -> InvalidArgument:
     return InvalidArgument(
         "An argument is not acceptable",
         detail=detail,
