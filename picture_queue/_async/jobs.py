@@ -207,7 +207,8 @@ class AsyncJobs:
 
         Raises:
             JobNotFound: No such job.
-            JobFinished: The job has not finished, or it completed.
+            JobFinished: The job is running, or it has completed.
+            Conflict: Another job now has the unique key of this one.
         """
         await self._project.call(_rpc.retry_job(job_id))
         return await self.get(job_id)

@@ -209,7 +209,8 @@ class Jobs:
 
         Raises:
             JobNotFound: No such job.
-            JobFinished: The job has not finished, or it completed.
+            JobFinished: The job is running, or it has completed.
+            Conflict: Another job now has the unique key of this one.
         """
         self._project.call(_rpc.retry_job(job_id))
         return self.get(job_id)

@@ -196,7 +196,7 @@ def test_whatever_a_library_below_raises_is_ours(api, monkeypatch):
                 raise error
 
             with monkeypatch.context() as patch:
-                patch.setattr(pq._project.client().postgrest.session, "send", fail)
+                patch.setattr(pq._project._api().client().postgrest.session, "send", fail)
                 with pytest.raises(errors.ConnectionFailed):
                     pq._project.call(CALL)
 

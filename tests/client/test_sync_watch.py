@@ -225,6 +225,6 @@ async def test_it_reads_as_whoever_is_signed_in_at_the_moment(stack, ada, bob, m
 
 def refresh(pq, token):
     """Does what a refreshed session of supabase-py does."""
-    client = pq._project.client()
+    client = pq._project._api().client()
     client.options.headers["Authorization"] = f"Bearer {token}"
     client._postgrest = None

@@ -77,7 +77,7 @@ async def test_a_users_token_does_not_go_with_a_database(stack):
 
 async def test_pictures_need_the_api(direct):
     with pytest.raises(SettingsError, match="SUPABASE_URL"):
-        await direct._project.client()
+        direct._project._api()
 
 
 async def test_the_environment_chooses_the_way(stack, monkeypatch):
