@@ -143,8 +143,8 @@ def confirm(question: str) -> None:
         if sys.stdin.isatty():
             raise
         raise typer.BadParameter(
-                "the question needs a terminal; pass --yes to confirm", param_hint="--yes"
-            ) from None
+            "the question needs a terminal; pass --yes to confirm", param_hint="--yes"
+        ) from None
     if not agreed:
         raise typer.Abort
 
