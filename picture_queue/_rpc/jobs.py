@@ -49,17 +49,12 @@ _SIMPLE_FIELDS = frozenset({"job_type", "payload", "queue", "priority", "user_id
 
 
 def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
-    item = encode_job(job)
-    if not item.keys() <= _SIMPLE_FIELDS:
+    if any(value is not None for name, value in job.items() if name not in _SIMPLE_FIELDS):
         rpc = enqueue_jobs([job])
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
     # The id is new, so only an earlier attempt of this same call can have written it.
-    item["job_id"] = new_id()
-    return Rpc("enqueue_job", plain(item), _parse_created)
-
-
-def _parse_created(job_id: Any) -> Enqueued:
-    return Enqueued(id=job_id, outcome="created")
+    params = {**given(**job), "job_id": new_id()}
+    return Rpc("enqueue_job", params, lambda job_id: Enqueued(id=job_id, outcome="created"))
 
 
 def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
@@ -73,8 +68,18 @@ def encode_new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], 
     A job takes its generated id if the caller gave none. If the caller gave an id, and a job with
     that id exists, the client cannot tell whether an earlier attempt of this call created it. Such
     a call gets a request id, under which the database stores the answer; this costs one row.
+
+    Raises:
+        InvalidArgument: ``jobs`` is not a list of dicts; the error names the position and the
+            value.
     """
-    items = encode_jobs(jobs)
+    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
+        raise _invalid_jobs(f"jobs is {jobs!r:.60}, not a list")
+    items = []
+    for i, job in enumerate(jobs):
+        if not isinstance(job, Mapping):
+            raise _invalid_jobs(f"jobs[{i}] is {job!r:.60}, not a dict")
+        items.append(encode_job(job))
     ids = new_ids(len(items))
     request_id = new_id() if any("job_id" in item for item in items) else None
     for item, job_id in zip(items, ids, strict=True):
@@ -111,23 +116,6 @@ def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
         }
         item["options"] = {**item.get("options", {}), **options}
     return item
-
-
-def encode_jobs(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return many jobs as items of enqueue_jobs.
-
-    Raises:
-        InvalidArgument: ``jobs`` is not a list of dicts; the error names the position and the
-            value.
-    """
-    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
-        raise _invalid_jobs(f"jobs is {jobs!r:.60}, not a list")
-    items = []
-    for i, job in enumerate(jobs):
-        if not isinstance(job, Mapping):
-            raise _invalid_jobs(f"jobs[{i}] is {job!r:.60}, not a dict")
-        items.append(encode_job(job))
-    return items
 
 
 def _invalid_jobs(detail: str) -> InvalidArgument:

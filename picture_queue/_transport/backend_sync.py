@@ -125,16 +125,16 @@ class Backend:
     def _check_version(self, deadline: Deadline) -> None:
         try:
             call = partial(self._transport.call, _rpc.picture_queue_version())
-            found = self._repeat(call, deadline)
+            version = self._repeat(call, deadline)
         except FunctionMissing:
-            found = None
+            version = None
         except UnreadableAnswer as error:  # all versions of the SQL answer in the same format
             raise ConnectionFailed(
                 "The server does not answer like a Supabase project",
                 detail="the answer to picture_queue_version is not in its format",
                 hint="Check SUPABASE_URL: it is the project's base URL, without a path",
             ) from error
-        check_version(found)
+        check_version(version)
         self._version_is_checked = True
 
     def _api(self) -> "Postgrest":

@@ -166,26 +166,26 @@ def retry_policy(deadline: Deadline) -> dict[str, Any]:
     return {**RETRY_POLICY, "stop": RETRY_POLICY["stop"] | before_deadline}
 
 
-def check_version(found: Version | None) -> None:
+def check_version(version: Version | None) -> None:
     """Check that a database and this client have compatible versions.
 
     Args:
-        found: The version of the database; None if it has no picture-queue functions.
+        version: The version of the database; None if it has no picture-queue functions.
 
     Raises:
         NotInstalled: The database has no picture-queue functions.
         DatabaseTooOld: This client needs newer SQL.
         ClientTooOld: The database needs a newer client.
     """
-    if found is None:
+    if version is None:
         raise NotInstalled("This project has no picture-queue functions", hint=UPGRADE)
-    if found.contract < _rpc.CONTRACT:
+    if version.contract < _rpc.CONTRACT:
         raise DatabaseTooOld(
-            f"The project's SQL is version {found.version}, older than this client needs",
+            f"The project's SQL is version {version.version}, older than this client needs",
             hint=UPGRADE,
         )
-    if found.oldest_client_contract > _rpc.CONTRACT:
+    if version.oldest_client_contract > _rpc.CONTRACT:
         raise ClientTooOld(
-            f"The project's SQL is version {found.version} and serves newer clients only",
+            f"The project's SQL is version {version.version} and serves newer clients only",
             hint="Upgrade this package: pip install --upgrade picture-queue",
         )

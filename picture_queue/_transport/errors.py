@@ -94,9 +94,9 @@ def translate_server_code(
     if ours is not None:
         return ours
     # PostgreSQL raises 22023 if the role that the token names does not exist.
-    known = "PGRST301" if code == "22023" and message.startswith('role "') else code
-    if known in _BY_SERVER_CODE:
-        class_, text, advice = _BY_SERVER_CODE[known]
+    known_code = "PGRST301" if code == "22023" and message.startswith('role "') else code
+    if known_code in _BY_SERVER_CODE:
+        class_, text, advice = _BY_SERVER_CODE[known_code]
         return class_(text, code=code, detail=message, hint=advice)
     if code.startswith(_UNAVAILABLE):
         return Busy("The database is not available now", code=code, detail=message)

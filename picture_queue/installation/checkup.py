@@ -156,12 +156,12 @@ async def _check_installed(
     return False, [_finding("api", "bad", detail, remedy)]
 
 
-def _check_version(found: Version) -> tuple[bool, Finding]:
+def _check_version(version: Version) -> tuple[bool, Finding]:
     try:
-        check_version(found)
+        check_version(version)
     except VersionMismatch as error:
         return False, _finding("version", "bad", error.message, error.hint)
-    detail = f"SQL {found.version}, this package {__version__}, contract {_rpc.CONTRACT}"
+    detail = f"SQL {version.version}, this package {__version__}, contract {_rpc.CONTRACT}"
     return True, _finding("version", "ok", detail)
 
 

@@ -96,8 +96,8 @@ def read(connection: "Connection[Any]", shipped: list[Migration]) -> State:
     if exists["cli_list"]:
         for version, name in connection.execute(_CLI_LIST):
             names.add(name)
-            # After `install`, our whole name follows a new timestamp. In a copy with the original
-            # timestamp, that is a part of our name.
+            # The CLI splits a file name into a timestamp and a name. After `install` the name is
+            # our whole name; with the original timestamp, both together are our name.
             pushed |= {name, f"{version}_{name}"}
     ours: dict[str, str | None] = {
         migration.name: None for migration in shipped if migration.name in pushed
