@@ -146,7 +146,7 @@ def _invalid_argument(value: Any, field: str, error: Exception) -> InvalidArgume
     except Exception:  # the caller's own __str__ or __iter__ failed
         fault = None
     if fault is None:  # for example, the failed conversion has exhausted an iterator
-        problem = f"cannot be written as JSON: {_first_line(error)}"
+        problem = f"is not serialisable as JSON: {_first_line(error)}"
         fault = (field or "A value", problem, "Pass strings, numbers, lists and dicts")
     return _error(*fault)
 

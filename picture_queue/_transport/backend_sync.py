@@ -78,7 +78,7 @@ class Backend:
         try:
             return self._repeat(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
-            # The database was migrated meanwhile. If its version no longer fits, this raises.
+            # The database may have been migrated meanwhile: raise if its version no longer fits.
             self._check_version(deadline)
             raise DatabaseTooOld(
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE

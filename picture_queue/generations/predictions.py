@@ -22,7 +22,7 @@ from picture_queue.records import BegunPrediction
 
 _log = logging.getLogger(__name__)
 
-_MAX_CREATES = 3  # create calls with a lost answer after which an attempt of the job fails
+_MAX_CREATES = 3  # lost answers to create calls after which the attempt of the job fails
 
 
 class PredictionManager:

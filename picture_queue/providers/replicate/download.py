@@ -87,7 +87,7 @@ async def _fetch(
 ) -> bytes:
     headers = {"Accept-Encoding": "identity"}
     for _ in range(_MAX_REDIRECTS + 1):
-        httpx.URL(link)  # raises if httpx would parse the link in another way than urlsplit
+        httpx.URL(link)  # raises if httpx refuses a link that urlsplit accepts
         url = urlsplit(link)
         await _expect_allowed(url, rules)
         try:
