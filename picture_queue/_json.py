@@ -26,7 +26,7 @@ _MAX_ITERATOR_ITEMS = 1_000_000  # so that an infinite iterator does not hang th
 _MAX_DEPTH = 100  # levels of nesting; the database accepts no more
 
 
-def plain(value: Any, field: str = "") -> Any:
+def to_plain(value: Any, field: str = "") -> Any:
     """Convert a value to strings, numbers, booleans, None, lists and dicts.
 
     Args:
@@ -46,7 +46,7 @@ def encode(value: Any, field: str = "") -> bytes:
     """Return a plain value as JSON.
 
     Args:
-        value: The value, as `plain` returns it.
+        value: The value, as `to_plain` returns it.
         field: The name of the argument in error messages; empty for the dict of all arguments.
 
     Raises:
@@ -72,7 +72,7 @@ def plain_result(value: Any) -> tuple[Any, int]:
         InvalidArgument: A part of the result cannot be written as JSON; the error names the part.
     """
     field = "result"
-    value = plain(value, field)
+    value = to_plain(value, field)
     try:
         value = from_json(to_json(value, inf_nan_mode="null"))
     except Exception as error:

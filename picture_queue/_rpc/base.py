@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from picture_queue._json import plain
+from picture_queue._json import to_plain
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
@@ -38,7 +38,7 @@ def given(**params: Any) -> dict[str, Any]:
     Raises:
         InvalidArgument: An argument cannot be written as JSON.
     """
-    return {name: plain(value, name) for name, value in params.items() if value is not None}
+    return {name: to_plain(value, name) for name, value in params.items() if value is not None}
 
 
 def required(**params: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def required(**params: Any) -> dict[str, Any]:
     Raises:
         InvalidArgument: An argument cannot be written as JSON.
     """
-    return {name: plain(value, name) for name, value in params.items()}
+    return {name: to_plain(value, name) for name, value in params.items()}
 
 
 def parse_nothing(_: Any) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from picture_queue._ids import new_id, new_ids
-from picture_queue._json import plain
+from picture_queue._json import to_plain
 from picture_queue._rpc.base import Rpc, given, parse_nothing, required, row_parser
 from picture_queue.errors import InvalidArgument
 from picture_queue.options import Backoff, JobFilter, Unique
@@ -84,7 +84,7 @@ def encode_new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], 
     request_id = new_id() if any("job_id" in item for item in items) else None
     for item, job_id in zip(items, ids, strict=True):
         item.setdefault("job_id", job_id)
-    return {"jobs": plain(items, "jobs"), **given(request_id=request_id)}, ids
+    return {"jobs": to_plain(items, "jobs"), **given(request_id=request_id)}, ids
 
 
 def parse_enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:

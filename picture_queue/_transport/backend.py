@@ -17,7 +17,7 @@ from picture_queue._transport.base import (
     is_transient,
     retry_policy,
 )
-from picture_queue._transport.errors import FunctionMissing, needs_driver
+from picture_queue._transport.errors import FunctionMissing, require_driver
 from picture_queue.errors import (
     ConnectionFailed,
     DatabaseTooOld,
@@ -51,7 +51,7 @@ class AsyncBackend:
         self.api = api
         self.database: AsyncPostgres | None = None
         if database is not None:
-            with needs_driver():
+            with require_driver():
                 from picture_queue._transport import postgres
             self.database = postgres.AsyncPostgres(database)
         transport: AsyncTransport | None = self.database or api

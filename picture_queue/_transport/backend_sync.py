@@ -19,7 +19,7 @@ from picture_queue._transport.base import (
     is_transient,
     retry_policy,
 )
-from picture_queue._transport.errors import FunctionMissing, needs_driver
+from picture_queue._transport.errors import FunctionMissing, require_driver
 from picture_queue.errors import (
     ConnectionFailed,
     DatabaseTooOld,
@@ -53,7 +53,7 @@ class Backend:
         self.api = api
         self.database: Postgres | None = None
         if database is not None:
-            with needs_driver():
+            with require_driver():
                 from picture_queue._transport import postgres_sync
             self.database = postgres_sync.Postgres(database)
         transport: Transport | None = self.database or api

@@ -128,7 +128,7 @@ class AsyncRawConnection:
         return result
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """True while no statement runs."""
         return self._server.transaction_status == _IDLE
 
@@ -224,7 +224,7 @@ class RawConnection:
         return result
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """True while no statement runs."""
         return self._server.transaction_status == _IDLE
 
@@ -272,14 +272,14 @@ class _Pool(Generic[C]):
                 connection = self._idle.pop()
             except IndexError:  # possibly because another thread took the last one
                 return None
-            if connection.idle:
+            if connection.is_idle:
                 return connection
             connection.close()
 
     def put_back(self, connection: C) -> None:
         """Keep a connection for the next call, or close it."""
         # A busy connection may still deliver an old answer, so close it.
-        if connection.idle and not self._closed:
+        if connection.is_idle and not self._closed:
             self._idle.append(connection)
         else:
             connection.close()

@@ -300,7 +300,7 @@ def _json_object(content: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def needs_usable_environment() -> Iterator[None]:
+def require_usable_environment() -> Iterator[None]:
     """Raise an error that names the environment variables of httpx if one of them is invalid.
 
     Raises:
@@ -319,7 +319,7 @@ def needs_usable_environment() -> Iterator[None]:
 
 
 @contextmanager
-def needs_driver() -> Iterator[None]:
+def require_driver() -> Iterator[None]:
     """Raise an error that names the package to install if the PostgreSQL driver is missing.
 
     Raises:

@@ -11,7 +11,7 @@ from picture_queue._json import encode
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, StorageCall, parse_answer
 from picture_queue._transport.errors import (
-    needs_usable_environment,
+    require_usable_environment,
     translate_http_error,
     translate_response,
 )
@@ -63,7 +63,7 @@ class AsyncPostgrest:
             if self._client is None or self._http is not None:
                 # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1: httpx's
                 # HTTP/2 is not thread-safe, and all its calls would share one connection.
-                with needs_usable_environment():
+                with require_usable_environment():
                     self._http = httpx.AsyncClient(timeout=self.settings.timeout)
                 await owner.own(self._http.aclose)
                 self._client = self._make_client(self._http)

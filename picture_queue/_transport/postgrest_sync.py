@@ -13,7 +13,7 @@ from picture_queue._json import encode
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, StorageCall, parse_answer
 from picture_queue._transport.errors import (
-    needs_usable_environment,
+    require_usable_environment,
     translate_http_error,
     translate_response,
 )
@@ -65,7 +65,7 @@ class Postgrest:
             if self._client is None or self._http is not None:
                 # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1: httpx's
                 # HTTP/2 is not thread-safe, and all its calls would share one connection.
-                with needs_usable_environment():
+                with require_usable_environment():
                     self._http = httpx.Client(timeout=self.settings.timeout)
                 owner.own(self._http.close)
                 self._client = self._make_client(self._http)

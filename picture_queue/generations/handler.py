@@ -143,7 +143,7 @@ class _GenerationRun:
         started = clock()
         latest_end = started + self._manager.cancel_after(begun) + self._settings.stop_margin
         interval = self._first_poll_interval(begun)
-        while not prediction.terminal:
+        while not prediction.has_ended:
             if clock() > latest_end:
                 return await self._stop_overdue(begun, prediction)
             await self._progress.show_prediction(prediction)
@@ -166,7 +166,7 @@ class _GenerationRun:
         """Cancel an overdue prediction and return it; it may have succeeded in the meantime."""
         self._has_stopped = True
         prediction = await self._client.cancel(prediction.id)
-        if not prediction.terminal:
+        if not prediction.has_ended:
             await self._store.finish(begun.prediction.id, "canceled", error="overdue")
             raise errors.DeadlinePassed("The prediction did not end", detail=prediction.id)
         return prediction

@@ -18,10 +18,10 @@ from picture_queue import __version__, _rpc
 from picture_queue._loopback import is_loopback
 from picture_queue._resources import migrations
 from picture_queue._transport.base import check_version
-from picture_queue._transport.errors import needs_usable_environment
+from picture_queue._transport.errors import require_usable_environment
 from picture_queue.errors import PictureQueueError, VersionMismatch
 from picture_queue.installation import state
-from picture_queue.installation.keys import KeyKind, kind_of
+from picture_queue.installation.keys import KeyKind, recognise_key
 from picture_queue.installation.state import MigrationTool
 from picture_queue.records import Finding, Version
 from picture_queue.settings import DatabaseSettings, ProjectSettings
@@ -52,11 +52,11 @@ class Checkup:
 
 async def examine_api(settings: ProjectSettings) -> Checkup:
     """Check a project through its API."""
-    kind = kind_of(settings.key, settings.url)
+    kind = recognise_key(settings.key, settings.url)
     findings = [_check_url(settings.url), _check_key(kind)]
     headers = {"apikey": settings.key}
     base = f"{settings.url}/rest/v1"
-    with needs_usable_environment():
+    with require_usable_environment():
         http = httpx.AsyncClient(base_url=base, headers=headers, timeout=_TIMEOUT)
     async with http:
         try:

@@ -29,7 +29,7 @@ class KeyKind:
     remedy: str | None = None
 
 
-def kind_of(key: str, url: str) -> KeyKind:
+def recognise_key(key: str, url: str) -> KeyKind:
     """Return the kind of a key.
 
     Args:

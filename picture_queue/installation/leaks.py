@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 
-from picture_queue.installation.keys import kind_of
+from picture_queue.installation.keys import recognise_key
 from picture_queue.records import Finding
 
 # Prefixes of variables that bundlers copy into the code of a page.
@@ -78,7 +78,7 @@ def _content(file: Path) -> bytes:
 def _is_secret(value: str) -> bool:
     if value.startswith("r8_") or re.match(r"postgres(ql)?://[^/@]*:[^/@]+@", value):
         return True
-    return kind_of(value, "").access == "service"
+    return recognise_key(value, "").access == "service"
 
 
 def _bad(detail: str) -> Finding:

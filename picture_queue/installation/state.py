@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from picture_queue._loopback import is_loopback
 from picture_queue._resources import Migration
-from picture_queue._transport.errors import needs_driver
+from picture_queue._transport.errors import require_driver
 from picture_queue.errors import InstallationRefused, SettingsError
 from picture_queue.settings import DatabaseSettings
 
@@ -144,7 +144,7 @@ def connected(settings: DatabaseSettings) -> Iterator["Connection[Any]"]:
         SettingsError: The driver is not installed.
         PictureQueueError: The database refused a statement, or did not answer.
     """
-    with needs_driver():
+    with require_driver():
         from psycopg import Connection
 
         from picture_queue._transport.connection import conninfo

@@ -138,7 +138,7 @@ async def test_each_question_on_a_connection_has_its_own_bound(direct):
     with pytest.raises(TimeoutError):  # and one that is nearer than that of the one before holds
         await connection.execute(b"select pg_sleep(60)", [], 0.2)
     assert time.monotonic() - began < 25
-    assert not connection.idle
+    assert not connection.is_idle
     connection.close()
 
 
@@ -148,7 +148,7 @@ def test_nor_by_sync_callers(stack):
         (connection,) = pq._project.database._pool._idle
         with pytest.raises(TimeoutError):
             connection.execute(b"select pg_sleep(10)", [], 0.2)
-        assert not connection.idle
+        assert not connection.is_idle
 
 
 async def test_large_calls_and_answers_pass(direct, queue):

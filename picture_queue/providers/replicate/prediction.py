@@ -79,7 +79,7 @@ class Prediction(BaseModel):
     data_removed: Annotated[bool, _replace_null(False)] = False
 
     @property
-    def terminal(self) -> bool:
+    def has_ended(self) -> bool:
         """True if the prediction has ended."""
         return self.status in TERMINAL
 
