@@ -142,7 +142,7 @@ def test_leaving_a_loop_early_releases_its_topic(pq, job_id):
     for event in pq.jobs.watch(job_id):
         assert event.status is JobStatus.PENDING
         break
-    until(lambda: not listeners(pq) and not pq._watcher._background._running)
+    until(lambda: not listeners(pq) and not pq._watcher._background._futures)
     pq.jobs.cancel(job_id)
     assert [event.status for event in pq.jobs.watch(job_id)] == [JobStatus.CANCELLED]
 

@@ -84,8 +84,8 @@ def joined(monkeypatch):
     looked = asyncio.Event()
     read = follow._JobFollower._read
 
-    async def read_and_tell(self, job_id, reason, grace=0.0):
-        event = await read(self, job_id, reason, grace)
+    async def read_and_tell(self, job_id, reason, extra=0.0):
+        event = await read(self, job_id, reason, extra)
         if reason == "snapshot":
             looked.set()
         return event
