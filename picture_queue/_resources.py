@@ -40,7 +40,7 @@ class Migration(NamedTuple):
 
 
 def digest(text: str) -> str:
-    """Return the SHA-256 of a text; line endings do not matter."""
+    """Return the SHA-256 of a text, independent of its line endings."""
     return hashlib.sha256("\n".join(text.splitlines()).encode()).hexdigest()
 
 

@@ -331,7 +331,7 @@ class _Inbox:
 
 
 class _Stall:
-    """A time without a change of the job: when to ask for the reason, and the last reasons."""
+    """The time since the last change of a job, and the reasons that were yielded last."""
 
     def __init__(self) -> None:
         self._interval = EXPLAIN_AFTER
@@ -344,7 +344,7 @@ class _Stall:
         return max(0.0, self._due_at - time.monotonic())
 
     def drop_repeated(self, explanation: JobExplanation | None) -> JobExplanation | None:
-        """Return the explanation; None if it has the same reasons as the previous one, or none."""
+        """Return the explanation; None if it repeats the reasons of the previous one."""
         self._interval = min(self._interval * 2, EXPLAIN_LONGEST)
         self._due_at = time.monotonic() + self._interval
         if explanation is None:
