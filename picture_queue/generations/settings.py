@@ -16,9 +16,9 @@ class HandlerSettings:
         first_poll_interval: Time before the first poll of a prediction; None: an eighth of the
             model's typical run time, but at least 0.25 and at most 1.
         max_poll_interval: Longest time between two polls.
-        recheck_delay: Time before a call is repeated whose odd result would lose a paid prediction:
-            the search after a create whose answer was lost, a refused read of the prediction, and
-            a failed download of its output.
+        recheck_delay: Time before a call is repeated if its unexpected result would lose a paid
+            prediction: the search after a lost answer to a create call, a refused read of the
+            prediction, and a failed download of its output.
         cancel_timeout: Longest time to cancel the prediction of a cancelled job.
         default_pause: Length of the pause if Replicate throttles the account without a
             ``Retry-After``, or cannot be reached.

@@ -207,9 +207,9 @@ def _new_names(missing: list[Migration], files: list[_File], now: datetime) -> l
     if missing and newest >= str(stamp):
         if len(newest) != len(str(stamp)):
             raise InstallationRefused(
-                "No timestamp comes after the newest migration of the folder",
+                "The timestamp of the newest migration does not have fourteen digits",
                 detail=newest,
-                hint="Give it fourteen digits, as `supabase migration new` does",
+                hint="Rename the file to a timestamp such as `supabase migration new` gives",
             )
         stamp = int(newest) + 1
     return [f"{stamp + i}_{migration.file_name}" for i, migration in enumerate(missing)]
