@@ -43,7 +43,7 @@ def examine_secrets(directory: Path, environ: Mapping[str, str]) -> list[Finding
 def _problems(directory: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
     for name, value in environ.items():
         if _PUBLISHED.match(name) and _is_secret(value):
-            yield _bad(f"the variable {name} holds a secret, and bundlers publish it")
+            yield _bad(f"{name} in the environment holds a secret, and bundlers publish it")
     for file in sorted(directory.glob(".env*")):
         variables = list(_read_variables(file))
         for name, value in variables:
