@@ -47,7 +47,7 @@ async def test_a_throttled_create_without_a_time_waits_a_while(world: World) -> 
     await world.switch(kind="rate_limit", count=100)
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(world.generation())
-    assert raised.verdict.seconds == FAST.pause
+    assert raised.verdict.seconds == FAST.default_pause
 
 
 async def test_without_credit_the_job_waits(world: World) -> None:
@@ -82,7 +82,7 @@ async def test_an_outage_of_replicate_gives_the_attempt_back(world: World, recor
     for _ in range(5):  # more than the attempts of a job
         with raises_verdict(RateLimited, errors.NotReached) as raised:
             await world.run(generation)
-        assert raised.verdict.seconds == FAST.pause
+        assert raised.verdict.seconds == FAST.default_pause
         assert raised.verdict.key == "type:generate-image"
         assert "Replicate cannot be reached" in raised.verdict.outcome("default").detail
     outage.on = False
