@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is a loopback address, or a name that always means one."""
+    """Return whether a host is a loopback address, or a name that always resolves to one."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

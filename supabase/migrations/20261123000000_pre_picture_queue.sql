@@ -1934,7 +1934,7 @@ begin
       null,
       (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
-        when 'sweep' then 'The worker was not heard of again before its lease ended.'
+        when 'sweep' then 'The lease expired, since the worker sent no heartbeat.'
         when 'expire' then 'It was not started before it expired.'
         when 'purge' then 'The queue was purged.'
       end,
@@ -5832,9 +5832,9 @@ begin
     from unnest(v_captures[1:2]) with ordinality as e (w, i);
     v_step := coalesce(v_captures[3], '1')::integer;
     v_problem := case
-      when v_captures is null then 'is no number, range or step'
+      when v_captures is null then 'is not a number, range or step'
       when (v_captures[1] is not null and v_ends[1] is null) or (v_captures[2] is not null and v_ends[2] is null)
-        then 'is no name of one'
+        then 'is not a known name'
       when least(v_ends[1], v_ends[2]) < p_low or greatest(v_ends[1], v_ends[2]) > p_high
         then format('is not within %s to %s', p_low, p_high)
       when v_ends[1] > v_ends[2] then 'ends before it begins'

@@ -196,7 +196,7 @@ def test_whatever_a_library_below_raises_is_ours(api, monkeypatch):
                 raise error
 
             with monkeypatch.context() as patch:
-                patch.setattr(pq._project.client().postgrest.session, "send", fail)
+                patch.setattr(pq._project._api().client().postgrest.session, "send", fail)
                 with pytest.raises(errors.ConnectionFailed):
                     pq._project.call(CALL)
 
@@ -432,7 +432,7 @@ def test_an_address_without_its_database_or_its_form_is_a_setting(stack):
     missing = pytest.raises(errors.SettingsError, match='database "nowhere" does not exist')
     with PictureQueue(database_url=nowhere) as pq, missing:
         pq.health()
-    unreadable = pytest.raises(errors.SettingsError, match="cannot be read")
+    unreadable = pytest.raises(errors.SettingsError, match="is not a PostgreSQL URL")
     with PictureQueue(database_url="nonsense:secret") as pq, unreadable as refused:
         pq.health()
     assert "secret" not in str(refused.value)

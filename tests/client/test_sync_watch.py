@@ -142,7 +142,7 @@ def test_leaving_a_loop_early_releases_its_topic(pq, job_id):
     for event in pq.jobs.watch(job_id):
         assert event.status is JobStatus.PENDING
         break
-    until(lambda: not listeners(pq) and not pq._watcher._background._running)
+    until(lambda: not listeners(pq) and not pq._watcher._background._futures)
     pq.jobs.cancel(job_id)
     assert [event.status for event in pq.jobs.watch(job_id)] == [JobStatus.CANCELLED]
 
@@ -225,6 +225,6 @@ async def test_it_reads_as_whoever_is_signed_in_at_the_moment(stack, ada, bob, m
 
 def refresh(pq, token):
     """Does what a refreshed session of supabase-py does."""
-    client = pq._project.client()
+    client = pq._project._api().client()
     client.options.headers["Authorization"] = f"Bearer {token}"
     client._postgrest = None

@@ -82,15 +82,15 @@ def joined(monkeypatch):
     Hears of the topic until the test ends.
     """
     looked = asyncio.Event()
-    read = follow._Following._read
+    read = follow._JobFollower._read
 
-    async def read_and_tell(self, job_id, reason, grace=0.0):
-        event = await read(self, job_id, reason, grace)
+    async def read_and_tell(self, job_id, reason, extra=0.0):
+        event = await read(self, job_id, reason, extra)
         if reason == "snapshot":
             looked.set()
         return event
 
-    monkeypatch.setattr(follow._Following, "_read", read_and_tell)
+    monkeypatch.setattr(follow._JobFollower, "_read", read_and_tell)
     with contextlib.ExitStack() as listening:
 
         async def join(pq, topic):
@@ -241,7 +241,7 @@ async def test_a_watch_outlives_the_token_it_began_with(stack, ada, service, joi
         topic = f"pq:user:{ada.id}"
         watch = Watch(pq, started.job_id)
         probe = await joined(pq, topic)
-        client = await pq._project.client()
+        client = await pq._project._api().client()
         client.options.headers["Authorization"] = f"Bearer {ada.token}"
         client._postgrest = None  # both as a refreshed session does
         await probe.until_lost()

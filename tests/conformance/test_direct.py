@@ -79,7 +79,7 @@ async def test_a_users_token_does_not_go_with_a_database(stack):
 
 async def test_pictures_need_the_api(direct):
     with pytest.raises(SettingsError, match="SUPABASE_URL"):
-        await direct._project.client()
+        direct._project._api()
 
 
 async def test_the_environment_chooses_the_way(stack, monkeypatch):
@@ -140,7 +140,7 @@ async def test_each_question_on_a_connection_has_its_own_bound(direct):
     with pytest.raises(TimeoutError):  # and one that is nearer than that of the one before holds
         await connection.execute(b"select pg_sleep(60)", [], 0.2)
     assert time.monotonic() - began < 25
-    assert not connection.idle
+    assert not connection.is_idle
     connection.close()
 
 
@@ -150,7 +150,7 @@ def test_nor_by_sync_callers(stack):
         (connection,) = pq._project.database._pool._idle
         with pytest.raises(TimeoutError):
             connection.execute(b"select pg_sleep(10)", [], 0.2)
-        assert not connection.idle
+        assert not connection.is_idle
 
 
 async def test_large_calls_and_answers_pass(direct, queue):

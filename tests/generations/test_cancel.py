@@ -64,7 +64,7 @@ async def test_a_create_that_never_answers_is_cancelled_by_its_deadline_mark() -
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         gate, job = Gate(world.client, "create"), Job()
-        hasty = replace(FAST, undo=0.05)
+        hasty = replace(FAST, cancel_timeout=0.05)
         task = asyncio.create_task(world.run(world.generation(), job, hasty, gate))
         await gate.reached.wait()
         job.cancel_requested = True

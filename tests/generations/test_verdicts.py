@@ -47,7 +47,7 @@ async def test_a_throttled_create_without_a_time_waits_a_while(world: World) -> 
     await world.switch(kind="rate_limit", count=100)
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(world.generation())
-    assert raised.verdict.seconds == FAST.pause
+    assert raised.verdict.seconds == FAST.default_pause
 
 
 async def test_without_credit_the_job_waits(world: World) -> None:
@@ -82,9 +82,9 @@ async def test_an_outage_of_replicate_gives_the_attempt_back(world: World, recor
     for _ in range(5):  # more than the attempts of a job
         with raises_verdict(RateLimited, errors.NotReached) as raised:
             await world.run(generation)
-        assert raised.verdict.seconds == FAST.pause
+        assert raised.verdict.seconds == FAST.default_pause
         assert raised.verdict.key == "type:generate-image"
-        assert "out of reach" in raised.verdict.outcome("default").detail
+        assert "Replicate cannot be reached" in raised.verdict.outcome("default").detail
     outage.on = False
     await world.run(generation)
     assert len(await world.paid()) == 1
@@ -213,7 +213,7 @@ async def test_a_download_that_fails_now_is_tried_again_by_the_next_attempt(
     # After an hour it counts, so that the job ends.
     await world.switch(kind=kind, on="file", count=10)
     with raises_verdict(Retry, errors.ServiceUnavailable) as raised:
-        await world.run(generation, settings=replace(FAST, outage=0.0))
+        await world.run(generation, settings=replace(FAST, outage_tolerance=0.0))
     assert raised.verdict.reason == "The picture was made and waits to be stored."
     await world.http.post(
         "/_simulator/faults", json={"kind": "fail"}
@@ -233,7 +233,7 @@ async def test_an_outage_of_storage_gives_the_attempt_back(world: World) -> None
     generation = world.generation(num_outputs=2)
     for outage, verdict in ((3600.0, Snooze), (0.0, Retry)):
         store = _StorageAway(world.db, generation)
-        settings = replace(FAST, outage=outage)
+        settings = replace(FAST, outage_tolerance=outage)
         with raises_verdict(verdict, errors.ServiceUnavailable) as raised:
             await image_handler(world.client, lambda _, s=store: s, settings)({}, Job())
         assert re.search(r"project.*refused", str(raised.cause))

@@ -34,7 +34,7 @@ async def test_a_prediction_that_meets_its_deadline_may_be_tried_once_more(
 async def test_an_overdue_prediction_is_stopped_by_our_own_clock(world: World) -> None:
     await world.switch(kind="slow", seconds=5000)
     # Its bound has passed before it looks; the deadline at Replicate is far off.
-    impatient = replace(FAST, margin=-FAST.deadline - 200)
+    impatient = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
     with raises_verdict(Retry, errors.DeadlinePassed):
         await world.run(world.generation(), settings=impatient)
     assert await world.paid() == []
@@ -47,7 +47,7 @@ async def test_an_overdue_prediction_that_has_ended_is_taken() -> None:
         world.now = datetime.now(UTC).timestamp()
         slow = _JumpingClient(world)
         await world.run(
-            world.generation(num_outputs=2), settings=replace(FAST, margin=-900), client=slow
+            world.generation(num_outputs=2), settings=replace(FAST, stop_margin=-900), client=slow
         )
         assert world.db.rows[0].state == "succeeded"
 
@@ -55,7 +55,7 @@ async def test_an_overdue_prediction_that_has_ended_is_taken() -> None:
 async def test_an_overdue_prediction_that_is_slow_to_stop_is_given_up(world: World) -> None:
     await world.switch(kind="slow", seconds=5000)
     # Its bound has passed before it looks; the deadline at Replicate is far off.
-    impatient = replace(FAST, margin=-FAST.deadline - 200)
+    impatient = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
     with raises_verdict(Retry, errors.DeadlinePassed):
         await world.run(world.generation(), settings=impatient, client=_SlowToStop(world.client))
     assert [row.state for row in world.db.rows] == ["canceled"]
@@ -76,9 +76,9 @@ class _SlowToStop:
         return stopped.model_copy(update={"status": "processing"})
 
 
-async def test_the_first_look_depends_on_the_model(world: World) -> None:
+async def test_the_first_poll_interval_depends_on_the_model(world: World) -> None:
     began = asyncio.get_running_loop().time()
-    await world.run(world.generation(), settings=replace(FAST, first_look=None))
+    await world.run(world.generation(), settings=replace(FAST, first_poll_interval=None))
     assert asyncio.get_running_loop().time() - began >= 0.2  # 0.25, less the jitter
 
 

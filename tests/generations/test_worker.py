@@ -17,7 +17,7 @@ from picture_queue.settings import ReplicateSettings
 from ..faults.proxy import Proxy
 from ..signals import watch
 
-QUICK = HandlerSettings(first_look=0.05, longest_look=0.1)
+QUICK = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_a_throttled_account_rests_for_all_generations(stack, service, new
 
 
 async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monkeypatch):
-    policy = RetryPolicy(tries=2, first_wait=0.01)
+    policy = RetryPolicy(max_attempts=2, first_wait=0.01)
     monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     address = httpx.URL(stack.replicate_url)
     # The simulator's pictures have its own address.
@@ -82,7 +82,7 @@ async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monke
     with Proxy(address.host, address.port, "http") as proxy:
         proxy.refuse()
         replicate = ReplicateSettings(stack.replicate_token, f"http://127.0.0.1:{proxy.port}/v1")
-        quick = replace(QUICK, pause=0.1)
+        quick = replace(QUICK, default_pause=0.1)
         settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
         worker = builtin_worker(service, settings, replicate, quick)
         watch(worker)
@@ -101,7 +101,7 @@ async def test_an_outage_of_storage_costs_no_attempt(stack, service, faults, mon
     await faults(answer_503=1000, path="/storage/v1/object/pictures")
     replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
     settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
-    worker = builtin_worker(service, settings, replicate, replace(QUICK, pause=0.1))
+    worker = builtin_worker(service, settings, replicate, replace(QUICK, default_pause=0.1))
     watch(worker)
     started = await service.generations.start("a lighthouse")
     async with worker:
@@ -117,13 +117,13 @@ async def test_an_outage_of_storage_costs_no_attempt(stack, service, faults, mon
 async def test_a_wrong_address_of_replicate_is_told_where_people_look(
     service, caplog, monkeypatch, db, url
 ):
-    policy = RetryPolicy(tries=1)
+    policy = RetryPolicy(max_attempts=1)
     monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05, concurrency=1)
     worker = builtin_worker(service, settings, ReplicateSettings("r8_test", url), QUICK)
     watch(worker)
     first, second = [await service.generations.start(f"lighthouse {n}") for n in range(2)]
-    says = f"NotReached: Replicate is out of reach at {url}: ConnectError: "
+    says = f"NotReached: Replicate cannot be reached at {url}: ConnectError: "
     async with worker:
         assert await worker._signals.settled.next() == (first.job_id, "snoozed")
         await worker._signals.reported.next()

@@ -166,7 +166,7 @@ async def test_what_does_not_fit_is_named_and_nothing_changes(bare: Any) -> None
         insert into job_queue (type, status, priority) values ('resize', 'pending', 9e9)"""
     )
     before = await bare.rows(OBJECTS)
-    with pytest.raises(MigrationFailed, match=r"cannot be taken over: .*out of range"):
+    with pytest.raises(MigrationFailed, match=r"cannot be adopted: .*out of range"):
         await take_over(bare)
     assert await bare.rows(OBJECTS) == before
 

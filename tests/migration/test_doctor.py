@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from picture_queue.installation.keys import kind_of
+from picture_queue.installation.keys import recognise_key
 
 Cli = Callable[..., Result]
 HOST = "https://abcdefghijkl.supabase.co"
@@ -138,7 +138,7 @@ def test_an_unapplied_migration_is_a_finding_with_the_command(
     ],
 )
 def test_the_kind_of_a_key_is_recognised(key: str, access: str, problem: str | None) -> None:
-    kind = kind_of(key, HOST)
+    kind = recognise_key(key, HOST)
     assert kind.access == access
     assert (problem is None) == (kind.problem is None)
     assert (problem or "") in (kind.problem or "")

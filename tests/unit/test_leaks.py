@@ -49,7 +49,7 @@ def test_a_secret_that_a_bundler_publishes(tmp_path: Path, name: str, value: str
     file.write_text(f"# keys\nexport {name} = '{value}'\n")
     file.chmod(0o600)
     ((verdict, detail),) = told(tmp_path)
-    assert verdict == "bad" and f"{name} of .env.local" in detail
+    assert verdict == "bad" and f"{name} in .env.local" in detail
 
 
 @pytest.mark.parametrize("value", OPEN)

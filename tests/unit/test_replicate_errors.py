@@ -173,7 +173,7 @@ def test_failures_are_told_by_code_and_then_by_words(
     error = errors.from_failure(text)
     assert type(error) is kind
     assert error.retryable is retryable
-    assert error.tries == tries
+    assert error.max_attempts == tries
 
 
 def test_the_code_decides_before_the_words() -> None:

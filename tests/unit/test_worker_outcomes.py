@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from picture_queue import _text
-from picture_queue._json import encode, plain
+from picture_queue._json import encode, to_plain
 from picture_queue.errors import InvalidArgument
 from picture_queue.providers.replicate import errors as replicate
 from picture_queue.worker import verdicts
@@ -115,7 +115,7 @@ def test_a_returned_value_becomes_an_outcome(value, outcome):
     ],
 )
 def test_a_result_is_written_as_an_argument_is(value):
-    assert from_value(value, "q") == Completed(from_json(encode(plain(value))))
+    assert from_value(value, "q") == Completed(from_json(encode(to_plain(value))))
 
 
 @pytest.mark.parametrize(
