@@ -127,7 +127,7 @@ async def test_a_logging_handler_that_raises_costs_no_picture(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("picture_queue"), "handlers", [_UnreachableLog()])
     world.http._transport = _Odd(world.http._transport, _reads, 1, 403, json={"detail": "odd"})
-    generation = world.generation()
+    generation = world.generation(num_outputs=2)
     await world.run(generation)
     await assert_paid_once(world, generation)
     assert "ConnectionError: the log server is down" in capsys.readouterr().err
@@ -136,7 +136,7 @@ async def test_a_logging_handler_that_raises_costs_no_picture(
 @pytest.mark.parametrize("status", [400, 404, 409])
 async def test_a_refused_create_is_repeated_once(world: World, status: int) -> None:
     world.http._transport = _Odd(world.http._transport, _creates, 2, status, json={"detail": "odd"})
-    generation = world.generation()
+    generation = world.generation(num_outputs=2)
     with pytest.raises(Retry):
         await world.run(generation)
     with pytest.raises(PermanentFailure):
