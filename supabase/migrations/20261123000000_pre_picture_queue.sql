@@ -181,11 +181,11 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return clock_timestamp(); end $$;
 
 
--- 030_function__refuse.sql
+-- 030_function__raise_error.sql
 
 -- Raises the error of that code. The message is fixed, since PostgREST copies it into the HTTP
 -- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix; null: that of the code).
-create function picture_queue._refuse(p_code text, p_detail text default null, p_hint text default null)
+create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -230,11 +230,11 @@ $$;
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
 -- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls
 -- this. It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
-create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
+create function picture_queue._raise_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row or table that this call needs'),
+  perform picture_queue._raise_error('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row or table that this call needs'),
     'repeat the call; queue_doctor() names transactions that stay open');
   return null;
 end
@@ -244,7 +244,7 @@ $$;
 -- are, and that of a read-only transaction: PostgREST answers it, to a GET, with 405. PQ_BUSY stands for what passes by
 -- itself, PQ_CONFLICT for the rest, since a trigger of the project on public.job_queue, public.generations or
 -- public.images may raise anything.
-create function picture_queue._refuse_error(p_sqlstate text, p_message text, p_busy text default null) returns void
+create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -253,9 +253,9 @@ begin
   elsif picture_queue._is_transient(p_sqlstate) then
     -- With a fixed snapshot a repeated call in the same transaction fails again.
     perform picture_queue._check_isolation() where p_sqlstate = '40001';
-    perform picture_queue._refuse_busy(p_busy);
+    perform picture_queue._raise_busy(p_busy);
   end if;
-  perform picture_queue._refuse('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
+  perform picture_queue._raise_error('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
     'look for a trigger or constraint of yours on public.job_queue, public.generations or public.images');
 end
 $$;
@@ -266,7 +266,7 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('the transaction isolation level is %s', current_setting('transaction_isolation')),
       'use read committed: alter role … set default_transaction_isolation = ''read committed''');
   end if;
@@ -274,12 +274,12 @@ end
 $$;
 
 -- The value, or the error of that code where there is none. It reads nothing, so users may call it.
-create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
+create function picture_queue._require(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_value is null then
-    perform picture_queue._refuse(p_code, p_detail, p_hint);
+    perform picture_queue._raise_error(p_code, p_detail, p_hint);
   end if;
   return p_value;
 end
@@ -1126,7 +1126,7 @@ begin
   insert into picture_queue.answer (call, id, at) values (p_call, p_id, picture_queue._now()) on conflict do nothing;
   return (select a.answer from picture_queue.answer a where a.call = p_call and a.id = p_id);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
   return null;
 end
 $$;
@@ -2352,7 +2352,7 @@ end
 $$;
 
 -- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
-create function picture_queue._refuse_problem(p_problem text, p_hint text default
+create function picture_queue._raise_problem(p_problem text, p_hint text default
   'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
 returns void
@@ -2360,10 +2360,10 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_problem ~ ' bytes, the limit is [0-9]+$' then
-    perform picture_queue._refuse('PQ_TOO_LARGE', p_problem,
+    perform picture_queue._raise_error('PQ_TOO_LARGE', p_problem,
       'store the data elsewhere, in Supabase Storage for example, and pass its path');
   elsif p_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', p_problem, p_hint);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', p_problem, p_hint);
   end if;
 end
 $$;
@@ -2465,7 +2465,7 @@ declare
   v_problem text := picture_queue._fields_problem(p_path, p_object, p_rules);
 begin
   if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', v_problem,
       'known are ' || (select string_agg(k, ', ') from jsonb_object_keys(p_rules) k));
   end if;
 end
@@ -2547,9 +2547,9 @@ declare
   v_limit integer;
 begin
   if v_count is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
   elsif v_count > 100000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
@@ -2572,7 +2572,7 @@ begin
   end if;
   v_job := p_jobs -> v_bad - 1;
   v_limit := (select s.max_payload_bytes from picture_queue.setting s);
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     coalesce(p_name || ': ', case when v_count > 1 or p_first is not null
       then format('jobs[%s]: ', coalesce(p_first, 0) + v_bad - 1) end, '')
     || coalesce(
@@ -2737,7 +2737,7 @@ begin
       v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
       if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows that job
-        perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
+        perform picture_queue._raise_busy('a job with the same id or key comes and goes');
       end if;
       -- Of those that share an id or a key the first; the others will find it.
       v_next := array(
@@ -2803,16 +2803,16 @@ declare
   v_bad record;
 begin
   if v_draining is not null and not p_internal then
-    perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
+    perform picture_queue._raise_error('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
       'resume_queue() ends draining');
   elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
-    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
+    perform picture_queue._raise_error('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
       'set_queue() makes a queue; list_queues() has those there are');
   elsif v_unknown <> '{}' then
     begin
       insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
     exception when lock_not_available or deadlock_detected or serialization_failure then
-      perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction makes the same queue');
+      perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction makes the same queue');
     end;
   end if;
   -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
@@ -2825,9 +2825,9 @@ begin
     where b.id is null or b.finished_at is not null
     order by i.id limit 1;
     if v_bad.is_unknown then
-      perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+      perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
     elsif found then
-      perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+      perform picture_queue._raise_error('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
     end if;
   end if;
   return v_jobs;
@@ -2979,10 +2979,10 @@ begin
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
   if v_bad.is_later then
-    perform picture_queue._refuse('PQ_CYCLE', format('jobs[%s] depends on %s, which does not stand before it', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_CYCLE', format('jobs[%s] depends on %s, which does not stand before it', v_bad.i - 1, v_bad.id),
       'list parents before their children');
   elsif found then
-    perform picture_queue._refuse('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
       'a job can depend on jobs that are there, or stand before it in the same call');
   end if;
 
@@ -3069,7 +3069,7 @@ begin
     where coalesce(x.id, k.id) is not null
   ) f;
   if v_other is not null then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_other),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_other),
       'make a new uuid for each job');
   end if;
   return v_found;
@@ -3166,7 +3166,7 @@ begin
     where u.id = any (v_ids) and u.status = any (u.unique_states) order by u.id for update
   ) o;
   if v_replace and v_running is not null then
-    perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', v_running),
+    perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is running', v_running),
       'on_conflict ignore leaves it; with states ["pending"] a running job is not in the way');
   end if;
   with renewed as (
@@ -3557,7 +3557,7 @@ begin
 exception when others then
   -- Also where the first call is not done yet, and in a deadlock: skip locked does wait where a row has changed hands
   -- since it was seen.
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
 $$;
@@ -3573,7 +3573,7 @@ as $$
 declare
   v_outcomes picture_queue.outcome[];
 begin
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when not picture_queue._is_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
   begin
     v_outcomes := array(
@@ -3583,9 +3583,9 @@ begin
         with ordinality o);
   exception when data_exception then
     -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
-  perform picture_queue._refuse_problem((
+  perform picture_queue._raise_problem((
     select format('outcomes[%s]: %s', o.i - 1, p.problem)
     from unnest(v_outcomes) o
     cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
@@ -3686,7 +3686,7 @@ begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
       if clock_timestamp() > v_started + interval '2 seconds' then
-        perform picture_queue._refuse_busy('the outcomes before it took two seconds');
+        perform picture_queue._raise_busy('the outcomes before it took two seconds');
       end if;
       perform from public.job_queue j
       where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
@@ -3863,7 +3863,7 @@ begin
   perform picture_queue._check_isolation();
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   return v_job;
 end
@@ -3877,7 +3877,7 @@ declare
   v_job public.job_queue := picture_queue._locked_job(p_job_id);
 begin
   if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
-    perform picture_queue._refuse('PQ_STALE_LEASE',
+    perform picture_queue._raise_error('PQ_STALE_LEASE',
       format('job %s is %s and its lease is not %s', p_job_id, v_job.status, p_lease_id),
       'stop working on this job; another worker runs it now');
   end if;
@@ -3972,13 +3972,13 @@ begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   v_answer := (select a.answer from picture_queue.answer a where a.call = 'cancel_job' and a.id = v_request);
   if v_answer is not null then
     return v_answer;
   elsif v_job.status in ('completed', 'failed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   end if;
   v_changes := v_job.status <> 'cancelled' and v_job.cancel_requested_at is null;
   if v_changes then
@@ -3992,7 +3992,7 @@ begin
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
   raise;
 end
 $$;
@@ -4106,7 +4106,7 @@ begin
       and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
         or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
   exception when lock_not_available or deadlock_detected then
-    perform picture_queue._refuse_busy();
+    perform picture_queue._raise_busy();
   end;
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
@@ -4127,7 +4127,7 @@ begin
         when unique_violation then
           null;
         when lock_not_available or deadlock_detected then
-          perform picture_queue._refuse_busy('another transaction writes a job with the same id');
+          perform picture_queue._raise_busy('another transaction writes a job with the same id');
       end;
     end if;
     if v_is_new then
@@ -4165,7 +4165,7 @@ begin
   return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
     picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
 end
 $$;
@@ -4196,7 +4196,7 @@ begin
   end if;
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
@@ -4216,7 +4216,7 @@ declare
   v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), lease_seconds,
     coalesce(request_id, gen_random_uuid()), weights, false, coalesce(confirms_start, false), null, null);
 begin
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when coalesce(length(worker), 0) not between 1 and 200
       then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
@@ -4256,12 +4256,12 @@ declare
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
     perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
   exception when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
   begin
     return picture_queue._heartbeat(worker, leases);
@@ -4283,7 +4283,7 @@ begin
     end;
   end loop;
   if v_answer is null then
-    return picture_queue._refuse_busy('another transaction has locked the leases or the table of jobs');
+    return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
   end if;
   return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
@@ -4302,7 +4302,7 @@ declare
   v_job record;
   v_announce boolean;
 begin
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
   v_job := picture_queue._leased(job_id, lease_id);
   v_announce := progress in (0, 100)
@@ -4322,7 +4322,7 @@ begin
   perform picture_queue._fire_deferred();
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -4347,7 +4347,7 @@ begin
   exception when others then
     if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
       if picture_queue._is_transient(sqlstate) then
-        perform picture_queue._refuse_busy();
+        perform picture_queue._raise_busy();
       elsif sqlstate like 'PT%' then
         raise;
       end if;
@@ -4362,7 +4362,7 @@ begin
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when data_exception or program_limit_exceeded then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+      perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
     end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
@@ -4383,17 +4383,17 @@ declare
 begin
   v_job := picture_queue._locked_job(job_id);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
-    perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
+    perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
   v_outcome := picture_queue._report(jsonb_build_array(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'result', result, 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
-    perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
+    perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
   return v_outcome ->> 'status';
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -4422,17 +4422,17 @@ begin
   end if;
   v_status := (picture_queue._locked_job(job_id)).status;
   if v_status in ('processing', 'completed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
       'cancel the other job first');
   end if;
   perform picture_queue._fire_deferred();
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -4543,10 +4543,10 @@ create function public.get_job(job_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+  return picture_queue._require((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
     'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.get_job is 'A job of the caller.';
@@ -4626,7 +4626,7 @@ begin
   end loop;
   return to_jsonb(v_jobs);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
@@ -4643,11 +4643,11 @@ create function public.get_generation(generation_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return picture_queue._found((
+  return picture_queue._require((
     select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
@@ -4679,7 +4679,7 @@ begin
   end loop;
   return to_jsonb(v_generations);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_generations is 'Generations of the caller with their images, newest first.';
@@ -4733,7 +4733,7 @@ begin
   into v_reasons;
   return v_reasons;
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.failure_reasons is 'Counts failed jobs by reason.';
@@ -4808,7 +4808,7 @@ begin
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
-  perform picture_queue._refuse('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
+  perform picture_queue._raise_error('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
   return null;
 end
 $$;
@@ -4843,7 +4843,7 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
     when v_where = 'true' then 'filter names nothing'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
@@ -4868,7 +4868,7 @@ begin
     'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';
@@ -4885,7 +4885,7 @@ declare
   v_types text[];
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
       then format('worker is %s, not 1 to 200 characters without line breaks',
         coalesce(to_jsonb(left(worker, 100)), 'null')) end,
@@ -4917,7 +4917,7 @@ begin
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.register_worker is
@@ -4937,7 +4937,7 @@ begin
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 comment on function public.unregister_worker is 'Removes a worker that has stopped.';
@@ -4979,12 +4979,12 @@ begin
     "default_model": ["text", 200]
   }');
   if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
   end if;
   perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
@@ -4995,7 +4995,7 @@ as $$
 begin
   return (select to_jsonb(s) - 'only_row' from picture_queue.setting s);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.get_settings is 'The settings of the project.';
@@ -5036,7 +5036,7 @@ begin
   get diagnostics v_rows = row_count;
   return v_rows > 0;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('another transaction is changing the row of %s in %s', quote_nullable(p_key), p_table));
+  perform picture_queue._raise_busy(format('another transaction is changing the row of %s in %s', quote_nullable(p_key), p_table));
   return null;
 end
 $$;
@@ -5063,7 +5063,7 @@ begin
     "breaker_seconds": ["number", 0.001, 31536000],
     "draining": ["boolean"]
   }');
-  perform picture_queue._refuse_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
+  perform picture_queue._raise_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
     then format('queue is %s', quote_nullable(left(queue, 100))) end);
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
   select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
@@ -5077,13 +5077,13 @@ begin
   return picture_queue._queue(queue);
 exception
   when check_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', (
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', (
       select string_agg(format('%s is %s', c.key, c.value), ', ' order by c.key)
       from jsonb_each_text(changes) as c (key, value) where c.key in ('fair_share', 'aging_seconds')),
       'a queue has one of them: set fair_share to false or aging_seconds to null');
     return null;
   when lock_not_available or deadlock_detected then
-    return picture_queue._refuse_busy();
+    return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_queue is 'Creates a queue or changes its settings.';
@@ -5125,7 +5125,7 @@ begin
   where (p_queue is null or q.name = p_queue) and q.name > coalesce(p_filter ->> 'after', '')
   order by q.name limit coalesce((p_filter ->> 'limit')::integer, 10000);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 
@@ -5133,7 +5133,7 @@ $$;
 create function picture_queue._queue(p_queue text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._found((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
+  select picture_queue._require((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
@@ -5167,7 +5167,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time in the future, or none');
+  perform picture_queue._raise_problem(picture_queue._resume_at_problem(resume_at), 'name a time in the future, or none');
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
     'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
@@ -5186,7 +5186,7 @@ begin
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
@@ -5225,7 +5225,7 @@ begin
   return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
     'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.purge_queue is 'Cancels the pending jobs of a queue.';
@@ -5356,7 +5356,7 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
+  perform picture_queue._raise_problem(coalesce(picture_queue._limit_key_problem(key, true), case
     when max_running < 1 then format('max_running is %s, not 1 or more', max_running)
     when rate < 1 then format('rate is %s, not 1 or more', rate)
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
@@ -5370,7 +5370,7 @@ begin
   perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows('{}', key) l);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -5415,11 +5415,11 @@ begin
   end if;
   perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
   if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
-    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
+    perform picture_queue._raise_error('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._recheck_keys(key);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -5456,7 +5456,7 @@ begin
   left join picture_queue.limit_key l on l.key = k.key
   order by k.key;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 
@@ -5471,13 +5471,13 @@ language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
     'name one key, and a resume_at in the future or none');
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
-      perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
+      perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
@@ -5487,7 +5487,7 @@ begin
   perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -5507,7 +5507,7 @@ create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when coalesce(length(tenant), 0) not between 1 and 200
       then format('tenant is %s, not 1 to 200 characters', quote_nullable(left(tenant, 200)))
     when coalesce(weight, 0) not between 0.001 and 1000 then format('weight is %s, not 0.001 to 1000', weight)
@@ -5531,7 +5531,7 @@ begin
       where o.name > coalesce(filter ->> 'after', '') order by o.name limit coalesce((filter ->> 'limit')::integer, 10000)
     ) t);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.list_tenants is 'The tenants with a weight of their own.';
@@ -5558,7 +5558,7 @@ begin
   batch_id := coalesce(batch_id, gen_random_uuid());
   metadata := coalesce(nullif(metadata, 'null'), '{}');
   callback := nullif(callback, 'null');
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     case when jsonb_typeof(metadata) <> 'object' then 'metadata is not an object' end,
     'metadata ' || picture_queue._json_problem(metadata, (select s.max_payload_bytes from picture_queue.setting s)),
     case when jsonb_typeof(callback) <> 'object' then 'callback is not a job' end,
@@ -5591,7 +5591,7 @@ begin
   return picture_queue._keep_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
 end
 $$;
@@ -5603,7 +5603,7 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp s
 as $$
 begin
   -- Changes of the counts that are still in follow_up are added here.
-  return picture_queue._found((
+  return picture_queue._require((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -5616,7 +5616,7 @@ begin
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
     where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.get_batch is 'A batch with its counts and progress.';
@@ -5635,7 +5635,7 @@ declare
   v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     case when coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]'
       then format('name is %s', quote_nullable(left(name, 300))) end,
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
@@ -5653,7 +5653,7 @@ begin
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
   return picture_queue._keep_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
+  return picture_queue._raise_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
@@ -5666,7 +5666,7 @@ declare
   v_attempt integer;
 begin
   v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
     when exists (select from jsonb_array_elements(lines) e
@@ -5691,9 +5691,9 @@ begin
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('job %s is locked by another transaction', job_id));
+    return picture_queue._raise_busy(format('job %s is locked by another transaction', job_id));
   when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
     return null;
 end
 $$;
@@ -5709,7 +5709,7 @@ declare
 begin
   select * into v_job from public.job_queue j where j.id = get_job_history.job_id;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
   end if;
   return jsonb_build_object(
     'timeline', (
@@ -5742,7 +5742,7 @@ begin
         'message', l.message) order by l.id), '[]')
       from picture_queue.log l where l.job_id = v_job.id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.get_job_history is 'The timeline, failed attempts and log of a job.';
@@ -5797,7 +5797,7 @@ begin
       when v_step not between 1 and p_high then format('has a step that is not within 1 to %s', p_high)
     end;
     if v_problem is not null then
-      perform picture_queue._refuse('PQ_INVALID_CRON', format('%s is "%s", which %s', p_field, v_part, v_problem),
+      perform picture_queue._raise_error('PQ_INVALID_CRON', format('%s is "%s", which %s', p_field, v_part, v_problem),
         'a field is * or a list of numbers and ranges, with a step if wanted, such as */15, 1-5,10 or fri-7; '
         || 'for other rhythms there is every_seconds');
     end if;
@@ -5826,7 +5826,7 @@ begin
   }'::jsonb ->> v_text, v_text);
   v_fields := regexp_split_to_array(v_text, '[[:space:]]+');
   if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
-    perform picture_queue._refuse('PQ_INVALID_CRON',
+    perform picture_queue._raise_error('PQ_INVALID_CRON',
       format('cron is "%s", which has %s fields, not 5', left(p_cron, 100), coalesce(cardinality(v_fields), 0)),
       'minute, hour, day of month, month, day of week, such as 30 9 * * mon-fri; or @hourly, @daily, @weekly, '
       || '@monthly, @yearly');
@@ -6067,7 +6067,7 @@ $$;
 create function picture_queue._timezone(p_timezone text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._found(case when p_timezone = 'UTC' then '"UTC"' else (
+  select picture_queue._require(case when p_timezone = 'UTC' then '"UTC"' else (
       select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
     'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
     'a name such as Europe/Berlin; the view pg_timezone_names has them all') #>> '{}'
@@ -6108,10 +6108,10 @@ create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
+  return picture_queue._require((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
     'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -6135,7 +6135,7 @@ begin
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_given),
+  perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
     'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
     'options.delay_seconds, expires_in_seconds and unique');
   v_new := jsonb_build_object(
@@ -6148,7 +6148,7 @@ begin
     'created_at', v_now);
   v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
   if v_next is null then
-    perform picture_queue._refuse('PQ_INVALID_CRON',
+    perform picture_queue._raise_error('PQ_INVALID_CRON',
       format('cron is "%s", which does not come in eight years', v_new ->> 'cron'), 'is there such a day in that month?');
   end if;
   -- Validate the job as a tick will enqueue it.
@@ -6170,7 +6170,7 @@ begin
   end if;
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
@@ -6193,7 +6193,7 @@ begin
   where s.name = pause_schedule.name and not s.paused;
   return picture_queue._get_schedule(pause_schedule.name);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
@@ -6217,7 +6217,7 @@ begin
     jsonb_populate_record(null::picture_queue.schedule, picture_queue._get_schedule(name)), picture_queue._now(),
     coalesce(job_id, gen_random_uuid())))) -> 0;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
 end
 $$;
@@ -6240,7 +6240,7 @@ begin
     ) s
     where s.bytes_before <= 8388608);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.list_schedules is 'The schedules, by name.';
@@ -6313,7 +6313,7 @@ begin
       where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
   end;
   if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
       (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(v_model.inputs) as r (rule))));
   end if;
 end
@@ -6347,9 +6347,9 @@ begin
   if v_is_service then
     v_user := (p_options ->> 'user_id')::uuid;
   elsif v_user is null then
-    perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
+    perform picture_queue._raise_error('PQ_NOT_AUTHENTICATED', 'the token names no user');
   elsif p_options ?| array['user_id', 'priority'] then
-    perform picture_queue._refuse('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
+    perform picture_queue._raise_error('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
       'leave them out: the generation is yours');
   end if;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
@@ -6361,7 +6361,7 @@ begin
       and j.user_id is null), gen_random_uuid());
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if found and v_existing.user_id is distinct from v_user then
-    perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'make a new uuid for each generation');
   elsif found then
     -- Answer from the generation, since its job may have been pruned.
@@ -6370,7 +6370,7 @@ begin
   select m.model_id into v_model_id from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
   perform picture_queue._check_input(v_model_id, p_prompt, p_input);
 
@@ -6391,7 +6391,7 @@ begin
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status);
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
 end
 $$;
@@ -6416,13 +6416,13 @@ as $$
 declare
   v_generation jsonb;
 begin
-  v_generation := picture_queue._found((
+  v_generation := picture_queue._require((
     select to_jsonb(g) from public.generations g where g.id = cancel_generation.generation_id),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
   return picture_queue.cancel_job((v_generation ->> 'job_id')::uuid, request_id)
     || jsonb_build_object('generation_id', generation_id);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
@@ -6439,7 +6439,7 @@ begin
     from picture_queue.model m cross join picture_queue.setting s
     where m.enabled);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -6471,11 +6471,11 @@ begin
   v_job := picture_queue._leased(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
   end if;
   select * into v_model from picture_queue.model m where m.model_id = v_generation.model_id;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
   end if;
   select * into v_row from picture_queue.prediction p
   where p.generation_id = v_generation.id and p.state in ('creating', 'created', 'succeeded')
@@ -6499,7 +6499,7 @@ begin
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000)));
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s or its generation is locked by another transaction', job_id));
+  return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
 $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
@@ -6516,7 +6516,7 @@ begin
   select * into v_row from picture_queue.prediction p
   where p.id = p_prediction and p.generation_id = v_job.generation_id for update;
   if not found then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
   end if;
   return v_row;
 end
@@ -6529,21 +6529,21 @@ declare
   v_row record;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  perform picture_queue._refuse_problem('prediction_id ' || picture_queue._value_problem(
+  perform picture_queue._raise_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
   end if;
   update picture_queue.prediction p
   set prediction_id = record_prediction.prediction_id, state = 'created', updated_at = picture_queue._now()
   where p.id = v_row.id;
 exception
   when unique_violation then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
   when deadlock_detected or lock_not_available then
-    perform picture_queue._refuse_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
+    perform picture_queue._raise_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -6559,7 +6559,7 @@ declare
   v_row record;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
+  perform picture_queue._raise_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
@@ -6567,7 +6567,7 @@ begin
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', prediction));
+  perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
@@ -6580,9 +6580,9 @@ declare
   v_job record;
 begin
   v_job := picture_queue._leased(job_id, lease_id);
-  perform picture_queue._refuse_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
+  perform picture_queue._raise_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
       "n": ["integer", 1, 2147483647],
       "path": ["text", 1024],
@@ -6601,7 +6601,7 @@ begin
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
 end
 $$;
@@ -6772,7 +6772,7 @@ begin
       ) u),
     'stuck', (select count(*) from public.stuck_jobs));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';
@@ -6792,7 +6792,7 @@ begin
       select * from picture_queue.counts() o
       where o.queue > coalesce(filter ->> 'after', '') order by o.queue limit coalesce((filter ->> 'limit')::integer, 10000)) c);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
@@ -6809,7 +6809,7 @@ begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id());
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   elsif v_job.status <> 'pending' or v_job.hold is not null then
     return '{"position": null, "at_least": false}'::jsonb;
   end if;
@@ -6822,7 +6822,7 @@ begin
   ) b;
   return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -6848,7 +6848,7 @@ begin
   jobs_per_worker := coalesce(jobs_per_worker, 10);
   min_workers := coalesce(min_workers, 0);
   max_workers := coalesce(max_workers, 100);
-  perform picture_queue._refuse_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
+  perform picture_queue._raise_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
     then format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers) end,
     'at least 1 job a worker, and 0 or more workers');
   if queue is not null then
@@ -6879,7 +6879,7 @@ begin
   return jsonb_build_object('desired', least(greatest(v_desired, min_workers), max_workers),
     'running', v_running, 'ready', v_ready);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.desired_workers is 'Recommended number of workers.';
@@ -7057,7 +7057,7 @@ declare
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
 begin
-  perform picture_queue._refuse_problem(case when p_job_ids is null then 'job_ids is null'
+  perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
     'pass up to 1000 ids a call');
   v_idle_since := (
@@ -7089,7 +7089,7 @@ begin
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
     from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -7520,7 +7520,7 @@ begin
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
   elsif not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
     return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
   end if;
@@ -7585,7 +7585,7 @@ as $$
 begin
   return picture_queue.maintain(coalesce(force, false), worker);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.maintain_jobs is
@@ -8176,7 +8176,7 @@ as $$
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
       get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,version,_refuse,_found,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
+      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
       _fields_problem,_value_problem,_with_images}'::text[])
     union all
     select 'bad', format('%s finds types and tables of its caller: its search_path is %s', f.oid::regprocedure,
@@ -8355,7 +8355,7 @@ grant execute on function
 -- The functions that these call with the caller's rights. They take the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
-  picture_queue.job_position, picture_queue.explain_jobs, picture_queue._refuse, picture_queue._found,
+  picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;

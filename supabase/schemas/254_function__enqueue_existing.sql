@@ -28,7 +28,7 @@ begin
     where coalesce(x.id, k.id) is not null
   ) f;
   if v_other is not null then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_other),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_other),
       'make a new uuid for each job');
   end if;
   return v_found;
@@ -125,7 +125,7 @@ begin
     where u.id = any (v_ids) and u.status = any (u.unique_states) order by u.id for update
   ) o;
   if v_replace and v_running is not null then
-    perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', v_running),
+    perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is running', v_running),
       'on_conflict ignore leaves it; with states ["pending"] a running job is not in the way');
   end if;
   with renewed as (

@@ -6,7 +6,7 @@ as $$
 declare
   v_outcomes picture_queue.outcome[];
 begin
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when not picture_queue._is_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
   begin
     v_outcomes := array(
@@ -16,9 +16,9 @@ begin
         with ordinality o);
   exception when data_exception then
     -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
-  perform picture_queue._refuse_problem((
+  perform picture_queue._raise_problem((
     select format('outcomes[%s]: %s', o.i - 1, p.problem)
     from unnest(v_outcomes) o
     cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
@@ -119,7 +119,7 @@ begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
       if clock_timestamp() > v_started + interval '2 seconds' then
-        perform picture_queue._refuse_busy('the outcomes before it took two seconds');
+        perform picture_queue._raise_busy('the outcomes before it took two seconds');
       end if;
       perform from public.job_queue j
       where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;

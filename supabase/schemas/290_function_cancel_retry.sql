@@ -14,13 +14,13 @@ begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   v_answer := (select a.answer from picture_queue.answer a where a.call = 'cancel_job' and a.id = v_request);
   if v_answer is not null then
     return v_answer;
   elsif v_job.status in ('completed', 'failed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   end if;
   v_changes := v_job.status <> 'cancelled' and v_job.cancel_requested_at is null;
   if v_changes then
@@ -34,7 +34,7 @@ begin
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
   raise;
 end
 $$;

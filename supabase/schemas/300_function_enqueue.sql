@@ -55,7 +55,7 @@ begin
       and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
         or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
   exception when lock_not_available or deadlock_detected then
-    perform picture_queue._refuse_busy();
+    perform picture_queue._raise_busy();
   end;
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
@@ -76,7 +76,7 @@ begin
         when unique_violation then
           null;
         when lock_not_available or deadlock_detected then
-          perform picture_queue._refuse_busy('another transaction writes a job with the same id');
+          perform picture_queue._raise_busy('another transaction writes a job with the same id');
       end;
     end if;
     if v_is_new then
@@ -114,7 +114,7 @@ begin
   return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
     picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
 end
 $$;

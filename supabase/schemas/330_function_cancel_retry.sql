@@ -18,17 +18,17 @@ begin
   end if;
   v_status := (picture_queue._locked_job(job_id)).status;
   if v_status in ('processing', 'completed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
       'cancel the other job first');
   end if;
   perform picture_queue._fire_deferred();
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;

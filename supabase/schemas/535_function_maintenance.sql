@@ -114,7 +114,7 @@ begin
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
   elsif not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
     return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
   end if;
@@ -179,7 +179,7 @@ as $$
 begin
   return picture_queue.maintain(coalesce(force, false), worker);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.maintain_jobs is
