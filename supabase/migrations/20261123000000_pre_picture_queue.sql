@@ -1116,7 +1116,7 @@ $$;
 
 -- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
 -- first call that has not committed yet.
-create function picture_queue._first_answer(p_call text, p_id text) returns jsonb
+create function picture_queue._find_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
@@ -1131,8 +1131,8 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Stores the answer for repetitions of the call, if it has an id, and returns it. _first_answer has made the row.
-create function picture_queue._keep_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
+-- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has made the row.
+create function picture_queue._store_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -4162,8 +4162,8 @@ begin
   if request_id is null then
     return picture_queue._enqueue(jobs);
   end if;
-  return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
-    picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
+  return coalesce(picture_queue._find_answer('enqueue_jobs', request_id::text),
+    picture_queue._store_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
@@ -4414,7 +4414,7 @@ create function public.retry_job(job_id uuid, request_id uuid default null) retu
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._first_answer('retry_job', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('retry_job', request_id::text);
   v_status text;
 begin
   if v_answer is not null then
@@ -4429,7 +4429,7 @@ begin
       'cancel the other job first');
   end if;
   perform picture_queue._fire_deferred();
-  return picture_queue._keep_answer('retry_job', request_id::text,
+  return picture_queue._store_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
@@ -4837,7 +4837,7 @@ declare
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
   v_changed integer;
-  v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
@@ -4864,7 +4864,7 @@ begin
     end if;
   end loop;
   v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
-  return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
+  return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
@@ -5206,7 +5206,7 @@ declare
   v_matched bigint;
   v_changed integer;
   v_ids uuid[] := '{}'::uuid[];
-  v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('purge_queue', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
@@ -5222,7 +5222,7 @@ begin
       order by j.seq limit 10000 for update skip locked);
   end if;
   v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
-  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
+  return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
     'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -5410,10 +5410,10 @@ create function public.delete_limit(key text, request_id uuid default null) retu
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if picture_queue._first_answer('delete_limit', request_id::text) is not null then
+  if picture_queue._find_answer('delete_limit', request_id::text) is not null then
     return;
   end if;
-  perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
+  perform picture_queue._store_answer('delete_limit', request_id::text, '{}');
   if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
     perform picture_queue._raise_error('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
@@ -5549,7 +5549,7 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._first_answer('enqueue_batch', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('enqueue_batch', request_id::text);
   v_jobs jsonb;
 begin
   if v_answer is not null then
@@ -5577,7 +5577,7 @@ begin
   values (enqueue_batch.batch_id, enqueue_batch.callback, enqueue_batch.metadata, picture_queue._now())
   on conflict (id) do nothing;
   if not found then
-    return picture_queue._keep_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
+    return picture_queue._store_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
       from (select * from public.job_queue o where o.batch_id = enqueue_batch.batch_id order by o.seq limit 100000) j)));
   end if;
@@ -5588,7 +5588,7 @@ begin
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- A batch without jobs is finished at once: its callback is due.
   perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
-  return picture_queue._keep_answer('enqueue_batch', request_id::text,
+  return picture_queue._store_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
@@ -5641,7 +5641,7 @@ begin
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
     case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
     'name and event_id have 1 to 200 characters, a name no control characters');
-  v_answer := picture_queue._first_answer(v_call, event_id);
+  v_answer := picture_queue._find_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
   end if;
@@ -5651,7 +5651,7 @@ begin
   on conflict on constraint signal_pkey do update
   set payload = excluded.payload, sent_at = excluded.sent_at, look_at = null;
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
-  return picture_queue._keep_answer(v_call, event_id, v_answer);
+  return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
@@ -6178,8 +6178,8 @@ comment on function public.set_schedule is 'Creates or replaces a schedule; sett
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(picture_queue._first_answer('delete_schedule', request_id::text),
-    picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
+  select coalesce(picture_queue._find_answer('delete_schedule', request_id::text),
+    picture_queue._store_answer('delete_schedule', request_id::text, jsonb_build_object(
       'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null))))
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';

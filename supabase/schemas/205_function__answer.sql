@@ -2,7 +2,7 @@
 
 -- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
 -- first call that has not committed yet.
-create function picture_queue._first_answer(p_call text, p_id text) returns jsonb
+create function picture_queue._find_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
@@ -17,8 +17,8 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Stores the answer for repetitions of the call, if it has an id, and returns it. _first_answer has made the row.
-create function picture_queue._keep_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
+-- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has made the row.
+create function picture_queue._store_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin

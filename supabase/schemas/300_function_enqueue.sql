@@ -111,8 +111,8 @@ begin
   if request_id is null then
     return picture_queue._enqueue(jobs);
   end if;
-  return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
-    picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
+  return coalesce(picture_queue._find_answer('enqueue_jobs', request_id::text),
+    picture_queue._store_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;

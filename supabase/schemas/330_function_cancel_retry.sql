@@ -10,7 +10,7 @@ create function public.retry_job(job_id uuid, request_id uuid default null) retu
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._first_answer('retry_job', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('retry_job', request_id::text);
   v_status text;
 begin
   if v_answer is not null then
@@ -25,7 +25,7 @@ begin
       'cancel the other job first');
   end if;
   perform picture_queue._fire_deferred();
-  return picture_queue._keep_answer('retry_job', request_id::text,
+  return picture_queue._store_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));

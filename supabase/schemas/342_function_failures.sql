@@ -148,7 +148,7 @@ declare
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
   v_changed integer;
-  v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
@@ -175,7 +175,7 @@ begin
     end if;
   end loop;
   v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
-  return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
+  return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then

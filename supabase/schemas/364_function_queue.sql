@@ -160,7 +160,7 @@ declare
   v_matched bigint;
   v_changed integer;
   v_ids uuid[] := '{}'::uuid[];
-  v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('purge_queue', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
@@ -176,7 +176,7 @@ begin
       order by j.seq limit 10000 for update skip locked);
   end if;
   v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
-  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
+  return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
     'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();

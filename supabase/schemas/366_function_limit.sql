@@ -76,10 +76,10 @@ create function public.delete_limit(key text, request_id uuid default null) retu
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if picture_queue._first_answer('delete_limit', request_id::text) is not null then
+  if picture_queue._find_answer('delete_limit', request_id::text) is not null then
     return;
   end if;
-  perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
+  perform picture_queue._store_answer('delete_limit', request_id::text, '{}');
   if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
     perform picture_queue._raise_error('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;

@@ -8,7 +8,7 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._first_answer('enqueue_batch', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('enqueue_batch', request_id::text);
   v_jobs jsonb;
 begin
   if v_answer is not null then
@@ -36,7 +36,7 @@ begin
   values (enqueue_batch.batch_id, enqueue_batch.callback, enqueue_batch.metadata, picture_queue._now())
   on conflict (id) do nothing;
   if not found then
-    return picture_queue._keep_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
+    return picture_queue._store_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
       from (select * from public.job_queue o where o.batch_id = enqueue_batch.batch_id order by o.seq limit 100000) j)));
   end if;
@@ -47,7 +47,7 @@ begin
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- A batch without jobs is finished at once: its callback is due.
   perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
-  return picture_queue._keep_answer('enqueue_batch', request_id::text,
+  return picture_queue._store_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');

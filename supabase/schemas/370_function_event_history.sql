@@ -15,7 +15,7 @@ begin
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
     case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
     'name and event_id have 1 to 200 characters, a name no control characters');
-  v_answer := picture_queue._first_answer(v_call, event_id);
+  v_answer := picture_queue._find_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
   end if;
@@ -25,7 +25,7 @@ begin
   on conflict on constraint signal_pkey do update
   set payload = excluded.payload, sent_at = excluded.sent_at, look_at = null;
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
-  return picture_queue._keep_answer(v_call, event_id, v_answer);
+  return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end

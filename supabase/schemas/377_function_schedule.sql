@@ -58,8 +58,8 @@ comment on function public.set_schedule is 'Creates or replaces a schedule; sett
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(picture_queue._first_answer('delete_schedule', request_id::text),
-    picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
+  select coalesce(picture_queue._find_answer('delete_schedule', request_id::text),
+    picture_queue._store_answer('delete_schedule', request_id::text, jsonb_build_object(
       'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null))))
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
