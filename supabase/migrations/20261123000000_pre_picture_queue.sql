@@ -632,11 +632,11 @@ create table picture_queue.maintenance (
   leased_until timestamptz not null default '-infinity',
   done_at timestamptz not null default '-infinity',  -- when the latest round began
   -- When the next round is to begin. Work that becomes due earlier wakes the worker that holds the lease.
-  look_at timestamptz not null default '-infinity',
+  next_round_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
-  fold_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
+  aggregate_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
-  tidied boolean not null default false,  -- the latest round was one of housekeeping
+  was_housekeeping boolean not null default false,  -- the latest round was one of housekeeping
   step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
 );
 comment on table picture_queue.maintenance is
@@ -797,10 +797,10 @@ create table picture_queue.signal (
   -- When it was sent, or found the first job that parked on it later. It does not wake jobs that park after that.
   sent_at timestamptz not null,
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
-  look_at timestamptz
+  check_at timestamptz
 );
 comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
-create index signal_look on picture_queue.signal (look_at) where look_at is not null;
+create index signal_check on picture_queue.signal (check_at) where check_at is not null;
 
 -- The answers of calls with an id, so that a call whose answer was lost can be repeated.
 create table picture_queue.answer (
@@ -1525,9 +1525,9 @@ begin
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
-    when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
+    when 'table' then picture_queue._delete_old_rows(p_subjects, p_limit)
     when 'partition' then picture_queue._drop_partitions(p_subjects)
-    when 'fold' then picture_queue._fold_depth(p_limit)
+    when 'aggregate' then picture_queue._aggregate_depth(p_limit)
     when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
@@ -1620,7 +1620,7 @@ declare
   v_queues text[] := (
     select w.queues from picture_queue.maintenance m
     join picture_queue.worker w on w.name = m.worker
-    where m.look_at > p_at + interval '50 milliseconds');
+    where m.next_round_at > p_at + interval '50 milliseconds');
 begin
   if v_queues <> '{}' then
     perform picture_queue._wake(v_queues[:1], 'maintain');
@@ -4023,7 +4023,7 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set look_at = v_next, sent_at = case when s.look_at is null then v_now else s.sent_at end
+  update picture_queue.signal s set check_at = v_next, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._isolate('wake', array(
@@ -4036,10 +4036,10 @@ begin
       limit 1000 for update skip locked) j
     where s.name = any (v_events) limit 1000), 1000);
   delete from picture_queue.signal s
-  where s.name = any (v_events) and s.look_at is not null and (
+  where s.name = any (v_events) and s.check_at is not null and (
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
-  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
+  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
     perform picture_queue._plan_maintenance(v_next);
   end if;
   return v_woken;
@@ -5649,7 +5649,7 @@ begin
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update
-  set payload = excluded.payload, sent_at = excluded.sent_at, look_at = null;
+  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
   return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
@@ -7106,7 +7106,7 @@ comment on function public.explain_jobs is 'Tells why each of up to 1,000 jobs o
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
 -- stay in depth_change, so that counts() knows the exact number of that minute. Returns the number of rows.
-create function picture_queue._fold_depth(p_limit integer) returns integer
+create function picture_queue._aggregate_depth(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -7257,7 +7257,7 @@ end
 $$;
 
 -- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the number of rows.
-create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
+create function picture_queue._delete_old_rows(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -7319,7 +7319,7 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
+  v_done := jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._isolate('partition', array(
       select o.name from picture_queue._old_partitions() o
@@ -7446,8 +7446,8 @@ begin
         order by o.due_at, o.id limit p_limit) f), p_limit)
     + picture_queue._isolate('event', array(
       select s.name from picture_queue.signal s
-      where s.look_at <= v_now and s.name not in (select picture_queue._failing('event'))
-      order by s.look_at limit p_limit), p_limit)
+      where s.check_at <= v_now and s.name not in (select picture_queue._failing('event'))
+      order by s.check_at limit p_limit), p_limit)
     + picture_queue._isolate('callback', array(
       select b.id::text from picture_queue.batch b
       where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
@@ -7508,7 +7508,7 @@ declare
   v_worker text := coalesce(p_worker, '');
   v_has_row boolean;
   v_prunes boolean;
-  v_is_tidying boolean;
+  v_does_housekeeping boolean;
   v_is_full boolean;
   v_started timestamptz := clock_timestamp();
   v_size integer;
@@ -7533,16 +7533,16 @@ begin
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
   -- other. So due work waits for one round at most, even if housekeeping has more to do, or the row that records it is
   -- locked.
-  v_is_tidying := p_force
-    or least(v_state.fold_at, v_state.prune_at) <= v_now and not (v_state.tidied and v_has_row);
-  v_prunes := v_is_tidying and (p_force or v_state.prune_at <= v_now);
-  if v_is_tidying then
-    v_done := jsonb_build_object('folded', picture_queue._isolate('fold', '{depth_change}', 50000));
+  v_does_housekeeping := p_force
+    or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
+  v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
+  if v_does_housekeeping then
+    v_done := jsonb_build_object('aggregated', picture_queue._isolate('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
     v_done := v_done || picture_queue.prune(0.2);
   end if;
-  if p_force or not v_is_tidying or not v_has_row then
+  if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
     v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
@@ -7552,22 +7552,22 @@ begin
         where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
       (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
       (select f.due_at from picture_queue.follow_up f where f.due_at > v_now order by f.due_at limit 1),
-      (select s.look_at from picture_queue.signal s where s.look_at > v_now order by s.look_at limit 1),
+      (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
-  v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
+  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
-  update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
+  update picture_queue.maintenance m set done_at = v_now, next_round_at = v_next,
     step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,
-    tidied = v_is_tidying and not p_force,
+    was_housekeeping = v_does_housekeeping and not p_force,
     -- At once if there is more to do.
-    fold_at = case when not v_is_tidying then m.fold_at
-      when (v_done ->> 'folded')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
+    aggregate_at = case when not v_does_housekeeping then m.aggregate_at
+      when (v_done ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
     prune_at = case when not v_prunes then m.prune_at
       when (v_done ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,

@@ -58,9 +58,9 @@ begin
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
-    when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
+    when 'table' then picture_queue._delete_old_rows(p_subjects, p_limit)
     when 'partition' then picture_queue._drop_partitions(p_subjects)
-    when 'fold' then picture_queue._fold_depth(p_limit)
+    when 'aggregate' then picture_queue._aggregate_depth(p_limit)
     when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
@@ -153,7 +153,7 @@ declare
   v_queues text[] := (
     select w.queues from picture_queue.maintenance m
     join picture_queue.worker w on w.name = m.worker
-    where m.look_at > p_at + interval '50 milliseconds');
+    where m.next_round_at > p_at + interval '50 milliseconds');
 begin
   if v_queues <> '{}' then
     perform picture_queue._wake(v_queues[:1], 'maintain');

@@ -65,7 +65,7 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set look_at = v_next, sent_at = case when s.look_at is null then v_now else s.sent_at end
+  update picture_queue.signal s set check_at = v_next, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._isolate('wake', array(
@@ -78,10 +78,10 @@ begin
       limit 1000 for update skip locked) j
     where s.name = any (v_events) limit 1000), 1000);
   delete from picture_queue.signal s
-  where s.name = any (v_events) and s.look_at is not null and (
+  where s.name = any (v_events) and s.check_at is not null and (
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
-  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
+  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
     perform picture_queue._plan_maintenance(v_next);
   end if;
   return v_woken;

@@ -23,7 +23,7 @@ begin
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update
-  set payload = excluded.payload, sent_at = excluded.sent_at, look_at = null;
+  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
   return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then

@@ -3,7 +3,7 @@
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
 -- stay in depth_change, so that counts() knows the exact number of that minute. Returns the number of rows.
-create function picture_queue._fold_depth(p_limit integer) returns integer
+create function picture_queue._aggregate_depth(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -154,7 +154,7 @@ end
 $$;
 
 -- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the number of rows.
-create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
+create function picture_queue._delete_old_rows(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -216,7 +216,7 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
+  v_done := jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._isolate('partition', array(
       select o.name from picture_queue._old_partitions() o
