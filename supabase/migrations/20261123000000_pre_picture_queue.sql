@@ -1258,13 +1258,13 @@ begin
     perform picture_queue._plan_maintenance(v_applied.due_at);
   end if;
   if v_applied.takes_turn then
-    perform picture_queue._take_turns(v_ids);
+    perform picture_queue._assign_turns(v_ids);
   end if;
   if num_nonnulls(v_applied.ended, v_applied.waited) > 0 then
     perform picture_queue._free_keys(v_applied.ended, v_applied.waited);
   end if;
   if v_applied.long_lived then
-    perform picture_queue._bound_history(v_ids);
+    perform picture_queue._trim_history(v_ids);
   end if;
   if v_applied.has_generation then
     perform picture_queue._mirror_generations(v_ids);
@@ -1273,7 +1273,7 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    perform picture_queue._note_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
+    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
   end if;
   return v_applied.moved;
 end
@@ -1368,7 +1368,7 @@ $$;
 -- Steps of _transition for special jobs, each only where there are such jobs. _start takes the first two as well.
 
 -- Keeps the last 50 rows of history of each job.
-create function picture_queue._bound_history(p_ids uuid[]) returns void
+create function picture_queue._trim_history(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   delete from picture_queue.history h
@@ -1438,7 +1438,7 @@ as $$
 $$;
 
 -- Jobs of queues with fair_share that become claimable (again) get a place behind their tenant's last.
-create function picture_queue._take_turns(p_ids uuid[]) returns void
+create function picture_queue._assign_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with claimable as (
@@ -1579,7 +1579,7 @@ begin
     end;
   end if;
   if v_count = 1 then
-    perform picture_queue._note_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
+    perform picture_queue._record_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
     return 0;
   end if;
   return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
@@ -1588,7 +1588,7 @@ end
 $$;
 
 -- Records that a step failed for a subject. It is retried after 2, 4, 8, … seconds, at most an hour.
-create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
+create function picture_queue._record_failure(p_kind text, p_subject text, p_error text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
 begin
@@ -1602,7 +1602,7 @@ end
 $$;
 
 -- Returns the subjects for which a step of this kind failed and which are skipped until their retry_at.
-create function picture_queue._failing(p_kind text) returns setof text
+create function picture_queue._failed_subjects(p_kind text) returns setof text
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 begin
@@ -1637,7 +1637,7 @@ $$;
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
 -- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
 -- rest. If p_begins_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
-create function picture_queue._note_follow_ups(
+create function picture_queue._record_follow_ups(
   p_moved picture_queue.moved[], p_batches jsonb, p_begins_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1702,7 +1702,7 @@ begin
       cross join lateral (
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
-        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('resolve'))
+        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failed_subjects('resolve'))
         limit v_left for update of c skip locked) d
       limit v_left);
     v_resolved := picture_queue._isolate('resolve', v_children, v_left);
@@ -2148,7 +2148,7 @@ begin
     cross join lateral (
       select j.id from public.job_queue j
       where j.status = 'pending' and j.blocked_on = s.key and j.hold = 'blocked' and j.queue = s.queue
-        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failing('unblock'))
+        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failed_subjects('unblock'))
       order by j.rank, j.turn, j.seq
       limit greatest(0, s.n - (
         -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
@@ -2182,7 +2182,7 @@ begin
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      and k.key not in (select picture_queue._failing('key'))
+      and k.key not in (select picture_queue._failed_subjects('key'))
     limit 100), 100);
 end
 $$;
@@ -2553,7 +2553,7 @@ begin
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
-    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._new_jobs(p_jobs) n;
+    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._read_jobs(p_jobs) n;
     if v_bad is null then
       return;
     end if;
@@ -2608,7 +2608,7 @@ $$;
 -- all have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested
 -- loops are allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than
 -- jsonb_to_recordset, and no pattern has a count such as {0,127}, which takes ten times as long.
-create function picture_queue._new_jobs(
+create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
@@ -2727,7 +2727,7 @@ begin
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
-  v_exists := cardinality(v_rest) > 1 and picture_queue._some_exist(v_rest);
+  v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
       -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
@@ -3078,7 +3078,7 @@ $$;
 
 -- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
 -- would be done twice.
-create function picture_queue._some_exist(p_jobs picture_queue.new_job[]) returns boolean
+create function picture_queue._any_exist(p_jobs picture_queue.new_job[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set plan_cache_mode = force_generic_plan
 as $$
@@ -3119,7 +3119,7 @@ begin
     cross join lateral (
       select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u));
 
-  v_renewed := picture_queue._renew(v_unique, 'replace') || picture_queue._renew(v_unique, 'debounce');
+  v_renewed := picture_queue._update_duplicates(v_unique, 'replace') || picture_queue._update_duplicates(v_unique, 'debounce');
   return v_found || coalesce((
     select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
       when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
@@ -3135,7 +3135,7 @@ $$;
 -- Gives jobs that wait what the new ones of this kind would have had: everything but parents and batch
 -- (replace), or the newest payload and a later time (debounce). Of several for one job the last decides. A job
 -- that runs cannot be replaced; one that runs or has finished is not debounced. Returns the ids it locked.
-create function picture_queue._renew(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
+create function picture_queue._update_duplicates(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
 declare
@@ -3274,7 +3274,7 @@ begin
   if cardinality(v_ids) < cardinality(v_candidates) then
     raise exception 'a trigger on public.job_queue left the job as it was';
   elsif v_special is not null then
-    perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
+    perform picture_queue._trim_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
   if v_may_defer then
     perform picture_queue._fire_deferred();
@@ -3305,7 +3305,7 @@ begin
       v_size := v_size * 2;
     exception when others then
       if v_size = 1 then
-        perform picture_queue._note_failure('claim', p_candidates[v_next].id::text, sqlerrm);
+        perform picture_queue._record_failure('claim', p_candidates[v_next].id::text, sqlerrm);
         v_until := coalesce(v_until, clock_timestamp() + interval '20 milliseconds');
         has_skipped := clock_timestamp() > v_until;
         v_next := v_next + case when has_skipped then greatest((cardinality(p_candidates) - v_next) / 2, 1) else 1 end;
@@ -3567,7 +3567,7 @@ $$;
 
 -- Reads the reported outcomes with their types. Refuses the report, before anything is written, if one of them is
 -- malformed.
-create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
+create function picture_queue._read_outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -3624,7 +3624,7 @@ declare
   v_largest integer;
   v_may_defer boolean;
   v_answer jsonb;
-  v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
+  v_outcomes picture_queue.outcome[] := picture_queue._read_outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
@@ -3643,7 +3643,7 @@ begin
         select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o order by o.job_id, o.lease_id, o.i
       ) o);
   else
-    v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
+    v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_largest);
   end if;
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
@@ -3697,7 +3697,7 @@ begin
       v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null, 'error', v_error,
         'outcome', case when picture_queue._is_transient(sqlstate) then 'busy' else 'refused' end);
       if not (picture_queue._is_transient(sqlstate) or sqlstate like 'PT%') then
-        perform picture_queue._note_failure('report', v_item ->> 'job_id', v_error);
+        perform picture_queue._record_failure('report', v_item ->> 'job_id', v_error);
       end if;
     end;
   end loop;
@@ -3708,7 +3708,7 @@ $$;
 -- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was
 -- requested is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did
 -- before it parked and is given back by a worker that stops.
-create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
+create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -3854,7 +3854,7 @@ $$;
 -- 280_function__lease.sql
 
 -- The job, locked; refuses when there is none.
-create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
+create function picture_queue._lock_job(p_job_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -3870,11 +3870,11 @@ end
 $$;
 
 -- The job under this lease, locked; refuses when the lease ended.
-create function picture_queue._leased(p_job_id uuid, p_lease_id uuid) returns public.job_queue
+create function picture_queue._lock_leased_job(p_job_id uuid, p_lease_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._locked_job(p_job_id);
+  v_job public.job_queue := picture_queue._lock_job(p_job_id);
 begin
   if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
     perform picture_queue._raise_error('PQ_STALE_LEASE',
@@ -4032,7 +4032,7 @@ begin
     cross join lateral (
       select p.id from public.job_queue p
       where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
-        and p.id::text not in (select picture_queue._failing('wake'))
+        and p.id::text not in (select picture_queue._failed_subjects('wake'))
       limit 1000 for update skip locked) j
     where s.name = any (v_events) limit 1000), 1000);
   delete from picture_queue.signal s
@@ -4304,7 +4304,7 @@ declare
 begin
   perform picture_queue._raise_problem(
     case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
-  v_job := picture_queue._leased(job_id, lease_id);
+  v_job := picture_queue._lock_leased_job(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
   update public.job_queue j set
@@ -4381,7 +4381,7 @@ declare
   v_job record;
   v_outcome jsonb;
 begin
-  v_job := picture_queue._locked_job(job_id);
+  v_job := picture_queue._lock_job(job_id);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
@@ -4420,7 +4420,7 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  v_status := (picture_queue._locked_job(job_id)).status;
+  v_status := (picture_queue._lock_job(job_id)).status;
   if v_status in ('processing', 'completed') then
     perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');
@@ -5665,7 +5665,7 @@ as $$
 declare
   v_attempt integer;
 begin
-  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
+  v_attempt := (picture_queue._lock_leased_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
@@ -5998,7 +5998,7 @@ as $$
 begin
   return picture_queue._isolate('schedule', array(
     select s.name from picture_queue.schedule s
-    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failing('schedule'))
+    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failed_subjects('schedule'))
     order by s.next_at limit p_limit), p_limit);
 end
 $$;
@@ -6468,7 +6468,7 @@ declare
   v_row record;
   v_resumed boolean;
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
+  v_job := picture_queue._lock_leased_job(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -6510,7 +6510,7 @@ returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
+  v_job public.job_queue := picture_queue._lock_leased_job(p_job_id, p_lease_id);
   v_row picture_queue.prediction;
 begin
   select * into v_row from picture_queue.prediction p
@@ -6579,7 +6579,7 @@ as $$
 declare
   v_job record;
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
+  v_job := picture_queue._lock_leased_job(job_id, lease_id);
   perform picture_queue._raise_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
   perform picture_queue._raise_problem(coalesce(
@@ -7213,7 +7213,7 @@ begin
     cross join lateral (
       select j.id from public.job_queue j
       where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
-        and j.id::text not in (select picture_queue._failing('prune'))
+        and j.id::text not in (select picture_queue._failed_subjects('prune'))
       order by j.finished_at limit p_limit
     ) d), p_limit);
 end
@@ -7323,7 +7323,7 @@ begin
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._isolate('partition', array(
       select o.name from picture_queue._old_partitions() o
-      where o.name not in (select picture_queue._failing('partition')) limit 12), 12), 'more', v_batch > 0);
+      where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0);
   perform set_config('picture_queue.deadline', '', true);
   return v_done;
 end
@@ -7424,46 +7424,46 @@ begin
     'promoted', picture_queue._isolate('promote', array(
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
-        and j.id::text not in (select picture_queue._failing('promote'))
+        and j.id::text not in (select picture_queue._failed_subjects('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
     'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
     'expired', picture_queue._isolate('expire', array(
       select j.id::text from public.job_queue j
-      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failing('expire'))
+      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('expire'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child'] loop
     v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
-      where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failing(v_kind))
+      where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
     'settled', v_resolved + picture_queue._isolate('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
-        where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failing('batch'))
+        where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
     + picture_queue._isolate('event', array(
       select s.name from picture_queue.signal s
-      where s.check_at <= v_now and s.name not in (select picture_queue._failing('event'))
+      where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
       order by s.check_at limit p_limit), p_limit)
     + picture_queue._isolate('callback', array(
       select b.id::text from picture_queue.batch b
       where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
-        and b.id::text not in (select picture_queue._failing('callback'))
+        and b.id::text not in (select picture_queue._failed_subjects('callback'))
       order by b.finished_at limit p_limit), p_limit),
     'counted', picture_queue._isolate('rule', array(
       select r.key from picture_queue.limit_rule r
       where (r.count_at <= v_now or r.count_at is null and not r.counted)
-        and r.key not in (select picture_queue._failing('rule')) limit 100), p_limit),
+        and r.key not in (select picture_queue._failed_subjects('rule')) limit 100), p_limit),
     'reordered', picture_queue._isolate('reorder', array(
       select q.name from picture_queue.queue q
-      where q.reorder_after is not null and q.name not in (select picture_queue._failing('reorder'))), p_limit * 5),
+      where q.reorder_after is not null and q.name not in (select picture_queue._failed_subjects('reorder'))), p_limit * 5),
     'keys', picture_queue._isolate('key', array(
       select distinct f.key
       from (select o.key from picture_queue.freed_key o
-        where o.at <= v_now and o.key not in (select picture_queue._failing('key')) order by o.at limit p_limit * 10) f
+        where o.at <= v_now and o.key not in (select picture_queue._failed_subjects('key')) order by o.at limit p_limit * 10) f
       limit p_limit), p_limit));
 end
 $$;
@@ -7489,7 +7489,7 @@ begin
       and not exists (
         select from picture_queue.lease_extension x
         where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now)
-      and j.id::text not in (select picture_queue._failing('sweep'))
+      and j.id::text not in (select picture_queue._failed_subjects('sweep'))
     limit p_limit for update skip locked);
 end
 $$;

@@ -112,7 +112,7 @@ begin
     end;
   end if;
   if v_count = 1 then
-    perform picture_queue._note_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
+    perform picture_queue._record_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
     return 0;
   end if;
   return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
@@ -121,7 +121,7 @@ end
 $$;
 
 -- Records that a step failed for a subject. It is retried after 2, 4, 8, … seconds, at most an hour.
-create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
+create function picture_queue._record_failure(p_kind text, p_subject text, p_error text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
 begin
@@ -135,7 +135,7 @@ end
 $$;
 
 -- Returns the subjects for which a step of this kind failed and which are skipped until their retry_at.
-create function picture_queue._failing(p_kind text) returns setof text
+create function picture_queue._failed_subjects(p_kind text) returns setof text
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 begin

@@ -230,7 +230,7 @@ begin
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
-    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._new_jobs(p_jobs) n;
+    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._read_jobs(p_jobs) n;
     if v_bad is null then
       return;
     end if;
@@ -285,7 +285,7 @@ $$;
 -- all have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested
 -- loops are allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than
 -- jsonb_to_recordset, and no pattern has a count such as {0,127}, which takes ten times as long.
-create function picture_queue._new_jobs(
+create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off

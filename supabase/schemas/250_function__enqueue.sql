@@ -35,7 +35,7 @@ begin
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
-  v_exists := cardinality(v_rest) > 1 and picture_queue._some_exist(v_rest);
+  v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
       -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.

@@ -1,6 +1,6 @@
 -- Reads the reported outcomes with their types. Refuses the report, before anything is written, if one of them is
 -- malformed.
-create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
+create function picture_queue._read_outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -57,7 +57,7 @@ declare
   v_largest integer;
   v_may_defer boolean;
   v_answer jsonb;
-  v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
+  v_outcomes picture_queue.outcome[] := picture_queue._read_outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
@@ -76,7 +76,7 @@ begin
         select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o order by o.job_id, o.lease_id, o.i
       ) o);
   else
-    v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
+    v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_largest);
   end if;
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
@@ -130,7 +130,7 @@ begin
       v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null, 'error', v_error,
         'outcome', case when picture_queue._is_transient(sqlstate) then 'busy' else 'refused' end);
       if not (picture_queue._is_transient(sqlstate) or sqlstate like 'PT%') then
-        perform picture_queue._note_failure('report', v_item ->> 'job_id', v_error);
+        perform picture_queue._record_failure('report', v_item ->> 'job_id', v_error);
       end if;
     end;
   end loop;
@@ -141,7 +141,7 @@ $$;
 -- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was
 -- requested is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did
 -- before it parked and is given back by a worker that stops.
-create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
+create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -1,5 +1,5 @@
 -- The job, locked; refuses when there is none.
-create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
+create function picture_queue._lock_job(p_job_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -15,11 +15,11 @@ end
 $$;
 
 -- The job under this lease, locked; refuses when the lease ended.
-create function picture_queue._leased(p_job_id uuid, p_lease_id uuid) returns public.job_queue
+create function picture_queue._lock_leased_job(p_job_id uuid, p_lease_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._locked_job(p_job_id);
+  v_job public.job_queue := picture_queue._lock_job(p_job_id);
 begin
   if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
     perform picture_queue._raise_error('PQ_STALE_LEASE',

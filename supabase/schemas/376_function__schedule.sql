@@ -72,7 +72,7 @@ as $$
 begin
   return picture_queue._isolate('schedule', array(
     select s.name from picture_queue.schedule s
-    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failing('schedule'))
+    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failed_subjects('schedule'))
     order by s.next_at limit p_limit), p_limit);
 end
 $$;

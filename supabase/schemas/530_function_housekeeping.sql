@@ -110,7 +110,7 @@ begin
     cross join lateral (
       select j.id from public.job_queue j
       where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
-        and j.id::text not in (select picture_queue._failing('prune'))
+        and j.id::text not in (select picture_queue._failed_subjects('prune'))
       order by j.finished_at limit p_limit
     ) d), p_limit);
 end
@@ -220,7 +220,7 @@ begin
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._isolate('partition', array(
       select o.name from picture_queue._old_partitions() o
-      where o.name not in (select picture_queue._failing('partition')) limit 12), 12), 'more', v_batch > 0);
+      where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0);
   perform set_config('picture_queue.deadline', '', true);
   return v_done;
 end
