@@ -273,8 +273,9 @@ begin
 end
 $$;
 
--- The value, or the error of that code where there is none. It reads nothing, so users may call it.
-create function picture_queue._require(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
+-- Returns the value; raises the error of that code if it is null. It reads nothing, so users may call it.
+create function picture_queue._require(p_value jsonb, p_code text, p_detail text, p_hint text default null)
+returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
