@@ -15,7 +15,8 @@ from tests.sql.conftest import Database, transaction
 HOUSEKEEPING = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
 #: Nobody has the lease, and the next housekeeping is that of the next minute.
 FREE = """update picture_queue.maintenance
-set leased_until = '-infinity', worker = null, aggregate_at = 'infinity', was_housekeeping = false"""
+set leased_until = '-infinity', worker = null, aggregate_at = 'infinity',
+  was_housekeeping = false"""
 
 
 @pytest.fixture
