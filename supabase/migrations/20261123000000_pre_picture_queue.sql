@@ -2604,11 +2604,11 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults, and the place of the first invalid one (bad).
--- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. is_plain:
--- all have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested
--- loops are allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than
--- jsonb_to_recordset, and no pattern has a count such as {0,127}, which takes ten times as long.
+-- Returns the jobs that callers describe, with types and defaults, and the place of the first invalid one (bad). A job
+-- of a first-in, first-out queue gets its place (rank, turn) here, the others in _assign_order. is_plain: all have a
+-- place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
+-- allowed, since they keep the order of the call. For speed, fields are read by `->>`, not by jsonb_to_recordset, and
+-- no pattern has a count such as {0,127}.
 create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
