@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 
 #: Statements that are put together from text. Each was read: the text is the function's own, and
 #: names of the project's constraints are quoted.
-BUILT_FROM_CONSTANTS = {"_tidy_tables", "_fire_deferred"}
+BUILT_FROM_CONSTANTS = {"_delete_old_rows", "_fire_deferred"}
 
 # Every function, those of triggers too, which the CLI leaves out.
 _CHECK = """

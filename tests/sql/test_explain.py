@@ -284,7 +284,7 @@ async def test_a_step_that_failed_comes_first(db, kind, state):
         (claimed,) = await db.claim()
         await db.report(claimed, "parked")
     await db.value(
-        "select picture_queue._note_failure($1, $2, 'a trigger says no')", kind, str(job)
+        "select picture_queue._record_failure($1, $2, 'a trigger says no')", kind, str(job)
     )
     answer = await why(db, job)
     assert (answer["reason"], answer["step"]) == ("step_failed", kind)
@@ -361,7 +361,7 @@ async def test_a_user_hears_nothing_of_workers_errors_and_others(db):
     parent = await db.enqueue("sql-parent", user_id=OTHER)
     mine = await db.enqueue("sql-parent", user_id=USER)
     child = await db.enqueue(user_id=USER, options={"depends_on": [str(parent), str(mine)]})
-    await db.value("select picture_queue._note_failure('resolve', $1, $2)", str(child), secret)
+    await db.value("select picture_queue._record_failure('resolve', $1, $2)", str(child), secret)
     await db.value("select pause_queue($1, reason => $2)", db.queue, secret)
     await db.act_as("authenticated", USER)
     answers = dict(
