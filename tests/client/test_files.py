@@ -140,7 +140,7 @@ def test_an_address_of_another_form_is_ours_as_well(api):
 async def test_a_bucket_that_the_key_does_not_see_is_a_setting(api):
     api.answers = [refusal(404)]
     async with AsyncPictureQueue(api.url, "key") as pq:
-        with pytest.raises(errors.SettingsError, match="no bucket pictures"):
+        with pytest.raises(errors.SettingsError, match="cannot read the bucket pictures"):
             await expect_storage(pq)
         assert api.paths == ["GET /storage/v1/bucket/pictures"]
         await expect_storage(pq)

@@ -154,10 +154,10 @@ async def test_an_unreleased_state_is_refused_with_what_to_do(bare: Any) -> None
     await run(bare)
     await bare.run("update picture_queue.migration set digest = 'of yesterday'")
     refused = await refusal(bare)
-    assert "before its release" in refused.message
+    assert "in a pre-release version" in refused.message
     assert "picture-queue adopt --preview" in (refused.hint or "")
     await bare.run("truncate picture_queue.migration")
-    assert "no list" in (await refusal(bare)).message
+    assert "no table lists" in (await refusal(bare)).message
 
 
 async def test_another_job_queue_is_refused_with_what_to_do(bare: Any) -> None:
