@@ -48,7 +48,7 @@ class RemoteStack:
         return bool(os.environ.get(self._VARIABLES[name]))
 
     def __getattr__(self, name: str) -> str:
-        """Reads an attribute from its variable; a test without it fails and says which."""
+        """Read an attribute from its variable; a test without it fails and says which."""
         variable = self._VARIABLES.get(name)
         if variable is None:
             raise AttributeError(name)
@@ -140,7 +140,7 @@ def queue() -> str:
 
 @pytest.fixture
 async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
-    """Sets the gateway's fault switches; they are put right again after the test."""
+    """Set the gateway's fault switches; they are put right again after the test."""
     headers = {"apikey": stack.service_role_key}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=10) as http:
 
@@ -156,7 +156,7 @@ async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
 
 @pytest.fixture
 def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
-    """Makes a worker of the test's queue. By default nothing but a wake-up makes it look."""
+    """Make a worker of the test's queue. By default nothing but a wake-up makes it look."""
 
     def make(**settings: Any) -> Worker:
         chosen = {"queues": (queue,), "poll_interval": 30.0, "shutdown_grace": 0.0} | settings
@@ -169,7 +169,7 @@ def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
 
 @pytest.fixture
 def reached(service: AsyncPictureQueue) -> Callable[..., Any]:
-    """Waits for a state of a job, and returns its row."""
+    """Wait for a state of a job, and returns its row."""
 
     async def wait(job_id: UUID, condition: Callable[[JobEvent], bool], timeout: float = 15) -> Job:
         async with aclosing(service.jobs.watch(job_id, timeout=timeout)) as events:
@@ -190,7 +190,7 @@ async def db(stack: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """Waits for something that has no signal."""
+    """Wait for something that has no signal."""
 
     async def wait(condition: Callable[[], Any], timeout: float = 15) -> None:
         async with asyncio.timeout(timeout):

@@ -32,7 +32,7 @@ async def connect(dsn: str, command_timeout: float = 60) -> Any:
 
 
 async def execute(dsn: str, statement: str) -> None:
-    """Runs a statement over a connection of its own."""
+    """Run a statement over a connection of its own."""
     connection = await asyncpg.connect(dsn, timeout=10)
     try:
         await connection.execute(statement)

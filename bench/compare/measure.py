@@ -49,11 +49,11 @@ class Bench:
     connection: Connection
 
     async def connect(self) -> Connection:
-        """Returns a further connection to its database."""
+        """Return a further connection to its database."""
         return await asyncpg.connect(self.dsn)
 
     async def run(self, command: str, **options: Any) -> float:
-        """Runs a command of its program to the end; returns the seconds it measured."""
+        """Run a command of its program to the end; returns the seconds it measured."""
         given = [f"--{name}={value}" for name, value in options.items()]
         process = await asyncio.create_subprocess_exec(
             *self.system.command,
@@ -70,14 +70,14 @@ class Bench:
         return float(json.loads(output)["seconds"]) if output else 0.0
 
     async def left(self) -> int:
-        """Returns the number of jobs that are due and not finished."""
+        """Return the number of jobs that are due and not finished."""
         return int(await self.connection.fetchval(self.unfinished))
 
     @asynccontextmanager
     async def workers(
         self, count: int, times: Path | None = None
     ) -> AsyncIterator[list["Running"]]:
-        """Runs workers, which begin together when the block is entered."""
+        """Run workers, which begin together when the block is entered."""
         options = [f"--dsn={self.dsn}", *(["--tuned"] if self.tuned else [])]
         if times is not None:
             options.append(f"--file={times}")
@@ -106,7 +106,7 @@ class Running:
 
     @classmethod
     async def start(cls, system: System, options: list[str]) -> "Running":
-        """Starts it; it waits for `go`."""
+        """Start it; it waits for `go`."""
         process = await asyncio.create_subprocess_exec(
             *system.command,
             "work",
@@ -134,17 +134,17 @@ class Running:
         return psutil.Process(self._process.pid)
 
     async def ready(self) -> None:
-        """Waits until it could begin."""
+        """Wait until it could begin."""
         async with asyncio.timeout(_READY):
             await self._ready.wait()
 
     def go(self) -> None:
-        """Lets it begin."""
+        """Let it begin."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
 
     async def stop(self) -> None:
-        """Ends it, and hears what it has to say at the end."""
+        """End it, and hears what it has to say at the end."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -191,7 +191,7 @@ async def bench(
 
 
 async def drain(bench: Bench, jobs: int, workers: int, longest: float = 120.0) -> Figures:
-    """Has workers do what was prefilled; each job once, by count and by number.
+    """Have workers do what was prefilled; each job once, by count and by number.
 
     Args:
         bench: The system, with its jobs.
@@ -228,7 +228,7 @@ async def drain(bench: Bench, jobs: int, workers: int, longest: float = 120.0) -
 
 
 async def pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
-    """Enqueues jobs one by one beside an idle worker; returns how long each took to start.
+    """Enqueue jobs one by one beside an idle worker; returns how long each took to start.
 
     Returns:
         Milliseconds from the commit to the handler: p50, p95, p99; and what was left unfinished
@@ -255,7 +255,7 @@ async def pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
 
 
 async def idle(bench: Bench, seconds: float) -> Figures:
-    """Watches a worker that has nothing to do: statements a second, and percent of a core."""
+    """Watch a worker that has nothing to do: statements a second, and percent of a core."""
     commits = "select xact_commit from pg_stat_database where datname = current_database()"
     async with bench.workers(1) as (worker,):
         await asyncio.sleep(3)

@@ -40,7 +40,7 @@ class Server:
         return json.dumps({"url": self.stack.api_url, "key": self.stack.service_role_key})
 
     def dsn(self, database: str, user: str = "supabase_admin") -> str:
-        """Returns the address of a database."""
+        """Return the address of a database."""
         # Not every system's driver takes the socket of the superuser's address.
         parts, own = urlsplit(self.stack.db_url), urlsplit(self.stack.superuser_url)
         password = parts.password if user == "postgres" else own.password
@@ -64,17 +64,17 @@ class Server:
         return found
 
     async def autovacuum(self, on: bool) -> None:
-        """Switches it: it would come in the middle of what is measured after a million inserts."""
+        """Switch it: it would come in the middle of what is measured after a million inserts."""
         await self._control.execute(f"alter system set autovacuum = {'on' if on else 'off'}")
         await self._control.execute("select pg_reload_conf()")
 
     async def make(self, database: str) -> None:
-        """Makes an empty database."""
+        """Make an empty database."""
         await self.drop(database)
         await self._control.execute(f'create database "{database}"')
 
     async def drop(self, database: str) -> None:
-        """Drops a database, if it is there."""
+        """Drop a database, if it is there."""
         await self._control.execute(f'drop database if exists "{database}" with (force)')
 
     async def make_ours(self, database: str, migrations: Sequence[str] | None = None) -> None:
@@ -99,7 +99,7 @@ class Server:
             await connection.close()
 
     async def clear(self, database: str) -> None:
-        """Empties a database of ours that the API serves, and which cannot be replaced so."""
+        """Empty a database of ours that the API serves, and which cannot be replaced so."""
         connection = await asyncpg.connect(self.dsn(database), command_timeout=120)
         await connection.execute(
             "truncate public.job_queue, picture_queue.depth, picture_queue.depth_change cascade"
@@ -108,7 +108,7 @@ class Server:
         await self._control.execute("checkpoint")
 
     async def copy(self, template: str, database: str) -> None:
-        """Makes a database like another one, and begins with a clean slate of unwritten pages."""
+        """Make a database like another one, and begins with a clean slate of unwritten pages."""
         await self.drop(database)
         await self._control.execute(f'create database "{database}" template "{template}"')
         await self._control.execute("checkpoint")

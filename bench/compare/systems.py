@@ -35,11 +35,11 @@ class System:
     workloads: tuple[str, ...] = ()
 
     def environ(self, **more: str) -> dict[str, str]:
-        """Returns the environment of the program."""
+        """Return the environment of the program."""
         return os.environ | self.environment | more
 
     def describe(self) -> dict[str, Any]:
-        """Asks the program who it is."""
+        """Ask the program who it is."""
         done = subprocess.run(
             [*self.command, "describe"],
             env=self.environ(),
@@ -52,7 +52,7 @@ class System:
 
 
 def systems() -> list[System]:
-    """Installs the peers where they are missing, and returns all that can run here."""
+    """Install the peers where they are missing, and returns all that can run here."""
     theirs = _python_peers()
     ours = (sys.executable, str(PEERS / "picture_queue_driver.py"))
     found = [

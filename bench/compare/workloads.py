@@ -147,7 +147,7 @@ async def rate_of(found: Bench, at: Context, jobs: int) -> float:
 
 
 async def grown(at: Context) -> list[Figures]:
-    """Takes turns with an empty table, a grown one, and its copy after ANALYZE."""
+    """Take turns with an empty table, a grown one, and its copy after ANALYZE."""
     await at.server.autovacuum(False)
     try:
         async with at.bench(name="grown") as found:

@@ -54,11 +54,11 @@ class Driver(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Returns version, and the worker's settings by mode."""
+        """Return the version and the worker's settings by mode."""
 
     @abstractmethod
     async def setup(self) -> None:
-        """Installs the schema."""
+        """Install the schema."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -66,22 +66,22 @@ class Driver(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Disconnects."""
+        """Disconnect."""
 
     @abstractmethod
     async def enqueue(self, number: int) -> None:
-        """Enqueues one job; it is durable when this returns."""
+        """Enqueue one job; it is durable when this returns."""
 
     @abstractmethod
     async def enqueue_many(self, numbers: Sequence[int], priorities: int) -> None:
-        """Enqueues jobs in one call."""
+        """Enqueue jobs in one call."""
 
     @abstractmethod
     async def work(self, handle: Handle, tuned: bool) -> None:
-        """Runs a worker until it is cancelled; its handler only calls `handle`."""
+        """Run a worker until it is cancelled; its handler only calls `handle`."""
 
     async def execute(self, statement: str, *args: Any) -> None:
-        """Runs a statement."""
+        """Run a statement."""
         import asyncpg
 
         connection = await asyncpg.connect(self.dsn)
@@ -106,7 +106,7 @@ class Record:
         self._first: float | None = None
 
     def handle(self, number: int) -> None:
-        """Notes a job."""
+        """Note a job."""
         if self._with_times:
             self.times.append(time.time())
         elif self._first is None:
@@ -114,7 +114,7 @@ class Record:
         self.numbers.append(number)
 
     async def tell(self) -> None:
-        """Says every 20 ms how many there are, when there are more.
+        """Say every 20 ms how many there are, when there are more.
 
         After a second of nothing it looks less often: what an idle worker costs is measured, too.
         """
@@ -128,12 +128,12 @@ class Record:
 
 
 def say(**what: Any) -> None:
-    """Prints one JSON object."""
+    """Print one JSON object."""
     print(json.dumps(what), flush=True)
 
 
 def main(kind: type[Driver]) -> None:
-    """Runs the command of the command line."""
+    """Run the command of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("command")
     parser.add_argument("--dsn", default="")
@@ -178,7 +178,7 @@ async def _run(driver: Driver, args: argparse.Namespace) -> None:
 
 
 def _peak_memory() -> float:
-    """Returns the most memory this program had, MB.
+    """Return the most memory this program had, MB.
 
     Not ru_maxrss: that begins with what the program had that started this one (getrusage(2)).
     """

@@ -32,7 +32,7 @@ UNSET = {
 
 @pytest.fixture
 def cli(stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Calls the program in this process, for the stack and with its service key.
+    """Call the program in this process, for the stack and with its service key.
 
     Keyword arguments are environment variables, None unsets one; ``input`` is standard input.
     """
@@ -49,7 +49,7 @@ def cli(stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 @pytest.fixture
 def rpc(stack: Any) -> Callable[..., Any]:
-    """Calls a function of the database with the service key."""
+    """Call a function of the database with the service key."""
 
     def call(function: str, **params: Any) -> Any:
         answer = httpx.post(
@@ -77,7 +77,7 @@ def home() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def program(home: dict[str, str], tmp_path: Path) -> Program:
-    """Calls the program as a process of its own, in that person's environment."""
+    """Call the program as a process of its own, in that person's environment."""
 
     def call(*args: str, timeout: float = 50, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -28,7 +28,7 @@ def reach(when: str, step: str) -> None:
 
 
 def deadly(owner: type, name: str, step: Callable[..., str]) -> None:
-    """Lets the process die before or after a method, if the point says so."""
+    """Let the process die before or after a method, if the point says so."""
     method: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:

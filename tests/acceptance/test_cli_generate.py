@@ -38,7 +38,7 @@ def resize(payload: Resize) -> dict:
 
 @contextmanager
 def working(stack: Any, directory: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """Runs a worker that is known to the database when the block begins."""
+    """Run a worker that is known to the database when the block begins."""
     name = f"w-{uuid4().hex[:8]}"
     environ = {
         "SUPABASE_URL": stack.api_url,
@@ -78,7 +78,7 @@ def drawing(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 @pytest.fixture
 def all_drawn(stack: Any) -> None:
-    """Waits until the worker has drawn what tests before left to it: a fault would be theirs."""
+    """Wait until the worker has drawn what tests before left to it: a fault would be theirs."""
     deadline = time.monotonic() + 20
     with PictureQueue(stack.api_url, stack.service_role_key) as pq:
         while any(

@@ -39,7 +39,7 @@ Rpc = Callable[..., Any]
 
 @pytest.fixture
 def execute(stack: Any) -> Callable[..., None]:
-    """Runs a statement as the owner of the tables."""
+    """Run a statement as the owner of the tables."""
 
     def call(sql: str, *values: Any) -> None:
         async def run() -> None:
@@ -66,7 +66,7 @@ def worker(rpc: Rpc, queue: str) -> str:
 def running(
     stack: Any, directory: Path, queue: str, *args: str
 ) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
-    """Runs a worker that is in the list of workers; gives the process, its name and its log."""
+    """Run a worker that is in the list of workers; gives the process, its name and its log."""
     (directory / "tasks.py").write_text(TASKS)
     name, log = f"w-{uuid4().hex[:8]}", directory / "worker.log"
     environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}

@@ -38,7 +38,7 @@ def refused(done: subprocess.CompletedProcess[str], code: int, said: str) -> Non
 
 
 def answered_with(word: str, home: dict[str, str], *args: str) -> int:
-    """Calls the program at a terminal, types a word, and returns the exit code."""
+    """Call the program at a terminal, types a word, and returns the exit code."""
     ours, theirs = pty.openpty()
     try:
         os.write(ours, f"{word}\n".encode())

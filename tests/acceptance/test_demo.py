@@ -62,7 +62,7 @@ def test_a_picture_comes_with_live_states_and_everything_is_stopped(
 
 
 def interrupted(home: dict[str, str], directory: Path) -> None:
-    """Runs the demo and presses Ctrl-C when the picture has been asked for."""
+    """Run the demo and presses Ctrl-C when the picture has been asked for."""
     process = subprocess.Popen(
         DEMO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=home, cwd=directory
     )
@@ -129,7 +129,7 @@ def test_a_terminal_shows_the_bar_the_picture_and_the_times(
 
 
 def read_all(terminal: int, deadline: float) -> bytes:
-    """Reads a terminal until the program on its other side has ended."""
+    """Read a terminal until the program on its other side has ended."""
     shown = b""
     while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
         try:

@@ -292,7 +292,7 @@ async def test_a_page_of_this_machine_without_a_key_gets_nothing(
 async def test_a_page_of_this_machine_does_what_an_app_does(
     browser: Chromium, attacked: Any, port: int, own: str, target: str
 ):
-    """Signs up, asks for a picture, follows its own topic, and shows a stored one."""
+    """Sign up, asks for a picture, follows its own topic, and shows a stored one."""
     page = await Visitor(browser).open(f"http://{own}:{port}/")
     api = attacked.api_url.replace("127.0.0.1", target)
     key = {"apikey": attacked.publishable_key, "content-type": "application/json"}

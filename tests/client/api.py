@@ -93,7 +93,7 @@ class Api:
 
     @contextmanager
     def serving(self) -> Iterator["Api"]:
-        """Serves until the block ends."""
+        """Serve until the block ends."""
         thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
@@ -104,7 +104,7 @@ class Api:
 
 
 def silence(handler: BaseHTTPRequestHandler) -> None:
-    """Says nothing more on this connection; it stays open until the client closes it."""
+    """Say nothing more on this connection; it stays open until the client closes it."""
     handler.wfile.flush()
     handler.close_connection = True
     while handler.connection.recv(1):
@@ -112,7 +112,7 @@ def silence(handler: BaseHTTPRequestHandler) -> None:
 
 
 def trickle(handler: BaseHTTPRequestHandler) -> None:
-    """Sends a byte from time to time, for ever."""
+    """Send a byte from time to time, for ever."""
     handler.send_header("content-length", "1000000")
     handler.end_headers()
     pause = threading.Event()
@@ -125,6 +125,6 @@ def trickle(handler: BaseHTTPRequestHandler) -> None:
 
 
 def free_port() -> int:
-    """Returns a port on which nobody listens."""
+    """Return a port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

@@ -101,7 +101,7 @@ class BlackHole:
 
 @pytest.fixture
 async def black_hole(stack: Any) -> AsyncIterator[Callable[[str], Any]]:
-    """Puts a proxy that can fall silent before an address; returns the proxy and its address."""
+    """Put a proxy that can fall silent before an address; returns the proxy and its address."""
     proxies: list[BlackHole] = []
 
     async def put_before(url: str) -> tuple[BlackHole, str]:

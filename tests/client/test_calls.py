@@ -30,7 +30,7 @@ def api() -> Iterator[Api]:
 
 
 def call(api: Api, timeout: float | None = None) -> Any:
-    """Makes a call with a sync client, and the same with an async one."""
+    """Make a call with a sync client, and the same with an async one."""
     answers, asked = list(api.answers), []
     with PictureQueue(api.url, "key") as pq:
         results = [outcome(lambda: pq._project.call(CALL, timeout))]
@@ -246,7 +246,7 @@ async def test_two_event_loops_at_a_time_are_refused(stack, direct):
 
 
 def run(script: str, *args: str) -> None:
-    """Runs a script in a process that may fork: it has one thread."""
+    """Run a script in a process that may fork: it has one thread."""
     program = [sys.executable, "-P", "-Wignore", "-c", script, *args]
     found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
     assert (found.returncode, found.stderr) == (0, "")

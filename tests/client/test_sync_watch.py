@@ -56,7 +56,7 @@ job_id = {str(job_id)!r}
         return self.process.stdout.readline().strip()
 
     def end(self):
-        """Returns its exit code and what it printed to standard error."""
+        """Return its exit code and what it printed to standard error."""
         try:
             _, stderr = self.process.communicate(timeout=GUARD)
         finally:
@@ -224,7 +224,7 @@ async def test_it_reads_as_whoever_is_signed_in_at_the_moment(stack, ada, bob, m
 
 
 def refresh(pq, token):
-    """Does what a refreshed session of supabase-py does."""
+    """Do what a refreshed session of supabase-py does."""
     client = pq._project.client()
     client.options.headers["Authorization"] = f"Bearer {token}"
     client._postgrest = None

@@ -50,7 +50,7 @@ class Watch:
 
 
 class Probe:
-    """Hears of a topic beside the watch: when it is joined and when it is lost."""
+    """Hear of a topic beside the watch: when it is joined and when it is lost."""
 
     def __init__(self, looked):
         self._joined, self._lost, self._looked = asyncio.Event(), asyncio.Event(), looked
@@ -77,7 +77,7 @@ class Probe:
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Waits until a watch has joined its topic and looked at the row: what follows is an event.
+    """Wait until a watch has joined its topic and looked at the row: what follows is an event.
 
     Hears of the topic until the test ends.
     """

@@ -32,7 +32,7 @@ _NO_DATABASE = "set PICTURE_QUEUE_TEST_DB_URL: it goes to the database itself"
 
 
 def main() -> int:
-    """Runs the matrix and returns the exit code."""
+    """Run the matrix and returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("--json", action="store_true", help="a document for machines")
     wants_json = parser.parse_args().json

@@ -33,7 +33,7 @@ def program() -> str | None:
 
 @contextmanager
 def pooled(url: str) -> Iterator[str]:
-    """Runs it before the database of an address, and gives the address of both."""
+    """Run it before the database of an address, and gives the address of both."""
     found = program()
     if found is None:
         raise FileNotFoundError(f"PgBouncer is missing: {INSTALL}")

@@ -15,7 +15,7 @@ from picture_queue._transport.base import Deadline
 
 @pytest.fixture
 def lose(service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Loses the first answer of a function, once the database has committed."""
+    """Lose the first answer of a function, once the database has committed."""
     transport = service._project._transport
     made = transport.call
     calls: dict[str, int] = {}
@@ -38,7 +38,7 @@ def lose(service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 
 async def park(service, db, name: str, queue: str):
-    """Makes a job that is parked on an event."""
+    """Make a job that is parked on an event."""
     made = await service.jobs.enqueue("x", queue=queue)
     claimed = await db.fetchval("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
     assert str(made.id) in claimed

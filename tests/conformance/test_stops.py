@@ -185,7 +185,7 @@ async def until(condition):
 
 
 async def take_over(db, queue, job):
-    """Ends a job's lease and gives the job to somebody else, before a heartbeat can prolong it."""
+    """End a job's lease and gives the job to somebody else, before a heartbeat can prolong it."""
     other = f"other-{uuid4()}"
     async with db.transaction():
         await db.execute(

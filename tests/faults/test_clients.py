@@ -54,7 +54,7 @@ def way(request, stack, tmp_path, monkeypatch) -> Iterator[tuple[Proxy, dict[str
 
 
 def drive(way: dict[str, str], kind: str, use: Callable[[Any, Callable[[Any], Any]], Any]) -> None:
-    """Runs a function with a client, and with what waits for the results of its methods."""
+    """Run a function with a client, and with what waits for the results of its methods."""
     if kind == "sync":
         with PictureQueue(**way) as pq:
             use(pq, lambda result: result)

@@ -169,7 +169,7 @@ async def test_a_prediction_that_a_twin_took_over_is_left_to_it(world: World) ->
 
 
 class _ThievingStore(Store):
-    """Lets another generation's row take the first prediction right before it is recorded."""
+    """Let another generation's row take the first prediction right before it is recorded."""
 
     def __init__(self, db: Database, generation: Generation, twin: Generation) -> None:
         super().__init__(db, generation)

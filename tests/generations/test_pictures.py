@@ -105,7 +105,7 @@ async def test_not_all_pictures_are_held_at_once(world: World) -> None:
 
 
 class _Counting:
-    """Counts downloads at the same time."""
+    """Count downloads at the same time."""
 
     def __init__(self, client: ReplicateClient) -> None:
         self._client = client

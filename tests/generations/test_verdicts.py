@@ -191,7 +191,7 @@ async def test_an_output_without_links_is_refused(world: World) -> None:
 
 
 class _Empty(FakeDownloads):
-    """Reads predictions without output."""
+    """Read predictions without output."""
 
     def __init__(self, client: ReplicateClient) -> None:
         super().__init__(client, b"")

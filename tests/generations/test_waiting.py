@@ -63,7 +63,7 @@ async def test_an_overdue_prediction_that_is_slow_to_stop_is_given_up(world: Wor
 
 
 class _SlowToStop:
-    """Shows a prediction as running in the answer to its cancel."""
+    """Show a prediction as running in the answer to its cancel."""
 
     def __init__(self, client: ReplicateClient) -> None:
         self._client = client
@@ -83,7 +83,7 @@ async def test_the_first_look_depends_on_the_model(world: World) -> None:
 
 
 class _JumpingClient:
-    """Lets the prediction end between its creation and the cancel."""
+    """Let the prediction end between its creation and the cancel."""
 
     def __init__(self, world: World) -> None:
         self._world = world

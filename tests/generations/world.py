@@ -202,7 +202,7 @@ class World:
 
 
 class _InProcess(httpx.ASGITransport):
-    """Shows an answer that breaks off the way a socket does."""
+    """Show an answer that breaks off the way a socket does."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
@@ -256,7 +256,7 @@ class _Wrapped:
 
 
 async def mortal_run(world: World, generation: Generation, death: float) -> Mortal:
-    """Runs an attempt that dies at a point; ``inf`` for one that does not."""
+    """Run an attempt that dies at a point; ``inf`` for one that does not."""
     mortal = Mortal(death)
     store = mortal.wrap(Store(world.db, generation))
     handler = image_handler(mortal.wrap(world.client), lambda _: store, FAST)
@@ -324,7 +324,7 @@ class Gate:
 
 
 class FakeDownloads:
-    """Downloads something else."""
+    """Download something else."""
 
     def __init__(self, client: ReplicateClient, data: bytes) -> None:
         self._client = client

@@ -47,7 +47,7 @@ class Platform:
 
     @contextlib.contextmanager
     def serve(self, **changes: Any) -> Iterator[str]:
-        """Serves a gateway from a thread; gives its address."""
+        """Serve a gateway from a thread; gives its address."""
         port = free_port()
         url = f"http://{HOST}:{port}"
         settings = replace(self.settings, api_url=url, **changes)
@@ -103,7 +103,7 @@ NewPlatform = Callable[[Any], contextlib.AbstractContextManager[Platform]]
 
 @pytest.fixture(scope="module")
 def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
-    """Makes a platform without picture-queue's migrations in a database of a stack's cluster."""
+    """Make a platform without picture-queue's migrations in a database of a stack's cluster."""
 
     @contextlib.contextmanager
     def make(stack: Any) -> Iterator[Platform]:
@@ -142,11 +142,11 @@ class Faults:
     key: str
 
     async def set(self, **switches: Any) -> None:
-        """Changes switches."""
+        """Change switches."""
         await self._ask("POST", json=switches)
 
     async def clear(self) -> None:
-        """Puts everything right again."""
+        """Put everything right again."""
         await self._ask("DELETE")
 
     async def _ask(self, method: str, **content: Any) -> None:

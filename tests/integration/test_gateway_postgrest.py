@@ -180,7 +180,7 @@ def authorization(case: dict[str, Any]) -> str | None:
 
 
 class Replay:
-    """Sends the recorded requests to a gateway and compares the answers.
+    """Send the recorded requests to a gateway and compares the answers.
 
     Args:
         url: The gateway's address.

@@ -76,7 +76,7 @@ async def sql(platform):
 
 @pytest.fixture
 async def listen(gateway, platform):
-    """Opens channels; closes their clients after the test."""
+    """Open channels; closes their clients after the test."""
     clients = []
 
     async def open_channel(topic: str, user: UUID | None = None, url=gateway, **options: Any):

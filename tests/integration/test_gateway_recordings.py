@@ -162,7 +162,7 @@ def body_of(case: dict[str, Any]) -> tuple[bytes | None, str | None]:
 
 
 def play(url: str, case: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-    """Sends a request just as it was recorded: no client that tidies paths up."""
+    """Send a request just as it was recorded: no client that tidies paths up."""
     body, content_type = body_of(case)
     headers = {name: expand(value) for name, value in case.get("headers", {}).items()}
     if content_type is not None:
@@ -190,7 +190,7 @@ def play(url: str, case: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
 
 
 class Comparison:
-    """Compares answers; ids differ from run to run, but one stays one and two stay two."""
+    """Compare answers; ids differ from run to run, but one stays one and two stay two."""
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}
@@ -271,7 +271,7 @@ def same_tokens(wanted: str, given: str) -> bool:
 
 
 async def run(sql: Any, case: dict[str, Any]) -> str:
-    """Runs a recorded statement in its role; returns JSON, also of an error's text."""
+    """Run a recorded statement in its role; returns JSON, also of an error's text."""
     try:
         async with sql.transaction():
             await sql.execute(f"set local role {case['role']}")

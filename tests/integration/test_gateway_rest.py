@@ -21,7 +21,7 @@ async def api(stack):
 
 @pytest.fixture
 async def switches(stack, api):
-    """Sets fault switches of the stack's gateway; they are off again after the test."""
+    """Set fault switches of the stack's gateway; they are off again after the test."""
 
     async def change(**values):
         headers = {"apikey": stack.secret_key}

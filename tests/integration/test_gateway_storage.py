@@ -36,7 +36,7 @@ def policies(platform):
 
 @pytest.fixture
 async def storage(gateway, platform):
-    """Makes a client for a user, or for whoever has a key."""
+    """Make a client for a user, or for whoever has a key."""
     async with httpx.AsyncClient(timeout=20) as http:
 
         def client(user=None, key=None):

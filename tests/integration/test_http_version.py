@@ -17,7 +17,7 @@ VERSION = {"version": "1", "contract": _rpc.CONTRACT, "oldest_client_contract": 
 
 @pytest.fixture
 async def seen(tmp_path, monkeypatch):
-    """Serves over TLS; gives its address, and the HTTP version of each request."""
+    """Serve over TLS; gives its address, and the HTTP version of each request."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))

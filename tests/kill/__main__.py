@@ -97,7 +97,7 @@ class Result:
 
 
 class Enqueuer:
-    """Enqueues jobs at a steady pace, and notes those whose enqueue was answered."""
+    """Enqueue jobs at a steady pace, and notes those whose enqueue was answered."""
 
     def __init__(self, dsn: str, rate: float, seed: int) -> None:
         self._dsn = dsn

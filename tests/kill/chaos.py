@@ -123,7 +123,7 @@ class Workers:
 
 
 class Chaos:
-    """Does one bad thing after the other, at random.
+    """Do one bad thing after the other, at random.
 
     Args:
         stack: The project.

@@ -67,7 +67,7 @@ def bare(stack: Any) -> Iterator[Database]:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Calls the program in an empty directory, with no more than the environment it is given."""
+    """Call the program in an empty directory, with no more than the environment it is given."""
     monkeypatch.chdir(tmp_path)
     for name in (*KEY_VARIABLES, "SUPABASE_URL", "PICTURE_QUEUE_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -80,7 +80,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 
 @pytest.fixture
 def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets the package ship these migrations behind its own."""
+    """Let the package ship these migrations behind its own."""
 
     def set_(*files: Migration, instead: bool = False) -> None:
         shipped = [*([] if instead else migrations()), *files]

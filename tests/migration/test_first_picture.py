@@ -31,7 +31,7 @@ def project() -> Iterator[LocalSupabase]:
 
 @pytest.fixture
 def run(project: LocalSupabase, tmp_path: Path) -> Run:
-    """Runs the script with what the settings of a hosted project show, and no Supabase CLI."""
+    """Run the script with what the settings of a hosted project show, and no Supabase CLI."""
     unset = {*KEY_VARIABLES, "SUPABASE_ACCESS_TOKEN"}
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     programs = Path(sys.executable).parent

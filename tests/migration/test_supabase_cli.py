@@ -22,7 +22,7 @@ Supabase = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(params=["supabase_cli", "supabase_cli_3"])
 def supabase(request: pytest.FixtureRequest, bare: Any, tmp_path: Path) -> Supabase:
-    """Calls the CLI in a project of its own, for that database."""
+    """Call the CLI in a project of its own, for that database."""
     (tmp_path / "supabase").mkdir()
     cli = request.getfixturevalue(request.param)
     # The embedded Postgres speaks no TLS; the CLI wants it where nothing else is said.

@@ -20,7 +20,7 @@ class Line:
         self.heard: list[dict[str, Any]] = []
 
     async def send(self, topic: str, event: str, payload: Any) -> dict[str, Any]:
-        """Sends a frame, and then waits for the reply to it or to the heartbeat that follows.
+        """Send a frame, and then waits for the reply to it or to the heartbeat that follows.
 
         Returns:
             The reply's payload; empty if there was none: the server reads frames in order.
@@ -45,20 +45,20 @@ class Line:
                     self.heard.append(message)
 
     async def join(self, name: str, token: str, *, private: bool = True) -> str | None:
-        """Joins a topic; the reason if that is refused."""
+        """Join a topic; the reason if that is refused."""
         config = {"private": private, "broadcast": {"ack": True, "self": False}}
         payload = {"config": config, "access_token": token}
         reply = await self.send(f"realtime:{name}", "phx_join", payload)
         return None if reply["status"] == "ok" else reply["response"]["reason"]
 
     async def broadcast(self, name: str, event: str) -> bool:
-        """Sends a message to a topic; whether that was acknowledged."""
+        """Send a message to a topic; whether that was acknowledged."""
         payload = {"type": "broadcast", "event": event, "payload": {}}
         reply = await self.send(f"realtime:{name}", "broadcast", payload)
         return reply.get("status") == "ok"
 
     async def until(self, event: str) -> None:
-        """Hears until a broadcast of that name has come."""
+        """Hear until a broadcast of that name has come."""
         async with asyncio.timeout(_PATIENCE):
             while not any(said(message) == event for message in self.heard):
                 self.heard.append(json.loads(await self._socket.recv()))
@@ -71,7 +71,7 @@ def said(message: dict[str, Any]) -> str | None:
 
 @asynccontextmanager
 async def dial(api_url: str, key: str) -> AsyncIterator[Line]:
-    """Opens a socket with an API key.
+    """Open a socket with an API key.
 
     Raises:
         websockets.InvalidStatus: The server does not let it in.

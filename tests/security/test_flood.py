@@ -40,7 +40,7 @@ async def flood(url: str, key: str) -> None:
 
 
 async def send(platform: Platform, event: str) -> None:  # noqa: F811
-    """Sends an event to the topic `quiet`, as the queue does."""
+    """Send an event to the topic `quiet`, as the queue does."""
     async with platform.connect() as sql:
         await sql.execute("select realtime.send('{}', $1, 'quiet', false)", event)
 

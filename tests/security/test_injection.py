@@ -48,7 +48,7 @@ async def counter(admin):
 async def refusal(
     db: Any, function: str, types: dict[str, str], arguments: dict[str, Any]
 ) -> str | None:
-    """Calls a function with arguments from JSON, as PostgREST does; the SQLSTATE if it fails."""
+    """Call a function with arguments from JSON, as PostgREST does; the SQLSTATE if it fails."""
     columns = ", ".join(f"{name} {types[name]}" for name in arguments)
     named = ", ".join(f"{name} => r.{name}" for name in arguments)
     statement = f"select public.{function}({named}) from json_to_record($1) as r ({columns})"

@@ -132,7 +132,7 @@ async def test_topics(world: World, rule: Rule):
 
 
 async def _joins(world: World, role: str, name: str, event: str) -> tuple[str, str]:
-    """Joins a topic and writes to it, or tries to."""
+    """Join a topic and writes to it, or tries to."""
     async with dial(world.api_url, world.tokens["anon"]) as line:
         reason = await line.join(name, world.tokens[role])
         if reason is not None:

@@ -183,7 +183,7 @@ SEGMENTS = st.one_of(
 
 
 class Requests:
-    """Sends odd requests to one stack."""
+    """Send odd requests to one stack."""
 
     def __init__(self, world: World, arena: Any) -> None:
         self._world = world

@@ -251,7 +251,7 @@ async def test_an_allowed_origin_may_do_what_users_may(open_to_app: Any):
 
 @asynccontextmanager
 async def dial(stack: Any, key: str, **headers: str) -> AsyncIterator[Line]:
-    """Opens a socket as a browser does for a page."""
+    """Open a socket as a browser does for a page."""
     port = urlsplit(stack.api_url).port
     host = headers.pop("host", None)
     url = f"ws://{host or '127.0.0.1'}{HANDSHAKE}?apikey={key}&vsn=1.0.0"

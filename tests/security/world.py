@@ -85,7 +85,7 @@ class World:
 
 
 async def make(stack: Any, http: httpx.AsyncClient) -> World:
-    """Fills a project as its users and workers would."""
+    """Fill a project as its users and workers would."""
     sessions = {}
     for role in ("owner", "stranger"):
         account = {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}

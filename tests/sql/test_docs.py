@@ -13,20 +13,20 @@ STATES = (DOCS / "states.md").read_text("utf-8")
 
 
 def section(text: str, title: str) -> str:
-    """Returns what stands under a heading."""
+    """Return what stands under a heading."""
     found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
     assert found, title
     return found[1]
 
 
 def named(text: str) -> set[str]:
-    """Returns the names in the first column of the tables."""
+    """Return the names in the first column of the tables."""
     rows = re.findall(r"^\| (`[^|]*`) \|", text, re.M)
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
 def heading(name: str, arguments: str) -> str:
-    """Returns a function's signature as the reference writes it."""
+    """Return a function's signature as the reference writes it."""
     text = arguments.replace("timestamp with time zone", "timestamptz")
     text = re.sub(
         r" DEFAULT ([^,]*?\(\)|'[^']*'|[^,:]+)(::[a-z\[\] ]+)?(?=,|$)",

@@ -47,7 +47,7 @@ def when(text):
 
 
 async def rule(db, key, *args):
-    """Sets a limit whose running jobs are counted already."""
+    """Set a limit whose running jobs are counted already."""
     await db.value(
         f"select set_limit($1{''.join(f', {a}' for a in args)})",
         key,

@@ -9,7 +9,7 @@ START = "select start_generation($1, $2, $3, $4)"
 
 
 async def claimed_generation(db, user_id=None):
-    """Starts a generation in a queue of its own and claims its job."""
+    """Start a generation in a queue of its own and claims its job."""
     await db.value(
         "select register_worker('w1', array[$1], $2)",
         db.queue,

@@ -253,7 +253,7 @@ def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def complaint(error: psycopg.Error) -> str | None:
-    """Returns what is wrong with an error as an answer."""
+    """Return what is wrong with an error as an answer."""
     told = error.diag
     if not re.fullmatch("PT[45][0-9]{2}", told.sqlstate or ""):
         return f"raw {told.sqlstate}: {told.message_primary}"

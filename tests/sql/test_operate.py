@@ -23,7 +23,7 @@ async def enqueue(db, **given):
 
 
 async def fail(db, n=1, error="It broke.", **given):
-    """Enqueues jobs and fails them for good; their ids."""
+    """Enqueue jobs and fails them for good; their ids."""
     ids = [await enqueue(db, max_attempts=1, **given) for _ in range(n)]
     for job in await db.claim(n, given.get("job_type", "sql-resize")):
         await db.report(job, "failed", error=error)

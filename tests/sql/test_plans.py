@@ -54,7 +54,7 @@ async def many(own_database, request):
 
 
 async def scans(db, sql, *args):
-    """Runs a statement; returns the rows it read by each index and by sequential scan."""
+    """Run a statement; returns the rows it read by each index and by sequential scan."""
     before = {row["relname"]: row for row in await db.rows(SCANS)}
     await db.rows(sql, *args)
     return {
@@ -393,7 +393,7 @@ async def test_counts_do_not_look_at_all_jobs(many):
 
 
 async def plan(many, text, types, values):
-    """Returns the plan of a statement of a function, made once for all values of its variables.
+    """Return the plan of a statement of a function, made once for all values of its variables.
 
     ``types`` has the type of each variable, ``values`` what stands for those that are not null.
     """

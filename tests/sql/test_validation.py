@@ -19,7 +19,7 @@ def nested(levels: int) -> Any:
 
 
 async def raw(db: Any, sql: str, text: str) -> Any:
-    """Runs a call whose JSON Python itself would not write."""
+    """Run a call whose JSON Python itself would not write."""
     return await db.refusal(sql.replace("$1", "$1::text::jsonb"), text)
 
 

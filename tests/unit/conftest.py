@@ -43,7 +43,7 @@ COLUMNS: dict[str, Any] = {
 
 @pytest.fixture
 def row() -> Callable[..., dict[str, Any]]:
-    """Makes the JSON of a claimed job."""
+    """Make the JSON of a claimed job."""
 
     def make(**columns: Any) -> dict[str, Any]:
         return COLUMNS | {"id": str(uuid4()), "lease_id": str(uuid4())} | columns
@@ -53,7 +53,7 @@ def row() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
-    """Makes a claimed job."""
+    """Make a claimed job."""
     return lambda **columns: ClaimedJob(row(**columns))
 
 
@@ -76,11 +76,11 @@ class Project:
         return rpc.parse(await answer if inspect.isawaitable(answer) else answer)
 
     def for_thread(self) -> "ThreadProject":
-        """Returns the same project for another thread."""
+        """Return the same project for another thread."""
         return ThreadProject(self)
 
     async def next(self, function: str) -> dict[str, Any]:
-        """Returns the parameters of the next call of a function that was not looked at yet."""
+        """Return the parameters of the next call of a function that was not looked at yet."""
         async with asyncio.timeout(5):
             while True:
                 name, params = await self.asked.get()

@@ -65,12 +65,12 @@ CODES = {
 
 
 def failing(error: BaseException) -> typer.Typer:
-    """Returns a program whose only command raises."""
+    """Return a program whose only command raises."""
     program = typer.Typer(cls=Program)
 
     @program.callback()
     def root() -> None:
-        """Makes this a group."""
+        """Make this a group."""
 
     @program.command()
     def fail() -> None:

@@ -30,7 +30,7 @@ finally:
 
 
 def run(*args: str, **environ: str) -> tuple[str, set[str]]:
-    """Runs the program and returns what it printed and which modules it loaded."""
+    """Run the program and returns what it printed and which modules it loaded."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *args],
         capture_output=True,

@@ -49,7 +49,7 @@ def call(*args: str, input: str | bytes | None = None, **environ: str | None) ->
 
 
 def refused(done: Result, code: int, *said: str) -> None:
-    """Checks that an error is one line with an exit code, and names what is wrong."""
+    """Check that an error is one line with an exit code, and names what is wrong."""
     assert isinstance(done.exception, SystemExit), done.exception
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
@@ -218,7 +218,7 @@ def test_standard_input_that_is_not_utf8_is_refused(command: tuple[str, ...]) ->
 
 
 def run(*args: str, shell: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Runs the program at the end of a line of the shell."""
+    """Run the program at the end of a line of the shell."""
     program = f"{sys.executable} -m picture_queue_cli {' '.join(args)}"
     kept = {name: value for name, value in os.environ.items() if name not in UNSET}
     return subprocess.run(
@@ -283,7 +283,7 @@ SHOWN = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
 
 @pytest.fixture
 def screen(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Returns what was printed."""
+    """Return what was printed."""
     return lambda: "".join(capsys.readouterr())
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.extra
 
 @pytest.fixture
 def prove(stack, tmp_path, monkeypatch, capfd):
-    """Runs pgTAP files; returns the exit code and the verdicts printed."""
+    """Run pgTAP files; returns the exit code and the verdicts printed."""
     if not shutil.which("pg_prove"):
         pytest.fail(
             "pg_prove is missing: apt-get install libtap-parser-sourcehandler-pgtap-perl",

@@ -52,7 +52,7 @@ def test_crash():
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs the script on test files; returns its exit code and the lines it printed."""
+    """Run the script on test files; returns its exit code and the lines it printed."""
 
     def run(*arguments, **files):
         (tmp_path / "pytest.ini").write_text(

@@ -228,7 +228,7 @@ _PLACEHOLDER = re.compile(r"\$([a-z_]+)")
 
 
 def filled(value: Json, names: Names) -> Json:
-    """Puts the values in place of their names; new ones are made up."""
+    """Put the values in place of their names; new ones are made up."""
     if isinstance(value, dict):
         return {key: filled(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -255,7 +255,7 @@ _VOLATILE = {"seq", "duration_seconds", "rank", "turn"}
 
 
 def normalised(value: Json, names: Names, key: str = "") -> Json:
-    """Writes names in place of values, and ``<uuid>``, ``<time>``, ``<number>`` for what differs
+    """Write names in place of values, and ``<uuid>``, ``<time>``, ``<number>`` for what differs
     from one call to the next."""
     if isinstance(value, dict):
         # A key may be a value of ours, too.

@@ -144,7 +144,7 @@ _CASES = [
 
 
 def _numbered(cases: list[Case]) -> Iterator[Case]:
-    """Tells apart those of one code and function."""
+    """Tell apart those of one code and function."""
     seen: Counter[str] = Counter()
     for case in cases:
         seen[case.id] += 1

@@ -113,7 +113,7 @@ class Chromium(_SupabaseJs):
 
 
 class _Site:
-    """Serves a page, its script and the task, and takes what the page tells."""
+    """Serve a page, its script and the task, and takes what the page tells."""
 
     def __init__(self, script: bytes, task: dict[str, Any]) -> None:
         self.told: Queue[dict[str, Any]] = Queue()

@@ -68,7 +68,7 @@ class Project:
         return need == "secret" and "nobody" not in self.keys
 
     def set_up(self, setup: str, names: Names) -> None:
-        """Makes what a case needs, and notes its names."""
+        """Make what a case needs, and notes its names."""
         names["ada"] = self.users["ada"]
         for step in SETUPS[setup]:
             answer = self.calls.make(step.function, filled(dict(step.args), names))
@@ -80,7 +80,7 @@ class Project:
                     raise AssertionError(problem) from None
 
     def clear(self, names: Sequence[Names], generations: Sequence[str]) -> None:
-        """Takes away what cases left that would go on: jobs, schedules, limits and pauses.
+        """Take away what cases left that would go on: jobs, schedules, limits and pauses.
 
         Args:
             names: Of all cases.
@@ -111,7 +111,7 @@ class Project:
                     self.calls.make("delete_limit", {"key": key})
 
     def close(self) -> None:
-        """Ends its connections."""
+        """End its connections."""
         self.calls.close()
 
 
@@ -120,7 +120,7 @@ class Refused(Exception):
 
 
 class Calls:
-    """Calls with a service key: over the database, which is quicker, or over HTTP."""
+    """Call with a service key: over the database, which is quicker, or over HTTP."""
 
     def __init__(self, stack: Any, database: str | None) -> None:
         headers = {
@@ -136,7 +136,7 @@ class Calls:
             self._signatures = {row["name"]: row for row in found}
 
     def make(self, function: str, args: dict[str, Any]) -> Any:
-        """Makes a call and returns its answer.
+        """Make a call and returns its answer.
 
         Raises:
             Refused: It was.
@@ -155,7 +155,7 @@ class Calls:
         return None if text is None else json.loads(text)
 
     def forget(self) -> None:
-        """Deletes what else is named as cases name things, also what no function deletes, queues
+        """Delete what else is named as cases name things, also what no function deletes, queues
         and tenants: what lists them would be slower with each way."""
         if self._database is None:
             return
@@ -169,7 +169,7 @@ class Calls:
             self._database.execute((statement + unused).encode())
 
     def close(self) -> None:
-        """Ends its connections."""
+        """End its connections."""
         self.http.close()
         if self._database is not None:
             self._database.close()
@@ -182,7 +182,7 @@ def _at(answer: Any, path: str) -> Any:
 
 
 def project_of(stack: Any) -> Project:
-    """Signs two users up.
+    """Sign two users up.
 
     Args:
         stack: Address and keys: a `LocalSupabase`, or the `RemoteStack` of tests/conftest.py.
@@ -212,7 +212,7 @@ def project_of(stack: Any) -> Project:
 
 
 def _sign_up(http: httpx.Client, url: str, anon: str) -> tuple[str, str]:
-    """Returns the id and the token of a new user."""
+    """Return the id and the token of a new user."""
     account = {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}
     headers = {"apikey": anon, "Authorization": f"Bearer {anon}"}
     answer = http.post(f"{url}/auth/v1/signup", json=account, headers=headers)

@@ -52,7 +52,7 @@ def cell(cases: Sequence[Case], column: Column) -> Cell:
 
 
 def show(columns: Sequence[Column], absent: Mapping[str, str], console: Console) -> None:
-    """Prints the matrix, what differs, and what was not made and why.
+    """Print the matrix, what differs, and what was not made and why.
 
     Args:
         columns: What came of each way.

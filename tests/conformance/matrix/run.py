@@ -49,7 +49,7 @@ class Column:
 
 
 async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Column:
-    """Sets every case up, makes the calls over one way, and judges the answers."""
+    """Set every case up, makes the calls over one way, and judges the answers."""
     column = Column(way.name)
     made: list[tuple[Case, Names]] = []
     shared: dict[tuple[str, str], Names] = {}
@@ -93,7 +93,7 @@ async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Colu
 
 
 def compare(column: Column, reference: Column) -> None:
-    """Adds to the problems of a way where it answers otherwise than another one."""
+    """Add to the problems of a way where it answers otherwise than another one."""
     for case, answer in column.answers.items():
         other = reference.answers.get(case)
         if case not in column.problems and other and differs(answer, other):
@@ -104,7 +104,7 @@ def compare(column: Column, reference: Column) -> None:
 
 @contextmanager
 def locked(project: Project, job: str) -> Iterator[None]:
-    """Holds the lock of a job."""
+    """Hold the lock of a job."""
     with psycopg.connect(project.database or "") as holding:
         holding.execute("select from public.job_queue where id = %s for update", (job,))
         yield

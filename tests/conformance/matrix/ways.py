@@ -128,7 +128,7 @@ _AT_ONCE = 4
 async def all_at_once(
     call: Callable[[Request], Awaitable[Answer]], requests: Sequence[Request]
 ) -> list[Answer]:
-    """Makes the calls side by side; those of one function in their order, since a claim from any
+    """Make the calls side by side; those of one function in their order, since a claim from any
     queue takes what came first."""
     room = asyncio.Semaphore(_AT_ONCE)
     lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -141,7 +141,7 @@ async def all_at_once(
 
 
 async def repeated(call: Callable[[Request], Awaitable[Answer]], request: Request) -> Answer:
-    """Makes a call as often as it is asked for."""
+    """Make a call as often as it is asked for."""
     for _ in range(request.times - 1):
         await call(request)
     return await call(request)
