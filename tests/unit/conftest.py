@@ -1,4 +1,4 @@
-"""A claimed job to try things on, and a project whose answers a test writes itself."""
+"""A factory of claimed jobs, and a fake project whose answers each test writes."""
 
 import asyncio
 import inspect
@@ -58,10 +58,10 @@ def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
 
 
 class Project:
-    """A transport whose answers are the test's own.
+    """A transport that returns the answers of the test.
 
-    `answers` has a function for each SQL function: it gets the parameters and returns the JSON of
-    the answer, or raises. It may be async.
+    `answers` maps the name of a SQL function to a function that gets the parameters and returns the
+    JSON of the answer, or raises. It may be async.
     """
 
     database = None
@@ -76,11 +76,11 @@ class Project:
         return rpc.parse(await answer if inspect.isawaitable(answer) else answer)
 
     def for_thread(self) -> "ThreadProject":
-        """Return the same project for another thread."""
+        """Return the same project, for another thread."""
         return ThreadProject(self)
 
     async def next(self, function: str) -> dict[str, Any]:
-        """Return the parameters of the next call of a function that was not looked at yet."""
+        """Return the parameters of the next call of a function; each call is returned once."""
         async with asyncio.timeout(5):
             while True:
                 name, params = await self.asked.get()
@@ -89,7 +89,7 @@ class Project:
 
 
 class ThreadProject:
-    """A project that is called from a thread; its answers come from the event loop of the test."""
+    """A project that is called from a thread. The event loop of the test produces its answers."""
 
     def __init__(self, project: Project) -> None:
         self._project = project

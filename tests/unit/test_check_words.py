@@ -1,4 +1,4 @@
-"""The check of words finds question words in docstrings and names that were replaced."""
+"""Tests of the check that finds question words in docstrings and retired names."""
 
 import runpy
 from pathlib import Path
