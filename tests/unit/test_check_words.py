@@ -17,7 +17,7 @@ def findings(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "expected"),
     [
         ("a.py", '"""How it works."""\n', "a.py:1: begin this docstring with a verb or a noun"),
         ("a.py", 'def f():\n    """Whether it is."""\n', "a.py:1: begin this docstring"),
@@ -28,12 +28,12 @@ def findings(path: Path) -> list[str]:
         ("a.sql", "\nselect picture_queue._line_up(1);\n", "a.sql:2: _line_up is now"),
     ],
 )
-def test_a_fault_is_found_with_its_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_a_finding_has_its_line(tmp_path: Path, name: str, text: str, expected: str) -> None:
     (tmp_path / name).write_text(text)
     (found,) = findings(tmp_path / name)
-    assert found.startswith(said)
+    assert found.startswith(expected)
 
 
-def test_plain_words_pass(tmp_path: Path) -> None:
+def test_plain_words_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text('"""Whole jobs."""\n\n\ndef talks():\n    """Return it."""\n')
     assert findings(tmp_path / "a.py") == []

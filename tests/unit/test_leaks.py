@@ -76,7 +76,9 @@ def test_a_secret_in_a_javascript_bundle_is_found(tmp_path: Path, value: str) ->
     place = tmp_path / ".next" / "static" / "chunks"
     place.mkdir(parents=True)
     (place / "app.js").write_text(f'createClient("https://x.supabase.co","{value}")')
-    (place / "other.js").write_text(f'createClient("https://x.supabase.co","{PUBLIC[0]}{PUBLIC[1]}")')
+    (place / "other.js").write_text(
+        f'createClient("https://x.supabase.co","{PUBLIC[0]}{PUBLIC[1]}")'
+    )
     assert run_check(tmp_path) == [
         ("bad", ".next/static/chunks/app.js holds a secret, and browsers load it")
     ]

@@ -34,7 +34,7 @@ POSTGREST = "#!/bin/sh\necho 'PostgREST 12.0.2'\n"
 
 @pytest.fixture
 def open_dir() -> Iterator[Path]:
-    """A directory that every user can enter; the directories of pytest are closed to other users."""
+    """A directory that every user can enter, unlike the directories of pytest."""
     path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
     path.chmod(0o755)
     yield path

@@ -1,4 +1,4 @@
-"""The log of an attempt: lines are sent in batches, and the newest are kept."""
+"""The log of an attempt: lines are sent in batches, and only the newest are kept."""
 
 import asyncio
 import threading
@@ -25,8 +25,8 @@ def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = Fal
     )
 
 
-class Wire:
-    """A connection that keeps the lines it is sent, and answers when a test permits it."""
+class FakeConnection:
+    """A fake connection that records the lines, and answers when a test permits it."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[list[str]] = asyncio.Queue()
@@ -46,13 +46,13 @@ async def no_progress(percent: int, message: str | None) -> None: ...
 
 
 @pytest.fixture
-def wire():
-    return Wire()
+def connection():
+    return FakeConnection()
 
 
 @pytest.fixture
-def log(wire):
-    return JobLog(wire.send)
+def log(connection):
+    return JobLog(connection.send)
 
 
 def write(log: JobLog, *messages: str) -> None:
@@ -60,49 +60,49 @@ def write(log: JobLog, *messages: str) -> None:
         log.put(Line.of(message, "info"))
 
 
-async def test_lines_wait_for_each_other(log, wire, monkeypatch):
+async def test_lines_are_collected_into_one_call(log, connection, monkeypatch):
     monkeypatch.setattr(joblog, "INTERVAL", 0.02)
     write(log, "a", "b")
-    assert wire.sent.empty()
+    assert connection.sent.empty()
     await asyncio.sleep(0)
     write(log, "c")
-    assert await wire.next() == ["a", "b", "c"]
-    assert log.has_unsent  # its answer is not here yet
+    assert await connection.next() == ["a", "b", "c"]
+    assert log.has_unsent  # The response has not arrived yet.
     write(log, "d")
-    assert await wire.next() == ["d"]
+    assert await connection.next() == ["d"]
 
 
-async def test_fifty_lines_do_not_wait(log, wire, monkeypatch):
+async def test_fifty_lines_are_sent_at_once(log, connection, monkeypatch):
     monkeypatch.setattr(joblog, "INTERVAL", 3600)
     numbers = [str(n) for n in range(51)]
     write(log, *numbers)
-    assert await wire.next() == numbers[:50]
-    assert wire.sent.empty()
+    assert await connection.next() == numbers[:50]
+    assert connection.sent.empty()
     await log.flush()
-    assert await wire.next() == ["50"]
+    assert await connection.next() == ["50"]
     assert not log.has_unsent
 
 
-async def test_while_nothing_is_sent_the_newest_lines_are_kept(log, wire):
-    wire.open.clear()
+async def test_the_newest_lines_are_kept_while_nothing_can_be_sent(log, connection):
+    connection.open.clear()
     write(log, *(str(n) for n in range(50)))
-    await wire.next()
+    await connection.next()
     write(log, *(str(n) for n in range(1000)))
-    wire.open.set()
-    assert await wire.next() == [str(n) for n in range(800, 1000)]
+    connection.open.set()
+    assert await connection.next() == [str(n) for n in range(800, 1000)]
     await log.flush()
-    assert wire.sent.empty()
+    assert connection.sent.empty()
 
 
-async def test_lines_that_were_dropped_are_not_sent(log, wire):
+async def test_dropped_lines_are_not_sent(log, connection):
     write(log, "a")
     log.drop()
     assert not log.has_unsent
     await log.flush()
-    assert wire.sent.empty()
+    assert connection.sent.empty()
 
 
-async def test_handlers_of_both_kinds_write(claimed, log, wire):
+async def test_sync_and_async_handlers_can_write(claimed, log, connection):
     JobContext(attempt_of(claimed(), Progress(no_progress), log)).log("from the loop")
     context = SyncJobContext(attempt_of(claimed(), Progress(no_progress), log))
     thread = threading.Thread(target=context.log, args=("from a thread", "error"))
@@ -110,11 +110,11 @@ async def test_handlers_of_both_kinds_write(claimed, log, wire):
     thread.join()
     await asyncio.sleep(0)
     await log.flush()
-    assert await wire.next() == ["from the loop", "from a thread"]
+    assert await connection.next() == ["from the loop", "from a thread"]
 
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
-async def test_a_handler_that_goes_on_after_the_end_is_stopped(claimed, log, kind):
+async def test_writing_after_the_end_of_the_attempt_stops_the_handler(claimed, log, kind):
     context = kind(attempt_of(claimed(), Progress(no_progress), log, settled=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
@@ -125,7 +125,7 @@ def test_a_level_is_one_of_four():
         Line.of("a", "loud")  # type: ignore[arg-type]
 
 
-def test_a_line_is_made_storable():
+def test_unstorable_characters_of_a_line_are_replaced():
     line = Line.of(f"{'x' * 5000}", "debug")
     assert len(line.message) == 2000
     line = Line.of("a\nb\x00", "debug")
