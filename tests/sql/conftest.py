@@ -123,7 +123,7 @@ async def db(stack: Any) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 def own_database(stack: Any) -> Iterator[str]:
-    """A database for one test file, which reads whole tables and needs them without other rows."""
+    """An empty database for one test file that reads whole tables."""
     name = f"own_{uuid4().hex[:8]}"
     admin = address(stack.superuser_url, "postgres")
     url = address(stack.db_url, name)

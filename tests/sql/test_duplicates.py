@@ -1,4 +1,4 @@
-"""Jobs that are there already: repeated calls, unique keys, and what replaces a job."""
+"""Duplicates: repeated calls, unique keys, and the replacement of jobs."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ async def counts(db: Any, queue: str) -> dict[str, int]:
     return {row["state"]: row["n"] for row in rows}
 
 
-# A repeated call finds its jobs, whatever has become of what they named.
+# A repeated call finds its jobs, even if the queue, batch or parent has changed since.
 
 
 @pytest.fixture(params=["job_id", "idempotency_key"])
@@ -37,7 +37,7 @@ def key(request) -> dict[str, str]:
     return {request.param: str(uuid4())}
 
 
-async def test_a_repeat_is_answered_by_a_queue_that_drains(db, key):
+async def test_a_repeated_call_succeeds_on_a_draining_queue(db, key):
     first = await enqueue(db, key)
     await db.value("select drain_queue($1)", db.queue)
     assert await enqueue(db, key) == [{**first[0], "outcome": "existing"}]
@@ -46,7 +46,7 @@ async def test_a_repeat_is_answered_by_a_queue_that_drains(db, key):
     assert refused.message.startswith("PQ_QUEUE_DRAINING")
 
 
-async def test_a_repeat_is_answered_after_its_queue_became_unknown(db, key):
+async def test_a_repeated_call_succeeds_after_its_queue_was_deleted(db, key):
     first = await enqueue(db, key)
     await db.run("delete from picture_queue.queue where name = $1", db.queue)
     await db.value('select set_setting(\'{"unknown_queue": "refuse"}\')')
@@ -54,7 +54,7 @@ async def test_a_repeat_is_answered_after_its_queue_became_unknown(db, key):
     assert await db.value("select count(*) from picture_queue.queue where name = $1", db.queue) == 0
 
 
-async def test_a_repeat_is_answered_after_its_batch_has_finished(db, key):
+async def test_a_repeated_call_succeeds_after_its_batch_finished(db, key):
     batch = (
         await db.value("select enqueue_batch($1)", [{"job_type": "sql-resize", "queue": db.queue}])
     )["batch_id"]
@@ -67,7 +67,7 @@ async def test_a_repeat_is_answered_after_its_batch_has_finished(db, key):
     assert refused.message.startswith("PQ_CONFLICT")
 
 
-async def test_a_repeat_is_answered_after_its_parent_was_discarded(db, key):
+async def test_a_repeated_call_succeeds_after_its_parent_was_discarded(db, key):
     (parent,) = await enqueue(db, {})
     item = {**key, "options": {"depends_on": [parent["job_id"]]}}
     first = await enqueue(db, item)
@@ -77,7 +77,7 @@ async def test_a_repeat_is_answered_after_its_parent_was_discarded(db, key):
     assert await enqueue(db, item) == [{**first[0], "outcome": "existing"}]
 
 
-async def test_a_new_child_beside_a_repeat_still_waits_for_it(db, key):
+async def test_a_new_child_waits_for_an_existing_parent_of_the_same_call(db, key):
     parent = {**key, "job_id": key.get("job_id", str(uuid4()))}
     (first,) = await enqueue(db, parent)
     child = {"options": {"depends_on": [parent["job_id"]]}}
@@ -88,7 +88,7 @@ async def test_a_new_child_beside_a_repeat_still_waits_for_it(db, key):
     assert job["id"] == first["job_id"]
 
 
-async def test_a_repeated_generation_is_answered_whatever_became_of_its_model(db):
+async def test_a_repeated_generation_succeeds_after_its_model_was_disabled(db):
     options = {"idempotency_key": uuid4().hex}
     call = "select start_generation('a cat', options => $1)"
     first = await db.value(call, options)
@@ -96,7 +96,7 @@ async def test_a_repeated_generation_is_answered_whatever_became_of_its_model(db
     assert await db.value(call, options) == first
 
 
-async def test_thousands_are_repeated_in_one_call(db):
+async def test_a_call_with_thousands_of_jobs_can_be_repeated(db):
     keys = [{"idempotency_key": f"{n}"} for n in range(8000)]
     first = await enqueue(db, *keys)
     again = await enqueue(db, *keys)
@@ -105,7 +105,7 @@ async def test_thousands_are_repeated_in_one_call(db):
 
 
 @pytest.mark.parametrize("kind", ["job_id", "idempotency_key", "unique"])
-async def test_jobs_beside_one_that_is_there_are_written_once(db, kind):
+async def test_a_duplicate_does_not_make_other_jobs_be_inserted_twice(db, kind):
     def item(n: int) -> dict[str, Any]:
         if kind == "unique":
             return {"payload": {"n": n}, "options": {"unique": {}}}
@@ -123,7 +123,7 @@ async def test_jobs_beside_one_that_is_there_are_written_once(db, kind):
     await enqueue(db, item(99))
     answer = await enqueue(db, *(item(n) for n in range(100)))
     assert outcomes(answer) == ["created"] * 99 + ["existing"]
-    # A sequence keeps what a subtransaction that was undone has taken.
+    # A sequence is not rolled back, so it also counts rows of undone subtransactions.
     assert await db.value("select last_value from public.written_n_seq") == 100
 
 
@@ -139,7 +139,7 @@ async def test_jobs_beside_one_that_is_there_are_written_once(db, kind):
         (["Page"], ""),
     ],
 )
-async def test_a_name_that_is_no_key_of_the_payload_is_refused(db, by, hint):
+async def test_a_unique_field_that_the_payload_lacks_is_refused(db, by, hint):
     item = {"payload": {"page": 1, "user": {"id": 7}}, "options": {"unique": {"by": by}}}
     jobs = [{"job_type": "a", "queue": db.queue, **item}]
     refused = await db.refusal("select enqueue_jobs($1)", jobs)
@@ -149,7 +149,7 @@ async def test_a_name_that_is_no_key_of_the_payload_is_refused(db, by, hint):
     )
 
 
-async def test_uniqueness_by_nothing_is_refused(db):
+async def test_an_empty_list_of_unique_fields_is_refused(db):
     options = {"unique": {"by": []}}
     refused = await db.refusal("select enqueue_job('a', options => $1)", options)
     assert refused.detail.startswith("options.unique.by is []")
@@ -165,7 +165,7 @@ async def test_uniqueness_by_nothing_is_refused(db):
     ],
 )
 @pytest.mark.parametrize("by", [None, 1])
-async def test_what_is_equal_as_jsonb_is_the_same_job(db, one, other, by):
+async def test_payloads_that_are_equal_as_jsonb_are_duplicates(db, one, other, by):
     assert await db.value("select $1::text::jsonb = $2::text::jsonb", one, other)
     sql = "select enqueue_job('a', $1::text::jsonb, queue => $2, options => $3)"
     names = await db.value("select array(select jsonb_object_keys($1::text::jsonb))", one)
@@ -178,7 +178,7 @@ async def test_what_is_equal_as_jsonb_is_the_same_job(db, one, other, by):
     ("one", "other"),
     [('{"n": "1.0"}', '{"n": "1.00"}'), ('{"n": 10}', '{"n": 1}'), ('{"n": 1}', '{"n": "1"}')],
 )
-async def test_what_differs_as_jsonb_is_another_job(db, one, other):
+async def test_payloads_that_differ_as_jsonb_are_no_duplicates(db, one, other):
     sql = "select enqueue_job('a', $1::text::jsonb, queue => $2, options => '{\"unique\": {}}')"
     assert await db.value(sql, one, db.queue) != await db.value(sql, other, db.queue)
 
@@ -190,7 +190,7 @@ def unique(n: int, on_conflict: str, **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("hold", ["", "scheduled", "blocked", "waiting"])
 async def test_replace_into_another_queue_moves_the_job(db, hold):
-    """Wherever it stands, it is claimed from the new queue, and both counts are right."""
+    """Replace a job in each state; the new queue returns it, and both counts are right."""
     options: dict[str, Any] = {}
     if hold == "scheduled":
         options = {"delay_seconds": 60}
@@ -216,7 +216,7 @@ async def test_replace_into_another_queue_moves_the_job(db, hold):
         assert [job["id"] for job in await db.claim()] == [first["job_id"]]
 
 
-async def test_replace_into_a_fair_queue_takes_its_turn_there(db):
+async def test_a_job_replaced_into_a_fair_queue_gets_a_place_in_its_order(db):
     (first,) = await enqueue(db, unique(1, "ignore"))
     db.queue += "-fair"
     await db.value("select set_queue($1, $2)", db.queue, {"fair_share": True})
@@ -226,7 +226,7 @@ async def test_replace_into_a_fair_queue_takes_its_turn_there(db):
     assert first["job_id"] in [job["id"] for job in await db.claim(2)]
 
 
-async def test_the_last_of_several_in_one_call_decides(db):
+async def test_the_last_of_several_duplicates_in_one_call_wins(db):
     (first,) = await enqueue(db, unique(1, "ignore"))
     items = [
         unique(1, "debounce"),
@@ -247,7 +247,7 @@ async def test_the_last_of_several_in_one_call_decides(db):
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
-async def test_thousands_are_renewed_in_one_call(db, on_conflict):
+async def test_thousands_of_duplicates_are_replaced_in_one_call(db, on_conflict):
     first = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
     again = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
@@ -255,10 +255,10 @@ async def test_thousands_are_renewed_in_one_call(db, on_conflict):
 
 
 @pytest.mark.parametrize("on_conflict", ["ignore", "replace", "debounce"])
-async def test_thousands_are_renewed_in_time_after_the_table_was_analyzed_empty(
+async def test_thousands_of_duplicates_are_quick_with_statistics_of_an_empty_table(
     own_database, on_conflict
 ):
-    """Plans made for no rows must not look at each pair of jobs."""
+    """Check that plans made for an empty table do not compare each pair of jobs."""
     async with transaction(own_database) as db:
         items = [unique(n, on_conflict) for n in range(3000)]
         await db.run("insert into job_queue (job_type) select 'x' from generate_series(1, 5000)")
@@ -269,7 +269,7 @@ async def test_thousands_are_renewed_in_time_after_the_table_was_analyzed_empty(
             assert set(outcomes(await enqueue(db, *items))).isdisjoint({"created"})
 
 
-async def test_jobs_of_one_call_that_share_keys_in_a_chain_are_sorted_out(db):
+async def test_chains_of_duplicates_in_one_call_are_resolved(db):
     keys = [str(uuid4()) for _ in range(4)]
     payloads = [{"id": str(uuid4())} for _ in range(4)]
     only = {"unique": {}}
@@ -287,7 +287,7 @@ async def test_jobs_of_one_call_that_share_keys_in_a_chain_are_sorted_out(db):
     assert await counts(db, db.queue) == {"pending": 3}
 
 
-async def test_a_trigger_that_finds_a_duplicate_of_its_own_is_heard(db):
+async def test_a_unique_violation_in_a_trigger_is_reported(db):
     await db.run("create table public.seen (job_type text primary key)")
     await db.run(
         """create function public.note() returns trigger language plpgsql as $$

@@ -1,4 +1,4 @@
-"""A publication `for all tables`, as change data capture tools create it, breaks no call."""
+"""A publication `for all tables`, as tools for change data capture create it."""
 
 import pytest
 
@@ -25,7 +25,7 @@ async def test_calls_that_update_and_delete_work_under_a_publication_for_all_tab
     keys = {"options": {"limit_keys": ["sql-key"]}}
     for _ in range(3):
         await db.enqueue(**keys)
-    for _ in range(3):  # frees the key each time, and lets the next job through
+    for _ in range(3):  # The end of each job frees the key and unblocks the next job.
         for job in await db.claim(5):
             assert (await db.report(job, "completed"))["outcome"] == "ok"
     await db.enqueue(**keys)
@@ -40,7 +40,7 @@ async def test_calls_that_update_and_delete_work_under_a_publication_for_all_tab
 
 
 async def test_every_table_has_a_replica_identity(db):
-    """The cheap check for tables that no call above writes to."""
+    """Check the tables that no call above writes to."""
     rows = await db.rows(
         """select c.oid::regclass::text as name from pg_class c
         where (c.relnamespace = 'picture_queue'::regnamespace

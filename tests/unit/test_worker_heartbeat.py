@@ -325,7 +325,7 @@ async def test_a_handler_that_holds_the_gil_is_logged(harness, caplog):
 
 
 async def test_no_lease_is_lost_during_retry_after(harness, project):
-    """Send a heartbeat at a third of the lease if the lease would otherwise end during the pause."""
+    """Send a heartbeat early if the lease would end before Retry-After has passed."""
     calls: list[float] = []
 
     def limit(params: dict[str, Any]) -> Any:

@@ -678,7 +678,7 @@ def cancel_other_tasks(keep: asyncio.Task[Any]) -> None:
 async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
     harness, project, how, caplog
 ):
-    """At the cancellation, outcomes wait in the reporter and in a log, and a claim is in progress."""
+    """Cancel while outcomes wait in the reporter and in a log, and a claim is in progress."""
     test: Any = asyncio.current_task()
     # The database repeats these jobs in the answer to a repeated claim.
     answers: dict[str, list[dict[str, Any]]] = {}
@@ -1054,7 +1054,7 @@ async def test_a_job_that_cannot_be_started_does_not_affect_others(harness):
 
 
 async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, project):
-    """Check that no job of a key is claimed while the outcome that pauses the key is not written."""
+    """Claim no job of a key before the outcome that pauses the key is written."""
     answer = asyncio.Event()
 
     async def slow(params: dict[str, Any]) -> Any:
