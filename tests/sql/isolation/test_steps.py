@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(120)
 
 KEY = "model:flux"
 LIMITED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
-TIMEOUT = 5  # seconds; a call that takes longer waits for a lock
+TIMEOUT = 5  # A call that takes more seconds is taken to wait for a lock.
 
 
 async def refuse_updates(world: World, table: str) -> None:
@@ -125,8 +125,8 @@ async def test_waking_parked_jobs_does_not_wait_for_a_lock_on_the_event(world):
     assert await inside.failed_steps(world.owner) == []
 
 
-async def test_a_new_row_of_a_limit_key_wakes_the_maintenance(world):
-    """The row of the key was pruned, although jobs have started within the period of its rate."""
+async def test_a_new_row_of_a_limit_key_wakes_maintenance(world):
+    """Start jobs within the period of a rate, and prune the row of the key."""
     await world.call("select set_limit($1, rate => 1, period_seconds => 0.3)", KEY)
     await world.call("select register_worker('w', $1, '{}')", [QUEUE])
     await world.call("select maintain_jobs(worker => 'w')")
@@ -157,7 +157,7 @@ async def test_a_repeated_claim_returns_a_job_with_a_row_in_lease_extension(worl
 
 @pytest.mark.parametrize("free", [True, False], ids=["row is free", "row is locked"])
 async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
-    """The first heartbeat, which is never committed, writes to lease_extension."""
+    """Send a heartbeat that writes to lease_extension and is never committed."""
     jobs = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim(lease=60)
     leases = world.leases(jobs)
