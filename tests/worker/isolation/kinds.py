@@ -123,7 +123,7 @@ STUCK = (
 
 # Results -----------------------------------------------------------------------------------------
 
-# These results have no JSON value: null, a text or a failure is accepted.
+# These results have no JSON value. Null, a text or a failure is accepted.
 CAN_COMPLETE = (
     "result NaN",
     "result with infinity",

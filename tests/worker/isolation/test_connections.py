@@ -21,8 +21,8 @@ from .world import World
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 TRANSPORTS = ("http", "tls", "direct")
-LEASE = 30  # seconds; a call's timeout has to be shorter
-TOTAL_FAULT = 3.0  # seconds that a total fault lasts
+LEASE = 30  # The call timeout in seconds. It must be shorter than a fault.
+TOTAL_FAULT = 3.0  # The length of a total fault in seconds.
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def proxied(stack: Any, transport: str, directory: Any) -> Iterator[tuple[Proxy,
             yield proxy, {"PICTURE_QUEUE_DATABASE_URL": database._replace(netloc=netloc).geturl()}
             return
         environment = {"SUPABASE_KEY": stack.service_role_key}
-        if transport == "tls":  # over HTTP/2 or HTTP/1.1, as the client chooses
+        if transport == "tls":  # The connection uses HTTP/2 or HTTP/1.1, as the client chooses.
             context, authority = tls_for(directory)
             front = opened.enter_context(h2_front(api.hostname, api.port))
             proxy = opened.enter_context(Proxy("127.0.0.1", front, "h2", context))
