@@ -1,6 +1,6 @@
-"""Without a key of the stack nobody gets to a service, with a user's token neither.
+"""Every service requires a key of the stack; the token of a user alone is not enough.
 
-Whoever could sign up without one was any user of the machine and any program that reaches loopback.
+Without this check, any user of the machine and any program that reaches loopback could sign up.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import jwt
 import pytest
 import websockets
 
-from tests.security.line import dial
+from tests.security.realtime_socket import open_socket
 from tests.security.world import World, path
 
 NO_KEY = {
@@ -32,7 +32,7 @@ def account() -> dict[str, str]:
 
 
 def requests(world: World) -> list[tuple[str, str, Any]]:
-    """A request of each service, for somebody with a user's token or with none."""
+    """Yield a request of each service, with the token of a user or without one."""
     name = path(world)
     return [
         ("POST", "/auth/v1/signup", account()),
@@ -63,12 +63,12 @@ def requests(world: World) -> list[tuple[str, str, Any]]:
 
 
 def bad_keys(world: World, arena: Any) -> list[str]:
-    """Tokens and texts that are not a key of this stack."""
+    """Return tokens and texts that are not a key of this stack."""
     claims = {"iss": "supabase-demo", "role": "anon", "exp": 4102444800}
     return [
         "x",
         "ü",
-        "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",  # what every `supabase start` has
+        "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",  # Every `supabase start` has this key.
         arena.publishable_key[:-1],
         arena.publishable_key + "x",
         arena.anon_key.rpartition(".")[0] + ".",
@@ -78,7 +78,7 @@ def bad_keys(world: World, arena: Any) -> list[str]:
     ]
 
 
-async def test_a_users_token_alone_opens_nothing(world: World):
+async def test_the_token_of_a_user_alone_is_refused(world: World):
     bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
     for method, url, body in requests(world):
         answer = await world.http.request(method, url, headers=bearer, json=body)
@@ -86,16 +86,16 @@ async def test_a_users_token_alone_opens_nothing(world: World):
         assert "www-authenticate" in answer.headers
 
 
-async def test_without_anything_there_is_nothing(world: World):
+async def test_requests_without_key_and_token_are_refused(world: World):
     for method, url, body in requests(world):
         answer = await world.http.request(method, url, json=body)
-        if url.startswith("/storage/"):  # as the Storage server words it
+        if url.startswith("/storage/"):  # The Storage server has an error format of its own.
             assert answer.status_code == 400, (method, url)
         else:
             assert (answer.status_code, answer.json()) == (401, NO_KEY), (method, url)
 
 
-async def test_what_is_no_key_of_this_stack_opens_nothing(world: World, arena: Any):
+async def test_keys_of_other_stacks_and_malformed_keys_are_refused(world: World, arena: Any):
     bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
     for key in bad_keys(world, arena):
         for more in ({}, bearer, {"authorization": f"Bearer {key}".encode()}):
@@ -110,8 +110,8 @@ async def test_what_is_no_key_of_this_stack_opens_nothing(world: World, arena: A
             assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key")
 
 
-async def test_two_keys_are_none(world: World, arena: Any):
-    """Otherwise two programs might each look at another one."""
+async def test_two_keys_in_a_request_are_refused(world: World, arena: Any):
+    """Refuse two keys, because two programs might each read a different one."""
     pairs = [("apikey", arena.publishable_key), ("apikey", arena.secret_key)]
     for method, url, body in requests(world):
         answer = await world.http.request(method, url, headers=pairs, json=body)
@@ -137,7 +137,7 @@ async def test_two_keys_are_none(world: World, arena: Any):
         "/storage/v1/object/public/../../../../auth/v1/signup",
     ],
 )
-async def test_no_other_spelling_leads_past_the_check(arena: Any, url: str):
+async def test_no_other_spelling_of_a_path_bypasses_the_check(arena: Any, url: str):
     address = urlsplit(arena.api_url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     body = b'{"email": "eve@example.com", "password": "correct horse battery"}'
@@ -151,7 +151,9 @@ async def test_no_other_spelling_leads_past_the_check(arena: Any, url: str):
 
 
 @pytest.mark.parametrize("key", KEYS)
-async def test_each_key_lets_in_wherever_the_clients_put_it(world: World, arena: Any, key: str):
+async def test_each_key_is_accepted_in_every_header_and_parameter(
+    world: World, arena: Any, key: str
+):
     value = getattr(arena, key)
     for given in (
         {"headers": {"apikey": value}},
@@ -173,7 +175,7 @@ async def test_each_key_lets_in_wherever_the_clients_put_it(world: World, arena:
         assert answer.status_code == (200 if is_service else 403), answer.text
 
 
-async def test_links_and_public_files_need_none(world: World, arena: Any):
+async def test_links_and_public_files_need_no_key(world: World, arena: Any):
     for url, status in (
         ("/auth/v1/health", 200),
         ("/auth/v1/.well-known/jwks.json", 200),
@@ -201,11 +203,11 @@ async def test_links_and_public_files_need_none(world: World, arena: Any):
     assert answer.status_code == 200
 
 
-async def test_no_socket_opens_without_a_key(world: World, arena: Any):
+async def test_a_socket_without_a_key_is_refused(world: World, arena: Any):
     url = arena.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket?vsn=1.0.0"
     for key in ("", *bad_keys(world, arena)):
         with pytest.raises(websockets.InvalidStatus) as refused:
-            async with dial(arena.api_url, key):
+            async with open_socket(arena.api_url, key):
                 pass
         assert refused.value.response.status_code == 401
     bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
@@ -218,8 +220,8 @@ async def test_no_socket_opens_without_a_key(world: World, arena: Any):
         pass
 
 
-async def test_sql_does_not_see_the_key(world: World, arena: Any, admin: Any):
-    """A function of anybody's may read, and store, the headers of the request that calls it."""
+async def test_sql_cannot_read_the_key(world: World, arena: Any, admin: Any):
+    """Check that a function cannot read the key in the headers of the request that calls it."""
     await admin.execute(
         "create function public.seen() returns json language sql as"
         " $$ select current_setting('request.headers')::json $$;"
@@ -230,7 +232,7 @@ async def test_sql_does_not_see_the_key(world: World, arena: Any, admin: Any):
         key = {"apikey": arena.secret_key}
         async with asyncio.timeout(15):
             while (await world.http.post("/rest/v1/rpc/seen", headers=key)).status_code == 404:
-                pass  # until the new function is known
+                pass  # Wait until PostgREST knows the new function.
         for given in ({"headers": key}, {"params": key}):
             seen = await world.http.post("/rest/v1/rpc/seen", **given)
             assert seen.status_code == 200 and "host" in seen.json()
@@ -240,8 +242,8 @@ async def test_sql_does_not_see_the_key(world: World, arena: Any, admin: Any):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user of the machine")
-async def test_another_user_of_the_machine_starts_nothing(arena: Any):
-    """The attack step by step: sign up, and let the stack's owner pay for a picture."""
+async def test_another_user_of_the_machine_cannot_start_a_generation(arena: Any):
+    """Run the whole attack: sign up, and generate an image at the expense of the stack's owner."""
     script = (
         "import json, sys, urllib.request as r\n"
         "def ask(path, body, **headers):\n"

@@ -1,4 +1,4 @@
-"""Whoever knew a password is out once it is changed."""
+"""A changed password ends the sessions that began with the old one."""
 
 from typing import Any
 from uuid import uuid4
@@ -26,8 +26,8 @@ async def sign_in(auth: httpx.AsyncClient, email: str, password: str) -> dict[st
     return session
 
 
-async def lives(auth: httpx.AsyncClient, session: dict[str, Any]) -> bool:
-    """Return whether a session can be continued, and is known by its access token."""
+async def is_valid(auth: httpx.AsyncClient, session: dict[str, Any]) -> bool:
+    """Return True if a session can be refreshed and its access token is accepted."""
     token = {"refresh_token": session["refresh_token"]}
     continued = await auth.post("/token?grant_type=refresh_token", json=token)
     bearer = {"authorization": f"Bearer {session['access_token']}"}
@@ -48,12 +48,12 @@ async def test_a_new_password_ends_the_other_sessions(auth: httpx.AsyncClient, e
     bearer = {"authorization": f"Bearer {own['access_token']}"}
     kept = await auth.put("/user", json={"data": {"name": "Ada"}}, headers=bearer)
     assert kept.status_code == 200
-    assert await lives(auth, stolen), "other changes end nothing"
+    assert await is_valid(auth, stolen), "other changes end nothing"
     changed = await auth.put("/user", json={"password": NEW}, headers=bearer)
     assert changed.status_code == 200
-    assert not await lives(auth, stolen)
-    assert await lives(auth, own)
-    assert await lives(auth, await sign_in(auth, email, NEW))
+    assert not await is_valid(auth, stolen)
+    assert await is_valid(auth, own)
+    assert await is_valid(auth, await sign_in(auth, email, NEW))
 
 
 async def test_an_administrators_new_password_ends_all_sessions(
@@ -65,4 +65,4 @@ async def test_an_administrators_new_password_ends_all_sessions(
     assert (await auth.put(url, json={"role": None}, headers=key)).status_code == 200
     again = await sign_in(auth, email, OLD)
     assert (await auth.put(url, json={"password": NEW}, headers=key)).status_code == 200
-    assert not await lives(auth, session) and not await lives(auth, again)
+    assert not await is_valid(auth, session) and not await is_valid(auth, again)
