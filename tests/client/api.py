@@ -1,4 +1,4 @@
-"""A server whose answers a test writes itself, over real sockets."""
+"""An HTTP server over real sockets, whose responses each test sets."""
 
 import json
 import socket
@@ -79,7 +79,7 @@ class Api:
             self.sockets.append(handler.client_address)
             answer = self.answers.pop(0) if self.answers else Answer()
         if handler.client_address in self.silent:
-            silence(handler)
+            hang(handler)
             return
         handler.send_response(answer.status)
         for name, value in ({"content-type": "application/json"} | answer.headers).items():
@@ -103,8 +103,8 @@ class Api:
             self._server.server_close()
 
 
-def silence(handler: BaseHTTPRequestHandler) -> None:
-    """Say nothing more on this connection; it stays open until the client closes it."""
+def hang(handler: BaseHTTPRequestHandler) -> None:
+    """Send nothing more on this connection, and leave it open until the client closes it."""
     handler.wfile.flush()
     handler.close_connection = True
     while handler.connection.recv(1):
@@ -112,7 +112,7 @@ def silence(handler: BaseHTTPRequestHandler) -> None:
 
 
 def trickle(handler: BaseHTTPRequestHandler) -> None:
-    """Send a byte from time to time, for ever."""
+    """Send a byte from time to time without end."""
     handler.send_header("content-length", "1000000")
     handler.end_headers()
     pause = threading.Event()
@@ -125,6 +125,6 @@ def trickle(handler: BaseHTTPRequestHandler) -> None:
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Two signed-up users, and a network that falls silent."""
+"""Two signed-up users, and a proxy that can stop forwarding."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +16,7 @@ from picture_queue import AsyncPictureQueue
 
 @dataclass(frozen=True)
 class Person:
-    """A signed-up user with a plain supabase client and one of ours."""
+    """A signed-up user with a supabase client and one of this library."""
 
     id: UUID
     token: str
@@ -101,7 +101,7 @@ class BlackHole:
 
 @pytest.fixture
 async def black_hole(stack: Any) -> AsyncIterator[Callable[[str], Any]]:
-    """Put a proxy that can fall silent before an address; returns the proxy and its address."""
+    """Start a proxy in front of an address; return the proxy and its address."""
     proxies: list[BlackHole] = []
 
     async def put_before(url: str) -> tuple[BlackHole, str]:

@@ -1,4 +1,4 @@
-"""Whoever waits is told why the job does not move."""
+"""The reasons why a job does not move, as waiting callers get them."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ async def next_reason(watch):
     return event
 
 
-async def test_a_watch_yields_the_reason_and_each_other_one(service, queue):
+async def test_a_watch_yields_each_new_reason(service, queue):
     job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=30)
     first = await anext(watch)
@@ -42,13 +42,13 @@ async def test_a_watch_yields_the_reason_and_each_other_one(service, queue):
     assert last.explanation is None
 
 
-async def test_a_user_is_told_as_well(ada):
+async def test_a_user_gets_the_reason(ada):
     started = await ada.pq.generations.start("a cat")
     told = await next_reason(ada.pq.generations.watch(started.id, timeout=30))
     assert told.explanation.reason == "no_worker"
 
 
-async def test_a_job_that_runs_has_no_reason(service, queue, new_worker):
+async def test_a_running_job_has_no_reason(service, queue, new_worker):
     worker = new_worker()
     go = asyncio.Event()
 
@@ -79,7 +79,7 @@ async def test_result_logs_each_reason_once(service, queue, caplog):
     assert f"Job {job_id} (nobody-knows) waits: No worker" in told[0].getMessage()
 
 
-async def test_the_reason_is_asked_for_more_seldom_than_the_row(service, queue, monkeypatch):
+async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkeypatch):
     monkeypatch.setattr(follow, "EXPLAIN_LONGEST", 60.0)
     called = []
     call = service._project.call
@@ -92,12 +92,12 @@ async def test_the_reason_is_asked_for_more_seldom_than_the_row(service, queue, 
     job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
     with pytest.raises(errors.WaitTimeout):
         await service.jobs.result(job_id, timeout=2)
-    # After 0.1, 0.3, 0.7 and 1.5 seconds, and at the end.
+    # The calls are made after 0.1, 0.3, 0.7 and 1.5 seconds, and at the end.
     assert 2 <= called.count("explain_jobs") <= 5
     assert called.count("get_job") > called.count("explain_jobs")
 
 
-async def test_a_reason_that_cannot_be_had_ends_nothing(service, queue, faults):
+async def test_a_failed_query_for_the_reason_does_not_end_the_wait(service, queue, faults):
     job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
     await faults(answer_503=1000, path="/rest/v1/rpc/explain_jobs")
     watch = service.jobs.watch(job_id, timeout=20)
