@@ -1,4 +1,4 @@
-"""A command that names something absent says what, exits 4, and prints JSON with --json."""
+"""Commands that name a missing object: the error names it, the exit code is 4."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from picture_queue_cli.app import app
 Cli = Callable[..., Result]
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
-# The words that name something absent, and what the error says of it.
+# Commands with a missing object, and the expected error.
 ABSENT = {
     "batches show": [((NOBODY,), f"No such batch: BATCH_ID is {NOBODY}")],
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
@@ -51,7 +51,8 @@ ABSENT = {
     "schedules run": [(("nope",), "No such schedule: NAME is ")],
     "watch": [((NOBODY,), f"No such job: ID is {NOBODY}")],
 }
-# They name nothing, select, make what they name, or (the stack) exit 6 as all without a project.
+# These commands name no object, select objects, or create the object that they name. Commands of
+# the stack exit with 6, as all do without a project.
 OTHERS = {
     *("adopt", "batches enqueue", "doctor", "events send", "health", "install", "limits list"),
     *("jobs list", "jobs reasons"),
@@ -79,7 +80,9 @@ def test_every_command_is_in_one_of_the_tables() -> None:
     ("name", "words", "said"),
     [(name, words, said) for name, cases in ABSENT.items() for words, said in cases],
 )
-def test_something_absent_is_named(cli: Cli, name: str, words: tuple[str, ...], said: str) -> None:
+def test_the_error_names_the_missing_object(
+    cli: Cli, name: str, words: tuple[str, ...], said: str
+) -> None:
     done = cli(*name.split(), *words)
     assert (done.exit_code, done.stdout) == (4, ""), done.output
     assert said in done.stderr and done.stderr.count("\n") == 1
@@ -90,7 +93,7 @@ def test_something_absent_is_named(cli: Cli, name: str, words: tuple[str, ...], 
         assert (told["exit_code"], said in told["error"]) == (4, True)
 
 
-def test_of_several_jobs_those_that_exist_are_changed(cli: Cli, queue: str) -> None:
+def test_existing_jobs_are_changed_beside_missing_ones(cli: Cli, queue: str) -> None:
     made = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
     done = cli("jobs", "cancel", NOBODY, made)
     assert (done.exit_code, done.stdout.strip()) == (4, "cancelled")
@@ -104,7 +107,7 @@ def test_a_job_that_has_not_finished_is_not_discarded(cli: Cli, queue: str) -> N
     assert f"picture-queue jobs cancel {made}" in done.stderr
 
 
-def test_a_filter_that_no_job_matches_is_repeated(cli: Cli, queue: str) -> None:
+def test_a_filter_without_matches_is_repeated_in_the_message(cli: Cli, queue: str) -> None:
     cli("enqueue", "x", "--queue", queue)
     done = cli("jobs", "list", "--queue", queue, "--tag", "night")
     assert (done.exit_code, done.stderr) == (0, f"No job has --queue {queue} and --tag night.\n")
@@ -113,7 +116,7 @@ def test_a_filter_that_no_job_matches_is_repeated(cli: Cli, queue: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["list", "reasons"])
-def test_a_selection_by_something_absent_is_empty_and_says_so(cli: Cli, command: str) -> None:
+def test_a_selection_by_a_missing_object_is_empty_with_a_message(cli: Cli, command: str) -> None:
     done = cli("jobs", command, "--queue", "nope")
     assert (done.exit_code, done.stdout) == (0, "")
     assert "--queue nope" in done.stderr and "No such queue." in done.stderr

@@ -1,4 +1,4 @@
-"""A worker is killed at every step of a generation; another one completes it, paid for once."""
+"""A worker is killed at every step of a generation; another one completes it without paying twice."""
 
 import asyncio
 import os
@@ -53,7 +53,7 @@ async def predictions_at_replicate(stack, prompt):
 
 
 @pytest.mark.timeout(180)
-async def test_a_generation_outlives_its_worker_at_every_step_and_is_paid_for_once(stack):
+async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_killed(stack):
     sql = await asyncpg.connect(stack.db_url, timeout=10)
     async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
         started = {}
@@ -69,8 +69,8 @@ async def test_a_generation_outlives_its_worker_at_every_step_and_is_paid_for_on
                     doomed.kill()
             assert code == -signal.SIGKILL, f"{point} was not reached"
             started[point] = (generation, prompt)
-        # The leases of the dead end now rather than in ten minutes, also where a heartbeat met a
-        # locked row and prolonged the lease beside it.
+        # The leases of dead workers expire now instead of in ten minutes, including those in
+        # lease_extension.
         await sql.execute("delete from picture_queue.lease_extension")
         await sql.execute(
             "update job_queue set lease_expires_at = now() where status = 'processing'"

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from ...databases import address, execute
-from ...faults.languages import Answer
+from ...faults.protocols import Answer
 from ...faults.proxy import Proxy
 from .flows import ordinary
 from .test_connections import proxied
