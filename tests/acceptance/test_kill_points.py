@@ -1,4 +1,4 @@
-"""A worker is killed at every step of a generation; another one completes it without paying twice."""
+"""A worker is killed at every step of a generation; another one completes it, paying once."""
 
 import asyncio
 import os

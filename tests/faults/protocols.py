@@ -34,7 +34,7 @@ class Answer:
 
 
 def size_of_request(data: bytearray) -> int | None:
-    """Return the length of the first HTTP/1.1 request in these bytes; None if its head is incomplete."""
+    """Return the length of the first HTTP/1.1 request in these bytes, or None without a head."""
     head, end, _ = data.partition(b"\r\n\r\n")
     if not end:
         return None

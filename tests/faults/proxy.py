@@ -12,8 +12,8 @@
 `answer`           the proxy answers HTTP/1.1 requests itself, without the server
 =================  ================================================================================
 
-`heal` ends the faults. A connection that drops data keeps doing so, as behind a firewall that forgot
-it. The proxy terminates TLS, so that it can find the responses. A client chooses by ALPN
+`heal` ends the faults. A connection that drops data keeps doing so, as behind a firewall that lost
+its state. The proxy terminates TLS, so that it can find the responses. A client chooses by ALPN
 between HTTP/2 and HTTP/1.1; the server gets the same protocol without TLS.
 """
 

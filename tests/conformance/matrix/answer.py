@@ -114,7 +114,7 @@ def compared(case: Case, answer: Answer, names: Names) -> Answer:
 
 
 def difference(case: Case, seen: Answer) -> str | None:
-    """Return how an answer of `compared` differs from the expected one; None if it does not."""
+    """Return the difference between an answer of `compared` and the expected one; None if equal."""
     expected = case.expected
     if isinstance(expected, Refusal):
         if seen.code != expected.code or seen.status not in (None, expected.status):
