@@ -1,4 +1,4 @@
-"""The doctor reads the runs of pg_cron's jobs: Debian's Postgres 15 with the real pg_cron."""
+"""The doctor reads the runs of pg_cron: Debian's Postgres 15 with the real pg_cron."""
 
 import asyncio
 import os
@@ -27,9 +27,9 @@ SETTINGS = {
     "unix_socket_directories": "",
     "shared_preload_libraries": "pg_cron",
     "cron.database_name": "postgres",
-    "cron.use_background_workers": "on",  # otherwise pg_cron connects with a password
+    "cron.use_background_workers": "on",  # Without this setting pg_cron connects with a password.
 }
-# The same permissions as the platform grants to the role `postgres`.
+# The platform grants the same permissions to the role `postgres`.
 GRANTS = """
 create extension pg_cron;
 grant usage on schema cron to postgres;
