@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from compare.workloads import WORKLOADS
 
-Results = dict[str, dict[str, dict[str, Any]]]  # workload -> system -> figure
+Results = dict[str, dict[str, dict[str, Any]]]  # The figures by workload and system.
 
 OURS = "picture_queue"
 HTTP = "picture_queue_http"
@@ -16,7 +16,7 @@ EVENTS = "picture_queue_events"
 
 @dataclass(frozen=True)
 class Target:
-    """A bound for a figure of ours, or for its ratio to the figure of another system.
+    """A bound for one of our figures, or for its ratio to the figure of another system.
 
     Args:
         workload: The workload.
@@ -142,7 +142,7 @@ def beside_raw(results: Results) -> list[tuple[str, str, float, float]]:
 
 
 def is_met(target: Target, reached: float) -> bool:
-    """Return whether a target is met."""
+    """Return True if a target is met."""
     if target.least is not None:
         return reached >= target.least
     return target.most is not None and reached <= target.most
@@ -206,7 +206,7 @@ def _cell(found: dict[str, Any] | None) -> str:
 
 
 _CHART = ("enqueue_one", "enqueue_bulk", "noop_default", "noop_tuned", "noop_two")
-_WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # pixels
+_WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # The width of the chart in pixels.
 
 
 def chart(results: Results) -> str:

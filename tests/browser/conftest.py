@@ -138,7 +138,7 @@ class Studio:
 
         await self._wait(finished)
 
-    async def wait_until_subscribed(self, count_joins: int = 1) -> None:
+    async def wait_until_subscribed(self, joins: int = 1) -> None:
         """Wait until the page has joined the user's topic and then read the row."""
 
         async def joined() -> bool:
@@ -153,7 +153,7 @@ class Studio:
 
     async def count(self, kind: str, *texts: str) -> int:
         """Count the WebSocket frames of a kind that contain all these texts."""
-        frames = await self._chromium.ask("driver", "heard")
+        frames = await self._chromium.ask("driver", "listFrames")
         return sum(what == kind and all(t in frame for t in texts) for what, frame in frames)
 
     async def wait_for_frames(self, *texts: str, times: int = 1) -> None:

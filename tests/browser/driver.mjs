@@ -18,7 +18,7 @@ const FLAGS = [
 
 const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flags] });
 /** @type {Record<string, any>} */
-const targets = { driver: { open, heard, problems: () => problems } };
+const targets = { driver: { open, listFrames, problems: () => problems } };
 let frames = []; // of the page's sockets: "sent", "received" or "closed", and the text
 let problems = []; // exceptions of the page
 
@@ -39,7 +39,7 @@ async function open(options) {
 }
 
 /** What was said over sockets since the page was opened. */
-function heard() {
+function listFrames() {
   return frames;
 }
 

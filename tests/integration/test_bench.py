@@ -13,7 +13,7 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path[:0] = [str(BENCH)]
 
-from compare.measure import Unsound, bench, drain  # noqa: E402
+from compare.measure import Unsound, bench, run_prefilled  # noqa: E402
 from compare.report import OURS, chart, is_met, markdown, summary, verdicts  # noqa: E402
 from compare.server import Server  # noqa: E402
 from compare.systems import System  # noqa: E402
@@ -45,13 +45,13 @@ async def server(stack):
 
 
 async def measured(server, system, jobs=300):
-    await server.make(f"template_{system.name}")
+    await server.create(f"template_{system.name}")
     template = f"--dsn={server.dsn(f'template_{system.name}')}"
     process = await asyncio.create_subprocess_exec(*system.command, "setup", template)
     assert await process.wait() == 0
     async with bench(server, system, UNFINISHED) as found:
         await found.run("prefill", n=jobs)
-        return await drain(found, jobs, 1)
+        return await run_prefilled(found, jobs, 1)
 
 
 async def test_a_server_that_is_not_durable_is_not_measured(server):
