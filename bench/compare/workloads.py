@@ -21,7 +21,7 @@ class Size:
         many: The number of jobs of the long run; 0 to skip it.
         latencies: The number of jobs whose start delay is measured.
         loaded: The number of jobs that are enqueued at 500 per second.
-        finished: The number of finished rows of the growth workload; a fifth as many are future ones.
+        finished: The number of finished rows of the growth workload; a fifth as many are due later.
         held: The seconds of the held snapshot.
         idle: The seconds for which an idle worker is measured.
         longest: The time limit in seconds for slow workers.
