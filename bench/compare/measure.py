@@ -120,13 +120,13 @@ class Running:
     async def _listen(self) -> None:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            said = json.loads(line)
-            if said["event"] == "ready":
+            message = json.loads(line)
+            if message["event"] == "ready":
                 self._ready.set()
-            elif said["event"] == "count":
-                self.count, self.first = said["n"], said["first"]
+            elif message["event"] == "count":
+                self.count, self.first = message["n"], message["first"]
             else:
-                self.end = said
+                self.end = message
 
     @property
     def process(self) -> psutil.Process:

@@ -112,15 +112,15 @@ def verdicts(results: Results) -> list[tuple[Target, float]]:
     shortly after each other on a machine whose speed varies. If the two workloads have different
     numbers of rounds, it is the ratio of the medians.
     """
-    judged = []
+    reached_targets = []
     for target in TARGETS:
         ours = results.get(target.workload, {}).get(target.system)
         base = target.of or target.workload
-        theirs = results.get(base, {}).get(target.than) if target.than else None
-        if ours is None or (target.than and theirs is None):
+        peer = results.get(base, {}).get(target.than) if target.than else None
+        if ours is None or (target.than and peer is None):
             continue
-        judged.append((target, _ratio(ours, theirs) if theirs else ours["median"]))
-    return judged
+        reached_targets.append((target, _ratio(ours, peer) if peer else ours["median"]))
+    return reached_targets
 
 
 def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -188,8 +188,10 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
         lines.append(f"| {workload} | {system} | {here:.3f} | {earlier:.3f} | {difference} |")
     lines += ["", "## Settings", ""]
     for system in systems:
-        said = next(found[system]["settings"] for found in results.values() if system in found)
-        lines.append(f"- {system} {said['version']}: {said['settings']}")
+        description = next(
+            found[system]["settings"] for found in results.values() if system in found
+        )
+        lines.append(f"- {system} {description['version']}: {description['settings']}")
     return "\n".join([*lines, ""])
 
 

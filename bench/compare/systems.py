@@ -53,10 +53,10 @@ class System:
 
 def systems() -> list[System]:
     """Install the missing peers, and return all systems that can run here."""
-    theirs = _python_peers()
+    peer_python = _python_peers()
     ours = (sys.executable, str(PEERS / "picture_queue_driver.py"))
     found = [
-        System("raw", (theirs, str(PEERS / "raw.py"))),
+        System("raw", (peer_python, str(PEERS / "raw.py"))),
         System("picture_queue", ours, ours=True),
         System(
             "picture_queue_http",
@@ -72,11 +72,11 @@ def systems() -> list[System]:
             environment={"PEER_EVENTS": "status"},
             workloads=("noop_tuned",),
         ),
-        System("pgqueuer", (theirs, str(PEERS / "pgqueuer_driver.py"))),
-        System("procrastinate", (theirs, str(PEERS / "procrastinate_driver.py"))),
-        System("chancy", (theirs, str(PEERS / "chancy_driver.py"))),
+        System("pgqueuer", (peer_python, str(PEERS / "pgqueuer_driver.py"))),
+        System("procrastinate", (peer_python, str(PEERS / "procrastinate_driver.py"))),
+        System("chancy", (peer_python, str(PEERS / "chancy_driver.py"))),
     ]
-    node = _node_peers(theirs)
+    node = _node_peers(peer_python)
     found += [
         System(name, (node, str(INSTALLED / "node" / f"{name}.mjs")))
         for name in ("graphile_worker", "pg_boss")

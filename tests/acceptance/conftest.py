@@ -67,8 +67,8 @@ def rpc(stack: Any) -> Callable[..., Any]:
 def home() -> Iterator[dict[str, str]]:
     """The environment of a user without any setup; the data directory is new."""
     path = local._temporary_directory()
-    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
-    yield kept | {"XDG_DATA_HOME": str(path), "NO_COLOR": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name not in UNSET}
+    yield inherited | {"XDG_DATA_HOME": str(path), "NO_COLOR": "1"}
     local.reset(path / "picture-queue" / "local")
     for place in (path / "picture-queue", path):
         if place.exists():  # The directory does not exist if no test has started a stack.

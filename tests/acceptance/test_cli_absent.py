@@ -77,20 +77,20 @@ def test_every_command_is_in_one_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "said"),
-    [(name, words, said) for name, cases in ABSENT.items() for words, said in cases],
+    ("name", "words", "expected"),
+    [(name, words, expected) for name, cases in ABSENT.items() for words, expected in cases],
 )
 def test_the_error_names_the_missing_object(
-    cli: Cli, name: str, words: tuple[str, ...], said: str
+    cli: Cli, name: str, words: tuple[str, ...], expected: str
 ) -> None:
     done = cli(*name.split(), *words)
     assert (done.exit_code, done.stdout) == (4, ""), done.output
-    assert said in done.stderr and done.stderr.count("\n") == 1
+    assert expected in done.stderr and done.stderr.count("\n") == 1
     if any("--json" in parameter.opts for parameter in commands()[name].params):
-        answered = cli(*name.split(), *words, "--json")
-        assert answered.exit_code == 4
-        told = json.loads(answered.stdout)
-        assert (told["exit_code"], said in told["error"]) == (4, True)
+        as_json = cli(*name.split(), *words, "--json")
+        assert as_json.exit_code == 4
+        error = json.loads(as_json.stdout)
+        assert (error["exit_code"], expected in error["error"]) == (4, True)
 
 
 def test_existing_jobs_are_changed_beside_missing_ones(cli: Cli, queue: str) -> None:

@@ -110,9 +110,9 @@ def test_an_invalid_job_is_refused(
 
 
 def test_unknown_jobs_and_models_are_not_found(cli: Cli) -> None:
-    nobody = "00000000-0000-4000-8000-000000000000"
+    unknown_id = "00000000-0000-4000-8000-000000000000"
     for command in (("jobs", "show"), ("jobs", "cancel"), ("jobs", "retry"), ("watch",)):
-        expect_error(cli(*command, nobody), 4, nobody)
+        expect_error(cli(*command, unknown_id), 4, unknown_id)
     expect_error(cli("models", "nobody/nothing"), 4, "nobody/nothing", "picture-queue models")
 
 

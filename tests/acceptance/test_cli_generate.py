@@ -63,10 +63,10 @@ def running_worker(stack: Any, directory: Path, *args: str) -> Iterator[subproce
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            printed, said = process.communicate(timeout=30)
+            stdout, stderr = process.communicate(timeout=30)
         finally:
             process.kill()
-    assert (process.returncode, printed) == (0, ""), said
+    assert (process.returncode, stdout) == (0, ""), stderr
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -168,14 +168,14 @@ def test_a_snoozed_job_is_shown_with_its_reason(
     cli("enqueue", "resize", "--queue", queue)
     (job,) = rpc("claim_jobs", worker=worker, queues=[queue], job_types=["resize"], max_jobs=1)
     outcome = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "snoozed"}
-    put_off = {"delay_seconds": 60, "detail": "NotReached: out of reach"}
-    rpc("report_jobs", outcomes=[outcome | put_off])
-    says = "A handler put it off: NotReached: out of reach"
+    snoozed = {"delay_seconds": 60, "detail": "NotReached: out of reach"}
+    rpc("report_jobs", outcomes=[outcome | snoozed])
+    expected = "A handler put it off: NotReached: out of reach"
     found = json.loads(cli("health", "--json").stdout)
     (held,) = [row for row in found["held"] if row["queue"] == queue]
-    assert (held["reason"], held["detail"]) == ("scheduled", says)
-    assert says in cli("health").stdout
-    assert says in cli("jobs", "show", job["id"]).stdout
+    assert (held["reason"], held["detail"]) == ("scheduled", expected)
+    assert expected in cli("health").stdout
+    assert expected in cli("jobs", "show", job["id"]).stdout
 
 
 def test_failed_jobs_of_the_last_day_are_shown(cli: Cli, rpc: Rpc, queue: str) -> None:
@@ -245,11 +245,13 @@ def test_a_worker_that_cannot_store_images_does_not_start(
     stack: Any, rpc: Rpc, tmp_path: Path, api: str
 ) -> None:
     name = f"w-{uuid4().hex[:8]}"
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "REPLICATE_"))}
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "REPLICATE_"))
+    }
     environ = {k: v for k, v in direct(stack, api).items() if v is not None}
     done = subprocess.run(
         [sys.executable, "-m", "picture_queue_cli", "worker", "--name", name],
-        env=kept
+        env=inherited
         | environ
         | {"REPLICATE_API_TOKEN": stack.replicate_token, "REPLICATE_BASE_URL": stack.replicate_url},
         cwd=tmp_path,

@@ -93,8 +93,8 @@ def test_failed_jobs_are_counted_retried_and_discarded(cli: Cli, rpc: Rpc, queue
     assert asked.exit_code == 1
     assert "Retry 3 jobs?" in asked.stderr
     assert answer(cli("jobs", "retry", *which, "--yes", "--json")) == {"matched": 3, "changed": 3}
-    gone = cli("jobs", "cancel", "--queue", queue, input="y\n")
-    assert gone.stdout.strip().endswith("3 changed")
+    done = cli("jobs", "cancel", "--queue", queue, input="y\n")
+    assert done.stdout.strip().endswith("3 changed")
     assert cli("jobs", "discard", "--queue", queue, "--yes").stdout.strip() == "3 changed"
     assert answer(cli("jobs", "list", "--queue", queue, "--json")) == []
 
@@ -186,8 +186,8 @@ def test_a_schedule_is_set_run_paused_and_deleted(cli: Cli, queue: str) -> None:
     assert answer(cli("jobs", "show", job_id, "--json"))["metadata"]["schedule"] == queue
     assert "paused" in cli("schedules", "pause", queue).stdout
     assert answer(cli("schedules", "resume", queue, "--json"))["next_at"]
-    gone = answer(cli("schedules", "delete", queue, "--json"))
-    assert gone == {"name": queue, "deleted": True}
+    deleted = answer(cli("schedules", "delete", queue, "--json"))
+    assert deleted == {"name": queue, "deleted": True}
     for command in ("run", "delete"):
         done = cli("schedules", command, queue)
         assert (done.exit_code, queue in done.stderr) == (4, True)

@@ -67,14 +67,14 @@ def interrupted(home: dict[str, str], directory: Path) -> None:
         DEMO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=home, cwd=directory
     )
     assert process.stderr
-    said = []
+    lines = []
     for line in process.stderr:
-        said.append(line)
+        lines.append(line)
         if "Generation" in line:
             break
     process.send_signal(signal.SIGINT)
     printed, rest = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (130, ""), [*said, rest]
+    assert (process.returncode, printed) == (130, ""), [*lines, rest]
     assert rest.splitlines()[-1] == "error: Interrupted."
     assert "Traceback" not in rest
 
@@ -82,9 +82,9 @@ def interrupted(home: dict[str, str], directory: Path) -> None:
 def test_a_kept_stack_is_reused_and_realtime_is_optional(
     program: Program, home: dict[str, str], tmp_path: Path
 ) -> None:
-    kept = program("demo", "--keep", "--json", timeout=100)
+    first_run = program("demo", "--keep", "--json", timeout=100)
     try:
-        status = report(kept)["stack"]
+        status = report(first_run)["stack"]
         assert json.loads(program("local", "status", "--json").stdout) == status
 
         cut = program("demo", "--cut-socket", "--json", timeout=100)
@@ -111,17 +111,17 @@ def test_a_terminal_shows_progress_bar_image_and_times(
 ) -> None:
     environ = {**home, "TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "100"}
     del environ["NO_COLOR"]
-    ours, theirs = pty.openpty()
+    controller, terminal_end = pty.openpty()
     process = subprocess.Popen(
         [*DEMO, "--model", "black-forest-labs/flux-schnell"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal_end,
+        stdout=terminal_end,
+        stderr=terminal_end,
         env=environ,
         cwd=tmp_path,
     )
-    os.close(theirs)
-    shown = read_all(ours, deadline=time.monotonic() + 100).decode()
+    os.close(terminal_end)
+    shown = read_all(controller, deadline=time.monotonic() + 100).decode()
     assert process.wait(timeout=30) == 0
     for part in ("━━━", "100 %", "▀", "outputs/", "answered", "claimed", "Everything is stopped"):
         assert part in shown

@@ -61,12 +61,12 @@ async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_ki
         for point in POINTS:
             prompt = f"a lighthouse {point} {uuid4()}"
             generation = await pq.generations.start(prompt, priority=1000)
-            doomed = await launch(stack, point)
+            process = await launch(stack, point)
             try:
-                code = await asyncio.wait_for(doomed.wait(), 30)
+                code = await asyncio.wait_for(process.wait(), 30)
             finally:
-                if doomed.returncode is None:
-                    doomed.kill()
+                if process.returncode is None:
+                    process.kill()
             assert code == -signal.SIGKILL, f"{point} was not reached"
             started[point] = (generation, prompt)
         # The leases of dead workers expire now instead of in ten minutes, including those in

@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def serve(site_copy, node):
     def start(**environment: str) -> subprocess.Popen[str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "PORT"))}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "PORT"))}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
         return subprocess.Popen(
             [node, "serve.mjs"],
             cwd=site_copy,
-            env=kept | {"PATH": path, "PORT": "0"} | environment,
+            env=inherited | {"PATH": path, "PORT": "0"} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -53,16 +53,16 @@ def test_it_finds_the_embedded_stack(serve, data_home):
 
 def test_without_a_stack_it_prints_how_to_start_one(serve, tmp_path):
     with serve(XDG_DATA_HOME=str(tmp_path)) as server:
-        _, said = server.communicate(timeout=30)
+        _, stderr = server.communicate(timeout=30)
     assert server.returncode == 1
-    assert "picture-queue local start" in said and "Error" not in said
+    assert "picture-queue local start" in stderr and "Error" not in stderr
 
 
 def test_an_address_without_a_key_is_refused(serve):
     with serve(SUPABASE_URL="https://x.supabase.co") as server:
-        _, said = server.communicate(timeout=30)
+        _, stderr = server.communicate(timeout=30)
     assert server.returncode == 1
-    assert "Set SUPABASE_PUBLISHABLE_KEY too" in said
+    assert "Set SUPABASE_PUBLISHABLE_KEY too" in stderr
 
 
 def test_the_example_uses_the_tested_package_versions():

@@ -86,10 +86,10 @@ async def test_a_connection_is_not_reused_after_an_async_caller_gave_up(api):
 
 
 async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
-    met = threading.Barrier(6)
+    barrier = threading.Barrier(6)
 
     def together(handler: Any) -> None:
-        met.wait(10)
+        barrier.wait(10)
         handler.send_header("content-length", "4")
         handler.end_headers()
         handler.wfile.write(b'"ok"')
@@ -204,7 +204,7 @@ def test_exceptions_of_other_libraries_become_library_errors(api, monkeypatch):
 # --- Threads, event loops and processes ---
 
 
-def ways(stack: Any) -> list[dict[str, str]]:
+def client_arguments(stack: Any) -> list[dict[str, str]]:
     """The arguments of a client, over HTTP and over a direct connection."""
     http = {"url": stack.api_url, "key": stack.service_role_key}
     return [http, {"database_url": stack.db_url}]
@@ -216,8 +216,8 @@ def test_threads_share_a_client(stack, queue):
             made = pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
             assert pq.jobs.get(made.id).payload == {"n": [n, i]}
 
-    for way in ways(stack):
-        with PictureQueue(**way) as pq, ThreadPoolExecutor(32) as pool:
+    for arguments in client_arguments(stack):
+        with PictureQueue(**arguments) as pq, ThreadPoolExecutor(32) as pool:
             list(pool.map(lambda n, pq=pq: use(pq, n), range(32)))
 
 
@@ -229,8 +229,8 @@ def test_a_client_can_be_used_in_event_loops_one_after_the_other(stack, queue):
 
         await asyncio.gather(*(one(i) for i in range(8)))
 
-    for way in ways(stack):
-        pq = AsyncPictureQueue(**way)
+    for arguments in client_arguments(stack):
+        pq = AsyncPictureQueue(**arguments)
         for n in range(3):
             asyncio.run(use(pq, n))
         asyncio.run(pq.aclose())
@@ -238,7 +238,7 @@ def test_a_client_can_be_used_in_event_loops_one_after_the_other(stack, queue):
 
 @pytest.mark.parametrize("direct", [False, True])
 async def test_using_a_client_in_two_event_loops_at_once_is_refused(stack, direct):
-    async with AsyncPictureQueue(**ways(stack)[direct]) as pq:
+    async with AsyncPictureQueue(**client_arguments(stack)[direct]) as pq:
         await pq.health()
         with pytest.raises(errors.SettingsError, match="belongs to another event loop"):
             await asyncio.to_thread(lambda: asyncio.run(pq.health()))
@@ -310,7 +310,7 @@ def test_a_fork_has_connections_of_its_own(stack, queue, kind, direct):
         "-Wignore",
         "-c",
         FORKS,
-        repr(ways(stack)[direct]),
+        repr(client_arguments(stack)[direct]),
         queue,
         kind,
     ]

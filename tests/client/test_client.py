@@ -227,11 +227,11 @@ async def test_calls_with_an_anonymous_key_are_refused(stack, kind):
 
 async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, monkeypatch):
     async def found(version):
-        async def answered(rpc, deadline):
+        async def fake_call(rpc, deadline):
             return version
 
         async with AsyncPictureQueue("http://unused", "key") as pq:
-            monkeypatch.setattr(pq._project.api, "call", answered)
+            monkeypatch.setattr(pq._project.api, "call", fake_call)
             await pq.jobs.list()
 
     with pytest.raises(errors.DatabaseTooOld, match=r"db push"):

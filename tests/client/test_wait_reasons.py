@@ -28,10 +28,14 @@ async def test_a_watch_yields_each_new_reason(service, queue):
     job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=30)
     first = await anext(watch)
-    told = await next_reason(watch)
-    assert told.explanation.reason == "no_worker"
-    assert "nobody-knows" in told.explanation.detail
-    assert (told.version, told.status, told.hold) == (first.version, first.status, first.hold)
+    waiting = await next_reason(watch)
+    assert waiting.explanation.reason == "no_worker"
+    assert "nobody-knows" in waiting.explanation.detail
+    assert (waiting.version, waiting.status, waiting.hold) == (
+        first.version,
+        first.status,
+        first.hold,
+    )
     await service.queues.pause(queue)
     assert (await next_reason(watch)).explanation.reason == "queue_paused"
     await service.queues.resume(queue)
@@ -44,8 +48,8 @@ async def test_a_watch_yields_each_new_reason(service, queue):
 
 async def test_a_user_gets_the_reason(ada):
     started = await ada.pq.generations.start("a cat")
-    told = await next_reason(ada.pq.generations.watch(started.id, timeout=30))
-    assert told.explanation.reason == "no_worker"
+    event = await next_reason(ada.pq.generations.watch(started.id, timeout=30))
+    assert event.explanation.reason == "no_worker"
 
 
 async def test_a_running_job_has_no_reason(service, queue, new_worker):
@@ -74,9 +78,9 @@ async def test_result_logs_each_reason_once(service, queue, caplog):
     ):
         await service.jobs.result(job_id, timeout=1)
     assert timeout.value.explanation.reason == "no_worker"
-    told = [record for record in caplog.records if "nobody-knows" in record.getMessage()]
-    assert [record.levelname for record in told] == ["WARNING"]
-    assert f"Job {job_id} (nobody-knows) waits: No worker" in told[0].getMessage()
+    records = [record for record in caplog.records if "nobody-knows" in record.getMessage()]
+    assert [record.levelname for record in records] == ["WARNING"]
+    assert f"Job {job_id} (nobody-knows) waits: No worker" in records[0].getMessage()
 
 
 async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkeypatch):

@@ -96,8 +96,8 @@ def _program(name: str, install: str) -> str:
 
 def _run(project: Project, interfaces: list[Interface]) -> list[Column]:
     columns: list[Column] = []
-    told = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*told, console=Console(stderr=True), transient=True) as progress:
+    progress_columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*progress_columns, console=Console(stderr=True), transient=True) as progress:
         for interface in interfaces:
             task = progress.add_task(interface.name)
             columns.append(asyncio.run(run(project, interface)))

@@ -220,7 +220,7 @@ async def test_a_handler_can_cancel_its_job(service, queue, new_worker):
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "expected"),
     [
         (object(), "The result cannot be stored"),
         ("a\x00b", "U\\+0000"),
@@ -229,7 +229,7 @@ async def test_a_handler_can_cancel_its_job(service, queue, new_worker):
     ],
 )
 async def test_a_result_that_cannot_be_stored_fails_its_job(
-    service, queue, new_worker, value, says
+    service, queue, new_worker, value, expected
 ):
     worker = new_worker()
 
@@ -244,7 +244,7 @@ async def test_a_result_that_cannot_be_stored_fails_its_job(
     bad = await service.jobs.enqueue("odd", queue=queue)
     good = await service.jobs.enqueue("fine", queue=queue)
     async with worker:
-        with pytest.raises(JobFailed, match=says):
+        with pytest.raises(JobFailed, match=expected):
             await service.jobs.result(bad.id, timeout=15)
         assert await service.jobs.result(good.id, timeout=15) == 1
     assert (await service.jobs.get(bad.id)).attempt == 1

@@ -136,11 +136,11 @@ async def test_a_blocking_handler_is_stopped_when_the_event_loop_runs_again(
 ):
     """Cancel the job, or end its lease, while the event loop is blocked."""
     worker = new_worker(lease=LEASE)
-    went_on = False
+    continued = False
 
     @worker.handler("blocks")
     async def blocks(job: JobContext) -> None:
-        nonlocal went_on
+        nonlocal continued
         with psycopg.connect(stack.db_url, autocommit=True) as connection:
             if request_ == "cancel":
                 connection.execute("select cancel_job(%s)", [job.id])
@@ -150,10 +150,10 @@ async def test_a_blocking_handler_is_stopped_when_the_event_loop_runs_again(
                 )
         time.sleep(LEASE)  # noqa: ASYNC251
         await asyncio.sleep(30)
-        went_on = True
+        continued = True
 
     job = await service.jobs.enqueue("blocks", queue=queue)
     async with worker:
         outcome = "cancelled" if request_ == "cancel" else None
         assert await worker._signals.settled.next(timeout=40) == (job.id, outcome)
-    assert not went_on
+    assert not continued

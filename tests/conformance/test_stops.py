@@ -127,12 +127,12 @@ async def test_a_cancelled_thread_stops_at_its_next_report(service, queue, new_w
 
 async def test_a_cancelled_parked_job_runs_again_for_cleanup(service, queue, new_worker, reached):
     worker = new_worker(poll_interval=0.05)
-    undone: list[str] = []
+    cleaned_up: list[str] = []
 
     @worker.handler("parks")
     async def parks(job: JobContext) -> Park | None:
         if job.cancel_requested:
-            undone.append("undone")
+            cleaned_up.append("undone")
             return None
         return Park(3600)
 
@@ -141,7 +141,7 @@ async def test_a_cancelled_parked_job_runs_again_for_cleanup(service, queue, new
         await reached(job.id, lambda event: event.hold == "parked")
         await service.jobs.cancel(job.id)
         await reached(job.id, lambda event: event.finished)
-    assert undone == ["undone"]
+    assert cleaned_up == ["undone"]
 
 
 async def test_running_jobs_are_released_when_the_worker_stops(service, queue, new_worker, waits):
@@ -153,8 +153,8 @@ async def test_running_jobs_are_released_when_the_worker_stops(service, queue, n
         name = worker.name
     assert waits.context.shutdown_requested
     assert not waits.context.cancel_requested
-    given_back = await service.jobs.get(job.id)
-    assert (given_back.status, given_back.hold, given_back.attempt) == (JobStatus.PENDING, None, 0)
+    released = await service.jobs.get(job.id)
+    assert (released.status, released.hold, released.attempt) == (JobStatus.PENDING, None, 0)
     assert name not in [seen.worker for seen in (await service.health()).workers]
 
 

@@ -107,8 +107,8 @@ class _Front:
             await exchange.send(scope["method"].encode(), target, headers, whole())
             answer = b"".join([piece async for piece in exchange.body()])
             status, given = exchange.status, exchange.headers
-        kept = [(name, value) for name, value in given if name not in _OF_CONNECTION]
-        await send({"type": "http.response.start", "status": status, "headers": kept})
+        forwarded = [(name, value) for name, value in given if name not in _OF_CONNECTION]
+        await send({"type": "http.response.start", "status": status, "headers": forwarded})
         await send({"type": "http.response.body", "body": answer})
 
 

@@ -122,20 +122,20 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
     worker = builtin_worker(service, settings, ReplicateSettings("r8_test", url), QUICK)
     worker._signals.watch()
     first, second = [await service.generations.start(f"lighthouse {n}") for n in range(2)]
-    says = f"NotReached: Replicate is out of reach at {url}: ConnectError: "
+    expected = f"NotReached: Replicate is out of reach at {url}: ConnectError: "
     async with worker:
         assert await worker._signals.settled.next() == (first.job_id, "snoozed")
         await worker._signals.reported.next()
-        put_off, paused = await service.jobs.explain([first.job_id, second.job_id])
-        assert (put_off.reason, paused.reason) == ("scheduled", "key_paused")
-        assert put_off.detail.startswith(f"A handler put it off: {says}")
-        assert put_off.error.startswith(says)
-        assert paused.detail.startswith(f"Limit key type:generate-image is paused: {says}")
-        assert paused.pause_reason.startswith(says)
+        snoozed, paused = await service.jobs.explain([first.job_id, second.job_id])
+        assert (snoozed.reason, paused.reason) == ("scheduled", "key_paused")
+        assert snoozed.detail.startswith(f"A handler put it off: {expected}")
+        assert snoozed.error.startswith(expected)
+        assert paused.detail.startswith(f"Limit key type:generate-image is paused: {expected}")
+        assert paused.pause_reason.startswith(expected)
         assert "REPLICATE_BASE_URL" in paused.detail
         message = (await service.jobs.get(first.job_id)).message
         assert message == "The image service is not available at the moment."
-    (warning,) = [line for line in caplog.records if says in line.getMessage()]
+    (warning,) = [line for line in caplog.records if expected in line.getMessage()]
     assert warning.levelname == "WARNING"
     for started in (first, second):
         await service.generations.cancel(started.id)

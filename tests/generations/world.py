@@ -75,14 +75,14 @@ class Store:
     async def begin(self) -> BegunPrediction:
         self._check()
         model = models()[self._generation.model_id]
-        kept = [r for r in self._db.of(self._generation) if r.state in _KEPT]
-        row = kept[-1] if kept else self._new_row()
+        resumable = [r for r in self._db.of(self._generation) if r.state in _KEPT]
+        row = resumable[-1] if resumable else self._new_row()
         return BegunPrediction.model_validate(
             {
                 "generation": vars(self._generation),
                 "model": {"model_id": model.id, **model.model_dump(exclude={"id"})},
                 "prediction": vars(row),
-                "resumed": bool(kept),
+                "resumed": bool(resumable),
                 "owned": [r.prediction_id for r in self._db.rows if r.prediction_id],
                 "images": list(self._db.images.get(self._generation.id, {}).values()),
             }

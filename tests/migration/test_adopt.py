@@ -67,8 +67,8 @@ async def test_every_job_is_copied_unchanged(old: Any) -> None:
         (DONE, "completed", None, 0, 0, 1, 3, "{}", '{"ok": true}', None, None, True),
         (FAILED, "failed", None, 0, 0, 3, 3, "{}", None, "no such file", None, True),
     ]
-    kept = "select count(*) from job_queue n join {} o using (id, created_at)"
-    assert await old.value(kept.format(f"{done.schema}.job_queue")) == 6
+    query = "select count(*) from job_queue n join {} o using (id, created_at)"
+    assert await old.value(query.format(f"{done.schema}.job_queue")) == 6
 
 
 async def test_the_old_worker_can_complete_its_job(old: Any) -> None:
@@ -104,8 +104,8 @@ async def test_no_object_is_dropped(old: Any) -> None:
         may = "select has_schema_privilege($1, 'picture_queue_before', 'usage')"
         assert not await old.value(may, role)
     command = "select command from {}.{} where jobname = 'process-job-queue'"
-    kept = await old.value(command.format("picture_queue_before", "cron_job"))
-    assert "net.http_post" in kept
+    query = await old.value(command.format("picture_queue_before", "cron_job"))
+    assert "net.http_post" in query
     assert "picture_queue.maintain()" in await old.value(command.format("cron", "job"))
 
 

@@ -33,14 +33,14 @@ def project() -> Iterator[LocalSupabase]:
 def run(project: LocalSupabase, tmp_path: Path) -> Run:
     """Run the script with the values of a hosted project, and no Supabase CLI."""
     unset = {*KEY_VARIABLES, "SUPABASE_ACCESS_TOKEN"}
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
     programs = Path(sys.executable).parent
 
     def call(path: str = "/usr/bin:/bin", key: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["/bin/sh", SCRIPT],
             cwd=tmp_path,
-            env=kept
+            env=inherited
             | {
                 "PATH": f"{programs}:{path}",
                 "HOME": str(tmp_path),
@@ -80,8 +80,8 @@ def test_the_five_steps_also_work_with_the_supabase_cli(
     run: Run, project: LocalSupabase, node: str, supabase_cli: Path, tmp_path: Path
 ) -> None:
     expect_a_picture(run(f"{supabase_cli.parent}:{Path(node).parent}:/usr/bin:/bin"), tmp_path)
-    kept = "select count(*) from supabase_migrations.schema_migrations"
-    assert asyncio.run(_value(project.db_url, kept)) == 1
+    inherited = "select count(*) from supabase_migrations.schema_migrations"
+    assert asyncio.run(_value(project.db_url, inherited)) == 1
 
 
 def test_the_page_and_the_script_have_the_same_steps() -> None:

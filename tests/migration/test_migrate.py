@@ -44,8 +44,12 @@ async def test_a_database_owner_can_install_the_schema(new_database: Any) -> Non
     role = "select rolsuper, rolcreaterole, rolbypassrls from pg_roles where rolname = current_user"
     assert await new_database.rows(role) == [(False, True, True)]
     assert await asyncio.to_thread(pending, new_database.settings) == NAMES
-    told: list[str] = []
-    assert await asyncio.to_thread(migrate, new_database.settings, told.append) == NAMES == told
+    reported: list[str] = []
+    assert (
+        await asyncio.to_thread(migrate, new_database.settings, reported.append)
+        == NAMES
+        == reported
+    )
     job = await new_database.value("select enqueue_job('resize', '{}'::jsonb, 0)")
     assert isinstance(job, UUID)
     assert await new_database.value("select id from claim_next_job()") == job

@@ -96,8 +96,8 @@ async def test_the_doctor_reports_failed_runs_of_pg_cron(
         done = await asyncio.to_thread(cli, "doctor", "--db-url", url, "--check", "pg_cron runs")
         return done.exit_code, done.stdout
 
-    code, told = await examine()
-    assert (code, "has not run yet" in told) == (1, True)
+    code, output = await examine()
+    assert (code, "has not run yet" in output) == (1, True)
 
     # One of the two jobs fails. Debian's pg_cron has no seconds, so both run within a minute.
     await execute(url, "select cron.schedule('prune-job-queue', '* * * * *', 'select 1 / 0')")
@@ -106,9 +106,9 @@ async def test_the_doctor_reports_failed_runs_of_pg_cron(
         return "has not run yet" not in (await examine())[1]
 
     await until(both_ran, timeout=100)
-    code, told = await examine()
+    code, output = await examine()
     assert code == 1
-    good, bad = (line for line in told.splitlines() if "the last run" in line)
+    good, bad = (line for line in output.splitlines() if "the last run" in line)
     assert good.startswith("ok") and "process-job-queue" in good and "succeeded" in good
     assert bad.startswith("bad") and "prune-job-queue" in bad and "division by zero" in bad
-    assert "run it by hand to see why: select 1 / 0" in told
+    assert "run it by hand to see why: select 1 / 0" in output

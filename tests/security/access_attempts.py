@@ -41,7 +41,7 @@ class AccessAttempts:
         answer = await self.world.ask(self.role, method, path, **content)
         shown = answer.text + str(answer.headers.multi_items())
         sent = path + repr(content)
-        for word in self.world.not_for(self.role, sent):
+        for word in self.world.hidden_words(self.role, sent):
             assert word not in shown, f"{self.role} reads {word} in {method} {path}: {shown}"
         return answer
 

@@ -150,14 +150,14 @@ async def test_code_attached_to_a_table_runs_as_the_service_that_writes_it(
     places = {f"{table} trigger" for table in TABLES} | set(
         re.findall(r"'(\S+ (?:policy|default|check|function))'", PLACES)
     )
-    assert {said["place"] for said in found} == places
+    assert {finding["place"] for finding in found} == places
     for place in places:
         allowed, taken = SESSIONS[re.split(r"[. ]", place)[0]], set()
-        for said in found:
-            if said["place"] == place:
-                assert said["session"] in allowed - API, said
-                assert said["powers"] == [], said
-                taken |= set(said["roles"])
+        for finding in found:
+            if finding["place"] == place:
+                assert finding["session"] in allowed - API, finding
+                assert finding["powers"] == [], finding
+                taken |= set(finding["roles"])
         assert taken == allowed, place
     assert not await asyncio.to_thread(proof.exists)
 
@@ -192,11 +192,11 @@ async def test_a_cast_in_a_foreign_key_never_runs_as_a_superuser(
             """
         )
     found = read_findings(spied)[before:]
-    casts = {said["place"]: said for said in found if said["place"].endswith(" cast")}
+    casts = {finding["place"]: finding for finding in found if finding["place"].endswith(" cast")}
     assert set(casts) == {f"{table} cast" for table in tables}
-    for place, said in casts.items():
-        assert set(said["roles"]) == {OWNERS[place.partition(".")[0]]}, said
-        assert said["powers"] == [], said
+    for place, finding in casts.items():
+        assert set(finding["roles"]) == {OWNERS[place.partition(".")[0]]}, finding
+        assert finding["powers"] == [], finding
     assert not await asyncio.to_thread(proof.exists)
 
 
@@ -374,10 +374,10 @@ def make_old(directory: Path) -> None:
         asyncio.run(execute(stack.superuser_url, earlier))
         slot = "select pg_create_logical_replication_slot('left', 'pgoutput')"
         asyncio.run(execute(stack.superuser_url, slot))
-    kept = json.loads((directory / "secrets.json").read_text())
+    secrets = json.loads((directory / "secrets.json").read_text())
     for name in ("auth_password", "realtime_password", "storage_password"):
-        del kept[name]
-    (directory / "secrets.json").write_text(json.dumps(kept))
+        del secrets[name]
+    (directory / "secrets.json").write_text(json.dumps(secrets))
     (directory / "platform.sha256").write_text("of an older version\n")
 
 
@@ -394,9 +394,9 @@ async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
         first = None
         for start in range(2):
             async with LocalSupabase(directory, durable=False) as stack:
-                kept = Secrets(**json.loads((directory / "secrets.json").read_text()))
-                assert first in (None, kept)
-                first = kept
+                secrets = Secrets(**json.loads((directory / "secrets.json").read_text()))
+                assert first in (None, secrets)
+                first = secrets
                 connection = await asyncpg.connect(stack.db_url)
                 assert await connection.fetchval("select to_regclass('public.kept') is not null")
                 for role in sorted(API):

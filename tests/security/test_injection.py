@@ -118,12 +118,12 @@ async def attacks_on(
             for changed in variants(base, attack):
                 if isinstance(changed, dict) and isinstance(base, dict):
                     # Only one of the made-up keys is used, because several would hide each other.
-                    kept = {
+                    tested = {
                         key: value
                         for key, value in changed.items()
                         if key in (arguments.get(name) or {}) or value != "x"
                     }
-                    calls.append((name, {**arguments, name: kept}))
+                    calls.append((name, {**arguments, name: tested}))
                 else:
                     calls.append((name, {**arguments, name: changed}))
     return calls

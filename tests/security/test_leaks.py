@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.security.socket import broadcast_event, open_socket
 
-from tests.security.access_attempts import Tries
+from tests.security.access_attempts import AccessAttempts
 from tests.security.world import SECRET, World
 
 TABLES = ("job_queue", "generations", "images")
@@ -26,7 +26,7 @@ async def test_query_plans_are_not_shown(world: World, role: str):
 
 @pytest.mark.parametrize("role", ["anon", "other_user"])
 async def test_embedding_reveals_no_rows_of_others(world: World, role: str):
-    tries = Tries(world, role)
+    tries = AccessAttempts(world, role)
     for table in TABLES:
         for other in (*TABLES, "prediction", "log", "history", "queue_health"):
             for select in (
@@ -103,8 +103,8 @@ async def test_estimates_do_not_depend_on_values_of_others(world: World, admin: 
     `count=planned` asks the planner, who knows the most common values of a column. A right guess
     must get the same estimate as a value that occurs nowhere.
     """
-    somebody = uuid4()
-    await admin.execute(_CROWD[table].replace("$1", f"'{somebody}'::uuid"))
+    user = uuid4()
+    await admin.execute(_CROWD[table].replace("$1", f"'{user}'::uuid"))
     await admin.execute(f"analyze public.{table}")
     columns = await admin.fetch(
         """select a.attname::text, a.atttypid = 'text[]'::regtype from pg_attribute a
@@ -126,10 +126,10 @@ async def test_estimates_do_not_depend_on_values_of_others(world: World, admin: 
     # Compare ranges of ids: by bisection they would reveal an id.
     ends = [await _estimate(world, table, "id", f"lt.{UUID(int=n << 124)}") for n in (1, 15)]
     differs["id"] |= ends[0] != ends[1]
-    assert {column for column, tells in differs.items() if tells} <= REVEALABLE
+    assert {column for column, is_different in differs.items() if is_different} <= REVEALABLE
     # The attack works on a column with statistics.
     assert differs[_KNOWN[table]]
-    await admin.execute(f"delete from public.{table} where user_id = $1", somebody)
+    await admin.execute(f"delete from public.{table} where user_id = $1", user)
 
 
 async def _estimate(world: World, table: str, column: str, condition: str) -> Any:

@@ -91,8 +91,8 @@ def processes(stack: LocalSupabase) -> list[psutil.Process]:
 
 
 def secrets_of(stack: LocalSupabase) -> set[str]:
-    kept = json.loads((stack.data_dir / "secrets.json").read_text())
-    return {*kept.values(), stack.anon_key, stack.service_role_key} - {stack.publishable_key}
+    stored = json.loads((stack.data_dir / "secrets.json").read_text())
+    return {*stored.values(), stack.anon_key, stack.service_role_key} - {stack.publishable_key}
 
 
 async def can_connect(url: str, role: str, password: str) -> bool:
@@ -131,9 +131,9 @@ def test_each_stack_has_its_own_secrets_and_keeps_them(directory: Path, running:
         passwords = [urlsplit(url).password for url in (running.db_url, other.db_url)]
         assert passwords[0] != passwords[1]
         assert urlsplit(other.db_url).password != urlsplit(other.superuser_url).password
-        kept = other.data_dir
+        stored = other.data_dir
         assert not secrets_of(running) & secrets_of(other)
-    assert not kept.exists()
+    assert not stored.exists()
     before = secrets_of(running)
     running.stop()
     with running:
@@ -391,18 +391,18 @@ def test_the_output_of_env_is_valid_for_a_shell_and_for_dotenv(
 def test_the_output_of_env_for_root_contains_no_shell_code(directory: Path, running: LocalSupabase):
     """Write the file that root reads; the user of the stack can do that."""
     state = directory / "state.json"
-    kept = state.read_text()
+    stored = state.read_text()
     command = [sys.executable, "-m", "picture_queue_cli", "local", "env", "--data-dir", directory]
     try:
         for value in ("http://x$(id)", "http://x`id`", 'x"; id; "', "x\nid", "\\", "${PATH}", ""):
-            forged = json.loads(kept)
+            forged = json.loads(stored)
             forged["status"]["API_URL"] = value
             state.write_text(json.dumps(forged))
-            told = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert told.returncode != 0 and told.stdout == "", value
-            assert "API_URL" in told.stderr
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode != 0 and done.stdout == "", value
+            assert "API_URL" in done.stderr
     finally:
-        state.write_text(kept)
+        state.write_text(stored)
 
 
 @needs_root

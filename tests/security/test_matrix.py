@@ -112,22 +112,22 @@ async def test_private_objects_are_unreachable(world: World, admin: Any):
 async def test_operations_on_topics(world: World, rule: Rule):
     name = rule.name.replace("<owner>", world.users["owner"])
     name = name.replace("<job>", world["ownerless"]).replace("<queue>", world.queue)
-    async with open_socket(world.api_url, world.tokens["service"]) as witness:
-        assert await witness.join(name, world.tokens["service"]) is None
+    async with open_socket(world.api_url, world.tokens["service"]) as observer:
+        assert await observer.join(name, world.tokens["service"]) is None
         for role, cell in zip(ROLES, rule.cells, strict=True):
             assert await _joins(world, role, name, f"{role} on socket") == (
                 YES if cell[0] == "r" else NO,
                 YES if cell[1] == "w" else NO,
             ), role
-            for way, status in (("single", 403), ("batch", 202)):
-                answer = await _posts(world, role, name, f"{role} by {way}", way)
+            for kind, status in (("single", 403), ("batch", 202)):
+                answer = await _posts(world, role, name, f"{role} by {kind}", kind)
                 assert answer == (202 if cell[1] == "w" else status), role
-        await witness.until("service by batch")
-    assert [broadcast_event(message) for message in witness.messages] == [
-        f"{role} {way}"
+        await observer.until("service by batch")
+    assert [broadcast_event(message) for message in observer.messages] == [
+        f"{role} {kind}"
         for role, cell in zip(ROLES, rule.cells, strict=True)
         if cell[1] == "w"
-        for way in ("on socket", "by single", "by batch")
+        for kind in ("on socket", "by single", "by batch")
     ]
 
 
@@ -148,9 +148,9 @@ async def _joins(world: World, role: str, name: str, event: str) -> tuple[str, s
         return (YES if reason is None else NO), (YES if wrote else NO)
 
 
-async def _posts(world: World, role: str, name: str, event: str, way: str) -> int:
+async def _posts(world: World, role: str, name: str, event: str, kind: str) -> int:
     base = "/realtime/v1/api/broadcast"
-    if way == "single":
+    if kind == "single":
         url = f"{base}/{name}/events/{event}?private=true"
         return (await world.ask(role, "POST", url, json={})).status
     message = {"topic": name, "event": event, "payload": {}, "private": True}
@@ -166,8 +166,8 @@ async def test_operations_on_files(world: World, rule: Rule):
         assert await AccessAttempts(world, role).read_file(bucket, name) == _verdict(cell[0]), role
     for role, cell in zip(ROLES, rule.cells, strict=True):
         if cell[1] == "w":
-            kept = await world.ask("service", "GET", f"/storage/v1/object/{bucket}/{name}")
-            assert (kept.status, kept.text) == (200, SECRET)
+            stored = await world.ask("service", "GET", f"/storage/v1/object/{bucket}/{name}")
+            assert (stored.status, stored.text) == (200, SECRET)
         assert await AccessAttempts(world, role).write_file(bucket, name) == _verdict(cell[1]), role
 
 

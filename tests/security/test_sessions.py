@@ -46,8 +46,8 @@ async def email(auth: httpx.AsyncClient) -> str:
 async def test_a_new_password_ends_the_other_sessions(auth: httpx.AsyncClient, email: str):
     stolen, own = await sign_in(auth, email, OLD), await sign_in(auth, email, OLD)
     bearer = {"authorization": f"Bearer {own['access_token']}"}
-    kept = await auth.put("/user", json={"data": {"name": "Ada"}}, headers=bearer)
-    assert kept.status_code == 200
+    updated = await auth.put("/user", json={"data": {"name": "Ada"}}, headers=bearer)
+    assert updated.status_code == 200
     assert await is_valid(auth, stolen), "other changes end nothing"
     changed = await auth.put("/user", json={"password": NEW}, headers=bearer)
     assert changed.status_code == 200

@@ -61,7 +61,7 @@ OWN_TABLES = {"state_transition", "setting", "migration", "depth", "depth_change
 
 
 @pytest.fixture(scope="module")
-def hostile() -> Iterator[dict[str, Any]]:
+def hostile_stack() -> Iterator[dict[str, Any]]:
     """A stack full of hostile text, and the ids of its rows."""
 
     async def fill(stack: LocalSupabase) -> dict[str, Any]:
@@ -222,8 +222,8 @@ def test_every_command_is_tried():
     assert set(leaves()) - SHOWS_NOTHING_STORED == COMMANDS.keys()
 
 
-def arguments(hostile: dict[str, Any], command: str, given: list[str]) -> list[str]:
-    ids = {**hostile, "unknown": str(uuid4())}
+def arguments(hostile_stack: dict[str, Any], command: str, given: list[str]) -> list[str]:
+    ids = {**hostile_stack, "unknown": str(uuid4())}
     filled = [ids[word[1:-1]] if re.fullmatch(r"\{\w+\}", word) else word for word in given]
     # An argument that begins with a dash is an option.
     return [*command.split(), *filled]
@@ -232,14 +232,14 @@ def arguments(hostile: dict[str, Any], command: str, given: list[str]) -> list[s
 @pytest.mark.parametrize("as_json", [False, True], ids=["", "json"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_interprets_stored_text(
-    hostile: dict[str, Any],
+    hostile_stack: dict[str, Any],
     command: str,
     as_json: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
-    stack = hostile["stack"]
+    stack = hostile_stack["stack"]
     for name in ("PICTURE_QUEUE_DATABASE_URL", "SUPABASE_ACCESS_TOKEN", "REPLICATE_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     env = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
@@ -247,7 +247,7 @@ def test_no_command_interprets_stored_text(
     if as_json and not has_json:
         pytest.skip("prints no JSON")
     for given in COMMANDS[command]:
-        called = arguments(hostile, command, given) + (["--json"] if as_json else [])
+        called = arguments(hostile_stack, command, given) + (["--json"] if as_json else [])
         done = CliRunner(env=env).invoke(app, called, prog_name="picture-queue")
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         for stream in (done.stdout, done.stderr):
@@ -275,30 +275,36 @@ TTY = [
     "words", TTY, ids=lambda words: " ".join(words)[:30].encode("unicode_escape").decode()
 )
 def test_a_terminal_gets_only_sequences_of_the_program(
-    hostile: dict[str, Any], words: list[str], tmp_path: Path
+    hostile_stack: dict[str, Any], words: list[str], tmp_path: Path
 ):
-    stack = hostile["stack"]
-    called = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile, "", words)]
+    stack = hostile_stack["stack"]
+    called = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile_stack, "", words)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PICTURE_")}
     env |= {
         "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key,
         "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "50",
     }  # fmt: skip
-    ours, theirs = pty.openpty()
+    controller, terminal_end = pty.openpty()
     program = subprocess.Popen(
-        called, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=tmp_path, close_fds=True
+        called,
+        stdin=terminal_end,
+        stdout=terminal_end,
+        stderr=terminal_end,
+        env=env,
+        cwd=tmp_path,
+        close_fds=True,
     )
-    os.close(theirs)
+    os.close(terminal_end)
     shown = bytearray()
     while True:
         try:
-            chunk = os.read(ours, 65_536)
+            chunk = os.read(controller, 65_536)
         except OSError:  # EIO: the program has closed the other end.
             break
         if not chunk:
             break
         shown += chunk
-    os.close(ours)
+    os.close(controller)
     program.wait(timeout=30)
     text = OURS.sub("", shown.decode())
     assert text.strip()

@@ -229,7 +229,7 @@ async def test_no_temporary_object_runs_as_another_role(
         for relation in relations:
             await admin.fetch(f"select pg_catalog.count(*) from {_qualified(relation['name'])}")
         ran["views"] = [notice for notice in notices if notice.startswith("EVIL")]
-        assert {name: said for name, said in ran.items() if said} == {}
+        assert {name: notices_of for name, notices_of in ran.items() if notices_of} == {}
         # The bodies of the functions ran: few functions refused their arguments.
         well = [name for name, state in states.items() if state == "" or state.startswith("PT")]
         assert len(well) >= 0.9 * len(states), states

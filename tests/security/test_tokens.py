@@ -110,7 +110,7 @@ async def test_realtime_refuses_a_forged_token(world: World, bad: str, arena: An
         # A channel that was joined with a valid token ends when it is renewed with an invalid one.
         assert await line.join(topic, world.tokens["owner"]) is None
         await line.send(f"realtime:{topic}", "access_token", {"access_token": bad})
-        assert [message["event"] for message in line.heard] == ["system", "phx_close"]
+        assert [message["event"] for message in line.messages] == ["system", "phx_close"]
     url = f"/realtime/v1/api/broadcast/{topic}/events/x?private=true"
     for headers in ({"apikey": bad}, {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"}):
         answer = await world.http.post(url, headers=headers, json={})

@@ -304,14 +304,14 @@ async def test_reasons_are_in_the_order_in_which_they_apply(db):
 
 async def test_ids_are_answered_in_the_order_asked(db):
     one, two = await db.enqueue(), await db.enqueue("sql-other")
-    nobody = uuid4()
-    answers = await explain(db, two, nobody, one, None, two)
-    assert [a["job_id"] for a in answers] == [str(two), str(nobody), str(one), None, str(two)]
+    unknown = uuid4()
+    answers = await explain(db, two, unknown, one, None, two)
+    assert [a["job_id"] for a in answers] == [str(two), str(unknown), str(one), None, str(two)]
     assert [a["reason"] for a in answers] == [
         "no_worker", "unknown", "waiting_for_worker", "unknown", "no_worker"
     ]  # fmt: skip
     assert answers[1] == {
-        "job_id": str(nobody), "status": None, "hold": None,
+        "job_id": str(unknown), "status": None, "hold": None,
         "reason": "unknown", "detail": "There is no such job.", "until": None,
     }  # fmt: skip
     assert await explain(db) == []
@@ -328,10 +328,10 @@ async def test_a_call_accepts_at_most_1000_ids(db):
 
 
 async def test_a_user_sees_only_their_own_jobs(db):
-    theirs, mine = await db.enqueue(user_id=OTHER), await db.enqueue(user_id=USER)
+    foreign, own_parent = await db.enqueue(user_id=OTHER), await db.enqueue(user_id=USER)
     ownerless = await db.enqueue()
     await db.act_as("authenticated", USER)
-    answers = await explain(db, theirs, mine, ownerless)
+    answers = await explain(db, foreign, own_parent, ownerless)
     assert [a["reason"] for a in answers] == ["unknown", "waiting_for_worker", "unknown"]
 
 
@@ -359,8 +359,8 @@ async def test_a_user_sees_no_workers_errors_or_other_users(db):
     own = await db.enqueue(user_id=USER)
     await db.claim(1, worker=secret)
     parent = await db.enqueue("sql-parent", user_id=OTHER)
-    mine = await db.enqueue("sql-parent", user_id=USER)
-    child = await db.enqueue(user_id=USER, options={"depends_on": [str(parent), str(mine)]})
+    own_parent = await db.enqueue("sql-parent", user_id=USER)
+    child = await db.enqueue(user_id=USER, options={"depends_on": [str(parent), str(own_parent)]})
     await db.value("select picture_queue._note_failure('resolve', $1, $2)", str(child), secret)
     await db.value("select pause_queue($1, reason => $2)", db.queue, secret)
     await db.act_as("authenticated", USER)
@@ -380,7 +380,7 @@ async def test_a_user_sees_no_workers_errors_or_other_users(db):
     limit = next(r for r in answers["own"]["reasons"] if r["reason"] == "limit")
     assert (limit["key"], limit["max_running"], limit["running"]) == (f"user:{USER}", 1, 1)
     parents = next(r for r in answers["child"]["reasons"] if r["reason"] == "parents")
-    assert (parents["parents"], parents["parent_count"]) == ([str(mine)], 2)
+    assert (parents["parents"], parents["parent_count"]) == ([str(own_parent)], 2)
 
 
 async def test_explaining_reads_only_indexes(db):

@@ -161,15 +161,15 @@ SOON: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("way", SOON)
-async def test_the_holder_is_woken_if_a_step_is_due_before_its_next_call(quiet, way):
+@pytest.mark.parametrize("step", SOON)
+async def test_the_holder_is_woken_if_a_step_is_due_before_its_next_call(quiet, step):
     await quiet.value("select register_worker('a', $1, '{}')", [quiet.queue])
     await maintain(quiet, "a")
-    await SOON[way](quiet, 3)
+    await SOON[step](quiet, 3)
     topic = f"pq:queue:{quiet.queue}"
     wake = {"queue": quiet.queue, "reason": "maintain"}
     assert wake not in await quiet.events(topic), "they look within two seconds"
-    await SOON[way](quiet, 0.2)
+    await SOON[step](quiet, 0.2)
     assert wake in await quiet.events(topic)
 
 

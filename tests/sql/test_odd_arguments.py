@@ -254,20 +254,22 @@ def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
 
 def find_problem(error: psycopg.Error) -> str | None:
     """Return the problem of an error message, or none."""
-    told = error.diag
-    if not re.fullmatch("PT[45][0-9]{2}", told.sqlstate or ""):
-        return f"raw {told.sqlstate}: {told.message_primary}"
-    if not told.message_detail or told.message_detail.endswith(" is "):
-        return f"no value in the detail: {told.message_primary} ({told.message_detail})"
-    return None if told.message_hint else f"no hint: {told.message_primary}"
+    diagnostics = error.diag
+    if not re.fullmatch("PT[45][0-9]{2}", diagnostics.sqlstate or ""):
+        return f"raw {diagnostics.sqlstate}: {diagnostics.message_primary}"
+    if not diagnostics.message_detail or diagnostics.message_detail.endswith(" is "):
+        return (
+            f"no value in the detail: {diagnostics.message_primary} ({diagnostics.message_detail})"
+        )
+    return None if diagnostics.message_hint else f"no hint: {diagnostics.message_primary}"
 
 
 @pytest.mark.timeout(3600 if LONG else 300)
 def test_any_call_returns_or_names_the_problem(connection: psycopg.Connection[Any]) -> None:
     functions = connection.execute(SIGNATURES).fetchall()
     assert len(functions) > 50
-    answered = set()
-    complaints: dict[tuple[str, str], str] = {}
+    successful = set()
+    problems: dict[tuple[str, str], str] = {}
 
     @settings(
         max_examples=60_000 if LONG else 3_000,
@@ -284,14 +286,14 @@ def test_any_call_returns_or_names_the_problem(connection: psycopg.Connection[An
             with connection.transaction(force_rollback=True):
                 connection.execute("set local statement_timeout = '10s'")
                 connection.execute(sql)
-            answered.add(name)
+            successful.add(name)
         except psycopg.Error as error:
-            if told := find_problem(error):
+            if diagnostics := find_problem(error):
                 # Of all calls with this problem, show the shortest.
-                text = f"{told}\n    {sql}"
-                key = name, told[:50]
-                complaints[key] = min(complaints.get(key, text), text, key=len)
+                text = f"{diagnostics}\n    {sql}"
+                key = name, diagnostics[:50]
+                problems[key] = min(problems.get(key, text), text, key=len)
 
     call()
-    assert not complaints, "\n".join(complaints.values())
-    assert len(answered) > 0.9 * len(functions), "too few calls get beyond the checks"
+    assert not problems, "\n".join(problems.values())
+    assert len(successful) > 0.9 * len(functions), "too few calls get beyond the checks"

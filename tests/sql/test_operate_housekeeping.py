@@ -22,7 +22,7 @@ async def maintain(db):
     return await db.value("select picture_queue.maintain()")
 
 
-async def kept(db):
+async def remaining(db):
     rows = await db.rows("select id from job_queue where queue = $1", db.queue)
     return {row["id"] for row in rows}
 
@@ -58,16 +58,16 @@ async def test_jobs_are_kept_as_long_as_the_setting_of_their_state(db):
     await db.value("select set_setting($1)", {"keep_cancelled_seconds": 20 * DAY})
     await db.pass_time(7 * DAY - 60)
     await maintain(db)
-    assert await kept(db) == {completed, failed, cancelled, pending}
+    assert await remaining(db) == {completed, failed, cancelled, pending}
     await db.pass_time(120)
     assert (await maintain(db))["pruned"] >= 1
-    assert await kept(db) == {failed, cancelled, pending}
+    assert await remaining(db) == {failed, cancelled, pending}
     await db.pass_time(13 * DAY)
     await maintain(db)
-    assert await kept(db) == {failed, pending}
+    assert await remaining(db) == {failed, pending}
     await db.pass_time(10 * DAY)
     await maintain(db)
-    assert await kept(db) == {pending}
+    assert await remaining(db) == {pending}
 
 
 async def test_pruning_deletes_history_and_log_and_keeps_the_counts(db):
@@ -90,8 +90,8 @@ async def test_pruning_deletes_a_bounded_number_of_the_oldest_jobs(db):
     await db.run("delete from job_queue where queue <> $1", db.queue)
     await db.pass_time(8 * DAY)
     assert await db.value("select picture_queue._prune(2)") == 2
-    assert await kept(db) < set(first)
-    assert len(await kept(db)) == 1
+    assert await remaining(db) < set(first)
+    assert len(await remaining(db)) == 1
     assert await db.value("select picture_queue._prune(2)") == 1
     assert await db.value("select picture_queue._prune(2)") == 0
 
@@ -100,7 +100,7 @@ async def test_nothing_is_archived_by_default(db):
     await finish(db, "completed")
     await db.pass_time(8 * DAY)
     await maintain(db)
-    assert await kept(db) == set()
+    assert await remaining(db) == set()
     assert await archived(db) == []
 
 
@@ -110,7 +110,7 @@ async def test_pruned_jobs_are_archived_in_the_partition_of_their_month(db):
     before = await db.job(job)
     await db.pass_time(31 * DAY)
     await maintain(db)
-    assert await kept(db) == set()
+    assert await remaining(db) == set()
     (row,) = await archived(db)
     for column in ("id", "seq", "status", "error", "payload", "attempt", "worker", "finished_at"):
         assert row[column] == before[column], column
@@ -417,7 +417,7 @@ async def test_a_job_that_cannot_be_pruned_does_not_keep_others(db):
     await db.run("insert into public.orders values ($1)", two)
     await db.pass_time(7.5 * DAY)
     assert (await maintain(db))["pruned"] >= 2
-    assert await kept(db) == {two}
+    assert await remaining(db) == {two}
     assert (await db.findings("pruning"))[0]["verdict"] == "ok"
     await db.pass_time(DAY)
     (finding,) = await db.findings("pruning")
@@ -426,7 +426,7 @@ async def test_a_job_that_cannot_be_pruned_does_not_keep_others(db):
     assert str(two) in finding["remedy"]
     await db.run("delete from public.orders")
     await db.run(finding["remedy"])
-    assert await kept(db) == set()
+    assert await remaining(db) == set()
     assert one != three
 
 

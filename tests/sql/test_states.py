@@ -80,8 +80,8 @@ async def test_a_repeated_report_changes_nothing_and_is_reported_as_repeated(db)
 async def test_a_stale_lease_changes_nothing_and_is_reported_as_stale(db):
     await db.enqueue()
     (job,) = await db.claim()
-    stranger = {**job, "lease_id": str(uuid4())}
-    assert (await db.report(stranger, "completed"))["outcome"] == "stale"
+    foreign = {**job, "lease_id": str(uuid4())}
+    assert (await db.report(foreign, "completed"))["outcome"] == "stale"
     assert (await db.job(job["id"]))["status"] == "processing"
 
 
@@ -136,11 +136,11 @@ async def test_the_history_keeps_the_last_fifty_changes(db):
         (job,) = await db.claim()
         await db.report(job, "failed", error="x", delay_seconds=0)
         await db.maintain()
-    kept = await db.rows(
+    history = await db.rows(
         "select attempt from picture_queue.history where job_id = $1 order by id", job_id
     )
-    assert len(kept) == 50
-    assert max(row["attempt"] for row in kept) == 55
+    assert len(history) == 50
+    assert max(row["attempt"] for row in history) == 55
 
 
 async def test_snoozed_and_released_jobs_use_up_no_attempt(db):
@@ -353,7 +353,7 @@ async def test_claim_next_job_takes_over_jobs_of_a_dead_worker(db):
 
 
 @pytest.mark.parametrize(
-    ("item", "says"),
+    ("item", "expected"),
     [
         ({"job_id": None}, "outcomes[0]: job_id is missing"),
         ({"lease_id": None}, "outcomes[0]: lease_id is missing"),
@@ -362,7 +362,7 @@ async def test_claim_next_job_takes_over_jobs_of_a_dead_worker(db):
         ({"delay_seconds": 1e12}, "delay_seconds is 1000000000000"),
     ],
 )
-async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, item, says):
+async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, item, expected):
     await db.enqueue()
     await db.enqueue()
     bad, other = (
@@ -370,10 +370,10 @@ async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, ite
         for job in await db.claim(2)
     )
     refused = await db.refusal("select report_jobs($1)", [bad | item])
-    assert says in refused.detail
+    assert expected in refused.detail
     answer = (await db.value("select report_jobs($1)", [bad | item, other]))["outcomes"]
     assert [one["outcome"] for one in answer] == ["refused", "ok"]
-    assert says.removeprefix("outcomes[0]: ") in answer[0]["error"]
+    assert expected.removeprefix("outcomes[0]: ") in answer[0]["error"]
     assert (await db.job(bad["job_id"]))["status"] == "processing"
     assert (await db.job(other["job_id"]))["hold"] == "scheduled"
 

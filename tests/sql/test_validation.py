@@ -32,11 +32,11 @@ UUIDS = ["x", "", 5, UUID_TEXT + "-", "{" + UUID_TEXT, UUID_TEXT[:-1]]
 @pytest.mark.parametrize("value", UUIDS)
 async def test_every_way_to_enqueue_refuses_a_malformed_uuid(db, field, value):
     job = {"job_type": "a", field: value}
-    said = f"{field} is {json.dumps(value)}, which is no uuid"
-    assert (await db.refusal(ONE, [job])).detail == said
-    assert (await db.refusal(ONE, [{"job_type": "a"}, job])).detail == f"jobs[1]: {said}"
-    assert (await db.refusal(BATCH, [job], None)).detail == said
-    assert (await db.refusal(BATCH, [], job)).detail == f"callback: {said}"
+    expected = f"{field} is {json.dumps(value)}, which is no uuid"
+    assert (await db.refusal(ONE, [job])).detail == expected
+    assert (await db.refusal(ONE, [{"job_type": "a"}, job])).detail == f"jobs[1]: {expected}"
+    assert (await db.refusal(BATCH, [job], None)).detail == expected
+    assert (await db.refusal(BATCH, [], job)).detail == f"callback: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ async def test_a_callback_accepts_the_fields_of_a_job(db, callback):
 
 
 @pytest.mark.parametrize(
-    ("policy", "said"),
+    ("policy", "expected"),
     [
         ({"queue": "bad name!"}, 'job_types.cb.queue is "bad name!"'),
         ({"queue": "q\n"}, 'job_types.cb.queue is "q\\n"'),
@@ -96,10 +96,10 @@ async def test_a_callback_accepts_the_fields_of_a_job(db, callback):
         (None, "job_types.cb is not an object"),
     ],
 )
-async def test_the_error_for_an_invalid_policy_names_job_type_field_and_value(db, policy, said):
+async def test_the_error_for_an_invalid_policy_names_job_type_field_and_value(db, policy, expected):
     refused = await db.refusal("select register_worker('w', '{default}', $1)", {"cb": policy})
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
-    assert refused.detail.startswith(said)
+    assert refused.detail.startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ async def test_an_invalid_worker_is_refused_with_a_code(db, worker, queues, job_
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
         ({"user_id": "zzz"}, 'user_id is "zzz", which is no uuid'),
         ({"priority": 10**10}, "priority is 10000000000"),
@@ -137,11 +137,11 @@ async def test_an_invalid_worker_is_refused_with_a_code(db, worker, queues, job_
         ({"missed": "x" * 100_000}, 'missed is "xxx'),
     ],
 )
-async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given, said):
+async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given, expected):
     schedule = {"every_seconds": 60, "job_type": "t", **given}
     refused = await db.refusal("select set_schedule('s', $1)", schedule)
     assert refused.sqlstate in ("PT400", "PT413")
-    assert refused.detail.startswith(said)
+    assert refused.detail.startswith(expected)
     assert len(refused.detail) < 300
 
 
@@ -264,8 +264,8 @@ async def test_more_jobs_than_one_call_may_have_are_refused(db):
 @pytest.mark.parametrize(
     ("bad", "said"), [({"priority": "x"}, "priority is x"), ({"prio": 1}, "prio is not known")]
 )
-async def test_the_error_for_one_invalid_job_of_many_names_it(db, bad, said):
+async def test_the_error_for_one_invalid_job_of_many_names_it(db, bad, expected):
     jobs = [{"job_type": "a"}] * 20_000
     jobs[12_345] = {"job_type": "a", **bad}
     jobs[19_999] = {"job_type": "a", "max_attempts": "x"}
-    assert (await db.refusal(ONE, jobs)).detail.startswith(f"jobs[12345]: {said}")
+    assert (await db.refusal(ONE, jobs)).detail.startswith(f"jobs[12345]: {expected}")

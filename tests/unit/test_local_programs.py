@@ -371,17 +371,17 @@ class TestService:
     ) -> None:
         temporary = tmp_path / "temporary"
         temporary.mkdir()
-        left, gone = (self._launch(tmp_path, "sleep", "60") for _ in range(2))
+        left, removed_process = (self._launch(tmp_path, "sleep", "60") for _ in range(2))
         with (tmp_path / "lock").open("w") as lock:
             guard = Guard((lock.fileno(),), temporary)
             guard.add(left)
-            guard.add(gone)
-            guard.remove(gone)
+            guard.add(removed_process)
+            guard.remove(removed_process)
             await guard.close()
         assert await asyncio.wait_for(processes.exit_code(left), 5) == -signal.SIGINT
         assert not temporary.exists()
-        assert gone.poll() is None
-        await processes.stop(gone, [(signal.SIGTERM, 5.0)])
+        assert removed_process.poll() is None
+        await processes.stop(removed_process, [(signal.SIGTERM, 5.0)])
 
 
 class TestGuardScript:
@@ -409,10 +409,10 @@ class TestGuardScript:
     ) -> None:
         with subprocess.Popen(["true"]) as ended:
             pass
-        with subprocess.Popen(["sleep", "60"]) as kept:
-            self._run(monkeypatch, f"+{ended.pid}", f"+{kept.pid}", f"-{kept.pid}", "keep")
-            assert kept.poll() is None
-            kept.kill()
+        with subprocess.Popen(["sleep", "60"]) as removed:
+            self._run(monkeypatch, f"+{ended.pid}", f"+{removed.pid}", f"-{removed.pid}", "keep")
+            assert removed.poll() is None
+            removed.kill()
 
 
 class TestLogs:

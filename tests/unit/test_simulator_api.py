@@ -390,11 +390,11 @@ async def test_an_image_has_the_requested_format_and_size(
 
 
 async def test_the_same_seed_gives_the_same_images(http: httpx.AsyncClient, clock: Clock) -> None:
-    wish = {"seed": 7, "num_outputs": 2, "megapixels": "0.25"}
-    first = await files(http, clock, SCHNELL, **wish)
-    assert await files(http, clock, SCHNELL, **wish) == first
+    options = {"seed": 7, "num_outputs": 2, "megapixels": "0.25"}
+    first = await files(http, clock, SCHNELL, **options)
+    assert await files(http, clock, SCHNELL, **options) == first
     assert first[0] != first[1]
-    assert await files(http, clock, SCHNELL, **wish | {"seed": 8}) != first
+    assert await files(http, clock, SCHNELL, **options | {"seed": 8}) != first
 
 
 async def test_a_model_without_a_prompt_returns_images(
@@ -412,8 +412,8 @@ async def test_several_images_are_returned_only_in_automatic_mode(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
     for mode, count in [("disabled", 1), ("auto", 3)]:
-        wish = {"sequential_image_generation": mode, "max_images": 3}
-        made = await create(http, "bytedance/seedream-4", **wish)
+        options = {"sequential_image_generation": mode, "max_images": 3}
+        made = await create(http, "bytedance/seedream-4", **options)
         clock.now += 60
         assert len((await read(http, made))["output"]) == count
 

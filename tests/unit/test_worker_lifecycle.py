@@ -382,10 +382,10 @@ async def test_a_signal_before_the_first_response_stops_the_worker(harness, proj
 async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(project, row):
     received: list[int] = []
 
-    def mine(number: int, frame: Any) -> None:
+    def handler(number: int, frame: Any) -> None:
         received.append(number)
 
-    before = signal.signal(signal.SIGTERM, mine)
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         workers = [Harness(type(project)(), row).worker() for _ in range(3)]
         third = workers.pop()
@@ -661,8 +661,12 @@ async def test_every_stop_callback_is_called_even_if_another_fails(harness, capl
     async with worker:
         pass
     assert closed == ["closed", "sync"]
-    for says in ("failed: RuntimeError: no", "failed: SystemExit: 3", "has not ended in 0.01 s"):
-        assert f"A callback after the stop {says}" in caplog.text
+    for expected in (
+        "failed: RuntimeError: no",
+        "failed: SystemExit: 3",
+        "has not ended in 0.01 s",
+    ):
+        assert f"A callback after the stop {expected}" in caplog.text
 
 
 # Cancellation of the worker's tasks by user code

@@ -138,12 +138,12 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, project)
     """Lock the rows of two jobs. The other outcomes are written without a delay."""
 
     def answer(params: dict[str, Any]) -> Any:
-        answered = harness.take(params)
+        response = harness.take(params)
         calls.append([item["job_id"] for item in params["outcomes"]])
-        for one in answered["outcomes"]:
+        for one in response["outcomes"]:
             if one["job_id"] in locked and not unlocked.is_set():
                 one["outcome"] = "busy"
-        return answered
+        return response
 
     calls: list[list[str]] = []
     unlocked = asyncio.Event()
@@ -239,14 +239,14 @@ async def test_an_outcome_refused_by_the_database_fails_or_abandons_its_job(
     harness, project, refuses, caplog
 ):
     def refuse_one(params: dict[str, Any]) -> Any:
-        answered = harness.take(params)
-        for item, one in zip(params["outcomes"], answered["outcomes"], strict=True):
+        response = harness.take(params)
+        for item, one in zip(params["outcomes"], response["outcomes"], strict=True):
             bad = item["outcome"] == "completed" or refuses == "everything"
             if item["job_id"] == str(other.id) and bad:
                 one |= {"outcome": "refused", "error": "a trigger of the project says no"}
             else:
                 taken[item["job_id"]] = item["outcome"]
-        return answered
+        return response
 
     taken: dict[str, str] = {}
     project.answers["report_jobs"] = refuse_one

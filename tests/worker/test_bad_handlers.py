@@ -204,14 +204,14 @@ def add_handlers(worker: Worker, is_async: bool) -> None:
     both = asyncio.Barrier(2)
 
     @worker.handler("meets", max_attempts=1)
-    async def meets() -> str:
+    async def wait_for_each_other() -> str:
         await both.wait()
         return "met"
 
 
 KINDS: list[tuple[str, dict[str, int], str]] = [
-    *(("bad", {"n": n}, says) for n, (_, says) in enumerate(BAD)),
-    *(("starts", {"n": n}, says) for n, (_, says) in enumerate(STARTED)),
+    *(("bad", {"n": n}, expected) for n, (_, expected) in enumerate(BAD)),
+    *(("starts", {"n": n}, expected) for n, (_, expected) in enumerate(STARTED)),
     ("invalid", {"size": 1}, "Panic: in the validator"),
     ("invalid", {}, "Panic: in the default"),
     ("finally", {}, "Panic: in finally"),
@@ -227,15 +227,17 @@ async def test_a_bad_handler_affects_only_its_job_and_frees_its_slot(
     add_handlers(worker, is_async)
     async with worker:
         jobs = []
-        for n, (job_type, payload, says) in enumerate(KINDS):
+        for n, (job_type, payload, expected) in enumerate(KINDS):
             bad = await service.jobs.enqueue(job_type, payload, queue=queue)
-            jobs.append((bad.id, says, await service.jobs.enqueue("fine", {"n": n}, queue=queue)))
-        for n, (bad_id, says, fine) in enumerate(jobs):
+            jobs.append(
+                (bad.id, expected, await service.jobs.enqueue("fine", {"n": n}, queue=queue))
+            )
+        for n, (bad_id, expected, fine) in enumerate(jobs):
             assert await service.jobs.result(fine.id, timeout=15) == n
             with pytest.raises(JobFailed):
                 await service.jobs.result(bad_id, timeout=15)
             failed = await service.jobs.get(bad_id)
-            assert (failed.attempt, failed.error[: len(says)]) == (1, says)
+            assert (failed.attempt, failed.error[: len(expected)]) == (1, expected)
         # All slots are free: each of these two jobs waits for the other.
         both = [await service.jobs.enqueue("meets", queue=queue) for _ in range(2)]
         for job in both:
@@ -262,8 +264,8 @@ async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(
         job = await service.jobs.enqueue("large", queue=queue)
         with pytest.raises(JobFailed, match="larger than the project allows"):
             await service.jobs.result(job.id, timeout=15)
-    says = f"{job.id} (large) failed, attempt 1, for good: the database refused its result"
-    assert says in caplog.text
+    expected = f"{job.id} (large) failed, attempt 1, for good: the database refused its result"
+    assert expected in caplog.text
     assert "completed" not in caplog.text
 
 
@@ -382,8 +384,8 @@ async def test_a_thread_can_see_the_reason_of_a_stop_request(service, queue, new
                 await service.jobs.result(job.id, timeout=15)
     assert seen.cancel is (why == "cancel")
     if why == "shutdown":
-        given_back = await service.jobs.get(job.id)
-        assert (given_back.status, given_back.attempt) == (JobStatus.PENDING, 0)
+        released = await service.jobs.get(job.id)
+        assert (released.status, released.attempt) == (JobStatus.PENDING, 0)
 
 
 async def test_a_wrapper_is_called_with_the_arguments_of_its_function(service, queue, new_worker):

@@ -40,7 +40,7 @@ class _Ours:
 
 
 #: The last answer to each function in the current call, before parsing.
-_heard: ContextVar[dict[str, Any]] = ContextVar("heard")
+_raw_answers: ContextVar[dict[str, Any]] = ContextVar("heard")
 
 
 def _asis(data: Any) -> Any:
@@ -48,10 +48,10 @@ def _asis(data: Any) -> Any:
 
 
 def _answer(request: Request) -> Answer:
-    heard = _heard.get()
-    if request.function not in heard:  # With options, one job is enqueued like many.
-        return Answer(data=heard["enqueue_jobs"][0]["job_id"])
-    data = heard[request.function]
+    answers = _raw_answers.get()
+    if request.function not in answers:  # With options, one job is enqueued like many.
+        return Answer(data=answers["enqueue_jobs"][0]["job_id"])
+    data = answers[request.function]
     return Answer(data=None if request.is_void and data == [] else data)
 
 
@@ -71,7 +71,7 @@ class OursAsync(_Ours):
             self._listen(client)
 
         async def call(request: Request) -> Answer:
-            _heard.set({})
+            _raw_answers.set({})
             client = clients[request.role]
             method = method_of(request.case, request.function)
             rpc = Rpc(request.function, request.args, _asis)
@@ -98,7 +98,7 @@ class OursAsync(_Ours):
 
         async def call(rpc: Rpc[Any]) -> Any:
             data = await made(Rpc(rpc.function, rpc.params, _asis))
-            _heard.get()[rpc.function] = data
+            _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
         client._project.call = call  # type: ignore[method-assign]
@@ -123,7 +123,7 @@ class OursSync(_Ours):
             self._listen(client)
 
         def call(request: Request) -> Answer:
-            _heard.set({})
+            _raw_answers.set({})
             client = clients[request.role]
             method = method_of(request.case, request.function)
             rpc = Rpc(request.function, request.args, _asis)
@@ -149,7 +149,7 @@ class OursSync(_Ours):
 
         def call(rpc: Rpc[Any]) -> Any:
             data = made(Rpc(rpc.function, rpc.params, _asis))
-            _heard.get()[rpc.function] = data
+            _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
         client._project.call = call  # type: ignore[method-assign]

@@ -253,11 +253,11 @@ async def test_pruning_does_not_wait_for_a_reader_of_the_archive(crowd):
         done = await asyncio.wait_for(crowd.one.value("select picture_queue.prune()"), 10)
         assert done["pruned"] >= 1
         await reader.rollback()
-        kept = await crowd.one.value(
+        partition = await crowd.one.value(
             "select tableoid::regclass::text from picture_queue.archive where id = $1",
             UUID(job["job_id"]),
         )
-        assert kept == "picture_queue.archive_2001_02"
+        assert partition == "picture_queue.archive_2001_02"
         await crowd.one.value("select picture_queue.prune()")  # drops the expired partition
     finally:
         await crowd.one.value("""select set_setting('{"archive": null}')""")

@@ -24,18 +24,18 @@ class Bad:
     """A bad answer.
 
     Attributes:
-        name: What it is.
-        status: Status code.
+        name: The name of the answer.
+        status: The status code.
         body: The body.
-        content_type: Its type.
-        says: What the log says.
+        content_type: The content type.
+        pattern: A pattern that the log must contain.
     """
 
     name: str
     status: int
     body: bytes
     content_type: str = "application/json"
-    says: str = "(?i)answer|calls fail"
+    pattern: str = "(?i)answer|calls fail"
 
 
 HTML = b"<!DOCTYPE html><html><head><title>522: Connection timed out</title></head></html>"
@@ -50,7 +50,7 @@ ANSWERS = (
     Bad("522", 522, HTML, "text/html"),
     Bad("500", 500, b"", "text/plain"),
     Bad("302", 302, b"", "text/plain"),
-    Bad("401", 401, KEY, says="ERROR.*[Kk]ey"),
+    Bad("401", 401, KEY, pattern="ERROR.*[Kk]ey"),
 )
 
 
@@ -73,7 +73,7 @@ async def test_jobs_complete_after_some_answers_of(start, stack, service, db, tm
 
         await world.until(given, "the worker asks no more")
         await world.expect_completed(jobs)
-        world.expect_logged(bad.says)
+        world.expect_logged(bad.pattern)
         await worker.stop(world.guard)
 
 
