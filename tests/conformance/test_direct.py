@@ -5,7 +5,6 @@ import time
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from tenacity import stop_after_attempt
 
@@ -23,13 +22,6 @@ from picture_queue.settings import DatabaseSettings
 async def direct(stack):
     async with AsyncPictureQueue(database_url=stack.db_url) as pq:
         yield pq
-
-
-@pytest.fixture
-async def sql(stack):
-    connection = await asyncpg.connect(stack.db_url, timeout=10)
-    yield connection
-    await connection.close(timeout=5)
 
 
 def changed(url, **parts):
@@ -89,9 +81,9 @@ async def test_the_environment_selects_the_transport(stack, monkeypatch):
         assert await pq.health()
 
 
-async def test_a_terminated_session_is_replaced_and_the_call_repeated(direct, sql, queue):
+async def test_a_terminated_session_is_replaced_and_the_call_repeated(direct, db, queue):
     enqueued = await direct.jobs.enqueue("x", queue=queue)
-    await sql.execute(
+    await db.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity "
         "where application_name = 'picture_queue'"
     )
@@ -99,14 +91,14 @@ async def test_a_terminated_session_is_replaced_and_the_call_repeated(direct, sq
     assert len(await direct.jobs.list(queue=queue)) == 1
 
 
-async def test_a_session_terminated_during_a_call_loses_nothing(direct, sql, queue):
+async def test_a_session_terminated_during_a_call_loses_nothing(direct, db, queue):
     await direct.health()
-    blocker = sql.transaction()
+    blocker = db.transaction()
     await blocker.start()
-    await sql.execute("lock table public.job_queue in access exclusive mode")
+    await db.execute("lock table public.job_queue in access exclusive mode")
     calling = asyncio.create_task(direct.jobs.enqueue("x", queue=queue))
     async with asyncio.timeout(10):
-        while not await sql.fetchval(  # noqa: ASYNC110 - the server sends no event
+        while not await db.fetchval(  # noqa: ASYNC110 - the server sends no event
             "select count(pg_terminate_backend(pid)) from pg_stat_activity "
             "where application_name = 'picture_queue' and wait_event_type = 'Lock'"
         ):
@@ -116,10 +108,10 @@ async def test_a_session_terminated_during_a_call_loses_nothing(direct, sql, que
     assert [job.id for job in await direct.jobs.list(queue=queue)] == [enqueued.id]
 
 
-async def test_a_call_without_an_answer_is_abandoned_at_the_timeout(direct, sql):
+async def test_a_call_without_an_answer_is_abandoned_at_the_timeout(direct, db):
     await direct.health()
-    async with sql.transaction():
-        await sql.execute("lock table picture_queue.setting in access exclusive mode")
+    async with db.transaction():
+        await db.execute("lock table picture_queue.setting in access exclusive mode")
         began = time.monotonic()
         with pytest.raises(errors.ConnectionFailed, match=r"0\.3 s"):
             await direct._project.call(_rpc.get_settings(), timeout=0.3)
@@ -161,7 +153,7 @@ async def test_large_calls_and_answers_are_possible(direct, queue):
     assert found[0].payload == {"text": "ü" * 5000}
 
 
-async def test_concurrent_calls_share_a_few_connections(direct, sql):
+async def test_concurrent_calls_share_a_few_connections(direct, db):
     await asyncio.gather(*(direct.health() for _ in range(50)))
     assert 1 <= len(direct._project.database._pool._idle) <= DatabaseSettings("").connections
 
@@ -173,10 +165,10 @@ async def test_no_prepared_statement_is_left(direct):
     assert result.get_value(0, 0) == b"0"
 
 
-async def test_a_cancelled_call_leaves_a_usable_pool(direct, sql, queue):
+async def test_a_cancelled_call_leaves_a_usable_pool(direct, db, queue):
     await direct.health()
-    async with sql.transaction():
-        await sql.execute("lock table public.job_queue in access exclusive mode")
+    async with db.transaction():
+        await db.execute("lock table public.job_queue in access exclusive mode")
         calling = asyncio.create_task(direct.jobs.list(queue=queue))
         await asyncio.sleep(0.1)
         calling.cancel()
@@ -211,31 +203,31 @@ class Listener:
         return await asyncio.wait_for(self.calls.get(), 15)
 
 
-async def test_a_wake_up_arrives_after_the_join(stack, sql, queue):
+async def test_a_wake_up_arrives_after_the_join(stack, db, queue):
     source, listener = Notifications(DatabaseSettings(stack.db_url)), Listener()
     with source.listen(f"pq:queue:{queue}", listener):
         assert await listener.next() == "joined"
-        await sql.execute("select picture_queue._wake(array[$1], 'again')", queue)
+        await db.execute("select picture_queue._wake(array[$1], 'again')", queue)
         assert await listener.next() == ("wake", "again")
     await source.aclose()
 
 
-async def test_foreign_notifications_are_ignored(stack, sql, queue):
+async def test_foreign_notifications_are_ignored(stack, db, queue):
     source, listener = Notifications(DatabaseSettings(stack.db_url)), Listener()
     with source.listen(f"pq:queue:{queue}", listener):
         assert await listener.next() == "joined"
         for notice in ("", "no JSON", "[]", '{"reason": "enqueue"}', '{"queue": 7}'):
-            await sql.execute("select pg_notify('picture_queue', $1)", notice)
-        await sql.execute("select picture_queue._wake(array[$1], 'again')", queue)
+            await db.execute("select pg_notify('picture_queue', $1)", notice)
+        await db.execute("select picture_queue._wake(array[$1], 'again')", queue)
         assert await listener.next() == ("wake", "again")
     await source.aclose()
 
 
-async def test_a_listener_reports_a_lost_session_and_joins_again(stack, sql, queue):
+async def test_a_listener_reports_a_lost_session_and_joins_again(stack, db, queue):
     source, listener = Notifications(DatabaseSettings(stack.db_url)), Listener()
     with source.listen(f"pq:queue:{queue}", listener):
         assert await listener.next() == "joined"
-        await sql.execute(
+        await db.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where query like 'listen %'"
         )
         assert await listener.next() == "lost"

@@ -127,6 +127,13 @@ def platform(stack: Any, new_platform: NewPlatform) -> Iterator[Platform]:
         yield made
 
 
+@pytest.fixture
+async def sql(platform: Platform) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to the database of the platform, as the superuser."""
+    async with platform.connect() as connection:
+        yield connection
+
+
 @pytest.fixture(scope="module")
 def gateway(platform: Platform) -> Iterator[str]:
     """The address of a gateway over this platform."""

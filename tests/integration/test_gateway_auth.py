@@ -29,12 +29,6 @@ async def auth(gateway, platform):
         )
 
 
-@pytest.fixture
-async def sql(platform):
-    async with platform.connect() as connection:
-        yield connection
-
-
 async def code_of(awaitable) -> str:
     with pytest.raises(AuthApiError) as refused:
         await awaitable

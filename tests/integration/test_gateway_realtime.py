@@ -69,12 +69,6 @@ def policies(platform):
 
 
 @pytest.fixture
-async def sql(platform):
-    async with platform.connect() as connection:
-        yield connection
-
-
-@pytest.fixture
 async def listen(gateway, platform):
     """Return a function that opens channels, whose clients are closed after the test."""
     clients = []

@@ -60,12 +60,6 @@ def policies(platform):
 
 
 @pytest.fixture
-async def sql(platform):
-    async with platform.connect() as connection:
-        yield connection
-
-
-@pytest.fixture
 async def connect(platform):
     """Return a function that makes clients, which are closed after the test."""
     clients = []

@@ -102,6 +102,13 @@ class Database:
         return [row["payload"] for row in rows]
 
 
+async def enqueue_items(db: Database, *items: dict[str, Any]) -> list[dict[str, Any]]:
+    """Enqueue jobs in one call, into the queue of the test; return its answer."""
+    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
+    answer: list[dict[str, Any]] = await db.value("select enqueue_jobs($1)", jobs)
+    return answer
+
+
 @asynccontextmanager
 async def transaction(url: str) -> AsyncIterator[Database]:
     """Open a connection and a transaction that is rolled back at the end."""

@@ -6,12 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from .conftest import transaction
-
-
-async def enqueue(db: Any, *items: dict[str, Any]) -> list[dict[str, Any]]:
-    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
-    return await db.value("select enqueue_jobs($1)", jobs)
+from .conftest import enqueue_items, transaction
 
 
 def outcomes(answer: list[dict[str, Any]]) -> list[str]:
@@ -38,19 +33,19 @@ def key(request) -> dict[str, str]:
 
 
 async def test_a_repeated_call_succeeds_on_a_draining_queue(db, key):
-    first = await enqueue(db, key)
+    first = await enqueue_items(db, key)
     await db.value("select drain_queue($1)", db.queue)
-    assert await enqueue(db, key) == [{**first[0], "outcome": "existing"}]
+    assert await enqueue_items(db, key) == [{**first[0], "outcome": "existing"}]
     jobs = [{"job_type": "sql-resize", "queue": db.queue, **one} for one in (key, {})]
     refused = await db.refusal("select enqueue_jobs($1)", jobs)
     assert refused.message.startswith("PQ_QUEUE_DRAINING")
 
 
 async def test_a_repeated_call_succeeds_after_its_queue_was_deleted(db, key):
-    first = await enqueue(db, key)
+    first = await enqueue_items(db, key)
     await db.run("delete from picture_queue.queue where name = $1", db.queue)
     await db.value('select set_setting(\'{"unknown_queue": "refuse"}\')')
-    assert await enqueue(db, key) == [{**first[0], "outcome": "existing"}]
+    assert await enqueue_items(db, key) == [{**first[0], "outcome": "existing"}]
     assert await db.value("select count(*) from picture_queue.queue where name = $1", db.queue) == 0
 
 
@@ -59,29 +54,29 @@ async def test_a_repeated_call_succeeds_after_its_batch_finished(db, key):
         await db.value("select enqueue_batch($1)", [{"job_type": "sql-resize", "queue": db.queue}])
     )["batch_id"]
     item = {**key, "options": {"batch_id": batch}}
-    first = await enqueue(db, item)
+    first = await enqueue_items(db, item)
     for job in await db.claim(2):
         await db.report(job, "completed")
-    assert await enqueue(db, item) == [{**first[0], "outcome": "existing"}]
+    assert await enqueue_items(db, item) == [{**first[0], "outcome": "existing"}]
     refused = await db.refusal("select enqueue_job('a', options => $1)", {"batch_id": batch})
     assert refused.message.startswith("PQ_CONFLICT")
 
 
 async def test_a_repeated_call_succeeds_after_its_parent_was_discarded(db, key):
-    (parent,) = await enqueue(db, {})
+    (parent,) = await enqueue_items(db, {})
     item = {**key, "options": {"depends_on": [parent["job_id"]]}}
-    first = await enqueue(db, item)
+    first = await enqueue_items(db, item)
     (job,) = await db.claim()
     await db.report(job, "completed")
     await db.value("select change_jobs('discard', $1)", {"queue": db.queue, "status": "completed"})
-    assert await enqueue(db, item) == [{**first[0], "outcome": "existing"}]
+    assert await enqueue_items(db, item) == [{**first[0], "outcome": "existing"}]
 
 
 async def test_a_new_child_waits_for_an_existing_parent_of_the_same_call(db, key):
     parent = {**key, "job_id": key.get("job_id", str(uuid4()))}
-    (first,) = await enqueue(db, parent)
+    (first,) = await enqueue_items(db, parent)
     child = {"options": {"depends_on": [parent["job_id"]]}}
-    answer = await enqueue(db, parent, child)
+    answer = await enqueue_items(db, parent, child)
     assert outcomes(answer) == ["existing", "created"]
     assert (await db.job(answer[1]["job_id"]))["hold"] == "waiting"
     (job,) = await db.claim(5)
@@ -98,8 +93,8 @@ async def test_a_repeated_generation_succeeds_after_its_model_was_disabled(db):
 
 async def test_a_call_with_thousands_of_jobs_can_be_repeated(db):
     keys = [{"idempotency_key": f"{n}"} for n in range(8000)]
-    first = await enqueue(db, *keys)
-    again = await enqueue(db, *keys)
+    first = await enqueue_items(db, *keys)
+    again = await enqueue_items(db, *keys)
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
     assert set(outcomes(again)) == {"existing"}
 
@@ -120,8 +115,8 @@ async def test_a_duplicate_does_not_make_other_jobs_be_inserted_twice(db, kind):
         """create trigger count_rows before insert on public.job_queue
         for each row execute function public.count_rows()"""
     )
-    await enqueue(db, item(99))
-    answer = await enqueue(db, *(item(n) for n in range(100)))
+    await enqueue_items(db, item(99))
+    answer = await enqueue_items(db, *(item(n) for n in range(100)))
     assert outcomes(answer) == ["created"] * 99 + ["existing"]
     # A sequence is not rolled back, so it also counts rows of undone subtransactions.
     assert await db.value("select last_value from public.written_n_seq") == 100
@@ -195,17 +190,17 @@ async def test_replace_into_another_queue_moves_the_job(db, hold):
     if hold == "scheduled":
         options = {"delay_seconds": 60}
     elif hold == "waiting":
-        options = {"depends_on": [(await enqueue(db, {"queue": "other"}))[0]["job_id"]]}
+        options = {"depends_on": [(await enqueue_items(db, {"queue": "other"}))[0]["job_id"]]}
     elif hold == "blocked":
         await db.value("select pause_key('k:1')")
         options = {"limit_keys": ["k:1"]}
-    (first,) = await enqueue(db, unique(1, "ignore", **options))
+    (first,) = await enqueue_items(db, unique(1, "ignore", **options))
     if hold == "blocked":
         assert await db.claim() == []
     assert await counts(db, db.queue) == {hold or "pending": 1}
 
     old, db.queue = db.queue, f"{db.queue}-new"
-    answer = await enqueue(db, unique(1, "replace"))
+    answer = await enqueue_items(db, unique(1, "replace"))
     assert answer == [{"job_id": first["job_id"], "outcome": "replaced"}]
     assert await counts(db, old) == {}
     state = "waiting" if hold == "waiting" else "pending"
@@ -217,17 +212,17 @@ async def test_replace_into_another_queue_moves_the_job(db, hold):
 
 
 async def test_a_job_replaced_into_a_fair_queue_gets_a_place_in_its_order(db):
-    (first,) = await enqueue(db, unique(1, "ignore"))
+    (first,) = await enqueue_items(db, unique(1, "ignore"))
     db.queue += "-fair"
     await db.value("select set_queue($1, $2)", db.queue, {"fair_share": True})
-    await enqueue(db, *({"options": {"tenant": "busy"}} for _ in range(3)))
-    await enqueue(db, unique(1, "replace", tenant="quiet"))
+    await enqueue_items(db, *({"options": {"tenant": "busy"}} for _ in range(3)))
+    await enqueue_items(db, unique(1, "replace", tenant="quiet"))
     assert (await db.job(first["job_id"]))["tenant"] == "quiet"
     assert first["job_id"] in [job["id"] for job in await db.claim(2)]
 
 
 async def test_the_last_of_several_duplicates_in_one_call_wins(db):
-    (first,) = await enqueue(db, unique(1, "ignore"))
+    (first,) = await enqueue_items(db, unique(1, "ignore"))
     items = [
         unique(1, "debounce"),
         unique(1, "replace", tags=["a"]),
@@ -236,7 +231,7 @@ async def test_the_last_of_several_duplicates_in_one_call_wins(db):
         unique(1, "debounce", delay_seconds=60),
         unique(1, "debounce"),
     ]
-    answer = await enqueue(db, *items)
+    answer = await enqueue_items(db, *items)
     assert {job["job_id"] for job in answer} == {first["job_id"]}
     assert outcomes(answer) == [
         "debounced", "replaced", "replaced", "existing", "debounced", "debounced",
@@ -248,8 +243,8 @@ async def test_the_last_of_several_duplicates_in_one_call_wins(db):
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
 async def test_thousands_of_duplicates_are_replaced_in_one_call(db, on_conflict):
-    first = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
-    again = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
+    first = await enqueue_items(db, *(unique(n, on_conflict) for n in range(3000)))
+    again = await enqueue_items(db, *(unique(n, on_conflict) for n in range(3000)))
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
     assert set(outcomes(again)) == {f"{on_conflict}d"}
 
@@ -264,16 +259,16 @@ async def test_thousands_of_duplicates_are_quick_with_statistics_of_an_empty_tab
         await db.run("insert into job_queue (job_type) select 'x' from generate_series(1, 5000)")
         await db.run("delete from job_queue")
         await db.run("analyze job_queue")
-        await enqueue(db, *items)
+        await enqueue_items(db, *items)
         async with asyncio.timeout(20):
-            assert set(outcomes(await enqueue(db, *items))).isdisjoint({"created"})
+            assert set(outcomes(await enqueue_items(db, *items))).isdisjoint({"created"})
 
 
 async def test_chains_of_duplicates_in_one_call_are_resolved(db):
     keys = [str(uuid4()) for _ in range(4)]
     payloads = [{"id": str(uuid4())} for _ in range(4)]
     only = {"unique": {}}
-    answer = await enqueue(
+    answer = await enqueue_items(
         db,
         {"payload": payloads[0], "options": only},
         {"payload": payloads[0], "options": only, "idempotency_key": keys[0]},

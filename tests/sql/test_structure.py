@@ -8,10 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-
-async def enqueue(db: Any, *items: dict[str, Any]) -> list[dict[str, Any]]:
-    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
-    return await db.value("select enqueue_jobs($1)", jobs)
+from .conftest import enqueue_items
 
 
 async def batch(db: Any, *items: dict[str, Any], callback: Any = None) -> UUID:
@@ -42,7 +39,7 @@ async def test_a_job_that_is_cancelled_by_its_enqueue_does_not_finish_its_batch(
     one = await batch(db, {}, {}, callback=then)
     (job,) = await db.claim()
     await db.report(job, "completed")
-    await enqueue(db, {"options": {"depends_on": [parent], "batch_id": str(one)}})
+    await enqueue_items(db, {"options": {"depends_on": [parent], "batch_id": str(one)}})
     row = await db.value("select get_batch($1)", one)
     assert (row["total"], row["completed"], row["cancelled"], row["open"]) == (3, 1, 1, 1)
     assert row["callback_job_id"] is None
@@ -56,12 +53,12 @@ async def test_a_child_waits_for_the_existing_job_that_its_parent_duplicates(db,
     if by == "unique":
         states = ["pending", "processing", "completed", "failed"]
         key = {"options": {"unique": {"states": states}}}
-    (first,) = await enqueue(db, {"max_attempts": 1, **key})
+    (first,) = await enqueue_items(db, {"max_attempts": 1, **key})
     if outcome:
         (job,) = await db.claim()
         await db.report(job, outcome)
     fresh = str(uuid4())
-    parent, child = await enqueue(
+    parent, child = await enqueue_items(
         db, {"job_id": fresh, "max_attempts": 1, **key}, {"options": {"depends_on": [fresh]}}
     )
     assert parent == {"job_id": first["job_id"], "outcome": "existing"}

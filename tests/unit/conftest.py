@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -55,6 +56,19 @@ def row() -> Callable[..., dict[str, Any]]:
 def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
     """Make a claimed job."""
     return lambda **columns: ClaimedJob(row(**columns))
+
+
+def attempt_of(job: Any, progress: Any, log: Any, *, settled: bool = False) -> Any:
+    """Make an attempt with the attributes that a context uses."""
+    return SimpleNamespace(
+        job=job,
+        progress=progress,
+        log=log,
+        settled=settled,
+        stop_reason=None,
+        cancel_requested=False,
+        shutdown_requested=False,
+    )
 
 
 class Project:

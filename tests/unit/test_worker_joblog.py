@@ -2,8 +2,6 @@
 
 import asyncio
 import threading
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -12,17 +10,7 @@ from picture_queue.worker import JobContext, SyncJobContext, joblog
 from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.progress import Progress
 
-
-def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = False) -> Any:
-    return SimpleNamespace(
-        job=job,
-        progress=progress,
-        log=log,
-        settled=settled,
-        stop_reason=None,
-        cancel_requested=False,
-        shutdown_requested=False,
-    )
+from .conftest import attempt_of
 
 
 class FakeConnection:

@@ -1,8 +1,6 @@
 """Progress: one call at a time, with the latest value."""
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -12,17 +10,7 @@ from picture_queue.worker.context import JobContext, SyncJobContext
 from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.progress import Progress
 
-
-def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = False) -> Any:
-    return SimpleNamespace(
-        job=job,
-        progress=progress,
-        log=log,
-        settled=settled,
-        stop_reason=None,
-        cancel_requested=False,
-        shutdown_requested=False,
-    )
+from .conftest import attempt_of
 
 
 class FakeConnection:
