@@ -22,19 +22,19 @@ _TLS = ssl.create_default_context()
 
 
 @pytest.fixture(scope="session")
-def arena() -> Iterator[LocalSupabase]:
+def sandbox() -> Iterator[LocalSupabase]:
     """A stack only for these tests, because attacks may leave anything behind."""
     with LocalSupabase() as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
-def filled(arena: Any) -> World:
+def filled(sandbox: Any) -> World:
     """Two new users on this stack, one of them with jobs, generations and images."""
 
     async def fill() -> World:
-        async with httpx.AsyncClient(base_url=arena.api_url, timeout=30, verify=_TLS) as http:
-            return await make(arena, http)
+        async with httpx.AsyncClient(base_url=sandbox.api_url, timeout=30, verify=_TLS) as http:
+            return await make(sandbox, http)
 
     return asyncio.run(fill())
 
@@ -47,9 +47,9 @@ async def world(filled: World) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def admin(arena: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+async def admin(sandbox: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     """A connection as the role that owns the migrations."""
-    connection = await asyncpg.connect(arena.db_url, timeout=10)
+    connection = await asyncpg.connect(sandbox.db_url, timeout=10)
     yield connection
     await connection.close(timeout=5)
 

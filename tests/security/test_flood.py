@@ -116,16 +116,16 @@ async def test_many_events_of_one_topic_suppress_none_of_another(served: str, pl
         await socket.until("event")
 
 
-async def test_a_malformed_frame_closes_only_the_socket_of_its_sender(world: World, arena: Any):
-    async with open_socket(arena.api_url, arena.publishable_key) as socket:
-        assert await socket.join("shared", arena.publishable_key, private=False) is None
+async def test_a_malformed_frame_closes_only_the_socket_of_its_sender(world: World, sandbox: Any):
+    async with open_socket(sandbox.api_url, sandbox.publishable_key) as socket:
+        assert await socket.join("shared", sandbox.publishable_key, private=False) is None
         for text in ('"\\ud800"', "NaN", "1e999", "[" * 5000 + "]" * 5000, "9" * 5000):
             frame = (
                 '{"topic": "realtime:shared", "event": "broadcast", "ref": null, "payload":'
                 f' {{"type": "broadcast", "event": "odd", "payload": {{"a": {text}}}}}}}'
             )
-            async with open_socket(arena.api_url, arena.publishable_key) as sender:
-                assert await sender.join("shared", arena.publishable_key, private=False) is None
+            async with open_socket(sandbox.api_url, sandbox.publishable_key) as sender:
+                assert await sender.join("shared", sandbox.publishable_key, private=False) is None
                 with pytest.raises(websockets.ConnectionClosed):
                     await sender._socket.send(frame)
                     async with asyncio.timeout(15):
@@ -140,11 +140,11 @@ async def expect_open(socket: RealtimeSocket) -> None:
 
 
 async def test_a_malformed_notification_suppresses_no_event(
-    world: World, admin: "asyncpg.Connection[asyncpg.Record]", arena: Any
+    world: World, admin: "asyncpg.Connection[asyncpg.Record]", sandbox: Any
 ):
     """Send malformed notifications; every role that may run SQL can use NOTIFY."""
     owner = world.users["owner"]
-    async with open_socket(arena.api_url, arena.publishable_key) as socket:
+    async with open_socket(sandbox.api_url, sandbox.publishable_key) as socket:
         assert await socket.join(f"pq:user:{owner}", world.tokens["owner"]) is None
         for n, note in enumerate(("[" * 7000, "nonsense", '{"topic": 1}', '{"id": 1}', "9" * 7000)):
             # Each is a statement of its own, so that the events follow at once.

@@ -246,12 +246,12 @@ async def test_no_name_in_storage_is_executed(world, attack_counter):
         assert answer.status < 500, answer
 
 
-async def test_no_claim_of_a_token_is_executed(world, admin, attack_counter, arena):
+async def test_no_claim_of_a_token_is_executed(world, admin, attack_counter, sandbox):
     """Change the claims that policies read; a sub that is no uuid selects no rows."""
     for attack in ATTACKS:
         claims = {"role": "authenticated", "sub": attack, "email": attack, "exp": 4102444800}
-        token = jwt.encode(claims, arena.jwt_secret, algorithm="HS256")
-        headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+        token = jwt.encode(claims, sandbox.jwt_secret, algorithm="HS256")
+        headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
         for path in ("job_queue", "rpc/list_jobs", "rpc/start_generation"):
             method = "POST" if "/" in path else "GET"
             content = {"prompt": "x"} if "start" in path else {}

@@ -185,11 +185,11 @@ SEGMENTS = st.one_of(
 class Requests:
     """Send malformed requests to one stack."""
 
-    def __init__(self, world: World, arena: Any) -> None:
+    def __init__(self, world: World, sandbox: Any) -> None:
         self._world = world
-        self._simulator = arena.replicate_url.removesuffix("/v1")
-        self._key = arena.secret_key
-        self._token = arena.replicate_token
+        self._simulator = sandbox.replicate_url.removesuffix("/v1")
+        self._key = sandbox.secret_key
+        self._token = sandbox.replicate_token
         self._http = httpx.Client(timeout=30)
 
     def expect_no_server_error(
@@ -230,15 +230,15 @@ class Requests:
 
 
 @pytest.fixture(scope="module")
-def arena() -> Iterator[LocalSupabase]:
+def sandbox() -> Iterator[LocalSupabase]:
     """A stack for these tests only: the requests change buckets and users of other tests."""
     with LocalSupabase() as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
-def odd(filled: World, arena: Any) -> Iterator[Requests]:
-    sender = Requests(filled, arena)
+def odd(filled: World, sandbox: Any) -> Iterator[Requests]:
+    sender = Requests(filled, sandbox)
     yield sender
     sender.close()
 

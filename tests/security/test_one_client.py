@@ -60,12 +60,12 @@ def test_a_string_of_brackets_is_not_taken_for_nesting():
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", ",chunked"])
-def test_a_body_is_never_taken_for_the_next_request(arena: Any, coding: str):
+def test_a_body_is_never_taken_for_the_next_request(sandbox: Any, coding: str):
     """Check that PostgREST does not take the body for another request on a shared connection."""
     answer = ask(
-        arena.api_url,
+        sandbox.api_url,
         "POST /rest/v1/rpc/get_job HTTP/1.1\r\nContent-Type: application/json\r\n"
-        f"apikey: {arena.secret_key}\r\nTransfer-Encoding: {coding}",
+        f"apikey: {sandbox.secret_key}\r\nTransfer-Encoding: {coding}",
         f"{len(NOBODYS_JOB):x}\r\n{NOBODYS_JOB}\r\n0\r\n\r\n",
     )
     assert "PQ_UNKNOWN_JOB" in answer
@@ -81,9 +81,9 @@ def test_a_body_is_never_taken_for_the_next_request(arena: Any, coding: str):
         ("/realtime/v1/api/broadcast/a/events/b", 5_000_000),
     ],
 )
-def test_a_body_above_the_limit_is_refused(arena: Any, path: str, most: int):
+def test_a_body_above_the_limit_is_refused(sandbox: Any, path: str, most: int):
     """Limit bodies: 30 MB of numbers took the gateway 13 seconds, and 300 MB of text 1.5 GB."""
-    headers = {"apikey": arena.publishable_key, "content-type": "application/json"}
+    headers = {"apikey": sandbox.publishable_key, "content-type": "application/json"}
 
     def body(length: int) -> Iterator[bytes]:
         yield b'{"a": "'
@@ -92,15 +92,17 @@ def test_a_body_above_the_limit_is_refused(arena: Any, path: str, most: int):
         yield b'"}'
 
     for length, refused in ((most - 20_000, False), (most + 20_000, True)):
-        answer = httpx.post(arena.api_url + path, headers=headers, content=body(length), timeout=30)
+        answer = httpx.post(
+            sandbox.api_url + path, headers=headers, content=body(length), timeout=30
+        )
         assert (answer.status_code == 413) is refused, answer.text
         if refused:
             assert str(most) in answer.json()["message"]
 
 
-def test_a_file_without_a_length_is_limited(arena: Any):
-    headers = {"apikey": arena.secret_key, "content-type": "image/png"}
-    url = f"{arena.api_url}/storage/v1/object/pictures/endless.png"
+def test_a_file_without_a_length_is_limited(sandbox: Any):
+    headers = {"apikey": sandbox.secret_key, "content-type": "image/png"}
+    url = f"{sandbox.api_url}/storage/v1/object/pictures/endless.png"
 
     def pieces() -> Iterator[bytes]:
         for _ in range(52):

@@ -57,17 +57,17 @@ def expect_refused(answer: Answer, what: Any) -> None:
     assert "/storage" not in answer.text.replace("/storage/v1/", ""), answer.text
 
 
-def stored_files(arena: Any) -> set[Path]:
+def stored_files(sandbox: Any) -> set[Path]:
     """Return the files of the store, each named by the id of its version."""
-    found = {file for file in Path(arena.data_dir).rglob("*") if file.is_file()}
+    found = {file for file in Path(sandbox.data_dir).rglob("*") if file.is_file()}
     stored = {file for file in found if file.parent.parent.name == "objects"}
     assert stored and all(UUID(file.name) for file in stored)
     return stored
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
-async def test_a_name_with_path_traversal_is_refused(world: World, arena: Any, name: bytes):
-    before = stored_files(arena)
+async def test_a_name_with_path_traversal_is_refused(world: World, sandbox: Any, name: bytes):
+    before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     for role in ("service", "owner"):
         for method, target, content in (
@@ -84,28 +84,28 @@ async def test_a_name_with_path_traversal_is_refused(world: World, arena: Any, n
             expect_refused(
                 await ask(world, role, method, target, **content), (role, method, target)
             )
-    assert stored_files(arena) == before
+    assert stored_files(sandbox) == before
 
 
 @pytest.mark.parametrize("name", ODD, ids=repr)
-async def test_an_unusual_name_is_accepted(world: World, arena: Any, name: bytes):
-    before = stored_files(arena)
+async def test_an_unusual_name_is_accepted(world: World, sandbox: Any, name: bytes):
+    before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     target = b"object/pictures/" + name
     expect_refused(await ask(world, "owner", "POST", target, **png), name)
     stored = await ask(world, "service", "POST", target, **png)
     assert stored.status == 200, stored
-    (file,) = stored_files(arena) - before
+    (file,) = stored_files(sandbox) - before
     assert file.read_bytes() == b"x"
     expect_refused(await ask(world, "owner", "GET", target), name)
     assert (await ask(world, "service", "GET", target)).text == "x"
     assert (await ask(world, "service", "DELETE", target)).status == 200
-    assert stored_files(arena) == before
+    assert stored_files(sandbox) == before
 
 
 @pytest.mark.parametrize("bucket", BUCKETS, ids=repr)
-async def test_a_bucket_with_path_traversal_is_refused(world: World, arena: Any, bucket: bytes):
-    before = stored_files(arena)
+async def test_a_bucket_with_path_traversal_is_refused(world: World, sandbox: Any, bucket: bytes):
+    before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     for method, target, content in (
         ("POST", b"object/" + bucket + b"/x.png", png),
@@ -115,7 +115,7 @@ async def test_a_bucket_with_path_traversal_is_refused(world: World, arena: Any,
         ("POST", b"object/sign/" + bucket + b"/x.png", {"json": {"expiresIn": 60}}),
     ):
         expect_refused(await ask(world, "service", method, target, **content), (method, target))
-    assert stored_files(arena) == before
+    assert stored_files(sandbox) == before
 
 
 async def test_no_other_spelling_opens_the_folder_of_another_user(world: World):

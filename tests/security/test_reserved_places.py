@@ -16,9 +16,9 @@ ORDERS = {
 
 
 @pytest.fixture(params=ORDERS)
-async def db(arena: Any, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+async def db(sandbox: Any, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     """A queue with each order of claims, in a transaction that is rolled back."""
-    async with transaction(arena.db_url) as database:
+    async with transaction(sandbox.db_url) as database:
         await database.value("select set_queue($1, $2)", database.queue, ORDERS[request.param])
         yield database
 
@@ -68,9 +68,9 @@ async def test_jobs_of_one_call_get_their_places_by_the_same_rule(db: Database):
     assert await claimed(db) == ["1", "2", "3", "0"]
 
 
-async def test_a_scheduled_generation_reserves_no_place(arena: Any):
+async def test_a_scheduled_generation_reserves_no_place(sandbox: Any):
     """Use the function that end users may call."""
-    async with transaction(arena.db_url) as db:
+    async with transaction(sandbox.db_url) as db:
         names = {}
         for name, options in (
             ("reserved", {"scheduled_for": (await in_seconds(db, 10)).isoformat()}),

@@ -10,9 +10,11 @@ OLD, NEW = "correct horse battery", "another horse battery"
 
 
 @pytest.fixture
-async def auth(arena: Any):
+async def auth(sandbox: Any):
     async with httpx.AsyncClient(
-        base_url=f"{arena.api_url}/auth/v1", headers={"apikey": arena.publishable_key}, timeout=30
+        base_url=f"{sandbox.api_url}/auth/v1",
+        headers={"apikey": sandbox.publishable_key},
+        timeout=30,
     ) as http:
         yield http
 
@@ -57,11 +59,11 @@ async def test_a_new_password_ends_the_other_sessions(auth: httpx.AsyncClient, e
 
 
 async def test_an_administrators_new_password_ends_all_sessions(
-    auth: httpx.AsyncClient, email: str, arena: Any
+    auth: httpx.AsyncClient, email: str, sandbox: Any
 ):
     session = await sign_in(auth, email, OLD)
     url = f"/admin/users/{session['user']['id']}"
-    key = {"authorization": f"Bearer {arena.service_role_key}"}
+    key = {"authorization": f"Bearer {sandbox.service_role_key}"}
     assert (await auth.put(url, json={"role": None}, headers=key)).status_code == 200
     again = await sign_in(auth, email, OLD)
     assert (await auth.put(url, json={"password": NEW}, headers=key)).status_code == 200

@@ -69,18 +69,18 @@ BAD: dict[str, Callable[[World, str], str]] = {
 
 
 @pytest.fixture(params=BAD, ids=lambda name: name.replace(" ", "-"))
-def bad(request: Any, world: World, arena: Any) -> str:
+def bad(request: Any, world: World, sandbox: Any) -> str:
     """A token that is invalid for this stack."""
-    return BAD[request.param](world, arena.jwt_secret)
+    return BAD[request.param](world, sandbox.jwt_secret)
 
 
-async def test_rest_refuses_a_forged_token(world: World, bad: str, arena: Any):
+async def test_rest_refuses_a_forged_token(world: World, bad: str, sandbox: Any):
     for headers in ({"apikey": bad}, {"authorization": f"Bearer {bad}"}):
         answer = await world.http.get("/rest/v1/job_queue", headers=headers)
         assert (answer.status_code, "API key" in answer.json()["message"]) == (401, True)
     for headers in (
-        {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"},
-        {"apikey": arena.service_role_key, "authorization": f"Bearer {bad}"},
+        {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad}"},
+        {"apikey": sandbox.service_role_key, "authorization": f"Bearer {bad}"},
     ):
         for method, target in (
             ("GET", "job_queue"),
@@ -97,13 +97,13 @@ async def test_rest_refuses_a_forged_token(world: World, bad: str, arena: Any):
             assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_realtime_refuses_a_forged_token(world: World, bad: str, arena: Any):
+async def test_realtime_refuses_a_forged_token(world: World, bad: str, sandbox: Any):
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with open_socket(arena.api_url, bad):
+        async with open_socket(sandbox.api_url, bad):
             pass
     assert refused.value.response.status_code == 401
     topic = f"pq:user:{world.users['owner']}"
-    async with open_socket(arena.api_url, arena.anon_key) as line:
+    async with open_socket(sandbox.api_url, sandbox.anon_key) as line:
         reason = await line.join(topic, bad)
         assert reason is not None
         assert reason.partition(":")[0] in ("InvalidJWTToken", "JwtSignatureError", "MalformedJWT")
@@ -112,13 +112,16 @@ async def test_realtime_refuses_a_forged_token(world: World, bad: str, arena: An
         await line.send(f"realtime:{topic}", "access_token", {"access_token": bad})
         assert [message["event"] for message in line.messages] == ["system", "phx_close"]
     url = f"/realtime/v1/api/broadcast/{topic}/events/x?private=true"
-    for headers in ({"apikey": bad}, {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"}):
+    for headers in (
+        {"apikey": bad},
+        {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad}"},
+    ):
         answer = await world.http.post(url, headers=headers, json={})
         assert answer.status_code == 401
 
 
-async def test_storage_refuses_a_forged_token(world: World, bad: str, arena: Any):
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"}
+async def test_storage_refuses_a_forged_token(world: World, bad: str, sandbox: Any):
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad}"}
     name = path(world)
     for method, target, status, content in (
         ("GET", f"object/pictures/{name}", "404", None),
@@ -143,9 +146,9 @@ async def test_storage_refuses_a_forged_token(world: World, bad: str, arena: Any
 
 # Auth requires the subject but not the role, here as on the platform.
 @pytest.mark.parametrize("flaw", [flaw for flaw in BAD if not flaw.startswith("a role")])
-async def test_auth_refuses_a_forged_token(world: World, flaw: str, arena: Any):
-    token = BAD[flaw](world, arena.jwt_secret)
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+async def test_auth_refuses_a_forged_token(world: World, flaw: str, sandbox: Any):
+    token = BAD[flaw](world, sandbox.jwt_secret)
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     for method, target, content in (
         ("GET", "user", None),
         ("PUT", "user", {"password": "another horse battery"}),
@@ -178,14 +181,14 @@ async def test_requests_without_a_key_are_refused(world: World):
         assert answer.status_code == status, answer.text
 
 
-async def test_a_token_without_a_role_has_no_user(world: World, arena: Any):
+async def test_a_token_without_a_role_has_no_user(world: World, sandbox: Any):
     claims = _claims(world)
     del claims["role"]
-    token = _signed(claims, arena.jwt_secret)
-    await _has_no_user(world, arena, token)
+    token = _signed(claims, sandbox.jwt_secret)
+    await _has_no_user(world, sandbox, token)
 
 
-async def test_the_token_of_a_signed_url_opens_only_this_url(world: World, arena: Any):
+async def test_the_token_of_a_signed_url_opens_only_this_url(world: World, sandbox: Any):
     """Use a token that is signed with the same secret for another audience."""
     name = path(world)
     signed = await world.ask(
@@ -194,15 +197,15 @@ async def test_the_token_of_a_signed_url_opens_only_this_url(world: World, arena
     url = signed.json["signedURL"]
     assert (await world.http.get(f"/storage/v1{url}")).status_code == 200
     token = url.partition("token=")[2]
-    await _has_no_user(world, arena, token)
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+    await _has_no_user(world, sandbox, token)
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     assert (await world.http.get("/auth/v1/user", headers=headers)).status_code == 403
     # It does not open another image, and no other token opens this one.
     for bucket, other, key in (
         ("pictures", "nobody/xyzzy.png", token),
         (world["bucket"], name, token),
         ("pictures", name, world.tokens["owner"]),
-        ("pictures", name, arena.service_role_key),
+        ("pictures", name, sandbox.service_role_key),
     ):
         answer = await world.http.get(
             f"/storage/v1/object/sign/{bucket}/{other}", params={"token": key}
@@ -210,8 +213,8 @@ async def test_the_token_of_a_signed_url_opens_only_this_url(world: World, arena
         assert (answer.status_code, answer.json()["error"]) == (400, "InvalidSignature")
 
 
-async def _has_no_user(world: World, arena: Any, token: str) -> None:
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+async def _has_no_user(world: World, sandbox: Any, token: str) -> None:
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     for target in ("job_queue", "generations", "queue_health"):
         answer = await world.http.get(f"/rest/v1/{target}", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "42501")
@@ -220,20 +223,22 @@ async def _has_no_user(world: World, arena: Any, token: str) -> None:
     name = path(world)
     answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
     assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
-    async with open_socket(arena.api_url, arena.anon_key) as line:
+    async with open_socket(sandbox.api_url, sandbox.anon_key) as line:
         reason = await line.join(f"pq:user:{world.users['owner']}", token)
         assert reason is not None and reason.startswith(("Unauthorized: ", "InvalidJWTToken: "))
 
 
 @pytest.mark.parametrize("audience", ["another-project", ["a", "b"], "", None, "service_role"])
-async def test_another_audience_gives_no_more_permissions(world: World, arena: Any, audience: Any):
+async def test_another_audience_gives_no_more_permissions(
+    world: World, sandbox: Any, audience: Any
+):
     """Use another audience: the platform ignores `aud`, because other issuers set their own.
 
     The permissions of a token come from its role and subject, and a signer can choose both.
     """
     claims = _claims(world, sub=world.users["other_user"], aud=audience)
-    token = _signed(claims, arena.jwt_secret)
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+    token = _signed(claims, sandbox.jwt_secret)
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     for method, target in (("GET", "generations"), ("POST", "rpc/list_jobs")):
         answer = await world.http.request(method, f"/rest/v1/{target}", headers=headers)
         assert (answer.status_code, answer.json()) == (200, [])
@@ -242,6 +247,6 @@ async def test_another_audience_gives_no_more_permissions(world: World, arena: A
     name = path(world)
     answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
     assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
-    async with open_socket(arena.api_url, arena.anon_key) as line:
+    async with open_socket(sandbox.api_url, sandbox.anon_key) as line:
         assert await line.join(f"pq:user:{world.users['owner']}", token) is not None
         assert await line.join(f"pq:user:{world.users['other_user']}", token) is None

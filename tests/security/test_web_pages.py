@@ -63,10 +63,10 @@ def open_to_app() -> Iterator[LocalSupabase]:
         yield stack
 
 
-def requests(world: World, arena: Any) -> list[tuple[str, str, dict[str, Any]]]:
+def requests(world: World, sandbox: Any) -> list[tuple[str, str, dict[str, Any]]]:
     """Yield method, address and content of requests with effects, with and without keys."""
-    simulator = arena.replicate_url.removesuffix("/v1")
-    token = {"authorization": f"Bearer {arena.replicate_token}"}
+    simulator = sandbox.replicate_url.removesuffix("/v1")
+    token = {"authorization": f"Bearer {sandbox.replicate_token}"}
     fault = {"json": {"kind": "fail"}}
     text = {"content": '{"kind": "fail"}', "headers": {"content-type": "text/plain"}}
     return [
@@ -83,13 +83,13 @@ def requests(world: World, arena: Any) -> list[tuple[str, str, dict[str, Any]]]:
         ("POST", f"{simulator}/_simulator/faults", fault),
         ("POST", f"{simulator}/_simulator/faults", text),
         ("POST", f"{simulator}/_simulator/reset", {}),
-        ("GET", f"{arena.replicate_url}/predictions", {"headers": token}),
+        ("GET", f"{sandbox.replicate_url}/predictions", {"headers": token}),
     ]
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
-async def test_a_foreign_origin_is_refused_everywhere(world: World, arena: Any, origin: str):
-    for method, url, content in requests(world, arena):
+async def test_a_foreign_origin_is_refused_everywhere(world: World, sandbox: Any, origin: str):
+    for method, url, content in requests(world, sandbox):
         for role in ("anon", "owner", "service"):
             given = content | {"headers": {**content.get("headers", {}), "origin": origin}}
             answer = await world.ask(role, method, url, **given)
@@ -101,8 +101,8 @@ async def test_a_foreign_origin_is_refused_everywhere(world: World, arena: Any, 
 
 
 @pytest.mark.parametrize("host", REBOUND)
-async def test_dns_rebinding_is_refused(world: World, arena: Any, host: str):
-    for method, url, content in requests(world, arena):
+async def test_dns_rebinding_is_refused(world: World, sandbox: Any, host: str):
+    for method, url, content in requests(world, sandbox):
         given = content | {"headers": {**content.get("headers", {}), "host": host}}
         answer = await world.ask("service", method, url, **given)
         assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
@@ -111,8 +111,8 @@ async def test_dns_rebinding_is_refused(world: World, arena: Any, host: str):
 @pytest.mark.parametrize(
     "hosts", [(), ("localhost", "evil.example"), ("evil.example", "localhost")]
 )
-async def test_every_host_header_is_checked(arena: Any, hosts: tuple[str, ...]):
-    address = urlsplit(arena.api_url)
+async def test_every_host_header_is_checked(sandbox: Any, hosts: tuple[str, ...]):
+    address = urlsplit(sandbox.api_url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     head = "GET /auth/v1/health HTTP/1.1\r\nconnection: close\r\n"
     writer.write((head + "".join(f"host: {host}\r\n" for host in hosts) + "\r\n").encode())
@@ -121,7 +121,7 @@ async def test_every_host_header_is_checked(arena: Any, hosts: tuple[str, ...]):
 
 
 @pytest.mark.parametrize("origin", OWN)
-async def test_a_page_on_localhost_may_call(world: World, arena: Any, origin: str):
+async def test_a_page_on_localhost_may_call(world: World, sandbox: Any, origin: str):
     for role in ("owner", "service"):
         answer = await world.ask(
             role, "POST", "/rest/v1/rpc/list_jobs", json={}, headers={"origin": origin}
@@ -129,30 +129,37 @@ async def test_a_page_on_localhost_may_call(world: World, arena: Any, origin: st
         assert answer.status == 200
         assert answer.headers["access-control-allow-origin"] in ("*", origin)
         assert "Origin" in answer.headers["vary"]
-    async with open_socket(arena, arena.publishable_key, origin=origin) as line:
+    async with open_socket(sandbox, sandbox.publishable_key, origin=origin) as line:
         assert await line.join("room", world.tokens["owner"], private=False) is None
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
-async def test_a_socket_of_a_foreign_page_is_refused(world: World, arena: Any, origin: str):
-    for key in (arena.publishable_key, arena.secret_key, arena.anon_key, arena.service_role_key):
+async def test_a_socket_of_a_foreign_page_is_refused(world: World, sandbox: Any, origin: str):
+    for key in (
+        sandbox.publishable_key,
+        sandbox.secret_key,
+        sandbox.anon_key,
+        sandbox.service_role_key,
+    ):
         with pytest.raises(websockets.InvalidStatus) as refused:
-            async with open_socket(arena, key, origin=origin):
+            async with open_socket(sandbox, key, origin=origin):
                 pass
         assert refused.value.response.status_code == 403
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:54321"])
-async def test_a_socket_with_dns_rebinding_is_refused(arena: Any, host: str):
+async def test_a_socket_with_dns_rebinding_is_refused(sandbox: Any, host: str):
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with open_socket(arena, arena.secret_key, host=host):
+        async with open_socket(sandbox, sandbox.secret_key, host=host):
             pass
     assert refused.value.response.status_code == 403
 
 
-async def test_another_site_without_an_origin_header_may_only_show_images(world: World, arena: Any):
+async def test_another_site_without_an_origin_header_may_only_show_images(
+    world: World, sandbox: Any
+):
     crossing = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
-    for method, url, content in requests(world, arena):
+    for method, url, content in requests(world, sandbox):
         if "/storage/v1/object/" in url:
             continue
         given = content | {"headers": {**content.get("headers", {}), **crossing}}
@@ -167,8 +174,8 @@ async def test_another_site_without_an_origin_header_may_only_show_images(world:
     assert written.status_code == 403
 
 
-async def test_fault_switches_accept_only_json(world: World, arena: Any):
-    simulator = arena.replicate_url.removesuffix("/v1")
+async def test_fault_switches_accept_only_json(world: World, sandbox: Any):
+    simulator = sandbox.replicate_url.removesuffix("/v1")
     for url, text in (
         ("/_faults", '{"network_cut": true}'),
         (f"{simulator}/_simulator/faults", '{"kind": "fail"}'),
@@ -184,9 +191,9 @@ async def test_fault_switches_accept_only_json(world: World, arena: Any):
 
 @pytest.mark.parametrize("role", ["nobody", "anon", "owner"])
 async def test_the_switches_of_the_simulator_need_the_secret_key(
-    world: World, arena: Any, role: str
+    world: World, sandbox: Any, role: str
 ):
-    simulator = arena.replicate_url.removesuffix("/v1") + "/_simulator"
+    simulator = sandbox.replicate_url.removesuffix("/v1") + "/_simulator"
     headers = world.keys.get(role, {})
     for method, name in (
         ("GET", "faults"),
@@ -263,9 +270,9 @@ async def open_socket(stack: Any, key: str, **headers: str) -> AsyncIterator[Rea
         yield RealtimeSocket(socket)
 
 
-def test_the_refusal_is_json_that_every_client_can_parse(arena: Any):
+def test_the_refusal_is_json_that_every_client_can_parse(sandbox: Any):
     headers = {"origin": "https://evil.example"}
-    answer = httpx.get(f"{arena.api_url}/rest/v1/job_queue", headers=headers)
+    answer = httpx.get(f"{sandbox.api_url}/rest/v1/job_queue", headers=headers)
     body = json.loads(answer.text)
     assert "'https://evil.example'" in body["message"] == body["msg"]
     assert "--allow-origin" in body["hint"]
