@@ -1,7 +1,8 @@
 """Check docstrings and names against the rules for plain English.
 
-A docstring begins with an imperative or a noun phrase, never with a question word. Names of
-objects, modules and SQL functions that were replaced do not come back.
+A docstring begins with an imperative or a noun phrase, never with a question word. The name of a
+test is a plain sentence. Names of objects, modules and SQL functions that were replaced do not come
+back.
 """
 
 import ast
@@ -12,7 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("picture_queue", "cli", "scripts", "bench", "tests", "examples")
-QUESTION = re.compile(r"(What|Who|Whose|How|Whether|Where|Which|When|Why)\b")
+QUESTION = re.compile(r"(What|Who|Whose|How|Whether|Where|Which|When|Why|Of|As|It)\b")
+#: Words that make the name of a test a riddle.
+RIDDLE = re.compile(r"test_\w*(?<=_)(nobody|somebody|whoever|heard|told|said|says|goes_on)(_|$)")
 #: Retired names, and the words that replaced them.
 RETIRED = {
     "AsyncProject": "AsyncBackend",
@@ -94,6 +97,8 @@ def _findings_in_python(file: str, tree: ast.Module) -> Iterator[str]:
             first = (ast.get_docstring(node) or "").partition("\n")[0]
             if QUESTION.match(first):
                 yield f"{where}: begin this docstring with a verb or a noun: {first}"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and RIDDLE.match(node.name):
+            yield f"{where}: say in plain words what {node.name} tests"
         for part in ("name", "id", "arg", "attr"):
             name = getattr(node, part, None)
             if isinstance(name, str) and name in RETIRED:

@@ -24,6 +24,8 @@ def findings(path: Path) -> list[str]:
         ("a.py", "class Trickle: ...\n", "a.py:1: Trickle is now BatchSender"),
         ("a.py", "\nx.complain()\n", "a.py:2: complain is now print_error"),
         ("a.py", "def f(hurry): ...\n", "a.py:1: hurry is now stop_now"),
+        ("a.py", "def test_nobody_waits(): ...\n", "a.py:1: say in plain words what test_nobody"),
+        ("a.py", '"""It works."""\n', "a.py:1: begin this docstring with a verb or a noun"),
         ("ears.py", "x = 1\n", "ears.py:1: the module ears is now event_source"),
         ("a.sql", "\nselect picture_queue._line_up(1);\n", "a.sql:2: _line_up is now"),
     ],

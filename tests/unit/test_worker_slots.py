@@ -202,7 +202,7 @@ async def test_a_job_that_is_held_too_long_is_released(
 async def test_releasing_held_jobs_keeps_those_that_wait_for_their_confirmation(
     slots, claimed, returned, monkeypatch
 ):
-    """On a slow connection a confirmation takes longer than a job may be held."""
+    """Release held jobs while a confirmation takes long, as on a slow connection."""
     monkeypatch.setattr(module, "MAX_HELD", 0.01)
     waiting, held = lease_of(slots, claimed()), claimed()
     slots.assign_slot(waiting, None)

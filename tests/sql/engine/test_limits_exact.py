@@ -105,7 +105,7 @@ async def test_a_rate_holds_in_every_window_of_the_period(db):
 
 
 async def test_a_snoozed_attempt_counts_for_the_rate(db):
-    """It may have called the service that the rate protects."""
+    """Snooze after the attempt, which may have called the service that the rate protects."""
     await limit(db, "k:1", rate=1, period=60)
     await enqueue(db, 2, "k:1")
     await report(db, await db.claim(10), "snoozed")

@@ -52,7 +52,7 @@ def bucket_not_found() -> StorageError:
 
 
 def bucket_not_empty() -> StorageError:
-    """It has objects, and is not deleted with them."""
+    """Make the error for deleting a bucket that has objects."""
     message = "The bucket you tried to delete is not empty"
     return StorageError(409, "ResourceNotEmpty", message, "ResourceNotEmpty")
 
