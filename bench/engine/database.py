@@ -22,8 +22,8 @@ WORKER = "bench"
 CLAIM = 100  # The number of jobs that a claim takes by default.
 
 _MIGRATIONS = "supabase/migrations"
-_MAINTENANCE_INTERVAL = 60.0  # This is in seconds.
-_LEASE_TIMEOUT = 60.0  # This is in seconds.
+_MAINTENANCE_INTERVAL = 60.0  # seconds
+_LEASE_TIMEOUT = 60.0  # seconds
 
 Job = dict[str, Any]
 Given = Mapping[str, Any]

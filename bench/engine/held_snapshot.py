@@ -11,7 +11,7 @@ from engine.workload import Figure, Samples, Size, Workload, percentile
 RATE = 300  # The number of jobs per second.
 _TICK = 0.02  # The interval between two claims, in seconds.
 _CLAIM = 50  # The number of jobs that a claim takes.
-_WARM_UP = 1.0  # This is in seconds.
+_WARM_UP = 1.0  # seconds
 
 _CALLS = ("enqueue", "claim", "report")
 

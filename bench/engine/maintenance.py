@@ -9,8 +9,8 @@ from engine.workload import Figure, Samples, Size, Workload
 
 _WORKERS = 10
 _LEASE = 3600.0  # The lease in seconds, so long that none expires during a measurement.
-_MAX_PAUSE = 60.0  # This is in seconds.
-_MIN_PAUSE = 0.001  # This is in seconds.
+_MAX_PAUSE = 60.0  # seconds
+_MIN_PAUSE = 0.001  # seconds
 
 
 async def maintain_until(calls: Calls, worker: str, stopped: asyncio.Event) -> list[float]:

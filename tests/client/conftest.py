@@ -71,7 +71,7 @@ class BlackHole:
         self._listener: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
-    def fall_silent(self) -> None:
+    def stop_forwarding(self) -> None:
         self._silent = True
 
     async def start(self) -> None:

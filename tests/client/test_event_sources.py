@@ -160,7 +160,7 @@ async def test_the_socket_to_a_hanging_server_is_closed(stack, black_hole, until
         with pq._watcher.subscriptions.listen(topic(), listener):
             assert await listener.next() == "joined"
             assert hole.connections == 1
-            hole.fall_silent()
+            hole.stop_forwarding()
     await until(lambda: hole.connections == 0)
 
 
@@ -171,7 +171,7 @@ async def test_a_hanging_server_does_not_delay_the_close(stack, queue, black_hol
 
     async def connect_for_the_last_time(settings):
         connection = await connect(settings)
-        hole.fall_silent()
+        hole.stop_forwarding()
         connected.set()
         return connection
 

@@ -17,7 +17,7 @@ from picture_queue import PictureQueue, errors
 from picture_queue._realtime import follow
 from picture_queue.records import JobStatus
 
-GUARD = 30  # This is in seconds.
+GUARD = 30  # seconds
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ async def test_result_ends_in_time_if_the_network_hangs(hanging, service, queue,
         assert (await pq.jobs.get(job_id)).status is JobStatus.PENDING
         waiting = asyncio.create_task(pq.jobs.result(job_id, timeout=1.5))
         await asyncio.sleep(0.5)
-        hole.fall_silent()
+        hole.stop_forwarding()
         with pytest.raises(errors.WaitTimeout, match=r"1\.5 s: The project does not answer"):
             await waiting
 
@@ -41,7 +41,7 @@ async def test_result_ends_in_time_if_the_server_never_responds(
 ):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
     hole, arguments = hanging
-    hole.fall_silent()
+    hole.stop_forwarding()
     async with asyncio.timeout(GUARD), AsyncPictureQueue(**arguments) as pq:
         for wait in (pq.jobs.result, lambda *a, **k: anext(pq.generations.watch(*a, **k))):
             with pytest.raises(errors.WaitTimeout, match="was not read within 1 s"):
@@ -58,7 +58,7 @@ async def test_sync_waits_end_in_time_as_well(hanging, service, queue, monkeypat
         with PictureQueue(**arguments) as pq:
             watch = pq.jobs.watch(job_id, timeout=1)
             assert next(watch).status is JobStatus.PENDING
-            loop.call_soon_threadsafe(hole.fall_silent)
+            loop.call_soon_threadsafe(hole.stop_forwarding)
             with pytest.raises(errors.WaitTimeout):
                 next(watch)
             with pytest.raises(errors.WaitTimeout):

@@ -20,9 +20,9 @@ from picture_queue.local import LocalSupabase
 from ..faults.proxy import Proxy
 
 HERE = Path(__file__).parent
-LEASE = 4.0  # This is in seconds.
+LEASE = 4.0  # seconds
 QUEUE = "kill"
-_BETWEEN_SIGNALS = 15.0  # This is in seconds.
+_BETWEEN_SIGNALS = 15.0  # seconds
 
 
 class Workers:

@@ -52,7 +52,7 @@ def test_a_long_string_is_read_in_little_memory():
         "print(used() - before)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert int(done.stdout) < 60  # This is in MB.
+    assert int(done.stdout) < 60  # MB
 
 
 def test_a_string_of_brackets_is_not_taken_for_nesting():

@@ -341,7 +341,7 @@ def test_a_preview_of_a_huge_image_takes_little_memory(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _PEAK, *files, str(svg)], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 30  # This is in MB.
+    assert int(done.stdout) < 30  # MB
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
