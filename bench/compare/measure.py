@@ -200,7 +200,7 @@ async def run_prefilled(bench: Bench, jobs: int, workers: int, longest: float = 
         longest: The time limit in seconds, after which the rate counts only the finished jobs.
 
     Returns:
-        Jobs a second, from the first handler's call until the database has nothing unfinished;
+        Jobs per second, from the first call of a handler until no job is unfinished;
         peak memory and CPU of the first worker.
     """
     async with bench.workers(workers) as running:
@@ -232,8 +232,8 @@ async def pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
     """Enqueue jobs one by one beside an idle worker, and measure the delay until each starts.
 
     Returns:
-        Milliseconds from the commit to the handler: p50, p95, p99; and what was left unfinished
-        right after the last one was enqueued.
+        Milliseconds from the commit to the handler (p50, p95, p99), and the jobs that were unfinished
+        right after the last enqueue.
     """
     with tempfile.TemporaryDirectory() as directory:
         begun, committed = Path(directory) / "begun", Path(directory) / "committed"

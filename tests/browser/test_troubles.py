@@ -121,7 +121,7 @@ async def test_a_page_recovers_after_the_device_slept_past_the_timeout(studio, n
     await studio.context("setOffline", True)
     async with new_worker():
         await studio.ended()
-    await studio.clock("fastForward", 11 * 60 * 1000)  # This is the effect of a closed lid.
+    await studio.clock("fastForward", 11 * 60 * 1000)  # The effect of a closed lid.
     await studio.context("setOffline", False)
     await studio.wait_for_picture()
 
@@ -165,7 +165,7 @@ async def test_a_start_whose_response_is_lost_creates_one_generation(
     assert await left("cut_after_commit") == 0
     async with new_worker():
         await studio.wait_for_picture()
-    await studio.generation()  # This is the only one.
+    await studio.generation()  # The only one.
 
 
 async def test_a_page_uses_a_token_that_was_renewed(studio, new_worker, until):

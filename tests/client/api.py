@@ -22,7 +22,7 @@ class Answer:
         status: The HTTP status.
         body: The body.
         headers: Further headers.
-        write: Writes the body instead.
+        write: Writes the rest of the response in place of the body.
     """
 
     status: int = 200
@@ -35,11 +35,11 @@ class Api:
     """Answers calls of functions in the order of `answers`, then with "ok".
 
     Attributes:
-        asked: The function of each call, without the question for the version.
+        asked: The function of each call, except the one for the version.
         paths: The method and the path of each call.
-        sockets: The address of the client's socket, of each call.
+        sockets: The address of the client's socket for each call.
         received: The headers and the body of the last call.
-        silent: The sockets that are not answered any more.
+        silent: The sockets that get no more responses.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:

@@ -53,14 +53,14 @@ async def bob(stack: Any) -> AsyncIterator[Person]:
 
 
 class BlackHole:
-    """A TCP proxy that can fall silent: connections stay open, and nothing passes any more.
+    """A TCP proxy that can stop forwarding: connections stay open, but no more data passes.
 
     Args:
-        host: Where the server is.
-        port: Its port.
+        host: The host of the server.
+        port: The port of the server.
 
     Attributes:
-        connections: How many connections clients have open.
+        connections: The number of open connections of clients.
     """
 
     def __init__(self, host: str, port: int) -> None:

@@ -12,7 +12,7 @@ from picture_queue import JobContext, JobStatus
 from picture_queue.errors import Busy
 from picture_queue.worker.slots import Slots
 
-LEASE = 1.5  # This is the length of a lease, in seconds.
+LEASE = 1.5  # The length of a lease, in seconds.
 LONG = 3 * LEASE
 
 

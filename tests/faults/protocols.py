@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 ProtocolName: TypeAlias = Literal["http", "h2", "postgres"]
 
-_HEADERS = 1  # This is the type of a HEADERS frame in HTTP/2.
+_HEADERS = 1  # The type of a HEADERS frame in HTTP/2.
 
 
 @dataclass(frozen=True)

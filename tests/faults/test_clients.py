@@ -14,7 +14,7 @@ from picture_queue import AsyncPictureQueue, PictureQueue, _rpc, errors
 from .h2_front import tls_for
 from .proxy import Proxy
 
-TIMEOUT = 1.5  # This is the timeout of a call, in seconds.
+TIMEOUT = 1.5  # The timeout of a call, in seconds.
 HANG = 20.0  # A call that takes more seconds counts as unbounded.
 
 FAULTS: dict[str, Callable[[Proxy], None]] = {

@@ -23,7 +23,7 @@ class RealtimeSocket:
         """Send a frame, and wait for the reply to it or to the heartbeat that follows.
 
         Returns:
-            The reply's payload; empty if there was none: the server reads frames in order.
+            The payload of the reply, or an empty dict without a reply: the server reads frames in order.
         """
         self._refs += 1
         ref = str(self._refs)
@@ -74,7 +74,7 @@ async def open_socket(api_url: str, key: str) -> AsyncIterator[RealtimeSocket]:
     """Open a socket with an API key.
 
     Raises:
-        websockets.InvalidStatus: The server does not let it in.
+        websockets.InvalidStatus: The server refuses the connection.
     """
     url = api_url.replace("http", "ws", 1) + f"/realtime/v1/websocket?apikey={key}&vsn=1.0.0"
     async with websockets.connect(url, open_timeout=_TIMEOUT) as socket:

@@ -69,7 +69,7 @@ class Database:
         The rollback at the end of the test restores the clock.
 
         Args:
-            seconds: By how much the clock moves.
+            seconds: The number of seconds by which the clock moves.
             maintained: False to leave the due maintenance undone.
         """
         offset = await self.value(

@@ -83,7 +83,7 @@ async def test_a_community_model_runs_by_version(
         "stability-ai/sdxl", recorded["input"], version=recorded["version"], cancel_after=1
     )
     assert json.loads(route.calls.last.request.content) == recorded
-    # This is the minimum that Replicate accepts.
+    # The minimum that Replicate accepts.
     assert route.calls.last.request.headers["cancel-after"] == "5s"
 
 

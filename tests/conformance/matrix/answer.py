@@ -99,7 +99,7 @@ def request_of(case: Case, names: Names, is_void: bool) -> Request:
 def compared(case: Case, answer: Answer, names: Names) -> Answer:
     """Return the parts of an answer that are compared.
 
-    Of an error that is not ours that is only the code: its texts differ by server and version.
+    For a foreign error only the code is compared: its texts differ by server and version.
     """
     if answer.code is None:
         data: Json = "<any>"

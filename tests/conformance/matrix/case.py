@@ -18,8 +18,8 @@ class Refusal:
     """An error that every interface must return.
 
     Args:
-        code: ``PQ_…`` of ours, else the SQLSTATE or code of PostgREST.
-        status: Of HTTP.
+        code: Our code (``PQ_…``), a SQLSTATE or a code of PostgREST.
+        status: The HTTP status.
     """
 
     code: str

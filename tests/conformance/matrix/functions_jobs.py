@@ -111,7 +111,7 @@ JOBS = [
         setup="pending",
         right=[_ROW],
         foreign=[],
-        # This is the newest job of the project.
+        # The newest job of the project.
         absent={"filter": ...},
         wrong={"filter": ([1], INVALID)},
         view=only("queue", "$queue"),

@@ -266,7 +266,7 @@ PROJECT = [
         "set_setting",
         "service",
         "changes jsonb",
-        # This is the current value, so that the settings of the project do not change.
+        # The current value, so that the settings of the project do not change.
         args={"changes": {"keep_archive_months": "$months"}},
         setup="settings",
         right={"keep_archive_months": ..., "unknown_queue": ...},

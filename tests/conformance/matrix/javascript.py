@@ -17,7 +17,7 @@ from tests.conformance.matrix.answer import Answer, Request, failure
 from tests.conformance.matrix.project import Project
 
 SOURCES = Path(__file__).parent.parent / "javascript"
-_TIMEOUT = 120  # This is the timeout of all calls together, in seconds.
+_TIMEOUT = 120  # The timeout of all calls together, in seconds.
 _CHROMIUM = (
     "--headless",
     "--no-sandbox",

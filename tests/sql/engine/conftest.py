@@ -27,7 +27,7 @@ class Client:
     rows, but Postgres waits for a row that was updated after the claim's snapshot.
 
     Attributes:
-        tries: How often a call that raises PQ_BUSY is made; more than one where a deadlock is
+        tries: The number of attempts of a call that raises PQ_BUSY; more than one if a deadlock is
             possible by design and our clients retry.
     """
 

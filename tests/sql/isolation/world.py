@@ -17,7 +17,7 @@ QUEUE = "shared"
 TYPE, WORKER, EVENT, TAG = "ordinary-job", "ordinary-worker", "arrived", "ordinary"
 BAD_TYPE, BAD_CHILD, BAD_WORKER = "bad-job", "bad-child", "bad-worker"
 JOBS = 3  # The number of ordinary jobs in each state that a flow needs.
-CALL_TIMEOUT = "8s"  # This is the statement_timeout of the platform. No call may take longer.
+CALL_TIMEOUT = "8s"  # The statement_timeout of the platform. No call may take longer.
 
 Make = Callable[["World", dict[str, Any]], Awaitable[str]]
 

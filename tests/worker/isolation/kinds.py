@@ -50,7 +50,7 @@ class Kind:
         count: The number of bad jobs. By default there are as many as slots, so that the worker
             would stop if each of them took a slot for ever.
         state: The state that a bad job must reach while ordinary jobs run.
-        says: A pattern that its row, its history or the log must contain.
+        pattern: A pattern that its row, its history or the log must contain.
         spoil: Makes the enqueued jobs bad before they may start.
         check_reason: Checks in another way that the reason is reported.
         settings: Settings that it needs, in a worker of its own.

@@ -1,7 +1,7 @@
 """Faults of the connection cost neither a job nor an attempt.
 
 A proxy between the worker and its project makes the faults. During a partial fault the worker uses
-what still works, such as new connections. After a total fault it continues once the fault ends.
+what still works, such as new connections. After a total fault it continues.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Fault:
         name: The name of the fault.
         begin: Begins the fault.
         is_total: True if no call succeeds during the fault.
-        log: A pattern that the log must contain; "" if a retry at once makes a log line needless.
+        log: A pattern that the log must contain; "" if a retry at once causes no log line.
     """
 
     name: str
