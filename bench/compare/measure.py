@@ -232,7 +232,7 @@ async def pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
     """Enqueue jobs one by one beside an idle worker, and measure the delay until each starts.
 
     Returns:
-        Milliseconds from the commit to the handler (p50, p95, p99), and the jobs that were unfinished
+        Milliseconds from the commit to the handler (p50, p95, p99), and the unfinished jobs
         right after the last enqueue.
     """
     with tempfile.TemporaryDirectory() as directory:

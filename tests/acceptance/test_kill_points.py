@@ -28,7 +28,7 @@ STEPS = (
     "report_jobs",
 )
 POINTS = [f"{when}:{step}" for step in STEPS for when in ("before", "after")]
-DOOMED = Path(__file__).with_name("doomed_worker.py")
+CRASHING_WORKER = Path(__file__).with_name("crashing_worker.py")
 
 
 async def launch(stack, point=""):
@@ -40,7 +40,7 @@ async def launch(stack, point=""):
         "REPLICATE_API_TOKEN": stack.replicate_token,
     }
     return await asyncio.create_subprocess_exec(
-        sys.executable, str(DOOMED), *([point] if point else []), env=environment
+        sys.executable, str(CRASHING_WORKER), *([point] if point else []), env=environment
     )
 
 

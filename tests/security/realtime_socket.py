@@ -23,7 +23,7 @@ class RealtimeSocket:
         """Send a frame, and wait for the reply to it or to the heartbeat that follows.
 
         Returns:
-            The payload of the reply, or an empty dict without a reply: the server reads frames in order.
+            The payload of the reply; empty without one, because the server reads frames in order.
         """
         self._refs += 1
         ref = str(self._refs)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from . import inside
+from . import internals
 from .world import (
     BAD_CHILD,
     BAD_TYPE,
@@ -69,7 +69,7 @@ async def make_in_batch(world: World, given: dict[str, Any]) -> str:
 
 def spoil_callback(**changes: Any) -> Step:
     async def spoil(world: World) -> None:
-        await inside.spoil_callbacks(
+        await internals.spoil_callbacks(
             world.owner, world.saved["batches"], {"job_type": "bad-callback", **changes}
         )
 
@@ -77,8 +77,8 @@ def spoil_callback(**changes: Any) -> Step:
 
 
 async def spoil_callback_policy(world: World) -> None:
-    await inside.spoil_policy(world.owner, "bad-policy")
-    await inside.spoil_callbacks(world.owner, world.saved["batches"], {"job_type": "bad-policy"})
+    await internals.spoil_policy(world.owner, "bad-policy")
+    await internals.spoil_callbacks(world.owner, world.saved["batches"], {"job_type": "bad-policy"})
 
 
 async def check_batches(world: World) -> None:
@@ -152,7 +152,7 @@ UNREADABLE = "jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"
 
 def spoil_payloads(payload: str) -> Step:
     async def spoil(world: World) -> None:
-        await inside.spoil_payloads(world.owner, BAD_TYPE, payload)
+        await internals.spoil_payloads(world.owner, BAD_TYPE, payload)
 
     return spoil
 
@@ -176,7 +176,7 @@ def check_validator(payload: str, *words: str) -> Step:
 
 
 async def spoil_policy(world: World) -> None:
-    await inside.spoil_policy(world.owner, "bad-policy")
+    await internals.spoil_policy(world.owner, "bad-policy")
 
 
 async def check_policy(world: World) -> None:
@@ -184,7 +184,7 @@ async def check_policy(world: World) -> None:
     try:
         await world.ask("select enqueue_job('bad-policy')")
     except Refused as refused:
-        expect(inside.BAD_QUEUE_NAME in refused.text, refused.text)
+        expect(internals.BAD_QUEUE_NAME in refused.text, refused.text)
     else:
         expect(False, "it was accepted")
 
@@ -243,7 +243,7 @@ async def set_bad_schedule(world: World) -> None:
 
 async def spoil_schedule(world: World) -> None:
     await set_bad_schedule(world)
-    await inside.spoil_schedule(world.owner, "bad")
+    await internals.spoil_schedule(world.owner, "bad")
 
 
 async def check_schedule(world: World) -> None:
@@ -272,7 +272,7 @@ def add_trigger(event: str, condition: str, table: str = "public.job_queue") -> 
 
 async def make_generation(world: World, given: dict[str, Any]) -> str:
     job = str(uuid4())
-    generation = await inside.insert_generation(world.owner, job, "bad")
+    generation = await internals.insert_generation(world.owner, job, "bad")
     return await world.enqueue(BAD_TYPE, {**given, "job_id": job, "generation_id": generation})
 
 
@@ -316,21 +316,23 @@ async def make_with_key(world: World, given: dict[str, Any]) -> str:
 
 async def lock_batches(world: World) -> None:
     world.saved["lock"] = connection = await world.hold("select 1")
-    await inside.lock_rows(connection, "batch", "id::text = any($1)", world.saved["batches"])
+    await internals.lock_rows(connection, "batch", "id::text = any($1)", world.saved["batches"])
 
 
 def lock(table: str, where: str, prepare: Step = nothing) -> Step:
     async def spoil(world: World) -> None:
         await prepare(world)
         connection = await world.hold("select 1")
-        expect(await inside.lock_rows(connection, table, where) > 0, f"nothing to lock in {table}")
+        expect(
+            await internals.lock_rows(connection, table, where) > 0, f"nothing to lock in {table}"
+        )
 
     return spoil
 
 
 async def lock_key(world: World) -> None:
     connection = await world.hold("select 1")
-    expect(await inside.lock_key(connection, "bad-key") > 0, "nothing to lock")
+    expect(await internals.lock_key(connection, "bad-key") > 0, "nothing to lock")
 
 
 async def set_breaker(world: World) -> None:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from . import inside
+from . import internals
 from .kinds import check_few_changed, make_parent
 from .world import BAD_CHILD, QUEUE, TYPE, Refused, Session, World
 
@@ -39,10 +39,10 @@ async def test_a_callback_that_could_not_be_enqueued_is_refused_with_its_batch(w
 
 
 async def test_a_policy_with_a_bad_queue_name_is_refused(world):
-    types = {TYPE: {"queue": inside.BAD_QUEUE_NAME}}
+    types = {TYPE: {"queue": internals.BAD_QUEUE_NAME}}
     with pytest.raises(Refused, match="PQ_INVALID_ARGUMENT") as refused:
         await world.ask("select register_worker('w', $1, $2)", [QUEUE], types)
-    assert inside.BAD_QUEUE_NAME in refused.value.text
+    assert internals.BAD_QUEUE_NAME in refused.value.text
 
 
 # Dependents --------------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ async def claim_pages(world: World) -> int:
 @pytest.mark.parametrize(
     ("leave_dead", "count"),
     # Each update of a row passes over its dead versions, so 20,000 of them would take minutes.
-    [(inside.leave_dead_dependencies, 20_000), (inside.leave_dead_workers, 5_000)],
+    [(internals.leave_dead_dependencies, 20_000), (internals.leave_dead_workers, 5_000)],
 )
 async def test_dead_rows_kept_by_a_held_snapshot_are_not_read(world, leave_dead, count, pages):
     """Check that dead rows of dependencies or workers do not make a call read more pages."""
@@ -486,7 +486,7 @@ async def test_a_failed_step_is_recorded_and_retried(world):
     await world.claim("bad-job")
     assert await world.report([parent]) == ["ok"]
     await world.maintain()
-    (step,) = await inside.failed_steps(world.owner)
+    (step,) = await internals.failed_steps(world.owner)
     assert "not now" in step["last_error"] and step["failures"] >= 1
     assert step["kind"] and step["subject"] and step["retry_at"] > world.now
     await world.expect_reason("not now")
@@ -494,7 +494,7 @@ async def test_a_failed_step_is_recorded_and_retried(world):
     await world.pass_time(3600)
     await world.maintain()
     assert len(await world.claim(BAD_CHILD)) == 1
-    assert await inside.failed_steps(world.owner) == []
+    assert await internals.failed_steps(world.owner) == []
 
 
 async def test_claim_next_job_runs_overdue_maintenance(world):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from . import inside
+from . import internals
 from .world import EVENT, QUEUE, TYPE, Refused, World
 
 pytestmark = pytest.mark.timeout(180)
@@ -74,7 +74,7 @@ async def test_a_start_skipped_by_a_trigger_is_recorded_and_delays_no_others(wor
     await skip_updates(world, "old.job_type = 'bad-job'")
     jobs = await world.call("select claim_jobs('w', $1, $2, 2)", [QUEUE], ["bad-job", TYPE])
     assert [job["id"] for job in jobs] == [good]
-    steps = await inside.failed_steps(world.owner)
+    steps = await internals.failed_steps(world.owner)
     assert {(step["kind"], step["subject"]) for step in steps} == {("claim", job) for job in bad}
     assert all("trigger" in step["last_error"] for step in steps)
 
@@ -86,7 +86,7 @@ async def test_a_promotion_skipped_by_a_trigger_is_recorded_and_delays_no_others
     await world.pass_time(2)
     await world.maintain()
     assert await world.states([bad, good]) == ["scheduled", "pending"]
-    steps = await inside.failed_steps(world.owner)
+    steps = await internals.failed_steps(world.owner)
     assert [(step["kind"], step["subject"]) for step in steps] == [("promote", bad)]
 
 
@@ -120,18 +120,18 @@ async def test_one_claim_gets_past_thousands_of_jobs_whose_start_fails(world, li
     good = await refuse_starts(world, 3000, 0)
     claim = "select claim_jobs('w', $1, $2, $3)", [QUEUE], ["bad-job", TYPE], max_jobs
     assert [job["id"] for job in await world.call(*claim)] == [good]
-    assert len(await inside.failed_steps(world.owner)) < 2500, "it tried nearly all"
+    assert len(await internals.failed_steps(world.owner)) < 2500, "it tried nearly all"
 
 
 async def test_several_claims_get_past_thousands_of_jobs_whose_start_fails(world):
     good = await refuse_starts(world, 1500, 1500)
     tried = 0
     while not (claimed := await world.claim("bad-job", TYPE)):
-        failed = len(await inside.failed_steps(world.owner))
+        failed = len(await internals.failed_steps(world.owner))
         assert tried < failed < tried + 2500
         tried = failed
     assert [job["id"] for job in claimed] == [good]
-    assert {step["failures"] for step in await inside.failed_steps(world.owner)} <= {1, 2}
+    assert {step["failures"] for step in await internals.failed_steps(world.owner)} <= {1, 2}
 
 
 # Events ------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ async def test_an_error_of_a_deferred_trigger_affects_only_its_job(world, flow, 
             assert answer["lost"] == []
     if flow != "heartbeat":
         reason = '"refused"' if elsewhere else REFUSAL
-        assert reason in str(await inside.failed_steps(world.owner))
+        assert reason in str(await internals.failed_steps(world.owner))
 
 
 async def test_a_deferred_constraint_of_the_caller_is_checked_at_the_commit(world):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from . import inside
+from . import internals
 from .conftest import copied_database
 from .flows import FLOWS, Flow, run
 from .kinds import KINDS, Kind
@@ -108,7 +108,7 @@ async def test_the_suite_fails_where(stack, own_database, mutation):
 
 
 async def apply(world: World, mutation: Mutation) -> None:
-    text = await inside.function_text(world.owner, mutation.function)
+    text = await internals.function_text(world.owner, mutation.function)
     replacements = [
         (mutation.text, mutation.replacement),
         *([mutation.also] if mutation.also else []),

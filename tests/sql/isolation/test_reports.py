@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from . import inside
+from . import internals
 from .world import TYPE, Refused, World
 
 pytestmark = pytest.mark.timeout(120)
@@ -51,14 +51,14 @@ async def test_an_outcome_with_a_wrong_type_is_refused_alone(world, bad):
     answers = await report(world, [good, {**other, **bad}])
     assert [one["outcome"] for one in answers] == ["ok", "refused"]
     assert answers[1]["error"].startswith("PQ_INVALID_ARGUMENT")
-    assert await inside.failed_steps(world.owner) == []
+    assert await internals.failed_steps(world.owner) == []
 
 
 async def test_an_error_of_a_trigger_is_not_taken_for_a_wrong_type(world):
     [job] = await run_jobs(world, 1)
     await add_trigger(world, ["22012"])
     assert await world.report([job]) == ["refused"]
-    [step] = await inside.failed_steps(world.owner)
+    [step] = await internals.failed_steps(world.owner)
     assert (step["kind"], step["subject"]) == ("report", job)
 
 

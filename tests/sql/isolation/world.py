@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from . import inside
+from . import internals
 
 QUEUE = "shared"
 TYPE, WORKER, EVENT, TAG = "ordinary-job", "ordinary-worker", "arrived", "ordinary"
@@ -43,7 +43,7 @@ def _decode(text: str) -> Any:
 class Session:
     """A client's connection, whose calls time out as on the platform."""
 
-    def __init__(self, connection: inside.Connection) -> None:
+    def __init__(self, connection: internals.Connection) -> None:
         self.connection = connection
 
     async def ask(self, sql: str, *args: Any) -> Any:
@@ -81,7 +81,7 @@ class World:
         saved: Values that a kind or a flow needs later in the test.
     """
 
-    def __init__(self, owner: inside.Connection, connect: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, owner: internals.Connection, connect: Callable[..., Awaitable[Any]]) -> None:
         self.owner = owner
         self._connect = connect
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
@@ -127,7 +127,7 @@ class World:
         pid = session.connection.get_server_pid()
         return await self.owner.fetchval("select cardinality(pg_blocking_pids($1)) > 0", pid)
 
-    async def hold(self, sql: str, *args: Any) -> "inside.Connection":
+    async def hold(self, sql: str, *args: Any) -> "internals.Connection":
         """Run a statement in a transaction that stays open until the test ends."""
         connection = await self._connect(f"holder-{uuid4()}")
         await connection.execute("begin")
@@ -138,7 +138,7 @@ class World:
     async def pass_time(self, seconds: float) -> None:
         """Move the clock, which otherwise stands still."""
         self.now += timedelta(seconds=seconds)
-        await inside.set_clock(self.owner, self.now.isoformat())
+        await internals.set_clock(self.owner, self.now.isoformat())
 
     # Work --------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class World:
         """Return a text of the doctor, a failed step or a bad job with these words."""
         doctor = await self.call("select queue_doctor()")
         texts = [str(one["detail"]) for one in doctor if one["verdict"] != "ok"]
-        texts += [str(step) for step in await inside.failed_steps(self.owner)]
+        texts += [str(step) for step in await internals.failed_steps(self.owner)]
         for job in [job for ids in self.bad.values() for job in ids]:
             texts.append(str(await self.call("select get_job_history($1::text::uuid)", job)))
         for one in texts:

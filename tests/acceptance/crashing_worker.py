@@ -1,6 +1,6 @@
 """A worker that kills itself, like `kill -9`, at one point of a generation.
 
-``python doomed_worker.py <point>``. A point is ``<before|after>:<step>``; a step is the name of a
+``python crashing_worker.py <point>``. A point is ``<before|after>:<step>``; a step is the name of a
 database call, ``upload``, or the name of a call to Replicate. Without a point the worker runs on.
 """
 
