@@ -101,4 +101,4 @@ async def check_paid_once(stack, sql, pq, point, generation, prompt):
     )
     owners = Counter(row["prediction_id"] for row in rows if row["prediction_id"])
     assert {item["id"] for item in made} == owners.keys(), (point, rows)
-    assert set(owners.values()) == {1}, "a prediction belongs to one row"
+    assert set(owners.values()) == {1}, "no prediction has two rows"

@@ -45,7 +45,7 @@ class Watch:
         async with asyncio.timeout(20):
             await self._task
         versions = [event.version for event in self.events if event.explanation is None]
-        assert versions == sorted(set(versions)), "versions rise strictly"
+        assert versions == sorted(set(versions)), "versions increase strictly"
         return self.events
 
 

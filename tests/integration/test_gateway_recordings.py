@@ -304,4 +304,6 @@ async def test_storage_answers_as_recorded(platform):
                     different[case["id"]] = found
     unexpected = {name: found for name, found in different.items() if name not in DIFFERENCES}
     assert not unexpected, json.dumps(unexpected, indent=1)
-    assert sorted(DIFFERENCES.keys() - different.keys()) == [], "these agree by now"
+    assert sorted(DIFFERENCES.keys() - different.keys()) == [], (
+        "these listed differences no longer exist"
+    )

@@ -175,7 +175,7 @@ async def _version(api_url: str, key: str) -> httpx.Response:
 async def _eventually(check: Any, seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
     while not await check():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         await asyncio.sleep(0.05)
 
 

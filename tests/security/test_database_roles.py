@@ -421,9 +421,11 @@ async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
                 made_by_postgres = connection.get_server_version().major >= 16
                 assert await connection.fetchval(makers) == (2 if made_by_postgres else 0)
                 grants = "select has_table_privilege('service_role', 'auth.users', 'select')"
-                assert await connection.fetchval(grants), "a grant of the user's is lost"
+                assert await connection.fetchval(grants), "a grant of the user is lost"
                 revoked = "select not has_table_privilege('anon', 'storage.objects', 'insert')"
-                assert await connection.fetchval(revoked), "a right that the user took is back"
+                assert await connection.fetchval(revoked), (
+                    "a privilege that the user revoked is back"
+                )
                 if start == 0:
                     await connection.execute(PERMISSIVE)
                 await connection.close()

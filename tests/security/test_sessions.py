@@ -50,7 +50,7 @@ async def test_a_new_password_ends_the_other_sessions(auth: httpx.AsyncClient, e
     bearer = {"authorization": f"Bearer {own['access_token']}"}
     updated = await auth.put("/user", json={"data": {"name": "Ada"}}, headers=bearer)
     assert updated.status_code == 200
-    assert await is_valid(auth, stolen), "other changes end nothing"
+    assert await is_valid(auth, stolen), "other changes end no session"
     changed = await auth.put("/user", json={"password": NEW}, headers=bearer)
     assert changed.status_code == 200
     assert not await is_valid(auth, stolen)

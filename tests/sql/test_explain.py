@@ -267,7 +267,9 @@ async def test_an_expired_lease_that_was_not_swept_is_reported(db):
         job,
         UUID(claimed["lease_id"]),
     )
-    assert reasons(await explain_one(db, job)) == ["running"], "prolonged beside its row"
+    assert reasons(await explain_one(db, job)) == ["running"], (
+        "its lease was extended in lease_extension"
+    )
 
 
 @pytest.mark.parametrize(
@@ -402,4 +404,4 @@ async def test_explaining_reads_only_indexes(db):
     assert {a["reason"] for a in answers} == {"waiting_for_worker"}
     assert await db.value(read) == before, "only sequential scans return rows of a table"
     await db.value("select count(payload) from job_queue")
-    assert await db.value(read) > before, "the measure works"
+    assert await db.value(read) > before, "the measurement works"

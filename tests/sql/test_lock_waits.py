@@ -67,7 +67,7 @@ async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held):
         counted = "select sum(cancelled) from picture_queue.batch where id = any ($1)"
         batches = [job["batch_id"] for job in jobs]
         await other.fetchval("select picture_queue._do_due_steps(1000, true)")
-        assert await other.fetchval(counted, batches) == 0, "they are locked"
+        assert await other.fetchval(counted, batches) == 0, "the jobs are locked"
         assert await other.fetchval("select count(*) from picture_queue.failed_step") == 0
         await holder.execute("rollback")
         await other.execute("update picture_queue.follow_up set due_at = '-infinity'")

@@ -47,7 +47,7 @@ async def test_one_worker_holds_the_lease_and_others_get_the_time_of_the_next_ca
     assert answer.keys() == {"leased", "next_in"}
     assert answer["leased"] is False
     assert 2.5 <= answer["next_in"] <= 3
-    assert (await quiet.job(late))["hold"] == "scheduled", "it did nothing"
+    assert (await quiet.job(late))["hold"] == "scheduled", "the call did no maintenance"
     assert (await maintain(quiet, "a"))["promoted"] == 1
     assert await holder(quiet) == "a"
 
@@ -76,7 +76,9 @@ async def test_another_worker_takes_over_after_unregistration(quiet):
         await quiet.value("select register_worker($1, $2, '{}')", worker, [quiet.queue])
     await maintain(quiet, "a")
     await quiet.value("select unregister_worker('b')")
-    assert (await maintain(quiet, "b"))["leased"] is False, "that of another is left alone"
+    assert (await maintain(quiet, "b"))["leased"] is False, (
+        "the lease of another worker is unchanged"
+    )
     await quiet.value("select unregister_worker('a')")
     assert (await maintain(quiet, "b"))["leased"] is True
 
@@ -168,7 +170,7 @@ async def test_the_holder_is_woken_if_a_step_is_due_before_its_next_call(quiet, 
     await SOON[step](quiet, 3)
     topic = f"pq:queue:{quiet.queue}"
     wake = {"queue": quiet.queue, "reason": "maintain"}
-    assert wake not in await quiet.events(topic), "they look within two seconds"
+    assert wake not in await quiet.events(topic), "the next call is within two seconds anyway"
     await SOON[step](quiet, 0.2)
     assert wake in await quiet.events(topic)
 
@@ -379,7 +381,7 @@ async def test_a_failing_step_is_retried_with_growing_delays(trapped):
         assert wait - 0.5 < row["seconds"] <= wait
         await db.pass_time(wait - 0.6, maintained=False)
         await maintain(db, "a", force=True)
-        assert (await failed(db))[0]["failures"] == n, "not before its time"
+        assert (await failed(db))[0]["failures"] == n, "no retry before retry_at"
         await db.pass_time(0.7, maintained=False)
 
 
@@ -391,7 +393,7 @@ async def test_a_failed_step_is_deleted_after_its_success(trapped):
     assert len(await failed(db)) == 1
     await db.run("drop trigger trap on public.job_queue")
     await maintain(db, "a")
-    assert (await db.job(job))["hold"] == "scheduled", "not before its time"
+    assert (await db.job(job))["hold"] == "scheduled", "no retry before retry_at"
     await db.pass_time(2.1, maintained=False)
     assert (await maintain(db, "a"))["promoted"] == 1
     assert (await db.job(job))["hold"] is None

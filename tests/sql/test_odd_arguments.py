@@ -296,4 +296,4 @@ def test_any_call_returns_or_names_the_problem(connection: psycopg.Connection[An
 
     call()
     assert not problems, "\n".join(problems.values())
-    assert len(successful) > 0.9 * len(functions), "too few calls get beyond the checks"
+    assert len(successful) > 0.9 * len(functions), "too few calls pass the validation"

@@ -73,7 +73,7 @@ async def test_folding_adds_finished_jobs_to_their_minute(db):
     await db.report(job, "completed")
     await fold(db)
     rows = "select n from picture_queue.throughput where queue = $1"
-    assert await db.rows(rows, db.queue) == [], "exact for a minute"
+    assert await db.rows(rows, db.queue) == [], "the counts of the last minute are exact"
     await db.pass_time(90)
     assert (await counts(db))["finished_last_minute"] == 0
     assert (await counts(db))["finished_last_hour"] == 1
@@ -290,7 +290,7 @@ async def test_counts_do_not_scan_the_jobs(db):
         assert await db.value(read) - before < 20000, call
     before = await db.value(read)
     await db.value("select count(payload) from job_queue")
-    assert await db.value(read) - before >= 50000, "the measure works"
+    assert await db.value(read) - before >= 50000, "the measurement works"
 
 
 async def test_counts_stay_exact_during_concurrent_work_and_folding(stack, db):
@@ -335,7 +335,7 @@ async def test_counts_stay_exact_during_concurrent_work_and_folding(stack, db):
         states = {r["state"]: r["n"] for r in found}
         assert {s: row[s] for s in states} == states
         assert states.keys() >= {"pending", "completed", "failed", "processing"}
-        assert sum(states.values()) < 225, "some were discarded"
+        assert sum(states.values()) < 225, "some jobs were discarded"
         # Each finished job was counted once, whether or not it was discarded.
         assert row["finished_last_hour"] == 3 * 15 * 2
     finally:

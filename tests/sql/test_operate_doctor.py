@@ -153,7 +153,7 @@ async def test_a_key_without_a_row_is_counted_again(db):
     await expect_cured(
         db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs"
     )
-    assert await db.claim() == [], "one runs, and one may"
+    assert await db.claim() == [], "one job runs, and the limit is one"
 
 
 async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database, until):
@@ -204,7 +204,7 @@ async def test_a_job_that_waits_for_a_deleted_parent_becomes_ready(db):
     child = await db.enqueue(options={"depends_on": [str(parent)]})
     await db.run("delete from job_queue where id = $1", parent)
     await db.run("delete from picture_queue.depth_change")
-    assert await found(db, "orphans", "dependencies on a job") == [], "maintenance looks at it yet"
+    assert await found(db, "orphans", "dependencies on a job") == [], "maintenance still checks it"
     await db.run("delete from picture_queue.follow_up where subject = $1", child)
     await expect_cured(db, "orphans", "dependencies on a job that is gone")
     assert (await db.job(child))["hold"] is None
@@ -230,7 +230,7 @@ async def test_jobs_blocked_on_a_forgotten_key_are_found_and_unblocked(db):
     assert waiting["hold"] == "blocked"
     assert await found(db, "orphans", "keys that jobs wait for") == [], "it has no capacity"
     await db.report(job, "completed")
-    assert await found(db, "orphans", "keys that jobs wait for") == [], "the end is written down"
+    assert await found(db, "orphans", "keys that jobs wait for") == [], "the end is recorded"
     await db.run("delete from picture_queue.freed_key where key = $1", key)
     await db.run("update picture_queue.limit_key set running = 0 where key = $1", key)
     await expect_cured(db, "orphans", "1 keys that jobs wait for, that have capacity")

@@ -233,7 +233,7 @@ async def test_housekeeping_runs_once_a_minute(db):
     answer = {"leased", "next_in", "failed"}
     first = await db.value("select maintain_jobs()")
     assert first.keys() == once | answer
-    assert first["next_in"] == 0, "what is due at once comes with the next call"
+    assert first["next_in"] == 0, "the next call is due at once"
     assert (await db.value("select maintain_jobs()")).keys() == always | answer
     forced = await db.value("select maintain_jobs(force => true)")
     assert forced.keys() == once | always | answer
@@ -408,7 +408,9 @@ async def test_partitions_created_by_the_project_are_used_and_kept(db, bounds):
     assert [row["id"] for row in await archived(db, "archive_2019")] == ids
     await db.pass_time(800 * DAY)
     await prune_all(db)
-    assert set(await partitions(db)) == {"archive_2019"}, "its name is not one of ours"
+    assert set(await partitions(db)) == {"archive_2019"}, (
+        "only partitions with names of the queue are dropped"
+    )
 
 
 async def test_a_job_that_cannot_be_pruned_does_not_keep_others(db):

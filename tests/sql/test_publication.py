@@ -14,7 +14,7 @@ async def published(stack, own_database):
         "create publication everything for all tables",
     )
     async with transaction(own_database) as db:
-        assert await db.value("show wal_level") == "logical", "else nothing is refused"
+        assert await db.value("show wal_level") == "logical", "otherwise no call is refused"
         yield db
 
 
@@ -32,7 +32,7 @@ async def test_calls_that_update_and_delete_work_under_a_publication_for_all_tab
     await db.pass_time(70)
     done = await db.value("select maintain_jobs(true)")
     assert done["folded"] > 0
-    assert await db.value("select count(*) from picture_queue.start") == 0, "pruned"
+    assert await db.value("select count(*) from picture_queue.start") == 0, "the starts are pruned"
     await db.pass_time(3600)
     await db.value("select purge_queue($1)", db.queue)
     await db.value("select picture_queue.repair()")

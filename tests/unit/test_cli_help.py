@@ -50,13 +50,13 @@ def test_help_fits_narrow_plain_terminals(words: list[str], command: Any) -> Non
     assert done.exit_code == 0
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout
-    assert "<" not in done.stdout, "a type of Python"
+    assert "<" not in done.stdout, "the name of a Python type is shown"
     # The example is not wrapped, so that it can be copied.
     lines = done.stdout.rstrip().splitlines()[:-1]
     assert [line for line in lines if len(line) > WIDTH] == []
     for parameter in command.params:
         if parameter.opts[0].startswith("-"):
-            assert max(parameter.opts, key=len) in done.stdout, "an option is cut"
+            assert max(parameter.opts, key=len) in done.stdout, "an option is truncated"
 
 
 @pytest.mark.parametrize(("words", "command"), EVERY)

@@ -294,7 +294,7 @@ def test_a_preview_has_the_colours_of_the_image(tmp_path: Path) -> None:
     text = preview(path, console)
     assert text is not None
     lines = text.plain.split("\n")
-    assert len(lines) == 13, "two thirds of the screen"
+    assert len(lines) == 13, "the preview fills two thirds of the screen"
     assert {len(line) for line in lines} == {26}
     console.print(text)
     shown = console.file.getvalue()  # type: ignore[attr-defined]

@@ -327,7 +327,7 @@ async def test_an_attempt_ends_at_its_timeout(run):
     assert outcome.error == "TimeoutError: the job did not end within 0.02 s"
     assert outcome.retryable
     assert outcome.detail is not None
-    assert "in __call__" in outcome.detail, "it shows what the handler waited for"
+    assert "in __call__" in outcome.detail, "the detail shows the await of the handler"
 
 
 async def test_a_handler_that_fails_after_its_timeout_has_timed_out(run):

@@ -174,7 +174,7 @@ async def test_a_single_outcome_of_a_locked_job_delays_no_other(harness, project
     jobs = [harness.put() for _ in range(3)]
     assert {job_id for job_id, _ in await harness.reported(3)} == {job.id for job in jobs}
     assert harness.backlog == 1
-    assert harness.slots._locked == {locked.key}, "its slots claim on"
+    assert harness.slots._locked == {locked.key}, "its slots continue to claim"
 
 
 async def test_a_refused_batch_is_halved_without_a_delay(harness, project):
@@ -364,4 +364,4 @@ async def test_a_stop_logs_outcomes_that_could_not_be_written(harness, project, 
     job = harness.put()
     await harness.reporter.stop(0.05)
     assert f"The outcome of job {job.id} (completed) could not be written" in caplog.text
-    assert len(calls) < 10, "it waits between attempts, also while it stops"
+    assert len(calls) < 10, "it also waits between attempts during a stop"

@@ -147,7 +147,7 @@ async def test_there_is_no_demand_before_a_pause_is_written(slots, claimed, retu
     attempt, held = run(slots, claimed()), claimed()
     slots.hold(lease_of(slots, held))
     slots.pause_claims(attempt.job)
-    assert await returned.get() is held, "those behind it are to wait as well"
+    assert await returned.get() is held, "the held jobs must wait as well"
     slots.free_slot(attempt.job)
     assert slots.demand() == 0
     slots.drop_lease(attempt.job)

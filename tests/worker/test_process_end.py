@@ -87,7 +87,7 @@ async def test_a_handler_that_cancels_all_tasks_stops_its_worker_with_an_error(
     assert "Other code cancelled the " in await read_line(process)
     assert await asyncio.wait_for(process.wait(), 15) == 0
     failed = await service.jobs.get(job.id)
-    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1), "its outcome is written"
+    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1), "the outcome is written"
     workers = (await service.health()).workers
     assert queue not in [name for worker in workers for name in worker.queues]
 

@@ -120,7 +120,7 @@ async def test_one_claim_gets_past_thousands_of_jobs_whose_start_fails(world, li
     good = await refuse_starts(world, 3000, 0)
     claim = "select claim_jobs('w', $1, $2, $3)", [QUEUE], ["bad-job", TYPE], max_jobs
     assert [job["id"] for job in await world.call(*claim)] == [good]
-    assert len(await internals.failed_steps(world.owner)) < 2500, "it tried nearly all"
+    assert len(await internals.failed_steps(world.owner)) < 2500, "the claim tried nearly all jobs"
 
 
 async def test_several_claims_get_past_thousands_of_jobs_whose_start_fails(world):
