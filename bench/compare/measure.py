@@ -271,7 +271,7 @@ async def idle(bench: Bench, seconds: float) -> Figures:
     }
 
 
-_OWN = 2  # The benchmark's own statements between the two queries are subtracted.
+_OWN = 2  # The number of the benchmark's own statements between the two queries.
 
 
 async def _settled(connection: Connection, statement: str) -> float:

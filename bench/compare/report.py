@@ -208,7 +208,7 @@ def _cell(found: dict[str, Any] | None) -> str:
 
 
 _CHART = ("enqueue_one", "enqueue_bulk", "noop_default", "noop_tuned", "noop_two")
-_WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # The width of the chart in pixels.
+_WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # All sizes are in pixels.
 
 
 def chart(results: Results) -> str:

@@ -43,7 +43,7 @@ class ChancyDriver(Driver):
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)
-        # Chancy's own logging setup prints to stdout.
+        # Chancy's own logger prints to stdout.
         self.app = Chancy(dsn, log=logging.getLogger("chancy"))
 
     def describe(self) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def main(kind: type[Driver]) -> None:
     driver = kind(args.dsn)
     factory = None
     if kind.uvloop:
-        with contextlib.suppress(ImportError):  # Windows has no signal handlers.
+        with contextlib.suppress(ImportError):  # uvloop is not available on Windows.
             import uvloop
 
             factory = uvloop.new_event_loop

@@ -165,7 +165,7 @@ async def test_a_start_whose_response_is_lost_creates_one_generation(
     assert await left("cut_after_commit") == 0
     async with new_worker():
         await studio.wait_for_picture()
-    await studio.generation()  # The only one.
+    await studio.generation()  # The page made only one generation.
 
 
 async def test_a_page_uses_a_token_that_was_renewed(studio, new_worker, until):

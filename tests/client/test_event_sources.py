@@ -179,5 +179,5 @@ async def test_a_hanging_server_does_not_delay_the_close(stack, queue, black_hol
     source = Notifications(DatabaseSettings(url))
     with source.listen(f"pq:queue:{queue}", Recorder()):
         await asyncio.wait_for(connected.wait(), 15)
-        await asyncio.sleep(0.2)  # This call subscribes.
+        await asyncio.sleep(0.2)  # The listener subscribes during this time.
         await asyncio.wait_for(source.aclose(), 4)

@@ -179,8 +179,7 @@ class Proxy:
             return  # The client has closed the connection.
         self.accepted += 1
         connection = _Connection(self, client)
-        # The counters are changed here, because at the end a task may be cancelled before its first
-        # step.
+        # The connection is added here, because a task may be cancelled before its first step.
         self._connections.add(connection)
         serving = asyncio.create_task(self._serve(connection))
         self._serving.add(serving)
@@ -227,15 +226,17 @@ class _Connection:
         self._client: asyncio.StreamWriter | None = None
         self._server: asyncio.StreamWriter | None = None
         self._answers = Answers(proxy.protocol)
-        self._loses_answer = False  # The response that has begun.
-        self._request = bytearray()  # The response of the proxy, until it is complete.
+        self._loses_answer = False  # True to lose the response that has begun.
+        self._request = (
+            bytearray()
+        )  # The request that the proxy answers itself, until it is complete.
         self.silent = proxy.silent
 
     async def run(self) -> None:
         """Forward data until one of the two sides ends."""
         loop = asyncio.get_running_loop()
         self._socket.setblocking(False)
-        while self.silent:  # This is read before the TLS handshake.
+        while self.silent:  # Data before the TLS handshake is discarded as well.
             if not await loop.sock_recv(self._socket, _PIECE):
                 return
         from_client = asyncio.StreamReader(loop=loop)

@@ -14,7 +14,7 @@ from .h2_front import h2_front, tls_for
 from .protocols import Answer
 from .proxy import Proxy
 
-SILENT = 0.5  # A wait for data that does not come, in seconds. All faults last longer.
+SILENT = 0.5  # The timeout of a call without an answer, in seconds. All faults last longer.
 
 
 @pytest.fixture(params=["http", "h2"])

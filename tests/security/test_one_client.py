@@ -131,5 +131,5 @@ async def test_the_queue_of_a_socket_that_is_not_read_is_limited_in_bytes():
     client = Socket(unread, "", "1.0.0", backend)
     for _ in range(60):
         client.deliver("x" * 2_900_000)
-    assert client._close_code.result() == 1013  # The buffer is full: try again later.
+    assert client._close_code.result() == 1013  # The code 1013 means: try again later.
     assert client._outbox.qsize() * 2_900_000 < 100_000_000

@@ -61,7 +61,7 @@ async def test_the_reference_lists_every_setting(db):
     assert documented == setting - {"only_row", "maintained_at"}
     queue = {row["column_name"] for row in await db.rows(columns, "queue")}
     documented = {"name", "paused_until", "pause_reason", "created_at"}
-    documented |= {"reorder_after", "reorder_again_at"}  # This column is internal.
+    documented |= {"reorder_after", "reorder_again_at"}  # These columns are internal.
     assert named(section(SQL, "Queue settings")) == queue - documented
 
 

@@ -306,7 +306,7 @@ async def test_overdue_jobs_are_reported_with_their_reason(db):
 
 
 async def test_expired_leases_are_found_and_swept(db):
-    await db.maintain()  # Delete the leases that other tests left behind.
+    await db.maintain()  # Sweep the leases that other tests left behind.
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
     assert await found(db, "overdue jobs", "have a lease that ended") == []

@@ -332,7 +332,7 @@ def test_a_preview_of_a_huge_image_takes_little_memory(tmp_path: Path) -> None:
         files.append(str(tmp_path / f"x.{name}"))
         bomb.save(files[-1], **options)
     wide = bytearray(Path(files[1]).read_bytes())
-    # The first file has a logical screen of one pixel and a frame of 121 million pixels.
+    # This file has a logical screen of one pixel and a frame of 121 million pixels.
     wide[6:10] = b"\1\0\1\0"
     files.append(str(tmp_path / "y.gif"))
     Path(files[-1]).write_bytes(wide)

@@ -134,7 +134,7 @@ async def test_a_redirect_to_an_invalid_url_is_refused(
 
 @pytest.mark.parametrize("host", ["a" * 64, "", "a.", "xn--", "\ud800", "\u200b"])
 async def test_an_invalid_host_name_is_refused(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    monkeypatch.undo()  # This comes from the fixture that replaces _addresses.
+    monkeypatch.undo()  # Undo the patch of _addresses by the fixture.
     async with ReplicateClient("r8_t", retry=FAST) as client:
         with pytest.raises(errors.OutputRefused):
             await client.download(f"https://{host}.replicate.delivery/x")
@@ -177,7 +177,7 @@ async def test_an_unresolvable_host_is_left_to_the_proxy(
     def fail(*args: object, **options: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
-    monkeypatch.undo()  # This comes from the fixture that replaces _addresses.
+    monkeypatch.undo()  # Undo the patch of _addresses by the fixture.
     assert "127.0.0.1" in await download_module._addresses("127.0.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     assert await download_module._addresses("behind.the.proxy") == []

@@ -220,7 +220,7 @@ def recurse() -> None:
         (StopAsyncIteration(), "StopAsyncIteration"),
         (NoHeader("429"), "NoHeader: 429"),
         (Unprintable(), "Unprintable"),
-        # The documentation of the validator permits this.
+        # The documentation of `Retry` permits an exception as the reason.
         (Retry(1, reason=ValueError("no")), "ValueError: no"),
         (BaseExceptionGroup("tasks", [Panic("one")]), "Panic: one"),
         (ExceptionGroup("tasks", [ValueError(), KeyError()]), "ExceptionGroup: tasks (2 sub-ex"),

@@ -286,7 +286,7 @@ async def test_a_settled_job_needs_no_confirmation_of_its_start(slots, claimed, 
     lease.confirm_at = lease.confirmed_at + 0.1
     assert lease.due_at == lease.confirm_at
     attempt.settled = True
-    # Every lease is released after a third of its length.
+    # Like every lease, it is due for a heartbeat after a third of its length.
     assert lease.due_at == lease.confirmed_at + 10
 
 

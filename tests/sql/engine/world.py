@@ -177,7 +177,7 @@ class World(RuleBasedStateMachine):
             Step("set_limit", targets=self.unblockable(key)),
             "select set_limit($1, $2, $3, $4)", key, new.max_running, new.rate, new.period,
         )  # fmt: skip
-        self.maintain()  # The limit also counts the jobs that run already.
+        self.maintain()  # Maintenance counts the jobs that already run.
 
     def item(self, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
         """Return a job for enqueue_jobs, and record the facts that the model needs about it."""

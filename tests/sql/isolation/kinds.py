@@ -189,7 +189,7 @@ async def check_policy(world: World) -> None:
         expect(False, "it was accepted")
 
 
-# --- Jobs that no worker can run ----------------------------------------------------------------
+# Jobs that no worker can run ---------------------------------------------------------------------
 
 
 async def enqueue_unknown(world: World) -> None:

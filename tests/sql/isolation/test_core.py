@@ -26,7 +26,7 @@ async def skip_updates(world: World, condition: str) -> None:
     )
 
 
-# --- Head of the queue ---------------------------------------------------------------------------
+# Head of the queue -------------------------------------------------------------------------------
 
 
 async def test_jobs_of_a_locked_key_do_not_delay_others(world):

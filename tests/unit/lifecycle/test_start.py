@@ -42,7 +42,7 @@ async def test_a_worker_can_be_started_again(harness):
     names = set()
     for _ in range(2):
         async with worker:
-            await worker.start()  # A second stop changes nothing.
+            await worker.start()  # A second start changes nothing.
             names.add(worker.name)
         await worker.stop()
     assert len(names) == 2

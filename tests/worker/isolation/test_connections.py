@@ -21,7 +21,7 @@ from .world import World
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 TRANSPORTS = ("http", "tls", "direct")
-LEASE = 30  # The call timeout in seconds. It must be shorter than a fault.
+LEASE = 30  # The lease in seconds. The timeout of a call must be shorter.
 TOTAL_FAULT = 3.0  # The length of a total fault in seconds.
 
 
