@@ -12,29 +12,29 @@ from picture_queue_cli.app import app
 
 Cli = Callable[..., Result]
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 # Commands with a missing object, and the expected error.
 ABSENT = {
-    "batches show": [((NOBODY,), f"No such batch: BATCH_ID is {NOBODY}")],
+    "batches show": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
-    "enqueue": [(("x", "--depends-on", NOBODY), f"--depends-on has {NOBODY}")],
+    "enqueue": [(("x", "--depends-on", UNKNOWN_ID), f"--depends-on has {UNKNOWN_ID}")],
     "generate": [(("x", "--model", "nope", "--no-watch"), "No such model: --model is 'nope'")],
     "jobs cancel": [
-        ((NOBODY,), f"No such job: JOB_ID is {NOBODY}"),
+        ((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}"),
         (("--queue", "nope", "--yes"), "No such queue: --queue is 'nope'"),
-        (("--batch", NOBODY, "--yes"), f"No such batch: --batch is {NOBODY}"),
+        (("--batch", UNKNOWN_ID, "--yes"), f"No such batch: --batch is {UNKNOWN_ID}"),
     ],
     "jobs discard": [
-        ((NOBODY, "--yes"), f"No such job: JOB_ID is {NOBODY}"),
-        ((NOBODY, "--preview"), f"No such job: JOB_ID is {NOBODY}"),
+        ((UNKNOWN_ID, "--yes"), f"No such job: JOB_ID is {UNKNOWN_ID}"),
+        ((UNKNOWN_ID, "--preview"), f"No such job: JOB_ID is {UNKNOWN_ID}"),
         (("--queue", "nope", "--yes"), "No such queue: --queue is 'nope'"),
     ],
-    "jobs history": [((NOBODY,), f"No such job: JOB_ID is {NOBODY}")],
+    "jobs history": [((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}")],
     "jobs retry": [
-        ((NOBODY,), f"No such job: JOB_ID is {NOBODY}"),
+        ((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}"),
         (("--queue", "nope", "--yes"), "No such queue: --queue is 'nope'"),
     ],
-    "jobs show": [((NOBODY,), f"No such job: JOB_ID is {NOBODY}")],
+    "jobs show": [((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}")],
     "limits delete": [(("nokey:x",), "No such limit: KEY is 'nokey:x'")],
     "limits resume": [(("nokey:x",), "No such limit: KEY is 'nokey:x'")],
     "local reset": [(("--data-dir", "nope", "--yes"), "No stack is there: --data-dir is nope")],
@@ -49,7 +49,7 @@ ABSENT = {
     "schedules pause": [(("nope",), "No such schedule: NAME is ")],
     "schedules resume": [(("nope",), "No such schedule: NAME is ")],
     "schedules run": [(("nope",), "No such schedule: NAME is ")],
-    "watch": [((NOBODY,), f"No such job: ID is {NOBODY}")],
+    "watch": [((UNKNOWN_ID,), f"No such job: ID is {UNKNOWN_ID}")],
 }
 # These commands name no object, select objects, or create the object that they name. Commands of
 # the stack exit with 6, as all do without a project.
@@ -95,9 +95,9 @@ def test_the_error_names_the_missing_object(
 
 def test_existing_jobs_are_changed_beside_missing_ones(cli: Cli, queue: str) -> None:
     made = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
-    done = cli("jobs", "cancel", NOBODY, made)
+    done = cli("jobs", "cancel", UNKNOWN_ID, made)
     assert (done.exit_code, done.stdout.strip()) == (4, "cancelled")
-    assert f"JOB_ID is {NOBODY}" in done.stderr
+    assert f"JOB_ID is {UNKNOWN_ID}" in done.stderr
 
 
 def test_a_job_that_has_not_finished_is_not_discarded(cli: Cli, queue: str) -> None:

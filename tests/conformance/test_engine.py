@@ -321,7 +321,7 @@ async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, kind):
 
 
 @pytest.mark.parametrize(
-    ("rhythm", "error"),
+    ("schedule", "error"),
     [
         ({"cron": "61 * * * *"}, InvalidCron),
         ({"cron": "0 0 * * *", "timezone": "Mars/Base"}, InvalidCron),
@@ -329,9 +329,9 @@ async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, kind):
         ({}, InvalidArgument),
     ],
 )
-async def test_an_invalid_interval_is_refused(service, kind, rhythm, error):
+async def test_an_invalid_interval_is_refused(service, kind, schedule, error):
     with pytest.raises(error):
-        await service.schedules.set(f"bad.{kind}", kind, **rhythm)
+        await service.schedules.set(f"bad.{kind}", kind, **schedule)
     assert f"bad.{kind}" not in {row.name for row in await service.schedules.list()}
 
 

@@ -121,12 +121,12 @@ def test_a_wrong_status_or_code_is_reported():
 def test_different_answers_of_two_interfaces_are_reported():
     case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
     names = {"job": "0b1e7a52-8a39-4f9e-9a54-0d8d4f0f9d7e"}
-    documented = failure("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {names['job']}", None)
-    reference = Column("httpx", {case.id: compared(case, documented, names)})
+    failed = failure("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {names['job']}", None)
+    reference = Column("httpx", {case.id: compared(case, failed, names)})
     for other, count in (
-        (replace(documented, status=None), 0),
-        (replace(documented, detail="job_id is 8"), 1),
-        (replace(documented, hint="list_jobs()"), 1),
+        (replace(failed, status=None), 0),
+        (replace(failed, detail="job_id is 8"), 1),
+        (replace(failed, hint="list_jobs()"), 1),
     ):
         column = Column("other", {case.id: compared(case, other, names)})
         compare(column, reference)

@@ -169,7 +169,7 @@ async def postgres(stack) -> AsyncIterator[tuple[Proxy, Any]]:
         connection.terminate()
 
 
-async def test_connections_to_postgres_can_drop_all_data(postgres):
+async def test_a_half_open_connection_to_postgres_gives_no_answer(postgres):
     proxy, connection = postgres
     assert await connection.fetchval("select 1") == 1
     proxy.half_open()

@@ -91,7 +91,7 @@ def test_the_timestamp_is_later_than_now_and_the_newest_file(
     assert install(project).written[0].name == f"{stamp}_{ONE.file_name}"
 
 
-def test_a_file_with_the_last_possible_timestamp_is_refused(project: Path) -> None:
+def test_a_file_name_without_a_later_timestamp_is_refused(project: Path) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / "999_a.sql").touch()
     with pytest.raises(InstallationRefused, match="No timestamp comes after") as refused:

@@ -321,13 +321,13 @@ async def test_a_locked_job_is_skipped(db, stack):
         await one.execute(
             "select from job_queue where queue = $1 order by seq limit 1 for update", queue
         )
-        ask = "select change_jobs($1, $2)"
+        change = "select change_jobs($1, $2)"
         answer = json.loads(
-            await two.fetchval(ask, "cancel", json.dumps({"queue": queue}), timeout=10)
+            await two.fetchval(change, "cancel", json.dumps({"queue": queue}), timeout=10)
         )
         assert (answer["matched"], answer["changed"]) == (2, 1)
         await lock.rollback()
-        answer = json.loads(await two.fetchval(ask, "cancel", json.dumps({"queue": queue})))
+        answer = json.loads(await two.fetchval(change, "cancel", json.dumps({"queue": queue})))
         assert answer["changed"] == 1
     finally:
         await two.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))

@@ -77,7 +77,7 @@ async def test_a_callback_may_be_unique_by_fields_of_the_batch(db):
 
 
 @pytest.mark.parametrize("callback", [[1], 5, "x", True])
-async def test_a_callback_accepts_the_fields_of_a_job(db, callback):
+async def test_a_callback_that_is_not_a_job_is_refused(db, callback):
     assert (await db.refusal(BATCH, [], callback)).detail == "callback is not a job"
 
 
