@@ -12,7 +12,7 @@ from picture_queue_cli.errors import ExitCode
 
 Cli = Callable[..., Result]
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 WRONG = (
     *("", "\u00a0", "\udcff", "\x1b[31m\u202e", "[/]", "-1", "nan", "9" * 400),
     *("[" * 3000, "x" * 20_000, "@/"),
@@ -24,7 +24,7 @@ RIGHT = {
     "settings": "max_attempts=3",
     "weight": "1",
     "payload": "{}",
-    **dict.fromkeys(("job_id", "job_ids", "some_id", "batch_id"), NOBODY),
+    **dict.fromkeys(("job_id", "job_ids", "some_id", "batch_id"), UNKNOWN_ID),
 }
 # Without these options a command would wait, prompt, start a program, or fail for another reason.
 ALWAYS = {
@@ -148,7 +148,7 @@ def test_every_command_prints_one_line_for_an_unreachable_project(
         ]
         options = [] if name == "worker" else list(ALWAYS.get(name, ()))
         if name.startswith("jobs ") and not arguments and name != "jobs list":
-            arguments = [] if "reasons" in name else [NOBODY]
+            arguments = [] if "reasons" in name else [UNKNOWN_ID]
         done = cli(*name.split(), *options, "--", *arguments, input="", **environ)
         assert done.exit_code in codes, (name, done.exit_code, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -30,10 +30,10 @@ FETCH = """async ([url, options]) => {
 }"""
 SOCKET = """async ([url, frame]) => new Promise((resolve) => {
   const socket = new WebSocket(url);
-  const heard = [];
+  const received = [];
   socket.onopen = () => socket.send(frame);
-  socket.onmessage = ({ data }) => { heard.push(data); socket.close(); };
-  socket.onclose = () => resolve(heard);
+  socket.onmessage = ({ data }) => { received.push(data); socket.close(); };
+  socket.onclose = () => resolve(received);
 })"""
 FORM = """([url, name, value]) => {
   const form = document.createElement("form");

@@ -256,22 +256,22 @@ FORKS = """
 import asyncio, os, sys
 from picture_queue import AsyncPictureQueue, PictureQueue
 
-way, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
+arguments, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 
-def use(pq, who):
+def use(pq, writer):
     for n in range(8):
-        made = pq.jobs.enqueue("x", {"n": [who, n]}, queue=queue)
-        assert pq.jobs.get(made.id).payload == {"n": [who, n]}
+        made = pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
+        assert pq.jobs.get(made.id).payload == {"n": [writer, n]}
 
-async def use_async(pq, who):
+async def use_async(pq, writer):
     for n in range(8):
-        made = await pq.jobs.enqueue("x", {"n": [who, n]}, queue=queue)
-        assert (await pq.jobs.get(made.id)).payload == {"n": [who, n]}
+        made = await pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
+        assert (await pq.jobs.get(made.id)).payload == {"n": [writer, n]}
 
-pq = PictureQueue(**way) if kind == "sync" else AsyncPictureQueue(**way)
+pq = PictureQueue(**arguments) if kind == "sync" else AsyncPictureQueue(**arguments)
 
-def run(who):
-    use(pq, who) if kind == "sync" else asyncio.run(use_async(pq, who))
+def run(writer):
+    use(pq, writer) if kind == "sync" else asyncio.run(use_async(pq, writer))
 
 async def fork_within():
     await use_async(pq, "parent")

@@ -25,12 +25,12 @@ async def next_reason(watch):
 
 
 async def test_a_watch_yields_each_new_reason(service, queue):
-    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=30)
     first = await anext(watch)
     waiting = await next_reason(watch)
     assert waiting.explanation.reason == "no_worker"
-    assert "nobody-knows" in waiting.explanation.detail
+    assert "no-handler" in waiting.explanation.detail
     assert (waiting.version, waiting.status, waiting.hold) == (
         first.version,
         first.status,
@@ -71,16 +71,16 @@ async def test_a_running_job_has_no_reason(service, queue, new_worker):
 
 
 async def test_result_logs_each_reason_once(service, queue, caplog):
-    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     with (
         caplog.at_level(logging.INFO, logger="picture_queue"),
-        pytest.raises(errors.WaitTimeout, match=r"within 1 s: No worker .*nobody-knows") as timeout,
+        pytest.raises(errors.WaitTimeout, match=r"within 1 s: No worker .*no-handler") as timeout,
     ):
         await service.jobs.result(job_id, timeout=1)
     assert timeout.value.explanation.reason == "no_worker"
-    records = [record for record in caplog.records if "nobody-knows" in record.getMessage()]
+    records = [record for record in caplog.records if "no-handler" in record.getMessage()]
     assert [record.levelname for record in records] == ["WARNING"]
-    assert f"Job {job_id} (nobody-knows) waits: No worker" in records[0].getMessage()
+    assert f"Job {job_id} (no-handler) waits: No worker" in records[0].getMessage()
 
 
 async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkeypatch):
@@ -93,7 +93,7 @@ async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkey
         return await call(rpc, *more, **options)
 
     monkeypatch.setattr(service._project, "call", count)
-    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     with pytest.raises(errors.WaitTimeout):
         await service.jobs.result(job_id, timeout=2)
     # The calls are made after 0.1, 0.3, 0.7 and 1.5 seconds, and at the end.
@@ -102,7 +102,7 @@ async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkey
 
 
 async def test_a_failed_query_for_the_reason_does_not_end_the_wait(service, queue, faults):
-    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     await faults(answer_503=1000, path="/rest/v1/rpc/explain_jobs")
     watch = service.jobs.watch(job_id, timeout=20)
     await anext(watch)

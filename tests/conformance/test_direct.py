@@ -180,7 +180,7 @@ async def test_a_cancelled_call_leaves_a_usable_pool(direct, db, queue):
 async def test_the_error_names_a_missing_function(direct):
     for function in ("enqueue_job", f"missing_{uuid4().hex}"):
         with pytest.raises(errors.DatabaseTooOld, match=function):
-            await direct._project.call(Rpc(function, {"nobody": 1}, lambda data: data))
+            await direct._project.call(Rpc(function, {"unknown": 1}, lambda data: data))
 
 
 # --- Wake-ups ---

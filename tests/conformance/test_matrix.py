@@ -21,7 +21,7 @@ from tests.conformance.matrix.run import CASES, FUNCTIONS, Column, compare, run
 
 pytestmark = pytest.mark.timeout(180)
 
-OTHERS = [
+INTERFACES = [
     SupabaseAsync(),
     SupabaseSync(),
     Psycopg(),
@@ -60,7 +60,7 @@ def test_plain_http_answers_as_expected(plain_http):
     assert plain_http.problems == {}
 
 
-@pytest.mark.parametrize("interface", OTHERS, ids=lambda interface: interface.name)
+@pytest.mark.parametrize("interface", INTERFACES, ids=lambda interface: interface.name)
 def test_an_interface_answers_like_plain_http(project, plain_http, interface):
     assert find_differences(project, interface, plain_http) == ""
 

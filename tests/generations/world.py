@@ -75,7 +75,7 @@ class Store:
     async def begin(self) -> BegunPrediction:
         self._check()
         model = models()[self._generation.model_id]
-        resumable = [r for r in self._db.of(self._generation) if r.state in _KEPT]
+        resumable = [r for r in self._db.of(self._generation) if r.state in _BEFORE_STORED]
         row = resumable[-1] if resumable else self._new_row()
         return BegunPrediction.model_validate(
             {
@@ -130,7 +130,7 @@ class Store:
             raise StaleLease("the lease ended")
 
 
-_KEPT = ("creating", "created", "succeeded")
+_BEFORE_STORED = ("creating", "created", "succeeded")
 
 
 class Job:

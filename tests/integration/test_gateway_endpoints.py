@@ -56,19 +56,19 @@ def test_the_document_lists_exactly_the_endpoints(platform):
 def test_the_document_lists_what_is_not_supported(platform):
     storage = _front(platform)._services["/storage/v1/"]
     named = {(f"/storage/v1/{route.pattern}", route.missing) for route in storage._routes}
-    named |= {(f"{prefix}/…", what) for prefix, what in missing._MISSING}
+    named |= {(f"{prefix}/…", name) for prefix, name in missing._MISSING}
     documented = {
         (path, answer.removeprefix("501: "))
         for _, path, answer in ROWS
         if answer.startswith("501: ")
     }
-    assert documented == {(path, what) for path, what in named if what}
+    assert documented == {(path, name) for path, name in named if name}
 
 
 @pytest.mark.parametrize(("method", "path", "what"), MISSING)
-async def test_unsupported_endpoints_answer_501(gateway, platform, method, path, what):
+async def test_unsupported_endpoints_answer_501(gateway, platform, method, path, name):
     headers = {"apikey": platform.settings.service_role_key}
     async with httpx.AsyncClient(headers=headers) as http:
         answer = await http.request(method, gateway + path)
     assert answer.status_code == 501
-    assert what in answer.json()["message"]
+    assert name in answer.json()["message"]

@@ -77,8 +77,8 @@ async def connect(platform):
             await client.close()
 
 
-def serve(platform, **most):
-    return platform.serve(realtime_limits=RealtimeLimits(**most))
+def serve(platform, **limits):
+    return platform.serve(realtime_limits=RealtimeLimits(**limits))
 
 
 async def send(sql, topic, *numbers, text="", private=True):

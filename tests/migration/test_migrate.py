@@ -24,7 +24,7 @@ from picture_queue.settings import DatabaseSettings
 
 NAMES = [file.name for file in migrations()]
 LATER = Migration("20990101000000_post_later.sql", "create table public.later ();")
-LEDGER = "select name from picture_queue.migration order by applied_at, name"
+APPLIED = "select name from picture_queue.migration order by applied_at, name"
 
 
 async def run(database: Any) -> list[str]:
@@ -61,7 +61,7 @@ async def test_an_applied_migration_is_not_applied_again(new_database: Any, ship
     assert await run(new_database) == [] == await asyncio.to_thread(pending, new_database.settings)
     ship(LATER)
     assert await run(new_database) == [LATER.name]
-    assert [name for (name,) in await new_database.rows(LEDGER)] == [*NAMES, LATER.name]
+    assert [name for (name,) in await new_database.rows(APPLIED)] == [*NAMES, LATER.name]
 
 
 async def test_two_runs_at_once_apply_each_file_once(
@@ -97,7 +97,7 @@ async def test_a_failed_migration_is_rolled_back(new_database: Any, ship: Any) -
         await run(new_database)
     assert failed.value.detail == "Line 3 of the file"
     assert await new_database.value("select to_regclass('public.bad')") is None
-    assert [name for (name,) in await new_database.rows(LEDGER)] == [*NAMES, LATER.name]
+    assert [name for (name,) in await new_database.rows(APPLIED)] == [*NAMES, LATER.name]
 
 
 async def test_a_database_of_another_tool_is_refused(new_database: Any) -> None:

@@ -79,7 +79,7 @@ REVEALABLE = {
     "queue", "job_type", "status", "hold", "worker", "lease_id", "model_id", "mime_type"
 }  # fmt: skip
 #: Two thousand rows of one user, with the same value in every column, so that it is common.
-_CROWD = {
+_COMMON_ROWS = {
     "job_queue": f"""insert into public.job_queue (status, finished_at, job_type, user_id, tenant,
         generation_id, batch_id, idempotency_key, unique_key, parked_on, blocked_on, message, error,
         tags, limit_keys, slots)
@@ -104,7 +104,7 @@ async def test_estimates_do_not_depend_on_values_of_others(world: World, admin: 
     must get the same estimate as a value that occurs nowhere.
     """
     user = uuid4()
-    await admin.execute(_CROWD[table].replace("$1", f"'{user}'::uuid"))
+    await admin.execute(_COMMON_ROWS[table].replace("$1", f"'{user}'::uuid"))
     await admin.execute(f"analyze public.{table}")
     columns = await admin.fetch(
         """select a.attname::text, a.atttypid = 'text[]'::regtype from pg_attribute a

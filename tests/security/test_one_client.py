@@ -18,7 +18,7 @@ from picture_queue.local.gateway.realtime.socket import Socket
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.upload import _Form
 
-NOBODYS_JOB = '{"job_id": "00000000-0000-0000-0000-000000000000"}'
+UNKNOWN_JOB = '{"job_id": "00000000-0000-0000-0000-000000000000"}'
 
 
 def ask(url: str, head: str, body: str) -> str:
@@ -66,7 +66,7 @@ def test_a_body_is_never_taken_for_the_next_request(sandbox: Any, coding: str):
         sandbox.api_url,
         "POST /rest/v1/rpc/get_job HTTP/1.1\r\nContent-Type: application/json\r\n"
         f"apikey: {sandbox.secret_key}\r\nTransfer-Encoding: {coding}",
-        f"{len(NOBODYS_JOB):x}\r\n{NOBODYS_JOB}\r\n0\r\n\r\n",
+        f"{len(UNKNOWN_JOB):x}\r\n{UNKNOWN_JOB}\r\n0\r\n\r\n",
     )
     assert "PQ_UNKNOWN_JOB" in answer
 

@@ -231,8 +231,10 @@ async def test_no_temporary_object_runs_as_another_role(
         ran["views"] = [notice for notice in notices if notice.startswith("EVIL")]
         assert {name: notices_of for name, notices_of in ran.items() if notices_of} == {}
         # The bodies of the functions ran: few functions refused their arguments.
-        well = [name for name, state in states.items() if state == "" or state.startswith("PT")]
-        assert len(well) >= 0.9 * len(states), states
+        completed = [
+            name for name, state in states.items() if state == "" or state.startswith("PT")
+        ]
+        assert len(completed) >= 0.9 * len(states), states
     finally:
         await outer.rollback()
 

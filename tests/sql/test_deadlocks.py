@@ -56,7 +56,7 @@ async def make(connection):
 @pytest.mark.parametrize("name", list(CALLS))
 async def test_a_deadlock_is_reported_as_busy(two, name):
     call, arguments = CALLS[name]
-    things = [await make(two[0]) for _ in range(2)]
+    objects = [await make(two[0]) for _ in range(2)]
 
     async def turn(connection, first, second, barrier):
         transaction = connection.transaction()
@@ -74,7 +74,7 @@ async def test_a_deadlock_is_reported_as_busy(two, name):
 
     barrier = asyncio.Barrier(2)
     answers = await asyncio.gather(
-        turn(two[0], things[0], things[1], barrier), turn(two[1], things[1], things[0], barrier)
+        turn(two[0], objects[0], objects[1], barrier), turn(two[1], objects[1], objects[0], barrier)
     )
     # Two calls that wait only for a bounded time may both give up.
     assert set(answers) <= {None, ("PT503", "PQ_BUSY")}

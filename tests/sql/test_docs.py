@@ -47,8 +47,8 @@ async def test_the_reference_has_every_signature_and_its_callers(db):
     assert entries.keys() == {heading(f["name"], f["arguments"]) for f in functions}
     for function in functions:
         entry = entries[heading(function["name"], function["arguments"])]
-        who = "user" if function["for_users"] else "service"
-        assert f"**{who}** →" in entry, function["name"]
+        callers = "user" if function["for_users"] else "service"
+        assert f"**{callers}** →" in entry, function["name"]
         codes = set(re.findall(r"`(PQ_\w+)`", entry))
         assert codes <= errors.BY_CODE.keys()
 

@@ -410,7 +410,7 @@ async def plan(many, text, types, values):
     return "\n".join(row["QUERY PLAN"] for row in rows)
 
 
-PICKING = {
+PICK_TYPES = {
     "p_claim": "picture_queue.claim",
     "p_queues": "text[]",
     "p_positions": "jsonb",
@@ -426,7 +426,7 @@ async def test_the_plan_of_a_pick(many):
     found = await plan(
         many,
         text,
-        PICKING,
+        PICK_TYPES,
         {
             "p_claim": f"row('w', array['{many.queue}'], '{{sql-resize}}', 20, 30, "
             "gen_random_uuid(), null, false, true, true, null)::picture_queue.claim",

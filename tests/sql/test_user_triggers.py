@@ -43,9 +43,9 @@ async def test_an_error_of_a_trigger_is_reported_as_a_conflict(db, name, using):
     (job,) = await db.claim(1, "generate-image")
     event, table, call = CALLS[name]
     await db.run(TRIGGER.format(event=event, table=table, using=using))
-    things = [failed, UUID(job["id"]), UUID(job["lease_id"]), UUID(begun["generation_id"])]
+    ids = [failed, UUID(job["id"]), UUID(job["lease_id"]), UUID(begun["generation_id"])]
     for place in range(4, 0, -1):
-        call = call.replace(f"${place}", f"'{things[place - 1]}'")
+        call = call.replace(f"${place}", f"'{ids[place - 1]}'")
     refused = await db.refusal(f"select {call}")
     assert refused.sqlstate == "PT409"
     assert "not on my watch" in refused.detail

@@ -20,7 +20,7 @@ from picture_queue_cli import render
 from picture_queue_cli.app import app
 from picture_queue_cli.worker import load
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 DEEP = "[" * 3000 + "]" * 3000
 NO_UTF8 = "boat \udcff"  # The shell passes the byte FF of a command line in this form.
 SECRET = "postgres://user:s3cret@"
@@ -89,8 +89,8 @@ def expect_error(done: Result, code: int, *expected: str) -> None:
         # Numbers and times.
         (("tenants", "set", "x", "nan"), 2, ("WEIGHT: 'nan' is not a number",)),
         (("tenants", "set", "x", "1e999"), 2, ("WEIGHT: '1e999' is not a number",)),
-        (("watch", NOBODY, "--timeout", "inf"), 2, ("--timeout: 'inf' is not a time",)),
-        (("watch", NOBODY, "--timeout", "0"), 2, ("--timeout: '0' is below 0.1s",)),
+        (("watch", UNKNOWN_ID, "--timeout", "inf"), 2, ("--timeout: 'inf' is not a time",)),
+        (("watch", UNKNOWN_ID, "--timeout", "0"), 2, ("--timeout: '0' is below 0.1s",)),
         (("generate", "x", "--timeout", "1w"), 2, ("--timeout: '1w' is not a time",)),
         (("worker", "--lease", "nan"), 2, ("--lease: 'nan' is not a time",)),
         (("worker", "--queue", "a=nan"), 2, ("weight of a is nan",)),
@@ -175,7 +175,7 @@ def test_invalid_input_is_one_line_that_names_the_field(
 def test_an_invalid_environment_variable_is_named_in_one_line(
     environ: dict[str, str], expected: tuple[str, ...]
 ) -> None:
-    for command in (("jobs", "list"), ("watch", NOBODY)):
+    for command in (("jobs", "list"), ("watch", UNKNOWN_ID)):
         done = call(*command, **{"SUPABASE_KEY": "x", **environ})
         expect_error(done, 2, *expected)
     assert "s3cret" not in done.stderr

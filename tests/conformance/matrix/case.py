@@ -74,7 +74,7 @@ class Case:
     Args:
         id: ``function/kind``, and more parts if needed for uniqueness.
         function: The function, in the schema ``public``.
-        role: ``anon``, ``ada``, ``bob``, ``service``, or ``nobody``, whose token names no user.
+        role: ``anon``, ``ada``, ``bob``, ``service``, or ``no_user``, whose token names no user.
         args: The arguments by name.
         expected: An answer (for an object, the compared fields) or a `Refusal`.
         setup: The name of the setup in `setups.SETUPS`.
@@ -209,7 +209,7 @@ def _null(function: Function) -> Made:
         absent = function.absent.get(one.name, function.right)
         expected = absent if one.optional else function.null[one.name]
         made.append((one.name, {**function.args, one.name: None}, expected))
-    return made or [(_NONE, {"nobody": None}, MISSING)]
+    return made or [(_NONE, {"unknown": None}, MISSING)]
 
 
 def _wrong(function: Function) -> Made:
@@ -218,7 +218,7 @@ def _wrong(function: Function) -> Made:
         usual = WRONG.get(one.type)
         value, expected = function.wrong.get(one.name, usual) or function.wrong[one.name]
         made.append((one.name, {**function.args, one.name: value}, expected))
-    return made or [(_NONE, {"nobody": 7}, MISSING)]
+    return made or [(_NONE, {"unknown": 7}, MISSING)]
 
 
 # Placeholders

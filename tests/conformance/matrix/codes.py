@@ -56,7 +56,7 @@ _CASES = [
         "PQ_NOT_AUTHENTICATED",
         "start_generation",
         {"prompt": PROMPT},
-        role="nobody",
+        role="no_user",
         needs="secret",
     ),
     _case("PQ_UNKNOWN_JOB", "get_job", {"job_id": "$job"}, role="ada"),

@@ -88,7 +88,7 @@ METHODS: dict[str, Method] = {
     "list_models": lambda pq, args: pq.models.list(),
 }
 #: Cases with arguments that the method lacks: an id that it makes itself, or an unknown filter.
-_NOT_SAID = (
+_NO_METHOD_CASES = (
     "start_generation/right",
     "start_generation/repeated",
     "start_generation/unauthorised",
@@ -101,6 +101,6 @@ _NOT_SAID = (
 def method_of(case: str, function: str) -> Method | None:
     """Return the method that can make a case, or None."""
     kind = case.split("/")[1]
-    if kind in ("absent", "null", "wrong") or case.startswith(_NOT_SAID):
+    if kind in ("absent", "null", "wrong") or case.startswith(_NO_METHOD_CASES):
         return None
     return METHODS.get(function)

@@ -40,7 +40,7 @@ class _Ours:
 
 
 #: The last answer to each function in the current call, before parsing.
-_raw_answers: ContextVar[dict[str, Any]] = ContextVar("heard")
+_raw_answers: ContextVar[dict[str, Any]] = ContextVar("raw_answers")
 
 
 def _asis(data: Any) -> Any:

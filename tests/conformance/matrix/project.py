@@ -65,7 +65,7 @@ class Project:
         """Return True if the project lacks an address or a secret that a case needs."""
         if need == "locks":
             return not self.database
-        return need == "secret" and "nobody" not in self.keys
+        return need == "secret" and "no_user" not in self.keys
 
     def set_up(self, setup: str, names: Names) -> None:
         """Create the rows of a setup, and store their names."""
@@ -200,7 +200,7 @@ def project_of(stack: Any) -> Project:
     secret = optional("jwt_secret")
     if secret:
         claims = {"role": "authenticated", "aud": "authenticated", "exp": int(time.time()) + 3600}
-        tokens["nobody"] = jwt.encode(claims, secret, algorithm="HS256")
+        tokens["no_user"] = jwt.encode(claims, secret, algorithm="HS256")
     return Project(
         stack.api_url,
         {role: service if role == "service" else anon for role in tokens},

@@ -34,8 +34,8 @@ async def report(db: Any, jobs: list[dict[str, Any]], outcome: str = "completed"
 
 
 @pytest.mark.parametrize("what", KEYS)
-async def test_no_more_jobs_than_the_limit_run_at_once(db, what):
-    key, given = KEYS[what]
+async def test_no_more_jobs_than_the_limit_run_at_once(db, key_kind):
+    key, given = KEYS[key_kind]
     # Jobs that other tests left running would count for the key `global`.
     await db.run("delete from job_queue where status = 'processing'")
     await limit(db, key.format(queue=db.queue), 2)

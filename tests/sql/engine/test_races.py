@@ -365,7 +365,7 @@ async def test_concurrent_maintenance_enqueues_one_job_for_a_tick(clients):
 
 
 @pytest.mark.parametrize("what", ["queue", "key"])
-async def test_no_claim_that_begins_after_a_pause_returns_jobs(clients, what):
+async def test_no_claim_that_begins_after_a_pause_returns_jobs(clients, paused_object):
     await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(500)])
     is_paused = asyncio.Event()
 
@@ -380,7 +380,7 @@ async def test_no_claim_that_begins_after_a_pause_returns_jobs(clients, what):
     async def pause() -> None:
         while await clients.one.running() < 30:
             pass
-        if what == "queue":
+        if paused_object == "queue":
             await clients.one.value("select pause_queue($1)", clients.queue)
         else:
             await clients.one.value("select pause_key($1)", clients.key(1))
@@ -393,7 +393,7 @@ async def test_no_claim_that_begins_after_a_pause_returns_jobs(clients, what):
     assert len(await clients.one.claim(1)) == 1
 
 
-async def call_at_random(client: Any, dice: random.Random) -> None:  # noqa: C901
+async def call_at_random(client: Any, rng: random.Random) -> None:  # noqa: C901
     """Make sixty random calls."""
     client.tries = 4  # a purge can deadlock with jobs that depend on both a job and its child
     held: list[dict[str, Any]] = []
@@ -401,31 +401,31 @@ async def call_at_random(client: Any, dice: random.Random) -> None:  # noqa: C90
     ids = [row["id"] for row in known]
 
     async def claim() -> None:
-        held.extend(await client.claim(dice.choice([1, 3, 10])))
+        held.extend(await client.claim(rng.choice([1, 3, 10])))
 
     async def report() -> None:
         words = ["completed", "failed", "snoozed", "released", "parked", "cancelled"]
         jobs, held[:] = held[:], []
-        await client.report(jobs, dice.choice(words), event=event(), delay_seconds=0)
+        await client.report(jobs, rng.choice(words), event=event(), delay_seconds=0)
 
     def event() -> str:
-        return f"{client.queue}-{dice.randrange(3)}"
+        return f"{client.queue}-{rng.randrange(3)}"
 
     def keys() -> list[str]:
-        return [f"{client.queue}:{n}" for n in dice.sample([1, 2, 3], 2)]
+        return [f"{client.queue}:{n}" for n in rng.sample([1, 2, 3], 2)]
 
     async def heartbeat() -> None:
         leases = [{"job_id": j["id"], "lease_id": j["lease_id"]} for j in held]
         await client.value("select heartbeat_jobs($1, $2)", client.name, leases)
 
     async def enqueue_child() -> None:
-        parents = [str(one) for one in dice.sample(ids, 2)]
+        parents = [str(one) for one in rng.sample(ids, 2)]
         options = {"depends_on": parents, "on_parent_failure": "run"}
         (child,) = await client.enqueue({"options": options})
         ids.append(UUID(child["job_id"]))
 
     async def enqueue_unique() -> None:
-        unique = {"on_conflict": dice.choice(["debounce", "ignore"])}
+        unique = {"on_conflict": rng.choice(["debounce", "ignore"])}
         await client.enqueue({"options": {"unique": unique, "limit_keys": keys()}})
 
     async def enqueue_many() -> None:
@@ -438,16 +438,16 @@ async def call_at_random(client: Any, dice: random.Random) -> None:  # noqa: C90
 
     calls = [
         *[claim, report] * 3, heartbeat, enqueue_child, enqueue_unique, enqueue_many, sweep,
-        lambda: client.value("select cancel_job($1)", dice.choice(ids)),
-        lambda: client.value("select retry_job($1)", dice.choice(ids)),
+        lambda: client.value("select cancel_job($1)", rng.choice(ids)),
+        lambda: client.value("select retry_job($1)", rng.choice(ids)),
         lambda: client.value("select send_event($1)", event()),
         lambda: client.value(
-            "select set_limit($1, max_running => $2)", keys()[0], dice.randint(1, 3)
+            "select set_limit($1, max_running => $2)", keys()[0], rng.randint(1, 3)
         ),
         lambda: client.value("select purge_queue($1)", client.queue),
     ]  # fmt: skip
     for _ in range(60):
-        await dice.choice(calls)()
+        await rng.choice(calls)()
 
 
 @pytest.mark.parametrize("seed", range(30 if LONG else 2))

@@ -81,14 +81,14 @@ def bad(kind: str, job_type: str = "bad", after: float = 0.05, **options: Any) -
 # Handlers ----------------------------------------------------------------------------------------
 
 HUGE = ("result of 100 MB", "raises 10 MB of text")
-UNSPEAKABLE = {
+TEXT_FAILURES = {
     "__str__ raises": "Unspeakable",
     "raises without end": "RecursionError",
 }
 
 HANDLERS = (
     *(
-        Kind(f"{name}{where}", bad(name, job_type), pattern=UNSPEAKABLE.get(name, REASON),
+        Kind(f"{name}{where}", bad(name, job_type), pattern=TEXT_FAILURES.get(name, REASON),
              count=1 if name in HUGE else CONCURRENCY)
         for name in misbehaviour.RAISES
         for where, job_type in (("", "bad"), (" in a thread", "bad-thread"))
