@@ -82,7 +82,7 @@ def bad(kind: str, job_type: str = "bad", after: float = 0.05, **options: Any) -
 
 HUGE = ("result of 100 MB", "raises 10 MB of text")
 TEXT_FAILURES = {
-    "__str__ raises": "Unspeakable",
+    "__str__ raises": "UnreadableText",
     "raises without end": "RecursionError",
 }
 
