@@ -36,6 +36,6 @@ def test_a_finding_has_its_line(tmp_path: Path, name: str, text: str, expected: 
     assert found.startswith(expected)
 
 
-def test_plain_words_are_accepted(tmp_path: Path) -> None:
+def test_plain_words_pass(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text('"""Whole jobs."""\n\n\ndef talks():\n    """Return it."""\n')
     assert findings(tmp_path / "a.py") == []

@@ -52,7 +52,7 @@ def bucket_not_found() -> StorageError:
 
 
 def bucket_not_empty() -> StorageError:
-    """Make the error for deleting a bucket that has objects."""
+    """Return the error for the deletion of a bucket with objects."""
     message = "The bucket you tried to delete is not empty"
     return StorageError(409, "ResourceNotEmpty", message, "ResourceNotEmpty")
 
