@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from picture_queue.records import Unreadable
+from picture_queue.records import PartlyReadable, Unreadable
 
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]')
 _KEY = re.compile(r'\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:')
@@ -43,7 +43,7 @@ def _read_row(text: str) -> Any:
     except (ValueError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError) or not text.lstrip().startswith("{"):
             raise
-    row = {}
+    row = PartlyReadable()
     for member in _members(text):
         key = _KEY.match(member)
         if key is None:

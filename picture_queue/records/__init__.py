@@ -43,7 +43,13 @@ from picture_queue.records.queues import DesiredWorkers, Queue, QueueCounts
 from picture_queue.records.schedules import Schedule
 from picture_queue.records.settings import Setting
 from picture_queue.records.tenants import Tenant
-from picture_queue.records.workers import ClaimedJob, HeartbeatAnswer, Unreadable, WorkerSeen
+from picture_queue.records.workers import (
+    ClaimedJob,
+    HeartbeatAnswer,
+    PartlyReadable,
+    Unreadable,
+    WorkerSeen,
+)
 
 __all__ = [
     "Batch",
@@ -74,6 +80,7 @@ __all__ = [
     "LogLine",
     "Maintenance",
     "Model",
+    "PartlyReadable",
     "PausedKey",
     "PredictionModel",
     "PredictionOwner",

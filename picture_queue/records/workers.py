@@ -47,6 +47,10 @@ class Unreadable(dict[str, str]):
         return self["unreadable"]
 
 
+class PartlyReadable(dict[str, Any]):
+    """A row with an `Unreadable` in place of at least one field."""
+
+
 class JobFields:
     """The fields of a claimed job that its handler sees.
 
@@ -128,28 +132,28 @@ class JobFields:
 
 
 class ClaimedJob(JobFields):
-    """A job as its worker gets it, with the lease that fences every later write."""
+    """A job as its worker gets it, with the lease that fences every later write.
 
-    __slots__ = ()
+    Attributes:
+        key: The id as text: to compare and to send.
+        lease_key: The id of the lease as text.
+    """
+
+    __slots__ = ("key", "lease_key")
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.key: str = row["id"]
+        self.lease_key: str = row["lease_id"]
 
     def __repr__(self) -> str:
         return f"ClaimedJob(id={self.key}, job_type={self.job_type!r}, attempt={self.attempt})"
 
     @property
-    def key(self) -> str:
-        """The id as text: to compare and to send."""
-        key: str = self._row["id"]
-        return key
-
-    @property
-    def lease_key(self) -> str:
-        """The id of the lease as text."""
-        key: str = self._row["lease_id"]
-        return key
-
-    @property
     def unreadable(self) -> str | None:
         """The field of the row that Python cannot read, and why; None where there is none."""
+        if type(self._row) is dict:  # almost always
+            return None
         for name, value in self._row.items():
             if isinstance(value, Unreadable):
                 return f"{name}: {value.reason}"

@@ -31,6 +31,7 @@ PRESENCE = 20.0
 _CONFIRM_AFTER = 0.001
 _CONFIRM_AFTER_IN_BULK = 0.1
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm jobs that run already
+_LONGEST_SLEEP = 1.0  # seconds of the thread: to confirm jobs whose handlers block the event loop
 _MIN_TIMEOUT = 1.0  # seconds for an answer, however short the lease
 _FAULT_DELAY = 1.0  # seconds
 _FRAMES = 6  # of the code that blocks the event loop
@@ -75,6 +76,8 @@ class HeartbeatLoop:
         self._cpu_time = time.process_time()
         self._blocked_by: str | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._confirm_timer: asyncio.TimerHandle | None = None
+        self._confirm_at = math.inf  # when it fires
         self._connection: Backend
         self._ended = asyncio.Event()
         self._woken = threading.Event()
@@ -106,11 +109,35 @@ class HeartbeatLoop:
         moment later, with others, since jobs that end at once are to cost no call. From then on
         the thread prolongs the lease.
         """
+        if lease.attempt is None or lease.prolong_at < self._planned_at:
+            self._woken.set()
         if lease.attempt is not None:
             delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
             lease.confirm_at = max(lease.confirm_at + delay, self._beaten_at + _CONFIRM_INTERVAL)
-        if lease.due_at < self._planned_at:
-            self._woken.set()
+            self._confirm_timer_at(lease.confirm_at)
+
+    def _confirm_timer_at(self, at: float) -> None:
+        """Wake the thread at this time, unless all jobs that have a slot are settled by then.
+
+        Not at once: to wake a thread for each job costs more than the smallest job.
+        """
+        if at < self._confirm_at:
+            if self._confirm_timer is not None:
+                self._confirm_timer.cancel()
+            self._confirm_at = at
+            self._confirm_timer = self._loop.call_later(
+                at - time.monotonic(), self._wake_to_confirm
+            )
+
+    def _wake_to_confirm(self) -> None:
+        self._confirm_at, self._confirm_timer = math.inf, None
+        unconfirmed = self._slots.unconfirmed()
+        if unconfirmed:
+            next_at = min(lease.confirm_at for lease in unconfirmed)
+            if next_at <= time.monotonic() + _CONFIRM_INTERVAL:
+                self._woken.set()
+            else:
+                self._confirm_timer_at(next_at)
 
     async def stop(self) -> None:
         """End the thread, unless it waits for an answer for too long."""
@@ -143,16 +170,22 @@ class HeartbeatLoop:
         """Beat if it is time for it; return the seconds until the next tick."""
         self._planned_at = math.inf  # what is added from here on wakes the thread
         leases = self._slots.leases()
-        shortest = min((lease.job.lease_seconds for lease in leases), default=3 * PRESENCE)
+        shortest, due_at, prolong_at = math.inf, math.inf, self._beaten_at + PRESENCE
+        for lease in leases:  # in one pass: there may be a thousand, and the event loop waits
+            shortest = min(shortest, lease.seconds)
+            prolong_at = min(prolong_at, lease.prolong_at)
+            if not lease.start_confirmed and lease.confirm_at < due_at and not lease.is_settled:
+                due_at = lease.confirm_at
+        if not leases:
+            shortest = 3 * PRESENCE
         self._check_loop(shortest / 3)
-        prolong_at = min([lease.prolong_at for lease in leases] + [self._beaten_at + PRESENCE])
         if self._requested:
             prolong_at = -math.inf
-        due_at = min([lease.due_at for lease in leases] + [prolong_at])
+        due_at = min(due_at, prolong_at)
         self._planned_at = max(due_at, self._retry_at)
         now = time.monotonic()
         if self._planned_at > now:
-            return min(self._planned_at - now, shortest / 12)
+            return min(self._planned_at - now, shortest / 12, _LONGEST_SLEEP)
         # Where only starts are to be confirmed, those that are due in a moment go along.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
         named = leases if prolong_at <= now else confirm
@@ -219,9 +252,7 @@ class HeartbeatLoop:
             _log.warning("%s blocked the event loop for %.1f s", self._blocked_by, seconds)
             self._blocked_by = None
         self._loop_ran_at = now
-        shortest = min(
-            (lease.job.lease_seconds for lease in self._slots.leases()), default=PRESENCE
-        )
+        shortest = min((lease.seconds for lease in self._slots.leases()), default=PRESENCE)
         self._timer = self._loop.call_later(min(shortest / 12, 0.5), self._note_loop_runs)
 
     def _check_loop(self, limit: float) -> None:

@@ -32,9 +32,12 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """Return the outcome as `report_jobs` takes it, without the ids."""
-        parts: tuple[str, ...] = self.__slots__
-        given = {part: value for part in parts if (value := getattr(self, part)) is not None}
-        return {"outcome": self.name, **given}
+        fields: dict[str, Any] = {"outcome": self.name}
+        for field_name in self.__slots__:
+            value = getattr(self, field_name)
+            if value is not None:
+                fields[field_name] = value
+        return fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,10 @@ class Report:
 
     def _encode(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self.item: dict[str, Any] = {
-            "job_id": self.job.key,
-            "lease_id": self.job.lease_key,
-            "duration_seconds": round(self.duration or 0.0, 4),
-            **outcome.as_json(),
-        }
+        self.item = outcome.as_json()
+        self.item["job_id"] = self.job.key
+        self.item["lease_id"] = self.job.lease_key
+        self.item["duration_seconds"] = round(self.duration or 0.0, 4)
 
 
 class Reporter(BackgroundLoop):
@@ -122,8 +120,9 @@ class Reporter(BackgroundLoop):
         if not self._waiting:
             await self._wait(None)
             return
-        if self._slots.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping:
-            await asyncio.sleep(_GATHER_TIME)
+        is_few = self._slots.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping
+        # At least until the jobs that end in this turn of the event loop have an outcome.
+        await asyncio.sleep(_GATHER_TIME if is_few else 0)
         batch = list(islice(self._waiting.values(), self._batch_size))
         await self._send(batch)
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from picture_queue.records import ClaimedJob
 from picture_queue.worker._log import Log
@@ -21,7 +21,7 @@ AHEAD_SECONDS = 0.25
 #: Seconds over which that rate is measured at least: a few quick jobs say little about the next.
 _MIN_SAMPLE = AHEAD_SECONDS / 16
 #: Fewest jobs worth a claim while jobs are held ahead; half of the jobs to hold, if that is less.
-MIN_CLAIM = 250
+MIN_CLAIM = 500
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
 
@@ -34,6 +34,7 @@ class Lease:
         job: The job.
         confirmed_at: Time of the monotonic clock when the call was sent that granted or prolonged
             the lease: it holds at least for its length from then.
+        seconds: Length of the lease.
         confirm_at: Time to confirm that it has started; infinite until it gets a slot.
         start_confirmed: Whether the database knows that it has started.
         attempt: The attempt that runs it; None before that.
@@ -44,11 +45,15 @@ class Lease:
     confirm_at: float = math.inf
     start_confirmed: bool = False
     attempt: Attempt | None = None
+    seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seconds = self.job.lease_seconds
 
     @property
     def prolong_at(self) -> float:
         """The time to prolong it."""
-        return self.confirmed_at + self.job.lease_seconds / 3
+        return self.confirmed_at + self.seconds / 3
 
     @property
     def due_at(self) -> float:
@@ -60,12 +65,12 @@ class Lease:
     @property
     def ends_at(self) -> float:
         """The time when it may end."""
-        return self.confirmed_at + self.job.lease_seconds
+        return self.confirmed_at + self.seconds
 
     @property
     def is_valid(self) -> bool:
         """True until the lease may have ended."""
-        return time.monotonic() < self.ends_at
+        return time.monotonic() < self.confirmed_at + self.seconds
 
     @property
     def is_settled(self) -> bool:
@@ -95,7 +100,9 @@ class Slots:
         self._locked: set[str] = set()  # outcomes that wait for a lock of their job's row
         # Jobs that ended, and the seconds meanwhile in which a slot was taken.
         self._ended, self._busy_seconds, self._busy_since = 0, 0.0, 0.0
+        self._last_target = 0  # jobs to hold, as measured before the last answer
         self._timer: asyncio.TimerHandle | None = None
+        self._check_at = math.inf  # when it fires
 
     # --- demand ---
 
@@ -129,10 +136,12 @@ class Slots:
         return min(wanted, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0
 
     def _target_ahead(self) -> int:
-        if self._ended < self.concurrency:
-            return 0
-        seconds = max(self._busy_seconds + self._busy_for(), _MIN_SAMPLE)
-        return min(int(self._ended * AHEAD_SECONDS / seconds), MAX_CLAIM)
+        seconds = self._busy_seconds + self._busy_for()
+        measured = 0
+        if self._ended >= self.concurrency:
+            measured = min(int(self._ended * AHEAD_SECONDS / max(seconds, _MIN_SAMPLE)), MAX_CLAIM)
+        # Until there is enough to measure, the rate before the last answer holds.
+        return measured if seconds >= _MIN_SAMPLE else max(measured, self._last_target)
 
     def _busy_for(self) -> float:
         return time.monotonic() - self._busy_since if self._taken else 0.0
@@ -140,6 +149,7 @@ class Slots:
     def note_answer(self) -> None:
         """Measure the rate anew from the answer to a claim, unless too few jobs have ended."""
         if self._ended >= self.concurrency:
+            self._last_target = self._target_ahead()
             self._ended, self._busy_seconds, self._busy_since = 0, 0.0, time.monotonic()
 
     def pause_claims(self, job: ClaimedJob) -> None:
@@ -158,6 +168,14 @@ class Slots:
         """Return the leases to prolong: of the jobs that got a slot."""
         with self._lock:
             return [lease for lease in self._leases.values() if lease.confirm_at < math.inf]
+
+    def unconfirmed(self) -> list[Lease]:
+        """Return the leases of running jobs whose start is yet to be confirmed."""
+        return [
+            lease
+            for lease in self._taken.values()
+            if not (lease.start_confirmed or lease.is_settled)
+        ]
 
     def find(self, job_key: str) -> Lease | None:
         """Return the lease of a job."""
@@ -223,11 +241,11 @@ class Slots:
 
     def hold(self, lease: Lease) -> None:
         """Hold a job until a slot is free."""
-        seconds = min(MAX_HELD, lease.job.lease_seconds / 3)
-        self._held.append((lease, time.monotonic() + seconds))
-        loop = asyncio.get_running_loop()
-        if self._timer is None or loop.time() + seconds < self._timer.when():
-            self._set_timer(seconds)
+        seconds = min(MAX_HELD, lease.seconds / 3)
+        until = time.monotonic() + seconds
+        self._held.append((lease, until))
+        if until < self._check_at:
+            self._set_timer(until)
 
     def pop_held(self) -> Lease | None:
         """Remove and return the job that is held longest, of those whose lease surely holds."""
@@ -253,18 +271,20 @@ class Slots:
     def _release_held(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._check_at = None, math.inf
         while (lease := self.pop_held()) is not None:
             self._release(lease.job)
 
-    def _set_timer(self, seconds: float) -> None:
+    def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._check_held)
+        self._check_at = at
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(at - time.monotonic(), self._check_held)
 
     def _check_held(self) -> None:
         """Give back all held jobs, once one of them has waited too long for a slot."""
-        self._timer = None
+        self._timer, self._check_at = None, math.inf
         if self._held:
-            rest = min(until for _, until in self._held) - time.monotonic()
-            self._set_timer(rest) if rest > 0 else self._release_held()
+            at = min(until for _, until in self._held)
+            self._set_timer(at) if at > time.monotonic() else self._release_held()

@@ -125,8 +125,11 @@ begin
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select m.queue, d.status, d.hold, sum(d.n), p_now
-    from moved m
-    cross join lateral (values (m.from_status, m.from_hold, -1), (m.status, m.hold, 1)) as d (status, hold, n)
+    from (
+      select m.queue, m.from_status, m.from_hold, m.status, m.hold, count(*) as n from moved m
+      group by m.queue, m.from_status, m.from_hold, m.status, m.hold
+    ) m
+    cross join lateral (values (m.from_status, m.from_hold, -m.n), (m.status, m.hold, m.n)) as d (status, hold, n)
     group by m.queue, d.status, d.hold having sum(d.n) <> 0
   )
   select array_agg(row(m.id, m.queue, m.status, m.hold, m.lease_id)::picture_queue.moved),

@@ -43,10 +43,9 @@ begin
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select s.queue, e.status, null, e.sign * count(*), v_now
-    from started s
+    select s.queue, e.status, null, e.sign * s.n, v_now
+    from (select s.queue, count(*) as n from started s group by s.queue) s
     cross join (values ('pending', -1), ('processing', 1)) as e (status, sign)
-    group by s.queue, e.status, e.sign
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),

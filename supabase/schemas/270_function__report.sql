@@ -40,7 +40,10 @@ begin
           then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
       end as problem
     ) p
-    where p.problem is not null
+    -- Most have nothing that could be wrong, which costs less to see than to find no problem.
+    where (o.outcome = 'completed' and num_nonnulls(o.job_id, o.lease_id) = 2
+        and num_nonnulls(o.event, o.pause_key, o.run_at, o.delay_seconds) = 0) is not true
+      and p.problem is not null
     order by o.i limit 1));
   return v_outcomes;
 end
