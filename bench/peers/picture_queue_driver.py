@@ -16,7 +16,7 @@ Events = Literal["none", "status", "progress"]
 
 
 class PictureQueue(Driver):
-    # PgQueuer's own program runs on uvloop, so this one does too; `picture-queue worker` does not.
+    # As in `picture-queue worker`, and in PgQueuer's own program.
     uvloop = True
     unfinished = (
         # There are two counts, each from a partial index, because the table may be large.

@@ -11,6 +11,9 @@ from picture_queue.errors import PictureQueueError, SettingsError
 from picture_queue_cli.render import info
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+
     from picture_queue import AsyncPictureQueue, PictureQueue
 
 
@@ -76,11 +79,15 @@ def running_stack() -> dict[str, str] | None:
         return None
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
+def run(
+    work: Coroutine[Any, Any, None],
+    loop_factory: "Callable[[], AbstractEventLoop] | None" = None,
+) -> None:
     """Run async work to its end; Ctrl-C cancels it."""
     import asyncio
 
-    asyncio.run(work)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(work)
 
 
 def connect(ctx: typer.Context) -> "PictureQueue":

@@ -33,10 +33,11 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """Return the outcome as `report_jobs` takes it, without the ids."""
         fields: dict[str, Any] = {"outcome": self.name}
-        for field_name in self.__slots__:
-            value = getattr(self, field_name)
+        parts: tuple[str, ...] = self.__slots__
+        for part in parts:
+            value = getattr(self, part)
             if value is not None:
-                fields[field_name] = value
+                fields[part] = value
         return fields
 
 

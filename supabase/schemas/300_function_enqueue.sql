@@ -13,6 +13,7 @@ create function public.enqueue_job(
   options jsonb default '{}')
 returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_variable
 declare
@@ -42,13 +43,18 @@ begin
         select true from picture_queue.worker w
         where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
         order by w.seen_at desc limit 1),
-      -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours. Of indexes that may
-      -- refuse a row, unique ones and those of expressions, three are.
-      exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
-        or exists (select from pg_catalog.pg_constraint c
-          where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
-        or (select count(*) > 3 from pg_catalog.pg_index i
-          where i.indrelid = 'public.job_queue'::regclass and (i.indisunique or i.indexprs is not null))
+      -- Where the insert is in a handler, only what may raise later: deferred triggers, which such constraints have too.
+      case when job_id is not null then
+        exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tginitdeferred)
+      else
+        -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours. Of indexes that
+        -- may refuse a row, unique ones and those of expressions, three are.
+        exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
+          or exists (select from pg_catalog.pg_constraint c
+            where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
+          or (select count(*) > 3 from pg_catalog.pg_index i
+            where i.indrelid = 'public.job_queue'::regclass and (i.indisunique or i.indexprs is not null))
+      end
     into v_max_attempts, v_events, v_wakes, v_may_raise
     from picture_queue.setting s
     left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
@@ -71,12 +77,12 @@ begin
         insert into public.job_queue
           (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
         values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
-        v_is_new := true;
+        v_is_new := found;
       exception
-        when unique_violation then
-          null;
         when lock_not_available or deadlock_detected then
           perform picture_queue._refuse_busy('another transaction writes a job with the same id');
+        when others then
+          v_is_new := false;  -- the job is there, or the project refuses it: the way below answers
       end;
     end if;
     if v_is_new then

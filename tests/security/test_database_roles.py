@@ -117,9 +117,10 @@ async def use_every_service(stack: LocalSupabase) -> None:
         message = {"topic": "spied", "event": "e", "payload": {}, "private": True}
         broadcast = "/realtime/v1/api/broadcast"
         await ask("POST", broadcast, 202, json={"messages": [message]})
-        async with asyncio.timeout(20):  # Postgres tells PostgREST of the new function by an event
-            while (await http.post("/rest/v1/rpc/spy_rest")).status_code == 404:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        for _ in range(200):  # Postgres tells PostgREST of the new function by an event
+            if (await http.post("/rest/v1/rpc/spy_rest")).status_code != 404:  # noqa: ASYNC110
+                break
+            await asyncio.sleep(0.1)
         await ask("POST", "/rest/v1/rpc/spy_rest", 204)
         client = AsyncRealtimeClient(f"{stack.api_url}/realtime/v1", stack.anon_key)
         await client.set_auth(session["access_token"])
