@@ -65,7 +65,7 @@ def test_the_document_lists_what_is_not_supported(platform):
     assert documented == {(path, name) for path, name in named if name}
 
 
-@pytest.mark.parametrize(("method", "path", "what"), MISSING)
+@pytest.mark.parametrize(("method", "path", "name"), MISSING)
 async def test_unsupported_endpoints_answer_501(gateway, platform, method, path, name):
     headers = {"apikey": platform.settings.service_role_key}
     async with httpx.AsyncClient(headers=headers) as http:

@@ -118,7 +118,7 @@ async def use_every_service(stack: LocalSupabase) -> None:
         broadcast = "/realtime/v1/api/broadcast"
         await ask("POST", broadcast, 202, json={"messages": [message]})
         for _ in range(200):  # Postgres tells PostgREST of the new function by an event
-            if (await http.post("/rest/v1/rpc/spy_rest")).status_code != 404:  # noqa: ASYNC110
+            if (await http.post("/rest/v1/rpc/spy_rest")).status_code != 404:
                 break
             await asyncio.sleep(0.1)
         await ask("POST", "/rest/v1/rpc/spy_rest", 204)

@@ -7,12 +7,12 @@ import asyncpg
 import httpx
 import pytest
 import websockets
-from tests.security.socket import RealtimeSocket, open_socket
 
 from picture_queue.local.gateway import RealtimeLimits
 from picture_queue.local.gateway.realtime import limits
 from picture_queue.local.gateway.realtime.limits import SharedRate
 from tests.integration.conftest import Platform, new_platform, platform  # noqa: F401 - fixtures
+from tests.security.realtime_socket import RealtimeSocket, open_socket
 from tests.security.world import World
 
 

@@ -4,9 +4,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from tests.security.socket import broadcast_event, open_socket
 
 from tests.security.access_attempts import AccessAttempts
+from tests.security.realtime_socket import broadcast_event, open_socket
 from tests.security.world import SECRET, World
 
 TABLES = ("job_queue", "generations", "images")

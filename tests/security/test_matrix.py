@@ -4,11 +4,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.security.socket import broadcast_event, open_socket
 
 from tests.security.access_attempts import MARKS, NO, YES, AccessAttempts
 from tests.security.calls import CALLS
 from tests.security.matrix import OPERATIONS, ROLES, Rule, objects, rights, rules
+from tests.security.realtime_socket import broadcast_event, open_socket
 from tests.security.world import SECRET, World, path, places
 
 API = rules("Through the API")

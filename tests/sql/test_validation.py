@@ -262,7 +262,7 @@ async def test_more_jobs_than_one_call_may_have_are_refused(db):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"), [({"priority": "x"}, "priority is x"), ({"prio": 1}, "prio is not known")]
+    ("bad", "expected"), [({"priority": "x"}, "priority is x"), ({"prio": 1}, "prio is not known")]
 )
 async def test_the_error_for_one_invalid_job_of_many_names_it(db, bad, expected):
     jobs = [{"job_type": "a"}] * 20_000

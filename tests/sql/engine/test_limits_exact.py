@@ -33,7 +33,7 @@ async def report(db: Any, jobs: list[dict[str, Any]], outcome: str = "completed"
         assert (await db.report(job, outcome, delay_seconds=3600))["outcome"] == "ok"
 
 
-@pytest.mark.parametrize("what", KEYS)
+@pytest.mark.parametrize("key_kind", KEYS)
 async def test_no_more_jobs_than_the_limit_run_at_once(db, key_kind):
     key, given = KEYS[key_kind]
     # Jobs that other tests left running would count for the key `global`.

@@ -364,7 +364,7 @@ async def test_concurrent_maintenance_enqueues_one_job_for_a_tick(clients):
     await clients.one.value("select delete_schedule($1)", name)
 
 
-@pytest.mark.parametrize("what", ["queue", "key"])
+@pytest.mark.parametrize("paused_object", ["queue", "key"])
 async def test_no_claim_that_begins_after_a_pause_returns_jobs(clients, paused_object):
     await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(500)])
     is_paused = asyncio.Event()
