@@ -95,7 +95,7 @@ format: $(READY) ## Format Python and write what is generated
 upgrade-fixture: $(READY) ## Dump a database at work, as this SQL makes it (NAME=base, COMMIT=)
 	@$(BIN)/python scripts/dump_upgrade_fixture.py $(or $(NAME),base) $(COMMIT)
 
-conformance: $(READY) $(NPM_READY) ## Ask the same of every way in, and print the matrix (JSON=1 for machines)
+conformance: $(READY) $(NPM_READY) ## Call every function over every interface, and print the matrix (JSON=1)
 	@$(BIN)/python -m tests.conformance $(if $(JSON),--json)
 
 # The version that Supabase runs, unless POSTGRES= names another.

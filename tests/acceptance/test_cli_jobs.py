@@ -196,20 +196,20 @@ def test_each_event_is_printed_as_a_line_at_once(
 ) -> None:
     process = watching(stack, enqueued(cli, "--queue", queue))
     finish(rpc, queue)
-    printed, said = process.communicate(timeout=30)
-    states = [json.loads(line) for line in printed.splitlines()]
+    stdout, stderr = process.communicate(timeout=30)
+    states = [json.loads(line) for line in stdout.splitlines()]
     assert states[-1]["status"] == "completed"
     assert {state["source"] for state in states} <= {"socket", "snapshot", "poll"}
-    assert (process.returncode, "error" in said) == (0, False)
+    assert (process.returncode, "error" in stderr) == (0, False)
 
 
 def test_ctrl_c_ends_the_watch_but_not_the_job(stack: Any, cli: Cli, queue: str) -> None:
     job_id = enqueued(cli, "--queue", queue)
     process = watching(stack, job_id)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said.splitlines()[-2:] == [
+    assert stderr.splitlines()[-2:] == [
         f"The job goes on. Come back to it: picture-queue watch {job_id}",
         "error: Interrupted.",
     ]
