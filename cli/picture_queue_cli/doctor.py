@@ -1,4 +1,4 @@
-"""``picture-queue doctor``: checks of the way to a project and of its database."""
+"""``picture-queue doctor``: check the connection to a project, and its database."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from picture_queue.records import Finding
     from picture_queue.settings import DatabaseSettings, ProjectSettings
 
-# The checks from outside, then those of the database. A newer database may have more.
+# The checks of this package, then those of the database. A newer database may have more.
 CHECKS = (
     *("address", "key", "api", "version", "postgrest", "schemas", "realtime", "migrations"),
     *("secrets", "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs"),
@@ -42,7 +42,7 @@ def doctor(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check the project, and say what to do about problems.
+    """Check the project and print remedies for problems.
 
     The exit code is 1 if a check is bad, or one of --check is not ok.
     """
@@ -51,7 +51,7 @@ def doctor(
     database = DatabaseSettings(db_url) if db_url else None
     if database is None and check and "migrations" in check:
         raise SettingsError(
-            "--check migrations needs the database, and no address of it is set",
+            "--check migrations needs a direct database connection",
             hint="Set --db-url or PICTURE_QUEUE_DATABASE_URL",
         )
     found = _examine(resolve(ctx), database)
@@ -73,7 +73,7 @@ def _only(found: "list[Finding]", names: list[str]) -> "list[Finding]":
             known = ", ".join(dict.fromkeys([*CHECKS, *sorted(seen)]))
             raise typer.BadParameter(f"{name!r} is not a check; give {known}", param_hint="--check")
     return [finding for finding in found if finding.check in names] + [
-        _finding(name, "bad", "was not looked at", "see why: picture-queue doctor")
+        _finding(name, "bad", "did not run", "see the reason: picture-queue doctor")
         for name in names
         if name not in seen
     ]
@@ -114,7 +114,7 @@ def _project(target: Target) -> "ProjectSettings":
 def _inside(
     settings: "ProjectSettings | None", database: "DatabaseSettings | None"
 ) -> "list[Finding]":
-    """Ask the database about itself, and for its workers."""
+    """Run the checks in the database, and look for running workers."""
     from picture_queue import PictureQueue
 
     try:
@@ -133,7 +133,7 @@ def _inside(
 def _workers(running: int) -> "Finding":
     if running:
         return _finding("workers", "ok", f"{running} running")
-    return _finding("workers", "warn", "no worker is running", "picture-queue worker")
+    return _finding("workers", "warn", "no worker is running", "start one: picture-queue worker")
 
 
 def _finding(check: str, verdict: str, detail: str, remedy: str | None = None) -> "Finding":

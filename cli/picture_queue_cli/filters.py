@@ -24,7 +24,7 @@ _OPTIONS = {"job_type": "--type", "batch_id": "--batch"}
 
 
 def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
-    """Check that the queue and the batch of a filter that no job matches exist.
+    """Check that the queue and the batch of a filter exist; called if no job matches.
 
     Raises:
         QueueNotFound: There is no such queue.
@@ -90,7 +90,7 @@ def expect_failures(filter: dict[str, Any]) -> None:
 
 
 def describe_no_match(filter: dict[str, Any], action: str | None = None) -> str:
-    """Return a sentence that no job matches a filter, in the words of its options.
+    """Return a sentence that no job matches a filter, with the options of the filter.
 
     Args:
         filter: The filter.
@@ -99,13 +99,15 @@ def describe_no_match(filter: dict[str, Any], action: str | None = None) -> str:
     states = ""
     if action is not None and "status" not in filter:
         states = "failed " if action == "retry" else f"{_listed(_ACTIONS[action][0])} "
-    words = [
-        f"{_OPTIONS.get(name) or '--' + name.replace('_', '-')} {_shown(value)}"
+    options = [
+        f"{_OPTIONS.get(name) or '--' + name.replace('_', '-')} {_format(value)}"
         for name, value in filter.items()
         if name != "job_ids"
     ]
-    return f"No {states}job has {' and '.join(words)}." if words else f"There is no {states}job."
+    if not options:
+        return f"There is no {states}job."
+    return f"No {states}job matches {' and '.join(options)}."
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return (local_time(value) or "") if isinstance(value, datetime) else str(value)

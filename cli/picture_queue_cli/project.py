@@ -1,4 +1,4 @@
-"""The project of a command: from options, the environment, or a running embedded stack."""
+"""Find the project of a command: in options, the environment, or a running embedded stack."""
 
 import os
 from collections.abc import Coroutine
@@ -67,7 +67,7 @@ def _check_no_key_is_ignored(given: Target) -> None:
 
 
 def running_stack() -> dict[str, str] | None:
-    """Return the status of the stack in the default data directory, None without one."""
+    """Return the status of the stack in the default data directory; None if it is not running."""
     try:
         from picture_queue.local.stack import status
 

@@ -90,7 +90,7 @@ def test_dead_letters_are_counted_then_retried_and_discarded(
     assert (reason["count"], reason["reason"]) == (3, "no space on disk N")
     assert "no space on disk N" in cli("jobs", "reasons", "--queue", queue).stdout
     which = ("--queue", queue, "--reason", reason["reason"])
-    assert cli("jobs", "retry", *which, "--preview").stdout.strip() == "3 would change"
+    assert cli("jobs", "retry", *which, "--preview").stdout.strip() == "3 would be changed"
     asked = cli("jobs", "retry", *which, input="n\n")
     assert asked.exit_code == 1
     assert "Retry 3 jobs?" in asked.stderr
@@ -114,7 +114,7 @@ def test_several_jobs_are_steered_by_their_ids(cli: Cli, queue: str) -> None:
 
 def test_which_jobs_has_to_be_said_and_only_in_one_way(cli: Cli) -> None:
     nothing = cli("jobs", "discard", "--yes")
-    assert (nothing.exit_code, "Say which jobs" in nothing.stderr) == (2, True)
+    assert (nothing.exit_code, "Select jobs by" in nothing.stderr) == (2, True)
     both = cli("jobs", "cancel", str(uuid4()), "--queue", "x")
     assert (both.exit_code, "not both" in both.stderr) == (2, True)
 
@@ -145,7 +145,7 @@ def test_a_queue_is_made_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue: st
     cli("queues", "drain", queue)
     refused = cli("enqueue", "resize", "--queue", queue)
     assert (refused.exit_code, queue in refused.stderr) == (9, True)
-    assert cli("queues", "purge", queue, "--preview").stdout.strip() == "1 would change"
+    assert cli("queues", "purge", queue, "--preview").stdout.strip() == "1 would be changed"
     assert cli("queues", "purge", queue, "--yes").stdout.strip() == "1 changed"
     (counted,) = [row for row in answer(cli("queues", "list", "--json")) if row["queue"] == queue]
     assert (counted["pending"], counted["cancelled"]) == (0, 1)
@@ -161,7 +161,7 @@ def test_a_limit_is_set_seen_and_ended(cli: Cli, rpc: Rpc, queue: str) -> None:
     claim(rpc, queue, 2)
     (limit,) = [row for row in answer(cli("limits", "list", "--json")) if row["key"] == key]
     assert (limit["running"], limit["waiting"], limit["period_seconds"]) == (1, 1, 60)
-    assert "10 in 60 s" in cli("limits", "list").stdout
+    assert "10 per 60 s" in cli("limits", "list").stdout
     assert cli("limits", "pause", key, "--for", "10m").exit_code == 0
     assert "paused until" in cli("limits", "list").stdout
     assert cli("limits", "resume", key).exit_code == 0
@@ -213,7 +213,7 @@ def test_a_batch_comes_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: str)
 def test_an_event_wakes_who_waits_for_it(cli: Cli, rpc: Rpc, queue: str) -> None:
     enqueue(cli, queue)
     report(rpc, claim(rpc, queue), "parked", delay_seconds=600, event=queue)
-    assert cli("events", "send", queue, '{"paid": 3}').stdout.strip() == "1 job woke"
+    assert cli("events", "send", queue, '{"paid": 3}').stdout.strip() == "Woke 1 job"
     assert claim(rpc, queue)[0]["event"] == {"paid": 3}
 
 
@@ -234,7 +234,7 @@ def test_maintain_prints_what_was_done_or_that_a_worker_does_it(cli: Cli, rpc: R
     assert "A worker does the maintenance" in done.stderr
     assert answer(cli("maintain", "--json"))["leased"] is False
     assert "swept" in answer(cli("maintain", "--force", "--json"))
-    assert "expired leases taken back" in cli("maintain", "--force").stdout
+    assert "expired leases swept" in cli("maintain", "--force").stdout
 
 
 def test_the_doctor_shows_verdicts(cli: Cli) -> None:

@@ -24,7 +24,7 @@ RIGHT = {
     "settings": "max_attempts=3",
     "weight": "1",
     "payload": "{}",
-    **dict.fromkeys(("job_id", "job_ids", "some_id", "batch_id"), NOBODY),
+    **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id"), NOBODY),
 }
 # Without these a command would wait, ask, start something, or be refused for another reason.
 ALWAYS = {
