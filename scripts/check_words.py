@@ -12,10 +12,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("picture_queue", "cli", "scripts", "bench", "tests", "examples")
-#: Not read for docstrings yet; names are checked there too.
+#: Docstrings of these files are not checked yet; names are.
 UNREAD = ("tests/sql/", "tests/worker/", "tests/security/", "tests/unit/test_worker_")
 QUESTION = re.compile(r"(What|Who|Whose|How|Whether|Where|Which|When|Why)\b")
-#: Retired names, and the words that replaced them.
+#: Retired names, and the names that replaced them.
 RETIRED = {
     "AsyncProject": "AsyncBackend",
     "Ears": "EventSource",
@@ -75,7 +75,7 @@ _FUNCTION = re.compile(r"\bpicture_queue\.(_[a-z_]+)\b")
 
 
 def findings(path: Path) -> Iterator[str]:
-    """Yield what is wrong in a file, with its line."""
+    """Yield each finding in a file, with its line."""
     text = path.read_text("utf-8")
     file = path.relative_to(ROOT).as_posix()
     if path.suffix == ".sql":
