@@ -115,7 +115,7 @@ class Commands(typer.Typer):
         super().__init__(
             cls=cls,
             no_args_is_help=True,
-            # Only an unexpected error shows a traceback, and then Python's own.
+            # Unexpected errors show the traceback of Python, not that of typer.
             pretty_exceptions_enable=False,
             rich_markup_mode=None,
             epilog=_example(example),
@@ -158,7 +158,7 @@ def check_values(ctx: Any) -> None:
         value = ctx.params.get(parameter.name)
         items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         for item in items:
-            if isinstance(item, str) and not is_text(item):
+            if isinstance(item, str) and not is_utf8(item):
                 shown = "" if parameter.name in _SECRETS else f"{item!r}, which is "
                 raise InvalidArgument(
                     f"{label(parameter)} is {shown}not UTF-8 text", hint="Encode it as UTF-8"
@@ -170,7 +170,7 @@ def check_values(ctx: Any) -> None:
                 )
 
 
-def is_text(value: str) -> bool:
+def is_utf8(value: str) -> bool:
     """Return whether a string can be written as UTF-8."""
     try:
         value.encode()

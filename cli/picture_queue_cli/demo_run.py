@@ -13,7 +13,7 @@ from uuid import UUID
 
 from picture_queue.errors import JobCancelled, JobFailed, LocalStackError, PictureQueueError
 from picture_queue_cli.demo_stack import (
-    ANSWER_TIMEOUT,
+    REQUEST_TIMEOUT,
     Stack,
     find_image_source,
     print_step,
@@ -126,7 +126,7 @@ async def _sign_up(stack: Stack) -> "AsyncIterator[AsyncPictureQueue]":
 
     key = stack.status["ANON_KEY"]
     email = f"demo-{secrets.token_hex(4)}@example.com"
-    async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT) as http:
+    async with httpx.AsyncClient(timeout=REQUEST_TIMEOUT) as http:
         options = AsyncClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
         )
@@ -137,7 +137,7 @@ async def _sign_up(stack: Stack) -> "AsyncIterator[AsyncPictureQueue]":
     print_step("User", f"{email}, signed up just now")
     token = answer.session.access_token
     async with AsyncPictureQueue(
-        stack.api_url, key, access_token=token, timeout=ANSWER_TIMEOUT
+        stack.api_url, key, access_token=token, timeout=REQUEST_TIMEOUT
     ) as pq:
         yield pq
 

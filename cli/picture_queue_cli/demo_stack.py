@@ -14,7 +14,7 @@ from picture_queue.errors import LocalStackError, PortTaken
 from picture_queue_cli.project import running_stack
 from picture_queue_cli.render import err, info, styled
 
-ANSWER_TIMEOUT = 30.0  # seconds
+REQUEST_TIMEOUT = 30.0  # seconds
 
 _JOB_TYPE = "generate-image"
 _WORKER_TIMEOUT = 20.0  # seconds; it starts together with the stack
@@ -147,7 +147,7 @@ async def wait_for_worker(stack: Stack) -> None:
     deadline = time.monotonic() + (_WORKER_TIMEOUT if stack.is_own else 0.0)
     with err().status("Waiting for the worker …"):
         async with AsyncPictureQueue(
-            stack.api_url, stack.service_key, timeout=ANSWER_TIMEOUT
+            stack.api_url, stack.service_key, timeout=REQUEST_TIMEOUT
         ) as pq:
             while True:
                 workers = (await pq.health()).workers
@@ -171,7 +171,7 @@ async def realtime_cutter(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[
 
     is_cut = False
     async with httpx.AsyncClient(
-        base_url=stack.api_url, headers={"apikey": stack.service_key}, timeout=ANSWER_TIMEOUT
+        base_url=stack.api_url, headers={"apikey": stack.service_key}, timeout=REQUEST_TIMEOUT
     ) as http:
 
         async def set_fault(cut: bool) -> None:
@@ -207,7 +207,7 @@ async def find_image_source(stack: Stack, prompt: str, since: float) -> str:
 
     url = stack.status["REPLICATE_URL"].removesuffix("/v1") + "/_simulator/predictions"
     async with httpx.AsyncClient(
-        headers={"apikey": stack.service_key}, timeout=ANSWER_TIMEOUT
+        headers={"apikey": stack.service_key}, timeout=REQUEST_TIMEOUT
     ) as http:
         predictions = (await http.get(url)).json()
     is_simulated = any(

@@ -31,7 +31,7 @@ def enqueue(
         typer.Option(
             metavar="TIME",
             parser=parse_time,
-            help="Start at 2030-01-31T08:00, local or with a zone.",
+            help="Start at 2030-01-31T08:00, local or with an offset.",
         ),
     ] = None,
     idempotency_key: Annotated[

@@ -50,7 +50,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-# The first match wins, so each class stands before its base class.
+# The first match wins, so each class comes before its base class.
 _CODES: tuple[tuple[type[errors.PictureQueueError], ExitCode], ...] = (
     (errors.SettingsError, ExitCode.USAGE),
     (errors.InvalidArgument, ExitCode.REFUSED),

@@ -50,7 +50,7 @@ JobIds = Annotated[
     typer.Argument(
         metavar="JOB_ID",
         parser=parse_uuid,
-        help="Change these jobs, instead of selecting by options.",
+        help="Change the jobs with these ids.",
     ),
 ]
 

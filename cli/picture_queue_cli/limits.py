@@ -44,7 +44,7 @@ Key = Annotated[
 
 @app.command("list", example="limits list")
 def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """List limits, and keys that are paused or hold jobs back."""
+    """List limits, and keys that are paused or block jobs."""
     with connect(ctx) as pq:
         found = pq.limits.list()
     if as_json:

@@ -107,7 +107,7 @@ _JOB: dict[str, Any] = {
     "expires_in": duration_option("Fail unless it starts within this time: 10m, 2h."),
     "tag": text_option("Add a tag to find the job by; repeatable.", kind=list[str]),
     "metadata": _option(str | None, "Attach a JSON object.", metavar="JSON"),
-    "tenant": text_option("Share the queue fairly as this tenant."),
+    "tenant": text_option("Set the tenant of the job for fair sharing."),
     "limit_key": text_option(
         "Apply the limit of this key: model:flux; repeatable.", kind=list[str], metavar="KEY"
     ),

@@ -153,7 +153,7 @@ def pause(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Pause a queue; running jobs go on."""
+    """Pause a queue; running jobs continue."""
     end = resolve_resume_at(length, at)
     with connect(ctx) as pq:
         _print_queue(pq.queues.pause(queue, resume_at=end, reason=reason), as_json)

@@ -82,7 +82,7 @@ def _console_of(stream: IO[str], width: int | None = None) -> Console:
 
 
 def info(text: str) -> None:
-    """Print a message beside the result."""
+    """Print a message on standard error."""
     err().print(styled(text, "dim"), soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""``picture-queue worker``: run a worker until it is told to stop."""
+"""``picture-queue worker``: run a worker until Ctrl-C or SIGTERM."""
 
 import importlib
 import logging
