@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from picture_queue import PictureQueue
     from picture_queue.records import Health, Model, WorkerSeen
 
-# A worker without jobs reports to the database every 20 s.
+# A worker reports to the database at least every 20 s.
 _LATE = 25.0  # seconds
 _MAX_EXPLAINED = 100  # newest pending jobs
 # Reasons that need no warning, or that have a warning of their own.

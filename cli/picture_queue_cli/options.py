@@ -48,9 +48,9 @@ def id_option(text: str, *names: str, kind: Any = UUID | None) -> Any:
     return _option(kind, text, *names, metavar="ID", parser=parse_uuid)
 
 
-def duration_option(text: str, *names: str, parser: Callable[[str], float] = parse_duration) -> Any:
+def duration_option(text: str, *names: str) -> Any:
     """Return an option that takes a duration such as 90s or 10m."""
-    return _option(float | None, text, *names, metavar="DURATION", parser=parser)
+    return _option(float | None, text, *names, metavar="DURATION", parser=parse_duration)
 
 
 def time_option(text: str, *names: str) -> Any:

@@ -96,13 +96,13 @@ def translate_error(error: errors.PictureQueueError, ctx: Any) -> None:
     elif isinstance(error, errors.VersionMismatch):
         error.detail = None  # the text of the API, which names functions
     elif isinstance(error, errors.SettingsError):
-        error.message = _with_option(error.message, ctx)
+        error.message = _replace_setting(error.message, ctx)
     else:
         _translate_fields(error, ctx)
     names = _typed_addresses(ctx)
     error.message = _replace(error.message, names)
     error.detail = _replace(error.detail, names) if error.detail else None
-    error.hint = _replace(_with_commands(error.hint), names) if error.hint else None
+    error.hint = _replace(_replace_functions(error.hint), names) if error.hint else None
 
 
 def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
@@ -156,14 +156,14 @@ def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
     return None if text.startswith("docs/") else hint
 
 
-def _with_commands(text: str) -> str:
+def _replace_functions(text: str) -> str:
     return _FUNCTION.sub(
         lambda found: f"`picture-queue {COMMANDS[found[1]]}`" if found[1] in COMMANDS else found[0],
         text,
     )
 
 
-def _with_option(text: str, ctx: Any) -> str:
+def _replace_setting(text: str, ctx: Any) -> str:
     """Replace the setting at the start of a message, such as "lease is 0", by its option."""
     name, verb, rest = text.partition(" is ")
     known = {parameter.name: parameter for parameter in ctx.command.params}
