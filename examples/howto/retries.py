@@ -14,7 +14,7 @@ from picture_queue import (
 )
 
 worker = Worker(queues=["howto-retries"])
-answers = iter([503, 429, 202, 200])
+statuses = iter([503, 429, 202, 200])
 
 
 @worker.handler(
@@ -24,7 +24,7 @@ async def call_api(payload: dict[str, str], job: JobContext) -> str:
     """Call an API that answers 503, 429 and 202 before it answers 200."""
     if payload["url"] == "nowhere":
         raise PermanentFailure("There is no such address")  # no retry
-    match next(answers):
+    match next(statuses):
         case 503:
             raise ConnectionError("busy")  # retried after the backoff
         case 429:
