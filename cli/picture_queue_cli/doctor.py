@@ -54,19 +54,19 @@ def doctor(
             "--check migrations needs a direct database connection",
             hint="Set --db-url or PICTURE_QUEUE_DATABASE_URL",
         )
-    found = _examine(resolve(ctx), database)
-    tolerated = {"ok"} if check else {"ok", "warn"}
+    found = _run_checks(resolve(ctx), database)
+    accepted = {"ok"} if check else {"ok", "warn"}
     if check:
-        found = _only(found, check)
+        found = _select_checks(found, check)
     if as_json:
         print_json([plain(finding) for finding in found])
     else:
         _show(found)
-    if any(finding.verdict not in tolerated for finding in found):
+    if any(finding.verdict not in accepted for finding in found):
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _only(found: "list[Finding]", names: list[str]) -> "list[Finding]":
+def _select_checks(found: "list[Finding]", names: list[str]) -> "list[Finding]":
     seen = {finding.check for finding in found}
     for name in names:
         if name not in seen and name not in CHECKS:
@@ -79,7 +79,7 @@ def _only(found: "list[Finding]", names: list[str]) -> "list[Finding]":
     ]
 
 
-def _examine(target: Target, database: "DatabaseSettings | None") -> "list[Finding]":
+def _run_checks(target: Target, database: "DatabaseSettings | None") -> "list[Finding]":
     import asyncio
     import os
     from pathlib import Path
@@ -87,31 +87,33 @@ def _examine(target: Target, database: "DatabaseSettings | None") -> "list[Findi
     from picture_queue.installation import checkup
     from picture_queue.installation.leaks import examine_secrets
 
-    migrations = checkup.examine_database(database)
-    installed = not checkup.is_bad(migrations)
-    migrations += examine_secrets(Path.cwd(), os.environ)
+    findings = checkup.examine_database(database)
+    is_installed = not checkup.is_bad(findings)
+    findings += examine_secrets(Path.cwd(), os.environ)
     try:
-        settings = _project(target)
+        settings = _resolve_settings(target)
     except SettingsError as error:
         verdict = "warn" if database else "bad"
-        found = [_finding("address", verdict, error.message, error.hint), *migrations]
-        return found + (_inside(None, database) if database and installed else [])
-    outside = asyncio.run(checkup.examine_api(settings))
-    found = outside.findings + migrations
-    if outside.has_sql and outside.may_operate:
-        found += _inside(settings, None)
-    elif database and installed:
-        found += _inside(None, database)
-    return found
+        findings = [_finding("address", verdict, error.message, error.hint), *findings]
+        if database and is_installed:
+            findings += _run_database_checks(None, database)
+        return findings
+    api = asyncio.run(checkup.examine_api(settings))
+    findings = api.findings + findings
+    if api.has_sql and api.may_operate:
+        findings += _run_database_checks(settings, None)
+    elif database and is_installed:
+        findings += _run_database_checks(None, database)
+    return findings
 
 
-def _project(target: Target) -> "ProjectSettings":
+def _resolve_settings(target: Target) -> "ProjectSettings":
     from picture_queue.settings import ProjectSettings
 
     return ProjectSettings.resolve(target.url, target.key)
 
 
-def _inside(
+def _run_database_checks(
     settings: "ProjectSettings | None", database: "DatabaseSettings | None"
 ) -> "list[Finding]":
     """Run the checks in the database, and look for running workers."""
@@ -124,13 +126,13 @@ def _inside(
             database_url=database.url if database else None,
         ) as pq:
             running = sum(not is_late(worker) for worker in pq.health().workers)
-            return [*pq.doctor(), _workers(running)]
+            return [*pq.doctor(), _check_workers(running)]
     except PictureQueueError as error:
         detail = f"{error.message}: {error.detail}" if error.detail else error.message
         return [_finding("queue_doctor", "bad", detail, error.hint)]
 
 
-def _workers(running: int) -> "Finding":
+def _check_workers(running: int) -> "Finding":
     if running:
         return _finding("workers", "ok", f"{running} running")
     return _finding("workers", "warn", "no worker is running", "start one: picture-queue worker")
