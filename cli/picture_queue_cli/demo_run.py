@@ -109,7 +109,7 @@ async def _run(stack: Stack, options: DemoOptions) -> _Result:
         generation = await pq.generations.get(started.id)
         paths = await save_pictures(pq, generation, options.directory)
         if paths:
-            timeline.mark_row("stored", generation.images[0].created_at)
+            timeline.mark_at("stored", generation.images[0].created_at)
             timeline.mark("saved", "download")
         job = await pq.jobs.get(started.job_id)
     replicate = await find_image_source(stack, options.prompt, began)

@@ -114,7 +114,7 @@ class Program(Group):
             if type(error).__name__ == "NoArgsIsHelpError":
                 typer.echo(error.format_message(), err=True)
             else:
-                _report(_usage(error), ExitCode.USAGE, as_json)
+                _report(_describe_usage_error(error), ExitCode.USAGE, as_json)
             return ExitCode.USAGE
         except errors.PictureQueueError as error:
             _report(str(error), exit_code(error), as_json, error.code)
@@ -158,7 +158,7 @@ def _drop_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _usage(error: Any) -> str:
+def _describe_usage_error(error: Any) -> str:
     kind, parameter = type(error).__name__, getattr(error, "param", None)
     name = getattr(error, "param_hint", None) or (label(parameter) if parameter else None)
     text = error.message

@@ -32,11 +32,11 @@ def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
     """
     from picture_queue.errors import QueueNotFound
 
-    with suppress(NotAllowed, NotAuthenticated):  # a user's key may not list queues
+    with suppress(NotAllowed, NotAuthenticated):  # users have no permission to list queues
         if "batch_id" in filter:
             pq.batches.get(filter["batch_id"])
         queue = filter.get("queue")
-        if queue is not None and queue not in {one.name for one in pq.queues.list()}:
+        if queue is not None and queue not in {known.name for known in pq.queues.list()}:
             raise QueueNotFound(
                 "No such queue",
                 detail=f"--queue is {queue!r}",
@@ -63,7 +63,7 @@ def expect_possible(action: str, filter: dict[str, Any]) -> None:
     status = filter.get("status", states[0])
     if status not in states:
         raise typer.BadParameter(
-            f"{status} jobs cannot be {word}; give {_listed(states)}", param_hint="--status"
+            f"{status} jobs cannot be {word}; give {_join_words(states)}", param_hint="--status"
         )
     if "hold" in filter and action != "cancel":
         raise typer.BadParameter(
@@ -72,7 +72,7 @@ def expect_possible(action: str, filter: dict[str, Any]) -> None:
         )
 
 
-def _listed(words: Sequence[str]) -> str:
+def _join_words(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
@@ -98,7 +98,7 @@ def describe_no_match(filter: dict[str, Any], action: str | None = None) -> str:
     """
     states = ""
     if action is not None and "status" not in filter:
-        states = "failed " if action == "retry" else f"{_listed(_ACTIONS[action][0])} "
+        states = "failed " if action == "retry" else f"{_join_words(_ACTIONS[action][0])} "
     options = [
         f"{_OPTIONS.get(name) or '--' + name.replace('_', '-')} {_format(value)}"
         for name, value in filter.items()

@@ -39,21 +39,21 @@ class Timeline:
     """The steps of one generation; the clock starts when this object is created."""
 
     def __init__(self) -> None:
-        self._wall = time.time()
-        self._clock = time.perf_counter()
+        self._started_at = time.time()
+        self._started = time.perf_counter()
         self.events: list[tuple[JobEvent, int]] = []
         self.entries: dict[str, TimelineEntry] = {}
 
     def _now(self) -> int:
-        return round((time.perf_counter() - self._clock) * 1000)
+        return round((time.perf_counter() - self._started) * 1000)
 
     def mark(self, name: str, source: str) -> None:
         """Record a step at the present time, unless it is recorded already."""
         self.entries.setdefault(name, TimelineEntry(self._now(), source))
 
-    def mark_row(self, name: str, at: "datetime") -> None:
-        """Record a step at a time of the database, which runs on this machine's clock."""
-        ms = round((at.timestamp() - self._wall) * 1000)
+    def mark_at(self, name: str, at: "datetime") -> None:
+        """Record a step at a time from the database, which uses the same clock."""
+        ms = round((at.timestamp() - self._started_at) * 1000)
         self.entries.setdefault(name, TimelineEntry(ms, "row"))
 
     def record_event(self, event: "JobEvent") -> None:

@@ -367,7 +367,7 @@ def test_a_timeline_keeps_the_first_of_each_moment_and_its_source() -> None:
     timeline.record_event(event("processing", 30, "socket"))
     timeline.record_event(event("processing", 60, "poll"))
     timeline.record_event(event("completed", 100, "socket"))
-    timeline.mark_row("stored", datetime.now(UTC) + timedelta(seconds=60))
+    timeline.mark_at("stored", datetime.now(UTC) + timedelta(seconds=60))
     found = timeline.as_json()
     assert {name: moment["source"] for name, moment in found["timeline"].items()} == {
         "answered": "answer",
