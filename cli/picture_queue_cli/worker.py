@@ -288,9 +288,8 @@ def load(app: str) -> "Worker":
             hint=f"See {_location(error)}",
         ) from error
     if not isinstance(found, Worker):
-        problem = (
-            f"{module} has no such name" if found is None else f"it is a {type(found).__name__}"
-        )
+        type_name = type(found).__name__
+        problem = f"{module} has no such name" if found is None else f"it is of type {type_name}"
         raise SettingsError(
             f"--app {app} is not a Worker",
             detail=problem,

@@ -211,7 +211,7 @@ def test_an_incompatible_project_is_named(
     [
         ("tasks", "not MODULE:NAME"),
         ("nowhere_to_be_found:worker", "cannot be imported"),
-        ("json:worker", "it has no such name"),
+        ("json:worker", "json has no such name"),
         ("json:dumps", "it is of type function"),
     ],
 )
