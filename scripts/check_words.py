@@ -39,7 +39,7 @@ ARGUMENT = re.compile(
     r"^ +\*{0,2}[a-z]\w*: ((What|Who|Whose|How|Where|Which|When|Why|As|Of|It|Its|Likewise) .*)",
     re.MULTILINE,
 )
-#: Retired names, and the words that replaced them.
+#: Retired names, and the names that replaced them.
 RETIRED = {
     "AsyncProject": "AsyncBackend",
     "Ears": "EventSource",
@@ -101,7 +101,7 @@ _FUNCTION = re.compile(r"\bpicture_queue\.(_[a-z_]+)\b")
 
 
 def findings(path: Path) -> Iterator[str]:
-    """Yield what is wrong in a file, with its line."""
+    """Yield each finding in a file, with its line."""
     text = path.read_text("utf-8")
     file = path.relative_to(ROOT).as_posix()
     if path.suffix == ".sql":

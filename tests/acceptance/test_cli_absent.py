@@ -37,7 +37,9 @@ ABSENT = {
     "jobs show": [((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}")],
     "limits delete": [(("nokey:x",), "No such limit: KEY is 'nokey:x'")],
     "limits resume": [(("nokey:x",), "No such limit: KEY is 'nokey:x'")],
-    "local reset": [(("--data-dir", "nope", "--yes"), "No stack is there: --data-dir is nope")],
+    "local reset": [
+        (("--data-dir", "nope", "--yes"), "There is no stack in this directory: --data-dir is nope")
+    ],
     "models": [(("nope",), "does not offer that model: MODEL is 'nope'")],
     "queues drain": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues pause": [(("nope",), "No such queue: QUEUE is 'nope'")],
@@ -110,9 +112,12 @@ def test_a_job_that_has_not_finished_is_not_discarded(cli: Cli, queue: str) -> N
 def test_a_filter_without_matches_is_repeated_in_the_message(cli: Cli, queue: str) -> None:
     cli("enqueue", "x", "--queue", queue)
     done = cli("jobs", "list", "--queue", queue, "--tag", "night")
-    assert (done.exit_code, done.stderr) == (0, f"No job has --queue {queue} and --tag night.\n")
+    assert (done.exit_code, done.stderr) == (
+        0,
+        f"No job matches --queue {queue} and --tag night.\n",
+    )
     done = cli("jobs", "retry", "--queue", queue)
-    assert (done.exit_code, done.stderr) == (0, f"No failed job has --queue {queue}.\n")
+    assert (done.exit_code, done.stderr) == (0, f"No failed job matches --queue {queue}.\n")
 
 
 @pytest.mark.parametrize("command", ["list", "reasons"])

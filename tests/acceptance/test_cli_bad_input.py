@@ -90,7 +90,7 @@ def test_an_invalid_generation_is_refused(
         (("resize", "[1]"), 3, "The payload is not a JSON object"),
         (("resize", "@none.json"), 3, "The payload cannot be read"),
         (("resize", json.dumps({"a": "x" * 65_536})), 3, "65"),
-        (("resize", "--max-attempts", "0"), 2, "--max-attempts: 0 is not 1 to 1000"),
+        (("resize", "--max-attempts", "0"), 2, "--max-attempts: 0 is not between 1 and 1000"),
         (("resize", "--timeout", "0"), 3, "--timeout is 0.0, not 0.001 to"),
         (("resize", "--queue", "a b"), 3, '--queue is "a b". Use letters'),
         (("",), 2, "JOB_TYPE: '' is blank"),
@@ -211,7 +211,7 @@ def test_an_incompatible_project_is_named(
     [
         ("tasks", "not MODULE:NAME"),
         ("nowhere_to_be_found:worker", "cannot be imported"),
-        ("json:worker", "it has no such name"),
+        ("json:worker", "json has no such name"),
         ("json:dumps", "it is of type function"),
     ],
 )

@@ -126,7 +126,7 @@ def test_a_killed_worker_is_not_shown_as_idle(
             name,
         )
         line = line_of(cli, name)
-    assert "not heard of for 3" in line
+    assert "no contact for 3" in line
 
 
 @pytest.mark.parametrize("verbose", [True, False])

@@ -96,7 +96,7 @@ def test_jobs_are_listed_newest_first_and_by_state(cli: Cli, queue: str) -> None
 def test_an_empty_list_is_explained_on_standard_error(cli: Cli, queue: str) -> None:
     done = cli("jobs", "list", "--queue", queue)
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == f"No job has --queue {queue}. No such queue.\n"
+    assert done.stderr == f"No job matches --queue {queue}. No such queue.\n"
     assert json.loads(cli("jobs", "list", "--queue", queue, "--json").stdout) == []
 
 
@@ -210,7 +210,7 @@ def test_ctrl_c_ends_the_watch_but_not_the_job(stack: Any, cli: Cli, queue: str)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert stderr.splitlines()[-2:] == [
-        f"The job goes on. Come back to it: picture-queue watch {job_id}",
+        f"The job continues. Follow it again: picture-queue watch {job_id}",
         "error: Interrupted.",
     ]
     assert shown(cli, job_id)["status"] == "pending"

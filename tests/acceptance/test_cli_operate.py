@@ -88,7 +88,7 @@ def test_failed_jobs_are_counted_retried_and_discarded(cli: Cli, rpc: Rpc, queue
     assert (reason["count"], reason["reason"]) == (3, "no space on disk N")
     assert "no space on disk N" in cli("jobs", "reasons", "--queue", queue).stdout
     which = ("--queue", queue, "--reason", reason["reason"])
-    assert cli("jobs", "retry", *which, "--preview").stdout.strip() == "3 would change"
+    assert cli("jobs", "retry", *which, "--preview").stdout.strip() == "3 would be changed"
     asked = cli("jobs", "retry", *which, input="n\n")
     assert asked.exit_code == 1
     assert "Retry 3 jobs?" in asked.stderr
@@ -112,7 +112,7 @@ def test_several_jobs_are_changed_by_their_ids(cli: Cli, queue: str) -> None:
 
 def test_jobs_are_selected_by_ids_or_by_a_filter(cli: Cli) -> None:
     nothing = cli("jobs", "discard", "--yes")
-    assert (nothing.exit_code, "Say which jobs" in nothing.stderr) == (2, True)
+    assert (nothing.exit_code, "Select jobs by" in nothing.stderr) == (2, True)
     both = cli("jobs", "cancel", str(uuid4()), "--queue", "x")
     assert (both.exit_code, "not both" in both.stderr) == (2, True)
 
@@ -143,7 +143,7 @@ def test_a_queue_is_created_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue:
     cli("queues", "drain", queue)
     refused = cli("enqueue", "resize", "--queue", queue)
     assert (refused.exit_code, queue in refused.stderr) == (9, True)
-    assert cli("queues", "purge", queue, "--preview").stdout.strip() == "1 would change"
+    assert cli("queues", "purge", queue, "--preview").stdout.strip() == "1 would be changed"
     assert cli("queues", "purge", queue, "--yes").stdout.strip() == "1 changed"
     (counted,) = [row for row in answer(cli("queues", "list", "--json")) if row["queue"] == queue]
     assert (counted["pending"], counted["cancelled"]) == (0, 1)
@@ -159,7 +159,7 @@ def test_a_limit_is_set_listed_and_deleted(cli: Cli, rpc: Rpc, queue: str) -> No
     claim(rpc, queue, 2)
     (limit,) = [row for row in answer(cli("limits", "list", "--json")) if row["key"] == key]
     assert (limit["running"], limit["waiting"], limit["period_seconds"]) == (1, 1, 60)
-    assert "10 in 60 s" in cli("limits", "list").stdout
+    assert "10 per 60 s" in cli("limits", "list").stdout
     assert cli("limits", "pause", key, "--for", "10m").exit_code == 0
     assert "paused until" in cli("limits", "list").stdout
     assert cli("limits", "resume", key).exit_code == 0
@@ -211,7 +211,7 @@ def test_a_batch_is_read_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: st
 def test_an_event_wakes_a_parked_job(cli: Cli, rpc: Rpc, queue: str) -> None:
     enqueue(cli, queue)
     report(rpc, claim(rpc, queue), "parked", delay_seconds=600, event=queue)
-    assert cli("events", "send", queue, '{"paid": 3}').stdout.strip() == "1 job woke"
+    assert cli("events", "send", queue, '{"paid": 3}').stdout.strip() == "Woke 1 job"
     assert claim(rpc, queue)[0]["event"] == {"paid": 3}
 
 
@@ -232,7 +232,7 @@ def test_maintain_prints_its_result_or_names_the_lease(cli: Cli, rpc: Rpc) -> No
     assert "A worker does the maintenance" in done.stderr
     assert answer(cli("maintain", "--json"))["leased"] is False
     assert "swept" in answer(cli("maintain", "--force", "--json"))
-    assert "expired leases taken back" in cli("maintain", "--force").stdout
+    assert "expired leases swept" in cli("maintain", "--force").stdout
 
 
 def test_the_doctor_shows_verdicts(cli: Cli) -> None:

@@ -24,7 +24,7 @@ RIGHT = {
     "settings": "max_attempts=3",
     "weight": "1",
     "payload": "{}",
-    **dict.fromkeys(("job_id", "job_ids", "some_id", "batch_id"), UNKNOWN_ID),
+    **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id"), UNKNOWN_ID),
 }
 # Without these options a command would wait, prompt, start a program, or fail for another reason.
 ALWAYS = {

@@ -132,13 +132,13 @@ def test_an_unexpected_exception_is_not_caught() -> None:
         (["jobs", "list", "--status", "odd"], "--status"),
         (["jobs", "show", "no-uuid"], "JOB_ID"),
         (["generate"], "PROMPT is missing."),
-        (["jobs", "list", "--tag"], "--tag lacks its value."),
-        (["jobs", "list", "--tag", "a", "--tag", "b"], "--tag: it is given 2 times"),
+        (["jobs", "list", "--tag"], "--tag needs a value."),
+        (["jobs", "list", "--tag", "a", "--tag", "b"], "--tag: given 2 times"),
         (["jobs", "reasons", "--status", "pending"], "--status: pending jobs have not failed"),
         (["jobs", "retry", "--hold", "parked"], "--hold: parked jobs have not finished"),
         (["generate", "x", "--input", "seed"], "'seed' is not NAME=VALUE"),
         (["generate", "x", "--out", "/dev/null"], "--out"),
-        (["enqueue", "x", "--delay", "soon"], "'soon' is not a time like 90s"),
+        (["enqueue", "x", "--delay", "soon"], "'soon' is not a duration like 90s"),
         (["enqueue", "x", "--at", "noon"], "'noon' is not a time like 2030"),
         (["enqueue", "x", "--at", "2030-01-01", "--delay", "1h"], "not both"),
         (["worker", "--concurrency", "0"], "--concurrency"),
@@ -238,8 +238,7 @@ def test_every_command_in_the_translation_table_exists() -> None:
         (
             ["jobs", "list"],
             errors.UnreadableAnswer("The answer of list_jobs cannot be read", detail="pydantic"),
-            "The project's answer is not of the form that this version reads. "
-            "See: picture-queue doctor.",
+            "This version cannot read the project's answer. See: picture-queue doctor.",
         ),
         (
             ["worker"],

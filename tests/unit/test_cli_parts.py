@@ -30,14 +30,14 @@ from picture_queue_cli import health, render
 from picture_queue_cli.options import HOLDS, STATUSES
 from picture_queue_cli.parsing import (
     Rate,
-    changes,
-    moment,
-    named_values,
-    rate,
+    parse_changes,
+    parse_duration,
+    parse_pairs,
+    parse_rate,
+    parse_time,
     read_object,
-    until,
+    resolve_resume_at,
 )
-from picture_queue_cli.parsing import seconds as read_seconds
 from picture_queue_cli.pictures import file_name
 from picture_queue_cli.preview import preview
 from picture_queue_cli.progress_bar import event_line
@@ -118,7 +118,7 @@ def test_a_payload_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_named_value_is_parsed_as_json_if_possible(text: str, value: object) -> None:
-    assert list(named_values([text]).values()) == [value]
+    assert list(parse_pairs([text]).values()) == [value]
 
 
 @pytest.mark.parametrize(
@@ -126,25 +126,25 @@ def test_a_named_value_is_parsed_as_json_if_possible(text: str, value: object) -
     [("90", 90), ("90s", 90), ("1.5m", 90), ("10min", 600), ("2h", 7200), ("1 d", 86400)],
 )
 def test_a_duration_is_a_number_with_an_optional_unit(delay: str, seconds: float) -> None:
-    assert read_seconds(delay) == seconds
+    assert parse_duration(delay) == seconds
 
 
 def test_a_time_may_have_a_utc_offset() -> None:
-    assert moment("2030-01-31T09:00+01:00") == NOW
+    assert parse_time("2030-01-31T09:00+01:00") == NOW
 
 
 def test_an_end_is_a_duration_or_a_time_but_not_both() -> None:
-    found = until(90, None)
+    found = resolve_resume_at(90, None)
     assert found is not None
     assert 85 < (found - datetime.now(UTC)).total_seconds() <= 90
-    assert until(None, NOW) == NOW
-    assert until(None, None) is None
+    assert resolve_resume_at(None, NOW) == NOW
+    assert resolve_resume_at(None, None) is None
     with pytest.raises(typer.BadParameter, match="not both"):
-        until(3600, NOW)
+        resolve_resume_at(3600, NOW)
 
 
 def test_settings_are_parsed_as_json_and_default_becomes_none() -> None:
-    assert changes(["a=5", "b=true", "c=none", "d=default", "e=0.5"]) == {
+    assert parse_changes(["a=5", "b=true", "c=none", "d=default", "e=0.5"]) == {
         "a": 5,
         "b": True,
         "c": "none",
@@ -152,19 +152,21 @@ def test_settings_are_parsed_as_json_and_default_becomes_none() -> None:
         "e": 0.5,
     }
     with pytest.raises(typer.BadParameter, match="NAME=VALUE"):
-        changes(["max_attempts"])
+        parse_changes(["max_attempts"])
 
 
 def test_a_setting_in_seconds_accepts_a_unit() -> None:
-    found = changes(["lease_seconds=5m", "backoff_seconds=1s", "timeout_seconds=90", "name=5m"])
+    found = parse_changes(
+        ["lease_seconds=5m", "backoff_seconds=1s", "timeout_seconds=90", "name=5m"]
+    )
     assert found == {
         "lease_seconds": 300,
         "backoff_seconds": 1,
         "timeout_seconds": 90,
         "name": "5m",
     }
-    with pytest.raises(typer.BadParameter, match="'soon' is not a time") as caught:
-        changes(["lease_seconds=soon"])
+    with pytest.raises(typer.BadParameter, match="'soon' is not a duration") as caught:
+        parse_changes(["lease_seconds=soon"])
     assert caught.value.param_hint == "lease_seconds"
 
 
@@ -172,13 +174,13 @@ def test_a_setting_in_seconds_accepts_a_unit() -> None:
     ("text", "found"), [("10/1m", Rate(10, 60)), ("5/s", Rate(5, 1)), ("7/90s", Rate(7, 90))]
 )
 def test_a_rate_is_a_count_per_duration(text: str, found: Rate) -> None:
-    assert rate(text) == found
+    assert parse_rate(text) == found
 
 
 @pytest.mark.parametrize("text", ["10", "x/1m", "10/soon"])
 def test_an_invalid_rate_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
-        rate(text)
+        parse_rate(text)
 
 
 # --- Rendering ---
@@ -203,8 +205,8 @@ def test_a_time_is_shown_relative_to_now() -> None:
     [
         (3, 0, "idle", False),
         (3, 2, "busy with 2 jobs", False),
-        (37, 0, "not heard of for 37 s", True),
-        (37, 1, "not heard of for 37 s, it holds 1 job", True),
+        (37, 0, "no contact for 37 s", True),
+        (37, 1, "no contact for 37 s, holds 1 job", True),
     ],
 )
 def test_a_worker_without_a_recent_heartbeat_is_reported(
@@ -368,7 +370,7 @@ def test_a_timeline_records_the_first_event_of_each_state_and_its_source() -> No
     timeline.record_event(event("processing", 30, "socket"))
     timeline.record_event(event("processing", 60, "poll"))
     timeline.record_event(event("completed", 100, "socket"))
-    timeline.mark_row("stored", datetime.now(UTC) + timedelta(seconds=60))
+    timeline.mark_at("stored", datetime.now(UTC) + timedelta(seconds=60))
     found = timeline.as_json()
     assert {name: moment["source"] for name, moment in found["timeline"].items()} == {
         "answered": "answer",

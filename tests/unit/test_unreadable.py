@@ -10,8 +10,8 @@ from picture_queue.records import ClaimedJob, Unreadable
 
 LONG = "1" + "0" * 5000
 ROWS = [
-    {"id": "a", "payload": {"n": 1, "s": 'x,]}"\\'}, "tags": []},
-    {"id": "b", "payload": {"n": 5}, "tags": [1, 2]},
+    {"id": "a", "lease_id": "c", "payload": {"n": 1, "s": 'x,]}"\\'}, "tags": []},
+    {"id": "b", "lease_id": "d", "payload": {"n": 5}, "tags": [1, 2]},
 ]
 TEXT = json.dumps(ROWS)
 

@@ -8,7 +8,7 @@ import pytest
 
 from picture_queue import Worker, WorkerSettings
 from picture_queue.errors import SettingsError
-from picture_queue_cli.worker import weighted
+from picture_queue_cli.worker import parse_weights
 
 
 def test_queues_are_a_list_of_names_or_a_mapping_to_weights():
@@ -63,10 +63,10 @@ def test_a_worker_accepts_queues_as_an_argument():
     ],
 )
 def test_the_command_line_accepts_weights(given: list[str], queues: Any):
-    assert weighted(given) == queues
+    assert parse_weights(given) == queues
 
 
 @pytest.mark.parametrize("given", ["a=", "a=many", "a=1=2"])
 def test_a_weight_that_is_not_a_number_is_refused(given: str):
-    with pytest.raises(SettingsError, match="no number as its weight"):
-        weighted([given])
+    with pytest.raises(SettingsError, match="the weight is not a number"):
+        parse_weights([given])
