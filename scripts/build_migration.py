@@ -1,13 +1,13 @@
-"""Write the parts of supabase/ that follow from others.
+"""Write the generated files of supabase/.
 
 - ``schemas/700_data_models.sql`` from ``picture_queue/providers/replicate/models.json``
-- the migration of the release under work from all of ``schemas/``
+- the migration of the next release from all files of ``schemas/``
 
-Once 0.1.0 is released its migration is frozen: from then on a change is copied by hand into a new
-migration, and ``make check`` proves that both ways lead to the same database.
+Once 0.1.0 is released, its migration is frozen. A later change of a schema file is copied by hand
+into a new migration, and ``make check`` proves that both give the same database.
 
-``python scripts/build_migration.py [--check]``; with --check nothing is written, and the exit code
-is 1 when a file is out of date.
+``python scripts/build_migration.py [--check]``. With --check it writes nothing, and exits with 1 if
+a file is out of date.
 """
 
 import json
@@ -37,6 +37,7 @@ $models$) as m (id text, kind text, official boolean, version text, typical_seco
 
 
 def models_sql() -> str:
+    """Return the SQL that inserts the models of the catalogue."""
     models = json.loads(MODELS_JSON.read_text("utf-8"))
     rows = []
     for model in models:
@@ -50,15 +51,17 @@ def models_sql() -> str:
 
 
 def migration_sql(models: str) -> str:
+    """Return the migration: all schema files in their order, with this SQL for the models."""
     parts = []
     for file in sorted({*SCHEMAS.glob("*.sql"), MODELS_SQL}):
         text = models if file == MODELS_SQL else file.read_text("utf-8")
         parts.append(f"-- {file.name}\n\n{text.strip()}\n")
-    parts.append("-- The API learns of the new functions.\nnotify pgrst, 'reload schema';\n")
+    parts.append("-- Make PostgREST load the new functions.\nnotify pgrst, 'reload schema';\n")
     return "\n\n".join(parts)
 
 
 def main() -> int:
+    """Write the files that are out of date; with --check only list them."""
     models = models_sql()
     stale = []
     for path, text in ((MODELS_SQL, models), (MIGRATION, migration_sql(models))):

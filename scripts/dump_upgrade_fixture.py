@@ -1,9 +1,9 @@
-"""Writes a dump of a database at work, which later versions have to bring up to date.
+"""Dump a database with jobs in each state; the tests of upgrades restore and upgrade it.
 
 ``python scripts/dump_upgrade_fixture.py NAME [COMMIT]`` installs the SQL of the working tree, or of
-a commit, gives it jobs in each state, and dumps both schemas to
-``tests/migration/fixtures/NAME.sql.gz``, with what the installation put on the tables of Realtime
-and Storage. The jobs are asked for by the functions that every state has had.
+a commit, and makes jobs in each state. It dumps both schemas, the policies on the tables of
+Realtime and Storage, and the bucket to ``tests/migration/fixtures/NAME.sql.gz``. It calls only
+functions that every commit has.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ select format('create policy %I on %I.%I for %s to %s using (%s);', p.policyname
 from pg_policies p where p.schemaname in ('realtime', 'storage') order by 1
 """
 BUCKET = "insert into storage.buckets (id, name, public) values ('pictures', 'pictures', false);"
-# Settings of the session that made the dump, commands of psql, and what every database has.
+# Lines of a dump that are left out: session settings, psql commands, objects of every database.
 LEFT_OUT = re.compile(
     r"^(SET (?!check_function_bodies).*|\\.*|CREATE SCHEMA public;|.* ON SCHEMA public .*)$"
 )
 
 
-def shipped_at(commit: str | None) -> list[Migration]:
-    """Returns the migrations of the working tree, or of a commit."""
+def migrations_at(commit: str | None) -> list[Migration]:
+    """Return the migrations of the working tree, or of a commit."""
     if commit is None:
         return migrations()
 
@@ -51,16 +51,18 @@ def shipped_at(commit: str | None) -> list[Migration]:
 
 
 async def fill(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Makes a job in each state, a lease that is held, and a picture that is being made."""
+    """Make a job in each state, among them one with a lease and a generation in progress."""
 
-    async def enqueue(metadata: str, priority: int = 0, later: str = "null", tries: int = 3) -> str:
+    async def enqueue(
+        state: str, priority: int = 0, scheduled_for: str = "null", max_attempts: int = 3
+    ) -> str:
         return str(
             await connection.fetchval(
                 f"""select enqueue_job('resize', jsonb_build_object('as', $1::text), $2, null,
-                  {later}, $3)""",
-                metadata,
+                  {scheduled_for}, $3)""",
+                state,
                 priority,
-                tries,
+                max_attempts,
             )
         )
 
@@ -76,7 +78,7 @@ async def fill(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
 
     await enqueue("completed")
     await report(await claim("resize"), outcome="completed", result={"ok": True})
-    await enqueue("failed", tries=1)
+    await enqueue("failed", max_attempts=1)
     await report(await claim("resize"), outcome="failed", error="no such file")
     await enqueue("retried")
     await report(await claim("resize"), outcome="failed", error="timed out")
@@ -85,21 +87,21 @@ async def fill(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     await claim("resize")
     await enqueue("pending")
     await enqueue("urgent", priority=7)
-    await enqueue("later", later="'2199-01-01'")
+    await enqueue("later", scheduled_for="'2199-01-01'")
     await connection.fetchval(
         "select start_generation('a cat', 'black-forest-labs/flux-schnell', '{}', $1)",
         json.dumps({"user_id": USER}),
     )
     lease = await claim("generate-image")
     begun = await connection.fetchval("select begin_prediction($1, $2)", *lease.values())
-    row = json.loads(begun)["prediction"]["id"]
+    prediction = json.loads(begun)["prediction"]["id"]
     await connection.fetchval(
-        "select record_prediction($1, $2, $3, 'prediction-1')", *lease.values(), row
+        "select record_prediction($1, $2, $3, 'prediction-1')", *lease.values(), prediction
     )
 
 
 def dump(url: str) -> str:
-    """Returns the SQL of both schemas, as any Postgres takes it without psql."""
+    """Return the SQL of both schemas, which any Postgres can run without psql."""
     done = subprocess.run(
         [
             find_postgres().path / "pg_dump",
@@ -117,11 +119,11 @@ def dump(url: str) -> str:
 
 
 async def main(name: str, commit: str | None = None) -> None:
-    """Writes the fixture."""
+    """Write the fixture."""
     async with LocalSupabase(migrations=False) as stack:
         connection = await asyncpg.connect(stack.db_url, timeout=TIMEOUT, command_timeout=TIMEOUT)
         try:
-            for file in shipped_at(commit):
+            for file in migrations_at(commit):
                 await connection.execute(file.sql)
                 if await connection.fetchval("select to_regclass('picture_queue.migration')"):
                     record = "insert into picture_queue.migration (name, digest) values ($1, $2)"

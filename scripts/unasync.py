@@ -1,8 +1,8 @@
-"""Write the sync half of the library from the async half.
+"""Generate the sync half of the library from the async half.
 
-The rules apply in their order. A rule that matches nothing is an error, so the list stays true.
-``python scripts/unasync.py [--check]``; with --check nothing is written, and the exit code is 1
-when a file is out of date.
+The rules apply in their order. A rule that matches nothing is an error, so none is left over.
+``python scripts/unasync.py [--check]``. With --check it writes nothing, and exits with 1 if a file
+is out of date.
 """
 
 import re
@@ -12,8 +12,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "picture_queue"
 SOURCES = {
     **{
-        PACKAGE / "_transport" / f"{way}.py": PACKAGE / "_transport" / f"{way}_sync.py"
-        for way in ("postgres", "postgrest", "backend")
+        PACKAGE / "_transport" / f"{name}.py": PACKAGE / "_transport" / f"{name}_sync.py"
+        for name in ("postgres", "postgrest", "backend")
     },
     **{file: PACKAGE / "_sync" / file.name for file in sorted((PACKAGE / "_async").glob("*.py"))},
 }
@@ -21,7 +21,7 @@ HEADER = "# Written by scripts/unasync.py from {source}: edit that file.\n\n"
 RULES = [
     (r"\basync (def|with|for)", r"\1"),
     (r"\bawait ", ""),
-    # A class without its prefix: AsyncJobs, httpx.AsyncClient, AsyncRetrying.
+    # The prefix of a class is removed: AsyncJobs, httpx.AsyncClient, AsyncRetrying.
     (r"AsyncGenerator\[(\w+), None\]", r"Generator[\1, None, None]"),
     (r"\bAsync([A-Z]\w*)", r"\1"),
     (r"Awaitable, ", ""),
@@ -41,6 +41,7 @@ RULES = [
 
 
 def translate(text: str, used: set[str]) -> str:
+    """Return the sync half of a source; add the rules that matched to `used`."""
     for pattern, replacement in RULES:
         text, count = re.subn(pattern, replacement, text)
         if count:
@@ -49,6 +50,7 @@ def translate(text: str, used: set[str]) -> str:
 
 
 def main() -> int:
+    """Write the files that are out of date; with --check only list them."""
     used: set[str] = set()
     stale = []
     for source, target in SOURCES.items():

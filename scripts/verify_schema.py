@@ -1,8 +1,8 @@
-"""Proves that the migrations and the schema files lead to the same database.
+"""Check that the migrations and the schema files create the same database.
 
-Both are applied, as the role `postgres` of a Supabase project, to databases of a throwaway stack;
-the dumps, with grants, policies and comments, must be equal, and so must the rows that a dump of
-the schema does not show. Prints the difference and exits with 1 otherwise.
+Each is applied to a database of a temporary stack, as the role `postgres`, which applies migrations
+in a Supabase project. The dumps, with grants, policies and comments, must be equal, and so must the
+rows that the SQL inserts. If they differ, the difference is printed and the exit code is 1.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ def address(url: str, database: str) -> str:
 
 
 async def build(stack: LocalSupabase, name: str, scripts: Sequence[tuple[str, str]]) -> list[str]:
-    """Makes a database of these scripts and returns its dump and its data, line by line."""
+    """Create a database from these scripts and return the lines of its dump and its rows."""
     admin = await asyncpg.connect(stack.superuser_url, timeout=TIMEOUT)
     await admin.execute(f"create database {name} owner postgres")
     await admin.close()
@@ -63,7 +63,7 @@ async def build(stack: LocalSupabase, name: str, scripts: Sequence[tuple[str, st
 
 
 async def main() -> int:
-    """Builds both databases and compares them."""
+    """Build both databases and compare them."""
     files = [(file.name, file.read_text("utf-8")) for file in sorted(SCHEMAS.glob("*.sql"))]
     async with LocalSupabase() as stack:
         schemas = await build(stack, "schemas", files)

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one embedded stack a session, or the project of the environment."""
+"""Fixtures of all tests: one embedded stack for the session, or the project of the environment."""
 
 import asyncio
 import inspect
@@ -20,8 +20,8 @@ from picture_queue.local.stack import LocalSupabase
 
 from .signals import watch
 
-# A run in the background of a shell inherits an ignored Ctrl-C; the programs the tests interrupt
-# must not.
+# A background process of a shell ignores Ctrl-C and passes this on. The programs that the tests
+# interrupt must not ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # A proxy of the environment would get the keys of the embedded stack.
 _DIRECT = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost")))
@@ -49,11 +49,11 @@ class RemoteStack:
     }
 
     def knows(self, name: str) -> bool:
-        """Return whether the variable of an attribute is set."""
+        """Return True if the variable of an attribute is set."""
         return bool(os.environ.get(self._VARIABLES[name]))
 
     def __getattr__(self, name: str) -> str:
-        """Reads an attribute from its variable; a test without it fails and says which."""
+        """Return an attribute from its variable; a test without the variable fails and names it."""
         variable = self._VARIABLES.get(name)
         if variable is None:
             raise AttributeError(name)
@@ -62,7 +62,7 @@ class RemoteStack:
         return os.environ[variable]
 
 
-# What `make test-extra` needs beside Python; a test asks for it by the fixture.
+# --- Programs that `make test-extra` needs besides Python ---
 
 
 @pytest.fixture(scope="session")
@@ -88,20 +88,20 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def supabase_cli(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real Supabase CLI 2, alone in its directory."""
+    """The real Supabase CLI 2, in a directory without other programs."""
     program = node_modules / "supabase" / "dist" / "supabase.js"
     return _supabase_cli(program, tmp_path_factory.mktemp("cli2"))
 
 
 @pytest.fixture(scope="session")
 def supabase_cli_3(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real Supabase CLI 3, alone in its directory."""
+    """The real Supabase CLI 3, in a directory without other programs."""
     program = node_modules / "supabase-3" / "bin" / "supabase"
     return _supabase_cli(program, tmp_path_factory.mktemp("cli3"))
 
 
 def _supabase_cli(program: Path, directory: Path) -> Path:
-    # Both are called `supabase`, and npm links one of them.
+    # Both programs are called `supabase`, and npm links only one of them.
     link = directory / "supabase"
     link.symlink_to(program)
     return link
@@ -116,7 +116,7 @@ def _program(name: str, install: str) -> str:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[LocalSupabase | RemoteStack]:
-    """A running Supabase without a worker; its predictions take a third of a second."""
+    """A running Supabase without a worker. Its predictions take a third of a second."""
     if os.environ.get("PICTURE_QUEUE_TEST_URL"):
         yield RemoteStack()
         return
@@ -126,13 +126,13 @@ def stack() -> Iterator[LocalSupabase | RemoteStack]:
 
 @pytest.fixture(autouse=True)
 def programs_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coverage costs a program half a second, and tests start hundreds; `stack` is measured."""
+    """Start programs without coverage, which is slow; only `stack` is measured."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture
 async def service(stack: Any) -> AsyncIterator[AsyncPictureQueue]:
-    """Our client with the service key."""
+    """An async client with the service key."""
     async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
         yield pq
 
@@ -145,7 +145,7 @@ def queue() -> str:
 
 @pytest.fixture
 async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
-    """Sets the gateway's fault switches; they are put right again after the test."""
+    """Set the fault switches of the gateway. They are reset after the test."""
     headers = {"apikey": stack.service_role_key}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=10) as http:
 
@@ -156,12 +156,12 @@ async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
         await http.delete("/_faults")
 
 
-# Workers on the real stack, each on a queue of its own.
+# --- Workers on the real stack, each with a queue of its own ---
 
 
 @pytest.fixture
 def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
-    """Makes a worker of the test's queue. By default nothing but a wake-up makes it look."""
+    """Make a worker of the test's queue. By default only a wake-up makes it claim."""
 
     def make(**settings: Any) -> Worker:
         chosen = {"queues": (queue,), "poll_interval": 30.0, "shutdown_grace": 0.0} | settings
@@ -174,7 +174,7 @@ def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
 
 @pytest.fixture
 def reached(service: AsyncPictureQueue) -> Callable[..., Any]:
-    """Waits for a state of a job, and returns its row."""
+    """Wait for a state of a job, and return its row."""
 
     async def wait(job_id: UUID, condition: Callable[[JobEvent], bool], timeout: float = 15) -> Job:
         async with aclosing(service.jobs.watch(job_id, timeout=timeout)) as events:
@@ -195,7 +195,7 @@ async def db(stack: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """Waits for something that has no signal."""
+    """Wait for a condition that has no event."""
 
     async def wait(condition: Callable[[], Any], timeout: float = 15) -> None:
         async with asyncio.timeout(timeout):

@@ -1,4 +1,4 @@
-"""Databases that tests make and drop."""
+"""Helpers to create, drop and use databases."""
 
 import json
 from typing import Any
@@ -10,12 +10,12 @@ from picture_queue.local.datadir import DataDir
 
 
 def address(url: str, database: str) -> str:
-    """The address of another database of the same server, for the same role."""
+    """Return the address of another database on the same server, for the same role."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
 def login(stack: Any, role: str, database: str = "postgres") -> str:
-    """The address of a database of an embedded stack, for one of the stack's own roles."""
+    """Return the address of a database of an embedded stack, for one of the stack's roles."""
     parts = urlsplit(address(stack.superuser_url, database))
     password = DataDir(stack.data_dir).secrets().passwords[role]
     netloc = f"{role}:{password}@{parts.netloc.rpartition('@')[2]}"
@@ -23,7 +23,7 @@ def login(stack: Any, role: str, database: str = "postgres") -> str:
 
 
 async def connect(dsn: str, command_timeout: float = 60) -> Any:
-    """Open a connection that reads and writes jsonb as Python values; times are in seconds."""
+    """Open a connection that reads and writes jsonb as Python values. Timeouts are in seconds."""
     connection = await asyncpg.connect(dsn, timeout=10, command_timeout=command_timeout)
     await connection.set_type_codec(
         "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
@@ -32,7 +32,7 @@ async def connect(dsn: str, command_timeout: float = 60) -> Any:
 
 
 async def execute(dsn: str, statement: str) -> None:
-    """Runs a statement over a connection of its own."""
+    """Run a statement over a new connection."""
     connection = await asyncpg.connect(dsn, timeout=10)
     try:
         await connection.execute(statement)

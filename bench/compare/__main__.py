@@ -39,7 +39,7 @@ async def prepare(server: Server, system: System) -> dict[str, object]:
     description = system.describe()
     template = API_DATABASE if system.over_http else f"template_{system.name}"
     if not system.over_http:
-        await (server.make_ours(template) if system.ours else server.make(template))
+        await (server.create_ours(template) if system.ours else server.create(template))
     user = "postgres" if system.ours else "supabase_admin"
     process = await asyncio.create_subprocess_exec(
         *system.command, "setup", f"--dsn={server.dsn(template, user)}", env=system.environ()
@@ -105,7 +105,7 @@ async def compare(args: argparse.Namespace) -> int:
                 if not sys.stderr.isatty():
                     elapsed = f"{time.monotonic() - began:4.0f} s"
                     print(elapsed, workload.name, system.name, figures, file=sys.stderr)
-            await server.settings()  # fails if commits are no longer durable
+            await server.settings()  # This raises an error if commits are no longer durable.
     machine = {
         "cpu": f"{os.cpu_count()} x {_cpu()}",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",

@@ -1,4 +1,4 @@
-"""One measurement of one system: prepares a database, runs the programs, returns the figures."""
+"""A single measurement of a system: prepare a database, run the programs, return the figures."""
 
 import asyncio
 import contextlib
@@ -20,14 +20,14 @@ from compare.systems import System
 
 Figures = dict[str, float]
 
-_ANSWER = 600.0  # seconds for a program that enqueues
-_READY = 60.0  # seconds for a worker to start
-_END = 30.0  # seconds for a worker to stop
-_POLL = 0.01  # seconds between two looks at what is unfinished
+_ANSWER = 600.0  # The timeout of a program that enqueues, in seconds.
+_READY = 60.0  # The timeout of the start of a worker, in seconds.
+_END = 30.0  # The timeout of the stop of a worker, in seconds.
+_POLL = 0.01  # The interval between two queries for unfinished jobs, in seconds.
 
 
 class Unsound(Exception):
-    """A job was lost, or done twice: the figure is worth nothing."""
+    """A job was lost or ran twice, so the figure is invalid."""
 
 
 @dataclass
@@ -35,11 +35,11 @@ class Bench:
     """A system in a database of its own.
 
     Args:
-        system: The system.
-        dsn: Its database.
-        unfinished: Statement that counts what is due and unfinished.
-        tuned: Whether its worker runs with its best settings, or those it comes with.
-        connection: A connection to its database.
+        system: The measured system.
+        dsn: The address of its database.
+        unfinished: The statement that counts due and unfinished jobs.
+        tuned: True to run its worker with its best settings instead of the defaults.
+        connection: An open connection to its database.
     """
 
     system: System
@@ -49,11 +49,11 @@ class Bench:
     connection: Connection
 
     async def connect(self) -> Connection:
-        """Returns a further connection to its database."""
+        """Open another connection to the database."""
         return await asyncpg.connect(self.dsn)
 
     async def run(self, command: str, **options: Any) -> float:
-        """Runs a command of its program to the end; returns the seconds it measured."""
+        """Run a command of the system's program to the end; return the seconds that it measured."""
         given = [f"--{name}={value}" for name, value in options.items()]
         process = await asyncio.create_subprocess_exec(
             *self.system.command,
@@ -70,14 +70,14 @@ class Bench:
         return float(json.loads(output)["seconds"]) if output else 0.0
 
     async def left(self) -> int:
-        """Returns the number of jobs that are due and not finished."""
+        """Return the number of due and unfinished jobs."""
         return int(await self.connection.fetchval(self.unfinished))
 
     @asynccontextmanager
     async def workers(
         self, count: int, times: Path | None = None
     ) -> AsyncIterator[list["Running"]]:
-        """Runs workers, which begin together when the block is entered."""
+        """Run workers; all begin at the same time when the block is entered."""
         options = [f"--dsn={self.dsn}", *(["--tuned"] if self.tuned else [])]
         if times is not None:
             options.append(f"--file={times}")
@@ -94,7 +94,7 @@ class Bench:
 
 
 class Running:
-    """A worker process and what it says."""
+    """A worker process and its output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -106,7 +106,7 @@ class Running:
 
     @classmethod
     async def start(cls, system: System, options: list[str]) -> "Running":
-        """Starts it; it waits for `go`."""
+        """Start the process; the worker waits for `go`."""
         process = await asyncio.create_subprocess_exec(
             *system.command,
             "work",
@@ -120,31 +120,31 @@ class Running:
     async def _listen(self) -> None:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            said = json.loads(line)
-            if said["event"] == "ready":
+            message = json.loads(line)
+            if message["event"] == "ready":
                 self._ready.set()
-            elif said["event"] == "count":
-                self.count, self.first = said["n"], said["first"]
+            elif message["event"] == "count":
+                self.count, self.first = message["n"], message["first"]
             else:
-                self.end = said
+                self.end = message
 
     @property
     def process(self) -> psutil.Process:
-        """The process, to look at."""
+        """The process, for measurements by psutil."""
         return psutil.Process(self._process.pid)
 
     async def ready(self) -> None:
-        """Waits until it could begin."""
+        """Wait until the worker is ready to begin."""
         async with asyncio.timeout(_READY):
             await self._ready.wait()
 
     def go(self) -> None:
-        """Lets it begin."""
+        """Let the worker begin."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
 
     async def stop(self) -> None:
-        """Ends it, and hears what it has to say at the end."""
+        """Stop the worker, and return its last output."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -169,12 +169,12 @@ async def bench(
     """A fresh database for one measurement.
 
     Args:
-        server: Where it is made.
-        system: Whose it is.
-        unfinished: Statement that counts what is due and unfinished.
-        tuned: Whether workers run with their best settings.
-        name: Which of the system's databases it becomes; it stays until it is made again.
-        like: Which one it is a copy of.
+        server: The server of the database.
+        system: The system that uses it.
+        unfinished: The statement that counts due and unfinished jobs.
+        tuned: True to run workers with their best settings.
+        name: The name of the database, which is kept until it is made again.
+        like: The name of the database that is copied.
     """
     if system.over_http:
         database = API_DATABASE
@@ -190,24 +190,25 @@ async def bench(
         await connection.close()
 
 
-async def drain(bench: Bench, jobs: int, workers: int, longest: float = 120.0) -> Figures:
-    """Has workers do what was prefilled; each job once, by count and by number.
+async def run_prefilled(bench: Bench, jobs: int, workers: int, longest: float = 120.0) -> Figures:
+    """Let workers run the prefilled jobs; check by number that each ran exactly once.
 
     Args:
-        bench: The system, with its jobs.
-        jobs: How many there are, numbered from 0.
-        workers: How many processes share them.
-        longest: Seconds after which the rate is that of what was done; slow defaults must end too.
+        bench: The system with its jobs.
+        jobs: The number of jobs, which are numbered from 0.
+        workers: The number of worker processes.
+        longest: The time limit in seconds, after which the rate counts only the finished jobs.
 
     Returns:
-        Jobs a second, from the first handler's call until the database has nothing unfinished;
+        Jobs per second, from the first call of a handler until no job is unfinished;
         peak memory and CPU of the first worker.
     """
     async with bench.workers(workers) as running:
         deadline = time.time() + longest
         while time.time() < deadline:
             done = sum(worker.count for worker in running)
-            # What is counted is counted as of now: in a table of a million rows that takes a while.
+            # The count is correct only for the time at which it began. In a large table it takes a
+            # while.
             ended = time.time()
             if done >= jobs and not await bench.left():
                 break
@@ -228,11 +229,11 @@ async def drain(bench: Bench, jobs: int, workers: int, longest: float = 120.0) -
 
 
 async def pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
-    """Enqueues jobs one by one beside an idle worker; returns how long each took to start.
+    """Enqueue jobs one by one beside an idle worker, and measure the delay until each starts.
 
     Returns:
-        Milliseconds from the commit to the handler: p50, p95, p99; and what was left unfinished
-        right after the last one was enqueued.
+        Milliseconds from the commit to the handler (p50, p95, p99), and the unfinished jobs
+        right after the last enqueue.
     """
     with tempfile.TemporaryDirectory() as directory:
         begun, committed = Path(directory) / "begun", Path(directory) / "committed"
@@ -255,7 +256,7 @@ async def pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
 
 
 async def idle(bench: Bench, seconds: float) -> Figures:
-    """Watches a worker that has nothing to do: statements a second, and percent of a core."""
+    """Measure an idle worker: statements per second, and CPU use in percent of a core."""
     commits = "select xact_commit from pg_stat_database where datname = current_database()"
     async with bench.workers(1) as (worker,):
         await asyncio.sleep(3)
@@ -270,11 +271,11 @@ async def idle(bench: Bench, seconds: float) -> Figures:
     }
 
 
-_OWN = 2  # statements of ours between the two looks
+_OWN = 2  # The number of the benchmark's own statements between the two queries.
 
 
 async def _settled(connection: Connection, statement: str) -> float:
-    # Sessions hand in their counts when they have been idle for a second.
+    # A session reports its counts after it has been idle for a second.
     await asyncio.sleep(1.2)
     await connection.execute("select pg_stat_clear_snapshot()")
     return float(await connection.fetchval(statement))

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from compare.workloads import WORKLOADS
 
-Results = dict[str, dict[str, dict[str, Any]]]  # workload -> system -> figure
+Results = dict[str, dict[str, dict[str, Any]]]  # The figures by workload and system.
 
 OURS = "picture_queue"
 HTTP = "picture_queue_http"
@@ -16,7 +16,7 @@ EVENTS = "picture_queue_events"
 
 @dataclass(frozen=True)
 class Target:
-    """A bound for a figure of ours, or for its ratio to the figure of another system.
+    """A bound for one of our figures, or for its ratio to the figure of another system.
 
     Args:
         workload: The workload.
@@ -112,15 +112,15 @@ def verdicts(results: Results) -> list[tuple[Target, float]]:
     shortly after each other on a machine whose speed varies. If the two workloads have different
     numbers of rounds, it is the ratio of the medians.
     """
-    judged = []
+    reached_targets = []
     for target in TARGETS:
         ours = results.get(target.workload, {}).get(target.system)
         base = target.of or target.workload
-        theirs = results.get(base, {}).get(target.than) if target.than else None
-        if ours is None or (target.than and theirs is None):
+        peer = results.get(base, {}).get(target.than) if target.than else None
+        if ours is None or (target.than and peer is None):
             continue
-        judged.append((target, _ratio(ours, theirs) if theirs else ours["median"]))
-    return judged
+        reached_targets.append((target, _ratio(ours, peer) if peer else ours["median"]))
+    return reached_targets
 
 
 def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -142,7 +142,7 @@ def beside_raw(results: Results) -> list[tuple[str, str, float, float]]:
 
 
 def is_met(target: Target, reached: float) -> bool:
-    """Return whether a target is met."""
+    """Return True if a target is met."""
     if target.least is not None:
         return reached >= target.least
     return target.most is not None and reached <= target.most
@@ -188,8 +188,10 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
         lines.append(f"| {workload} | {system} | {here:.3f} | {earlier:.3f} | {difference} |")
     lines += ["", "## Settings", ""]
     for system in systems:
-        said = next(found[system]["settings"] for found in results.values() if system in found)
-        lines.append(f"- {system} {said['version']}: {said['settings']}")
+        description = next(
+            found[system]["settings"] for found in results.values() if system in found
+        )
+        lines.append(f"- {system} {description['version']}: {description['settings']}")
     return "\n".join([*lines, ""])
 
 
@@ -206,7 +208,7 @@ def _cell(found: dict[str, Any] | None) -> str:
 
 
 _CHART = ("enqueue_one", "enqueue_bulk", "noop_default", "noop_tuned", "noop_two")
-_WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # pixels
+_WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # All sizes are in pixels.
 
 
 def chart(results: Results) -> str:

@@ -1,4 +1,4 @@
-"""The server all systems share: durable, and with its settings on record."""
+"""The Postgres server that all systems share, with durable commits and recorded settings."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from picture_queue.local.binaries import POSTGRES_SETTING
 from picture_queue.local.migrate import apply_migrations, apply_platform
 from picture_queue.local.stack import LocalSupabase
 
-API_DATABASE = "postgres"  # the one behind the API
-Connection = Any  # asyncpg.Connection[asyncpg.Record], which is no type at run time
+API_DATABASE = "postgres"  # The database behind the API.
+Connection = Any  # The type asyncpg.Connection[asyncpg.Record] does not exist at run time.
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
-#: What must hold while anything is measured.
+#: Settings that must be in force during every measurement.
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 
@@ -26,7 +26,7 @@ class Server:
     """A running server.
 
     Args:
-        stack: The embedded stack, of which the database is used, and the API.
+        stack: The embedded stack, whose database and API are used.
         control: A connection of the superuser.
     """
 
@@ -36,12 +36,12 @@ class Server:
 
     @property
     def api(self) -> str:
-        """The address and the key of its API, as JSON."""
+        """The address and the key of the API, as JSON."""
         return json.dumps({"url": self.stack.api_url, "key": self.stack.service_role_key})
 
     def dsn(self, database: str, user: str = "supabase_admin") -> str:
-        """Returns the address of a database."""
-        # Not every system's driver takes the socket of the superuser's address.
+        """Return the address of a database."""
+        # Some drivers do not support the socket of the superuser's address.
         parts, own = urlsplit(self.stack.db_url), urlsplit(self.stack.superuser_url)
         password = parts.password if user == "postgres" else own.password
         host = f"{user}:{password}@{parts.hostname}:{parts.port}"
@@ -51,10 +51,10 @@ class Server:
         """Return the settings in force.
 
         Args:
-            durable: Whether commits have to be durable.
+            durable: True if commits must be durable.
 
         Raises:
-            RuntimeError: A commit would not be durable: nothing measured so would be worth reading.
+            RuntimeError: Commits would not be durable, so that a comparison would be invalid.
         """
         names = [*DURABLE, *SETTINGS, "server_version", "wal_level", "jit"]
         found = {name: await self._control.fetchval(f"show {name}") for name in names}
@@ -64,27 +64,27 @@ class Server:
         return found
 
     async def autovacuum(self, on: bool) -> None:
-        """Switches it: it would come in the middle of what is measured after a million inserts."""
+        """Switch autovacuum, which would otherwise run during measurements."""
         await self._control.execute(f"alter system set autovacuum = {'on' if on else 'off'}")
         await self._control.execute("select pg_reload_conf()")
 
-    async def make(self, database: str) -> None:
-        """Makes an empty database."""
+    async def create(self, database: str) -> None:
+        """Create an empty database."""
         await self.drop(database)
         await self._control.execute(f'create database "{database}"')
 
     async def drop(self, database: str) -> None:
-        """Drops a database, if it is there."""
+        """Drop a database if it exists."""
         await self._control.execute(f'drop database if exists "{database}" with (force)')
 
-    async def make_ours(self, database: str, migrations: Sequence[str] | None = None) -> None:
-        """Make a database with what a Supabase project has, and our SQL.
+    async def create_ours(self, database: str, migrations: Sequence[str] | None = None) -> None:
+        """Create a database with the objects of a Supabase project, and our SQL.
 
         Args:
-            database: Its name.
+            database: The name of the database.
             migrations: The SQL to apply; None takes that of the working tree.
         """
-        await self.make(database)
+        await self.create(database)
         await self._control.execute(f'alter database "{database}" owner to postgres')
         await apply_platform(self.dsn(database))
         if migrations is None:
@@ -99,7 +99,7 @@ class Server:
             await connection.close()
 
     async def clear(self, database: str) -> None:
-        """Empties a database of ours that the API serves, and which cannot be replaced so."""
+        """Empty a database of ours behind the API, which cannot be dropped."""
         connection = await asyncpg.connect(self.dsn(database), command_timeout=120)
         await connection.execute(
             "truncate public.job_queue, picture_queue.depth, picture_queue.depth_change cascade"
@@ -108,7 +108,7 @@ class Server:
         await self._control.execute("checkpoint")
 
     async def copy(self, template: str, database: str) -> None:
-        """Makes a database like another one, and begins with a clean slate of unwritten pages."""
+        """Copy a database, and write all dirty pages to disk."""
         await self.drop(database)
         await self._control.execute(f'create database "{database}" template "{template}"')
         await self._control.execute("checkpoint")
@@ -120,7 +120,7 @@ async def running(programs: Path, *, durable: bool = True) -> AsyncIterator[Serv
 
     Args:
         programs: The directory of the Postgres programs.
-        durable: Whether commits are flushed to disk.
+        durable: True to flush commits to disk.
     """
     os.environ[POSTGRES_SETTING] = str(programs)
     with TemporaryDirectory(dir="/var/tmp", prefix="pq-bench-") as directory:

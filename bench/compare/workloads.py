@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from compare.measure import Bench, Figures, bench, drain, idle, pick_up
+from compare.measure import Bench, Figures, bench, idle, pick_up, run_prefilled
 from compare.server import Server
 from compare.systems import System
 
@@ -16,16 +16,16 @@ class Size:
     """The sizes of the workloads.
 
     Args:
-        one: Jobs enqueued one by one.
-        bulk: Jobs enqueued in bulk, and worked off.
-        many: Jobs of the long run; 0 leaves it out.
-        latencies: Jobs whose pick-up is timed.
-        loaded: Jobs at 500 a second.
-        finished: Finished rows of the growth workload, and a fifth as many future ones.
-        held: Seconds of the held snapshot.
-        idle: Seconds an idle worker is watched.
-        longest: Seconds after which a slow worker's rate is that of what it did.
-        settle: Seconds the disk gets after much was written.
+        one: The number of jobs enqueued one by one.
+        bulk: The number of jobs enqueued in bulk, and of jobs that workers run.
+        many: The number of jobs of the long run; 0 to skip it.
+        latencies: The number of jobs whose start delay is measured.
+        loaded: The number of jobs that are enqueued at 500 per second.
+        finished: The number of finished rows of the growth workload; a fifth as many are due later.
+        held: The seconds of the held snapshot.
+        idle: The seconds for which an idle worker is measured.
+        longest: The time limit in seconds for slow workers.
+        settle: The seconds of rest for the disk after large writes.
     """
 
     one: int = 1000
@@ -64,22 +64,22 @@ class Context:
     size: Size
 
     def bench(self, **options: Any) -> Any:
-        """A fresh database of the system, see `compare.measure.bench`."""
+        """Create a fresh database of the system; see `compare.measure.bench`."""
         return bench(self.server, self.system, self.unfinished, **options)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One thing to measure.
+    """A measurement.
 
     Args:
-        name: As in the report.
-        title: What it is, for people.
-        units: The figures it gives, and their units.
-        measure: Measures it; what is measured in turns is a list.
-        rounds: Times it is measured at most; long ones need not be repeated.
-        only: The systems it is for; empty: all.
-        repeats: Times it is measured in each round; short ones say more that way.
+        name: The name in the report.
+        title: The title in the report.
+        units: The names of its figures, and their units.
+        measure: Returns the figures; measurements in turns are a list.
+        rounds: The maximum number of rounds; long measurements need not be repeated.
+        only: The names of its systems; empty for all.
+        repeats: The number of measurements per round, for short ones with much noise.
     """
 
     name: str
@@ -114,40 +114,40 @@ async def prefilled(found: Bench, jobs: int, priorities: int = 1) -> None:
 async def default_worker(at: Context) -> Figures:
     async with at.bench(tuned=False) as found:
         await prefilled(found, at.size.bulk)
-        return await drain(found, at.size.bulk, 1, longest=at.size.longest)
+        return await run_prefilled(found, at.size.bulk, 1, longest=at.size.longest)
 
 
 async def one_worker(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.bulk)
-        return await drain(found, at.size.bulk, 1, longest=at.size.longest)
+        return await run_prefilled(found, at.size.bulk, 1, longest=at.size.longest)
 
 
 async def long_run(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.many)
-        return await drain(found, at.size.many, 1, longest=2 * at.size.longest)
+        return await run_prefilled(found, at.size.many, 1, longest=2 * at.size.longest)
 
 
 async def two_workers(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.bulk)
-        return await drain(found, at.size.bulk, 2, longest=at.size.longest)
+        return await run_prefilled(found, at.size.bulk, 2, longest=at.size.longest)
 
 
 async def priorities(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, 10_000, priorities=10)
-        return await drain(found, 10_000, 1, longest=at.size.longest)
+        return await run_prefilled(found, 10_000, 1, longest=at.size.longest)
 
 
 async def rate_of(found: Bench, at: Context, jobs: int) -> float:
     await prefilled(found, jobs)
-    return (await drain(found, jobs, 1, longest=at.size.longest))["rate"]
+    return (await run_prefilled(found, jobs, 1, longest=at.size.longest))["rate"]
 
 
 async def grown(at: Context) -> list[Figures]:
-    """Takes turns with an empty table, a grown one, and its copy after ANALYZE."""
+    """Measure in turns an empty table, a grown one, and its copy after ANALYZE."""
     await at.server.autovacuum(False)
     try:
         async with at.bench(name="grown") as found:
@@ -158,12 +158,13 @@ async def grown(at: Context) -> list[Figures]:
             at.bench(name="after", like="grown") as after,
         ):
             await after.connection.execute("analyze")
-            # Gigabytes were written: the disk is busy with them for a while, whoever asks.
+            # Gigabytes were written, and the disk is busy with them for a while.
             await after.connection.execute("checkpoint")
             os.sync()
             await asyncio.sleep(at.size.settle)
             tables = {"empty": empty, "before": before, "after": after}
-            # A target hangs on ours, and single short looks differ by a fifth.
+            # One of our targets depends on this figure, and single short measurements differ by a
+            # fifth.
             turns, jobs = (3, 3 * at.size.bulk) if at.system.ours else (1, at.size.bulk)
             return [
                 {name: await rate_of(table, at, jobs) for name, table in tables.items()}
@@ -243,5 +244,5 @@ WORKLOADS = (
     ),
 )
 
-#: The names of all.
+#: The names of all workloads.
 EVERYBODY = tuple(workload.name for workload in WORKLOADS)

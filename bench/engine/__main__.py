@@ -36,7 +36,7 @@ from engine.maintenance import IDLE, RUNNING, SCHEDULES
 from engine.report import show, summarize
 from engine.workload import QUICK, Size, Workload, measure_in_turns
 
-#: In this order: what leaves many rows behind comes last.
+#: The order of the workloads: those that leave many rows behind come last.
 WORKLOADS = (
     IDLE,
     ENQUEUE,
@@ -63,7 +63,7 @@ async def measure_all(
         began = time.monotonic()
         try:
             figures |= summarize(workload, await measure_in_turns(workload, databases, size))
-        except Exception as error:  # one workload must not end a run of many minutes
+        except Exception as error:  # An error in one workload must not end a run of many minutes.
             traceback.print_exc()
             errors[workload.name] = f"{type(error).__name__}: {error}"
         print(f"{time.monotonic() - began:6.1f} s  {workload.name}", file=sys.stderr, flush=True)

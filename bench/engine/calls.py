@@ -6,8 +6,8 @@ from uuid import uuid4
 from engine.database import CLAIM, JOB_TYPE, Calls, Database
 from engine.workload import Figure, Samples, Size, Workload
 
-_BULK = 10_000  # jobs of a bulk enqueue
-_KEYS = 100  # limit keys that the blocked jobs wait for
+_BULK = 10_000  # The number of jobs of a bulk enqueue.
+_KEYS = 100  # The number of limit keys that the blocked jobs wait for.
 
 
 async def _warm_up(calls: Calls, queue: str) -> None:
@@ -77,7 +77,7 @@ async def measure_unknown(database: Database, size: Size) -> Samples:
             next_one, second = await calls.claim_all("mixed", 1, worker=worker)
             await calls.report(first + second)
             if turn == 0:
-                continue  # in the first turn Postgres plans the statements
+                continue  # In the first turn Postgres plans the statements.
             found["unknown_none"].append(none)
             found["unknown_one"].append(one)
             found["unknown_next"].append(next_one)

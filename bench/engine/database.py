@@ -19,7 +19,7 @@ from compare.server import Connection, Server
 ROOT = Path(__file__).resolve().parents[2]
 JOB_TYPE = "bench"
 WORKER = "bench"
-CLAIM = 100  # jobs that a claim takes by default
+CLAIM = 100  # The number of jobs that a claim takes by default.
 
 _MIGRATIONS = "supabase/migrations"
 _MAINTENANCE_INTERVAL = 60.0  # seconds
@@ -226,7 +226,7 @@ async def create_databases(server: Server, baseline: str | None) -> list[Databas
     for name, ref in (("new", None), ("old", baseline)):
         if name == "old" and ref is None:
             continue
-        await server.make_ours(f"engine_{name}", migrations_at(ref) if ref else None)
+        await server.create_ours(f"engine_{name}", migrations_at(ref) if ref else None)
         dsn = server.dsn(f"engine_{name}", "postgres")
         connection = await asyncpg.connect(dsn, timeout=10)
         try:

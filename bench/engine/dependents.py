@@ -8,9 +8,9 @@ from engine.database import Calls, Database
 from engine.maintenance import maintain_until
 from engine.workload import Figure, Samples, Size, Workload, percentile
 
-_PAUSE = 0.01  # seconds between two claims of the other queue
-_POLL = 0.25  # seconds between two looks at what still waits
-_LONGEST = 600.0  # seconds until the measurement gives up
+_PAUSE = 0.01  # The interval between two claims of the other queue, in seconds.
+_POLL = 0.25  # The interval between two queries for waiting dependents, in seconds.
+_LONGEST = 600.0  # The time limit of the measurement, in seconds.
 
 _WAITING = """
 select exists (select from public.job_queue where queue = $1 and hold = 'waiting')
@@ -87,7 +87,7 @@ DEPENDENTS = Workload(
         "elsewhere_before": Figure("p95 of another queue's claims before", "ms"),
         "elsewhere_during": Figure("… meanwhile", "ms"),
         "elsewhere_max": Figure("… the longest", "ms"),
-        # Other queues should not notice; a half is left for noise.
+        # Other queues should not be affected. The bound leaves a half for noise.
         "elsewhere_ratio": Figure("… compared with before", "x", ("≤", 1.5)),
     },
     measure_dependents,

@@ -8,14 +8,14 @@ from engine.database import Calls, Database, Given
 from engine.maintenance import maintain_until
 from engine.workload import Figure, Samples, Size, Workload, percentile
 
-RATE = 300  # jobs a second
-_TICK = 0.02  # seconds between two claims
-_CLAIM = 50  # jobs that a claim takes
+RATE = 300  # The number of jobs per second.
+_TICK = 0.02  # The interval between two claims, in seconds.
+_CLAIM = 50  # The number of jobs that a claim takes.
 _WARM_UP = 1.0  # seconds
 
 _CALLS = ("enqueue", "claim", "report")
 
-#: For each call: when it began (seconds since the start), and its duration in milliseconds.
+#: For each call: its start (in seconds since the beginning), and its duration in milliseconds.
 Durations = dict[str, list[tuple[float, float]]]
 
 
@@ -83,7 +83,7 @@ class HeldSnapshot:
         name: The name of the queue, and the prefix of the names of the figures.
         title: The first words of the titles of the figures.
         limit_key: A limit key for the jobs; None for jobs without a limit.
-        bound: How much slower the last turn may be than the first.
+        bound: The permitted ratio of the last turn to the first.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class HeldSnapshot:
         stack = self._holders.pop(database.name, None)
         if stack is None:
             return
-        await stack.aclose()  # the end of the connection ends its transaction
+        await stack.aclose()  # Closing the connection ends its transaction.
         if self._limit_key:
             async with database.connect() as calls:
                 await calls.run("select delete_limit($1)", self._limit_key)

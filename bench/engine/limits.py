@@ -9,7 +9,7 @@ from engine.workload import Figure, Samples, Size, Workload
 
 _USERS = [str(UUID(int=i + 1)) for i in range(20)]
 _RULES = (("user:*", 1000), ("model:a", 10_000), ("queue:limited", 5000))
-_ROUNDS = 5  # cycles in each of the three measurements of a turn
+_ROUNDS = 5  # The number of cycles in each of the three measurements of a turn.
 
 
 def _user(number: int) -> str:
@@ -38,12 +38,12 @@ async def measure_limits(database: Database, size: Size) -> Samples:
             for key, running in _RULES:
                 await calls.run("select set_limit($1, $2)", key, running)
             limited = await _time(calls, "limited", options={"limit_keys": ["model:a"]})
-            for key in ("user:*", "model:a"):  # these would apply to the plain queue too
+            for key in ("user:*", "model:a"):  # These limits would apply to the plain queue too.
                 await calls.run("select delete_limit($1)", key)
             beside = await _time(calls, "plain")
             await calls.run("select delete_limit('queue:limited')")
             if turn == 0:
-                continue  # in the first turn Postgres plans the statements
+                continue  # In the first turn Postgres plans the statements.
             found["cycle_plain"].append(CLAIM * 1000 / plain)
             found["cycle_limited"].append(CLAIM * 1000 / limited)
             found["limits_cost"].append((1 - plain / limited) * 100)

@@ -8,7 +8,7 @@ from engine.database import Calls, Database, Job
 from engine.workload import Figure, Samples, Size, Workload
 
 _WORKERS = 10
-_LEASE = 3600.0  # seconds, so that no lease expires during a measurement
+_LEASE = 3600.0  # The lease in seconds, so long that none expires during a measurement.
 _MAX_PAUSE = 60.0  # seconds
 _MIN_PAUSE = 0.001  # seconds
 
@@ -42,7 +42,7 @@ async def _maintain_for(database: Database, count: int, seconds: float) -> tuple
     """Let workers do maintenance; return CPU time and call time, both in ms per second."""
     async with database.connect_many(count) as workers:
         await workers[0].acquire_maintenance_lease("idle-0")
-        for _ in range(8):  # until each connection has planned its statements
+        for _ in range(8):  # Call until each connection has planned its statements.
             for number, calls in enumerate(workers):
                 await calls.maintain(f"idle-{number}")
         stopped = asyncio.Event()

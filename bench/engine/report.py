@@ -1,4 +1,4 @@
-"""The report of a run: JSON for machines, a table for people."""
+"""The report of a run: JSON for programs, a table for people."""
 
 import statistics
 from typing import Any
@@ -9,7 +9,7 @@ from rich.table import Table
 from engine.workload import Figure, Turns, Workload, percentile
 
 _DIGITS = 3
-_WIDTH = 130  # characters a line, if the output is not a terminal
+_WIDTH = 130  # The number of characters per line if the output is not a terminal.
 
 
 def _summary(figure: Figure, turns: list[list[float]]) -> dict[str, Any]:

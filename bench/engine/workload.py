@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from engine.database import Database
 
-#: What one turn measured: values by figure, in the figure's unit.
+#: The result of one turn: values by figure, in the figure's unit.
 Samples = dict[str, list[float]]
-#: What was measured in each database, turn by turn.
+#: The results of each database, turn by turn.
 Turns = dict[str, list[Samples]]
 
 
@@ -16,14 +16,14 @@ class Size:
     """Number of turns, calls and jobs, and seconds, of a benchmark.
 
     Args:
-        turns: Turns of a short workload; the states of the SQL alternate from turn to turn.
-        rounds: Calls of each kind in a turn.
-        jobs: Share of the jobs that large tables have.
-        flow_turns: Turns in which jobs flow while a snapshot is held from the first to the last.
-        limited_flow_turns: The same with a limit in use.
-        flow_seconds: How long a turn of these is.
-        watch_turns: Turns in which maintenance is watched.
-        watch_seconds: How long a turn of these is.
+        turns: The number of turns of a short workload; the versions of the SQL alternate.
+        rounds: The number of calls of each kind in a turn.
+        jobs: The share of the jobs that large tables get.
+        flow_turns: The number of turns with a steady load while one snapshot is held throughout.
+        limited_flow_turns: The same number with a limit in use.
+        flow_seconds: The duration of such a turn.
+        watch_turns: The number of turns that measure maintenance.
+        watch_seconds: The duration of such a turn.
     """
 
     turns: int = 12
@@ -36,7 +36,7 @@ class Size:
     watch_seconds: float = 20.0
 
     def scaled(self, jobs: int) -> int:
-        """Return the share of these jobs that is used."""
+        """Return the number of jobs that is used instead of this number."""
         return int(jobs * self.jobs)
 
 
@@ -57,8 +57,8 @@ class Figure:
     """A number of the report.
 
     Args:
-        what: What it is, for people.
-        unit: Its unit.
+        what: The title in the report.
+        unit: The unit of the figure.
         bound: ``("≤", number)`` or ``("≥", number)`` for its median.
     """
 
@@ -74,11 +74,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Workload:
-    """Something to measure.
+    """A measurement.
 
     Args:
-        name: As `--only` takes it.
-        figures: What it gives, by name.
+        name: The name for `--only`.
+        figures: The figures by name.
         measure: Measures one turn.
         prepare: Fills the database before the first turn.
         finish: Cleans up after the last turn, or after an error.

@@ -1,4 +1,4 @@
-"""Chancy: psycopg 3; its handlers run in processes by default, and on the event loop here."""
+"""Chancy: psycopg 3; its handlers run in processes by default, and here on the event loop."""
 
 import logging
 import sys
@@ -20,7 +20,7 @@ DEFAULT: dict[str, Any] = {"executor": EXECUTOR}
 
 
 async def noop(i: int) -> None:
-    """The handler: Chancy imports it by its name, a second time beside ``__main__``."""
+    """The handler. Chancy imports it by its name, in addition to the import as ``__main__``."""
     handle: Handle = sys.modules["__main__"].HANDLE
     handle(i)
 
@@ -43,7 +43,8 @@ class ChancyDriver(Driver):
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)
-        self.app = Chancy(dsn, log=logging.getLogger("chancy"))  # its own prints to stdout
+        # Chancy's own logger prints to stdout.
+        self.app = Chancy(dsn, log=logging.getLogger("chancy"))
 
     def describe(self) -> dict[str, Any]:
         return {"version": version("chancy"), "settings": {"default": DEFAULT, "tuned": TUNED}}

@@ -1,15 +1,15 @@
-// What every peer on Node is asked to do, on a command line; see driver.py.
+// The commands of every peer on Node; see driver.py.
 import { readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 
-const BULK = 1000; // jobs a call
+const BULK = 1000; // the number of jobs per call
 
-const say = (what) => process.stdout.write(JSON.stringify(what) + "\n");
+const printJson = (what) => process.stdout.write(JSON.stringify(what) + "\n");
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const now = () => (performance.timeOrigin + performance.now()) / 1000;
 
-/** Runs the command of the command line on a queue. */
+/** Parses the command line and runs the command on a queue. */
 export async function main(queue) {
   const options = Object.fromEntries(
     ["dsn", "n", "priorities", "finished", "future", "gap", "file"].map((name) => [name, { type: "string" }]),
@@ -21,7 +21,7 @@ export async function main(queue) {
   const [command] = positionals;
   const n = Number(values.n ?? 1000);
   if (command === "describe") {
-    say({ unfinished: queue.unfinished, ...queue.describe() });
+    printJson({ unfinished: queue.unfinished, ...queue.describe() });
   } else if (command === "setup") {
     await queue.setup(values.dsn);
   } else if (command === "work") {
@@ -31,7 +31,7 @@ export async function main(queue) {
     if (command === "bloat") {
       await queue.bloat(Number(values.finished), Number(values.future));
     } else {
-      say({ seconds: await enqueue(queue, command, n, values) });
+      printJson({ seconds: await enqueue(queue, command, n, values) });
     }
     await queue.close();
   }
@@ -72,14 +72,14 @@ async function work(queue, values) {
     first ??= now();
     numbers.push(number);
   };
-  say({ event: "ready", pid: process.pid });
+  printJson({ event: "ready", pid: process.pid });
   const lines = createInterface({ input: process.stdin });
   await new Promise((resolve) => lines.once("line", resolve));
-  let told = 0;
+  let reported = 0;
   setInterval(() => {
-    if (numbers.length > told) {
-      told = numbers.length;
-      say({ event: "count", n: told, first });
+    if (numbers.length > reported) {
+      reported = numbers.length;
+      printJson({ event: "count", n: reported, first });
     }
   }, 20);
   const stop = await queue.work(values.dsn, handle, values.tuned ?? false);
@@ -87,11 +87,11 @@ async function work(queue, values) {
   await stop();
   if (values.file !== undefined) writeFileSync(values.file, JSON.stringify(times));
   const usage = process.resourceUsage();
-  // Before anything is counted: that takes memory too, which is not the worker's. Not maxRSS: that
-  // begins with what the program had that started this one (getrusage(2)).
+  // This is read before the results are counted, because that also takes memory. It is not maxRSS,
+  // which includes the memory of the parent process; see getrusage(2).
   const status = readFileSync("/proc/self/status", "utf8");
   const distinct = new Set(numbers);
-  say({
+  printJson({
     event: "end",
     n: numbers.length,
     distinct: distinct.size,

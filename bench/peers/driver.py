@@ -1,18 +1,18 @@
 """The commands of every peer: ``python <peer>.py <command> --dsn DSN``.
 
-Commands print JSON, one object a line. This module knows no queue, and runs in the environment of
-the peers: the standard library only.
+Commands print JSON, one object per line. This module is independent of the queues, and runs in
+the environment of the peers, with only the standard library.
 
-``describe``      version, settings, and a statement that counts what is due and unfinished
+``describe``      prints version, settings, and a statement that counts due and unfinished jobs
 ``setup``         installs the schema in an empty database
-``enqueue-one``   enqueues --n jobs one after the other, each durable before the next; the seconds;
-                  with --lanes, as many at a time
-``enqueue-bulk``  the same with 1,000 jobs a call
-``prefill``       enqueues --n jobs as fast as it can, with --priorities different priorities
-``bloat``         writes --finished and --future rows, as the system itself would have left them
-``produce``       enqueues --n jobs, one each --gap seconds, and notes when each was committed
-``work``          runs a worker until SIGTERM: prints "ready", waits for a line, then tells how many
-                  jobs it handled, and at the end which ones and what it cost
+``enqueue-one``   enqueues --n jobs one after the other, each durable before the next;
+                  --lanes is the number of concurrent jobs; prints the seconds
+``enqueue-bulk``  does the same with 1,000 jobs per call
+``prefill``       enqueues --n jobs as fast as possible, with --priorities different priorities
+``bloat``         inserts --finished and --future rows, like those of the system itself
+``produce``       enqueues --n jobs, one every --gap seconds, and records the commit times
+``work``          runs a worker until SIGTERM: prints "ready", waits for a line, prints how many
+                  jobs it handled, and at the end their numbers, its CPU time and memory
 """
 
 import argparse
@@ -30,23 +30,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Handle = Callable[[int], None]
-BULK = 1000  # jobs a call
+BULK = 1000  # The number of jobs per call.
 
 
 class Driver(ABC):
-    """One queue.
+    """The adapter of a queue.
 
     Args:
-        dsn: Its database.
+        dsn: The address of its database.
     """
 
-    #: Counts the jobs that are due and not finished.
+    #: A statement that counts the due and unfinished jobs.
     unfinished: str
-    #: Whether its own program runs on uvloop.
+    #: True if the queue's own program runs on uvloop.
     uvloop = False
-    #: Statement that writes $1 finished jobs; None where the system deletes what is finished.
+    #: A statement that inserts $1 finished jobs; None if the system deletes finished jobs.
     finished_rows: str | None = None
-    #: Statement that writes $1 jobs that are due in a day or later.
+    #: A statement that inserts $1 jobs that are due in a day or later.
     future_rows: str
 
     def __init__(self, dsn: str) -> None:
@@ -54,34 +54,34 @@ class Driver(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Returns version, and the worker's settings by mode."""
+        """Return the version and the worker's settings by mode."""
 
     @abstractmethod
     async def setup(self) -> None:
-        """Installs the schema."""
+        """Install the schema."""
 
     @abstractmethod
     async def open(self) -> None:
-        """Connects, to enqueue."""
+        """Open connections for enqueues."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Disconnects."""
+        """Disconnect."""
 
     @abstractmethod
     async def enqueue(self, number: int) -> None:
-        """Enqueues one job; it is durable when this returns."""
+        """Enqueue one job; it is durable when this returns."""
 
     @abstractmethod
     async def enqueue_many(self, numbers: Sequence[int], priorities: int) -> None:
-        """Enqueues jobs in one call."""
+        """Enqueue jobs in one call."""
 
     @abstractmethod
     async def work(self, handle: Handle, tuned: bool) -> None:
-        """Runs a worker until it is cancelled; its handler only calls `handle`."""
+        """Run a worker until it is cancelled; its handler only calls `handle`."""
 
     async def execute(self, statement: str, *args: Any) -> None:
-        """Runs a statement."""
+        """Run a statement."""
         import asyncpg
 
         connection = await asyncpg.connect(self.dsn)
@@ -96,7 +96,7 @@ class Record:
     """The jobs that a worker has handled.
 
     Args:
-        with_times: Note when each job began.
+        with_times: True to record the start of each job.
     """
 
     def __init__(self, with_times: bool) -> None:
@@ -106,34 +106,34 @@ class Record:
         self._first: float | None = None
 
     def handle(self, number: int) -> None:
-        """Notes a job."""
+        """Record a job."""
         if self._with_times:
             self.times.append(time.time())
         elif self._first is None:
             self._first = time.time()
         self.numbers.append(number)
 
-    async def tell(self) -> None:
-        """Says every 20 ms how many there are, when there are more.
+    async def report_progress(self) -> None:
+        """Print the number of jobs every 20 ms, if it has changed.
 
-        After a second of nothing it looks less often: what an idle worker costs is measured, too.
+        After an idle second it checks less often, because the cost of idle workers is measured too.
         """
-        told = quiet = 0
+        reported = quiet = 0
         while True:
             await asyncio.sleep(0.02 if quiet < 50 else 0.5)
             quiet += 1
-            if len(self.numbers) > told:
-                told, quiet = len(self.numbers), 0
-                say(event="count", n=told, first=self._first or self.times[0])
+            if len(self.numbers) > reported:
+                reported, quiet = len(self.numbers), 0
+                print_json(event="count", n=reported, first=self._first or self.times[0])
 
 
-def say(**what: Any) -> None:
-    """Prints one JSON object."""
+def print_json(**what: Any) -> None:
+    """Print a JSON object."""
     print(json.dumps(what), flush=True)
 
 
 def main(kind: type[Driver]) -> None:
-    """Runs the command of the command line."""
+    """Parse the command line and run the command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("command")
     parser.add_argument("--dsn", default="")
@@ -149,7 +149,7 @@ def main(kind: type[Driver]) -> None:
     driver = kind(args.dsn)
     factory = None
     if kind.uvloop:
-        with contextlib.suppress(ImportError):  # not on Windows
+        with contextlib.suppress(ImportError):  # uvloop is not available on Windows.
             import uvloop
 
             factory = uvloop.new_event_loop
@@ -160,7 +160,7 @@ def main(kind: type[Driver]) -> None:
 async def _run(driver: Driver, args: argparse.Namespace) -> None:
     match args.command:
         case "describe":
-            say(unfinished=driver.unfinished, **driver.describe())
+            print_json(unfinished=driver.unfinished, **driver.describe())
         case "setup":
             await driver.setup()
         case "bloat":
@@ -178,9 +178,9 @@ async def _run(driver: Driver, args: argparse.Namespace) -> None:
 
 
 def _peak_memory() -> float:
-    """Returns the most memory this program had, MB.
+    """Return the peak memory of this program in MB.
 
-    Not ru_maxrss: that begins with what the program had that started this one (getrusage(2)).
+    This is not ru_maxrss, which includes the memory of the parent process; see getrusage(2).
     """
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))
@@ -188,21 +188,21 @@ def _peak_memory() -> float:
 
 async def _enqueue(driver: Driver, command: str, args: argparse.Namespace) -> None:
     if command == "enqueue-one":
-        # Connections, caches and plans are there then.
-        await _in_lanes(driver, range(20 * args.lanes), args.lanes)
+        # Connections, caches and plans exist from then on.
+        await _enqueue_concurrently(driver, range(20 * args.lanes), args.lanes)
     began = time.perf_counter()
     if command == "enqueue-one":
-        await _in_lanes(driver, range(args.n), args.lanes)
+        await _enqueue_concurrently(driver, range(args.n), args.lanes)
     elif command == "produce":
         await _produce(driver, args)
     else:
         for start in range(0, args.n, BULK):
             numbers = range(start, min(start + BULK, args.n))
             await driver.enqueue_many(numbers, args.priorities)
-    say(seconds=time.perf_counter() - began)
+    print_json(seconds=time.perf_counter() - began)
 
 
-async def _in_lanes(driver: Driver, numbers: range, lanes: int) -> None:
+async def _enqueue_concurrently(driver: Driver, numbers: range, lanes: int) -> None:
     async def lane(own: range) -> None:
         for number in own:
             await driver.enqueue(number)
@@ -214,7 +214,7 @@ async def _produce(driver: Driver, args: argparse.Namespace) -> None:
     committed = []
     due = time.perf_counter()
     for number in range(args.n):
-        # Jitter: or the jobs would meet whatever else comes at fixed times always, or never.
+        # The jitter keeps the jobs from always or never coinciding with periodic work.
         due += args.gap * random.uniform(0.5, 1.5)
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         await driver.enqueue(number)
@@ -226,9 +226,9 @@ async def _produce(driver: Driver, args: argparse.Namespace) -> None:
 async def _work(driver: Driver, args: argparse.Namespace) -> None:
     record = Record(with_times=args.file is not None)
     loop = asyncio.get_running_loop()
-    say(event="ready", pid=__import__("os").getpid())
+    print_json(event="ready", pid=__import__("os").getpid())
     await loop.run_in_executor(None, sys.stdin.readline)
-    telling = asyncio.create_task(record.tell())
+    telling = asyncio.create_task(record.report_progress())
     working = asyncio.create_task(driver.work(record.handle, args.tuned))
     loop.add_signal_handler(signal.SIGTERM, working.cancel)
     with contextlib.suppress(asyncio.CancelledError):
@@ -237,10 +237,10 @@ async def _work(driver: Driver, args: argparse.Namespace) -> None:
     if args.file is not None:
         with open(args.file, "w") as file:  # noqa: ASYNC230 - the measuring is over
             json.dump(dict(zip(record.numbers, record.times, strict=True)), file)
-    # Before anything is counted: that takes memory too, which is not the worker's.
+    # This is read before the results are counted, because that also takes memory.
     usage, memory = resource.getrusage(resource.RUSAGE_SELF), _peak_memory()
     twice = [number for number, times in Counter(record.numbers).items() if times > 1]
-    say(
+    print_json(
         event="end",
         n=len(record.numbers),
         distinct=len(set(record.numbers)),

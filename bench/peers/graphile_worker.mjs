@@ -1,4 +1,4 @@
-// graphile-worker; tuned as its own performance tests are: local queue, batched completion.
+// graphile-worker; tuned like its own performance tests: local queue, batched completion.
 import { readFileSync } from "node:fs";
 import { Logger, makeWorkerUtils, run, runMigrations } from "graphile-worker";
 import { main } from "./driver.mjs";
@@ -10,7 +10,7 @@ const TUNED = {
   preset: { worker: { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
 };
 const JOBS = "graphile_worker._private_jobs";
-const logger = new Logger(() => () => {}); // a line for each job would be measured too
+const logger = new Logger(() => () => {}); // log lines for each job would affect the measurement
 let utils;
 
 await main({
@@ -27,7 +27,7 @@ await main({
   // Finished jobs are deleted.
   bloat: (finished, future) =>
     utils.withPgClient(async (client) => {
-      // The task's row comes with its first job, or its first worker.
+      // The row of the task is created with its first job, or by its first worker.
       await client.query("insert into graphile_worker._private_tasks (identifier) values ('noop') on conflict do nothing");
       await client.query(
         `insert into ${JOBS} (task_id, payload, run_at)

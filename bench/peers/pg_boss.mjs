@@ -1,5 +1,5 @@
-// pg-boss; tuned: several subscriptions, which poll by themselves, and batches so large that the pause between
-// two polls, half a second at least, is not what is measured.
+// pg-boss; tuned: several subscriptions, which poll independently, and batches so large that the delay of
+// at least half a second between two polls does not affect the result.
 import { readFileSync } from "node:fs";
 import { PgBoss } from "pg-boss";
 import { main } from "./driver.mjs";

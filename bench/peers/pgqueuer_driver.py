@@ -1,4 +1,4 @@
-"""PgQueuer: asyncpg, batches of 10 by default; tuned as its own benchmark tool does."""
+"""PgQueuer: asyncpg, batches of 10 by default; tuned like its own benchmark tool."""
 
 import json
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ class PictureQueue(Driver):
     # As in `picture-queue worker`, and in PgQueuer's own program.
     uvloop = True
     unfinished = (
-        # Two counts, each from a partial index, since the table may be large.
+        # There are two counts, each from a partial index, because the table may be large.
         "select (select count(*) from public.job_queue where queue = 'bench' "
         "and status = 'pending' and hold is null) "
         "+ (select count(*) from public.job_queue where status = 'processing' and hold is null)"

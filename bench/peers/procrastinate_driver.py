@@ -1,4 +1,4 @@
-"""Procrastinate through its psycopg 3 connector; it always fetches one job at a time."""
+"""Procrastinate through its psycopg 3 connector, which always fetches one job at a time."""
 
 from collections.abc import Sequence
 from importlib.metadata import version

@@ -1,13 +1,12 @@
 """``picture-queue adopt``: take over the jobs of another queue in the project."""
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from picture_queue_cli.migrate import DatabaseUrl, database_settings
-from picture_queue_cli.options import JsonFlag, YesFlag
+from picture_queue_cli.options import JsonFlag, YesFlag, expect_terminal
 from picture_queue_cli.render import info, out, pairs, print_json, warn
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ def adopt(
     *,
     db_url: DatabaseUrl = None,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Run it, print the result, and roll back.")
+        bool, typer.Option("--preview", help="Show the result, then roll back.")
     ] = False,
     yes: YesFlag = False,
     as_json: JsonFlag = False,
@@ -32,35 +31,34 @@ def adopt(
 
     settings = database_settings(db_url)
     if preview or not yes:
-        found = take_over(settings, preview=True)
-        _show(found, as_json, done=False)
-        if preview or found.schema is None:
+        adoption = take_over(settings, preview=True)
+        _show(adoption, as_json, done=False)
+        if preview or adoption.schema is None:
             return
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("there is no terminal to ask on", param_hint="--yes")
+        expect_terminal("the adoption")
         typer.confirm("Adopt this queue?", abort=True, err=True)
     _show(take_over(settings, preview=False), as_json, done=True)
 
 
-def _show(found: "Adoption", as_json: bool, *, done: bool) -> None:
+def _show(adoption: "Adoption", as_json: bool, *, done: bool) -> None:
     if as_json:
-        print_json({"done": done, **asdict(found)})
+        print_json({"done": done, **asdict(adoption)})
         return
-    if found.schema is None:
+    if adoption.schema is None:
         info("Nothing to do: picture-queue already manages this database.")
         return
-    jobs = ", ".join(f"{count} {status}" for status, count in found.jobs.items())
+    jobs = ", ".join(f"{count} {status}" for status, count in adoption.jobs.items())
     console = out()
     console.print(
         pairs(
             {
-                "moved to": found.schema,
-                "objects": "\n".join(found.moved),
+                "moved to": adoption.schema,
+                "objects": "\n".join(adoption.moved),
                 "jobs copied": jobs or "none",
-                "applied": "\n".join(found.applied),
+                "applied": "\n".join(adoption.applied),
             }
         )
     )
-    for note in found.notes:
+    for note in adoption.notes:
         warn(note)
     info("Next: picture-queue doctor" if done else "Nothing was changed.")

@@ -16,10 +16,10 @@ from picture_queue_cli.parsing import (
     expect_object,
     file_hint,
     parse_json,
+    parse_uuid,
     read_json,
     read_object,
     read_text,
-    uuid,
 )
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import err, info, out, pairs, plain, print_json, print_line
@@ -33,7 +33,7 @@ events = Commands(
 )
 
 _POLL_INTERVAL = 0.5  # seconds
-_JOB = """A job is '{"job_type": "resize", "payload": {…}}'"""
+_EXAMPLE = """Write a job as '{"job_type": "resize", "payload": {…}}'"""
 
 
 @app.command(example="batches enqueue @jobs.jsonl")
@@ -41,12 +41,12 @@ def enqueue(
     ctx: typer.Context,
     jobs: Annotated[
         str,
-        typer.Argument(help="Give jobs as a JSON list or lines, @FILE, or - (stdin)."),
+        typer.Argument(help="Pass a JSON list or JSON lines, @FILE, or - (stdin)."),
     ],
     *,
     callback: Annotated[
         str | None,
-        typer.Option(metavar="JSON", help="Enqueue this job when all have finished."),
+        typer.Option(metavar="JSON", help="Enqueue this job when all jobs have finished."),
     ] = None,
     metadata: Annotated[
         str | None, typer.Option(metavar="JSON", help="Attach a JSON object.")
@@ -54,7 +54,7 @@ def enqueue(
     as_json: JsonFlag = False,
 ) -> None:
     """Enqueue jobs as a batch and print its id."""
-    items = _jobs(jobs)
+    items = _parse_jobs(jobs)
     callback_job: Any = read_object(callback, "callback") if callback is not None else None
     metadata_object = read_object(metadata, "metadata") if metadata is not None else None
     with connect(ctx) as pq:
@@ -66,23 +66,25 @@ def enqueue(
     print_line(str(batch.id))
 
 
-def _jobs(text: str) -> Any:
+def _parse_jobs(text: str) -> Any:
     content = read_text(text, "list of jobs").strip()
     if content.startswith("["):
-        places = [(f"Item {n}", job) for n, job in enumerate(_parse(content), 1)]
+        jobs = [(f"Item {n}", job) for n, job in enumerate(_parse_json(content), 1)]
     else:
         lines = enumerate(content.split("\n"), 1)
-        places = [(f"Line {n}", _parse(line, n)) for n, line in lines if line.strip()]
-    return [expect_object(job, f"{place} of the list", _JOB) for place, job in places]
+        jobs = [(f"Line {n}", _parse_json(line, n)) for n, line in lines if line.strip()]
+    return [expect_object(job, f"{place} of the list", _EXAMPLE) for place, job in jobs]
 
 
-def _parse(text: str, line: int | None = None) -> Any:
+def _parse_json(text: str, line: int | None = None) -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
         place = "" if line is None else f"line {line}: "
         raise InvalidArgument(
-            "The list of jobs is not JSON", detail=f"{place}{error}", hint=file_hint(text) or _JOB
+            "The list of jobs is not JSON",
+            detail=f"{place}{error}",
+            hint=file_hint(text) or _EXAMPLE,
         ) from error
 
 
@@ -90,7 +92,8 @@ def _parse(text: str, line: int | None = None) -> Any:
 def show(
     ctx: typer.Context,
     batch_id: Annotated[
-        UUID, typer.Argument(metavar="BATCH_ID", parser=uuid, help="Name the batch by its id.")
+        UUID,
+        typer.Argument(metavar="BATCH_ID", parser=parse_uuid, help="Show this batch."),
     ],
     *,
     watch: Annotated[bool, typer.Option(help="Follow the batch to its end.")] = False,
@@ -134,10 +137,10 @@ def send(
     ctx: typer.Context,
     name: Annotated[
         str,
-        typer.Argument(callback=expect_filled, help="Name the event that jobs are parked on."),
+        typer.Argument(callback=expect_filled, help="Wake the jobs parked on this event."),
     ],
     payload: Annotated[
-        str, typer.Argument(help="Pass them JSON, @FILE, or - for standard input.")
+        str, typer.Argument(help="Pass JSON to the jobs, @FILE, or - (stdin).")
     ] = "null",
     *,
     as_json: JsonFlag = False,
@@ -149,4 +152,4 @@ def send(
     if as_json:
         print_json({"woken": woken})
     else:
-        out().print("1 job woke" if woken == 1 else f"{woken} jobs woke")
+        out().print("Woke 1 job" if woken == 1 else f"Woke {woken} jobs")

@@ -46,11 +46,11 @@ class Command(_Base, TyperCommand):
         parse = parser.parse_args
 
         def parse_args(args: list[str]) -> Any:
-            found = parse(args=args)
-            for parameter in set(found[2]):
+            values, rest, given = parse(args=args)
+            for parameter in set(given):
                 if getattr(parameter, "help", "").startswith("Select jobs"):
-                    _expect_one_value(ctx, parameter, found[2].count(parameter))
-            return found
+                    _expect_one_value(ctx, parameter, given.count(parameter))
+            return values, rest, given
 
         parser.parse_args = parse_args
         return parser
@@ -115,7 +115,7 @@ class Commands(typer.Typer):
         super().__init__(
             cls=cls,
             no_args_is_help=True,
-            # Only an unexpected error shows a traceback, and then Python's own.
+            # Unexpected errors show the traceback of Python, not that of typer.
             pretty_exceptions_enable=False,
             rich_markup_mode=None,
             epilog=_example(example),
@@ -139,9 +139,7 @@ def _expect_one_value(ctx: Any, parameter: Any, count: int) -> None:
     Otherwise ``--queue a --queue b`` would silently select the jobs of queue b only.
     """
     if count > 1:
-        raise typer.BadParameter(
-            f"it is given {count} times; give it once", ctx=ctx, param=parameter
-        )
+        raise typer.BadParameter(f"given {count} times; give it once", ctx=ctx, param=parameter)
 
 
 def check_values(ctx: Any) -> None:
@@ -158,20 +156,21 @@ def check_values(ctx: Any) -> None:
     """
     for parameter in ctx.command.params:
         value = ctx.params.get(parameter.name)
-        for one in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
-            if isinstance(one, str) and not is_text(one):
-                shown = "" if parameter.name in _SECRETS else f"{one!r}, which is "
+        items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        for item in items:
+            if isinstance(item, str) and not is_utf8(item):
+                shown = "" if parameter.name in _SECRETS else f"{item!r}, which is "
                 raise InvalidArgument(
                     f"{label(parameter)} is {shown}not UTF-8 text", hint="Encode it as UTF-8"
                 )
-            if isinstance(one, float) and not math.isfinite(one):
+            if isinstance(item, float) and not math.isfinite(item):
                 raise InvalidArgument(
-                    f"{label(parameter)} is {one}, which is not a number",
+                    f"{label(parameter)} is {item}, which is not a number",
                     hint="Give a finite number",
                 )
 
 
-def is_text(value: str) -> bool:
+def is_utf8(value: str) -> bool:
     """Return whether a string can be written as UTF-8."""
     try:
         value.encode()

@@ -1,4 +1,4 @@
-"""``picture-queue demo``: a picture on a local stack, as a user sees it come."""
+"""``picture-queue demo``: generate a picture on an embedded stack as a new user."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from picture_queue_cli.parsing import expect_filled
 from picture_queue_cli.pictures import DEFAULT_DIRECTORY, OutDirectory, make_directory
 
 PROMPT = "A sailing boat at sunset"
-# Runs for some seconds, and its logs say how far it is.
+# This model runs for some seconds and reports its progress.
 MODEL = "black-forest-labs/flux-dev"
 
 
@@ -22,34 +22,34 @@ def demo(
     model: Annotated[str, typer.Option(metavar="MODEL", help="Use this model.")] = MODEL,
     directory: OutDirectory = DEFAULT_DIRECTORY,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave it running, and print addresses and keys.")
+        bool, typer.Option("--keep", help="Keep the stack running and print its addresses.")
     ] = False,
     cut_socket: Annotated[
-        bool, typer.Option("--cut-socket", help="Cut off Realtime once the job is claimed.")
+        bool, typer.Option("--cut-socket", help="Disconnect Realtime once the job is claimed.")
     ] = False,
     real_replicate: RealReplicate = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run everything on this machine and generate a picture.
+    """Generate a picture on an embedded stack.
 
-    Starts Supabase, a worker and a simulator of Replicate, signs a user up,
-    asks for a picture as that user, follows it over Realtime, saves it, and
+    Starts Supabase, a worker and a simulator of Replicate, signs up a user,
+    generates a picture as that user, follows it over Realtime, saves it, and
     stops everything.
     """
     expect_installed()
     _expect_model(model)
     make_directory(directory)
-    # What it takes to run it is loaded when it is run.
+    # This import is slow, so it comes after the checks.
     from picture_queue_cli.demo_run import DemoOptions, run_demo
 
     run_demo(DemoOptions(prompt, model, directory, keep, cut_socket, real_replicate, as_json))
 
 
 def _expect_model(model_id: str) -> None:
-    """Check that a new project offers a model, before one is started.
+    """Check that the catalogue has a model, before the stack starts.
 
     Raises:
-        UnknownModel: It does not.
+        UnknownModel: The catalogue does not have it.
     """
     from picture_queue.errors import UnknownModel
     from picture_queue.providers.replicate.catalog import models

@@ -1,4 +1,4 @@
-"""One run of the demo: the user, the generation, and what is shown of it."""
+"""Run the demo: sign up a user, generate a picture, show the result."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,18 @@ from uuid import UUID
 from picture_queue._loopback import direct_mounts
 from picture_queue.errors import JobCancelled, JobFailed, LocalStackError, PictureQueueError
 from picture_queue_cli.demo_stack import (
-    ANSWER_TIMEOUT,
+    REQUEST_TIMEOUT,
     Stack,
-    done,
-    realtime_switch,
-    running,
-    who_drew,
-    worker_is_ready,
+    find_image_source,
+    print_step,
+    realtime_cutter,
+    run_stack,
+    wait_for_worker,
 )
 from picture_queue_cli.local import show_status
 from picture_queue_cli.pictures import save_pictures
 from picture_queue_cli.preview import preview
-from picture_queue_cli.progress_bar import Bar
+from picture_queue_cli.progress_bar import ProgressBar
 from picture_queue_cli.render import info, out, print_json, styled
 from picture_queue_cli.timeline import Timeline
 
@@ -41,11 +41,11 @@ class DemoOptions:
     """The options of a demo.
 
     Args:
-        prompt: What to draw.
-        model: Which model draws.
-        directory: Where the picture is saved; it exists.
+        prompt: The prompt of the picture.
+        model: The id of the model.
+        directory: The existing directory in which the picture is saved.
         keep: Leave the stack running.
-        cut_socket: Cut Realtime off once the job is claimed.
+        cut_socket: Disconnect Realtime once the job is claimed.
         real_replicate: Use the real Replicate.
         as_json: Print JSON.
     """
@@ -75,33 +75,33 @@ def run_demo(options: DemoOptions) -> None:
 
     Raises:
         JobFailed: The generation failed.
-        JobCancelled: Somebody cancelled it.
+        JobCancelled: The generation was cancelled.
         LocalStackError: The stack does not start.
     """
-    with running(options.keep, options.real_replicate) as stack:
+    with run_stack(options.keep, options.real_replicate) as stack:
         result = asyncio.run(_run(stack, options))
         if options.as_json:
             print_json(_as_json(result) | ({"stack": stack.status} if options.keep else {}))
         else:
             _show(result)
             if options.keep:
-                _show_kept(stack)
+                _show_stack(stack)
     if result.job.status != "completed":
         raise (JobFailed if result.job.status == "failed" else JobCancelled)(result.job)
 
 
 async def _run(stack: Stack, options: DemoOptions) -> _Result:
     began = time.time()
-    await worker_is_ready(stack)
-    async with _signed_up(stack) as pq:
-        # Opens the connection: the timeline is about answers, not about greetings.
+    await wait_for_worker(stack)
+    async with _sign_up(stack) as pq:
+        # This call opens the connection, so that the timeline does not include that.
         await pq.version()
         timeline = Timeline()
         started = await pq.generations.start(options.prompt, options.model)
         timeline.mark("answered", "answer")
-        done("Generation", f"“{options.prompt}”, {options.model}")
-        async with realtime_switch(stack) as cut_realtime, _cancelled_with_us(pq, started.id):
-            with Bar() as bar:
+        print_step("Generation", f"“{options.prompt}”, {options.model}")
+        async with realtime_cutter(stack) as cut_realtime, _cancel_on_interrupt(pq, started.id):
+            with ProgressBar() as bar:
                 async for event in pq.generations.watch(started.id, timeout=_WATCH_TIMEOUT):
                     timeline.record_event(event)
                     bar.show(event)
@@ -110,16 +110,16 @@ async def _run(stack: Stack, options: DemoOptions) -> _Result:
         generation = await pq.generations.get(started.id)
         paths = await save_pictures(pq, generation, options.directory)
         if paths:
-            timeline.mark_row("stored", generation.images[0].created_at)
+            timeline.mark_at("stored", generation.images[0].created_at)
             timeline.mark("saved", "download")
         job = await pq.jobs.get(started.job_id)
-    replicate = await who_drew(stack, options.prompt, began)
+    replicate = await find_image_source(stack, options.prompt, began)
     return _Result(generation, job, paths, timeline, replicate)
 
 
 @asynccontextmanager
-async def _signed_up(stack: Stack) -> "AsyncIterator[AsyncPictureQueue]":
-    """Signs a user up with supabase's own client, and gives the queue as that user has it."""
+async def _sign_up(stack: Stack) -> "AsyncIterator[AsyncPictureQueue]":
+    """Sign up a user with supabase-py, and yield a client that acts as this user."""
     import httpx
     from supabase import AsyncClientOptions, acreate_client
 
@@ -128,7 +128,7 @@ async def _signed_up(stack: Stack) -> "AsyncIterator[AsyncPictureQueue]":
     key = stack.status["ANON_KEY"]
     email = f"demo-{secrets.token_hex(4)}@example.com"
     mounts = direct_mounts(stack.api_url)
-    async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT, mounts=mounts) as http:
+    async with httpx.AsyncClient(timeout=REQUEST_TIMEOUT, mounts=mounts) as http:
         options = AsyncClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
         )
@@ -136,17 +136,17 @@ async def _signed_up(stack: Stack) -> "AsyncIterator[AsyncPictureQueue]":
         answer = await client.auth.sign_up({"email": email, "password": secrets.token_urlsafe()})
     if answer.session is None:
         raise LocalStackError("The new user was not signed in", detail=email)
-    done("User", f"{email}, signed up just now")
+    print_step("User", f"{email}, signed up just now")
     token = answer.session.access_token
     async with AsyncPictureQueue(
-        stack.api_url, key, access_token=token, timeout=ANSWER_TIMEOUT
+        stack.api_url, key, access_token=token, timeout=REQUEST_TIMEOUT
     ) as pq:
         yield pq
 
 
 @asynccontextmanager
-async def _cancelled_with_us(pq: "AsyncPictureQueue", generation_id: UUID) -> AsyncIterator[None]:
-    """Cancels the generation when the demo is interrupted: its worker would finish it first."""
+async def _cancel_on_interrupt(pq: "AsyncPictureQueue", generation_id: UUID) -> AsyncIterator[None]:
+    """Cancel the generation if the demo is interrupted; the worker would finish it otherwise."""
     try:
         yield
     except asyncio.CancelledError:
@@ -187,6 +187,6 @@ def _show(result: _Result) -> None:
     console.print()
 
 
-def _show_kept(stack: Stack) -> None:
+def _show_stack(stack: Stack) -> None:
     show_status(stack.status)
-    info("\nIt goes on running. Stop it with: picture-queue local stop")
+    info("\nThe stack is still running. Stop it with: picture-queue local stop")

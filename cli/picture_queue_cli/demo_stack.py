@@ -1,4 +1,4 @@
-"""The embedded stack as the demo uses it: started and stopped, or found running and left alone."""
+"""The embedded stack of the demo: start and stop one, or use the one that is running."""
 
 import asyncio
 import time
@@ -15,18 +15,18 @@ from picture_queue.errors import LocalStackError, PortTaken
 from picture_queue_cli.project import running_stack
 from picture_queue_cli.render import err, info, styled
 
-ANSWER_TIMEOUT = 30.0  # seconds
+REQUEST_TIMEOUT = 30.0  # seconds
 
 _JOB_TYPE = "generate-image"
 _WORKER_TIMEOUT = 20.0  # seconds; it starts together with the stack
-_POLL = 0.05
+_POLL_INTERVAL = 0.05  # seconds
 _LABEL_WIDTH = 12
-_SIMULATOR = "a simulator; --real-replicate takes the real one"
-_API = "the real one, by REPLICATE_API_TOKEN; it charges for this"
+_SIMULATOR = "a simulator; --real-replicate uses the real one"
+_API = "the real one, with REPLICATE_API_TOKEN; it charges for pictures"
 
 
-def done(label: str, text: str) -> None:
-    """Print that a step is done."""
+def print_step(label: str, text: str) -> None:
+    """Print a step that is done."""
     mark = ("✓ ", "green")
     line = Text.assemble(mark, (label.ljust(_LABEL_WIDTH), "bold"), styled(text, "dim"))
     err().print(line, soft_wrap=True)
@@ -38,12 +38,12 @@ class Stack:
 
     Args:
         status: Addresses and keys.
-        ours: Whether the demo started it.
-        real_replicate: Whether the demo started its worker for the real Replicate.
+        is_own: True if the demo started it.
+        real_replicate: True if the demo started its worker with the real Replicate.
     """
 
     status: dict[str, str]
-    ours: bool
+    is_own: bool
     real_replicate: bool = False
 
     @property
@@ -58,44 +58,45 @@ class Stack:
 
 
 @contextmanager
-def running(keep: bool, real_replicate: bool) -> Iterator[Stack]:
-    """Runs a stack in the user's data directory as long as the block.
+def run_stack(keep: bool, real_replicate: bool) -> Iterator[Stack]:
+    """Run a stack in the default data directory during the block.
 
     Args:
-        keep: Leave it running afterwards, unless the block breaks off.
-        real_replicate: Let its worker use the real Replicate.
+        keep: Leave the stack running afterwards, unless the block raises.
+        real_replicate: Let the worker use the real Replicate.
 
     Raises:
-        LocalStackError: A stack is running, whose worker cannot be told to use the real Replicate.
+        LocalStackError: A stack is running already, so its worker cannot be changed to use the
+            real Replicate.
     """
-    found = running_stack()
-    if found is not None and real_replicate:
+    status = running_stack()
+    if status is not None and real_replicate:
         raise LocalStackError(
-            "--real-replicate is for a stack that the demo starts, and one is running",
+            "--real-replicate needs a new stack, and one is running already",
             hint="Stop it: picture-queue local stop",
         )
-    if found is not None:
-        done("Supabase", f"{found['API_URL']}, running already; it is left running")
-        yield Stack(found, ours=False)
+    if status is not None:
+        print_step("Supabase", f"{status['API_URL']}, running already; it is left running")
+        yield Stack(status, is_own=False)
         return
-    run = _kept if keep else _as_long_as_the_block
-    with run(real_replicate) as status:
-        done("Supabase", _describe(status))
-        done("Replicate", _API if real_replicate else _SIMULATOR)
-        yield Stack(status, ours=True, real_replicate=real_replicate)
+    start = _start_in_background if keep else _start_and_stop
+    with start(real_replicate) as status:
+        print_step("Supabase", _describe(status))
+        print_step("Replicate", _API if real_replicate else _SIMULATOR)
+        yield Stack(status, is_own=True, real_replicate=real_replicate)
     if not keep:
         info("Everything is stopped. The data is kept for the next time.")
 
 
 @contextmanager
-def _as_long_as_the_block(real_replicate: bool) -> Iterator[dict[str, str]]:
+def _start_and_stop(real_replicate: bool) -> Iterator[dict[str, str]]:
     from picture_queue.local.paths import default_data_dir
     from picture_queue.local.stack import LocalSupabase
 
     stack = LocalSupabase(
         default_data_dir(), worker=True, real_replicate=real_replicate, notice=info
     )
-    with _starting():
+    with _show_start():
         stack.start()
     try:
         yield stack.status()
@@ -105,14 +106,14 @@ def _as_long_as_the_block(real_replicate: bool) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _kept(real_replicate: bool) -> Iterator[dict[str, str]]:
+def _start_in_background(real_replicate: bool) -> Iterator[dict[str, str]]:
     from picture_queue.local.stack import start_background, stop
 
-    with _starting():
+    with _show_start():
         try:
             status = start_background(real_replicate=real_replicate, notice=info)
         except PortTaken as error:
-            info(f"{error.message}; another one is chosen.")
+            info(f"{error.message}; using another one.")
             status = start_background(port=0, real_replicate=real_replicate, notice=info)
     try:
         yield status
@@ -122,12 +123,12 @@ def _kept(real_replicate: bool) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _starting() -> Iterator[None]:
+def _show_start() -> Iterator[None]:
     from picture_queue.local.paths import default_data_dir
 
-    first = not (default_data_dir() / "postgres").exists()
-    what = "Making a database and starting" if first else "Starting"
-    with err().status(f"{what} Supabase, Replicate and a worker …"):
+    is_new = not (default_data_dir() / "postgres").exists()
+    action = "Creating a database and starting" if is_new else "Starting"
+    with err().status(f"{action} Supabase, Replicate and a worker …"):
         yield
 
 
@@ -136,87 +137,87 @@ def _describe(status: dict[str, str]) -> str:
     return f"{status['API_URL']} on Postgres {postgres} and PostgREST {postgrest}"
 
 
-async def worker_is_ready(stack: Stack) -> None:
-    """Waits until there is a worker, so that its start does not count as the job's wait.
+async def wait_for_worker(stack: Stack) -> None:
+    """Wait until a worker is running, so that the timeline does not include its start.
 
     Raises:
         LocalStackError: There is none.
     """
     from picture_queue import AsyncPictureQueue
 
-    deadline = time.monotonic() + (_WORKER_TIMEOUT if stack.ours else 0.0)
+    deadline = time.monotonic() + (_WORKER_TIMEOUT if stack.is_own else 0.0)
     with err().status("Waiting for the worker …"):
         async with AsyncPictureQueue(
-            stack.api_url, stack.service_key, timeout=ANSWER_TIMEOUT
+            stack.api_url, stack.service_key, timeout=REQUEST_TIMEOUT
         ) as pq:
             while True:
                 workers = (await pq.health()).workers
                 found = next((w for w in workers if _JOB_TYPE in w.job_types), None)
                 if found or time.monotonic() > deadline:
                     break
-                await asyncio.sleep(_POLL)
+                await asyncio.sleep(_POLL_INTERVAL)
     if found is None:
         log = Path(stack.status["DATA_DIR"]) / "logs" / "worker.log"
         raise LocalStackError(
             f"No worker of this stack runs {_JOB_TYPE} jobs",
-            hint=f"Its log: {log}" if stack.ours else "Start one: picture-queue worker",
+            hint=f"See its log: {log}" if stack.is_own else "Start one: picture-queue worker",
         )
-    done("Worker", found.worker)
+    print_step("Worker", found.worker)
 
 
 @asynccontextmanager
-async def realtime_switch(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Gives a function that cuts Realtime off; the end of the block puts it right again."""
+async def realtime_cutter(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Yield a function that disconnects Realtime; the end of the block reconnects it."""
     import httpx
 
     is_cut = False
     async with httpx.AsyncClient(
         base_url=stack.api_url,
         headers={"apikey": stack.service_key},
-        timeout=ANSWER_TIMEOUT,
+        timeout=REQUEST_TIMEOUT,
         mounts=direct_mounts(stack.api_url),
     ) as http:
 
-        async def switch(cut: bool) -> None:
+        async def set_fault(cut: bool) -> None:
             (await http.post("/_faults", json={"network_cut": cut})).raise_for_status()
 
         async def cut() -> None:
             nonlocal is_cut
             if not is_cut:
                 is_cut = True
-                await switch(True)
+                await set_fault(True)
 
         try:
             yield cut
         finally:
             if is_cut:
-                await switch(False)
+                await set_fault(False)
 
 
-async def who_drew(stack: Stack, prompt: str, since: float) -> str:
-    """Returns whether the ``simulator`` or the real ``api`` drew a picture.
+async def find_image_source(stack: Stack, prompt: str, since: float) -> str:
+    """Return ``simulator`` or ``api``, the source of a picture.
 
-    The worker of a stack that was running already may use either; the simulator knows whether it
-    was asked.
+    The worker of a stack that was running already may use either, so the simulator is asked for
+    its predictions.
 
     Args:
-        stack: Where.
-        prompt: What was asked for.
-        since: When, as unix time.
+        stack: The stack that made the picture.
+        prompt: The prompt of the picture.
+        since: The start of the generation, as Unix time.
     """
-    if stack.ours:
+    if stack.is_own:
         return "api" if stack.real_replicate else "simulator"
     import httpx
 
     url = stack.status["REPLICATE_URL"].removesuffix("/v1") + "/_simulator/predictions"
     async with httpx.AsyncClient(
-        headers={"apikey": stack.service_key}, timeout=ANSWER_TIMEOUT, mounts=direct_mounts(url)
+        headers={"apikey": stack.service_key}, timeout=REQUEST_TIMEOUT, mounts=direct_mounts(url)
     ) as http:
-        listed = (await http.get(url)).json()
-    asked = any(
+        predictions = (await http.get(url)).json()
+    is_simulated = any(
         prediction["input"].get("prompt") == prompt
         and datetime.fromisoformat(prediction["created_at"]).timestamp() >= since
-        for prediction in listed
+        for prediction in predictions
     )
-    done("Replicate", _SIMULATOR if asked else _API)
-    return "simulator" if asked else "api"
+    print_step("Replicate", _SIMULATOR if is_simulated else _API)
+    return "simulator" if is_simulated else "api"

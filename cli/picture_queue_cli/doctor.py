@@ -1,4 +1,4 @@
-"""``picture-queue doctor``: checks of the way to a project and of its database."""
+"""``picture-queue doctor``: check the connection to a project, and its database."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from picture_queue.records import Finding
     from picture_queue.settings import DatabaseSettings, ProjectSettings
 
-# The checks from outside, then those of the database. A newer database may have more.
+# The checks of this package, then those of the database. A newer database may have more.
 CHECKS = (
     *("address", "key", "api", "version", "postgrest", "schemas", "realtime", "migrations"),
     *("secrets", "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs"),
@@ -42,7 +42,7 @@ def doctor(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check the project, and say what to do about problems.
+    """Check the project and print remedies for problems.
 
     The exit code is 1 if a check is bad, or one of --check is not ok.
     """
@@ -51,35 +51,35 @@ def doctor(
     database = DatabaseSettings(db_url) if db_url else None
     if database is None and check and "migrations" in check:
         raise SettingsError(
-            "--check migrations needs the database, and no address of it is set",
+            "--check migrations needs a direct database connection",
             hint="Set --db-url or PICTURE_QUEUE_DATABASE_URL",
         )
-    found = _examine(resolve(ctx), database)
-    tolerated = {"ok"} if check else {"ok", "warn"}
+    found = _run_checks(resolve(ctx), database)
+    accepted = {"ok"} if check else {"ok", "warn"}
     if check:
-        found = _only(found, check)
+        found = _select_checks(found, check)
     if as_json:
         print_json([plain(finding) for finding in found])
     else:
         _show(found)
-    if any(finding.verdict not in tolerated for finding in found):
+    if any(finding.verdict not in accepted for finding in found):
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _only(found: "list[Finding]", names: list[str]) -> "list[Finding]":
+def _select_checks(found: "list[Finding]", names: list[str]) -> "list[Finding]":
     seen = {finding.check for finding in found}
     for name in names:
         if name not in seen and name not in CHECKS:
             known = ", ".join(dict.fromkeys([*CHECKS, *sorted(seen)]))
             raise typer.BadParameter(f"{name!r} is not a check; give {known}", param_hint="--check")
     return [finding for finding in found if finding.check in names] + [
-        _finding(name, "bad", "was not looked at", "see why: picture-queue doctor")
+        _finding(name, "bad", "did not run", "see the reason: picture-queue doctor")
         for name in names
         if name not in seen
     ]
 
 
-def _examine(target: Target, database: "DatabaseSettings | None") -> "list[Finding]":
+def _run_checks(target: Target, database: "DatabaseSettings | None") -> "list[Finding]":
     import asyncio
     import os
     from pathlib import Path
@@ -87,34 +87,36 @@ def _examine(target: Target, database: "DatabaseSettings | None") -> "list[Findi
     from picture_queue.installation import checkup
     from picture_queue.installation.leaks import examine_secrets
 
-    migrations = checkup.examine_database(database)
-    installed = not checkup.is_bad(migrations)
-    migrations += examine_secrets(Path.cwd(), os.environ)
+    findings = checkup.examine_database(database)
+    is_installed = not checkup.is_bad(findings)
+    findings += examine_secrets(Path.cwd(), os.environ)
     try:
-        settings = _project(target)
+        settings = _resolve_settings(target)
     except SettingsError as error:
         verdict = "warn" if database else "bad"
-        found = [_finding("address", verdict, error.message, error.hint), *migrations]
-        return found + (_inside(None, database) if database and installed else [])
-    outside = asyncio.run(checkup.examine_api(settings))
-    found = outside.findings + migrations
-    if outside.has_sql and outside.may_operate:
-        found += _inside(settings, None)
-    elif database and installed:
-        found += _inside(None, database)
-    return found
+        findings = [_finding("address", verdict, error.message, error.hint), *findings]
+        if database and is_installed:
+            findings += _run_database_checks(None, database)
+        return findings
+    api = asyncio.run(checkup.examine_api(settings))
+    findings = api.findings + findings
+    if api.has_sql and api.may_operate:
+        findings += _run_database_checks(settings, None)
+    elif database and is_installed:
+        findings += _run_database_checks(None, database)
+    return findings
 
 
-def _project(target: Target) -> "ProjectSettings":
+def _resolve_settings(target: Target) -> "ProjectSettings":
     from picture_queue.settings import ProjectSettings
 
     return ProjectSettings.resolve(target.url, target.key)
 
 
-def _inside(
+def _run_database_checks(
     settings: "ProjectSettings | None", database: "DatabaseSettings | None"
 ) -> "list[Finding]":
-    """Ask the database about itself, and for its workers."""
+    """Run the checks in the database, and look for running workers."""
     from picture_queue import PictureQueue
 
     try:
@@ -124,16 +126,16 @@ def _inside(
             database_url=database.url if database else None,
         ) as pq:
             running = sum(not is_late(worker) for worker in pq.health().workers)
-            return [*pq.doctor(), _workers(running)]
+            return [*pq.doctor(), _check_workers(running)]
     except PictureQueueError as error:
         detail = f"{error.message}: {error.detail}" if error.detail else error.message
         return [_finding("queue_doctor", "bad", detail, error.hint)]
 
 
-def _workers(running: int) -> "Finding":
+def _check_workers(running: int) -> "Finding":
     if running:
         return _finding("workers", "ok", f"{running} running")
-    return _finding("workers", "warn", "no worker is running", "picture-queue worker")
+    return _finding("workers", "warn", "no worker is running", "start one: picture-queue worker")
 
 
 def _finding(check: str, verdict: str, detail: str, remedy: str | None = None) -> "Finding":

@@ -1,4 +1,4 @@
-"""``picture-queue enqueue``."""
+"""``picture-queue enqueue``: enqueue a job and print its id."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -6,14 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from picture_queue_cli.options import JsonFlag, with_job_options
-from picture_queue_cli.parsing import expect_filled, moment, read_object
+from picture_queue_cli.parsing import expect_filled, parse_time, read_object
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import info, print_json, print_line
 
-_TALK = {
-    "existing": "There was such a job already.",
-    "replaced": "There was such a job already; it has what this one said.",
-    "debounced": "There was such a job already; it has this payload and time.",
+_OUTCOMES = {
+    "existing": "This job exists already; it was not changed.",
+    "replaced": "This job existed already; it was replaced.",
+    "debounced": "This job existed already; its payload and time were changed.",
 }
 
 
@@ -21,17 +21,17 @@ _TALK = {
 def enqueue(
     ctx: typer.Context,
     job_type: Annotated[
-        str, typer.Argument(callback=expect_filled, help="Name the handler that runs it.")
+        str, typer.Argument(callback=expect_filled, help="Run the handler of this job type.")
     ],
-    payload: Annotated[
-        str, typer.Argument(help="Pass a JSON object, @FILE, or - for standard input.")
-    ] = "{}",
+    payload: Annotated[str, typer.Argument(help="Pass a JSON object, @FILE, or - (stdin).")] = "{}",
     *,
     options: dict[str, Any],
     at: Annotated[
         datetime | None,
         typer.Option(
-            metavar="TIME", parser=moment, help="Start at 2030-01-31T08:00, local or with a zone."
+            metavar="TIME",
+            parser=parse_time,
+            help="Start at 2030-01-31T08:00, local or with an offset.",
         ),
     ] = None,
     idempotency_key: Annotated[
@@ -47,7 +47,7 @@ def enqueue(
         raise typer.BadParameter("give one of --delay and --at, not both")
     content = read_object(payload)
     with connect(ctx) as pq:
-        made = pq.jobs.enqueue(
+        job = pq.jobs.enqueue(
             job_type,
             content,
             scheduled_for=at,
@@ -55,8 +55,8 @@ def enqueue(
             **options,
         )
     if as_json:
-        print_json({"job_id": made.id, "outcome": made.outcome})
+        print_json({"job_id": job.id, "outcome": job.outcome})
         return
-    if made.outcome in _TALK:
-        info(_TALK[made.outcome])
-    print_line(str(made.id))
+    if job.outcome in _OUTCOMES:
+        info(_OUTCOMES[job.outcome])
+    print_line(str(job.id))

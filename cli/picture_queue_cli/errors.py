@@ -9,12 +9,12 @@ code  meaning
 3     an argument, an input or a payload was refused; nothing was written
 4     no such job, generation, picture, model, queue, schedule, batch or limit
 5     the key or token is wrong, or may not do that
-6     no answer: wrong address, project away, embedded stack not running
-7     client and database do not fit together
+6     no answer: wrong address, project unreachable, embedded stack not running
+7     client and database have incompatible versions
 8     the wait ended before the job did
-9     in conflict with what is there: job finished or running, queue draining, port taken,
-      a database or a folder that is kept otherwise
-10    the embedded stack could not do it: a program is missing, a start failed
+9     conflict: job finished or running, queue draining, port in use, or a database or folder
+      managed by another tool
+10    the embedded stack failed: a program is missing, or did not start
 130   interrupted by Ctrl-C
 ====  ==================================================================================
 """
@@ -50,7 +50,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-# The first line that fits counts: subclasses stand before their bases.
+# The first match wins, so each class comes before its base class.
 _CODES: tuple[tuple[type[errors.PictureQueueError], ExitCode], ...] = (
     (errors.SettingsError, ExitCode.USAGE),
     (errors.InvalidArgument, ExitCode.REFUSED),
@@ -89,7 +89,8 @@ class Program(Group):
         try:
             check_values(ctx)
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:  # in main it would be an Abort, as an answer "no" is
+        # Click would turn it into Abort, which also means that the user answered "no".
+        except KeyboardInterrupt as error:
             print_error("Interrupted.")
             raise typer.Exit(ExitCode.INTERRUPTED) from error
 
@@ -113,14 +114,14 @@ class Program(Group):
             if type(error).__name__ == "NoArgsIsHelpError":
                 typer.echo(error.format_message(), err=True)
             else:
-                _report(_usage(error), ExitCode.USAGE, as_json)
+                _report(_describe_usage_error(error), ExitCode.USAGE, as_json)
             return ExitCode.USAGE
         except errors.PictureQueueError as error:
             _report(str(error), exit_code(error), as_json, error.code)
             return exit_code(error)
         except typer.Abort:
             print_error("Nothing was done.")
-        except BrokenPipeError:  # whoever read our output has seen enough
+        except BrokenPipeError:  # the reader closed the pipe, as `head` does
             _drop_output()
         except OSError as error:
             _drop_output()
@@ -130,25 +131,26 @@ class Program(Group):
 
 
 def _report(text: str, exit_code: ExitCode, as_json: bool, code: str | None = None) -> None:
-    """Print an error, and as JSON too where a program waits for JSON and has none yet."""
+    """Print an error; with --json also as JSON, unless a result was printed before."""
     print_error(text)
     if as_json and not json_was_printed():
         print_json({"error": text, "code": code, "exit_code": exit_code}, indent=None)
 
 
 def _prepare_streams() -> None:
-    """Replace closed streams, and let the others print every character in some way."""
+    """Open closed streams on the null device, and escape what the others cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for good
+            null = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open until the exit
+            setattr(sys, name, null)
         elif mode == "w":
             with suppress(AttributeError, ValueError):  # not a text stream, or closed
                 stream.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
-    """Discard output that cannot be written: Python would error about it again at exit."""
+    """Discard output that cannot be written; otherwise Python raises again at its exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -156,14 +158,14 @@ def _drop_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _usage(error: Any) -> str:
+def _describe_usage_error(error: Any) -> str:
     kind, parameter = type(error).__name__, getattr(error, "param", None)
     name = getattr(error, "param_hint", None) or (label(parameter) if parameter else None)
     text = error.message
     if kind == "MissingParameter":
         name, text = None, f"{name} is missing"
     elif kind == "BadOptionUsage":
-        text = f"{error.option_name} lacks its value"
+        text = f"{error.option_name} needs a value"
     elif kind != "BadParameter":
         text = error.format_message()
     text = f"{name}: {text}" if name else text[:1].upper() + text[1:]

@@ -25,7 +25,7 @@ _OPTIONS = {"job_type": "--type", "batch_id": "--batch"}
 
 
 def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
-    """Check that the queue and the batch of a filter that no job matches exist.
+    """Check that the queue and the batch of a filter exist; called if no job matches.
 
     Raises:
         QueueNotFound: There is no such queue.
@@ -33,12 +33,12 @@ def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
     """
     from picture_queue.errors import QueueNotFound
 
-    with suppress(NotAllowed, NotAuthenticated):  # a user's key may not list queues
+    with suppress(NotAllowed, NotAuthenticated):  # users have no permission to list queues
         if "batch_id" in filter:
             pq.batches.get(filter["batch_id"])
         queue = filter.get("queue")
         if queue is not None and queue not in {
-            one.name for one in every_page(pq.queues.list, "name")
+            known.name for known in every_page(pq.queues.list, "name")
         }:
             raise QueueNotFound(
                 "No such queue",
@@ -66,7 +66,7 @@ def expect_possible(action: str, filter: dict[str, Any]) -> None:
     status = filter.get("status", states[0])
     if status not in states:
         raise typer.BadParameter(
-            f"{status} jobs cannot be {word}; give {_listed(states)}", param_hint="--status"
+            f"{status} jobs cannot be {word}; give {_join_words(states)}", param_hint="--status"
         )
     if "hold" in filter and action != "cancel":
         raise typer.BadParameter(
@@ -75,7 +75,7 @@ def expect_possible(action: str, filter: dict[str, Any]) -> None:
         )
 
 
-def _listed(words: Sequence[str]) -> str:
+def _join_words(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
@@ -93,7 +93,7 @@ def expect_failures(filter: dict[str, Any]) -> None:
 
 
 def describe_no_match(filter: dict[str, Any], action: str | None = None) -> str:
-    """Return a sentence that no job matches a filter, in the words of its options.
+    """Return a sentence that no job matches a filter, with the options of the filter.
 
     Args:
         filter: The filter.
@@ -101,14 +101,16 @@ def describe_no_match(filter: dict[str, Any], action: str | None = None) -> str:
     """
     states = ""
     if action is not None and "status" not in filter:
-        states = "failed " if action == "retry" else f"{_listed(_ACTIONS[action][0])} "
-    words = [
-        f"{_OPTIONS.get(name) or '--' + name.replace('_', '-')} {_shown(value)}"
+        states = "failed " if action == "retry" else f"{_join_words(_ACTIONS[action][0])} "
+    options = [
+        f"{_OPTIONS.get(name) or '--' + name.replace('_', '-')} {_format(value)}"
         for name, value in filter.items()
         if name != "job_ids"
     ]
-    return f"No {states}job has {' and '.join(words)}." if words else f"There is no {states}job."
+    if not options:
+        return f"There is no {states}job."
+    return f"No {states}job matches {' and '.join(options)}."
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return (local_time(value) or "") if isinstance(value, datetime) else str(value)

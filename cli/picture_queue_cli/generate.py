@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from picture_queue_cli.options import JsonFlag
-from picture_queue_cli.parsing import expect_filled, named_values, uuid
+from picture_queue_cli.parsing import expect_filled, parse_pairs, parse_uuid
 from picture_queue_cli.pictures import (
     DEFAULT_DIRECTORY,
     OutDirectory,
@@ -54,19 +54,22 @@ def generate(
     out: OutDirectory = DEFAULT_DIRECTORY,
     user_id: Annotated[
         UUID | None,
-        typer.Option(metavar="ID", parser=uuid, help="Make it for this user; needs a service key."),
+        typer.Option(
+            metavar="ID", parser=parse_uuid, help="Make this user the owner; needs a service key."
+        ),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch/--no-watch", help="Wait for the pictures, or print the id.")
+        bool,
+        typer.Option("--watch/--no-watch", help="Wait for the pictures, or only print the id."),
     ] = True,
     timeout: Timeout = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Generate a picture, follow its progress and save it."""
-    given = named_values(inputs or [], "--input")
+    model_input = parse_pairs(inputs or [], "--input")
     if watch:
         make_directory(out)
-    request = {"prompt": prompt, "model_id": model, "input": given, "user_id": user_id}
+    request = {"prompt": prompt, "model_id": model, "input": model_input, "user_id": user_id}
     run(_generate(ctx, request, out if watch else None, timeout, as_json))
 
 

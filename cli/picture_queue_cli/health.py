@@ -16,33 +16,41 @@ if TYPE_CHECKING:
     from picture_queue import PictureQueue
     from picture_queue.records import Health, Model, WorkerSeen
 
-# Seconds: a worker writes that it is there every 20 s at most.
-_LATE = 25.0
-_LOOKED_AT = 100  # of the newest pending jobs
-# Usual waits, and what the other warnings say.
-_USUAL = ("waiting_for_worker", "no_worker", "scheduled", "retry", "running", "finished", "unknown")
+# A worker reports to the database at least every 20 s.
+_LATE = 25.0  # seconds
+_MAX_EXPLAINED = 100  # newest pending jobs
+# Reasons that need no warning, or that have a warning of their own.
+_NOT_SHOWN = (
+    "waiting_for_worker",
+    "no_worker",
+    "scheduled",
+    "retry",
+    "running",
+    "finished",
+    "unknown",
+)
 
 
 def health(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """Show queues, workers, and jobs that do not move."""
     with connect(ctx) as pq:
         found = pq.health()
-        held = _held(pq)
+        held = _count_reasons(pq)
     if as_json:
         print_json({**plain(found), "held": held})
     else:
         _show_health(found, held)
 
 
-def _held(pq: "PictureQueue") -> list[dict[str, Any]]:
-    """Return why pending jobs do not move, each reason once with the number of such jobs."""
-    jobs = pq.jobs.list(status="pending", limit=_LOOKED_AT)
+def _count_reasons(pq: "PictureQueue") -> list[dict[str, Any]]:
+    """Return the reasons why pending jobs do not move, each with its number of jobs."""
+    jobs = pq.jobs.list(status="pending", limit=_MAX_EXPLAINED)
     queues = {job.id: job.queue for job in jobs}
     counts = Counter(
         (queues[why.job_id], why.reason, why.detail)
         for why in (pq.jobs.explain(list(queues)) if queues else [])
         if why.job_id in queues
-        and (why.reason not in _USUAL or (why.reason == "scheduled" and why.error))
+        and (why.reason not in _NOT_SHOWN or (why.reason == "scheduled" and why.error))
     )
     return [
         {"queue": queue, "reason": reason, "detail": detail, "jobs": count}
@@ -86,14 +94,14 @@ def _show_health(found: "Health", held: list[dict[str, Any]]) -> None:
 
 
 def is_late(worker: "WorkerSeen") -> bool:
-    """Return whether a worker has not been heard of for longer than it keeps quiet."""
+    """Return whether a worker has not reported to the database for too long."""
     return worker.seen_seconds > _LATE
 
 
 def _worker_state(worker: "WorkerSeen") -> Text:
-    running = f", it holds {_jobs(worker.running)}" if worker.running else ""
     if is_late(worker):
-        return Text(f"not heard of for {worker.seen_seconds:.0f} s{running}", style="red")
+        running = f", holds {_jobs(worker.running)}" if worker.running else ""
+        return Text(f"no contact for {worker.seen_seconds:.0f} s{running}", style="red")
     if worker.running:
         return Text(f"busy with {_jobs(worker.running)}", style="yellow")
     return Text("idle", style="green")
@@ -102,18 +110,16 @@ def _worker_state(worker: "WorkerSeen") -> Text:
 def _warnings(found: "Health", held: list[dict[str, Any]]) -> list[str]:
     warnings = [
         f"{_jobs(waiting.pending)} of type {waiting.job_type} in queue {waiting.queue}: "
-        "no running worker knows that type."
+        "no running worker has a handler for this type."
         for waiting in found.job_types_without_worker
     ]
     warnings += [
-        f"{_jobs(why['jobs'])} in queue {why['queue']} of the newest {_LOOKED_AT} pending: "
+        f"{_jobs(why['jobs'])} in queue {why['queue']}, of the newest {_MAX_EXPLAINED} pending: "
         f"{why['detail']}"
         for why in held
     ]
     if found.stuck:
-        warnings.append(
-            f"{_jobs(found.stuck)} processing for too long; the view stuck_jobs has them."
-        )
+        warnings.append(f"{_jobs(found.stuck)} processing for too long. See the view stuck_jobs.")
     if all(is_late(worker) for worker in found.workers):
         warnings.append("No worker is running. Start one: picture-queue worker")
     return warnings
@@ -138,7 +144,7 @@ def models(
     with connect(ctx) as pq:
         found = pq.models.list()
     if model_id is not None:
-        _one_model(_named(found, model_id), as_json)
+        _show_model(_find_model(found, model_id), as_json)
     elif as_json:
         print_json([plain(model) for model in found])
     else:
@@ -153,7 +159,7 @@ def models(
         out().print(shown)
 
 
-def _named(found: "list[Model]", model_id: str) -> "Model":
+def _find_model(found: "list[Model]", model_id: str) -> "Model":
     from picture_queue.errors import UnknownModel
 
     for model in found:
@@ -162,11 +168,11 @@ def _named(found: "list[Model]", model_id: str) -> "Model":
     raise UnknownModel(
         "This project does not offer that model",
         detail=f"MODEL is {model_id!r}",
-        hint="See those it offers: picture-queue models",
+        hint="See: picture-queue models",
     )
 
 
-def _one_model(model: "Model", as_json: bool) -> None:
+def _show_model(model: "Model", as_json: bool) -> None:
     if as_json:
         print_json(plain(model))
         return

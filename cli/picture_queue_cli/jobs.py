@@ -19,7 +19,7 @@ from picture_queue_cli.filters import (
     expect_possible,
 )
 from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm, with_filter_options
-from picture_queue_cli.parsing import EXAMPLE_ID, uuid, whole_number
+from picture_queue_cli.parsing import EXAMPLE_ID, parse_uuid, whole_number
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
     ago,
@@ -44,15 +44,17 @@ T = TypeVar("T")
 
 app = Commands(help="Show and change jobs.", example="jobs list --status failed")
 
-JobId = Annotated[
-    UUID, typer.Argument(metavar="JOB_ID", parser=uuid, help="Name the job by its id.")
-]
+JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", parser=parse_uuid, help="Show this job.")]
 JobIds = Annotated[
     list[UUID] | None,
-    typer.Argument(metavar="JOB_ID", parser=uuid, help="Name the jobs, or select them by options."),
+    typer.Argument(
+        metavar="JOB_ID",
+        parser=parse_uuid,
+        help="Change the jobs with these ids.",
+    ),
 ]
 
-_WIDE = 110  # characters of a screen that have room for all columns
+_WIDE = 110  # characters; a wider terminal shows all columns of a list
 
 
 @app.command("list", example="jobs list --queue mail --status failed")
@@ -63,7 +65,9 @@ def list_jobs(
     filter: dict[str, Any],
     limit: Annotated[
         int,
-        typer.Option(metavar="NUMBER", parser=whole_number(1, 1000), help="List at most so many."),
+        typer.Option(
+            metavar="NUMBER", parser=whole_number(1, 1000), help="List at most this many jobs."
+        ),
     ] = 20,
     as_json: JsonFlag = False,
 ) -> None:
@@ -81,7 +85,7 @@ def list_jobs(
 
 
 def _overview(jobs: "Sequence[Job]", *, wide: bool) -> Table:
-    """Return jobs as a table, with more columns where there is room."""
+    """Return jobs as a table; a wide one has more columns."""
     shown = table("id", "type", *(("queue", "attempt") if wide else ()), "status", "created")
     for job in jobs:
         state = status_text(job.status, job.hold)
@@ -129,7 +133,7 @@ def _details(job: "Job", why: "JobExplanation") -> dict[str, Any]:
         "created": local_time(job.created_at),
         "started": local_time(job.started_at),
         "finished": local_time(job.finished_at),
-        "cancel asked": local_time(job.cancel_requested_at),
+        "cancel requested": local_time(job.cancel_requested_at),
         "metadata": json.dumps(job.metadata, ensure_ascii=False) if job.metadata else None,
         "payload": json.dumps(job.payload, ensure_ascii=False),
         "result": None if job.result is None else json.dumps(job.result, ensure_ascii=False),
@@ -139,22 +143,22 @@ def _details(job: "Job", why: "JobExplanation") -> dict[str, Any]:
 
 @app.command(example=f"jobs history {EXAMPLE_ID}")
 def history(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> None:
-    """Show a job's place in line, states, log and tracebacks."""
+    """Show a job's position, states, log and tracebacks."""
     with connect(ctx) as pq:
-        told = pq.jobs.history(job_id)
+        job_history = pq.jobs.history(job_id)
         place = pq.jobs.position(job_id)
     if as_json:
-        print_json({**plain(told), "position": plain(place)})
+        print_json({**plain(job_history), "position": plain(place)})
         return
     if place.position is not None:
-        more = " or further back" if place.at_least else ""
-        info(f"Number {place.position}{more} in its line.")
-    _show_history(told)
+        more = " or later" if place.at_least else ""
+        info(f"Position {place.position}{more} in its queue.")
+    _show_history(job_history)
 
 
-def _show_history(told: "JobHistory") -> None:
+def _show_history(job_history: "JobHistory") -> None:
     steps = table("when", "", "status", "attempt", "worker", "error", right=("attempt",))
-    for step in told.timeline:
+    for step in job_history.timeline:
         steps.add_row(
             local_time(step.at),
             step.action,
@@ -164,26 +168,26 @@ def _show_history(told: "JobHistory") -> None:
             styled(step.error or "", "red"),
         )
     out().print(steps)
-    if told.log:
+    if job_history.log:
         lines = table("when", "level", "message")
-        for line in told.log:
+        for line in job_history.log:
             lines.add_row(local_time(line.at), line.level, line.message)
         out().print()
         out().print(lines)
     shown = None
-    for attempt in told.attempts:
+    for attempt in job_history.attempts:
         if attempt.detail and attempt.detail != shown:
             shown = attempt.detail
             out().print()
             out().print(f"Attempt {attempt.attempt}, {local_time(attempt.ended_at)}:", style="dim")
-            # Indented: a line of it at the margin could pass for one of ours.
+            # Indented, so that no line of a traceback looks like a line of this program.
             out().print(indent(shown, "  "), soft_wrap=True)
 
 
 @app.command(example="jobs reasons --queue mail")
 @with_filter_options
 def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = False) -> None:
-    """Show why jobs failed, the most frequent reason first."""
+    """Group failed jobs by reason, the most frequent first."""
     expect_failures(filter)
     with connect(ctx) as pq:
         found = pq.jobs.failure_reasons(**filter)
@@ -216,15 +220,15 @@ def cancel(
     if not job_ids:
         _change(ctx, "cancel", filter, preview=preview, yes=yes, as_json=as_json)
         return
-    _not_both(filter)
+    _expect_no_filter(filter)
     with connect(ctx) as pq:
-        answers, refused = _each(job_ids, pq.jobs.cancel)
+        answers, refused = _change_each(job_ids, pq.jobs.cancel)
     if as_json:
-        _print_plain(answers)
+        _print_records(answers)
     else:
         for answer in answers:
             if answer.cancel_requested and not answer.status.finished:
-                info("It is running; its worker is asked to stop.")
+                info("The job is running; its worker is asked to stop.")
             out().print(status_text(answer.status))
     if refused is not None:
         raise refused
@@ -241,15 +245,15 @@ def retry(
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Retry failed jobs, or cancelled ones that you name."""
+    """Retry failed or cancelled jobs."""
     if not job_ids:
         _change(ctx, "retry", filter, preview=preview, yes=yes, as_json=as_json)
         return
-    _not_both(filter)
+    _expect_no_filter(filter)
     with connect(ctx) as pq:
-        jobs, refused = _each(job_ids, pq.jobs.retry)
+        jobs, refused = _change_each(job_ids, pq.jobs.retry)
     if as_json:
-        _print_plain(jobs)
+        _print_records(jobs)
     else:
         for job in jobs:
             out().print(status_text(job.status, job.hold))
@@ -270,17 +274,17 @@ def discard(
 ) -> None:
     """Delete finished jobs with their history."""
     if job_ids:
-        _not_both(filter)
+        _expect_no_filter(filter)
         with connect(ctx) as pq:
             _expect_finished([pq.jobs.get(job_id) for job_id in job_ids])
         filter = {"job_ids": job_ids}
     _change(ctx, "discard", filter, preview=preview, yes=yes, as_json=as_json)
 
 
-def _each(
+def _change_each(
     job_ids: list[UUID], change: Callable[[UUID], T]
 ) -> tuple[list[T], PictureQueueError | None]:
-    """Change jobs that are named; return the answers, and the first error of a job that cannot."""
+    """Change each of the jobs; return the answers, and the first error if there is one."""
     answers: list[T] = []
     refused: PictureQueueError | None = None
     for job_id in job_ids:
@@ -291,7 +295,7 @@ def _each(
     return answers, refused
 
 
-def _print_plain(records: "Sequence[Record]") -> None:
+def _print_records(records: "Sequence[Record]") -> None:
     found = [plain(record) for record in records]
     if found:
         print_json(found if len(found) > 1 else found[0])
@@ -306,9 +310,9 @@ def _expect_finished(jobs: "list[Job]") -> None:
             )
 
 
-def _not_both(filter: dict[str, Any]) -> None:
+def _expect_no_filter(filter: dict[str, Any]) -> None:
     if filter:
-        raise typer.BadParameter("give ids, or options that say which jobs, not both")
+        raise typer.BadParameter("give job ids or options that select jobs, not both")
 
 
 def _change(
@@ -320,10 +324,10 @@ def _change(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Count the jobs of a filter, ask, and change them in as many calls as it takes."""
+    """Count the jobs of a filter, ask for confirmation, and change all of them."""
     if not filter:
         raise typer.BadParameter(
-            "say which jobs: their ids, or options such as --queue and --status"
+            "select jobs by their ids, or by options such as --queue and --status"
         )
     expect_possible(action, filter)
     with connect(ctx) as pq:
@@ -341,7 +345,7 @@ def _change(
     elif not matched:
         info(describe_no_match(filter, action))
     elif preview:
-        out().print(f"{matched} would change")
+        out().print(f"{matched} would be changed")
     else:
         out().print(f"{changed} changed")
 
@@ -361,6 +365,6 @@ def _change_all(
             done = pq.jobs.change(action, limit=2000, **filter)
             changed += done.changed
             progress.update(task, completed=changed)
-            # What others have in hand is left to them.
+            # The database skips jobs that another transaction has locked.
             if not done.more or not done.changed:
                 return changed

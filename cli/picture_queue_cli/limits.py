@@ -7,9 +7,14 @@ import typer
 from picture_queue.errors import LimitNotFound
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import MAX_INTEGER, JsonFlag
-from picture_queue_cli.parsing import Rate, expect_filled, until, whole_number
-from picture_queue_cli.parsing import number as number_of
-from picture_queue_cli.parsing import rate as read_rate
+from picture_queue_cli.parsing import (
+    Rate,
+    expect_filled,
+    parse_number,
+    parse_rate,
+    resolve_resume_at,
+    whole_number,
+)
 from picture_queue_cli.project import connect, every_page
 from picture_queue_cli.queues import For, Until
 from picture_queue_cli.render import (
@@ -24,7 +29,7 @@ from picture_queue_cli.render import (
 )
 
 app = Commands(
-    help="Limit how many jobs of a key run or start.",
+    help="Limit concurrency and rate by key.",
     example="limits set queue:mail --max-running 4",
 )
 tenants = Commands(help="Set tenant weights for fair sharing.", example="tenants set acme 3")
@@ -32,14 +37,14 @@ tenants = Commands(help="Set tenant weights for fair sharing.", example="tenants
 Key = Annotated[
     str,
     typer.Argument(
-        callback=expect_filled, help="Name a key: global, queue:NAME, type:NAME, user:ID."
+        callback=expect_filled, help="Name the key: global, queue:NAME, type:NAME, user:ID."
     ),
 ]
 
 
 @app.command("list", example="limits list")
 def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """List limits, and keys that are paused or waited for."""
+    """List limits, and keys that are paused or block jobs."""
     with connect(ctx) as pq:
         found = every_page(pq.limits.list, "key")
     if as_json:
@@ -57,7 +62,7 @@ def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
             limit.key,
             str(limit.running),
             "" if limit.max_running is None else str(limit.max_running),
-            "" if limit.rate is None else f"{limit.rate} in {limit.period_seconds:g} s",
+            "" if limit.rate is None else f"{limit.rate} per {limit.period_seconds:g} s",
             str(limit.waiting),
             styled(state, "yellow"),
         )
@@ -74,18 +79,18 @@ def set_limit(
         typer.Option(
             metavar="NUMBER",
             parser=whole_number(-MAX_INTEGER, MAX_INTEGER),
-            help="Run at most so many at once.",
+            help="Run at most this many jobs at once.",
         ),
     ] = None,
     rate: Annotated[
         Rate | None,
         typer.Option(
-            metavar="RATE", parser=read_rate, help="Start at most so many in a time: 10/1m."
+            metavar="RATE", parser=parse_rate, help="Start at most this many in a period: 10/1m."
         ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Set the limit of a key, or with user:* of each user."""
+    """Set the limit of a key, or of each user with user:*."""
     if max_running is None and rate is None:
         raise typer.BadParameter("give --max-running, --rate or both")
     with connect(ctx) as pq:
@@ -116,15 +121,15 @@ def delete(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
 def pause(
     ctx: typer.Context, key: Key, *, length: For = None, at: Until = None, as_json: JsonFlag = False
 ) -> None:
-    """Pause a key: none of its jobs starts."""
-    end = until(length, at)
+    """Pause a key, so that none of its jobs starts."""
+    end = resolve_resume_at(length, at)
     with connect(ctx) as pq:
         paused = pq.limits.pause(key, end)
     if as_json:
         print_json(plain(paused))
     else:
-        end_of_pause = local_time(paused.resume_at)
-        print_line(f"{key}: paused" + (f" until {end_of_pause}" if end_of_pause else ""))
+        resume_at = local_time(paused.resume_at)
+        print_line(f"{key}: paused" + (f" until {resume_at}" if resume_at else ""))
 
 
 @app.command(example="limits resume model:flux")
@@ -147,7 +152,7 @@ def resume(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
 
 @tenants.command("list", example="tenants list")
 def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """List tenant weights; the others have 1."""
+    """List tenant weights; the default is 1."""
     with connect(ctx) as pq:
         found = every_page(pq.tenants.list, "tenant")
     if as_json:
@@ -166,19 +171,19 @@ def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
 def set_tenant(
     ctx: typer.Context,
     tenant: Annotated[
-        str, typer.Argument(callback=expect_filled, help="Name the tenant as its jobs do.")
+        str, typer.Argument(callback=expect_filled, help="Set the weight of this tenant.")
     ],
     weight: Annotated[
         float,
-        typer.Argument(parser=number_of, help="Give it so many turns where 1 gets one."),
+        typer.Argument(parser=parse_number, help="Start this many jobs for each one of weight 1."),
     ],
     *,
     as_json: JsonFlag = False,
 ) -> None:
     """Set the weight of a tenant."""
     with connect(ctx) as pq:
-        made = pq.tenants.set(tenant, weight)
+        changed = pq.tenants.set(tenant, weight)
     if as_json:
-        print_json(plain(made))
+        print_json(plain(changed))
     else:
-        print_line(f"{made.tenant}: {made.weight:g}")
+        print_line(f"{changed.tenant}: {changed.weight:g}")

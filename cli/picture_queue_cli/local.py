@@ -1,7 +1,6 @@
 """``picture-queue local``: the embedded Supabase."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,24 +10,22 @@ from rich.text import Text
 from picture_queue._visible import visible
 from picture_queue.errors import LocalStackError, MissingProgram, NotFound
 from picture_queue_cli.commands import Commands
-from picture_queue_cli.options import JsonFlag
-from picture_queue_cli.parsing import directory, whole_number
+from picture_queue_cli.options import JsonFlag, YesFlag, expect_terminal
+from picture_queue_cli.parsing import parse_directory, whole_number
 from picture_queue_cli.render import err, info, out, print_json
 
 app = Commands(help="Run Supabase on this machine, without Docker.", example="local start")
 
 DataDirectory = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", parser=directory, help="Keep its data in this directory."),
+    typer.Option(metavar="DIR", parser=parse_directory, help="Use this data directory."),
 ]
 RealReplicate = Annotated[
     bool,
-    typer.Option(
-        "--real-replicate", help="Use the real Replicate, by REPLICATE_API_TOKEN; it costs."
-    ),
+    typer.Option("--real-replicate", help="Use the real Replicate, which charges for pictures."),
 ]
-# What draws, without and with --real-replicate.
-REPLICATE = {False: "the simulator", True: "the real Replicate, by REPLICATE_API_TOKEN"}
+# The source of pictures, without and with --real-replicate.
+REPLICATE = {False: "the simulator", True: "the real Replicate, with REPLICATE_API_TOKEN"}
 _LABELS = {
     "API_URL": "API",
     "DB_URL": "Database",
@@ -44,7 +41,7 @@ _LABELS = {
     "REPLICATE_TOKEN": "Simulator token",
 }
 _LABEL_WIDTH = 22
-# Nothing that has a meaning for a shell or in a .env file between double quotes.
+# Characters without a special meaning between double quotes, in a shell and in a .env file.
 _PLAIN = re.compile(r"[\w./:@?=&%+-]+", re.ASCII)
 #: The variables of `supabase status -o env`, then those that this package reads.
 _VARIABLES = (
@@ -78,12 +75,12 @@ def start(
         typer.Option(
             metavar="PORT",
             parser=whole_number(0, 65_535),
-            help="Serve the API on this port; 0 takes a free one.",
+            help="Serve the API on this port; 0 chooses a free one.",
         ),
     ] = 54321,
     data_dir: DataDirectory = None,
     worker: Annotated[
-        bool, typer.Option("--worker/--no-worker", help="Run a worker beside it.")
+        bool, typer.Option("--worker/--no-worker", help="Run a worker too, or none.")
     ] = True,
     real_replicate: RealReplicate = False,
     allow_origin: Annotated[
@@ -92,7 +89,7 @@ def start(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Start it in the background."""
+    """Start the stack in the background."""
     expect_installed()
     from picture_queue.local.origin_check import is_origin
     from picture_queue.local.stack import start_background
@@ -117,20 +114,20 @@ def start(
         return
     show_status(found)
     if worker:
-        info(f"\nA worker runs beside it; its pictures come from {REPLICATE[real_replicate]}.")
+        info(f"\nA worker is running. Its pictures come from {REPLICATE[real_replicate]}.")
     info("\nFor your own programs:")
     out().print(Text(f"export SUPABASE_URL={found['API_URL']}"), soft_wrap=True)
     out().print(Text(f"export SUPABASE_KEY={found['SECRET_KEY']}"), soft_wrap=True)
-    info(f"\nStop it with: picture-queue local stop{_option(data_dir)}")
+    info(f"\nStop it with: picture-queue local stop{_data_dir_option(data_dir)}")
 
 
-def _option(data_dir: Path | None) -> str:
+def _data_dir_option(data_dir: Path | None) -> str:
     return f" --data-dir {data_dir}" if data_dir else ""
 
 
 @app.command(example="local stop")
 def stop(*, data_dir: DataDirectory = None) -> None:
-    """Stop it. Its data stays."""
+    """Stop the stack and keep its data."""
     expect_installed()
     from picture_queue.local import stack
 
@@ -141,7 +138,7 @@ def stop(*, data_dir: DataDirectory = None) -> None:
 
 @app.command(example="local status --json")
 def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None:
-    """Show its addresses and keys."""
+    """Show the addresses and keys of the stack."""
     expect_installed()
     from picture_queue.local import stack
 
@@ -154,7 +151,7 @@ def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None
 
 @app.command(example='eval "$(picture-queue local env)"')
 def env(*, data_dir: DataDirectory = None) -> None:
-    """Print its addresses and keys for a shell or a .env file.
+    """Print addresses and keys for a shell or a .env file.
 
     For a shell: eval "$(picture-queue local env)".
     """
@@ -167,11 +164,12 @@ def env(*, data_dir: DataDirectory = None) -> None:
         "SUPABASE_SERVICE_ROLE_KEY": found["SERVICE_ROLE_KEY"],
     }
     for name in _VARIABLES:
-        # A shell of root may run what is printed here, and the stack's user can write the state.
+        # Root's shell may evaluate this output, and the stack's unprivileged user can change
+        # state.json, from which it comes.
         if not _PLAIN.fullmatch(found[name]):
             raise LocalStackError(
                 f"{name} of the running stack is {found[name]!r}, which no stack writes",
-                hint="Another program of its user changed state.json. Stop it, and start it again.",
+                hint="Another program changed state.json; stop the stack and start it again",
             )
     for name in _VARIABLES:
         out().print(Text(f'export {name}="{found[name]}"'), soft_wrap=True)
@@ -181,9 +179,9 @@ def env(*, data_dir: DataDirectory = None) -> None:
 def reset(
     *,
     data_dir: DataDirectory = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: YesFlag = False,
 ) -> None:
-    """Stop it and delete its data."""
+    """Stop the stack and delete its data."""
     expect_installed()
     from picture_queue.local import stack
     from picture_queue.local.paths import default_data_dir
@@ -191,15 +189,12 @@ def reset(
     place = data_dir or default_data_dir()
     if not place.exists():
         raise NotFound(
-            "No stack is there",
+            "There is no stack in this directory",
             detail=f"--data-dir is {place}",
             hint="See: picture-queue local status",
         )
     if not yes:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter(
-                f"deleting {place} needs a terminal to confirm; pass --yes", param_hint="--yes"
-            )
+        expect_terminal(f"deleting {place}")
         typer.confirm(visible(f"Delete all data of the stack in {place}?"), abort=True, err=True)
     with err().status("Deleting …"):
         stack.reset(data_dir)
@@ -211,5 +206,5 @@ def show_status(found: dict[str, str]) -> None:
     console = out()
     for name, label in _LABELS.items():
         line = Text.assemble((f"{label:<{_LABEL_WIDTH}}", "dim"), found[name])
-        # Wrapped by the terminal and not by us: a long key can be copied whole.
+        # The terminal wraps the line, so a long key can be copied whole.
         console.print(line, soft_wrap=True)

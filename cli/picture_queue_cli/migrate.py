@@ -1,4 +1,4 @@
-"""``picture-queue install`` and ``migrate``: the SQL as files, or applied directly."""
+"""``picture-queue install`` and ``migrate``: write the migrations as files, or apply them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +7,7 @@ import typer
 
 from picture_queue.errors import SettingsError
 from picture_queue_cli.options import JsonFlag
-from picture_queue_cli.parsing import directory as read_directory
+from picture_queue_cli.parsing import parse_directory
 from picture_queue_cli.render import info, print_json, print_line, warn
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ Folder = Annotated[
     typer.Option(
         "--dir",
         metavar="DIR",
-        parser=read_directory,
-        help="Use the directory that `supabase init` made.",
+        parser=parse_directory,
+        help="Use the directory that `supabase init` created.",
     ),
 ]
 DatabaseUrl = Annotated[
@@ -45,19 +45,19 @@ def install(
 
     if db_url:
         _expect_not_migrated(db_url)
-    done = folder.install(directory, __version__)
+    installation = folder.install(directory, __version__)
     if as_json:
         print_json(
             {
-                "directory": str(done.directory),
-                "written": [str(path) for path in done.written],
-                "present": [str(path) for path in done.present],
-                "edited": [str(path) for path in done.edited],
+                "directory": str(installation.directory),
+                "written": [str(path) for path in installation.written],
+                "present": [str(path) for path in installation.present],
+                "edited": [str(path) for path in installation.edited],
                 "next": _PUSH,
             }
         )
     else:
-        _show(done)
+        _show(installation)
 
 
 def _expect_not_migrated(db_url: str) -> None:
@@ -66,15 +66,15 @@ def _expect_not_migrated(db_url: str) -> None:
     database.expect_tool(database_settings(db_url), state.MigrationTool.CLI)
 
 
-def _show(done: "Installation") -> None:
-    for path in done.written:
+def _show(installation: "Installation") -> None:
+    for path in installation.written:
         print_line(str(path))
-    for path in done.edited:
+    for path in installation.edited:
         warn(f"{path} was edited after its installation, and is not changed.")
-    if done.written:
+    if installation.written:
         info(f"Next: {_PUSH}, then picture-queue doctor")
     else:
-        info(f"Nothing to write: {done.directory} has all migrations of this version.")
+        info(f"Nothing to write: {installation.directory} has all migrations of this version.")
 
 
 def migrate(
@@ -90,16 +90,16 @@ def migrate(
 
     settings = database_settings(db_url)
 
-    def say(name: str) -> None:
+    def show_name(name: str) -> None:
         if not as_json:
             print_line(name)
 
     if preview:
         names = database.pending(settings)
         for name in names:
-            say(name)
+            show_name(name)
     else:
-        names = database.migrate(settings, say)
+        names = database.migrate(settings, show_name)
     if as_json:
         print_json({"pending" if preview else "applied": names})
     elif not names:

@@ -6,7 +6,7 @@ import typer
 
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag
-from picture_queue_cli.parsing import changes
+from picture_queue_cli.parsing import parse_changes
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import info, out, pairs, plain, print_json
 
@@ -14,10 +14,10 @@ settings = Commands(
     help="Show and change the project's defaults.", example="settings set max_attempts=5"
 )
 
-# What a round of maintenance counts, in the words of people.
-_STEPS = {
-    "promoted": "jobs that became due",
-    "swept": "expired leases taken back",
+# Labels of the numbers that a round of maintenance returns.
+_LABELS = {
+    "promoted": "due jobs promoted",
+    "swept": "expired leases swept",
     "scheduled": "jobs of schedules enqueued",
     "settled": "dependent jobs and batches updated",
     "failed": "steps that failed",
@@ -47,7 +47,7 @@ def set_settings(
     as_json: JsonFlag = False,
 ) -> None:
     """Change settings."""
-    changed = changes(values)
+    changed = parse_changes(values)
     with connect(ctx) as pq:
         found = plain(pq.settings.set(**changed))
     if as_json:
@@ -59,7 +59,9 @@ def set_settings(
 def maintain(
     ctx: typer.Context,
     *,
-    force: Annotated[bool, typer.Option(help="Run it even if a worker does it.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="Run it even if a worker does the maintenance.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run one round of maintenance."""
@@ -68,11 +70,11 @@ def maintain(
     if as_json:
         print_json(answer)
     elif not (answer["leased"] or force):
-        info("A worker does the maintenance of this project. Run a round anyway with --force.")
+        info("A worker does the maintenance of this project. To run a round anyway, use --force.")
     else:
         del answer["leased"]
-        out().print(pairs({_STEPS.get(name, name): _count(n) for name, n in answer.items()}))
+        out().print(pairs({_LABELS.get(name, name): _format(n) for name, n in answer.items()}))
 
 
-def _count(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)

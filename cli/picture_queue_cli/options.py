@@ -13,10 +13,10 @@ from picture_queue._visible import visible
 from picture_queue_cli.parsing import (
     choice,
     expect_filled,
-    moment,
+    parse_duration,
+    parse_time,
+    parse_uuid,
     read_object,
-    seconds,
-    uuid,
     whole_number,
 )
 from picture_queue_cli.render import err
@@ -45,17 +45,17 @@ def text_option(text: str, *names: str, kind: Any = str | None, metavar: str = "
 
 def id_option(text: str, *names: str, kind: Any = UUID | None) -> Any:
     """Return an option that takes an id; with ``list[UUID]`` it is repeatable."""
-    return _option(kind, text, *names, metavar="ID", parser=uuid)
+    return _option(kind, text, *names, metavar="ID", parser=parse_uuid)
 
 
-def duration_option(text: str, *names: str, parser: Callable[[str], float] = seconds) -> Any:
+def duration_option(text: str, *names: str) -> Any:
     """Return an option that takes a duration such as 90s or 10m."""
-    return _option(float | None, text, *names, metavar="DURATION", parser=parser)
+    return _option(float | None, text, *names, metavar="DURATION", parser=parse_duration)
 
 
 def time_option(text: str, *names: str) -> Any:
     """Return an option that takes a time such as 2030-01-31T08:00."""
-    return _option(datetime | None, text, *names, metavar="TIME", parser=moment)
+    return _option(datetime | None, text, *names, metavar="TIME", parser=parse_time)
 
 
 def number_option(text: str, *names: str, low: int, high: int, kind: Any = int) -> Any:
@@ -85,7 +85,7 @@ _FILTER: dict[str, Any] = {
     "tenant": text_option("Select jobs of this tenant."),
     "batch_id": id_option("Select jobs of this batch.", "--batch"),
     "error": text_option("Select jobs with this text in their error."),
-    "reason": text_option("Select jobs that failed for a reason of `jobs reasons`."),
+    "reason": text_option("Select jobs with this reason from `jobs reasons`."),
     "metadata": _option(
         str | None, "Select jobs whose metadata has this JSON object.", metavar="JSON"
     ),
@@ -101,32 +101,44 @@ _JOB: dict[str, Any] = {
     ),
     "delay": duration_option("Start after this delay: 90s, 10m, 2h or 1d."),
     "max_attempts": number_option(
-        "Fail after so many attempts.", low=1, high=1000, kind=int | None
+        "Fail after this many attempts.", low=1, high=1000, kind=int | None
     ),
     "timeout": duration_option("Stop an attempt after this time: 90s, 10m."),
-    "expires_in": duration_option("Do not start later than this: 10m, 2h."),
-    "tag": text_option("Add a word to find the job by; repeatable.", kind=list[str]),
+    "expires_in": duration_option("Fail unless it starts within this time: 10m, 2h."),
+    "tag": text_option("Add a tag to find the job by; repeatable.", kind=list[str]),
     "metadata": _option(str | None, "Attach a JSON object.", metavar="JSON"),
-    "tenant": text_option("Run it for this tenant of a shared queue."),
+    "tenant": text_option("Set the tenant of the job for fair sharing."),
     "limit_key": text_option(
-        "Run it under a limit key: model:flux; repeatable.", kind=list[str], metavar="KEY"
+        "Apply the limit of this key: model:flux; repeatable.", kind=list[str], metavar="KEY"
     ),
     "depends_on": id_option("Wait for this job to finish; repeatable.", kind=list[UUID]),
     "on_parent_failure": choice_option(
-        "Choose what to do if such a job fails.", values=("cancel", "fail", "run")
+        "Choose what to do if a job it depends on fails.", values=("cancel", "fail", "run")
     ),
-    "unique": _option(bool, "Skip if an unfinished job has this payload."),
+    "unique": _option(bool, "Skip it if an equal job has not finished."),
     "unique_by": text_option(
         "Compare only this key of the payload; repeatable.", kind=list[str], metavar="KEY"
     ),
     "on_conflict": choice_option(
-        "Choose what to do if such a job exists.",
+        "Choose what to do if an equal job exists.",
         values=("ignore", "replace", "debounce"),
         kind=str,
     ),
-    "user_id": id_option("Let this user read, watch and cancel it."),
+    "user_id": id_option("Make this user the owner of the job."),
 }
 _DEFAULTS: dict[str, Any] = {"priority": 0, "unique": False, "on_conflict": "ignore"}
+
+
+def expect_terminal(action: str) -> None:
+    """Check that standard input is a terminal, on which a question can be answered.
+
+    Raises:
+        typer.BadParameter: It is not a terminal.
+    """
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(
+            f"{action} needs a terminal; pass --yes to confirm", param_hint="--yes"
+        )
 
 
 def confirm(question: str) -> None:
@@ -140,35 +152,36 @@ def confirm(question: str) -> None:
         agreed = typer.confirm(visible(question), err=True)
     except typer.Abort:  # raised at the end of the input and by Ctrl-C
         err().print()
-        if sys.stdin.isatty():
-            raise
-        raise typer.BadParameter(
-            "the question needs a terminal; pass --yes to confirm", param_hint="--yes"
-        ) from None
+        expect_terminal("the question")
+        raise
     if not agreed:
         raise typer.Abort
 
 
 def with_filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a `JobFilter` to a command, which receives them as ``filter``."""
-    return _with_options(command, "filter", _FILTER, _as_filter)
+    return _with_options(command, "filter", _FILTER, _build_filter)
 
 
 def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a new job to a command, which receives them as ``options``."""
-    return _with_options(command, "options", _JOB, _as_options)
+    return _with_options(command, "options", _JOB, _build_job_options)
 
 
 def _with_options(
     command: Callable[..., None],
     name: str,
     shared: dict[str, Any],
-    value: Callable[[dict[str, Any]], dict[str, Any]],
+    build: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Callable[..., None]:
-    """Replace the parameter `name` by several options: typer reads options from the signature."""
+    """Replace the parameter `name` by several options.
+
+    Typer reads options from a signature, so the wrapper gets one that has them. `build` turns the
+    values of the options into the value of the parameter.
+    """
 
     def wrapper(**given: Any) -> None:
-        command(**{name: value({key: given.pop(key) for key in shared})}, **given)
+        command(**{name: build({key: given.pop(key) for key in shared})}, **given)
 
     own = [p for p in inspect.signature(command).parameters.values() if p.name != name]
     options = [
@@ -189,14 +202,14 @@ def _with_options(
     return wrapper
 
 
-def _as_filter(given: dict[str, Any]) -> dict[str, Any]:
+def _build_filter(given: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in given.items() if value is not None}
     if "metadata" in found:
         found["metadata"] = read_object(found["metadata"], "metadata")
     return found
 
 
-def _as_options(given: dict[str, Any]) -> dict[str, Any]:
+def _build_job_options(given: dict[str, Any]) -> dict[str, Any]:
     from picture_queue import Unique
 
     by, on_conflict = given.pop("unique_by"), given.pop("on_conflict")

@@ -1,4 +1,4 @@
-"""Parse what people type: JSON objects, lengths of time, times, settings."""
+"""Parse values of the command line: JSON, durations, times, numbers, ids, settings."""
 
 import json
 import math
@@ -18,17 +18,21 @@ from picture_queue.errors import InvalidArgument
 
 EXAMPLE_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
-_LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
-_LONGEST = 10 * 365 * 86_400  # seconds; no setting of a project is longer
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
+_LONGEST_DURATION = 10 * 365 * 86_400  # seconds; no setting of a project is longer
 _SHORTEST_WAIT = 0.1  # seconds
-_DIGITS = 300  # of a whole number that every reader of JSON can read
+_MAX_DIGITS = 300  # every JSON parser can read a whole number of this length
 
 
-def read_text(text: str, what: str) -> str:
-    """Return the text itself, that of ``@FILE``, or for ``-`` that of standard input.
+def read_text(text: str, name: str) -> str:
+    """Return a text, or for ``@FILE`` and ``-`` the content of the file or of standard input.
+
+    Args:
+        text: The text, ``@FILE`` or ``-``.
+        name: The name of the value, for the error.
 
     Raises:
-        InvalidArgument: It cannot be read.
+        InvalidArgument: The file or standard input cannot be read.
     """
     if text != "-" and not text.startswith("@"):
         return text
@@ -36,31 +40,31 @@ def read_text(text: str, what: str) -> str:
     try:
         data = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
         return data.decode("utf-8-sig")
-    except (OSError, ValueError) as error:  # the latter: not UTF-8, or no path
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a path
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         detail = f"{'standard input' if path is None else path}: {reason}"
-        raise InvalidArgument(f"The {what} cannot be read", detail=detail) from error
+        raise InvalidArgument(f"The {name} cannot be read", detail=detail) from error
 
 
-def read_json(text: str, what: str) -> Any:
-    """Read JSON from the argument, from ``@FILE`` or, for ``-``, from standard input.
+def read_json(text: str, name: str) -> Any:
+    """Read JSON from a text, from ``@FILE`` or, for ``-``, from standard input.
 
     Raises:
-        InvalidArgument: It cannot be read, or is not JSON.
+        InvalidArgument: The text cannot be read, or is not JSON.
     """
-    content = read_text(text, what)
+    content = read_text(text, name)
     try:
         return parse_json(content)
     except ValueError as error:
         raise InvalidArgument(
-            f"The {what} is not JSON",
+            f"The {name} is not JSON",
             detail=str(error),
             hint=file_hint(text) or """Write it as '{"path": "a.png"}', or as @FILE""",
         ) from error
 
 
 def file_hint(text: str) -> str | None:
-    """Return how to read a file, if a text that is not JSON names one."""
+    """Return a hint to write ``@FILE``, if a text that is not JSON looks like a path."""
     if not re.fullmatch(r"[^\s{}\[\]\"@-][^\n{}\[\]\"]{0,254}", text):
         return None
     try:
@@ -73,12 +77,12 @@ def file_hint(text: str) -> str | None:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text, if every reader of JSON can read it.
+    """Parse a JSON text that every JSON parser can read.
 
-    Python's own parser also takes NaN and Infinity, numbers of any size, and half characters.
+    Python's own parser also accepts NaN and Infinity, numbers of any size, and unpaired surrogates.
 
     Raises:
-        ValueError: Says what is wrong with the text.
+        ValueError: The text is not such JSON; the message gives the reason.
     """
     try:
         found = json.loads(
@@ -88,8 +92,8 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError as error:
-        half = ascii(error.object[error.start])[1:-1]
-        raise ValueError(f"it has {half}, which is half of a character") from None
+        surrogate = ascii(error.object[error.start])[1:-1]
+        raise ValueError(f"it has {surrogate}, an unpaired surrogate") from None
     return found
 
 
@@ -105,7 +109,7 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
-    if len(text) > _DIGITS:
+    if len(text) > _MAX_DIGITS:
         raise ValueError(f"it has {_short(text)}, a number of {len(text.lstrip('-'))} digits")
     return int(text)
 
@@ -114,67 +118,67 @@ def _short(text: str) -> str:
     return text if len(text) <= 20 else f"{text[:20]}…"
 
 
-def read_object(text: str, what: str = "payload") -> dict[str, Any]:
+def read_object(text: str, name: str = "payload") -> dict[str, Any]:
     """Read a JSON object as `read_json` does.
 
     Raises:
-        InvalidArgument: It cannot be read, is not JSON, or is not an object.
+        InvalidArgument: The text cannot be read, is not JSON, or is not an object.
     """
-    return expect_object(read_json(text, what), f"The {what}")
+    return expect_object(read_json(text, name), f"The {name}")
 
 
 def expect_object(value: Any, name: str, hint: str | None = None) -> dict[str, Any]:
-    """Return a value that is a JSON object.
+    """Check that a value is a JSON object, and return it.
 
     Args:
         value: The value.
-        name: Names it in the error.
-        hint: Replaces the usual hint of the error.
+        name: The name of the value, for the error.
+        hint: The hint of the error, instead of the usual one.
 
     Raises:
-        InvalidArgument: It is something else.
+        InvalidArgument: The value is not an object.
     """
     if not isinstance(value, dict):
         raise InvalidArgument(
             f"{name} is not a JSON object",
             detail=f"it is {json.dumps(value)[:60]}",
-            hint=hint or """Give its values names: '{"value": …}'""",
+            hint=hint or """Write an object: '{"name": "value"}'""",
         )
     return value
 
 
-def seconds(text: str) -> float:
-    """Return a length of time such as 90, 90s, 10m, 2h or 1d in seconds.
+def parse_duration(text: str) -> float:
+    """Parse a duration such as 90, 90s, 10m, 2h or 1d; return seconds.
 
     Raises:
-        typer.BadParameter: It is not one.
+        typer.BadParameter: The text is not a duration, or it is too long.
     """
-    match = _LENGTH.fullmatch(text.strip())
+    match = _DURATION.fullmatch(text.strip())
     if not match:
-        raise typer.BadParameter(f"{_short(text)!r} is not a time like 90s, 10m, 2h or 1d")
-    length = float(match[1]) * _UNITS[match[2] or ""]
-    if length > _LONGEST:
+        raise typer.BadParameter(f"{_short(text)!r} is not a duration like 90s, 10m, 2h or 1d")
+    duration = float(match[1]) * _UNITS[match[2] or ""]
+    if duration > _LONGEST_DURATION:
         raise typer.BadParameter(f"{_short(text)!r} is above ten years")
-    return length
+    return duration
 
 
-def wait(text: str) -> float:
-    """Return a length of time to wait, in seconds.
+def parse_wait(text: str) -> float:
+    """Parse the duration of a wait; return seconds.
 
     Raises:
-        typer.BadParameter: It is not one, or too short.
+        typer.BadParameter: The text is not a duration, or it is too short or too long.
     """
-    length = seconds(text)
-    if length < _SHORTEST_WAIT:
+    duration = parse_duration(text)
+    if duration < _SHORTEST_WAIT:
         raise typer.BadParameter(f"{_short(text)!r} is below {_SHORTEST_WAIT:g}s")
-    return length
+    return duration
 
 
-def moment(text: str) -> datetime:
-    """Return a time such as 2030-01-31T08:00; without a zone it is local time.
+def parse_time(text: str) -> datetime:
+    """Parse a time such as 2030-01-31T08:00; without a UTC offset it is local time.
 
     Raises:
-        typer.BadParameter: It is not one.
+        typer.BadParameter: The text is not a time.
     """
     try:
         found = datetime.fromisoformat(text)
@@ -183,8 +187,12 @@ def moment(text: str) -> datetime:
         raise typer.BadParameter(f"{_short(text)!r} is not a time like 2030-01-31T08:00") from error
 
 
-def until(length: float | None, at: datetime | None) -> datetime | None:
-    """Return the end of something: ``--for`` a length of time, or ``--until`` a time.
+def resolve_resume_at(length: float | None, at: datetime | None) -> datetime | None:
+    """Return the end of a pause from ``--for`` or ``--until``; None if neither is given.
+
+    Args:
+        length: The duration of ``--for``, in seconds.
+        at: The time of ``--until``.
 
     Raises:
         typer.BadParameter: Both are given.
@@ -201,18 +209,18 @@ def whole_number(low: int, high: int) -> Callable[[Any], int]:
         value = str(text)  # a default is a number already
         if not re.fullmatch(r"[+-]?[0-9]+", value):
             raise typer.BadParameter(f"{_short(value)!r} is not a whole number")
-        if len(value) > _DIGITS or not low <= int(value) <= high:
-            raise typer.BadParameter(f"{_short(value)} is not {low} to {high}")
+        if len(value) > _MAX_DIGITS or not low <= int(value) <= high:
+            raise typer.BadParameter(f"{_short(value)} is not between {low} and {high}")
         return int(value)
 
     return parse
 
 
-def number(text: Any) -> float:
-    """Return a finite number.
+def parse_number(text: Any) -> float:
+    """Parse a finite number.
 
     Raises:
-        typer.BadParameter: It is not one.
+        typer.BadParameter: The text is not a finite number.
     """
     try:
         value = float(text)
@@ -223,11 +231,11 @@ def number(text: Any) -> float:
     return value
 
 
-def uuid(text: Any) -> UUID:
-    """Return an id of a job, a batch, a generation or a user.
+def parse_uuid(text: Any) -> UUID:
+    """Parse the id of a job, a batch, a generation or a user.
 
     Raises:
-        typer.BadParameter: It is not one.
+        typer.BadParameter: The text is not a uuid.
     """
     try:
         return UUID(str(text))
@@ -235,11 +243,11 @@ def uuid(text: Any) -> UUID:
         raise typer.BadParameter(f"{_short(str(text))!r} is not an id like {EXAMPLE_ID}") from None
 
 
-def directory(text: Any) -> Path:
-    """Return the path of a directory, which need not exist.
+def parse_directory(text: Any) -> Path:
+    """Parse the path of a directory, which need not exist.
 
     Raises:
-        typer.BadParameter: It is blank, is not a path, or is something else.
+        typer.BadParameter: The text is blank, is not a path, or is the path of a file.
     """
     path = Path(text)
     if not str(text).strip():
@@ -257,7 +265,7 @@ def directory(text: Any) -> Path:
 
 
 def choice(*values: str) -> Callable[[Any], str]:
-    """Return a parser that accepts some words only."""
+    """Return a parser that accepts only the given values."""
 
     def parse(text: Any) -> str:
         if text not in values:
@@ -267,11 +275,11 @@ def choice(*values: str) -> Callable[[Any], str]:
     return parse
 
 
-def named_values(pairs: list[str], option: str | None = None) -> dict[str, Any]:
-    """Return what is written NAME=VALUE; a value is JSON if it can be read so, else a string.
+def parse_pairs(pairs: list[str], option: str | None = None) -> dict[str, Any]:
+    """Parse NAME=VALUE pairs; a value that is not JSON is a string.
 
     Args:
-        pairs: What is written.
+        pairs: The pairs.
         option: The option that the error names.
 
     Raises:
@@ -289,21 +297,21 @@ def named_values(pairs: list[str], option: str | None = None) -> dict[str, Any]:
     return found
 
 
-def changes(settings: list[str]) -> dict[str, Any]:
-    """Return settings that are written NAME=VALUE; the value ``default`` is None.
+def parse_changes(settings: list[str]) -> dict[str, Any]:
+    """Parse changes of settings, written NAME=VALUE; the value ``default`` becomes None.
 
-    A value of a setting in seconds may have a unit: lease_seconds=5m.
+    The value of a setting in seconds may have a unit: lease_seconds=5m.
 
     Raises:
-        typer.BadParameter: One is written otherwise.
+        typer.BadParameter: A change has no name or equals sign, or is not a duration.
     """
-    found = named_values(settings)
+    found = parse_pairs(settings)
     for name, value in found.items():
         if value == "default":
             found[name] = None
         elif name.endswith("_seconds") and isinstance(value, str):
             try:
-                found[name] = seconds(value)
+                found[name] = parse_duration(value)
             except typer.BadParameter as error:
                 raise typer.BadParameter(error.message, param_hint=name) from error
     return found
@@ -311,35 +319,37 @@ def changes(settings: list[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Rate:
-    """A number of starts in a period, in seconds."""
+    """A number of starts in a period."""
 
     count: int
-    period: float
+    period: float  # seconds
 
 
-def rate(text: str) -> Rate:
-    """Return a rate such as 10/1m.
+def parse_rate(text: str) -> Rate:
+    """Parse a rate such as 10/1m.
 
     Raises:
-        typer.BadParameter: It is not one.
+        typer.BadParameter: The text is not a rate.
     """
-    number, sign, period = (part.strip() for part in text.partition("/"))
-    length = period if period[:1].isdecimal() else f"1{period}"
+    count, slash, period = (part.strip() for part in text.partition("/"))
+    duration = period if period[:1].isdecimal() else f"1{period}"
     try:
-        if sign and re.fullmatch("[0-9]{1,9}", number):
-            return Rate(int(number), seconds(length))
+        if slash and re.fullmatch("[0-9]{1,9}", count):
+            return Rate(int(count), parse_duration(duration))
     except typer.BadParameter:
         pass
     raise typer.BadParameter(f"{_short(text)!r} is not a rate like 10/1m")
 
 
 def expect_filled(value: Any) -> Any:
-    """Return a name that is not blank, or several, as the callback of an argument or an option.
+    """Check that a value, or each of several, is not blank, and return it.
+
+    This is a callback of arguments and options.
 
     Raises:
-        typer.BadParameter: One is blank.
+        typer.BadParameter: A value is blank.
     """
-    for one in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(one, str) and not one.strip():
-            raise typer.BadParameter(f"{one!r} is blank")
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, str) and not item.strip():
+            raise typer.BadParameter(f"{item!r} is blank")
     return value

@@ -1,4 +1,4 @@
-"""Pictures as files."""
+"""Save the pictures of a generation as files."""
 
 import mimetypes
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from picture_queue_cli.parsing import directory
+from picture_queue_cli.parsing import parse_directory
 
 if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, Generation, Image
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 OutDirectory = Annotated[
     Path,
     typer.Option(
-        "--out", metavar="DIR", parser=directory, help="Save the pictures in this directory."
+        "--out", metavar="DIR", parser=parse_directory, help="Save the pictures in this directory."
     ),
 ]
 DEFAULT_DIRECTORY = Path("outputs")
 
 _NOT_IN_NAMES = re.compile(r"[^\w]+")
-_NAME_LENGTH = 40
+_MAX_PROMPT_LENGTH = 40  # characters of the prompt in a file name
 
 
 def make_directory(path: Path) -> None:
-    """Make the directory, before anything is asked for that has to go there.
+    """Create the directory of the pictures; called before a generation is started.
 
     Raises:
-        typer.BadParameter: It cannot be made, or not be written to.
+        typer.BadParameter: The directory cannot be created or is not writable.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--out") from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise typer.BadParameter(f"{path}: not writable", param_hint="--out")
+        raise typer.BadParameter(f"{path} is not writable", param_hint="--out")
 
 
 async def save_pictures(
@@ -45,7 +45,7 @@ async def save_pictures(
     """Save the pictures of a generation and return their paths.
 
     Raises:
-        NotFound: A picture is gone.
+        NotFound: A picture is missing in Storage.
         typer.BadParameter: A file cannot be written.
     """
     paths = []
@@ -59,8 +59,9 @@ async def save_pictures(
 
 
 def file_name(generation: "Generation", image: "Image") -> str:
-    """Return a file name that tells the prompt and is unique."""
-    words = _NOT_IN_NAMES.sub("-", generation.prompt.lower()).strip("-")[:_NAME_LENGTH].strip("-")
+    """Return a unique file name that begins with the prompt."""
+    words = _NOT_IN_NAMES.sub("-", generation.prompt.lower()).strip("-")
+    words = words[:_MAX_PROMPT_LENGTH].strip("-")
     number = f"-{image.n}" if len(generation.images) > 1 else ""
     # mimetypes knows image/webp since Python 3.13.
     known = {"image/webp": ".webp"}.get(image.mime_type)

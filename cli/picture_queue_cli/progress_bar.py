@@ -21,7 +21,7 @@ _MARKS = {
 
 
 class _Mark(SpinnerColumn):
-    """A spinner, and at the end a mark for success or failure."""
+    """A spinner, which a mark replaces when the job has finished."""
 
     def render(self, task: Task) -> RenderableType:
         return _MARKS.get(task.fields["status"]) or super().render(task)
@@ -37,7 +37,7 @@ class _Elapsed(ProgressColumn):
         return Text(f"{task.finished_time or task.elapsed or 0:5.1f} s", style="dim")
 
 
-class Bar:
+class ProgressBar:
     """The progress bar of one job."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ def _description(event: "JobEvent") -> str:
     if event.status == "processing":
         return event.message or "processing"
     if event.hold == "scheduled" and event.attempt:
-        return f"attempt {event.attempt} failed, waiting for the next"
+        return f"attempt {event.attempt} failed, waiting for the next one"
     return {"scheduled": "waiting until it is due", None: "waiting for a worker"}.get(
         event.hold, f"held: {event.hold}"
     )

@@ -1,4 +1,4 @@
-"""The project of a command: from options, the environment, or a running embedded stack."""
+"""Find the project of a command: in options, the environment, or a running embedded stack."""
 
 import os
 from collections.abc import Callable, Coroutine
@@ -66,13 +66,13 @@ def _check_no_key_is_ignored(given: Target) -> None:
     ):
         if value:
             raise SettingsError(
-                f"{name} is set beside PICTURE_QUEUE_DATABASE_URL, whose calls do not use it",
+                f"{name} is set together with PICTURE_QUEUE_DATABASE_URL, and has no effect then",
                 hint="Unset PICTURE_QUEUE_DATABASE_URL, or give --url to call the API",
             )
 
 
 def running_stack() -> dict[str, str] | None:
-    """Return the status of the stack in the default data directory, None without one."""
+    """Return the status of the stack in the default data directory; None if it is not running."""
     try:
         from picture_queue.local.stack import status
 

@@ -9,11 +9,11 @@ from rich.text import Text
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import MAX_INTEGER, JsonFlag, PreviewFlag, YesFlag, confirm
 from picture_queue_cli.parsing import (
-    changes,
     expect_filled,
-    moment,
-    seconds,
-    until,
+    parse_changes,
+    parse_duration,
+    parse_time,
+    resolve_resume_at,
     whole_number,
 )
 from picture_queue_cli.project import connect, every_page
@@ -41,15 +41,19 @@ Name = Annotated[
 ]
 For = Annotated[
     float | None,
-    typer.Option("--for", metavar="DURATION", parser=seconds, help="Pause for 90s, 10m or 2h."),
+    typer.Option(
+        "--for", metavar="DURATION", parser=parse_duration, help="Pause for 90s, 10m or 2h."
+    ),
 ]
 Until = Annotated[
     datetime | None,
-    typer.Option("--until", metavar="TIME", parser=moment, help="Pause until 2030-01-31T08:00."),
+    typer.Option(
+        "--until", metavar="TIME", parser=parse_time, help="Pause until 2030-01-31T08:00."
+    ),
 ]
 
-_BAR = 24  # characters
-_PARTS = (
+_BAR_WIDTH = 24  # characters
+_BAR_PARTS = (
     ("processing", "yellow"),
     ("parked", "magenta"),
     ("pending", "cyan"),
@@ -61,7 +65,7 @@ _PARTS = (
 
 @app.command("list", example="queues list")
 def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """List the queues with their numbers of jobs."""
+    """List the queues and their job counts."""
     with connect(ctx) as pq:
         queues = {queue.name: queue for queue in every_page(pq.queues.list, "name")}
         counts = every_page(pq.queues.counts, "queue")
@@ -70,9 +74,9 @@ def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
         return
     numbers = ("pending", "processing", "held", "failed", "last minute")
     shown = table("queue", "jobs", *numbers, "oldest", "", right=(*numbers, "oldest"))
-    largest = max((sum(getattr(row, name) for name, _ in _PARTS) for row in counts), default=0)
+    largest = max((sum(getattr(row, name) for name, _ in _BAR_PARTS) for row in counts), default=0)
     for row in counts:
-        parts = {name: getattr(row, name) for name, _ in _PARTS}
+        parts = {name: getattr(row, name) for name, _ in _BAR_PARTS}
         held = row.scheduled + row.blocked + row.waiting + row.parked
         shown.add_row(
             row.queue,
@@ -89,11 +93,11 @@ def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
 
 
 def _bar(parts: dict[str, int], largest: int) -> Text:
-    """Draw the jobs of a queue, each state in its colour, on the scale of the fullest."""
+    """Draw the jobs of a queue by state; the largest queue fills the width."""
     bar = Text()
-    for name, style in _PARTS:
-        cells = -(-_BAR * parts[name] // largest) if largest else 0
-        bar.append("█" * cells, style=style)
+    for name, style in _BAR_PARTS:
+        width = -(-_BAR_WIDTH * parts[name] // largest) if largest else 0  # rounded up
+        bar.append("█" * width, style=style)
     return bar
 
 
@@ -117,7 +121,7 @@ def show(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
         raise QueueNotFound(
             "No such queue", detail=f"queue is {queue!r}", hint="See: picture-queue queues list"
         )
-    _print(found, as_json)
+    _print_queue(found, as_json)
 
 
 @app.command("set", example="queues set mail lease_seconds=5m")
@@ -132,9 +136,9 @@ def set_queue(
     as_json: JsonFlag = False,
 ) -> None:
     """Create a queue, or change its settings."""
-    changed = changes(settings)
+    changed = parse_changes(settings)
     with connect(ctx) as pq:
-        _print(pq.queues.set(queue, **changed), as_json)
+        _print_queue(pq.queues.set(queue, **changed), as_json)
 
 
 @app.command(example="queues pause mail --for 1h")
@@ -145,28 +149,28 @@ def pause(
     length: For = None,
     at: Until = None,
     reason: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Say why, for others to see.")
+        str | None, typer.Option(metavar="TEXT", help="Record the reason of the pause.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Pause a queue; running jobs go on."""
-    end = until(length, at)
+    """Pause a queue; running jobs continue."""
+    end = resolve_resume_at(length, at)
     with connect(ctx) as pq:
-        _print(pq.queues.pause(queue, resume_at=end, reason=reason), as_json)
+        _print_queue(pq.queues.pause(queue, resume_at=end, reason=reason), as_json)
 
 
 @app.command(example="queues resume mail")
 def resume(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
     """Resume a queue that is paused or draining."""
     with connect(ctx) as pq:
-        _print(pq.queues.resume(queue), as_json)
+        _print_queue(pq.queues.resume(queue), as_json)
 
 
 @app.command(example="queues drain mail")
 def drain(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
-    """Refuse new jobs and run those that are there."""
+    """Refuse new jobs and run the existing ones."""
     with connect(ctx) as pq:
-        _print(pq.queues.drain(queue), as_json)
+        _print_queue(pq.queues.drain(queue), as_json)
 
 
 @app.command(example="queues purge mail --preview")
@@ -193,9 +197,9 @@ def purge(
     if as_json:
         print_json({"matched": matched, "changed": changed})
     elif not matched:
-        info("Nothing is pending.")
+        info("No job is pending.")
     else:
-        out().print(f"{matched} would change" if preview else f"{changed} changed")
+        out().print(f"{matched} would be changed" if preview else f"{changed} changed")
 
 
 @app.command(example="queues workers mail --max 20")
@@ -208,7 +212,9 @@ def workers(
     jobs_per_worker: Annotated[
         int,
         typer.Option(
-            metavar="NUMBER", parser=whole_number(1, MAX_INTEGER), help="Let a worker run so many."
+            metavar="NUMBER",
+            parser=whole_number(1, MAX_INTEGER),
+            help="Assume that a worker runs this many jobs.",
         ),
     ] = 10,
     min_workers: Annotated[
@@ -217,7 +223,7 @@ def workers(
             "--min",
             metavar="NUMBER",
             parser=whole_number(0, MAX_INTEGER),
-            help="Recommend at least so many.",
+            help="Recommend at least this many.",
         ),
     ] = 0,
     max_workers: Annotated[
@@ -226,7 +232,7 @@ def workers(
             "--max",
             metavar="NUMBER",
             parser=whole_number(0, MAX_INTEGER),
-            help="Recommend at most so many.",
+            help="Recommend at most this many.",
         ),
     ] = 100,
     as_json: JsonFlag = False,
@@ -248,7 +254,7 @@ def workers(
         out().print(str(found.desired))
 
 
-def _print(queue: "Queue", as_json: bool) -> None:
+def _print_queue(queue: "Queue", as_json: bool) -> None:
     if as_json:
         print_json(plain(queue))
         return

@@ -25,25 +25,28 @@ _STYLES = {
     "failed": "red",
     "cancelled": "magenta",
 }
-# Into a pipe nothing is wrapped or cut.
+# Output to a pipe is neither wrapped nor cut.
 _PIPE_WIDTH = 10_000
 _LONGEST_ERROR = 900  # characters
-# Where JSON was printed.
+# The streams on which JSON was printed.
 _json_streams: "WeakSet[IO[str]]" = WeakSet()
 
 
 def one_line(text: str) -> str:
-    r"""Return a text as one line, its breaks written as ``\n``: no line of ours begins with it."""
+    r"""Return a text as one line, with line breaks written as ``\n``.
+
+    So stored text cannot look like a line of this program.
+    """
     return text.replace("\n", r"\n")
 
 
 def styled(text: str, style: str = "") -> Text:
-    """Return a text in a style, with its control characters visible."""
+    """Return a text in a style, with control characters escaped."""
     return Text(visible(text), style=style)
 
 
 class _Table(Table):
-    """A table whose cells are one line each; those that may have more are `Text`."""
+    """A table that writes each string in one line; cells of type `Text` may have several."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         lines = (one_line(cell) if isinstance(cell, str) else cell for cell in cells)
@@ -51,10 +54,11 @@ class _Table(Table):
 
 
 class _Console(Console):
-    """A console that shows every text as it is: no markup, and control characters visible."""
+    """A console that prints text without markup, with control characters escaped."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(visible(text), **options)  # before a table measures it
+        # Escaped here as well, because a table measures its cells before `render` prints them.
+        return super().render_str(visible(text), **options)
 
     def render(self, *args: Any, **options: Any) -> Iterable[Segment]:
         for segment in super().render(*args, **options):
@@ -73,19 +77,19 @@ def err() -> Console:
 
 @lru_cache(maxsize=2)
 def _console_of(stream: IO[str], width: int | None = None) -> Console:
-    # One for each stream: what is printed beside a live bar goes above it.
+    # One console for each stream: it prints other output above a live progress bar.
     return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
 def info(text: str) -> None:
-    """Print a message beside the result."""
+    """Print a message on standard error."""
     err().print(styled(text, "dim"), soft_wrap=True)
 
 
 def print_error(text: str) -> None:
     """Print an error in one line."""
     line = " ".join(text.split())
-    if len(line) > _LONGEST_ERROR:  # it quotes a long argument; what to do stands at the end
+    if len(line) > _LONGEST_ERROR:  # the end has the hint, so the middle is cut
         line = f"{line[: _LONGEST_ERROR - 200]} … {line[-200:]}"
     shown = Text.assemble(("error: ", "bold red"), styled(line, "red"))
     err().print(shown, soft_wrap=True)
@@ -103,7 +107,7 @@ def print_line(text: str) -> None:
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print one JSON document; with ``indent=None`` in one line, for streams."""
-    # JSON escapes every control character but this one.
+    # json.dumps escapes every control character but this one.
     text = json.dumps(value, indent=indent, default=str).replace("\x7f", r"\u007f")
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
@@ -116,7 +120,7 @@ def json_was_printed() -> bool:
 
 
 def plain(record: "Record") -> dict[str, Any]:
-    """Return a record as JSON has it."""
+    """Return a record as values that JSON can encode."""
     return record.model_dump(mode="json")
 
 
@@ -131,7 +135,7 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
     Args:
         columns: The headings.
-        right: Those of numbers.
+        right: The headings of columns that are aligned to the right.
     """
     made = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
@@ -142,7 +146,7 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def pairs(rows: Mapping[str, Any]) -> Table:
-    """Return names and values side by side, without those that are None."""
+    """Return a table of names and values, without the values that are None."""
     made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
@@ -163,7 +167,7 @@ def reason_lines(why: "JobExplanation") -> str | None:
 
 
 def ago(moment: datetime | None) -> str:
-    """Return how long ago something was, or how long it is until then."""
+    """Return a time relative to now: "5 min ago" or "in 5 min"; "" for None."""
     if moment is None:
         return ""
     seconds = (datetime.now(UTC) - moment).total_seconds()
@@ -171,7 +175,7 @@ def ago(moment: datetime | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in one unit."""
+    """Return a duration in one unit, such as "5 min"."""
     seconds = max(seconds, 0.0)
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
@@ -180,5 +184,5 @@ def duration(seconds: float) -> str:
 
 
 def local_time(moment: datetime | None) -> str | None:
-    """Return a time in the reader's own zone."""
+    """Return a time in the local time zone."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z") if moment else None

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag, with_job_options
-from picture_queue_cli.parsing import choice, expect_filled, read_object, seconds
+from picture_queue_cli.parsing import choice, expect_filled, parse_duration, read_object
 from picture_queue_cli.project import connect, every_page
 from picture_queue_cli.render import (
     ago,
@@ -46,12 +46,12 @@ def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     if not found:
         info("There are no schedules.")
         return
-    shown = table("name", "type", "comes", "next", "last", "")
+    shown = table("name", "type", "runs", "next", "last", "")
     for schedule in found:
         shown.add_row(
             schedule.name,
             str(schedule.job.get("job_type")),
-            _rhythm(schedule),
+            _recurrence(schedule),
             Text("paused", style="yellow") if schedule.paused else Text(ago(schedule.next_at)),
             ago(schedule.last_at),
             styled(schedule.last_error or "", "red"),
@@ -59,7 +59,7 @@ def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     out().print(shown)
 
 
-def _rhythm(schedule: "Schedule") -> str:
+def _recurrence(schedule: "Schedule") -> str:
     if schedule.cron is None:
         return f"every {schedule.every_seconds:g} s"
     return f"{schedule.cron} {schedule.timezone}"
@@ -70,10 +70,8 @@ def _rhythm(schedule: "Schedule") -> str:
 def set_schedule(
     ctx: typer.Context,
     name: Name,
-    job_type: Annotated[str, typer.Argument(help="Name the handler that runs its jobs.")],
-    payload: Annotated[
-        str, typer.Argument(help="Pass a JSON object, @FILE, or - for standard input.")
-    ] = "{}",
+    job_type: Annotated[str, typer.Argument(help="Run the handler of this job type.")],
+    payload: Annotated[str, typer.Argument(help="Pass a JSON object, @FILE, or - (stdin).")] = "{}",
     *,
     options: dict[str, Any],
     cron: Annotated[
@@ -82,7 +80,9 @@ def set_schedule(
     every: Annotated[
         float | None,
         typer.Option(
-            metavar="DURATION", parser=seconds, help="Run at this interval instead: 90s, 10m, 2h."
+            metavar="DURATION",
+            parser=parse_duration,
+            help="Run at this interval instead: 90s, 10m, 2h.",
         ),
     ] = None,
     timezone: Annotated[
@@ -97,7 +97,7 @@ def set_schedule(
         ),
     ] = "once",
     paused: Annotated[
-        bool | None, typer.Option("--paused/--not-paused", help="Pause it, or let it run.")
+        bool | None, typer.Option("--paused/--not-paused", help="Pause or resume the schedule.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -106,7 +106,7 @@ def set_schedule(
         raise typer.BadParameter("give one of --cron and --every")
     content = read_object(payload)
     with connect(ctx) as pq:
-        made = pq.schedules.set(
+        schedule = pq.schedules.set(
             name,
             job_type,
             content,
@@ -117,12 +117,12 @@ def set_schedule(
             paused=paused,
             **options,
         )
-    _print(made, as_json)
+    _print_schedule(schedule, as_json)
 
 
 @app.command(example="schedules delete tidy")
 def delete(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
-    """Delete a schedule; the jobs it made stay."""
+    """Delete a schedule and keep the jobs it enqueued."""
     with connect(ctx) as pq:
         if not pq.schedules.delete(name):
             from picture_queue.errors import ScheduleNotFound
@@ -135,35 +135,35 @@ def delete(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None
     if as_json:
         print_json({"name": name, "deleted": True})
     else:
-        info(f"The schedule {name} was deleted; the jobs that it made stay.")
+        info(f"The schedule {name} was deleted. The jobs that it enqueued are kept.")
 
 
 @app.command(example="schedules pause tidy")
 def pause(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
     """Pause a schedule."""
     with connect(ctx) as pq:
-        _print(pq.schedules.pause(name), as_json)
+        _print_schedule(pq.schedules.pause(name), as_json)
 
 
 @app.command(example="schedules resume tidy")
 def resume(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
-    """Resume a schedule from its next run."""
+    """Resume a schedule at its next run."""
     with connect(ctx) as pq:
-        _print(pq.schedules.resume(name), as_json)
+        _print_schedule(pq.schedules.resume(name), as_json)
 
 
 @app.command(example="schedules run tidy")
 def run(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
     """Run a schedule now and print the job's id."""
     with connect(ctx) as pq:
-        made = pq.schedules.run(name)
+        job = pq.schedules.run(name)
     if as_json:
-        print_json({"job_id": made.id, "outcome": made.outcome})
+        print_json({"job_id": job.id, "outcome": job.outcome})
     else:
-        print_line(str(made.id))
+        print_line(str(job.id))
 
 
-def _print(schedule: "Schedule", as_json: bool) -> None:
+def _print_schedule(schedule: "Schedule", as_json: bool) -> None:
     if as_json:
         print_json(plain(schedule))
         return
@@ -172,7 +172,7 @@ def _print(schedule: "Schedule", as_json: bool) -> None:
             {
                 "name": schedule.name,
                 "type": schedule.job.get("job_type"),
-                "comes": _rhythm(schedule),
+                "runs": _recurrence(schedule),
                 "missed": schedule.missed,
                 "next": "paused" if schedule.paused else local_time(schedule.next_at),
                 "last": local_time(schedule.last_at),

@@ -1,4 +1,4 @@
-"""The timeline of the demo: when each step happened, and how the demo learnt of it."""
+"""The timeline of the demo: the time of each step, and the source that reported it."""
 
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,8 +23,8 @@ _SOURCES = {
 }
 
 
-class Moment(NamedTuple):
-    """A point of the timeline.
+class TimelineEntry(NamedTuple):
+    """The time of one step.
 
     Args:
         ms: Milliseconds since the start of the generation.
@@ -36,27 +36,28 @@ class Moment(NamedTuple):
 
 
 class Timeline:
-    """The moments of one generation; the clock starts when this object is created."""
+    """The steps of one generation; the clock starts when this object is created."""
 
     def __init__(self) -> None:
-        self._wall = time.time()
-        self._clock = time.perf_counter()
+        self._started_at = time.time()
+        self._started = time.perf_counter()
         self.events: list[tuple[JobEvent, int]] = []
-        self.moments: dict[str, Moment] = {}
+        self.entries: dict[str, TimelineEntry] = {}
 
     def _now(self) -> int:
-        return round((time.perf_counter() - self._clock) * 1000)
+        return round((time.perf_counter() - self._started) * 1000)
 
     def mark(self, name: str, source: str) -> None:
-        """Record a moment at the present time, unless it is recorded already."""
-        self.moments.setdefault(name, Moment(self._now(), source))
+        """Record a step at the present time, unless it is recorded already."""
+        self.entries.setdefault(name, TimelineEntry(self._now(), source))
 
-    def mark_row(self, name: str, at: "datetime") -> None:
-        """Record a moment at a time from the database, which runs on this machine's clock."""
-        self.moments.setdefault(name, Moment(round((at.timestamp() - self._wall) * 1000), "row"))
+    def mark_at(self, name: str, at: "datetime") -> None:
+        """Record a step at a time from the database, which uses the same clock."""
+        ms = round((at.timestamp() - self._started_at) * 1000)
+        self.entries.setdefault(name, TimelineEntry(ms, "row"))
 
     def record_event(self, event: "JobEvent") -> None:
-        """Record an event of the job, and the moments it stands for."""
+        """Record an event of the job, and the steps that it shows."""
         self.events.append((event, self._now()))
         if event.status != "pending":
             self.mark("claimed", event.source)
@@ -66,7 +67,7 @@ class Timeline:
             self.mark(str(event.status), event.source)
 
     def as_json(self) -> dict[str, Any]:
-        """Return events and moments for the JSON output of the demo."""
+        """Return events and steps for the JSON output of the demo."""
         return {
             "events": [
                 {
@@ -81,17 +82,17 @@ class Timeline:
                 for event, ms in self.events
             ],
             "timeline": {
-                name.replace(" ", "_"): {"ms": moment.ms, "source": moment.source}
-                for name, moment in self._in_order()
+                name.replace(" ", "_"): {"ms": entry.ms, "source": entry.source}
+                for name, entry in self._in_order()
             },
         }
 
     def as_table(self) -> Table:
-        """Return the moments as a table."""
-        shown = table("ms", "what", "from", "", right=("ms",))
-        for name, moment in self._in_order():
-            meaning = Text(_SOURCES[moment.source], style="dim")
-            shown.add_row(f"{moment.ms:,}", name, moment.source, meaning)
+        """Return the steps as a table."""
+        shown = table("ms", "step", "source", "", right=("ms",))
+        for name, entry in self._in_order():
+            meaning = Text(_SOURCES[entry.source], style="dim")
+            shown.add_row(f"{entry.ms:,}", name, entry.source, meaning)
         return shown
 
     def sources(self) -> str:
@@ -102,5 +103,5 @@ class Timeline:
         named = ", ".join(f"{count} from {source}" for source, count in counts.items())
         return f"{len(self.events)} states: {named}"
 
-    def _in_order(self) -> list[tuple[str, Moment]]:
-        return sorted(self.moments.items(), key=lambda item: item[1].ms)
+    def _in_order(self) -> list[tuple[str, TimelineEntry]]:
+        return sorted(self.entries.items(), key=lambda item: item[1].ms)

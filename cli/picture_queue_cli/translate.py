@@ -1,7 +1,8 @@
-"""Errors in the words of the command line.
+"""Replace names of SQL in errors by names of the command line.
 
-The project and the library name parameters and functions of SQL, as ``options.timeout_seconds`` and
-``list_queues()``. People type ``--timeout`` and ``picture-queue queues list``.
+Errors of the project and the library name parameters and functions of SQL, such as
+``options.timeout_seconds`` and ``list_queues()``. Users type ``--timeout`` and
+``picture-queue queues list``.
 """
 
 import re
@@ -50,15 +51,15 @@ _FIELD = re.compile(
     r"(?P<path>[a-z_]+(?:\.[a-z_]+)*) (?=is\b|has\b|are\b)"
 )
 _PREFIXES = ("options.", "filter.", "unique.")
-# What a parameter of SQL is called here, where the names differ.
+# The parameters of commands for a parameter of SQL, where the names differ.
 _PARAMETERS = {
     "batch_id": ("batch_id",),
     "by": ("unique_by",),
     "delay_seconds": ("delay",),
     "every_seconds": ("every",),
     "expires_in_seconds": ("expires_in",),
-    "job_id": ("job_id", "job_ids", "some_id"),
-    "generation_id": ("some_id",),
+    "job_id": ("job_id", "job_ids", "target_id"),
+    "generation_id": ("target_id",),
     "lease_seconds": ("lease",),
     "limit_keys": ("limit_key",),
     "max_workers": ("max_workers",),
@@ -90,18 +91,18 @@ def translate_error(error: errors.PictureQueueError, ctx: Any) -> None:
         ctx: The context of the command that raised it.
     """
     if isinstance(error, errors.UnreadableAnswer):
-        error.message = "The project's answer is not of the form that this version reads"
+        error.message = "This version cannot read the project's answer"
         error.detail, error.hint = None, "See: picture-queue doctor"
     elif isinstance(error, errors.VersionMismatch):
         error.detail = None  # the text of the API, which names functions
     elif isinstance(error, errors.SettingsError):
-        error.message = _with_option(error.message, ctx)
+        error.message = _replace_setting(error.message, ctx)
     else:
         _translate_fields(error, ctx)
-    given = _addresses(ctx)
-    error.message = _replace(error.message, given)
-    error.detail = _replace(error.detail, given) if error.detail else None
-    error.hint = _replace(_with_commands(error.hint), given) if error.hint else None
+    names = _typed_addresses(ctx)
+    error.message = _replace(error.message, names)
+    error.detail = _replace(error.detail, names) if error.detail else None
+    error.hint = _replace(_replace_functions(error.hint), names) if error.hint else None
 
 
 def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
@@ -109,12 +110,13 @@ def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
     found = _FIELD.match(detail)
     if found is None or found["path"] == "it":
         return
-    named = _named(found["path"], ctx.command.params, found["part"])
+    field = _translate_field(found["path"], ctx.command.params, found["part"])
     place = f"Item {int(found['item']) + 1} of the list: " if _is_batch(ctx, found) else ""
-    error.detail = f"{place}{named} {detail[found.end() :]}"
+    error.detail = f"{place}{field} {detail[found.end() :]}"
     if error.code in ("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"):
-        error.hint = _hint(error.detail, error.hint, found["path"])
-        if named.isalpha() and named.islower():  # a setting; it would get a capital letter
+        error.hint = _specific_hint(error.detail, error.hint, found["path"])
+        # A message is printed with a capital first letter; the name of a setting keeps its case.
+        if field.isalpha() and field.islower():
             error.message = "Refused"
         else:
             error.message, error.detail = error.detail, None
@@ -124,8 +126,8 @@ def _is_batch(ctx: Any, found: re.Match[str]) -> bool:
     return found["item"] is not None and any(p.name == "jobs" for p in ctx.command.params)
 
 
-def _named(path: str, parameters: Iterable[Any], part: str | None) -> str:
-    """Return how the command line names a field."""
+def _translate_field(path: str, parameters: Iterable[Any], part: str | None) -> str:
+    """Return the name of a field on the command line."""
     if part is not None:
         return f"--{part}: {path}"
     if path.startswith("input."):
@@ -140,8 +142,8 @@ def _named(path: str, parameters: Iterable[Any], part: str | None) -> str:
     return path
 
 
-def _hint(detail: str, hint: str | None, path: str) -> str | None:
-    """Return the hint, unless it is the one for everything and the detail says what is right."""
+def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
+    """Return the hint; None if it does not belong to this field, or the detail says the same."""
     text = (hint or "").lower()
     if text.startswith("names are "):
         if re.search(r' (is|has) "[^"]*"$', detail):
@@ -154,23 +156,23 @@ def _hint(detail: str, hint: str | None, path: str) -> str | None:
     return None if text.startswith("docs/") else hint
 
 
-def _with_commands(text: str) -> str:
+def _replace_functions(text: str) -> str:
     return _FUNCTION.sub(
         lambda found: f"`picture-queue {COMMANDS[found[1]]}`" if found[1] in COMMANDS else found[0],
         text,
     )
 
 
-def _with_option(text: str, ctx: Any) -> str:
-    """Replace the name of a setting at the begin of a message, such as "`lease` is 0"."""
+def _replace_setting(text: str, ctx: Any) -> str:
+    """Replace the setting at the start of a message, such as "`lease` is 0", by its option."""
     name, verb, rest = text.partition(" is ")
     name = name.strip("`")
     known = {parameter.name: parameter for parameter in ctx.command.params}
     return f"{label(known[name])}{verb}{rest}" if name in known else text
 
 
-def _addresses(ctx: Any) -> dict[str, str]:
-    """Return the options that were given in the place of variables."""
+def _typed_addresses(ctx: Any) -> dict[str, str]:
+    """Return variables and the options that the user typed instead of them."""
     root = ctx.find_root()
     options = {"db_url": ctx.params.get("db_url"), "url": root.params.get("url")}
     sources = {"db_url": ctx, "url": root}

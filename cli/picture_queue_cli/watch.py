@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from picture_queue_cli.parsing import uuid, wait
+from picture_queue_cli.parsing import parse_uuid, parse_wait
 from picture_queue_cli.project import connect_async, run
 from picture_queue_cli.render import info, plain, print_json, print_line, reason_lines
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 Timeout = Annotated[
     float | None,
-    typer.Option(metavar="DURATION", parser=wait, help="Stop waiting after 90s, 5m or 2h."),
+    typer.Option(metavar="DURATION", parser=parse_wait, help="Stop waiting after 90s, 5m or 2h."),
 ]
 
 
 def watch(
     ctx: typer.Context,
-    some_id: Annotated[
-        UUID, typer.Argument(metavar="ID", parser=uuid, help="Follow this job or generation.")
+    target_id: Annotated[
+        UUID, typer.Argument(metavar="ID", parser=parse_uuid, help="Follow this job or generation.")
     ],
     *,
     timeout: Timeout = None,
@@ -36,10 +36,10 @@ def watch(
 
     The exit code is 0 if it completed and 1 if it failed or was cancelled.
     """
-    run(_watch(ctx, some_id, timeout, as_json))
+    run(_watch(ctx, target_id, timeout, as_json))
 
 
-async def _watch(ctx: typer.Context, some_id: UUID, timeout: float | None, as_json: bool) -> None:
+async def _watch(ctx: typer.Context, target_id: UUID, timeout: float | None, as_json: bool) -> None:
     from picture_queue_cli.progress_bar import event_line
 
     def show(event: "JobEvent") -> None:
@@ -49,35 +49,35 @@ async def _watch(ctx: typer.Context, some_id: UUID, timeout: float | None, as_js
             print_line(event_line(event))
 
     async with connect_async(ctx) as pq:
-        job_id = await _job_of(pq, some_id)
-        await expect_completed(pq, await follow(pq, job_id, some_id, timeout, show))
+        job_id = await _find_job_id(pq, target_id)
+        await expect_completed(pq, await follow(pq, job_id, target_id, timeout, show))
 
 
-async def _job_of(pq: "AsyncPictureQueue", some_id: UUID) -> UUID:
+async def _find_job_id(pq: "AsyncPictureQueue", target_id: UUID) -> UUID:
     from picture_queue.errors import GenerationNotFound, JobNotFound
 
     try:
-        return (await pq.jobs.get(some_id)).id
-    except JobNotFound as unknown:
+        return (await pq.jobs.get(target_id)).id
+    except JobNotFound as error:
         try:
-            return (await pq.generations.get(some_id)).job_id
+            return (await pq.generations.get(target_id)).job_id
         except GenerationNotFound:
-            raise unknown from None
+            raise error from None
 
 
 async def follow(
     pq: "AsyncPictureQueue",
     job_id: UUID,
-    some_id: UUID,
+    target_id: UUID,
     timeout: float | None,
     show: "Callable[[JobEvent], None] | None" = None,
 ) -> "JobEvent | None":
-    """Follow a job with a progress bar, and say why it does not move while it waits.
+    """Follow a job with a progress bar, and print why it does not move while it waits.
 
     Args:
-        pq: The project.
+        pq: The client.
         job_id: The job.
-        some_id: The id to come back with: the job's or its generation's.
+        target_id: The id that the user gave: of the job or of its generation.
         timeout: Longest wait for the end, seconds; None: no limit.
         show: Called with each state.
 
@@ -85,12 +85,12 @@ async def follow(
         The last state.
 
     Raises:
-        WaitTimeout: It did not finish in time.
+        WaitTimeout: The job did not finish in time.
     """
-    from picture_queue_cli.progress_bar import Bar
+    from picture_queue_cli.progress_bar import ProgressBar
 
     last = None
-    with _hint_on_interrupt(some_id), Bar() as bar:
+    with _hint_on_interrupt(target_id), ProgressBar() as bar:
         async for last in pq.jobs.watch(job_id, timeout=timeout):
             if last.explanation is not None:
                 info(reason_lines(last.explanation) or "")
@@ -102,23 +102,23 @@ async def follow(
 
 
 @contextmanager
-def _hint_on_interrupt(some_id: UUID) -> Iterator[None]:
-    """Say how to come back when the person who watches leaves."""
+def _hint_on_interrupt(target_id: UUID) -> Iterator[None]:
+    """Print how to follow the job again when the user interrupts the command."""
     from asyncio import CancelledError
 
     try:
         yield
     except CancelledError:
-        info(f"The job goes on. Come back to it: picture-queue watch {some_id}")
+        info(f"The job continues. Follow it again: picture-queue watch {target_id}")
         raise
 
 
 async def expect_completed(pq: "AsyncPictureQueue", last: "JobEvent | None") -> None:
-    """Return if the last state of a watch is completed.
+    """Check that the last state of a watch is completed.
 
     Raises:
-        JobFailed: It failed; its message is the job's.
-        JobCancelled: It was cancelled.
+        JobFailed: The job failed; the message is that of the job.
+        JobCancelled: The job was cancelled.
     """
     from picture_queue import JobCancelled, JobFailed
 

@@ -1,4 +1,4 @@
-"""``picture-queue worker``: run a worker until it is told to stop."""
+"""``picture-queue worker``: run a worker until Ctrl-C or SIGTERM."""
 
 import importlib
 import logging
@@ -19,7 +19,7 @@ from picture_queue.errors import (
     SettingsError,
     WorkerStuck,
 )
-from picture_queue_cli.parsing import expect_filled, seconds, whole_number
+from picture_queue_cli.parsing import expect_filled, parse_duration, whole_number
 from picture_queue_cli.project import Target, resolve, run, running_stack
 from picture_queue_cli.render import print_error
 
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from picture_queue import Worker
     from picture_queue.settings import ReplicateSettings
 
-_JOBS = "picture_queue.worker.executor"  # logs how each job ended
-
-
-_END_TIMEOUT = 5.0  # seconds for tasks that handlers left behind
+_JOB_LOGGER = "picture_queue.worker.executor"  # logs the outcome of each job
+_CLEANUP_TIMEOUT = 5.0  # seconds for tasks that handlers left running
 
 
 def worker(
@@ -59,25 +57,25 @@ def worker(
         typer.Option(
             metavar="NUMBER",
             parser=whole_number(1, 1000),
-            help="Run so many jobs at the same time.",
+            help="Run this many jobs at the same time.",
         ),
     ] = None,
     lease: Annotated[
         float | None,
         typer.Option(
-            metavar="DURATION", parser=seconds, help="Keep a job so long without a heartbeat."
+            metavar="DURATION",
+            parser=parse_duration,
+            help="Set the duration of a lease.",
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", callback=expect_filled, help="Use this name among the workers."
-        ),
+        typer.Option(metavar="NAME", callback=expect_filled, help="Set the name of this worker."),
     ] = None,
     real_replicate: Annotated[
         bool,
         typer.Option(
-            "--real-replicate", help="Use the real Replicate beside an embedded stack; it costs."
+            "--real-replicate", help="Use the real Replicate, which charges for pictures."
         ),
     ] = False,
     verbose: Annotated[
@@ -87,20 +85,20 @@ def worker(
     """Run jobs until Ctrl-C or SIGTERM.
 
     Running jobs get time to finish. The built-in worker generates pictures
-    and needs REPLICATE_API_TOKEN; beside the embedded stack it asks the
+    and needs REPLICATE_API_TOKEN. With an embedded stack it uses the
     simulator, unless --real-replicate is given.
     """
-    asked = {
-        "queues": weighted(queues) if queues else None,
+    options = {
+        "queues": parse_weights(queues) if queues else None,
         "concurrency": concurrency,
         "lease": lease,
         "name": name,
     }
-    settings = {setting: value for setting, value in asked.items() if value is not None}
-    own = load(app) if app is not None else None
+    settings = {setting: value for setting, value in options.items() if value is not None}
+    own_worker = load(app) if app is not None else None
     target = resolve(ctx)
     _start_log(verbose)
-    run(_work(own, target, settings, real_replicate), _loop_factory())
+    run(_work(own_worker, target, settings, real_replicate), _loop_factory())
 
 
 def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
@@ -113,11 +111,11 @@ def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
 
 
 def _start_log(verbose: bool) -> None:
-    """Log to standard error: the log is the program's output."""
+    """Log to standard error."""
 
     def is_shown(record: logging.LogRecord) -> bool:
-        # A line for each finished job is too much for a busy worker.
-        return verbose or record.levelno >= logging.WARNING or record.name != _JOBS
+        # A busy worker would log a line for each finished job.
+        return verbose or record.levelno >= logging.WARNING or record.name != _JOB_LOGGER
 
     handler = logging.StreamHandler()
     handler.addFilter(is_shown)
@@ -126,53 +124,54 @@ def _start_log(verbose: bool) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def start_anew() -> NoReturn:
-    """Replace this process by a fresh one of the same command line and the same id."""
-    logging.info("The worker starts anew")
+def restart() -> NoReturn:
+    """Replace this process by a new one with the same command line and process id."""
+    logging.info("Restarting the worker")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this program
 
 
-def weighted(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
-    """Read ``--queue``: names, or names with their weights if one has a weight.
+def parse_weights(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
+    """Parse ``--queue``: return names, or names with weights if one has a weight.
 
     Raises:
-        SettingsError: A weight is no number.
+        SettingsError: A weight is not a number.
     """
     if not any("=" in queue for queue in queues):
         return tuple(queues)
     found = {}
     for queue in queues:
-        name, given, weight = queue.partition("=")
+        name, equals, weight = queue.partition("=")
         try:
-            found[name] = float(weight) if given else 1.0
+            found[name] = float(weight) if equals else 1.0
         except ValueError as error:
             raise SettingsError(
-                f"--queue {queue} has no number as its weight", hint=f"Such as --queue {name}=3"
+                f"--queue {queue}: the weight is not a number",
+                hint=f"Write it as --queue {name}=3",
             ) from error
     return found
 
 
 async def _work(
-    own: "Worker | None", target: Target, settings: dict[str, Any], real_replicate: bool
+    own_worker: "Worker | None", target: Target, settings: dict[str, Any], real_replicate: bool
 ) -> None:
     from picture_queue._runtime.tasks import end_tasks
 
     try:
-        if own is not None:
+        if own_worker is not None:
             _export(target)
-            own.settings = replace(own.settings, **settings)
-            await own.run()
+            own_worker.settings = replace(own_worker.settings, **settings)
+            await own_worker.run()
         else:
             await _work_built_in(target, settings, real_replicate)
     except TimeoutError as error:
         raise ConnectionFailed("The project does not answer in time") from error
     except WorkerStuck as error:
         print_error(str(error))
-        start_anew()  # from here: the end of the event loop would wait for threads
+        restart()  # here, because the event loop would wait for the stuck threads at its end
     finally:
-        await end_tasks(_END_TIMEOUT)
+        await end_tasks(_CLEANUP_TIMEOUT)
 
 
 async def _work_built_in(target: Target, settings: dict[str, Any], real_replicate: bool) -> None:
@@ -180,21 +179,23 @@ async def _work_built_in(target: Target, settings: dict[str, Any], real_replicat
     from picture_queue.generations.builtin import builtin_worker
     from picture_queue.generations.store import expect_storage
 
-    chosen, replicate = WorkerSettings(**settings), _replicate(target, real_replicate)
+    worker_settings, replicate = WorkerSettings(**settings), _replicate(target, real_replicate)
     if replicate is not None:
         logging.info("Pictures come from %s", replicate.base_url)
     async with AsyncPictureQueue(target.url, target.key, database_url=target.database_url) as pq:
         if replicate is not None:
             await expect_storage(pq)
-        await builtin_worker(pq, chosen, replicate).run()
+        await builtin_worker(pq, worker_settings, replicate).run()
 
 
 def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
-    """Return where pictures come from: beside an embedded stack the simulator, unless `real`.
+    """Return the settings of the source of pictures: Replicate or the simulator.
+
+    A worker of an embedded stack uses the simulator, unless `real` is true.
 
     Raises:
-        SettingsError: The real Replicate is wanted, and there is no token for it; or the project
-            is on this machine and nothing says which Replicate is meant.
+        SettingsError: `real` is true and there is no token; or the project is on this machine, has
+            no known simulator, and `real` is false.
     """
     from picture_queue.settings import ReplicateSettings
 
@@ -203,25 +204,25 @@ def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
         if found is None:
             raise SettingsError(
                 "REPLICATE_API_TOKEN is not set, which --real-replicate needs",
-                hint="Set it, or leave --real-replicate out to use the simulator",
+                hint="Set it, or omit --real-replicate to use the simulator",
             )
         return found
     url = target.url or os.environ.get("SUPABASE_URL")
     simulator = _simulator_of(target, url)
     if simulator is None and is_loopback_url(url):
-        # A stack in another data directory: `local env` names its simulator.
+        # A stack in another data directory; the variables of `local env` name its simulator.
         simulator = _simulator_of_environment()
         if simulator is None and found is not None and not is_loopback_url(found.base_url):
             raise SettingsError(
                 f"The project {url} is on this machine, and REPLICATE_API_TOKEN is set",
-                hint="Add --real-replicate to pay for its pictures, or run: "
+                hint="To pay for its pictures add --real-replicate; to use its simulator run: "
                 'eval "$(picture-queue local env)"',
             )
     return simulator or found
 
 
 def _simulator_of(target: Target, url: str | None) -> "ReplicateSettings | None":
-    """Return the simulator if a project is the embedded stack that runs here."""
+    """Return the simulator if the project is the running embedded stack."""
     from picture_queue.settings import ReplicateSettings
 
     if target.replicate_url and target.replicate_token:
@@ -235,33 +236,33 @@ def _simulator_of(target: Target, url: str | None) -> "ReplicateSettings | None"
 
 
 def _simulator_of_environment() -> "ReplicateSettings | None":
-    """Return the simulator that `local env` named.
+    """Return the simulator of the variables that `local env` prints.
 
     Raises:
-        SettingsError: Its token is missing.
+        SettingsError: The token of the simulator is missing.
     """
     from picture_queue.settings import ReplicateSettings
 
     url, token = os.environ.get("REPLICATE_URL"), os.environ.get("REPLICATE_TOKEN")
     if url and not token:
         raise SettingsError(
-            "REPLICATE_TOKEN is not set, which the simulator of REPLICATE_URL asks for",
+            "REPLICATE_TOKEN is not set, which the simulator at REPLICATE_URL needs",
             hint='Run: eval "$(picture-queue local env)"',
         )
     return ReplicateSettings(token, url) if url and token else None
 
 
 def _export(target: Target) -> None:
-    """Put the project into the environment, where a worker without a client looks for it."""
+    """Set the environment variables from which a worker of the user makes its client."""
     for name, value in (("SUPABASE_URL", target.url), ("SUPABASE_KEY", target.key)):
         if value:
             os.environ[name] = value
-    if target.database_url is None:  # --url goes before the environment
+    if target.database_url is None:  # --url overrides the environment
         os.environ.pop("PICTURE_QUEUE_DATABASE_URL", None)
 
 
 def load(app: str) -> "Worker":
-    """Import a worker, looking in the current directory too.
+    """Import a worker; modules in the current directory can be imported too.
 
     Args:
         app: ``module:name``.
@@ -273,8 +274,10 @@ def load(app: str) -> "Worker":
 
     module, colon, name = app.partition(":")
     if not (module and colon and name):
-        raise SettingsError(f"--app is {app!r}, not MODULE:NAME", hint="Such as tasks:worker")
-    # The program's own directory stands first in the path; users mean theirs.
+        raise SettingsError(
+            f"--app is {app!r}, not MODULE:NAME", hint="Write it as --app tasks:worker"
+        )
+    # Python puts the directory of this program first, not the current one.
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), name, None)
@@ -283,7 +286,7 @@ def load(app: str) -> "Worker":
     except ModuleNotFoundError as error:
         top = module.split(".")[0]
         missing = error.name or top
-        hint = f"Run this where {top} lies, or install it" if missing == top else None
+        hint = f"Run this in the directory of {top}, or install it" if missing == top else None
         raise SettingsError(
             f"--app {app} cannot be imported",
             detail=str(error),
@@ -294,18 +297,21 @@ def load(app: str) -> "Worker":
         raise SettingsError(
             f"--app {app} cannot be imported",
             detail=f"{type(error).__name__}: {text}",
-            hint=f"See {_place(error)}",
+            hint=f"See {_location(error)}",
         ) from error
     if not isinstance(found, Worker):
-        what = "has no such name" if found is None else f"is of type {type(found).__name__}"
+        type_name = type(found).__name__
+        problem = f"{module} has no such name" if found is None else f"it is of type {type_name}"
         raise SettingsError(
-            f"--app {app} is no worker", detail=f"it {what}", hint=f"Write there: {name} = Worker()"
+            f"--app {app} is not a Worker",
+            detail=problem,
+            hint=f"Define it in {module}: {name} = Worker()",
         )
     return found
 
 
-def _place(error: Exception) -> str:
-    """Return the file and line where an exception was raised, or the syntax is wrong."""
+def _location(error: Exception) -> str:
+    """Return the file and line of an exception or of a syntax error."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}, line {error.lineno}"
     last = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,9 +1,9 @@
-// Bundles the two pages and serves them, for your project or for the embedded stack.
+// Bundles and serves the two pages, for your project or for the embedded stack.
 import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import esbuild from "esbuild";
 
-const { url, key } = project();
+const { url, key } = findProject();
 const context = await esbuild.context({
   absWorkingDir: import.meta.dirname,
   entryPoints: ["src/page.js", "src/react-page.jsx"],
@@ -25,12 +25,12 @@ const { port } = await context.serve({
 console.log(`Pictures of ${url}\n  plain JavaScript  http://localhost:${port}/`);
 console.log(`  React             http://localhost:${port}/react.html`);
 
-/** Your project, by SUPABASE_URL and its publishable (or anon) key, or the embedded stack. */
-function project() {
+/** Returns the address and key of your project (SUPABASE_URL and a key), or of the embedded stack. */
+function findProject() {
   const { SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_ANON_KEY } = process.env;
   const key = SUPABASE_PUBLISHABLE_KEY ?? SUPABASE_ANON_KEY;
   if (SUPABASE_URL && key) return { url: SUPABASE_URL, key };
-  if (SUPABASE_URL) stop("Set SUPABASE_PUBLISHABLE_KEY too: the page may know it, unlike a secret key.");
+  if (SUPABASE_URL) stop("SUPABASE_URL needs a key: set SUPABASE_PUBLISHABLE_KEY. Do not use a secret key in a page.");
   const checkout = `${import.meta.dirname}/../../.venv/bin/picture-queue`;
   const program = existsSync(checkout) ? checkout : "picture-queue";
   try {
@@ -42,7 +42,7 @@ function project() {
   }
 }
 
-function stop(why) {
-  console.error(why);
+function stop(message) {
+  console.error(message);
   process.exit(1);
 }

@@ -32,14 +32,14 @@ async def main() -> None:
     """Enqueue two jobs for each of three pictures, and wait for the batch."""
     jobs: list[NewJob] = []
     for name in ("a", "b", "c"):
-        first, payload = uuid4(), {"path": f"{name}.png"}
+        fetch_id, payload = uuid4(), {"path": f"{name}.png"}
         jobs += [
-            NewJob(job_type="fetch", payload=payload, queue=QUEUE, job_id=first),
-            NewJob(job_type="shrink", payload=payload, queue=QUEUE, depends_on=[first]),
+            NewJob(job_type="fetch", payload=payload, queue=QUEUE, job_id=fetch_id),
+            NewJob(job_type="shrink", payload=payload, queue=QUEUE, depends_on=[fetch_id]),
         ]
     async with AsyncPictureQueue.from_env() as pq, worker:
-        then = NewJob(job_type="make-album", queue=QUEUE)
-        batch = await pq.batches.enqueue(jobs, callback=then)
+        callback = NewJob(job_type="make-album", queue=QUEUE)
+        batch = await pq.batches.enqueue(jobs, callback=callback)
         async with asyncio.timeout(30):
             while (state := await pq.batches.get(batch.id)).open:
                 print(f"{state.progress} %")

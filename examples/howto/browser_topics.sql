@@ -1,17 +1,17 @@
--- Who may listen to which topic is decided by the policies of realtime.messages: whoever may select a
--- message of the topic may join its private channel. The migrations bring the first one, in these words:
+-- The policies of realtime.messages decide who can join the private channel of a topic: everyone who can
+-- select a message of the topic. The migrations create this policy:
 --
 --   create policy "picture_queue: read own topics" on realtime.messages for select to authenticated
 --   using (extension = 'broadcast' and (select realtime.topic()) = 'pq:user:' || (select auth.uid())::text);
 --
--- More may stand beside it. Here those whose token says that they are of the support hear of everybody:
+-- You can add other policies. This one lets users with a claim "support" receive the events of all users.
 begin;
-create policy "support hears of all jobs" on realtime.messages for select to authenticated
+create policy "support receives all job events" on realtime.messages for select to authenticated
 using (
   extension = 'broadcast' and (select realtime.topic()) like 'pq:user:%'
   and (select auth.jwt()) -> 'app_metadata' ->> 'support' = 'true'
 );
-rollback; -- commit, if you want it
+rollback; -- or commit, to keep the policy
 
--- What there is. Nobody needs a policy for insert: only the database sends.
+-- List the policies. Users need no policy for insert: only the database sends events.
 select policyname, roles, qual from pg_policies where (schemaname, tablename) = ('realtime', 'messages');

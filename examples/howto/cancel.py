@@ -1,4 +1,4 @@
-"""Cancellation and timeouts: the handler is told and may clean up; then its attempt ends."""
+"""Cancellation and timeouts: the handler gets a CancelledError, and can clean up."""
 
 import asyncio
 

@@ -31,9 +31,9 @@ async def main() -> None:
         print(reason.count, "times:", reason.reason)  # numbers and ids are replaced
 
         repaired = True
-        which = {"queue": QUEUE, "reason": reason.reason}
-        assert (await pq.jobs.change("retry", preview=True, **which)).matched == 10
-        assert (await pq.jobs.change("retry", **which)).changed == 10
+        filter = {"queue": QUEUE, "reason": reason.reason}
+        assert (await pq.jobs.change("retry", preview=True, **filter)).matched == 10
+        assert (await pq.jobs.change("retry", **filter)).changed == 10
         assert await pq.jobs.result(jobs[0].id, timeout=30) == "stored"
         history = await pq.jobs.history(jobs[0].id)
         print([step.action for step in history.timeline])

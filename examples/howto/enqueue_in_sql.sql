@@ -1,4 +1,4 @@
--- The job is written with the rest of the transaction, or not at all.
+-- The job is written in the same transaction as the order.
 create table orders (id bigint primary key, email text not null);
 
 begin;
@@ -6,8 +6,8 @@ insert into orders values (7, 'ada@example.com');
 select enqueue_job('send-receipt', '{"order": 7}', queue => 'howto-sql');
 commit;
 
--- A trigger does the same for every writer. Its function runs with the rights of its owner, since
--- users may not enqueue.
+-- A trigger enqueues a job for every new order. Its function runs with the rights of its owner,
+-- because users cannot enqueue.
 create function enqueue_receipt() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -1,4 +1,4 @@
-"""Fair sharing: ten jobs of one tenant do not wait for the thousand jobs of another."""
+"""Fair sharing: ten jobs of one tenant do not wait for all jobs of another."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ async def main() -> None:
             )
         async with worker:
             await asyncio.wait_for(all_started.wait(), 30)
-    # While all three have jobs, of five starts one is ada's, one bob's and three are carol's.
+    # While all three have jobs, each five starts are one of ada, one of bob and three of carol.
     assert 8 <= started[:50].count("bob") <= 10
     assert 28 <= started[:50].count("carol") <= 30
     print({tenant: started[:50].count(tenant) for tenant in ("ada", "bob", "carol")})

@@ -5,15 +5,15 @@ import asyncio
 from picture_queue import AsyncPictureQueue, NewJob, Worker
 
 worker = Worker(queues=["howto-limits"])
-running, most = 0, 0
+running, peak = 0, 0
 
 
 @worker.handler("draw", queue="howto-limits")
 async def draw(payload: dict[str, int]) -> None:
     """Record how many of these jobs run at the same time."""
-    global running, most
+    global running, peak
     running += 1
-    most = max(most, running)
+    peak = max(peak, running)
     await asyncio.sleep(0.1)
     running -= 1
 
@@ -28,14 +28,14 @@ async def main() -> None:
         )
         for job in jobs:
             await pq.jobs.result(job.id, timeout=30)
-        assert most == 2
+        assert peak == 2
 
         await pq.limits.pause("model:flux")
         job = (await pq.jobs.enqueue_many([{"job_type": "draw", "limit_keys": ["model:flux"]}]))[0]
         async for event in pq.jobs.watch(job.id, timeout=30):
             if event.hold == "blocked":
                 await pq.limits.resume("model:flux")
-        print("at most", most, "at once")
+        print("at most", peak, "at once")
         for key in ("model:flux", "user:*"):
             await pq.limits.delete(key)
 

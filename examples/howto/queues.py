@@ -17,7 +17,7 @@ with PictureQueue.from_env() as pq:
     assert paused.paused
     pq.queues.resume(QUEUE)
 
-    pq.queues.drain(QUEUE)  # runs the jobs it has, accepts no new ones
+    pq.queues.drain(QUEUE)  # accepts no new jobs, runs the existing ones
     try:
         pq.jobs.enqueue("resize", {"path": "b.png"}, queue=QUEUE)
     except QueueDraining as error:

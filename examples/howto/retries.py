@@ -1,4 +1,4 @@
-"""Retries: after a backoff, at a time of the handler's, with the queue paused, or none."""
+"""Retries: after the backoff, at a time that the handler chooses, or none."""
 
 import asyncio
 
@@ -14,17 +14,17 @@ from picture_queue import (
 )
 
 worker = Worker(queues=["howto-retries"])
-answers = iter([503, 429, 202, 200])
+statuses = iter([503, 429, 202, 200])
 
 
 @worker.handler(
     "call-api", queue="howto-retries", max_attempts=3, backoff=Backoff("constant", base=0.5)
 )
 async def call_api(payload: dict[str, str], job: JobContext) -> str:
-    """Call an API that is busy at first."""
+    """Call an API that answers 503, 429 and 202 before it answers 200."""
     if payload["url"] == "nowhere":
         raise PermanentFailure("There is no such address")  # no retry
-    match next(answers):
+    match next(statuses):
         case 503:
             raise ConnectionError("busy")  # retried after the backoff
         case 429:

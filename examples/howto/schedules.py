@@ -1,4 +1,4 @@
-"""Schedules: recurring jobs, one for each tick, with any number of workers."""
+"""Schedules: recurring jobs by cron, time zone and interval."""
 
 from picture_queue import PictureQueue
 from picture_queue.errors import InvalidCron
@@ -10,14 +10,14 @@ with PictureQueue.from_env() as pq:
         {"full": True},
         cron="30 3 * * mon-fri",  # 03:30 in Berlin, in summer and in winter
         timezone="Europe/Berlin",
-        missed="once",  # one report after an outage of a week, not five
+        missed="once",  # after an outage of a week: one report, not five
         queue="howto-schedules",
     )
     print("next:", nightly.next_at)
     pq.schedules.set("heartbeat", "ping", every=30, queue="howto-schedules", missed="skip")
 
-    now = pq.schedules.run("nightly-report")  # does not change its ticks
-    assert pq.jobs.get(now.id).metadata["schedule"] == "nightly-report"
+    extra = pq.schedules.run("nightly-report")  # runs now as well; the next tick stays the same
+    assert pq.jobs.get(extra.id).metadata["schedule"] == "nightly-report"
     assert pq.schedules.pause("heartbeat").next_at is None
     assert pq.schedules.resume("heartbeat").next_at is not None
 
@@ -28,4 +28,4 @@ with PictureQueue.from_env() as pq:
 
     for name in ("nightly-report", "heartbeat"):
         pq.schedules.delete(name)
-    pq.jobs.cancel(now.id)
+    pq.jobs.cancel(extra.id)

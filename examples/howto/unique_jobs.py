@@ -5,7 +5,7 @@ from picture_queue import PictureQueue, Unique
 QUEUE = "howto-unique"
 
 
-def index(pq: PictureQueue, page: int, text: str, unique: Unique) -> str:
+def enqueue_index(pq: PictureQueue, page: int, text: str, unique: Unique) -> str:
     """Enqueue the indexing of a page and return the outcome."""
     payload = {"page": page, "text": text}
     job = pq.jobs.enqueue("index-page", payload, queue=QUEUE, delay=5, unique=unique)
@@ -14,11 +14,11 @@ def index(pq: PictureQueue, page: int, text: str, unique: Unique) -> str:
 
 with PictureQueue.from_env() as pq:
     by_page = ["page"]  # jobs for the same page are equal, whatever the text
-    assert index(pq, 1, "a", Unique(by=by_page)) == "created"
-    assert index(pq, 1, "b", Unique(by=by_page)) == "existing"
-    assert index(pq, 1, "c", Unique(by=by_page, on_conflict="replace")) == "replaced"
+    assert enqueue_index(pq, 1, "a", Unique(by=by_page)) == "created"
+    assert enqueue_index(pq, 1, "b", Unique(by=by_page)) == "existing"
+    assert enqueue_index(pq, 1, "c", Unique(by=by_page, on_conflict="replace")) == "replaced"
     # Each edit postpones the job: it runs once, five seconds after the last edit.
-    assert index(pq, 1, "d", Unique(by=by_page, on_conflict="debounce")) == "debounced"
+    assert enqueue_index(pq, 1, "d", Unique(by=by_page, on_conflict="debounce")) == "debounced"
     (job,) = pq.jobs.list(queue=QUEUE, status="pending")
     assert job.payload == {"page": 1, "text": "d"}
     pq.jobs.cancel(job.id)

@@ -14,7 +14,7 @@ async def ship_order(payload: dict[str, str], job: JobContext) -> Park | dict[st
     """Ship the order when it is paid."""
     if job.event is None:
         job.log("not paid yet")
-        # Woken by the event, or after an hour, to check itself.
+        # The event wakes the job. After an hour without one, the handler runs again.
         return Park(3600, event=f"paid:{payload['order']}")
     return {"shipped": payload["order"], "paid": job.event["amount"], "attempt": job.attempt}
 

@@ -8489,5 +8489,5 @@ revoke execute on function picture_queue.schedule_maintenance from public, anon,
 select picture_queue.schedule_maintenance();
 
 
--- The API learns of the new functions.
+-- Make PostgREST load the new functions.
 notify pgrst, 'reload schema';

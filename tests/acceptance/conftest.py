@@ -1,4 +1,4 @@
-"""The program, called as people call it: in this process, or as a process of its own."""
+"""The program as users call it: in this process, or as a process of its own."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ UNSET = {
 
 @pytest.fixture
 def cli(stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Calls the program in this process, for the stack and with its service key.
+    """Call the program in this process, for the stack and with its service key.
 
     Keyword arguments are environment variables, None unsets one; ``input`` is standard input.
     """
@@ -49,7 +49,7 @@ def cli(stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 @pytest.fixture
 def rpc(stack: Any) -> Callable[..., Any]:
-    """Calls a function of the database with the service key."""
+    """Call a function of the database with the service key."""
 
     def call(function: str, **params: Any) -> Any:
         answer = httpx.post(
@@ -65,19 +65,19 @@ def rpc(stack: Any) -> Callable[..., Any]:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[dict[str, str]]:
-    """The environment of a person who has nothing set up; their data directory is a fresh one."""
+    """The environment of a user without any setup; the data directory is new."""
     path = local._temporary_directory()
-    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
-    yield kept | {"XDG_DATA_HOME": str(path), "NO_COLOR": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name not in UNSET}
+    yield inherited | {"XDG_DATA_HOME": str(path), "NO_COLOR": "1"}
     local.reset(path / "picture-queue" / "local")
     for place in (path / "picture-queue", path):
-        if place.exists():  # no test has started a stack
+        if place.exists():  # The directory does not exist if no test has started a stack.
             place.rmdir()
 
 
 @pytest.fixture
 def program(home: dict[str, str], tmp_path: Path) -> Program:
-    """Calls the program as a process of its own, in that person's environment."""
+    """Call the program as a process of its own, in the environment of that user."""
 
     def call(*args: str, timeout: float = 50, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

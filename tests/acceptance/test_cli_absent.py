@@ -1,4 +1,4 @@
-"""A command that names something absent says what, exits 4, and prints JSON with --json."""
+"""Commands that name a missing object: the error names it, the exit code is 4."""
 
 import json
 from collections.abc import Callable
@@ -12,32 +12,34 @@ from picture_queue_cli.app import app
 
 Cli = Callable[..., Result]
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
-# The words that name something absent, and what the error says of it.
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
+# Commands with a missing object, and the expected error.
 ABSENT = {
-    "batches show": [((NOBODY,), f"No such batch: BATCH_ID is {NOBODY}")],
+    "batches show": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
-    "enqueue": [(("x", "--depends-on", NOBODY), f"--depends-on has {NOBODY}")],
+    "enqueue": [(("x", "--depends-on", UNKNOWN_ID), f"--depends-on has {UNKNOWN_ID}")],
     "generate": [(("x", "--model", "nope", "--no-watch"), "No such model: --model is 'nope'")],
     "jobs cancel": [
-        ((NOBODY,), f"No such job: JOB_ID is {NOBODY}"),
+        ((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}"),
         (("--queue", "nope", "--yes"), "No such queue: --queue is 'nope'"),
-        (("--batch", NOBODY, "--yes"), f"No such batch: --batch is {NOBODY}"),
+        (("--batch", UNKNOWN_ID, "--yes"), f"No such batch: --batch is {UNKNOWN_ID}"),
     ],
     "jobs discard": [
-        ((NOBODY, "--yes"), f"No such job: JOB_ID is {NOBODY}"),
-        ((NOBODY, "--preview"), f"No such job: JOB_ID is {NOBODY}"),
+        ((UNKNOWN_ID, "--yes"), f"No such job: JOB_ID is {UNKNOWN_ID}"),
+        ((UNKNOWN_ID, "--preview"), f"No such job: JOB_ID is {UNKNOWN_ID}"),
         (("--queue", "nope", "--yes"), "No such queue: --queue is 'nope'"),
     ],
-    "jobs history": [((NOBODY,), f"No such job: JOB_ID is {NOBODY}")],
+    "jobs history": [((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}")],
     "jobs retry": [
-        ((NOBODY,), f"No such job: JOB_ID is {NOBODY}"),
+        ((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}"),
         (("--queue", "nope", "--yes"), "No such queue: --queue is 'nope'"),
     ],
-    "jobs show": [((NOBODY,), f"No such job: JOB_ID is {NOBODY}")],
+    "jobs show": [((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}")],
     "limits delete": [(("nokey:x",), "No such limit: KEY is 'nokey:x'")],
     "limits resume": [(("nokey:x",), "No such limit: KEY is 'nokey:x'")],
-    "local reset": [(("--data-dir", "nope", "--yes"), "No stack is there: --data-dir is nope")],
+    "local reset": [
+        (("--data-dir", "nope", "--yes"), "There is no stack in this directory: --data-dir is nope")
+    ],
     "models": [(("nope",), "does not offer that model: MODEL is 'nope'")],
     "queues drain": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues pause": [(("nope",), "No such queue: QUEUE is 'nope'")],
@@ -49,10 +51,11 @@ ABSENT = {
     "schedules pause": [(("nope",), "No such schedule: NAME is ")],
     "schedules resume": [(("nope",), "No such schedule: NAME is ")],
     "schedules run": [(("nope",), "No such schedule: NAME is ")],
-    "watch": [((NOBODY,), f"No such job: ID is {NOBODY}")],
+    "watch": [((UNKNOWN_ID,), f"No such job: ID is {UNKNOWN_ID}")],
 }
-# They name nothing, select, make what they name, or (the stack) exit 6 as all without a project.
-OTHERS = {
+# These commands name no object, select objects, or create the object that they name. Commands of
+# the stack exit with 6, as all do without a project.
+WITHOUT_ABSENT = {
     *("adopt", "batches enqueue", "doctor", "events send", "health", "install", "limits list"),
     *("jobs list", "jobs reasons"),
     *("limits pause", "limits set", "local env", "local start", "local status", "local stop"),
@@ -71,30 +74,32 @@ def commands() -> dict[str, Any]:
 
 
 def test_every_command_is_in_one_of_the_tables() -> None:
-    assert commands().keys() == ABSENT.keys() | OTHERS
-    assert not ABSENT.keys() & OTHERS
+    assert commands().keys() == ABSENT.keys() | WITHOUT_ABSENT
+    assert not ABSENT.keys() & WITHOUT_ABSENT
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "said"),
-    [(name, words, said) for name, cases in ABSENT.items() for words, said in cases],
+    ("name", "words", "expected"),
+    [(name, words, expected) for name, cases in ABSENT.items() for words, expected in cases],
 )
-def test_something_absent_is_named(cli: Cli, name: str, words: tuple[str, ...], said: str) -> None:
+def test_the_error_names_the_missing_object(
+    cli: Cli, name: str, words: tuple[str, ...], expected: str
+) -> None:
     done = cli(*name.split(), *words)
     assert (done.exit_code, done.stdout) == (4, ""), done.output
-    assert said in done.stderr and done.stderr.count("\n") == 1
+    assert expected in done.stderr and done.stderr.count("\n") == 1
     if any("--json" in parameter.opts for parameter in commands()[name].params):
-        answered = cli(*name.split(), *words, "--json")
-        assert answered.exit_code == 4
-        told = json.loads(answered.stdout)
-        assert (told["exit_code"], said in told["error"]) == (4, True)
+        as_json = cli(*name.split(), *words, "--json")
+        assert as_json.exit_code == 4
+        error = json.loads(as_json.stdout)
+        assert (error["exit_code"], expected in error["error"]) == (4, True)
 
 
-def test_of_several_jobs_those_that_exist_are_changed(cli: Cli, queue: str) -> None:
+def test_existing_jobs_are_changed_beside_missing_ones(cli: Cli, queue: str) -> None:
     made = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
-    done = cli("jobs", "cancel", NOBODY, made)
+    done = cli("jobs", "cancel", UNKNOWN_ID, made)
     assert (done.exit_code, done.stdout.strip()) == (4, "cancelled")
-    assert f"JOB_ID is {NOBODY}" in done.stderr
+    assert f"JOB_ID is {UNKNOWN_ID}" in done.stderr
 
 
 def test_a_job_that_has_not_finished_is_not_discarded(cli: Cli, queue: str) -> None:
@@ -104,16 +109,19 @@ def test_a_job_that_has_not_finished_is_not_discarded(cli: Cli, queue: str) -> N
     assert f"picture-queue jobs cancel {made}" in done.stderr
 
 
-def test_a_filter_that_no_job_matches_is_repeated(cli: Cli, queue: str) -> None:
+def test_a_filter_without_matches_is_repeated_in_the_message(cli: Cli, queue: str) -> None:
     cli("enqueue", "x", "--queue", queue)
     done = cli("jobs", "list", "--queue", queue, "--tag", "night")
-    assert (done.exit_code, done.stderr) == (0, f"No job has --queue {queue} and --tag night.\n")
+    assert (done.exit_code, done.stderr) == (
+        0,
+        f"No job matches --queue {queue} and --tag night.\n",
+    )
     done = cli("jobs", "retry", "--queue", queue)
-    assert (done.exit_code, done.stderr) == (0, f"No failed job has --queue {queue}.\n")
+    assert (done.exit_code, done.stderr) == (0, f"No failed job matches --queue {queue}.\n")
 
 
 @pytest.mark.parametrize("command", ["list", "reasons"])
-def test_a_selection_by_something_absent_is_empty_and_says_so(cli: Cli, command: str) -> None:
+def test_a_selection_by_a_missing_object_is_empty_with_a_message(cli: Cli, command: str) -> None:
     done = cli("jobs", command, "--queue", "nope")
     assert (done.exit_code, done.stdout) == (0, "")
     assert "--queue nope" in done.stderr and "No such queue." in done.stderr

@@ -90,7 +90,7 @@ def test_an_invalid_generation_is_refused(
         (("resize", "[1]"), 3, "The payload is not a JSON object"),
         (("resize", "@none.json"), 3, "The payload cannot be read"),
         (("resize", json.dumps({"a": "x" * 65_536})), 3, "65"),
-        (("resize", "--max-attempts", "0"), 2, "--max-attempts: 0 is not 1 to 1000"),
+        (("resize", "--max-attempts", "0"), 2, "--max-attempts: 0 is not between 1 and 1000"),
         (("resize", "--timeout", "0"), 3, "--timeout is 0.0, not 0.001 to"),
         (("resize", "--queue", "a b"), 3, '--queue is "a b". Use letters'),
         (("",), 2, "JOB_TYPE: '' is blank"),
@@ -110,13 +110,13 @@ def test_an_invalid_job_is_refused(
 
 
 def test_unknown_jobs_and_models_are_not_found(cli: Cli) -> None:
-    nobody = "00000000-0000-4000-8000-000000000000"
+    unknown_id = "00000000-0000-4000-8000-000000000000"
     for command in (("jobs", "show"), ("jobs", "cancel"), ("jobs", "retry"), ("watch",)):
-        expect_error(cli(*command, nobody), 4, nobody)
+        expect_error(cli(*command, unknown_id), 4, unknown_id)
     expect_error(cli("models", "nobody/nothing"), 4, "nobody/nothing", "picture-queue models")
 
 
-# --- the project ---
+# --- The project ---
 
 
 def test_missing_settings_are_named(cli: Cli, tmp_path: Any) -> None:
@@ -139,7 +139,7 @@ def test_a_key_without_the_permission_is_refused(cli: Cli, stack: Any) -> None:
 
 
 def test_an_address_without_a_server_is_named(cli: Cli) -> None:
-    with socket.socket() as taken:  # bound, but not listening
+    with socket.socket() as taken:  # The port is bound, but has no listener.
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         expect_error(cli("jobs", "list", SUPABASE_URL=url), 6, url, "Check SUPABASE_URL")
@@ -147,7 +147,7 @@ def test_an_address_without_a_server_is_named(cli: Cli) -> None:
 
 @contextmanager
 def answering(answer: Any, status: int = 200) -> Iterator[str]:
-    """Run a server that gives the same answer to every request; yield its address."""
+    """Run a server that gives the same response to every request; yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -203,7 +203,7 @@ def test_an_incompatible_project_is_named(
         expect_error(cli("jobs", "list", SUPABASE_URL=url), code, texts)
 
 
-# --- the worker ---
+# --- The worker ---
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_an_incompatible_project_is_named(
     [
         ("tasks", "not MODULE:NAME"),
         ("nowhere_to_be_found:worker", "cannot be imported"),
-        ("json:worker", "it has no such name"),
+        ("json:worker", "json has no such name"),
         ("json:dumps", "it is of type function"),
     ],
 )

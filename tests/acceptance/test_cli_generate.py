@@ -37,8 +37,8 @@ def resize(payload: Resize) -> dict:
 
 
 @contextmanager
-def working(stack: Any, directory: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """Runs a worker that is known to the database when the block begins."""
+def running_worker(stack: Any, directory: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a worker; the block begins when the database knows it."""
     name = f"w-{uuid4().hex[:8]}"
     environ = {
         "SUPABASE_URL": stack.api_url,
@@ -63,22 +63,22 @@ def working(stack: Any, directory: Path, *args: str) -> Iterator[subprocess.Pope
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            printed, said = process.communicate(timeout=30)
+            stdout, stderr = process.communicate(timeout=30)
         finally:
             process.kill()
-    assert (process.returncode, printed) == (0, ""), said
+    assert (process.returncode, stdout) == (0, ""), stderr
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawing(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A worker that draws, for this module."""
-    with working(stack, tmp_path_factory.mktemp("worker")):
+def image_worker(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A worker with the image handler, for this module."""
+    with running_worker(stack, tmp_path_factory.mktemp("worker")):
         yield
 
 
 @pytest.fixture
-def all_drawn(stack: Any) -> None:
-    """Waits until the worker has drawn what tests before left to it: a fault would be theirs."""
+def no_jobs_left(stack: Any) -> None:
+    """Wait for the jobs of earlier tests, so that a fault affects only this test."""
     deadline = time.monotonic() + 20
     with PictureQueue(stack.api_url, stack.service_role_key) as pq:
         while any(
@@ -90,7 +90,7 @@ def all_drawn(stack: Any) -> None:
             time.sleep(0.1)
 
 
-def test_pictures_are_saved_and_their_paths_printed(cli: Cli, tmp_path: Path) -> None:
+def test_images_are_saved_and_their_paths_printed(cli: Cli, tmp_path: Path) -> None:
     done = cli("generate", "A lighthouse, at dusk", "--model", SCHNELL)
     assert done.exit_code == 0, done.stderr
     (path,) = [Path(line) for line in done.stdout.splitlines()]
@@ -101,7 +101,7 @@ def test_pictures_are_saved_and_their_paths_printed(cli: Cli, tmp_path: Path) ->
     assert done.stderr.startswith("Generation ")
 
 
-def test_everything_about_a_generation_is_in_its_json(cli: Cli, tmp_path: Path) -> None:
+def test_the_json_of_a_generation_is_complete(cli: Cli, tmp_path: Path) -> None:
     user = str(uuid4())
     done = cli(
         *("generate", "two cats", "--model", SCHNELL, "--out", "pics", "--user-id", user),
@@ -128,13 +128,13 @@ def test_a_generation_can_be_watched_later(cli: Cli) -> None:
     assert (states[-1]["status"], states[-1]["generation_id"]) == ("completed", generation_id)
 
 
-def test_without_watching_the_json_has_the_ids(cli: Cli) -> None:
+def test_the_json_without_watching_has_the_ids(cli: Cli) -> None:
     found = json.loads(cli("generate", "a cat", "--no-watch", "--json").stdout)
     assert found.keys() == {"generation_id", "job_id", "status"}
 
 
-def test_a_refused_picture_is_one_line_and_exit_code_1(
-    cli: Cli, stack: Any, tmp_path: Path, all_drawn: None
+def test_a_refused_generation_prints_one_line_and_exits_with_1(
+    cli: Cli, stack: Any, tmp_path: Path, no_jobs_left: None
 ) -> None:
     simulator = stack.replicate_url.removesuffix("/v1")
     httpx.post(
@@ -149,15 +149,15 @@ def test_a_refused_picture_is_one_line_and_exit_code_1(
     assert not any((tmp_path / "outputs").iterdir())
 
 
-# --- one's own worker ---
+# --- A worker with the user's own handlers ---
 
 
-def test_a_worker_of_one_s_own_runs_jobs_and_survives_a_wrong_payload(
+def test_a_users_worker_runs_jobs_and_survives_an_invalid_payload(
     cli: Cli, stack: Any, tmp_path: Path, queue: str
 ) -> None:
     job_type = f"resize-{queue}"
     (tmp_path / "tasks.py").write_text(TASKS.format(job_type=job_type))
-    with working(
+    with running_worker(
         stack, tmp_path, "--app", "tasks:worker", "--queue", queue, "--concurrency", "2"
     ) as process:
         wrong = cli("enqueue", job_type, '{"width": "wide"}', "--queue", queue).stdout.strip()
@@ -175,10 +175,8 @@ def test_a_worker_of_one_s_own_runs_jobs_and_survives_a_wrong_payload(
         assert process.poll() is None
 
 
-def test_a_job_nobody_knows_waits_and_is_reported(cli: Cli, queue: str) -> None:
+def test_a_job_of_an_unknown_type_waits_and_is_reported(cli: Cli, queue: str) -> None:
     job_id = cli("enqueue", f"odd-{queue}", "--queue", queue).stdout.strip()
-    assert (
-        f"1 job of type odd-{queue} in queue {queue}: no running worker knows that type."
-        in cli("health").stdout
-    )
+    warning = f"1 job of type odd-{queue} in queue {queue}: "
+    assert f"{warning}no running worker has a handler for this type." in cli("health").stdout
     assert json.loads(cli("jobs", "show", job_id, "--json").stdout)["status"] == "pending"

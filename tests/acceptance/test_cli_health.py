@@ -1,4 +1,4 @@
-"""``health`` shows what holds jobs up, and commands that wait say why they do."""
+"""``health`` shows why jobs wait, and commands that wait print the reason."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ Rpc = Callable[..., Any]
 
 @pytest.fixture
 def execute(stack: Any) -> Callable[..., None]:
-    """Runs a statement as the owner of the tables."""
+    """Run a statement as the owner of the tables."""
 
     def call(sql: str, *values: Any) -> None:
         async def run() -> None:
@@ -56,7 +56,7 @@ def execute(stack: Any) -> Callable[..., None]:
 
 @pytest.fixture
 def worker(rpc: Rpc, queue: str) -> str:
-    """A worker in the list of workers; nothing runs it."""
+    """Register a worker in the database, without a process."""
     name = f"w-{uuid4().hex[:8]}"
     rpc("register_worker", worker=name, queues=[queue], job_types={"resize": {}})
     return name
@@ -66,7 +66,7 @@ def worker(rpc: Rpc, queue: str) -> str:
 def running(
     stack: Any, directory: Path, queue: str, *args: str
 ) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
-    """Runs a worker that is in the list of workers; gives the process, its name and its log."""
+    """Run a worker that is in the list of workers; yield the process, its name and its log."""
     (directory / "tasks.py").write_text(TASKS)
     name, log = f"w-{uuid4().hex[:8]}", directory / "worker.log"
     environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
@@ -92,7 +92,7 @@ def running(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that wait say why at once."""
+    """Let commands that wait print the reason at once."""
     monkeypatch.setattr(follow, "EXPLAIN_AFTER", 0.05)
 
 
@@ -112,21 +112,21 @@ def test_a_worker_that_holds_jobs_is_busy(cli: Cli, rpc: Rpc, queue: str, worker
     assert [seen["running"] for seen in found if seen["worker"] == worker] == [1]
 
 
-def test_a_killed_worker_is_not_idle(
+def test_a_killed_worker_is_not_shown_as_idle(
     cli: Cli, stack: Any, tmp_path: Path, queue: str, execute: Callable[..., None]
 ) -> None:
     with running(stack, tmp_path, queue) as (process, name, _):
         process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
     line = "idle"
-    while "idle" in line:  # a claim that was on its way when it was killed counts as a sign of life
+    while "idle" in line:  # A claim in progress at the time of the kill counts as a heartbeat.
         assert time.monotonic() < deadline, line
         execute(
             "update picture_queue.worker set seen_at = now() - interval '37 s' where name = $1",
             name,
         )
         line = line_of(cli, name)
-    assert "not heard of for 3" in line
+    assert "no contact for 3" in line
 
 
 @pytest.mark.parametrize("verbose", [True, False])
@@ -162,21 +162,23 @@ def test_a_paused_queue_is_shown_as_paused(cli: Cli, queue: str) -> None:
     assert "paused" not in line_of(cli, queue)
 
 
-def test_a_job_that_a_handler_put_off_says_why(cli: Cli, rpc: Rpc, queue: str, worker: str) -> None:
+def test_a_snoozed_job_is_shown_with_its_reason(
+    cli: Cli, rpc: Rpc, queue: str, worker: str
+) -> None:
     cli("enqueue", "resize", "--queue", queue)
     (job,) = rpc("claim_jobs", worker=worker, queues=[queue], job_types=["resize"], max_jobs=1)
     outcome = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "snoozed"}
-    put_off = {"delay_seconds": 60, "detail": "NotReached: out of reach"}
-    rpc("report_jobs", outcomes=[outcome | put_off])
-    says = "A handler put it off: NotReached: out of reach"
+    snoozed = {"delay_seconds": 60, "detail": "NotReached: out of reach"}
+    rpc("report_jobs", outcomes=[outcome | snoozed])
+    expected = "A handler put it off: NotReached: out of reach"
     found = json.loads(cli("health", "--json").stdout)
     (held,) = [row for row in found["held"] if row["queue"] == queue]
-    assert (held["reason"], held["detail"]) == ("scheduled", says)
-    assert says in cli("health").stdout
-    assert says in cli("jobs", "show", job["id"]).stdout
+    assert (held["reason"], held["detail"]) == ("scheduled", expected)
+    assert expected in cli("health").stdout
+    assert expected in cli("jobs", "show", job["id"]).stdout
 
 
-def test_failed_counts_the_jobs_of_a_day(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_failed_jobs_of_the_last_day_are_shown(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = cli("enqueue", "resize", "--queue", queue, "--max-attempts", "2").stdout.strip()
     for _ in range(2):
         jobs = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
@@ -192,15 +194,16 @@ def test_failed_counts_the_jobs_of_a_day(cli: Cli, rpc: Rpc, queue: str) -> None
     assert " 0 " in line_of(cli, queue)
 
 
-def test_watch_says_why_a_job_waits(cli: Cli, queue: str, quick: None) -> None:
+def test_watch_prints_why_a_job_waits(cli: Cli, queue: str, quick: None) -> None:
     job_id = cli("enqueue", f"odd-{queue}", "--queue", queue).stdout.strip()
     done = cli("watch", job_id, "--timeout", "2")
     assert done.exit_code == 8
     reason = f"No worker seen in the last minute takes jobs of type odd-{queue}"
-    assert done.stderr.count(reason) == 2  # while it waits, and as it gives up
+    # The reason is printed during the wait, and at the timeout.
+    assert done.stderr.count(reason) == 2
 
 
-def test_generate_says_why_a_picture_waits(cli: Cli, quick: None) -> None:
+def test_generate_prints_why_a_generation_waits(cli: Cli, quick: None) -> None:
     cli("queues", "pause", "default", "--for", "10m")
     try:
         done = cli("generate", "a cat", "--timeout", "2")
@@ -210,7 +213,7 @@ def test_generate_says_why_a_picture_waits(cli: Cli, quick: None) -> None:
         cli("queues", "resume", "default")
 
 
-# --- pictures that could not be stored ---
+# --- Images that cannot be stored ---
 
 
 def generation_ids(rpc: Rpc) -> set[str]:
@@ -218,7 +221,7 @@ def generation_ids(rpc: Rpc) -> set[str]:
 
 
 @pytest.mark.parametrize("api", ["none", "wrong key", "key of users"])
-def test_generate_that_could_not_save_writes_nothing(
+def test_generate_starts_nothing_if_it_cannot_save(
     cli: Cli, rpc: Rpc, stack: Any, api: str
 ) -> None:
     environ = direct(stack, api)
@@ -238,15 +241,17 @@ def test_generate_without_saving_needs_no_api(cli: Cli, rpc: Rpc, stack: Any) ->
 
 
 @pytest.mark.parametrize("api", ["none", "wrong key", "key of users"])
-def test_a_worker_that_could_not_store_pictures_does_not_start(
+def test_a_worker_that_cannot_store_images_does_not_start(
     stack: Any, rpc: Rpc, tmp_path: Path, api: str
 ) -> None:
     name = f"w-{uuid4().hex[:8]}"
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "REPLICATE_"))}
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "REPLICATE_"))
+    }
     environ = {k: v for k, v in direct(stack, api).items() if v is not None}
     done = subprocess.run(
         [sys.executable, "-m", "picture_queue_cli", "worker", "--name", name],
-        env=kept
+        env=inherited
         | environ
         | {"REPLICATE_API_TOKEN": stack.replicate_token, "REPLICATE_BASE_URL": stack.replicate_url},
         cwd=tmp_path,
@@ -261,7 +266,7 @@ def test_a_worker_that_could_not_store_pictures_does_not_start(
 
 
 def direct(stack: Any, api: str) -> dict[str, str | None]:
-    """The environment of calls straight to the database, beside an API as named."""
+    """Return the environment for direct calls to the database, with this kind of API access."""
     url = None if api == "none" else stack.api_url
     key = {"none": None, "wrong key": "wrong", "key of users": stack.anon_key}[api]
     return {
@@ -271,12 +276,12 @@ def direct(stack: Any, api: str) -> dict[str, str | None]:
     }
 
 
-# --- what was written by others ---
+# --- Texts of other users ---
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J[/red]"
 
 
-def test_what_others_wrote_does_not_reach_the_terminal(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_texts_of_other_users_are_escaped(cli: Cli, rpc: Rpc, queue: str) -> None:
     made = cli("enqueue", "resize", "--queue", queue, "--idempotency-key", queue + ATTACK)
     job_id = made.stdout.strip()
     (job,) = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
@@ -308,4 +313,5 @@ def test_the_traceback_of_a_failed_attempt_is_in_the_history(
     rpc("report_jobs", outcomes=[{**outcome, "detail": "Traceback:\n  line 7, in resize"}])
     text = cli("jobs", "history", job_id).stdout
     assert "Attempt 1, " in text
-    assert "\n  Traceback:\n    line 7, in resize\n" in text  # nothing of it at the margin
+    # No line of the traceback begins at the margin.
+    assert "\n  Traceback:\n    line 7, in resize\n" in text

@@ -96,7 +96,7 @@ def test_jobs_are_listed_newest_first_and_by_state(cli: Cli, queue: str) -> None
 def test_an_empty_list_is_explained_on_standard_error(cli: Cli, queue: str) -> None:
     done = cli("jobs", "list", "--queue", queue)
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == f"No job has --queue {queue}. No such queue.\n"
+    assert done.stderr == f"No job matches --queue {queue}. No such queue.\n"
     assert json.loads(cli("jobs", "list", "--queue", queue, "--json").stdout) == []
 
 
@@ -196,21 +196,21 @@ def test_each_event_is_printed_as_a_line_at_once(
 ) -> None:
     process = watching(stack, enqueued(cli, "--queue", queue))
     finish(rpc, queue)
-    printed, said = process.communicate(timeout=30)
-    states = [json.loads(line) for line in printed.splitlines()]
+    stdout, stderr = process.communicate(timeout=30)
+    states = [json.loads(line) for line in stdout.splitlines()]
     assert states[-1]["status"] == "completed"
     assert {state["source"] for state in states} <= {"socket", "snapshot", "poll"}
-    assert (process.returncode, "error" in said) == (0, False)
+    assert (process.returncode, "error" in stderr) == (0, False)
 
 
 def test_ctrl_c_ends_the_watch_but_not_the_job(stack: Any, cli: Cli, queue: str) -> None:
     job_id = enqueued(cli, "--queue", queue)
     process = watching(stack, job_id)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said.splitlines()[-2:] == [
-        f"The job goes on. Come back to it: picture-queue watch {job_id}",
+    assert stderr.splitlines()[-2:] == [
+        f"The job continues. Follow it again: picture-queue watch {job_id}",
         "error: Interrupted.",
     ]
     assert shown(cli, job_id)["status"] == "pending"

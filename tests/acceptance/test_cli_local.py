@@ -1,4 +1,4 @@
-"""``picture-queue local``: started, used without any setting, stopped, deleted."""
+"""``picture-queue local``: a stack is started, used without any setting, stopped and deleted."""
 
 import json
 import os
@@ -31,28 +31,28 @@ FIELDS = {
 }
 
 
-def refused(done: subprocess.CompletedProcess[str], code: int, said: str) -> None:
+def expect_error(done: subprocess.CompletedProcess[str], code: int, expected: str) -> None:
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert said in done.stderr
+    assert expected in done.stderr
 
 
-def answered_with(word: str, home: dict[str, str], *args: str) -> int:
-    """Calls the program at a terminal, types a word, and returns the exit code."""
-    ours, theirs = pty.openpty()
+def run_with_answer(word: str, home: dict[str, str], *args: str) -> int:
+    """Run the program at a terminal, type a word, and return the exit code."""
+    controller, terminal = pty.openpty()
     try:
-        os.write(ours, f"{word}\n".encode())
+        os.write(controller, f"{word}\n".encode())
         return subprocess.run(
             [sys.executable, "-m", "picture_queue_cli", *args],
             env=home,
-            stdin=theirs,
+            stdin=terminal,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=30,
         ).returncode
     finally:
-        os.close(ours)
-        os.close(theirs)
+        os.close(controller)
+        os.close(terminal)
 
 
 def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str]) -> None:
@@ -67,7 +67,7 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
         assert all(value in shown for value in status.values())
         printed = program("local", "env").stdout.splitlines()
         assert f'export DB_URL="{status["DB_URL"]}"' in printed
-        refused(program("local", "start"), 9, "A stack is already running")
+        expect_error(program("local", "start"), 9, "A stack is already running")
 
         listed = program("jobs", "list", "--json")
         assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
@@ -81,13 +81,13 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
     with pytest.raises(httpx.ConnectError):
         httpx.get(status["API_URL"], timeout=5)
 
-    refused(program("local", "stop"), 6, "picture-queue local start")
+    expect_error(program("local", "stop"), 6, "picture-queue local start")
     for command in ("status", "env"):
-        refused(program("local", command), 6, "picture-queue local start")
-    refused(program("jobs", "list"), 2, "picture-queue local start")
+        expect_error(program("local", command), 6, "picture-queue local start")
+    expect_error(program("jobs", "list"), 2, "picture-queue local start")
 
-    refused(program("local", "reset"), 2, "--yes")
-    assert answered_with("n", home, "local", "reset") == 1
+    expect_error(program("local", "reset"), 2, "--yes")
+    assert run_with_answer("n", home, "local", "reset") == 1
     assert Path(status["DATA_DIR"], "postgres").exists()
     assert program("local", "reset", "--yes").returncode == 0
     assert not Path(status["DATA_DIR"]).exists()
@@ -95,31 +95,33 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
 
 @pytest.fixture
 def new_directory() -> Iterator[Path]:
-    """A directory outside of pytest's, which the next run of pytest closes to others."""
+    """A directory outside of pytest's; the next run of pytest closes those to other users."""
     path = local._temporary_directory()
     yield path
     local.reset(path)
 
 
-def test_a_port_that_is_taken_is_named(program: Program, home: dict[str, str]) -> None:
+def test_the_error_names_a_port_in_use(program: Program, home: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        refused(program("local", "start", "--port", port), 9, f"Port {port} is taken")
-    refused(program("local", "status"), 6, "No stack is running")
+        expect_error(program("local", "start", "--port", port), 9, f"Port {port} is taken")
+    expect_error(program("local", "status"), 6, "No stack is running")
 
 
 @pytest.mark.parametrize("origin", ["nonsense", "https://app.test/", "*", "null", "", "app.test"])
-def test_an_origin_that_is_none_is_named(program: Program, origin: str) -> None:
+def test_the_error_names_a_malformed_origin(program: Program, origin: str) -> None:
     done = program("local", "start", "--port", "0", "--allow-origin", origin)
-    refused(done, 2, f"--allow-origin: {origin!r} is not an origin like https://app.test:3000")
-    refused(program("local", "status"), 6, "No stack is running")
+    expect_error(done, 2, f"--allow-origin: {origin!r} is not an origin like https://app.test:3000")
+    expect_error(program("local", "status"), 6, "No stack is running")
 
 
-def test_a_directory_that_cannot_be_made_is_named(program: Program) -> None:
-    refused(program("local", "start", "--data-dir", "/dev/null/x"), 2, "--data-dir: `/dev/null/x`")
+def test_the_error_names_a_directory_that_cannot_be_created(program: Program) -> None:
+    expect_error(
+        program("local", "start", "--data-dir", "/dev/null/x"), 2, "--data-dir: `/dev/null/x`"
+    )
 
 
-def test_a_start_for_people_says_what_to_do_next(program: Program, new_directory: Path) -> None:
+def test_a_start_at_a_terminal_prints_the_next_steps(program: Program, new_directory: Path) -> None:
     place = ("--data-dir", str(new_directory))
     done = program("local", "start", "--port", "0", "--no-worker", *place)
     try:

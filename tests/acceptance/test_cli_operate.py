@@ -1,4 +1,4 @@
-"""Operating on the command line: queues, limits, schedules, batches, dead letters, the doctor."""
+"""Operations on the command line: queues, limits, schedules, batches, failed jobs, the doctor."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def report(rpc: Rpc, jobs: list[dict[str, Any]], outcome: str, **more: Any) -> N
     rpc("report_jobs", outcomes=items)
 
 
-def test_all_that_can_be_said_of_a_job_is_an_option(cli: Cli, queue: str) -> None:
+def test_every_field_of_a_job_is_an_option(cli: Cli, queue: str) -> None:
     parent = enqueue(cli, queue)
     job_id = enqueue(
         cli,
@@ -54,7 +54,7 @@ def test_all_that_can_be_said_of_a_job_is_an_option(cli: Cli, queue: str) -> Non
     assert "model:flux" in text
 
 
-def test_a_job_is_unique_by_keys_that_its_payload_has(cli: Cli, queue: str) -> None:
+def test_a_unique_field_must_be_a_key_of_the_payload(cli: Cli, queue: str) -> None:
     by_path = ("--unique-by", "path")
     first = enqueue(cli, queue, '{"path": "a.png", "size": 1}', *by_path)
     assert enqueue(cli, queue, '{"path": "a.png", "size": 2}', *by_path) == first
@@ -64,13 +64,13 @@ def test_a_job_is_unique_by_keys_that_its_payload_has(cli: Cli, queue: str) -> N
     assert '--unique-by has "path", which is no key of the payload' in refused.stderr
 
 
-def test_a_job_that_is_there_already_is_talked_of(cli: Cli, queue: str) -> None:
+def test_an_existing_job_is_reported(cli: Cli, queue: str) -> None:
     first = enqueue(cli, queue, "--unique")
     again = cli("enqueue", "resize", "--queue", queue, "--unique")
     assert (again.stdout.strip(), "already" in again.stderr) == (first, True)
 
 
-def test_jobs_are_listed_by_what_was_said_of_them(cli: Cli, queue: str) -> None:
+def test_jobs_are_listed_by_tag_and_metadata(cli: Cli, queue: str) -> None:
     job_id = enqueue(cli, queue, "--tag", "night", "--metadata", '{"ticket": 7}')
     enqueue(cli, queue)
     for which in (("--tag", "night"), ("--metadata", '{"ticket": 7}')):
@@ -80,9 +80,7 @@ def test_jobs_are_listed_by_what_was_said_of_them(cli: Cli, queue: str) -> None:
     assert "and --created-before 2020-01-01 00:00:00" in none.stderr
 
 
-def test_dead_letters_are_counted_then_retried_and_discarded(
-    cli: Cli, rpc: Rpc, queue: str
-) -> None:
+def test_failed_jobs_are_counted_retried_and_discarded(cli: Cli, rpc: Rpc, queue: str) -> None:
     for _ in range(3):
         enqueue(cli, queue, "--max-attempts", "1")
     report(rpc, claim(rpc, queue, 3), "failed", error="no space on disk 7")
@@ -90,18 +88,18 @@ def test_dead_letters_are_counted_then_retried_and_discarded(
     assert (reason["count"], reason["reason"]) == (3, "no space on disk N")
     assert "no space on disk N" in cli("jobs", "reasons", "--queue", queue).stdout
     which = ("--queue", queue, "--reason", reason["reason"])
-    assert cli("jobs", "retry", *which, "--preview").stdout.strip() == "3 would change"
+    assert cli("jobs", "retry", *which, "--preview").stdout.strip() == "3 would be changed"
     asked = cli("jobs", "retry", *which, input="n\n")
     assert asked.exit_code == 1
     assert "Retry 3 jobs?" in asked.stderr
     assert answer(cli("jobs", "retry", *which, "--yes", "--json")) == {"matched": 3, "changed": 3}
-    gone = cli("jobs", "cancel", "--queue", queue, input="y\n")
-    assert gone.stdout.strip().endswith("3 changed")
+    done = cli("jobs", "cancel", "--queue", queue, input="y\n")
+    assert done.stdout.strip().endswith("3 changed")
     assert cli("jobs", "discard", "--queue", queue, "--yes").stdout.strip() == "3 changed"
     assert answer(cli("jobs", "list", "--queue", queue, "--json")) == []
 
 
-def test_several_jobs_are_steered_by_their_ids(cli: Cli, queue: str) -> None:
+def test_several_jobs_are_changed_by_their_ids(cli: Cli, queue: str) -> None:
     ids = [enqueue(cli, queue) for _ in range(2)]
     assert [one["status"] for one in answer(cli("jobs", "cancel", *ids, "--json"))] == [
         "cancelled",
@@ -112,14 +110,14 @@ def test_several_jobs_are_steered_by_their_ids(cli: Cli, queue: str) -> None:
     assert cli("jobs", "discard", *ids, "--yes").stdout.strip() == "2 changed"
 
 
-def test_which_jobs_has_to_be_said_and_only_in_one_way(cli: Cli) -> None:
+def test_jobs_are_selected_by_ids_or_by_a_filter(cli: Cli) -> None:
     nothing = cli("jobs", "discard", "--yes")
-    assert (nothing.exit_code, "Say which jobs" in nothing.stderr) == (2, True)
+    assert (nothing.exit_code, "Select jobs by" in nothing.stderr) == (2, True)
     both = cli("jobs", "cancel", str(uuid4()), "--queue", "x")
     assert (both.exit_code, "not both" in both.stderr) == (2, True)
 
 
-def test_a_job_tells_its_history(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_the_history_of_a_job_is_shown(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = enqueue(cli, queue)
     assert answer(cli("jobs", "history", job_id, "--json"))["position"]["position"] == 1
     jobs = claim(rpc, queue)
@@ -131,7 +129,7 @@ def test_a_job_tells_its_history(cli: Cli, rpc: Rpc, queue: str) -> None:
         assert word in text
 
 
-def test_a_queue_is_made_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_a_queue_is_created_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue: str) -> None:
     made = answer(cli("queues", "set", queue, "max_attempts=5", "fair_share=true", "--json"))
     assert (made["max_attempts"], made["fair_share"]) == (5, True)
     enqueue(cli, queue)
@@ -145,7 +143,7 @@ def test_a_queue_is_made_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue: st
     cli("queues", "drain", queue)
     refused = cli("enqueue", "resize", "--queue", queue)
     assert (refused.exit_code, queue in refused.stderr) == (9, True)
-    assert cli("queues", "purge", queue, "--preview").stdout.strip() == "1 would change"
+    assert cli("queues", "purge", queue, "--preview").stdout.strip() == "1 would be changed"
     assert cli("queues", "purge", queue, "--yes").stdout.strip() == "1 changed"
     (counted,) = [row for row in answer(cli("queues", "list", "--json")) if row["queue"] == queue]
     assert (counted["pending"], counted["cancelled"]) == (0, 1)
@@ -153,7 +151,7 @@ def test_a_queue_is_made_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue: st
     assert cli("queues", "workers", queue).stdout.strip() == "0"
 
 
-def test_a_limit_is_set_seen_and_ended(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_a_limit_is_set_listed_and_deleted(cli: Cli, rpc: Rpc, queue: str) -> None:
     key = f"queue:{queue}"
     answer(cli("limits", "set", key, "--max-running", "1", "--rate", "10/1m", "--json"))
     for _ in range(2):
@@ -161,7 +159,7 @@ def test_a_limit_is_set_seen_and_ended(cli: Cli, rpc: Rpc, queue: str) -> None:
     claim(rpc, queue, 2)
     (limit,) = [row for row in answer(cli("limits", "list", "--json")) if row["key"] == key]
     assert (limit["running"], limit["waiting"], limit["period_seconds"]) == (1, 1, 60)
-    assert "10 in 60 s" in cli("limits", "list").stdout
+    assert "10 per 60 s" in cli("limits", "list").stdout
     assert cli("limits", "pause", key, "--for", "10m").exit_code == 0
     assert "paused until" in cli("limits", "list").stdout
     assert cli("limits", "resume", key).exit_code == 0
@@ -169,7 +167,7 @@ def test_a_limit_is_set_seen_and_ended(cli: Cli, rpc: Rpc, queue: str) -> None:
     assert cli("limits", "delete", key).exit_code == 4
 
 
-def test_tenants_are_weighed(cli: Cli, queue: str) -> None:
+def test_tenant_weights_are_set(cli: Cli, queue: str) -> None:
     assert cli("tenants", "set", queue, "3").stdout.strip() == f"{queue}: 3"
     assert {"tenant": queue, "weight": 3.0} in answer(cli("tenants", "list", "--json"))
     assert queue in cli("tenants", "list").stdout
@@ -188,16 +186,16 @@ def test_a_schedule_is_set_run_paused_and_deleted(cli: Cli, queue: str) -> None:
     assert answer(cli("jobs", "show", job_id, "--json"))["metadata"]["schedule"] == queue
     assert "paused" in cli("schedules", "pause", queue).stdout
     assert answer(cli("schedules", "resume", queue, "--json"))["next_at"]
-    gone = answer(cli("schedules", "delete", queue, "--json"))
-    assert gone == {"name": queue, "deleted": True}
+    deleted = answer(cli("schedules", "delete", queue, "--json"))
+    assert deleted == {"name": queue, "deleted": True}
     for command in ("run", "delete"):
         done = cli("schedules", command, queue)
         assert (done.exit_code, queue in done.stderr) == (4, True)
 
 
-def test_a_batch_comes_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_a_batch_is_read_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: str) -> None:
     job = {"job_type": "resize", "queue": queue}
-    lines = "\n\n".join(json.dumps(job) for _ in range(2)) + "\n \n"  # blank lines do not count
+    lines = "\n\n".join(json.dumps(job) for _ in range(2)) + "\n \n"  # Blank lines are ignored.
     callback = json.dumps({"job_type": "done", "queue": queue})
     batch_id = cli("batches", "enqueue", "-", "--callback", callback, input=lines).stdout.strip()
     report(rpc, claim(rpc, queue), "completed")
@@ -210,10 +208,10 @@ def test_a_batch_comes_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: str)
     assert (wrong.exit_code, "line 1" in wrong.stderr) == (3, True)
 
 
-def test_an_event_wakes_who_waits_for_it(cli: Cli, rpc: Rpc, queue: str) -> None:
+def test_an_event_wakes_a_parked_job(cli: Cli, rpc: Rpc, queue: str) -> None:
     enqueue(cli, queue)
     report(rpc, claim(rpc, queue), "parked", delay_seconds=600, event=queue)
-    assert cli("events", "send", queue, '{"paid": 3}').stdout.strip() == "1 job woke"
+    assert cli("events", "send", queue, '{"paid": 3}').stdout.strip() == "Woke 1 job"
     assert claim(rpc, queue)[0]["event"] == {"paid": 3}
 
 
@@ -227,14 +225,14 @@ def test_settings_are_shown_and_changed(cli: Cli) -> None:
     assert "backoff_policy" in cli("settings", "show").stdout
 
 
-def test_maintain_prints_what_was_done_or_that_a_worker_does_it(cli: Cli, rpc: Rpc) -> None:
+def test_maintain_prints_its_result_or_names_the_lease(cli: Cli, rpc: Rpc) -> None:
     rpc("maintain_jobs", worker="holder")
     done = cli("maintain")
     assert (done.exit_code, done.stdout) == (0, "")
     assert "A worker does the maintenance" in done.stderr
     assert answer(cli("maintain", "--json"))["leased"] is False
     assert "swept" in answer(cli("maintain", "--force", "--json"))
-    assert "expired leases taken back" in cli("maintain", "--force").stdout
+    assert "expired leases swept" in cli("maintain", "--force").stdout
 
 
 def test_the_doctor_shows_verdicts(cli: Cli) -> None:
@@ -247,7 +245,7 @@ def test_the_doctor_shows_verdicts(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "says"),
+    ("command", "code", "expected"),
     [
         (("queues", "set", "q", "max_attempts"), 2, "NAME=VALUE"),
         (("queues", "set", "q", "max_attempts=0"), 3, "max_attempts is 0"),
@@ -271,10 +269,10 @@ def test_the_doctor_shows_verdicts(cli: Cli) -> None:
         (("settings", "set", "colour=red"), 3, "colour"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(
-    cli: Cli, command: tuple[str, ...], code: int, says: str
+def test_an_error_is_printed_in_one_line(
+    cli: Cli, command: tuple[str, ...], code: int, expected: str
 ) -> None:
     done = cli(*command)
     assert (done.exit_code, done.stdout) == (code, "")
-    assert says in done.stderr
+    assert expected in done.stderr
     assert done.stderr.strip().count("\n") == 0

@@ -1,4 +1,4 @@
-"""Every command with values that nobody means: never a traceback, always one line."""
+"""Every command with invalid values: never a traceback, always one line."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,21 +12,21 @@ from picture_queue_cli.errors import ExitCode
 
 Cli = Callable[..., Result]
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 WRONG = (
     *("", "\u00a0", "\udcff", "\x1b[31m\u202e", "[/]", "-1", "nan", "9" * 400),
     *("[" * 3000, "x" * 20_000, "@/"),
 )
-# Values of arguments while another one is tried; the others are a queue of the test's own.
+# The values of the other arguments while one is tried. The queue belongs to the test.
 RIGHT = {
     "jobs": "[]",
     "values": "max_attempts=3",
     "settings": "max_attempts=3",
     "weight": "1",
     "payload": "{}",
-    **dict.fromkeys(("job_id", "job_ids", "some_id", "batch_id"), NOBODY),
+    **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id"), UNKNOWN_ID),
 }
-# Without these a command would wait, ask, start something, or be refused for another reason.
+# Without these options a command would wait, prompt, start a program, or fail for another reason.
 ALWAYS = {
     "adopt": ("--preview",),
     "demo": ("--model", "nobody/nothing"),
@@ -81,7 +81,7 @@ def test_wrong_values_end_in_one_line(cli: Cli, queue: str, name: str, command: 
 
 
 def is_known(name: str, parameter: Any) -> bool:
-    """Return whether a command before this one has the same option."""
+    """Return True if a command tested earlier has the same option."""
     key = (parameter.name, parameter.help, is_option(parameter))
     first = next(
         other
@@ -97,11 +97,11 @@ def expect_one_line(done: Result, tried: str) -> None:
         return
     known = set(ExitCode) - {ExitCode.FAILED, ExitCode.LOCAL, ExitCode.INTERRUPTED}
     assert done.exit_code in known, (tried, done.stderr)
-    expect_plain_words(done, tried)
+    expect_plain_message(done, tried)
 
 
-def expect_plain_words(done: Result, tried: str) -> None:
-    """Check that an error is one line without the words of SQL, typer and pydantic."""
+def expect_plain_message(done: Result, tried: str) -> None:
+    """Check that an error is one line without terms of SQL, typer and pydantic."""
     lines = [line for line in done.stderr.splitlines() if not line.startswith("Using the embedded")]
     assert len(lines) == 1 and lines[0].startswith("error: "), (tried, done.stderr)
     assert len(lines[0]) < 1000, (tried, done.stderr)
@@ -110,7 +110,7 @@ def expect_plain_words(done: Result, tried: str) -> None:
     assert not set("\x1b\u202e") & set(done.stderr), (tried, done.stderr)
 
 
-# --- states of the project ---
+# --- States of the project ---
 
 ELSEWHERE = {"demo", "install", "local start", "local stop", "local status", "local env"}
 NEEDS_DATABASE = {"migrate", "adopt"}
@@ -130,7 +130,7 @@ STATES: dict[str, tuple[dict[str, str | None], set[int]]] = {
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("state", STATES)
-def test_a_project_that_is_not_there_is_one_line_of_every_command(
+def test_every_command_prints_one_line_for_an_unreachable_project(
     cli: Cli, stack: Any, queue: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")
@@ -148,7 +148,7 @@ def test_a_project_that_is_not_there_is_one_line_of_every_command(
         ]
         options = [] if name == "worker" else list(ALWAYS.get(name, ()))
         if name.startswith("jobs ") and not arguments and name != "jobs list":
-            arguments = [] if "reasons" in name else [NOBODY]
+            arguments = [] if "reasons" in name else [UNKNOWN_ID]
         done = cli(*name.split(), *options, "--", *arguments, input="", **environ)
         assert done.exit_code in codes, (name, done.exit_code, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -1,4 +1,4 @@
-"""``picture-queue demo``: the whole way, from nothing to a picture, and nothing left behind."""
+"""``picture-queue demo``: from an empty machine to an image, without leftovers."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def not_running(program: Program) -> bool:
     return program("local", "status").returncode == 6
 
 
-def test_a_picture_comes_with_live_states_and_everything_is_stopped(
+def test_the_demo_shows_live_states_saves_an_image_and_stops_everything(
     program: Program, tmp_path: Path
 ) -> None:
     done = program("demo", "--json", timeout=100)
@@ -62,29 +62,29 @@ def test_a_picture_comes_with_live_states_and_everything_is_stopped(
 
 
 def interrupted(home: dict[str, str], directory: Path) -> None:
-    """Runs the demo and presses Ctrl-C when the picture has been asked for."""
+    """Run the demo and press Ctrl-C after the generation has started."""
     process = subprocess.Popen(
         DEMO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=home, cwd=directory
     )
     assert process.stderr
-    said = []
+    lines = []
     for line in process.stderr:
-        said.append(line)
+        lines.append(line)
         if "Generation" in line:
             break
     process.send_signal(signal.SIGINT)
     printed, rest = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (130, ""), [*said, rest]
+    assert (process.returncode, printed) == (130, ""), [*lines, rest]
     assert rest.splitlines()[-1] == "error: Interrupted."
     assert "Traceback" not in rest
 
 
-def test_a_kept_stack_is_used_again_and_without_realtime_the_end_is_the_same(
+def test_a_kept_stack_is_reused_and_realtime_is_optional(
     program: Program, home: dict[str, str], tmp_path: Path
 ) -> None:
-    kept = program("demo", "--keep", "--json", timeout=100)
+    first_run = program("demo", "--keep", "--json", timeout=100)
     try:
-        status = report(kept)["stack"]
+        status = report(first_run)["stack"]
         assert json.loads(program("local", "status", "--json").stdout) == status
 
         cut = program("demo", "--cut-socket", "--json", timeout=100)
@@ -106,22 +106,22 @@ def test_ctrl_c_stops_everything(program: Program, home: dict[str, str], tmp_pat
     assert not_running(program)
 
 
-def test_a_terminal_shows_the_bar_the_picture_and_the_times(
+def test_a_terminal_shows_progress_bar_image_and_times(
     program: Program, home: dict[str, str], tmp_path: Path
 ) -> None:
     environ = {**home, "TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "100"}
     del environ["NO_COLOR"]
-    ours, theirs = pty.openpty()
+    controller, terminal_end = pty.openpty()
     process = subprocess.Popen(
         [*DEMO, "--model", "black-forest-labs/flux-schnell"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal_end,
+        stdout=terminal_end,
+        stderr=terminal_end,
         env=environ,
         cwd=tmp_path,
     )
-    os.close(theirs)
-    shown = read_all(ours, deadline=time.monotonic() + 100).decode()
+    os.close(terminal_end)
+    shown = read_all(controller, deadline=time.monotonic() + 100).decode()
     assert process.wait(timeout=30) == 0
     for part in ("━━━", "100 %", "▀", "outputs/", "answered", "claimed", "Everything is stopped"):
         assert part in shown
@@ -129,12 +129,12 @@ def test_a_terminal_shows_the_bar_the_picture_and_the_times(
 
 
 def read_all(terminal: int, deadline: float) -> bytes:
-    """Reads a terminal until the program on its other side has ended."""
+    """Read a terminal until the program at its other end exits."""
     shown = b""
     while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
         try:
             piece = os.read(terminal, 65_536)
-        except OSError:  # the other side is closed
+        except OSError:  # The other end is closed.
             break
         if not piece:
             break

@@ -1,4 +1,4 @@
-"""The examples and the Python blocks of the README run as they stand, on the embedded stack."""
+"""The examples, and the Python blocks of the README, run unchanged on the embedded stack."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def run_text(environment, text: str, directory: Path) -> str:
     return done.stdout
 
 
-def test_generate_saves_a_picture(environment, tmp_path):
+def test_generate_saves_an_image(environment, tmp_path):
     with worker(environment):
         output = run(environment, "generate.py", tmp_path)
     assert "completed  100 %" in output
@@ -69,7 +69,7 @@ def test_enqueue_gets_its_result_from_the_worker_app(environment, tmp_path):
     assert output == "{'path': 'a.png', 'width': 256, 'attempt': 1}\n"
 
 
-def test_the_first_block_of_the_readme_saves_a_picture(environment, tmp_path):
+def test_the_first_block_of_the_readme_saves_an_image(environment, tmp_path):
     with worker(environment):
         output = run_text(environment, README[0], tmp_path)
     assert output.splitlines()[-1] == "completed 100"
@@ -85,8 +85,8 @@ def test_the_other_blocks_of_the_readme_run_a_job(environment, tmp_path):
     assert output == "{'width': 256}\n"
 
 
-def test_no_two_examples_serve_one_job_type():
-    # They share a project here, where a type has one policy: that of the worker started last.
+def test_no_two_examples_share_a_job_type():
+    # The examples share a project here, where the last started worker sets the policy of a type.
     types = [
         found
         for file in sorted((ROOT / "examples").rglob("*.py"))
@@ -97,5 +97,6 @@ def test_no_two_examples_serve_one_job_type():
 
 
 def test_every_example_is_tested():
-    tested = {"generate.py", "enqueue.py", "worker_app.py"}  # howto: test_howto.py
+    # test_howto.py tests the directory howto.
+    tested = {"generate.py", "enqueue.py", "worker_app.py"}
     assert {file.name for file in (ROOT / "examples").glob("*.py")} == tested

@@ -1,4 +1,4 @@
-"""The example's pages, as `npm start` serves them, in a headless Chromium."""
+"""The pages of the example, as `npm start` serves them, in a headless Chromium."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from picture_queue.records import ClaimedJob
 from picture_queue.settings import ReplicateSettings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "browser"
-PAGE_TIMEOUT = 25.0  # seconds until a page must show what a test waits for
+PAGE_TIMEOUT = 25.0  # The timeout of every wait for a page, in seconds.
 
 
 class Chromium:
@@ -116,10 +116,10 @@ class Studio:
     async def start(self, prompt: str = "A lighthouse at dusk") -> asyncpg.Record:
         """Start a generation in the page; return its row once the page has subscribed."""
         self._started += 1
-        joins = await self.joins()
+        joins = await self.count_joins()
         await self.page("fill", "#prompt", prompt)
         await self.page("click", "#generate")
-        await self.follows(joins + 1)
+        await self.wait_until_subscribed(joins + 1)
         return await self.generation()
 
     async def generation(self) -> asyncpg.Record:
@@ -138,46 +138,46 @@ class Studio:
 
         await self._wait(finished)
 
-    async def follows(self, joins: int = 1) -> None:
+    async def wait_until_subscribed(self, joins: int = 1) -> None:
         """Wait until the page has joined the user's topic and then read the row."""
 
         async def joined() -> bool:
-            return await self.joins() >= joins
+            return await self.count_joins() >= joins
 
         await self._wait(joined)
         await self.until("!document.querySelector('#cancel')?.disabled")
 
-    async def joins(self) -> int:
+    async def count_joins(self) -> int:
         """Return the number of successful joins of a topic."""
         return await self.count("received", '"phx_reply",{"status":"ok","response":{"postgres')
 
     async def count(self, kind: str, *texts: str) -> int:
         """Count the WebSocket frames of a kind that contain all these texts."""
-        frames = await self._chromium.ask("driver", "heard")
+        frames = await self._chromium.ask("driver", "listFrames")
         return sum(what == kind and all(t in frame for t in texts) for what, frame in frames)
 
-    async def hears(self, *texts: str, times: int = 1) -> None:
+    async def wait_for_frames(self, *texts: str, times: int = 1) -> None:
         """Wait until the page has received this many frames with these texts."""
 
-        async def heard() -> bool:
+        async def has_received() -> bool:
             return await self.count("received", *texts) >= times
 
-        await self._wait(heard)
+        await self._wait(has_received)
 
     async def until(self, condition: str) -> None:
         """Wait until a JavaScript condition is true in the page."""
         await self.page("waitForFunction", condition, None, {"timeout": PAGE_TIMEOUT * 1000})
 
-    async def shows(self, status: str, progress: int | None = None) -> None:
+    async def wait_for_state(self, status: str, progress: int | None = None) -> None:
         """Wait until the page shows a status and, if given, a percentage."""
         condition = f"document.querySelector('#stage').dataset.status === '{status}'"
         if progress is not None:
             condition += f" && document.querySelector('#progress').value === {progress}"
         await self.until(condition)
 
-    async def shows_picture(self) -> None:
+    async def wait_for_picture(self) -> None:
         """Wait until the page shows a completed generation with its picture loaded."""
-        await self.shows("completed")
+        await self.wait_for_state("completed")
         await self.until("document.querySelector('#picture')?.naturalWidth > 0")
 
     async def shown(self) -> list[tuple[str, float]]:
@@ -196,7 +196,7 @@ class Studio:
         ranks = [
             (order.index(status), at if status == "processing" else 0)
             for status, at in await self.shown()
-            if status != "nothing"  # shown before a start, and after a refused one
+            if status != "nothing"  # These are shown before a start, and after a refused one.
         ]
         back = [pair for pair in pairwise(ranks) if pair[1] < pair[0]]
         assert len(back) == max(0, self._started - 1), "only a new start may show an older state"

@@ -1,13 +1,13 @@
 // Drives Chromium for pytest. A request is a line of JSON on standard input: [id, target, method,
-// arguments]; its answer a line on standard output: [id, value, error]. `page`, its `clock` and
-// `context` are Playwright's own, `driver` is below.
+// arguments]. The response is a line on standard output: [id, value, error]. `page`, its `clock` and
+// `context` are objects of Playwright. `driver` is defined below.
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
 const [modules, executablePath, ...flags] = process.argv.slice(2);
 const { chromium } = createRequire(`${modules}/`)("playwright-core");
 const FLAGS = [
-  "--no-sandbox", // Chromium asks for it where it runs as root
+  "--no-sandbox", // Chromium requires this flag if it runs as root
   "--disable-gpu",
   "--disable-quic",
   "--no-first-run",
@@ -18,11 +18,11 @@ const FLAGS = [
 
 const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flags] });
 /** @type {Record<string, any>} */
-const targets = { driver: { open, heard, problems: () => problems } };
-let frames = []; // of the page's sockets: "sent", "received" or "closed", and the text
-let problems = []; // exceptions of the page
+const targets = { driver: { open, listFrames, problems: () => problems } };
+let frames = []; // the frames of the page: "sent", "received" or "closed", and the text
+let problems = []; // the exceptions of the page
 
-/** A page of a fresh profile. */
+/** Opens a page with a fresh profile. */
 async function open(options) {
   await targets.context?.close();
   [frames, problems] = [[], []];
@@ -38,12 +38,12 @@ async function open(options) {
   Object.assign(targets, { context, page, clock: page.clock });
 }
 
-/** What was said over sockets since the page was opened. */
-function heard() {
+/** Returns the frames of all sockets since the page was opened. */
+function listFrames() {
   return frames;
 }
 
-/** Runs in the page: keeps what it showed, as [status, percent], in `window.shown`. */
+/** Runs in the page: records the displayed states in `window.shown`, as [status, percent]. */
 function remember() {
   window.shown = [];
   new MutationObserver(() => {
@@ -57,7 +57,7 @@ function remember() {
 async function answer([id, target, method, args]) {
   try {
     const value = await targets[target][method](...args);
-    // Pages, handles and responses stay here.
+    // Pages, handles and responses cannot be sent as JSON.
     const plain = value === null || typeof value !== "object" || [Array.prototype, Object.prototype].includes(Object.getPrototypeOf(value));
     say([id, plain ? (value ?? null) : null, null]);
   } catch (error) {

@@ -1,4 +1,4 @@
-"""Pages of another site, in a real browser, against a running stack: nothing is got."""
+"""Pages of another site, in a real browser, cannot use a running stack."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -19,9 +19,9 @@ from .conftest import Chromium
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 
-# A name that its owner makes point at loopback: for its page itself, and for the stack.
+# This name resolves to loopback, for the page itself and for the stack.
 EVIL = "evil.example"
-# What a page can find out about a request: the status and the body, or only that it was sent.
+# The result that a page can read: status and body, or only that the request was sent.
 FETCH = """async ([url, options]) => {
   try {
     const answer = await fetch(url, options);
@@ -30,10 +30,10 @@ FETCH = """async ([url, options]) => {
 }"""
 SOCKET = """async ([url, frame]) => new Promise((resolve) => {
   const socket = new WebSocket(url);
-  const heard = [];
+  const received = [];
   socket.onopen = () => socket.send(frame);
-  socket.onmessage = ({ data }) => { heard.push(data); socket.close(); };
-  socket.onclose = () => resolve(heard);
+  socket.onmessage = ({ data }) => { received.push(data); socket.close(); };
+  socket.onclose = () => resolve(received);
 })"""
 FORM = """([url, name, value]) => {
   const form = document.createElement("form");
@@ -51,15 +51,15 @@ SHOW = """(url) => new Promise((resolve) => {
 
 
 @pytest.fixture(scope="module")
-def attacked() -> Iterator[LocalSupabase]:
-    """A stack of these tests' own."""
+def target_stack() -> Iterator[LocalSupabase]:
+    """A stack for these tests only."""
     with LocalSupabase() as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
 def browser(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
-    """A browser that finds the evil name on loopback."""
+    """A browser that resolves the attacker's name to loopback."""
     driver = Path(__file__).parent / "driver.mjs"
     rules = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"
     made = Chromium([node, str(driver), str(node_modules), chromium, rules])
@@ -71,7 +71,7 @@ def browser(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """The address of an empty page, served under every name."""
+    """The port of a server with an empty page, under every name."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -122,19 +122,19 @@ async def evil(browser: Chromium, port: int) -> Visitor:
 
 
 @pytest.fixture
-async def unchanged(attacked: Any) -> AsyncIterator[None]:
-    """No row, no user and no switch is changed by whatever a test does."""
+async def unchanged(target_stack: Any) -> AsyncIterator[None]:
+    """Check that the test changes no row, no user and no switch."""
 
     async def state() -> Any:
-        sql = await asyncpg.connect(attacked.db_url, timeout=10)
+        sql = await asyncpg.connect(target_stack.db_url, timeout=10)
         counts = await sql.fetchrow(
             "select (select count(*) from job_queue), (select count(*) from auth.users)"
         )
         await sql.close()
-        key = {"apikey": attacked.secret_key}
-        simulator = attacked.replicate_url.removesuffix("/v1") + "/_simulator/faults"
+        key = {"apikey": target_stack.secret_key}
+        simulator = target_stack.replicate_url.removesuffix("/v1") + "/_simulator/faults"
         async with httpx.AsyncClient(headers=key) as http:
-            switches = (await http.get(f"{attacked.api_url}/_faults")).json()
+            switches = (await http.get(f"{target_stack.api_url}/_faults")).json()
             return tuple(counts or ()), switches, (await http.get(simulator)).json()
 
     before = await state()
@@ -143,7 +143,7 @@ async def unchanged(attacked: Any) -> AsyncIterator[None]:
 
 
 def requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
-    """Method, address, headers and body of what drives the stack, with all its keys."""
+    """Yield method, address, headers and body of requests with effects, with all keys."""
     api, simulator = stack.api_url, stack.replicate_url.removesuffix("/v1")
     secret = {"apikey": stack.secret_key, "content-type": "application/json"}
     service = {
@@ -165,25 +165,27 @@ def requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
     ]
 
 
-async def test_a_foreign_page_with_all_keys_gets_nothing(
-    evil: Visitor, attacked: Any, unchanged: None
+async def test_requests_of_a_foreign_page_with_all_keys_fail(
+    evil: Visitor, target_stack: Any, unchanged: None
 ):
-    for method, url, headers, body in requests(attacked):
+    for method, url, headers, body in requests(target_stack):
         for mode in ("cors", "no-cors"):
             options: dict[str, Any] = {"method": method, "headers": headers, "mode": mode}
             if body is not None:
                 options["body"] = json.dumps(body)
             found = await evil.fetch(url, **options)
-            # Without an answer, or with one that the page cannot look into.
+            # There is no response, or one that the page cannot read.
             assert found.get("error") or found["type"] == "opaque", (url, mode, found)
             assert not found.get("body"), (url, mode, found)
 
 
-async def test_a_foreign_page_turns_no_switch(evil: Visitor, attacked: Any, unchanged: None):
-    """Simple requests and forms, which a browser sends without asking the server first."""
-    simulator = attacked.replicate_url.removesuffix("/v1")
+async def test_a_foreign_page_changes_no_fault_switch(
+    evil: Visitor, target_stack: Any, unchanged: None
+):
+    """Send simple requests and forms, for which a browser makes no preflight request."""
+    simulator = target_stack.replicate_url.removesuffix("/v1")
     for url, text in (
-        (f"{attacked.api_url}/_faults", '{"network_cut":true}'),
+        (f"{target_stack.api_url}/_faults", '{"network_cut":true}'),
         (f"{simulator}/_simulator/faults", '{"kind":"fail"}'),
         (f"{simulator}/_simulator/reset", ""),
     ):
@@ -196,22 +198,26 @@ async def test_a_foreign_page_turns_no_switch(evil: Visitor, attacked: Any, unch
         await evil.page("goBack")
 
 
-async def test_a_foreign_page_joins_no_topic(evil: Visitor, attacked: Any):
-    url = attacked.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket"
-    for key in (attacked.secret_key, attacked.service_role_key, attacked.publishable_key):
-        payload = {"config": {"private": True}, "access_token": attacked.service_role_key}
+async def test_a_foreign_page_cannot_join_a_topic(evil: Visitor, target_stack: Any):
+    url = target_stack.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket"
+    for key in (
+        target_stack.secret_key,
+        target_stack.service_role_key,
+        target_stack.publishable_key,
+    ):
+        payload = {"config": {"private": True}, "access_token": target_stack.service_role_key}
         frame = {"topic": "realtime:pq:queue:default", "event": "phx_join", "ref": "1"}
         text = json.dumps(frame | {"payload": payload})
         assert await evil.run(SOCKET, [f"{url}?apikey={key}&vsn=1.0.0", text]) == []
 
 
-async def test_a_name_that_was_made_to_point_here_gets_nothing(
-    browser: Chromium, attacked: Any, unchanged: None
+async def test_requests_with_dns_rebinding_fail(
+    browser: Chromium, target_stack: Any, unchanged: None
 ):
-    """DNS rebinding: to the browser, page and stack are of one origin."""
-    port = urlsplit(attacked.api_url).port
+    """Use DNS rebinding: for the browser, page and stack have the same origin."""
+    port = urlsplit(target_stack.api_url).port
     page = await Visitor(browser).open(f"http://{EVIL}:{port}/")
-    for method, url, headers, body in requests(attacked):
+    for method, url, headers, body in requests(target_stack):
         if urlsplit(url).port != port:
             continue
         options: dict[str, Any] = {"method": method, "headers": headers}
@@ -219,14 +225,14 @@ async def test_a_name_that_was_made_to_point_here_gets_nothing(
             options["body"] = json.dumps(body)
         found = await page.fetch(url.replace("127.0.0.1", EVIL), **options)
         assert found["status"] == 403 and "foreign_page" in found["body"], (url, found)
-    url = f"ws://{EVIL}:{port}/realtime/v1/websocket?apikey={attacked.secret_key}&vsn=1.0.0"
+    url = f"ws://{EVIL}:{port}/realtime/v1/websocket?apikey={target_stack.secret_key}&vsn=1.0.0"
     assert await page.run(SOCKET, [url, "{}"]) == []
 
 
-async def test_a_frame_without_an_origin_gets_nothing(
-    evil: Visitor, attacked: Any, unchanged: None
+async def test_requests_of_a_frame_without_an_origin_fail(
+    evil: Visitor, target_stack: Any, unchanged: None
 ):
-    """A sandboxed frame sends `Origin: null`."""
+    """Use a sandboxed frame, which sends `Origin: null`."""
     script = """([url, key]) => new Promise((resolve) => {
       const frame = document.createElement("iframe");
       frame.sandbox = "allow-scripts";
@@ -238,18 +244,18 @@ async def test_a_frame_without_an_origin_gets_nothing(
       addEventListener("message", ({ data }) => resolve(data), { once: true });
       document.body.append(frame);
     })"""
-    url = f"{attacked.api_url}/rest/v1/rpc/enqueue_job"
-    assert await evil.run(script, [url, attacked.secret_key]) == ""
+    url = f"{target_stack.api_url}/rest/v1/rpc/enqueue_job"
+    assert await evil.run(script, [url, target_stack.secret_key]) == ""
 
 
-async def test_a_page_of_this_machine_without_a_key_gets_nothing(
-    browser: Chromium, attacked: Any, port: int, unchanged: None
+async def test_requests_of_a_local_page_without_a_key_fail(
+    browser: Chromium, target_stack: Any, port: int, unchanged: None
 ):
-    """Another user's page, or one of a program that shows what others wrote."""
+    """Use a page of another user, or of a program that shows text of others."""
     page = await Visitor(browser).open(f"http://localhost:{port}/")
     account = {"email": "eve@example.com", "password": "correct horse battery"}
     claims = {"sub": "00000000-0000-4000-8000-000000000000", "role": "authenticated"}
-    token = jwt.encode(claims, attacked.jwt_secret)  # of a session that ended somewhere else
+    token = jwt.encode(claims, target_stack.jwt_secret)  # The token is of a session that has ended.
     json_body, bearer = {"content-type": "application/json"}, {"authorization": f"Bearer {token}"}
     for path, body in (
         ("/auth/v1/signup", account),
@@ -265,37 +271,37 @@ async def test_a_page_of_this_machine_without_a_key_gets_nothing(
             {**json_body, **bearer, "apikey": token},
         ):
             found = await page.fetch(
-                attacked.api_url + path, method="POST", headers=headers, body=json.dumps(body)
+                target_stack.api_url + path, method="POST", headers=headers, body=json.dumps(body)
             )
             refused = 400 if headers is json_body and path.startswith("/storage/") else 401
             assert found["status"] == refused, (path, headers, found)
         text = {"content-type": "text/plain"}
         await page.fetch(
-            attacked.api_url + path,
+            target_stack.api_url + path,
             method="POST",
             mode="no-cors",
             headers=text,
             body=json.dumps(body),
         )
-    url = attacked.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket?vsn=1.0.0"
+    url = target_stack.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket?vsn=1.0.0"
     payload = {"config": {"private": False}, "access_token": token}
     frame = {"topic": "realtime:room", "event": "phx_join", "ref": "1", "payload": payload}
     for key in ("", f"&apikey={token}"):
         assert await page.run(SOCKET, [url + key, json.dumps(frame)]) == []
-    simulator = f"{attacked.replicate_url}/predictions"
+    simulator = f"{target_stack.replicate_url}/predictions"
     headers = {"authorization": "Bearer r8_simulator"}
     assert (await page.fetch(simulator, headers=headers)).get("status") in (None, 401)
 
 
 @pytest.mark.parametrize("own", ["localhost", "127.0.0.1", "app.localhost"])
 @pytest.mark.parametrize("target", ["localhost", "127.0.0.1"])
-async def test_a_page_of_this_machine_does_what_an_app_does(
-    browser: Chromium, attacked: Any, port: int, own: str, target: str
+async def test_a_local_page_with_the_publishable_key_works(
+    browser: Chromium, target_stack: Any, port: int, own: str, target: str
 ):
-    """Signs up, asks for a picture, follows its own topic, and shows a stored one."""
+    """Sign up, generate an image, follow the user's topic, and show a stored image."""
     page = await Visitor(browser).open(f"http://{own}:{port}/")
-    api = attacked.api_url.replace("127.0.0.1", target)
-    key = {"apikey": attacked.publishable_key, "content-type": "application/json"}
+    api = target_stack.api_url.replace("127.0.0.1", target)
+    key = {"apikey": target_stack.publishable_key, "content-type": "application/json"}
     account = {"email": f"{own}-{target}@example.com", "password": "correct horse battery"}
     signed_up = await page.fetch(
         f"{api}/auth/v1/signup", method="POST", headers=key, body=json.dumps(account)
@@ -317,7 +323,11 @@ async def test_a_page_of_this_machine_does_what_an_app_does(
     assert json.loads(reply)["payload"]["status"] == "ok"
     picture = f"{api}/storage/v1/object/pictures/{session['user']['id']}/1.svg"
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="7" height="7"><rect/></svg>'
-    secret = {"apikey": attacked.secret_key, "content-type": "image/svg+xml", "x-upsert": "true"}
+    secret = {
+        "apikey": target_stack.secret_key,
+        "content-type": "image/svg+xml",
+        "x-upsert": "true",
+    }
     async with httpx.AsyncClient() as http:
         (await http.post(picture, content=svg, headers=secret)).raise_for_status()
     signed = await page.fetch(
@@ -330,9 +340,13 @@ async def test_a_page_of_this_machine_does_what_an_app_does(
     assert await page.run(SHOW, shown) == 7
 
 
-async def test_an_opened_svg_runs_no_script(browser: Chromium, attacked: Any):
-    url = f"{attacked.api_url}/storage/v1/object/pictures/nobody/script.svg"
-    secret = {"apikey": attacked.secret_key, "content-type": "image/svg+xml", "x-upsert": "true"}
+async def test_an_opened_svg_runs_no_script(browser: Chromium, target_stack: Any):
+    url = f"{target_stack.api_url}/storage/v1/object/pictures/nobody/script.svg"
+    secret = {
+        "apikey": target_stack.secret_key,
+        "content-type": "image/svg+xml",
+        "x-upsert": "true",
+    }
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg"><script>document.documentElement.setAttribute('
         '"data-ran", location.origin)</script></svg>'
@@ -345,7 +359,9 @@ async def test_an_opened_svg_runs_no_script(browser: Chromium, attacked: Any):
             headers={"content-type": "application/json"},
         )
     await browser.ask("driver", "open", {})
-    await browser.ask("page", "goto", f"{attacked.api_url}/storage/v1{signed.json()['signedURL']}")
+    await browser.ask(
+        "page", "goto", f"{target_stack.api_url}/storage/v1{signed.json()['signedURL']}"
+    )
     ran = "document.documentElement.getAttribute('data-ran')"
     assert await browser.ask("page", "evaluate", ran) is None
     assert await browser.ask("page", "evaluate", "self.origin") == "null"

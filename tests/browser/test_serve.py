@@ -1,4 +1,4 @@
-"""`npm start` finds the project, or says what is missing."""
+"""`npm start` finds the project, or prints what is missing."""
 
 import json
 import os
@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def serve(site_copy, node):
     def start(**environment: str) -> subprocess.Popen[str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "PORT"))}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "PORT"))}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
         return subprocess.Popen(
             [node, "serve.mjs"],
             cwd=site_copy,
-            env=kept | {"PATH": path, "PORT": "0"} | environment,
+            env=inherited | {"PATH": path, "PORT": "0"} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -37,7 +37,7 @@ def serve(site_copy, node):
 
 @pytest.fixture
 def data_home() -> Iterator[Path]:
-    """A directory that the stack's own user reaches, as it does not reach pytest's."""
+    """A directory that the user of the stack can reach, unlike pytest's."""
     path = local._temporary_directory()
     yield path
     shutil.rmtree(path)
@@ -51,21 +51,21 @@ def test_it_finds_the_embedded_stack(serve, data_home):
         assert first == f"Pictures of {stack.api_url}\n"
 
 
-def test_without_a_stack_it_says_how_to_start_one(serve, tmp_path):
+def test_without_a_stack_it_prints_how_to_start_one(serve, tmp_path):
     with serve(XDG_DATA_HOME=str(tmp_path)) as server:
-        _, said = server.communicate(timeout=30)
+        _, stderr = server.communicate(timeout=30)
     assert server.returncode == 1
-    assert "picture-queue local start" in said and "Error" not in said
+    assert "picture-queue local start" in stderr and "Error" not in stderr
 
 
-def test_an_address_without_a_key_is_not_enough(serve):
+def test_an_address_without_a_key_is_refused(serve):
     with serve(SUPABASE_URL="https://x.supabase.co") as server:
-        _, said = server.communicate(timeout=30)
+        _, stderr = server.communicate(timeout=30)
     assert server.returncode == 1
-    assert "Set SUPABASE_PUBLISHABLE_KEY too" in said
+    assert "Set SUPABASE_PUBLISHABLE_KEY too" in stderr
 
 
-def test_the_packages_are_those_that_are_tested():
+def test_the_example_uses_the_tested_package_versions():
     asked = json.loads((ROOT / "examples" / "browser" / "package.json").read_text("utf-8"))
     tested = json.loads((ROOT / "tests" / "npm" / "package.json").read_text("utf-8"))
     wanted = asked["dependencies"] | asked["devDependencies"]

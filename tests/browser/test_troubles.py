@@ -1,4 +1,4 @@
-"""The example page shows the final state despite faults of events, sockets and answers."""
+"""The example page shows the final state despite faults of events, sockets and responses."""
 
 import json
 import time
@@ -31,7 +31,7 @@ async def token(studio):
     return session, jwt.decode(session["access_token"], options={"verify_signature": False})
 
 
-async def keep(studio, session, then=""):
+async def store_session(studio, session, then=""):
     """Store another session in the page."""
     text = json.dumps(json.dumps(session))
     await studio.page("evaluate", f"(() => {{ {SESSION} = {text}; {then} }})()")
@@ -41,7 +41,7 @@ async def test_a_page_recovers_from_lost_events(studio, new_worker, faults):
     await faults(drop_messages=1000)
     await studio.start()
     async with new_worker():
-        await studio.shows_picture()
+        await studio.wait_for_picture()
     assert await studio.count("received", '"broadcast"') == 0
 
 
@@ -50,10 +50,10 @@ async def test_a_page_ignores_repeated_events(studio, new_worker, faults, manual
     await faults(duplicate_messages=1000)
     work = await manual_worker(generation["job_id"]).claim()
     await work.progress(40)
-    await studio.hears('"broadcast"', '"progress":40', times=2)
-    await studio.shows("processing", 40)
+    await studio.wait_for_frames('"broadcast"', '"progress":40', times=2)
+    await studio.wait_for_state("processing", 40)
     await work.report("failed", error="the paint ran out", retryable=False)
-    await studio.shows("failed")
+    await studio.wait_for_state("failed")
     shown = await studio.shown()
     assert shown.count(("processing", 40)) == 1
 
@@ -61,41 +61,41 @@ async def test_a_page_ignores_repeated_events(studio, new_worker, faults, manual
 async def test_a_page_ignores_late_events(studio, faults, manual_worker):
     generation = await studio.start()
     await faults(delay_messages=1, delay_seconds=1.5)
-    work = await manual_worker(generation["job_id"]).claim()  # this event comes last
+    work = await manual_worker(generation["job_id"]).claim()  # This event arrives last.
     await work.progress(40)
-    await studio.hears('"broadcast"', '"progress":40')
-    await studio.hears('"broadcast"', '"progress":0', '"processing"')
+    await studio.wait_for_frames('"broadcast"', '"progress":40')
+    await studio.wait_for_frames('"broadcast"', '"progress":0', '"processing"')
     await work.progress(60)
-    await studio.shows("processing", 60)
+    await studio.wait_for_state("processing", 60)
     await work.report("failed", error="the paint ran out", retryable=False)
-    await studio.shows("failed")
+    await studio.wait_for_state("failed")
 
 
 @pytest.mark.parametrize("ends", ["while it is cut", "afterwards"])
 async def test_a_page_recovers_from_a_cut_socket(studio, new_worker, faults, until, ends):
     await studio.start()
-    joins = await studio.joins()
+    joins = await studio.count_joins()
     await faults(network_cut=True)
     if ends == "while it is cut":
         async with new_worker():
-            await studio.shows_picture()  # from the rows alone
-        assert await studio.joins() == joins
+            await studio.wait_for_picture()  # The state comes from the rows alone.
+        assert await studio.count_joins() == joins
         return
     await until(lambda: studio.count("closed"))
     await faults(network_cut=False)
-    await studio.follows(joins + 1)
+    await studio.wait_until_subscribed(joins + 1)
     async with new_worker():
-        await studio.shows_picture()
+        await studio.wait_for_picture()
     assert await studio.count("received", '"broadcast"', COMPLETED) == 1
 
 
 async def test_a_page_recovers_from_a_closed_channel(studio, new_worker, faults):
     await studio.start()
-    joins = await studio.joins()
+    joins = await studio.count_joins()
     await faults(close_channels="*")
-    await studio.follows(joins + 1)
+    await studio.wait_until_subscribed(joins + 1)
     async with new_worker():
-        await studio.shows_picture()
+        await studio.wait_for_picture()
     assert await studio.count("received", '"broadcast"', COMPLETED) == 1
 
 
@@ -105,25 +105,25 @@ async def test_a_page_recovers_after_the_network_was_down(studio, new_worker, fa
     await studio.context("setOffline", True)
     async with new_worker():
         await studio.ended()
-    assert (await studio.shown())[-1][0] == "pending"  # it cannot know
+    assert (await studio.shown())[-1][0] == "pending"  # The page cannot know this.
     await studio.context("setOffline", False)
     await faults(network_cut=False)
-    await studio.shows_picture()
+    await studio.wait_for_picture()
 
 
 async def test_a_page_recovers_after_the_device_slept_past_the_timeout(studio, new_worker, faults):
     await studio.start()
-    joins = await studio.joins()
+    joins = await studio.count_joins()
     await studio.clock("install")
     await studio.page("reload")
-    await studio.follows(joins + 1)
+    await studio.wait_until_subscribed(joins + 1)
     await faults(network_cut=True)
     await studio.context("setOffline", True)
     async with new_worker():
         await studio.ended()
-    await studio.clock("fastForward", 11 * 60 * 1000)  # as if its lid had been closed
+    await studio.clock("fastForward", 11 * 60 * 1000)  # The effect of a closed lid.
     await studio.context("setOffline", False)
-    await studio.shows_picture()
+    await studio.wait_for_picture()
 
 
 async def test_a_page_reloaded_after_the_end_shows_the_result(studio, new_worker, faults):
@@ -134,17 +134,17 @@ async def test_a_page_reloaded_after_the_end_shows_the_result(studio, new_worker
     await studio.context("setOffline", False)
     await studio.page("reload")
     if studio.url.endswith("react.html"):
-        await studio.shows("nothing")  # it resumes only unfinished generations
+        await studio.wait_for_state("nothing")  # The page resumes only unfinished generations.
         return
     await studio.page("click", "#history button")
-    await studio.shows_picture()
+    await studio.wait_for_picture()
 
 
 async def test_a_page_retries_failing_calls(studio, new_worker, faults, left):
     await studio.start()
     await faults(drop_messages=1000, answer_503=1, path="/rest/v1/job_queue")
     async with new_worker():
-        await studio.shows_picture()
+        await studio.wait_for_picture()
     assert await left("answer_503") == 0
 
 
@@ -153,31 +153,34 @@ async def test_a_page_retries_a_picture_that_does_not_load(studio, new_worker, f
     address = f"/storage/v1/object/sign/pictures/{studio.user_id}"
     await faults(answer_503=2, path=address)
     async with new_worker():
-        await studio.shows_picture()
+        await studio.wait_for_picture()
     assert await left("answer_503") == 0
 
 
-async def test_a_start_whose_answer_is_lost_makes_one_generation(studio, new_worker, faults, left):
+async def test_a_start_whose_response_is_lost_creates_one_generation(
+    studio, new_worker, faults, left
+):
     await faults(cut_after_commit=1, path="/rest/v1/rpc/start_generation")
     await studio.start()
     assert await left("cut_after_commit") == 0
     async with new_worker():
-        await studio.shows_picture()
-    await studio.generation()  # the one
+        await studio.wait_for_picture()
+    await studio.generation()  # The page made only one generation.
 
 
 async def test_a_page_uses_a_token_that_was_renewed(studio, new_worker, until):
     await studio.start()
-    joins = await studio.joins()
+    joins = await studio.count_joins()
     session, claims = await token(studio)
-    await until(lambda: time.time() >= claims["iat"] + 1)  # one of the same second is the same
-    # As when the page returns to the foreground: supabase-js finds a token that expires soon.
+    # A token of the same second would be the same token.
+    await until(lambda: time.time() >= claims["iat"] + 1)
+    # When the page returns to the foreground, supabase-js finds a token that expires soon.
     soon = session | {"expires_at": int(time.time()) + 30}
-    await keep(studio, soon, "window.dispatchEvent(new Event('visibilitychange'))")
+    await store_session(studio, soon, "window.dispatchEvent(new Event('visibilitychange'))")
     await until(lambda: studio.count("sent", '"access_token",{"access_token"'))
     async with new_worker():
-        await studio.shows_picture()
-    assert await studio.joins() == joins  # over the same channel
+        await studio.wait_for_picture()
+    assert await studio.count_joins() == joins  # The event arrives over the same channel.
     assert await studio.count("received", '"broadcast"', COMPLETED) == 1
 
 
@@ -186,9 +189,9 @@ async def test_a_page_renews_a_token_that_expired_by_the_servers_clock(studio, s
     session, claims = await token(studio)
     claims["exp"] = int(time.time()) - 120
     ended = jwt.encode(claims, stack.jwt_secret, algorithm="HS256")
-    await keep(studio, session | {"access_token": ended})
+    await store_session(studio, session | {"access_token": ended})
     await studio.page("reload")
     async with new_worker():
-        await studio.shows_picture()
+        await studio.wait_for_picture()
     session, _ = await token(studio)
     assert session["access_token"] != ended

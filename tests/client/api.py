@@ -1,4 +1,4 @@
-"""A server whose answers a test writes itself, over real sockets."""
+"""An HTTP server over real sockets, whose responses each test sets."""
 
 import json
 import socket
@@ -22,7 +22,7 @@ class Answer:
         status: The HTTP status.
         body: The body.
         headers: Further headers.
-        write: Writes the body instead.
+        write: Writes the rest of the response in place of the body.
     """
 
     status: int = 200
@@ -35,11 +35,11 @@ class Api:
     """Answers calls of functions in the order of `answers`, then with "ok".
 
     Attributes:
-        asked: The function of each call, without the question for the version.
+        asked: The function of each call, except the one for the version.
         paths: The method and the path of each call.
-        sockets: The address of the client's socket, of each call.
+        sockets: The address of the client's socket for each call.
         received: The headers and the body of the last call.
-        silent: The sockets that are not answered any more.
+        silent: The sockets that get no more responses.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
@@ -79,7 +79,7 @@ class Api:
             self.sockets.append(handler.client_address)
             answer = self.answers.pop(0) if self.answers else Answer()
         if handler.client_address in self.silent:
-            silence(handler)
+            hang(handler)
             return
         handler.send_response(answer.status)
         for name, value in ({"content-type": "application/json"} | answer.headers).items():
@@ -93,7 +93,7 @@ class Api:
 
     @contextmanager
     def serving(self) -> Iterator["Api"]:
-        """Serves until the block ends."""
+        """Serve until the block ends."""
         thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
@@ -103,8 +103,8 @@ class Api:
             self._server.server_close()
 
 
-def silence(handler: BaseHTTPRequestHandler) -> None:
-    """Says nothing more on this connection; it stays open until the client closes it."""
+def hang(handler: BaseHTTPRequestHandler) -> None:
+    """Send nothing more on this connection, and leave it open until the client closes it."""
     handler.wfile.flush()
     handler.close_connection = True
     while handler.connection.recv(1):
@@ -112,7 +112,7 @@ def silence(handler: BaseHTTPRequestHandler) -> None:
 
 
 def trickle(handler: BaseHTTPRequestHandler) -> None:
-    """Sends a byte from time to time, for ever."""
+    """Send a byte from time to time without end."""
     handler.send_header("content-length", "1000000")
     handler.end_headers()
     pause = threading.Event()
@@ -125,6 +125,6 @@ def trickle(handler: BaseHTTPRequestHandler) -> None:
 
 
 def free_port() -> int:
-    """Returns a port on which nobody listens."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

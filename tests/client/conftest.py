@@ -1,4 +1,4 @@
-"""Two signed-up users, and a network that falls silent."""
+"""Two signed-up users, and a proxy that can stop forwarding."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +16,7 @@ from picture_queue import AsyncPictureQueue
 
 @dataclass(frozen=True)
 class Person:
-    """A signed-up user with a plain supabase client and one of ours."""
+    """A signed-up user with a supabase client and one of this library."""
 
     id: UUID
     token: str
@@ -53,14 +53,14 @@ async def bob(stack: Any) -> AsyncIterator[Person]:
 
 
 class BlackHole:
-    """A TCP proxy that can fall silent: connections stay open, and nothing passes any more.
+    """A TCP proxy that can stop forwarding: connections stay open, but no more data passes.
 
     Args:
-        host: Where the server is.
-        port: Its port.
+        host: The host of the server.
+        port: The port of the server.
 
     Attributes:
-        connections: How many connections clients have open.
+        connections: The number of open connections of clients.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -71,7 +71,7 @@ class BlackHole:
         self._listener: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
-    def fall_silent(self) -> None:
+    def stop_forwarding(self) -> None:
         self._silent = True
 
     async def start(self) -> None:
@@ -101,7 +101,7 @@ class BlackHole:
 
 @pytest.fixture
 async def black_hole(stack: Any) -> AsyncIterator[Callable[[str], Any]]:
-    """Puts a proxy that can fall silent before an address; returns the proxy and its address."""
+    """Start a proxy in front of an address; return the proxy and its address."""
     proxies: list[BlackHole] = []
 
     async def put_before(url: str) -> tuple[BlackHole, str]:

@@ -1,4 +1,4 @@
-"""Calls over HTTP: their deadline, their repetition, and the words for what went wrong."""
+"""Calls over HTTP and to the database: their deadline, their retries, and their errors."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ from picture_queue import AsyncPictureQueue, PictureQueue, errors
 from picture_queue._retry_after import parse_retry_after
 from picture_queue._rpc import Rpc
 from picture_queue._transport import connection
-from tests.client.api import Answer, Api, silence, trickle
+from tests.client.api import Answer, Api, hang, trickle
 
 CALL: Rpc[Any] = Rpc("f", {}, lambda data: data)
 
@@ -30,7 +30,7 @@ def api() -> Iterator[Api]:
 
 
 def call(api: Api, timeout: float | None = None) -> Any:
-    """Makes a call with a sync client, and the same with an async one."""
+    """Make a call with a sync client, and the same call with an async one."""
     answers, asked = list(api.answers), []
     with PictureQueue(api.url, "key") as pq:
         results = [outcome(lambda: pq._project.call(CALL, timeout))]
@@ -59,10 +59,10 @@ def outcome(work: Any) -> Any:
         return error
 
 
-def test_a_connection_that_falls_silent_costs_one_timeout_and_is_not_used_again(api):
+def test_a_hanging_connection_costs_one_timeout_and_is_not_reused(api):
     with PictureQueue(api.url, "key") as pq:
         assert pq._project.call(CALL) == "ok"
-        api.answers = [Answer(write=silence)]
+        api.answers = [Answer(write=hang)]
         began = time.monotonic()
         with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.5 s"):
             pq._project.call(CALL, timeout=0.5)
@@ -71,10 +71,10 @@ def test_a_connection_that_falls_silent_costs_one_timeout_and_is_not_used_again(
     assert api.sockets[0] == api.sockets[1] != api.sockets[2]
 
 
-async def test_nor_by_async_callers_who_give_up_themselves(api):
+async def test_a_connection_is_not_reused_after_an_async_caller_gave_up(api):
     async with AsyncPictureQueue(api.url, "key") as pq:
         assert await pq._project.call(CALL) == "ok"
-        api.answers = [Answer(write=silence), Answer(write=silence)]
+        api.answers = [Answer(write=hang), Answer(write=hang)]
         with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.3 s"):
             await pq._project.call(CALL, timeout=0.3)
         with pytest.raises(TimeoutError):
@@ -86,10 +86,10 @@ async def test_nor_by_async_callers_who_give_up_themselves(api):
 
 
 async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
-    met = threading.Barrier(6)
+    barrier = threading.Barrier(6)
 
     def together(handler: Any) -> None:
-        met.wait(10)
+        barrier.wait(10)
         handler.send_header("content-length", "4")
         handler.end_headers()
         handler.wfile.write(b'"ok"')
@@ -107,23 +107,23 @@ async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
     assert len(set(api.sockets)) == 7
 
 
-def test_an_answer_that_does_not_end_is_not_waited_for(api):
+def test_a_response_that_never_ends_is_abandoned_at_the_timeout(api):
     api.answers = [Answer(write=trickle)]
     with pytest.raises(errors.ConnectionFailed, match="no answer in"):
         call(api, timeout=0.4)
 
 
-def test_the_servers_wish_to_wait_is_obeyed(api):
+def test_retry_after_is_respected(api):
     api.answers = [Answer(429, b"{}", {"retry-after": "1"})]
     began = time.monotonic()
     assert call(api) == "ok"
-    assert len(api.asked) == 4  # two by each client
+    assert len(api.asked) == 4  # Each of the two clients made two requests.
     assert time.monotonic() - began >= 2
 
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("by_date", [False, True])
-def test_a_wait_beyond_the_deadline_is_the_callers(api, status, by_date):
+def test_a_retry_after_beyond_the_deadline_is_left_to_the_caller(api, status, by_date):
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     api.answers = [Answer(status, b"slow down", {"retry-after": at if by_date else "60"})]
     began = time.monotonic()
@@ -142,12 +142,12 @@ def test_a_wait_beyond_the_deadline_is_the_callers(api, status, by_date):
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Wed, 99 Oct 2015", None), (" 7 ", 7),
     ],
 )  # fmt: skip
-def test_what_a_server_can_write_after_retry_after(text, seconds):
+def test_all_forms_of_retry_after_are_parsed(text, seconds):
     assert parse_retry_after(text) == seconds
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "says", "calls"),
+    ("answer", "error", "expected", "calls"),
     [
         (Answer(401, b'{"message":"No API key"}'), "AuthenticationFailed", "refused the key", 1),
         (Answer(401, b""), "AuthenticationFailed", "HTTP 401", 1),
@@ -168,25 +168,25 @@ def test_what_a_server_can_write_after_retry_after(text, seconds):
         (Answer(200, b"[" * 3000 + b"]" * 3000), "UnreadableAnswer", "of f cannot be read", 1),
     ],
 )
-def test_each_failure_has_its_words(api, monkeypatch, answer, error, says, calls):
+def test_each_failure_has_its_error_and_message(api, monkeypatch, answer, error, expected, calls):
     monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
     api.answers = [answer] * 4
     with pytest.raises(errors.PictureQueueError) as failed:
         call(api)
     assert type(failed.value).__name__ == error
-    assert says in str(failed.value)
+    assert expected in str(failed.value)
     assert "\n" not in str(failed.value)
     assert len(api.asked) == 2 * calls
 
 
-def test_an_answer_of_another_form_is_ours_as_well(api):
+def test_a_response_of_an_unexpected_type_is_a_library_error(api):
     api.answers = [Answer(body=b"[1]")]
     with PictureQueue(api.url, "key") as pq, pytest.raises(errors.UnreadableAnswer) as failed:
         pq.jobs.get("x")
     assert failed.value.answer == b"[1]"
 
 
-def test_whatever_a_library_below_raises_is_ours(api, monkeypatch):
+def test_exceptions_of_other_libraries_become_library_errors(api, monkeypatch):
     monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
     with PictureQueue(api.url, "key") as pq:
         assert pq._project.call(CALL) == "ok"
@@ -201,11 +201,11 @@ def test_whatever_a_library_below_raises_is_ours(api, monkeypatch):
                     pq._project.call(CALL)
 
 
-# Threads, event loops and processes
+# --- Threads, event loops and processes ---
 
 
-def ways(stack: Any) -> list[dict[str, str]]:
-    """The arguments of a client, over HTTP and direct."""
+def client_arguments(stack: Any) -> list[dict[str, str]]:
+    """The arguments of a client, over HTTP and over a direct connection."""
     http = {"url": stack.api_url, "key": stack.service_role_key}
     return [http, {"database_url": stack.db_url}]
 
@@ -216,12 +216,12 @@ def test_threads_share_a_client(stack, queue):
             made = pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
             assert pq.jobs.get(made.id).payload == {"n": [n, i]}
 
-    for way in ways(stack):
-        with PictureQueue(**way) as pq, ThreadPoolExecutor(32) as pool:
+    for arguments in client_arguments(stack):
+        with PictureQueue(**arguments) as pq, ThreadPoolExecutor(32) as pool:
             list(pool.map(lambda n, pq=pq: use(pq, n), range(32)))
 
 
-def test_a_client_serves_one_event_loop_after_the_other(stack, queue):
+def test_a_client_can_be_used_in_event_loops_one_after_the_other(stack, queue):
     async def use(pq: AsyncPictureQueue, n: int) -> None:
         async def one(i: int) -> None:
             made = await pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
@@ -229,16 +229,16 @@ def test_a_client_serves_one_event_loop_after_the_other(stack, queue):
 
         await asyncio.gather(*(one(i) for i in range(8)))
 
-    for way in ways(stack):
-        pq = AsyncPictureQueue(**way)
+    for arguments in client_arguments(stack):
+        pq = AsyncPictureQueue(**arguments)
         for n in range(3):
             asyncio.run(use(pq, n))
         asyncio.run(pq.aclose())
 
 
 @pytest.mark.parametrize("direct", [False, True])
-async def test_two_event_loops_at_a_time_are_refused(stack, direct):
-    async with AsyncPictureQueue(**ways(stack)[direct]) as pq:
+async def test_using_a_client_in_two_event_loops_at_once_is_refused(stack, direct):
+    async with AsyncPictureQueue(**client_arguments(stack)[direct]) as pq:
         await pq.health()
         with pytest.raises(errors.SettingsError, match="belongs to another event loop"):
             await asyncio.to_thread(lambda: asyncio.run(pq.health()))
@@ -246,7 +246,7 @@ async def test_two_event_loops_at_a_time_are_refused(stack, direct):
 
 
 def run(script: str, *args: str) -> None:
-    """Runs a script in a process that may fork: it has one thread."""
+    """Run a script in a process with one thread, which may fork."""
     program = [sys.executable, "-P", "-Wignore", "-c", script, *args]
     found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
     assert (found.returncode, found.stderr) == (0, "")
@@ -256,22 +256,22 @@ FORKS = """
 import asyncio, os, sys
 from picture_queue import AsyncPictureQueue, PictureQueue
 
-way, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
+arguments, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 
-def use(pq, who):
+def use(pq, writer):
     for n in range(8):
-        made = pq.jobs.enqueue("x", {"n": [who, n]}, queue=queue)
-        assert pq.jobs.get(made.id).payload == {"n": [who, n]}
+        made = pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
+        assert pq.jobs.get(made.id).payload == {"n": [writer, n]}
 
-async def use_async(pq, who):
+async def use_async(pq, writer):
     for n in range(8):
-        made = await pq.jobs.enqueue("x", {"n": [who, n]}, queue=queue)
-        assert (await pq.jobs.get(made.id)).payload == {"n": [who, n]}
+        made = await pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
+        assert (await pq.jobs.get(made.id)).payload == {"n": [writer, n]}
 
-pq = PictureQueue(**way) if kind == "sync" else AsyncPictureQueue(**way)
+pq = PictureQueue(**arguments) if kind == "sync" else AsyncPictureQueue(**arguments)
 
-def run(who):
-    use(pq, who) if kind == "sync" else asyncio.run(use_async(pq, who))
+def run(writer):
+    use(pq, writer) if kind == "sync" else asyncio.run(use_async(pq, writer))
 
 async def fork_within():
     await use_async(pq, "parent")
@@ -310,7 +310,7 @@ def test_a_fork_has_connections_of_its_own(stack, queue, kind, direct):
         "-Wignore",
         "-c",
         FORKS,
-        repr(ways(stack)[direct]),
+        repr(client_arguments(stack)[direct]),
         queue,
         kind,
     ]
@@ -338,7 +338,7 @@ sys.exit(os.waitpid(child, 0)[1])
 """
 
 
-def test_a_fork_is_told_that_a_client_of_the_callers_is_its_parents(stack):
+def test_a_fork_cannot_use_a_supabase_client_of_its_parent(stack):
     program = [
         sys.executable,
         "-P",
@@ -352,10 +352,10 @@ def test_a_fork_is_told_that_a_client_of_the_callers_is_its_parents(stack):
     assert (found.returncode, found.stderr) == (0, "")
 
 
-# Straight to the database
+# --- Direct connections to the database ---
 
 
-def test_connections_that_all_ended_cost_no_call(stack, queue):
+def test_no_call_fails_after_all_idle_connections_were_closed(stack, queue):
     with PictureQueue(database_url=stack.db_url) as pq:
         barrier = threading.Barrier(4)
 
@@ -380,7 +380,7 @@ def test_connections_that_all_ended_cost_no_call(stack, queue):
         assert pq.health()
 
 
-def test_a_server_that_says_nothing_is_not_waited_for():
+def test_a_server_that_never_responds_is_abandoned_at_the_timeout():
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
         began = time.monotonic()
@@ -397,8 +397,8 @@ def test_a_server_that_says_nothing_is_not_waited_for():
         assert time.monotonic() - began < 20
 
 
-def test_a_sync_call_waits_no_longer_for_a_connection_than_its_timeout(monkeypatch):
-    """psycopg waits for whole seconds, and for two at least."""
+def test_a_sync_call_waits_at_most_its_timeout_for_a_connection(monkeypatch):
+    """Wait on the socket: psycopg itself waits for whole seconds, and for at least two."""
     waits: list[float] = []
     wait = connection._wait_for_socket
 
@@ -415,7 +415,7 @@ def test_a_sync_call_waits_no_longer_for_a_connection_than_its_timeout(monkeypat
     assert max(waits) <= 0.5
 
 
-async def test_a_call_that_finds_no_connection_free_says_so(stack, db):
+async def test_the_error_of_an_exhausted_pool_names_the_reason(stack, db):
     async with AsyncPictureQueue(database_url=stack.db_url) as pq:
         await pq.health()
         async with db.transaction():
@@ -427,7 +427,7 @@ async def test_a_call_that_finds_no_connection_free_says_so(stack, db):
         assert len(await asyncio.gather(*waiting)) == 4
 
 
-def test_an_address_without_its_database_or_its_form_is_a_setting(stack):
+def test_a_missing_database_or_a_malformed_url_is_a_settings_error(stack):
     nowhere = stack.db_url.rpartition("/")[0] + "/nowhere"
     missing = pytest.raises(errors.SettingsError, match='database "nowhere" does not exist')
     with PictureQueue(database_url=nowhere) as pq, missing:

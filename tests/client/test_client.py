@@ -1,4 +1,4 @@
-"""The client against the real API: its methods, async and sync, and the types of its errors."""
+"""The client with the real API: its methods, async and sync, and the types of its errors."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -165,7 +165,7 @@ async def test_a_refused_call_raises_a_typed_error_of_one_line(service, call, er
     assert "\n" not in str(refused.value)
 
 
-async def test_conflicts_stale_leases_and_finished_jobs_have_their_errors(service, queue):
+async def test_conflicts_stale_leases_and_finished_jobs_raise_typed_errors(service, queue):
     enqueued = await service.jobs.enqueue("resize", queue=queue)
     with pytest.raises(errors.Conflict):
         await service.jobs.enqueue("other", job_id=enqueued.id)
@@ -179,7 +179,7 @@ async def test_conflicts_stale_leases_and_finished_jobs_have_their_errors(servic
         await service.jobs.cancel(job.id)
 
 
-async def test_a_user_may_not_do_what_needs_a_service_key(ada):
+async def test_calls_that_need_a_service_key_are_refused_for_a_user(ada):
     with pytest.raises(errors.NotAllowed):
         await ada.pq.generations.start("a cat", priority=3)
     with pytest.raises(errors.NotAllowed):
@@ -198,7 +198,7 @@ async def test_a_token_without_a_user_id_is_not_signed_in(stack):
             await pq.generations.start("a cat")
 
 
-async def test_wrong_keys_and_addresses_have_their_errors(stack):
+async def test_wrong_keys_and_addresses_raise_typed_errors(stack):
     for url, key, error in (
         (stack.api_url, "sb_secret_wrong", errors.AuthenticationFailed),
         (stack.api_url, "wrong", errors.AuthenticationFailed),
@@ -218,34 +218,34 @@ async def test_both_kinds_of_service_keys_work(stack, kind):
 
 
 @pytest.mark.parametrize("kind", ["publishable_key", "anon_key"])
-async def test_anonymous_keys_may_do_nothing(stack, kind):
+async def test_calls_with_an_anonymous_key_are_refused(stack, kind):
     async with AsyncPictureQueue(stack.api_url, getattr(stack, kind)) as pq:
         for call in (pq.jobs.list, pq.models.list, pq.health, pq.version):
             with pytest.raises((errors.NotAllowed, errors.NotAuthenticated)):
                 await call()
 
 
-async def test_a_missing_or_incompatible_schema_has_its_error(service, monkeypatch):
+async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, monkeypatch):
     async def found(version):
-        async def answered(rpc, deadline):
+        async def fake_call(rpc, deadline):
             return version
 
         async with AsyncPictureQueue("http://unused", "key") as pq:
-            monkeypatch.setattr(pq._project.api, "call", answered)
+            monkeypatch.setattr(pq._project.api, "call", fake_call)
             await pq.jobs.list()
 
     with pytest.raises(errors.DatabaseTooOld, match=r"db push"):
         await found(Version(version="0.0.1", contract=0, oldest_client_contract=0))
     with pytest.raises(errors.ClientTooOld, match=r"pip install"):
         await found(Version(version="9.0.0", contract=9, oldest_client_contract=8))
-    # The real API answers for a function that does not exist.
+    # For a function that does not exist, the real API answers.
     missing = _rpc.Rpc("missing", {}, dict)
     monkeypatch.setattr(_rpc.project, "picture_queue_version", lambda: missing)
     with pytest.raises(errors.NotInstalled):
         await service.jobs.list()
 
 
-async def test_a_call_whose_answer_was_lost_is_repeated_and_writes_once(service, queue):
+async def test_a_call_whose_response_was_lost_is_repeated_and_writes_once(service, queue):
     client = await service._project._api().client()
     sent = 0
 

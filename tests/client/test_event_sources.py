@@ -1,4 +1,4 @@
-"""Event sources deliver to whoever listens, whoever left before or waits beside."""
+"""Event sources: listeners join, leave and wait without affecting each other."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 
 class Recorder:
-    """A listener that keeps what it is told."""
+    """A listener that records its calls."""
 
     def __init__(self):
         self._told = asyncio.Queue()
@@ -53,8 +53,9 @@ async def send(db, name):
     )
 
 
-async def test_a_topic_that_was_left_and_joined_again_stays_joined(source, db, monkeypatch, until):
-    monkeypatch.setattr(subscriptions, "_JOIN_TIMEOUT", 1)  # for the answer to a leave, too
+async def test_a_topic_that_is_left_and_joined_again_stays_joined(source, db, monkeypatch, until):
+    # The timeout also applies to the answer to a leave.
+    monkeypatch.setattr(subscriptions, "_JOIN_TIMEOUT", 1)
     name, other, before, again = topic(), Recorder(), Recorder(), Recorder()
     with source.listen(topic(), other):
         assert await other.next() == "joined"
@@ -71,7 +72,7 @@ async def test_a_topic_that_was_left_and_joined_again_stays_joined(source, db, m
             await other.next(timeout=0.1)
 
 
-async def test_a_join_without_an_answer_holds_up_no_other(source, db, monkeypatch, until):
+async def test_a_join_without_an_answer_does_not_delay_others(source, db, monkeypatch, until):
     subscribe = AsyncRealtimeChannel.subscribe
     silent, name = topic(), topic()
     asked = asyncio.Event()
@@ -96,15 +97,13 @@ async def test_a_join_without_an_answer_holds_up_no_other(source, db, monkeypatc
             assert await listener.next() == "joined"
             await send(db, name)
             assert await listener.next() == "job"
-            waiting.close()  # leaves a topic while its join is under way
+            waiting.close()  # The listener leaves while the join of its topic is in progress.
             await until(lambda: f"realtime:{silent}" not in channels())
             await send(db, name)
             assert await listener.next() == "job"
 
 
-async def test_a_refreshed_token_is_passed_on_before_the_old_one_expires(
-    stack, ada, db, monkeypatch
-):
+async def test_a_refreshed_token_is_sent_before_the_old_one_expires(stack, ada, db, monkeypatch):
     monkeypatch.setattr(subscriptions, "_TOKEN_INTERVAL", 0.1)
     claims = jwt.decode(ada.token, options={"verify_signature": False})
     short = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")
@@ -120,13 +119,13 @@ async def test_a_refreshed_token_is_passed_on_before_the_old_one_expires(
             assert await listener.next() == "job"
 
 
-def test_a_second_event_loop_is_served_as_well(stack):
+def test_an_event_source_works_in_a_second_event_loop(stack):
     source = Subscriptions(
         AsyncPostgrest(ProjectSettings.resolve(stack.api_url, stack.service_role_key, None, 30))
     )
     name = topic()
 
-    async def hear():
+    async def receive():
         listener = Recorder()
         db = await asyncpg.connect(stack.db_url, timeout=10)
         with source.listen(name, listener):
@@ -134,16 +133,16 @@ def test_a_second_event_loop_is_served_as_well(stack):
             await send(db, name)
             assert await listener.next() == "job"
             await db.close(timeout=10)
-            # It leaves while the source listens, as asyncio.run does when it ends.
+            # The task ends while the source listens, as asyncio.run does at its end.
             asyncio.current_task().cancel()
             await asyncio.sleep(0)
 
     for _ in range(2):
         with pytest.raises(asyncio.CancelledError):
-            asyncio.run(hear())
+            asyncio.run(receive())
 
 
-async def test_a_listener_that_comes_as_the_last_one_leaves_receives_wake_ups(stack, db, queue):
+async def test_a_listener_that_joins_while_the_last_one_leaves_receives_wake_ups(stack, db, queue):
     source = Notifications(DatabaseSettings(stack.db_url))
     for _ in range(2):
         listener = Recorder()
@@ -154,27 +153,25 @@ async def test_a_listener_that_comes_as_the_last_one_leaves_receives_wake_ups(st
     await source.aclose()
 
 
-async def test_the_socket_to_a_server_that_falls_silent_is_closed(stack, black_hole, until):
+async def test_the_socket_to_a_hanging_server_is_closed(stack, black_hole, until):
     hole, url = await black_hole(stack.api_url)
     async with AsyncPictureQueue(url, stack.service_role_key) as pq:
         listener = Recorder()
         with pq._watcher.subscriptions.listen(topic(), listener):
             assert await listener.next() == "joined"
             assert hole.connections == 1
-            hole.fall_silent()
+            hole.stop_forwarding()
     await until(lambda: hole.connections == 0)
 
 
-async def test_a_server_that_falls_silent_does_not_hold_up_the_end(
-    stack, queue, black_hole, monkeypatch
-):
+async def test_a_hanging_server_does_not_delay_the_close(stack, queue, black_hole, monkeypatch):
     hole, url = await black_hole(stack.db_url)
     connected = asyncio.Event()
     connect = notifications.connect_async
 
     async def connect_for_the_last_time(settings):
         connection = await connect(settings)
-        hole.fall_silent()
+        hole.stop_forwarding()
         connected.set()
         return connection
 
@@ -182,5 +179,5 @@ async def test_a_server_that_falls_silent_does_not_hold_up_the_end(
     source = Notifications(DatabaseSettings(url))
     with source.listen(f"pq:queue:{queue}", Recorder()):
         await asyncio.wait_for(connected.wait(), 15)
-        await asyncio.sleep(0.2)  # it asks to listen
+        await asyncio.sleep(0.2)  # The listener subscribes during this time.
         await asyncio.wait_for(source.aclose(), 4)

@@ -1,4 +1,4 @@
-"""Calls of Storage: their deadline, their repetition, and the words for what went wrong."""
+"""Calls of Storage: their deadline, their retries, and their errors."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import pytest
 from picture_queue import AsyncPictureQueue, PictureQueue, errors
 from picture_queue.generations.store import GenerationStore, expect_storage
 from picture_queue.records import Image
-from tests.client.api import Answer, Api, silence, trickle
+from tests.client.api import Answer, Api, hang, trickle
 
 IMAGE = Image(
     id=UUID(int=1),
@@ -37,7 +37,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 def refusal(status: int) -> Answer:
-    """The answer of Storage, which has its status in the body."""
+    """Return an error response of Storage, which has its status in the body."""
     body = {"statusCode": str(status), "error": "x", "message": "no"}
     return Answer(400 if status < 500 else status, json.dumps(body).encode())
 
@@ -104,7 +104,7 @@ def test_a_call_that_failed_is_repeated(api, call, path, body, failure):
 
 
 @pytest.mark.parametrize(("call", "path", "body"), CALLS)
-def test_repeating_a_call_has_an_end(api, call, path, body):
+def test_the_number_of_retries_is_limited(api, call, path, body):
     api.answers = [refusal(503)] * 9
     with pytest.raises(errors.Busy, match="Storage refused: no"):
         call(api, 10)
@@ -124,20 +124,20 @@ def test_a_refusal_is_not_repeated(api, call, path, body, status, error):
 
 
 @pytest.mark.parametrize("call", [download, download_async, sign])
-@pytest.mark.parametrize("write", [silence, trickle])
-def test_an_answer_that_does_not_end_is_not_waited_for(api, call, write):
+@pytest.mark.parametrize("write", [hang, trickle])
+def test_a_response_that_never_ends_is_abandoned_at_the_timeout(api, call, write):
     api.answers = [Answer(write=write)] * 9
     with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.4 s"):
         call(api, 0.4)
 
 
-def test_an_address_of_another_form_is_ours_as_well(api):
+def test_a_signed_url_of_an_unexpected_type_is_a_library_error(api):
     api.answers = [Answer(body=b"[]")]
     with pytest.raises(errors.UnreadableAnswer):
         sign(api, 10)
 
 
-async def test_a_bucket_that_the_key_does_not_see_is_a_setting(api):
+async def test_a_bucket_that_the_key_cannot_see_is_a_settings_error(api):
     api.answers = [refusal(404)]
     async with AsyncPictureQueue(api.url, "key") as pq:
         with pytest.raises(errors.SettingsError, match="cannot read the bucket pictures"):

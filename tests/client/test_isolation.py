@@ -1,4 +1,4 @@
-"""The client's errors for things of another user. tests/security tries every interface."""
+"""Errors of the client for objects of another user. tests/security tries every interface."""
 
 from uuid import uuid4
 
@@ -9,8 +9,8 @@ from picture_queue import errors
 
 
 @pytest.fixture
-async def adas(ada, service):
-    """A generation of Ada's with an image row and its file."""
+async def generation_of_ada(ada, service):
+    """Return a generation of Ada with an image row and its file."""
     started = await ada.pq.generations.start("a secret cat")
     path = f"{ada.id}/{started.id}/1.png"
     storage = (await service._project._api().client()).storage.from_("pictures")
@@ -22,22 +22,22 @@ async def readable(client: AsyncClient, table: str) -> list:
     return (await client.table(table).select("*").execute()).data
 
 
-async def test_the_owner_reads_what_is_theirs(ada, adas):
-    started, path = adas
+async def test_the_owner_can_read_their_rows(ada, generation_of_ada):
+    started, path = generation_of_ada
     assert [row["id"] for row in await readable(ada.supabase, "generations")] == [str(started.id)]
     assert [row["id"] for row in await readable(ada.supabase, "job_queue")] == [str(started.job_id)]
     assert await ada.supabase.storage.from_("pictures").download(path) == b"\x89PNG"
 
 
-async def test_another_user_sees_no_row(adas, bob):
+async def test_another_user_sees_no_row(generation_of_ada, bob):
     for table in ("job_queue", "generations", "images"):
         assert await readable(bob.supabase, table) == []
     assert await bob.pq.jobs.list() == []
     assert await bob.pq.generations.list() == []
 
 
-async def test_a_foreign_id_and_a_missing_one_are_answered_alike(adas, bob):
-    started, _ = adas
+async def test_foreign_and_unknown_ids_get_the_same_error(generation_of_ada, bob):
+    started, _ = generation_of_ada
     pq = bob.pq
     for foreign, missing, calls in (
         (started.job_id, uuid4(), (pq.jobs.get, pq.jobs.cancel)),

@@ -1,4 +1,4 @@
-"""A sync watch can be interrupted, left and shared, and goes on with a refreshed token."""
+"""Sync watches: interruption, early exit, sharing between threads, and token refresh."""
 
 import asyncio
 import gc
@@ -56,7 +56,7 @@ job_id = {str(job_id)!r}
         return self.process.stdout.readline().strip()
 
     def end(self):
-        """Returns its exit code and what it printed to standard error."""
+        """Return the exit code and the text of standard error."""
         try:
             _, stderr = self.process.communicate(timeout=GUARD)
         finally:
@@ -88,14 +88,14 @@ def test_an_interrupt_ends_a_wait_cleanly(stack, job_id, wait, client):
     assert program.end() == (0, "")
 
 
-def test_a_watch_that_is_still_there_at_the_end_does_not_hang_the_process(stack, job_id, client):
+def test_an_unfinished_watch_does_not_block_the_exit_of_the_process(stack, job_id, client):
     program = Program(
         stack, job_id, "watch = pq.jobs.watch(job_id)\nprint(next(watch).status)", **client
     )
     assert program.end() == (0, "")
 
 
-def test_a_fork_is_told_that_the_watch_is_its_parents_and_can_watch_itself(stack, job_id):
+def test_a_fork_cannot_use_a_watch_of_its_parent_but_can_start_one(stack, job_id):
     program = Program(
         stack,
         job_id,
@@ -133,7 +133,7 @@ def until(condition):
         time.sleep(0.01)
 
 
-def test_leaving_a_loop_early_releases_its_topic(pq, job_id):
+def test_breaking_out_of_a_loop_leaves_its_topic(pq, job_id):
     watch = pq.jobs.watch(job_id)
     next(watch)
     until(lambda: listeners(pq))
@@ -147,7 +147,7 @@ def test_leaving_a_loop_early_releases_its_topic(pq, job_id):
     assert [event.status for event in pq.jobs.watch(job_id)] == [JobStatus.CANCELLED]
 
 
-def test_several_threads_watch_over_one_connection(pq, queue):
+def test_watches_of_several_threads_share_one_connection(pq, queue):
     jobs = [pq.jobs.enqueue("resize", queue=queue).id for _ in range(8)]
     began = threading.Barrier(len(jobs) + 1)
 
@@ -166,7 +166,7 @@ def test_several_threads_watch_over_one_connection(pq, queue):
     assert [t.name for t in threading.enumerate()].count("picture-queue watch") == 1
 
 
-def test_closing_the_client_ends_what_waits(pq, job_id):
+def test_closing_the_client_ends_waiting_calls(pq, job_id):
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pq.jobs.result, job_id)
         until(lambda: pq._watcher._background is not None and listeners(pq))
@@ -175,7 +175,7 @@ def test_closing_the_client_ends_what_waits(pq, job_id):
             waiting.result(GUARD)
 
 
-def test_a_forgotten_client_ends_its_thread(stack, pq, job_id):
+def test_the_thread_of_a_garbage_collected_client_ends(stack, pq, job_id):
     other = PictureQueue(stack.api_url, stack.service_role_key)
     next(other.jobs.watch(job_id))
     thread = other._watcher._background._thread
@@ -186,7 +186,7 @@ def test_a_forgotten_client_ends_its_thread(stack, pq, job_id):
     assert not thread.is_alive()
 
 
-async def test_it_outlives_the_token_it_began_with(stack, ada, service, monkeypatch):
+async def test_a_watch_continues_after_its_first_token_expired(stack, ada, service, monkeypatch):
     monkeypatch.setattr(follow, "POLL_CONNECTED", 60.0)
     claims = jwt.decode(ada.token, options={"verify_signature": False})
     short = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")
@@ -198,7 +198,7 @@ async def test_it_outlives_the_token_it_began_with(stack, ada, service, monkeypa
             events = pq.generations.watch(started.id, timeout=GUARD)
             assert next(events).status is JobStatus.PENDING
             refresh(pq, ada.token)
-            time.sleep(4.5)  # the first token has expired, and the server closed the topic
+            time.sleep(4.5)  # The first token has expired, and the server has closed the topic.
             source = pq._watcher._background._watcher.subscriptions
             until(lambda: f"pq:user:{ada.id}" in source._joined)
             asyncio.run_coroutine_threadsafe(service.generations.cancel(started.id), loop)
@@ -208,7 +208,7 @@ async def test_it_outlives_the_token_it_began_with(stack, ada, service, monkeypa
     assert (last.status, last.source) == (JobStatus.CANCELLED, "socket")
 
 
-async def test_it_reads_as_whoever_is_signed_in_at_the_moment(stack, ada, bob, monkeypatch):
+async def test_a_watch_reads_with_the_current_session(stack, ada, bob, monkeypatch):
     monkeypatch.setattr(follow, "POLL_CONNECTED", 0.2)
     started = await ada.pq.generations.start("a cat")
 
@@ -224,7 +224,7 @@ async def test_it_reads_as_whoever_is_signed_in_at_the_moment(stack, ada, bob, m
 
 
 def refresh(pq, token):
-    """Does what a refreshed session of supabase-py does."""
+    """Set a new token, as a refreshed session of supabase-py does."""
     client = pq._project._api().client()
     client.options.headers["Authorization"] = f"Bearer {token}"
     client._postgrest = None

@@ -1,4 +1,4 @@
-"""A wait ends at its timeout, whatever the network and the arguments are."""
+"""The timeout of a wait holds for every state of the network and every argument."""
 
 import asyncio
 import math
@@ -9,13 +9,13 @@ from picture_queue import AsyncPictureQueue, PictureQueue, errors
 from picture_queue._realtime import follow
 from picture_queue.records import JobStatus
 
-#: Seconds; far below the minutes that a call takes to give up on a silent network.
+#: Seconds; far below the minutes after which a call on a hanging network fails.
 GUARD = 15
 
 
 @pytest.fixture(params=["api", "database"])
-async def silent(request, stack, black_hole):
-    """Both clients behind a network that can fall silent: the arguments that open them."""
+async def hanging(request, stack, black_hole):
+    """The arguments of both clients behind a network that can hang."""
     if request.param == "api":
         hole, url = await black_hole(stack.api_url)
         return hole, {"url": url, "key": stack.service_role_key}
@@ -23,32 +23,34 @@ async def silent(request, stack, black_hole):
     return hole, {"database_url": url}
 
 
-async def test_result_ends_in_time_if_the_network_falls_silent(silent, service, queue, monkeypatch):
+async def test_result_ends_in_time_if_the_network_hangs(hanging, service, queue, monkeypatch):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
-    hole, arguments = silent
+    hole, arguments = hanging
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     async with asyncio.timeout(GUARD), AsyncPictureQueue(**arguments) as pq:
         assert (await pq.jobs.get(job_id)).status is JobStatus.PENDING
         waiting = asyncio.create_task(pq.jobs.result(job_id, timeout=1.5))
         await asyncio.sleep(0.5)
-        hole.fall_silent()
+        hole.stop_forwarding()
         with pytest.raises(errors.WaitTimeout, match=r"1\.5 s: The project does not answer"):
             await waiting
 
 
-async def test_result_ends_in_time_if_nothing_ever_answers(silent, service, queue, monkeypatch):
+async def test_result_ends_in_time_if_the_server_never_responds(
+    hanging, service, queue, monkeypatch
+):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
-    hole, arguments = silent
-    hole.fall_silent()
+    hole, arguments = hanging
+    hole.stop_forwarding()
     async with asyncio.timeout(GUARD), AsyncPictureQueue(**arguments) as pq:
         for wait in (pq.jobs.result, lambda *a, **k: anext(pq.generations.watch(*a, **k))):
             with pytest.raises(errors.WaitTimeout, match="was not read within 1 s"):
                 await wait("0190f4c1-0000-7000-8000-000000000000", timeout=1)
 
 
-async def test_sync_waits_end_in_time_as_well(silent, service, queue, monkeypatch):
+async def test_sync_waits_end_in_time_as_well(hanging, service, queue, monkeypatch):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
-    hole, arguments = silent
+    hole, arguments = hanging
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     loop = asyncio.get_running_loop()
 
@@ -56,7 +58,7 @@ async def test_sync_waits_end_in_time_as_well(silent, service, queue, monkeypatc
         with PictureQueue(**arguments) as pq:
             watch = pq.jobs.watch(job_id, timeout=1)
             assert next(watch).status is JobStatus.PENDING
-            loop.call_soon_threadsafe(hole.fall_silent)
+            loop.call_soon_threadsafe(hole.stop_forwarding)
             with pytest.raises(errors.WaitTimeout):
                 next(watch)
             with pytest.raises(errors.WaitTimeout):
@@ -66,7 +68,7 @@ async def test_sync_waits_end_in_time_as_well(silent, service, queue, monkeypatc
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf, "5"])
-async def test_a_timeout_that_is_none_is_refused_before_anything_is_asked(service, timeout):
+async def test_an_invalid_timeout_is_refused_without_a_request(service, timeout):
     nothing = "0190f4c1-0000-7000-8000-000000000000"
     with pytest.raises(errors.InvalidArgument, match=r"`timeout` is .*Give seconds"):
         service.jobs.watch(nothing, timeout=timeout)
@@ -76,7 +78,7 @@ async def test_a_timeout_that_is_none_is_refused_before_anything_is_asked(servic
         await service.jobs.result(nothing, timeout=timeout)
 
 
-def test_a_timeout_that_is_none_is_refused_by_the_sync_client(stack):
+def test_an_invalid_timeout_is_refused_by_the_sync_client(stack):
     with PictureQueue(stack.api_url, stack.service_role_key) as pq:
         with pytest.raises(errors.InvalidArgument, match="`timeout` is -1"):
             pq.jobs.watch("0190f4c1-0000-7000-8000-000000000000", timeout=-1)
@@ -84,7 +86,7 @@ def test_a_timeout_that_is_none_is_refused_by_the_sync_client(stack):
             pq.jobs.result("0190f4c1-0000-7000-8000-000000000000", timeout=math.nan)
 
 
-async def test_no_time_is_enough_for_one_look(service, queue):
+async def test_a_timeout_of_zero_reads_the_row_once(service, queue):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=0)
     assert (await anext(watch)).status is JobStatus.PENDING
@@ -94,7 +96,7 @@ async def test_no_time_is_enough_for_one_look(service, queue):
     assert [e.status async for e in service.jobs.watch(job_id, timeout=0)] == [JobStatus.CANCELLED]
 
 
-async def test_an_infinite_timeout_waits_as_none_does(service, queue):
+async def test_an_infinite_timeout_is_accepted(service, queue):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     await service.jobs.cancel(job_id)
     with pytest.raises(errors.JobCancelled):
@@ -103,7 +105,7 @@ async def test_an_infinite_timeout_waits_as_none_does(service, queue):
         await service.jobs.result(job_id, timeout=10**400)
 
 
-async def test_an_end_that_no_event_told_of_is_seen_at_the_deadline(
+async def test_an_end_without_an_event_is_found_at_the_deadline(
     service, queue, faults, monkeypatch
 ):
     monkeypatch.setattr(follow, "POLL_ALONE", 60.0)
@@ -115,7 +117,7 @@ async def test_an_end_that_no_event_told_of_is_seen_at_the_deadline(
     assert (await anext(watch)).status is JobStatus.CANCELLED
 
 
-async def test_a_job_that_is_deleted_ends_its_watch(service, queue, db, monkeypatch):
+async def test_deleting_a_job_ends_its_watch(service, queue, db, monkeypatch):
     monkeypatch.setattr(follow, "POLL_CONNECTED", 0.2)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=GUARD)

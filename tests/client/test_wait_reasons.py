@@ -1,4 +1,4 @@
-"""Whoever waits is told why the job does not move."""
+"""The reasons why a job does not move, as waiting callers get them."""
 
 import asyncio
 import logging
@@ -24,14 +24,18 @@ async def next_reason(watch):
     return event
 
 
-async def test_a_watch_yields_the_reason_and_each_other_one(service, queue):
-    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+async def test_a_watch_yields_each_new_reason(service, queue):
+    job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=30)
     first = await anext(watch)
-    told = await next_reason(watch)
-    assert told.explanation.reason == "no_worker"
-    assert "nobody-knows" in told.explanation.detail
-    assert (told.version, told.status, told.hold) == (first.version, first.status, first.hold)
+    waiting = await next_reason(watch)
+    assert waiting.explanation.reason == "no_worker"
+    assert "no-handler" in waiting.explanation.detail
+    assert (waiting.version, waiting.status, waiting.hold) == (
+        first.version,
+        first.status,
+        first.hold,
+    )
     await service.queues.pause(queue)
     assert (await next_reason(watch)).explanation.reason == "queue_paused"
     await service.queues.resume(queue)
@@ -42,13 +46,13 @@ async def test_a_watch_yields_the_reason_and_each_other_one(service, queue):
     assert last.explanation is None
 
 
-async def test_a_user_is_told_as_well(ada):
+async def test_a_user_gets_the_reason(ada):
     started = await ada.pq.generations.start("a cat")
-    told = await next_reason(ada.pq.generations.watch(started.id, timeout=30))
-    assert told.explanation.reason == "no_worker"
+    event = await next_reason(ada.pq.generations.watch(started.id, timeout=30))
+    assert event.explanation.reason == "no_worker"
 
 
-async def test_a_job_that_runs_has_no_reason(service, queue, new_worker):
+async def test_a_running_job_has_no_reason(service, queue, new_worker):
     worker = new_worker()
     go = asyncio.Event()
 
@@ -67,19 +71,19 @@ async def test_a_job_that_runs_has_no_reason(service, queue, new_worker):
 
 
 async def test_result_logs_each_reason_once(service, queue, caplog):
-    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     with (
         caplog.at_level(logging.INFO, logger="picture_queue"),
-        pytest.raises(errors.WaitTimeout, match=r"within 1 s: No worker .*nobody-knows") as timeout,
+        pytest.raises(errors.WaitTimeout, match=r"within 1 s: No worker .*no-handler") as timeout,
     ):
         await service.jobs.result(job_id, timeout=1)
     assert timeout.value.explanation.reason == "no_worker"
-    told = [record for record in caplog.records if "nobody-knows" in record.getMessage()]
-    assert [record.levelname for record in told] == ["WARNING"]
-    assert f"Job {job_id} (nobody-knows) waits: No worker" in told[0].getMessage()
+    records = [record for record in caplog.records if "no-handler" in record.getMessage()]
+    assert [record.levelname for record in records] == ["WARNING"]
+    assert f"Job {job_id} (no-handler) waits: No worker" in records[0].getMessage()
 
 
-async def test_the_reason_is_asked_for_more_seldom_than_the_row(service, queue, monkeypatch):
+async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkeypatch):
     monkeypatch.setattr(follow, "EXPLAIN_LONGEST", 60.0)
     called = []
     call = service._project.call
@@ -89,16 +93,16 @@ async def test_the_reason_is_asked_for_more_seldom_than_the_row(service, queue, 
         return await call(rpc, *more, **options)
 
     monkeypatch.setattr(service._project, "call", count)
-    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     with pytest.raises(errors.WaitTimeout):
         await service.jobs.result(job_id, timeout=2)
-    # After 0.1, 0.3, 0.7 and 1.5 seconds, and at the end.
+    # The calls are made after 0.1, 0.3, 0.7 and 1.5 seconds, and at the end.
     assert 2 <= called.count("explain_jobs") <= 5
     assert called.count("get_job") > called.count("explain_jobs")
 
 
-async def test_a_reason_that_cannot_be_had_ends_nothing(service, queue, faults):
-    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+async def test_a_failed_query_for_the_reason_does_not_end_the_wait(service, queue, faults):
+    job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     await faults(answer_503=1000, path="/rest/v1/rpc/explain_jobs")
     watch = service.jobs.watch(job_id, timeout=20)
     await anext(watch)

@@ -1,4 +1,4 @@
-"""A watch ends in the true state, whatever happens to its events."""
+"""Watches: a watch always ends in the true state, even if events are lost, late or repeated."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ async def sql(stack):
 
 
 class Watch:
-    """A running watch; `until` waits for a state with a bound."""
+    """A running watch. `until` waits for a state, with a timeout."""
 
     def __init__(self, pq, job_id, timeout=30):
         self.events = []
@@ -45,15 +45,15 @@ class Watch:
         async with asyncio.timeout(20):
             await self._task
         versions = [event.version for event in self.events if event.explanation is None]
-        assert versions == sorted(set(versions)), "versions rise strictly"
+        assert versions == sorted(set(versions)), "versions increase strictly"
         return self.events
 
 
 class Probe:
-    """Hears of a topic beside the watch: when it is joined and when it is lost."""
+    """A second listener on a topic. It records when the topic is joined and lost."""
 
-    def __init__(self, looked):
-        self._joined, self._lost, self._looked = asyncio.Event(), asyncio.Event(), looked
+    def __init__(self, has_read):
+        self._joined, self._lost, self._looked = asyncio.Event(), asyncio.Event(), has_read
 
     def joined(self):
         self._lost.clear()
@@ -77,24 +77,24 @@ class Probe:
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Waits until a watch has joined its topic and looked at the row: what follows is an event.
+    """Wait until a watch has joined its topic and read the row. Later changes come as events.
 
-    Hears of the topic until the test ends.
+    Listens to the topic until the test ends.
     """
-    looked = asyncio.Event()
+    has_read = asyncio.Event()
     read = follow._JobFollower._read
 
-    async def read_and_tell(self, job_id, reason, extra=0.0):
+    async def read_and_signal(self, job_id, reason, extra=0.0):
         event = await read(self, job_id, reason, extra)
         if reason == "snapshot":
-            looked.set()
+            has_read.set()
         return event
 
-    monkeypatch.setattr(follow._JobFollower, "_read", read_and_tell)
+    monkeypatch.setattr(follow._JobFollower, "_read", read_and_signal)
     with contextlib.ExitStack() as listening:
 
         async def join(pq, topic):
-            probe = Probe(looked)
+            probe = Probe(has_read)
             listening.enter_context(pq._watcher.subscriptions.listen(topic, probe))
             await probe.until_joined()
             return probe
@@ -112,7 +112,7 @@ async def finish(pq, job):
     await pq._project.call(_rpc.report_jobs([item]))
 
 
-async def test_states_come_over_the_socket_the_terminal_one_among_them(service, queue, joined):
+async def test_all_states_arrive_over_the_socket(service, queue, joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
     await joined(service, f"pq:job:{job_id}")
@@ -131,14 +131,14 @@ async def test_states_come_over_the_socket_the_terminal_one_among_them(service, 
     assert events[2].message == "downloading"
 
 
-async def test_a_finished_job_is_told_at_once(service, queue):
+async def test_a_finished_job_is_reported_at_once(service, queue):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     await service.jobs.cancel(job_id)
     (event,) = await Watch(service, job_id).finish()
     assert (event.status, event.source) == (JobStatus.CANCELLED, "snapshot")
 
 
-async def test_a_user_watches_over_their_own_topic(ada, joined):
+async def test_the_watch_of_a_user_uses_the_topic_of_the_user(ada, joined):
     started = await ada.pq.generations.start("a cat")
     watch = Watch(ada.pq, started.job_id)
     await joined(ada.pq, f"pq:user:{ada.id}")
@@ -156,7 +156,7 @@ async def test_two_watches_share_one_topic(ada, joined):
         assert {event.job_id for event in events} == {started.job_id}
 
 
-async def test_without_a_socket_it_ends_by_polling(service, queue, faults):
+async def test_a_watch_without_a_socket_ends_by_polling(service, queue, faults):
     await faults(network_cut=True)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
@@ -165,7 +165,9 @@ async def test_without_a_socket_it_ends_by_polling(service, queue, faults):
     assert (await watch.finish())[-1].source == "poll"
 
 
-async def test_lost_events_are_made_up_for_by_the_row(service, queue, faults, monkeypatch, joined):
+async def test_lost_events_are_replaced_by_reading_the_row(
+    service, queue, faults, monkeypatch, joined
+):
     monkeypatch.setattr(follow, "POLL_CONNECTED", 0.3)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
@@ -175,7 +177,7 @@ async def test_lost_events_are_made_up_for_by_the_row(service, queue, faults, mo
     assert (await watch.finish())[-1].status is JobStatus.COMPLETED
 
 
-async def test_what_happens_before_the_topic_is_joined_is_read(service, queue, monkeypatch):
+async def test_a_change_before_the_join_is_found_by_reading_the_row(service, queue, monkeypatch):
     monkeypatch.setattr(follow, "POLL_ALONE", 60.0)
     asked, go = asyncio.Event(), asyncio.Event()
     subscribe = AsyncRealtimeChannel.subscribe
@@ -195,7 +197,7 @@ async def test_what_happens_before_the_topic_is_joined_is_read(service, queue, m
     assert (last.status, last.source) == (JobStatus.CANCELLED, "snapshot")
 
 
-async def test_late_and_doubled_events_never_go_backwards(service, queue, faults, joined):
+async def test_late_and_repeated_events_are_ignored(service, queue, faults, joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
     await joined(service, f"pq:job:{job_id}")
@@ -204,7 +206,7 @@ async def test_late_and_doubled_events_never_go_backwards(service, queue, faults
     assert (await watch.finish())[-1].status is JobStatus.COMPLETED
 
 
-async def test_a_cut_socket_comes_back_and_looks_at_the_row(service, queue, faults, joined):
+async def test_a_cut_socket_is_reconnected_and_the_row_is_read(service, queue, faults, joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     topic = f"pq:job:{job_id}"
     watch = Watch(service, job_id)
@@ -220,7 +222,7 @@ async def test_a_cut_socket_comes_back_and_looks_at_the_row(service, queue, faul
     assert (await watch.finish())[-1].source == "socket"
 
 
-async def test_a_channel_the_server_closed_is_joined_again(service, queue, faults, joined):
+async def test_a_channel_closed_by_the_server_is_joined_again(service, queue, faults, joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     topic = f"pq:job:{job_id}"
     watch = Watch(service, job_id)
@@ -232,8 +234,8 @@ async def test_a_channel_the_server_closed_is_joined_again(service, queue, fault
     assert (await watch.finish())[-1].source == "socket"
 
 
-async def test_a_watch_outlives_the_token_it_began_with(stack, ada, service, joined):
-    """The token expires, the server closes the channel; the watch goes on with the new one."""
+async def test_a_watch_continues_with_a_refreshed_token(stack, ada, service, joined):
+    """Let the token expire: the server closes the channel, and the watch uses the new token."""
     claims = jwt.decode(ada.token, options={"verify_signature": False})
     short = jwt.encode({**claims, "exp": int(time.time()) + 2}, stack.jwt_secret, "HS256")
     started = await service.generations.start("a cat", user_id=ada.id)
@@ -243,14 +245,14 @@ async def test_a_watch_outlives_the_token_it_began_with(stack, ada, service, joi
         probe = await joined(pq, topic)
         client = await pq._project._api().client()
         client.options.headers["Authorization"] = f"Bearer {ada.token}"
-        client._postgrest = None  # both as a refreshed session does
+        client._postgrest = None  # A refreshed session does both.
         await probe.until_lost()
         await probe.until_joined()
         await service.generations.cancel(started.id)
         assert (await watch.finish())[-1].source == "socket"
 
 
-async def test_a_project_that_is_away_for_a_while_does_not_end_the_watch(service, queue, faults):
+async def test_a_temporary_outage_of_the_project_does_not_end_the_watch(service, queue, faults):
     await faults(network_cut=True)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
@@ -260,7 +262,7 @@ async def test_a_project_that_is_away_for_a_while_does_not_end_the_watch(service
     assert (await watch.finish())[-1].status is JobStatus.CANCELLED
 
 
-async def test_an_event_of_a_newer_database_leads_to_a_look(service, queue, sql, joined):
+async def test_an_unknown_event_leads_to_reading_the_row(service, queue, sql, joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
     await joined(service, f"pq:job:{job_id}")
@@ -279,12 +281,12 @@ async def test_an_event_of_a_newer_database_leads_to_a_look(service, queue, sql,
     await watch.finish()
 
 
-async def test_a_watch_of_nothing_says_so(service):
+async def test_a_watch_of_an_unknown_job_raises_not_found(service):
     with pytest.raises(errors.JobNotFound):
         await Watch(service, UUID(int=0)).finish()
 
 
-async def test_leaving_a_watch_closes_its_topic(service, queue):
+async def test_ending_a_watch_leaves_its_topic(service, queue):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     events = service.jobs.watch(job_id)
     await anext(events)
@@ -292,7 +294,8 @@ async def test_leaving_a_watch_closes_its_topic(service, queue):
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(following, 0.1)
     socket = service._watcher.subscriptions._task
-    await asyncio.wait_for(socket, 15)  # ends by itself: nobody listens
+    # The task ends by itself, because the topic has no listener.
+    await asyncio.wait_for(socket, 15)
 
 
 async def test_closing_the_client_ends_its_watches(stack, service, queue):

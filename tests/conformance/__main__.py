@@ -1,6 +1,6 @@
-"""``make conformance``: every case over every way in; prints the matrix, or with JSON=1 a document.
+"""``make conformance``: run every case over every interface; print the matrix, or JSON if JSON=1.
 
-Fails when a way answers otherwise than expected, or than plain HTTP does.
+It fails if an interface gives an unexpected answer, or another answer than plain HTTP.
 """
 
 import argparse
@@ -19,12 +19,19 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from picture_queue.local.stack import LocalSupabase
 from tests.conformance import pooler
+from tests.conformance.matrix.interfaces import (
+    Asyncpg,
+    Httpx,
+    Interface,
+    Psycopg,
+    SupabaseAsync,
+    SupabaseSync,
+)
 from tests.conformance.matrix.javascript import Chromium, Node
 from tests.conformance.matrix.ours import ours
 from tests.conformance.matrix.project import Project, project_of
 from tests.conformance.matrix.report import as_json, show
 from tests.conformance.matrix.run import Column, compare, run
-from tests.conformance.matrix.ways import Asyncpg, Httpx, Psycopg, SupabaseAsync, SupabaseSync, Way
 from tests.conftest import RemoteStack
 
 _MODULES = Path(__file__).parent.parent / "npm" / "node_modules"
@@ -32,15 +39,15 @@ _NO_DATABASE = "set PICTURE_QUEUE_TEST_DB_URL: it goes to the database itself"
 
 
 def main() -> int:
-    """Runs the matrix and returns the exit code."""
+    """Run the matrix and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("--json", action="store_true", help="a document for machines")
     wants_json = parser.parse_args().json
     with ExitStack() as open_:
         project = project_of(open_.enter_context(_stack()))
         open_.callback(project.close)
-        ways, absent = _ways(project, open_)
-        columns = _run(project, ways)
+        interfaces, absent = _interfaces(project, open_)
+        columns = _run(project, interfaces)
     if wants_json:
         print(as_json(columns, absent))
     else:
@@ -57,15 +64,15 @@ def _stack() -> Iterator[Any]:
         yield stack
 
 
-def _ways(project: Project, open_: ExitStack) -> tuple[list[Way], dict[str, str]]:
-    """The ways that can be gone, plain HTTP first, and why the others cannot."""
-    direct: list[Way] = [Psycopg(), Asyncpg()]
+def _interfaces(project: Project, open_: ExitStack) -> tuple[list[Interface], dict[str, str]]:
+    """Return the available interfaces, plain HTTP first, and why the others are unavailable."""
+    direct: list[Interface] = [Psycopg(), Asyncpg()]
     absent = {}
     if project.database:
         address = open_.enter_context(pooler.pooled(project.database))
         direct.append(Psycopg("pgbouncer", address))
     else:
-        names = [way.name for way in (*direct, *ours(direct=True))]
+        names = [interface.name for interface in (*direct, *ours(direct=True))]
         absent = dict.fromkeys([*names, "pgbouncer"], _NO_DATABASE)
         direct = []
     return [
@@ -87,13 +94,13 @@ def _program(name: str, install: str) -> str:
     return found
 
 
-def _run(project: Project, ways: list[Way]) -> list[Column]:
+def _run(project: Project, interfaces: list[Interface]) -> list[Column]:
     columns: list[Column] = []
-    told = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*told, console=Console(stderr=True), transient=True) as progress:
-        for way in ways:
-            task = progress.add_task(way.name)
-            columns.append(asyncio.run(run(project, way)))
+    progress_columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*progress_columns, console=Console(stderr=True), transient=True) as progress:
+        for interface in interfaces:
+            task = progress.add_task(interface.name)
+            columns.append(asyncio.run(run(project, interface)))
             compare(columns[-1], columns[0])
             progress.remove_task(task)
     return columns

@@ -1,4 +1,4 @@
-"""The same cases over both ways to a project: its HTTP API, and its database."""
+"""Fixtures for tests that run over both transports: the HTTP API and the database."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,27 +8,27 @@ import pytest
 from picture_queue import AsyncPictureQueue, PictureQueue
 
 
-def connection(stack: Any, way: str) -> dict[str, str]:
-    """The arguments of a client."""
-    if way == "http":
+def connection(stack: Any, transport: str) -> dict[str, str]:
+    """Return the arguments of a client."""
+    if transport == "http":
         return {"url": stack.api_url, "key": stack.service_role_key}
     return {"database_url": stack.db_url}
 
 
 @pytest.fixture(params=["http", "direct"])
-def way(request: pytest.FixtureRequest) -> str:
+def transport(request: pytest.FixtureRequest) -> str:
     """The transport of calls."""
     return str(request.param)
 
 
 @pytest.fixture
-async def service(stack: Any, way: str) -> AsyncIterator[AsyncPictureQueue]:
-    """Our client with the rights of the service."""
-    async with AsyncPictureQueue(**connection(stack, way)) as pq:
+async def service(stack: Any, transport: str) -> AsyncIterator[AsyncPictureQueue]:
+    """An async client with the service key."""
+    async with AsyncPictureQueue(**connection(stack, transport)) as pq:
         yield pq
 
 
 @pytest.fixture
-def sync_service(stack: Any, way: str) -> Any:
+def sync_service(stack: Any, transport: str) -> Any:
     """The same for sync callers."""
-    return PictureQueue(**connection(stack, way))
+    return PictureQueue(**connection(stack, transport))

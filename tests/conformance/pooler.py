@@ -1,4 +1,4 @@
-"""A real PgBouncer in transaction mode, before a database."""
+"""A real PgBouncer in transaction mode, in front of a database."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def program() -> str | None:
 
 @contextmanager
 def pooled(url: str) -> Iterator[str]:
-    """Runs it before the database of an address, and gives the address of both."""
+    """Run PgBouncer in front of the database of an address; yield the address through it."""
     found = program()
     if found is None:
         raise FileNotFoundError(f"PgBouncer is missing: {INSTALL}")
@@ -53,7 +53,7 @@ def pooled(url: str) -> Iterator[str]:
                 port=port,
             )
         )
-        # It refuses to be root.
+        # PgBouncer refuses to run as root.
         as_nobody = ("-u", "nobody") if os.getuid() == 0 else ()
         Path(directory).chmod(0o755)
         process = subprocess.Popen([found, *as_nobody, file], stderr=subprocess.DEVNULL)

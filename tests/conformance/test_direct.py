@@ -1,11 +1,10 @@
-"""Faults of direct connections: no server, a wrong password, a session that is ended."""
+"""Direct connections: their errors, their limits, and their notifications."""
 
 import asyncio
 import time
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from tenacity import stop_after_attempt
 
@@ -27,15 +26,8 @@ async def direct(stack):
         yield pq
 
 
-@pytest.fixture
-async def sql(stack):
-    connection = await asyncpg.connect(stack.db_url, timeout=10)
-    yield connection
-    await connection.close(timeout=5)
-
-
 def changed(url, **parts):
-    """The address with another password, or port."""
+    """Return the address with another password or port."""
     found = urlsplit(url)
     user = f"{found.username}:{parts.get('password', found.password)}"
     host = f"{user}@{found.hostname}:{parts.get('port', found.port)}"
@@ -49,7 +41,7 @@ async def refusal(url, error):
     return str(refused.value)
 
 
-async def test_a_wrong_password_is_named_and_never_shown(stack):
+async def test_a_wrong_password_raises_an_error_without_the_password(stack):
     url = changed(stack.db_url, password="not-the-password")
     text = await refusal(url, errors.AuthenticationFailed)
     assert "PICTURE_QUEUE_DATABASE_URL" in text
@@ -57,14 +49,14 @@ async def test_a_wrong_password_is_named_and_never_shown(stack):
     assert "not-the-password" not in repr(DatabaseSettings(url))
 
 
-async def test_a_server_that_is_not_there_is_named(stack, monkeypatch):
+async def test_the_error_names_an_unreachable_server(stack, monkeypatch):
     monkeypatch.setitem(RETRY_POLICY, "stop", stop_after_attempt(1))
     text = await refusal(changed(stack.db_url, port=9), errors.ConnectionFailed)
     assert "127.0.0.1:9" in text
     assert "\n" not in text
 
 
-def test_sync_callers_are_told_the_same(stack):
+def test_sync_callers_get_the_same_error(stack):
     with (
         PictureQueue(database_url=changed(stack.db_url, password="no")) as pq,
         pytest.raises(errors.AuthenticationFailed),
@@ -72,17 +64,17 @@ def test_sync_callers_are_told_the_same(stack):
         pq.health()
 
 
-async def test_a_users_token_does_not_go_with_a_database(stack):
+async def test_a_user_token_with_a_database_url_is_refused(stack):
     with pytest.raises(SettingsError, match="token"):
         AsyncPictureQueue(stack.api_url, "key", access_token="jwt", database_url=stack.db_url)
 
 
-async def test_pictures_need_the_api(direct):
+async def test_images_need_the_api(direct):
     with pytest.raises(SettingsError, match="SUPABASE_URL"):
         direct._project._api()
 
 
-async def test_the_environment_chooses_the_way(stack, monkeypatch):
+async def test_the_environment_selects_the_transport(stack, monkeypatch):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
     monkeypatch.setenv("PICTURE_QUEUE_DATABASE_URL", stack.db_url)
     async with AsyncPictureQueue.from_env() as pq:
@@ -91,9 +83,9 @@ async def test_the_environment_chooses_the_way(stack, monkeypatch):
         assert await pq.health()
 
 
-async def test_an_ended_session_is_replaced_and_the_call_made_again(direct, sql, queue):
+async def test_a_terminated_session_is_replaced_and_the_call_repeated(direct, db, queue):
     enqueued = await direct.jobs.enqueue("x", queue=queue)
-    await sql.execute(
+    await db.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity "
         "where application_name = 'picture_queue'"
     )
@@ -101,14 +93,14 @@ async def test_an_ended_session_is_replaced_and_the_call_made_again(direct, sql,
     assert len(await direct.jobs.list(queue=queue)) == 1
 
 
-async def test_a_session_ended_in_the_middle_of_a_call_is_no_loss(direct, sql, queue):
+async def test_a_session_terminated_during_a_call_loses_nothing(direct, db, queue):
     await direct.health()
-    blocker = sql.transaction()
+    blocker = db.transaction()
     await blocker.start()
-    await sql.execute("lock table public.job_queue in access exclusive mode")
+    await db.execute("lock table public.job_queue in access exclusive mode")
     calling = asyncio.create_task(direct.jobs.enqueue("x", queue=queue))
     async with asyncio.timeout(10):
-        while not await sql.fetchval(  # noqa: ASYNC110 - the server tells nobody
+        while not await db.fetchval(  # noqa: ASYNC110 - the server sends no event
             "select count(pg_terminate_backend(pid)) from pg_stat_activity "
             "where application_name = 'picture_queue' and wait_event_type = 'Lock'"
         ):
@@ -118,10 +110,10 @@ async def test_a_session_ended_in_the_middle_of_a_call_is_no_loss(direct, sql, q
     assert [job.id for job in await direct.jobs.list(queue=queue)] == [enqueued.id]
 
 
-async def test_an_answer_that_does_not_come_is_not_waited_for(direct, sql):
+async def test_a_call_without_an_answer_is_abandoned_at_the_timeout(direct, db):
     await direct.health()
-    async with sql.transaction():
-        await sql.execute("lock table picture_queue.setting in access exclusive mode")
+    async with db.transaction():
+        await db.execute("lock table picture_queue.setting in access exclusive mode")
         began = time.monotonic()
         with pytest.raises(errors.ConnectionFailed, match=r"0\.3 s"):
             await direct._project.call(_rpc.get_settings(), timeout=0.3)
@@ -129,22 +121,24 @@ async def test_an_answer_that_does_not_come_is_not_waited_for(direct, sql):
     assert await direct.settings.get()
 
 
-async def test_each_question_on_a_connection_has_its_own_bound(direct):
+async def test_each_query_of_a_connection_has_its_own_timeout(direct):
     await direct.health()
     connection = direct._project.database._pool._idle.pop()
     began = time.monotonic()
     await connection.execute(b"select 1", [], 0.3)
     await connection.execute(b"select pg_sleep(0.2)", [], 60)
-    await connection.execute(b"select pg_sleep(0.4)", [], 60)  # past the first bound
+    # This is longer than the timeout of the first query.
+    await connection.execute(b"select pg_sleep(0.4)", [], 60)
     await connection.execute(b"select 1", [], 60)
-    with pytest.raises(TimeoutError):  # and one that is nearer than that of the one before holds
+    # A shorter timeout than that of the query before also applies.
+    with pytest.raises(TimeoutError):
         await connection.execute(b"select pg_sleep(60)", [], 0.2)
     assert time.monotonic() - began < 25
     assert not connection.is_idle
     connection.close()
 
 
-def test_nor_by_sync_callers(stack):
+def test_a_sync_query_without_an_answer_is_abandoned_at_the_timeout(stack):
     with PictureQueue(database_url=stack.db_url) as pq:
         pq.health()
         (connection,) = pq._project.database._pool._idle
@@ -153,7 +147,7 @@ def test_nor_by_sync_callers(stack):
         assert not connection.is_idle
 
 
-async def test_large_calls_and_answers_pass(direct, queue):
+async def test_large_calls_and_answers_are_possible(direct, queue):
     jobs = [{"job_type": "x", "queue": queue, "payload": {"text": "ü" * 5000}} for _ in range(400)]
     made = await direct.jobs.enqueue_many(jobs)
     found = await direct.jobs.list(queue=queue, limit=400)
@@ -161,22 +155,22 @@ async def test_large_calls_and_answers_pass(direct, queue):
     assert found[0].payload == {"text": "ü" * 5000}
 
 
-async def test_calls_at_once_share_a_few_connections(direct, sql):
+async def test_concurrent_calls_share_a_few_connections(direct, db):
     await asyncio.gather(*(direct.health() for _ in range(50)))
     assert 1 <= len(direct._project.database._pool._idle) <= DatabaseSettings("").connections
 
 
-async def test_no_statement_is_left_prepared(direct):
+async def test_no_prepared_statement_is_left(direct):
     await direct.health()
     (connection,) = direct._project.database._pool._idle
     result = await connection.execute(b"select count(*) from pg_prepared_statements", [], 10)
     assert result.get_value(0, 0) == b"0"
 
 
-async def test_a_call_that_is_cancelled_leaves_nothing_half_read(direct, sql, queue):
+async def test_a_cancelled_call_leaves_a_usable_pool(direct, db, queue):
     await direct.health()
-    async with sql.transaction():
-        await sql.execute("lock table public.job_queue in access exclusive mode")
+    async with db.transaction():
+        await db.execute("lock table public.job_queue in access exclusive mode")
         calling = asyncio.create_task(direct.jobs.list(queue=queue))
         await asyncio.sleep(0.1)
         calling.cancel()
@@ -185,74 +179,76 @@ async def test_a_call_that_is_cancelled_leaves_nothing_half_read(direct, sql, qu
     assert await direct.jobs.list(queue=queue) == []
 
 
-async def test_a_function_that_is_not_there_is_named(direct):
+async def test_the_error_names_a_missing_function(direct):
     for function in ("enqueue_job", f"missing_{uuid4().hex}"):
         with pytest.raises(errors.DatabaseTooOld, match=function):
-            await direct._project.call(Rpc(function, {"nobody": 1}, lambda data: data))
+            await direct._project.call(Rpc(function, {"unknown": 1}, lambda data: data))
 
 
-# Wake-ups
+# --- Wake-ups ---
 
 
-class Ear:
+class Listener:
     def __init__(self):
-        self.heard = asyncio.Queue()
+        self.calls = asyncio.Queue()
 
     def joined(self):
-        self.heard.put_nowait("joined")
+        self.calls.put_nowait("joined")
 
     def lost(self):
-        self.heard.put_nowait("lost")
+        self.calls.put_nowait("lost")
 
     def message(self, event, payload):
-        self.heard.put_nowait((event, payload["reason"]))
+        self.calls.put_nowait((event, payload["reason"]))
 
     async def next(self):
-        return await asyncio.wait_for(self.heard.get(), 15)
+        return await asyncio.wait_for(self.calls.get(), 15)
 
 
-async def test_a_wake_up_is_heard_once_listening_is_proven(stack, sql, queue):
-    ears, ear = Notifications(DatabaseSettings(stack.db_url)), Ear()
-    with ears.listen(f"pq:queue:{queue}", ear):
-        assert await ear.next() == "joined"
-        await sql.execute("select picture_queue._wake(array[$1], 'again')", queue)
-        assert await ear.next() == ("wake", "again")
-    await ears.aclose()
+async def test_a_wake_up_arrives_after_the_join(stack, db, queue):
+    source, listener = Notifications(DatabaseSettings(stack.db_url)), Listener()
+    with source.listen(f"pq:queue:{queue}", listener):
+        assert await listener.next() == "joined"
+        await db.execute("select picture_queue._wake(array[$1], 'again')", queue)
+        assert await listener.next() == ("wake", "again")
+    await source.aclose()
 
 
-async def test_a_notice_that_is_none_of_ours_is_passed_over(stack, sql, queue):
-    ears, ear = Notifications(DatabaseSettings(stack.db_url)), Ear()
-    with ears.listen(f"pq:queue:{queue}", ear):
-        assert await ear.next() == "joined"
+async def test_foreign_notifications_are_ignored(stack, db, queue):
+    source, listener = Notifications(DatabaseSettings(stack.db_url)), Listener()
+    with source.listen(f"pq:queue:{queue}", listener):
+        assert await listener.next() == "joined"
         for notice in ("", "no JSON", "[]", '{"reason": "enqueue"}', '{"queue": 7}'):
-            await sql.execute("select pg_notify('picture_queue', $1)", notice)
-        await sql.execute("select picture_queue._wake(array[$1], 'again')", queue)
-        assert await ear.next() == ("wake", "again")
-    await ears.aclose()
+            await db.execute("select pg_notify('picture_queue', $1)", notice)
+        await db.execute("select picture_queue._wake(array[$1], 'again')", queue)
+        assert await listener.next() == ("wake", "again")
+    await source.aclose()
 
 
-async def test_a_listener_that_lost_its_session_says_so_and_comes_back(stack, sql, queue):
-    ears, ear = Notifications(DatabaseSettings(stack.db_url)), Ear()
-    with ears.listen(f"pq:queue:{queue}", ear):
-        assert await ear.next() == "joined"
-        await sql.execute(
+async def test_a_listener_reports_a_lost_session_and_joins_again(stack, db, queue):
+    source, listener = Notifications(DatabaseSettings(stack.db_url)), Listener()
+    with source.listen(f"pq:queue:{queue}", listener):
+        assert await listener.next() == "joined"
+        await db.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where query like 'listen %'"
         )
-        assert await ear.next() == "lost"
-        assert await ear.next() == "joined"
-    await ears.aclose()
+        assert await listener.next() == "lost"
+        assert await listener.next() == "joined"
+    await source.aclose()
 
 
-async def test_what_nobody_has_heard_is_not_trusted(stack, queue, monkeypatch):
+async def test_listen_is_not_used_if_its_test_notification_does_not_arrive(
+    stack, queue, monkeypatch
+):
     monkeypatch.setattr(notifications, "_TEST_TIMEOUT", 0.3)
-    said = asyncio.Queue()
-    monkeypatch.setattr(notifications._log, "info", said.put_nowait)
+    log_messages = asyncio.Queue()
+    monkeypatch.setattr(notifications._log, "info", log_messages.put_nowait)
     monkeypatch.setattr(Notifications, "_dispatch", lambda self, notice, received: None)
-    ears, ear = Notifications(DatabaseSettings(stack.db_url)), Ear()
-    with ears.listen(f"pq:queue:{queue}", ear):
-        assert "Notifications do not arrive" in await asyncio.wait_for(said.get(), 15)
-    assert ear.heard.empty()
-    await ears.aclose()
+    source, listener = Notifications(DatabaseSettings(stack.db_url)), Listener()
+    with source.listen(f"pq:queue:{queue}", listener):
+        assert "Notifications do not arrive" in await asyncio.wait_for(log_messages.get(), 15)
+    assert listener.calls.empty()
+    await source.aclose()
 
 
 async def test_an_idle_worker_starts_a_job_without_polling(direct, queue):
@@ -271,7 +267,7 @@ async def test_an_idle_worker_starts_a_job_without_polling(direct, queue):
         await asyncio.wait_for(started.wait(), 15)
 
 
-async def test_what_is_too_large_for_a_socket_is_written_in_pieces(direct):
+async def test_a_value_larger_than_the_socket_buffer_is_written_in_parts(direct):
     await direct.health()
     (connection,) = direct._project.database._pool._idle
     assert isinstance(connection, AsyncRawConnection)

@@ -1,4 +1,4 @@
-"""The engine through Python: what can be said of jobs, and the nouns of operators."""
+"""The engine through the Python client: all options of jobs, and all operations."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -25,13 +25,13 @@ from picture_queue.errors import (
 
 @pytest.fixture
 def kind():
-    """A job type of its own."""
+    """A job type for one test."""
     return f"engine-{uuid4().hex[:12]}"
 
 
 @pytest.fixture
 def work(service, queue, kind):
-    """Claims and reports as a worker would: `work.claim()`, `work.report(job, "completed")`."""
+    """Claim and report like a worker: `work.claim()`, `work.report(job, "completed")`."""
 
     class Work:
         async def claim(self, max_jobs=1):
@@ -52,10 +52,10 @@ def work(service, queue, kind):
     return Work()
 
 
-# Enqueue
+# --- Enqueue ---
 
 
-async def test_all_that_can_be_said_of_a_job_arrives(service, queue, kind):
+async def test_every_option_of_a_job_is_stored(service, queue, kind):
     soon = datetime.now(UTC) + timedelta(hours=1)
     enqueued = await service.jobs.enqueue(
         kind,
@@ -85,7 +85,7 @@ async def test_all_that_can_be_said_of_a_job_arrives(service, queue, kind):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "expected"),
     [
         ({"delay": -1}, r"delay_seconds is -1"),
         ({"metadata": [1]}, r"metadata is of type array, not an object"),
@@ -96,10 +96,10 @@ async def test_all_that_can_be_said_of_a_job_arrives(service, queue, kind):
         ({"colour": "red"}, r"colour is not known"),
     ],
 )
-async def test_what_is_not_acceptable_is_named_and_nothing_is_written(
-    service, queue, kind, options, says
+async def test_the_error_names_an_invalid_option_and_nothing_is_enqueued(
+    service, queue, kind, options, expected
 ):
-    with pytest.raises(InvalidArgument, match=says):
+    with pytest.raises(InvalidArgument, match=expected):
         await service.jobs.enqueue_many(
             [
                 NewJob(job_type=kind, queue=queue),
@@ -114,7 +114,7 @@ async def test_a_payload_above_the_limit_is_refused(service, queue, kind):
         await service.jobs.enqueue(kind, {"x": "y" * 70_000}, queue=queue)
 
 
-async def test_the_outcome_says_what_became_of_a_unique_job(service, queue, kind, work):
+async def test_the_outcome_of_a_unique_job_is_returned(service, queue, kind, work):
     async def enqueue(on_conflict, **payload):
         unique = Unique(by=["id"], on_conflict=on_conflict)
         return await service.jobs.enqueue(kind, payload, queue=queue, unique=unique)
@@ -139,7 +139,7 @@ async def test_a_child_waits_for_its_parents(service, queue, kind, work):
     assert (await service.jobs.get(child.id)).hold is None
 
 
-async def test_a_failed_parent_does_to_its_child_what_was_agreed(service, queue, kind, work):
+async def test_on_parent_failure_decides_about_a_child(service, queue, kind, work):
     parent, *children = await service.jobs.enqueue_many(
         [NewJob(job_type=kind, queue=queue, job_id=(parent_id := uuid4()), max_attempts=1)]
         + [
@@ -153,7 +153,7 @@ async def test_a_failed_parent_does_to_its_child_what_was_agreed(service, queue,
     assert parent.id == parent_id
 
 
-async def test_jobs_depend_on_jobs_that_are_there(service, queue, kind):
+async def test_jobs_can_only_depend_on_existing_jobs(service, queue, kind):
     one, two = uuid4(), uuid4()
     with pytest.raises(DependencyCycle, match=str(two)):
         await service.jobs.enqueue_many(
@@ -166,10 +166,10 @@ async def test_jobs_depend_on_jobs_that_are_there(service, queue, kind):
         await service.jobs.enqueue(kind, queue=queue, depends_on=[two])
 
 
-# Batches and events
+# --- Batches and events ---
 
 
-async def test_a_batch_counts_its_jobs_and_calls_back_once(service, queue, kind, work):
+async def test_a_batch_counts_its_jobs_and_enqueues_one_callback(service, queue, kind, work):
     batch = await service.batches.enqueue(
         [NewJob(job_type=kind, queue=queue) for _ in range(4)],
         callback=NewJob(job_type=f"{kind}-done", payload={"to": "ada"}, queue=queue),
@@ -202,7 +202,7 @@ async def test_repeating_a_batch_writes_it_once(service, queue, kind):
     assert len(await service.jobs.list(batch_id=batch_id)) == 1
 
 
-async def test_an_event_wakes_who_waits_for_it_and_waits_for_who_comes(service, queue, kind, work):
+async def test_an_event_wakes_a_parked_job_or_is_stored_for_the_next(service, queue, kind, work):
     name = f"paid:{kind}"
     await service.jobs.enqueue(kind, queue=queue)
     (job,) = await work.claim()
@@ -216,10 +216,10 @@ async def test_an_event_wakes_who_waits_for_it_and_waits_for_who_comes(service, 
     assert job.event == "early"
 
 
-# Queues, limits, tenants
+# --- Queues, limits, tenants ---
 
 
-async def test_a_queue_pauses_drains_and_is_purged(service, queue, kind, work):
+async def test_a_queue_is_paused_drained_and_purged(service, queue, kind, work):
     await service.jobs.enqueue_many([NewJob(job_type=kind, queue=queue) for _ in range(3)])
     until = datetime.now(UTC) + timedelta(hours=1)
     paused = await service.queues.pause(queue, resume_at=until, reason="repairs")
@@ -254,7 +254,7 @@ async def test_a_queue_has_a_policy_of_its_own(service, queue, kind):
             await act("nowhere")
 
 
-async def test_a_limit_holds_at_once_and_can_be_lifted(service, queue, kind, work):
+async def test_a_limit_applies_at_once_and_can_be_deleted(service, queue, kind, work):
     key = f"model:{kind}"
     await service.jobs.enqueue_many(
         [NewJob(job_type=kind, queue=queue, limit_keys=[key]) for _ in range(4)]
@@ -285,7 +285,7 @@ async def test_tenants_have_weights(service, kind):
         await service.tenants.set(kind, 0)
 
 
-async def test_desired_workers_count_what_waits_and_what_runs(service, queue, kind, work):
+async def test_desired_workers_counts_ready_and_running_jobs(service, queue, kind, work):
     await service.jobs.enqueue_many([NewJob(job_type=kind, queue=queue) for _ in range(25)])
     await work.claim(5)
     wanted = await service.queues.desired_workers(queue, jobs_per_worker=10, max_workers=2)
@@ -294,7 +294,7 @@ async def test_desired_workers_count_what_waits_and_what_runs(service, queue, ki
         await service.queues.desired_workers("nowhere")
 
 
-# Schedules
+# --- Schedules ---
 
 
 async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, kind):
@@ -321,7 +321,7 @@ async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, kind):
 
 
 @pytest.mark.parametrize(
-    ("rhythm", "error"),
+    ("schedule", "error"),
     [
         ({"cron": "61 * * * *"}, InvalidCron),
         ({"cron": "0 0 * * *", "timezone": "Mars/Base"}, InvalidCron),
@@ -329,13 +329,13 @@ async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, kind):
         ({}, InvalidArgument),
     ],
 )
-async def test_a_rhythm_that_is_none_is_refused(service, kind, rhythm, error):
+async def test_an_invalid_interval_is_refused(service, kind, schedule, error):
     with pytest.raises(error):
-        await service.schedules.set(f"bad.{kind}", kind, **rhythm)
+        await service.schedules.set(f"bad.{kind}", kind, **schedule)
     assert f"bad.{kind}" not in {row.name for row in await service.schedules.list()}
 
 
-# Looking and steering
+# --- Reads and changes of jobs ---
 
 
 async def test_failed_jobs_are_grouped_and_changed_by_filter(service, queue, kind, work):
@@ -362,7 +362,7 @@ async def test_failed_jobs_are_grouped_and_changed_by_filter(service, queue, kin
         await service.jobs.list(colour="red")
 
 
-async def test_a_job_tells_its_history_and_its_place(service, queue, kind, work):
+async def test_history_and_position_of_a_job_are_returned(service, queue, kind, work):
     first = await service.jobs.enqueue(kind, queue=queue)
     last = await service.jobs.enqueue(kind, queue=queue)
     assert (await service.jobs.position(last.id)).position == 2
@@ -389,7 +389,7 @@ async def test_a_job_tells_its_history_and_its_place(service, queue, kind, work)
             await read(uuid4())
 
 
-async def test_the_doctor_and_maintenance_answer(service):
+async def test_the_doctor_and_maintenance_can_be_called(service):
     findings = await service.doctor()
     assert len({finding.check for finding in findings}) >= 12
     assert {finding.verdict for finding in findings} <= {"ok", "warn", "bad"}
@@ -397,7 +397,7 @@ async def test_the_doctor_and_maintenance_answer(service):
     assert "swept" in (await service.maintain(force=True)).model_fields_set
 
 
-async def test_settings_change_and_come_back(service):
+async def test_settings_are_changed_and_reset(service):
     before = await service.settings.get()
     try:
         assert (await service.settings.set(max_attempts=4)).max_attempts == 4
@@ -407,7 +407,7 @@ async def test_settings_change_and_come_back(service):
         assert await service.settings.set(max_attempts=before.max_attempts) == before
 
 
-async def test_an_unknown_queue_is_refused_where_the_project_says_so(service, queue, kind):
+async def test_an_unknown_queue_is_refused_if_the_project_requires_it(service, queue, kind):
     try:
         await service.settings.set(unknown_queue="refuse")
         with pytest.raises(QueueNotFound, match=queue):
@@ -417,7 +417,7 @@ async def test_an_unknown_queue_is_refused_where_the_project_says_so(service, qu
     assert (await service.jobs.enqueue(kind, queue=queue)).outcome == "created"
 
 
-def test_the_sync_face_has_all_of_it(sync_service, queue, kind):
+def test_the_sync_client_has_all_methods(sync_service, queue, kind):
     with sync_service as pq:
         batch = pq.batches.enqueue([NewJob(job_type=kind, queue=queue)])
         assert pq.batches.get(batch.id).open == 1

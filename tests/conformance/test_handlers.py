@@ -1,4 +1,4 @@
-"""Results and exceptions of handlers, and the states of their jobs."""
+"""Results and exceptions of handlers, and the resulting states of their jobs."""
 
 import threading
 from typing import Any
@@ -25,7 +25,7 @@ class Resize(BaseModel):
     width: int
 
 
-async def test_a_job_is_run_and_its_result_kept(service, queue, new_worker):
+async def test_a_job_is_run_and_its_result_stored(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("resize")
@@ -63,7 +63,7 @@ async def test_a_sync_handler_runs_in_a_thread_and_shows_progress(service, queue
     assert (await service.jobs.get(job.id)).result is False
 
 
-async def test_a_payload_that_does_not_fit_fails_its_job_and_the_worker_lives(
+async def test_an_invalid_payload_fails_its_job_and_the_worker_continues(
     service, queue, new_worker
 ):
     worker = new_worker()
@@ -81,7 +81,7 @@ async def test_a_payload_that_does_not_fit_fails_its_job_and_the_worker_lives(
     assert (await service.jobs.get(bad.id)).attempt == 1
 
 
-async def test_a_type_the_worker_does_not_know_stays_pending(service, queue, new_worker):
+async def test_a_job_of_an_unknown_type_stays_pending(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("known")
@@ -97,7 +97,7 @@ async def test_a_type_the_worker_does_not_know_stays_pending(service, queue, new
     assert (await service.jobs.get(unknown.id)).status is JobStatus.PENDING
 
 
-async def test_an_error_is_tried_again_after_the_backoff_of_its_type(
+async def test_an_error_is_retried_after_the_backoff_of_the_job_type(
     service, queue, new_worker, db
 ):
     worker = new_worker(poll_interval=0.05)
@@ -123,7 +123,9 @@ async def test_an_error_is_tried_again_after_the_backoff_of_its_type(
     assert "in flaky" in rows[0]["detail"]
 
 
-async def test_the_policy_of_a_type_decides_its_pauses(service, queue, new_worker, reached, db):
+async def test_the_policy_of_a_job_type_sets_the_retry_delay(
+    service, queue, new_worker, reached, db
+):
     worker = new_worker()
 
     @worker.handler("flaky", backoff=Backoff("constant", base=500, cap=900, jitter=0))
@@ -146,18 +148,18 @@ async def test_the_last_attempt_fails_the_job(service, queue, new_worker, caplog
     async def broken() -> None:
         raise ValueError("no")
 
-    async with worker:  # its policy is known once it has started
+    async with worker:  # The database knows the policy after the start of the worker.
         job = await service.jobs.enqueue("broken", queue=queue)
         with pytest.raises(JobFailed, match="ValueError: no"):
             await service.jobs.result(job.id, timeout=15)
     assert f"Job {job.id} (broken) failed, attempt 1 of 1: ValueError: no" in caplog.text
 
 
-async def test_a_permanent_failure_leaves_attempts_unused(service, queue, new_worker):
+async def test_a_permanent_failure_is_not_retried(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("hopeless")
-    async def hopeless() -> None:
+    async def unfixable() -> None:
         raise PermanentFailure("The file is no picture")
 
     job = await service.jobs.enqueue("hopeless", queue=queue, max_attempts=5)
@@ -188,7 +190,7 @@ async def test_a_job_can_wait_without_a_worker(service, queue, new_worker, later
     assert runs == 3
 
 
-async def test_what_a_waiting_job_said_last_is_what_it_shows(service, queue, new_worker):
+async def test_a_waiting_job_shows_its_last_progress(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("patient")
@@ -218,7 +220,7 @@ async def test_a_handler_can_cancel_its_job(service, queue, new_worker):
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "expected"),
     [
         (object(), "The result cannot be stored"),
         ("a\x00b", "U\\+0000"),
@@ -226,8 +228,8 @@ async def test_a_handler_can_cancel_its_job(service, queue, new_worker):
         (10**400, "a number beyond 1e308"),
     ],
 )
-async def test_a_result_that_cannot_be_kept_fails_its_job_clearly(
-    service, queue, new_worker, value, says
+async def test_a_result_that_cannot_be_stored_fails_its_job(
+    service, queue, new_worker, value, expected
 ):
     worker = new_worker()
 
@@ -242,13 +244,13 @@ async def test_a_result_that_cannot_be_kept_fails_its_job_clearly(
     bad = await service.jobs.enqueue("odd", queue=queue)
     good = await service.jobs.enqueue("fine", queue=queue)
     async with worker:
-        with pytest.raises(JobFailed, match=says):
+        with pytest.raises(JobFailed, match=expected):
             await service.jobs.result(bad.id, timeout=15)
         assert await service.jobs.result(good.id, timeout=15) == 1
     assert (await service.jobs.get(bad.id)).attempt == 1
 
 
-async def test_many_jobs_share_the_slots(service, queue, new_worker):
+async def test_many_jobs_run_in_few_slots(service, queue, new_worker):
     worker = new_worker(concurrency=4)
     running = most = 0
 

@@ -12,7 +12,7 @@ from picture_queue import JobContext, JobStatus
 from picture_queue.errors import Busy
 from picture_queue.worker.slots import Slots
 
-LEASE = 1.5  # seconds
+LEASE = 1.5  # The length of a lease, in seconds.
 LONG = 3 * LEASE
 
 
@@ -23,7 +23,7 @@ def sweeps(stack):
         yield lambda: connection.execute("select maintain_jobs(force => true)")
 
 
-async def test_a_handler_that_blocks_the_event_loop_costs_no_lease(
+async def test_no_lease_is_lost_while_a_handler_blocks_the_event_loop(
     stack, service, queue, new_worker, caplog
 ):
     worker = new_worker(lease=LEASE)
@@ -56,10 +56,10 @@ async def test_a_handler_that_blocks_the_event_loop_costs_no_lease(
     assert "test_heartbeats.py" in caplog.text
 
 
-async def test_jobs_held_ahead_run_once_although_the_event_loop_is_blocked(
+async def test_held_jobs_run_once_although_the_event_loop_is_blocked(
     stack, service, queue, new_worker, monkeypatch, until
 ):
-    """Their leases are prolonged too, and no attempt is lost. Last attempts are not held ahead."""
+    """Check that the leases of held jobs are prolonged too, and that last attempts are not held."""
     monkeypatch.setattr(Slots, "_target_ahead", lambda self: 5)
     worker = new_worker(lease=LEASE, concurrency=1, poll_interval=0.2)
     ran: list[tuple[int, int]] = []
@@ -89,10 +89,10 @@ async def test_jobs_held_ahead_run_once_although_the_event_loop_is_blocked(
     assert {(await service.jobs.get(job.id)).status for job in jobs} == {JobStatus.COMPLETED}
 
 
-async def test_handlers_that_use_all_connections_cost_no_lease_and_block_no_others(
+async def test_no_lease_is_lost_while_handlers_use_all_connections(
     stack, service, queue, new_worker, db
 ):
-    """The handlers wait for a row that another transaction has locked."""
+    """Let the handlers wait for a row that another transaction has locked."""
     worker = new_worker(lease=LEASE, concurrency=5, poll_interval=0.2)
     locked = await service.jobs.enqueue("locked", queue=queue)
     attempts: list[int] = []
@@ -131,16 +131,16 @@ async def test_handlers_that_use_all_connections_cost_no_lease_and_block_no_othe
 
 
 @pytest.mark.parametrize("request_", ["cancel", "lose"])
-async def test_a_blocked_handler_is_stopped_once_the_event_loop_runs_again(
+async def test_a_blocking_handler_is_stopped_when_the_event_loop_runs_again(
     stack, service, queue, new_worker, db, request_
 ):
-    """Meanwhile the heartbeat's answer says that the job was cancelled or its lease has ended."""
+    """Cancel the job, or end its lease, while the event loop is blocked."""
     worker = new_worker(lease=LEASE)
-    went_on = False
+    continued = False
 
     @worker.handler("blocks")
     async def blocks(job: JobContext) -> None:
-        nonlocal went_on
+        nonlocal continued
         with psycopg.connect(stack.db_url, autocommit=True) as connection:
             if request_ == "cancel":
                 connection.execute("select cancel_job(%s)", [job.id])
@@ -150,10 +150,10 @@ async def test_a_blocked_handler_is_stopped_once_the_event_loop_runs_again(
                 )
         time.sleep(LEASE)  # noqa: ASYNC251
         await asyncio.sleep(30)
-        went_on = True
+        continued = True
 
     job = await service.jobs.enqueue("blocks", queue=queue)
     async with worker:
         outcome = "cancelled" if request_ == "cancel" else None
         assert await worker._signals.settled.next(timeout=40) == (job.id, outcome)
-    assert not went_on
+    assert not continued

@@ -1,4 +1,4 @@
-"""A call whose answer is lost is repeated, and answers as it did the first time."""
+"""Lost responses: the call is repeated, and returns the answer of the first call."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +15,7 @@ from picture_queue._transport.base import Deadline
 
 @pytest.fixture
 def lose(service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Loses the first answer of a function, once the database has committed."""
+    """Lose the first response of a function, after the database has committed."""
     transport = service._project._transport
     made = transport.call
     calls: dict[str, int] = {}
@@ -38,7 +38,7 @@ def lose(service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 
 async def park(service, db, name: str, queue: str):
-    """Makes a job that is parked on an event."""
+    """Make a job that is parked on an event; return its id."""
     made = await service.jobs.enqueue("x", queue=queue)
     claimed = await db.fetchval("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
     assert str(made.id) in claimed
@@ -53,29 +53,30 @@ async def park(service, db, name: str, queue: str):
     return made.id
 
 
-async def test_an_event_wakes_once_and_says_how_many(service, db, queue, lose):
+async def test_a_repeated_event_wakes_once_and_returns_the_same_count(service, db, queue, lose):
     name = f"event-{uuid4()}"
     await park(service, db, name, queue)
     calls = lose("send_event")
     assert await service.events.send(name, {"n": 1}) == 1
     assert calls == {"send_event": 2}
-    # The repetition is not kept for whoever parks next.
+    # The repetition is not stored for the next job that parks.
     assert await db.fetchval("select count(*) from picture_queue.signal where name = $1", name) == 0
 
 
-async def test_an_event_of_a_source_is_known_by_its_id(service, db, queue):
+async def test_an_event_with_an_event_id_is_idempotent(service, db, queue):
     name = f"event-{uuid4()}"
     await park(service, db, name, queue)
     assert await service.events.send(name, 1, event_id="evt_1") == 1
     await park(service, db, name, f"{queue}-2")
-    assert await service.events.send(name, 1, event_id="evt_1") == 1  # as the first time
+    # The answer is that of the first call.
+    assert await service.events.send(name, 1, event_id="evt_1") == 1
     assert await service.events.send(f"{name}-other", 1, event_id="evt_1") == 0
     assert await service.events.send(name, 2, event_id="evt_2") == 1
     with pytest.raises(errors.InvalidArgument, match="event_id"):
         await service.events.send(name, 2, event_id="x" * 201)
 
 
-async def test_a_retry_succeeds_although_a_worker_has_the_job_by_then(
+async def test_a_repeated_retry_succeeds_although_the_job_was_claimed_meanwhile(
     service, db, queue, lose, monkeypatch
 ):
     made = await service.jobs.enqueue("x", queue=queue)
@@ -93,11 +94,11 @@ async def test_a_retry_succeeds_although_a_worker_has_the_job_by_then(
 
     monkeypatch.setattr(transport, "call", claim_between)
     assert (await service.jobs.retry(made.id)).status is JobStatus.PROCESSING
-    with pytest.raises(errors.JobFinished):  # another retry is another call
+    with pytest.raises(errors.JobFinished):  # A second retry is another call, and is refused.
         await service.jobs.retry(made.id)
 
 
-async def test_a_cancel_answers_the_same_although_the_job_ended_by_then(
+async def test_a_repeated_cancel_returns_the_same_although_the_job_ended_meanwhile(
     service, db, queue, lose, monkeypatch
 ):
     made = await service.jobs.enqueue("x", queue=queue)
@@ -121,7 +122,7 @@ async def test_a_cancel_answers_the_same_although_the_job_ended_by_then(
     monkeypatch.setattr(transport, "call", complete_between)
     asked = await service.jobs.cancel(made.id)
     assert (asked.status, asked.cancel_requested) == (JobStatus.PROCESSING, True)
-    with pytest.raises(errors.JobFinished):  # another cancel is another call
+    with pytest.raises(errors.JobFinished):  # A second cancel is another call, and is refused.
         await service.jobs.cancel(made.id)
 
 
@@ -133,7 +134,7 @@ async def test_a_generation_is_cancelled_once(service, db, lose):
     assert (await service.generations.cancel(started.id)) == first
 
 
-async def test_changes_of_many_jobs_are_counted_as_they_were_made(service, queue, lose):
+async def test_a_repeated_change_of_many_jobs_returns_the_first_counts(service, queue, lose):
     jobs = [{"job_type": "x", "queue": queue} for _ in range(3)]
     await service.jobs.enqueue_many(jobs)
     lose("change_jobs")
@@ -170,7 +171,7 @@ async def test_a_limit_and_a_schedule_are_deleted_once(service, queue, lose):
     assert await service.schedules.delete(queue) is False
 
 
-async def test_new_jobs_are_reported_as_created(service, queue, lose):
+async def test_repeated_enqueues_report_new_jobs_as_created(service, queue, lose):
     due = datetime.now(UTC) + timedelta(hours=1)
     lose("enqueue_job")
     assert (await service.jobs.enqueue("x", queue=queue)).outcome == "created"
@@ -207,7 +208,7 @@ async def test_new_jobs_are_reported_as_created(service, queue, lose):
     assert len(await service.jobs.list(queue=queue)) == 10
 
 
-async def test_a_repetition_waits_for_the_commit_of_the_first(stack, db, queue):
+async def test_a_repetition_before_the_commit_of_the_first_call_raises_busy(stack, db, queue):
     import asyncpg
 
     other = await asyncpg.connect(stack.db_url, timeout=10)

@@ -1,4 +1,4 @@
-"""Every function and every code over every way in: same inputs, same answers, same errors."""
+"""Every function and every error code over every interface: equal inputs, answers and errors."""
 
 import asyncio
 import re
@@ -13,15 +13,15 @@ from picture_queue import errors
 from tests.conformance import pooler
 from tests.conformance.matrix.answer import Answer, compared, difference, failure
 from tests.conformance.matrix.case import Case, Refusal, refused
+from tests.conformance.matrix.interfaces import Asyncpg, Httpx, Psycopg, SupabaseAsync, SupabaseSync
 from tests.conformance.matrix.javascript import Chromium, Node
 from tests.conformance.matrix.ours import ours
 from tests.conformance.matrix.project import project_of
 from tests.conformance.matrix.run import CASES, FUNCTIONS, Column, compare, run
-from tests.conformance.matrix.ways import Asyncpg, Httpx, Psycopg, SupabaseAsync, SupabaseSync
 
 pytestmark = pytest.mark.timeout(180)
 
-OTHERS = [
+INTERFACES = [
     SupabaseAsync(),
     SupabaseSync(),
     Psycopg(),
@@ -41,15 +41,15 @@ def project(stack):
 
 @pytest.fixture(scope="session")
 def plain_http(project):
-    """The answers of plain HTTP, which those of the other ways are compared with."""
+    """The answers of plain HTTP, with which those of other interfaces are compared."""
     return asyncio.run(run(project, Httpx()))
 
 
-def judged(project, way, plain_http):
-    """Return the faults of an interface."""
-    if way.direct and not project.database:
+def find_differences(project, interface, plain_http):
+    """Return the differences of an interface as text."""
+    if interface.direct and not project.database:
         pytest.fail("set PICTURE_QUEUE_TEST_DB_URL: it goes to the database itself", pytrace=False)
-    column = asyncio.run(run(project, way))
+    column = asyncio.run(run(project, interface))
     compare(column, plain_http)
     made = len(column.answers)
     assert made and made + len(column.left_out) == len(CASES)
@@ -60,30 +60,32 @@ def test_plain_http_answers_as_expected(plain_http):
     assert plain_http.problems == {}
 
 
-@pytest.mark.parametrize("way", OTHERS, ids=lambda way: way.name)
-def test_it_answers_as_plain_http_does(project, plain_http, way):
-    assert judged(project, way, plain_http) == ""
+@pytest.mark.parametrize("interface", INTERFACES, ids=lambda interface: interface.name)
+def test_an_interface_answers_like_plain_http(project, plain_http, interface):
+    assert find_differences(project, interface, plain_http) == ""
 
 
 @pytest.mark.extra
-def test_supabase_js_in_node_does_too(project, plain_http, node, node_modules):
-    assert judged(project, Node(node, node_modules), plain_http) == ""
+def test_supabase_js_in_node_answers_like_plain_http(project, plain_http, node, node_modules):
+    assert find_differences(project, Node(node, node_modules), plain_http) == ""
 
 
 @pytest.mark.extra
-def test_supabase_js_in_a_browser_does_too(project, plain_http, chromium, node_modules):
-    assert judged(project, Chromium(chromium, node_modules), plain_http) == ""
+def test_supabase_js_in_a_browser_answers_like_plain_http(
+    project, plain_http, chromium, node_modules
+):
+    assert find_differences(project, Chromium(chromium, node_modules), plain_http) == ""
 
 
 @pytest.mark.extra
-def test_a_pooler_in_transaction_mode_changes_nothing(project, stack, plain_http):
+def test_a_pooler_in_transaction_mode_answers_like_plain_http(project, stack, plain_http):
     if pooler.program() is None:
         pytest.fail(f"PgBouncer is missing: {pooler.INSTALL}", pytrace=False)
     with pooler.pooled(stack.db_url) as address:
-        assert judged(project, Psycopg("pgbouncer", address), plain_http) == ""
+        assert find_differences(project, Psycopg("pgbouncer", address), plain_http) == ""
 
 
-# A difference is seen
+# --- Detection of differences ---
 
 
 @pytest.mark.parametrize(
@@ -99,35 +101,39 @@ def test_a_pooler_in_transaction_mode_changes_nothing(project, stack, plain_http
         (refused("PQ_BUSY"), None),
     ],
 )
-def test_what_is_not_as_expected_is_complained_of(expected, answer):
+def test_an_unexpected_answer_is_reported(expected, answer):
     case = Case("f/right", "f", "service", {}, expected)
     assert difference(case, compared(case, Answer(data=answer), {}))
 
 
-def test_a_wrong_status_or_code_is_complained_of():
+def test_a_wrong_status_or_code_is_reported():
     case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
-    met = failure("PT404", "PQ_UNKNOWN_JOB: no such job", "job_id is 7", None)
-    assert difference(case, compared(case, met, {})) is None
-    for other in (replace(met, status=400), replace(met, code="PQ_CONFLICT"), Answer(data=None)):
+    tested = failure("PT404", "PQ_UNKNOWN_JOB: no such job", "job_id is 7", None)
+    assert difference(case, compared(case, tested, {})) is None
+    for other in (
+        replace(tested, status=400),
+        replace(tested, code="PQ_CONFLICT"),
+        Answer(data=None),
+    ):
         assert difference(case, compared(case, other, {}))
 
 
-def test_two_ways_that_say_it_otherwise_are_told_apart():
+def test_different_answers_of_two_interfaces_are_reported():
     case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
     names = {"job": "0b1e7a52-8a39-4f9e-9a54-0d8d4f0f9d7e"}
-    said = failure("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {names['job']}", None)
-    reference = Column("httpx", {case.id: compared(case, said, names)})
+    failed = failure("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {names['job']}", None)
+    reference = Column("httpx", {case.id: compared(case, failed, names)})
     for other, count in (
-        (replace(said, status=None), 0),
-        (replace(said, detail="job_id is 8"), 1),
-        (replace(said, hint="list_jobs()"), 1),
+        (replace(failed, status=None), 0),
+        (replace(failed, detail="job_id is 8"), 1),
+        (replace(failed, hint="list_jobs()"), 1),
     ):
         column = Column("other", {case.id: compared(case, other, names)})
         compare(column, reference)
         assert len(column.problems) == count
 
 
-# What has to be there
+# --- Completeness of the cases ---
 
 
 def test_every_public_function_has_its_cases(stack):
@@ -158,7 +164,7 @@ def test_every_public_function_has_its_cases(stack):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
-def test_its_cases_are_of_all_six_kinds(function):
+def test_a_function_has_cases_of_all_six_kinds(function):
     names = [case.id.split("/") for case in CASES if case.function == function.name]
     assert {kind for name, kind, *_ in names if name == function.name} == KINDS
     for kind in ("absent", "null", "wrong"):
@@ -166,25 +172,25 @@ def test_its_cases_are_of_all_six_kinds(function):
         assert tried >= {parameter.name for parameter in function.parameters}
 
 
-def test_no_two_cases_have_one_name():
+def test_case_ids_are_unique():
     assert len({case.id for case in CASES}) == len(CASES)
 
 
-def test_every_code_is_met():
-    met = {case.expected.code for case in CASES if isinstance(case.expected, Refusal)}
-    assert met >= errors.BY_CODE.keys()
+def test_every_code_has_a_case():
+    tested = {case.expected.code for case in CASES if isinstance(case.expected, Refusal)}
+    assert tested >= errors.BY_CODE.keys()
 
 
-def test_no_case_meets_a_code_that_the_reference_does_not_say_of_its_function():
+def test_the_reference_lists_every_code_of_a_case():
     text = (Path(__file__).parents[2] / "docs" / "sql.md").read_text("utf-8")
     parts = re.split(r"^### `(\w+)\(", text, flags=re.MULTILINE)
-    said = {
+    documented = {
         name: set(re.findall(r"PQ_[A-Z_]+", part.split("\n## ")[0]))
         for name, part in zip(parts[1::2], parts[2::2], strict=True)
     }
-    met = {
+    tested = {
         (case.function, case.expected.code)
         for case in CASES
         if isinstance(case.expected, Refusal) and case.expected.is_ours
     }
-    assert {(name, code) for name, code in met if code not in said[name]} == set()
+    assert {(name, code) for name, code in tested if code not in documented[name]} == set()

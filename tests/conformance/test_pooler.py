@@ -1,4 +1,4 @@
-"""Behind a real pooler in transaction mode, where each statement may meet another session."""
+"""A real pooler in transaction mode, where each statement may use another session."""
 
 import asyncio
 
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.extra
 
 @pytest.fixture
 def pooled(stack):
-    """The address of a PgBouncer before the stack's database."""
+    """The address of a PgBouncer in front of the stack's database."""
     if pooler.program() is None:
         pytest.fail(f"PgBouncer is missing: {pooler.INSTALL}", pytrace=False)
     with pooler.pooled(stack.db_url) as address:
         yield address
 
 
-async def test_calls_at_once_find_their_answers(pooled, queue):
+async def test_concurrent_calls_get_their_own_answers(pooled, queue):
     async with AsyncPictureQueue(database_url=pooled) as pq:
         names = [f"job-{i}" for i in range(300)]
         made = await asyncio.gather(*(pq.jobs.enqueue(name, queue=queue) for name in names))
@@ -30,16 +30,16 @@ async def test_calls_at_once_find_their_answers(pooled, queue):
         assert [job.job_type for job in found] == names
 
 
-def test_so_do_sync_callers(pooled, queue):
+def test_sync_calls_get_their_own_answers(pooled, queue):
     with PictureQueue(database_url=pooled) as pq:
         made = pq.jobs.enqueue_many({"job_type": f"job-{i}", "queue": queue} for i in range(50))
         assert [pq.jobs.get(one.id).job_type for one in made] == [f"job-{i}" for i in range(50)]
 
 
-async def test_a_worker_trusts_no_listen_there_and_lives_on_polling(pooled, queue, monkeypatch):
+async def test_a_worker_polls_because_listen_does_not_work(pooled, queue, monkeypatch):
     monkeypatch.setattr(notifications, "_TEST_TIMEOUT", 0.5)
-    said = asyncio.Queue()
-    monkeypatch.setattr(notifications._log, "info", said.put_nowait)
+    log_messages = asyncio.Queue()
+    monkeypatch.setattr(notifications._log, "info", log_messages.put_nowait)
     async with AsyncPictureQueue(database_url=pooled) as pq:
         worker = Worker(pq, WorkerSettings(queues=(queue,), poll_interval=0.1))
         watch(worker)
@@ -49,7 +49,7 @@ async def test_a_worker_trusts_no_listen_there_and_lives_on_polling(pooled, queu
             return payload["n"] ** 2
 
         async with worker:
-            assert "Notifications do not arrive" in await asyncio.wait_for(said.get(), 15)
+            assert "Notifications do not arrive" in await asyncio.wait_for(log_messages.get(), 15)
             assert not worker._supervisor._claimer.receives_wake_ups
             jobs = [await pq.jobs.enqueue("square", {"n": n}, queue=queue) for n in range(20)]
             results = [await pq.jobs.result(job.id, timeout=15) for job in jobs]

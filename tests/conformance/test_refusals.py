@@ -1,4 +1,4 @@
-"""Every code of the errors table, refused by the database and raised by the client, either way."""
+"""Every documented error code, raised by the database and by the client, over both transports."""
 
 import time
 from typing import Any
@@ -19,7 +19,7 @@ def plain(value: Any) -> Any:
 
 
 class Calls:
-    """A call for each code, made with what it needs to be refused."""
+    """For each code, a call that is refused with it."""
 
     def __init__(self, pq: AsyncPictureQueue, queue: str) -> None:
         self.pq = pq
@@ -113,7 +113,7 @@ OF_THE_DATABASE = [error for error in errors.BY_CODE.values() if error not in {*
 
 
 @pytest.mark.parametrize("error", OF_THE_DATABASE, ids=lambda error: error.code)
-async def test_each_code_is_its_exception(service, queue, error):
+async def test_each_code_raises_its_exception(service, queue, error):
     call = getattr(Calls(service, queue), error.code.removeprefix("PQ_").lower())
     with pytest.raises(PictureQueueError) as refused:
         await call()
@@ -126,7 +126,7 @@ async def test_each_code_is_its_exception(service, queue, error):
     ("claims", "options", "error"),
     [({}, {}, NotAuthenticated), ({"sub": str(uuid4())}, {"priority": 1}, NotAllowed)],
 )
-async def test_what_a_user_may_not_do_is_its_exception(stack, claims, options, error):
+async def test_a_call_that_is_not_permitted_raises_its_exception(stack, claims, options, error):
     claims |= {"role": "authenticated", "exp": int(time.time()) + 600}
     token = jwt.encode(claims, stack.jwt_secret, "HS256")
     async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=token) as pq:

@@ -1,4 +1,4 @@
-"""Early ends of a handler: its timeout, a cancel, a lost lease, the worker's own end."""
+"""Early ends of a handler: its timeout, a cancel, a lost lease, and the stop of the worker."""
 
 import asyncio
 import threading
@@ -18,8 +18,8 @@ from picture_queue import (
 from picture_queue.worker import SyncJobContext
 
 
-class Waits:
-    """A handler that waits for ever, and tells how it fared."""
+class WaitingHandler:
+    """A handler that waits without end, and records how it was stopped."""
 
     def __init__(self) -> None:
         self.started = asyncio.Event()
@@ -43,7 +43,7 @@ class Waits:
 
 @pytest.fixture
 def waits():
-    return Waits()
+    return WaitingHandler()
 
 
 async def test_an_attempt_ends_at_its_timeout(service, queue, new_worker, waits):
@@ -56,7 +56,7 @@ async def test_an_attempt_ends_at_its_timeout(service, queue, new_worker, waits)
     assert waits.stopped.is_set()
 
 
-async def test_the_enqueuers_timeout_comes_before_the_types(service, queue, new_worker, waits):
+async def test_the_timeout_of_a_job_overrides_that_of_its_type(service, queue, new_worker, waits):
     worker = new_worker()
     worker.handler("slow", timeout=600)(waits)
     job = await service.jobs.enqueue("slow", queue=queue, timeout=0.2, max_attempts=1)
@@ -65,7 +65,9 @@ async def test_the_enqueuers_timeout_comes_before_the_types(service, queue, new_
             await service.jobs.result(job.id, timeout=15)
 
 
-async def test_a_thread_is_given_up_at_its_timeout_and_keeps_its_slot(service, queue, new_worker):
+async def test_a_thread_is_given_up_at_its_timeout_but_occupies_its_slot(
+    service, queue, new_worker
+):
     worker = new_worker(concurrency=2)
     until = threading.Event()
 
@@ -97,7 +99,7 @@ async def test_a_running_job_is_cancelled_without_waiting_for_a_heartbeat(
     assert waits.context.cancel_requested
 
 
-async def test_a_cancelled_thread_stops_where_it_reports(service, queue, new_worker):
+async def test_a_cancelled_thread_stops_at_its_next_report(service, queue, new_worker):
     worker = new_worker()
     loop = asyncio.get_running_loop()
     started, stopped = asyncio.Event(), asyncio.Event()
@@ -123,14 +125,14 @@ async def test_a_cancelled_thread_stops_where_it_reports(service, queue, new_wor
         await asyncio.wait_for(stopped.wait(), 15)
 
 
-async def test_a_parked_job_is_run_once_more_to_undo(service, queue, new_worker, reached):
+async def test_a_cancelled_parked_job_runs_again_for_cleanup(service, queue, new_worker, reached):
     worker = new_worker(poll_interval=0.05)
-    undone: list[str] = []
+    cleaned_up: list[str] = []
 
     @worker.handler("parks")
     async def parks(job: JobContext) -> Park | None:
         if job.cancel_requested:
-            undone.append("undone")
+            cleaned_up.append("undone")
             return None
         return Park(3600)
 
@@ -139,10 +141,10 @@ async def test_a_parked_job_is_run_once_more_to_undo(service, queue, new_worker,
         await reached(job.id, lambda event: event.hold == "parked")
         await service.jobs.cancel(job.id)
         await reached(job.id, lambda event: event.finished)
-    assert undone == ["undone"]
+    assert cleaned_up == ["undone"]
 
 
-async def test_what_runs_when_the_worker_stops_is_given_back(service, queue, new_worker, waits):
+async def test_running_jobs_are_released_when_the_worker_stops(service, queue, new_worker, waits):
     worker = new_worker()
     worker.handler("slow")(waits)
     job = await service.jobs.enqueue("slow", queue=queue)
@@ -151,12 +153,14 @@ async def test_what_runs_when_the_worker_stops_is_given_back(service, queue, new
         name = worker.name
     assert waits.context.shutdown_requested
     assert not waits.context.cancel_requested
-    given_back = await service.jobs.get(job.id)
-    assert (given_back.status, given_back.hold, given_back.attempt) == (JobStatus.PENDING, None, 0)
+    released = await service.jobs.get(job.id)
+    assert (released.status, released.hold, released.attempt) == (JobStatus.PENDING, None, 0)
     assert name not in [seen.worker for seen in (await service.health()).workers]
 
 
-async def test_what_finishes_in_the_grace_is_completed(service, queue, new_worker, waits):
+async def test_a_job_that_finishes_in_the_grace_period_is_completed(
+    service, queue, new_worker, waits
+):
     worker = new_worker(shutdown_grace=15)
     worker.handler("slow")(waits)
     job = await service.jobs.enqueue("slow", queue=queue)
@@ -169,8 +173,8 @@ async def test_what_finishes_in_the_grace_is_completed(service, queue, new_worke
     assert (await service.jobs.get(job.id)).result == "finished"
 
 
-async def answered(worker):
-    """Wait until no heartbeat is on its way: the next is 20 seconds away."""
+async def no_heartbeat_in_progress(worker):
+    """Wait until no heartbeat is in progress. The next one comes in 20 seconds."""
     (lease,) = worker._supervisor._slots.leases()
     await until(lambda: lease.start_confirmed)
     asked_at = time.monotonic()
@@ -180,12 +184,12 @@ async def answered(worker):
 
 async def until(condition):
     async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - there is no signal for it
+        while not condition():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0.001)
 
 
 async def take_over(db, queue, job):
-    """Ends a job's lease and gives the job to somebody else, before a heartbeat can prolong it."""
+    """End a job's lease and give the job to another worker, before a heartbeat can prolong it."""
     other = f"other-{uuid4()}"
     async with db.transaction():
         await db.execute(
@@ -205,9 +209,9 @@ async def test_a_handler_whose_lease_is_lost_is_stopped(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waits.running()
-        # The heartbeat that follows the join would prolong the lease beside the locked row.
+        # The heartbeat after the join would extend the lease beside the locked row.
         await worker._signals.listening.next()
-        await answered(worker)
+        await no_heartbeat_in_progress(worker)
         other = await take_over(db, queue, job)
         worker._supervisor._heartbeat.beat_now()
         assert await worker._signals.settled.next() == (job.id, None)
@@ -225,9 +229,9 @@ async def test_an_outcome_under_a_lost_lease_changes_nothing(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waits.running()
-        # The heartbeat that follows the join would find out.
+        # The heartbeat after the join would find the lost lease.
         await worker._signals.listening.next()
-        await answered(worker)
+        await no_heartbeat_in_progress(worker)
         other = await take_over(db, queue, job)
         waits.finish.set()
         assert await worker._signals.reported.next() == (job.id, "stale")
@@ -251,7 +255,7 @@ async def test_progress_under_a_lost_lease_stops_the_handler(service, queue, new
     async with worker:
         await waits.running()
         await worker._signals.listening.next()
-        await answered(worker)
+        await no_heartbeat_in_progress(worker)
         await take_over(db, queue, job)
         go.set()
         assert await worker._signals.settled.next() == (job.id, None)
@@ -268,7 +272,7 @@ async def test_a_lease_is_kept_for_as_long_as_its_handler_runs(
         granted = await db.fetchval("select lease_expires_at from job_queue where id = $1", job.id)
         while await db.fetchval("select now() < $1::timestamptz", granted):
             await worker._signals.beaten.next()
-        # This lease has been prolonged beyond its first end, so it is not swept.
+        # This lease was prolonged beyond its first end, so it is not swept.
         await service.maintain(force=True)
         other = _rpc.Claim(f"other-{uuid4()}", (queue,), ("slow",), 1, 30.0, uuid4())
         assert await service._project.call(_rpc.claim_jobs(other)) == []

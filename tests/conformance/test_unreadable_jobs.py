@@ -1,4 +1,4 @@
-"""Rows of which Python cannot read a part, as SQL and older versions can store them."""
+"""Rows that Python cannot parse completely, as SQL and older versions can store them."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -25,11 +25,11 @@ async def jobs(
         made[2].id,
     )
     yield made
-    # Other tests that share the database read their answers with Python's own decoder.
+    # Other tests share the database, and read rows with Python's own decoder.
     await db.execute("delete from job_queue where id = $1", made[2].id)
 
 
-async def test_an_unreadable_job_fails_alone(service, queue, jobs, caplog):
+async def test_only_the_unreadable_job_fails(service, queue, jobs, caplog):
     worker = Worker(service, WorkerSettings(queues=(queue,), poll_interval=30))
     watch(worker)
     ran: list[int] = []
@@ -51,7 +51,7 @@ async def test_an_unreadable_job_fails_alone(service, queue, jobs, caplog):
     assert str(failed.id) in record.getMessage()
 
 
-async def test_a_list_shows_the_neighbours_of_an_unreadable_job(service, queue, jobs):
+async def test_a_list_contains_the_other_jobs_beside_an_unreadable_one(service, queue, jobs):
     found = {job.id: job.payload for job in await service.jobs.list(queue=queue)}
     assert found.keys() == {job.id for job in jobs}
     assert [found[job.id] for job in jobs if job is not jobs[2]] == [

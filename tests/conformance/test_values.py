@@ -1,4 +1,4 @@
-"""Values of Python as JSON: the same over both ways to a project, or the same refusal."""
+"""Python values as JSON: both transports give the same result, or the same error."""
 
 import dataclasses
 import enum
@@ -82,8 +82,8 @@ def endless() -> Any:
     return value
 
 
-class Mute(list[Any]):
-    """Its own code fails."""
+class Broken(list[Any]):
+    """A value whose own code fails."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -105,8 +105,8 @@ REFUSED: list[tuple[Any, str]] = [
     ({"\ud83d": 1}, "a name in payload.a[0] has U+D83D"),
     (b"\xff", "payload.a[0] is of type bytes"),
     (object(), "payload.a[0] is of type object"),
-    (Mute(), " is not serialisable as JSON: no text"),
-    ({Mute(): 1}, " is not serialisable as JSON: "),
+    (Broken(), " is not serialisable as JSON: no text"),
+    ({Broken(): 1}, " is not serialisable as JSON: "),
     (itertools.count(), "payload.a[0] is of type count"),
     (Point, "payload.a[0] is of type type"),
     (lambda: 1, "payload.a[0] is of type function"),
@@ -116,15 +116,15 @@ REFUSED: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "says"), REFUSED, ids=lambda value: type(value).__name__)
-async def test_what_is_no_json_is_refused_with_its_place(service, queue, value, says):
+@pytest.mark.parametrize(("value", "expected"), REFUSED, ids=lambda value: type(value).__name__)
+async def test_the_error_for_a_value_without_json_names_its_path(service, queue, value, expected):
     with pytest.raises(errors.InvalidArgument) as refused:
         await service.jobs.enqueue("x", {"a": [value]}, queue=queue)
-    assert says in str(refused.value)
+    assert expected in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-async def test_every_place_for_a_value_refuses_the_same(service, queue):
+async def test_every_argument_refuses_the_same_values(service, queue):
     calls = {
         "jobs[1].payload.n is nan": lambda: service.jobs.enqueue_many(
             [{"job_type": "x"}, {"job_type": "x", "payload": {"n": math.nan}}]
@@ -149,10 +149,10 @@ async def test_every_place_for_a_value_refuses_the_same(service, queue):
         "jobs is 1, not a list": lambda: service.jobs.enqueue_many(1),
         "jobs is 'x', not a list": lambda: service.batches.enqueue("x"),
     }
-    for says, call in calls.items():
+    for expected, call in calls.items():
         with pytest.raises(errors.InvalidArgument) as refused:
             await call()
-        assert says in str(refused.value)
+        assert expected in str(refused.value)
 
 
 async def test_an_iterable_is_read_once_although_the_call_is_repeated(service, queue):
@@ -163,14 +163,14 @@ async def test_an_iterable_is_read_once_although_the_call_is_repeated(service, q
     assert (job.payload, sorted(job.tags)) == ({"n": [1, 2]}, ["a", "b"])
 
 
-async def test_an_argument_that_is_none_is_named(service):
+async def test_none_in_place_of_an_id_raises_a_library_error(service):
     with pytest.raises((errors.JobNotFound, errors.InvalidArgument)):
         await service.jobs.get(None)
 
 
 @pytest.fixture
 def far_west(monkeypatch):
-    """The local zone is five hours behind UTC, so `datetime.max` is beyond the calendar."""
+    """The local zone is five hours behind UTC, so `datetime.max` is outside of the calendar."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Etc/GMT+5")
         time.tzset()

@@ -1,4 +1,4 @@
-"""The decisions of a handler about its job, and the context it gets."""
+"""Verdicts of a handler about its job, and the attributes of its context."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -24,9 +24,7 @@ def in_an_hour() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-async def test_a_snooze_until_a_time_waits_for_it_and_costs_no_attempt(
-    service, queue, new_worker, reached
-):
+async def test_a_snooze_until_a_time_uses_up_no_attempt(service, queue, new_worker, reached):
     worker = new_worker()
     until = in_an_hour()
 
@@ -40,7 +38,7 @@ async def test_a_snooze_until_a_time_waits_for_it_and_costs_no_attempt(
     assert (snoozed.scheduled_for, snoozed.attempt) == (until, 0)
 
 
-async def test_a_retry_comes_when_the_handler_says_and_costs_an_attempt(
+async def test_a_retry_has_the_delay_of_the_handler_and_uses_up_an_attempt(
     service, queue, new_worker, reached, db
 ):
     worker = new_worker(poll_interval=0.05)
@@ -82,7 +80,7 @@ async def test_a_retry_without_an_attempt_left_fails(service, queue, new_worker)
             await service.jobs.result(job.id, timeout=15)
 
 
-async def test_a_rate_limit_moves_the_whole_queue(service, queue, new_worker, db):
+async def test_a_rate_limit_pauses_the_whole_queue(service, queue, new_worker, db):
     worker = new_worker(concurrency=1, poll_interval=0.05)
     clock = asyncio.get_running_loop().time
     starts: list[float] = []
@@ -102,7 +100,7 @@ async def test_a_rate_limit_moves_the_whole_queue(service, queue, new_worker, db
     assert {job.attempt for job in await service.jobs.list(queue=queue)} == {1}
 
 
-async def test_a_rate_limit_of_a_key_leaves_other_jobs_alone(service, queue, new_worker, db):
+async def test_a_rate_limit_of_a_key_does_not_affect_other_jobs(service, queue, new_worker, db):
     worker = new_worker(concurrency=1, poll_interval=0.05)
     key = f"api:{queue}"
     ran: list[str] = []
@@ -132,7 +130,7 @@ async def test_a_rate_limit_of_a_key_leaves_other_jobs_alone(service, queue, new
 
 
 @pytest.mark.parametrize("first", ["event", "park"])
-async def test_an_event_wakes_a_parked_job_whichever_comes_first(
+async def test_an_event_before_or_after_the_park_wakes_the_job(
     service, queue, new_worker, reached, db, first
 ):
     worker = new_worker(poll_interval=0.05)
@@ -174,7 +172,7 @@ async def test_a_parked_job_waits_for_its_own_id_by_default(
         assert await service.jobs.result(job.id, timeout=15) == "here"
 
 
-async def test_a_cancel_can_be_raised_from_deep_inside(service, queue, new_worker):
+async def test_a_cancel_can_be_raised_in_a_nested_task(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("needless")
@@ -191,7 +189,7 @@ async def test_a_cancel_can_be_raised_from_deep_inside(service, queue, new_worke
             await service.jobs.result(job.id, timeout=15)
 
 
-async def test_a_handler_knows_the_tags_and_metadata_of_its_job(service, queue, new_worker):
+async def test_a_handler_can_read_the_tags_and_metadata_of_its_job(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("tagged")
@@ -225,5 +223,6 @@ async def test_queues_with_weights_get_their_shares(service, queue, new_worker, 
     )
     async with worker:
         await asyncio.wait_for(enough.wait(), 30)
-    # 180 of 240 are expected, with a standard deviation below 7: these bounds are 7 of them away.
+    # The expected number is 180 of 240, with a standard deviation below 7. The bounds are 7
+    # deviations away.
     assert 130 < starts[:240].count(big) < 230

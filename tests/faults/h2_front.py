@@ -1,4 +1,4 @@
-"""A server that speaks HTTP/2 in front of the embedded gateway, as the platform's does."""
+"""An HTTP/2 server in front of the embedded gateway, like that of the platform."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ def h2_front(host: str, port: int) -> Iterator[int]:
     """Serve HTTP/2 without TLS, and HTTP/1.1, for a server that speaks HTTP/1.1 only.
 
     Args:
-        host: Where that is.
+        host: The host of the HTTP/1.1 server.
         port: Its port.
 
     Yields:
@@ -59,10 +59,10 @@ def tls_for(directory: Path) -> tuple[ssl.SSLContext, Path]:
     """Make a certificate for ``localhost``.
 
     Args:
-        directory: Where its authority's is written.
+        directory: The directory for the certificate of the authority.
 
     Returns:
-        What to serve with, offering HTTP/2 and HTTP/1.1; and the file for ``SSL_CERT_FILE``.
+        A server context that offers HTTP/2 and HTTP/1.1, and the file for ``SSL_CERT_FILE``.
     """
     authority, file = trustme.CA(), directory / "authority.pem"
     authority.cert_pem.write_to_path(str(file))
@@ -73,7 +73,7 @@ def tls_for(directory: Path) -> tuple[ssl.SSLContext, Path]:
 
 
 class _Front:
-    """The ASGI app: passes requests on. It takes no WebSockets: workers poll here."""
+    """An ASGI app that forwards requests. It has no WebSockets, so workers poll."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -85,7 +85,7 @@ class _Front:
                 await send({"type": f"lifespan.{step}.complete"})
         elif scope["type"] == "http":
             try:
-                await self._pass_on(scope, receive, send)
+                await self._forward(scope, receive, send)
             except (UpstreamError, TimeoutError):
                 await send({"type": "http.response.start", "status": 502, "headers": []})
                 await send({"type": "http.response.body", "body": b"Bad Gateway"})
@@ -93,7 +93,7 @@ class _Front:
             await receive()
             await send({"type": "websocket.close", "code": 1001})
 
-    async def _pass_on(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _forward(self, scope: Any, receive: Any, send: Any) -> None:
         body = b"".join([piece async for piece in _pieces(receive)])
         headers = [(name, value) for name, value in scope["headers"] if name not in _LENGTHS]
         headers.append((b"content-length", str(len(body)).encode()))
@@ -107,8 +107,8 @@ class _Front:
             await exchange.send(scope["method"].encode(), target, headers, whole())
             answer = b"".join([piece async for piece in exchange.body()])
             status, given = exchange.status, exchange.headers
-        kept = [(name, value) for name, value in given if name not in _OF_CONNECTION]
-        await send({"type": "http.response.start", "status": status, "headers": kept})
+        forwarded = [(name, value) for name, value in given if name not in _OF_CONNECTION]
+        await send({"type": "http.response.start", "status": status, "headers": forwarded})
         await send({"type": "http.response.body", "body": answer})
 
 

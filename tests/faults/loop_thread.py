@@ -1,4 +1,4 @@
-"""An event loop in a thread, so that what a test or a worker blocks does not stop its network."""
+"""An event loop in a thread, so that blocking code elsewhere does not stop its network."""
 
 import asyncio
 import threading
@@ -7,11 +7,11 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
-_ANSWER = 20.0  # seconds for whatever the thread is asked
+_ANSWER = 20.0  # The timeout of every call into the thread, in seconds.
 
 
 class LoopThread:
-    """An event loop in a thread, for as long as the block; it ends all its tasks."""
+    """An event loop in a thread; at the end of the block all its tasks are cancelled."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()

@@ -1,20 +1,20 @@
 """A TCP and TLS proxy in front of the gateway or of Postgres, with faults that a test switches.
 
 =================  ================================================================================
-`black_hole`       connections fall silent, to both sides; new ones work, or are silent as well
-`half_open`        the server's side of connections ends, the client is not told; new ones work
-`stall`            nothing passes, and nothing is lost: it goes on with `heal`
-`delay`            each piece of data comes so many seconds late
-`refuse`           new connections are refused; those there are go on
+`black_hole`       connections drop all data in both directions; new ones work, or do the same
+`half_open`        the server's side is closed without telling the client; new ones work
+`stall`            data is held back without loss, until `heal`
+`delay`            all data is delivered some seconds late
+`refuse`           new connections are refused; existing ones continue
 `reset`            connections are reset, once; new ones work
-`lose_answers`     the server carries out the next n calls; instead of the answer comes a reset
-`garble_answers`   the same, and instead of the answer comes something else
-`answer`           HTTP/1.1 requests are answered with this, and never reach the server
+`lose_answers`     the server carries out the next n calls; the client gets a reset
+`garble_answers`   the server carries out the next n calls; the client gets garbage
+`answer`           the proxy answers HTTP/1.1 requests itself, without the server
 =================  ================================================================================
 
-`heal` ends what goes on. A connection that fell silent stays so, as behind a firewall that forgot
-it. The proxy ends TLS itself, so that it sees where an answer begins. A client chooses by ALPN
-between HTTP/2 and HTTP/1.1; the server gets the same without TLS.
+`heal` ends the faults. A connection that drops data keeps doing so, as behind a firewall that lost
+its state. The proxy terminates TLS, so that it can find the responses. A client chooses by ALPN
+between HTTP/2 and HTTP/1.1; the server gets the same protocol without TLS.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ import struct
 from collections.abc import Callable
 from typing import Self
 
-from .languages import Answer, Answers, Language, size_of_request
 from .loop_thread import LoopThread
+from .protocols import Answer, Answers, ProtocolName, size_of_request
 
 _PIECE = 65536
 _GARBAGE = b"\x00this is no answer of this protocol\r\n\r\n"
@@ -36,31 +36,31 @@ class Proxy:
     """A proxy on a port of its own.
 
     Args:
-        host: Where the server is.
+        host: The host of the server.
         port: Its port.
-        language: What is spoken; tells the end of an answer.
-        tls: What clients are served with; None: no TLS.
+        protocol: The protocol, which determines where a response ends.
+        tls: The TLS context for clients; None for connections without TLS.
 
     Attributes:
-        port: Where it listens on 127.0.0.1, the same for as long as it lives.
-        accepted: Connections accepted so far.
-        lost: Answers that were lost or garbled so far.
-        answered: Requests answered by the proxy itself so far.
+        port: The port on 127.0.0.1; it never changes.
+        accepted: The number of accepted connections.
+        lost: The number of lost or garbled responses.
+        answered: The number of requests that the proxy itself answered.
     """
 
     def __init__(
-        self, host: str, port: int, language: Language, tls: ssl.SSLContext | None = None
+        self, host: str, port: int, protocol: ProtocolName, tls: ssl.SSLContext | None = None
     ) -> None:
         self.server = (host, port)
         self.tls = tls
-        self.language = language
-        self._thread = LoopThread(f"proxy-{language}")
+        self.protocol = protocol
+        self._thread = LoopThread(f"proxy-{protocol}")
         self._connections: set[_Connection] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
         self.port = 0
         self.accepted = self.lost = self.answered = 0
-        # What is switched on. Changed in the thread of the connections only.
+        # These are the active faults. Only the thread of the connections changes them.
         self.silent = False
         self.delay_seconds = 0.0
         self.flowing = asyncio.Event()
@@ -83,7 +83,7 @@ class Proxy:
     # Faults ------------------------------------------------------------------------------------
 
     def black_hole(self, *, new: bool = False) -> None:
-        """Make the connections fall silent; with `new` those to come as well, until `heal`."""
+        """Let the connections drop all data; with `new` also those to come, until `heal`."""
 
         def change() -> None:
             self.silent = new
@@ -93,7 +93,7 @@ class Proxy:
         self._do(change)
 
     def half_open(self) -> None:
-        """End the server's side of the connections without telling the client."""
+        """Close the server's side of the connections without telling the client."""
         self.black_hole()
         self._do(lambda: [connection.end_server() for connection in list(self._connections)])
 
@@ -102,7 +102,7 @@ class Proxy:
         self._do(self.flowing.clear)
 
     def delay(self, seconds: float) -> None:
-        """Deliver each piece of data so much later, until `heal`."""
+        """Deliver all data late, until `heal`."""
         self._do(lambda: setattr(self, "delay_seconds", seconds))
 
     def refuse(self) -> None:
@@ -114,16 +114,16 @@ class Proxy:
         self._do(self._abort_all)
 
     def lose_answers(self, count: int = 1) -> None:
-        """Reset the connection in place of each of the next answers."""
+        """Reset the connection in place of each of the next responses."""
         self._do(lambda: self._lose(count, garbles=False))
 
     def garble_answers(self, count: int = 1) -> None:
-        """Send garbage in place of each of the next answers."""
+        """Send garbage in place of each of the next responses."""
         self._do(lambda: self._lose(count, garbles=True))
 
     def answer(self, answer: Answer) -> None:
-        """Answer requests in place of the server, until `heal` or its count."""
-        assert self.language == "http", "only HTTP/1.1 is answered here"
+        """Answer requests in place of the server, until `heal` or for a number of requests."""
+        assert self.protocol == "http", "only HTTP/1.1 is answered here"
 
         def change() -> None:
             self._answer, self._answers_left = answer, answer.count
@@ -131,7 +131,7 @@ class Proxy:
         self._do(change)
 
     def heal(self) -> None:
-        """End what goes on; connections that are silent stay so."""
+        """End the faults; connections that drop data keep doing so."""
 
         def change() -> None:
             self.silent = False
@@ -176,10 +176,10 @@ class Proxy:
         try:
             client, _ = self._listener.accept()
         except OSError:
-            return  # the client has gone
+            return  # The client has closed the connection.
         self.accepted += 1
         connection = _Connection(self, client)
-        # Here, since at the end a task may be cancelled before its first step.
+        # The connection is added here, because a task may be cancelled before its first step.
         self._connections.add(connection)
         serving = asyncio.create_task(self._serve(connection))
         self._serving.add(serving)
@@ -189,20 +189,20 @@ class Proxy:
         try:
             await connection.run()
         except OSError:
-            pass  # one of the two sides has gone
+            pass  # One of the two sides has closed the connection.
         finally:
             self._connections.discard(connection)
             connection.close()
 
     def take_loss(self) -> bool:
-        """Return whether to lose the answer that begins."""
+        """Return True if the response that begins must be lost."""
         if self._losing <= 0:
             return False
         self._losing -= 1
         return True
 
     def take_answer(self, request: bytes) -> bytes | None:
-        """The proxy's own answer to a request, None where the server is to give it."""
+        """Return the proxy's own response to a request; None if the server must answer."""
         answer = self._answer
         target = (request.split(b" ", 2)[1:2] or [b""])[0]
         if answer is None or self._answers_left < 1 or not target.startswith(answer.path.encode()):
@@ -213,28 +213,30 @@ class Proxy:
 
     @property
     def answers_itself(self) -> bool:
-        """True if the proxy reads requests, to answer them itself."""
+        """True if the proxy parses requests in order to answer them itself."""
         return self._answer is not None
 
 
 class _Connection:
-    """A client's connection and the one to the server that belongs to it."""
+    """A connection of a client, and the matching connection to the server."""
 
     def __init__(self, proxy: Proxy, client: socket.socket) -> None:
         self._proxy = proxy
         self._socket = client
         self._client: asyncio.StreamWriter | None = None
         self._server: asyncio.StreamWriter | None = None
-        self._answers = Answers(proxy.language)
-        self._loses_answer = False  # the answer that has begun
-        self._request = bytearray()  # what the proxy answers, until it is complete
+        self._answers = Answers(proxy.protocol)
+        self._loses_answer = False  # True to lose the response that has begun.
+        self._request = (
+            bytearray()
+        )  # The request that the proxy answers itself, until it is complete.
         self.silent = proxy.silent
 
     async def run(self) -> None:
-        """Pass on what comes until one of the two sides ends."""
+        """Forward data until one of the two sides ends."""
         loop = asyncio.get_running_loop()
         self._socket.setblocking(False)
-        while self.silent:  # before the handshake of TLS
+        while self.silent:  # Data before the TLS handshake is discarded as well.
             if not await loop.sock_recv(self._socket, _PIECE):
                 return
         from_client = asyncio.StreamReader(loop=loop)
@@ -245,20 +247,22 @@ class _Connection:
         self._client = asyncio.StreamWriter(transport, protocol, from_client, loop)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
-            self._answers = Answers("http")  # the client did not want HTTP/2
+            self._answers = Answers("http")  # The client did not choose HTTP/2.
         from_server, self._server = await asyncio.open_connection(*self._proxy.server)
-        asking = asyncio.create_task(self._pass_on(from_client, self._server, self._asked))
-        answering = asyncio.create_task(self._pass_on(from_server, self._client, self._answered))
+        asking = asyncio.create_task(self._forward(from_client, self._server, self._on_client_data))
+        answering = asyncio.create_task(
+            self._forward(from_server, self._client, self._on_server_data)
+        )
         try:
             await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
-            if self.silent:  # the end of the server's side is no news to the client
+            if self.silent:  # The client is not told of the end of the server's side.
                 await asking
         finally:
             for task in (asking, answering):
                 task.cancel()
             await asyncio.gather(asking, answering, return_exceptions=True)
 
-    async def _pass_on(
+    async def _forward(
         self,
         source: asyncio.StreamReader,
         sink: asyncio.StreamWriter,
@@ -274,9 +278,9 @@ class _Connection:
                 sink.write(passed)
                 await sink.drain()
 
-    def _asked(self, data: bytes) -> bytes:
-        """Return the bytes to pass on to the server, of these that the client sent."""
-        self._answers.asked()
+    def _on_client_data(self, data: bytes) -> bytes:
+        """Return the part of the client's data that must be forwarded to the server."""
+        self._answers.note_request()
         if not self._request and not self._proxy.answers_itself:
             return data
         self._request += data
@@ -292,11 +296,11 @@ class _Connection:
             self._client.write(answer)
         return b""
 
-    def _answered(self, data: bytes) -> bytes:
-        """Return the bytes to pass on to the client, of these that the server sent.
+    def _on_server_data(self, data: bytes) -> bytes:
+        """Return the part of the server's data that must be forwarded to the client.
 
         Raises:
-            ConnectionResetError: Nothing, and the connection ends.
+            ConnectionResetError: The response is lost, and the connection ends.
         """
         begins, ends = self._answers.received(data)
         if begins:
@@ -313,12 +317,12 @@ class _Connection:
         raise ConnectionResetError
 
     def end_server(self) -> None:
-        """End the server's side."""
+        """Close the server's side."""
         if self._server is not None:
             self._server.transport.abort()
 
     def close(self) -> None:
-        """End both sides, after what was written."""
+        """Close both sides after all written data is sent."""
         for writer in (self._client, self._server):
             if writer is not None:
                 writer.close()
@@ -328,7 +332,7 @@ class _Connection:
     def abort(self) -> None:
         """Reset both sides."""
         with contextlib.suppress(OSError):
-            # With a linger of 0 seconds a close sends RST.
+            # With a linger time of 0 seconds, close() sends RST.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self._client is not None:
             self._client.transport.abort()

@@ -1,4 +1,4 @@
-"""The cost of network faults to a client, over HTTP, HTTPS and straight to the database."""
+"""The effect of network faults on a client, over HTTP, HTTPS and direct connections."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from picture_queue import AsyncPictureQueue, PictureQueue, _rpc, errors
 from .h2_front import tls_for
 from .proxy import Proxy
 
-TIMEOUT = 1.5  # seconds for a call
-HANG = 20.0  # seconds after which a call counts as not bounded
+TIMEOUT = 1.5  # The timeout of a call, in seconds.
+HANG = 20.0  # A call that takes more seconds counts as unbounded.
 
 FAULTS: dict[str, Callable[[Proxy], None]] = {
     "black hole": lambda proxy: proxy.black_hole(),
@@ -27,23 +27,23 @@ FAULTS: dict[str, Callable[[Proxy], None]] = {
     "refuse": lambda proxy: proxy.refuse(),
     "garble": lambda proxy: proxy.garble_answers(100),
 }
-#: Nothing but the connections there are is lost: one call pays, the next one succeeds.
+#: Only the existing connections are lost: one call fails, and the next one succeeds.
 HEALS = {"black hole", "half open"}
 #: The call is repeated at once.
 FREE = {"reset", "refuse"}
 
 
 @pytest.fixture(params=["http", "https", "direct"])
-def way(request, stack, tmp_path, monkeypatch) -> Iterator[tuple[Proxy, dict[str, str]]]:
-    """A proxy, and what a client is made with to go through it."""
+def route(request, stack, tmp_path, monkeypatch) -> Iterator[tuple[Proxy, dict[str, str]]]:
+    """A proxy, and the arguments of a client that connects through it."""
     direct = request.param == "direct"
     server = urlsplit(stack.db_url if direct else stack.api_url)
     context = None
     if request.param == "https":
         context, authority = tls_for(tmp_path)
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-    language = "postgres" if direct else "http"
-    with Proxy(server.hostname or "", server.port or 0, language, context) as proxy:
+    protocol = "postgres" if direct else "http"
+    with Proxy(server.hostname or "", server.port or 0, protocol, context) as proxy:
         if direct:
             user = server.netloc.rpartition("@")[0]
             address = server._replace(netloc=f"{user}@127.0.0.1:{proxy.port}")
@@ -53,16 +53,18 @@ def way(request, stack, tmp_path, monkeypatch) -> Iterator[tuple[Proxy, dict[str
             yield proxy, {"url": url, "key": stack.service_role_key}
 
 
-def drive(way: dict[str, str], kind: str, use: Callable[[Any, Callable[[Any], Any]], Any]) -> None:
-    """Runs a function with a client, and with what waits for the results of its methods."""
+def drive(
+    route: dict[str, str], kind: str, use: Callable[[Any, Callable[[Any], Any]], Any]
+) -> None:
+    """Run a function with a client, and with a function that awaits results."""
     if kind == "sync":
-        with PictureQueue(**way) as pq:
+        with PictureQueue(**route) as pq:
             use(pq, lambda result: result)
         return
     with asyncio.Runner() as runner:
 
         async def open_() -> AsyncPictureQueue:
-            return AsyncPictureQueue(**way)
+            return AsyncPictureQueue(**route)
 
         async def wait(awaitable: Any) -> Any:
             return await awaitable
@@ -74,8 +76,8 @@ def drive(way: dict[str, str], kind: str, use: Callable[[Any, Callable[[Any], An
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_costs_one_timeout(way, fault, kind):
-    proxy, connection = way
+def test_a_fault_costs_at_most_one_timeout(route, fault, kind):
+    proxy, connection = route
 
     def use(pq: Any, wait: Callable[[Any], Any]) -> None:
         wait(pq.health())
@@ -97,8 +99,8 @@ def test_a_fault_costs_one_timeout(way, fault, kind):
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("garbled", [False, True])
-def test_an_answer_lost_after_the_commit_changes_nothing(way, garbled, kind, queue):
-    proxy, connection = way
+def test_a_response_lost_after_the_commit_causes_no_second_change(route, garbled, kind, queue):
+    proxy, connection = route
 
     def use(pq: Any, wait: Callable[[Any], Any]) -> None:
         def ask(method: Callable[[], Any]) -> Any:

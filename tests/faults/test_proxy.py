@@ -1,4 +1,4 @@
-"""The proxy of the tests does what its faults say, in each language."""
+"""The faults of the test proxy, for each protocol."""
 
 import asyncio
 import ssl
@@ -11,15 +11,15 @@ import httpx
 import pytest
 
 from .h2_front import h2_front, tls_for
-from .languages import Answer
+from .protocols import Answer
 from .proxy import Proxy
 
-SILENT = 0.5  # seconds without an answer; a fault lasts longer than any wait
+SILENT = 0.5  # The timeout of a call without an answer, in seconds. All faults last longer.
 
 
 @pytest.fixture(params=["http", "h2"])
 def web(request, stack, tmp_path) -> Iterator[tuple[Proxy, Any]]:
-    """A proxy in front of the gateway, and how to make a client for it."""
+    """A proxy in front of the gateway, and a function that makes a client for it."""
     api = urlsplit(stack.api_url)
     headers = {"apikey": stack.service_role_key}
     if request.param == "http":
@@ -65,14 +65,16 @@ async def ask(client: httpx.AsyncClient, timeout: float = 10) -> httpx.Response:
     return await client.post("/rest/v1/rpc/picture_queue_version", json={}, timeout=timeout)
 
 
-async def test_the_language_is_what_it_says(client, proxy):
-    version = {"http": "HTTP/1.1", "h2": "HTTP/2"}[proxy.language]
+async def test_the_proxy_uses_the_named_protocol(client, proxy):
+    version = {"http": "HTTP/1.1", "h2": "HTTP/2"}[proxy.protocol]
     answers = await asyncio.gather(*(ask(client) for _ in range(20)))
     assert {answer.http_version for answer in answers} == {version}
 
 
 @pytest.mark.parametrize("fault", ["black_hole", "half_open"])
-async def test_silent_connections_stay_silent_and_new_ones_work(web, client, proxy, fault):
+async def test_connections_that_drop_data_keep_doing_so_and_new_ones_work(
+    web, client, proxy, fault
+):
     getattr(proxy, fault)()
     with pytest.raises(httpx.ReadTimeout):
         await ask(client, SILENT)
@@ -91,7 +93,7 @@ async def test_a_black_hole_of_everything_takes_new_connections_too(web, proxy):
         assert (await ask(new)).status_code == 200
 
 
-async def test_what_is_stalled_comes_later(client, proxy):
+async def test_stalled_data_is_delivered_later(client, proxy):
     proxy.stall()
     asking = asyncio.create_task(ask(client))
     await asyncio.wait({asking}, timeout=SILENT)
@@ -100,13 +102,13 @@ async def test_what_is_stalled_comes_later(client, proxy):
     assert (await asking).status_code == 200
 
 
-async def test_what_is_delayed_comes_late(client, proxy):
+async def test_delayed_data_is_delivered_late(client, proxy):
     proxy.delay(0.2)
     with pytest.raises(httpx.ReadTimeout):
         await ask(client, 0.1)
 
 
-async def test_refused_connections_are_refused_and_those_there_go_on(web, client, proxy):
+async def test_new_connections_are_refused_and_existing_ones_continue(web, client, proxy):
     proxy.refuse()
     assert (await ask(client)).status_code == 200
     async with web[1]() as new:
@@ -129,7 +131,7 @@ async def test_connections_are_reset(client, proxy):
 
 
 @pytest.mark.parametrize("fault", ["lose_answers", "garble_answers"])
-async def test_answers_are_lost_after_the_call_was_carried_out(client, proxy, db, queue, fault):
+async def test_responses_are_lost_after_the_call_was_carried_out(client, proxy, db, queue, fault):
     getattr(proxy, fault)(2)
     for n in (1, 2):
         with pytest.raises(httpx.TransportError):
@@ -139,7 +141,7 @@ async def test_answers_are_lost_after_the_call_was_carried_out(client, proxy, db
     assert (await ask(client)).status_code == 200
 
 
-async def test_requests_are_answered_here(stack):
+async def test_requests_are_answered_by_the_proxy(stack):
     api = urlsplit(stack.api_url)
     with Proxy(api.hostname, api.port, "http") as proxy:
         proxy.answer(Answer(429, b"{}", (("retry-after", "7"),), count=2))
@@ -167,7 +169,7 @@ async def postgres(stack) -> AsyncIterator[tuple[Proxy, Any]]:
         connection.terminate()
 
 
-async def test_postgres_falls_silent(postgres):
+async def test_a_half_open_connection_to_postgres_gives_no_answer(postgres):
     proxy, connection = postgres
     assert await connection.fetchval("select 1") == 1
     proxy.half_open()
@@ -175,7 +177,7 @@ async def test_postgres_falls_silent(postgres):
         await connection.fetchval("select 1", timeout=SILENT)
 
 
-async def test_an_answer_of_postgres_is_lost_after_the_commit(postgres, db, queue):
+async def test_a_response_of_postgres_is_lost_after_the_commit(postgres, db, queue):
     proxy, connection = postgres
     proxy.lose_answers()
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):

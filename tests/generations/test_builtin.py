@@ -1,4 +1,4 @@
-"""The worker that makes pictures."""
+"""The built-in worker for image generation."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from picture_queue.generations.builtin import builtin_worker
 from picture_queue.settings import ReplicateSettings
 
 
-async def test_a_picture_worker_that_could_not_store_is_refused():
+async def test_a_worker_that_cannot_store_images_is_refused():
     async with AsyncPictureQueue(database_url="postgresql://localhost/nowhere") as client:
         with pytest.raises(SettingsError, match=r"Set SUPABASE_URL and a (service )?key"):
             builtin_worker(client, replicate=ReplicateSettings("token"))

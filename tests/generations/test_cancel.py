@@ -1,4 +1,4 @@
-"""Cancel and release."""
+"""Cancellation and release of generations."""
 
 import asyncio
 from dataclasses import replace
@@ -42,7 +42,7 @@ async def test_a_release_leaves_the_prediction_to_the_next_worker() -> None:
 
 
 @pytest.mark.parametrize("cancel", [True, False], ids=["cancelled", "released"])
-async def test_a_create_on_its_way_is_still_recorded(cancel: bool) -> None:
+async def test_a_create_in_progress_is_still_recorded(cancel: bool) -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         gate, job = Gate(world.client, "create"), Job()
@@ -60,12 +60,12 @@ async def test_a_create_on_its_way_is_still_recorded(cancel: bool) -> None:
         assert len(await world.paid()) == (0 if cancel else 1)
 
 
-async def test_a_create_that_never_answers_is_cancelled_by_its_deadline_mark() -> None:
+async def test_a_prediction_whose_create_never_responds_is_cancelled() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         gate, job = Gate(world.client, "create"), Job()
-        hasty = replace(FAST, cancel_timeout=0.05)
-        task = asyncio.create_task(world.run(world.generation(), job, hasty, gate))
+        short_cleanup = replace(FAST, cancel_timeout=0.05)
+        task = asyncio.create_task(world.run(world.generation(), job, short_cleanup, gate))
         await gate.reached.wait()
         job.cancel_requested = True
         task.cancel()
@@ -75,11 +75,11 @@ async def test_a_create_that_never_answers_is_cancelled_by_its_deadline_mark() -
         assert [row.state for row in world.db.rows] == ["canceled"]
 
 
-async def test_a_cancel_does_not_reach_what_is_only_likely_to_be_ours() -> None:
+async def test_a_cancel_does_not_touch_predictions_that_may_be_foreign() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         generation, job = world.generation(), Job()
-        stranger = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
+        foreign = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
         await world.switch(kind="server_error")
         gate: Any = Gate(Store(world.db, generation), "record")
         task = asyncio.create_task(image_handler(world.client, lambda _: gate, FAST)({}, job))
@@ -88,10 +88,10 @@ async def test_a_cancel_does_not_reach_what_is_only_likely_to_be_ours() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await world.paid() == [stranger.id]
+        assert await world.paid() == [foreign.id]
 
 
-async def test_a_cancel_before_anything_was_begun_has_nothing_to_undo(world: World) -> None:
+async def test_a_cancel_before_the_start_makes_no_request(world: World) -> None:
     job = Job()
     job.cancel_requested = True
     gate: Any = Gate(Store(world.db, world.generation()), "begin")
@@ -103,7 +103,7 @@ async def test_a_cancel_before_anything_was_begun_has_nothing_to_undo(world: Wor
     assert await world.predictions() == []
 
 
-async def test_a_cancel_that_cannot_be_undone_still_ends(
+async def test_a_cancel_ends_even_if_the_prediction_cannot_be_stopped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     world = World(SimulatorSettings(seconds=30))

@@ -1,4 +1,4 @@
-"""Type and size of pictures out of their bytes, checked against what Pillow writes."""
+"""Type and size of images, read from their bytes and compared with the output of Pillow."""
 
 import io
 import time
@@ -56,7 +56,9 @@ def test_type_and_size(data: bytes, mime_type: str, extension: str) -> None:
         (f'<!--{" " * 60_000}--><svg width="4" height="3"/>', (4, 3)),
     ],
 )
-def test_svg_tells_its_size_or_none(svg: str, size: tuple[int | None, int | None]) -> None:
+def test_the_size_of_an_svg_is_read_if_it_has_one(
+    svg: str, size: tuple[int | None, int | None]
+) -> None:
     assert read_image(svg.encode()) == ImageInfo("image/svg+xml", "svg", *size)
 
 
@@ -79,11 +81,11 @@ def test_svg_tells_its_size_or_none(svg: str, size: tuple[int | None, int | None
         b"<?xml version='1.0'?><html><svg/></html>",
     ],
 )
-def test_what_is_no_picture_or_broken_is_none(data: bytes) -> None:
+def test_broken_files_and_other_formats_have_no_info(data: bytes) -> None:
     assert read_image(data) is None
 
 
-LARGE = 3_000_000  # bytes; each of these took minutes, or seconds of the event loop
+LARGE = 3_000_000  # The sizes are in bytes. Each file took minutes, or seconds of the event loop.
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ LARGE = 3_000_000  # bytes; each of these took minutes, or seconds of the event 
     ],
     ids=lambda data: repr(data[:20]),
 )
-def test_no_header_keeps_the_reader_busy(data: bytes) -> None:
+def test_every_header_is_read_quickly(data: bytes) -> None:
     began = time.thread_time()
     read_image(data)
     assert time.thread_time() - began < 0.5
@@ -134,7 +136,7 @@ EDITS = st.lists(
 @settings(max_examples=500)
 @given(st.sampled_from(REAL), EDITS, st.integers(0, 400))
 @example(picture("PNG"), [(16, 4, b"\xff\xff\xff\xff")], 400)
-def test_whatever_a_file_says_its_size_is_a_positive_number_or_none(
+def test_the_size_of_any_file_is_positive_or_none(
     data: bytes, edits: list[tuple[int, int, bytes]], end: int
 ) -> None:
     for at, cut, inserted in edits:

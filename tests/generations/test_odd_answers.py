@@ -1,4 +1,4 @@
-"""A single odd answer of Replicate, or of the host of its output, costs no paid picture."""
+"""A single invalid response of Replicate, or of its file host, loses no paid image."""
 
 import logging
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from picture_queue.worker import PermanentFailure, RateLimited, Retry
 from .world import Job, World, assert_paid_once, raises_verdict
 
 
-class _Odd(httpx.AsyncBaseTransport):
-    """Answers so many requests itself."""
+class _FaultyTransport(httpx.AsyncBaseTransport):
+    """A transport that answers a number of matching requests itself."""
 
     def __init__(
         self,
@@ -34,15 +34,15 @@ class _Odd(httpx.AsyncBaseTransport):
         return await self._behind.handle_async_request(request)
 
 
-def _reads(request: httpx.Request) -> bool:
+def _is_read(request: httpx.Request) -> bool:
     return request.method == "GET" and request.url.path.startswith("/v1/predictions/")
 
 
-def _creates(request: httpx.Request) -> bool:
+def _is_create(request: httpx.Request) -> bool:
     return request.method == "POST" and request.url.path.endswith("/predictions")
 
 
-def _downloads(request: httpx.Request) -> bool:
+def _is_download(request: httpx.Request) -> bool:
     return request.method == "GET" and not request.url.path.startswith(("/v1", "/_simulator"))
 
 
@@ -50,23 +50,27 @@ _OTHER = {"id": "other", "status": "failed", "created_at": "2026-01-01T00:00:00Z
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 409])
-@pytest.mark.parametrize("matches", [_reads, _downloads], ids=["read", "download"])
-async def test_a_single_refusal_costs_no_picture(world: World, matches: Any, status: int) -> None:
-    world.http._transport = _Odd(world.http._transport, matches, 1, status, json={"detail": "odd"})
+@pytest.mark.parametrize("matches", [_is_read, _is_download], ids=["read", "download"])
+async def test_a_single_refusal_loses_no_image(world: World, matches: Any, status: int) -> None:
+    world.http._transport = _FaultyTransport(
+        world.http._transport, matches, 1, status, json={"detail": "odd"}
+    )
     generation = world.generation(num_outputs=2)
     await world.run(generation)
     await assert_paid_once(world, generation)
 
 
-async def test_the_page_of_a_proxy_instead_of_a_picture_costs_none(world: World) -> None:
-    world.http._transport = _Odd(world.http._transport, _downloads, 1, 200, text="<html>Sign in")
+async def test_a_html_page_in_place_of_an_image_loses_no_image(world: World) -> None:
+    world.http._transport = _FaultyTransport(
+        world.http._transport, _is_download, 1, 200, text="<html>Sign in"
+    )
     generation = world.generation(num_outputs=2)
     await world.run(generation)
     await assert_paid_once(world, generation)
 
 
-async def test_the_prediction_of_another_id_is_not_believed(world: World) -> None:
-    world.http._transport = _Odd(world.http._transport, _reads, 1, 200, json=_OTHER)
+async def test_a_prediction_with_another_id_is_ignored(world: World) -> None:
+    world.http._transport = _FaultyTransport(world.http._transport, _is_read, 1, 200, json=_OTHER)
     generation = world.generation(num_outputs=2)
     await world.run(generation)
     await assert_paid_once(world, generation)
@@ -75,14 +79,14 @@ async def test_the_prediction_of_another_id_is_not_believed(world: World) -> Non
 @pytest.mark.parametrize(
     ("matches", "status", "verdict", "kind", "state"),
     [
-        (_reads, 401, RateLimited, errors.Unauthorized, "created"),
-        (_reads, 403, Retry, errors.Forbidden, "created"),
-        (_reads, 404, PermanentFailure, errors.OutputExpired, "lost"),
-        (_downloads, 403, PermanentFailure, errors.OutputError, "failed"),
-        (_downloads, 404, PermanentFailure, errors.OutputExpired, "failed"),
+        (_is_read, 401, RateLimited, errors.Unauthorized, "created"),
+        (_is_read, 403, Retry, errors.Forbidden, "created"),
+        (_is_read, 404, PermanentFailure, errors.OutputExpired, "lost"),
+        (_is_download, 403, PermanentFailure, errors.OutputError, "failed"),
+        (_is_download, 404, PermanentFailure, errors.OutputExpired, "failed"),
     ],
 )
-async def test_a_refusal_that_is_repeated_is_believed(
+async def test_a_repeated_refusal_fails_the_job(
     world: World,
     matches: Any,
     status: int,
@@ -90,7 +94,7 @@ async def test_a_refusal_that_is_repeated_is_believed(
     kind: type[errors.ReplicateError],
     state: str,
 ) -> None:
-    world.http._transport = _Odd(world.http._transport, matches, 99, status)
+    world.http._transport = _FaultyTransport(world.http._transport, matches, 99, status)
     with raises_verdict(verdict, kind):
         await world.run(world.generation())
     assert [row.state for row in world.db.rows] == [state]
@@ -104,7 +108,9 @@ async def test_a_refused_token_at_a_create_fails_no_job_for_good(
     world: World, status: int, verdict: type[Exception], kind: type[errors.ReplicateError]
 ) -> None:
     """The token is the operator's. Jobs wait until it is replaced, or use another attempt."""
-    world.http._transport = _Odd(world.http._transport, _creates, 1, status, json={"detail": "odd"})
+    world.http._transport = _FaultyTransport(
+        world.http._transport, _is_create, 1, status, json={"detail": "odd"}
+    )
     generation = world.generation()
     with raises_verdict(verdict, kind) as raised:
         await world.run(generation)
@@ -126,7 +132,9 @@ async def test_a_logging_handler_that_raises_costs_no_picture(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(logging.getLogger("picture_queue"), "handlers", [_UnreachableLog()])
-    world.http._transport = _Odd(world.http._transport, _reads, 1, 403, json={"detail": "odd"})
+    world.http._transport = _FaultyTransport(
+        world.http._transport, _is_read, 1, 403, json={"detail": "odd"}
+    )
     generation = world.generation(num_outputs=2)
     await world.run(generation)
     await assert_paid_once(world, generation)
@@ -135,7 +143,9 @@ async def test_a_logging_handler_that_raises_costs_no_picture(
 
 @pytest.mark.parametrize("status", [400, 404, 409])
 async def test_a_refused_create_is_repeated_once(world: World, status: int) -> None:
-    world.http._transport = _Odd(world.http._transport, _creates, 2, status, json={"detail": "odd"})
+    world.http._transport = _FaultyTransport(
+        world.http._transport, _is_create, 2, status, json={"detail": "odd"}
+    )
     generation = world.generation(num_outputs=2)
     with pytest.raises(Retry):
         await world.run(generation)

@@ -1,4 +1,4 @@
-"""The prediction that a create made whose answer was lost."""
+"""The search for a prediction whose create lost its response."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from picture_queue.records import BegunPrediction
 
 NOW = datetime(2026, 1, 1, 10, tzinfo=UTC)
 INPUT = {"prompt": "a boat", "steps": 4}
-ASKED = 612
+REQUESTED = 612
 
 
 def begun() -> BegunPrediction:
@@ -27,7 +27,7 @@ def begun() -> BegunPrediction:
 
 
 def prediction(
-    id_: str = "p", age: float = 1.0, asked: float | None = ASKED, **fields: Any
+    id_: str = "p", age: float = 1.0, requested: float | None = REQUESTED, **fields: Any
 ) -> Prediction:
     created = NOW + timedelta(seconds=age)
     base: dict[str, Any] = {
@@ -36,13 +36,13 @@ def prediction(
         "model": "an/owner",
         "input": INPUT,
         "created_at": created,
-        "deadline": None if asked is None else created + timedelta(seconds=asked),
+        "deadline": None if requested is None else created + timedelta(seconds=requested),
     }
     return Prediction.model_validate(base | fields)
 
 
 def found(*listed: Prediction, taken: frozenset[str] = frozenset()) -> list[str]:
-    return [one.id for one in candidates(begun(), listed, taken, ASKED)]
+    return [one.id for one in candidates(begun(), listed, taken, REQUESTED)]
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def found(*listed: Prediction, taken: frozenset[str] = frozenset()) -> list[str]
     [
         prediction(),
         prediction(age=-4.9),
-        prediction(asked=None),
-        prediction(asked=300),
+        prediction(requested=None),
+        prediction(requested=300),
         prediction(input={**INPUT, "steps": 4.0}),
         prediction(input={**INPUT, "added_by_the_api": True}),
     ],
 )
-def test_what_fits_is_taken(fitting: Prediction) -> None:
+def test_a_matching_prediction_is_a_candidate(fitting: Prediction) -> None:
     assert found(fitting) == ["p"]
 
 
@@ -70,31 +70,31 @@ def test_what_fits_is_taken(fitting: Prediction) -> None:
         prediction(input={}),
     ],
 )
-def test_what_does_not_fit_is_left(other: Prediction) -> None:
+def test_a_different_prediction_is_no_candidate(other: Prediction) -> None:
     assert found(other) == []
 
 
-def test_what_another_row_owns_is_left() -> None:
+def test_a_prediction_of_another_row_is_no_candidate() -> None:
     assert found(prediction("a"), prediction("b"), taken=frozenset("a")) == ["b"]
 
 
-def test_the_own_deadline_comes_first_and_then_the_oldest() -> None:
+def test_candidates_are_ordered_by_deadline_and_age() -> None:
     listed = [
         prediction("late", 3, None),
-        prediction("twin", 1, ASKED + 1),
+        prediction("twin", 1, REQUESTED + 1),
         prediction("early", 2, None),
-        prediction("own", 4, ASKED + 0.4),
+        prediction("own", 4, REQUESTED + 0.4),
     ]
     assert found(*listed) == ["own", "twin", "early", "late"]
 
 
-def test_only_a_deadline_makes_certain() -> None:
-    assert is_certain(prediction(), ASKED)
-    assert not is_certain(prediction(), ASKED + 1)
-    assert not is_certain(prediction(asked=None), ASKED)
+def test_only_an_equal_deadline_makes_a_candidate_certain() -> None:
+    assert is_certain(prediction(), REQUESTED)
+    assert not is_certain(prediction(), REQUESTED + 1)
+    assert not is_certain(prediction(requested=None), REQUESTED)
 
 
-def test_rows_ask_for_different_deadlines() -> None:
+def test_rows_get_different_deadlines() -> None:
     rows = [begun().prediction.model_copy(update={"id": UUID(int=n)}) for n in range(200)]
     spans = [cancel_after(row, 600.0) for row in rows]
     assert len(set(spans)) == 97

@@ -1,4 +1,4 @@
-"""One prediction is paid for, wherever a worker dies and whatever answer is lost."""
+"""A generation pays for one prediction, at every crash of a worker and every lost response."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -25,14 +25,14 @@ from .world import (
     Store,
     World,
     assert_paid_once,
-    calls_of_a_whole_run,
-    mortal_run,
+    list_calls_of_a_run,
     raises_verdict,
+    run_with_crash,
 )
 
 
-async def test_the_points_of_death_are_all_there() -> None:
-    calls = await calls_of_a_whole_run()
+async def test_the_list_of_crash_points_is_complete() -> None:
+    calls = await list_calls_of_a_run()
     steps = {call.split()[1] for call in calls}
     assert steps >= {
         "begin", "progress", "create", "record", "get",
@@ -42,22 +42,22 @@ async def test_the_points_of_death_are_all_there() -> None:
     assert calls.index("after create") < calls.index("before record") < calls.index("before get")
 
 
-@pytest.mark.parametrize("workers", [1, 3], ids=["one death", "three deaths"])
-async def test_a_worker_may_die_anywhere(workers: int) -> None:
-    points = len(await calls_of_a_whole_run())
+@pytest.mark.parametrize("workers", [1, 3], ids=["one crash", "three crashes"])
+async def test_a_worker_may_crash_at_every_point(workers: int) -> None:
+    points = len(await list_calls_of_a_run())
     assert points > 20
-    for death in range(points):
+    for crash_at in range(points):
         world = World()
         async with world.http:
             generation = world.generation(num_outputs=2)
             for _ in range(workers):
-                await mortal_run(world, generation, death)
+                await run_with_crash(world, generation, crash_at)
             result = await world.run(generation)
             assert len(result["images"]) == 2
             await assert_paid_once(world, generation)
 
 
-async def test_pictures_that_are_saved_are_not_made_again(world: World) -> None:
+async def test_saved_images_are_not_generated_again(world: World) -> None:
     generation = world.generation()
     first = await world.run(generation)
     await world.http.post("/_simulator/reset")
@@ -65,7 +65,7 @@ async def test_pictures_that_are_saved_are_not_made_again(world: World) -> None:
     assert await world.predictions() == []
 
 
-async def test_a_lost_answer_is_found_again(world: World) -> None:
+async def test_a_prediction_with_a_lost_response_is_found(world: World) -> None:
     await world.switch(kind="lose_answer")
     generation = world.generation(num_outputs=2)
     await world.run(generation)
@@ -73,7 +73,7 @@ async def test_a_lost_answer_is_found_again(world: World) -> None:
     await assert_paid_once(world, generation)
 
 
-async def test_a_create_that_made_nothing_is_given_up_as_lost(world: World) -> None:
+async def test_a_create_without_a_prediction_is_marked_as_lost(world: World) -> None:
     await world.switch(kind="server_error", status=502)
     generation = world.generation(num_outputs=2)
     await world.run(generation)
@@ -81,14 +81,14 @@ async def test_a_create_that_made_nothing_is_given_up_as_lost(world: World) -> N
     await assert_paid_once(world, generation)
 
 
-async def test_creates_that_are_lost_again_and_again_end_the_attempt(world: World) -> None:
+async def test_repeatedly_lost_creates_end_the_attempt(world: World) -> None:
     await world.switch(kind="server_error", count=3)
     with raises_verdict(Retry, errors.OutcomeUnknown):
         await world.run(world.generation())
     assert [row.state for row in world.db.rows] == ["lost"] * 3
 
 
-async def test_a_double_that_shows_up_late_is_cancelled() -> None:
+async def test_a_duplicate_that_appears_late_is_cancelled() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         generation = world.generation()
@@ -96,17 +96,17 @@ async def test_a_double_that_shows_up_late_is_cancelled() -> None:
         job = Job()
         task = asyncio.create_task(world.run(generation, job, client=late))
         await job.running.wait()
-        await late.arrive()
-        stranger = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
+        await late.send_late_create()
+        foreign = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
         await world.http.post(f"/v1/predictions/{world.db.rows[1].prediction_id}/cancel",
                               headers={"authorization": "Bearer r8_test"})  # fmt: skip
         with raises_verdict(PermanentFailure, errors.StoppedOutside):
             await task
-        assert await world.paid() == [stranger.id]
+        assert await world.paid() == [foreign.id]
         assert [row.state for row in world.db.rows] == ["lost", "canceled"]
 
 
-async def test_a_search_for_doubles_that_fails_harms_nothing(
+async def test_a_failed_search_for_duplicates_is_logged(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     generation = world.generation(num_outputs=2)
@@ -120,7 +120,7 @@ async def test_a_search_for_doubles_that_fails_harms_nothing(
 
 
 class _LateClient:
-    """A client whose first create reaches Replicate when nobody expects it any more."""
+    """A client whose first create reaches Replicate late, after it was given up."""
 
     def __init__(self, client: ReplicateClient) -> None:
         self._client = client
@@ -135,13 +135,13 @@ class _LateClient:
             raise errors.OutcomeUnknown("The answer to a create was lost")
         return await self._client.create(*args, **options)
 
-    async def arrive(self) -> None:
+    async def send_late_create(self) -> None:
         assert self._late
         args, options = self._late
         await self._client.create(*args, **options)
 
 
-async def test_twins_whose_answers_are_lost_find_their_own(world: World) -> None:
+async def test_equal_generations_find_their_own_lost_predictions(world: World) -> None:
     await world.switch(kind="lose_answer", count=6)
     twins = [world.generation(seed=1) for _ in range(6)]
     await asyncio.gather(*(world.run(twin) for twin in twins))
@@ -156,10 +156,10 @@ async def test_twins_whose_answers_are_lost_find_their_own(world: World) -> None
         assert round(span.total_seconds()) == 600 + row.id.int % 97
 
 
-async def test_a_prediction_that_a_twin_took_over_is_left_to_it(world: World) -> None:
+async def test_a_prediction_taken_by_an_equal_generation_is_left_to_it(world: World) -> None:
     generation, twin = world.generation(), world.generation()
-    thief = _ThievingStore(world.db, generation, twin)
-    await image_handler(world.client, lambda _: thief, FAST)({}, Job())
+    store = _StealingStore(world.db, generation, twin)
+    await image_handler(world.client, lambda _: store, FAST)({}, Job())
     assert [row.state for row in world.db.of(generation)] == ["lost", "succeeded"]
     paid = await world.paid()
     assert len(paid) == 2
@@ -168,8 +168,8 @@ async def test_a_prediction_that_a_twin_took_over_is_left_to_it(world: World) ->
     )
 
 
-class _ThievingStore(Store):
-    """Lets another generation's row take the first prediction right before it is recorded."""
+class _StealingStore(Store):
+    """A store whose first prediction is assigned to another generation before it is recorded."""
 
     def __init__(self, db: Database, generation: Generation, twin: Generation) -> None:
         super().__init__(db, generation)
@@ -183,9 +183,9 @@ class _ThievingStore(Store):
         await super().record(row_id, prediction_id)
 
 
-async def test_a_prediction_replicate_no_longer_has_is_not_paid_twice(world: World) -> None:
+async def test_a_prediction_deleted_at_replicate_is_not_paid_twice(world: World) -> None:
     generation = world.generation()
-    await mortal_run(world, generation, (await calls_of_a_whole_run()).index("after record"))
+    await run_with_crash(world, generation, (await list_calls_of_a_run()).index("after record"))
     await world.http.post("/_simulator/reset")
     with raises_verdict(PermanentFailure, errors.OutputExpired):
         await world.run(generation)
@@ -193,7 +193,7 @@ async def test_a_prediction_replicate_no_longer_has_is_not_paid_twice(world: Wor
     assert await world.predictions() == []
 
 
-async def test_a_stale_lease_ends_the_attempt_and_touches_nothing() -> None:
+async def test_a_stale_lease_ends_the_attempt_without_changes() -> None:
     world = World(SimulatorSettings(seconds=0.2))
     async with world.http:
         generation, job = world.generation(num_outputs=2), Job()
@@ -206,7 +206,7 @@ async def test_a_stale_lease_ends_the_attempt_and_touches_nothing() -> None:
         await assert_paid_once(world, generation)
 
 
-async def test_a_lease_lost_before_the_id_is_recorded_leaves_the_row_to_others(
+async def test_a_lease_lost_before_the_recording_leaves_the_row_to_the_next_worker(
     world: World,
 ) -> None:
     generation = world.generation(num_outputs=2)

@@ -1,4 +1,4 @@
-"""From a request to stored pictures, against the simulator."""
+"""From a request to stored images, with the simulator."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,10 +11,21 @@ from picture_queue.providers.replicate.catalog import models
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.records import PredictionRow
 
-from .world import DEV, FAST, SCHNELL, SDXL, SMALL, FakeDownloads, Generation, Job, OddClient, World
+from .world import (
+    DEV,
+    FAST,
+    SCHNELL,
+    SDXL,
+    SMALL,
+    FakeDownloads,
+    Generation,
+    Job,
+    UnusualClient,
+    World,
+)
 
 
-async def test_a_generation_becomes_pictures(world: World) -> None:
+async def test_a_generation_produces_images(world: World) -> None:
     generation = world.generation(num_outputs=2, seed=7)
     result = await world.run(generation)
     folder = f"{generation.user_id}/{generation.id}"
@@ -38,7 +49,7 @@ async def test_a_generation_without_an_owner_is_shared(world: World) -> None:
     assert result["images"][0]["path"] == f"shared/{generation.id}/1.webp"
 
 
-async def test_progress_rises_and_leaves_100_to_the_end() -> None:
+async def test_progress_increases_and_reaches_100_only_at_the_end() -> None:
     world = World(SimulatorSettings(seconds=0.3))
     async with world.http:
         job = Job()
@@ -54,7 +65,7 @@ async def test_progress_rises_and_leaves_100_to_the_end() -> None:
     assert len(set(job.shown)) == len(job.shown)
 
 
-async def test_no_progress_is_invented_for_models_that_show_none() -> None:
+async def test_models_without_progress_report_none() -> None:
     world = World(SimulatorSettings(seconds=0.1))
     async with world.http:
         job = Job()
@@ -63,22 +74,22 @@ async def test_no_progress_is_invented_for_models_that_show_none() -> None:
     assert (0, "generating") in job.shown
 
 
-async def test_a_bar_that_is_full_before_the_end_is_not_the_end(world: World) -> None:
+async def test_a_full_progress_bar_before_the_end_is_not_reported_as_100(world: World) -> None:
     job = Job()
     full = "100%|██████████| 20/20 [00:01<00:00, 14.02it/s]\n"
-    await world.run(world.generation(), job, client=OddClient(world.client, logs=full))
+    await world.run(world.generation(), job, client=UnusualClient(world.client, logs=full))
     assert (99, "generating, step 20 of 20") in job.shown
     assert max(percent for percent, _ in job.shown) == 99
 
 
-async def test_a_community_model_runs_by_version(world: World) -> None:
+async def test_a_generation_of_a_community_model_runs_by_version(world: World) -> None:
     generation = Generation(SDXL, {"prompt": "a boat", "width": 256, "height": 256})
     await world.run(generation)
     (made,) = await world.predictions()
     assert (made["model"], made["version"]) == (SDXL, models()[SDXL].version)
 
 
-async def test_a_vector_picture_is_stored_as_one(world: World) -> None:
+async def test_a_vector_image_is_stored_as_svg(world: World) -> None:
     result = await world.run(Generation("recraft-ai/recraft-v3-svg", {"prompt": "a fox"}))
     assert result["images"][0]["mime_type"] == "image/svg+xml"
     assert result["images"][0]["path"].endswith("/1.svg")
@@ -97,7 +108,7 @@ async def test_an_svg_without_a_usable_size_is_stored(world: World) -> None:
     assert (result["images"][0]["width"], result["images"][0]["height"]) == (None, None)
 
 
-async def test_not_all_pictures_are_held_at_once(world: World) -> None:
+async def test_images_are_downloaded_one_by_one(world: World) -> None:
     counting = _Counting(world.client)
     settings = replace(FAST, max_parallel=2)
     await world.run(world.generation(num_outputs=4), settings=settings, client=counting)
@@ -105,7 +116,7 @@ async def test_not_all_pictures_are_held_at_once(world: World) -> None:
 
 
 class _Counting:
-    """Counts downloads at the same time."""
+    """Count concurrent downloads."""
 
     def __init__(self, client: ReplicateClient) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""The end of the job when Replicate, the network or Storage fails."""
+"""The outcome of a generation when Replicate, the network or Storage fails."""
 
 import re
 from dataclasses import replace
@@ -24,26 +24,26 @@ from .world import (
     Store,
     World,
     assert_paid_once,
-    calls_of_a_whole_run,
-    mortal_run,
+    list_calls_of_a_run,
     raises_verdict,
+    run_with_crash,
 )
 
 
-async def test_a_throttled_create_gives_the_attempt_back(world: World) -> None:
+async def test_a_throttled_create_uses_up_no_attempt(world: World) -> None:
     await world.switch(kind="rate_limit", seconds=30)
     generation = world.generation(num_outputs=2)
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(generation)
     assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "type:generate-image")
     assert [row.state for row in world.db.rows] == ["failed"]
-    # Nothing was made, so nothing is searched for: a broken list does not matter.
+    # No prediction was made, so no search is needed. A failing list does not matter.
     await world.switch(kind="server_error", on="list", count=100)
     await world.run(generation)
     assert len(await world.paid()) == 1
 
 
-async def test_a_throttled_create_without_a_time_waits_a_while(world: World) -> None:
+async def test_a_throttled_create_without_a_time_waits_for_the_default_pause(world: World) -> None:
     await world.switch(kind="rate_limit", count=100)
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(world.generation())
@@ -60,7 +60,7 @@ async def test_without_credit_the_job_waits(world: World) -> None:
 
 
 class _Outage(httpx.AsyncBaseTransport):
-    """Refuses connections while `on`."""
+    """Refuse connections while `on` is true."""
 
     def __init__(self, behind: httpx.AsyncBaseTransport) -> None:
         self.behind = behind
@@ -73,13 +73,13 @@ class _Outage(httpx.AsyncBaseTransport):
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["before the create", "after it"])
-async def test_an_outage_of_replicate_gives_the_attempt_back(world: World, recorded: bool) -> None:
+async def test_an_outage_of_replicate_uses_up_no_attempt(world: World, recorded: bool) -> None:
     generation = world.generation(num_outputs=2)
     if recorded:
-        death = (await calls_of_a_whole_run()).index("after record")
-        await mortal_run(world, generation, death)
+        crash_at = (await list_calls_of_a_run()).index("after record")
+        await run_with_crash(world, generation, crash_at)
     outage = world.http._transport = _Outage(world.http._transport)
-    for _ in range(5):  # more than the attempts of a job
+    for _ in range(5):  # There are more outages than attempts of a job.
         with raises_verdict(RateLimited, errors.NotReached) as raised:
             await world.run(generation)
         assert raised.verdict.seconds == FAST.default_pause
@@ -120,7 +120,7 @@ async def test_a_model_that_cannot_be_called_fails_for_good(world: World) -> Non
         ({"kind": "nsfw"}, 1, errors.ContentRefused, PermanentFailure),
     ],
 )
-async def test_a_failed_prediction_fails_the_attempt_by_its_class(
+async def test_the_class_of_a_failed_prediction_decides_about_a_retry(
     world: World,
     fault: dict[str, Any],
     attempt: int,
@@ -149,7 +149,7 @@ async def test_a_retry_is_a_new_row_and_a_new_prediction(world: World) -> None:
     assert [row.prediction_id for row in world.db.rows] == made
 
 
-async def test_an_expired_output_says_so(world: World) -> None:
+async def test_the_error_for_an_expired_output_names_the_reason(world: World) -> None:
     await world.switch(kind="expired_output")
     with raises_verdict(PermanentFailure, errors.OutputExpired) as raised:
         await world.run(world.generation())
@@ -166,14 +166,14 @@ async def test_an_output_against_the_rules_fails_for_good(world: World) -> None:
 
 
 @pytest.mark.parametrize("data", [b"<html>", b""])
-async def test_an_output_that_is_no_picture_is_not_stored(world: World, data: bytes) -> None:
+async def test_an_output_that_is_no_image_is_not_stored(world: World, data: bytes) -> None:
     with raises_verdict(PermanentFailure, errors.OutputRefused):
         await world.run(world.generation(), client=FakeDownloads(world.client, data))
     assert world.db.files == {}
 
 
 @pytest.mark.parametrize("width", [0, 1 << 19, 0xFFFFFFFF])
-async def test_a_picture_of_too_many_pixels_fails_at_once(world: World, width: int) -> None:
+async def test_an_image_with_too_many_pixels_fails_at_once(world: World, width: int) -> None:
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     data = header + width.to_bytes(4, "big") + (1024).to_bytes(4, "big")
     with raises_verdict(PermanentFailure, errors.OutputRefused) as raised:
@@ -191,7 +191,7 @@ async def test_an_output_without_links_is_refused(world: World) -> None:
 
 
 class _Empty(FakeDownloads):
-    """Reads predictions without output."""
+    """Return predictions without their output."""
 
     def __init__(self, client: ReplicateClient) -> None:
         super().__init__(client, b"")
@@ -201,38 +201,36 @@ class _Empty(FakeDownloads):
 
 
 @pytest.mark.parametrize("kind", ["server_error", "rate_limit"])
-async def test_a_download_that_fails_now_is_tried_again_by_the_next_attempt(
-    world: World, kind: str
-) -> None:
+async def test_a_failed_download_is_retried_by_the_next_attempt(world: World, kind: str) -> None:
     await world.switch(kind=kind, on="file", count=10)
     generation, job = world.generation(num_outputs=2), Job()
-    # The attempt is given back, and no other job waits.
+    # The attempt is not used up, and no other job waits.
     with raises_verdict(Snooze, errors.ServiceUnavailable):
         await world.run(generation, job)
     assert job.shown[-1][1] == "The picture was made and waits to be stored."
-    # After an hour it counts, so that the job ends.
+    # After an hour the attempts count, so that the job ends.
     await world.switch(kind=kind, on="file", count=10)
     with raises_verdict(Retry, errors.ServiceUnavailable) as raised:
         await world.run(generation, settings=replace(FAST, outage_tolerance=0.0))
     assert raised.verdict.reason == "The picture was made and waits to be stored."
     await world.http.post(
         "/_simulator/faults", json={"kind": "fail"}
-    )  # for a create, if there is one
+    )  # The time is for the create, if there is one.
     await world.run(generation)
     await assert_paid_once(world, generation)
 
 
-class _StorageAway(Store):
-    """Storage cannot be reached."""
+class _StorageOutage(Store):
+    """A store whose uploads fail."""
 
     async def upload(self, path: str, data: bytes, content_type: str) -> None:
         raise ConnectionFailed("http://x does not answer", detail="refused")
 
 
-async def test_an_outage_of_storage_gives_the_attempt_back(world: World) -> None:
+async def test_an_outage_of_storage_uses_up_no_attempt(world: World) -> None:
     generation = world.generation(num_outputs=2)
     for outage, verdict in ((3600.0, Snooze), (0.0, Retry)):
-        store = _StorageAway(world.db, generation)
+        store = _StorageOutage(world.db, generation)
         settings = replace(FAST, outage_tolerance=outage)
         with raises_verdict(verdict, errors.ServiceUnavailable) as raised:
             await image_handler(world.client, lambda _, s=store: s, settings)({}, Job())

@@ -1,4 +1,4 @@
-"""Polls and deadlines."""
+"""Polling of predictions, and their deadlines."""
 
 import asyncio
 import logging
@@ -13,11 +13,11 @@ from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.worker import Retry
 
-from .world import FAST, Job, OddClient, World, raises_verdict
+from .world import FAST, Job, UnusualClient, World, raises_verdict
 
 
 @pytest.mark.parametrize(("queued", "state"), [(False, "canceled"), (True, "aborted")])
-async def test_a_prediction_that_meets_its_deadline_may_be_tried_once_more(
+async def test_a_prediction_ended_by_its_deadline_leads_to_a_retry(
     world: World, queued: bool, state: str
 ) -> None:
     await world.switch(kind="slow", seconds=5000, queued=queued)
@@ -31,17 +31,18 @@ async def test_a_prediction_that_meets_its_deadline_may_be_tried_once_more(
     assert world.db.rows[0].state == state
 
 
-async def test_an_overdue_prediction_is_stopped_by_our_own_clock(world: World) -> None:
+async def test_an_overdue_prediction_is_cancelled_by_the_worker(world: World) -> None:
     await world.switch(kind="slow", seconds=5000)
-    # Its bound has passed before it looks; the deadline at Replicate is far off.
-    impatient = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
+    # The local deadline has already passed at the first poll. The deadline at Replicate is far
+    # away.
+    overdue = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
     with raises_verdict(Retry, errors.DeadlinePassed):
-        await world.run(world.generation(), settings=impatient)
+        await world.run(world.generation(), settings=overdue)
     assert await world.paid() == []
     assert world.db.rows[0].state in ("canceled", "aborted")
 
 
-async def test_an_overdue_prediction_that_has_ended_is_taken() -> None:
+async def test_an_overdue_prediction_that_has_ended_is_used() -> None:
     world = World(SimulatorSettings(seconds=0))
     async with world.http:
         world.now = datetime.now(UTC).timestamp()
@@ -54,16 +55,17 @@ async def test_an_overdue_prediction_that_has_ended_is_taken() -> None:
 
 async def test_an_overdue_prediction_that_is_slow_to_stop_is_given_up(world: World) -> None:
     await world.switch(kind="slow", seconds=5000)
-    # Its bound has passed before it looks; the deadline at Replicate is far off.
-    impatient = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
+    # The local deadline has already passed at the first poll. The deadline at Replicate is far
+    # away.
+    overdue = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
     with raises_verdict(Retry, errors.DeadlinePassed):
-        await world.run(world.generation(), settings=impatient, client=_SlowToStop(world.client))
+        await world.run(world.generation(), settings=overdue, client=_SlowToStop(world.client))
     assert [row.state for row in world.db.rows] == ["canceled"]
     assert await world.paid() == []
 
 
 class _SlowToStop:
-    """Shows a prediction as running in the answer to its cancel."""
+    """A client that shows a prediction as still running in the response to its cancel."""
 
     def __init__(self, client: ReplicateClient) -> None:
         self._client = client
@@ -76,14 +78,15 @@ class _SlowToStop:
         return stopped.model_copy(update={"status": "processing"})
 
 
-async def test_the_first_poll_interval_depends_on_the_model(world: World) -> None:
+async def test_the_delay_of_the_first_poll_depends_on_the_model(world: World) -> None:
     began = asyncio.get_running_loop().time()
     await world.run(world.generation(), settings=replace(FAST, first_poll_interval=None))
-    assert asyncio.get_running_loop().time() - began >= 0.2  # 0.25, less the jitter
+    # The delay is 0.25 seconds, less the jitter.
+    assert asyncio.get_running_loop().time() - began >= 0.2
 
 
 class _JumpingClient:
-    """Lets the prediction end between its creation and the cancel."""
+    """A client whose prediction ends between its creation and the cancel."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -97,7 +100,7 @@ class _JumpingClient:
         return await self._world.client.cancel(prediction_id)
 
 
-async def test_trouble_while_waiting_does_not_end_the_wait() -> None:
+async def test_errors_of_polls_do_not_end_the_wait() -> None:
     world = World(SimulatorSettings(seconds=0.1))
     async with world.http:
         await world.switch(kind="server_error", on="get", count=12)
@@ -106,10 +109,10 @@ async def test_trouble_while_waiting_does_not_end_the_wait() -> None:
         assert world.db.rows[0].state == "succeeded"
 
 
-async def test_an_unknown_state_is_waited_out(
+async def test_an_unknown_state_is_polled_again(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    await world.run(world.generation(), client=OddClient(world.client, status="hibernating"))
+    await world.run(world.generation(), client=UnusualClient(world.client, status="hibernating"))
     assert "hibernating" in caplog.text
     assert world.db.rows[0].state == "succeeded"

@@ -1,4 +1,4 @@
-"""The built-in handler: from a prompt to a stored picture, over the project's own API."""
+"""The built-in handler: from a prompt to a stored image, over the API of the project."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +32,7 @@ def new_builtin(stack, service) -> Callable[..., Worker]:
     return make
 
 
-async def test_a_wish_becomes_a_stored_picture(service: AsyncPictureQueue, new_builtin):
+async def test_a_prompt_leads_to_a_stored_image(service: AsyncPictureQueue, new_builtin):
     started = await service.generations.start("a lighthouse", input={"num_outputs": 2})
     async with new_builtin():
         result = await service.jobs.result(started.job_id, timeout=30)
@@ -44,7 +44,7 @@ async def test_a_wish_becomes_a_stored_picture(service: AsyncPictureQueue, new_b
         assert len(await service.generations.download(image)) == image.bytes
 
 
-async def test_a_storage_that_is_away_for_a_moment_costs_nothing(service, new_builtin, faults):
+async def test_a_short_outage_of_storage_uses_up_no_attempt(service, new_builtin, faults):
     await faults(answer_503=2, path="/storage/v1/object/pictures")
     started = await service.generations.start("a lighthouse")
     async with new_builtin():
@@ -52,7 +52,7 @@ async def test_a_storage_that_is_away_for_a_moment_costs_nothing(service, new_bu
     assert (await service.jobs.get(started.job_id)).attempt == 1
 
 
-async def test_a_throttled_account_rests_for_all_generations(stack, service, new_builtin, db):
+async def test_a_throttled_account_pauses_all_generations(stack, service, new_builtin, db):
     key = {"apikey": stack.secret_key}
     async with httpx.AsyncClient(base_url=stack.replicate_url, headers=key, timeout=10) as http:
         fault = {"kind": "rate_limit", "count": 1, "seconds": 60}
@@ -72,11 +72,11 @@ async def test_a_throttled_account_rests_for_all_generations(stack, service, new
     await service.generations.cancel(first.id)
 
 
-async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monkeypatch):
+async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, db, monkeypatch):
     policy = RetryPolicy(max_attempts=2, first_wait=0.01)
     monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     address = httpx.URL(stack.replicate_url)
-    # The simulator's pictures have its own address.
+    # The images of the simulator have an address of their own.
     rules = DownloadRules(origins=(f"http://{address.host}:{address.port}",))
     monkeypatch.setattr("picture_queue.providers.replicate.client.DownloadRules", lambda: rules)
     with Proxy(address.host, address.port, "http") as proxy:
@@ -88,7 +88,7 @@ async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monke
         watch(worker)
         started = await service.generations.start("a lighthouse")
         async with worker:
-            for _ in range(5):  # more than the attempts of a job
+            for _ in range(5):  # There are more outages than attempts of a job.
                 assert await worker._signals.settled.next() == (started.job_id, "snoozed")
             proxy.heal()
             result = await service.jobs.result(started.job_id, timeout=30)
@@ -96,7 +96,7 @@ async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monke
     assert (await service.jobs.get(started.job_id)).attempt == 1
 
 
-async def test_an_outage_of_storage_costs_no_attempt(stack, service, faults, monkeypatch):
+async def test_an_outage_of_storage_does_not_use_up_attempts(stack, service, faults, monkeypatch):
     monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
     await faults(answer_503=1000, path="/storage/v1/object/pictures")
     replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
@@ -105,7 +105,7 @@ async def test_an_outage_of_storage_costs_no_attempt(stack, service, faults, mon
     watch(worker)
     started = await service.generations.start("a lighthouse")
     async with worker:
-        for _ in range(5):  # more than the attempts of a job
+        for _ in range(5):  # There are more outages than attempts of a job.
             assert await worker._signals.settled.next() == (started.job_id, "snoozed")
         await faults(answer_503=0, path="/storage/v1/object/pictures")
         result = await service.jobs.result(started.job_id, timeout=30)
@@ -114,7 +114,7 @@ async def test_an_outage_of_storage_costs_no_attempt(stack, service, faults, mon
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http://no-such-host.invalid/v1"])
-async def test_a_wrong_address_of_replicate_is_told_where_people_look(
+async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
     service, caplog, monkeypatch, db, url
 ):
     policy = RetryPolicy(max_attempts=1)
@@ -123,28 +123,28 @@ async def test_a_wrong_address_of_replicate_is_told_where_people_look(
     worker = builtin_worker(service, settings, ReplicateSettings("r8_test", url), QUICK)
     watch(worker)
     first, second = [await service.generations.start(f"lighthouse {n}") for n in range(2)]
-    says = f"NotReached: Replicate cannot be reached at {url}: ConnectError: "
+    expected = f"NotReached: Replicate cannot be reached at {url}: ConnectError: "
     async with worker:
         assert await worker._signals.settled.next() == (first.job_id, "snoozed")
         await worker._signals.reported.next()
-        put_off, paused = await service.jobs.explain([first.job_id, second.job_id])
-        assert (put_off.reason, paused.reason) == ("scheduled", "key_paused")
-        assert put_off.detail.startswith(f"A handler put it off: {says}")
-        assert put_off.error.startswith(says)
-        assert paused.detail.startswith(f"Limit key type:generate-image is paused: {says}")
-        assert paused.pause_reason.startswith(says)
+        snoozed, paused = await service.jobs.explain([first.job_id, second.job_id])
+        assert (snoozed.reason, paused.reason) == ("scheduled", "key_paused")
+        assert snoozed.detail.startswith(f"A handler put it off: {expected}")
+        assert snoozed.error.startswith(expected)
+        assert paused.detail.startswith(f"Limit key type:generate-image is paused: {expected}")
+        assert paused.pause_reason.startswith(expected)
         assert "REPLICATE_BASE_URL" in paused.detail
         message = (await service.jobs.get(first.job_id)).message
         assert message == "The image service is not available at the moment."
-    (warning,) = [line for line in caplog.records if says in line.getMessage()]
+    (warning,) = [line for line in caplog.records if expected in line.getMessage()]
     assert warning.levelname == "WARNING"
     for started in (first, second):
         await service.generations.cancel(started.id)
     await db.execute("select resume_key('type:generate-image')")
 
 
-async def test_a_cancel_stops_the_prediction(stack, service, new_builtin, reached, db):
-    # The simulator's pictures take a third of a second; this one is caught before that.
+async def test_a_cancel_of_the_job_stops_the_prediction(stack, service, new_builtin, reached, db):
+    # The images of the simulator take a third of a second. This cancel comes earlier.
     started = await service.generations.start("a lighthouse")
     async with new_builtin() as worker:
         await worker._signals.listening.next()
@@ -159,9 +159,7 @@ async def test_a_cancel_stops_the_prediction(stack, service, new_builtin, reache
     assert row["state"] == "canceled"
 
 
-async def test_without_a_token_generations_stay_pending_and_the_log_says_why(
-    service, queue, caplog
-):
+async def test_without_a_token_generations_stay_pending_with_a_log_message(service, queue, caplog):
     worker = builtin_worker(service, WorkerSettings(queues=("default", queue)), None)
     watch(worker)
     assert "REPLICATE_API_TOKEN is not set: generate-image jobs stay pending" in caplog.text

@@ -1,4 +1,4 @@
-"""Simulator, database and client of the tests of generations."""
+"""The simulator, an in-memory database and a client for the tests of generations."""
 
 import asyncio
 import itertools
@@ -51,7 +51,7 @@ class Generation:
 
 
 class Database:
-    """The rules of the SQL functions, in memory."""
+    """An in-memory version of the SQL functions."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -65,7 +65,7 @@ class Database:
 
 
 class Store:
-    """A store under a lease; taking another lease makes this one stale."""
+    """A store under a lease. A newer lease makes this one stale."""
 
     def __init__(self, db: Database, generation: Generation) -> None:
         self._db = db
@@ -75,14 +75,14 @@ class Store:
     async def begin(self) -> BegunPrediction:
         self._check()
         model = models()[self._generation.model_id]
-        kept = [r for r in self._db.of(self._generation) if r.state in _KEPT]
-        row = kept[-1] if kept else self._new_row()
+        resumable = [r for r in self._db.of(self._generation) if r.state in _BEFORE_STORED]
+        row = resumable[-1] if resumable else self._new_row()
         return BegunPrediction.model_validate(
             {
                 "generation": vars(self._generation),
                 "model": {"model_id": model.id, **model.model_dump(exclude={"id"})},
                 "prediction": vars(row),
-                "resumed": bool(kept),
+                "resumed": bool(resumable),
                 "owned": [r.prediction_id for r in self._db.rows if r.prediction_id],
                 "images": list(self._db.images.get(self._generation.id, {}).values()),
             }
@@ -130,11 +130,11 @@ class Store:
             raise StaleLease("the lease ended")
 
 
-_KEPT = ("creating", "created", "succeeded")
+_BEFORE_STORED = ("creating", "created", "succeeded")
 
 
 class Job:
-    """The context that a worker gives to the handler, with a note of what was shown."""
+    """The context that a worker passes to the handler; it records the reported progress."""
 
     def __init__(self, attempt: int = 1) -> None:
         self.id = uuid4()
@@ -150,7 +150,7 @@ class Job:
 
 
 class World:
-    """Simulator, database and client of one test."""
+    """The simulator, the database and the client of one test."""
 
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
         self.now: float | None = None
@@ -202,7 +202,7 @@ class World:
 
 
 class _InProcess(httpx.ASGITransport):
-    """Shows an answer that breaks off the way a socket does."""
+    """A transport that raises the error of a socket if a response breaks off."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
@@ -211,34 +211,34 @@ class _InProcess(httpx.ASGITransport):
             raise httpx.RemoteProtocolError("the answer broke off", request=request) from None
 
 
-class Killed(BaseException):
-    """The worker is gone: nothing of it runs any more."""
+class Crashed(BaseException):
+    """The worker was killed: none of its code runs any more."""
 
 
-class Mortal:
-    """Passes calls on and dies before or after the ``death``-th of them."""
+class CrashingCalls:
+    """A wrapper that crashes before or after the call with the number ``crash_at``."""
 
-    def __init__(self, death: float) -> None:
-        self._death = death
+    def __init__(self, crash_at: float) -> None:
+        self._crash_at = crash_at
         self._count = itertools.count()
-        self.dead = False
+        self.crashed = False
         self.calls: list[str] = []
 
     def wrap(self, target: Any) -> Any:
         return _Wrapped(self, target)
 
     def point(self, name: str) -> None:
-        if self.dead:
-            raise Killed
+        if self.crashed:
+            raise Crashed
         self.calls.append(name)
-        if next(self._count) >= self._death:
-            self.dead = True
-            raise Killed
+        if next(self._count) >= self._crash_at:
+            self.crashed = True
+            raise Crashed
 
 
 class _Wrapped:
-    def __init__(self, mortal: Mortal, target: Any) -> None:
-        self._mortal = mortal
+    def __init__(self, crashing: CrashingCalls, target: Any) -> None:
+        self._crashing = crashing
         self._target = target
 
     def __getattr__(self, name: str) -> Any:
@@ -247,30 +247,30 @@ class _Wrapped:
             return found
 
         async def call(*args: Any, **options: Any) -> Any:
-            self._mortal.point(f"before {name}")
+            self._crashing.point(f"before {name}")
             answer = await found(*args, **options)
-            self._mortal.point(f"after {name}")
+            self._crashing.point(f"after {name}")
             return answer
 
         return call
 
 
-async def mortal_run(world: World, generation: Generation, death: float) -> Mortal:
-    """Runs an attempt that dies at a point; ``inf`` for one that does not."""
-    mortal = Mortal(death)
-    store = mortal.wrap(Store(world.db, generation))
-    handler = image_handler(mortal.wrap(world.client), lambda _: store, FAST)
+async def run_with_crash(world: World, generation: Generation, crash_at: float) -> CrashingCalls:
+    """Run an attempt that crashes at a point; ``inf`` runs it to the end."""
+    crashing = CrashingCalls(crash_at)
+    store = crashing.wrap(Store(world.db, generation))
+    handler = image_handler(crashing.wrap(world.client), lambda _: store, FAST)
     try:
-        await handler({}, mortal.wrap(Job()))
-    except Killed:
-        assert death < float("inf")
-    return mortal
+        await handler({}, crashing.wrap(Job()))
+    except Crashed:
+        assert crash_at < float("inf")
+    return crashing
 
 
-async def calls_of_a_whole_run() -> list[str]:
+async def list_calls_of_a_run() -> list[str]:
     world = World()
     async with world.http:
-        return (await mortal_run(world, world.generation(num_outputs=2), float("inf"))).calls
+        return (await run_with_crash(world, world.generation(num_outputs=2), float("inf"))).calls
 
 
 async def assert_paid_once(world: World, generation: Generation) -> None:
@@ -283,8 +283,8 @@ async def assert_paid_once(world: World, generation: Generation) -> None:
     assert len(world.db.files) == 2
 
 
-class OddClient:
-    """Reports something odd at the first look."""
+class UnusualClient:
+    """A client that returns an unusual prediction at the first poll."""
 
     def __init__(self, client: ReplicateClient, **odd: str) -> None:
         self._client = client
@@ -301,7 +301,7 @@ class OddClient:
 
 
 class Gate:
-    """A client or store that is held in the middle of a call, after its effect."""
+    """A wrapper that holds a client or store in one call, after its effect."""
 
     def __init__(self, target: Any, name: str) -> None:
         self._target = target
@@ -324,7 +324,7 @@ class Gate:
 
 
 class FakeDownloads:
-    """Downloads something else."""
+    """A client whose downloads return other data."""
 
     def __init__(self, client: ReplicateClient, data: bytes) -> None:
         self._client = client
@@ -339,7 +339,7 @@ class FakeDownloads:
 
 @dataclass
 class RaisedVerdict:
-    """The verdict of the handler about the job, and the error of the provider behind it."""
+    """The verdict that the handler raised, and the error of the provider that caused it."""
 
     verdict: Any = None
     cause: Any = None
@@ -349,7 +349,7 @@ class RaisedVerdict:
 def raises_verdict(
     kind: type[BaseException], cause: type[errors.ReplicateError]
 ) -> Iterator[RaisedVerdict]:
-    """Expect a verdict of a kind, for an error of exactly that class."""
+    """Expect a verdict of a kind, caused by an error of exactly this class."""
     found = RaisedVerdict()
     with pytest.raises(kind) as caught:
         yield found

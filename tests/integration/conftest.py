@@ -1,4 +1,4 @@
-"""A gateway of the test's own, over a database that holds the platform and nothing else."""
+"""A gateway over a database that contains only the platform."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from picture_queue.local.ports import HOST, free_port
 
 from ..databases import address, execute, login
 
-# Whose answers are recorded: a project of `supabase start`, which has the same keys everywhere.
+# The answers were recorded from a project of `supabase start`, which has the same keys everywhere.
 RECORDED = Secrets(
     superuser_password="",
     authenticator_password="",
@@ -47,7 +47,7 @@ class Platform:
 
     @contextlib.contextmanager
     def serve(self, **changes: Any) -> Iterator[str]:
-        """Serves a gateway from a thread; gives its address."""
+        """Serve a gateway from a thread; yield its address."""
         port = free_port()
         url = f"http://{HOST}:{port}"
         settings = replace(self.settings, api_url=url, **changes)
@@ -77,7 +77,7 @@ class Platform:
             assert not thread.is_alive(), "the gateway did not stop"
 
     def token(self, user_id: UUID, *, seconds: int = 3600) -> str:
-        """Mints what a signed-in user has."""
+        """Mint the token of a signed-in user."""
         now = int(time.time())
         claims = {
             "sub": str(user_id),
@@ -90,7 +90,7 @@ class Platform:
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-        """A connection as the superuser."""
+        """Open a connection as the superuser."""
         connection = await asyncpg.connect(self.superuser_url, timeout=10)
         try:
             yield connection
@@ -103,7 +103,7 @@ NewPlatform = Callable[[Any], contextlib.AbstractContextManager[Platform]]
 
 @pytest.fixture(scope="module")
 def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
-    """Makes a platform without picture-queue's migrations in a database of a stack's cluster."""
+    """Return a function that makes a platform without our migrations, in a cluster of the stack."""
 
     @contextlib.contextmanager
     def make(stack: Any) -> Iterator[Platform]:
@@ -122,14 +122,21 @@ def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
 
 @pytest.fixture(scope="module")
 def platform(stack: Any, new_platform: NewPlatform) -> Iterator[Platform]:
-    """A platform for each file."""
+    """A platform for each test file."""
     with new_platform(stack) as made:
         yield made
 
 
+@pytest.fixture
+async def sql(platform: Platform) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to the database of the platform, as the superuser."""
+    async with platform.connect() as connection:
+        yield connection
+
+
 @pytest.fixture(scope="module")
 def gateway(platform: Platform) -> Iterator[str]:
-    """Address of a gateway over that platform."""
+    """The address of a gateway over this platform."""
     with platform.serve() as url:
         yield url
 
@@ -142,11 +149,11 @@ class Faults:
     key: str
 
     async def set(self, **switches: Any) -> None:
-        """Changes switches."""
+        """Change switches."""
         await self._ask("POST", json=switches)
 
     async def clear(self) -> None:
-        """Puts everything right again."""
+        """Switch all faults off."""
         await self._ask("DELETE")
 
     async def _ask(self, method: str, **content: Any) -> None:
@@ -158,7 +165,7 @@ class Faults:
 
 @pytest.fixture
 async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
-    """The switches of `gateway`, off again after the test."""
+    """The fault switches of `gateway`; they are off again after the test."""
     switches = Faults(gateway, platform.settings.secret_key)
     yield switches
     await switches.clear()
@@ -166,7 +173,7 @@ async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
 
 def _settings(stack: Any, database: str, storage_dir: Path) -> GatewaySettings:
     return GatewaySettings(
-        # Nobody listens there: no test of ours goes to PostgREST with this database.
+        # This address has no listener: no test of the gateway reaches PostgREST with this database.
         postgrest_socket=storage_dir / "postgrest.sock",
         auth_database_url=login(stack, "supabase_auth_admin", database),
         realtime_database_url=login(stack, "supabase_realtime_admin", database),

@@ -1,6 +1,6 @@
-"""The comparison measures only what is durable, and only jobs that were done once.
+"""The benchmarks: the comparison measures only durable commits and jobs that ran exactly once.
 
-The measurements of the engine take turns between two states of the SQL.
+The measurements of the engine take turns between two versions of the SQL.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path[:0] = [str(BENCH)]
 
-from compare.measure import Unsound, bench, drain  # noqa: E402
+from compare.measure import Unsound, bench, run_prefilled  # noqa: E402
 from compare.report import OURS, chart, is_met, markdown, summary, verdicts  # noqa: E402
 from compare.server import Server  # noqa: E402
 from compare.systems import System  # noqa: E402
@@ -45,17 +45,17 @@ async def server(stack):
 
 
 async def measured(server, system, jobs=300):
-    await server.make(f"template_{system.name}")
+    await server.create(f"template_{system.name}")
     template = f"--dsn={server.dsn(f'template_{system.name}')}"
     process = await asyncio.create_subprocess_exec(*system.command, "setup", template)
     assert await process.wait() == 0
     async with bench(server, system, UNFINISHED) as found:
         await found.run("prefill", n=jobs)
-        return await drain(found, jobs, 1)
+        return await run_prefilled(found, jobs, 1)
 
 
 async def test_a_server_that_is_not_durable_is_not_measured(server):
-    with pytest.raises(RuntimeError, match="fsync"):  # this one is thrown away with its data
+    with pytest.raises(RuntimeError, match="fsync"):  # This server is deleted with its data.
         await server.settings()
 
 
@@ -66,14 +66,14 @@ async def test_each_job_is_counted_by_its_number(server):
     assert figures["rss"] > 0
 
 
-async def test_a_job_done_twice_and_one_left_out_spoil_the_figure(server, tmp_path):
+async def test_a_figure_with_a_repeated_and_a_missing_job_is_refused(server, tmp_path):
     program = tmp_path / "liar.py"
     program.write_text(LIAR.format(peers=str(BENCH / "peers")))
     with pytest.raises(Unsound, match="299 of 300"):
         await measured(server, System("liar", (sys.executable, str(program))))
 
 
-def test_workloads_measured_unequally_often_are_judged_by_their_medians():
+def test_workloads_with_different_round_counts_are_compared_by_medians():
     http, settings = "picture_queue_http", {"version": "1", "settings": {}}
     rounds = {
         ("enqueue_eight", http): [{"rate": 100}],
@@ -83,19 +83,19 @@ def test_workloads_measured_unequally_often_are_judged_by_their_medians():
     assert [reached for _, reached in verdicts(results)] == [0.5]
 
 
-def test_targets_are_judged_by_the_medians_of_the_rounds():
-    said = {name: {"version": "1", "settings": {}} for name in (OURS, "pgqueuer", "raw")}
+def test_targets_are_compared_with_the_median_of_the_ratios():
+    descriptions = {name: {"version": "1", "settings": {}} for name in (OURS, "pgqueuer", "raw")}
     rounds = {
         ("enqueue_one", OURS): [{"rate": 90}, {"rate": 100}, {"rate": 900}],
         # The machine was slower in the first round, and faster in the last.
         ("enqueue_one", "pgqueuer"): [{"rate": 70}, {"rate": 200}, {"rate": 700}],
         ("enqueue_one", "raw"): [{"rate": 200}] * 3,
     }
-    results = summary(rounds, said)
+    results = summary(rounds, descriptions)
     assert results["enqueue_one"][OURS]["median"] == 100
     assert results["enqueue_one"][OURS]["max"] == 900
-    judged = {target.than: is_met(target, reached) for target, reached in verdicts(results)}
-    assert judged == {"pgqueuer": True, "raw": False}
+    met = {target.than: is_met(target, reached) for target, reached in verdicts(results)}
+    assert met == {"pgqueuer": True, "raw": False}
     text = markdown({"cpu": "one", "server_version": "17.10"}, results)
     assert "on Postgres 17.10" in text
     assert "**missed**" in text
@@ -109,7 +109,7 @@ class NamedDatabase:
         self.name = name
 
 
-async def test_two_states_of_the_sql_take_turns_and_each_turn_gives_a_ratio():
+async def test_two_versions_of_the_sql_take_turns_and_each_turn_gives_a_ratio():
     order = []
     given = {"new": [10, 30, 20], "old": [10, 10, 40]}
 
@@ -127,7 +127,7 @@ async def test_two_states_of_the_sql_take_turns_and_each_turn_gives_a_ratio():
     assert found["old"] == {"median": 10, "p95": 40, "met": True}
 
 
-def test_one_state_of_the_sql_has_no_ratio():
+def test_a_single_version_of_the_sql_has_no_ratio():
     workload = Workload("calls", {"call": Figure("a call", "jobs/s", ("≥", 5))}, None)
     found = summarize(workload, {"new": [{"call": [1.0, 9.0, 9.0]}]})["call"]
     assert found == {
@@ -153,7 +153,7 @@ async def test_a_workload_cleans_up_after_an_error():
     assert finished == ["new", "old"]
 
 
-class AnsweringConnection:
+class FakeConnection:
     def __init__(self, *answers):
         self.queries = []
         self._answers = list(answers)
@@ -163,18 +163,18 @@ class AnsweringConnection:
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
-async def test_maintenance_is_asked_of_the_function_that_does_it():
-    new = AnsweringConnection('{"leased": false, "next_in": 0.25}')
+async def test_maintenance_calls_the_function_of_the_version():
+    new = FakeConnection('{"leased": false, "next_in": 0.25}')
     assert (await Calls(new, True).maintain("w"))[1] == 0.25
     assert "maintain_jobs(worker" in new.queries[0]
-    old = AnsweringConnection("[]")
+    old = FakeConnection("[]")
     assert (await Calls(old, False).maintain("w"))[1] == 1.0
     assert "claim_jobs" in old.queries[0]
 
 
-async def test_maintenance_is_measured_by_the_worker_that_has_its_lease():
+async def test_maintenance_is_measured_with_its_lease():
     refused, leased = '{"leased": false, "next_in": 0.01}', '{"leased": true, "next_in": 1}'
-    connection = AnsweringConnection(refused, refused, leased)
+    connection = FakeConnection(refused, refused, leased)
     await Calls(connection, True).acquire_maintenance_lease("w")
     assert len(connection.queries) > 3
 

@@ -1,4 +1,4 @@
-"""Accounts as the unchanged client meets them: sign up, sign in, stay signed in, sign out."""
+"""Auth with the unchanged client library: sign-up, sign-in, sessions and sign-out."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from supabase_auth.errors import AuthApiError, AuthWeakPasswordError
 PASSWORD = "correct horse battery"
 
 
-def someone() -> str:
+def new_email() -> str:
     return f"{uuid4().hex}@example.com"
 
 
@@ -29,20 +29,14 @@ async def auth(gateway, platform):
         )
 
 
-@pytest.fixture
-async def sql(platform):
-    async with platform.connect() as connection:
-        yield connection
-
-
 async def code_of(awaitable) -> str:
     with pytest.raises(AuthApiError) as refused:
         await awaitable
     return refused.value.code
 
 
-async def test_a_sign_up_is_a_session_at_once(auth, gateway, platform):
-    email = someone()
+async def test_a_sign_up_starts_a_session_at_once(auth, gateway, platform):
+    email = new_email()
     answer = await auth.sign_up(
         {"email": email.upper(), "password": PASSWORD, "options": {"data": {"name": "Ada"}}}
     )
@@ -65,21 +59,21 @@ async def test_a_sign_up_is_a_session_at_once(auth, gateway, platform):
     assert (await auth.get_claims())["claims"]["email"] == email
 
 
-async def test_a_password_opens_a_session_of_its_own(auth):
-    email = someone()
+async def test_a_sign_in_with_a_password_starts_a_new_session(auth):
+    email = new_email()
     first = (await auth.sign_up({"email": email, "password": PASSWORD})).session
     second = (await auth.sign_in_with_password({"email": email, "password": PASSWORD})).session
     assert second.user.id == first.user.id
     assert second.refresh_token != first.refresh_token
 
 
-@pytest.mark.parametrize("case", ["a wrong password", "nobody"])
-async def test_a_wrong_sign_in_says_nothing_about_the_account(auth, case):
-    email = someone()
+@pytest.mark.parametrize("case", ["a wrong password", "an unknown address"])
+async def test_a_failed_sign_in_reveals_nothing_about_the_account(auth, case):
+    email = new_email()
     await auth.sign_up({"email": email, "password": PASSWORD})
     given = {
         "a wrong password": {"email": email, "password": "wrong horse battery"},
-        "nobody": {"email": someone(), "password": PASSWORD},
+        "an unknown address": {"email": new_email(), "password": PASSWORD},
     }[case]
     with pytest.raises(AuthApiError) as refused:
         await auth.sign_in_with_password(given)
@@ -87,8 +81,8 @@ async def test_a_wrong_sign_in_says_nothing_about_the_account(auth, case):
     assert refused.value.message == "Invalid login credentials"
 
 
-async def test_passwords_and_tokens_are_kept_as_hashes(auth, sql):
-    session = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+async def test_passwords_and_tokens_are_stored_as_hashes(auth, sql):
+    session = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     user = await sql.fetchrow("select * from auth.users where id = $1", UUID(session.user.id))
     assert user["encrypted_password"].startswith("scrypt$")
     assert PASSWORD not in str(user)
@@ -99,30 +93,30 @@ async def test_passwords_and_tokens_are_kept_as_hashes(auth, sql):
 @pytest.mark.parametrize(
     ("email", "password", "code"),
     [
-        ("nobody", PASSWORD, "validation_failed"),
+        ("no address", PASSWORD, "validation_failed"),
         ("a@b", PASSWORD, "validation_failed"),
         ("a@b.co", "x" * 73, "validation_failed"),
     ],
 )
-async def test_what_cannot_be_an_account_is_refused(auth, email, password, code):
+async def test_invalid_sign_ups_are_refused(auth, email, password, code):
     assert await code_of(auth.sign_up({"email": email, "password": password})) == code
 
 
-async def test_a_short_password_is_weak(auth):
+async def test_a_short_password_is_refused_as_weak(auth):
     with pytest.raises(AuthWeakPasswordError) as refused:
-        await auth.sign_up({"email": someone(), "password": "short"})
+        await auth.sign_up({"email": new_email(), "password": "short"})
     assert refused.value.reasons == ["length"]
 
 
 async def test_an_address_has_one_account(auth):
-    email = someone()
+    email = new_email()
     await auth.sign_up({"email": email, "password": PASSWORD})
     again = auth.sign_up({"email": email, "password": PASSWORD})
     assert await code_of(again) == "user_already_exists"
 
 
 async def test_a_refresh_rotates_the_token(auth):
-    first = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+    first = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     second = (await auth.refresh_session()).session
     assert second.refresh_token != first.refresh_token
     assert second.user.id == first.user.id
@@ -135,11 +129,11 @@ async def test_a_refresh_rotates_the_token(auth):
     assert before == after
 
 
-async def test_a_refresh_whose_answer_was_lost_may_be_repeated_soon(auth, sql):
-    first = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+async def test_a_refresh_whose_response_was_lost_can_be_repeated_soon(auth, sql):
+    first = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     await auth.refresh_session(first.refresh_token)
     assert (await auth.refresh_session(first.refresh_token)).session is not None
-    # Later it is a theft, and ends the session for both who hold a token of it.
+    # Later a repeated refresh is taken for theft, and ends the session for both holders.
     newest = (await auth.refresh_session(first.refresh_token)).session
     await sql.execute("update auth.refresh_tokens set revoked_at = revoked_at - interval '11 s'")
     again = auth.refresh_session(first.refresh_token)
@@ -148,7 +142,7 @@ async def test_a_refresh_whose_answer_was_lost_may_be_repeated_soon(auth, sql):
 
 
 async def test_two_refreshes_at_once_both_succeed(auth):
-    session = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+    session = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     answers = await asyncio.gather(*(auth.refresh_session(session.refresh_token) for _ in "12"))
     assert all(answer.session for answer in answers)
 
@@ -158,7 +152,7 @@ async def test_an_unknown_refresh_token_is_refused(auth):
 
 
 async def test_a_user_changes_password_and_data(auth):
-    email, other = someone(), someone()
+    email, other = new_email(), new_email()
     await auth.sign_up({"email": email, "password": PASSWORD, "options": {"data": {"a": 1}}})
     changed = await auth.update_user(
         {"password": "another password", "data": {"a": None, "b": 2}, "email": other}
@@ -176,7 +170,7 @@ async def test_a_user_changes_password_and_data(auth):
 
 @pytest.mark.parametrize(("scope", "left"), [("global", 0), ("local", 1), ("others", 1)])
 async def test_signing_out_ends_sessions(auth, sql, scope, left):
-    email = someone()
+    email = new_email()
     first = (await auth.sign_up({"email": email, "password": PASSWORD})).session
     await auth.sign_in_with_password({"email": email, "password": PASSWORD})
     await auth.sign_out({"scope": scope})
@@ -186,7 +180,7 @@ async def test_signing_out_ends_sessions(auth, sql, scope, left):
         assert await code_of(auth.get_user(first.access_token)) == "session_not_found"
 
 
-async def test_access_tokens_end(platform):
+async def test_access_tokens_expire(platform):
     with platform.serve(token_seconds=-1) as url:
         async with httpx.AsyncClient(timeout=20) as http:
             auth = AsyncGoTrueClient(
@@ -195,18 +189,18 @@ async def test_access_tokens_end(platform):
                 auto_refresh_token=False,
                 http_client=http,
             )
-            session = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+            session = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
             assert session.expires_at < time.time()
             assert await code_of(auth.get_user(session.access_token)) == "bad_jwt"
 
 
-async def test_a_token_names_a_user_there_is(auth, platform):
+async def test_the_token_of_an_unknown_user_is_refused(auth, platform):
     assert await code_of(auth.get_user(platform.token(uuid4()))) == "user_not_found"
     assert await code_of(auth.get_user(platform.settings.anon_key)) == "bad_jwt"
     assert await code_of(auth.get_user("nonsense")) == "bad_jwt"
 
 
-def test_the_sync_client_does_the_same(gateway, platform):
+def test_the_sync_auth_client_works(gateway, platform):
     with httpx.Client(timeout=20) as http:
         auth = SyncGoTrueClient(
             url=f"{gateway}/auth/v1",
@@ -214,7 +208,7 @@ def test_the_sync_client_does_the_same(gateway, platform):
             auto_refresh_token=False,
             http_client=http,
         )
-        email = someone()
+        email = new_email()
         auth.sign_up({"email": email, "password": PASSWORD})
         session = auth.sign_in_with_password({"email": email, "password": PASSWORD}).session
         assert auth.get_user(session.access_token).user.email == email
@@ -240,14 +234,14 @@ def test_the_sync_client_does_the_same(gateway, platform):
         (lambda auth: auth.exchange_code_for_session({"auth_code": "x"}), "grant type pkce"),
     ],
 )
-async def test_what_is_missing_says_so(auth, call, missing):
+async def test_unsupported_calls_of_auth_are_named(auth, call, missing):
     with pytest.raises(AuthApiError) as refused:
         await call(auth)
     assert (refused.value.status, refused.value.code) == (501, "not_implemented")
     assert missing in refused.value.message
 
 
-async def test_bare_requests_are_answered_in_the_older_form(gateway, platform):
+async def test_requests_without_an_api_version_get_the_older_error_format(gateway, platform):
     headers = {"apikey": platform.settings.publishable_key}
     async with httpx.AsyncClient(base_url=f"{gateway}/auth/v1", headers=headers) as http:
         answer = await http.post("/signup", content="{")
@@ -265,7 +259,7 @@ async def test_bare_requests_are_answered_in_the_older_form(gateway, platform):
         assert (await http.get("/health")).status_code == 200
 
 
-# Users as who has a service key meets them.
+# --- Users with a service key ---
 
 
 @pytest.fixture
@@ -279,8 +273,8 @@ async def admin(gateway, platform):
         ).admin
 
 
-async def test_an_administrator_makes_changes_and_deletes_users(admin, auth):
-    email = someone()
+async def test_an_administrator_creates_changes_and_deletes_users(admin, auth):
+    email = new_email()
     made = await admin.create_user(
         {
             "email": email.upper(),
@@ -310,9 +304,9 @@ async def test_an_administrator_makes_changes_and_deletes_users(admin, auth):
     assert await code_of(auth.refresh_session(session.refresh_token)) == "refresh_token_not_found"
 
 
-async def test_the_token_of_a_deleted_user_opens_nothing_of_auth(admin, auth, gateway, platform):
-    """As on the platform; PostgREST, Storage and Realtime ask nobody and take it until it ends."""
-    session = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+async def test_auth_refuses_the_token_of_a_deleted_user(admin, auth, gateway, platform):
+    """Refuse it in Auth; as on the platform, other services accept it until it expires."""
+    session = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     await admin.delete_user(session.user.id)
     headers = {
         "apikey": platform.settings.publishable_key,
@@ -331,8 +325,8 @@ async def test_the_token_of_a_deleted_user_opens_nothing_of_auth(admin, auth, ga
         assert answer.status_code == 200
 
 
-async def test_users_are_listed_by_pages_the_newest_first(admin, gateway, platform):
-    made = [(await admin.create_user({"email": someone()})).user.id for _ in range(3)]
+async def test_users_are_listed_in_pages_newest_first(admin, gateway, platform):
+    made = [(await admin.create_user({"email": new_email()})).user.id for _ in range(3)]
     assert [user.id for user in await admin.list_users(per_page=3)] == made[::-1]
     second = await admin.list_users(page=2, per_page=2)
     assert second[0].id == made[0]
@@ -350,8 +344,8 @@ async def test_users_are_listed_by_pages_the_newest_first(admin, gateway, platfo
             assert (answer.status_code, answer.json()["error_code"]) == (400, "validation_failed")
 
 
-async def test_who_is_not_confirmed_cannot_sign_in(admin, auth):
-    account = {"email": someone(), "password": PASSWORD}
+async def test_an_unconfirmed_user_cannot_sign_in(admin, auth):
+    account = {"email": new_email(), "password": PASSWORD}
     user = (await admin.create_user(account)).user
     assert await code_of(auth.sign_in_with_password(account)) == "email_not_confirmed"
     await admin.update_user_by_id(user.id, {"email_confirm": True})
@@ -359,17 +353,17 @@ async def test_who_is_not_confirmed_cannot_sign_in(admin, auth):
 
 
 async def test_a_users_role_is_in_its_tokens(admin, auth):
-    account = {"email": someone(), "password": PASSWORD, "email_confirm": True}
+    account = {"email": new_email(), "password": PASSWORD, "email_confirm": True}
     await admin.create_user({**account, "role": "editor"})
     session = (await auth.sign_in_with_password(account)).session
     assert jwt.decode(session.access_token, options={"verify_signature": False})["role"] == "editor"
 
 
-async def test_an_id_and_an_address_are_one_users(admin):
-    email, user_id = someone(), str(uuid4())
+async def test_ids_and_email_addresses_of_users_are_unique(admin):
+    email, user_id = new_email(), str(uuid4())
     assert (await admin.create_user({"email": email, "id": user_id})).user.id == user_id
     assert await code_of(admin.create_user({"email": email})) == "email_exists"
-    other = (await admin.create_user({"email": someone()})).user
+    other = (await admin.create_user({"email": new_email()})).user
     assert await code_of(admin.update_user_by_id(other.id, {"email": email})) == "email_exists"
     assert await code_of(admin.create_user({})) == "validation_failed"
 
@@ -382,10 +376,10 @@ async def test_an_id_and_an_address_are_one_users(admin):
         ({"password_hash": "$2a$10$x"}, "passwords given as a hash"),
     ],
 )
-async def test_what_an_administrator_misses_says_so(admin, attributes, missing):
-    user = (await admin.create_user({"email": someone()})).user
+async def test_unsupported_calls_of_an_administrator_are_named(admin, attributes, missing):
+    user = (await admin.create_user({"email": new_email()})).user
     for call in (
-        admin.create_user({"email": someone(), **attributes}),
+        admin.create_user({"email": new_email(), **attributes}),
         admin.update_user_by_id(user.id, attributes),
     ):
         with pytest.raises(AuthApiError) as refused:
@@ -403,7 +397,7 @@ async def test_what_an_administrator_misses_says_so(admin, attributes, missing):
         ("user", 403, "not_admin"),
     ],
 )
-async def test_only_a_service_key_administers(gateway, platform, token, status, code):
+async def test_only_a_service_key_may_administer(gateway, platform, token, status, code):
     tokens = {"anon": platform.settings.anon_key, "user": platform.token(uuid4())}
     headers = {"apikey": platform.settings.anon_key}
     if token is not None:

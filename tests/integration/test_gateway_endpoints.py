@@ -1,4 +1,4 @@
-"""`docs/embedded-stack.md` lists each endpoint of the gateway, and what is missing says so."""
+"""`docs/embedded-stack.md` lists each endpoint of the gateway, and what is not supported."""
 
 import re
 from pathlib import Path
@@ -25,12 +25,12 @@ MISSING = [
 
 
 def _front(platform):
-    """Return the app behind the checks of origins."""
+    """Return the app behind the origin checks."""
     return create_app(platform.settings).app.app
 
 
 def endpoints(platform):
-    """Method and path of whatever the gateway has a route for."""
+    """Return method and path of every route of the gateway."""
     front = _front(platform)
     for prefix in front._services:
         yield from ((method, prefix + "…") for method in ANY.split())
@@ -47,28 +47,28 @@ def endpoints(platform):
             yield from ((method, path) for method in route.methods - {"HEAD"})
 
 
-def test_the_document_has_each_endpoint_and_no_other(platform):
+def test_the_document_lists_exactly_the_endpoints(platform):
     documented = [(method, path) for methods, path, _ in ROWS for method in methods]
     assert len(documented) == len(set(documented))
     assert set(documented) == set(endpoints(platform))
 
 
-def test_the_document_names_what_is_missing(platform):
+def test_the_document_lists_what_is_not_supported(platform):
     storage = _front(platform)._services["/storage/v1/"]
     named = {(f"/storage/v1/{route.pattern}", route.missing) for route in storage._routes}
-    named |= {(f"{prefix}/…", what) for prefix, what in missing._MISSING}
+    named |= {(f"{prefix}/…", name) for prefix, name in missing._MISSING}
     documented = {
         (path, answer.removeprefix("501: "))
         for _, path, answer in ROWS
         if answer.startswith("501: ")
     }
-    assert documented == {(path, what) for path, what in named if what}
+    assert documented == {(path, name) for path, name in named if name}
 
 
-@pytest.mark.parametrize(("method", "path", "what"), MISSING)
-async def test_what_is_missing_answers_501(gateway, platform, method, path, what):
+@pytest.mark.parametrize(("method", "path", "name"), MISSING)
+async def test_unsupported_endpoints_answer_501(gateway, platform, method, path, name):
     headers = {"apikey": platform.settings.service_role_key}
     async with httpx.AsyncClient(headers=headers) as http:
         answer = await http.request(method, gateway + path)
     assert answer.status_code == 501
-    assert what in answer.json()["message"]
+    assert name in answer.json()["message"]

@@ -1,4 +1,4 @@
-"""Storage and Auth as the unchanged supabase-js meets them, in Node."""
+"""Storage and Auth with the unchanged supabase-js, in Node."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Each service reports that the database or PostgREST is away, and goes on when it is back."""
+"""Outages: each service reports that the database or PostgREST is unreachable, and recovers."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,8 @@ from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
 from picture_queue.local.gateway.realtime import socket
 
 
-class Wire:
-    """A line to the database that can be cut and mended."""
+class DatabaseProxy:
+    """A proxy to the database that can be cut and restored."""
 
     def __init__(self, dsn: str) -> None:
         self._target = urlsplit(dsn)
@@ -21,13 +21,13 @@ class Wire:
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
 
-    def over(self, dsn: str) -> str:
-        """The address of the database, as it is reached over the line."""
+    def address_of(self, dsn: str) -> str:
+        """Return the address of the database through the proxy."""
         parts = urlsplit(dsn)
         netloc = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self._port}"
         return parts._replace(netloc=netloc, query="").geturl()
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
@@ -54,27 +54,27 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.fixture
-async def wire(platform):
-    wire = Wire(platform.superuser_url)
-    await wire.mend()
-    yield wire
-    await wire.cut()
+async def proxy(platform):
+    proxy = DatabaseProxy(platform.superuser_url)
+    await proxy.restore()
+    yield proxy
+    await proxy.cut()
 
 
-async def test_without_the_database_each_service_says_so(wire, platform, monkeypatch):
+async def test_each_service_reports_an_outage_of_the_database(proxy, platform, monkeypatch):
     monkeypatch.setattr(socket, "_LISTENER_TIMEOUT", 0.2)
     key = platform.settings.service_role_key
     headers = {"Authorization": f"Bearer {key}"}
     settings = asdict(platform.settings)
     urls = [name for name in settings if name.endswith("_database_url")]
     assert len(urls) == 3
-    serving = platform.serve(**{name: wire.over(settings[name]) for name in urls})
+    serving = platform.serve(**{name: proxy.address_of(settings[name]) for name in urls})
     url = await asyncio.to_thread(serving.__enter__)
     realtime = AsyncRealtimeClient(f"{url}/realtime/v1", key)
     try:
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as api:
             assert (await api.get("/storage/v1/bucket")).status_code == 200
-            await wire.cut()
+            await proxy.cut()
             answer = await api.get("/storage/v1/bucket")
             assert (answer.status_code, answer.json()["error"]) == (503, "DatabaseError")
             answer = await api.post(
@@ -84,8 +84,8 @@ async def test_without_the_database_each_service_says_so(wire, platform, monkeyp
             states = asyncio.Queue()
             await realtime.channel("room").subscribe(lambda *state: states.put_nowait(state))
             assert "UnableToConnectToProject" in str((await states.get())[1])
-            await wire.mend()
-            # The client joins again by itself until it succeeds.
+            await proxy.restore()
+            # The client joins again by itself, until it succeeds.
             async with asyncio.timeout(20):
                 while (await states.get())[0] != RealtimeSubscribeStates.SUBSCRIBED:
                     pass
@@ -95,7 +95,7 @@ async def test_without_the_database_each_service_says_so(wire, platform, monkeyp
         await asyncio.to_thread(serving.__exit__, None, None, None)
 
 
-async def test_without_postgrest_rest_says_so(gateway, platform):
+async def test_rest_reports_an_outage_of_postgrest(gateway, platform):
     headers = {"apikey": platform.settings.secret_key}
     async with httpx.AsyncClient(headers=headers) as http:
         answer = await http.post(f"{gateway}/rest/v1/rpc/anything", json={})

@@ -55,7 +55,7 @@ ROLES = {
 }
 
 
-# The reason of each difference, the parts of the answer that differ, and the cases.
+# The reason of each difference, the affected parts of the answer, and the cases.
 DIFFERENCES = (
     (
         "12 does not know a table: PostgreSQL does (42P01), or nobody (404 and {})",
@@ -180,7 +180,7 @@ def authorization(case: dict[str, Any]) -> str | None:
 
 
 class Replay:
-    """Sends the recorded requests to a gateway and compares the answers.
+    """Send the recorded requests to a gateway and compares the answers.
 
     Args:
         url: The gateway's address.
@@ -199,7 +199,7 @@ class Replay:
 
     async def reset(self) -> None:
         """Restore the data if something has been written since the last reset."""
-        # A write takes a transaction id; a sequence may advance without one.
+        # A write gets a transaction id. A sequence can advance without one.
         newest = (
             "select pg_snapshot_xmax(pg_current_snapshot())::text, sum(last_value)"
             " from pg_sequences"
@@ -234,7 +234,7 @@ class Replay:
 
     @contextlib.asynccontextmanager
     async def _with_locked_row(self, case: dict[str, Any]) -> AsyncIterator[None]:
-        """Lock a row from another connection, for the one case that needs it."""
+        """Lock a row from another connection, which one case requires."""
         if "before" not in case:
             yield
             return

@@ -1,4 +1,4 @@
-"""Realtime as the unchanged client meets it: who may listen, what arrives, how it ends."""
+"""Realtime with the unchanged client library: permissions, messages and the end of channels."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from realtime.exceptions import RealtimeHTTPError
 ADA, BOB = uuid4(), uuid4()
 SUBSCRIBED, CLOSED = RealtimeSubscribeStates.SUBSCRIBED, RealtimeSubscribeStates.CLOSED
 CHANNEL_ERROR = RealtimeSubscribeStates.CHANNEL_ERROR
-PATIENCE = 15  # seconds until a test gives up waiting
+TIMEOUT = 15  # The timeout of every wait, in seconds.
 
 POLICIES = """
 create policy read_own on realtime.messages for select to authenticated
@@ -29,7 +29,7 @@ create policy write_shared on realtime.messages for insert to authenticated
 
 
 class Listener:
-    """One channel of a client of its own, and what it heard."""
+    """A channel of a client of its own, and its messages."""
 
     def __init__(self, client: AsyncRealtimeClient, topic: str, options: dict[str, Any]) -> None:
         self.client = client
@@ -48,14 +48,14 @@ class Listener:
         return self
 
     async def message(self) -> dict[str, Any]:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self._messages.get()
 
     async def state(self) -> tuple[RealtimeSubscribeStates, str]:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self._states.get()
 
-    def heard_nothing(self) -> bool:
+    def has_no_messages(self) -> bool:
         return self._messages.empty()
 
 
@@ -69,14 +69,8 @@ def policies(platform):
 
 
 @pytest.fixture
-async def sql(platform):
-    async with platform.connect() as connection:
-        yield connection
-
-
-@pytest.fixture
 async def listen(gateway, platform):
-    """Opens channels; closes their clients after the test."""
+    """Return a function that opens channels, whose clients are closed after the test."""
     clients = []
 
     async def open_channel(topic: str, user: UUID | None = None, url=gateway, **options: Any):
@@ -102,20 +96,20 @@ async def send(sql, payload, topic, event="job", *, private=True):
     )
 
 
-async def test_a_message_arrives_after_commit_and_not_before(listen, sql, platform):
+async def test_a_message_is_sent_after_the_commit(listen, sql, platform):
     ada = await listen(f"user:{ADA}", ADA)
     assert (await ada.state())[0] == SUBSCRIBED
     async with sql.transaction(), platform.connect() as second:
         await send(sql, {"n": "first sent"}, f"user:{ADA}")
         await send(second, {"n": "first committed"}, f"user:{ADA}")
         assert (await ada.message())["payload"]["n"] == "first committed"
-        assert ada.heard_nothing()
+        assert ada.has_no_messages()
     message = await ada.message()
     assert (message["event"], message["payload"]["n"]) == ("job", "first sent")
     assert UUID(message["meta"]["id"])
 
 
-async def test_what_is_rolled_back_reaches_nobody(listen, sql):
+async def test_a_rolled_back_message_is_not_sent(listen, sql):
     ada = await listen(f"user:{ADA}", ADA)
     transaction = sql.transaction()
     await transaction.start()
@@ -125,7 +119,7 @@ async def test_what_is_rolled_back_reaches_nobody(listen, sql):
     assert (await ada.message())["payload"]["n"] == "kept"
 
 
-async def test_messages_of_any_size_keep_their_order(listen, sql):
+async def test_messages_of_different_sizes_keep_their_order(listen, sql):
     ada = await listen(f"user:{ADA}", ADA)
     sizes = [10, 20_000, 10, 7_400, 300_000, 10]
     for n, size in enumerate(sizes):
@@ -135,7 +129,7 @@ async def test_messages_of_any_size_keep_their_order(listen, sql):
         assert (payload["n"], len(payload["text"])) == (n, size)
 
 
-async def test_one_insert_may_send_many(listen, sql):
+async def test_one_insert_can_send_many_messages(listen, sql):
     ada = await listen(f"user:{ADA}", ADA)
     await sql.execute(
         "insert into realtime.messages (topic, extension, event, private, payload)"
@@ -147,25 +141,25 @@ async def test_one_insert_may_send_many(listen, sql):
 
 
 @pytest.mark.parametrize("user", [BOB, None], ids=["another user", "anon"])
-async def test_anothers_topic_is_refused(listen, user):
+async def test_the_topic_of_another_user_is_refused(listen, user):
     listener = await listen(f"user:{ADA}", user)
     state, error = await listener.state()
     assert state == CHANNEL_ERROR
     assert "Unauthorized: You do not have permissions to read from this Channel topic" in error
 
 
-async def test_public_and_private_topics_of_one_name_are_two(listen, sql):
+async def test_public_and_private_topics_with_the_same_name_are_separate(listen, sql):
     public = await listen("room", private=False)
     private = await listen("room", ADA)
     await send(sql, {"n": "private"}, "room", private=True)
     await send(sql, {"n": "public"}, "room", private=False)
     assert (await public.message())["payload"]["n"] == "public"
     assert (await private.message())["payload"]["n"] == "private"
-    assert public.heard_nothing()
-    assert private.heard_nothing()
+    assert public.has_no_messages()
+    assert private.has_no_messages()
 
 
-async def test_clients_broadcast_to_each_other_and_not_to_themselves(listen):
+async def test_a_broadcast_reaches_other_clients_but_not_its_sender(listen):
     ada = await listen("room", ADA)
     bob = await listen("room", BOB)
     echo = await listen("room", BOB, broadcast={"self": True, "ack": True})
@@ -177,13 +171,13 @@ async def test_clients_broadcast_to_each_other_and_not_to_themselves(listen):
     assert (await ada.message())["payload"] == {"from": "echo"}
 
 
-async def test_who_may_not_write_is_not_heard(listen):
+async def test_a_broadcast_without_the_right_to_write_is_dropped(listen):
     ada = await listen(f"user:{ADA}", ADA)
     other = await listen(f"user:{ADA}", ADA)
     await other.channel.send_broadcast("hello", {"n": 1})
-    # A request on the same socket is answered after the broadcast was dealt with.
+    # A request on the same socket is answered after the broadcast was handled.
     await other.client.channel("room", {"config": {"private": True}}).subscribe()
-    assert ada.heard_nothing()
+    assert ada.has_no_messages()
 
 
 async def test_broadcasts_over_http_need_the_right_to_write(listen, gateway, platform):
@@ -209,9 +203,9 @@ async def test_broadcasts_over_http_need_the_right_to_write(listen, gateway, pla
         binary = {"Content-Type": "application/octet-stream"}
         answer = await http.post("/broadcast/room/events/e", content=b"\0", headers=binary)
         assert answer.status_code == 501
-        stranger = {"Authorization": "Bearer nonsense"}
+        invalid = {"Authorization": "Bearer nonsense"}
         for path in ("/broadcast", "/broadcast/room/events/e"):
-            assert (await http.post(path, json={}, headers=stranger)).status_code == 401
+            assert (await http.post(path, json={}, headers=invalid)).status_code == 401
     assert (await ada.message())["payload"] == {"n": 2}
 
 
@@ -235,7 +229,7 @@ async def test_a_refreshed_token_keeps_the_channel_open(listen, platform, sql):
 
 
 @pytest.mark.parametrize("case", ["another user's", "expired", "nonsense"])
-async def test_a_token_without_the_right_closes_the_channel(listen, platform, case):
+async def test_a_new_token_without_permission_closes_the_channel(listen, platform, case):
     ada = await listen(f"user:{ADA}", ADA)
     await ada.state()
     tokens = {
@@ -257,14 +251,14 @@ async def test_a_bad_token_cannot_join(listen, platform, seconds, reason):
 
 
 @pytest.mark.parametrize("claims", [{"role": "authenticated"}, {"exp": 4102444800}, {}])
-async def test_a_token_needs_a_role_and_an_end(listen, platform, claims):
+async def test_a_token_needs_a_role_and_an_expiry(listen, platform, claims):
     token = jwt.encode({"sub": str(ADA), **claims}, platform.settings.jwt_secret)
     state, error = await (await listen("room", token=token, private=False)).state()
     assert state == CHANNEL_ERROR
     assert "Fields `role` and `exp` are required in JWT" in error
 
 
-async def test_a_cut_network_is_survived(listen, faults, sql):
+async def test_a_client_reconnects_after_a_network_cut(listen, faults, sql):
     ada = await listen(f"user:{ADA}", ADA)
     await ada.state()
     await faults.set(network_cut=True)
@@ -275,7 +269,7 @@ async def test_a_cut_network_is_survived(listen, faults, sql):
     assert (await ada.message())["payload"]["n"] == 1
 
 
-async def test_messages_are_dropped_doubled_and_delayed_on_demand(listen, faults, sql):
+async def test_faults_drop_repeat_and_delay_messages(listen, faults, sql):
     ada = await listen(f"user:{ADA}", ADA)
     await faults.set(drop_messages=1)
     await send(sql, {"n": "dropped"}, f"user:{ADA}")
@@ -290,7 +284,7 @@ async def test_messages_are_dropped_doubled_and_delayed_on_demand(listen, faults
     assert [(await ada.message())["payload"]["n"] for _ in range(2)] == ["in time", "late"]
 
 
-async def test_the_server_closes_channels_on_demand(listen, faults):
+async def test_a_fault_closes_channels(listen, faults):
     ada = await listen(f"user:{ADA}", ADA)
     bob = await listen(f"user:{BOB}", BOB)
     await ada.state()
@@ -300,7 +294,7 @@ async def test_the_server_closes_channels_on_demand(listen, faults):
     assert bob.channel.is_joined
 
 
-async def test_the_database_may_go_away_and_come_back(listen, sql):
+async def test_messages_arrive_again_after_an_outage_of_the_database(listen, sql):
     ada = await listen(f"user:{ADA}", ADA)
     listening = (
         "select pid from pg_stat_activity where datname = current_database()"
@@ -308,9 +302,9 @@ async def test_the_database_may_go_away_and_come_back(listen, sql):
     )
     old = await sql.fetchval(listening)
     await sql.execute("select pg_terminate_backend($1)", old)
-    # Once it listens again, the gateway prunes: that is then the last statement it made.
+    # When the gateway listens again it prunes, which is then its last statement.
     again = listening + " and pid <> $1 and query like 'delete from realtime.messages%'"
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while await sql.fetchval(again, old) is None:
             pass
     await send(sql, {"n": 1}, f"user:{ADA}")
@@ -323,7 +317,7 @@ FORGED = {"id": str(uuid4()), "topic": f"user:{ADA}", "event": "e", "private": T
 @pytest.mark.parametrize(
     "note", ["", "{", "[]", "1", "{}", '{"id": "x"}', '{"topic": "room"}', json.dumps(FORGED)]
 )
-async def test_a_strange_notification_is_ignored(listen, sql, note):
+async def test_a_malformed_notification_is_ignored(listen, sql, note):
     ada = await listen(f"user:{ADA}", ADA)
     await sql.execute("select pg_notify('realtime_messages', $1)", note)
     await send(sql, {"n": 1}, f"user:{ADA}")
@@ -343,7 +337,7 @@ async def test_keys_are_not_logged(gateway, platform, caplog):
     assert not any(key in line or bad in line for line in logged)
 
 
-async def test_a_failing_policy_is_named(listen, sql):
+async def test_the_error_of_a_failing_policy_is_reported(listen, sql):
     await sql.execute(
         "create policy broken on realtime.messages for select to authenticated"
         " using ((1 / (length((select realtime.topic())) - 6)) = 1)"
@@ -355,7 +349,7 @@ async def test_a_failing_policy_is_named(listen, sql):
         await sql.execute("drop policy broken on realtime.messages")
 
 
-async def test_table_changes_are_refused_by_name(gateway, platform):
+async def test_subscriptions_to_table_changes_are_refused(gateway, platform):
     client = AsyncRealtimeClient(f"{gateway}/realtime/v1", platform.settings.anon_key)
     states = asyncio.Queue()
     channel = client.channel("room").on_postgres_changes("*", print, table="jobs")
@@ -366,7 +360,7 @@ async def test_table_changes_are_refused_by_name(gateway, platform):
     assert "NotImplemented: The embedded stack has no postgres_changes" in error
 
 
-async def test_nobody_is_present_and_leaving_is_answered(listen):
+async def test_presence_is_empty_and_a_leave_is_answered(listen):
     ada = await listen("room", ADA, presence={"key": "", "enabled": True})
     await ada.channel.track({"online": True})
     assert ada.channel.presence_state() == {}
@@ -375,7 +369,7 @@ async def test_nobody_is_present_and_leaving_is_answered(listen):
     assert (await ada.state())[0] == CLOSED
 
 
-# Below, frames by hand: what no client of the library would send.
+# --- Raw frames, which no client library sends ---
 
 
 @contextlib.asynccontextmanager
@@ -393,7 +387,7 @@ async def ask(socket, topic, event, payload=None, ref="1"):
 
 
 async def answer(socket):
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return json.loads(await socket.recv())
 
 
@@ -409,7 +403,7 @@ async def test_a_handshake_needs_a_key_and_a_known_protocol(gateway, platform, c
     assert refused.value.response.status_code == status
 
 
-async def test_while_the_network_is_cut_nobody_connects(gateway, platform, faults):
+async def test_connections_are_refused_during_a_network_cut(gateway, platform, faults):
     await faults.set(network_cut=True)
     with pytest.raises(websockets.InvalidStatus) as refused:
         async with raw_socket(gateway, platform.settings.anon_key):
@@ -424,7 +418,7 @@ async def test_opaque_keys_open_a_socket(gateway, platform):
             assert (await answer(socket))["payload"]["status"] == "ok"
 
 
-async def test_the_protocol_by_hand(gateway, platform, sql):
+async def test_the_protocol_of_version_one(gateway, platform, sql):
     async with raw_socket(gateway, platform.settings.anon_key) as socket:
         await ask(socket, "phoenix", "heartbeat", ref=None)
         assert await answer(socket) == {
@@ -438,7 +432,7 @@ async def test_the_protocol_by_hand(gateway, platform, sql):
         await ask(socket, "realtime:", "phx_join")
         reason = (await answer(socket))["payload"]["response"]["reason"]
         assert reason.startswith("TopicNameRequired")
-        # A second join takes the place of the first, and each message still comes once.
+        # A second join replaces the first, and each message still arrives once.
         for ref in ("1", "2"):
             await ask(socket, "realtime:room", "phx_join", ref=ref)
             assert (await answer(socket))["ref"] == ref
@@ -451,14 +445,14 @@ async def test_the_protocol_by_hand(gateway, platform, sql):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"topic": "phoenix"}'])
-async def test_what_is_not_the_protocol_ends_the_socket(gateway, platform, text):
+async def test_a_malformed_message_closes_the_socket(gateway, platform, text):
     async with raw_socket(gateway, platform.settings.anon_key) as socket:
         await socket.send(text)
         with pytest.raises(websockets.ConnectionClosed):
             await answer(socket)
 
 
-async def test_who_does_not_read_is_closed_and_slows_nobody_down(platform, sql):
+async def test_a_client_that_does_not_read_is_closed_and_delays_no_other(platform, sql):
     messages = 60
     with platform.serve(subscriber_queue=5) as url:
         async with (
@@ -478,11 +472,11 @@ async def test_who_does_not_read_is_closed_and_slows_nobody_down(platform, sql):
                     await answer(slow)
 
 
-async def test_version_two_has_arrays_and_broadcasts_in_binary(gateway, platform):
-    """Frames as supabase-js sends them."""
-    topic, heard = "realtime:room", b'{"n":1}'
+async def test_the_protocol_of_version_two(gateway, platform):
+    """Send frames as supabase-js does."""
+    topic, body = "realtime:room", b'{"n":1}'
     parts = (b"1", b"2", topic.encode(), b"greet", b"")
-    push = bytes([3, *map(len, parts), 1]) + b"".join(parts) + heard
+    push = bytes([3, *map(len, parts), 1]) + b"".join(parts) + body
     async with (
         raw_socket(gateway, platform.settings.anon_key, vsn="2.0.0") as ada,
         raw_socket(gateway, platform.settings.anon_key) as bob,
@@ -507,7 +501,7 @@ async def test_version_two_has_arrays_and_broadcasts_in_binary(gateway, platform
 
 
 @pytest.mark.parametrize("frame", [b"", b"\x03", b"\x09" * 8, "[1, 2]", '"text"', "{"])
-async def test_what_is_no_frame_ends_the_socket(gateway, platform, frame):
+async def test_a_malformed_frame_closes_the_socket(gateway, platform, frame):
     async with raw_socket(gateway, platform.settings.anon_key, vsn="2.0.0") as socket:
         await socket.send(frame)
         with pytest.raises(websockets.ConnectionClosed):

@@ -1,4 +1,4 @@
-"""The limits and the replay of Realtime: the gateway refuses with the platform's error texts."""
+"""Limits and replay of Realtime: the gateway refuses with the error texts of the platform."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from picture_queue.local.gateway.realtime import limits
 
 SUBSCRIBED, CLOSED = RealtimeSubscribeStates.SUBSCRIBED, RealtimeSubscribeStates.CLOSED
 CHANNEL_ERROR = RealtimeSubscribeStates.CHANNEL_ERROR
-TIMEOUT = 15  # seconds until a wait fails the test
+TIMEOUT = 15  # The timeout of every wait, in seconds.
 
 POLICY = """
 create policy read_all on realtime.messages for select to authenticated using (true);
@@ -26,7 +26,7 @@ create policy write_all on realtime.messages for insert to authenticated with ch
 
 
 class Listener:
-    """One channel of a client, and the messages that it received."""
+    """A channel of a client, and its messages."""
 
     def __init__(self, client: AsyncRealtimeClient, topic: str, options: dict[str, Any]) -> None:
         self.channel = client.channel(topic, {"config": {"presence": {"key": ""}, **options}})
@@ -60,12 +60,6 @@ def policies(platform):
 
 
 @pytest.fixture
-async def sql(platform):
-    async with platform.connect() as connection:
-        yield connection
-
-
-@pytest.fixture
 async def connect(platform):
     """Return a function that makes clients, which are closed after the test."""
     clients = []
@@ -83,8 +77,8 @@ async def connect(platform):
             await client.close()
 
 
-def serve(platform, **most):
-    return platform.serve(realtime_limits=RealtimeLimits(**most))
+def serve(platform, **limits):
+    return platform.serve(realtime_limits=RealtimeLimits(**limits))
 
 
 async def send(sql, topic, *numbers, text="", private=True):
@@ -132,7 +126,7 @@ async def test_the_sockets_of_a_project_are_limited(platform, connect):
         assert "ConnectionRateLimitReached: Too many connected users" in error
 
 
-async def test_the_joins_a_second_are_limited(platform, connect):
+async def test_the_joins_per_second_are_limited(platform, connect):
     with serve(platform, joins_per_second=0) as url:
         state, error = await Listener(await connect(url), "a", {}).subscribe()
         assert state == CHANNEL_ERROR

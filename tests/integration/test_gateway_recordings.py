@@ -1,10 +1,10 @@
-"""The gateway answers Storage requests as the real server did, but for the differences named here.
+"""The gateway answers Storage requests like the real server, except for the listed differences.
 
 `recordings.json`: requests and answers of storage-api v1.70.6 with its file backend, and some
-statements, one case a line, in the order they ran; each builds on the state left by those before.
-Left out are those that take two connections or a broken one: `test_gateway_storage` has its own.
+statements, one case per line, in the order in which they ran. Each depends on the cases before it.
+Cases with two connections, or with a broken one, are in `test_gateway_storage`.
 `<jwt {header}.{claims}>` stands for a token with these claims, `<SERVICE>`, `<ANON>`, `<USER_A>`,
-`<USER_B>` for the usual ones; `volatile` points at what differs from run to run.
+`<USER_B>` for the usual tokens; `volatile` points to values that differ from run to run.
 """
 
 import base64
@@ -106,7 +106,7 @@ TOKEN = re.compile(r"<jwt (\{.*?\})\.(\{.*?\})(, [a-z ]+)?>")
 
 
 def mint(match: re.Match[str]) -> str:
-    """The token that a placeholder stands for."""
+    """Return the token for a placeholder."""
     header, claims, note = json.loads(match[1]), json.loads(match[2]), match[3] or ""
     now = int(time.time())
     for name in ("iat", "exp", "nbf"):
@@ -123,14 +123,14 @@ def mint(match: re.Match[str]) -> str:
 
 
 def expand(text: str) -> str:
-    """A text with its placeholders filled in."""
+    """Return a text with its placeholders replaced."""
     for name, token in TOKENS.items():
         text = text.replace(name, token)
     return TOKEN.sub(mint, text)
 
 
 def data_of(described: dict[str, Any]) -> bytes:
-    """The bytes a recording describes."""
+    """Return the bytes that a recording describes."""
     if "fill" not in described:
         if "base64" in described:
             return base64.b64decode(described["base64"])
@@ -141,7 +141,7 @@ def data_of(described: dict[str, Any]) -> bytes:
 
 
 def body_of(case: dict[str, Any]) -> tuple[bytes | None, str | None]:
-    """Body and content type of a request."""
+    """Return body and content type of a request."""
     body = case.get("body")
     if body is None:
         return None, None
@@ -162,13 +162,13 @@ def body_of(case: dict[str, Any]) -> tuple[bytes | None, str | None]:
 
 
 def play(url: str, case: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-    """Sends a request just as it was recorded: no client that tidies paths up."""
+    """Send a request exactly as it was recorded, without a client that normalises its path."""
     body, content_type = body_of(case)
     headers = {name: expand(value) for name, value in case.get("headers", {}).items()}
     if content_type is not None:
         headers["Content-Type"] = content_type
     if "authorization" in map(str.lower, headers):
-        # Where a token was sent there is a key too, as the clients have it.
+        # Every request with a token also has a key, as the client libraries send it.
         headers.setdefault("apikey", RECORDED.anon_key)
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
@@ -190,7 +190,7 @@ def play(url: str, case: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
 
 
 class Comparison:
-    """Compares answers; ids differ from run to run, but one stays one and two stay two."""
+    """A comparison of answers. Ids differ from run to run, but equal ids must stay equal."""
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}
@@ -219,11 +219,11 @@ class Comparison:
         if isinstance(wanted, dict) and wanted.keys() == {"bytes"}:
             return [] if body == data_of(wanted["bytes"]) else ["other bytes"]
         try:
-            given = dict(leaves(json.loads(body)))
+            given = dict(plain_values(json.loads(body)))
         except ValueError:
             return [f"no JSON: {body[:200]!r}"]
         volatile = case.get("volatile", [])
-        expected = dict(leaves(wanted))
+        expected = dict(plain_values(wanted))
         if expected.keys() != given.keys():
             return [f"other keys: {sorted(expected.keys() ^ given.keys())}"]
         return [
@@ -242,20 +242,20 @@ class Comparison:
         return bool(wanted == given)
 
 
-def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """The plain values in a JSON value, by their pointers."""
+def plain_values(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the plain values of a JSON value, with their pointers."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from leaves(inner, f"{at}/{key}")
+            yield from plain_values(inner, f"{at}/{key}")
     elif isinstance(value, list) and value:
         for n, inner in enumerate(value):
-            yield from leaves(inner, f"{at}/{n}")
+            yield from plain_values(inner, f"{at}/{n}")
     else:
         yield at, value
 
 
 def same_tokens(wanted: str, given: str) -> bool:
-    """Return whether a text has a token of the same header and claims in the same place."""
+    """Return True if both texts have a token with the same header and claims in the same place."""
     match = TOKEN.search(wanted)
     assert match
     before, token = given[: match.start()], given[match.start() :]
@@ -271,7 +271,7 @@ def same_tokens(wanted: str, given: str) -> bool:
 
 
 async def run(sql: Any, case: dict[str, Any]) -> str:
-    """Runs a recorded statement in its role; returns JSON, also of an error's text."""
+    """Run a recorded statement in its role; return its result or its error as JSON."""
     try:
         async with sql.transaction():
             await sql.execute(f"set local role {case['role']}")
@@ -304,4 +304,6 @@ async def test_storage_answers_as_recorded(platform):
                     different[case["id"]] = found
     unexpected = {name: found for name, found in different.items() if name not in DIFFERENCES}
     assert not unexpected, json.dumps(unexpected, indent=1)
-    assert sorted(DIFFERENCES.keys() - different.keys()) == [], "these agree by now"
+    assert sorted(DIFFERENCES.keys() - different.keys()) == [], (
+        "these listed differences no longer exist"
+    )

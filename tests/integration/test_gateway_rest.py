@@ -1,4 +1,4 @@
-"""The way to PostgREST, the keys in front of it, and the switches that break it on purpose."""
+"""Requests to PostgREST through the gateway, the key checks, and the fault switches."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ async def api(stack):
 
 @pytest.fixture
 async def switches(stack, api):
-    """Sets fault switches of the stack's gateway; they are off again after the test."""
+    """Set fault switches of the stack's gateway. They are off again after the test."""
 
     async def change(**values):
         headers = {"apikey": stack.secret_key}
@@ -38,7 +38,7 @@ def bearer(token):
 
 
 @pytest.mark.parametrize("key", ["service_role_key", "secret_key"])
-async def test_a_service_key_of_either_kind_calls_a_function(stack, key):
+async def test_both_kinds_of_service_keys_can_call_a_function(stack, key):
     async with httpx.AsyncClient(timeout=20) as http:
         options = AsyncClientOptions(httpx_client=http, auto_refresh_token=False)
         client = await acreate_client(stack.api_url, getattr(stack, key), options)
@@ -47,7 +47,7 @@ async def test_a_service_key_of_either_kind_calls_a_function(stack, key):
 
 
 @pytest.mark.parametrize("key", ["anon_key", "publishable_key"])
-def test_a_public_key_of_either_kind_is_anon(stack, key):
+def test_both_kinds_of_public_keys_have_the_role_anon(stack, key):
     with httpx.Client(timeout=20) as http:
         options = ClientOptions(httpx_client=http, auto_refresh_token=False)
         client = create_client(stack.api_url, getattr(stack, key), options)
@@ -69,7 +69,7 @@ def test_a_public_key_of_either_kind_is_anon(stack, key):
     ],
     ids=["nonsense", "forged", "expired"],
 )
-async def test_a_request_with_a_bad_token_goes_no_further(stack, api, given, code, message):
+async def test_a_request_with_an_invalid_token_is_refused(stack, api, given, code, message):
     headers = {"apikey": stack.publishable_key, **bearer(given(stack))}
     answer = await api.post("/rest/v1/rpc/picture_queue_version", json={}, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (401, code)
@@ -90,14 +90,14 @@ def token(stack, **claims):
     return jwt.encode(claims, stack.jwt_secret, algorithm="HS256")
 
 
-async def test_a_users_token_wins_over_the_key(stack, api):
+async def test_the_token_of_a_user_overrides_the_key(stack, api):
     user = str(uuid4())
     headers = {"apikey": stack.secret_key, **bearer(token(stack, sub=user))}
     answer = await api.post("/rest/v1/rpc/claim_next_job", json={}, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (403, "42501")
 
 
-async def test_answers_pass_unchanged(stack, api):
+async def test_answers_are_forwarded_unchanged(stack, api):
     headers = bearer(stack.secret_key)
     answer = await api.get("/rest/v1/job_queue?select=id&limit=0", headers=headers)
     assert (answer.status_code, answer.json()) == (200, [])
@@ -120,14 +120,14 @@ async def test_a_limit_on_a_change_is_ignored_as_on_the_platform(stack, api, db,
     try:
         async with asyncio.timeout(15):
             while (await api.get(path, headers=headers)).status_code == 404:
-                pass  # until the new table is known
+                pass  # Wait until PostgREST knows the new table.
         assert len((await api.get(path, headers=headers)).json()) == 1
         assert (await api.delete(path, headers=headers)).json() == [{"n": 1}, {"n": 2}]
     finally:
         await db.execute("drop table public.limited")
 
 
-async def test_large_bodies_stream_both_ways(stack, api):
+async def test_large_bodies_are_streamed_in_both_directions(stack, api):
     headers = bearer(stack.secret_key)
 
     async def chunked():
@@ -147,7 +147,7 @@ async def test_large_bodies_stream_both_ways(stack, api):
     assert [len(job["payload"]["x"]) for job in jobs] == [20_000] * 400
 
 
-async def test_requests_share_connections_and_mix_freely(stack, api):
+async def test_concurrent_requests_share_connections(stack, api):
     headers = bearer(stack.secret_key)
     calls = [
         api.post("/rest/v1/rpc/picture_queue_version", json={}, headers=headers),
@@ -158,7 +158,7 @@ async def test_requests_share_connections_and_mix_freely(stack, api):
     assert [answer.status_code for answer in answers] == [200, 200, 404] * 20
 
 
-async def test_an_answer_may_be_lost_after_the_commit(stack, api, switches):
+async def test_a_fault_loses_the_response_after_the_commit(stack, api, switches):
     await switches(cut_after_commit=1, path=ENQUEUE)
     job_id = str(uuid4())
     body = {"job_type": "t", "queue": f"q-{job_id}", "job_id": job_id}
@@ -170,7 +170,7 @@ async def test_an_answer_may_be_lost_after_the_commit(stack, api, switches):
     assert (await api.post(ENQUEUE, json=body, headers=headers)).json() == job_id
 
 
-async def test_503_comes_as_often_as_asked_and_where_asked(stack, api, switches):
+async def test_a_fault_answers_503_for_a_path_and_a_number_of_times(stack, api, switches):
     assert (await switches(answer_503=2, path="/rest/v1/rpc/get_job"))["answer_503"] == 2
     headers = bearer(stack.secret_key)
     for path, status in (("list_jobs", 200), ("get_job", 503), ("get_job", 503), ("get_job", 404)):
@@ -179,7 +179,7 @@ async def test_503_comes_as_often_as_asked_and_where_asked(stack, api, switches)
         assert answer.status_code == status
 
 
-async def test_faults_are_set_by_the_service_only(stack, api):
+async def test_only_a_service_key_can_set_faults(stack, api):
     for headers in ({}, {"apikey": stack.anon_key}, bearer(stack.publishable_key)):
         assert (await api.get("/_faults", headers=headers)).status_code == 403
     headers = bearer(stack.service_role_key)
@@ -193,7 +193,7 @@ async def test_faults_are_set_by_the_service_only(stack, api):
         assert (await api.post("/_faults", content=text, headers=headers)).status_code == 400
 
 
-async def test_browsers_may_call(stack, api):
+async def test_cors_requests_of_browsers_are_permitted(stack, api):
     preflight = {
         "Origin": "http://localhost:3000",
         "Access-Control-Request-Method": "POST",
@@ -221,13 +221,13 @@ async def test_browsers_may_call(stack, api):
         ("/realtime/v1/api/tenants", "tenant"),
     ],
 )
-async def test_what_is_missing_says_so(stack, api, path, missing):
+async def test_unsupported_services_are_named(stack, api, path, missing):
     answer = await api.post(path, headers={"apikey": stack.publishable_key})
     assert answer.status_code == 501
     assert missing in answer.json()["message"]
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/rest", "/rest/v2/x", "/auth/v1/nothing"])
-async def test_unknown_paths_are_json_too(stack, api, path):
+async def test_unknown_paths_get_a_json_error(stack, api, path):
     answer = await api.get(path, headers={"apikey": stack.publishable_key})
     assert (answer.status_code, "no Route matched" in answer.json()["message"]) == (404, True)

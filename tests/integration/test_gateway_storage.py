@@ -1,4 +1,4 @@
-"""Storage as the unchanged client meets it: who may, what arrives, and no way out of the folder."""
+"""Storage with the unchanged client library: permissions, files, and confinement to the folder."""
 
 import asyncio
 import hashlib
@@ -36,7 +36,7 @@ def policies(platform):
 
 @pytest.fixture
 async def storage(gateway, platform):
-    """Makes a client for a user, or for whoever has a key."""
+    """Return a function that makes a client for a user, or for a key."""
     async with httpx.AsyncClient(timeout=20) as http:
 
         def client(user=None, key=None):
@@ -50,7 +50,7 @@ async def storage(gateway, platform):
 
 @pytest.fixture
 def path():
-    """A new path in Ada's folder."""
+    """Return a new path in Ada's folder."""
     return f"{ADA}/{uuid4()}/0.png"
 
 
@@ -80,23 +80,23 @@ async def test_an_object_is_stored_signed_fetched_and_removed(storage, path):
     assert await files.list(folder) == []
 
 
-async def test_another_user_sees_and_changes_nothing(storage, path):
+async def test_another_user_can_neither_read_nor_change_an_object(storage, path):
     await storage(ADA).from_("private").upload(path, PNG, TYPED)
-    for stranger in (storage(BOB).from_("private"), storage().from_("private")):
-        assert (await refusal(stranger.download(path))).status == "404"
-        assert (await refusal(stranger.create_signed_url(path, 60))).status == "404"
-        assert (await refusal(stranger.upload(f"{ADA}/x", PNG, TYPED))).status == "403"
-        overwriting = stranger.upload(path, b"mine", {**TYPED, "upsert": "true"})
+    for other in (storage(BOB).from_("private"), storage().from_("private")):
+        assert (await refusal(other.download(path))).status == "404"
+        assert (await refusal(other.create_signed_url(path, 60))).status == "404"
+        assert (await refusal(other.upload(f"{ADA}/x", PNG, TYPED))).status == "403"
+        overwriting = other.upload(path, b"mine", {**TYPED, "upsert": "true"})
         assert (await refusal(overwriting)).status == "403"
-        assert await stranger.list(str(ADA)) == []
-        assert await stranger.remove([path]) == []
-        assert not await stranger.exists(path)
-        (entry,) = await stranger.create_signed_urls([path], 60)
+        assert await other.list(str(ADA)) == []
+        assert await other.remove([path]) == []
+        assert not await other.exists(path)
+        (entry,) = await other.create_signed_urls([path], 60)
         assert entry["signedURL"] is None
     assert await storage(ADA).from_("private").download(path) == PNG
 
 
-async def test_a_public_bucket_is_read_by_everybody_and_written_by_few(storage, path):
+async def test_a_public_bucket_is_readable_by_all_and_writable_by_few(storage, path):
     await storage(ADA).from_("open").upload(path, PNG, TYPED)
     url = await storage().from_("open").get_public_url(path)
     async with httpx.AsyncClient() as anybody:
@@ -106,7 +106,7 @@ async def test_a_public_bucket_is_read_by_everybody_and_written_by_few(storage, 
     assert (await refusal(storage().from_("open").upload(f"{ADA}/x", PNG))).status == "403"
 
 
-async def test_a_replaced_object_leaves_no_bytes_behind(storage, platform, path):
+async def test_replacing_an_object_deletes_its_old_file(storage, platform, path):
     files = storage(ADA).from_("private")
     await files.upload(path, PNG, TYPED)
     assert (await refusal(files.upload(path, b"two", TYPED))).code == "Duplicate"
@@ -123,7 +123,7 @@ def stored_files(platform):
     return [entry for entry in platform.settings.storage_dir.rglob("*") if entry.is_file()]
 
 
-async def test_an_object_moves_with_its_bytes_and_its_id(storage, platform, path):
+async def test_a_moved_object_keeps_its_file_and_its_id(storage, platform, path):
     files = storage(ADA).from_("private")
     await files.upload(path, PNG, TYPED)
     before, stored = await files.info(path), stored_files(platform)
@@ -138,7 +138,7 @@ async def test_an_object_moves_with_its_bytes_and_its_id(storage, platform, path
     assert (await refusal(storage(BOB).from_("private").move(path + ".moved", "x"))).status == "404"
 
 
-async def test_a_copy_outlives_the_original(storage, platform, path):
+async def test_a_copy_remains_after_the_original_is_deleted(storage, platform, path):
     files = storage(ADA).from_("private")
     await files.upload(path, PNG, TYPED)
     await files.copy(path, path + ".copy")
@@ -152,7 +152,7 @@ async def test_a_copy_outlives_the_original(storage, platform, path):
     assert await files.download(path + ".copy") == PNG
 
 
-async def test_a_signed_url_takes_one_upload_from_anybody(storage, path):
+async def test_a_signed_upload_url_permits_one_upload_without_a_token(storage, path):
     files = storage(ADA).from_("private")
     signed = await files.create_signed_upload_url(path)
     anybody = storage().from_("private")
@@ -162,12 +162,12 @@ async def test_a_signed_url_takes_one_upload_from_anybody(storage, path):
     assert (await refusal(again)).code == "Duplicate"
     elsewhere = anybody.upload_to_signed_url(path + "x", signed["token"], PNG, TYPED)
     assert (await refusal(elsewhere)).code == "InvalidSignature"
-    for stranger in (storage(BOB), storage()):
-        refused = stranger.from_("private").create_signed_upload_url(f"{ADA}/x")
+    for other in (storage(BOB), storage()):
+        refused = other.from_("private").create_signed_upload_url(f"{ADA}/x")
         assert (await refusal(refused)).status == "403"
 
 
-async def test_tokens_of_signed_urls_do_one_thing(gateway, storage, path):
+async def test_the_token_of_a_signed_url_permits_one_operation(gateway, storage, path):
     files = storage(ADA).from_("private")
     upload = await files.create_signed_upload_url(path)
     await files.upload(path, PNG, TYPED)
@@ -197,7 +197,7 @@ async def test_a_bucket_is_changed_emptied_and_deleted(storage, platform):
     assert (await refusal(service.get_bucket("short-lived"))).code == "Bucket not found"
 
 
-async def test_a_large_object_streams_through(storage, platform, path):
+async def test_a_large_object_is_streamed(storage, platform, path):
     content = random.Random(7).randbytes(8_000_000)
     service = storage(key=platform.settings.secret_key).from_("private")
     await service.upload(path, content, {"content-type": "application/octet-stream"})
@@ -206,7 +206,7 @@ async def test_a_large_object_streams_through(storage, platform, path):
 
 @pytest.mark.parametrize("column", ["name", "created_at", "updated_at"])
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_a_listing_goes_on_page_by_page(storage, column, order):
+async def test_a_listing_is_paginated(storage, column, order):
     folder = f"{ADA}/{uuid4()}"
     files = storage(ADA).from_("private")
     names = [f"{folder}/{name}" for name in ("B", "a", "c/1", "c/2", "d e", "z")]
@@ -222,7 +222,7 @@ async def test_a_listing_goes_on_page_by_page(storage, column, order):
     assert found == (names if order == "asc" else names[::-1])
 
 
-async def test_a_page_may_end_between_an_object_and_a_folder_of_its_name(storage):
+async def test_a_page_may_end_between_an_object_and_a_folder_with_the_same_name(storage):
     folder = f"{ADA}/{uuid4()}"
     files = storage(ADA).from_("private")
     for name in ("a", "x", "x/1", "y"):
@@ -266,7 +266,7 @@ async def test_a_bucket_limits_size_and_type(storage, platform):
         "a%00b",
     ],
 )
-def test_no_name_leads_out_of_the_folder(gateway, platform, name):
+def test_no_name_escapes_the_folder(gateway, platform, name):
     before = stored_files(platform)
     address = urlsplit(gateway)
     headers = {"Authorization": f"Bearer {platform.settings.service_role_key}"}
@@ -281,7 +281,7 @@ def test_no_name_leads_out_of_the_folder(gateway, platform, name):
     assert stored_files(platform) == before
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(gateway, platform, path):
+def test_an_interrupted_upload_leaves_no_file(gateway, platform, path):
     before = stored_files(platform)
     address = urlsplit(gateway)
     for content_type in ("image/png", "multipart/form-data; boundary=zz"):
@@ -300,7 +300,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(gateway, platform, path):
     assert stored_files(platform) == before
 
 
-async def test_an_object_whose_bytes_are_gone_is_an_error(storage, platform, path):
+async def test_an_object_without_its_file_is_an_error(storage, platform, path):
     files = storage(ADA).from_("private")
     before = set(stored_files(platform))
     await files.upload(path, PNG, TYPED)
@@ -310,7 +310,7 @@ async def test_an_object_whose_bytes_are_gone_is_an_error(storage, platform, pat
     assert [entry["name"] for entry in await files.remove([path])] == [path]
 
 
-async def test_a_trigger_that_refuses_leaves_no_bytes(storage, platform, path):
+async def test_an_upload_refused_by_a_trigger_leaves_no_file(storage, platform, path):
     before = stored_files(platform)
     async with platform.connect() as sql:
         await sql.execute(
@@ -328,14 +328,14 @@ async def test_a_trigger_that_refuses_leaves_no_bytes(storage, platform, path):
     assert stored_files(platform) == before
 
 
-async def test_what_an_earlier_run_left_half_received_is_thrown_away(platform, tmp_path):
+async def test_incomplete_files_of_an_earlier_run_are_deleted(platform, tmp_path):
     (tmp_path / "incoming").mkdir()
     (tmp_path / "incoming" / "half").write_bytes(b"half")
     with platform.serve(storage_dir=tmp_path):
         assert list((tmp_path / "incoming").iterdir()) == []
 
 
-def test_the_sync_client_does_the_same(gateway, platform, path):
+def test_the_sync_storage_client_works(gateway, platform, path):
     headers = {
         "apikey": platform.settings.anon_key,
         "Authorization": f"Bearer {platform.token(ADA)}",
@@ -359,7 +359,7 @@ def test_the_sync_client_does_the_same(gateway, platform, path):
         ("DELETE", "cdn/private/a", "CDN"),
     ],
 )
-async def test_what_is_missing_says_so(gateway, platform, method, path, missing):
+async def test_unsupported_calls_of_storage_are_named(gateway, platform, method, path, missing):
     headers = {"Authorization": f"Bearer {platform.settings.service_role_key}"}
     async with httpx.AsyncClient(headers=headers) as http_client:
         answer = await http_client.request(method, f"{gateway}/storage/v1/{path}")

@@ -1,4 +1,4 @@
-"""Triggers of a project on the tables that the gateway writes, with the rights they have there."""
+"""Triggers of a project on the tables of the gateway, and the privileges that they run with."""
 
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -26,7 +26,7 @@ DEFINER = "security definer set search_path = public"
 
 @pytest.fixture
 async def profiles(request, platform) -> AsyncIterator[None]:
-    """A profile for each new user, as the guides make it."""
+    """A trigger that inserts a profile for each new user, as in the guides of Supabase."""
     async with platform.connect() as sql:
         async with sql.transaction():
             await sql.execute(PROFILES.format(security=request.param))
@@ -46,7 +46,7 @@ def account() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("profiles", [DEFINER], indirect=True)
-async def test_a_trigger_with_its_owners_rights_makes_profiles(profiles, http):
+async def test_a_security_definer_trigger_inserts_profiles(profiles, http):
     made = await http.post("/auth/v1/signup", json=account())
     assert made.status_code == 200
     user = made.json()["user"]["id"]
@@ -57,7 +57,7 @@ async def test_a_trigger_with_its_owners_rights_makes_profiles(profiles, http):
 
 @pytest.mark.parametrize("path", ["signup", "admin/users"])
 @pytest.mark.parametrize("profiles", [""], indirect=True)
-async def test_a_trigger_without_them_fails_as_on_the_platform(profiles, http, path):
+async def test_a_security_invoker_trigger_fails_as_on_the_platform(profiles, http, path):
     answer = await http.post(f"/auth/v1/{path}", json=account())
     assert (answer.status_code, answer.json()) == (
         500,

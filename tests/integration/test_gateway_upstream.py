@@ -1,4 +1,4 @@
-"""The proxy's own HTTP client, against servers that do what PostgREST should not."""
+"""The HTTP client of the proxy, with servers that violate the behaviour of PostgREST."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from picture_queue.local.gateway.upstream import Upstream, UpstreamError
 
 @contextlib.asynccontextmanager
 async def scripted(*answers: bytes, hang: bool = False):
-    """A server that gives these answers in turn, whatever it is asked, and then hangs up."""
+    """A server that returns these responses in turn, and then closes the connection."""
     requests: list[bytes] = []
     tasks = set()
 
@@ -48,13 +48,13 @@ async def scripted(*answers: bytes, hang: bool = False):
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def nothing():
+async def no_body():
     yield b""
 
 
 async def ask(client, method=b"GET"):
     async with client.exchange() as exchange:
-        await exchange.send(method, b"/", [(b"host", b"x")], nothing())
+        await exchange.send(method, b"/", [(b"host", b"x")], no_body())
         return exchange.status, b"".join([piece async for piece in exchange.body()])
 
 
@@ -69,7 +69,7 @@ async def test_one_connection_serves_many_requests():
     assert len(requests) == 3
 
 
-async def test_a_connection_that_was_closed_while_idle_is_not_used_again():
+async def test_a_connection_closed_while_idle_is_not_reused():
     async with scripted(OK) as (client, requests):
         assert await ask(client) == (200, b"ok")
         (idle,) = client._idle
@@ -80,7 +80,7 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used_again():
     assert len(requests) == 2
 
 
-async def test_a_connection_that_idled_long_is_not_used_again(monkeypatch):
+async def test_a_connection_that_was_idle_for_long_is_not_reused(monkeypatch):
     monkeypatch.setattr(upstream, "_IDLE_TIMEOUT", 0.0)
     async with scripted(OK, hang=True) as (client, requests):
         assert await ask(client) == (200, b"ok")
@@ -93,28 +93,28 @@ async def test_a_connection_that_idled_long_is_not_used_again(monkeypatch):
     [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok", b"nonsense\r\n\r\n"],
     ids=["none", "cut short", "nonsense"],
 )
-async def test_an_answer_that_does_not_come_whole_is_an_error(answer):
+async def test_an_incomplete_response_is_an_error(answer):
     async with scripted(answer) as (client, _):
         with pytest.raises(UpstreamError):
             await ask(client)
         assert client._idle == []
 
 
-async def test_nobody_listening_is_an_error():
+async def test_a_missing_listener_is_an_error():
     async with scripted() as (client, _):
         pass
     with pytest.raises(UpstreamError, match="cannot be reached"):
         await ask(client)
 
 
-async def test_a_server_that_never_answers_is_given_up(monkeypatch):
+async def test_a_server_that_never_responds_is_given_up(monkeypatch):
     monkeypatch.setattr(upstream, "ANSWER_TIMEOUT", 0.1)
     async with scripted(b"", hang=True) as (client, _):
         with pytest.raises(TimeoutError):
             await ask(client)
 
 
-async def test_a_head_has_no_body_and_leaves_the_connection_usable():
+async def test_a_connection_is_reused_after_a_head_request():
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     async with scripted(head, OK, hang=True) as (client, _):
         assert await ask(client, b"HEAD") == (200, b"")
@@ -122,21 +122,21 @@ async def test_a_head_has_no_body_and_leaves_the_connection_usable():
         assert len(client._idle) == 1
 
 
-async def test_a_server_that_wants_to_close_is_let_go():
+async def test_a_connection_is_not_reused_if_the_server_closes_it():
     answer = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     async with scripted(answer, hang=True) as (client, _):
         assert await ask(client) == (200, b"ok")
         assert client._idle == []
 
 
-async def test_a_slow_reader_slows_the_server_down():
+async def test_a_slow_reader_causes_backpressure():
     size = 20_000_000
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
     async with (
         scripted(head + bytes(size), hang=True) as (client, _),
         client.exchange() as exchange,
     ):
-        await exchange.send(b"GET", b"/", [(b"host", b"x")], nothing())
+        await exchange.send(b"GET", b"/", [(b"host", b"x")], no_body())
         received, most = 0, 0
         async for piece in exchange.body():
             received += len(piece)
@@ -148,7 +148,7 @@ async def test_a_slow_reader_slows_the_server_down():
 
 @contextlib.asynccontextmanager
 async def proxied(platform, *answers, **options):
-    """A client of a gateway whose PostgREST gives these answers."""
+    """An HTTP client of a gateway whose PostgREST returns these responses."""
     async with scripted(*answers, **options) as (client, requests):
         with platform.serve(postgrest_socket=client._address) as url:
             headers = {"apikey": platform.settings.secret_key}
@@ -156,7 +156,7 @@ async def proxied(platform, *answers, **options):
                 yield http, requests
 
 
-async def test_the_proxy_exchanges_the_key_and_keeps_the_rest(platform):
+async def test_the_proxy_replaces_the_key_and_keeps_other_headers(platform):
     answer = (
         b"HTTP/1.1 206 Partial Content\r\nContent-Range: 0-0/*\r\nKeep-Alive: timeout=5\r\n"
         b"Server: postgrest/12\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n"
@@ -175,7 +175,7 @@ async def test_the_proxy_exchanges_the_key_and_keeps_the_rest(platform):
     assert f"authorization: bearer {platform.settings.service_role_key.lower()}" in sent
 
 
-async def test_a_key_in_the_query_is_exchanged_and_not_passed_on(platform):
+async def test_a_key_in_the_query_is_replaced_and_not_forwarded(platform):
     async with proxied(platform, OK, OK, hang=True) as (http, requests):
         del http.headers["apikey"]
         key = platform.settings.secret_key
@@ -193,27 +193,27 @@ async def test_a_key_in_the_query_is_exchanged_and_not_passed_on(platform):
     ("answer", "status", "code"),
     [(b"", 503, "PGRST000"), (b"nonsense\r\n\r\n", 503, "PGRST000")],
 )
-async def test_the_proxy_says_what_it_did_not_get(platform, answer, status, code):
+async def test_the_proxy_reports_a_missing_or_malformed_response(platform, answer, status, code):
     async with proxied(platform, answer) as (http, _):
         given = await http.post("/rest/v1/rpc/f", json={})
         assert (given.status_code, given.json()["code"]) == (status, code)
 
 
-async def test_the_proxy_gives_up_in_time(platform, monkeypatch):
+async def test_the_proxy_has_a_timeout(platform, monkeypatch):
     monkeypatch.setattr(upstream, "ANSWER_TIMEOUT", 0.1)
     async with proxied(platform, b"", hang=True) as (http, _):
         given = await http.post("/rest/v1/rpc/f", json={})
         assert (given.status_code, given.json()["code"]) == (504, "PGRST003")
 
 
-async def test_an_answer_that_breaks_off_breaks_off_for_the_client(platform):
+async def test_an_incomplete_response_is_incomplete_for_the_client(platform):
     cut = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + bytes(200_000)
     async with proxied(platform, cut) as (http, _):
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get("/rest/v1/t")
 
 
-async def test_a_client_that_breaks_off_is_not_waited_for(platform):
+async def test_a_client_that_disconnects_does_not_block_others(platform):
     async with proxied(platform, OK, OK, hang=True) as (http, _):
         reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
         key = platform.settings.secret_key
@@ -228,11 +228,11 @@ async def test_a_client_that_breaks_off_is_not_waited_for(platform):
         assert (await http.get("/rest/v1/t")).text == "ok"
 
 
-async def test_a_body_that_does_not_come_takes_nothing_of_the_next_request(platform):
-    """The HTTP server in front drops the body of a request that asks for another protocol.
+async def test_a_missing_body_is_not_read_from_the_next_request(platform):
+    """Send a request with an upgrade; the HTTP server in front drops its body.
 
-    PostgREST answers some requests before it reads their body. It took the missing bytes from the
-    next request on that connection, which is another client's.
+    PostgREST answers some requests before it reads their body. It read the missing bytes from the
+    next request on this connection, which belongs to another client.
     """
     async with proxied(platform, OK, hang=True) as (http, requests):
         reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)

@@ -1,4 +1,4 @@
-"""Calls keep to HTTP/1.1 where a server offers HTTP/2, as the platform does."""
+"""Calls use HTTP/1.1 even if the server offers HTTP/2, as the platform does."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ VERSION = {"version": "1", "contract": _rpc.CONTRACT, "oldest_client_contract": 
 
 @pytest.fixture
 async def seen(tmp_path, monkeypatch):
-    """Serves over TLS; gives its address, and the HTTP version of each request."""
+    """Serve over TLS; yield the address, and a list of the HTTP version of each request."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -51,7 +51,7 @@ async def seen(tmp_path, monkeypatch):
     listener.detach()
 
 
-async def test_calls_share_no_connection_at_a_time(seen):
+async def test_concurrent_calls_use_separate_connections(seen):
     url, versions = seen
     async with AsyncPictureQueue(url, "sb_secret_key") as pq:
         found = await asyncio.gather(*(pq.version() for _ in range(8)))
@@ -59,7 +59,7 @@ async def test_calls_share_no_connection_at_a_time(seen):
     assert set(versions) == {"1.1"}
 
 
-async def test_threads_share_a_client(seen):
+async def test_threads_can_share_a_client(seen):
     url, versions = seen
 
     def use(pq: PictureQueue) -> set[int]:

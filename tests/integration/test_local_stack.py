@@ -38,7 +38,7 @@ from picture_queue.local.datadir import DataDir
 from picture_queue.local.ports import listen
 from picture_queue.local.processes import runs
 
-# Without fsync the tests write less; a killed process loses no data without it either.
+# Without fsync the tests write less. A killed process loses no data without it either.
 quick = functools.partial(LocalSupabase, durable=False)
 FIELDS = {
     "API_URL",
@@ -92,7 +92,7 @@ def data_dir(used_dir: Path) -> Iterator[Path]:
 
 @dataclass
 class Footprint:
-    """The processes of a running stack, the daemon first, and its ports."""
+    """The processes of a running stack, with the daemon first, and its ports."""
 
     processes: list[psutil.Process]
     programs: dict[str, psutil.Process]
@@ -155,7 +155,7 @@ async def _value(dsn: str, sql: str) -> Any:
 
 
 async def _keep(dsn: str) -> UUID:
-    """Write a row that must survive; return its token."""
+    """Write a row that must be kept; return its token."""
     await _value(dsn, "create table if not exists public.kept (token uuid)")
     token: UUID = await _value(
         dsn, "insert into public.kept values (gen_random_uuid()) returning token"
@@ -177,7 +177,7 @@ async def _version(api_url: str, key: str) -> httpx.Response:
 async def _eventually(check: Any, seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
     while not await check():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         await asyncio.sleep(0.05)
 
 
@@ -254,7 +254,8 @@ async def test_postgrest_is_configured_as_on_the_platform(stack: LocalSupabase) 
             await connection.close()
     assert len(rows.json()) == 1000
     assert limit.json() == "8s"
-    # PostgREST applies the function's statement_timeout before the call; inside it is too late.
+    # PostgREST sets the statement_timeout of the function before the call; inside it would be too
+    # late.
     assert hoisted.json()["code"] == "57014"
 
 
@@ -305,11 +306,11 @@ async def test_the_background_stack_keeps_its_data_until_reset(empty_dir: Path) 
 
     second = await start()
     assert await _has(second["DB_URL"], token)
-    # The Supabase CLI's list of migrations has each migration once.
+    # The list of migrations of the Supabase CLI has each migration once.
     applied = "select count(*) from supabase_migrations.schema_migrations"
     assert await _value(second["DB_URL"], applied) == len(migrate.migrations())
     assert await migrate.apply_migrations(second["DB_URL"]) == []
-    # The log of the run before is kept.
+    # The log of the previous run is kept.
     assert (empty_dir / "logs" / "daemon.log.1").exists()
 
     local.reset(empty_dir)
@@ -341,7 +342,9 @@ def test_the_error_names_a_taken_port_and_no_stack_runs(
 
 
 @pytest.mark.parametrize("temporary", [True, False])
-async def test_nothing_outlives_a_killed_parent(temporary: bool, data_dir: Path) -> None:
+async def test_no_process_remains_after_the_parent_is_killed(
+    temporary: bool, data_dir: Path
+) -> None:
     parent, path = _hold(*([] if temporary else [str(data_dir)]))
     footprint = Footprint.of(path)
     parent.kill()
@@ -359,7 +362,7 @@ async def test_ctrl_c_stops_the_stack(data_dir: Path) -> None:
     await footprint.wait_until_gone(0)
 
 
-async def test_a_killed_daemon_leaves_nothing_and_loses_nothing(data_dir: Path) -> None:
+async def test_a_killed_daemon_leaves_no_process_and_loses_no_data(data_dir: Path) -> None:
     with quick(data_dir) as first:
         token = await _keep(first.db_url)
         footprint = Footprint.of(data_dir)
@@ -386,7 +389,7 @@ async def test_the_next_start_ends_orphans_which_hold_the_ports_until_then(data_
     with quick(data_dir, worker=True) as first:
         token = await _keep(first.db_url)
         footprint = Footprint.of(data_dir)
-        # The guard is killed too, so that no process is left to clean up.
+        # The guard is killed too, so that no process can clean up.
         footprint.programs["guard.py"].suspend()
         footprint.processes[0].kill()
         footprint.programs["guard.py"].kill()
@@ -445,7 +448,7 @@ async def test_the_worker_gets_the_stacks_settings_and_is_restarted(
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(WORKER)
-    os.chmod(tmp_path, 0o755)  # a stack that root starts runs as another user
+    os.chmod(tmp_path, 0o755)  # A stack that root starts runs as another user.
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SUPABASE_URL", "https://somewhere.else")
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_of_a_real_account")
@@ -609,7 +612,7 @@ def test_the_error_names_a_data_directory_that_cannot_be_created() -> None:
         LocalSupabase("/dev/null/data").start()
 
 
-def test_only_our_files_are_deleted(empty_dir: Path) -> None:
+def test_only_files_of_the_stack_are_deleted(empty_dir: Path) -> None:
     (empty_dir / "thesis.txt").write_text("keep me")
     DataDir(empty_dir).make()
     local.reset(empty_dir)

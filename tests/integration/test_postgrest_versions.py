@@ -1,7 +1,7 @@
-"""Our client understands PostgREST 14 and 16: what they answered once is put before it again.
+"""The client understands PostgREST 14 and 16: recorded answers are replayed.
 
-The embedded PostgREST is 12; the recordings of `tests/fixtures/postgrest` are of the platform's
-14.12, and `v16` in them of 16.2. The supabase client in between is the real one.
+The embedded PostgREST is version 12. The recordings in `tests/fixtures/postgrest` are of version
+14.12 of the platform, and their `v16` fields of 16.2. The supabase client is the real one.
 """
 
 import json
@@ -23,7 +23,7 @@ from picture_queue.settings import ProjectSettings
 RECORDINGS = Path(__file__).parents[1] / "fixtures" / "postgrest" / "recordings.json"
 URL, KEY = "https://project.supabase.co", "sb_secret_key"
 
-# By code, or by how it begins; the longest that fits decides.
+# The key is a code or the beginning of a code; the longest match decides.
 MEANING: dict[str, type[Exception]] = {
     "": errors.ServerError,
     "08": errors.Busy,
@@ -44,12 +44,12 @@ MEANING: dict[str, type[Exception]] = {
     "PGRST302": errors.NotAuthenticated,
     "PGRST303": errors.AuthenticationFailed,
 }
-# A status of none of HTTP's, and codes that are no SQLSTATE: raised by nobody's functions here.
+# A status outside of HTTP, and codes that are no SQLSTATE; none of our functions raises them.
 STRANGE = {"own_code", "123"}
 
 
 def answers() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The answers of both versions to calls of functions, with a name."""
+    """Yield the answers of both versions to calls of functions, with a name."""
     for case in json.loads(RECORDINGS.read_text(encoding="utf-8")):
         if case["request"].startswith("POST /rpc/"):
             yield case["id"], case["answer"]
@@ -66,7 +66,7 @@ def meaning(body: dict[str, Any]) -> type[Exception]:
 
 
 def response(answer: dict[str, Any]) -> httpx.Response:
-    """An answer as it came."""
+    """Return a recorded answer as an HTTP response."""
     reason = answer.get("reason", "").encode("latin-1", "replace")
     return httpx.Response(
         answer["status"],
@@ -77,32 +77,32 @@ def response(answer: dict[str, Any]) -> httpx.Response:
 
 
 def serving(*given: httpx.Response) -> httpx.AsyncClient:
-    """An HTTP client that gets these answers, one after the other."""
+    """An HTTP client that gets these responses in turn."""
     left = iter(given)
     return httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(left)))
 
 
 async def api(http: httpx.AsyncClient) -> AsyncPostgrest:
-    """The way over the API, with a supabase client on top of that HTTP client."""
+    """Return the backend for the API, with a supabase client that uses this HTTP client."""
     options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
     client = await acreate_client(URL, KEY, options)
     return AsyncPostgrest(ProjectSettings(url=URL, key=KEY), client)
 
 
-async def heard(answer: dict[str, Any]) -> object:
-    """Return the client's reading of an answer: the result, or the exception."""
+async def call_result(answer: dict[str, Any]) -> object:
+    """Return the result of the client for an answer: a value or an exception."""
     async with serving(response(answer)) as http:
-        way = await api(http)
+        backend = await api(http)
         try:
-            return await way.call(Rpc("f", {}, lambda value: value), Deadline(10))
+            return await backend.call(Rpc("f", {}, lambda value: value), Deadline(10))
         except Exception as error:
             return error
 
 
-async def test_every_recorded_answer_means_the_same_to_our_client():
+async def test_every_recorded_answer_leads_to_the_expected_result():
     wrong = {}
     for name, answer in answers():
-        found = await heard(answer)
+        found = await call_result(answer)
         body = json.loads(answer["body"]) if answer["body"].startswith(('{"code', "[")) else None
         if isinstance(body, dict) and answer["status"] >= 300:
             kind = meaning(body)
@@ -113,29 +113,29 @@ async def test_every_recorded_answer_means_the_same_to_our_client():
     assert wrong == {}
 
 
-async def test_results_are_what_the_function_returned():
+async def test_results_are_returned_unchanged():
     def result(body: str) -> object:
         return {"status": 200, "headers": {"Content-Type": "application/json"}, "body": body}
 
     for body in ("7", '"text"', "null", "true", '{"a": [1, null]}', "[]", '[{"n": 1}]'):
-        assert await heard(result(body)) == json.loads(body)
+        assert await call_result(result(body)) == json.loads(body)
 
 
 @pytest.mark.parametrize("case", ["dberror-92 (16)", "dberror-93 (16)", "config-23", "timeout-07"])
-async def test_what_may_succeed_a_moment_later_is_asked_again(case, monkeypatch):
+async def test_transient_errors_are_retried(case, monkeypatch):
     monkeypatch.setitem(RETRY_POLICY, "wait", lambda _: 0)
     version = {"version": "0.0.1", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
     answer = dict(answers())[case]
     async with serving(
         httpx.Response(200, json=version), response(answer), httpx.Response(200, json="done")
     ) as http:
-        way = await api(http)
-        async with AsyncPictureQueue(client=await way.client()) as pq:
+        backend = await api(http)
+        async with AsyncPictureQueue(client=await backend.client()) as pq:
             assert await pq._project.call(Rpc("f", {}, lambda value: value)) == "done"
 
 
-async def test_a_token_that_ended_is_told_from_a_wrong_one():
+async def test_an_expired_token_and_an_invalid_one_raise_different_errors():
     recorded = dict(answers())
-    ended = await heard(recorded["jwt-44"])
+    ended = await call_result(recorded["jwt-44"])
     assert isinstance(ended, errors.AuthenticationFailed)
     assert (ended.code, ended.hint) == ("PGRST303", "Sign in again")

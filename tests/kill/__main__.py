@@ -1,10 +1,10 @@
-"""Kills everything that can be killed while jobs run, and counts what was lost.
+"""The kill test: it kills all parts of the system while jobs run, and counts lost work.
 
 ``python -m tests.kill [--seconds 300] [--workers 4] [--rate 10] [--seed N]``, or `make test-kill`.
-Jobs are enqueued at a steady pace for workers over HTTP and for workers straight to the database.
-When all is well again they must all end. Exits with 1 when a job was lost, ran twice in one attempt
-(under one lease), or lost an attempt that never started, or a worker crashed, could not start or
-did not stop.
+Jobs are enqueued at a steady rate, for workers over HTTP and over direct connections. After the
+faults all jobs must end. The exit code is 1 if a job was lost, ran twice in one attempt (under one
+lease) or lost an attempt that never started, or if a worker crashed, could not start or did not
+stop.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from ..databases import connect
 from ..faults.proxy import Proxy
 from .chaos import LEASE, QUEUE, Chaos, Workers
 
-GUARD = 180.0  # seconds for what is left when all is well again
-STOP = 60.0  # seconds for a worker to stop
-# Of asyncpg's as its session is terminated; the last one while it prepares a statement.
+GUARD = 180.0  # The timeout for the remaining jobs after the faults, in seconds.
+STOP = 60.0  # The timeout of a worker's stop, in seconds.
+# Errors of asyncpg for a terminated session. The last one occurs during a prepare.
 LOST_CONNECTION = (
     OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 )  # fmt: skip
-ATTEMPTS = 100  # more than a job can lose to kills
+ATTEMPTS = 100  # This is more than a job can lose through kills.
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Result:
     """The result of a run.
 
     Attributes:
-        enqueued: Jobs that were enqueued.
-        lost: Jobs that did not complete with their own result.
-        twice: Attempts that ran twice under one lease.
-        unstarted: Attempts that were used up and never started.
-        attempts: Attempts in all.
-        uncounted: Starts that used no attempt up: their worker was killed, or fell silent for as
+        enqueued: The number of enqueued jobs.
+        lost: The jobs that did not complete with their own result.
+        twice: The attempts that ran twice under one lease.
+        unstarted: The attempts that were used up and never started.
+        attempts: The number of all attempts.
+        uncounted: Starts that used up no attempt: their worker was killed, or cut off for as
             long as the lease, before the start was confirmed.
-        crashes: Workers that ended by themselves after they had started.
-        refused: Workers that ended since the project did not answer at their start.
-        unstopped: Workers that did not stop when they were asked to.
-        done: How often each bad thing was done.
-        seconds: From the end of the chaos to that of the last job.
-        seed: Of the random choices.
+        crashes: Workers that ended unexpectedly after their start.
+        refused: Workers that ended because the project did not respond at their start.
+        unstopped: Workers that did not stop on request.
+        done: The number of times that each fault was injected.
+        seconds: The time from the end of the faults to the end of the last job.
+        seed: The seed of the random choices.
     """
 
     enqueued: int
@@ -74,7 +74,7 @@ class Result:
 
     @property
     def is_good(self) -> bool:
-        """True if nothing was lost."""
+        """True if no work was lost."""
         return not any(
             (self.lost, self.twice, self.unstarted, self.crashes, self.refused, self.unstopped)
         )
@@ -97,7 +97,7 @@ class Result:
 
 
 class Enqueuer:
-    """Enqueues jobs at a steady pace, and notes those whose enqueue was answered."""
+    """A task that enqueues jobs at a steady rate, and records those whose enqueue was confirmed."""
 
     def __init__(self, dsn: str, rate: float, seed: int) -> None:
         self._dsn = dsn
@@ -109,7 +109,7 @@ class Enqueuer:
     async def run(self) -> None:
         """Enqueue until cancelled."""
         while True:
-            # Postgres is stopped now and then.
+            # Postgres is stopped from time to time.
             with contextlib.suppress(*LOST_CONNECTION):
                 connection = await connect(self._dsn, command_timeout=5)
                 try:
@@ -127,7 +127,8 @@ class Enqueuer:
                 {"n": n, "seconds": seconds}, QUEUE, ATTEMPTS, job,
             )  # fmt: skip
             self.jobs[job] = n
-            # By the clock: what a busy machine kept from being enqueued follows.
+            # The number of jobs follows the clock, so that delays of a busy machine are made up
+            # for.
             await asyncio.sleep(max(0.0, self._began + len(self.jobs) / self._rate - monotonic()))
 
 
@@ -143,7 +144,7 @@ async def unfinished(dsn: str, jobs: list[UUID]) -> int:
 
 
 async def wait_for_the_end(dsn: str, jobs: list[UUID]) -> float:
-    """Wait until all jobs have ended, at most `GUARD`; return the seconds."""
+    """Wait until all jobs have ended, for at most `GUARD` seconds; return the duration."""
     began = monotonic()
     while monotonic() - began < GUARD:
         with contextlib.suppress(*LOST_CONNECTION):
@@ -154,7 +155,7 @@ async def wait_for_the_end(dsn: str, jobs: list[UUID]) -> float:
 
 
 def notes(directory: Path) -> list[tuple[UUID, UUID, int]]:
-    """The job, the lease and the number of the attempt of each start."""
+    """Return the job, the lease and the attempt number of each recorded start."""
     lines = [
         line.split() for file in directory.glob("notes-*") for line in file.read_text().splitlines()
     ]
@@ -162,7 +163,7 @@ def notes(directory: Path) -> list[tuple[UUID, UUID, int]]:
 
 
 async def check(dsn: str, jobs: dict[UUID, int], directory: Path) -> dict[str, int]:
-    """Compare the database with what was enqueued, and with what the workers noted."""
+    """Compare the database with the enqueued jobs, and with the recorded starts."""
     connection = await connect(dsn)
     rows = await connection.fetch(
         "select j.id, j.status, j.result, j.attempt, j.error, array("
@@ -200,13 +201,13 @@ async def kill_everything(seconds: float, workers: int, rate: float, seed: int) 
     """Run the test.
 
     Args:
-        seconds: How long bad things are done.
-        workers: Worker processes.
-        rate: Jobs enqueued a second.
-        seed: Of the random choices.
+        seconds: The duration of the faults.
+        workers: The number of worker processes.
+        rate: The number of jobs enqueued per second.
+        seed: The seed of the random choices.
     """
     with ExitStack() as opened:
-        # Committed data has to outlive an immediate stop.
+        # Committed data must survive an immediate stop.
         stack = opened.enter_context(LocalSupabase(durable=True))
         api, database = urlsplit(stack.api_url), urlsplit(stack.db_url)
         assert api.hostname and api.port and database.hostname and database.port
@@ -236,7 +237,7 @@ async def kill_everything(seconds: float, workers: int, rate: float, seed: int) 
 
 
 def main() -> int:
-    """Read the arguments, run, and print the report."""
+    """Parse the arguments, run the test, and print the report."""
     parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--workers", type=int, default=4)

@@ -1,4 +1,4 @@
-"""Workers, and what is done to them and to everything they need."""
+"""The workers of the kill test, and the faults that are injected into them and the project."""
 
 import asyncio
 import contextlib
@@ -26,13 +26,13 @@ _BETWEEN_SIGNALS = 15.0  # seconds
 
 
 class Workers:
-    """Worker processes, half over HTTP and half straight to the database.
+    """Worker processes: half over HTTP, half over direct connections to the database.
 
     Args:
         stack: The project.
-        proxies: What stands in front of its gateway, and of its Postgres.
-        directory: Where the notes of the workers and their logs go.
-        count: How many.
+        proxies: The proxies in front of its gateway, and of its Postgres.
+        directory: The directory for the notes and the logs of the workers.
+        count: The number of workers.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Workers:
         self.crashes = self.refused = 0
 
     def start(self, place: int) -> None:
-        """Start the worker of a place; its transport goes with the place."""
+        """Start the worker with this number, which determines its transport."""
         self._started += 1
         env = {name: text for name, text in os.environ.items() if not name.startswith("SUPABASE_")}
         env |= {
@@ -78,7 +78,7 @@ class Workers:
             )
 
     def start_all(self) -> None:
-        """Start a worker wherever none runs; one that ended by itself is counted."""
+        """Start a worker in each free place; count those that ended unexpectedly."""
         for place in range(self._count):
             process = self.processes.get(place)
             if process is None or process.poll() is not None:
@@ -103,13 +103,13 @@ class Workers:
         self.start(place)
 
     def kill_all(self) -> None:
-        """End all at once."""
+        """Kill all workers at once."""
         for process in self.processes.values():
             process.kill()
             process.wait()
 
     async def stop_all(self, seconds: float) -> int:
-        """Ask all to stop; return how many did not, and are killed."""
+        """Stop all workers; return the number of those that did not stop and were killed."""
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         late = 0
@@ -123,16 +123,16 @@ class Workers:
 
 
 class Chaos:
-    """Does one bad thing after the other, at random.
+    """Inject one random fault after the other.
 
     Args:
         stack: The project.
-        proxies: In front of its gateway, and of its Postgres.
+        proxies: The proxies in front of its gateway, and of its Postgres.
         workers: The workers.
-        seed: Of the choices.
+        seed: The seed of the random choices.
 
     Attributes:
-        done: How often each thing was done.
+        done: The number of times that each fault was injected.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Chaos:
         }
 
     async def run(self, seconds: float) -> None:
-        """Do so for so long, and put everything right at the end."""
+        """Inject faults for some seconds, and repair everything at the end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while True:
@@ -185,7 +185,7 @@ class Chaos:
         self._workers.kill(self._any_worker())
 
     async def _freeze_worker(self) -> None:
-        """Stop a worker for less than its lease, or for more."""
+        """Suspend a worker for less than its lease, or for longer."""
         place = self._any_worker()
         process = self._workers.processes[place]
         process.send_signal(signal.SIGSTOP)
@@ -224,7 +224,7 @@ class Chaos:
         proxy.heal()
 
     async def _cut_gateway(self) -> None:
-        """Have the gateway as if it had been killed: connections reset, new ones refused."""
+        """Simulate a killed gateway: connections are reset, and new ones refused."""
         gateway = self._proxies[0]
         gateway.refuse()
         gateway.reset()
@@ -234,7 +234,7 @@ class Chaos:
     # The project -------------------------------------------------------------------------------
 
     async def _terminate_backends(self) -> None:
-        """End some sessions, of PostgREST's and of workers that go straight to the database."""
+        """Terminate some sessions of PostgREST, and of workers with direct connections."""
         with contextlib.suppress(OSError, asyncpg.PostgresError, TimeoutError):
             await execute(
                 self._superuser,
@@ -243,7 +243,7 @@ class Chaos:
             )
 
     async def _stop_postgres(self) -> None:
-        """Stop Postgres without a checkpoint; the stack starts it again, and it recovers."""
+        """Stop Postgres without a checkpoint. The stack starts it again, and it recovers."""
         pid = int((self._stack.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
         await self._signal(pid, signal.SIGQUIT)
 
@@ -253,7 +253,7 @@ class Chaos:
                 await self._signal(process.pid, signal.SIGKILL)
 
     async def _signal(self, pid: int, number: signal.Signals) -> None:
-        """Signal a program of the stack, unless it was signalled a short time ago.
+        """Send a signal to a program of the stack, unless it got one a short time ago.
 
         The stack gives up on a program that dies more than five times in a minute.
         """

@@ -1,4 +1,4 @@
-"""Databases that have the platform and nothing of ours, on the cluster of the stack."""
+"""Databases that have the platform but not our schema, on the cluster of the stack."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,7 +23,7 @@ from ..databases import address, execute
 
 @dataclass(frozen=True)
 class Database:
-    """One database, reached as the role `postgres`, which owns it and is no superuser."""
+    """A database, used as the role `postgres`, which owns it and is no superuser."""
 
     url: str
 
@@ -53,8 +53,8 @@ class Database:
 
 
 @pytest.fixture
-def bare(stack: Any) -> Iterator[Database]:
-    """A database as a new project has it."""
+def new_database(stack: Any) -> Iterator[Database]:
+    """A database like that of a new project."""
     name = f"bare_{uuid4().hex[:8]}"
     admin = address(stack.superuser_url, "postgres")
     asyncio.run(execute(admin, f"create database {name} owner postgres"))
@@ -67,7 +67,7 @@ def bare(stack: Any) -> Iterator[Database]:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Calls the program in an empty directory, with no more than the environment it is given."""
+    """Call the program in an empty directory, with only the given environment."""
     monkeypatch.chdir(tmp_path)
     for name in (*KEY_VARIABLES, "SUPABASE_URL", "PICTURE_QUEUE_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -80,7 +80,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 
 @pytest.fixture
 def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets the package ship these migrations behind its own."""
+    """Return a function that lets the package ship these migrations after its own."""
 
     def set_(*files: Migration, instead: bool = False) -> None:
         shipped = [*([] if instead else migrations()), *files]

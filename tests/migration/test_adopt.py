@@ -1,4 +1,4 @@
-"""`picture-queue adopt`: a project that runs a job queue already keeps its jobs."""
+"""`picture-queue adopt`: a project with another job queue keeps its jobs."""
 
 import asyncio
 import json
@@ -26,32 +26,32 @@ where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' order by 1, 2
 
 
 @pytest.fixture
-async def old(bare: Any) -> AsyncIterator[Any]:
+async def old(new_database: Any) -> AsyncIterator[Any]:
     """A database that runs the old system."""
-    await bare.run(OLD)
-    yield bare
+    await new_database.run(OLD)
+    yield new_database
 
 
 async def take_over(database: Any, *, preview: bool = False) -> Adoption:
     return await asyncio.to_thread(adopt, database.settings, preview=preview)
 
 
-async def test_it_is_recognised_and_the_doctor_names_the_command(old: Any) -> None:
+async def test_the_doctor_recognises_the_old_queue_and_names_the_command(old: Any) -> None:
     (finding,) = await asyncio.to_thread(examine_database, old.settings)
     assert finding.verdict == "bad"
     assert "another job queue" in finding.detail
     assert "picture-queue adopt --preview" in (finding.remedy or "")
 
 
-async def test_a_preview_tells_the_same_and_changes_nothing(old: Any) -> None:
+async def test_a_preview_returns_the_same_plan_and_changes_nothing(old: Any) -> None:
     before = await old.rows(OBJECTS), await old.rows("select * from job_queue order by id")
-    told = await take_over(old, preview=True)
+    planned = await take_over(old, preview=True)
     after = await old.rows(OBJECTS), await old.rows("select * from job_queue order by id")
     assert after == before
-    assert await take_over(old) == told
+    assert await take_over(old) == planned
 
 
-async def test_every_job_comes_along_as_it_was(old: Any) -> None:
+async def test_every_job_is_copied_unchanged(old: Any) -> None:
     done = await take_over(old)
     assert done.jobs == {"completed": 1, "failed": 1, "pending": 3, "processing": 1}
     rows = await old.rows(
@@ -67,13 +67,13 @@ async def test_every_job_comes_along_as_it_was(old: Any) -> None:
         (DONE, "completed", None, 0, 0, 1, 3, "{}", '{"ok": true}', None, None, True),
         (FAILED, "failed", None, 0, 0, 3, 3, "{}", None, "no such file", None, True),
     ]
-    kept = "select count(*) from job_queue n join {} o using (id, created_at)"
-    assert await old.value(kept.format(f"{done.schema}.job_queue")) == 6
+    query = "select count(*) from job_queue n join {} o using (id, created_at)"
+    assert await old.value(query.format(f"{done.schema}.job_queue")) == 6
 
 
-async def test_the_queue_works_and_the_old_worker_ends_what_it_had(old: Any) -> None:
+async def test_the_old_worker_can_complete_its_job(old: Any) -> None:
     await take_over(old)
-    # Its calls are the same: what it ran is reported without a lease, then the best job is next.
+    # Its calls are the same: it reports its job without a lease, and gets the best job next.
     assert await old.value("select complete_job($1, null, null)", RUNNING) == "completed"
     assert await old.value("select id from claim_next_job()") == RESIZE
     assert await old.value("select complete_job($1, null, null)", RESIZE) == "completed"
@@ -83,7 +83,7 @@ async def test_the_queue_works_and_the_old_worker_ends_what_it_had(old: Any) -> 
     assert not [f for f in json.loads(health) if f["verdict"] == "bad"]
 
 
-async def test_nothing_is_dropped(old: Any) -> None:
+async def test_no_object_is_dropped(old: Any) -> None:
     before = await old.rows(
         "select c.relname::text, c.reltuples is not null from pg_class c where c.relkind in "
         "('r', 'v') and relnamespace = 'public'::regnamespace order by 1"
@@ -97,19 +97,19 @@ async def test_nothing_is_dropped(old: Any) -> None:
     assert done.schema == "picture_queue_before"
     assert "table public.job_queue" in done.moved
     assert "function public.enqueue_job(text,jsonb,integer)" in done.moved
-    # The copies work, for whoever owns them and for nobody else.
+    # The copies work for their owner, and only for the owner.
     assert await old.value("select count(*) from picture_queue_before.queue_health") == 4
     assert await old.value("select prompt from picture_queue_before.generations") == "a cat"
     for role in ("anon", "authenticated", "service_role"):
         may = "select has_schema_privilege($1, 'picture_queue_before', 'usage')"
         assert not await old.value(may, role)
     command = "select command from {}.{} where jobname = 'process-job-queue'"
-    kept = await old.value(command.format("picture_queue_before", "cron_job"))
-    assert "net.http_post" in kept
+    query = await old.value(command.format("picture_queue_before", "cron_job"))
+    assert "net.http_post" in query
     assert "picture_queue.maintain()" in await old.value(command.format("cron", "job"))
 
 
-async def test_what_a_person_should_look_at_is_told(old: Any) -> None:
+async def test_the_notes_name_objects_that_need_attention(old: Any) -> None:
     notes = "\n".join((await take_over(old, preview=True)).notes)
     for text in (
         "trigger job_queue_updated moves with public.job_queue",
@@ -122,7 +122,7 @@ async def test_what_a_person_should_look_at_is_told(old: Any) -> None:
     assert "enqueue_job" not in notes
 
 
-async def test_a_second_time_changes_nothing(old: Any) -> None:
+async def test_a_second_run_changes_nothing(old: Any) -> None:
     await take_over(old)
     before = await old.rows(OBJECTS), await old.rows("select * from job_queue order by id")
     assert await take_over(old) == Adoption()
@@ -133,7 +133,7 @@ async def test_a_second_time_changes_nothing(old: Any) -> None:
     assert await asyncio.to_thread(migrate, old.settings, lambda name: None) == []
 
 
-async def test_a_state_nobody_knows_is_refused_and_nothing_changes(old: Any) -> None:
+async def test_an_unknown_state_is_refused_without_changes(old: Any) -> None:
     await old.run("alter type public.job_status add value 'on_fire'")
     await old.run("update job_queue set status = 'on_fire' where id = $1", FAILED)
     before = await old.rows(OBJECTS)
@@ -142,67 +142,67 @@ async def test_a_state_nobody_knows_is_refused_and_nothing_changes(old: Any) -> 
     assert await old.rows(OBJECTS) == before
 
 
-async def test_a_job_without_a_state_is_refused(bare: Any) -> None:
-    await bare.run("create table job_queue (id uuid, type text, status text)")
-    await bare.run("insert into job_queue (type) values ('resize')")
+async def test_a_job_without_a_state_is_refused(new_database: Any) -> None:
+    await new_database.run("create table job_queue (id uuid, type text, status text)")
+    await new_database.run("insert into job_queue (type) values ('resize')")
     with pytest.raises(InstallationRefused, match="unknown states: None"):
-        await take_over(bare)
+        await take_over(new_database)
 
 
-async def test_a_result_that_is_no_json_becomes_a_json_text(bare: Any) -> None:
-    await bare.run(
+async def test_a_result_that_is_not_json_becomes_a_json_string(new_database: Any) -> None:
+    await new_database.run(
         """create table job_queue (id uuid default gen_random_uuid(), type text, status text,
           result text, completed_at timestamptz default now());
         insert into job_queue (type, status, result) values ('resize', 'completed', 'all well')"""
     )
-    await take_over(bare)
-    assert await bare.value("select result from job_queue") == '"all well"'
+    await take_over(new_database)
+    assert await new_database.value("select result from job_queue") == '"all well"'
 
 
-async def test_what_does_not_fit_is_named_and_nothing_changes(bare: Any) -> None:
-    await bare.run(
+async def test_the_error_names_a_value_out_of_range_and_nothing_changes(new_database: Any) -> None:
+    await new_database.run(
         """create table job_queue (id uuid default gen_random_uuid(), type text, status text,
           priority bigint);
         insert into job_queue (type, status, priority) values ('resize', 'pending', 9e9)"""
     )
-    before = await bare.rows(OBJECTS)
+    before = await new_database.rows(OBJECTS)
     with pytest.raises(MigrationFailed, match=r"cannot be adopted: .*out of range"):
-        await take_over(bare)
-    assert await bare.rows(OBJECTS) == before
+        await take_over(new_database)
+    assert await new_database.rows(OBJECTS) == before
 
 
-async def test_jobs_with_numbers_for_ids_get_new_ones_and_keep_the_old(bare: Any) -> None:
-    await bare.run(
+async def test_jobs_with_numeric_ids_get_uuids_and_keep_the_old_ids(new_database: Any) -> None:
+    await new_database.run(
         """create table job_queue (id bigserial primary key, type text, status text,
           user_id text);
         insert into job_queue (type, status)
         select 'resize', 'pending' from generate_series(1, 3)"""
     )
-    assert (await take_over(bare)).jobs == {"pending": 3}
-    rows = await bare.rows("select metadata ->> 'adopted_id' from job_queue order by seq")
+    assert (await take_over(new_database)).jobs == {"pending": 3}
+    rows = await new_database.rows("select metadata ->> 'adopted_id' from job_queue order by seq")
     assert sorted(rows) == [("1",), ("2",), ("3",)]
 
 
-async def test_a_table_that_is_no_queue_is_refused(bare: Any) -> None:
-    await bare.run("create table job_queue (id uuid)")
+async def test_a_table_that_is_no_queue_is_refused(new_database: Any) -> None:
+    await new_database.run("create table job_queue (id uuid)")
     with pytest.raises(InstallationRefused, match="it is not a job queue"):
-        await take_over(bare)
+        await take_over(new_database)
 
 
-async def test_without_a_queue_there_is_nothing_to_take_over(bare: Any) -> None:
+async def test_a_database_without_a_queue_is_refused(new_database: Any) -> None:
     with pytest.raises(InstallationRefused, match="no job queue to adopt"):
-        await take_over(bare)
+        await take_over(new_database)
 
 
-def test_the_command_previews_asks_and_takes_over(cli: Any, bare: Any) -> None:
-    asyncio.run(bare.run(OLD))
-    preview = cli("adopt", "--db-url", bare.url, "--preview")
+def test_the_command_previews_prompts_and_adopts(cli: Any, new_database: Any) -> None:
+    asyncio.run(new_database.run(OLD))
+    preview = cli("adopt", "--db-url", new_database.url, "--preview")
     assert preview.exit_code == 0, preview.stderr
     assert "picture_queue_before" in preview.stdout and "3 pending" in preview.stdout
     assert "Nothing was changed." in preview.stderr
-    unasked = cli("adopt", "--db-url", bare.url)
+    unasked = cli("adopt", "--db-url", new_database.url)
     assert unasked.exit_code == 2 and "--yes" in unasked.stderr
-    done = cli("adopt", "--db-url", bare.url, "--yes", "--json")
+    done = cli("adopt", "--db-url", new_database.url, "--yes", "--json")
     assert json.loads(done.stdout)["applied"] == [file.name for file in migrations()]
-    again = cli("adopt", "--db-url", bare.url)
+    again = cli("adopt", "--db-url", new_database.url)
     assert (again.exit_code, "Nothing to do" in again.stderr) == (0, True)

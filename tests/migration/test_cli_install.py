@@ -1,4 +1,4 @@
-"""Installing on the command line: the project's folder, its database, the doctor's word on both."""
+"""Installation on the command line: the project's folder, its database, and the doctor."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from picture_queue._resources import migrations
 Cli = Callable[..., Result]
 
 
-def test_install_prints_what_it_wrote_and_says_what_comes_next(cli: Cli, tmp_path: Path) -> None:
+def test_install_prints_its_files_and_the_next_step(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "supabase").mkdir()
     done = cli("install")
     assert done.exit_code == 0
@@ -28,41 +28,39 @@ def test_install_prints_what_it_wrote_and_says_what_comes_next(cli: Cli, tmp_pat
     assert f"! {line} was edited" in edited.stderr
 
 
-def test_install_without_a_project_says_what_to_do(cli: Cli) -> None:
+def test_install_without_a_project_prints_a_hint(cli: Cli) -> None:
     done = cli("install")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "supabase init" in done.stderr
 
 
-def test_migrate_refuses_what_the_embedded_stack_keeps_and_names_the_command(
-    cli: Cli, stack: Any
-) -> None:
+def test_migrate_refuses_a_database_of_the_embedded_stack(cli: Cli, stack: Any) -> None:
     done = cli("migrate", PICTURE_QUEUE_DATABASE_URL=stack.db_url)
     assert (done.exit_code, done.stdout) == (9, "")
     assert "picture-queue local start" in done.stderr
 
 
-def test_migrate_says_what_it_would_do_and_what_it_did(cli: Cli, bare: Any) -> None:
+def test_migrate_prints_its_plan_and_its_result(cli: Cli, new_database: Any) -> None:
     names = [file.name for file in migrations()]
-    preview = cli("migrate", "--db-url", bare.url, "--preview")
+    preview = cli("migrate", "--db-url", new_database.url, "--preview")
     assert (preview.exit_code, preview.stdout.split()) == (0, names)
-    done = cli("migrate", "--db-url", bare.url)
+    done = cli("migrate", "--db-url", new_database.url)
     assert (done.exit_code, done.stdout.split()) == (0, names)
     assert "Next: picture-queue doctor" in done.stderr
-    again = cli("migrate", "--db-url", bare.url, "--json")
+    again = cli("migrate", "--db-url", new_database.url, "--json")
     assert json.loads(again.stdout) == {"applied": []}
 
 
-def test_install_leaves_a_database_to_migrate(cli: Cli, bare: Any, tmp_path: Path) -> None:
+def test_install_refuses_a_database_of_migrate(cli: Cli, new_database: Any, tmp_path: Path) -> None:
     (tmp_path / "supabase").mkdir()
-    assert cli("migrate", "--db-url", bare.url).exit_code == 0
-    done = cli("install", "--db-url", bare.url)
+    assert cli("migrate", "--db-url", new_database.url).exit_code == 0
+    done = cli("install", "--db-url", new_database.url)
     assert (done.exit_code, done.stdout) == (9, "")
     assert "Use: picture-queue migrate" in done.stderr
     assert not (tmp_path / "supabase" / "migrations").exists()
 
 
-def test_migrate_without_a_database_says_where_its_address_is(cli: Cli) -> None:
+def test_migrate_without_a_database_prints_where_to_find_its_address(cli: Cli) -> None:
     done = cli("migrate")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--db-url" in done.stderr

@@ -23,7 +23,7 @@ KEYS = {
 
 
 def examine(cli: Cli, url: str, key: str, *args: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the doctor's findings by check, after checking that the exit code fits them."""
+    """Return the doctor's findings by check, and check that the exit code matches them."""
     done = cli("--url", url, "--key", key, "doctor", "--json", *args)
     found: dict[str, list[dict[str, Any]]] = {}
     for finding in json.loads(done.stdout):
@@ -74,7 +74,9 @@ def test_an_unreachable_project_is_a_finding(cli: Cli) -> None:
     assert "http://127.0.0.1:9 does not answer" in found["api"][0]["detail"]
 
 
-def test_the_remedy_for_an_address_with_a_path_is_the_right_address(cli: Cli, stack: Any) -> None:
+def test_the_remedy_for_an_address_with_a_path_is_the_address_without_it(
+    cli: Cli, stack: Any
+) -> None:
     found = examine(cli, f"{stack.api_url}/rest/v1", stack.secret_key)
     assert found["address"][0]["remedy"] == f"set SUPABASE_URL to {stack.api_url}"
 
@@ -92,14 +94,14 @@ def test_a_missing_address_is_a_finding(cli: Cli, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_database_can_be_checked_without_the_api(
-    cli: Cli, bare: Any, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, new_database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("picture_queue_cli.project.running_stack", lambda: None)
-    empty = cli("doctor", "--db-url", bare.url)
+    empty = cli("doctor", "--db-url", new_database.url)
     assert empty.exit_code == 1
     assert "picture-queue is not in the database" in empty.stdout
-    assert cli("migrate", "--db-url", bare.url).exit_code == 0
-    done = cli("doctor", "--db-url", bare.url, "--json")
+    assert cli("migrate", "--db-url", new_database.url).exit_code == 0
+    done = cli("doctor", "--db-url", new_database.url, "--json")
     assert done.exit_code == 0, done.stdout
     found = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert found["migrations"]["detail"].endswith("by `picture-queue migrate`")
@@ -108,15 +110,15 @@ def test_the_database_can_be_checked_without_the_api(
 
 
 def test_an_unapplied_migration_is_a_finding_with_the_command(
-    cli: Cli, bare: Any, ship: Any, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, new_database: Any, ship: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from picture_queue._resources import Migration, migrations
     from picture_queue.installation import checkup
 
-    assert cli("migrate", "--db-url", bare.url).exit_code == 0
+    assert cli("migrate", "--db-url", new_database.url).exit_code == 0
     later = Migration("20990101000000_post_later.sql", "select 1;")
     monkeypatch.setattr(checkup, "migrations", lambda: [*migrations(), later])
-    (finding,) = checkup.examine_database(bare.settings)
+    (finding,) = checkup.examine_database(new_database.settings)
     assert (finding.verdict, finding.remedy) == ("bad", "picture-queue migrate")
     assert later.name in finding.detail
 

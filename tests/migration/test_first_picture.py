@@ -1,4 +1,4 @@
-"""The five steps of docs/supabase.md, on a project that has nothing: a URL, a key, a database."""
+"""The five steps of docs/supabase.md, on a new project with only a URL, a key and a database."""
 
 import asyncio
 import os
@@ -24,23 +24,23 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def project() -> Iterator[LocalSupabase]:
-    """A new project: the platform, and nothing of ours."""
+    """A new project, with the platform but not our schema."""
     with LocalSupabase(migrations=False, replicate_seconds=0.3) as stack:
         yield stack
 
 
 @pytest.fixture
 def run(project: LocalSupabase, tmp_path: Path) -> Run:
-    """Runs the script with what the settings of a hosted project show, and no Supabase CLI."""
+    """Run the script with the values of a hosted project, and no Supabase CLI."""
     unset = {*KEY_VARIABLES, "SUPABASE_ACCESS_TOKEN"}
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
     programs = Path(sys.executable).parent
 
     def call(path: str = "/usr/bin:/bin", key: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["/bin/sh", SCRIPT],
             cwd=tmp_path,
-            env=kept
+            env=inherited
             | {
                 "PATH": f"{programs}:{path}",
                 "HOME": str(tmp_path),
@@ -67,24 +67,24 @@ def expect_a_picture(done: subprocess.CompletedProcess[str], directory: Path) ->
     assert picture.stat().st_size > 1000
 
 
-def test_the_five_steps_lead_to_a_picture(run: Run, project: LocalSupabase, tmp_path: Path) -> None:
+def test_the_five_steps_produce_an_image(run: Run, project: LocalSupabase, tmp_path: Path) -> None:
     expect_a_picture(run(), tmp_path)
-    # Nothing of it is done twice.
+    # A second run repeats no step.
     again = run(key=project.service_role_key)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Nothing to apply" in again.stderr
 
 
 @pytest.mark.extra
-def test_the_five_steps_go_by_the_supabase_cli_too(
+def test_the_five_steps_also_work_with_the_supabase_cli(
     run: Run, project: LocalSupabase, node: str, supabase_cli: Path, tmp_path: Path
 ) -> None:
     expect_a_picture(run(f"{supabase_cli.parent}:{Path(node).parent}:/usr/bin:/bin"), tmp_path)
-    kept = "select count(*) from supabase_migrations.schema_migrations"
-    assert asyncio.run(_value(project.db_url, kept)) == 1
+    inherited = "select count(*) from supabase_migrations.schema_migrations"
+    assert asyncio.run(_value(project.db_url, inherited)) == 1
 
 
-def test_the_page_has_the_steps_of_the_script() -> None:
+def test_the_page_and_the_script_have_the_same_steps() -> None:
     page = (ROOT / "docs" / "supabase.md").read_text("utf-8")
     assert re.findall(r"^### \d\. (.*)$", page, re.M) == STEPS
     commands = re.findall(r"^picture-queue (\w+)", page, re.M)

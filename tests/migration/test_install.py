@@ -1,4 +1,4 @@
-"""`picture-queue install`: the migrations as files of a project, in the order the CLI wants."""
+"""`picture-queue install`: the migrations as files of a project, in the order of the CLI."""
 
 import os
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ THREE = Migration("20270101000000_pre_three.sql", "select 3;\n")
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Make the files of `supabase init`."""
+    """Create the files of `supabase init`."""
     (tmp_path / "supabase").mkdir()
     return tmp_path / "supabase"
 
@@ -42,9 +42,7 @@ def names(project: Path) -> list[str]:
     )
 
 
-def test_what_ships_is_written_whole_and_stamped_one_after_the_other(
-    project: Path, ship: Any
-) -> None:
+def test_all_migrations_are_written_with_ascending_timestamps(project: Path, ship: Any) -> None:
     ship()
     done = folder.install(project, "9.9.9", NOW)
     shipped = migrations()
@@ -58,13 +56,13 @@ def test_what_ships_is_written_whole_and_stamped_one_after_the_other(
     assert names(project) == [path.name for path in done.written]
 
 
-def test_it_is_never_written_twice(project: Path) -> None:
+def test_a_second_install_writes_nothing(project: Path) -> None:
     first = install(project)
     again = install(project, NOW.replace(year=2031))
     assert (again.written, again.present, again.edited) == ((), first.written, ())
 
 
-def test_a_later_version_adds_what_is_new_behind_everything_there(project: Path, ship: Any) -> None:
+def test_a_later_version_adds_new_migrations_after_existing_files(project: Path, ship: Any) -> None:
     install(project)
     (project / "migrations" / "20300601000000_mine.sql").touch()
     ship(ONE, TWO, THREE, instead=True)
@@ -80,12 +78,12 @@ def test_a_later_version_adds_what_is_new_behind_everything_there(project: Path,
         ("20300102030405_a.sql", "20300102030406"),
         ("20991231235959_a.sql", "20991231235960"),
         ("0001_a.sql", "20300102030405"),
-        # The CLI takes neither for a migration.
+        # The CLI ignores both files.
         ("notes.txt", "20300102030405"),
         ("20991231235959-a.sql", "20300102030405"),
     ],
 )
-def test_the_stamp_is_later_than_now_and_than_the_newest(
+def test_the_timestamp_is_later_than_now_and_the_newest_file(
     project: Path, mine: str, stamp: str
 ) -> None:
     (project / "migrations").mkdir()
@@ -93,7 +91,7 @@ def test_the_stamp_is_later_than_now_and_than_the_newest(
     assert install(project).written[0].name == f"{stamp}_{ONE.file_name}"
 
 
-def test_a_name_nothing_comes_after_is_refused(project: Path) -> None:
+def test_a_file_name_without_a_later_timestamp_is_refused(project: Path) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / "999_a.sql").touch()
     with pytest.raises(InstallationRefused, match="does not have fourteen digits") as refused:
@@ -102,7 +100,7 @@ def test_a_name_nothing_comes_after_is_refused(project: Path) -> None:
     assert names(project) == ["999_a.sql"]
 
 
-def test_a_file_copied_as_it_ships_is_known(project: Path) -> None:
+def test_a_file_copied_unchanged_is_recognised(project: Path) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / ONE.file_name).write_text(ONE.sql, "utf-8")
     done = install(project)
@@ -110,7 +108,7 @@ def test_a_file_copied_as_it_ships_is_known(project: Path) -> None:
     assert [path.name for path in done.written] == [f"20300102030405_{TWO.file_name}"]
 
 
-def test_an_edited_file_is_named_and_left_alone(project: Path) -> None:
+def test_an_edited_file_is_reported_and_not_changed(project: Path) -> None:
     first, second = install(project).written
     edited = first.read_text("utf-8") + "drop table users;\n"
     first.write_text(edited, "utf-8")
@@ -119,13 +117,13 @@ def test_an_edited_file_is_named_and_left_alone(project: Path) -> None:
     assert first.read_text("utf-8") == edited
 
 
-def test_line_ends_of_windows_are_no_edit(project: Path) -> None:
+def test_windows_line_endings_are_no_edit(project: Path) -> None:
     first = install(project).written[0]
     first.write_bytes(first.read_bytes().replace(b"\n", b"\r\n"))
     assert install(project).edited == ()
 
 
-def test_a_file_of_another_unreleased_state_is_refused_with_what_to_do(
+def test_a_file_of_another_unreleased_version_is_refused_with_a_hint(
     project: Path, ship: Any
 ) -> None:
     before = install(project)
@@ -144,27 +142,27 @@ def test_a_folder_of_a_newer_package_is_refused(project: Path, ship: Any) -> Non
         install(project)
 
 
-def test_a_gap_is_refused(project: Path) -> None:
+def test_a_missing_file_is_refused(project: Path) -> None:
     install(project).written[0].unlink()
     with pytest.raises(InstallationRefused, match=r"pre_one is missing, but .*post_two"):
         install(project)
 
 
-def test_a_file_twice_is_refused(project: Path) -> None:
+def test_a_duplicate_file_is_refused(project: Path) -> None:
     first = install(project).written[0]
     first.with_name(f"20310101000000_{ONE.file_name}").write_text(first.read_text())
     with pytest.raises(InstallationRefused, match="pre_one is installed twice"):
         install(project)
 
 
-def test_stamps_out_of_order_are_refused(project: Path) -> None:
+def test_timestamps_out_of_order_are_refused(project: Path) -> None:
     first = install(project).written[0]
     first.rename(first.with_name(f"20310101000000_{ONE.file_name}"))
     with pytest.raises(InstallationRefused, match="out of order"):
         install(project)
 
 
-def test_nothing_is_left_half_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_install_leaves_no_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = Path.rename
 
     def full(path: Path, target: Path) -> Path:
@@ -179,7 +177,7 @@ def test_nothing_is_left_half_written(project: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
 
 
-def test_two_at_once_are_one_after_the_other(project: Path) -> None:
+def test_a_concurrent_install_is_refused(project: Path) -> None:
     with folder._staging(project):
         with pytest.raises(InstallationRefused, match="Another installation") as refused:
             install(project)
@@ -187,7 +185,7 @@ def test_two_at_once_are_one_after_the_other(project: Path) -> None:
     assert len(install(project).written) == 2
 
 
-def test_without_a_project_it_says_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_without_a_project_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is not a directory") as refused:
         install(tmp_path / "supabase")
     assert "supabase init" in (refused.value.hint or "")

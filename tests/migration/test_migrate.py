@@ -1,4 +1,4 @@
-"""`picture-queue migrate`: the SQL straight into a database, by a role that is no superuser."""
+"""`picture-queue migrate`: the SQL is applied directly, by a role that is no superuser."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ from picture_queue.settings import DatabaseSettings
 
 NAMES = [file.name for file in migrations()]
 LATER = Migration("20990101000000_post_later.sql", "create table public.later ();")
-LEDGER = "select name from picture_queue.migration order by applied_at, name"
+APPLIED = "select name from picture_queue.migration order by applied_at, name"
 
 
 async def run(database: Any) -> list[str]:
@@ -40,36 +40,42 @@ async def refusal(database: Any) -> PictureQueueError:
     return refused.value
 
 
-async def test_an_ordinary_owner_installs_it_and_the_queue_works(bare: Any) -> None:
+async def test_a_database_owner_can_install_the_schema(new_database: Any) -> None:
     role = "select rolsuper, rolcreaterole, rolbypassrls from pg_roles where rolname = current_user"
-    assert await bare.rows(role) == [(False, True, True)]
-    assert await asyncio.to_thread(pending, bare.settings) == NAMES
-    told: list[str] = []
-    assert await asyncio.to_thread(migrate, bare.settings, told.append) == NAMES == told
-    job = await bare.value("select enqueue_job('resize', '{}'::jsonb, 0)")
+    assert await new_database.rows(role) == [(False, True, True)]
+    assert await asyncio.to_thread(pending, new_database.settings) == NAMES
+    reported: list[str] = []
+    assert (
+        await asyncio.to_thread(migrate, new_database.settings, reported.append)
+        == NAMES
+        == reported
+    )
+    job = await new_database.value("select enqueue_job('resize', '{}'::jsonb, 0)")
     assert isinstance(job, UUID)
-    assert await bare.value("select id from claim_next_job()") == job
-    assert await bare.value("select complete_job($1, null, null)", job) == "completed"
+    assert await new_database.value("select id from claim_next_job()") == job
+    assert await new_database.value("select complete_job($1, null, null)", job) == "completed"
 
 
-async def test_what_is_applied_is_not_applied_again(bare: Any, ship: Any) -> None:
-    await run(bare)
-    assert await run(bare) == [] == await asyncio.to_thread(pending, bare.settings)
+async def test_an_applied_migration_is_not_applied_again(new_database: Any, ship: Any) -> None:
+    await run(new_database)
+    assert await run(new_database) == [] == await asyncio.to_thread(pending, new_database.settings)
     ship(LATER)
-    assert await run(bare) == [LATER.name]
-    assert [name for (name,) in await bare.rows(LEDGER)] == [*NAMES, LATER.name]
+    assert await run(new_database) == [LATER.name]
+    assert [name for (name,) in await new_database.rows(APPLIED)] == [*NAMES, LATER.name]
 
 
-async def test_two_runs_at_once_apply_each_file_once(bare: Any, ship: Any, until: Any) -> None:
+async def test_two_runs_at_once_apply_each_file_once(
+    new_database: Any, ship: Any, until: Any
+) -> None:
     ship(LATER)
     waiting = """select count(*) from pg_locks
       where locktype = 'advisory' and not granted
         and database = (select oid from pg_database where datname = current_database())"""
-    async with bare.connect() as held:
+    async with new_database.connect() as held:
         transaction = held.transaction()
         await transaction.start()
         await held.execute(LOCK)
-        runs = [asyncio.create_task(run(bare)) for _ in range(2)]
+        runs = [asyncio.create_task(run(new_database)) for _ in range(2)]
 
         async def both_wait() -> bool:
             return bool(await held.fetchval(waiting) == 2)
@@ -80,89 +86,89 @@ async def test_two_runs_at_once_apply_each_file_once(bare: Any, ship: Any, until
     assert sorted(first + second) == [*NAMES, LATER.name]
 
 
-async def test_a_file_that_fails_leaves_nothing_of_itself(bare: Any, ship: Any) -> None:
+async def test_a_failed_migration_is_rolled_back(new_database: Any, ship: Any) -> None:
     bad = Migration("20990101000001_post_bad.sql", "create table public.bad ();\n\nselect 1 / 0;\n")
-    worse = Migration(bad.file_name, "create table public.bad ();\n\nselct;\n")
+    malformed = Migration(bad.file_name, "create table public.bad ();\n\nselct;\n")
     ship(LATER, bad)
     with pytest.raises(MigrationFailed, match=r"post_bad\.sql cannot be applied: division by zero"):
-        await run(bare)
-    ship(LATER, worse)
+        await run(new_database)
+    ship(LATER, malformed)
     with pytest.raises(MigrationFailed, match="syntax error") as failed:
-        await run(bare)
+        await run(new_database)
     assert failed.value.detail == "Line 3 of the file"
-    assert await bare.value("select to_regclass('public.bad')") is None
-    assert [name for (name,) in await bare.rows(LEDGER)] == [*NAMES, LATER.name]
+    assert await new_database.value("select to_regclass('public.bad')") is None
+    assert [name for (name,) in await new_database.rows(APPLIED)] == [*NAMES, LATER.name]
 
 
-async def test_a_database_of_the_cli_or_the_embedded_stack_is_left_to_it(bare: Any) -> None:
-    # Both keep the CLI's list, the embedded stack with the names as they ship.
-    await apply_migrations(bare.url)
+async def test_a_database_of_another_tool_is_refused(new_database: Any) -> None:
+    # Both write the list of the CLI, the embedded stack with the names in the package.
+    await apply_migrations(new_database.url)
     for tool, command in (
         (MigrationTool.EMBEDDED, "picture-queue local stop, then picture-queue local start"),
         (MigrationTool.CLI, "picture-queue install && supabase db push"),
     ):
         if tool is MigrationTool.CLI:
-            await bare.run(
+            await new_database.run(
                 """update supabase_migrations.schema_migrations
                 set version = '20300101000000', name = version || '_' || name"""
             )
-        refused = await refusal(bare)
+        refused = await refusal(new_database)
         assert f"applied by `{tool}`" in refused.message
         assert command in (refused.hint or "")
-        await asyncio.to_thread(expect_tool, bare.settings, tool)
+        await asyncio.to_thread(expect_tool, new_database.settings, tool)
 
 
-async def test_other_migrations_of_the_cli_are_nothing_to_us(bare: Any) -> None:
-    await bare.run(
+async def test_foreign_migrations_of_the_cli_are_ignored(new_database: Any) -> None:
+    await new_database.run(
         """create schema supabase_migrations;
         create table supabase_migrations.schema_migrations (
           version text primary key, statements text[], name text);
         insert into supabase_migrations.schema_migrations values ('20250101000000', '{}', 'mine'),
           ('20250101000001', null, null)"""
     )
-    assert await run(bare) == NAMES
+    assert await run(new_database) == NAMES
 
 
-async def test_a_database_that_migrate_keeps_is_not_installed_into(bare: Any) -> None:
-    await run(bare)
+async def test_install_refuses_a_database_that_migrate_maintains(new_database: Any) -> None:
+    await run(new_database)
     with pytest.raises(InstallationRefused, match="applied by `picture-queue migrate`") as refused:
-        await asyncio.to_thread(expect_tool, bare.settings, MigrationTool.CLI)
+        await asyncio.to_thread(expect_tool, new_database.settings, MigrationTool.CLI)
     assert refused.value.hint == "Use: picture-queue migrate"
 
 
-async def test_whoever_applies_the_file_by_hand_is_told_why_it_fails(bare: Any) -> None:
-    await run(bare)
+async def test_applying_a_file_by_hand_fails_with_a_hint(new_database: Any) -> None:
+    await run(new_database)
     with pytest.raises(asyncpg.RaiseError, match="in this database already") as failed:
-        await bare.run(migrations()[0].sql)
+        await new_database.run(migrations()[0].sql)
     assert "picture-queue migrate" in failed.value.hint
-    await bare.run("drop schema picture_queue cascade")
+    await new_database.run("drop schema picture_queue cascade")
     with pytest.raises(asyncpg.RaiseError, match=r"public\.job_queue is there already") as failed:
-        await bare.run(migrations()[0].sql)
+        await new_database.run(migrations()[0].sql)
     assert "picture-queue adopt" in failed.value.hint
 
 
-async def test_a_newer_database_is_refused(bare: Any, ship: Any) -> None:
+async def test_a_newer_database_is_refused(new_database: Any, ship: Any) -> None:
     ship(LATER)
-    await run(bare)
+    await run(new_database)
     ship()
-    refused = await refusal(bare)
+    refused = await refusal(new_database)
     assert LATER.name in refused.message
     assert "pip install --upgrade" in (refused.hint or "")
 
 
-async def test_an_unreleased_state_is_refused_with_what_to_do(bare: Any) -> None:
-    await run(bare)
-    await bare.run("update picture_queue.migration set digest = 'of yesterday'")
-    refused = await refusal(bare)
+async def test_an_unreleased_version_is_refused_with_a_hint(new_database: Any) -> None:
+    await run(new_database)
+    await new_database.run("update picture_queue.migration set digest = 'of yesterday'")
+    refused = await refusal(new_database)
     assert "in a pre-release version" in refused.message
     assert "picture-queue adopt --preview" in (refused.hint or "")
-    await bare.run("truncate picture_queue.migration")
-    assert "no table lists" in (await refusal(bare)).message
+    await new_database.run("truncate picture_queue.migration")
+    assert "no table lists" in (await refusal(new_database)).message
 
 
-async def test_another_job_queue_is_refused_with_what_to_do(bare: Any) -> None:
-    await bare.run("create table public.job_queue (id uuid)")
-    refused = await refusal(bare)
+async def test_another_job_queue_is_refused_with_a_hint(new_database: Any) -> None:
+    await new_database.run("create table public.job_queue (id uuid)")
+    refused = await refusal(new_database)
     assert "another job queue" in refused.message
     assert "picture-queue adopt --preview" in (refused.hint or "")
 
@@ -175,7 +181,7 @@ async def test_another_job_queue_is_refused_with_what_to_do(bare: Any) -> None:
         ("postgresql://postgres:s3cret@127.0.0.1:port/postgres", ConnectionFailed),
     ],
 )
-def test_a_bad_address_is_named_without_its_password(
+def test_the_error_for_a_bad_address_hides_the_password(
     url: str, kind: type[PictureQueueError]
 ) -> None:
     with pytest.raises(kind) as refused:
@@ -183,7 +189,7 @@ def test_a_bad_address_is_named_without_its_password(
     assert "s3cret" not in str(refused.value)
 
 
-async def test_a_wrong_password_is_named(stack: Any) -> None:
+async def test_a_wrong_password_raises_authentication_failed(stack: Any) -> None:
     password = urlsplit(stack.db_url).password or ""
     settings = DatabaseSettings(stack.db_url.replace(password, "wrong"))
     with pytest.raises(AuthenticationFailed):

@@ -1,4 +1,4 @@
-"""The doctor reads the runs of pg_cron's jobs: Debian's Postgres 15 with the real pg_cron."""
+"""The doctor reads the runs of pg_cron: Debian's Postgres 15 with the real pg_cron."""
 
 import asyncio
 import os
@@ -27,9 +27,9 @@ SETTINGS = {
     "unix_socket_directories": "",
     "shared_preload_libraries": "pg_cron",
     "cron.database_name": "postgres",
-    "cron.use_background_workers": "on",  # otherwise pg_cron connects with a password
+    "cron.use_background_workers": "on",  # Without this setting pg_cron connects with a password.
 }
-# The same permissions as the platform grants to the role `postgres`.
+# The platform grants the same permissions to the role `postgres`.
 GRANTS = """
 create extension pg_cron;
 grant usage on schema cron to postgres;
@@ -96,8 +96,8 @@ async def test_the_doctor_reports_failed_runs_of_pg_cron(
         done = await asyncio.to_thread(cli, "doctor", "--db-url", url, "--check", "pg_cron runs")
         return done.exit_code, done.stdout
 
-    code, told = await examine()
-    assert (code, "has not run yet" in told) == (1, True)
+    code, output = await examine()
+    assert (code, "has not run yet" in output) == (1, True)
 
     # One of the two jobs fails. Debian's pg_cron has no seconds, so both run within a minute.
     await execute(url, "select cron.schedule('prune-job-queue', '* * * * *', 'select 1 / 0')")
@@ -106,9 +106,9 @@ async def test_the_doctor_reports_failed_runs_of_pg_cron(
         return "has not run yet" not in (await examine())[1]
 
     await until(both_ran, timeout=100)
-    code, told = await examine()
+    code, output = await examine()
     assert code == 1
-    good, bad = (line for line in told.splitlines() if "the last run" in line)
+    good, bad = (line for line in output.splitlines() if "the last run" in line)
     assert good.startswith("ok") and "process-job-queue" in good and "succeeded" in good
     assert bad.startswith("bad") and "prune-job-queue" in bad and "division by zero" in bad
-    assert "run it by hand to see why: select 1 / 0" in told
+    assert "run it by hand to see why: select 1 / 0" in output

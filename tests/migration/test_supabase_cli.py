@@ -21,13 +21,13 @@ Supabase = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(params=["supabase_cli", "supabase_cli_3"])
-def supabase(request: pytest.FixtureRequest, bare: Any, tmp_path: Path) -> Supabase:
-    """Calls the CLI in a project of its own, for that database."""
+def supabase(request: pytest.FixtureRequest, new_database: Any, tmp_path: Path) -> Supabase:
+    """Call the CLI in a project of its own, for this database."""
     (tmp_path / "supabase").mkdir()
     cli = request.getfixturevalue(request.param)
-    # The embedded Postgres speaks no TLS; the CLI wants it where nothing else is said.
-    url = f"{bare.url}?sslmode=disable"
-    # Version 3 asks before it applies anything, and refuses where nobody can answer.
+    # The embedded Postgres has no TLS, which the CLI requires by default.
+    url = f"{new_database.url}?sslmode=disable"
+    # Version 3 asks before it applies migrations, and fails without a terminal.
     target = (
         [f"--remote={url}", "--yes"] if request.param == "supabase_cli_3" else ["--db-url", url]
     )
@@ -47,13 +47,13 @@ def supabase(request: pytest.FixtureRequest, bare: Any, tmp_path: Path) -> Supab
 
 
 def listed(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
-    """The local and the remote version of each line of `migration list`."""
+    """Return the local and the remote version of each line of `migration list`."""
     assert done.returncode == 0, done.stderr
     return re.findall(r"^ *`([0-9 ]*)` *\| *`([0-9 ]*)`", done.stdout, re.M)
 
 
 async def test_the_folder_is_pushed_and_listed(
-    bare: Any, supabase: Supabase, ship: Any, tmp_path: Path
+    new_database: Any, supabase: Supabase, ship: Any, tmp_path: Path
 ) -> None:
     project = tmp_path / "supabase"
     first = [path.name[:14] for path in install(project, "0.1.0").written]
@@ -61,8 +61,8 @@ async def test_the_folder_is_pushed_and_listed(
     pushed = supabase("db", "push")
     assert pushed.returncode == 0, pushed.stderr
     assert listed(supabase("migration", "list")) == [(version, version) for version in first]
-    assert await bare.value("select enqueue_job('resize', '{}'::jsonb, 0)")
-    # A later version comes behind what the user wrote since.
+    assert await new_database.value("select enqueue_job('resize', '{}'::jsonb, 0)")
+    # A later version comes after the migrations that the user added.
     mine = project / "migrations" / "20980101000000_mine.sql"
     mine.write_text("create table public.mine ();\n")
     ship(LATER)
@@ -73,21 +73,21 @@ async def test_the_folder_is_pushed_and_listed(
         ("20980101000000", "20980101000000"),
         (new.name[:14], new.name[:14]),
     ]
-    # Who keeps it is seen, and nobody else may.
+    # The tool is recognised, and others are refused.
     with pytest.raises(InstallationRefused, match="applied by `supabase db push`"):
-        await asyncio.to_thread(migrate, bare.settings, lambda name: None)
+        await asyncio.to_thread(migrate, new_database.settings, lambda name: None)
 
 
-async def test_a_push_onto_what_migrate_keeps_fails_with_what_to_do(
-    bare: Any, supabase: Supabase, tmp_path: Path
+async def test_a_push_to_a_database_of_migrate_fails_with_a_hint(
+    new_database: Any, supabase: Supabase, tmp_path: Path
 ) -> None:
-    await asyncio.to_thread(migrate, bare.settings, lambda name: None)
+    await asyncio.to_thread(migrate, new_database.settings, lambda name: None)
     install(tmp_path / "supabase", "0.1.0")
     pushed = supabase("db", "push")
     assert pushed.returncode != 0
     assert "picture-queue is in this database already" in pushed.stderr
     left = "select count(*) from supabase_migrations.schema_migrations"
-    assert await bare.value(left) == 0
-    assert await bare.rows("select name from picture_queue.migration") == [
+    assert await new_database.value(left) == 0
+    assert await new_database.rows("select name from picture_queue.migration") == [
         (file.name,) for file in migrations()
     ]

@@ -27,24 +27,25 @@ AS = {"pending", "urgent", "later", "running", "completed", "failed", "retried",
 
 
 @pytest.fixture(params=[*UNRELEASED, "base"])
-async def earlier(request: pytest.FixtureRequest, bare: Any) -> tuple[str, Any]:
+async def earlier(request: pytest.FixtureRequest, new_database: Any) -> tuple[str, Any]:
     """A database of an earlier version, with its leases extended so that they are valid now."""
     dump = gzip.decompress((FIXTURES / f"{request.param}.sql.gz").read_bytes()).decode()
-    await bare.run(dump)
-    await bare.run(
+    await new_database.run(dump)
+    await new_database.run(
         """update job_queue set lease_expires_at = now() + interval '1 hour'
         where status = 'processing'"""
     )
-    return request.param, bare
+    return request.param, new_database
 
 
 async def upgrade(name: str, database: Any) -> None:
-    """Upgrade as the commands say: `migrate`, or `adopt` for an unreleased version."""
+    """Upgrade as the documentation says: `migrate`, or `adopt` for an unreleased version."""
     try:
         await asyncio.to_thread(migrate, database.settings, lambda file: None)
         assert name not in UNRELEASED
     except InstallationRefused as refused:
-        # Until 0.1.0 is released, `base` may differ from its migration and then needs `adopt` too.
+        # Until the release of 0.1.0, `base` may differ from its migration, and then also needs
+        # `adopt`.
         assert "picture-queue adopt --preview" in (refused.hint or "")
         await asyncio.to_thread(adopt, database.settings, preview=False)
         assert await asyncio.to_thread(migrate, database.settings, lambda file: None) == []

@@ -1,7 +1,7 @@
-"""For each function of the API a call that succeeds for whoever may make it.
+"""A successful call of every function of the API, for a role that may make it.
 
-In the order in which the calls can be made one after another. A function that is missing here has
-not been thought about: the matrix fails.
+The calls are in an order in which they can be made one after another. The matrix test fails if a
+function is missing here.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from tests.security.world import SECRET, World, path
 Arguments = dict[str, Any]
 
 
-def _painting(world: World, **more: Any) -> Arguments:
-    return {"job_id": world["generation_job"], "lease_id": world["painting_lease"], **more}
+def _generation_lease(world: World, **more: Any) -> Arguments:
+    return {"job_id": world["generation_job"], "lease_id": world["generation_lease"], **more}
 
 
 def _running(world: World, **more: Any) -> Arguments:
@@ -38,7 +38,7 @@ def _item(world: World) -> Arguments:
 
 
 def _jobs(world: World) -> Arguments:
-    """A filter that finds the owner's jobs."""
+    """Return a filter that selects jobs of the owner."""
     return {
         "job_type": world.job_type,
         "tag": SECRET,
@@ -128,17 +128,17 @@ CALLS: dict[str, Callable[[World], Arguments]] = {
     "report_progress": lambda w: _running(w, progress=1, message=SECRET),
     "log_job": lambda w: _running(w, lines=[{"level": "info", "message": SECRET}]),
     "complete_job": lambda w: {"job_id": w["legacy"], "result": {"note": SECRET}},
-    "begin_prediction": lambda w: _painting(w),
-    "record_prediction": lambda w: _painting(
+    "begin_prediction": lambda w: _generation_lease(w),
+    "record_prediction": lambda w: _generation_lease(
         w, prediction=w["prediction"], prediction_id=f"{SECRET}-prediction"
     ),
-    "save_images": lambda w: _painting(
+    "save_images": lambda w: _generation_lease(
         w,
         images=[
             {"n": 1, "path": path(w), "mime_type": "image/png", "width": 1, "height": 1, "bytes": 4}
         ],
     ),
-    "finish_prediction": lambda w: _painting(
+    "finish_prediction": lambda w: _generation_lease(
         w, prediction=w["prediction"], state="succeeded", error=None, metrics={"note": SECRET}
     ),
     "report_jobs": lambda w: {

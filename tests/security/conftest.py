@@ -1,4 +1,4 @@
-"""A project full of things that some may see and others not; and one on Debian's Postgres."""
+"""A project with data of several users, and a stack on Debian's Postgres."""
 
 import asyncio
 import ssl
@@ -17,39 +17,39 @@ from tests.security.world import World, make
 from ..databases import execute
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
-# A client makes one of its own otherwise, which costs more than the test it is for.
+# A client would otherwise make an SSL context of its own, which is slow.
 _TLS = ssl.create_default_context()
 
 
 @pytest.fixture(scope="session")
-def arena() -> Iterator[LocalSupabase]:
-    """A stack of these tests' own: attacks may leave anything behind."""
+def sandbox() -> Iterator[LocalSupabase]:
+    """A stack only for these tests, because attacks may leave anything behind."""
     with LocalSupabase() as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
-def filled(arena: Any) -> World:
-    """Two new users on it, one of them with jobs, generations and pictures."""
+def filled(sandbox: Any) -> World:
+    """Two new users on this stack, one of them with jobs, generations and images."""
 
     async def fill() -> World:
-        async with httpx.AsyncClient(base_url=arena.api_url, timeout=30, verify=_TLS) as http:
-            return await make(arena, http)
+        async with httpx.AsyncClient(base_url=sandbox.api_url, timeout=30, verify=_TLS) as http:
+            return await make(sandbox, http)
 
     return asyncio.run(fill())
 
 
 @pytest.fixture
 async def world(filled: World) -> AsyncIterator[World]:
-    """The same, with connections of the test's own."""
+    """The same project, with HTTP connections of the test's own."""
     async with httpx.AsyncClient(base_url=filled.api_url, timeout=30, verify=_TLS) as http:
         yield replace(filled, http=http)
 
 
 @pytest.fixture
-async def admin(arena: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection as the owner of the migrations."""
-    connection = await asyncpg.connect(arena.db_url, timeout=10)
+async def admin(sandbox: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection as the role that owns the migrations."""
+    connection = await asyncpg.connect(sandbox.db_url, timeout=10)
     yield connection
     await connection.close(timeout=5)
 

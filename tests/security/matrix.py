@@ -1,4 +1,4 @@
-"""Reads the tables of docs/security.md, and what there is in the database."""
+"""The tables of docs/security.md, and the objects and privileges of the database."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
-ROLES = ("anon", "owner", "stranger", "service")
+ROLES = ("anon", "owner", "other_user", "service")
 OPERATIONS = {"r": "read", "w": "write", "x": "execute"}
 
 _ROW = re.compile(r"\| (\w+)(:| `)(.*?)`? \| (.*) \|")
@@ -14,7 +14,7 @@ _ROW = re.compile(r"\| (\w+)(:| `)(.*?)`? \| (.*) \|")
 
 @dataclass(frozen=True)
 class Rule:
-    """One object and what each role may do with it: `r--` or the like."""
+    """An object and the permissions of each role: `r--` or the like."""
 
     kind: str
     name: str
@@ -22,7 +22,7 @@ class Rule:
 
 
 def rules(heading: str) -> list[Rule]:
-    """The table below a heading; rows that name several objects are one rule each."""
+    """Return the table under a heading; a row that names several objects makes a rule for each."""
     section = PAGE.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     found = []
     for line in section.splitlines():
@@ -35,7 +35,7 @@ def rules(heading: str) -> list[Rule]:
     return found
 
 
-# The kinds of pg_class that can be read, written or counted with.
+# The kinds of pg_class that can be read, written or used as a sequence.
 _OBJECTS = """
 select case c.relkind when 'v' then 'view' when 'm' then 'view' when 'S' then 'sequence' else 'table' end as kind,
   c.relname::text as name
@@ -46,7 +46,7 @@ select distinct 'function', p.proname::text from pg_proc p where p.pronamespace 
 order by 1, 2
 """  # noqa: E501
 
-# What a role holds, with rights of columns counted as rights of their table.
+# The privileges of each role. Privileges on columns count as privileges on their table.
 _RIGHTS = """
 select o.kind, o.name, r.role, string_agg(o.mark, '' order by o.mark) as marks
 from unnest($2::text[]) as r (role), lateral (
@@ -74,11 +74,11 @@ group by 1, 2, 3
 
 
 async def objects(db: Any, schema: str) -> list[tuple[str, str]]:
-    """Kind and name of everything in a schema that a role could use."""
+    """Return kind and name of every object in a schema that a role could use."""
     return [(row["kind"], row["name"]) for row in await db.fetch(_OBJECTS, schema)]
 
 
 async def rights(db: Any, schema: str, roles: list[str]) -> dict[tuple[str, str, str], str]:
-    """What each role holds: marks by kind, name and role."""
+    """Return the privileges of each role: marks by kind, name and role."""
     rows = await db.fetch(_RIGHTS, schema, roles)
     return {(row["kind"], row["name"], row["role"]): row["marks"] for row in rows}

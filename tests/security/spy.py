@@ -1,6 +1,6 @@
-"""The spy that is hung on the tables of the services, and the places where it hangs."""
+"""The spy function that is attached to the tables of the services, and its places."""
 
-#: What it finds goes to the server's log, which no rollback takes back.
+#: Its findings go to the log of the server, which no rollback undoes.
 SPY = """
 create function public.spy(place text) returns void language plpgsql as $$
 declare

@@ -1,6 +1,6 @@
-"""Without a key of the stack nobody gets to a service, with a user's token neither.
+"""Every service requires a key of the stack; the token of a user alone is not enough.
 
-Whoever could sign up without one was any user of the machine and any program that reaches loopback.
+Without this check, any user of the machine and any program that reaches loopback could sign up.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import jwt
 import pytest
 import websockets
 
-from tests.security.line import dial
+from tests.security.realtime_socket import open_socket
 from tests.security.world import World, path
 
 NO_KEY = {
@@ -32,7 +32,7 @@ def account() -> dict[str, str]:
 
 
 def requests(world: World) -> list[tuple[str, str, Any]]:
-    """A request of each service, for somebody with a user's token or with none."""
+    """Yield a request of each service, with the token of a user or without one."""
     name = path(world)
     return [
         ("POST", "/auth/v1/signup", account()),
@@ -62,23 +62,23 @@ def requests(world: World) -> list[tuple[str, str, Any]]:
     ]
 
 
-def bad_keys(world: World, arena: Any) -> list[str]:
-    """Tokens and texts that are not a key of this stack."""
+def bad_keys(world: World, sandbox: Any) -> list[str]:
+    """Return tokens and texts that are not a key of this stack."""
     claims = {"iss": "supabase-demo", "role": "anon", "exp": 4102444800}
     return [
         "x",
         "ü",
-        "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",  # what every `supabase start` has
-        arena.publishable_key[:-1],
-        arena.publishable_key + "x",
-        arena.anon_key.rpartition(".")[0] + ".",
+        "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",  # Every `supabase start` has this key.
+        sandbox.publishable_key[:-1],
+        sandbox.publishable_key + "x",
+        sandbox.anon_key.rpartition(".")[0] + ".",
         world.tokens["owner"],
         jwt.encode(claims, "another-secret-of-at-least-32-characters"),
-        jwt.encode(claims, arena.jwt_secret),
+        jwt.encode(claims, sandbox.jwt_secret),
     ]
 
 
-async def test_a_users_token_alone_opens_nothing(world: World):
+async def test_the_token_of_a_user_alone_is_refused(world: World):
     bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
     for method, url, body in requests(world):
         answer = await world.http.request(method, url, headers=bearer, json=body)
@@ -86,18 +86,18 @@ async def test_a_users_token_alone_opens_nothing(world: World):
         assert "www-authenticate" in answer.headers
 
 
-async def test_without_anything_there_is_nothing(world: World):
+async def test_requests_without_key_and_token_are_refused(world: World):
     for method, url, body in requests(world):
         answer = await world.http.request(method, url, json=body)
-        if url.startswith("/storage/"):  # as the Storage server words it
+        if url.startswith("/storage/"):  # The Storage server has an error format of its own.
             assert answer.status_code == 400, (method, url)
         else:
             assert (answer.status_code, answer.json()) == (401, NO_KEY), (method, url)
 
 
-async def test_what_is_no_key_of_this_stack_opens_nothing(world: World, arena: Any):
+async def test_keys_of_other_stacks_and_malformed_keys_are_refused(world: World, sandbox: Any):
     bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
-    for key in bad_keys(world, arena):
+    for key in bad_keys(world, sandbox):
         for more in ({}, bearer, {"authorization": f"Bearer {key}".encode()}):
             headers = httpx.Headers({"apikey": key.encode(), **more})
             for method, url, body in requests(world):
@@ -110,9 +110,9 @@ async def test_what_is_no_key_of_this_stack_opens_nothing(world: World, arena: A
             assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key")
 
 
-async def test_two_keys_are_none(world: World, arena: Any):
-    """Otherwise two programs might each look at another one."""
-    pairs = [("apikey", arena.publishable_key), ("apikey", arena.secret_key)]
+async def test_two_keys_in_a_request_are_refused(world: World, sandbox: Any):
+    """Refuse two keys, because two programs might each read a different one."""
+    pairs = [("apikey", sandbox.publishable_key), ("apikey", sandbox.secret_key)]
     for method, url, body in requests(world):
         answer = await world.http.request(method, url, headers=pairs, json=body)
         assert (answer.status_code, answer.json()["message"]) == (401, "Duplicate API key found")
@@ -137,8 +137,8 @@ async def test_two_keys_are_none(world: World, arena: Any):
         "/storage/v1/object/public/../../../../auth/v1/signup",
     ],
 )
-async def test_no_other_spelling_leads_past_the_check(arena: Any, url: str):
-    address = urlsplit(arena.api_url)
+async def test_no_other_spelling_of_a_path_bypasses_the_check(sandbox: Any, url: str):
+    address = urlsplit(sandbox.api_url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     body = b'{"email": "eve@example.com", "password": "correct horse battery"}'
     head = f"POST {url} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
@@ -151,8 +151,10 @@ async def test_no_other_spelling_leads_past_the_check(arena: Any, url: str):
 
 
 @pytest.mark.parametrize("key", KEYS)
-async def test_each_key_lets_in_wherever_the_clients_put_it(world: World, arena: Any, key: str):
-    value = getattr(arena, key)
+async def test_each_key_is_accepted_in_every_header_and_parameter(
+    world: World, sandbox: Any, key: str
+):
+    value = getattr(sandbox, key)
     for given in (
         {"headers": {"apikey": value}},
         {"headers": {"apiKey": value, "authorization": f"Bearer {value}"}},
@@ -173,7 +175,7 @@ async def test_each_key_lets_in_wherever_the_clients_put_it(world: World, arena:
         assert answer.status_code == (200 if is_service else 403), answer.text
 
 
-async def test_links_and_public_files_need_none(world: World, arena: Any):
+async def test_links_and_public_files_need_no_key(world: World, sandbox: Any):
     for url, status in (
         ("/auth/v1/health", 200),
         ("/auth/v1/.well-known/jwks.json", 200),
@@ -185,7 +187,7 @@ async def test_links_and_public_files_need_none(world: World, arena: Any):
     ):
         answer = await world.http.get(url)
         assert answer.status_code == status, (url, answer.text)
-    bucket, key = f"open-{world.queue}", {"apikey": arena.secret_key}
+    bucket, key = f"open-{world.queue}", {"apikey": sandbox.secret_key}
     made = {"name": bucket, "public": True}
     assert (await world.http.post("/storage/v1/bucket", json=made, headers=key)).status_code == 200
     png = {"content": b"png", "headers": {**key, "content-type": "image/png"}}
@@ -201,11 +203,11 @@ async def test_links_and_public_files_need_none(world: World, arena: Any):
     assert answer.status_code == 200
 
 
-async def test_no_socket_opens_without_a_key(world: World, arena: Any):
-    url = arena.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket?vsn=1.0.0"
-    for key in ("", *bad_keys(world, arena)):
+async def test_a_socket_without_a_key_is_refused(world: World, sandbox: Any):
+    url = sandbox.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket?vsn=1.0.0"
+    for key in ("", *bad_keys(world, sandbox)):
         with pytest.raises(websockets.InvalidStatus) as refused:
-            async with dial(arena.api_url, key):
+            async with open_socket(sandbox.api_url, key):
                 pass
         assert refused.value.response.status_code == 401
     bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
@@ -214,12 +216,12 @@ async def test_no_socket_opens_without_a_key(world: World, arena: Any):
             async with websockets.connect(url, additional_headers=headers):
                 pass
         assert refused.value.response.status_code == 401
-    async with websockets.connect(url, additional_headers={"apikey": arena.anon_key}):
+    async with websockets.connect(url, additional_headers={"apikey": sandbox.anon_key}):
         pass
 
 
-async def test_sql_does_not_see_the_key(world: World, arena: Any, admin: Any):
-    """A function of anybody's may read, and store, the headers of the request that calls it."""
+async def test_sql_cannot_read_the_key(world: World, sandbox: Any, admin: Any):
+    """Check that a function cannot read the key in the headers of the request that calls it."""
     await admin.execute(
         "create function public.seen() returns json language sql as"
         " $$ select current_setting('request.headers')::json $$;"
@@ -227,21 +229,21 @@ async def test_sql_does_not_see_the_key(world: World, arena: Any, admin: Any):
         "notify pgrst, 'reload schema'"
     )
     try:
-        key = {"apikey": arena.secret_key}
+        key = {"apikey": sandbox.secret_key}
         async with asyncio.timeout(15):
             while (await world.http.post("/rest/v1/rpc/seen", headers=key)).status_code == 404:
-                pass  # until the new function is known
+                pass  # Wait until PostgREST knows the new function.
         for given in ({"headers": key}, {"params": key}):
             seen = await world.http.post("/rest/v1/rpc/seen", **given)
             assert seen.status_code == 200 and "host" in seen.json()
-            assert arena.secret_key not in seen.text and "apikey" not in seen.json()
+            assert sandbox.secret_key not in seen.text and "apikey" not in seen.json()
     finally:
         await admin.execute("drop function public.seen(); notify pgrst, 'reload schema'")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user of the machine")
-async def test_another_user_of_the_machine_starts_nothing(arena: Any):
-    """The attack step by step: sign up, and let the stack's owner pay for a picture."""
+async def test_another_user_of_the_machine_cannot_start_a_generation(sandbox: Any):
+    """Run the whole attack: sign up, and generate an image at the expense of the stack's owner."""
     script = (
         "import json, sys, urllib.request as r\n"
         "def ask(path, body, **headers):\n"
@@ -257,7 +259,7 @@ async def test_another_user_of_the_machine_starts_nothing(arena: Any):
     )
     done = await asyncio.to_thread(
         subprocess.run,
-        ["/usr/bin/env", "python3", "-c", script, arena.api_url],
+        ["/usr/bin/env", "python3", "-c", script, sandbox.api_url],
         capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin"}, **NOBODY,
     )  # fmt: skip
     refusals = done.stdout.splitlines()

@@ -1,7 +1,7 @@
-"""No argument is too long, too deep, too wide or too large to be refused as one of ours.
+"""Arguments that are too long, too deep, too wide or too large are refused with a PQ error.
 
-Each place of each argument of each function gets each extreme in turn. The function refuses it in
-its own words, or takes it; and what it takes and keeps is bounded.
+Each extreme value is put in turn in each place of each argument of each function. The function
+either refuses it with its own error, or accepts it; and everything that it stores is bounded.
 """
 
 import json
@@ -15,10 +15,10 @@ from tests.security.calls import CALLS
 from tests.security.test_injection import keys, parameters
 from tests.security.world import World
 
-#: Stands for an extreme in JSON that Python would not write.
+#: A placeholder for an extreme value in JSON that Python would not write.
 _PLACE = "\ue000place\ue000"
 
-#: What nobody may store, or make the database work on.
+#: Values that must neither be stored nor cause work in the database.
 BEYOND = {
     "long": json.dumps("x" * 300_000),
     "digits": "1" + "0" * 5000,
@@ -28,7 +28,7 @@ BEYOND = {
     "names": json.dumps({f"k{n}": n for n in range(20_000)}),
     "long name": json.dumps({"k" * 300_000: 1}),
 }
-#: What is odd and may be fine.
+#: Unusual values that may be valid.
 ODD = {
     "empty": '""',
     "control": json.dumps("\u0001\x1b[31m\u202e\x7f"),
@@ -42,7 +42,7 @@ ODD = {
     "infinity": '"infinity"',
     "far": '"294276-12-31T23:59:59Z"',
 }
-#: Text takes any of these as text, and others are converted before the function begins.
+#: A text parameter accepts any of these; others are converted before the function begins.
 EXTREMES = {
     "text": ("long", "empty", "control"),
     "jsonb": (*BEYOND, *ODD),
@@ -52,7 +52,7 @@ OTHERS = ("long", "minus", "int8", "infinity", "far")
 
 
 def places(value: Any) -> Iterator[Any]:
-    """The value with one thing in it, or one more name, that is an extreme."""
+    """Yield the value with an extreme value in one place, or as one more name."""
     if isinstance(value, list):
         for n, entry in enumerate(value):
             for changed in places(entry):
@@ -71,7 +71,7 @@ def places(value: Any) -> Iterator[Any]:
 async def calls(
     world: World, function: str, types: dict[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Calls of a function with the place of an extreme in each argument in turn."""
+    """Yield calls of a function with a placeholder in each place of each argument in turn."""
     usual = CALLS[function](world)
     found = []
     for name, type_ in types.items():
@@ -86,13 +86,13 @@ async def calls(
 async def refusal(
     db: Any, function: str, types: dict[str, str], arguments: dict[str, Any], extreme: str
 ) -> str | None:
-    """Call a function with arguments from JSON, as PostgREST does; the SQLSTATE if it fails."""
+    """Call a function with arguments from JSON, like PostgREST; return an SQLSTATE."""
     columns = ", ".join(f"{name} {types[name]}" for name in arguments)
     named = ", ".join(f"{name} => r.{name}" for name in arguments)
     statement = f"select public.{function}({named}) from json_to_record($1) as r ({columns})"
     text = json.dumps(arguments, ensure_ascii=False)
     name_only = f'"{_PLACE}":'
-    # As a name only text will do.
+    # Only text can be a name.
     text = text.replace(name_only, f"{BEYOND['long']}:").replace(f'"{_PLACE}"', extreme)
     savepoint = db.transaction()
     await savepoint.start()
@@ -107,7 +107,7 @@ async def refusal(
 
 
 async def too_large(db: Any) -> list[str]:
-    """Columns that hold what a reader cannot read, or more than the settings permit."""
+    """Return columns with values that clients cannot read, or that exceed the settings."""
     columns = await db.fetch(
         """select c.oid::regclass::text as "table", quote_ident(a.attname) as "column",
           a.atttypid = 'jsonb'::regtype as is_json,
@@ -131,7 +131,7 @@ async def too_large(db: Any) -> list[str]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("function", CALLS)
-async def test_what_is_beyond_every_bound_is_refused(world: World, admin: Any, function: str):
+async def test_extreme_values_are_refused(world: World, admin: Any, function: str):
     types = (await parameters(admin))[function]
     raw = []
     outer = admin.transaction()

@@ -1,8 +1,8 @@
-"""Whoever owns the database's objects gets no rights of the superuser, nor of the stack's own user.
+"""The owner of database objects cannot get the privileges of the superuser or of the stack's user.
 
-Everything that a user can hang on a table runs in the sessions of the services that write it, or
-with the rights of the table's owner. Each such place gets a spy here. It takes back the role that
-the session logged in as, tries every other role, and from each one tries to run a program.
+Code that a user attaches to a table runs in the sessions of the services that write to it, or with
+the privileges of the table's owner. A spy is attached in each such place. It resets the role to the
+login role, tries every other role, and tries from each to run a program.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ OWNERS = {
     "realtime": "supabase_realtime_admin",
     "storage": "supabase_storage_admin",
 }
-#: The role that a service logs in as, and the roles that its sessions may take.
+#: The login role of each service, and the roles that its sessions may set.
 SESSIONS = {
     "auth": {"supabase_auth_admin"},
     "realtime": {"supabase_realtime_admin"} | API,
@@ -53,7 +53,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("15", marks=pytest.mark.extra)])
 def spied(request: pytest.FixtureRequest) -> Iterator[LocalSupabase]:
-    """A stack of these tests' own, on each Postgres that has rules of its own."""
+    """A stack for these tests only, on each Postgres version with rules of its own."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "15":
             assert DEBIAN.exists(), "apt-get install postgresql-15"
@@ -64,7 +64,7 @@ def spied(request: pytest.FixtureRequest) -> Iterator[LocalSupabase]:
 
 @pytest.fixture(scope="module")
 def proof() -> Iterator[Path]:
-    """The file that a program of the attacker's would write; the stack's user could."""
+    """The file that the attacker's program would write; the stack's user can write it."""
     directory = local._temporary_directory()
     directory.chmod(0o777)
     yield directory / "proof"
@@ -79,13 +79,13 @@ async def owner(spied: LocalSupabase) -> Any:
     await connection.close(timeout=5)
 
 
-def heard(stack: LocalSupabase) -> list[dict[str, Any]]:
+def read_findings(stack: LocalSupabase) -> list[dict[str, Any]]:
     log = (stack.data_dir / "logs" / "postgres.log").read_text(encoding="utf-8", errors="replace")
     return [json.loads(found) for found in re.findall(r"SPY (\{.*\})", log)]
 
 
 async def use_every_service(stack: LocalSupabase) -> None:
-    """Have the gateway write each of its tables, as the service and as a user."""
+    """Let the gateway write to each of its tables, as the service and as a user."""
     headers = {"apikey": stack.service_role_key}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=30) as http:
 
@@ -133,7 +133,7 @@ async def use_every_service(stack: LocalSupabase) -> None:
         await ask("DELETE", f"/auth/v1/admin/users/{session['user']['id']}")
 
 
-async def test_what_users_hang_on_a_table_runs_as_the_service_that_writes_it(
+async def test_code_attached_to_a_table_runs_as_the_service_that_writes_it(
     spied: LocalSupabase, owner: Any, proof: Path
 ):
     await owner.execute(SPY % {"proof": proof})
@@ -143,35 +143,35 @@ async def test_what_users_hang_on_a_table_runs_as_the_service_that_writes_it(
             " for each row execute function public.spy_row()"
         )
     await owner.execute(PLACES)
-    before = len(heard(spied))
+    before = len(read_findings(spied))
     await use_every_service(spied)
-    found = heard(spied)[before:]
+    found = read_findings(spied)[before:]
     places = {f"{table} trigger" for table in TABLES} | set(
         re.findall(r"'(\S+ (?:policy|default|check|function))'", PLACES)
     )
-    assert {said["place"] for said in found} == places
+    assert {finding["place"] for finding in found} == places
     for place in places:
         allowed, taken = SESSIONS[re.split(r"[. ]", place)[0]], set()
-        for said in found:
-            if said["place"] == place:
-                assert said["session"] in allowed - API, said
-                assert said["powers"] == [], said
-                taken |= set(said["roles"])
+        for finding in found:
+            if finding["place"] == place:
+                assert finding["session"] in allowed - API, finding
+                assert finding["powers"] == [], finding
+                taken |= set(finding["roles"])
         assert taken == allowed, place
     assert not await asyncio.to_thread(proof.exists)
 
 
-async def test_a_cast_of_a_foreign_keys_type_runs_as_no_superuser(
+async def test_a_cast_in_a_foreign_key_never_runs_as_a_superuser(
     spied: LocalSupabase, owner: Any, proof: Path
 ):
-    """Postgres reads the referenced table as its owner, casts included, with no trigger of ours."""
+    """Attach a cast: Postgres reads the referenced table as its owner, without a trigger."""
     key = uuid4()
     await owner.execute(
         f"""insert into auth.users (id) values ('{key}');
         insert into auth.sessions values ('{key}', '{key}', now(), now());
         insert into storage.objects (id) values ('{key}');"""
     )
-    before = len(heard(spied))
+    before = len(read_findings(spied))
     tables = ("auth.users", "auth.sessions", "storage.objects")
     for table in tables:
         await owner.execute(
@@ -190,16 +190,16 @@ async def test_a_cast_of_a_foreign_keys_type_runs_as_no_superuser(
             drop type public.evil cascade;
             """
         )
-    found = heard(spied)[before:]
-    casts = {said["place"]: said for said in found if said["place"].endswith(" cast")}
+    found = read_findings(spied)[before:]
+    casts = {finding["place"]: finding for finding in found if finding["place"].endswith(" cast")}
     assert set(casts) == {f"{table} cast" for table in tables}
-    for place, said in casts.items():
-        assert set(said["roles"]) == {OWNERS[place.partition(".")[0]]}, said
-        assert said["powers"] == [], said
+    for place, finding in casts.items():
+        assert set(finding["roles"]) == {OWNERS[place.partition(".")[0]]}, finding
+        assert finding["powers"] == [], finding
     assert not await asyncio.to_thread(proof.exists)
 
 
-async def test_no_session_of_the_stack_is_a_superusers(spied: LocalSupabase):
+async def test_no_session_of_the_stack_is_a_superuser(spied: LocalSupabase):
     connection = await asyncpg.connect(spied.superuser_url)
     sessions = await connection.fetch(
         """select distinct a.usename::text as name, r.rolsuper
@@ -210,11 +210,11 @@ async def test_no_session_of_the_stack_is_a_superusers(spied: LocalSupabase):
     await connection.close()
     assert {*OWNERS.values(), "authenticator"} <= {row["name"] for row in sessions}
     assert [row["name"] for row in sessions if row["rolsuper"]] == []
-    # Whoever is on the machine, or in the database by an extension, says a password.
+    # Users of the machine, and of the database through an extension, need a password.
     assert [row["auth_method"] for row in rules] == ["scram-sha-256"]
 
 
-async def test_the_superuser_owns_nothing_that_runs_with_its_rights(owner: Any):
+async def test_the_superuser_owns_no_code_that_runs_with_its_privileges(owner: Any):
     outside = "not in ('pg_catalog', 'information_schema', 'pg_toast')"
     superusers = await owner.fetch(
         f"""select c.oid::regclass::text from pg_class c
@@ -239,7 +239,7 @@ async def test_the_superuser_owns_nothing_that_runs_with_its_rights(owner: Any):
 
 
 @pytest.mark.parametrize("role", sorted(API))
-async def test_the_apis_roles_hang_nothing_on_the_services_tables(owner: Any, role: str):
+async def test_api_roles_cannot_attach_code_to_tables_of_the_services(owner: Any, role: str):
     tables = await owner.fetch(
         """select c.oid::regclass::text as name from pg_class c
         where c.relkind in ('r', 'v', 'p', 'm') and c.relnamespace::regnamespace::text
@@ -291,7 +291,7 @@ REFUSED = (
     "alter database postgres owner to postgres",
     "set session_preload_libraries = '/tmp/any'",
     "load '/tmp/any.so'",
-    # The library of a slot's plugin may lie anywhere.
+    # The library of a replication slot's plugin may be anywhere.
     "select pg_create_logical_replication_slot('mine', '/tmp/any.so')",
     "select pg_create_physical_replication_slot('mine')",
     "create subscription mine connection 'dbname=postgres' publication p with (connect = false)",
@@ -321,7 +321,7 @@ REFUSED = (
     "select pg_rotate_logfile()",
     "update pg_proc set prosecdef = true",
 )
-# Refused for want of rights, or because this Postgres does not have it.
+# The call is refused for missing privileges, or this Postgres does not have it.
 NO = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.FeatureNotSupportedError,
@@ -332,7 +332,7 @@ NO = (
 
 
 @pytest.mark.parametrize("statement", REFUSED)
-async def test_postgres_becomes_nobody_else(owner: Any, statement: str):
+async def test_postgres_cannot_become_another_role(owner: Any, statement: str):
     await owner.execute("create table if not exists public.spied (line text)")
     with pytest.raises(asyncpg.PostgresError) as refused:
         await owner.execute(statement)
@@ -343,14 +343,14 @@ async def test_postgres_becomes_nobody_else(owner: Any, statement: str):
 
 
 async def test_a_replication_connection_is_refused(spied: LocalSupabase):
-    """A base backup has every file of the cluster."""
+    """Refuse a base backup, which contains every file of the cluster."""
     for url in (spied.db_url, *(login(spied, role) for role in OWNERS.values())):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await asyncpg.connect(url, server_settings={"replication": "true"})
 
 
 def make_old(directory: Path) -> None:
-    """Turn a stack's data into that of an older version, with what its users may have left."""
+    """Turn a stack's data into that of an older version, with objects of its users."""
     earlier = """
     alter table auth.users owner to supabase_admin;
     alter table auth.sessions owner to supabase_admin;
@@ -373,15 +373,15 @@ def make_old(directory: Path) -> None:
         asyncio.run(execute(stack.superuser_url, earlier))
         slot = "select pg_create_logical_replication_slot('left', 'pgoutput')"
         asyncio.run(execute(stack.superuser_url, slot))
-    kept = json.loads((directory / "secrets.json").read_text())
+    secrets = json.loads((directory / "secrets.json").read_text())
     for name in ("auth_password", "realtime_password", "storage_password"):
-        del kept[name]
-    (directory / "secrets.json").write_text(json.dumps(kept))
+        del secrets[name]
+    (directory / "secrets.json").write_text(json.dumps(secrets))
     (directory / "platform.sha256").write_text("of an older version\n")
 
 
 @pytest.mark.parametrize("postgres", ["embedded", pytest.param("15", marks=pytest.mark.extra)])
-async def test_data_of_an_older_version_gets_the_rights_of_this_one(
+async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
     postgres: str, monkeypatch: pytest.MonkeyPatch
 ):
     if postgres == "15":
@@ -393,15 +393,17 @@ async def test_data_of_an_older_version_gets_the_rights_of_this_one(
         first = None
         for start in range(2):
             async with LocalSupabase(directory, durable=False) as stack:
-                kept = Secrets(**json.loads((directory / "secrets.json").read_text()))
-                assert first in (None, kept)
-                first = kept
+                secrets = Secrets(**json.loads((directory / "secrets.json").read_text()))
+                assert first in (None, secrets)
+                first = secrets
                 connection = await asyncpg.connect(stack.db_url)
                 assert await connection.fetchval("select to_regclass('public.kept') is not null")
                 for role in sorted(API):
-                    await test_the_apis_roles_hang_nothing_on_the_services_tables(connection, role)
-                await test_the_superuser_owns_nothing_that_runs_with_its_rights(connection)
-                await test_no_session_of_the_stack_is_a_superusers(stack)
+                    await test_api_roles_cannot_attach_code_to_tables_of_the_services(
+                        connection, role
+                    )
+                await test_the_superuser_owns_no_code_that_runs_with_its_privileges(connection)
+                await test_no_session_of_the_stack_is_a_superuser(stack)
                 await test_a_replication_connection_is_refused(stack)
                 powers = await connection.fetchval(
                     """select count(*) from pg_roles where rolname !~ '^pg_' and not rolsuper
@@ -412,14 +414,17 @@ async def test_data_of_an_older_version_gets_the_rights_of_this_one(
                           and pg_has_role(oid, 'supabase_auth_admin', 'member'))"""
                 )
                 assert powers == 0
-                # Before Postgres 16 whoever makes roles may grant itself any that is no superuser.
+                # Before Postgres 16, a role that may create roles can grant itself any role that is
+                # no superuser.
                 makers = "select count(*) from pg_roles where rolcreaterole and not rolsuper"
                 made_by_postgres = connection.get_server_version().major >= 16
                 assert await connection.fetchval(makers) == (2 if made_by_postgres else 0)
                 grants = "select has_table_privilege('service_role', 'auth.users', 'select')"
-                assert await connection.fetchval(grants), "a grant of the user's is lost"
+                assert await connection.fetchval(grants), "a grant of the user is lost"
                 revoked = "select not has_table_privilege('anon', 'storage.objects', 'insert')"
-                assert await connection.fetchval(revoked), "a right that the user took is back"
+                assert await connection.fetchval(revoked), (
+                    "a privilege that the user revoked is back"
+                )
                 slots = "select count(*) from pg_replication_slots"
                 assert await connection.fetchval(slots) == 0, "a slot keeps the log for ever"
                 if start == 0:

@@ -9,14 +9,14 @@ from picture_queue.settings import ProjectSettings
 from ..databases import execute
 
 
-async def _expose(arena: Any, setting: str) -> None:
-    superuser = arena.superuser_url
+async def _expose(sandbox: Any, setting: str) -> None:
+    superuser = sandbox.superuser_url
     await execute(superuser, f"alter role authenticator {setting}")
     await execute(superuser, "notify pgrst, 'reload config'; notify pgrst, 'reload schema'")
 
 
-async def _verdict(arena: Any, expected: str) -> str:
-    settings = ProjectSettings.resolve(arena.api_url, arena.service_role_key)
+async def _verdict(sandbox: Any, expected: str) -> str:
+    settings = ProjectSettings.resolve(sandbox.api_url, sandbox.service_role_key)
     async with asyncio.timeout(30):
         while True:
             findings = (await examine_api(settings)).findings
@@ -26,11 +26,11 @@ async def _verdict(arena: Any, expected: str) -> str:
             await asyncio.sleep(0.2)
 
 
-async def test_an_exposed_private_schema_is_found(arena: Any):
-    assert await _verdict(arena, "ok") == "the schema picture_queue is not exposed"
+async def test_an_exposed_private_schema_is_found(sandbox: Any):
+    assert await _verdict(sandbox, "ok") == "the schema picture_queue is not exposed"
     try:
-        await _expose(arena, "set pgrst.db_schemas = 'public, picture_queue'")
-        assert await _verdict(arena, "bad") == "the API exposes the schema picture_queue"
+        await _expose(sandbox, "set pgrst.db_schemas = 'public, picture_queue'")
+        assert await _verdict(sandbox, "bad") == "the API exposes the schema picture_queue"
     finally:
-        await _expose(arena, "reset pgrst.db_schemas")
-        await _verdict(arena, "ok")
+        await _expose(sandbox, "reset pgrst.db_schemas")
+        await _verdict(sandbox, "ok")

@@ -1,4 +1,4 @@
-"""Somebody else's id and one that nobody has are answered alike, wherever an id can be said."""
+"""The id of another user and an unknown id get the same answer, in every place that takes an id."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from tests.security.world import Answer, World, path
 _UNLIKE = ("date", "content-length")
 
 
-def alike(answer: Answer, asked: str) -> tuple[Any, ...]:
-    """An answer without the id that was asked for, to be compared."""
+def without_id(answer: Answer, asked: str) -> tuple[Any, ...]:
+    """Return an answer without the requested id, for comparison."""
     headers = sorted(
         (name, value.replace(asked, "<id>"))
         for name, value in answer.headers.multi_items()
@@ -23,8 +23,8 @@ def alike(answer: Answer, asked: str) -> tuple[Any, ...]:
     return answer.status, headers, answer.text.replace(asked, "<id>")
 
 
-async def test_no_function_tells_a_foreign_id_from_a_missing_one(world: World, admin: Any):
-    """Every parameter of type uuid that names a thing, of what users may call."""
+async def test_functions_answer_foreign_and_unknown_ids_alike(world: World, admin: Any):
+    """Try every parameter of type uuid of the functions for users."""
     parameters = await admin.fetch(
         """select p.proname, n.name
         from pg_proc p, unnest(p.proargnames, p.proargtypes::oid[]) as n (name, type)
@@ -37,34 +37,32 @@ async def test_no_function_tells_a_foreign_id_from_a_missing_one(world: World, a
         foreign = CALLS[function](world)[name]
         answers = []
         for asked in (foreign, str(uuid4())):
-            answer = await world.rpc("stranger", function, **{name: asked})
+            answer = await world.rpc("other_user", function, **{name: asked})
             assert answer.status == 404, (function, answer)
-            answers.append(alike(answer, asked))
+            answers.append(without_id(answer, asked))
         assert answers[0] == answers[1], function
 
 
-async def test_a_request_id_of_somebody_else_gives_nothing_away(world: World):
+async def test_a_request_id_of_another_user_reveals_nothing(world: World):
     request = str(uuid4())
     started = (await world.rpc("owner", "start_generation", prompt="a boat")).json
     for function, name in (("cancel_job", "job_id"), ("cancel_generation", "generation_id")):
         asked = {name: started[name], "request_id": request}
         assert (await world.rpc("owner", function, **asked)).status == 200
-        assert (await world.rpc("stranger", function, **asked)).status == 404
+        assert (await world.rpc("other_user", function, **asked)).status == 404
 
 
-async def test_no_reason_tells_a_foreign_job_from_a_missing_one(world: World):
+async def test_explain_answers_foreign_and_unknown_jobs_alike(world: World):
     answers = []
     for asked in (world["running"], str(uuid4())):
-        answer = await world.rpc("stranger", "explain_jobs", job_ids=[asked])
+        answer = await world.rpc("other_user", "explain_jobs", job_ids=[asked])
         assert answer.status == 200
-        answers.append(alike(answer, asked))
+        answers.append(without_id(answer, asked))
     assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("table", ["job_queue", "generations", "images"])
-async def test_no_query_tells_a_foreign_row_from_a_missing_one(
-    world: World, admin: Any, table: str
-):
+async def test_queries_answer_foreign_and_unknown_rows_alike(world: World, admin: Any, table: str):
     foreign = str(
         await admin.fetchval(
             f"select id from public.{table} where user_id = $1::text::uuid limit 1",
@@ -88,14 +86,14 @@ async def test_no_query_tells_a_foreign_row_from_a_missing_one(
         answers = []
         for asked in (foreign, str(uuid4())):
             url = f"/rest/v1/{table}?id=eq.{asked}{query}"
-            content = {"json": {"user_id": world.users["stranger"]}} if method == "PATCH" else {}
-            answer = await world.ask("stranger", method, url, headers=headers, **content)
-            answers.append(alike(answer, asked))
+            content = {"json": {"user_id": world.users["other_user"]}} if method == "PATCH" else {}
+            answer = await world.ask("other_user", method, url, headers=headers, **content)
+            answers.append(without_id(answer, asked))
         assert answers[0] == answers[1], (method, query, headers)
 
 
-async def test_storage_tells_no_foreign_file_from_a_missing_one(world: World):
-    """But for the deletion of a single file, where the platform says 403 and 404."""
+async def test_storage_answers_foreign_and_unknown_files_alike(world: World):
+    """Compare all requests except the deletion of one file, which gives 403 or 404."""
     mine = path(world)
     missing = re.sub(r"[^/]+\.png$", "7.png", mine)
     for method, target, content in (
@@ -109,23 +107,23 @@ async def test_storage_tells_no_foreign_file_from_a_missing_one(world: World):
         ("POST", "object/pictures/{}", {"content": b"x", "headers": {"content-type": "image/png"}}),
         ("PUT", "object/pictures/{}", {"content": b"x", "headers": {"content-type": "image/png"}}),
     ):
-        for role in ("anon", "stranger"):
+        for role in ("anon", "other_user"):
             answers = []
             for asked in (mine, missing):
                 sent = dict(content)
                 if "json" in sent:
                     sent["json"] = json.loads(json.dumps(sent["json"]).replace("{}", asked))
                 url = f"/storage/v1/{target.format(asked)}"
-                answers.append(alike(await world.ask(role, method, url, **sent), asked))
+                answers.append(without_id(await world.ask(role, method, url, **sent), asked))
             assert answers[0] == answers[1], (role, method, target)
 
 
-async def test_a_generation_that_is_taken_is_refused_and_stays_as_it_is(world: World, admin: Any):
-    """An id of one's own making may be another's: that is a conflict and says no more."""
+async def test_a_generation_id_in_use_is_refused_and_changes_nothing(world: World, admin: Any):
+    """Choose an id that another user's generation has: the conflict reveals nothing else."""
     before = await admin.fetch("select * from public.generations order by id")
     jobs = await admin.fetchval("select count(*) from public.job_queue")
     taken = world["generation"]
-    for role in ("stranger", "service"):
+    for role in ("other_user", "service"):
         answer = await world.rpc(
             role, "start_generation", prompt="mine", options={"generation_id": taken}
         )
@@ -134,53 +132,62 @@ async def test_a_generation_that_is_taken_is_refused_and_stays_as_it_is(world: W
         assert (
             world.users["owner"] not in answer.text and world["generation_job"] not in answer.text
         )
-    # It is so when the job is gone, too, and the generation is still there.
+    # The answer is the same if the job is deleted and the generation still exists.
     await admin.execute("begin")
     assert await admin.fetch("select * from public.generations order by id") == before
     assert await admin.fetchval("select count(*) from public.job_queue") == jobs
     await admin.execute("rollback")
 
 
-async def test_whose_it_is_comes_from_the_token(world: World, admin: Any):
-    owner, stranger = world.users["owner"], world.users["stranger"]
-    for options in ({"user_id": owner}, {"user_id": stranger}, {"user_id": None}, {"priority": 9}):
-        answer = await world.rpc("stranger", "start_generation", prompt="x", options=options)
+async def test_the_owner_of_a_generation_comes_from_the_token(world: World, admin: Any):
+    owner, other_user = world.users["owner"], world.users["other_user"]
+    for options in (
+        {"user_id": owner},
+        {"user_id": other_user},
+        {"user_id": None},
+        {"priority": 9},
+    ):
+        answer = await world.rpc("other_user", "start_generation", prompt="x", options=options)
         assert (answer.status, answer.code) == (403, "PQ_NOT_ALLOWED"), options
-    # What a row has and nobody may say.
+    # These are columns that no caller may set.
     columns = await admin.fetch(
         """select distinct column_name::text from information_schema.columns
         where table_schema = 'public'"""
     )
-    said = {"scheduled_for", "idempotency_key", "generation_id", "user_id", "priority"}
+    permitted = {"scheduled_for", "idempotency_key", "generation_id", "user_id", "priority"}
     for (column,) in columns:
-        if column not in said:
+        if column not in permitted:
             answer = await world.rpc(
-                "stranger", "start_generation", prompt="x", options={column: owner}
+                "other_user", "start_generation", prompt="x", options={column: owner}
             )
             assert (answer.status, answer.code) == (400, "PQ_INVALID_ARGUMENT"), column
         if column not in ("input", "prompt", "model_id"):
-            answer = await world.rpc("stranger", "start_generation", prompt="x", **{column: owner})
+            answer = await world.rpc(
+                "other_user", "start_generation", prompt="x", **{column: owner}
+            )
             assert (answer.status, answer.code) == (404, "PGRST202"), column
     for name in ("user_id", "prediction", "webhook", "job_id"):
-        answer = await world.rpc("stranger", "start_generation", prompt="x", input={name: owner})
+        answer = await world.rpc("other_user", "start_generation", prompt="x", input={name: owner})
         assert (answer.status, answer.code) == (422, "PQ_INVALID_INPUT"), name
-    started = await world.do("stranger", "start_generation", prompt="x")
+    started = await world.do("other_user", "start_generation", prompt="x")
     for table, column in (("job_queue", "id"), ("generations", "job_id")):
         found = await admin.fetchval(
             f"select user_id::text from public.{table} where {column} = $1::text::uuid",
             started["job_id"],
         )
-        assert found == stranger
+        assert found == other_user
 
 
-async def test_an_idempotency_key_is_its_users_own(world: World):
+async def test_idempotency_keys_of_different_users_are_independent(world: World):
     asked = {"prompt": "x", "options": {"idempotency_key": "the same"}}
-    answers = [await world.do(role, "start_generation", **asked) for role in ("owner", "stranger")]
+    answers = [
+        await world.do(role, "start_generation", **asked) for role in ("owner", "other_user")
+    ]
     assert answers[0]["generation_id"] != answers[1]["generation_id"]
     assert await world.do("owner", "start_generation", **asked) == answers[0]
 
 
-async def test_a_filter_finds_only_what_is_the_callers(world: World):
+async def test_a_filter_selects_only_rows_of_the_caller(world: World):
     owner = world.users["owner"]
     for asked in (
         {"user_id": owner},
@@ -191,7 +198,7 @@ async def test_a_filter_finds_only_what_is_the_callers(world: World):
         {"batch_id": world["batch"]},
         {"tenant": owner},
     ):
-        assert await world.do("stranger", "list_jobs", filter=asked) == [], asked
+        assert await world.do("other_user", "list_jobs", filter=asked) == [], asked
     for asked in ({"status": "processing"}, {"limit": 100}):
-        found = await world.do("stranger", "list_generations", filter=asked)
-        assert all(row["user_id"] == world.users["stranger"] for row in found), asked
+        found = await world.do("other_user", "list_generations", filter=asked)
+        assert all(row["user_id"] == world.users["other_user"] for row in found), asked

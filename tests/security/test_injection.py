@@ -1,8 +1,7 @@
-"""No text that somebody sends is ever read as SQL.
+"""SQL injection: no text of a request is ever executed as SQL.
 
-Each text of each call is replaced by text that would move a counter if it were read, and the
-counter stands still whatever becomes of the transaction. An answer that comes from SQL's parser,
-or a 500, means that the text got there.
+Each text of each call is replaced by a text that would increment a sequence if it were executed; a
+sequence is not rolled back. A syntax error, or status 500, also means that the text was parsed.
 """
 
 import json
@@ -18,7 +17,7 @@ from tests.security.calls import CALLS
 from tests.security.world import World
 
 _COUNT = "nextval('public.attacks')"
-#: Out of a literal, out of a statement, out of a name, out of dollars and `format`, and as it is.
+#: Texts that end a literal, a statement, a name, a dollar quote or a `format`, and a plain one.
 ATTACKS = (
     f"'||{_COUNT}||'",
     f"\\'); select {_COUNT}; --.",
@@ -30,25 +29,25 @@ _KNOWN = re.compile(r"known are ([\w, ]+)")
 
 
 @pytest.fixture
-async def counter(admin):
-    """The counter everybody may move; it must not have been moved."""
+async def attack_counter(admin):
+    """A sequence that every role may increment; the test fails if it was incremented."""
     await admin.execute(
         "create sequence if not exists public.attacks;"
         "grant all on sequence public.attacks to anon, authenticated, service_role"
     )
 
-    async def moved() -> bool:
+    async def is_incremented() -> bool:
         return await admin.fetchval("select is_called from public.attacks")
 
-    yield moved
-    assert not await moved()
+    yield is_incremented
+    assert not await is_incremented()
     await admin.execute("drop sequence public.attacks")
 
 
 async def refusal(
     db: Any, function: str, types: dict[str, str], arguments: dict[str, Any]
 ) -> str | None:
-    """Calls a function with arguments from JSON, as PostgREST does; the SQLSTATE if it fails."""
+    """Call a function with arguments from JSON, like PostgREST; return an SQLSTATE."""
     columns = ", ".join(f"{name} {types[name]}" for name in arguments)
     named = ", ".join(f"{name} => r.{name}" for name in arguments)
     statement = f"select public.{function}({named}) from json_to_record($1) as r ({columns})"
@@ -60,7 +59,7 @@ async def refusal(
 
 
 def variants(value: Any, attack: str) -> Iterator[Any]:
-    """The value with one thing in it, or one more name, that is the attack."""
+    """Yield the value with the attack in one place, or as one more name."""
     if isinstance(value, list):
         for n, entry in enumerate(value):
             for changed in variants(entry, attack):
@@ -91,7 +90,7 @@ async def parameters(admin: Any) -> dict[str, dict[str, str]]:
 
 
 async def keys(world: World, function: str, arguments: dict[str, Any], name: str) -> list[str]:
-    """The keys a parameter takes, as the refusal of another one tells them."""
+    """Return the keys that a parameter accepts, read from the error for an unknown key."""
     asked = {**arguments, name: {**(arguments.get(name) or {}), "?": 1}}
     answer = await world.rpc("service", function, **asked)
     hint = str((answer.json or {}).get("hint")) if answer.status == 400 else ""
@@ -102,7 +101,7 @@ async def keys(world: World, function: str, arguments: dict[str, Any], name: str
 async def attacks_on(
     world: World, function: str, types: dict[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Calls of a function with an attack in each place in turn."""
+    """Yield calls of a function with an attack in each place in turn."""
     arguments = CALLS[function](world)
     calls = []
     for name, type_ in types.items():
@@ -113,17 +112,18 @@ async def attacks_on(
             base = arguments.get(name) or {"text": "x", "text[]": ["x"]}.get(type_, {})
         else:
             base = "x"
-        # A number, a time or an id is converted before the function begins: one will do.
+        # A number, a time or an id is converted before the function begins, so one attack is
+        # enough.
         for attack in ATTACKS if type_ in ("text", "jsonb", "text[]") else ATTACKS[:1]:
             for changed in variants(base, attack):
                 if isinstance(changed, dict) and isinstance(base, dict):
-                    # One of the keys we made up, alone: together they would hide each other.
-                    kept = {
+                    # Only one of the made-up keys is used, because several would hide each other.
+                    tested = {
                         key: value
                         for key, value in changed.items()
                         if key in (arguments.get(name) or {}) or value != "x"
                     }
-                    calls.append((name, {**arguments, name: kept}))
+                    calls.append((name, {**arguments, name: tested}))
                 else:
                     calls.append((name, {**arguments, name: changed}))
     return calls
@@ -132,8 +132,8 @@ async def attacks_on(
 @pytest.mark.parametrize(
     "statement", ["select '?'", "select e'?'", 'select 1 as "?"', "select ?", "select $sql$?$sql$"]
 )
-async def test_an_attack_would_be_noticed(admin, statement):
-    """Each way to put a text into a statement is one that an attack gets out of."""
+async def test_the_attacks_work_on_unquoted_statements(admin, statement):
+    """Check that each attack works on a statement that is built without quoting."""
     await admin.execute("create sequence public.attacks")
     codes = set()
     for attack in ATTACKS:
@@ -141,26 +141,27 @@ async def test_an_attack_would_be_noticed(admin, statement):
             await admin.execute(statement.replace("?", attack))
         except asyncpg.PostgresError as error:
             codes.add(error.sqlstate)
-    moved = await admin.fetchval("select is_called from public.attacks")
+    is_incremented = await admin.fetchval("select is_called from public.attacks")
     await admin.execute("drop sequence public.attacks")
-    assert moved or "42601" in codes
+    assert is_incremented or "42601" in codes
 
 
-async def test_no_argument_of_any_function(world, admin, counter):
+async def test_no_argument_of_any_function_is_executed(world, admin, attack_counter):
     tried: set[tuple[str, str]] = set()
     functions = await parameters(admin)
     for function, types in functions.items():
         for name, arguments in await attacks_on(world, function, types):
             code = await refusal(admin, function, types, arguments)
-            # Refused by us, or no number, time or id; never what a parser or a planner says.
+            # The error is one of ours, or a failed conversion; it never comes from the parser or
+            # planner.
             assert code is None or code.startswith(("PT4", "22")), (function, arguments, code)
             tried.add((function, name))
-        assert not await counter(), function
+        assert not await attack_counter(), function
     assert tried == {(function, name) for function, types in functions.items() for name in types}
 
 
-async def test_no_argument_of_what_users_may_call(world, admin, counter):
-    """The same through the API, where every user can try it."""
+async def test_no_argument_of_functions_for_users_is_executed(world, admin, attack_counter):
+    """Run the same attacks through the API, where every user can try them."""
     users = await admin.fetch(
         """select proname from pg_proc where pronamespace = 'public'::regnamespace
         and has_function_privilege('authenticated', oid, 'execute')"""
@@ -168,15 +169,15 @@ async def test_no_argument_of_what_users_may_call(world, admin, counter):
     functions = await parameters(admin)
     for (function,) in users:
         for _, arguments in await attacks_on(world, function, functions[function]):
-            answer = await world.rpc("stranger", function, **arguments)
+            answer = await world.rpc("other_user", function, **arguments)
             assert answer.status in (200, 400, 403, 404, 409, 422), (function, arguments, answer)
             assert not str(answer.code).startswith("42"), (function, arguments, answer)
     assert len(users) >= 10
 
 
 @pytest.mark.parametrize("function", ["list_jobs", "change_jobs", "failure_reasons"])
-async def test_no_key_of_a_filter_is_left_out(world, function):
-    """The filters become a query's text; each key the function knows is among the attacks."""
+async def test_every_key_of_a_filter_is_attacked(world, function):
+    """Check that the attacks include each key of the filters, which become part of a query."""
     known = await keys(world, function, CALLS[function](world), "filter")
     assert {"queue", "status", "tag", "metadata", "error", "job_ids", "created_before"} <= {*known}
     calls = await attacks_on(world, function, {"filter": "jsonb"})
@@ -189,9 +190,9 @@ async def test_no_key_of_a_filter_is_left_out(world, function):
     assert {*known} <= attacked
 
 
-@pytest.mark.parametrize("role", ["anon", "stranger", "service"])
+@pytest.mark.parametrize("role", ["anon", "other_user", "service"])
 @pytest.mark.parametrize("table", ["job_queue", "generations", "images", "failed_jobs_recent"])
-async def test_no_part_of_a_query(world, counter, table, role):
+async def test_no_part_of_a_query_is_executed(world, attack_counter, table, role):
     for attack in ATTACKS:
         for query in (
             {"id": f"eq.{attack}"},
@@ -210,7 +211,7 @@ async def test_no_part_of_a_query(world, counter, table, role):
             {"job_type": f"fts({attack}).x"},
         ):
             answer = await world.ask(role, "GET", f"/rest/v1/{table}", params=query)
-            # A column that is not there is PostgREST's to look up: 42703, and names are quoted.
+            # PostgREST looks up unknown columns, with quoted names, and answers 42703.
             assert answer.status < 500, (query, answer)
             assert answer.code not in ("42601", "42P02", "42704", "42883"), (query, answer)
         headers = {
@@ -224,7 +225,7 @@ async def test_no_part_of_a_query(world, counter, table, role):
             assert answer.status < 500, (name, answer)
 
 
-async def test_no_name_in_storage(world, counter):
+async def test_no_name_in_storage_is_executed(world, attack_counter):
     for attack in ATTACKS:
         for method, path, content in (
             ("GET", "object/pictures/", {}),
@@ -245,12 +246,12 @@ async def test_no_name_in_storage(world, counter):
         assert answer.status < 500, answer
 
 
-async def test_no_claim_of_a_token(world, admin, counter, arena):
-    """Claims are set by PostgREST and read by policies; a sub that is no uuid finds nothing."""
+async def test_no_claim_of_a_token_is_executed(world, admin, attack_counter, sandbox):
+    """Change the claims that policies read; a sub that is no uuid selects no rows."""
     for attack in ATTACKS:
         claims = {"role": "authenticated", "sub": attack, "email": attack, "exp": 4102444800}
-        token = jwt.encode(claims, arena.jwt_secret, algorithm="HS256")
-        headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+        token = jwt.encode(claims, sandbox.jwt_secret, algorithm="HS256")
+        headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
         for path in ("job_queue", "rpc/list_jobs", "rpc/start_generation"):
             method = "POST" if "/" in path else "GET"
             content = {"prompt": "x"} if "start" in path else {}

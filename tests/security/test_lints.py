@@ -1,7 +1,7 @@
-"""What the platform's own linters say of the migrated database: nothing at WARN or above.
+"""The linters of the platform report nothing at WARN or above for the migrated database.
 
-`supabase db advisors` runs splinter's lints, `supabase db lint` plpgsql_check. Both are the real
-CLI's, in its versions 2 and 3; with a database URL they need neither Docker nor a project.
+`supabase db advisors` runs the lints of splinter, `supabase db lint` runs plpgsql_check. The real
+CLI is used, in its versions 2 and 3. With a database URL it needs neither Docker nor a project.
 """
 
 import json
@@ -14,11 +14,11 @@ import pytest
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 
-#: Statements that are put together from text. Each was read: the text is the function's own, and
-#: names of the project's constraints are quoted.
+#: Functions that build statements from text. Each was reviewed: the text is constant, and the names
+#: of the project's constraints are quoted.
 BUILT_FROM_CONSTANTS = {"_delete_old_rows", "_fire_deferred"}
 
-# Every function, those of triggers too, which the CLI leaves out.
+# Lint every function, including those of triggers, which the CLI leaves out.
 _CHECK = """
 select p.proname as function, c.level, c.message, c.lineno, c.detail
 from pg_proc p
@@ -35,7 +35,7 @@ Supabase = Callable[..., tuple[int, list[dict[str, Any]]]]
 
 @pytest.fixture(params=["supabase_cli", "supabase_cli_3"])
 def supabase(request: pytest.FixtureRequest, debian: Any) -> Supabase:
-    """Run a command of a CLI on the database; its exit status, and what it found."""
+    """Return a function that runs a CLI command; it returns the status and the findings."""
     cli = request.getfixturevalue(request.param)
     url = f"{debian.db_url}?sslmode=disable"
     target = [f"--remote={url}"] if request.param == "supabase_cli_3" else ["--db-url", url]
@@ -57,7 +57,7 @@ def test_the_advisors_find_nothing_at_warn_or_above(debian, supabase):
     status, found = supabase("advisors", "--level", "info", "--fail-on", "warn")
     assert [lint for lint in found if lint["level"] != "INFO"] == []
     assert status == 0
-    # They did look: tables that no API role may read have row level security and no policy.
+    # The linter did run: tables without grants have row level security and no policy.
     assert "picture_queue.prediction" in {
         f"{lint['metadata']['schema']}.{lint['metadata']['name']}"
         for lint in found
@@ -71,7 +71,7 @@ def test_the_linter_finds_nothing(debian, supabase):
     assert status == 0
 
 
-async def test_both_find_what_is_wrong(debian, supabase):
+async def test_both_linters_find_a_planted_problem(debian, supabase):
     connection = await asyncpg.connect(debian.db_url, timeout=10)
     try:
         await connection.execute(
@@ -94,7 +94,7 @@ async def test_both_find_what_is_wrong(debian, supabase):
         await connection.close(timeout=5)
 
 
-async def test_no_function_builds_a_statement_from_what_somebody_said(debian):
+async def test_no_function_builds_a_statement_from_user_input(debian):
     connection = await asyncpg.connect(debian.db_url, timeout=10)
     try:
         found = [dict(row) for row in await connection.fetch(_CHECK)]

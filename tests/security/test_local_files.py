@@ -1,7 +1,7 @@
-"""The embedded stack's files: whose they are, and that nobody else can prepare or exchange them.
+"""Files of the embedded stack: their owner, and protection against other users of the machine.
 
-Case S7 was root with a data directory that somebody else had made, with symlinks in it: the stack
-wrote and served files of root elsewhere.
+In case S7 root used a data directory that another user had made, with symlinks in it. The stack
+then wrote and served files of root elsewhere.
 """
 
 import json
@@ -31,16 +31,16 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """An empty directory that everybody may enter, deleted with all that is in it."""
+def open_directory() -> Iterator[Path]:
+    """An empty directory that every user can enter; it is deleted with its content."""
     path = local._temporary_directory()
     path.chmod(0o755)
     yield path
     subprocess.run(["rm", "-rf", path], check=True)
 
 
-def refused(path: Path, *words: str) -> None:
-    """A start is refused in words that name the directory, and nothing was touched."""
+def expect_refused(path: Path, *words: str) -> None:
+    """Check that a start is refused with an error that names the directory, and changes nothing."""
     before = _listing(path)
     with pytest.raises(LocalStackError) as caught:
         LocalSupabase(path, durable=False).start()
@@ -58,66 +58,66 @@ def _listing(path: Path) -> list[tuple[str, int, int]]:
 
 
 @needs_root
-def test_a_directory_of_somebody_else_is_refused(place: Path):
-    data = place / "data"
+def test_a_directory_of_another_user_is_refused(open_directory: Path):
+    data = open_directory / "data"
     data.mkdir(mode=0o755)
     os.chown(data, NOBODY, NOBODY)
     for action in (local.status, local.stop, local.reset):
         with pytest.raises(LocalStackError, match=r"belongs to nobody, and you are root"):
             action(data)
-    refused(data, "belongs to nobody", "owner nobody, mode 0755", "--data-dir")
+    expect_refused(data, "belongs to nobody", "owner nobody, mode 0755", "--data-dir")
 
 
 @pytest.mark.skipif(IS_ROOT, reason="everything is root's to use")
 def test_a_directory_of_root_is_refused_for_an_ordinary_user():
-    refused(Path("/usr"), "belongs to root", "owner root")
+    expect_refused(Path("/usr"), "belongs to root", "owner root")
 
 
 @needs_root
-def test_the_attack_of_s7_writes_nowhere(place: Path):
-    """Somebody makes the directory with symlinks in it, then root starts a stack there."""
-    target = place / "target"
+def test_the_attack_of_case_s7_writes_no_file(open_directory: Path):
+    """Another user makes the directory with symlinks in it, and then root starts a stack there."""
+    target = open_directory / "target"
     target.mkdir()
-    data = place / "data"
+    data = open_directory / "data"
     (data / "storage").mkdir(parents=True)
     (data / "logs").mkdir()
     (data / "storage" / "objects").symlink_to(target)
     (data / "logs" / "daemon.log").symlink_to(target / "written")
     for entry in (data, *data.rglob("*")):
         os.chown(entry, NOBODY, NOBODY, follow_symlinks=False)
-    refused(data, "belongs to nobody")
-    # The same where only the directory itself was given to root.
+    expect_refused(data, "belongs to nobody")
+    # The same happens if only the directory itself was given to root.
     os.chown(data, 0, 0)
-    refused(data, "a file of another user")
+    expect_refused(data, "a file of another user")
     assert os.listdir(target) == []
 
 
 @pytest.mark.parametrize("planted", ["logs", "storage", "logs/daemon.log", "lock", "state.json"])
-def test_symlinks_in_the_directory_are_refused(place: Path, planted: str):
-    target = place / "target"
+def test_symlinks_in_the_directory_are_refused(open_directory: Path, planted: str):
+    target = open_directory / "target"
     target.mkdir()
-    data = place / "data"
+    data = open_directory / "data"
     (data / planted).parent.mkdir(parents=True)
     (data / planted).symlink_to(target if "." not in planted else target / "written")
-    refused(data, "symlink")
+    expect_refused(data, "symlink")
     assert os.listdir(target) == []
 
 
-def test_symlinks_in_a_closed_directory_are_not_followed_either(place: Path):
-    """They are found when the file is opened: a closed directory is not searched at each start."""
-    data = DataDir(place / "data")
+def test_symlinks_in_a_closed_directory_are_not_followed(open_directory: Path):
+    """Open a file with symlinks; closed directories are not searched at the start."""
+    data = DataDir(open_directory / "data")
     with LocalSupabase(data.path, durable=False):
         pass
     for planted in (data.log("daemon"), data.path / "lock"):
         planted.unlink()
-        planted.symlink_to(place / "written")
+        planted.symlink_to(open_directory / "written")
         with pytest.raises(LocalStackError, match="is a symlink"):
             LocalSupabase(data.path, durable=False).start()
         planted.unlink()
-    assert not (place / "written").exists()
+    assert not (open_directory / "written").exists()
 
 
-def test_a_file_with_a_second_name_is_not_written(tmp_path: Path):
+def test_a_file_with_a_hard_link_is_not_written(tmp_path: Path):
     mine = tmp_path / "mine"
     mine.touch()
     os.link(mine, tmp_path / "log")
@@ -128,58 +128,59 @@ def test_a_file_with_a_second_name_is_not_written(tmp_path: Path):
         open_own(tmp_path / "fifo", os.O_RDONLY)
 
 
-def test_a_symlink_for_the_directory_is_refused(place: Path):
-    (place / "real").mkdir()
-    (place / "data").symlink_to(place / "real")
-    refused(place / "data", "is a symlink", f"-> {place}/real")
-    assert os.listdir(place / "real") == []
+def test_a_symlink_for_the_directory_is_refused(open_directory: Path):
+    (open_directory / "real").mkdir()
+    (open_directory / "data").symlink_to(open_directory / "real")
+    expect_refused(open_directory / "data", "is a symlink", f"-> {open_directory}/real")
+    assert os.listdir(open_directory / "real") == []
 
 
-def test_a_way_that_others_can_exchange_is_refused(place: Path):
-    (place / "open").mkdir()
-    (place / "open").chmod(0o777)
-    refused(place / "open" / "data", "Other users can replace", "mode 0777")
-    # A sticky directory, as /tmp, protects what is ours.
-    (place / "open").chmod(0o1777)
-    with LocalSupabase(place / "open" / "data", durable=False):
+def test_a_path_that_others_can_replace_is_refused(open_directory: Path):
+    (open_directory / "open").mkdir()
+    (open_directory / "open").chmod(0o777)
+    expect_refused(open_directory / "open" / "data", "Other users can replace", "mode 0777")
+    # A sticky directory such as /tmp protects files of its users.
+    (open_directory / "open").chmod(0o1777)
+    with LocalSupabase(open_directory / "open" / "data", durable=False):
         pass
-    local.reset(place / "open" / "data")
+    local.reset(open_directory / "open" / "data")
 
 
 @needs_root
-def test_a_way_through_links_of_others_is_refused(place: Path):
-    (place / "safe").mkdir()
-    (place / "shared").mkdir(mode=0o755)
-    (place / "shared").chmod(0o1777)
-    link = place / "shared" / "link"
-    link.symlink_to(place / "safe")
+def test_a_path_through_symlinks_of_others_is_refused(open_directory: Path):
+    (open_directory / "safe").mkdir()
+    (open_directory / "shared").mkdir(mode=0o755)
+    (open_directory / "shared").chmod(0o1777)
+    link = open_directory / "shared" / "link"
+    link.symlink_to(open_directory / "safe")
     expect_safe_path(link / "data")
     os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
-    refused(link / "data", "Other users can replace", "owner nobody")
-    (place / "shared" / "theirs").mkdir()
-    os.chown(place / "shared" / "theirs", NOBODY, NOBODY)
-    refused(place / "shared" / "theirs" / "data", "owner nobody")
-    (place / "loop").symlink_to("loop")
+    expect_refused(link / "data", "Other users can replace", "owner nobody")
+    (open_directory / "shared" / "theirs").mkdir()
+    os.chown(open_directory / "shared" / "theirs", NOBODY, NOBODY)
+    expect_refused(open_directory / "shared" / "theirs" / "data", "owner nobody")
+    (open_directory / "loop").symlink_to("loop")
     with pytest.raises(LocalStackError, match="too many symlinks"):
-        expect_safe_path(place / "loop" / "data")
+        expect_safe_path(open_directory / "loop" / "data")
 
 
-def test_an_open_directory_with_other_files_is_refused_and_a_closed_one_taken(place: Path):
-    data = place / "data"
+def test_a_directory_with_other_files_must_be_closed(open_directory: Path):
+    data = open_directory / "data"
     data.mkdir(mode=0o755)
     (data / "thesis.txt").write_text("keep me")
-    refused(data, "contains other files", "mode 0755", "--data-dir")
+    expect_refused(data, "contains other files", "mode 0755", "--data-dir")
     if IS_ROOT:
-        data.chmod(0o700)  # it would be given to the service user, with the thesis
-        refused(data, "contains other files")
+        # The stack would give the directory to the service user, with all its files.
+        data.chmod(0o700)
+        expect_refused(data, "contains other files")
     (data / "thesis.txt").unlink()
     (data / "lock").touch()
     data.chmod(0o777)
-    refused(data, "Other users can write into the data directory", "mode 0777")
+    expect_refused(data, "Other users can write into the data directory", "mode 0777")
 
 
-def test_an_open_directory_of_an_older_version_is_closed(place: Path):
-    data = place / "data"
+def test_an_open_directory_of_an_older_version_is_closed(open_directory: Path):
+    data = open_directory / "data"
     data.mkdir(mode=0o755)
     (data / "logs").mkdir()
     with LocalSupabase(data, durable=False):
@@ -191,30 +192,33 @@ def test_an_open_directory_of_an_older_version_is_closed(place: Path):
 
 
 @needs_root
-def test_a_directory_out_of_reach_is_named_with_its_owner_and_mode(place: Path):
-    place.chmod(0o700)
+def test_the_error_for_an_unreachable_directory_names_owner_and_mode(open_directory: Path):
+    open_directory.chmod(0o700)
     with pytest.raises(LocalStackError) as caught:
-        LocalSupabase(place / "data", durable=False).start()
-    assert f"cannot enter {place}: {place} (owner root, mode 0700)" in str(caught.value)
+        LocalSupabase(open_directory / "data", durable=False).start()
+    assert f"cannot enter {open_directory}: {open_directory} (owner root, mode 0700)" in str(
+        caught.value
+    )
     assert "/var/lib" in str(caught.value) and "/tmp," not in str(caught.value.hint)
 
 
-def test_reset_follows_no_symlink(place: Path):
-    (place / "target").mkdir()
-    (place / "target" / "thesis.txt").touch()
-    data = place / "data"
+def test_reset_follows_no_symlink(open_directory: Path):
+    (open_directory / "target").mkdir()
+    (open_directory / "target" / "thesis.txt").touch()
+    data = open_directory / "data"
     data.mkdir()
-    (data / "storage").symlink_to(place / "target")
+    (data / "storage").symlink_to(open_directory / "target")
     local.reset(data)
-    assert os.listdir(place / "target") == ["thesis.txt"] and not data.exists()
+    assert os.listdir(open_directory / "target") == ["thesis.txt"] and not data.exists()
 
 
-def test_a_lock_that_names_a_process_of_others_stops_nothing(place: Path):
-    """Root would end what the service user writes into its lock file."""
-    data = DataDir(place / "data")
+def test_a_lock_file_that_names_a_foreign_process_ends_no_process(open_directory: Path):
+    """Write a process id into the lock file: root would end that process."""
+    data = DataDir(open_directory / "data")
     data.prepare(None)
     user = service_user()
-    # For root a process of root, in a file that the service user wrote; else root's first.
+    # As root, name a process of root in a file that the service user wrote; otherwise name process
+    # 1.
     victim = psutil.Process(os.getpid() if user else 1)
     lock = data.path / "lock"
     lock.write_text(json.dumps({"pid": victim.pid, "started": victim.create_time()}))
@@ -232,25 +236,29 @@ def test_a_lock_that_names_a_process_of_others_stops_nothing(place: Path):
     holder.communicate()
 
 
-def test_nothing_in_the_working_directory_is_imported(place: Path, monkeypatch: pytest.MonkeyPatch):
-    """`picture-queue local start` in a directory where somebody else left modules."""
+def test_nothing_in_the_working_directory_is_imported(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Run `picture-queue local start` in a directory with modules of another user."""
     for name in ("uvloop", "psutil", "jwt", "sitecustomize"):
-        (place / f"{name}.py").write_text("open('imported', 'w'); raise SystemExit(1)")
-    place.chmod(0o777)
-    monkeypatch.chdir(place)
+        (open_directory / f"{name}.py").write_text("open('imported', 'w'); raise SystemExit(1)")
+    open_directory.chmod(0o777)
+    monkeypatch.chdir(open_directory)
     with LocalSupabase(worker=True, durable=False) as stack:
         log = stack.data_dir / "logs" / "worker.log"
         deadline = time.monotonic() + 30
         while not (log.exists() and log.read_text()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    assert not (place / "imported").exists()
+    assert not (open_directory / "imported").exists()
 
 
-def test_the_cache_is_writable_for_its_owner_alone(place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+def test_the_cache_is_writable_only_for_its_owner(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(open_directory))
     cache = cache_dir()
-    assert cache == place / "picture-queue"
+    assert cache == open_directory / "picture-queue"
     assert stat.S_IMODE(cache.stat().st_mode) == (0o755 if IS_ROOT else 0o700)
     monkeypatch.setattr("tempfile.tempdir", "/dev/null")
     cache.chmod(0o775)
@@ -258,6 +266,6 @@ def test_the_cache_is_writable_for_its_owner_alone(place: Path, monkeypatch: pyt
     with pytest.raises(LocalStackError, match=r"mode 0?77.*XDG_CACHE_HOME"):
         cache_dir()
     cache.chmod(0o755)
-    place.chmod(0o777)
+    open_directory.chmod(0o777)
     with pytest.raises(LocalStackError, match="Other users can replace"):
         cache_dir()

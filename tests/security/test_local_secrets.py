@@ -1,7 +1,7 @@
-"""The embedded stack's secrets: each stack has its own, and another user of the machine gets none.
+"""Secrets of the embedded stack: each stack has its own, and other users cannot read them.
 
-Case S1 was code as whoever ran the stack, by a superuser's password that was a public constant; S3
-was a page that had the secret key, another one.
+In case S1 the superuser had a public password, with which other users ran code as the stack's user.
+In case S3 a page contained the secret key.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from picture_queue.local.stack import LocalSupabase
 
 from ..databases import execute
 
-#: What every stack had before, as `supabase start` has it.
+#: The public secrets that every stack had before, as `supabase start` has them.
 OLD = {
     "jwt_secret": "super-secret-jwt-token-with-at-least-32-characters-long",
     "publishable_key": "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
@@ -53,7 +53,7 @@ ROLES = (
     "postgres",
 )
 TOKEN = "r8_the-developers-own-token"
-#: What root's environment may hold for other programs, and for a project that is not this stack.
+#: Variables of root's environment for other programs, and for another project.
 FOREIGN = {
     "SUPABASE_SERVICE_ROLE_KEY": "the-key-of-the-real-project",
     "PICTURE_QUEUE_DATABASE_URL": "postgresql://postgres:of-the-real-project@db.example/postgres",
@@ -67,7 +67,7 @@ NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A data directory for the tests of this file, one after the other."""
+    """A data directory that the tests of this file use one after the other."""
     path = local._temporary_directory()
     yield path
     local.reset(path)
@@ -75,7 +75,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def running(directory: Path) -> Iterator[LocalSupabase]:
-    """A stack with a worker, of a developer who has a token of Replicate."""
+    """A stack with a worker, started by a developer with a token of Replicate."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPLICATE_API_TOKEN", TOKEN)
         for name, value in FOREIGN.items():
@@ -91,11 +91,11 @@ def processes(stack: LocalSupabase) -> list[psutil.Process]:
 
 
 def secrets_of(stack: LocalSupabase) -> set[str]:
-    kept = json.loads((stack.data_dir / "secrets.json").read_text())
-    return {*kept.values(), stack.anon_key, stack.service_role_key} - {stack.publishable_key}
+    stored = json.loads((stack.data_dir / "secrets.json").read_text())
+    return {*stored.values(), stack.anon_key, stack.service_role_key} - {stack.publishable_key}
 
 
-async def opens(url: str, role: str, password: str) -> bool:
+async def can_connect(url: str, role: str, password: str) -> bool:
     parts = urlsplit(url)
     try:
         connection = await asyncpg.connect(
@@ -108,12 +108,12 @@ async def opens(url: str, role: str, password: str) -> bool:
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_no_password_that_people_know_opens_the_database(running: LocalSupabase, role: str):
+async def test_no_public_password_opens_the_database(running: LocalSupabase, role: str):
     for password in ("postgres", "", "supabase", role):
-        assert not await opens(running.db_url, role, password)
+        assert not await can_connect(running.db_url, role, password)
 
 
-async def test_the_keys_that_people_know_open_nothing(running: LocalSupabase):
+async def test_public_keys_are_refused(running: LocalSupabase):
     claims = {"iss": "supabase-demo", "role": "service_role", "exp": 1983812996}
     forged = jwt.encode(claims, OLD["jwt_secret"], algorithm="HS256")
     async with httpx.AsyncClient(base_url=running.api_url) as http:
@@ -123,7 +123,7 @@ async def test_the_keys_that_people_know_open_nothing(running: LocalSupabase):
                 assert answer.status_code in (401, 403), (path, answer.text)
 
 
-def test_each_stack_has_its_own_and_keeps_them(directory: Path, running: LocalSupabase):
+def test_each_stack_has_its_own_secrets_and_keeps_them(directory: Path, running: LocalSupabase):
     first = running.status()
     with LocalSupabase(durable=False) as other:
         named = ("JWT_SECRET", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY")
@@ -131,9 +131,9 @@ def test_each_stack_has_its_own_and_keeps_them(directory: Path, running: LocalSu
         passwords = [urlsplit(url).password for url in (running.db_url, other.db_url)]
         assert passwords[0] != passwords[1]
         assert urlsplit(other.db_url).password != urlsplit(other.superuser_url).password
-        kept = other.data_dir
+        stored = other.data_dir
         assert not secrets_of(running) & secrets_of(other)
-    assert not kept.exists()
+    assert not stored.exists()
     before = secrets_of(running)
     running.stop()
     with running:
@@ -151,7 +151,7 @@ def test_keys_have_the_platforms_format(running: LocalSupabase):
         assert (claims["iss"], claims["role"]) == ("supabase-demo", role)
 
 
-def test_everything_is_closed_to_others(running: LocalSupabase):
+def test_all_files_are_closed_to_other_users(running: LocalSupabase):
     assert stat.S_IMODE(running.data_dir.stat().st_mode) == 0o700
     for name in ("secrets.json", "state.json", "lock"):
         assert stat.S_IMODE((running.data_dir / name).stat().st_mode) == 0o600
@@ -159,7 +159,7 @@ def test_everything_is_closed_to_others(running: LocalSupabase):
         assert stat.S_IMODE((running.data_dir / name).stat().st_mode) & 0o077 == 0
 
 
-def test_neither_command_lines_nor_logs_tell_a_secret(running: LocalSupabase):
+def test_command_lines_and_logs_contain_no_secret(running: LocalSupabase):
     hidden = secrets_of(running) | {TOKEN}
     words = "\n".join(word for process in processes(running) for word in process.cmdline())
     logs = "\n".join(file.read_text() for file in (running.data_dir / "logs").iterdir())
@@ -167,8 +167,10 @@ def test_neither_command_lines_nor_logs_tell_a_secret(running: LocalSupabase):
     assert not [secret for secret in hidden if secret in words or secret in logs]
 
 
-def look(stack: LocalSupabase, read: Callable[[psutil.Process], Any]) -> list[tuple[str, Any]]:
-    """The name of each program of a stack, and what is read of it; some live for a moment only."""
+def read_processes(
+    stack: LocalSupabase, read: Callable[[psutil.Process], Any]
+) -> list[tuple[str, Any]]:
+    """Return the name of each program of a stack, and a value read from it; some end meanwhile."""
     found = []
     for process in processes(stack):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -177,8 +179,8 @@ def look(stack: LocalSupabase, read: Callable[[psutil.Process], Any]) -> list[tu
 
 
 def listening(stack: LocalSupabase, program: str) -> set[int]:
-    """The ports that programs of that name listen on."""
-    found = look(stack, lambda process: process.net_connections("inet"))
+    """Return the ports on which programs of this name listen."""
+    found = read_processes(stack, lambda process: process.net_connections("inet"))
     assert program in {name for name, _ in found}
     return {
         connection.laddr.port
@@ -190,24 +192,25 @@ def listening(stack: LocalSupabase, program: str) -> set[int]:
 
 
 def test_no_program_has_the_token_in_its_environment(running: LocalSupabase):
-    """Whoever gets to run a program as the stack's user, or to read a file, finds it there."""
-    found = dict(look(running, lambda process: process.environ()))
+    """Check the environments: every program of the stack's user can read them."""
+    found = dict(read_processes(running, lambda process: process.environ()))
     assert {"postgres", "postgrest"} < set(found)
     assert TOKEN not in str(found)
 
 
 def test_no_program_has_the_secrets_of_root(running: LocalSupabase):
-    """Programs of the same user can read it, and that user may be `postgres` or `nobody`."""
-    found = str(look(running, lambda process: process.environ()))
-    # An ordinary user's own programs read that user's environment anyway.
+    """Check the environments: the user may be `postgres` or `nobody`, with other programs."""
+    found = str(read_processes(running, lambda process: process.environ()))
+    # Programs of an ordinary user can read that user's environment in any case.
     mine = FOREIGN if os.geteuid() == 0 else FOREIGN.keys() - {"AWS_SECRET_ACCESS_KEY"}
     assert not [name for name in mine if FOREIGN[name] in found]
 
 
-def test_no_port_tells_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """PostgREST after 12.0 prints it at its admin port, `jwt-secret` and `db-uri` too.
+def test_no_port_reveals_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Check that PostgREST opens no port.
 
-    Another port of it would ask a page for no key, and whoever took it would get service tokens.
+    Versions after 12.0 print `jwt-secret` and `db-uri` at their admin port. Another port would
+    accept requests of web pages without a key, and its user would get service tokens.
     """
     later = tmp_path / "postgrest"
     real = for_user(find_postgrest(), service_user()).path
@@ -230,17 +233,17 @@ def test_no_port_tells_the_configuration(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
-    """Whoever has the port beside the API's first is not taken for the database."""
+    """Listen on the port after the API's; the stack must not take it for the database."""
     for _ in range(20):
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         try:
-            stranger = socket.create_server(("127.0.0.1", port + 1))
+            occupied = socket.create_server(("127.0.0.1", port + 1))
             break
         except OSError:
             continue
-    with stranger:
-        stranger.setblocking(False)
+    with occupied:
+        occupied.setblocking(False)
         async with LocalSupabase(port=port, durable=False) as stack:
             assert urlsplit(stack.db_url).port != port + 1
             connection = await asyncpg.connect(stack.superuser_url)
@@ -248,17 +251,17 @@ async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
             await connection.close()
             others = await _connections(stack)
             with pytest.raises(BlockingIOError):
-                stranger.accept()
+                occupied.accept()
     assert others == []
 
 
-def test_nobody_gets_the_ports_of_a_killed_stack_before_its_worker_has_ended():
-    """The worker sends the service key to whoever listens there."""
+def test_the_ports_of_a_killed_stack_are_held_until_its_worker_ends():
+    """Suspend the worker, which sends the service key to the ports of the stack."""
     with LocalSupabase(worker=True, durable=False) as stack:
         ports = [urlsplit(url).port for url in (stack.api_url, stack.replicate_url)]
         daemon, *others = processes(stack)
         worker = next(process for process in others if "worker" in process.cmdline())
-        worker.suspend()  # the guard gives it some seconds
+        worker.suspend()  # The guard waits some seconds for it.
         daemon.kill()
         tries, taken = 0, set()
         while runs(worker):
@@ -273,7 +276,10 @@ def test_nobody_gets_the_ports_of_a_killed_stack_before_its_worker_has_ended():
 
 
 def test_a_stack_with_a_long_path_uses_sockets_too():
-    """The path of a socket has at most 103 to 107 bytes. A port would be open to other programs."""
+    """Use a path longer than the 103 to 107 bytes that the path of a socket may have.
+
+    A port would be open to other programs.
+    """
     directory = local._temporary_directory()
     try:
         place = directory.joinpath(*["d" * 60] * 4)
@@ -293,7 +299,7 @@ def test_a_stack_with_a_long_path_uses_sockets_too():
         shutil.rmtree(directory)
 
 
-def test_secrets_of_an_older_version_stay_and_get_what_is_new():
+def test_secrets_of_an_older_version_are_kept_and_extended():
     given = Secrets.generate().as_json()
     old = {name: value for name, value in given.items() if name != "simulator_token"}
     first, second = (Secrets.from_json(old).as_json() for _ in range(2))
@@ -314,7 +320,7 @@ async def _connections(stack: LocalSupabase) -> list[str]:
 
 
 def _make_old(directory: Path) -> None:
-    """Turn a stack's data into what an older version left, with a table that has to survive."""
+    """Turn a stack's data into that of an older version, with a table that must be kept."""
     passwords = "".join(f"alter role {role} password 'postgres';" for role in ROLES)
     with LocalSupabase(directory, durable=False) as stack:
         asyncio.run(execute(stack.superuser_url, f"create table public.kept (); {passwords}"))
@@ -332,7 +338,7 @@ async def test_data_of_an_older_version_gets_new_secrets():
         await asyncio.to_thread(_make_old, directory)
         async with LocalSupabase(directory, durable=False) as stack:
             for role in ROLES:
-                assert not await opens(stack.db_url, role, "postgres")
+                assert not await can_connect(stack.db_url, role, "postgres")
             connection = await asyncpg.connect(stack.db_url)
             assert await connection.fetchval("select to_regclass('public.kept') is not null")
             await connection.close()
@@ -345,7 +351,9 @@ async def test_data_of_an_older_version_gets_new_secrets():
         local.reset(directory)
 
 
-def test_env_is_right_for_a_shell_and_for_dotenv(directory: Path, running: LocalSupabase):
+def test_the_output_of_env_is_valid_for_a_shell_and_for_dotenv(
+    directory: Path, running: LocalSupabase
+):
     command = [sys.executable, "-m", "picture_queue_cli", "local", "env", "--data-dir", directory]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines = dict(
@@ -359,7 +367,7 @@ def test_env_is_right_for_a_shell_and_for_dotenv(directory: Path, running: Local
         "SUPABASE_SERVICE_ROLE_KEY": status["SERVICE_ROLE_KEY"],
     }
     assert {"API_URL", "DB_URL", "ANON_KEY", "SUPABASE_URL", "JWT_SECRET"} <= lines.keys()
-    # No character that a shell or a .env file gives a meaning between double quotes.
+    # No character has a meaning for a shell or a .env file between double quotes.
     assert {name: value.strip('"') for name, value in lines.items()} == {
         name: status[name] for name in lines
     }
@@ -372,27 +380,27 @@ def test_env_is_right_for_a_shell_and_for_dotenv(directory: Path, running: Local
 
 
 @needs_root
-def test_env_tells_root_nothing_that_a_shell_would_run(directory: Path, running: LocalSupabase):
-    """The stack's user, who may have other programs, can write what root reads."""
+def test_the_output_of_env_for_root_contains_no_shell_code(directory: Path, running: LocalSupabase):
+    """Write the file that root reads; the user of the stack can do that."""
     state = directory / "state.json"
-    kept = state.read_text()
+    stored = state.read_text()
     command = [sys.executable, "-m", "picture_queue_cli", "local", "env", "--data-dir", directory]
     try:
         for value in ("http://x$(id)", "http://x`id`", 'x"; id; "', "x\nid", "\\", "${PATH}", ""):
-            forged = json.loads(kept)
+            forged = json.loads(stored)
             forged["status"]["API_URL"] = value
             state.write_text(json.dumps(forged))
-            told = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert told.returncode != 0 and told.stdout == "", value
-            assert "API_URL" in told.stderr
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode != 0 and done.stdout == "", value
+            assert "API_URL" in done.stderr
     finally:
-        state.write_text(kept)
+        state.write_text(stored)
 
 
 @needs_root
 def test_nothing_of_a_stack_that_root_started_runs_as_root(running: LocalSupabase):
     found = {process.pid: process.uids() for process in processes(running)}
-    # Daemon, guard, worker, PostgREST, Postgres and its own processes.
+    # These are the daemon, the guard, the worker, PostgREST, Postgres and its own processes.
     assert len(found) > 8
     assert all(0 not in (*uids,) for uids in found.values()), found
     groups = [Path(f"/proc/{pid}/status").read_text() for pid in found]
@@ -434,7 +442,7 @@ print(got, len(pids), len(files), len(sockets))
 
 
 @needs_root
-def test_another_user_reads_and_writes_nothing(running: LocalSupabase):
+def test_another_user_can_read_and_write_no_file(running: LocalSupabase):
     data = running.data_dir
     pids = [process.pid for process in processes(running)]
     files = [str(path) for path in data.rglob("*") if path.is_file() and "base" not in path.parts]
@@ -449,8 +457,8 @@ def test_another_user_reads_and_writes_nothing(running: LocalSupabase):
 
 
 @needs_root
-async def test_another_user_runs_no_code_with_what_people_know(running: LocalSupabase, tmp_path):
-    """The attack of S1, step by step."""
+async def test_another_user_cannot_run_code_with_public_secrets(running: LocalSupabase, tmp_path):
+    """Run the whole attack of case S1."""
     psql = for_user(find_postgres(), ServiceUser("nobody", 65534, 65534)).path / "psql"
     parts = urlsplit(running.db_url)
     query = "create temp table t (x text); copy t from program 'id'; select * from t"

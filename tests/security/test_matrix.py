@@ -1,14 +1,14 @@
-"""Every object, every role, every operation: what docs/security.md says is what happens."""
+"""The permissions in docs/security.md, tried for every object, every role and every operation."""
 
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from tests.security.access_attempts import MARKS, NO, YES, AccessAttempts
 from tests.security.calls import CALLS
-from tests.security.line import dial, said
 from tests.security.matrix import OPERATIONS, ROLES, Rule, objects, rights, rules
-from tests.security.ways import MARKS, NO, YES, Tries
+from tests.security.realtime_socket import broadcast_event, open_socket
 from tests.security.world import SECRET, World, path, places
 
 API = rules("Through the API")
@@ -23,7 +23,7 @@ select coalesce(json_agg(j order by j.id), '[]')::text || (
 from public.job_queue j"""
 
 
-def test_the_table_has_no_empty_cell_and_names_nothing_twice():
+def test_the_table_has_no_empty_cell_and_no_duplicate():
     for table, columns in ((API, 4), (INSIDE, 3)):
         assert table
         assert len({(rule.kind, rule.name) for rule in table}) == len(table)
@@ -37,39 +37,39 @@ def test_the_table_has_no_empty_cell_and_names_nothing_twice():
                 assert mark in ("-", "0", operation), rule
 
 
-async def test_every_object_has_a_decision(admin):
+async def test_every_object_is_in_the_table(admin):
     decided = {(rule.kind, rule.name) for rule in REST}
     assert set(await objects(admin, "public")) == decided
-    # The schema is private as a whole; what a role holds inside is decided one by one.
+    # The schema as a whole is private. The privileges of a role inside are listed one by one.
     assert CALLS.keys() == {name for kind, name in decided if kind == "function"}
 
 
-async def test_the_grants_are_those_of_the_table(admin):
-    told = {}
+async def test_the_grants_equal_the_table(admin):
+    documented = {}
     for rule in INSIDE:
         for role, cell in zip(_DATABASE_ROLES, rule.cells, strict=True):
             if cell != "-":
-                told[rule.kind, rule.name, role] = cell
-    assert await rights(admin, "picture_queue", _DATABASE_ROLES) == told
-    told = {("usage", "public", role): "x" for role in _DATABASE_ROLES}
+                documented[rule.kind, rule.name, role] = cell
+    assert await rights(admin, "picture_queue", _DATABASE_ROLES) == documented
+    documented = {("usage", "public", role): "x" for role in _DATABASE_ROLES}
     for rule in REST:
         anon, owner, other, service = rule.cells
-        # Owner and other have one role in the database, and rows tell them apart.
+        # Owner and other user have the same role in the database. Policies tell their rows apart.
         assert [mark == "-" for mark in owner] == [mark == "-" for mark in other], rule
         for role, cell in zip(_DATABASE_ROLES, (anon, owner, service), strict=True):
             if marks := cell.replace("-", ""):
-                told[rule.kind, rule.name, role] = marks
-    assert await rights(admin, "public", _DATABASE_ROLES) == told
+                documented[rule.kind, rule.name, role] = marks
+    assert await rights(admin, "public", _DATABASE_ROLES) == documented
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values())
-async def test_through_postgrest(world: World, admin: Any, operation: str):
-    """First whatever is refused, role by role, and nothing has changed; then what is permitted."""
+async def test_operations_through_postgrest(world: World, admin: Any, operation: str):
+    """Try refused operations, role by role, and check the rows; then permitted ones."""
     mark_of = list(OPERATIONS.values()).index(operation)
     before = await admin.fetchval(_ROWS)
     for may in ("-", "0", "rwx"):
         for role in ROLES:
-            tries = Tries(world, role)
+            tries = AccessAttempts(world, role)
             for rule in _in_order(REST):
                 cell = rule.cells[ROLES.index(role)]
                 if cell[mark_of] in may:
@@ -80,25 +80,25 @@ async def test_through_postgrest(world: World, admin: Any, operation: str):
 
 
 def _in_order(given: list[Rule]) -> list[Rule]:
-    """As the calls can be made one after another."""
+    """Return the rules in an order in which their calls can be made."""
     order = list(CALLS)
     return sorted(given, key=lambda rule: order.index(rule.name) if rule.name in CALLS else -1)
 
 
-async def test_nothing_private_is_reachable(world: World, admin: Any):
-    """Every name as a stranger; as the others, all that somebody holds a right to."""
+async def test_private_objects_are_unreachable(world: World, admin: Any):
+    """Try every name as the other user, and as the other roles each name with a privilege."""
     (rule,) = (rule for rule in API if rule.kind == "private")
     assert set(rule.cells) == {"---"}
-    # A wrapper of the same name is another function, and has its own line.
+    # A public wrapper of the same name is another function, with a row of its own.
     public = {(rule.kind, rule.name) for rule in REST}
     inside = [found for found in await objects(admin, "picture_queue") if found not in public]
     held = {(rule.kind, rule.name) for rule in INSIDE}
     assert len(inside) > 100
     profiles = {"accept-profile": "picture_queue", "content-profile": "picture_queue"}
     for role in ROLES:
-        tries = Tries(world, role)
+        tries = AccessAttempts(world, role)
         for kind, name in inside:
-            if role == "stranger" or (kind, name) in held:
+            if role == "other_user" or (kind, name) in held:
                 found = await (tries.execute(name) if kind == "function" else tries.read(name))
                 assert found == NO, name
         for name in ("setting", "_enqueue", "start_generation", "picture_queue.setting"):
@@ -109,47 +109,48 @@ async def test_nothing_private_is_reachable(world: World, admin: Any):
 @pytest.mark.parametrize(
     "rule", [rule for rule in OUTSIDE_REST if rule.kind == "topic"], ids=lambda rule: rule.name
 )
-async def test_topics(world: World, rule: Rule):
+async def test_operations_on_topics(world: World, rule: Rule):
     name = rule.name.replace("<owner>", world.users["owner"])
     name = name.replace("<job>", world["ownerless"]).replace("<queue>", world.queue)
-    async with dial(world.api_url, world.tokens["service"]) as witness:
-        assert await witness.join(name, world.tokens["service"]) is None
+    async with open_socket(world.api_url, world.tokens["service"]) as observer:
+        assert await observer.join(name, world.tokens["service"]) is None
         for role, cell in zip(ROLES, rule.cells, strict=True):
             assert await _joins(world, role, name, f"{role} on socket") == (
                 YES if cell[0] == "r" else NO,
                 YES if cell[1] == "w" else NO,
             ), role
-            for way, status in (("single", 403), ("batch", 202)):
-                answer = await _posts(world, role, name, f"{role} by {way}", way)
+            for kind, status in (("single", 403), ("batch", 202)):
+                answer = await _posts(world, role, name, f"{role} by {kind}", kind)
                 assert answer == (202 if cell[1] == "w" else status), role
-        await witness.until("service by batch")
-    assert [said(message) for message in witness.heard] == [
-        f"{role} {way}"
+        await observer.until("service by batch")
+    assert [broadcast_event(message) for message in observer.messages] == [
+        f"{role} {kind}"
         for role, cell in zip(ROLES, rule.cells, strict=True)
         if cell[1] == "w"
-        for way in ("on socket", "by single", "by batch")
+        for kind in ("on socket", "by single", "by batch")
     ]
 
 
 async def _joins(world: World, role: str, name: str, event: str) -> tuple[str, str]:
-    """Joins a topic and writes to it, or tries to."""
-    async with dial(world.api_url, world.tokens["anon"]) as line:
-        reason = await line.join(name, world.tokens[role])
+    """Join a topic and write to it; return both results."""
+    async with open_socket(world.api_url, world.tokens["anon"]) as socket:
+        reason = await socket.join(name, world.tokens[role])
         if reason is not None:
-            # Only what was asked for is in the reason, and it is no other for what is not there.
+            # The reason contains only the requested topic, and is the same for a topic that does
+            # not exist.
             assert reason == (
                 f"Unauthorized: You do not have permissions to read from this Channel topic: {name}"
             )
-            missing = await line.join(f"pq:user:{uuid4()}", world.tokens[role])
+            missing = await socket.join(f"pq:user:{uuid4()}", world.tokens[role])
             assert missing is not None and missing.startswith("Unauthorized: ")
-        wrote = await line.broadcast(name, event)
+        wrote = await socket.broadcast(name, event)
         assert reason is None or not wrote
         return (YES if reason is None else NO), (YES if wrote else NO)
 
 
-async def _posts(world: World, role: str, name: str, event: str, way: str) -> int:
+async def _posts(world: World, role: str, name: str, event: str, kind: str) -> int:
     base = "/realtime/v1/api/broadcast"
-    if way == "single":
+    if kind == "single":
         url = f"{base}/{name}/events/{event}?private=true"
         return (await world.ask(role, "POST", url, json={})).status
     message = {"topic": name, "event": event, "payload": {}, "private": True}
@@ -159,15 +160,15 @@ async def _posts(world: World, role: str, name: str, event: str, way: str) -> in
 @pytest.mark.parametrize(
     "rule", [rule for rule in OUTSIDE_REST if rule.kind == "files"], ids=lambda rule: rule.name
 )
-async def test_files(world: World, rule: Rule):
+async def test_operations_on_files(world: World, rule: Rule):
     bucket, name = _place(world, rule)
     for role, cell in zip(ROLES, rule.cells, strict=True):
-        assert await Tries(world, role).read_file(bucket, name) == _verdict(cell[0]), role
+        assert await AccessAttempts(world, role).read_file(bucket, name) == _verdict(cell[0]), role
     for role, cell in zip(ROLES, rule.cells, strict=True):
         if cell[1] == "w":
-            kept = await world.ask("service", "GET", f"/storage/v1/object/{bucket}/{name}")
-            assert (kept.status, kept.text) == (200, SECRET)
-        assert await Tries(world, role).write_file(bucket, name) == _verdict(cell[1]), role
+            stored = await world.ask("service", "GET", f"/storage/v1/object/{bucket}/{name}")
+            assert (stored.status, stored.text) == (200, SECRET)
+        assert await AccessAttempts(world, role).write_file(bucket, name) == _verdict(cell[1]), role
 
 
 def _place(world: World, rule: Rule) -> tuple[str, str]:
@@ -184,16 +185,16 @@ def _verdict(mark: str) -> str:
     return NO if mark == "-" else YES
 
 
-async def test_buckets(world: World):
+async def test_operations_on_buckets(world: World):
     (rule,) = (rule for rule in OUTSIDE_REST if rule.kind == "bucket")
     for role, cell in zip(ROLES, rule.cells, strict=True):
-        tries = Tries(world, role)
+        tries = AccessAttempts(world, role)
         assert await tries.read_bucket(rule.name) == _verdict(cell[0]), role
         assert await tries.write_bucket(rule.name) == _verdict(cell[1]), role
 
 
-async def test_types_and_schemas_give_no_way_in(admin):
-    """USAGE of a type, which PUBLIC has, is of use to whoever may create something: nobody."""
+async def test_no_role_can_create_objects(admin):
+    """Check the right to create objects; without it, USAGE of a type is useless."""
     for schema in ("public", "picture_queue"):
         for role in _DATABASE_ROLES:
             assert not await admin.fetchval(

@@ -1,4 +1,4 @@
-"""Whatever a client sends, it is told what is wrong: no body, header or path gives a 500."""
+"""Malformed requests: no body, header or path causes a 500, and errors name the problem."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from picture_queue.local.stack import LocalSupabase
 from tests.security.world import World, path
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
-#: JSON texts that Python reads or writes badly.
+#: JSON texts that Python reads or writes incorrectly.
 ODD_JSON = (
     b"", b"null", b"[]", b'""', b"0", b"{", b"\xff", b"\x00", b'{"a":NaN}', b'{"a":-Infinity}',
     b'{"a":1e999}', b"1" * 5000, b'{"a":' + b"1" * 5000 + b"}", b"[" * 90 + b"]" * 90,
@@ -29,7 +29,7 @@ ODD_VALUES = (
     b'["\\u0000"]', b"[" * 60 + b"]" * 60, b'"' + b"a" * 5000 + b'@b.co"', b'{"since": 1e308}',
     b'"' + b"9" * 5000 + b'"',
 )  # fmt: skip
-#: Values that are right, of the names that the services look for in a body.
+#: Valid values of the names that the services read from a body.
 FIELDS: dict[str, dict[str, Any]] = {
     "/auth/": {
         "email": "fuzz@example.com", "password": "correct horse", "data": {}, "phone": None,
@@ -52,7 +52,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "drop_messages": 0,
     },
 }  # fmt: skip
-#: Method and path; `{}` is replaced by an odd segment. The simulator's come after "simulator:".
+#: Method and path; `{}` is replaced by a malformed segment. "simulator:" marks the simulator's.
 ROUTES = [
     tuple(line.split())
     for line in """
@@ -67,7 +67,7 @@ ROUTES = [
     POST /auth/v1/admin/users
     GET /auth/v1/admin/users/{}
     PUT /auth/v1/admin/users/{}
-    PUT /auth/v1/admin/users/<stranger>
+    PUT /auth/v1/admin/users/<other_user>
     DELETE /auth/v1/admin/users/{}
     GET /auth/v1/{}
     POST /realtime/v1/api/broadcast
@@ -183,16 +183,16 @@ SEGMENTS = st.one_of(
 
 
 class Requests:
-    """Sends odd requests to one stack."""
+    """Send malformed requests to one stack."""
 
-    def __init__(self, world: World, arena: Any) -> None:
+    def __init__(self, world: World, sandbox: Any) -> None:
         self._world = world
-        self._simulator = arena.replicate_url.removesuffix("/v1")
-        self._key = arena.secret_key
-        self._token = arena.replicate_token
+        self._simulator = sandbox.replicate_url.removesuffix("/v1")
+        self._key = sandbox.secret_key
+        self._token = sandbox.replicate_token
         self._http = httpx.Client(timeout=30)
 
-    def expect_told(
+    def expect_no_server_error(
         self,
         route: Any,
         role: str,
@@ -201,13 +201,13 @@ class Requests:
         query: dict[str, str] | None = None,
         segments: tuple[bytes, ...] = (b"fuzz", b"fuzz"),
     ) -> None:
-        """A request is answered, or refused with what is wrong; 501 names what is missing."""
+        """Check that a request is answered without a 500; 501 is permitted."""
         method, pattern = route
         base, given = self._world.api_url, dict(self._world.keys[role])
         if pattern.startswith("simulator:"):
             base, pattern = self._simulator, pattern.removeprefix("simulator:")
             given |= {"authorization": f"Bearer {self._token}", "apikey": self._key}
-        named = pattern.replace("<stranger>", self._world.users["stranger"])
+        named = pattern.replace("<other_user>", self._world.users["other_user"])
         pieces = named.replace("<picture>", path(self._world)).encode().split(b"{}")
         filled = (*segments[: len(pieces) - 1], b"")
         target = b"".join(a + b for a, b in zip(pieces, filled, strict=True))
@@ -220,7 +220,7 @@ class Requests:
                 method, base, headers=raw, content=content, extensions={"target": target}
             )
         except httpx.LocalProtocolError:
-            return  # no client can send it
+            return  # The client refuses to send it.
         assert answer.status_code < 500 or answer.status_code == 501, (
             answer.text[:300], method, target, role, content[:200], headers
         )  # fmt: skip
@@ -230,44 +230,44 @@ class Requests:
 
 
 @pytest.fixture(scope="module")
-def arena() -> Iterator[LocalSupabase]:
-    """A stack of its own: odd requests change buckets and users that other tests need."""
+def sandbox() -> Iterator[LocalSupabase]:
+    """A stack for these tests only: the requests change buckets and users of other tests."""
     with LocalSupabase() as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
-def odd(filled: World, arena: Any) -> Iterator[Requests]:
-    sender = Requests(filled, arena)
+def odd(filled: World, sandbox: Any) -> Iterator[Requests]:
+    sender = Requests(filled, sandbox)
     yield sender
     sender.close()
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
-def test_odd_json_is_refused(odd: Requests, route: Any):
+def test_malformed_json_is_refused(odd: Requests, route: Any):
     for text in ODD_JSON:
         for role in ROLES:
-            odd.expect_told(route, role, text)
+            odd.expect_no_server_error(route, role, text)
 
 
 @pytest.mark.parametrize(
     "route", [route for route in ROUTES if route[0] in ("POST", "PUT", "DELETE")], ids=" ".join
 )
-def test_an_odd_value_is_refused(odd: Requests, route: Any):
-    """Beside values that are right, so that the odd one is looked at."""
+def test_a_malformed_value_is_refused(odd: Requests, route: Any):
+    """Send other fields with valid values, so that the service reads the malformed one."""
     target = route[1].removeprefix("simulator:")
     right = next(fields for prefix, fields in FIELDS.items() if target.startswith(prefix))
-    # A password costs a hash; only these routes need one.
-    kept = set(right) - {"password"}
+    # Hashing a password is slow, and only these routes need one.
+    tested = set(right) - {"password"}
     if "signup" in target or "token" in target:
-        kept = {"email", "password", "data", "refresh_token"}
-    for field in kept | {"password"} & right.keys():
-        others = {name: value for name, value in right.items() if name in kept - {field}}
+        tested = {"email", "password", "data", "refresh_token"}
+    for field in tested | {"password"} & right.keys():
+        others = {name: value for name, value in right.items() if name in tested - {field}}
         for value in ODD_VALUES:
             text = b'{"' + field.encode() + b'": ' + value + b", " + json.dumps(others).encode()[1:]
-            odd.expect_told(route, "service", text)
+            odd.expect_no_server_error(route, "service", text)
             if route == ("PUT", "/auth/v1/user"):
-                odd.expect_told(route, "stranger", text)
+                odd.expect_no_server_error(route, "other_user", text)
 
 
 @given(
@@ -286,7 +286,7 @@ def test_an_odd_value_is_refused(odd: Requests, route: Any):
     database=None,
 )
 @pytest.mark.timeout(7200 if LONG else 300)
-def test_nothing_odd_gives_a_500(
+def test_malformed_requests_cause_no_500(
     odd: Requests,
     route: Any,
     role: str,
@@ -295,7 +295,7 @@ def test_nothing_odd_gives_a_500(
     query: dict[str, str],
     segments: tuple[bytes, bytes],
 ):
-    odd.expect_told(route, role, json.dumps(body).encode(), headers, query, segments)
+    odd.expect_no_server_error(route, role, json.dumps(body).encode(), headers, query, segments)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +309,6 @@ def test_nothing_odd_gives_a_500(
         "enqueue_job?job_type=x",
     ),
 )
-async def test_a_get_changes_nothing_and_blames_no_trigger(world: World, call: str):
+async def test_a_get_changes_nothing_and_its_error_names_no_trigger(world: World, call: str):
     answer = await world.ask("service", "GET", f"/rest/v1/rpc/{call.format_map(world.ids)}")
     assert (answer.status, answer.code) == (405, "25006"), answer

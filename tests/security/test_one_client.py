@@ -1,4 +1,4 @@
-"""Requests of one client, none of which may stop the other clients of the embedded stack."""
+"""Requests of one client that must not block the other clients of the embedded stack."""
 
 import asyncio
 import socket
@@ -33,12 +33,12 @@ grant execute on function public.slow() to authenticated, service_role;
 BLOCKED = (
     "select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted"
 )
-NOBODY = "00000000-0000-0000-0000-000000000000"
-NOBODYS_JOB = f'{{"job_id": "{NOBODY}"}}'
+UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
+UNKNOWN_JOB = f'{{"job_id": "{UNKNOWN_ID}"}}'
 
 
 def ask(url: str, head: str, body: str) -> str:
-    """Send a request as it is written here, and return the answer."""
+    """Send a request byte for byte, and return the response."""
     parts = urlsplit(url)
     request = f"{head}\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n{body}"
     with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
@@ -48,8 +48,8 @@ def ask(url: str, head: str, body: str) -> str:
 
 @pytest.mark.parametrize("tail", ["", "\\", "\\\n"])
 @pytest.mark.parametrize("unit", ['\\"', '\\\n"', '\\\\"', '"'])
-def test_a_string_that_does_not_end_is_refused_in_linear_time(unit: str, tail: str):
-    """The gateway reads JSON in its event loop: all other requests wait for it."""
+def test_an_unterminated_string_is_refused_in_linear_time(unit: str, tail: str):
+    """Parse a string without an end; the gateway parses JSON in its event loop."""
     started = time.perf_counter()
     with pytest.raises(ValueError, match="100 levels"):
         json_body.parse("[" * 101 + '"' + unit * 30_000 + tail)
@@ -57,7 +57,7 @@ def test_a_string_that_does_not_end_is_refused_in_linear_time(unit: str, tail: s
 
 
 def test_a_long_string_is_read_in_little_memory():
-    """A search that can go back took 100 bytes for each character."""
+    """Parse a long string; a backtracking regex took 100 bytes for each character."""
     script = (
         "from picture_queue.local import json_body\n"
         "import resource\n"
@@ -71,18 +71,18 @@ def test_a_long_string_is_read_in_little_memory():
     assert int(done.stdout) < 60  # MB
 
 
-def test_a_text_of_brackets_alone_is_read():
+def test_a_string_of_brackets_is_not_taken_for_nesting():
     assert json_body.parse('"' + "[" * 101 + '"') == "[" * 101
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", ",chunked"])
-def test_no_coding_of_a_body_leaves_it_for_the_next_request(arena: Any, coding: str):
-    """PostgREST took the body for another request, on a connection that others use."""
+def test_a_body_is_never_taken_for_the_next_request(sandbox: Any, coding: str):
+    """Check that PostgREST does not take the body for another request on a shared connection."""
     answer = ask(
-        arena.api_url,
+        sandbox.api_url,
         "POST /rest/v1/rpc/get_job HTTP/1.1\r\nContent-Type: application/json\r\n"
-        f"apikey: {arena.secret_key}\r\nTransfer-Encoding: {coding}",
-        f"{len(NOBODYS_JOB):x}\r\n{NOBODYS_JOB}\r\n0\r\n\r\n",
+        f"apikey: {sandbox.secret_key}\r\nTransfer-Encoding: {coding}",
+        f"{len(UNKNOWN_JOB):x}\r\n{UNKNOWN_JOB}\r\n0\r\n\r\n",
     )
     assert "PQ_UNKNOWN_JOB" in answer
 
@@ -146,9 +146,9 @@ async def test_the_statements_of_users_end_as_on_the_platform(
         ("/realtime/v1/api/broadcast/a/events/b", 5_000_000),
     ],
 )
-def test_a_body_that_would_keep_all_others_waiting_is_refused(arena: Any, path: str, most: int):
-    """30 MB of numbers kept the gateway busy for 13 seconds, and 300 MB of text took 1.5 GB."""
-    headers = {"apikey": arena.publishable_key, "content-type": "application/json"}
+def test_a_body_above_the_limit_is_refused(sandbox: Any, path: str, most: int):
+    """Limit bodies: 30 MB of numbers took the gateway 13 seconds, and 300 MB of text 1.5 GB."""
+    headers = {"apikey": sandbox.publishable_key, "content-type": "application/json"}
 
     def body(length: int) -> Iterator[bytes]:
         yield b'{"a": "'
@@ -157,26 +157,28 @@ def test_a_body_that_would_keep_all_others_waiting_is_refused(arena: Any, path: 
         yield b'"}'
 
     for length, refused in ((most - 20_000, False), (most + 20_000, True)):
-        answer = httpx.post(arena.api_url + path, headers=headers, content=body(length), timeout=30)
+        answer = httpx.post(
+            sandbox.api_url + path, headers=headers, content=body(length), timeout=30
+        )
         assert (answer.status_code == 413) is refused, answer.text
         if refused:
             assert str(most) in answer.json()["message"]
 
 
-def test_a_body_of_a_service_key_is_bounded(arena: Any):
-    headers = {"apikey": arena.secret_key, "content-type": "application/json"}
-    user = f"/auth/v1/admin/users/{NOBODY}"
+def test_a_body_of_a_service_key_is_bounded(sandbox: Any):
+    headers = {"apikey": sandbox.secret_key, "content-type": "application/json"}
+    user = f"/auth/v1/admin/users/{UNKNOWN_ID}"
     for method, path in (("DELETE", user), ("POST", "/_faults")):
-        url, content = arena.api_url + path, b" " * 1_100_000
+        url, content = sandbox.api_url + path, b" " * 1_100_000
         answer = httpx.request(method, url, headers=headers, content=content, timeout=30)
         assert answer.status_code == 413, (path, answer.text)
     # A deletion needs no body.
-    assert httpx.delete(arena.api_url + user, headers=headers).json()["code"] == 404
+    assert httpx.delete(sandbox.api_url + user, headers=headers).json()["code"] == 404
 
 
-def test_a_file_without_a_length_ends_at_the_servers_limit(arena: Any):
-    headers = {"apikey": arena.secret_key, "content-type": "image/png"}
-    url = f"{arena.api_url}/storage/v1/object/pictures/endless.png"
+def test_a_file_without_a_length_is_limited(sandbox: Any):
+    headers = {"apikey": sandbox.secret_key, "content-type": "image/png"}
+    url = f"{sandbox.api_url}/storage/v1/object/pictures/endless.png"
 
     def pieces() -> Iterator[bytes]:
         for _ in range(52):
@@ -187,7 +189,7 @@ def test_a_file_without_a_length_ends_at_the_servers_limit(arena: Any):
     assert httpx.get(url, headers=headers).json()["code"] == "NoSuchKey"
 
 
-def test_the_fields_of_a_form_are_bounded_together(tmp_path: Path):
+def test_the_total_size_of_form_fields_is_limited(tmp_path: Path):
     form = _Form(FileStore(tmp_path), 1000)
     for n in range(1000):
         form._start_part()
@@ -198,12 +200,12 @@ def test_the_fields_of_a_form_are_bounded_together(tmp_path: Path):
     assert sum(map(len, form.fields.values())) == 1024 * 1024
 
 
-async def test_a_socket_that_is_not_read_keeps_a_bounded_number_of_bytes():
-    """Its queue was bounded by messages alone: a thousand of 3 MB each waited for one client."""
+async def test_the_queue_of_a_socket_that_is_not_read_is_limited_in_bytes():
+    """Bound the queue of a socket in bytes; with a bound of messages, 1,000 of 3 MB each waited."""
     backend: Any = SimpleNamespace(queue_length=1000)
     unread: Any = None
     client = Socket(unread, "", "1.0.0", backend)
     for _ in range(60):
         client.deliver("x" * 2_900_000)
-    assert client._close_code.result() == 1013  # try again later
+    assert client._close_code.result() == 1013  # The code 1013 means: try again later.
     assert client._outbox.qsize() * 2_900_000 < 100_000_000

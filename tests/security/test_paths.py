@@ -1,4 +1,4 @@
-"""No name reaches a file or a row that it does not name."""
+"""Path traversal: a name never reaches another file or row."""
 
 import asyncio
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from tests.security.world import SECRET, Answer, World, path
 
-#: As bytes of a URL: clients would tidy them up.
+#: The bytes of URLs, which a client library would normalise.
 NAMES = (
     b"..", b".", b"../x.png", b"a/../b.png", b"a/./b.png", b"../../../../etc/passwd",
     b"%2e%2e/x.png", b"%2e%2e%2fx.png", b"a%2f..%2fb.png", b"..%2f..%2fetc%2fpasswd",
@@ -17,7 +17,7 @@ NAMES = (
     b"%c0%ae%c0%ae%2fx", b"%ff%fe", b"%0d%0aset-cookie:%20a", b"~root/x.png",
     b"%23", b"file:%2f%2f%2fetc%2fpasswd%7f", b"%e2%80%ae.png",
 )  # fmt: skip
-#: These are names like others, and stay inside the store.
+#: These are valid names, and stay inside the store.
 ODD = (
     b"/etc/passwd",
     b"//x.png",
@@ -41,7 +41,7 @@ BUCKETS = (
 
 
 async def ask(world: World, role: str, method: str, target: bytes, **content: Any) -> Answer:
-    """A request whose path is sent as it is."""
+    """Send a request whose path is not normalised."""
     target = b"/storage/v1/" + target
     extensions = {"target": target}
     headers = {**world.keys[role], **content.pop("headers", {})}
@@ -51,23 +51,23 @@ async def ask(world: World, role: str, method: str, target: bytes, **content: An
     return Answer(answer.status_code, answer.text, answer.headers)
 
 
-def refused(answer: Answer, what: Any) -> None:
+def expect_refused(answer: Answer, what: Any) -> None:
     assert answer.status in (400, 404), (what, answer)
     assert "set-cookie" not in answer.headers
     assert "/storage" not in answer.text.replace("/storage/v1/", ""), answer.text
 
 
-def kept(arena: Any) -> set[Path]:
-    """The files of the store, each named by the version's id."""
-    found = {file for file in Path(arena.data_dir).rglob("*") if file.is_file()}
+def stored_files(sandbox: Any) -> set[Path]:
+    """Return the files of the store, each named by the id of its version."""
+    found = {file for file in Path(sandbox.data_dir).rglob("*") if file.is_file()}
     stored = {file for file in found if file.parent.parent.name == "objects"}
     assert stored and all(UUID(file.name) for file in stored)
     return stored
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
-async def test_a_name_that_leads_elsewhere_is_refused(world: World, arena: Any, name: bytes):
-    before = kept(arena)
+async def test_a_name_with_path_traversal_is_refused(world: World, sandbox: Any, name: bytes):
+    before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     for role in ("service", "owner"):
         for method, target, content in (
@@ -81,29 +81,31 @@ async def test_a_name_that_leads_elsewhere_is_refused(world: World, arena: Any, 
             ("POST", b"object/sign/pictures/" + name, {"json": {"expiresIn": 60}}),
             ("DELETE", b"object/pictures/" + name, {}),
         ):
-            refused(await ask(world, role, method, target, **content), (role, method, target))
-    assert kept(arena) == before
+            expect_refused(
+                await ask(world, role, method, target, **content), (role, method, target)
+            )
+    assert stored_files(sandbox) == before
 
 
 @pytest.mark.parametrize("name", ODD, ids=repr)
-async def test_an_odd_name_is_a_name(world: World, arena: Any, name: bytes):
-    before = kept(arena)
+async def test_an_unusual_name_is_accepted(world: World, sandbox: Any, name: bytes):
+    before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     target = b"object/pictures/" + name
-    refused(await ask(world, "owner", "POST", target, **png), name)
+    expect_refused(await ask(world, "owner", "POST", target, **png), name)
     stored = await ask(world, "service", "POST", target, **png)
     assert stored.status == 200, stored
-    (file,) = kept(arena) - before
+    (file,) = stored_files(sandbox) - before
     assert file.read_bytes() == b"x"
-    refused(await ask(world, "owner", "GET", target), name)
+    expect_refused(await ask(world, "owner", "GET", target), name)
     assert (await ask(world, "service", "GET", target)).text == "x"
     assert (await ask(world, "service", "DELETE", target)).status == 200
-    assert kept(arena) == before
+    assert stored_files(sandbox) == before
 
 
 @pytest.mark.parametrize("bucket", BUCKETS, ids=repr)
-async def test_a_bucket_that_leads_elsewhere_is_refused(world: World, arena: Any, bucket: bytes):
-    before = kept(arena)
+async def test_a_bucket_with_path_traversal_is_refused(world: World, sandbox: Any, bucket: bytes):
+    before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     for method, target, content in (
         ("POST", b"object/" + bucket + b"/x.png", png),
@@ -112,13 +114,13 @@ async def test_a_bucket_that_leads_elsewhere_is_refused(world: World, arena: Any
         ("GET", b"bucket/" + bucket, {}),
         ("POST", b"object/sign/" + bucket + b"/x.png", {"json": {"expiresIn": 60}}),
     ):
-        refused(await ask(world, "service", method, target, **content), (method, target))
-    assert kept(arena) == before
+        expect_refused(await ask(world, "service", method, target, **content), (method, target))
+    assert stored_files(sandbox) == before
 
 
-async def test_no_other_spelling_opens_the_folder_of_another(world: World):
-    """Nor does a name that begins in one's own folder and goes on elsewhere."""
-    mine, other = world.users["stranger"], path(world)
+async def test_no_other_spelling_opens_the_folder_of_another_user(world: World):
+    """Try also names that begin in the user's own folder and continue elsewhere."""
+    mine, other = world.users["other_user"], path(world)
     for name in (
         f"{mine}/../{other}",
         f"{mine}/%2e%2e/{other}",
@@ -136,19 +138,19 @@ async def test_no_other_spelling_opens_the_folder_of_another(world: World):
         for target in ("object/pictures/", "object/info/pictures/", "object/sign/pictures/"):
             content = {"json": {"expiresIn": 60}} if "sign" in target else {}
             method = "POST" if content else "GET"
-            answer = await ask(world, "stranger", method, (target + name).encode(), **content)
-            refused(answer, name)
+            answer = await ask(world, "other_user", method, (target + name).encode(), **content)
+            expect_refused(answer, name)
             assert SECRET not in answer.text
         for prefix in (name, name.rpartition("/")[0]):
             listed = await world.ask(
-                "stranger", "POST", "/storage/v1/object/list/pictures", json={"prefix": prefix}
+                "other_user", "POST", "/storage/v1/object/list/pictures", json={"prefix": prefix}
             )
             assert (listed.status, listed.json) == (200, [])
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", "../", "%", "_", "\\", "\U0001f600", "\u202e"])
-async def test_a_prefix_or_a_list_of_names_is_text(world: World, text: str):
-    """What it finds is what begins so: `%` and `_` stand for themselves."""
+async def test_prefixes_and_names_are_literal_text(world: World, text: str):
+    """Check that `%` and `_` are not wildcards in a prefix."""
     for target, content in (
         ("object/list/pictures", {"prefix": "", "search": text}),
         ("object/list/pictures", {"prefix": text}),
@@ -164,8 +166,8 @@ async def test_a_prefix_or_a_list_of_names_is_text(world: World, text: str):
     assert answer.status == 400 or (answer.status, answer.json) == (200, []), answer
 
 
-async def test_bytes_that_are_no_text_are_refused(world: World):
-    """In a path, which no client sends so, and as half a character in a JSON text."""
+async def test_invalid_utf8_is_refused(world: World):
+    """Send invalid UTF-8 in a path, which no client does, and a lone surrogate in JSON."""
     host, _, port = world.api_url.removeprefix("http://").partition(":")
     key = world.keys["service"]["apikey"]
     for target in (b"object/pictures/\xff\xfe.png", b"bucket/\xff", b"\xff"):

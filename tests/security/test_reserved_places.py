@@ -1,4 +1,4 @@
-"""A job scheduled early for later does not go ahead of jobs enqueued before it is due."""
+"""A job that is scheduled early for later does not overtake jobs enqueued before it is due."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -16,9 +16,9 @@ ORDERS = {
 
 
 @pytest.fixture(params=ORDERS)
-async def db(arena: Any, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
-    """A queue of each order, in a transaction that is rolled back."""
-    async with transaction(arena.db_url) as database:
+async def db(sandbox: Any, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    """A queue with each order of claims, in a transaction that is rolled back."""
+    async with transaction(sandbox.db_url) as database:
         await database.value("select set_queue($1, $2)", database.queue, ORDERS[request.param])
         yield database
 
@@ -36,7 +36,7 @@ async def in_seconds(db: Database, seconds: float) -> datetime:
     return now + timedelta(seconds=seconds)
 
 
-async def test_a_job_for_later_takes_its_place_when_it_is_due(db: Database):
+async def test_a_scheduled_job_gets_its_place_when_it_is_due(db: Database):
     await enqueue(db, "reserved", scheduled_for=await in_seconds(db, 10))
     await enqueue(db, "delayed", options={"delay_seconds": 10})
     await enqueue(db, "before it is due")
@@ -49,13 +49,13 @@ async def test_a_job_for_later_takes_its_place_when_it_is_due(db: Database):
     ]  # fmt: skip
 
 
-async def test_the_past_is_no_place_further_ahead(db: Database):
+async def test_a_time_in_the_past_gives_no_earlier_place(db: Database):
     await enqueue(db, "first")
     await enqueue(db, "backdated", scheduled_for=datetime(2000, 1, 1, tzinfo=UTC))
     assert await claimed(db) == ["first", "backdated"]
 
 
-async def test_jobs_of_one_call_are_placed_alike(db: Database):
+async def test_jobs_of_one_call_get_their_places_by_the_same_rule(db: Database):
     later = await in_seconds(db, 10)
     jobs = [
         {"job_type": "sql-resize", "queue": db.queue, "payload": {"name": str(n)}} for n in range(3)
@@ -68,9 +68,9 @@ async def test_jobs_of_one_call_are_placed_alike(db: Database):
     assert await claimed(db) == ["1", "2", "3", "0"]
 
 
-async def test_a_generation_for_later_reserves_no_place(arena: Any):
-    """The way in that end users have."""
-    async with transaction(arena.db_url) as db:
+async def test_a_scheduled_generation_reserves_no_place(sandbox: Any):
+    """Use the function that end users may call."""
+    async with transaction(sandbox.db_url) as db:
         names = {}
         for name, options in (
             ("reserved", {"scheduled_for": (await in_seconds(db, 10)).isoformat()}),
@@ -89,7 +89,7 @@ async def test_a_generation_for_later_reserves_no_place(arena: Any):
 
 
 @pytest.mark.parametrize("db", ["plain"], indirect=True)
-async def test_a_job_that_is_replaced_keeps_its_place_and_one_put_off_does_not(db: Database):
+async def test_a_replaced_job_keeps_its_place_unless_it_is_postponed(db: Database):
     def unique(by: str) -> dict[str, Any]:
         return {"unique": {"by": [by], "on_conflict": "replace"}}
 
@@ -106,7 +106,7 @@ async def test_a_job_that_is_replaced_keeps_its_place_and_one_put_off_does_not(d
 
 
 @pytest.mark.parametrize("db", ["plain"], indirect=True)
-async def test_a_job_that_is_tried_again_keeps_its_place(db: Database):
+async def test_a_retried_job_keeps_its_place(db: Database):
     await enqueue(db, "again")
     (job,) = await db.claim()
     await db.report(job, "failed", error="no")

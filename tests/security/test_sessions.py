@@ -1,4 +1,4 @@
-"""Whoever knew a password is out once it is changed."""
+"""A changed password ends the sessions that began with the old one."""
 
 from typing import Any
 from uuid import uuid4
@@ -10,9 +10,11 @@ OLD, NEW = "correct horse battery", "another horse battery"
 
 
 @pytest.fixture
-async def auth(arena: Any):
+async def auth(sandbox: Any):
     async with httpx.AsyncClient(
-        base_url=f"{arena.api_url}/auth/v1", headers={"apikey": arena.publishable_key}, timeout=30
+        base_url=f"{sandbox.api_url}/auth/v1",
+        headers={"apikey": sandbox.publishable_key},
+        timeout=30,
     ) as http:
         yield http
 
@@ -26,8 +28,8 @@ async def sign_in(auth: httpx.AsyncClient, email: str, password: str) -> dict[st
     return session
 
 
-async def lives(auth: httpx.AsyncClient, session: dict[str, Any]) -> bool:
-    """Return whether a session can be continued, and is known by its access token."""
+async def is_valid(auth: httpx.AsyncClient, session: dict[str, Any]) -> bool:
+    """Return True if a session can be refreshed and its access token is accepted."""
     token = {"refresh_token": session["refresh_token"]}
     continued = await auth.post("/token?grant_type=refresh_token", json=token)
     bearer = {"authorization": f"Bearer {session['access_token']}"}
@@ -46,23 +48,23 @@ async def email(auth: httpx.AsyncClient) -> str:
 async def test_a_new_password_ends_the_other_sessions(auth: httpx.AsyncClient, email: str):
     stolen, own = await sign_in(auth, email, OLD), await sign_in(auth, email, OLD)
     bearer = {"authorization": f"Bearer {own['access_token']}"}
-    kept = await auth.put("/user", json={"data": {"name": "Ada"}}, headers=bearer)
-    assert kept.status_code == 200
-    assert await lives(auth, stolen), "other changes end nothing"
+    updated = await auth.put("/user", json={"data": {"name": "Ada"}}, headers=bearer)
+    assert updated.status_code == 200
+    assert await is_valid(auth, stolen), "other changes end no session"
     changed = await auth.put("/user", json={"password": NEW}, headers=bearer)
     assert changed.status_code == 200
-    assert not await lives(auth, stolen)
-    assert await lives(auth, own)
-    assert await lives(auth, await sign_in(auth, email, NEW))
+    assert not await is_valid(auth, stolen)
+    assert await is_valid(auth, own)
+    assert await is_valid(auth, await sign_in(auth, email, NEW))
 
 
 async def test_an_administrators_new_password_ends_all_sessions(
-    auth: httpx.AsyncClient, email: str, arena: Any
+    auth: httpx.AsyncClient, email: str, sandbox: Any
 ):
     session = await sign_in(auth, email, OLD)
     url = f"/admin/users/{session['user']['id']}"
-    key = {"authorization": f"Bearer {arena.service_role_key}"}
+    key = {"authorization": f"Bearer {sandbox.service_role_key}"}
     assert (await auth.put(url, json={"role": None}, headers=key)).status_code == 200
     again = await sign_in(auth, email, OLD)
     assert (await auth.put(url, json={"password": NEW}, headers=key)).status_code == 200
-    assert not await lives(auth, session) and not await lives(auth, again)
+    assert not await is_valid(auth, session) and not await is_valid(auth, again)

@@ -1,7 +1,7 @@
-"""Text that others stored is shown by the program and the logs, and never obeyed.
+"""Terminal injection: stored text is displayed and logged, but never interpreted.
 
-Every column of the database that takes text of others holds what would move a cursor, set a title,
-reorder a line, pass for another line or be taken for markup. Every command that prints is called.
+Every column that takes text of users contains text that would move a cursor, set a title, reorder a
+line, imitate another line or be read as markup. Every command that prints is called.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ HOSTILE = (
     "\U000e0041\u3164\u115f\u1160\uffa0\ufe00\ufe0f\u2800\u034f\u17b4\u180b\U000e0100\U0001d159"
     "[red]R[/red][link=https://evil.example]L[/link]:skull:\nerror: forged"
 )
-#: What no output may hold: all but tab and line feed of the characters that are not seen.
+#: Characters that no output may contain: all invisible ones except tab and line feed.
 RAW = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
@@ -45,24 +45,24 @@ IGNORABLE = (
     "00AD 034F 061C 115F-1160 17B4-17B5 180B-180F 200B-200F 202A-202E 2060-206F 3164 FE00-FE0F FEFF"
     " FFA0 FFF0-FFF8 1BCA0-1BCA3 1D173-1D17A E0000-E0FFF"
 )
-#: Formats (Cf) that draw something: signs around Arabic, Syriac and Kaithi numbers.
+#: Format characters (Cf) that are visible: signs around Arabic, Syriac and Kaithi numbers.
 DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
-#: What rich writes into a terminal for us: colours, the cursor of a bar, and links to nothing.
+#: Sequences that rich writes for the program: colours, the cursor of a bar, and empty links.
 OURS = re.compile(r"\x1b\[(?:[0-9;]*m|\d*[AKG]|\?25[lh])|\r")
 
-#: Columns of words that only the database itself chooses.
+#: Columns whose words only the database itself chooses.
 OWN_WORDS = {
     "status", "hold", "state", "kind", "action", "level", "on_parent_failure", "missed", "cron",
     "timezone", "backoff_policy", "unique_states", "on_conflict", "subject", "sqlstate", "type",
     "default_model", "unknown_queue", "name_pattern",
 }  # fmt: skip
-#: Tables of our own: the state transitions, the defaults, and what migrations were applied.
+#: Tables without user text: state transitions, defaults, and applied migrations.
 OWN_TABLES = {"state_transition", "setting", "migration", "depth", "depth_change", "schema_version"}
 
 
 @pytest.fixture(scope="module")
-def hostile() -> Iterator[dict[str, Any]]:
-    """A stack full of hostile text, and the ids of what is in it."""
+def hostile_stack() -> Iterator[dict[str, Any]]:
+    """A stack full of hostile text, and the ids of its rows."""
 
     async def fill(stack: LocalSupabase) -> dict[str, Any]:
         async with httpx.AsyncClient(base_url=stack.api_url, timeout=30) as http:
@@ -80,7 +80,7 @@ def hostile() -> Iterator[dict[str, Any]]:
 
 
 async def _add_more(world: World) -> None:
-    """Add limits, workers, pauses and logs, which the other attacks do not need."""
+    """Add limits, workers, pauses and logs, which other attacks do not need."""
     await world.do("service", "set_limit", key="host:a", max_running=1)
     await world.do("service", "pause_key", key="host:b")
     await world.do("service", "set_tenant", tenant="t", weight=2)
@@ -106,7 +106,7 @@ async def _add_more(world: World) -> None:
 
 
 async def _spoil(connection: Any) -> None:
-    """Write hostile text wherever a column takes text."""
+    """Write hostile text into every column that takes text."""
     columns = await connection.fetch(
         """select c.oid::regclass::text as "table", c.relname::text as name, a.attname::text as column,
           format_type(a.atttypid, null) as type
@@ -137,7 +137,7 @@ async def _spoil(connection: Any) -> None:
                 continue
             spoiled.add(f"{row['name']}.{row['column']}")
             break
-    # Names of queues and schedules are letters, by a check of their tables.
+    # A check constraint permits only plain characters in names of queues and schedules.
     assert spoiled >= {
         "job_queue.job_type", "job_queue.queue", "job_queue.error", "job_queue.message",
         "job_queue.payload", "job_queue.result", "job_queue.tags", "job_queue.idempotency_key",
@@ -149,7 +149,7 @@ async def _spoil(connection: Any) -> None:
     }, spoiled  # fmt: skip
 
 
-#: Every command that prints what is stored, or what the database says of what was typed.
+#: Every command that prints stored text, or an error of the database about an argument.
 COMMANDS: dict[str, list[list[str]]] = {
     "jobs list": [["--limit", "1000"], ["--status", "failed"], ["--queue", HOSTILE]],
     "jobs show": [[name] for name in ("{running}", "{failed}", "{waits}", "{limited}", "{done}")],
@@ -206,7 +206,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "local stop": [["--data-dir", f"/none/{HOSTILE}"]],
     "local reset": [["--data-dir", f"/none/{HOSTILE}"], ["--data-dir", f"/none/{HOSTILE}", "-y"]],
 }
-#: Starts a stack of its own and shows what it made itself.
+#: This command starts a stack of its own and shows only its own objects.
 SHOWS_NOTHING_STORED = {"demo"}
 
 
@@ -222,8 +222,8 @@ def test_every_command_is_tried():
     assert set(leaves()) - SHOWS_NOTHING_STORED == COMMANDS.keys()
 
 
-def arguments(hostile: dict[str, Any], command: str, given: list[str]) -> list[str]:
-    ids = {**hostile, "unknown": str(uuid4())}
+def arguments(hostile_stack: dict[str, Any], command: str, given: list[str]) -> list[str]:
+    ids = {**hostile_stack, "unknown": str(uuid4())}
     filled = [ids[word[1:-1]] if re.fullmatch(r"\{\w+\}", word) else word for word in given]
     # An argument that begins with a dash is an option.
     return [*command.split(), *filled]
@@ -231,15 +231,15 @@ def arguments(hostile: dict[str, Any], command: str, given: list[str]) -> list[s
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["", "json"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_command_obeys_what_is_stored(
-    hostile: dict[str, Any],
+def test_no_command_interprets_stored_text(
+    hostile_stack: dict[str, Any],
     command: str,
     as_json: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
-    stack = hostile["stack"]
+    stack = hostile_stack["stack"]
     for name in ("PICTURE_QUEUE_DATABASE_URL", "SUPABASE_ACCESS_TOKEN", "REPLICATE_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     env = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
@@ -247,7 +247,7 @@ def test_no_command_obeys_what_is_stored(
     if as_json and not has_json:
         pytest.skip("prints no JSON")
     for given in COMMANDS[command]:
-        called = arguments(hostile, command, given) + (["--json"] if as_json else [])
+        called = arguments(hostile_stack, command, given) + (["--json"] if as_json else [])
         done = CliRunner(env=env).invoke(app, called, prog_name="picture-queue")
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         for stream in (done.stdout, done.stderr):
@@ -274,31 +274,37 @@ TTY = [
 @pytest.mark.parametrize(
     "words", TTY, ids=lambda words: " ".join(words)[:30].encode("unicode_escape").decode()
 )
-def test_a_terminal_gets_no_sequence_but_our_own(
-    hostile: dict[str, Any], words: list[str], tmp_path: Path
+def test_a_terminal_gets_only_sequences_of_the_program(
+    hostile_stack: dict[str, Any], words: list[str], tmp_path: Path
 ):
-    stack = hostile["stack"]
-    called = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile, "", words)]
+    stack = hostile_stack["stack"]
+    called = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile_stack, "", words)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PICTURE_")}
     env |= {
         "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key,
         "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "50",
     }  # fmt: skip
-    ours, theirs = pty.openpty()
+    controller, terminal_end = pty.openpty()
     program = subprocess.Popen(
-        called, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=tmp_path, close_fds=True
+        called,
+        stdin=terminal_end,
+        stdout=terminal_end,
+        stderr=terminal_end,
+        env=env,
+        cwd=tmp_path,
+        close_fds=True,
     )
-    os.close(theirs)
+    os.close(terminal_end)
     shown = bytearray()
     while True:
         try:
-            chunk = os.read(ours, 65_536)
-        except OSError:  # EIO: nobody has the other end any more
+            chunk = os.read(controller, 65_536)
+        except OSError:  # EIO: the program has closed the other end.
             break
         if not chunk:
             break
         shown += chunk
-    os.close(ours)
+    os.close(controller)
     program.wait(timeout=30)
     text = OURS.sub("", shown.decode())
     assert text.strip()
@@ -306,15 +312,15 @@ def test_a_terminal_gets_no_sequence_but_our_own(
     assert not RAW.search(text), text
 
 
-def test_what_is_visible_stays_as_it_is():
+def test_visible_characters_are_unchanged():
     assert visible("grüße 猫 🐈 مرحبا\tx\ny") == "grüße 猫 🐈 مرحبا\tx\ny"
     assert visible("\x1b\ud800\u202e") == r"\x1b\ud800\u202e"
     assert not RAW.search(visible("".join(f"{chr(n)}-" for n in range(0x110000))))
     assert visible(visible(HOSTILE)) == visible(HOSTILE)
 
 
-def test_whatever_unicode_calls_invisible_is_shown():
-    hidden = {0x2800, 0x1D159, 0x13441, 0x13442}  # blank glyphs
+def test_invisible_characters_are_escaped():
+    hidden = {0x2800, 0x1D159, 0x13441, 0x13442}  # Blank glyphs.
     for part in IGNORABLE.split():
         first, _, last = part.partition("-")
         hidden |= set(range(int(first, 16), int(last or first, 16) + 1))
@@ -333,9 +339,9 @@ def test_whatever_unicode_calls_invisible_is_shown():
         *("\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f1e9\U0001f1ea"),
     ],
 )
-def test_an_emoji_stays_one(text: str):
+def test_an_emoji_is_not_split(text: str):
     assert visible(f"a {text} b") == f"a {text} b"
-    # And hides nothing behind it.
+    # An emoji hides no text behind it.
     assert visible(f"{text}\ufe0f\ufe0f\u200d").endswith(r"\ufe0f\u200d")
     assert visible(f"{text}\u200d\u200d{text}") == rf"{text}\u200d\u200d{text}"
 

@@ -1,4 +1,4 @@
-"""A stored file never runs scripts for whoever opens it, nor writes headers of its answer."""
+"""A stored file never runs scripts in the browser that opens it, and sets no response headers."""
 
 from typing import Any
 from uuid import uuid4
@@ -18,7 +18,7 @@ PASSIVE = ("image/png", "image/webp", "image/jpeg", "video/mp4", "audio/ogg", "a
 
 
 async def stored(world: World, mime_type: str, content: bytes = b"<svg onload='x()'/>") -> Any:
-    """Stores a file of a type and opens it by a signed address, as a browser does."""
+    """Store a file of a type and open it by a signed URL, as a browser does."""
     name = f"{world.users['owner']}/{uuid4().hex}"
     headers = {"content-type": mime_type}
     target = f"/storage/v1/object/pictures/{name}"
@@ -32,14 +32,14 @@ async def stored(world: World, mime_type: str, content: bytes = b"<svg onload='x
 
 @pytest.fixture(autouse=True)
 async def any_type(world: World):
-    """The bucket takes every type."""
+    """Let the bucket accept every type."""
     change = {"allowed_mime_types": None}
     answer = await world.ask("service", "PUT", "/storage/v1/bucket/pictures", json=change)
     assert answer.status == 200, answer
 
 
 @pytest.mark.parametrize("mime_type", ACTIVE)
-async def test_what_may_hold_scripts_is_served_in_a_sandbox(world: World, mime_type: str):
+async def test_files_that_may_contain_scripts_are_served_in_a_sandbox(world: World, mime_type: str):
     answer = await stored(world, mime_type)
     assert answer.status_code == 200
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -49,7 +49,7 @@ async def test_what_may_hold_scripts_is_served_in_a_sandbox(world: World, mime_t
 
 
 @pytest.mark.parametrize("mime_type", PASSIVE)
-async def test_pictures_are_served_as_they_are(world: World, mime_type: str):
+async def test_images_are_served_unchanged(world: World, mime_type: str):
     answer = await stored(world, mime_type, b"bytes")
     assert (answer.status_code, answer.content) == (200, b"bytes")
     assert answer.headers["content-type"] == mime_type
@@ -60,8 +60,8 @@ async def test_pictures_are_served_as_they_are(world: World, mime_type: str):
 @pytest.mark.parametrize(
     "text", ["a/b\r\nset-cookie: a=b", "a/b\nx: y", "\u2028", "\U0001f600", "\0"]
 )
-async def test_a_field_of_a_form_writes_no_header(world: World, text: str):
-    """Fields of a form are any text, and two of them become headers of the answer."""
+async def test_a_form_field_injects_no_header(world: World, text: str):
+    """Send control characters in two form fields that become response headers."""
     name = f"{world.users['owner']}/{uuid4().hex}"
     url = f"/storage/v1/object/pictures/{name}"
     form: Any = {

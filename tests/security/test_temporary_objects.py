@@ -1,8 +1,8 @@
-"""Nothing that a caller makes in pg_temp is run with the rights of the owner of a function.
+"""Objects that a caller makes in pg_temp never run with the privileges of a function's owner.
 
-A session of `authenticated` or `service_role` makes temporary types, domains, relations,
-operators, casts and functions under every name that our functions use, each of which tells whose
-rights it ran with, and calls every function it may.
+A session of `authenticated` or `service_role` makes temporary types, domains, relations, operators,
+casts and functions under every name that our functions use. Each reports the role that it ran as.
+Then the session calls every function that it may.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.security.world import World
 
 ROLES = {"authenticated": "owner", "service_role": "service"}
 
-#: Tells when it runs with the rights of somebody else. Notices survive whatever is rolled back.
+#: Reports if it runs as another role. Notices are not rolled back.
 _EVIL = """
 create function pg_temp.evil(what text) returns boolean language plpgsql as $$
 begin
@@ -33,7 +33,7 @@ begin
 end $$;
 """
 
-#: Each is made in a block of its own: what Postgres refuses to make is no danger.
+#: Each object is made in a block of its own, because Postgres refuses some of them.
 _MAKE = """
 do $do$
 declare
@@ -76,7 +76,7 @@ _TYPES = """
 """  # noqa: E501
 _DOMAIN = """format('create domain pg_temp.%I as %s check (pg_temp.evil(%L))', t.typname,
   t.oid::regtype, 'type ' || t.typname)"""
-#: Types of the attacker's, into and out of which code of the attacker's casts.
+#: Types of the attacker, with casts that run the attacker's code.
 _COMPOSITES = [
     "format('create type pg_temp.%I as (value text)', t.typname)",
     """format('create function pg_temp.%1$I(value text) returns pg_temp.%1$I language plpgsql as
@@ -138,7 +138,7 @@ order by 1
 
 
 async def shadow(db: Any, role: str, composites: bool) -> None:
-    """Make everything that could be mistaken for what a function means."""
+    """Make every temporary object that could be mistaken for one that a function uses."""
     await db.execute(f"set local role {role}; set local search_path = pg_catalog, pg_temp")
     await db.execute(_EVIL.format(role=role))
     makes = _COMPOSITES if composites else [_DOMAIN]
@@ -149,7 +149,7 @@ async def shadow(db: Any, role: str, composites: bool) -> None:
 
 
 def argument(name: str, type_: str, given: dict[str, Any]) -> Any:
-    """Text of an argument: that of the usual call, or one of its type."""
+    """Return the text of an argument: that of the usual call, or a value of its type."""
     name = name.removeprefix("p_")
     if name in given:
         value = given[name]
@@ -160,7 +160,7 @@ def argument(name: str, type_: str, given: dict[str, Any]) -> Any:
 
 
 async def call(db: Any, function: Any, given: dict[str, Any]) -> str:
-    """Call a function, whatever comes of it; the SQLSTATE if it fails."""
+    """Call a function and ignore its result; return the SQLSTATE of an error."""
     passed, values = [], []
     for name, type_ in zip(function["names"], function["types"], strict=True):
         array = type_.startswith("pg_catalog._")
@@ -170,7 +170,7 @@ async def call(db: Any, function: Any, given: dict[str, Any]) -> str:
         if array:
             value = "{" + ",".join(json.loads(value or "[]")) + "}"
         values.append(value)
-        # The text is cast by its qualified name: the statement itself is the caller's own.
+        # The cast uses the qualified type name, because the statement is run as the caller.
         passed.append(f'"{name}" => ${len(values)}::pg_catalog.text::{type_}')
     named = f'"{function["schema"]}"."{function["name"]}"'
     savepoint = db.transaction()
@@ -186,7 +186,7 @@ async def call(db: Any, function: Any, given: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("composites", [False, True], ids=["domains", "casts"])
 @pytest.mark.parametrize("role", ROLES)
-async def test_no_temporary_object_runs_with_rights_of_others(
+async def test_no_temporary_object_runs_as_another_role(
     world: World, admin: Any, role: str, composites: bool
 ):
     notices: list[str] = []
@@ -209,7 +209,7 @@ async def test_no_temporary_object_runs_with_rights_of_others(
             "select set_config('request.jwt.claims', $1, true)", json.dumps(claims)
         )
         await shadow(admin, role, composites)
-        # The attack does work on functions that are written otherwise.
+        # The attack works on functions that are written otherwise.
         for canary in ("by_type('6f1d1c8e-0000-4000-8000-000000000000')", "by_relation()"):
             notices.clear()
             try:
@@ -229,10 +229,12 @@ async def test_no_temporary_object_runs_with_rights_of_others(
         for relation in relations:
             await admin.fetch(f"select pg_catalog.count(*) from {_qualified(relation['name'])}")
         ran["views"] = [notice for notice in notices if notice.startswith("EVIL")]
-        assert {name: said for name, said in ran.items() if said} == {}
-        # They came to their bodies: at most a few refuse what they are given.
-        well = [name for name, state in states.items() if state == "" or state.startswith("PT")]
-        assert len(well) >= 0.9 * len(states), states
+        assert {name: notices_of for name, notices_of in ran.items() if notices_of} == {}
+        # The bodies of the functions ran: few functions refused their arguments.
+        completed = [
+            name for name, state in states.items() if state == "" or state.startswith("PT")
+        ]
+        assert len(completed) >= 0.9 * len(states), states
     finally:
         await outer.rollback()
 
@@ -242,7 +244,7 @@ def _qualified(name: str) -> str:
 
 
 async def _canaries(db: Any) -> None:
-    """Definer functions that a temporary type, and a temporary relation, take over."""
+    """Make vulnerable definer functions, one for a temporary type and one for a relation."""
     await db.execute(
         """create function public.canary_by_type(value text) returns text
         language plpgsql security definer set search_path = ''
@@ -255,8 +257,8 @@ async def _canaries(db: Any) -> None:
     )
 
 
-async def test_every_function_has_the_path_and_names_its_types_in_full(admin):
-    """An unqualified type that is not of pg_catalog could only be found in pg_temp."""
+async def test_every_function_has_a_fixed_path_and_qualified_types(admin):
+    """Check for unqualified types outside of pg_catalog, which could be found only in pg_temp."""
     functions = await admin.fetch(
         """select p.oid, p.oid::regprocedure::text as name, p.proconfig as config,
           p.prosrc as source, l.lanname as language
@@ -277,7 +279,7 @@ async def test_every_function_has_the_path_and_names_its_types_in_full(admin):
         casts = re.findall(r"::\s*([a-z_0-9]+)(?!\w*\s*\.)\b", function["source"])
         casts += re.findall(r"\bcast\s*\([^()]* as ([a-z_0-9]+)\)", function["source"])
         assert set(casts) <= known, function["name"]
-        # Types of variables and, in SQL, of everything: the validator looks them up.
+        # The validator looks up types of variables, and in SQL functions all types.
         validator = {"plpgsql": "plpgsql_validator", "sql": "fmgr_sql_validator"}
         await admin.execute(f"select {validator[function['language']]}({function['oid']})")
     polymorphic = await admin.fetch(
@@ -286,5 +288,5 @@ async def test_every_function_has_the_path_and_names_its_types_in_full(admin):
           and p.prosecdef and exists (select from unnest(p.proargtypes) a (type)
             join pg_type t on t.oid = a.type where t.typtype = 'p' and t.typname <> 'trigger')"""
     )
-    # A definer function that takes any type would run the operators of a caller's type.
+    # A definer function with a polymorphic parameter would run operators of the caller's type.
     assert polymorphic == []

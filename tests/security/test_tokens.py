@@ -1,4 +1,4 @@
-"""Tokens that somebody made up, on each way in: they open nothing, and are told so."""
+"""Forged tokens: each service refuses them, with an error that names the reason."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ import jwt
 import pytest
 import websockets
 
-from tests.security.line import dial
+from tests.security.realtime_socket import open_socket
 from tests.security.world import World, path
 
 _NEVER = 4102444800
@@ -23,7 +23,7 @@ def _part(content: Any) -> str:
 
 
 def _claims(world: World, **changes: Any) -> dict[str, Any]:
-    """What the owner's own token says."""
+    """Return the claims of the owner's own token."""
     claims = {
         "sub": world.users["owner"],
         "role": "authenticated",
@@ -42,7 +42,7 @@ def _unsigned(claims: dict[str, Any], algorithm: str) -> str:
 
 
 def _swapped(world: World, secret: str) -> str:
-    """A good signature under claims that became better."""
+    """Return a token with a valid signature whose claims were replaced."""
     head, _, signature = _signed(_claims(world), secret).split(".")
     return f"{head}.{_part(_claims(world, role='service_role'))}.{signature}"
 
@@ -69,18 +69,18 @@ BAD: dict[str, Callable[[World, str], str]] = {
 
 
 @pytest.fixture(params=BAD, ids=lambda name: name.replace(" ", "-"))
-def bad(request: Any, world: World, arena: Any) -> str:
-    """A token that is not valid here."""
-    return BAD[request.param](world, arena.jwt_secret)
+def bad(request: Any, world: World, sandbox: Any) -> str:
+    """A token that is invalid for this stack."""
+    return BAD[request.param](world, sandbox.jwt_secret)
 
 
-async def test_a_bad_token_opens_nothing_of_rest(world: World, bad: str, arena: Any):
+async def test_rest_refuses_a_forged_token(world: World, bad: str, sandbox: Any):
     for headers in ({"apikey": bad}, {"authorization": f"Bearer {bad}"}):
         answer = await world.http.get("/rest/v1/job_queue", headers=headers)
         assert (answer.status_code, "API key" in answer.json()["message"]) == (401, True)
     for headers in (
-        {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"},
-        {"apikey": arena.service_role_key, "authorization": f"Bearer {bad}"},
+        {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad}"},
+        {"apikey": sandbox.service_role_key, "authorization": f"Bearer {bad}"},
     ):
         for method, target in (
             ("GET", "job_queue"),
@@ -90,35 +90,38 @@ async def test_a_bad_token_opens_nothing_of_rest(world: World, bad: str, arena: 
         ):
             answer = await world.http.request(method, f"/rest/v1/{target}", headers=headers)
             code = answer.json()["code"]
-            if code in ("42501", "22023"):  # the database has no such role for the API
+            if code in ("42501", "22023"):  # The database has no such role for the API.
                 assert answer.status_code in (400, 401, 403), answer.text
                 continue
             assert (answer.status_code, code) in ((401, "PGRST301"), (401, "PGRST303")), answer.text
             assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_a_bad_token_opens_nothing_of_realtime(world: World, bad: str, arena: Any):
+async def test_realtime_refuses_a_forged_token(world: World, bad: str, sandbox: Any):
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with dial(arena.api_url, bad):
+        async with open_socket(sandbox.api_url, bad):
             pass
     assert refused.value.response.status_code == 401
     topic = f"pq:user:{world.users['owner']}"
-    async with dial(arena.api_url, arena.anon_key) as line:
+    async with open_socket(sandbox.api_url, sandbox.anon_key) as line:
         reason = await line.join(topic, bad)
         assert reason is not None
         assert reason.partition(":")[0] in ("InvalidJWTToken", "JwtSignatureError", "MalformedJWT")
-        # A channel that was joined with a good one ends when it is renewed with a bad one.
+        # A channel that was joined with a valid token ends when it is renewed with an invalid one.
         assert await line.join(topic, world.tokens["owner"]) is None
         await line.send(f"realtime:{topic}", "access_token", {"access_token": bad})
-        assert [message["event"] for message in line.heard] == ["system", "phx_close"]
+        assert [message["event"] for message in line.messages] == ["system", "phx_close"]
     url = f"/realtime/v1/api/broadcast/{topic}/events/x?private=true"
-    for headers in ({"apikey": bad}, {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"}):
+    for headers in (
+        {"apikey": bad},
+        {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad}"},
+    ):
         answer = await world.http.post(url, headers=headers, json={})
         assert answer.status_code == 401
 
 
-async def test_a_bad_token_opens_nothing_of_storage(world: World, bad: str, arena: Any):
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"}
+async def test_storage_refuses_a_forged_token(world: World, bad: str, sandbox: Any):
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad}"}
     name = path(world)
     for method, target, status, content in (
         ("GET", f"object/pictures/{name}", "404", None),
@@ -141,11 +144,11 @@ async def test_a_bad_token_opens_nothing_of_storage(world: World, bad: str, aren
     assert answer.json()["error"] in ("InvalidJWT", "InvalidSignature")
 
 
-# Auth asks for the subject and not for the role, here as on the platform.
+# Auth requires the subject but not the role, here as on the platform.
 @pytest.mark.parametrize("flaw", [flaw for flaw in BAD if not flaw.startswith("a role")])
-async def test_a_bad_token_opens_nothing_of_auth(world: World, flaw: str, arena: Any):
-    token = BAD[flaw](world, arena.jwt_secret)
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+async def test_auth_refuses_a_forged_token(world: World, flaw: str, sandbox: Any):
+    token = BAD[flaw](world, sandbox.jwt_secret)
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     for method, target, content in (
         ("GET", "user", None),
         ("PUT", "user", {"password": "another horse battery"}),
@@ -157,13 +160,13 @@ async def test_a_bad_token_opens_nothing_of_auth(world: World, flaw: str, arena:
         assert (answer.status_code, answer.json()["error_code"]) == (403, "bad_jwt")
 
 
-async def test_a_bad_token_sets_no_fault(world: World, bad: str):
+async def test_a_forged_token_cannot_set_a_fault(world: World, bad: str):
     for headers in ({"apikey": bad}, {"authorization": f"Bearer {bad}"}):
         answer = await world.http.post("/_faults", headers=headers, json={"network_cut": True})
         assert answer.status_code == 403
 
 
-async def test_without_a_key_there_is_nothing(world: World):
+async def test_requests_without_a_key_are_refused(world: World):
     name = path(world)
     for method, target, status in (
         ("GET", "/rest/v1/job_queue", 401),
@@ -178,15 +181,15 @@ async def test_without_a_key_there_is_nothing(world: World):
         assert answer.status_code == status, answer.text
 
 
-async def test_a_token_without_a_role_is_nobodys(world: World, arena: Any):
+async def test_a_token_without_a_role_has_no_user(world: World, sandbox: Any):
     claims = _claims(world)
     del claims["role"]
-    token = _signed(claims, arena.jwt_secret)
-    await _is_nobody(world, arena, token)
+    token = _signed(claims, sandbox.jwt_secret)
+    await _has_no_user(world, sandbox, token)
 
 
-async def test_the_token_of_a_signed_url_opens_only_that_url(world: World, arena: Any):
-    """It is signed with the same secret, for another audience."""
+async def test_the_token_of_a_signed_url_opens_only_this_url(world: World, sandbox: Any):
+    """Use a token that is signed with the same secret for another audience."""
     name = path(world)
     signed = await world.ask(
         "owner", "POST", f"/storage/v1/object/sign/pictures/{name}", json={"expiresIn": 60}
@@ -194,15 +197,15 @@ async def test_the_token_of_a_signed_url_opens_only_that_url(world: World, arena
     url = signed.json["signedURL"]
     assert (await world.http.get(f"/storage/v1{url}")).status_code == 200
     token = url.partition("token=")[2]
-    await _is_nobody(world, arena, token)
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+    await _has_no_user(world, sandbox, token)
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     assert (await world.http.get("/auth/v1/user", headers=headers)).status_code == 403
-    # Nor does it open another picture, and no other token opens this one.
+    # It does not open another image, and no other token opens this one.
     for bucket, other, key in (
         ("pictures", "nobody/xyzzy.png", token),
         (world["bucket"], name, token),
         ("pictures", name, world.tokens["owner"]),
-        ("pictures", name, arena.service_role_key),
+        ("pictures", name, sandbox.service_role_key),
     ):
         answer = await world.http.get(
             f"/storage/v1/object/sign/{bucket}/{other}", params={"token": key}
@@ -210,8 +213,8 @@ async def test_the_token_of_a_signed_url_opens_only_that_url(world: World, arena
         assert (answer.status_code, answer.json()["error"]) == (400, "InvalidSignature")
 
 
-async def _is_nobody(world: World, arena: Any, token: str) -> None:
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+async def _has_no_user(world: World, sandbox: Any, token: str) -> None:
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     for target in ("job_queue", "generations", "queue_health"):
         answer = await world.http.get(f"/rest/v1/{target}", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "42501")
@@ -220,22 +223,22 @@ async def _is_nobody(world: World, arena: Any, token: str) -> None:
     name = path(world)
     answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
     assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
-    async with dial(arena.api_url, arena.anon_key) as line:
+    async with open_socket(sandbox.api_url, sandbox.anon_key) as line:
         reason = await line.join(f"pq:user:{world.users['owner']}", token)
         assert reason is not None and reason.startswith(("Unauthorized: ", "InvalidJWTToken: "))
 
 
 @pytest.mark.parametrize("audience", ["another-project", ["a", "b"], "", None, "service_role"])
-async def test_another_audience_gives_no_more_than_the_subject_has(
-    world: World, arena: Any, audience: Any
+async def test_another_audience_gives_no_more_permissions(
+    world: World, sandbox: Any, audience: Any
 ):
-    """No part of the platform looks at `aud`: tokens of other issuers carry their project's name.
+    """Use another audience: the platform ignores `aud`, because other issuers set their own.
 
-    What a token may do is its role's and its subject's; whoever can sign one can sign any.
+    The permissions of a token come from its role and subject, and a signer can choose both.
     """
-    claims = _claims(world, sub=world.users["stranger"], aud=audience)
-    token = _signed(claims, arena.jwt_secret)
-    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+    claims = _claims(world, sub=world.users["other_user"], aud=audience)
+    token = _signed(claims, sandbox.jwt_secret)
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     for method, target in (("GET", "generations"), ("POST", "rpc/list_jobs")):
         answer = await world.http.request(method, f"/rest/v1/{target}", headers=headers)
         assert (answer.status_code, answer.json()) == (200, [])
@@ -244,6 +247,6 @@ async def test_another_audience_gives_no_more_than_the_subject_has(
     name = path(world)
     answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
     assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
-    async with dial(arena.api_url, arena.anon_key) as line:
+    async with open_socket(sandbox.api_url, sandbox.anon_key) as line:
         assert await line.join(f"pq:user:{world.users['owner']}", token) is not None
-        assert await line.join(f"pq:user:{world.users['stranger']}", token) is None
+        assert await line.join(f"pq:user:{world.users['other_user']}", token) is None

@@ -1,4 +1,4 @@
-"""A page of another site gets nothing from the stack on the machine of whoever opens it."""
+"""Cross-origin requests: a page of another site cannot use the stack of the user who opens it."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from picture_queue.errors import LocalStackError
 from picture_queue.local.origin_check import OriginCheck
 from picture_queue.local.stack import LocalSupabase
-from tests.security.line import Line
+from tests.security.realtime_socket import RealtimeSocket
 from tests.security.world import World, path
 
 FOREIGN = (
@@ -52,21 +52,21 @@ REBOUND = (
     "0.0.0.0",
     "",
 )
-APP = "https://app.example"  # allowed by the option
+APP = "https://app.example"  # The option of the stack permits this origin.
 HANDSHAKE = "/realtime/v1/websocket"
 
 
 @pytest.fixture(scope="module")
 def open_to_app() -> Iterator[LocalSupabase]:
-    """A stack that lets the pages of one more origin call it."""
+    """A stack that permits requests from pages of one more origin."""
     with LocalSupabase(allowed_origins=(APP,)) as stack:
         yield stack
 
 
-def requests(world: World, arena: Any) -> list[tuple[str, str, dict[str, Any]]]:
-    """Method, address and content of requests that do something, with and without keys."""
-    simulator = arena.replicate_url.removesuffix("/v1")
-    token = {"authorization": f"Bearer {arena.replicate_token}"}
+def requests(world: World, sandbox: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Yield method, address and content of requests with effects, with and without keys."""
+    simulator = sandbox.replicate_url.removesuffix("/v1")
+    token = {"authorization": f"Bearer {sandbox.replicate_token}"}
     fault = {"json": {"kind": "fail"}}
     text = {"content": '{"kind": "fail"}', "headers": {"content-type": "text/plain"}}
     return [
@@ -83,13 +83,13 @@ def requests(world: World, arena: Any) -> list[tuple[str, str, dict[str, Any]]]:
         ("POST", f"{simulator}/_simulator/faults", fault),
         ("POST", f"{simulator}/_simulator/faults", text),
         ("POST", f"{simulator}/_simulator/reset", {}),
-        ("GET", f"{arena.replicate_url}/predictions", {"headers": token}),
+        ("GET", f"{sandbox.replicate_url}/predictions", {"headers": token}),
     ]
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
-async def test_a_foreign_origin_is_refused_everywhere(world: World, arena: Any, origin: str):
-    for method, url, content in requests(world, arena):
+async def test_a_foreign_origin_is_refused_everywhere(world: World, sandbox: Any, origin: str):
+    for method, url, content in requests(world, sandbox):
         for role in ("anon", "owner", "service"):
             given = content | {"headers": {**content.get("headers", {}), "origin": origin}}
             answer = await world.ask(role, method, url, **given)
@@ -101,8 +101,8 @@ async def test_a_foreign_origin_is_refused_everywhere(world: World, arena: Any, 
 
 
 @pytest.mark.parametrize("host", REBOUND)
-async def test_a_name_that_was_made_to_point_here_is_refused(world: World, arena: Any, host: str):
-    for method, url, content in requests(world, arena):
+async def test_dns_rebinding_is_refused(world: World, sandbox: Any, host: str):
+    for method, url, content in requests(world, sandbox):
         given = content | {"headers": {**content.get("headers", {}), "host": host}}
         answer = await world.ask("service", method, url, **given)
         assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
@@ -111,8 +111,8 @@ async def test_a_name_that_was_made_to_point_here_is_refused(world: World, arena
 @pytest.mark.parametrize(
     "hosts", [(), ("localhost", "evil.example"), ("evil.example", "localhost")]
 )
-async def test_each_host_is_looked_at(arena: Any, hosts: tuple[str, ...]):
-    address = urlsplit(arena.api_url)
+async def test_every_host_header_is_checked(sandbox: Any, hosts: tuple[str, ...]):
+    address = urlsplit(sandbox.api_url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     head = "GET /auth/v1/health HTTP/1.1\r\nconnection: close\r\n"
     writer.write((head + "".join(f"host: {host}\r\n" for host in hosts) + "\r\n").encode())
@@ -121,7 +121,7 @@ async def test_each_host_is_looked_at(arena: Any, hosts: tuple[str, ...]):
 
 
 @pytest.mark.parametrize("origin", OWN)
-async def test_a_page_of_this_machine_may_call(world: World, arena: Any, origin: str):
+async def test_a_page_on_localhost_may_call(world: World, sandbox: Any, origin: str):
     for role in ("owner", "service"):
         answer = await world.ask(
             role, "POST", "/rest/v1/rpc/list_jobs", json={}, headers={"origin": origin}
@@ -129,30 +129,37 @@ async def test_a_page_of_this_machine_may_call(world: World, arena: Any, origin:
         assert answer.status == 200
         assert answer.headers["access-control-allow-origin"] in ("*", origin)
         assert "Origin" in answer.headers["vary"]
-    async with dial(arena, arena.publishable_key, origin=origin) as line:
+    async with open_socket(sandbox, sandbox.publishable_key, origin=origin) as line:
         assert await line.join("room", world.tokens["owner"], private=False) is None
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
-async def test_no_foreign_page_opens_a_socket(world: World, arena: Any, origin: str):
-    for key in (arena.publishable_key, arena.secret_key, arena.anon_key, arena.service_role_key):
+async def test_a_socket_of_a_foreign_page_is_refused(world: World, sandbox: Any, origin: str):
+    for key in (
+        sandbox.publishable_key,
+        sandbox.secret_key,
+        sandbox.anon_key,
+        sandbox.service_role_key,
+    ):
         with pytest.raises(websockets.InvalidStatus) as refused:
-            async with dial(arena, key, origin=origin):
+            async with open_socket(sandbox, key, origin=origin):
                 pass
         assert refused.value.response.status_code == 403
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:54321"])
-async def test_no_rebound_name_opens_a_socket(arena: Any, host: str):
+async def test_a_socket_with_dns_rebinding_is_refused(sandbox: Any, host: str):
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with dial(arena, arena.secret_key, host=host):
+        async with open_socket(sandbox, sandbox.secret_key, host=host):
             pass
     assert refused.value.response.status_code == 403
 
 
-async def test_without_an_origin_another_site_may_only_show_pictures(world: World, arena: Any):
+async def test_another_site_without_an_origin_header_may_only_show_images(
+    world: World, sandbox: Any
+):
     crossing = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
-    for method, url, content in requests(world, arena):
+    for method, url, content in requests(world, sandbox):
         if "/storage/v1/object/" in url:
             continue
         given = content | {"headers": {**content.get("headers", {}), **crossing}}
@@ -161,14 +168,14 @@ async def test_without_an_origin_another_site_may_only_show_pictures(world: Worl
     picture = f"/storage/v1/object/sign/pictures/{path(world)}"
     signed = await world.ask("owner", "POST", picture, json={"expiresIn": 60})
     url = "/storage/v1" + signed.json["signedURL"]
-    # The page of the app is on localhost, and the stack on 127.0.0.1: to a browser two sites.
+    # The page is on localhost and the stack on 127.0.0.1. For a browser these are two sites.
     assert (await world.http.get(url, headers=crossing)).status_code == 200
     written = await world.http.post(picture, headers=crossing, json={"expiresIn": 60})
     assert written.status_code == 403
 
 
-async def test_switches_take_json_and_nothing_that_a_form_can_send(world: World, arena: Any):
-    simulator = arena.replicate_url.removesuffix("/v1")
+async def test_fault_switches_accept_only_json(world: World, sandbox: Any):
+    simulator = sandbox.replicate_url.removesuffix("/v1")
     for url, text in (
         ("/_faults", '{"network_cut": true}'),
         (f"{simulator}/_simulator/faults", '{"kind": "fail"}'),
@@ -183,8 +190,10 @@ async def test_switches_take_json_and_nothing_that_a_form_can_send(world: World,
 
 
 @pytest.mark.parametrize("role", ["nobody", "anon", "owner"])
-async def test_the_simulators_switches_need_the_secret_key(world: World, arena: Any, role: str):
-    simulator = arena.replicate_url.removesuffix("/v1") + "/_simulator"
+async def test_the_switches_of_the_simulator_need_the_secret_key(
+    world: World, sandbox: Any, role: str
+):
+    simulator = sandbox.replicate_url.removesuffix("/v1") + "/_simulator"
     headers = world.keys.get(role, {})
     for method, name in (
         ("GET", "faults"),
@@ -199,7 +208,7 @@ async def test_the_simulators_switches_need_the_secret_key(world: World, arena: 
     assert (answer.status, answer.json) == (200, [])
 
 
-async def test_an_allowed_origin_may_do_what_users_may(open_to_app: Any):
+async def test_an_allowed_origin_may_make_all_requests_of_users(open_to_app: Any):
     stack = open_to_app
     page = {"origin": APP}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=page) as http:
@@ -239,31 +248,31 @@ async def test_an_allowed_origin_may_do_what_users_may(open_to_app: Any):
             assert (answer.status_code, answer.json()["code"]) == (403, "foreign_page"), url
         other = await http.get("/auth/v1/health", headers={"origin": "https://other.example"})
         assert other.status_code == 403
-    async with dial(stack, stack.publishable_key, origin=APP) as line:
+    async with open_socket(stack, stack.publishable_key, origin=APP) as line:
         assert await line.join("room", token, private=False) is None
         refusal = await line.join("pq:queue:default", stack.service_role_key)
         assert refusal is not None and refusal.startswith("Unauthorized: ")
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with dial(stack, stack.secret_key, origin=APP):
+        async with open_socket(stack, stack.secret_key, origin=APP):
             pass
     assert refused.value.response.status_code == 403
 
 
 @asynccontextmanager
-async def dial(stack: Any, key: str, **headers: str) -> AsyncIterator[Line]:
-    """Opens a socket as a browser does for a page."""
+async def open_socket(stack: Any, key: str, **headers: str) -> AsyncIterator[RealtimeSocket]:
+    """Open a socket as a browser does for a page."""
     port = urlsplit(stack.api_url).port
     host = headers.pop("host", None)
     url = f"ws://{host or '127.0.0.1'}{HANDSHAKE}?apikey={key}&vsn=1.0.0"
     async with websockets.connect(
         url, host="127.0.0.1", port=port, additional_headers=headers, open_timeout=15
     ) as socket:
-        yield Line(socket)
+        yield RealtimeSocket(socket)
 
 
-def test_the_refusal_is_json_that_every_client_reads(arena: Any):
+def test_the_refusal_is_json_that_every_client_can_parse(sandbox: Any):
     headers = {"origin": "https://evil.example"}
-    answer = httpx.get(f"{arena.api_url}/rest/v1/job_queue", headers=headers)
+    answer = httpx.get(f"{sandbox.api_url}/rest/v1/job_queue", headers=headers)
     body = json.loads(answer.text)
     assert "'https://evil.example'" in body["message"] == body["msg"]
     assert "--allow-origin" in body["hint"]
@@ -272,7 +281,7 @@ def test_the_refusal_is_json_that_every_client_reads(arena: Any):
 @pytest.mark.parametrize(
     "origin", ["app.test", "https://app.test/", "https://a/b", "*", "null", ""]
 )
-def test_what_is_no_origin_cannot_be_allowed(origin: str):
-    """It would never match, and nobody would know why."""
+def test_a_malformed_origin_cannot_be_allowed(origin: str):
+    """Refuse a malformed origin, which would never match."""
     with pytest.raises(LocalStackError, match="is not an origin"):
         OriginCheck(Starlette(), pictures="/", allowed_origins=(origin,))

@@ -1,4 +1,4 @@
-"""A project in use: two signed-up users, one of them with things the other must not see."""
+"""A project in use: two signed-up users, one of them with rows that the other must not see."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from uuid import uuid4
 import asyncpg
 import httpx
 
-#: In every text of the owner's. Nobody else may ever read it in an answer.
+#: This word is in every text of the owner. No other user may read it in any answer.
 SECRET = "xyzzy"
 
 
 @dataclass
 class Answer:
-    """What came back, in the words the tests use."""
+    """An HTTP response, with shortcuts for the checks of the tests."""
 
     status: int
     text: str
@@ -26,7 +26,7 @@ class Answer:
 
     @property
     def code(self) -> str | None:
-        """The error's code: PostgREST's, a SQLSTATE, or the first word of ours."""
+        """The code of an error: PostgREST's, a SQLSTATE, or a PQ code."""
         body = self.json if self.status >= 400 else None
         if not isinstance(body, dict):
             return None
@@ -36,14 +36,14 @@ class Answer:
 
 @dataclass
 class World:
-    """One way in for each role, and what is there to be tried on."""
+    """A client for each role, and the objects that the roles try to use."""
 
     api_url: str
     db_url: str
     http: httpx.AsyncClient
-    keys: dict[str, dict[str, str]]  # headers by role
-    tokens: dict[str, str]  # what Realtime takes, by role
-    users: dict[str, str]  # id by role: owner, stranger
+    keys: dict[str, dict[str, str]]  # The headers of each role.
+    tokens: dict[str, str]  # The token that each role sends to Realtime.
+    users: dict[str, str]  # The ids of the owner and of the other user.
     queue: str = field(default_factory=lambda: f"q-{uuid4().hex[:8]}")
     job_type: str = f"{SECRET}-resize"
     prompt: str = f"a {SECRET} cat"
@@ -61,7 +61,7 @@ class World:
         headers: dict[str, str] | None = None,
         **content: Any,
     ) -> Answer:
-        """One request as a role; redirects are not followed and nothing is repeated."""
+        """Send one request as a role, without redirects and retries."""
         answer = await self.http.request(
             method, path, headers={**self.keys[role], **(headers or {})}, **content
         )
@@ -71,13 +71,13 @@ class World:
         return await self.ask(role, "POST", f"/rest/v1/rpc/{name}", json=arguments)
 
     async def do(self, role: str, name: str, /, **arguments: Any) -> Any:
-        """A call that has to succeed; its answer."""
+        """Make a call that must succeed; return its result."""
         answer = await self.rpc(role, name, **arguments)
         assert answer.status < 300, (name, answer)
         return answer.json
 
-    def not_for(self, role: str, request: str) -> set[str]:
-        """What an answer to that role must not hold, unless it was in the request."""
+    def hidden_words(self, role: str, request: str) -> set[str]:
+        """Return the words that no answer to this role may contain, except those sent."""
         if role in ("owner", "service"):
             return set()
         hidden = {SECRET, self.users["owner"], *self.ids.values()}
@@ -85,9 +85,9 @@ class World:
 
 
 async def make(stack: Any, http: httpx.AsyncClient) -> World:
-    """Fills a project as its users and workers would."""
+    """Fill a project as its users and workers would."""
     sessions = {}
-    for role in ("owner", "stranger"):
+    for role in ("owner", "other_user"):
         account = {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}
         sessions[role] = (
             await http.post(
@@ -121,7 +121,7 @@ async def make(stack: Any, http: httpx.AsyncClient) -> World:
 
 
 async def _add_generations(world: World) -> None:
-    """One that a worker is painting, and one that waits."""
+    """Start two generations, one of which a worker has claimed."""
     for name in ("generation", "other_generation"):
         started = await world.do("owner", "start_generation", prompt=world.prompt)
         world.ids[name], world.ids[f"{name}_job"] = started["generation_id"], started["job_id"]
@@ -129,15 +129,15 @@ async def _add_generations(world: World) -> None:
             jobs = await world.do(
                 "service",
                 "claim_jobs",
-                worker="painter",
+                worker="generator",
                 queues=["default"],
                 job_types=["generate-image"],
                 max_jobs=1000,
                 lease_seconds=3600,
             )
             (job,) = (job for job in jobs if job["id"] == started["job_id"])
-            world.ids["painting_lease"] = job["lease_id"]
-    under = {"job_id": world["generation_job"], "lease_id": world["painting_lease"]}
+            world.ids["generation_lease"] = job["lease_id"]
+    under = {"job_id": world["generation_job"], "lease_id": world["generation_lease"]}
     begun = await world.do("service", "begin_prediction", **under)
     world.ids["prediction"] = begun["prediction"]["id"]
     image = {"n": 1, "path": path(world), "mime_type": "image/png", "width": 1, "height": 1}
@@ -145,7 +145,7 @@ async def _add_generations(world: World) -> None:
 
 
 async def _add_jobs(world: World) -> None:
-    """Jobs of the owner's in each state the calls need."""
+    """Add jobs of the owner in each state that the calls need."""
     common = {
         "job_type": world.job_type,
         "user_id": world.users["owner"],
@@ -190,7 +190,7 @@ async def _add_jobs(world: World) -> None:
             idempotency_key=f"{SECRET}-{name}",
             priority=int(name == "pending"),
         )
-    # Without an owner its events go to a topic of its own.
+    # The job has no owner, so its events go to a topic of its own.
     world.ids["ownerless"] = await world.do(
         "service", "enqueue_job", job_type=world.job_type, queue=world.queue
     )
@@ -210,7 +210,7 @@ async def _add_jobs(world: World) -> None:
 
 
 async def _add_files(world: World) -> None:
-    """A picture of the owner's, one in nobody's folder, and one in another private bucket."""
+    """Add an image of the owner, one in an unowned folder, and one in another private bucket."""
     world.ids["bucket"] = f"{SECRET}-{world.queue}"
     made = await world.ask("service", "POST", "/storage/v1/bucket", json={"name": world["bucket"]})
     assert made.status == 200, made
@@ -226,12 +226,12 @@ async def _add_files(world: World) -> None:
 
 
 def path(world: World) -> str:
-    """Where the owner's picture is in its bucket."""
+    """Return the path of the owner's image in its bucket."""
     return f"{world.users['owner']}/{world['generation']}/1.png"
 
 
 def places(world: World) -> list[tuple[str, str]]:
-    """Bucket and name of each file."""
+    """Return bucket and name of each file."""
     return [
         ("pictures", path(world)),
         ("pictures", f"nobody/{SECRET}.png"),

@@ -69,7 +69,7 @@ class Database:
         The rollback at the end of the test restores the clock.
 
         Args:
-            seconds: By how much the clock moves.
+            seconds: The number of seconds by which the clock moves.
             maintained: False to leave the due maintenance undone.
         """
         offset = await self.value(
@@ -102,6 +102,13 @@ class Database:
         return [row["payload"] for row in rows]
 
 
+async def enqueue_items(db: Database, *items: dict[str, Any]) -> list[dict[str, Any]]:
+    """Enqueue jobs in one call, into the queue of the test; return its answer."""
+    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
+    answer: list[dict[str, Any]] = await db.value("select enqueue_jobs($1)", jobs)
+    return answer
+
+
 @asynccontextmanager
 async def transaction(url: str) -> AsyncIterator[Database]:
     """Open a connection and a transaction that is rolled back at the end."""
@@ -123,7 +130,7 @@ async def db(stack: Any) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 def own_database(stack: Any) -> Iterator[str]:
-    """A database for one test file, which reads whole tables and needs them without other rows."""
+    """An empty database for one test file that reads whole tables."""
     name = f"own_{uuid4().hex[:8]}"
     admin = address(stack.superuser_url, "postgres")
     url = address(stack.db_url, name)

@@ -1,4 +1,4 @@
-"""What users depend on: signatures, roles, and the statements of the system this one replaces."""
+"""The public contract: signatures, roles, and statements of the system that this one replaces."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from picture_queue import _rpc, errors
 SCHEMAS = Path(__file__).parents[2] / "supabase" / "schemas"
 RPC = Path(_rpc.__file__).parent
 
-#: Every public function: its parameters, which have defaults (=), and who may execute it.
+#: Every public function: its parameters (= marks a default), and the roles that may execute it.
 FUNCTIONS = {
     "begin_prediction": ("job_id, lease_id", "service"),
     "cancel_generation": ("generation_id, request_id=", "user"),
@@ -105,7 +105,7 @@ async def functions(db, schema):
     )
 
 
-async def test_every_public_function_is_in_the_table_with_its_parameters_and_roles(db):
+async def test_the_public_functions_have_the_listed_parameters_and_roles(db):
     found = {}
     for function in await functions(db, "public"):
         assert function["name"] not in found, "PostgREST cannot choose between overloads"
@@ -116,7 +116,7 @@ async def test_every_public_function_is_in_the_table_with_its_parameters_and_rol
     assert found == {name: (params, ROLES[who]) for name, (params, who) in FUNCTIONS.items()}
 
 
-async def test_no_function_is_open_to_everyone_or_finds_objects_by_search_path(db):
+async def test_every_function_has_a_fixed_search_path_and_no_grant_to_public(db):
     for schema in ("public", "picture_queue"):
         for function in await functions(db, schema):
             assert not function["open_to_public"], function["signature"]
@@ -124,7 +124,7 @@ async def test_no_function_is_open_to_everyone_or_finds_objects_by_search_path(d
 
 
 async def test_no_function_has_a_backslash_in_a_plain_literal(db):
-    """Where a role or database has `standard_conforming_strings` off it would be an escape."""
+    """Check for backslashes, which are escapes if `standard_conforming_strings` is off."""
     token = re.compile(r"--[^\n]*|\$(\w*)\$.*?\$\1\$|(\bE)?'(?:[^']|'')*'", re.S | re.I)
     rows = await db.rows(
         """select p.oid::regprocedure::text as name, p.prosrc from pg_proc p
@@ -140,14 +140,14 @@ async def test_no_function_has_a_backslash_in_a_plain_literal(db):
     assert found == {}
 
 
-async def test_what_users_may_call_in_public_has_no_rights_of_its_own(db):
+async def test_no_public_function_for_users_is_a_security_definer(db):
     for function in await functions(db, "public"):
         if "authenticated" in (function["roles"] or ()):
             assert not function["definer"], function["signature"]
 
 
-async def test_every_table_has_row_level_security_and_every_view_its_readers_rights(db):
-    """What is granted is in docs/security.md, and tests/security holds it against the database."""
+async def test_tables_have_row_level_security_and_views_are_security_invokers(db):
+    """Check row level security; tests/security compares the grants with docs/security.md."""
     rows = await db.rows(
         """select c.oid::regclass::text as name, c.relkind::text as kind, c.relrowsecurity as rls,
           c.reloptions as options from pg_class c
@@ -172,17 +172,17 @@ async def test_every_table_has_row_level_security_and_every_view_its_readers_rig
         "select count(*) from job_queue where status = 'pending'",
     ],
 )
-async def test_the_statements_of_the_old_system_run_as_they_are(db, statement):
+async def test_statements_of_the_old_system_run_unchanged(db, statement):
     await db.rows(statement)
 
 
-async def test_complete_job_runs_as_it_did(db):
+async def test_complete_job_of_the_old_system_runs_unchanged(db):
     job_id = await db.value("select enqueue_job('generate-image', '{}'::jsonb, 1000000)")
     assert (await db.rows("select * from claim_next_job()"))[0]["id"] == job_id
     assert await db.value(f"select complete_job('{job_id}', null, null)") == "completed"
 
 
-async def test_updated_at_is_kept_by_a_trigger(db):
+async def test_a_trigger_sets_updated_at(db):
     job_id = await db.enqueue()
     before = (await db.job(job_id))["updated_at"]
     await db.pass_time(5)
@@ -190,10 +190,10 @@ async def test_updated_at_is_kept_by_a_trigger(db):
     assert ((await db.job(job_id))["updated_at"] - before).total_seconds() >= 5
 
 
-async def test_python_calls_functions_that_exist_with_parameters_they_have():
+async def test_python_calls_only_existing_functions():
     source = "".join(file.read_text("utf-8") for file in RPC.glob("*.py"))
     called = set(re.findall(r'(?:Rpc|list_page)\(\s*"(\w+)"', source))
-    # The two are for SQL and for callers of the system this one replaces.
+    # These two are for SQL, and for callers of the system that this one replaces.
     assert called == FUNCTIONS.keys() - {"claim_next_job", "complete_job"}
 
 
@@ -204,7 +204,7 @@ async def test_the_table_of_codes_is_the_same_in_sql_and_python():
     assert in_sql == in_python
 
 
-async def test_the_version_in_sql_is_the_contract_python_is_written_for(db):
+async def test_sql_and_python_have_the_same_version_and_contract(db):
     from picture_queue import __version__
 
     found = await db.value("select picture_queue_version()")
@@ -212,7 +212,7 @@ async def test_the_version_in_sql_is_the_contract_python_is_written_for(db):
     assert found["version"] == __version__
 
 
-async def test_catalogue_in_sql_is_the_catalogue_in_python(db):
+async def test_sql_and_python_have_the_same_catalogue(db):
     path = Path(__file__).parents[2] / "picture_queue/providers/replicate/models.json"
     models = json.loads(path.read_text("utf-8"))
     offered = await db.value("select list_models()")
@@ -220,7 +220,7 @@ async def test_catalogue_in_sql_is_the_catalogue_in_python(db):
     assert {model["model_id"] for model in offered} == {model["id"] for model in models}
 
 
-async def test_maintenance_is_scheduled_only_where_pg_cron_is(db):
+async def test_maintenance_is_scheduled_only_with_pg_cron(db):
     assert await db.value("select picture_queue.schedule_maintenance()") in (
         "pg_cron is not installed",
         "scheduled",

@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 import pytest
 
 
-async def test_one_report_may_have_a_stale_and_a_valid_lease_of_a_job(db):
-    """A worker that lost a job and claimed it again reports both attempts."""
+async def test_a_report_may_contain_a_stale_and_a_valid_lease_of_one_job(db):
+    """Report both attempts of a worker that lost a job and claimed it again."""
     await db.enqueue()
     (lost,) = await db.claim(lease=5.0)
     await db.pass_time(6)
@@ -31,7 +31,7 @@ async def test_one_report_may_have_a_stale_and_a_valid_lease_of_a_job(db):
 
 
 @pytest.mark.parametrize("outcome", ["snoozed", "released", "parked"])
-async def test_only_failures_count_for_the_breaker(db, outcome):
+async def test_only_failures_count_for_the_circuit_breaker(db, outcome):
     await db.value("select set_queue($1, $2)", db.queue, {"breaker_failures": 2})
     await db.enqueue()
     (job,) = await db.claim()
@@ -67,7 +67,7 @@ async def test_a_replaced_job_is_no_longer_blocked_by_its_old_limit_key(db):
     assert [job["id"] for job in await db.claim()] == [job_id]
 
 
-async def test_a_snooze_that_pauses_the_queue_pauses_it_until_run_at(db):
+async def test_a_snooze_can_pause_the_queue_until_its_run_at(db):
     await db.enqueue()
     other = await db.enqueue()
     (job,) = await db.claim()
@@ -89,8 +89,8 @@ async def test_an_expired_lease_of_claim_next_job_is_stale(db):
 
 
 @pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
-async def test_unique_states_may_not_leave_out_processing(db, state):
-    """Uniqueness that is dropped at the start could not be restored at the end."""
+async def test_unique_states_after_processing_must_include_processing(db, state):
+    """Refuse the option: uniqueness that ends at the start could not be restored at the end."""
     options = {"unique": {"states": ["pending", state]}}
     refused = await db.refusal("select enqueue_job('a', options => $1)", options)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")

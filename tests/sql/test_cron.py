@@ -75,12 +75,12 @@ def next_by_cronsim(cron, zone, after):
 
 def is_shown(cron, zone, at):
     """Return True if the local time matches the expression."""
-    told, clock = CronSim(cron, datetime(2000, 1, 1)), at.astimezone(ZoneInfo(zone))
+    matcher, clock = CronSim(cron, datetime(2000, 1, 1)), at.astimezone(ZoneInfo(zone))
     return (
-        clock.minute in told.minutes
-        and clock.hour in told.hours
-        and clock.month in told.months
-        and told.match_day(clock.date())
+        clock.minute in matcher.minutes
+        and clock.hour in matcher.hours
+        and clock.month in matcher.months
+        and matcher.match_day(clock.date())
     )
 
 

@@ -1,4 +1,4 @@
-"""Two transactions that make the same calls in opposite order: one of them is told to repeat."""
+"""Deadlocks: two transactions make the same calls in opposite order, and one is told to retry."""
 
 import asyncio
 from uuid import UUID, uuid4
@@ -11,7 +11,7 @@ from tests.databases import connect
 EVERY = {"every_seconds": 60, "job_type": "t"}
 IMAGE = {"n": 1, "path": "a.png", "mime_type": "image/png", "width": 1, "height": 1, "bytes": 1}
 
-#: For each of two things a statement that locks it, and what it is given.
+#: For each pair of objects a statement that locks one of them, and its arguments.
 CALLS = {
     "set_schedule": ("set_schedule($1, $2)", lambda it: (it["name"], {**EVERY, "missed": "all"})),
     "pause_schedule": ("pause_schedule($1)", lambda it: (it["name"],)),
@@ -42,7 +42,7 @@ async def two(own_database):
 
 
 async def make(connection):
-    """A schedule, and a running job of a generation with the row of its prediction."""
+    """Create a schedule, and a running job of a generation with its prediction."""
     name = f"s-{uuid4().hex}"
     await connection.fetchval("select set_schedule($1, $2)", name, EVERY)
     await connection.fetchval("select start_generation('a boat')")
@@ -54,9 +54,9 @@ async def make(connection):
 
 
 @pytest.mark.parametrize("name", list(CALLS))
-async def test_a_deadlock_is_answered_with_busy(two, name):
+async def test_a_deadlock_is_reported_as_busy(two, name):
     call, arguments = CALLS[name]
-    things = [await make(two[0]) for _ in range(2)]
+    objects = [await make(two[0]) for _ in range(2)]
 
     async def turn(connection, first, second, barrier):
         transaction = connection.transaction()
@@ -74,8 +74,8 @@ async def test_a_deadlock_is_answered_with_busy(two, name):
 
     barrier = asyncio.Barrier(2)
     answers = await asyncio.gather(
-        turn(two[0], things[0], things[1], barrier), turn(two[1], things[1], things[0], barrier)
+        turn(two[0], objects[0], objects[1], barrier), turn(two[1], objects[1], objects[0], barrier)
     )
-    # Calls that wait for a bounded time only may both give up.
+    # Two calls that wait only for a bounded time may both give up.
     assert set(answers) <= {None, ("PT503", "PQ_BUSY")}
     assert ("PT503", "PQ_BUSY") in answers

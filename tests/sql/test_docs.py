@@ -1,4 +1,4 @@
-"""The SQL reference and the state diagram say what the database does."""
+"""The SQL reference and the state diagram, compared with the database."""
 
 import re
 from pathlib import Path
@@ -13,20 +13,20 @@ STATES = (DOCS / "states.md").read_text("utf-8")
 
 
 def section(text: str, title: str) -> str:
-    """Returns what stands under a heading."""
+    """Return the text under a heading."""
     found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
     assert found, title
     return found[1]
 
 
 def named(text: str) -> set[str]:
-    """Returns the names in the first column of the tables."""
+    """Return the names in the first column of the tables."""
     rows = re.findall(r"^\| (`[^|]*`) \|", text, re.M)
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
 def heading(name: str, arguments: str) -> str:
-    """Returns a function's signature as the reference writes it."""
+    """Return the signature of a function as the reference writes it."""
     text = arguments.replace("timestamp with time zone", "timestamptz")
     text = re.sub(
         r" DEFAULT ([^,]*?\(\)|'[^']*'|[^,:]+)(::[a-z\[\] ]+)?(?=,|$)",
@@ -36,7 +36,7 @@ def heading(name: str, arguments: str) -> str:
     return f"{name}({text})"
 
 
-async def test_every_function_has_its_signature_and_who_may_call_it(db):
+async def test_the_reference_has_every_signature_and_its_callers(db):
     functions = await db.rows(
         """select p.proname as name, pg_get_function_arguments(p.oid) as arguments,
           has_function_privilege('authenticated', p.oid, 'execute') as for_users
@@ -47,54 +47,54 @@ async def test_every_function_has_its_signature_and_who_may_call_it(db):
     assert entries.keys() == {heading(f["name"], f["arguments"]) for f in functions}
     for function in functions:
         entry = entries[heading(function["name"], function["arguments"])]
-        who = "user" if function["for_users"] else "service"
-        assert f"**{who}** →" in entry, function["name"]
+        callers = "user" if function["for_users"] else "service"
+        assert f"**{callers}** →" in entry, function["name"]
         codes = set(re.findall(r"`(PQ_\w+)`", entry))
         assert codes <= errors.BY_CODE.keys()
 
 
-async def test_the_tables_of_settings_have_every_column(db):
+async def test_the_reference_lists_every_setting(db):
     columns = """select column_name from information_schema.columns
       where table_name = $1 and table_schema = 'picture_queue'"""
     setting = {row["column_name"] for row in await db.rows(columns, "setting")}
-    told = named(section(SQL, "Settings")) - {"create", "refuse"}
-    assert told == setting - {"only_row"}
+    documented = named(section(SQL, "Settings")) - {"create", "refuse"}
+    assert documented == setting - {"only_row"}
     queue = {row["column_name"] for row in await db.rows(columns, "queue")}
-    told = {"name", "paused_until", "pause_reason", "created_at"}
-    told |= {"reorder_after", "reorder_again_at"}  # internal
-    assert named(section(SQL, "Queue settings")) == queue - told
+    documented = {"name", "paused_until", "pause_reason", "created_at"}
+    documented |= {"reorder_after", "reorder_again_at"}  # These columns are internal.
+    assert named(section(SQL, "Queue settings")) == queue - documented
 
 
 @pytest.mark.parametrize(("function", "part"), [("_check_jobs", 0), ("_options_problem", 1)])
-async def test_the_tables_of_an_item_have_what_is_known_of_it(db, function, part):
+async def test_the_reference_lists_every_field_of_an_item(db, function, part):
     text = section(SQL, "Items").split("in `options`")[part]
     source = await db.value(
         """select prosrc from pg_proc
         where proname = $1 and pronamespace = 'picture_queue'::regnamespace""",
         function,
     )
-    # What these functions have no rule for they refuse.
+    # These functions refuse fields without a rule.
     known = re.search(r"'\{\n(.*?)\}'", source, re.S)
     assert known
-    # generation_id is said by start_generation only.
+    # Only start_generation sets generation_id.
     assert named(text) == set(re.findall(r'"(\w+)": \[', known[1])) - {"generation_id"}
 
 
-async def test_the_table_of_filters_has_every_key(db):
+async def test_the_reference_lists_every_filter(db):
     source = await db.value("select prosrc from pg_proc where proname = '_jobs_where'")
     known = re.search(r"'\{\n(.*?)\}'", source, re.S)
     assert known
     assert named(section(SQL, "Filters")) == set(re.findall(r'"(\w+)": \[', known[1]))
 
 
-def test_the_table_of_errors_is_that_of_the_library():
+def test_the_reference_lists_the_errors_of_the_library():
     rows = re.findall(r"^\| `(PQ_\w+)` \| (\d+) \| `(\w+)` \|", SQL, re.M)
     assert rows == [
         (code, str(error.http_status), error.__name__) for code, error in errors.BY_CODE.items()
     ]
 
 
-async def test_the_transitions_and_the_diagram_are_those_of_the_database(db):
+async def test_the_documented_transitions_equal_those_of_the_database(db):
     transitions = await db.rows(
         """select action, coalesce(from_hold, from_status) as "from",
           coalesce(to_hold, to_status) as "to", attempt_delta as delta

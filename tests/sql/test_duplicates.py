@@ -1,4 +1,4 @@
-"""Jobs that are there already: repeated calls, unique keys, and what replaces a job."""
+"""Duplicates: repeated calls, unique keys, and the replacement of jobs."""
 
 import asyncio
 from typing import Any
@@ -6,12 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from .conftest import transaction
-
-
-async def enqueue(db: Any, *items: dict[str, Any]) -> list[dict[str, Any]]:
-    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
-    return await db.value("select enqueue_jobs($1)", jobs)
+from .conftest import enqueue_items, transaction
 
 
 def outcomes(answer: list[dict[str, Any]]) -> list[str]:
@@ -29,7 +24,7 @@ async def counts(db: Any, queue: str) -> dict[str, int]:
     return {row["state"]: row["n"] for row in rows}
 
 
-# A repeated call finds its jobs, whatever has become of what they named.
+# A repeated call finds its jobs, even if the queue, batch or parent has changed since.
 
 
 @pytest.fixture(params=["job_id", "idempotency_key"])
@@ -37,58 +32,58 @@ def key(request) -> dict[str, str]:
     return {request.param: str(uuid4())}
 
 
-async def test_a_repeat_is_answered_by_a_queue_that_drains(db, key):
-    first = await enqueue(db, key)
+async def test_a_repeated_call_succeeds_on_a_draining_queue(db, key):
+    first = await enqueue_items(db, key)
     await db.value("select drain_queue($1)", db.queue)
-    assert await enqueue(db, key) == [{**first[0], "outcome": "existing"}]
+    assert await enqueue_items(db, key) == [{**first[0], "outcome": "existing"}]
     jobs = [{"job_type": "sql-resize", "queue": db.queue, **one} for one in (key, {})]
     refused = await db.refusal("select enqueue_jobs($1)", jobs)
     assert refused.message.startswith("PQ_QUEUE_DRAINING")
 
 
-async def test_a_repeat_is_answered_after_its_queue_became_unknown(db, key):
-    first = await enqueue(db, key)
+async def test_a_repeated_call_succeeds_after_its_queue_was_deleted(db, key):
+    first = await enqueue_items(db, key)
     await db.run("delete from picture_queue.queue where name = $1", db.queue)
     await db.value('select set_setting(\'{"unknown_queue": "refuse"}\')')
-    assert await enqueue(db, key) == [{**first[0], "outcome": "existing"}]
+    assert await enqueue_items(db, key) == [{**first[0], "outcome": "existing"}]
     assert await db.value("select count(*) from picture_queue.queue where name = $1", db.queue) == 0
 
 
-async def test_a_repeat_is_answered_after_its_batch_has_finished(db, key):
+async def test_a_repeated_call_succeeds_after_its_batch_finished(db, key):
     batch = (
         await db.value("select enqueue_batch($1)", [{"job_type": "sql-resize", "queue": db.queue}])
     )["batch_id"]
     item = {**key, "options": {"batch_id": batch}}
-    first = await enqueue(db, item)
+    first = await enqueue_items(db, item)
     for job in await db.claim(2):
         await db.report(job, "completed")
-    assert await enqueue(db, item) == [{**first[0], "outcome": "existing"}]
+    assert await enqueue_items(db, item) == [{**first[0], "outcome": "existing"}]
     refused = await db.refusal("select enqueue_job('a', options => $1)", {"batch_id": batch})
     assert refused.message.startswith("PQ_CONFLICT")
 
 
-async def test_a_repeat_is_answered_after_its_parent_was_discarded(db, key):
-    (parent,) = await enqueue(db, {})
+async def test_a_repeated_call_succeeds_after_its_parent_was_discarded(db, key):
+    (parent,) = await enqueue_items(db, {})
     item = {**key, "options": {"depends_on": [parent["job_id"]]}}
-    first = await enqueue(db, item)
+    first = await enqueue_items(db, item)
     (job,) = await db.claim()
     await db.report(job, "completed")
     await db.value("select change_jobs('discard', $1)", {"queue": db.queue, "status": "completed"})
-    assert await enqueue(db, item) == [{**first[0], "outcome": "existing"}]
+    assert await enqueue_items(db, item) == [{**first[0], "outcome": "existing"}]
 
 
-async def test_a_new_child_beside_a_repeat_still_waits_for_it(db, key):
+async def test_a_new_child_waits_for_an_existing_parent_of_the_same_call(db, key):
     parent = {**key, "job_id": key.get("job_id", str(uuid4()))}
-    (first,) = await enqueue(db, parent)
+    (first,) = await enqueue_items(db, parent)
     child = {"options": {"depends_on": [parent["job_id"]]}}
-    answer = await enqueue(db, parent, child)
+    answer = await enqueue_items(db, parent, child)
     assert outcomes(answer) == ["existing", "created"]
     assert (await db.job(answer[1]["job_id"]))["hold"] == "waiting"
     (job,) = await db.claim(5)
     assert job["id"] == first["job_id"]
 
 
-async def test_a_repeated_generation_is_answered_whatever_became_of_its_model(db):
+async def test_a_repeated_generation_succeeds_after_its_model_was_disabled(db):
     options = {"idempotency_key": uuid4().hex}
     call = "select start_generation('a cat', options => $1)"
     first = await db.value(call, options)
@@ -96,16 +91,16 @@ async def test_a_repeated_generation_is_answered_whatever_became_of_its_model(db
     assert await db.value(call, options) == first
 
 
-async def test_thousands_are_repeated_in_one_call(db):
+async def test_a_call_with_thousands_of_jobs_can_be_repeated(db):
     keys = [{"idempotency_key": f"{n}"} for n in range(8000)]
-    first = await enqueue(db, *keys)
-    again = await enqueue(db, *keys)
+    first = await enqueue_items(db, *keys)
+    again = await enqueue_items(db, *keys)
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
     assert set(outcomes(again)) == {"existing"}
 
 
 @pytest.mark.parametrize("kind", ["job_id", "idempotency_key", "unique"])
-async def test_jobs_beside_one_that_is_there_are_written_once(db, kind):
+async def test_a_duplicate_does_not_make_other_jobs_be_inserted_twice(db, kind):
     def item(n: int) -> dict[str, Any]:
         if kind == "unique":
             return {"payload": {"n": n}, "options": {"unique": {}}}
@@ -120,10 +115,10 @@ async def test_jobs_beside_one_that_is_there_are_written_once(db, kind):
         """create trigger count_rows before insert on public.job_queue
         for each row execute function public.count_rows()"""
     )
-    await enqueue(db, item(99))
-    answer = await enqueue(db, *(item(n) for n in range(100)))
+    await enqueue_items(db, item(99))
+    answer = await enqueue_items(db, *(item(n) for n in range(100)))
     assert outcomes(answer) == ["created"] * 99 + ["existing"]
-    # A sequence keeps what a subtransaction that was undone has taken.
+    # A sequence is not rolled back, so it also counts rows of undone subtransactions.
     assert await db.value("select last_value from public.written_n_seq") == 100
 
 
@@ -139,7 +134,7 @@ async def test_jobs_beside_one_that_is_there_are_written_once(db, kind):
         (["Page"], ""),
     ],
 )
-async def test_a_name_that_is_no_key_of_the_payload_is_refused(db, by, hint):
+async def test_a_unique_field_that_the_payload_lacks_is_refused(db, by, hint):
     item = {"payload": {"page": 1, "user": {"id": 7}}, "options": {"unique": {"by": by}}}
     jobs = [{"job_type": "a", "queue": db.queue, **item}]
     refused = await db.refusal("select enqueue_jobs($1)", jobs)
@@ -149,7 +144,7 @@ async def test_a_name_that_is_no_key_of_the_payload_is_refused(db, by, hint):
     )
 
 
-async def test_uniqueness_by_nothing_is_refused(db):
+async def test_an_empty_list_of_unique_fields_is_refused(db):
     options = {"unique": {"by": []}}
     refused = await db.refusal("select enqueue_job('a', options => $1)", options)
     assert refused.detail.startswith("options.unique.by is []")
@@ -165,7 +160,7 @@ async def test_uniqueness_by_nothing_is_refused(db):
     ],
 )
 @pytest.mark.parametrize("by", [None, 1])
-async def test_what_is_equal_as_jsonb_is_the_same_job(db, one, other, by):
+async def test_payloads_that_are_equal_as_jsonb_are_duplicates(db, one, other, by):
     assert await db.value("select $1::text::jsonb = $2::text::jsonb", one, other)
     sql = "select enqueue_job('a', $1::text::jsonb, queue => $2, options => $3)"
     names = await db.value("select array(select jsonb_object_keys($1::text::jsonb))", one)
@@ -178,7 +173,7 @@ async def test_what_is_equal_as_jsonb_is_the_same_job(db, one, other, by):
     ("one", "other"),
     [('{"n": "1.0"}', '{"n": "1.00"}'), ('{"n": 10}', '{"n": 1}'), ('{"n": 1}', '{"n": "1"}')],
 )
-async def test_what_differs_as_jsonb_is_another_job(db, one, other):
+async def test_payloads_that_differ_as_jsonb_are_no_duplicates(db, one, other):
     sql = "select enqueue_job('a', $1::text::jsonb, queue => $2, options => '{\"unique\": {}}')"
     assert await db.value(sql, one, db.queue) != await db.value(sql, other, db.queue)
 
@@ -190,22 +185,22 @@ def unique(n: int, on_conflict: str, **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("hold", ["", "scheduled", "blocked", "waiting"])
 async def test_replace_into_another_queue_moves_the_job(db, hold):
-    """Wherever it stands, it is claimed from the new queue, and both counts are right."""
+    """Replace a job in each state; the new queue returns it, and both counts are right."""
     options: dict[str, Any] = {}
     if hold == "scheduled":
         options = {"delay_seconds": 60}
     elif hold == "waiting":
-        options = {"depends_on": [(await enqueue(db, {"queue": "other"}))[0]["job_id"]]}
+        options = {"depends_on": [(await enqueue_items(db, {"queue": "other"}))[0]["job_id"]]}
     elif hold == "blocked":
         await db.value("select pause_key('k:1')")
         options = {"limit_keys": ["k:1"]}
-    (first,) = await enqueue(db, unique(1, "ignore", **options))
+    (first,) = await enqueue_items(db, unique(1, "ignore", **options))
     if hold == "blocked":
         assert await db.claim() == []
     assert await counts(db, db.queue) == {hold or "pending": 1}
 
     old, db.queue = db.queue, f"{db.queue}-new"
-    answer = await enqueue(db, unique(1, "replace"))
+    answer = await enqueue_items(db, unique(1, "replace"))
     assert answer == [{"job_id": first["job_id"], "outcome": "replaced"}]
     assert await counts(db, old) == {}
     state = "waiting" if hold == "waiting" else "pending"
@@ -216,18 +211,18 @@ async def test_replace_into_another_queue_moves_the_job(db, hold):
         assert [job["id"] for job in await db.claim()] == [first["job_id"]]
 
 
-async def test_replace_into_a_fair_queue_takes_its_turn_there(db):
-    (first,) = await enqueue(db, unique(1, "ignore"))
+async def test_a_job_replaced_into_a_fair_queue_gets_a_place_in_its_order(db):
+    (first,) = await enqueue_items(db, unique(1, "ignore"))
     db.queue += "-fair"
     await db.value("select set_queue($1, $2)", db.queue, {"fair_share": True})
-    await enqueue(db, *({"options": {"tenant": "busy"}} for _ in range(3)))
-    await enqueue(db, unique(1, "replace", tenant="quiet"))
+    await enqueue_items(db, *({"options": {"tenant": "busy"}} for _ in range(3)))
+    await enqueue_items(db, unique(1, "replace", tenant="quiet"))
     assert (await db.job(first["job_id"]))["tenant"] == "quiet"
     assert first["job_id"] in [job["id"] for job in await db.claim(2)]
 
 
-async def test_the_last_of_several_in_one_call_decides(db):
-    (first,) = await enqueue(db, unique(1, "ignore"))
+async def test_the_last_of_several_duplicates_in_one_call_wins(db):
+    (first,) = await enqueue_items(db, unique(1, "ignore"))
     items = [
         unique(1, "debounce"),
         unique(1, "replace", tags=["a"]),
@@ -236,7 +231,7 @@ async def test_the_last_of_several_in_one_call_decides(db):
         unique(1, "debounce", delay_seconds=60),
         unique(1, "debounce"),
     ]
-    answer = await enqueue(db, *items)
+    answer = await enqueue_items(db, *items)
     assert {job["job_id"] for job in answer} == {first["job_id"]}
     assert outcomes(answer) == [
         "debounced", "replaced", "replaced", "existing", "debounced", "debounced",
@@ -247,33 +242,33 @@ async def test_the_last_of_several_in_one_call_decides(db):
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
-async def test_thousands_are_renewed_in_one_call(db, on_conflict):
-    first = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
-    again = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
+async def test_thousands_of_duplicates_are_replaced_in_one_call(db, on_conflict):
+    first = await enqueue_items(db, *(unique(n, on_conflict) for n in range(3000)))
+    again = await enqueue_items(db, *(unique(n, on_conflict) for n in range(3000)))
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
     assert set(outcomes(again)) == {f"{on_conflict}d"}
 
 
 @pytest.mark.parametrize("on_conflict", ["ignore", "replace", "debounce"])
-async def test_thousands_are_renewed_in_time_after_the_table_was_analyzed_empty(
+async def test_thousands_of_duplicates_are_quick_with_statistics_of_an_empty_table(
     own_database, on_conflict
 ):
-    """Plans made for no rows must not look at each pair of jobs."""
+    """Check that plans made for an empty table do not compare each pair of jobs."""
     async with transaction(own_database) as db:
         items = [unique(n, on_conflict) for n in range(3000)]
         await db.run("insert into job_queue (job_type) select 'x' from generate_series(1, 5000)")
         await db.run("delete from job_queue")
         await db.run("analyze job_queue")
-        await enqueue(db, *items)
+        await enqueue_items(db, *items)
         async with asyncio.timeout(20):
-            assert set(outcomes(await enqueue(db, *items))).isdisjoint({"created"})
+            assert set(outcomes(await enqueue_items(db, *items))).isdisjoint({"created"})
 
 
-async def test_jobs_of_one_call_that_share_keys_in_a_chain_are_sorted_out(db):
+async def test_chains_of_duplicates_in_one_call_are_resolved(db):
     keys = [str(uuid4()) for _ in range(4)]
     payloads = [{"id": str(uuid4())} for _ in range(4)]
     only = {"unique": {}}
-    answer = await enqueue(
+    answer = await enqueue_items(
         db,
         {"payload": payloads[0], "options": only},
         {"payload": payloads[0], "options": only, "idempotency_key": keys[0]},
@@ -287,7 +282,7 @@ async def test_jobs_of_one_call_that_share_keys_in_a_chain_are_sorted_out(db):
     assert await counts(db, db.queue) == {"pending": 3}
 
 
-async def test_a_trigger_that_finds_a_duplicate_of_its_own_is_heard(db):
+async def test_a_unique_violation_in_a_trigger_is_reported(db):
     await db.run("create table public.seen (job_type text primary key)")
     await db.run(
         """create function public.note() returns trigger language plpgsql as $$

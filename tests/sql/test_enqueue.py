@@ -1,11 +1,11 @@
-"""Enqueue: what is written, what is refused, and that a repetition writes nothing."""
+"""Enqueue: defaults, validation and idempotency."""
 
 from uuid import UUID, uuid4
 
 import pytest
 
 
-async def test_defaults_come_from_the_job_type_then_the_queue_then_the_setting(db):
+async def test_defaults_come_from_job_type_queue_and_setting_in_this_order(db):
     await db.run(
         "insert into picture_queue.queue (name, max_attempts, timeout_seconds) values ($1, 7, 70)",
         db.queue,
@@ -25,7 +25,7 @@ async def test_defaults_come_from_the_job_type_then_the_queue_then_the_setting(d
     assert {job["timeout_seconds"] for job in claimed} == {70}
 
 
-async def test_an_unknown_queue_is_made_with_defaults(db):
+async def test_an_unknown_queue_is_created_with_defaults(db):
     await db.enqueue()
     assert await db.value("select events from picture_queue.queue where name = $1", db.queue)
 
@@ -49,7 +49,7 @@ async def test_an_idempotency_key_holds_per_type_and_owner(db):
     assert await db.enqueue(idempotency_key="k", user_id=user) != first
 
 
-async def test_many_jobs_in_one_call_are_answered_in_order(db):
+async def test_the_answers_for_many_jobs_are_in_the_order_of_the_call(db):
     key = uuid4().hex
     jobs = [{"job_type": "a", "queue": db.queue, "priority": i} for i in range(3)]
     jobs += [{"job_type": "a", "idempotency_key": key}, {"job_type": "a", "idempotency_key": key}]
@@ -60,7 +60,7 @@ async def test_many_jobs_in_one_call_are_answered_in_order(db):
         assert (await db.job(item["job_id"]))["priority"] == i
 
 
-async def test_many_jobs_are_all_written_or_none(db):
+async def test_a_call_inserts_all_of_its_jobs_or_none(db):
     jobs = [{"job_type": "a", "queue": db.queue}, {"job_type": "a", "queue": db.queue, "prio": 1}]
     refused = await db.refusal("select enqueue_jobs($1)", jobs)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT: ")
@@ -102,14 +102,14 @@ async def test_ten_thousand_jobs_in_one_call(db):
         ("text", "a job must be an object"),
     ],
 )
-async def test_a_bad_job_is_refused_by_name(db, job, detail):
+async def test_the_error_for_an_invalid_job_names_it(db, job, detail):
     refused = await db.refusal("select enqueue_jobs($1)", [job])
     assert (refused.sqlstate, refused.detail) == ("PT400", detail)
     assert refused.message == "PQ_INVALID_ARGUMENT: an argument is not acceptable"
 
 
 @pytest.mark.parametrize("jobs", [{}, "x", 1, None])
-async def test_what_is_no_list_is_refused(db, jobs):
+async def test_jobs_that_are_not_a_list_are_refused(db, jobs):
     refused = await db.refusal("select enqueue_jobs($1)", jobs)
     assert refused.detail == "jobs is not a list"
 
@@ -121,7 +121,7 @@ async def test_a_payload_above_the_limit_is_refused(db):
     assert "65536" in refused.detail
 
 
-async def test_enqueue_is_part_of_the_callers_transaction(db):
+async def test_an_enqueue_is_rolled_back_with_its_transaction(db):
     async def rolled_back() -> UUID:
         transaction = db.connection.transaction()
         await transaction.start()

@@ -1,4 +1,4 @@
-"""An enqueue beside open transactions waits two seconds at most, then answers PQ_BUSY."""
+"""Enqueues that conflict with open transactions wait two seconds at most, then raise PQ_BUSY."""
 
 import asyncio
 from uuid import uuid4
@@ -19,7 +19,7 @@ def items(*jobs):
     return "enqueue_jobs($1)", [list(jobs)]
 
 
-#: For some cases a call that is committed first.
+#: For some cases, a call that is committed first.
 BEFORE = {
     "replace": items(unique("ignore")),
     "debounce": items(unique("ignore")),
@@ -28,7 +28,7 @@ BEFORE = {
 BATCH = BEFORE["batch"][1][1]
 ID, GENERATION = uuid4(), str(uuid4())
 
-#: For each case the call in an open transaction, and the call that has to wait for it.
+#: For each case, the call in an open transaction, and the call that must wait for it.
 CASES = {
     "queue": (("enqueue_job('t', queue => 'new')", []), ("enqueue_job('t', queue => 'new')", [])),
     "queues": (

@@ -1,11 +1,11 @@
-"""Events as rows of realtime.messages: in the transaction of the change, one topic each."""
+"""Events: rows of realtime.messages, written in the transaction of the change, one topic each."""
 
 from uuid import UUID, uuid4
 
 import pytest
 
 
-async def test_each_change_of_state_is_announced_on_the_jobs_topic(db):
+async def test_each_change_of_state_sends_an_event_to_the_topic_of_the_job(db):
     job_id = await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "completed", result={"secret": "never in an event"})
@@ -22,14 +22,14 @@ async def test_each_change_of_state_is_announced_on_the_jobs_topic(db):
     }  # fmt: skip
 
 
-async def test_an_owned_job_is_announced_to_its_owner_only(db):
+async def test_events_of_an_owned_job_go_only_to_its_owner(db):
     user = uuid4()
     job_id = await db.enqueue(user_id=user)
     assert [event["job_id"] for event in await db.events(f"pq:user:{user}")] == [str(job_id)]
     assert await db.events(f"pq:job:{job_id}") == []
 
 
-async def test_an_error_is_in_the_event_its_detail_is_not(db):
+async def test_an_event_contains_the_error_but_not_its_detail(db):
     await db.enqueue(max_attempts=1)
     (job,) = await db.claim()
     await db.report(job, "failed", error="the picture is missing", detail="Traceback: secrets")
@@ -38,7 +38,7 @@ async def test_an_error_is_in_the_event_its_detail_is_not(db):
     assert "secrets" not in str(last)
 
 
-async def test_progress_events_are_throttled_but_not_zero_and_hundred(db):
+async def test_progress_events_are_throttled_except_for_0_and_100(db):
     await db.enqueue()
     (job,) = await db.claim()
     for progress in (0, 1, 2, 3, 100, 100):
@@ -53,7 +53,7 @@ async def test_progress_events_are_throttled_but_not_zero_and_hundred(db):
 
 
 @pytest.mark.parametrize(("level", "expected"), [("none", 0), ("status", 3), ("progress", 4)])
-async def test_a_queue_chooses_what_is_announced(db, level, expected):
+async def test_the_queue_decides_which_events_are_sent(db, level, expected):
     await db.run("insert into picture_queue.queue (name, events) values ($1, $2)", db.queue, level)
     job_id = await db.enqueue()
     (job,) = await db.claim()
@@ -62,40 +62,42 @@ async def test_a_queue_chooses_what_is_announced(db, level, expected):
     assert len(await db.events(f"pq:job:{job_id}")) == expected
 
 
-async def test_bulk_enqueue_sends_no_event_per_job(db):
+async def test_a_bulk_enqueue_sends_no_event_for_each_job(db):
     user = uuid4()
     jobs = [{"job_type": "a", "queue": db.queue, "user_id": str(user)} for _ in range(3)]
     await db.value("select enqueue_jobs($1)", jobs)
     assert await db.events(f"pq:user:{user}") == []
 
 
-async def test_an_idle_worker_is_woken_once_a_statement_and_a_busy_one_never(db):
+async def test_an_idle_worker_is_woken_once_per_statement_and_a_busy_one_never(db):
     topic = f"pq:queue:{db.queue}"
     await db.enqueue()
     assert await db.events(topic) == []
-    assert len(await db.claim(1)) == 1  # found what it asked for: busy
+    # The worker got as many jobs as it asked for, so it is busy.
+    assert len(await db.claim(1)) == 1
     await db.enqueue()
     assert await db.events(topic) == []
-    assert len(await db.claim(5)) == 1  # found less than it asked for: idle
+    # The worker got fewer jobs than it asked for, so it is idle.
+    assert len(await db.claim(5)) == 1
     await db.value(
         "select enqueue_jobs($1)", [{"job_type": "sql-resize", "queue": db.queue} for _ in range(5)]
     )
     assert await db.events(topic) == [{"queue": db.queue, "reason": "enqueue"}]
 
 
-async def test_a_cancel_of_a_running_job_calls_its_workers(db):
+async def test_a_cancel_of_a_running_job_wakes_its_worker(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.value("select cancel_job($1)", UUID(job["id"]))
     assert (await db.events(f"pq:queue:{db.queue}"))[-1]["reason"] == "cancel"
 
 
-async def test_a_change_stands_even_when_its_event_cannot_be_sent(db):
+async def test_a_change_is_committed_even_if_its_event_cannot_be_sent(db):
     await db.run(
         """create function pg_temp.refuse() returns trigger language plpgsql
         as $$ begin raise exception 'no partition of relation "messages" found for row'; end $$"""
     )
-    # What an idle hosted project does: the day's partition is missing.
+    # A hosted project that is idle has no partition for the current day.
     await db.run("set local role supabase_realtime_admin")
     await db.run(
         "create trigger refuse before insert on realtime.messages "
@@ -106,7 +108,7 @@ async def test_a_change_stands_even_when_its_event_cannot_be_sent(db):
     assert (await db.job(job_id))["status"] == "pending"
 
 
-async def test_a_rolled_back_change_leaves_no_event(db):
+async def test_a_rolled_back_change_sends_no_event(db):
     transaction = db.connection.transaction()
     await transaction.start()
     job_id = await db.enqueue()

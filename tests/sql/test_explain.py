@@ -1,4 +1,4 @@
-"""explain_jobs says why a job does not move: each reason, several at once, and to whom."""
+"""explain_jobs: each reason why a job does not move, their order, and their visibility."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -13,7 +13,7 @@ USER, OTHER = uuid4(), uuid4()
 
 @pytest.fixture
 async def db(own_database):
-    """A database where a worker takes sql-resize from the queue, and maintenance is done."""
+    """A database with a worker for sql-resize jobs, whose maintenance is done."""
     async with transaction(own_database) as database:
         await database.value(
             "select register_worker('w1', $1, '{\"sql-resize\": {}}')", [database.queue]
@@ -33,12 +33,12 @@ async def explain(db, *jobs):
     return await db.value("select explain_jobs($1)", list(jobs))
 
 
-async def why(db, job):
+async def explain_one(db, job):
     (answer,) = await explain(db, UUID(str(job)))
     return answer
 
 
-def words(answer):
+def reasons(answer):
     return [answer["reason"], *(r["reason"] for r in answer.get("reasons", [])[1:])]
 
 
@@ -47,7 +47,7 @@ def when(text):
 
 
 async def rule(db, key, *args):
-    """Sets a limit whose running jobs are counted already."""
+    """Set a limit whose running jobs are already counted."""
     await db.value(
         f"select set_limit($1{''.join(f', {a}' for a in args)})",
         key,
@@ -62,126 +62,126 @@ async def rule(db, key, *args):
         ("cancelled", "It was cancelled."),
     ],
 )
-async def test_a_finished_job_has_finished(db, outcome, detail):
+async def test_a_finished_job_is_explained_as_finished(db, outcome, detail):
     job = await db.enqueue(max_attempts=1)
     (claimed,) = await db.claim()
     await db.report(claimed, outcome)
-    assert await why(db, job) == {
+    assert await explain_one(db, job) == {
         "job_id": str(job), "status": outcome, "hold": None,
         "reason": "finished", "detail": detail, "until": None,
     }  # fmt: skip
 
 
 async def test_a_job_that_can_be_claimed_waits_for_a_worker(db):
-    answer = await why(db, await db.enqueue())
-    assert words(answer) == ["waiting_for_worker"]
+    answer = await explain_one(db, await db.enqueue())
+    assert reasons(answer) == ["waiting_for_worker"]
     assert "reasons" not in answer
 
 
 async def test_a_running_job_names_its_worker(db):
     job = await db.enqueue()
     await db.claim(worker="w7")
-    answer = await why(db, job)
-    assert (words(answer), answer["worker"]) == (["running"], "w7")
+    answer = await explain_one(db, job)
+    assert (reasons(answer), answer["worker"]) == (["running"], "w7")
 
 
 async def test_no_worker_names_queue_and_type(db):
-    answer = await why(db, await db.enqueue("sql-other"))
-    assert words(answer) == ["no_worker"]
+    answer = await explain_one(db, await db.enqueue("sql-other"))
+    assert reasons(answer) == ["no_worker"]
     assert (answer["queue"], answer["job_type"]) == (db.queue, "sql-other")
 
 
-async def test_a_worker_that_was_not_seen_for_a_minute_does_not_count(db):
+async def test_a_worker_without_a_heartbeat_for_a_minute_does_not_count(db):
     job = await db.enqueue()
     await db.pass_time(61)
     await maintained(db)
-    assert words(await why(db, job)) == ["no_worker"]
+    assert reasons(await explain_one(db, job)) == ["no_worker"]
 
 
 async def test_a_worker_of_another_queue_does_not_count(db):
     await db.value("select register_worker('w0', '{elsewhere}', '{\"sql-other\": {}}')")
-    assert words(await why(db, await db.enqueue("sql-other"))) == ["no_worker"]
+    assert reasons(await explain_one(db, await db.enqueue("sql-other"))) == ["no_worker"]
     await db.value("select register_worker('w2', $1, '{\"sql-other\": {}}')", [db.queue])
-    assert words(await why(db, await db.enqueue("sql-other"))) == ["waiting_for_worker"]
+    assert reasons(await explain_one(db, await db.enqueue("sql-other"))) == ["waiting_for_worker"]
 
 
-async def test_a_paused_queue_says_until_when_and_why(db):
+async def test_a_paused_queue_has_its_end_and_reason(db):
     job = await db.enqueue()
     until = datetime.now(UTC) + timedelta(hours=1)
     await db.value("select pause_queue($1, $2, 'disk full')", db.queue, until)
-    answer = await why(db, job)
-    assert (words(answer), answer["pause_reason"]) == (["queue_paused"], "disk full")
+    answer = await explain_one(db, job)
+    assert (reasons(answer), answer["pause_reason"]) == (["queue_paused"], "disk full")
     assert when(answer["until"]) == until
     await db.value("select pause_queue($1)", db.queue)
-    assert (await why(db, job))["until"] is None, "until it is resumed"
+    assert (await explain_one(db, job))["until"] is None, "until it is resumed"
 
 
-async def test_a_queue_that_drains_stops_nothing(db):
+async def test_a_draining_queue_is_no_reason(db):
     job = await db.enqueue()
     await db.value("select drain_queue($1)", db.queue)
-    assert words(await why(db, job)) == ["waiting_for_worker"]
+    assert reasons(await explain_one(db, job)) == ["waiting_for_worker"]
 
 
-async def test_a_blocked_job_names_the_limit_and_how_many_run(db):
+async def test_a_blocked_job_names_its_limit_and_the_running_jobs(db):
     await rule(db, "model:flux", 1)
     for _ in range(2):
         await db.enqueue(options={"limit_keys": ["model:flux"]})
     blocked = await db.enqueue(options={"limit_keys": ["model:flux"]})
     await db.claim(3)
     assert (await db.job(blocked))["hold"] == "blocked"
-    answer = await why(db, blocked)
-    assert words(answer) == ["limit"]
+    answer = await explain_one(db, blocked)
+    assert reasons(answer) == ["limit"]
     assert (answer["key"], answer["max_running"], answer["running"]) == ("model:flux", 1, 1)
     assert answer["detail"] == "Limit key model:flux is full: 1 of 1 jobs run."
 
 
-async def test_a_full_limit_is_told_before_a_claim_has_met_the_job(db):
+async def test_a_full_limit_is_reported_before_the_job_is_blocked(db):
     await rule(db, f"queue:{db.queue}", 1)
     await db.enqueue()
     job = await db.enqueue()
     (running,) = await db.claim()
     assert (await db.job(job))["hold"] is None
-    assert words(await why(db, job)) == ["limit"]
+    assert reasons(await explain_one(db, job)) == ["limit"]
     await db.report(running, "completed")
-    assert words(await why(db, job)) == ["waiting_for_worker"]
+    assert reasons(await explain_one(db, job)) == ["waiting_for_worker"]
 
 
-async def test_a_rate_that_is_used_up_says_when_the_next_may_start(db):
+async def test_a_used_up_rate_has_the_time_of_the_next_start(db):
     await rule(db, f"queue:{db.queue}", "null", 2, 60)
     for _ in range(2):
         await db.enqueue()
     job = await db.enqueue()
     await db.claim(2)
-    answer = await why(db, job)
-    assert (words(answer), answer["rate"], answer["period_seconds"]) == (["limit"], 2, 60)
+    answer = await explain_one(db, job)
+    assert (reasons(answer), answer["rate"], answer["period_seconds"]) == (["limit"], 2, 60)
     assert 50 < (when(answer["until"]) - datetime.now(UTC)).total_seconds() <= 60
 
 
-async def test_a_limit_that_is_not_counted_yet_is_full(db):
+async def test_a_limit_whose_jobs_are_not_counted_yet_is_full(db):
     await db.enqueue()
     job = await db.enqueue()
     await db.claim()
     await rule(db, f"queue:{db.queue}", 5)
-    assert words(await why(db, job)) == ["limit"]
+    assert reasons(await explain_one(db, job)) == ["limit"]
 
 
 @pytest.mark.parametrize("claimed", [False, True])
-async def test_a_paused_key_says_until_when(db, claimed):
+async def test_a_paused_key_has_its_end(db, claimed):
     job = await db.enqueue(options={"limit_keys": ["model:flux"]})
     until = datetime.now(UTC) + timedelta(minutes=5)
     await db.value("select pause_key('model:flux', $1)", until)
     if claimed:
         assert await db.claim() == []
-    answer = await why(db, job)
-    assert (words(answer), answer["key"]) == (["key_paused"], "model:flux")
+    answer = await explain_one(db, job)
+    assert (reasons(answer), answer["key"]) == (["key_paused"], "model:flux")
     assert when(answer["until"]) == until
     assert answer["hold"] == ("blocked" if claimed else None)
 
 
-async def test_a_scheduled_job_says_when(db):
+async def test_a_scheduled_job_has_its_time(db):
     at = datetime.now(UTC) + timedelta(hours=1)
-    answer = await why(db, await db.enqueue(scheduled_for=at))
-    assert words(answer) == ["scheduled"]
+    answer = await explain_one(db, await db.enqueue(scheduled_for=at))
+    assert reasons(answer) == ["scheduled"]
     assert when(answer["until"]) == at
 
 
@@ -189,13 +189,13 @@ async def test_a_retry_has_the_last_error(db):
     job = await db.enqueue()
     (claimed,) = await db.claim()
     await db.report(claimed, "failed", error="no such file", delay_seconds=60)
-    answer = await why(db, job)
-    assert (words(answer), answer["error"]) == (["retry"], "no such file")
+    answer = await explain_one(db, job)
+    assert (reasons(answer), answer["error"]) == (["retry"], "no such file")
     assert answer["detail"] == "Attempt 1 of 3 failed; the next one is scheduled."
     assert when(answer["until"]) > datetime.now(UTC)
 
 
-async def test_a_snooze_after_a_failure_is_no_retry(db):
+async def test_a_snooze_after_a_failure_is_not_explained_as_a_retry(db):
     job = await db.enqueue()
     (claimed,) = await db.claim()
     await db.report(claimed, "failed", error="no such file", delay_seconds=1)
@@ -203,34 +203,34 @@ async def test_a_snooze_after_a_failure_is_no_retry(db):
     await maintained(db)
     (claimed,) = await db.claim()
     await db.report(claimed, "snoozed", delay_seconds=60)
-    answer = await why(db, job)
-    assert words(answer) == ["scheduled"]
+    answer = await explain_one(db, job)
+    assert reasons(answer) == ["scheduled"]
     assert "error" not in answer
 
 
-async def test_a_due_job_is_claimable_in_a_moment_or_nobody_does_maintenance(db):
+async def test_a_due_job_waits_for_maintenance(db):
     job = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=5))
     await db.pass_time(6, maintained=False)
     await maintained(db)
-    answer = await why(db, job)
-    assert words(answer) == ["scheduled"]
+    answer = await explain_one(db, job)
+    assert reasons(answer) == ["scheduled"]
     assert answer["detail"] == "It is due and becomes claimable in a moment."
     await maintained(db, 20)
-    answer = await why(db, job)
-    assert words(answer) == ["no_maintenance"]
+    answer = await explain_one(db, job)
+    assert reasons(answer) == ["no_maintenance"]
     assert "for 20 seconds" in answer["detail"]
 
 
 async def test_a_child_names_ten_of_its_parents(db):
     parents = [await db.enqueue() for _ in range(12)]
     child = await db.enqueue(options={"depends_on": [str(p) for p in parents]})
-    answer = await why(db, child)
-    assert (words(answer), answer["parent_count"]) == (["parents"], 12)
+    answer = await explain_one(db, child)
+    assert (reasons(answer), answer["parent_count"]) == (["parents"], 12)
     assert len(answer["parents"]) == 10
     assert set(answer["parents"]) <= {str(p) for p in parents}
     for claimed in await db.claim(11):
         await db.report(claimed, "completed")
-    answer = await why(db, child)
+    answer = await explain_one(db, child)
     assert (answer["parents"], answer["parent_count"]) == ([str(parents[-1])], 1)
     assert answer["detail"] == "A job that it depends on has not finished."
 
@@ -240,7 +240,7 @@ async def test_many_parents_are_counted_up_to_100(db):
         "select enqueue_jobs($1)", [{"job_type": "sql-resize", "queue": db.queue}] * 150
     )
     child = await db.enqueue(options={"depends_on": [p["job_id"] for p in parents]})
-    answer = await why(db, child)
+    answer = await explain_one(db, child)
     assert (answer["parent_count"], len(answer["parents"])) == (100, 10)
     assert answer["detail"].startswith("100 or more jobs")
 
@@ -249,17 +249,17 @@ async def test_a_parked_job_names_its_event(db):
     job = await db.enqueue()
     (claimed,) = await db.claim()
     await db.report(claimed, "parked", event="paid:7", delay_seconds=60)
-    answer = await why(db, job)
-    assert (words(answer), answer["event"], answer["hold"]) == (["event"], "paid:7", "parked")
+    answer = await explain_one(db, job)
+    assert (reasons(answer), answer["event"], answer["hold"]) == (["event"], "paid:7", "parked")
     assert when(answer["until"]) > datetime.now(UTC)
 
 
-async def test_an_expired_lease_that_nobody_swept(db):
+async def test_an_expired_lease_that_was_not_swept_is_reported(db):
     job = await db.enqueue()
     (claimed,) = await db.claim(worker="w7")
     await db.pass_time(31, maintained=False)
-    answer = await why(db, job)
-    assert words(answer) == ["lease_expired", "no_maintenance"]
+    answer = await explain_one(db, job)
+    assert reasons(answer) == ["lease_expired", "no_maintenance"]
     assert answer["worker"] == "w7"
     await db.run(
         """insert into picture_queue.lease_extension
@@ -267,14 +267,16 @@ async def test_an_expired_lease_that_nobody_swept(db):
         job,
         UUID(claimed["lease_id"]),
     )
-    assert words(await why(db, job)) == ["running"], "prolonged beside its row"
+    assert reasons(await explain_one(db, job)) == ["running"], (
+        "its lease was extended in lease_extension"
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "state"),
     [("claim", "pending"), ("promote", "scheduled"), ("resolve", "waiting"), ("wake", "parked")],
 )
-async def test_a_step_that_failed_comes_first(db, kind, state):
+async def test_a_failed_step_is_the_first_reason(db, kind, state):
     job = await db.enqueue()
     if state == "scheduled":
         job = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
@@ -286,38 +288,38 @@ async def test_a_step_that_failed_comes_first(db, kind, state):
     await db.value(
         "select picture_queue._record_failure($1, $2, 'a trigger says no')", kind, str(job)
     )
-    answer = await why(db, job)
+    answer = await explain_one(db, job)
     assert (answer["reason"], answer["step"]) == ("step_failed", kind)
     assert (answer["error"], answer["until"] is None) == ("a trigger says no", False)
 
 
-async def test_several_reasons_come_in_the_order_in_which_they_stop_the_job(db):
+async def test_reasons_are_in_the_order_in_which_they_apply(db):
     at = datetime.now(UTC) + timedelta(hours=1)
     job = await db.enqueue("sql-other", scheduled_for=at, options={"limit_keys": ["model:flux"]})
     await db.value("select pause_key('model:flux')")
     await db.value("select pause_queue($1)", db.queue)
-    answer = await why(db, job)
-    assert words(answer) == ["scheduled", "queue_paused", "no_worker", "key_paused"]
+    answer = await explain_one(db, job)
+    assert reasons(answer) == ["scheduled", "queue_paused", "no_worker", "key_paused"]
     assert answer["reasons"][3]["key"] == "model:flux"
     assert when(answer["until"]) == at
 
 
 async def test_ids_are_answered_in_the_order_asked(db):
     one, two = await db.enqueue(), await db.enqueue("sql-other")
-    nobody = uuid4()
-    answers = await explain(db, two, nobody, one, None, two)
-    assert [a["job_id"] for a in answers] == [str(two), str(nobody), str(one), None, str(two)]
+    unknown = uuid4()
+    answers = await explain(db, two, unknown, one, None, two)
+    assert [a["job_id"] for a in answers] == [str(two), str(unknown), str(one), None, str(two)]
     assert [a["reason"] for a in answers] == [
         "no_worker", "unknown", "waiting_for_worker", "unknown", "no_worker"
     ]  # fmt: skip
     assert answers[1] == {
-        "job_id": str(nobody), "status": None, "hold": None,
+        "job_id": str(unknown), "status": None, "hold": None,
         "reason": "unknown", "detail": "There is no such job.", "until": None,
     }  # fmt: skip
     assert await explain(db) == []
 
 
-async def test_at_most_1000_ids_a_call(db):
+async def test_a_call_accepts_at_most_1000_ids(db):
     job = await db.enqueue()
     assert len(await explain(db, *[job] * 1000)) == 1000
     error = await db.refusal("select explain_jobs($1)", [job] * 1001)
@@ -327,27 +329,27 @@ async def test_at_most_1000_ids_a_call(db):
     assert error.detail == "job_ids is null"
 
 
-async def test_a_user_is_told_of_their_own_jobs_only(db):
-    theirs, mine = await db.enqueue(user_id=OTHER), await db.enqueue(user_id=USER)
+async def test_a_user_sees_only_their_own_jobs(db):
+    foreign, own_parent = await db.enqueue(user_id=OTHER), await db.enqueue(user_id=USER)
     ownerless = await db.enqueue()
     await db.act_as("authenticated", USER)
-    answers = await explain(db, theirs, mine, ownerless)
+    answers = await explain(db, foreign, own_parent, ownerless)
     assert [a["reason"] for a in answers] == ["unknown", "waiting_for_worker", "unknown"]
 
 
-async def test_a_token_without_a_user_is_told_nothing(db):
+async def test_a_token_without_a_user_sees_no_job(db):
     job = await db.enqueue()
     await db.act_as("authenticated")
-    assert words(await why(db, job)) == ["unknown"]
+    assert reasons(await explain_one(db, job)) == ["unknown"]
 
 
-async def test_anon_may_not_ask(db):
+async def test_anon_may_not_call_it(db):
     await db.act_as("anon")
     error = await db.refusal("select explain_jobs('{}')")
     assert isinstance(error, asyncpg.InsufficientPrivilegeError)
 
 
-async def test_a_user_hears_nothing_of_workers_errors_and_others(db):
+async def test_a_user_sees_no_workers_errors_or_other_users(db):
     secret = "SECRET"
     await rule(db, "model:flux", 1)
     await rule(db, "user:*", 1)
@@ -359,8 +361,8 @@ async def test_a_user_hears_nothing_of_workers_errors_and_others(db):
     own = await db.enqueue(user_id=USER)
     await db.claim(1, worker=secret)
     parent = await db.enqueue("sql-parent", user_id=OTHER)
-    mine = await db.enqueue("sql-parent", user_id=USER)
-    child = await db.enqueue(user_id=USER, options={"depends_on": [str(parent), str(mine)]})
+    own_parent = await db.enqueue("sql-parent", user_id=USER)
+    child = await db.enqueue(user_id=USER, options={"depends_on": [str(parent), str(own_parent)]})
     await db.value("select picture_queue._record_failure('resolve', $1, $2)", str(child), secret)
     await db.value("select pause_queue($1, reason => $2)", db.queue, secret)
     await db.act_as("authenticated", USER)
@@ -380,11 +382,11 @@ async def test_a_user_hears_nothing_of_workers_errors_and_others(db):
     limit = next(r for r in answers["own"]["reasons"] if r["reason"] == "limit")
     assert (limit["key"], limit["max_running"], limit["running"]) == (f"user:{USER}", 1, 1)
     parents = next(r for r in answers["child"]["reasons"] if r["reason"] == "parents")
-    assert (parents["parents"], parents["parent_count"]) == ([str(mine)], 2)
+    assert (parents["parents"], parents["parent_count"]) == ([str(own_parent)], 2)
 
 
-async def test_asking_reads_by_indexes_only(db):
-    """1,000 jobs beside 20,000 others: neither their pages nor those of the tables beside them."""
+async def test_explaining_reads_only_indexes(db):
+    """Explain 1,000 jobs beside 20,000 others, without sequential scans of any table."""
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 20000)""",
@@ -402,4 +404,4 @@ async def test_asking_reads_by_indexes_only(db):
     assert {a["reason"] for a in answers} == {"waiting_for_worker"}
     assert await db.value(read) == before, "only sequential scans return rows of a table"
     await db.value("select count(payload) from job_queue")
-    assert await db.value(read) > before, "the measure works"
+    assert await db.value(read) > before, "the measurement works"

@@ -1,4 +1,4 @@
-"""start_generation and the worker's side of a picture, in SQL alone."""
+"""Generations in SQL: start_generation, and the functions that a worker calls."""
 
 from uuid import UUID, uuid4
 
@@ -9,7 +9,7 @@ START = "select start_generation($1, $2, $3, $4)"
 
 
 async def claimed_generation(db, user_id=None):
-    """Starts a generation in a queue of its own and claims its job."""
+    """Start a generation in a queue of its own and claim its job."""
     await db.value(
         "select register_worker('w1', array[$1], $2)",
         db.queue,
@@ -22,7 +22,7 @@ async def claimed_generation(db, user_id=None):
     return started, job
 
 
-async def test_generation_and_job_are_written_together(db):
+async def test_a_generation_and_its_job_are_inserted_together(db):
     started = await db.value(START, "a cat", MODEL, {"num_outputs": 2}, {})
     generation = await db.value("select get_generation($1)", UUID(started["generation_id"]))
     job = await db.job(started["job_id"])
@@ -32,13 +32,13 @@ async def test_generation_and_job_are_written_together(db):
     assert job["payload"] == {"generation_id": started["generation_id"]}
 
 
-async def test_without_a_model_the_default_is_taken(db):
+async def test_the_default_model_is_used_if_none_is_given(db):
     started = await db.value("select start_generation('a cat')")
     generation = await db.value("select get_generation($1)", UUID(started["generation_id"]))
     assert generation["model_id"] == MODEL
 
 
-async def test_the_generation_follows_its_job(db):
+async def test_a_generation_has_the_status_of_its_job(db):
     started, job = await claimed_generation(db)
     status = "select status from generations where id = $1"
     assert await db.value(status, UUID(started["generation_id"])) == "processing"
@@ -48,7 +48,7 @@ async def test_the_generation_follows_its_job(db):
     assert row["finished_at"]
 
 
-async def test_a_repeated_start_gives_the_first_answer(db):
+async def test_a_repeated_start_returns_the_first_answer(db):
     by_id = {"generation_id": str(uuid4())}
     assert await db.value(START, "a cat", MODEL, {}, by_id) == await db.value(
         START, "a cat", MODEL, {}, by_id
@@ -59,7 +59,7 @@ async def test_a_repeated_start_gives_the_first_answer(db):
     )
 
 
-async def test_a_repetition_is_answered_after_the_job_was_pruned(db):
+async def test_a_repeated_start_succeeds_after_the_job_was_pruned(db):
     options = {"generation_id": str(uuid4())}
     call = "select start_generation('a cat', options => $1)"
     first = await db.value(call, options)
@@ -67,7 +67,7 @@ async def test_a_repetition_is_answered_after_the_job_was_pruned(db):
     assert await db.value(call, options) == first
 
 
-async def test_somebody_elses_generation_id_is_refused(db):
+async def test_a_generation_id_of_another_user_is_refused(db):
     options = {"generation_id": str(uuid4())}
     await db.act_as("authenticated", uuid4())
     await db.value(START, "a cat", MODEL, {}, options)
@@ -92,9 +92,7 @@ async def test_somebody_elses_generation_id_is_refused(db):
         ([], "input is not an object"),
     ],
 )
-async def test_an_input_out_of_the_models_range_is_refused_and_nothing_is_written(
-    db, given, detail
-):
+async def test_an_input_outside_the_range_of_the_model_is_refused(db, given, detail):
     before = await db.value("select count(*) from generations")
     refused = await db.refusal(START, "a cat", MODEL, given, {})
     assert (refused.sqlstate, refused.detail) == ("PT422", detail)
@@ -103,13 +101,13 @@ async def test_an_input_out_of_the_models_range_is_refused_and_nothing_is_writte
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", None, "x" * 4001])
-async def test_a_prompt_must_be_there_and_not_too_long(db, prompt):
+async def test_a_prompt_is_required_and_limited_in_length(db, prompt):
     refused = await db.refusal(START, prompt, MODEL, {}, {})
     assert refused.message.startswith("PQ_INVALID_INPUT: ")
     assert refused.detail.startswith("prompt ")
 
 
-async def test_a_model_without_prompt_takes_none_and_requires_its_picture(db):
+async def test_a_model_without_a_prompt_requires_its_input_image(db):
     refused = await db.refusal(START, "a cat", "tencentarc/gfpgan", {}, {})
     assert refused.detail == "tencentarc/gfpgan takes no prompt"
     refused = await db.refusal(START, None, "tencentarc/gfpgan", {}, {})
@@ -121,7 +119,7 @@ async def test_a_model_without_prompt_takes_none_and_requires_its_picture(db):
     assert (await db.value(START, None, "tencentarc/gfpgan", picture, {}))["status"] == "pending"
 
 
-async def test_a_list_of_pictures_is_checked_one_by_one(db):
+async def test_each_entry_of_a_list_of_images_is_validated(db):
     model = "black-forest-labs/flux-2-pro"
     bad = {"input_images": ["https://example.com/a.png", "ftp://example.com/b.png"]}
     refused = await db.refusal(START, "a cat", model, bad, {})
@@ -157,13 +155,13 @@ async def test_a_user_may_not_choose_owner_or_priority(db):
     assert refused.detail == "options.nope is not known"
 
 
-async def test_a_token_without_a_user_starts_nothing(db):
+async def test_a_token_without_a_user_cannot_start_a_generation(db):
     await db.act_as("authenticated")
     refused = await db.refusal(START, "a cat", MODEL, {}, {})
     assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT401", "PQ_NOT_AUTHENTICATED")
 
 
-async def test_a_prediction_row_is_given_back_until_it_ends(db):
+async def test_an_unfinished_prediction_is_returned_again(db):
     _, job = await claimed_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     begun = await db.value("select begin_prediction($1, $2)", *ids)
@@ -184,7 +182,7 @@ async def test_a_prediction_row_is_given_back_until_it_ends(db):
     assert "p1" in fresh["owned"]
 
 
-async def test_a_prediction_belongs_to_one_row(db):
+async def test_a_prediction_id_is_unique(db):
     _, first = await claimed_generation(db)
     _, second = await claimed_generation(db)
     for job, expected in ((first, None), (second, "PQ_CONFLICT")):
@@ -197,7 +195,7 @@ async def test_a_prediction_belongs_to_one_row(db):
             assert refused.message.startswith(expected)
 
 
-async def test_a_succeeded_prediction_is_given_back_with_its_images(db):
+async def test_a_succeeded_prediction_is_returned_with_its_images(db):
     started, job = await claimed_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     row = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
@@ -222,7 +220,7 @@ async def test_a_succeeded_prediction_is_given_back_with_its_images(db):
         "save_images($1, $2, '[]')",
     ],
 )
-async def test_the_workers_side_is_fenced_by_the_lease(db, call):
+async def test_functions_of_the_worker_require_a_valid_lease(db, call):
     _, job = await claimed_generation(db)
     refused = await db.refusal(f"select {call}", UUID(job["id"]), uuid4())
     assert refused.message.startswith("PQ_STALE_LEASE: ")

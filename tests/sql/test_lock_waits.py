@@ -1,4 +1,4 @@
-"""Calls do not wait without a bound for a transaction that somebody left open."""
+"""Calls wait only for a bounded time for locks of open transactions."""
 
 import asyncio
 from uuid import UUID
@@ -16,7 +16,7 @@ CALLS = (
     "drain_queue('held')",
     "set_setting('{\"max_attempts\": 5}')",
 )
-#: Their jobs belong to batches that are locked, which are counted later.
+#: The batches of their jobs are locked, and are counted later.
 CANCELS = ("purge_queue('children')", "change_jobs('cancel', '{\"queue\": \"others\"}')")
 
 
@@ -42,7 +42,7 @@ async def refusal(url, call):
     try:
         await connection.fetchval(f"select {call}")
     except asyncpg.PostgresError as error:
-        # The caller's own setting is back.
+        # The caller's own setting is restored.
         assert await connection.fetchval("show lock_timeout") == "0"
         return call, error.sqlstate, error.message.split(":")[0]
     finally:
@@ -50,7 +50,7 @@ async def refusal(url, call):
     return call, None, None
 
 
-async def test_calls_of_operators_are_refused_as_busy(held):
+async def test_calls_of_operators_raise_busy(held):
     url, _ = held
     answers = await asyncio.gather(*(refusal(url, call) for call in CALLS))
     assert answers == [(call, "PT503", "PQ_BUSY") for call in CALLS]
@@ -67,7 +67,7 @@ async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held):
         counted = "select sum(cancelled) from picture_queue.batch where id = any ($1)"
         batches = [job["batch_id"] for job in jobs]
         await other.fetchval("select picture_queue._do_due_steps(1000, true)")
-        assert await other.fetchval(counted, batches) == 0, "they are locked"
+        assert await other.fetchval(counted, batches) == 0, "the jobs are locked"
         assert await other.fetchval("select count(*) from picture_queue.failed_step") == 0
         await holder.execute("rollback")
         await other.execute("update picture_queue.follow_up set due_at = '-infinity'")
@@ -90,7 +90,7 @@ LEASED = (
 
 
 @pytest.fixture
-async def painting(own_database):
+async def generating(own_database):
     """An open connection, and a running job with its lease and prediction."""
     one = await connect(own_database)
     await one.fetchval("select start_generation('a boat')")
@@ -107,8 +107,8 @@ async def painting(own_database):
 
 
 @pytest.mark.parametrize("held", ["public.job_queue", "picture_queue.prediction"])
-async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(painting, held):
-    url, holder, given = painting
+async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(generating, held):
+    url, holder, given = generating
     await holder.execute("begin")
     await holder.fetch(f"select * from {held} for update")
     calls = LEASED if held == "public.job_queue" else LEASED[1:3]
@@ -128,8 +128,8 @@ async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(painting, held):
     assert answers == [(call, "PT503") for call in calls]
 
 
-async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(painting):
-    url, holder, (job, lease, _) = painting
+async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(generating):
+    url, holder, (job, lease, _) = generating
     await holder.execute("delete from picture_queue.prediction")
     other = await connect(url)
     try:
@@ -158,8 +158,8 @@ async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(
         await other.close(timeout=5)
 
 
-async def test_a_worker_in_an_open_transaction_is_in_nobodys_way(own_database):
-    """Neither one whose row is new there, nor one whose row was changed there."""
+async def test_a_worker_row_in_an_open_transaction_delays_no_call(own_database):
+    """Claim for a worker whose row is new or changed in the transaction."""
     holder = await connect(own_database)
     claim = "claim_jobs('{}', '{{default}}', '{{t}}', 1)"
     register = "register_worker('{}', '{{default}}', '{{}}')"
@@ -175,7 +175,7 @@ async def test_a_worker_in_an_open_transaction_is_in_nobodys_way(own_database):
         await holder.close(timeout=5)
 
 
-async def test_only_a_policy_that_changes_waits_for_who_registers_it(own_database):
+async def test_only_a_changed_policy_conflicts_with_an_open_registration(own_database):
     holder = await connect(own_database)
     call = (
         "register_worker('{}', '{{q}}', '{{\"kept\": {{}}, \"held\": {{\"max_attempts\": {}}}}}')"
@@ -201,7 +201,7 @@ IDEMPOTENT = (
 )
 
 
-async def test_a_call_that_repeats_an_open_one_does_not_wait_for_it(own_database):
+async def test_repeating_a_call_of_an_open_transaction_raises_busy(own_database):
     holder = await connect(own_database)
     try:
         await holder.execute("begin")

@@ -1,4 +1,4 @@
-"""The lease of maintenance, what goes on when somebody holds it up, and steps that fail."""
+"""Maintenance: its lease, its behaviour beside open transactions, and steps that fail."""
 
 import asyncio
 import json
@@ -11,9 +11,9 @@ import pytest
 
 from tests.sql.conftest import Database, transaction
 
-#: The housekeeping of each minute, which has a call of its own.
+#: The housekeeping of each minute, which runs in a call of its own.
 HOUSEKEEPING = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
-#: Nobody has the lease, and the next housekeeping is that of the next minute.
+#: The lease is free, and the next housekeeping is due in the next minute.
 FREE = """update picture_queue.maintenance
 set leased_until = '-infinity', worker = null, aggregate_at = 'infinity',
   was_housekeeping = false"""
@@ -21,7 +21,7 @@ set leased_until = '-infinity', worker = null, aggregate_at = 'infinity',
 
 @pytest.fixture
 async def quiet(own_database: str) -> AsyncIterator[Database]:
-    """A database where nobody else does maintenance, and whose housekeeping is done."""
+    """A database without other maintenance, whose housekeeping is done."""
     async with transaction(own_database) as db:
         await db.value("select picture_queue.maintain()")
         await db.run(FREE)
@@ -38,7 +38,7 @@ async def holder(db: Database) -> str | None:
     )
 
 
-async def test_one_worker_holds_the_lease_and_others_are_told_when_to_ask(quiet):
+async def test_one_worker_holds_the_lease_and_others_get_the_time_of_the_next_call(quiet):
     late = await quiet.enqueue(options={"delay_seconds": 1})
     first = await maintain(quiet, "a")
     assert first["leased"] is True
@@ -48,12 +48,12 @@ async def test_one_worker_holds_the_lease_and_others_are_told_when_to_ask(quiet)
     assert answer.keys() == {"leased", "next_in"}
     assert answer["leased"] is False
     assert 2.5 <= answer["next_in"] <= 3
-    assert (await quiet.job(late))["hold"] == "scheduled", "it did nothing"
+    assert (await quiet.job(late))["hold"] == "scheduled", "the call did no maintenance"
     assert (await maintain(quiet, "a"))["promoted"] == 1
     assert await holder(quiet) == "a"
 
 
-async def test_each_call_of_the_holder_prolongs_the_lease(quiet):
+async def test_each_call_of_the_holder_renews_the_lease(quiet):
     await maintain(quiet, "a")
     for _ in range(3):
         await quiet.pass_time(4, maintained=False)
@@ -62,7 +62,7 @@ async def test_each_call_of_the_holder_prolongs_the_lease(quiet):
         assert 4.5 <= (await maintain(quiet, "b"))["next_in"] <= 5
 
 
-async def test_another_worker_takes_over_when_the_lease_is_over(quiet):
+async def test_another_worker_takes_over_an_expired_lease(quiet):
     await maintain(quiet, "a")
     await quiet.pass_time(4.5, maintained=False)
     assert (await maintain(quiet, "b"))["leased"] is False
@@ -72,17 +72,19 @@ async def test_another_worker_takes_over_when_the_lease_is_over(quiet):
     assert (await maintain(quiet, "a"))["leased"] is False
 
 
-async def test_another_worker_takes_over_from_one_that_unregistered(quiet):
+async def test_another_worker_takes_over_after_unregistration(quiet):
     for worker in ("a", "b"):
         await quiet.value("select register_worker($1, $2, '{}')", worker, [quiet.queue])
     await maintain(quiet, "a")
     await quiet.value("select unregister_worker('b')")
-    assert (await maintain(quiet, "b"))["leased"] is False, "that of another is left alone"
+    assert (await maintain(quiet, "b"))["leased"] is False, (
+        "the lease of another worker is unchanged"
+    )
     await quiet.value("select unregister_worker('a')")
     assert (await maintain(quiet, "b"))["leased"] is True
 
 
-async def test_force_does_a_round_and_leaves_the_lease_where_it_is(quiet):
+async def test_force_runs_a_round_without_changing_the_lease(quiet):
     late = await quiet.enqueue(options={"delay_seconds": 1})
     await maintain(quiet, "a")
     await quiet.pass_time(2, maintained=False)
@@ -95,7 +97,7 @@ async def test_force_does_a_round_and_leaves_the_lease_where_it_is(quiet):
     assert (await maintain(quiet, "b"))["leased"] is False
 
 
-async def test_a_caller_without_a_name_does_a_round_and_takes_no_lease(quiet):
+async def test_a_caller_without_a_name_runs_a_round_without_a_lease(quiet):
     late = await quiet.enqueue(options={"delay_seconds": 1})
     await quiet.pass_time(2, maintained=False)
     assert (await maintain(quiet))["promoted"] == 1
@@ -106,7 +108,7 @@ async def test_a_caller_without_a_name_does_a_round_and_takes_no_lease(quiet):
 
 
 @pytest.mark.parametrize("delay", [0.3, 0.7])
-async def test_the_next_call_comes_when_the_next_job_is_due(quiet, delay):
+async def test_the_next_call_is_due_with_the_next_job(quiet, delay):
     assert 1.9 < (await maintain(quiet, "a"))["next_in"] <= 2
     await quiet.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
     assert 1.9 < (await maintain(quiet, "a"))["next_in"] <= 2
@@ -130,7 +132,7 @@ async def test_the_next_call_comes_when_the_next_job_is_due(quiet, delay):
     ],
     ids=["schedule", "follow-up", "limit"],
 )
-async def test_the_next_call_comes_when_something_else_is_due(quiet, due):
+async def test_the_next_call_is_due_with_the_next_step(quiet, due):
     await quiet.run(due.format(queue=quiet.queue))
     await quiet.pass_time(0.5 if "schedule" in due else 0.01, maintained=False)
     assert 0 < (await maintain(quiet, "a"))["next_in"] <= 0.5
@@ -142,7 +144,7 @@ async def report_one(db: Database, outcome: str, **given: Any) -> None:
     await db.report(job, outcome, **given)
 
 
-#: What makes something due 0.2 seconds from now, or two seconds.
+#: Statements that make something due 0.2 seconds from now, or two seconds.
 SOON: dict[str, Any] = {
     "enqueue": lambda db, n: db.enqueue(options={"delay_seconds": n}),
     "bulk": lambda db, n: db.value(
@@ -162,19 +164,19 @@ SOON: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("way", SOON)
-async def test_who_maintains_is_woken_when_something_is_due_before_they_look(quiet, way):
+@pytest.mark.parametrize("step", SOON)
+async def test_the_holder_is_woken_if_a_step_is_due_before_its_next_call(quiet, step):
     await quiet.value("select register_worker('a', $1, '{}')", [quiet.queue])
     await maintain(quiet, "a")
-    await SOON[way](quiet, 3)
+    await SOON[step](quiet, 3)
     topic = f"pq:queue:{quiet.queue}"
     wake = {"queue": quiet.queue, "reason": "maintain"}
-    assert wake not in await quiet.events(topic), "they look within two seconds"
-    await SOON[way](quiet, 0.2)
+    assert wake not in await quiet.events(topic), "the next call is within two seconds anyway"
+    await SOON[step](quiet, 0.2)
     assert wake in await quiet.events(topic)
 
 
-async def test_who_maintains_is_woken_for_a_schedule_that_comes_soon(quiet):
+async def test_the_holder_is_woken_for_a_new_schedule_that_is_due_soon(quiet):
     await quiet.value("select register_worker('a', $1, '{}')", [quiet.queue])
     await maintain(quiet, "a")
     every = {"every_seconds": 3, "job_type": "t", "queue": quiet.queue}
@@ -185,13 +187,13 @@ async def test_who_maintains_is_woken_for_a_schedule_that_comes_soon(quiet):
     topic = f"pq:queue:{quiet.queue}"
     wake = {"queue": quiet.queue, "reason": "maintain"}
     assert wake not in await quiet.events(topic)
-    # Its next tick is counted from when it was made: in half a second.
+    # The next tick is half a second after the creation of the schedule.
     await quiet.value("select resume_schedule('sql-soon')")
     assert wake in await quiet.events(topic)
 
 
-async def test_a_full_round_is_followed_by_the_next_at_once(quiet):
-    """Rounds begin small and grow while they are quick; a slow machine may keep them small."""
+async def test_the_next_call_is_due_at_once_after_a_full_round(quiet):
+    """Run rounds until all is done. The size of a round grows while rounds are quick."""
     await quiet.run(
         """insert into job_queue (queue, job_type, hold, scheduled_for)
         select $1, 't', 'scheduled', picture_queue._now() from generate_series(1, 2200)""",
@@ -205,12 +207,12 @@ async def test_a_full_round_is_followed_by_the_next_at_once(quiet):
     assert sum(one["promoted"] for one in rounds) == 2200
 
 
-# Somebody else's open transaction
+# --- Open transactions of others ---
 
 
 @pytest.fixture
 async def two(own_database: str) -> AsyncIterator[list["asyncpg.Connection[Any]"]]:
-    """Two connections whose changes are committed, and a maintenance that was just done."""
+    """Two connections that commit, after a round of maintenance."""
     connections = [await asyncpg.connect(own_database, timeout=10) for _ in range(2)]
     await connections[0].execute("select picture_queue.maintain()")
     await connections[0].execute(FREE)
@@ -225,7 +227,7 @@ async def two(own_database: str) -> AsyncIterator[list["asyncpg.Connection[Any]"
 
 
 async def due_job(connection: "asyncpg.Connection[Any]") -> Any:
-    """A job that waits to be promoted."""
+    """Insert a job that waits to be promoted."""
     return await connection.fetchval(
         "insert into job_queue (queue, job_type, hold, scheduled_for) "
         "values ('held', 't', 'scheduled', now()) returning id"
@@ -233,13 +235,13 @@ async def due_job(connection: "asyncpg.Connection[Any]") -> Any:
 
 
 async def call(connection: "asyncpg.Connection[Any]", worker: str) -> Any:
-    """A round of maintenance, which must not wait."""
+    """Call maintenance, which must not wait."""
     return json.loads(
         await connection.fetchval("select maintain_jobs(false, $1)", worker, timeout=3)
     )
 
 
-async def test_a_round_that_is_under_way_is_not_waited_for(two):
+async def test_a_call_does_not_wait_for_a_round_in_progress(two):
     one, other = two
     job = await due_job(one)
     await one.execute("begin")
@@ -249,8 +251,8 @@ async def test_a_round_that_is_under_way_is_not_waited_for(two):
     assert await other.fetchval(hold, job) == "scheduled"
 
 
-async def test_a_round_that_does_not_end_is_done_without(two):
-    """The row is locked, and nobody has finished a round for ten seconds."""
+async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(two):
+    """Lock the row of maintenance, after ten seconds without a finished round."""
     one, other = two
     job = await due_job(one)
     await one.execute(
@@ -290,7 +292,7 @@ async def test_a_round_that_does_not_end_is_done_without(two):
         "lock table picture_queue.depth in share mode",
     ],
 )
-async def test_steps_go_on_while_an_open_transaction_holds(two, open_transaction):
+async def test_steps_continue_beside_an_open_transaction(two, open_transaction):
     one, other = two
     await one.execute("select set_limit('sql-open', 2)")
     await one.execute("select enqueue_job('t', queue => 'held')")
@@ -306,8 +308,8 @@ async def test_steps_go_on_while_an_open_transaction_holds(two, open_transaction
         assert sum(answer.get("promoted", 0) for answer in answers) == 1, answers
 
 
-async def test_steps_go_on_while_there_is_more_to_prune_than_fits(quiet):
-    """The housekeeping of a backlog takes turns with the steps, until it is done."""
+async def test_steps_continue_during_a_long_pruning(quiet):
+    """Run the housekeeping of a backlog in turns with the other steps."""
     await quiet.run(
         """create or replace function picture_queue._prune(p_limit integer) returns integer
         language sql set search_path = pg_catalog, pg_temp as $$ select 1 $$"""
@@ -339,7 +341,7 @@ async def failed(db: Database, kind: str = "promote") -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def trapped(quiet: Database) -> Database:
-    """A user's trigger that raises when a job of the type 'bad' is promoted."""
+    """A trigger of the user raises when a job of the type 'bad' is promoted."""
     await quiet.run(
         """create function public.trap() returns trigger language plpgsql as $$
         begin raise exception 'this job is bad' using detail = 'very bad'; end $$;
@@ -351,7 +353,7 @@ async def trapped(quiet: Database) -> Database:
     return quiet
 
 
-async def test_a_step_that_fails_is_written_down_and_the_others_are_done(trapped):
+async def test_a_failed_step_is_recorded_and_the_others_are_done(trapped):
     db = trapped
     await db.run(
         """insert into job_queue (queue, job_type, hold, scheduled_for)
@@ -372,7 +374,7 @@ async def test_a_step_that_fails_is_written_down_and_the_others_are_done(trapped
         assert 1.9 < row["seconds"] <= 2
 
 
-async def test_a_step_that_fails_is_tried_less_and_less_often(trapped):
+async def test_a_failing_step_is_retried_with_growing_delays(trapped):
     db = trapped
     job = await db.enqueue("bad", options={"delay_seconds": 1})
     await db.pass_time(1.5, maintained=False)
@@ -384,11 +386,11 @@ async def test_a_step_that_fails_is_tried_less_and_less_often(trapped):
         assert wait - 0.5 < row["seconds"] <= wait
         await db.pass_time(wait - 0.6, maintained=False)
         await maintain(db, "a", force=True)
-        assert (await failed(db))[0]["failures"] == n, "not before its time"
+        assert (await failed(db))[0]["failures"] == n, "no retry before retry_at"
         await db.pass_time(0.7, maintained=False)
 
 
-async def test_a_step_that_succeeds_at_last_is_forgotten(trapped):
+async def test_a_failed_step_is_deleted_after_its_success(trapped):
     db = trapped
     job = await db.enqueue("bad", options={"delay_seconds": 1})
     await db.pass_time(1.5, maintained=False)
@@ -396,15 +398,15 @@ async def test_a_step_that_succeeds_at_last_is_forgotten(trapped):
     assert len(await failed(db)) == 1
     await db.run("drop trigger trap on public.job_queue")
     await maintain(db, "a")
-    assert (await db.job(job))["hold"] == "scheduled", "not before its time"
+    assert (await db.job(job))["hold"] == "scheduled", "no retry before retry_at"
     await db.pass_time(2.1, maintained=False)
     assert (await maintain(db, "a"))["promoted"] == 1
     assert (await db.job(job))["hold"] is None
     assert await failed(db) == []
 
 
-async def test_other_steps_of_a_job_that_failed_go_on(trapped):
-    """What fails is the promotion: the job can be cancelled, and the failure is forgotten."""
+async def test_other_steps_of_the_same_job_continue(trapped):
+    """Fail the promotion of a job. The job can be cancelled, and the failure is deleted."""
     db = trapped
     job = await db.enqueue("bad", options={"delay_seconds": 1})
     other = await db.enqueue(options={"delay_seconds": 1})
@@ -416,7 +418,7 @@ async def test_other_steps_of_a_job_that_failed_go_on(trapped):
     assert await failed(db) == []
 
 
-async def test_a_sweep_that_fails_leaves_the_other_leases_to_end(quiet):
+async def test_a_failed_sweep_does_not_affect_other_leases(quiet):
     db = quiet
     await db.run(
         """create function public.trap() returns trigger language plpgsql as $$
@@ -436,7 +438,7 @@ async def test_a_sweep_that_fails_leaves_the_other_leases_to_end(quiet):
     assert row["subject"] == str(bad)
 
 
-async def test_a_bad_callback_stands_on_its_batch_and_others_call_back(quiet):
+async def test_a_failed_callback_is_recorded_on_its_batch_and_others_are_enqueued(quiet):
     db = quiet
     job = {"job_type": "sql-resize", "queue": db.queue}
     batches = []

@@ -1,8 +1,8 @@
-"""Any call of any function answers, or refuses with an error of ours that says what is wrong.
+"""Random calls of every function: each returns, or raises a PQ error that names the problem.
 
-Calls are made from the signatures of the installed functions, so a new one is tried without being
-named here. Most of their arguments are good, so that the odd ones are reached. What Postgres itself
-refuses before a function begins (NUL, lone surrogates, text that is no uuid) is not among them.
+The calls are generated from the signatures of the installed functions, so that new functions are
+included. Most arguments are valid, so that the invalid ones are reached. Values that Postgres
+itself refuses before a function begins (NUL, lone surrogates, malformed uuids) are left out.
 """
 
 import copy
@@ -26,7 +26,7 @@ select p.proname, array(
 from pg_proc p where p.oid in (select oid from picture_queue._our_functions() where is_public)
 order by p.proname
 """
-#: One of each thing that a call may name.
+#: One of each object that a call may name.
 WORLD = """
 select set_config('request.jwt.claims', '{"role": "service_role"}', false);
 select set_queue('odd', '{"fair_share": true}');
@@ -120,7 +120,7 @@ FILTER = {
     "before_seq": 9,
     "before": "2999-01-01",
 }
-#: Good documents, with every field that a function knows.
+#: Valid documents, with every field that a function knows.
 DOCUMENTS: dict[str, list[Any]] = {
     "jobs": [[JOB], [{"job_type": "odd"}]],
     "callback": [JOB, {"job_type": "odd"}],
@@ -139,7 +139,7 @@ DOCUMENTS: dict[str, list[Any]] = {
     "schedule": [{"every_seconds": 60, "timezone": "UTC", "missed": "all", "paused": True, **JOB},
         {"cron": "0 0 * * *", "timezone": "Europe/Berlin", "job_type": "odd"}],
 }  # fmt: skip
-#: Good values of the other parameters, in SQL.
+#: Valid values of the other parameters, in SQL.
 PARAMETERS = {
     "action": ["'retry'", "'cancel'", "'discard'"],
     "generation_id": [f"'{UUIDS[4]}'"],
@@ -198,7 +198,7 @@ ODD = {
 
 @st.composite
 def changed(draw: st.DrawFn, document: Any) -> Any:
-    """The document with one odd value in it, or without one of its fields."""
+    """Return the document with one invalid value, or without one of its fields."""
     document = copy.deepcopy(document)
     inner: Any = document
     while True:
@@ -252,22 +252,24 @@ def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
         connection.rollback()
 
 
-def complaint(error: psycopg.Error) -> str | None:
-    """Returns what is wrong with an error as an answer."""
-    told = error.diag
-    if not re.fullmatch("PT[45][0-9]{2}", told.sqlstate or ""):
-        return f"raw {told.sqlstate}: {told.message_primary}"
-    if not told.message_detail or told.message_detail.endswith(" is "):
-        return f"no value in the detail: {told.message_primary} ({told.message_detail})"
-    return None if told.message_hint else f"no hint: {told.message_primary}"
+def find_problem(error: psycopg.Error) -> str | None:
+    """Return the problem of an error message, or none."""
+    diagnostics = error.diag
+    if not re.fullmatch("PT[45][0-9]{2}", diagnostics.sqlstate or ""):
+        return f"raw {diagnostics.sqlstate}: {diagnostics.message_primary}"
+    if not diagnostics.message_detail or diagnostics.message_detail.endswith(" is "):
+        return (
+            f"no value in the detail: {diagnostics.message_primary} ({diagnostics.message_detail})"
+        )
+    return None if diagnostics.message_hint else f"no hint: {diagnostics.message_primary}"
 
 
 @pytest.mark.timeout(3600 if LONG else 300)
-def test_any_call_answers_or_says_what_is_wrong(connection: psycopg.Connection[Any]) -> None:
+def test_any_call_returns_or_names_the_problem(connection: psycopg.Connection[Any]) -> None:
     functions = connection.execute(SIGNATURES).fetchall()
     assert len(functions) > 50
-    answered = set()
-    complaints: dict[tuple[str, str], str] = {}
+    successful = set()
+    problems: dict[tuple[str, str], str] = {}
 
     @settings(
         max_examples=60_000 if LONG else 3_000,
@@ -284,14 +286,14 @@ def test_any_call_answers_or_says_what_is_wrong(connection: psycopg.Connection[A
             with connection.transaction(force_rollback=True):
                 connection.execute("set local statement_timeout = '10s'")
                 connection.execute(sql)
-            answered.add(name)
+            successful.add(name)
         except psycopg.Error as error:
-            if told := complaint(error):
-                # Of all calls with this complaint the shortest.
-                text = f"{told}\n    {sql}"
-                key = name, told[:50]
-                complaints[key] = min(complaints.get(key, text), text, key=len)
+            if diagnostics := find_problem(error):
+                # Of all calls with this problem, show the shortest.
+                text = f"{diagnostics}\n    {sql}"
+                key = name, diagnostics[:50]
+                problems[key] = min(problems.get(key, text), text, key=len)
 
     call()
-    assert not complaints, "\n".join(complaints.values())
-    assert len(answered) > 0.9 * len(functions), "too few calls get beyond the checks"
+    assert not problems, "\n".join(problems.values())
+    assert len(successful) > 0.9 * len(functions), "too few calls pass the validation"

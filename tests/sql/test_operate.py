@@ -1,4 +1,4 @@
-"""Many jobs at once: lists with filters, why jobs failed, retry, cancel and discard by filter."""
+"""Calls for many jobs: lists with filters, failure reasons, retry, cancel and discard by filter."""
 
 import json
 from uuid import UUID, uuid4
@@ -17,13 +17,13 @@ async def change(db, action, preview=False, **given):
 
 
 async def enqueue(db, **given):
-    """One job by `enqueue_jobs`, which takes every option."""
+    """Enqueue a job with `enqueue_jobs`, which accepts every option."""
     item = {"job_type": "sql-resize", "queue": db.queue, **given}
     return UUID((await db.value("select enqueue_jobs($1)", [item]))[0]["job_id"])
 
 
 async def fail(db, n=1, error="It broke.", **given):
-    """Enqueues jobs and fails them for good; their ids."""
+    """Enqueue jobs and make them fail for good; return their ids."""
     ids = [await enqueue(db, max_attempts=1, **given) for _ in range(n)]
     for job in await db.claim(n, given.get("job_type", "sql-resize")):
         await db.report(job, "failed", error=error)
@@ -35,7 +35,7 @@ async def counts(db):
     return next(row for row in rows if row["queue"] == db.queue)
 
 
-async def test_each_filter_finds_its_jobs_and_no_others(db):
+async def test_each_filter_selects_only_its_jobs(db):
     plain = await enqueue(db)
     user = await enqueue(db, user_id=str(USER))
     tagged = await enqueue(
@@ -101,7 +101,7 @@ async def test_each_filter_finds_its_jobs_and_no_others(db):
         ({"before_seq": 1.5}, "before_seq"),
     ],
 )
-async def test_a_filter_that_is_not_understood_is_refused_by_name(db, given, named):
+async def test_the_error_for_an_invalid_filter_names_it(db, given, named):
     error = await db.refusal("select list_jobs($1)", given)
     assert (error.sqlstate, error.message.split(":")[0]) == ("PT400", "PQ_INVALID_ARGUMENT")
     assert error.detail.startswith(f"filter.{named} ")
@@ -111,7 +111,7 @@ async def test_a_filter_that_is_not_an_object_is_refused(db):
     assert (await db.refusal("select list_jobs($1)", [1])).detail == "filter is not an object"
 
 
-async def test_text_in_a_filter_stays_text(db):
+async def test_text_in_a_filter_is_never_executed(db):
     await enqueue(db)
     for hostile in ("' or true --", "\\' or 1=1; drop table job_queue; --", "%s", "$1"):
         for key in ("queue", "tag", "error", "reason", "tenant", "job_type"):
@@ -130,7 +130,7 @@ async def test_users_list_their_own_jobs_with_the_same_filters(db):
     assert await listed(db, user_id=str(OTHER)) == []
 
 
-async def test_equal_failures_are_one_reason_with_their_count(db):
+async def test_equal_failures_are_grouped_into_one_reason(db):
     first = await fail(db, 2, error="Job 17 timed out after 3.5 s")
     await fail(db, 1, error="Job 4711 timed out after 12 s", job_type="sql-b")
     await fail(db, 1, error=f'No file "a b.png" for {uuid4()}')
@@ -176,11 +176,11 @@ async def test_the_reasons_of_pending_jobs_are_those_of_their_last_attempt(db):
         (None, None),
     ],
 )
-async def test_a_reason_leaves_out_what_differs_each_time(db, error, reason):
+async def test_a_reason_omits_ids_and_numbers(db, error, reason):
     assert await db.value("select picture_queue._reason($1)", error) == reason
 
 
-async def test_a_preview_counts_and_changes_nothing(db):
+async def test_a_preview_only_counts(db):
     ids = await fail(db, 3)
     for action, n in (("retry", 3), ("discard", 3), ("cancel", 0)):
         answer = await change(db, action, preview=True, queue=db.queue)
@@ -188,7 +188,7 @@ async def test_a_preview_counts_and_changes_nothing(db):
     assert [(await db.job(i))["status"] for i in ids] == ["failed"] * 3
 
 
-async def test_retry_by_filter_gives_failed_jobs_another_attempt(db):
+async def test_a_retry_by_filter_gives_failed_jobs_another_attempt(db):
     ids = await fail(db, 3, error="Number 3")
     other = await fail(db, 1, error="another thing")
     answer = await change(db, "retry", queue=db.queue, reason="Number N")
@@ -198,7 +198,7 @@ async def test_retry_by_filter_gives_failed_jobs_another_attempt(db):
     assert len(await db.claim(10)) == 3
 
 
-async def test_retry_takes_cancelled_jobs_only_when_asked_for_them(db):
+async def test_a_retry_includes_cancelled_jobs_only_on_request(db):
     job = await enqueue(db)
     await db.value("select cancel_job($1)", job)
     assert (await change(db, "retry", queue=db.queue))["matched"] == 0
@@ -206,11 +206,11 @@ async def test_retry_takes_cancelled_jobs_only_when_asked_for_them(db):
     assert (await db.job(job))["status"] == "pending"
 
 
-async def test_retry_by_filter_leaves_jobs_whose_unique_key_is_taken(db):
+async def test_a_retry_by_filter_skips_jobs_whose_unique_key_is_taken(db):
     unique = {"unique": {"states": ["pending"]}}
     first, second = await fail(db, 1, options=unique), await fail(db, 1, options=unique)
     answer = await change(db, "retry", queue=db.queue)
-    # A claim ends this uniqueness, so both come back.
+    # A claim ends this uniqueness, so both jobs become pending again.
     assert answer["changed"] == 2
     strict = {"unique": {"states": ["pending", "processing"], "by": ["n"]}}
     third = await fail(db, 1, job_type="sql-u", payload={"n": 1}, options=strict)
@@ -224,7 +224,7 @@ async def test_retry_by_filter_leaves_jobs_whose_unique_key_is_taken(db):
     assert (await db.job(first[0]))["status"] == (await db.job(second[0]))["status"] == "pending"
 
 
-async def test_cancel_by_filter_ends_what_waits_and_asks_what_runs(db):
+async def test_a_cancel_by_filter_ends_waiting_jobs_and_requests_the_stop_of_running_ones(db):
     running, parked = await enqueue(db), await enqueue(db)
     jobs = {UUID(job["id"]): job for job in await db.claim(2)}
     await db.report(jobs[parked], "parked", delay_seconds=600)
@@ -236,11 +236,11 @@ async def test_cancel_by_filter_ends_what_waits_and_asks_what_runs(db):
     undo = await db.job(parked)
     assert (undo["status"], undo["hold"]) == ("pending", None)
     assert undo["cancel_requested_at"] is not None
-    # Asking again asks nobody twice.
+    # A second cancel wakes no worker again.
     assert (await change(db, "cancel", queue=db.queue))["changed"] == 0
 
 
-async def test_discard_deletes_finished_jobs_and_keeps_the_counts(db):
+async def test_a_discard_deletes_finished_jobs_and_keeps_the_counts(db):
     await fail(db, 2)
     await enqueue(db)
     assert (await counts(db))["failed"] == 2
@@ -281,7 +281,7 @@ async def test_discarding_breaks_neither_batches_nor_dependants(db):
     assert after["callback_job_id"]
 
 
-async def test_a_call_changes_a_bounded_number_and_says_that_there_are_more(db):
+async def test_a_call_changes_a_bounded_number_and_reports_if_more_are_left(db):
     await fail(db, 3)
     answer = await change(db, "discard", queue=db.queue, limit=2)
     assert answer == {"matched": 3, "changed": 2, "more": True}
@@ -314,13 +314,13 @@ async def test_ten_thousand_jobs_change_in_one_call(db):
         ("retry", {"queue": "q", "before_seq": 5}, "filter.before_seq is not known"),
     ],
 )
-async def test_changes_that_say_too_little_are_refused(db, action, given, detail):
+async def test_incomplete_arguments_of_a_change_are_refused(db, action, given, detail):
     error = await db.refusal("select change_jobs($1, $2)", action, given)
     assert error.message.startswith("PQ_INVALID_ARGUMENT")
     assert error.detail == detail
 
 
-async def test_a_job_somebody_else_has_in_hand_is_left(db, stack):
+async def test_a_locked_job_is_skipped(db, stack):
     import asyncpg
 
     queue = f"{db.queue}-held"
@@ -334,13 +334,13 @@ async def test_a_job_somebody_else_has_in_hand_is_left(db, stack):
         await one.execute(
             "select from job_queue where queue = $1 order by seq limit 1 for update", queue
         )
-        ask = "select change_jobs($1, $2)"
+        change = "select change_jobs($1, $2)"
         answer = json.loads(
-            await two.fetchval(ask, "cancel", json.dumps({"queue": queue}), timeout=10)
+            await two.fetchval(change, "cancel", json.dumps({"queue": queue}), timeout=10)
         )
         assert (answer["matched"], answer["changed"]) == (2, 1)
         await lock.rollback()
-        answer = json.loads(await two.fetchval(ask, "cancel", json.dumps({"queue": queue})))
+        answer = json.loads(await two.fetchval(change, "cancel", json.dumps({"queue": queue})))
         assert answer["changed"] == 1
     finally:
         await two.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
@@ -349,7 +349,7 @@ async def test_a_job_somebody_else_has_in_hand_is_left(db, stack):
 
 
 async def pages(db, given):
-    """The seq of each job, page by page until one is empty."""
+    """Return the seq of each job, page by page until one is empty."""
     found, last = [], {}
     while rows := await db.value("select list_jobs($1)", {**given, **last}):
         found += [row["seq"] for row in rows]
@@ -369,7 +369,7 @@ async def pages(db, given):
     ],
 )
 @pytest.mark.parametrize("queues", [1, 3])
-async def test_pages_have_every_job_of_the_filter_newest_first(db, given, condition, queues):
+async def test_pages_contain_every_job_of_the_filter_newest_first(db, given, condition, queues):
     await db.run(
         """insert into job_queue (queue, job_type, status, hold, finished_at)
         select $1 || i % 3, 'sql-' || i % 11, s.status, s.hold,
@@ -388,7 +388,7 @@ async def test_pages_have_every_job_of_the_filter_newest_first(db, given, condit
         f"{db.queue}{1 if queues == 1 else '_'}",
     )
     found = await pages(db, {**given, "limit": 7})
-    if queues == 3:  # other tests may have left jobs of other queues
+    if queues == 3:  # Other tests may have left jobs of other queues.
         ours = await db.rows("select seq from job_queue where queue like $1", f"{db.queue}_")
         ours = {row["seq"] for row in ours}
         found = [seq for seq in found if seq in ours]
@@ -397,8 +397,8 @@ async def test_pages_have_every_job_of_the_filter_newest_first(db, given, condit
 
 
 @pytest.mark.parametrize("by", ["queue", "user_id", "batch_id"])
-async def test_a_page_ends_when_it_is_large(db, by):
-    """A thousand results of a mebibyte would be one answer of a gibibyte."""
+async def test_the_size_of_a_page_is_limited(db, by):
+    """Limit the size of a page: a thousand results of a mebibyte would be a gibibyte."""
     batch = uuid4()
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at, user_id, batch_id, result)
@@ -417,7 +417,7 @@ async def test_a_page_ends_when_it_is_large(db, by):
     assert found == sorted(found, reverse=True)
 
 
-async def test_one_job_larger_than_a_page_is_a_page(db):
+async def test_a_job_larger_than_a_page_is_returned_alone(db):
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at, result)
         select $1, 'sql-large', 'completed', now(), to_jsonb(repeat('ab', 5000000))
@@ -428,8 +428,8 @@ async def test_one_job_larger_than_a_page_is_a_page(db):
     assert len(await pages(db, {"queue": db.queue})) == 2
 
 
-async def test_changes_read_their_indexes(db):
-    """Of 20,000 jobs: whoever reads them all takes hundreds of pages. Of lists see test_plans."""
+async def test_changes_read_only_indexes(db):
+    """Change a few of 20,000 jobs; reading them all takes hundreds of pages."""
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at, user_id)
         select $1, 'sql-many', case when i % 1000 = 0 then 'failed' else 'completed' end,
@@ -471,7 +471,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("function", LISTS)
-async def test_a_list_is_read_in_pages_by_name(db, function):
+async def test_a_list_of_names_is_paginated(db, function):
     make, key = LISTS[function]
     names = [f"{db.queue}-{i}" for i in range(5)]
     for name in names:

@@ -1,4 +1,4 @@
-"""Counts for dashboards and scalers: exact, and without looking at all jobs."""
+"""Counts for dashboards and autoscalers: exact, and without a scan of all jobs."""
 
 import asyncio
 import json
@@ -67,13 +67,13 @@ async def test_each_state_is_counted_before_and_after_folding(db):
     )
 
 
-async def test_folding_moves_what_finished_into_its_minute(db):
+async def test_folding_adds_finished_jobs_to_their_minute(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "completed")
     await fold(db)
     rows = "select n from picture_queue.throughput where queue = $1"
-    assert await db.rows(rows, db.queue) == [], "exact for a minute"
+    assert await db.rows(rows, db.queue) == [], "the counts of the last minute are exact"
     await db.pass_time(90)
     assert (await counts(db))["finished_last_minute"] == 0
     assert (await counts(db))["finished_last_hour"] == 1
@@ -99,7 +99,7 @@ async def test_a_fold_takes_a_bounded_number_of_rows(db):
     assert (await counts(db))["pending"] == 5
 
 
-async def test_the_oldest_due_job_is_found_behind_higher_priorities(db):
+async def test_the_oldest_due_job_is_found_whatever_its_priority(db):
     await db.enqueue(priority=-5)
     await db.pass_time(100)
     for priority in (0, 3, 9):
@@ -108,15 +108,15 @@ async def test_the_oldest_due_job_is_found_behind_higher_priorities(db):
     assert 100 <= (await counts(db))["oldest_seconds"] < 110
 
 
-async def test_a_job_counts_as_old_from_when_it_became_due(db):
+async def test_the_age_of_a_job_begins_when_it_is_due(db):
     await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=50))
     await db.pass_time(60)
     await db.maintain()
     assert 9 <= (await counts(db))["oldest_seconds"] < 20
 
 
-async def test_jobs_that_failed_in_the_last_day_are_counted_not_failures(db):
-    """A job that failed twice is one; a job that was retried since is none."""
+async def test_failed_jobs_of_the_last_day_are_counted_instead_of_failures(db):
+    """Count a job that failed twice once, and a job that was retried since not at all."""
 
     async def failed():
         sql = "select failed_last_day from queue_health where queue = $1"
@@ -158,14 +158,14 @@ async def test_queue_health_shows_the_same_counts(db):
     assert (row["failed_last_day"], row["workers"]) == (0, 0)
 
 
-async def test_service_keys_read_the_view(db):
+async def test_service_keys_can_read_the_view(db):
     await db.enqueue()
     await db.act_as("service_role")
     (row,) = await db.rows("select * from queue_health where queue = $1", db.queue)
     assert row["pending"] == 1
 
 
-async def test_queue_status_names_types_nobody_knows(db):
+async def test_queue_status_names_job_types_without_a_worker(db):
     await db.enqueue("sql-known")
     await db.enqueue("sql-unknown")
     await db.enqueue("sql-unknown")
@@ -175,7 +175,7 @@ async def test_queue_status_names_types_nobody_knows(db):
     assert mine == [{"job_type": "sql-unknown", "queue": db.queue, "pending": 2}]
 
 
-async def test_position_counts_the_jobs_before_one(db):
+async def test_the_position_is_the_number_of_jobs_before_it(db):
     low, high = await db.enqueue(), await db.enqueue(priority=5)
     second = await db.enqueue()
     for job, position in ((high, 1), (low, 2), (second, 3)):
@@ -188,7 +188,7 @@ async def test_position_counts_the_jobs_before_one(db):
     assert (await db.value("select job_position($1)", low))["position"] == 1
 
 
-async def test_position_is_bounded(db):
+async def test_the_position_is_bounded(db):
     jobs = [{"job_type": "sql-resize", "queue": db.queue}] * 10000
     await db.value("select enqueue_jobs($1)", jobs)
     last = await db.enqueue()
@@ -203,7 +203,7 @@ async def test_position_is_bounded(db):
     }
 
 
-async def test_users_see_the_position_of_their_own_jobs_only(db):
+async def test_users_see_only_the_positions_of_their_own_jobs(db):
     other = await db.enqueue(user_id=uuid4())
     mine = await db.enqueue(user_id=USER)
     await db.act_as("authenticated", USER)
@@ -212,7 +212,7 @@ async def test_users_see_the_position_of_their_own_jobs_only(db):
     assert (error.sqlstate, error.message) == ("PT404", "PQ_UNKNOWN_JOB: no such job")
 
 
-async def test_desired_workers_counts_what_runs_and_what_could(db):
+async def test_desired_workers_counts_running_and_ready_jobs(db):
     for _ in range(25):
         await db.enqueue()
     await db.claim(3)
@@ -222,7 +222,7 @@ async def test_desired_workers_counts_what_runs_and_what_could(db):
     assert (await desired(db, 100, 4))["desired"] == 4
 
 
-async def test_desired_workers_of_a_paused_queue_are_those_for_what_runs(db):
+async def test_desired_workers_of_a_paused_queue_counts_only_running_jobs(db):
     for _ in range(5):
         await db.enqueue()
     await db.claim(1)
@@ -230,7 +230,7 @@ async def test_desired_workers_of_a_paused_queue_are_those_for_what_runs(db):
     assert await desired(db, 1) == {"desired": 1, "running": 1, "ready": 0}
 
 
-async def test_a_scheduled_job_that_is_due_wants_a_worker(db):
+async def test_a_due_job_counts_as_ready(db):
     await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
     assert (await desired(db))["ready"] == 0
     await db.pass_time(31, maintained=False)
@@ -238,7 +238,7 @@ async def test_a_scheduled_job_that_is_due_wants_a_worker(db):
     assert (await desired(db))["desired"] == 1
 
 
-async def test_a_schedule_that_is_due_wants_a_worker(db):
+async def test_a_due_schedule_requires_a_worker(db):
     await db.run("update picture_queue.schedule set paused = true, next_at = null")
     await db.run("delete from picture_queue.freed_key")
     await db.value("select set_queue($1)", db.queue)
@@ -251,7 +251,7 @@ async def test_a_schedule_that_is_due_wants_a_worker(db):
 
 
 @pytest.mark.parametrize("args", [(0,), (10, -1), (10, 5, 4)])
-async def test_workers_that_make_no_sense_are_refused(db, args):
+async def test_invalid_numbers_of_workers_are_refused(db, args):
     await db.enqueue()
     names = ["jobs_per_worker", "min_workers", "max_workers"][: len(args)]
     given = ", ".join(f"{n} => {a}" for n, a in zip(names, args, strict=True))
@@ -259,13 +259,13 @@ async def test_workers_that_make_no_sense_are_refused(db, args):
     assert error.message.startswith("PQ_INVALID_ARGUMENT")
 
 
-async def test_desired_workers_of_an_unknown_queue_are_refused(db):
+async def test_desired_workers_refuses_an_unknown_queue(db):
     error = await db.refusal("select desired_workers('sql-no-such')")
     assert error.message == "PQ_UNKNOWN_QUEUE: no such queue"
 
 
-async def test_counts_never_scan_the_jobs(db):
-    """50,000 finished jobs: their pages are not read."""
+async def test_counts_do_not_scan_the_jobs(db):
+    """Count beside 50,000 finished jobs, without reading their pages."""
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 50000)""",
@@ -290,10 +290,10 @@ async def test_counts_never_scan_the_jobs(db):
         assert await db.value(read) - before < 20000, call
     before = await db.value(read)
     await db.value("select count(payload) from job_queue")
-    assert await db.value(read) - before >= 50000, "the measure works"
+    assert await db.value(read) - before >= 50000, "the measurement works"
 
 
-async def test_counts_stay_exact_while_workers_work_and_others_fold(stack, db):
+async def test_counts_stay_exact_during_concurrent_work_and_folding(stack, db):
     queue = f"{db.queue}-busy"
     connections = [await asyncpg.connect(stack.db_url) for _ in range(4)]
     *workers, folder = connections
@@ -335,8 +335,8 @@ async def test_counts_stay_exact_while_workers_work_and_others_fold(stack, db):
         states = {r["state"]: r["n"] for r in found}
         assert {s: row[s] for s in states} == states
         assert states.keys() >= {"pending", "completed", "failed", "processing"}
-        assert sum(states.values()) < 225, "some were discarded"
-        # Each that finished was counted once, discarded or not.
+        assert sum(states.values()) < 225, "some jobs were discarded"
+        # Each finished job was counted once, whether or not it was discarded.
         assert row["finished_last_hour"] == 3 * 15 * 2
     finally:
         busy = False
@@ -355,7 +355,7 @@ async def test_counts_stay_exact_while_workers_work_and_others_fold(stack, db):
 
 
 async def test_the_counts_of_all_queues_are_added_up_once(db):
-    """Added up for each queue, 100 queues and 200,000 changes took three seconds."""
+    """Add the counts up once; once for each of 100 queues took three seconds at 200,000 changes."""
     for i in range(5):
         await db.value("select set_queue($1)", f"{db.queue}-{i}")
     scans = "select pg_stat_get_xact_numscans('picture_queue.depth_change'::regclass)"

@@ -1,4 +1,4 @@
-"""The doctor: what is out of order is found, and its remedy, pasted as it is, puts it right."""
+"""The doctor: each problem is found, and its remedy solves it when run unchanged."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ CHECKS = {
 
 
 async def found(db, check, text="", *, client_time=None):
-    """The findings of a check that are not ok and hold a text."""
+    """Return the findings of a check that are not ok and contain a text."""
     findings = await db.value("select queue_doctor($1)", client_time)
     return [
         f for f in findings
@@ -27,8 +27,8 @@ async def found(db, check, text="", *, client_time=None):
     ]  # fmt: skip
 
 
-async def cure(db, check, text, verdict="bad"):
-    """Expects one finding, pastes its remedy, and expects it gone."""
+async def expect_cured(db, check, text, verdict="bad"):
+    """Expect one finding, run its remedy, and expect that the finding is gone."""
     (finding,) = await found(db, check, text)
     assert finding["verdict"] == verdict, finding
     await db.run(finding["remedy"])
@@ -36,7 +36,7 @@ async def cure(db, check, text, verdict="bad"):
     return finding
 
 
-async def test_a_queue_in_order_has_a_finding_for_each_check(db):
+async def test_a_healthy_queue_has_a_finding_for_each_check(db):
     await db.value("select maintain_jobs(true)")
     findings = await db.value("select queue_doctor(clock_timestamp())")
     assert {finding["check"] for finding in findings} == CHECKS
@@ -49,7 +49,7 @@ async def test_a_queue_in_order_has_a_finding_for_each_check(db):
     assert await found(db, "maintenance") == []
 
 
-async def test_service_keys_ask_the_doctor_through_the_api_and_nobody_else(stack):
+async def test_only_service_keys_may_call_the_doctor_through_the_api(stack):
     async with httpx.AsyncClient(base_url=f"{stack.api_url}/rest/v1", timeout=10) as http:
 
         async def ask(key):
@@ -63,7 +63,7 @@ async def test_service_keys_ask_the_doctor_through_the_api_and_nobody_else(stack
         assert (await ask(stack.anon_key)).status_code in (401, 403)
 
 
-async def test_a_transaction_that_holds_an_old_snapshot_is_named(db, stack):
+async def test_a_transaction_with_an_old_snapshot_is_found(db, stack):
     holder = await asyncpg.connect(stack.db_url)
     try:
         pid = await holder.fetchval("select pg_backend_pid()")
@@ -85,7 +85,7 @@ async def test_a_transaction_that_holds_an_old_snapshot_is_named(db, stack):
         holder.terminate()
 
 
-async def test_every_index_of_the_jobs_is_missed_and_made_again(db):
+async def test_every_missing_index_is_found_and_created_again(db):
     indexes = (
         "select indexname, indexdef from pg_indexes"
         " where schemaname = 'public' and tablename = 'job_queue'"
@@ -102,10 +102,10 @@ async def test_every_index_of_the_jobs_is_missed_and_made_again(db):
     assert await found(db, "indexes") == []
 
 
-async def test_an_invalid_index_is_named(db, stack):
+async def test_an_invalid_index_is_found(db, stack):
     admin = await asyncpg.connect(stack.db_url)
     try:
-        # What a failed `create index concurrently` leaves behind.
+        # A failed `create index concurrently` leaves this state.
         await admin.execute("insert into picture_queue.freed_key values ('twice'), ('twice')")
         with pytest.raises(asyncpg.UniqueViolationError):
             await admin.execute(
@@ -120,8 +120,8 @@ async def test_an_invalid_index_is_named(db, stack):
 
 
 @pytest.mark.parametrize(("counted", "ended"), [(0, 0), (5, 0), (5, 2), (1, 1)])
-async def test_keys_whose_count_does_not_fit_their_jobs_are_counted_again(db, counted, ended):
-    """Counted: what the key's row says; ended: jobs that ended and were not subtracted from it."""
+async def test_keys_with_a_wrong_count_are_counted_again(db, counted, ended):
+    """Set a count in the row of a key, and jobs that ended but were not subtracted from it."""
     key = f"sql-{uuid4().hex}"
     await db.value("select set_limit($1, max_running => 9)", key)
     for _ in range(3):
@@ -132,7 +132,9 @@ async def test_keys_whose_count_does_not_fit_their_jobs_are_counted_again(db, co
     await db.run("update picture_queue.limit_key set running = $2 where key = $1", key, counted)
     await db.run("delete from picture_queue.freed_key where key = $1", key)
     await db.run("insert into picture_queue.freed_key (key, n) values ($1, $2)", key, ended)
-    await cure(db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs")
+    await expect_cured(
+        db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs"
+    )
     (limit,) = [row for row in await db.value("select list_limits()") if row["key"] == key]
     assert limit["running"] == 2
     running = "select running from picture_queue.limit_key where key = $1"
@@ -141,19 +143,21 @@ async def test_keys_whose_count_does_not_fit_their_jobs_are_counted_again(db, co
     assert await db.value(running, key) == 2
 
 
-async def test_a_key_that_lost_its_row_is_counted_again(db):
+async def test_a_key_without_a_row_is_counted_again(db):
     key = f"sql-{uuid4().hex}"
     await db.value("select set_limit($1, max_running => 1)", key)
     for _ in range(2):
         await db.enqueue(options={"limit_keys": [key]})
     await db.claim()
     await db.run("delete from picture_queue.limit_key where key = $1", key)
-    await cure(db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs")
-    assert await db.claim() == [], "one runs, and one may"
+    await expect_cured(
+        db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs"
+    )
+    assert await db.claim() == [], "one job runs, and the limit is one"
 
 
 async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database, until):
-    """The recount waits, by a trigger, after it deleted what is to be subtracted."""
+    """Start the recount and let a trigger delay it after the deletion of the ended jobs."""
     one, other = [await asyncpg.connect(own_database, timeout=10) for _ in range(2)]
     try:
         await one.execute("select set_limit('key', max_running => 9)")
@@ -186,25 +190,27 @@ async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database,
         await asyncio.gather(one.close(), other.close())
 
 
-async def test_a_count_of_jobs_that_do_not_run_is_put_right(db):
+async def test_a_count_of_jobs_that_do_not_run_is_corrected(db):
     await db.run("insert into picture_queue.limit_key (key, running) values ('sql-lost', 3)")
-    await cure(db, "orphans", "limit keys whose count of running jobs does not fit the jobs")
+    await expect_cured(
+        db, "orphans", "limit keys whose count of running jobs does not fit the jobs"
+    )
     running = "select running from picture_queue.limit_key where key = 'sql-lost'"
     assert await db.value(running) == 0
 
 
-async def test_a_job_that_waits_for_a_parent_that_is_gone_becomes_ready(db):
+async def test_a_job_that_waits_for_a_deleted_parent_becomes_ready(db):
     parent = await db.enqueue()
     child = await db.enqueue(options={"depends_on": [str(parent)]})
     await db.run("delete from job_queue where id = $1", parent)
     await db.run("delete from picture_queue.depth_change")
-    assert await found(db, "orphans", "dependencies on a job") == [], "maintenance looks at it yet"
+    assert await found(db, "orphans", "dependencies on a job") == [], "maintenance still checks it"
     await db.run("delete from picture_queue.follow_up where subject = $1", child)
-    await cure(db, "orphans", "dependencies on a job that is gone")
+    await expect_cured(db, "orphans", "dependencies on a job that is gone")
     assert (await db.job(child))["hold"] is None
 
 
-async def test_a_new_child_of_a_parent_that_is_gone_needs_no_repair(db):
+async def test_a_new_child_of_a_deleted_parent_needs_no_repair(db):
     parent = await db.enqueue()
     child = await db.enqueue(options={"depends_on": [str(parent)]})
     await db.run("delete from job_queue where id = $1", parent)
@@ -212,7 +218,7 @@ async def test_a_new_child_of_a_parent_that_is_gone_needs_no_repair(db):
     assert (await db.job(child))["hold"] is None
 
 
-async def test_jobs_blocked_on_a_key_nobody_looks_at_are_looked_at_again(db):
+async def test_jobs_blocked_on_a_forgotten_key_are_found_and_unblocked(db):
     key = f"sql-{uuid4().hex}"
     await db.value("select set_limit($1, max_running => 1)", key)
     for _ in range(2):
@@ -224,28 +230,28 @@ async def test_jobs_blocked_on_a_key_nobody_looks_at_are_looked_at_again(db):
     assert waiting["hold"] == "blocked"
     assert await found(db, "orphans", "keys that jobs wait for") == [], "it has no capacity"
     await db.report(job, "completed")
-    assert await found(db, "orphans", "keys that jobs wait for") == [], "the end is written down"
+    assert await found(db, "orphans", "keys that jobs wait for") == [], "the end is recorded"
     await db.run("delete from picture_queue.freed_key where key = $1", key)
     await db.run("update picture_queue.limit_key set running = 0 where key = $1", key)
-    await cure(db, "orphans", "1 keys that jobs wait for, that have capacity")
+    await expect_cured(db, "orphans", "1 keys that jobs wait for, that have capacity")
     assert (await db.job(waiting["id"]))["hold"] == "blocked"
     await db.maintain()
     assert (await db.job(waiting["id"]))["hold"] is None
     assert [one["id"] for one in await db.claim()] == [str(waiting["id"])]
 
 
-async def test_a_batch_whose_counts_do_not_fit_is_counted_again(db):
+async def test_a_batch_with_wrong_counts_is_counted_again(db):
     items = [{"job_type": "sql-resize", "queue": db.queue}] * 3
     batch = UUID((await db.value("select enqueue_batch($1)", items))["batch_id"])
     (job,) = await db.claim()
     await db.report(job, "completed")
     assert await found(db, "orphans", "batches") == []
     await db.run("update picture_queue.batch set completed = 0 where id = $1", batch)
-    await cure(db, "orphans", "1 open batches whose counts do not fit")
+    await expect_cured(db, "orphans", "1 open batches whose counts do not fit")
     assert (await db.value("select get_batch($1)", batch))["completed"] == 1
 
 
-async def test_counts_that_went_astray_are_put_right(db):
+async def test_wrong_counts_of_a_queue_are_corrected(db):
     await db.value("select picture_queue.repair()")
     assert await found(db, "counts") == []
     await db.enqueue()
@@ -254,12 +260,12 @@ async def test_counts_that_went_astray_are_put_right(db):
         "delete from job_queue where id = (select id from job_queue where queue = $1 limit 1)",
         db.queue,
     )
-    await cure(db, "counts", "are counted as pending")
+    await expect_cured(db, "counts", "are counted as pending")
     rows = await db.value("select queue_counts()")
     assert next(row["pending"] for row in rows if row["queue"] == db.queue) == 1
 
 
-async def test_a_repair_makes_no_throughput(db):
+async def test_a_repair_does_not_change_the_throughput(db):
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         values ($1, 'x', 'failed', now())""",
@@ -275,9 +281,9 @@ async def test_a_repair_makes_no_throughput(db):
     assert n == 0
 
 
-async def test_overdue_jobs_say_what_they_wait_for(db):
+async def test_overdue_jobs_are_reported_with_their_reason(db):
     text = f"queue {db.queue}: "
-    # It tells of the 20 queues that wait longest; those of other tests do not count here.
+    # The doctor reports the 20 queues that wait longest. Queues of other tests are deleted.
     await db.run("delete from picture_queue.queue")
     await db.enqueue("sql-resize")
     assert await found(db, "overdue jobs", text) == []
@@ -299,17 +305,17 @@ async def test_overdue_jobs_say_what_they_wait_for(db):
     assert await found(db, "overdue jobs", text) == []
 
 
-async def test_leases_nobody_took_back_are_found_and_swept(db):
-    await db.maintain()  # what other tests left in the project
+async def test_expired_leases_are_found_and_swept(db):
+    await db.maintain()  # Sweep the leases that other tests left behind.
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
     assert await found(db, "overdue jobs", "have a lease that ended") == []
     await db.pass_time(120, maintained=False)
-    await cure(db, "overdue jobs", "have a lease that ended")
+    await expect_cured(db, "overdue jobs", "have a lease that ended")
     assert (await db.job(job["id"]))["status"] == "pending"
 
 
-async def test_a_lease_prolonged_beside_its_locked_job_is_not_overdue(db):
+async def test_a_lease_extended_beside_a_locked_job_is_not_overdue(db):
     await db.maintain()
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
@@ -322,17 +328,17 @@ async def test_a_lease_prolonged_beside_its_locked_job_is_not_overdue(db):
     await db.pass_time(120)
     assert await found(db, "overdue jobs", "have a lease that ended") == []
     await db.pass_time(120, maintained=False)
-    await cure(db, "overdue jobs", "have a lease that ended")
+    await expect_cured(db, "overdue jobs", "have a lease that ended")
 
 
-async def test_jobs_nobody_promoted_are_found_and_promoted(db):
+async def test_due_jobs_are_found_and_promoted(db):
     job = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
     await db.pass_time(120, maintained=False)
-    await cure(db, "overdue jobs", "were not promoted")
+    await expect_cured(db, "overdue jobs", "were not promoted")
     assert (await db.job(job))["hold"] is None
 
 
-async def test_steps_that_fail_are_named_with_their_error(db):
+async def test_failed_steps_are_reported_with_their_error(db):
     await db.run(
         """create function public.trap() returns trigger language plpgsql as $$
         begin raise exception 'not on my watch'; end $$;
@@ -354,15 +360,15 @@ async def test_steps_that_fail_are_named_with_their_error(db):
 
 async def test_a_table_without_row_level_security_is_found(db):
     await db.run("alter table picture_queue.batch disable row level security")
-    await cure(db, "rights", "table picture_queue.batch has no row level security")
+    await expect_cured(db, "rights", "table picture_queue.batch has no row level security")
     await db.run("alter table public.job_queue disable row level security")
-    await cure(db, "rights", "job_queue has no row level security")
+    await expect_cured(db, "rights", "job_queue has no row level security")
 
 
 async def test_a_partition_without_row_level_security_is_found(db):
     await db.value("select picture_queue._archive_partition('2031-05-05')")
     await db.run("alter table picture_queue.archive_2031_05 disable row level security")
-    await cure(db, "rights", "archive_2031_05 has no row level security")
+    await expect_cured(db, "rights", "archive_2031_05 has no row level security")
 
 
 @pytest.mark.parametrize(
@@ -396,13 +402,13 @@ async def test_a_partition_without_row_level_security_is_found(db):
         ),
     ],
 )
-async def test_rights_too_many_or_too_few_are_found(db, broken, text):
+async def test_missing_and_excess_privileges_are_found(db, broken, text):
     assert await found(db, "rights") == []
     await db.run(broken)
-    await cure(db, "rights", text)
+    await expect_cured(db, "rights", text)
 
 
-async def test_the_doctor_knows_every_function_of_ours(db):
+async def test_the_doctor_knows_every_public_function(db):
     known = await db.rows(
         "select oid::regproc::text as name from picture_queue._our_functions() where is_public"
     )
@@ -414,16 +420,16 @@ async def test_the_doctor_knows_every_function_of_ours(db):
     assert {r["name"] for r in known} == {r["name"] for r in rows}
 
 
-async def test_maintenance_that_is_not_done_is_found(db):
+async def test_overdue_maintenance_is_found(db):
     await db.run("update picture_queue.maintenance set done_at = '-infinity'")
-    await cure(db, "maintenance", "never done", "warn")
+    await expect_cured(db, "maintenance", "never done", "warn")
     await db.pass_time(400)
-    await cure(db, "maintenance", "not done for 40", "warn")
+    await expect_cured(db, "maintenance", "not done for 40", "warn")
     await db.pass_time(7200)
-    await cure(db, "maintenance", "not done for 7", "bad")
+    await expect_cured(db, "maintenance", "not done for 7", "bad")
 
 
-async def test_a_clock_that_is_off_is_found(db):
+async def test_a_wrong_clock_is_found(db):
     now = datetime.now(UTC)
     assert await found(db, "clock", client_time=now) == []
     (finding,) = await found(db, "clock", client_time=now - timedelta(seconds=20))
@@ -433,15 +439,15 @@ async def test_a_clock_that_is_off_is_found(db):
     assert await found(db, "clock") == []
 
 
-async def test_settings_that_do_not_fit_are_found(db):
+async def test_unsuitable_settings_are_found(db):
     await db.value("select set_setting($1)", {"lease_seconds": 3})
-    await cure(db, "settings", "lease_seconds is 3", "warn")
+    await expect_cured(db, "settings", "lease_seconds is 3", "warn")
     await db.value("select set_queue($1, $2)", db.queue, {"lease_seconds": 2})
-    await cure(db, "settings", f"queue {db.queue} has lease_seconds 2", "warn")
+    await expect_cured(db, "settings", f"queue {db.queue} has lease_seconds 2", "warn")
     await db.value("select set_setting($1)", {"keep_completed_seconds": 4e7})
-    await cure(db, "settings", "kept for over a year", "warn")
+    await expect_cured(db, "settings", "kept for over a year", "warn")
     await db.run("alter table public.job_queue set (autovacuum_enabled = off)")
-    await cure(db, "settings", "autovacuum is off for")
+    await expect_cured(db, "settings", "autovacuum is off for")
 
 
 async def test_dead_rows_are_found_until_they_are_vacuumed(db, stack):

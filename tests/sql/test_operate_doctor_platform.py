@@ -1,4 +1,4 @@
-"""The doctor looks at what Supabase runs beside the database: Realtime, Storage, pg_cron's runs."""
+"""The doctor's checks of the platform: Realtime, Storage and the runs of pg_cron."""
 
 import pytest
 
@@ -44,7 +44,7 @@ async def finding(db, check):
         ),
     ],
 )
-async def test_what_is_broken_is_found_and_cured_by_its_remedy(db, check, broken, text):
+async def test_each_problem_is_found_and_solved_by_its_remedy(db, check, broken, text):
     assert (await finding(db, check))["verdict"] == "ok"
     await db.run(broken)
     found = await finding(db, check)
@@ -54,7 +54,7 @@ async def test_what_is_broken_is_found_and_cured_by_its_remedy(db, check, broken
     assert (await finding(db, check))["verdict"] == "ok"
 
 
-async def test_a_bucket_that_is_gone_is_found(db):
+async def test_a_missing_bucket_is_found(db):
     await db.run("set local storage.allow_delete_query = 'true'")
     await db.run("delete from storage.objects where bucket_id = 'pictures'")
     await db.run("delete from storage.buckets where id = 'pictures'")
@@ -64,7 +64,7 @@ async def test_a_bucket_that_is_gone_is_found(db):
     assert (await finding(db, "storage"))["verdict"] == "ok"
 
 
-async def test_events_that_nobody_sends_are_found(db):
+async def test_events_that_are_not_sent_are_found(db):
     await db.run(
         """create or replace function picture_queue._broadcast(p_events picture_queue.event[])
         returns void language sql set search_path = pg_catalog, pg_temp as $$ select $$"""
@@ -75,7 +75,7 @@ async def test_events_that_nobody_sends_are_found(db):
 
 @pytest.fixture
 async def cron(db):
-    """As much of pg_cron as is read."""
+    """The columns of pg_cron that the doctor reads."""
     await db.run(
         """create schema cron;
         create table cron.job (jobid bigint, jobname text, schedule text, command text,
@@ -87,7 +87,7 @@ async def cron(db):
     )
 
 
-async def test_runs_of_pg_cron_are_looked_at(db, cron):
+async def test_failed_runs_of_pg_cron_are_found(db, cron):
     assert [f["verdict"] for f in await findings(db, "pg_cron runs")] == ["warn", "warn"]
     await db.run(
         """insert into cron.job_run_details values
@@ -103,7 +103,7 @@ async def test_runs_of_pg_cron_are_looked_at(db, cron):
     assert second["verdict"] == "ok"
 
 
-async def test_a_list_of_runs_that_nobody_deletes_is_found(db, cron):
+async def test_a_large_table_of_runs_is_found(db, cron):
     await db.run(
         """insert into cron.job_run_details
         select 3, n, 'succeeded', '', now() - interval '8 days', now() - interval '8 days'
@@ -117,7 +117,7 @@ async def test_a_list_of_runs_that_nobody_deletes_is_found(db, cron):
     assert "rows" not in (await findings(db, "pg_cron runs"))[-1]["detail"]
 
 
-async def test_without_pg_cron_nothing_is_said_of_its_runs(db):
+async def test_runs_are_not_checked_without_pg_cron(db):
     assert await findings(db, "pg_cron runs") == []
 
 
@@ -159,8 +159,8 @@ OPEN_POLICY = "create policy open on public.{} for {} to {} using (true)"
         ),
     ],
 )
-async def test_what_users_reach_beyond_their_own_is_found(admin_db, broken, verdict, text):
-    """Each is cured by its remedy."""
+async def test_excess_privileges_of_users_are_found(admin_db, broken, verdict, text):
+    """Run the remedy of each finding."""
     before = await findings(admin_db, "exposure")
     assert all("one user may have any" in found["detail"] for found in before if found["remedy"])
     await admin_db.run(broken)
@@ -170,7 +170,7 @@ async def test_what_users_reach_beyond_their_own_is_found(admin_db, broken, verd
     assert not any(text in f["detail"] for f in await findings(admin_db, "exposure"))
 
 
-async def test_a_user_without_a_limit_is_found(db):
+async def test_users_without_a_limit_are_found(db):
     await db.run("delete from public.generations where user_id is not null")
     text = "one user may have any number of jobs running"
     assert not any(text == f["detail"] for f in await findings(db, "exposure"))
@@ -186,6 +186,6 @@ async def test_a_user_without_a_limit_is_found(db):
 
 @pytest.fixture
 async def admin_db(stack):
-    """A transaction of a superuser's, who may change roles."""
+    """A transaction of a superuser, who may change roles."""
     async with transaction(stack.superuser_url) as database:
         yield database

@@ -1,4 +1,4 @@
-"""What any worker, and pg_cron, does once a minute: fold, prune, archive, tidy."""
+"""Housekeeping, run once a minute by any worker or pg_cron: fold, prune, archive and clean up."""
 
 import asyncio
 import json
@@ -22,13 +22,13 @@ async def maintain(db):
     return await db.value("select picture_queue.maintain()")
 
 
-async def kept(db):
+async def remaining(db):
     rows = await db.rows("select id from job_queue where queue = $1", db.queue)
     return {row["id"] for row in rows}
 
 
 async def prune_all(db):
-    """Prune also what other tests left in the project: one round has a limit of time."""
+    """Prune also the rows of other tests; one round has a time limit."""
     for _ in range(100):
         if not (await maintain(db))["more"]:
             return
@@ -50,7 +50,7 @@ async def partitions(db):
     return {row["name"]: (row["rls"], row["roles"]) for row in rows}
 
 
-async def test_jobs_are_kept_as_long_as_the_setting_of_their_state_says(db):
+async def test_jobs_are_kept_as_long_as_the_setting_of_their_state(db):
     (completed,) = await finish(db, "completed")
     (failed,) = await finish(db, "failed")
     (cancelled,) = await finish(db, "cancelled")
@@ -58,19 +58,19 @@ async def test_jobs_are_kept_as_long_as_the_setting_of_their_state_says(db):
     await db.value("select set_setting($1)", {"keep_cancelled_seconds": 20 * DAY})
     await db.pass_time(7 * DAY - 60)
     await maintain(db)
-    assert await kept(db) == {completed, failed, cancelled, pending}
+    assert await remaining(db) == {completed, failed, cancelled, pending}
     await db.pass_time(120)
     assert (await maintain(db))["pruned"] >= 1
-    assert await kept(db) == {failed, cancelled, pending}
+    assert await remaining(db) == {failed, cancelled, pending}
     await db.pass_time(13 * DAY)
     await maintain(db)
-    assert await kept(db) == {failed, pending}
+    assert await remaining(db) == {failed, pending}
     await db.pass_time(10 * DAY)
     await maintain(db)
-    assert await kept(db) == {pending}
+    assert await remaining(db) == {pending}
 
 
-async def test_pruning_takes_history_and_log_along_and_keeps_the_counts(db):
+async def test_pruning_deletes_history_and_log_and_keeps_the_counts(db):
     job = await db.enqueue(max_attempts=1)
     (claimed,) = await db.claim()
     lines = [{"level": "info", "message": "hello"}]
@@ -85,32 +85,32 @@ async def test_pruning_takes_history_and_log_along_and_keeps_the_counts(db):
     assert next(r["failed"] for r in rows if r["queue"] == db.queue) == 0
 
 
-async def test_a_batch_of_pruning_is_bounded_and_takes_the_oldest(db):
+async def test_pruning_deletes_a_bounded_number_of_the_oldest_jobs(db):
     first = await finish(db, "completed", 3)
     await db.run("delete from job_queue where queue <> $1", db.queue)
     await db.pass_time(8 * DAY)
     assert await db.value("select picture_queue._prune(2)") == 2
-    assert await kept(db) < set(first)
-    assert len(await kept(db)) == 1
+    assert await remaining(db) < set(first)
+    assert len(await remaining(db)) == 1
     assert await db.value("select picture_queue._prune(2)") == 1
     assert await db.value("select picture_queue._prune(2)") == 0
 
 
-async def test_nothing_is_archived_unless_it_is_asked_for(db):
+async def test_nothing_is_archived_by_default(db):
     await finish(db, "completed")
     await db.pass_time(8 * DAY)
     await maintain(db)
-    assert await kept(db) == set()
+    assert await remaining(db) == set()
     assert await archived(db) == []
 
 
-async def test_pruned_jobs_go_into_the_partition_of_their_month(db):
+async def test_pruned_jobs_are_archived_in_the_partition_of_their_month(db):
     await db.value("select set_setting($1)", {"archive": True})
     (job,) = await finish(db, "failed")
     before = await db.job(job)
     await db.pass_time(31 * DAY)
     await maintain(db)
-    assert await kept(db) == set()
+    assert await remaining(db) == set()
     (row,) = await archived(db)
     for column in ("id", "seq", "status", "error", "payload", "attempt", "worker", "finished_at"):
         assert row[column] == before[column], column
@@ -118,14 +118,14 @@ async def test_pruned_jobs_go_into_the_partition_of_their_month(db):
     assert (await partitions(db))[month] == (True, [])
 
 
-async def test_the_api_roles_see_nothing_of_the_archive(db):
+async def test_the_api_roles_cannot_read_the_archive(db):
     await db.value("select picture_queue._archive_partition(now())")
     await db.act_as("service_role")
     error = await db.refusal("select * from picture_queue.archive")
     assert isinstance(error, asyncpg.InsufficientPrivilegeError)
 
 
-async def test_months_are_those_of_utc(db):
+async def test_partitions_have_months_in_utc(db):
     await db.run("set local timezone = 'Pacific/Auckland'")
     at = datetime(2031, 3, 1, 0, 30, tzinfo=UTC)
     await db.value("select picture_queue._archive_partition($1)", at)
@@ -165,7 +165,7 @@ async def test_old_months_of_the_archive_are_dropped(db):
         ("limit_key", "key", "$1, 0, now() + interval '1 hour', 0", 3000, 900),
     ],
 )
-async def test_what_nobody_needs_any_more_goes(db, table, column, values, early, late):
+async def test_obsolete_rows_are_deleted(db, table, column, values, early, late):
     name = f"x-{uuid4().hex}"
     await db.run("delete from picture_queue.limit_rule")
     await db.value("select set_limit($1, rate => 1, period_seconds => 60)", name)
@@ -176,12 +176,12 @@ async def test_what_nobody_needs_any_more_goes(db, table, column, values, early,
     await db.value(tidy, table)
     assert await db.value(count, name) == 1
     await db.pass_time(late)
-    # With what other tests left, which is old now as well.
+    # Rows of other tests are old now as well, and are deleted with these.
     assert await db.value(tidy, table) >= 1
     assert await db.value(count, name) == 0
 
 
-async def test_finished_batches_go_with_the_last_of_their_jobs(db):
+async def test_finished_batches_are_deleted_with_their_last_job(db):
     job = {"job_type": "sql-resize", "queue": db.queue}
     done = UUID((await db.value("select enqueue_batch($1)", [job]))["batch_id"])
     (claimed,) = await db.claim()
@@ -197,7 +197,7 @@ async def test_finished_batches_go_with_the_last_of_their_jobs(db):
 
 
 @pytest.mark.parametrize("limit", ["max_running => 1", "rate => 1, period_seconds => 7200"])
-async def test_a_key_that_jobs_wait_for_stays(db, limit):
+async def test_a_key_with_blocked_jobs_is_kept(db, limit):
     key = f"key-{uuid4().hex}"
     await db.value(f"select set_limit($1, {limit})", key)
     for _ in range(2):
@@ -217,7 +217,7 @@ async def test_a_key_that_jobs_wait_for_stays(db, limit):
     assert await db.value(blocked, key) == 1
 
 
-async def test_workers_maintain_once_a_minute_whoever_asks(db):
+async def test_housekeeping_runs_once_a_minute(db):
     await db.run("update picture_queue.maintenance set prune_at = '-infinity'")
     once = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
     always = {
@@ -233,7 +233,7 @@ async def test_workers_maintain_once_a_minute_whoever_asks(db):
     answer = {"leased", "next_in", "failed"}
     first = await db.value("select maintain_jobs()")
     assert first.keys() == once | answer
-    assert first["next_in"] == 0, "what is due at once comes with the next call"
+    assert first["next_in"] == 0, "the next call is due at once"
     assert (await db.value("select maintain_jobs()")).keys() == always | answer
     forced = await db.value("select maintain_jobs(force => true)")
     assert forced.keys() == once | always | answer
@@ -247,7 +247,7 @@ async def test_workers_maintain_once_a_minute_whoever_asks(db):
     assert (await db.value("select maintain_jobs()")).keys() == always | answer
 
 
-async def test_service_keys_may_ask_for_maintenance(db):
+async def test_service_keys_may_run_maintenance(db):
     await db.act_as("service_role")
     assert "pruned" in await db.value("select maintain_jobs(true)")
 
@@ -272,7 +272,7 @@ async def test_maintenance_promotes_sweeps_and_runs_schedules(db):
     assert await db.value(ticks, db.queue) == 1
 
 
-async def test_two_who_maintain_at_once_do_not_wait_for_each_other(stack):
+async def test_concurrent_housekeeping_does_not_wait(stack):
     one = await asyncpg.connect(stack.db_url)
     two = await asyncpg.connect(stack.db_url)
     try:
@@ -289,7 +289,7 @@ async def test_two_who_maintain_at_once_do_not_wait_for_each_other(stack):
         await asyncio.gather(one.close(), two.close())
 
 
-async def test_pruning_leaves_what_somebody_has_in_hand(stack, db):
+async def test_pruning_skips_locked_jobs(stack, db):
     queue = f"{db.queue}-held"
     one = await asyncpg.connect(stack.db_url)
     two = await asyncpg.connect(stack.db_url)
@@ -336,7 +336,7 @@ async def test_pruning_reads_its_index(db):
 
 @pytest.fixture
 async def cron(db):
-    """As much of pg_cron as we use."""
+    """The objects of pg_cron that the queue uses."""
     await db.run(
         """create schema cron;
         create table cron.job (jobname text primary key, schedule text, command text,
@@ -348,7 +348,7 @@ async def cron(db):
     )
 
 
-async def test_pg_cron_gets_two_jobs_once(db, cron):
+async def test_scheduling_twice_creates_the_jobs_of_pg_cron_once(db, cron):
     for _ in range(2):
         assert await db.value("select picture_queue.schedule_maintenance()") == "scheduled"
     rows = await db.rows("select jobname, schedule, command from cron.job order by 1")
@@ -360,7 +360,7 @@ async def test_pg_cron_gets_two_jobs_once(db, cron):
         await db.run(row["command"])
 
 
-async def test_the_doctor_looks_for_the_jobs_of_pg_cron(db, cron):
+async def test_the_doctor_checks_the_jobs_of_pg_cron(db, cron):
     async def found():
         findings = await db.value("select queue_doctor()")
         return next(f for f in findings if f["check"] == "pg_cron")
@@ -373,7 +373,7 @@ async def test_the_doctor_looks_for_the_jobs_of_pg_cron(db, cron):
     assert (await found())["verdict"] == "warn"
 
 
-async def test_a_month_that_was_detached_from_the_archive_stops_nothing(db):
+async def test_a_detached_partition_of_the_archive_does_not_stop_pruning(db):
     await db.value("select set_setting($1)", {"archive": True})
     first = await finish(db, "completed")
     month = (await db.job(first[0]))["finished_at"].astimezone(UTC)
@@ -395,7 +395,7 @@ async def test_a_month_that_was_detached_from_the_archive_stops_nothing(db):
 @pytest.mark.parametrize(
     "bounds", ["default", "for values from ('2020-01-01 00:00+00') to ('2100-01-01 00:00+00')"]
 )
-async def test_partitions_that_the_project_made_are_used_and_kept(db, bounds):
+async def test_partitions_created_by_the_project_are_used_and_kept(db, bounds):
     for name in await partitions(db):
         await db.run(f"alter table picture_queue.archive detach partition picture_queue.{name}")
     await db.run(
@@ -408,16 +408,18 @@ async def test_partitions_that_the_project_made_are_used_and_kept(db, bounds):
     assert [row["id"] for row in await archived(db, "archive_2019")] == ids
     await db.pass_time(800 * DAY)
     await prune_all(db)
-    assert set(await partitions(db)) == {"archive_2019"}, "its name is not one of ours"
+    assert set(await partitions(db)) == {"archive_2019"}, (
+        "only partitions with names of the queue are dropped"
+    )
 
 
-async def test_a_job_that_cannot_be_pruned_stays_alone(db):
+async def test_a_job_that_cannot_be_pruned_does_not_keep_others(db):
     one, two, three = await finish(db, "completed", 3)
     await db.run("create table public.orders (job uuid references job_queue (id))")
     await db.run("insert into public.orders values ($1)", two)
     await db.pass_time(7.5 * DAY)
     assert (await maintain(db))["pruned"] >= 2
-    assert await kept(db) == {two}
+    assert await remaining(db) == {two}
     assert (await db.findings("pruning"))[0]["verdict"] == "ok"
     await db.pass_time(DAY)
     (finding,) = await db.findings("pruning")
@@ -426,11 +428,11 @@ async def test_a_job_that_cannot_be_pruned_stays_alone(db):
     assert str(two) in finding["remedy"]
     await db.run("delete from public.orders")
     await db.run(finding["remedy"])
-    assert await kept(db) == set()
+    assert await remaining(db) == set()
     assert one != three
 
 
-async def test_a_month_that_a_view_needs_is_left_and_named(db):
+async def test_a_partition_used_by_a_view_is_kept_and_reported(db):
     await db.value("select set_setting($1)", {"keep_archive_months": 2})
     old = [datetime(2020, 1, 15, tzinfo=UTC), datetime(2020, 2, 15, tzinfo=UTC)]
     for month in old:

@@ -1,4 +1,4 @@
-"""The housekeeping in the hands of a real pg_cron, on Debian's Postgres 15."""
+"""Housekeeping by a real pg_cron, on Debian's Postgres 15."""
 
 import shutil
 import tempfile
@@ -20,7 +20,7 @@ CONTROL = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 
 @pytest.fixture(scope="module")
 def cron_stack() -> Iterator[LocalSupabase]:
-    """A stack whose database has loaded pg_cron, and knows nothing of it yet."""
+    """A stack whose database has loaded pg_cron, without the extension."""
     if not (BIN / "postgres").exists() or not CONTROL.exists():
         pytest.fail("pg_cron is missing: apt-get install postgresql-15-cron", pytrace=False)
     directory = Path(tempfile.mkdtemp(prefix="picture-queue-cron-"))
@@ -42,7 +42,7 @@ def cron_stack() -> Iterator[LocalSupabase]:
 
 @pytest.fixture
 async def owner(cron_stack: LocalSupabase) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """The role postgres, with the extension as a project gets it from the dashboard."""
+    """The role postgres, after the extension was created as the dashboard does it."""
     admin = await asyncpg.connect(cron_stack.superuser_url)
     await admin.execute(
         "create extension if not exists pg_cron; grant usage on schema cron to postgres; "
@@ -87,7 +87,7 @@ async def test_pg_cron_sweeps_promotes_and_prunes_without_any_worker(owner, unti
             "select count(distinct jobid) = 2 from cron.job_run_details where status = 'succeeded'"
         )
 
-    await until(both_have_run, timeout=150)  # each runs at the next full minute
+    await until(both_have_run, timeout=150)  # Each job runs at the next full minute.
     rows = await owner.fetch("select id, status, hold from job_queue where queue = $1", queue)
     assert {row["id"]: (row["status"], row["hold"]) for row in rows} == {
         swept: ("pending", None),

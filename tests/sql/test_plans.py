@@ -1,8 +1,8 @@
-"""Which indexes the hot statements read, on a table with many jobs, with statistics and without.
+"""Index usage of the frequent statements on a table with many jobs, with and without statistics.
 
-Each function is run, and the scans it made are counted: no statement is copied here that could
-differ from the one in use. The plans of those that decide over speed are looked at as well, taken
-from the function's own text.
+Each function is run, and its scans are counted, so that no copy of a statement can differ from the
+one in use. The plans that matter most for speed are also checked, taken from the text of the
+function.
 """
 
 import re
@@ -41,7 +41,7 @@ where c.oid = 'public.job_queue'::regclass
 
 @pytest.fixture(params=["analyzed", "never analyzed"])
 async def many(own_database, request):
-    """A queue of 30,500 jobs, and no dead entries of other tests in the indexes."""
+    """A queue of 30,500 jobs, without dead index entries of other tests."""
     other = await asyncpg.connect(own_database, timeout=10, command_timeout=30)
     await other.execute("vacuum public.job_queue")
     await other.close(timeout=10)
@@ -54,7 +54,7 @@ async def many(own_database, request):
 
 
 async def scans(db, sql, *args):
-    """Runs a statement; returns the rows it read by each index and by sequential scan."""
+    """Run a statement; return the rows that each index and sequential scans read."""
     before = {row["relname"]: row for row in await db.rows(SCANS)}
     await db.rows(sql, *args)
     return {
@@ -69,7 +69,7 @@ async def source(db, function):
 
 
 def reads_only(found, **allowed):
-    """At most so many rows by each of these indexes, and nothing by another."""
+    """Check the maximum number of rows for each of these indexes, and that no other is read."""
     names = {f"job_queue_{name}": rows for name, rows in allowed.items()}
     extra = {name: rows for name, rows in found.items() if name not in names or rows > names[name]}
     assert not extra, f"read beyond what is allowed ({allowed}): {extra}; all: {found}"
@@ -83,16 +83,16 @@ async def claim(db, n=20, weights=None):
 
 
 @pytest.mark.parametrize("weights", [None, [2.0]], ids=["one line", "weighted"])
-async def test_a_claim_reads_its_candidates_from_its_own_index(many, weights):
+async def test_a_claim_reads_its_candidates_from_the_claim_index(many, weights):
     await claim(many)
     found = await claim(many, weights=weights)
-    # Half of them are dead: entries of the first claim, in the same transaction. By id they are
-    # read to be started and announced, versions of this transaction included; by their lease to
-    # be answered.
+    # Half of the entries are dead: they are left from the first claim, in the same transaction.
+    # Rows are read by id for the start and the event, versions of this transaction included, and by
+    # lease for the answer.
     reads_only(found, claimable=40, pkey=60, leased=20)
 
 
-async def test_a_repeated_claim_reads_its_lease_only(many):
+async def test_a_repeated_claim_reads_only_its_lease(many):
     lease = uuid4()
     first = await many.claim(20, request_id=lease)
     await claim(many)
@@ -100,7 +100,7 @@ async def test_a_repeated_claim_reads_its_lease_only(many):
         many, "select claim_jobs('w1', $1, '{sql-resize}', 20, 30, $2)", [many.queue], lease
     )
     assert len(await many.claim(20, request_id=lease)) == len(first) == 20
-    # One to see that there is a lease, and the jobs.
+    # One row is read to see that the lease exists, and then its jobs.
     reads_only(found, leased=21)
 
 
@@ -111,8 +111,8 @@ async def test_a_claim_under_limits_reads_no_more(many):
     reads_only(await claim(many), claimable=40, pkey=60, leased=20)
 
 
-async def test_a_claim_looks_for_nothing_that_is_due(many):
-    """Neither promotion, nor expired leases, nor what expires, even when there is a lot of it."""
+async def test_a_claim_does_no_maintenance(many):
+    """Claim without promotion, sweep or expiry, even if many jobs are due."""
     await many.claim(10, lease=5.0)
     await many.run(
         "update job_queue set scheduled_for = picture_queue._now() - interval '1 s', "
@@ -127,7 +127,7 @@ async def test_a_claim_looks_for_nothing_that_is_due(many):
     assert "job_queue_expiring" not in found
 
 
-async def test_maintenance_reads_what_is_due_and_the_leases(many):
+async def test_maintenance_reads_due_jobs_and_leases(many):
     await many.claim(20)
     await many.maintain()
     await many.run(
@@ -136,7 +136,7 @@ async def test_maintenance_reads_what_is_due_and_the_leases(many):
         many.queue,
     )
     found = await scans(many, "select picture_queue._do_due_steps(1000, true)")
-    # Ten looks at each of 10 rows by id, versions of this transaction included.
+    # Each of the 10 rows is read ten times by id, versions of this transaction included.
     reads_only(found, due=20, pkey=100, leased=20, expiring=0)
     found = await scans(many, "select picture_queue._do_due_steps(1000, false)")
     reads_only(found, due=20, expiring=0)
@@ -145,28 +145,28 @@ async def test_maintenance_reads_what_is_due_and_the_leases(many):
 async def test_a_report_and_a_heartbeat_read_by_id(many):
     jobs = await many.claim(20)
     leases = [{"job_id": job["id"], "lease_id": job["lease_id"]} for job in jobs]
-    # Four looks at each of 20 rows, of which this transaction has left up to five versions.
+    # Each of the 20 rows is read four times. This transaction has left up to five versions of each.
     reads_only(await scans(many, "select heartbeat_jobs('w1', $1)", leases), pkey=400)
     done = [{**lease, "outcome": "completed"} for lease in leases]
     reads_only(await scans(many, "select report_jobs($1)", done), pkey=400)
 
 
-async def test_promoting_reads_what_is_due(many):
+async def test_a_promotion_reads_due_jobs(many):
     await many.run(
         "update job_queue set scheduled_for = picture_queue._now() - interval '1 s' where id in "
         "(select id from job_queue where queue = $1 and hold = 'scheduled' limit 10)",
         many.queue,
     )
     found = await scans(many, "select picture_queue._do_due_steps(100, false)")
-    # Ten looks at each of 10 rows by id, versions of this transaction included.
+    # Each of the 10 rows is read ten times by id, versions of this transaction included.
     reads_only(found, due=20, pkey=100, expiring=0)
 
 
-async def test_unblocking_reads_who_is_let_through(many):
+async def test_unblocking_reads_the_unblocked_jobs(many):
     found = await scans(many, "select picture_queue._unblock_keys('{model:1}')")
-    # A key without a rule lets everybody through: 250 jobs, and the step to the next queue and
-    # type. Six looks at each by id, versions of this transaction included. To see whether more
-    # wait, the entries of those just unblocked are passed once more.
+    # A key without a rule unblocks all of its 250 jobs, and takes one step to the next queue and
+    # type. Each job is read six times by id, versions of this transaction included. A last look for
+    # more jobs passes the entries of the unblocked ones once more.
     reads_only(found, blocked=502, pkey=1500)
 
 
@@ -190,7 +190,7 @@ join (select id, row_number() over () as n from parent) p on p.n = c.n
 
 
 async def scans_beside(db, table, sql, *args):
-    """As scans, and how many rows and index entries of another table were read."""
+    """Return the result of `scans`, and the rows and index entries read of another table."""
     read = """select sum(pg_stat_get_xact_tuples_returned(c.oid)) from pg_class c
       where c.oid = $1::regclass or c.oid in (
         select indexrelid from pg_index where indrelid = $1::regclass)"""
@@ -200,7 +200,7 @@ async def scans_beside(db, table, sql, *args):
 
 
 async def test_a_report_reads_the_children_of_its_jobs(many):
-    """Beside 5,000 children of others."""
+    """Report beside 5,000 children of other jobs."""
     await many.run(FAMILIES, many.queue)
     parent = await many.enqueue(priority=100)
     for _ in range(3):
@@ -217,7 +217,7 @@ async def test_a_report_reads_the_children_of_its_jobs(many):
 
 
 async def test_a_report_reads_the_changes_of_its_batch(many):
-    """Beside 5,000 changes of other batches that are not counted yet."""
+    """Report beside 5,000 uncounted changes of other batches."""
     await many.run(
         "insert into picture_queue.follow_up (kind, subject, data) "
         "select 'batch', gen_random_uuid(), '{}' from generate_series(1, 5000)"
@@ -229,12 +229,12 @@ async def test_a_report_reads_the_changes_of_its_batch(many):
         table = "picture_queue.follow_up"
         found, follow_ups = await scans_beside(many, table, "select report_jobs($1)", done)
         reads_only(found, pkey=12)
-        # Those of this batch, the dead ones of this transaction included.
+        # The changes of this batch are read, including the dead ones of this transaction.
         assert follow_ups <= 20
 
 
 async def test_maintenance_reads_the_dependents_it_resolves(many):
-    """200 children of one parent, in two rounds, beside 5,000 children of others."""
+    """Resolve 200 children of one parent in two rounds, beside 5,000 children of others."""
     await many.run(FAMILIES, many.queue)
     parent = await many.enqueue(priority=100)
     child = {
@@ -253,12 +253,12 @@ async def test_maintenance_reads_the_dependents_it_resolves(many):
     step = "select picture_queue._do_due_steps(100, false)"
     found, dependencies = await scans_beside(many, table, step)
     assert await many.value(left, parent) <= 100
-    # Up to 200: a hundred of the finished parent, a hundred that are new.
+    # Up to 200 children are read: a hundred of the finished parent, and a hundred new ones.
     reads_only(found, due=0, expiring=0, pkey=2200)
     assert dependencies <= 1500
 
 
-async def test_the_doctor_counts_the_states_of_few_jobs_only(many):
+async def test_the_doctor_does_not_read_states_with_many_jobs(many):
     await many.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', case when i <= 60000 then 'completed' else 'failed' end, now()
@@ -267,11 +267,11 @@ async def test_the_doctor_counts_the_states_of_few_jobs_only(many):
     )
     await many.value("select picture_queue.repair()")
     found = await scans(many, "select queue_doctor()")
-    # The failed ones, but not those completed, of whom there are over 20,000.
+    # The failed jobs are read, but not the completed ones, of which there are over 20,000.
     reads_only(found, finished=15000, claimable=600, due=5000, blocked=10100, parked=0, leased=0)
 
 
-async def test_pruning_reads_what_is_old(many):
+async def test_pruning_reads_old_jobs(many):
     await many.run(
         "update job_queue set finished_at = finished_at - interval '1 year' where id in "
         "(select id from job_queue where queue = $1 and status = 'completed' limit 10)",
@@ -281,7 +281,7 @@ async def test_pruning_reads_what_is_old(many):
     reads_only(found, finished=20, pkey=60, parked=0)
 
 
-async def test_waking_reads_who_waits_for_the_event(many):
+async def test_an_event_reads_the_jobs_parked_on_it(many):
     await many.enqueue(priority=100)
     (job,) = await many.claim()
     await many.report(job, "parked", event="sql-event", delay_seconds=60)
@@ -301,7 +301,7 @@ OWNER = "00000000-0000-4000-8000-000000000001"
 
 @pytest.fixture
 async def rare(many):
-    """Beside the many jobs 40 of another queue, the oldest of all and pending."""
+    """Add 40 pending jobs of another queue, which are older than all others."""
     await many.value("select set_queue($1)", f"{many.queue}-rare")
     await many.connection.execute(RARE, many.queue)
     return many
@@ -310,13 +310,13 @@ async def rare(many):
 @pytest.mark.parametrize(
     ("given", "reads"),
     [
-        # The newest of each queue and status are looked up first, past the rows that were moved.
+        # The newest job of each queue and status is read first, past the rows that were moved.
         ({}, {"listed": 320}),
         ({"limit": 1000}, {"listed": 4200}),
         ({"status": "failed"}, {"listed": 60}),
         ({"status": "processing"}, {"listed": 60}),
         ({"status": "completed"}, {"listed": 120}),
-        # 10,500 jobs of that status and 20,000 others are newer.
+        # In this status 10,500 jobs, and 20,000 others, are newer.
         ({"queue": "rare"}, {"listed": 60}),
         ({"queue": "rare", "status": "pending"}, {"listed": 60}),
         ({"queue": "rare", "status": "completed"}, {"listed": 20}),
@@ -351,7 +351,7 @@ async def test_a_user_lists_without_reading_jobs_of_others(rare, given):
 
 
 async def test_a_policy_of_the_project_lets_users_list_more(rare):
-    """Only under our policy alone is it known whose jobs a user can see."""
+    """Apply a policy of the project: only without one are the visible jobs known in advance."""
     await rare.run("create policy team on job_queue for select to authenticated using (true)")
     await rare.act_as("authenticated", UUID(OWNER))
     rows = await rare.value("select list_jobs($1)", {"limit": 50})
@@ -359,10 +359,10 @@ async def test_a_policy_of_the_project_lets_users_list_more(rare):
     assert len(rows) == 50
 
 
-async def test_a_purge_reads_what_is_pending_in_its_queue(rare):
+async def test_a_purge_reads_the_pending_jobs_of_its_queue(rare):
     queue = f"{rare.queue}-rare"
     found = await scans(rare, f"select purge_queue('{queue}')")
-    # Found once by the queue, then by id to be moved, versions of this transaction included.
+    # Each job is found once by the queue, then by id, versions of this transaction included.
     reads_only(found, listed=40, pkey=1000, parked=0)
     states = await rare.rows("select distinct status from job_queue where queue = $1", queue)
     assert [row["status"] for row in states] == ["cancelled"]
@@ -382,8 +382,8 @@ async def test_changing_the_jobs_of_a_queue_reads_that_queue(rare, action, given
     reads_only(found, **{"leased": 0, "parked": 0, "finished": 0, "unique": 0, **reads})
 
 
-async def test_counts_do_not_look_at_all_jobs(many):
-    # Of each queue the first 50 of each priority, and the steps from one to the next.
+async def test_counts_do_not_read_all_jobs(many):
+    # For each queue the first 50 jobs of each priority are read, and one step between priorities.
     found = await scans(many, "select queue_counts()")
     assert set(found) <= {"job_queue_claimable", "job_queue_finished"}, found
     assert found.get("job_queue_finished", 0) == 0, "no job failed"
@@ -393,16 +393,16 @@ async def test_counts_do_not_look_at_all_jobs(many):
 
 
 async def plan(many, text, types, values):
-    """Returns the plan of a statement of a function, made once for all values of its variables.
+    """Return the generic plan of a statement of a function.
 
-    ``types`` has the type of each variable, ``values`` what stands for those that are not null.
+    ``types`` has the type of each variable, ``values`` the expressions of those that are not null.
     """
     for i, name in enumerate(types, 1):
         text = re.sub(rf"\b{name}\.", f"(${i}).", text)
         text = re.sub(rf"\b{name}\b", f"${i}", text)
     name = f"p{uuid4().hex[:8]}"
     await many.run("set local plan_cache_mode = force_generic_plan")
-    # As the functions have it: a table that grows is never read from end to end.
+    # The functions have the same setting: a growing table is never scanned sequentially.
     await many.run("set local seq_page_cost = 100")
     await many.run(f"prepare {name} ({', '.join(types.values())}) as {text}")
     given = ", ".join(values.get(name, "null") for name in types)
@@ -410,7 +410,7 @@ async def plan(many, text, types, values):
     return "\n".join(row["QUERY PLAN"] for row in rows)
 
 
-PICKING = {
+PICK_TYPES = {
     "p_claim": "picture_queue.claim",
     "p_queues": "text[]",
     "p_positions": "jsonb",
@@ -423,13 +423,13 @@ PICKING = {
 
 
 async def test_the_plan_of_a_pick(many):
-    """In the order of its index, so that it can stop: what is sorted is what was picked."""
+    """Check that the pick reads its index in order, and sorts only the picked jobs."""
     text = await source(many, "picture_queue._pick")
     text = text[text.rindex("return array(") + len("return array(") : text.rindex(");")]
     found = await plan(
         many,
         text,
-        PICKING,
+        PICK_TYPES,
         {
             "p_claim": f"row('w', array['{many.queue}'], '{{sql-resize}}', 20, 30, "
             "gen_random_uuid(), null, false, true, true, null)::picture_queue.claim",
@@ -449,7 +449,7 @@ async def test_the_plan_of_a_pick(many):
 
 
 async def test_the_plan_of_a_start(many):
-    """Those picked are started by their ids, in time that grows with their number."""
+    """Check that jobs are started by their ids, in time that is linear in their number."""
     text = await source(many, "picture_queue._start")
     text = text[text.index("with started as") : text.index(";\n  if cardinality")]
     text = re.sub(r"\binto v_ids.*", "", text)
@@ -462,11 +462,11 @@ async def test_the_plan_of_a_start(many):
     assert "Seq Scan on job_queue" not in found, found
     read = set(re.findall(r"(?:Index Scan using|Bitmap Index Scan on) (job_queue_\w+)", found))
     assert read == {"job_queue_pkey"}, found
-    # The jobs are matched with their candidates by hash: pair by pair takes n² steps.
+    # A hash join matches the jobs with their candidates. A nested loop takes n² steps.
     assert re.search(r"Hash Cond: \((c\.id = j\.id|j\.id = c\.id)\)", found), found
 
 
-async def test_the_plan_of_what_a_lease_holds(many):
+async def test_the_plan_of_the_jobs_of_a_lease(many):
     text = await source(many, "picture_queue._leased_jobs")
     text = text[text.index("to_jsonb(array(") + len("to_jsonb(array(") : text.rindex("));")]
     parameters = {"p_lease_id": "uuid", "p_worker": "text", "p_order": "uuid[]"}
@@ -484,8 +484,8 @@ async def test_the_plan_of_what_a_lease_holds(many):
         ("_prune", "finished_at <", "job_queue_finished"),
     ],
 )
-async def test_the_plan_of_what_housekeeping_seeks(many, function, table_part, index):
-    """The time is a condition of the index, not a filter on all that waits."""
+async def test_the_plan_of_due_jobs(many, function, table_part, index):
+    """Check that the time is a condition of the index, not a filter on all waiting jobs."""
     text = await source(many, f"picture_queue.{function}")
     parts = re.findall(r"select j\.id(?:(?!select j\.).)*?limit p_limit\b", text, re.S)
     (part,) = [part for part in parts if table_part in part]
@@ -497,7 +497,7 @@ async def test_the_plan_of_what_housekeeping_seeks(many, function, table_part, i
     assert "Sort" not in found, found
 
 
-async def test_the_plan_of_what_expired(many):
+async def test_the_plan_of_expired_jobs(many):
     text = await source(many, "picture_queue._overdue_jobs")
     text = text[text.index("select count(*)") : text.index(";\n  update")]
     text = text.replace("into v_running, v_overdue", "")
@@ -509,8 +509,8 @@ async def test_the_plan_of_what_expired(many):
 @pytest.mark.parametrize(
     ("first", "into"), [("with resolved", "into v_broken"), ("select array_agg", "into v_changes")]
 )
-async def test_the_plan_of_what_is_resolved(many, first, into):
-    """By ids alone, also where no job had failed when the plan was made."""
+async def test_the_plan_of_resolved_dependents(many, first, into):
+    """Check that rows are read by id, even if no job had failed when the plan was made."""
     await many.run(FAMILIES, many.queue)
     text = await source(many, "picture_queue._resolve_dependents")
     text = text[text.index(first) :]
@@ -521,7 +521,7 @@ async def test_the_plan_of_what_is_resolved(many, first, into):
     assert read == {"job_queue_pkey"}, found
 
 
-async def test_the_plan_of_who_is_unblocked(many):
+async def test_the_plan_of_unblocked_jobs(many):
     text = await source(many, "picture_queue._unblock_keys")
     text = text[text.index("with recursive") : text.index("), 10000);")]
     text = re.sub(r"v_taken\.\w+", "'x'::text", text)
@@ -532,7 +532,7 @@ async def test_the_plan_of_who_is_unblocked(many):
     assert read == {"job_queue_blocked"}, found
 
 
-async def test_a_claim_that_read_much_leaves_the_jobs_it_did_not_take_to_the_next_one(db):
+async def test_jobs_not_taken_by_a_large_claim_are_left_to_the_next_claim(db):
     queues = [db.queue, f"{db.queue}-b"]
     await db.run(
         """insert into job_queue (job_type, queue)

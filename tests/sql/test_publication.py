@@ -1,4 +1,4 @@
-"""A publication `for all tables`, as change data capture tools create it, breaks no call."""
+"""A publication `for all tables`, as tools for change data capture create it."""
 
 import pytest
 
@@ -14,7 +14,7 @@ async def published(stack, own_database):
         "create publication everything for all tables",
     )
     async with transaction(own_database) as db:
-        assert await db.value("show wal_level") == "logical", "else nothing is refused"
+        assert await db.value("show wal_level") == "logical", "otherwise no call is refused"
         yield db
 
 
@@ -25,14 +25,14 @@ async def test_calls_that_update_and_delete_work_under_a_publication_for_all_tab
     keys = {"options": {"limit_keys": ["sql-key"]}}
     for _ in range(3):
         await db.enqueue(**keys)
-    for _ in range(3):  # frees the key each time, and lets the next job through
+    for _ in range(3):  # The end of each job frees the key and unblocks the next job.
         for job in await db.claim(5):
             assert (await db.report(job, "completed"))["outcome"] == "ok"
     await db.enqueue(**keys)
     await db.pass_time(70)
     done = await db.value("select maintain_jobs(true)")
     assert done["aggregated"] > 0
-    assert await db.value("select count(*) from picture_queue.start") == 0, "pruned"
+    assert await db.value("select count(*) from picture_queue.start") == 0, "the starts are pruned"
     await db.pass_time(3600)
     await db.value("select purge_queue($1)", db.queue)
     await db.value("select picture_queue.repair()")
@@ -40,7 +40,7 @@ async def test_calls_that_update_and_delete_work_under_a_publication_for_all_tab
 
 
 async def test_every_table_has_a_replica_identity(db):
-    """The cheap check for tables that no call above writes to."""
+    """Check the tables that no call above writes to."""
     rows = await db.rows(
         """select c.oid::regclass::text as name from pg_class c
         where (c.relnamespace = 'picture_queue'::regnamespace

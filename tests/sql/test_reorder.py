@@ -73,26 +73,26 @@ async def test_tenants_take_turns_among_jobs_from_before_the_change(db, one):
 
 
 @pytest.mark.parametrize(("one", "two"), CHANGES)
-@pytest.mark.parametrize("way", ["held", "running", "parked", "failed"])
-async def test_a_job_that_becomes_pending_later_has_the_new_order(db, one, two, way):
+@pytest.mark.parametrize("state", ["held", "running", "parked", "failed"])
+async def test_a_job_that_becomes_pending_later_has_the_new_order(db, one, two, state):
     await set_order(db, one)
     first = await db.enqueue(payload={"i": 1}, priority=1, max_attempts=1)
-    if way == "held":
+    if state == "held":
         await db.run(
             "update job_queue set hold = 'scheduled', scheduled_for = now() where id = $1", first
         )
     else:
         (job,) = await db.claim()
-        if way == "parked":
+        if state == "parked":
             await db.report(job, "parked", delay_seconds=1)
-        if way == "failed":
+        if state == "failed":
             await db.report(job, "failed", error="no")
     await set_order(db, two)
     await enqueue(db, 2, priority=1)
     await enqueue(db, 3)
-    if way == "running":
+    if state == "running":
         await db.report(job, "released")
-    elif way == "failed":
+    elif state == "failed":
         await db.value("select change_jobs('retry', $1)", {"queue": db.queue})
     await db.pass_time(2)
     order = await claimed(db)

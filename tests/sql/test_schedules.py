@@ -189,7 +189,7 @@ async def test_a_failing_schedule_records_its_error_and_the_others_run(db, clock
     assert await tick(db) == 1
     broken = await listed(db, "sql-a-broken")
     assert broken["last_error"].startswith("PQ_UNKNOWN_QUEUE")
-    assert broken["next_at"].startswith("2024-03-30T12:02:00"), "it is not tried again at once"
+    assert broken["next_at"].startswith("2024-03-30T12:02:00"), "it is not retried at once"
     await db.value("select set_queue($1)", f"{db.queue}-none")
     await clock("2024-03-30 12:02:00+00")
     assert await tick(db) == 2

@@ -1,4 +1,4 @@
-"""The state machine, seen from SQL: every transition, and what is not one."""
+"""The state machine in SQL: every permitted transition, and refused ones."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -19,20 +19,20 @@ async def test_a_new_job_is_pending_and_claimed_under_a_lease(db):
     assert job["lease_expires_at"] > datetime.now(UTC)
 
 
-async def test_higher_priority_first_then_older_first(db):
+async def test_claims_are_ordered_by_priority_and_age(db):
     ids = [await db.enqueue(priority=p) for p in (0, 5, 0, 5)]
     claimed = [UUID(job["id"]) for job in await db.claim(10)]
     assert claimed == [ids[1], ids[3], ids[0], ids[2]]
 
 
-async def test_a_claim_takes_only_types_the_worker_knows(db):
+async def test_a_claim_returns_only_job_types_of_the_worker(db):
     other = await db.enqueue("other")
     mine = await db.enqueue("sql-resize")
     assert [job["id"] for job in await db.claim(10)] == [str(mine)]
     assert (await db.job(other))["status"] == "pending"
 
 
-async def test_a_repeated_claim_gives_the_same_jobs(db):
+async def test_a_repeated_claim_returns_the_same_jobs(db):
     for _ in range(3):
         await db.enqueue()
     request = uuid4()
@@ -41,7 +41,7 @@ async def test_a_repeated_claim_gives_the_same_jobs(db):
     assert len(await db.claim(10)) == 1
 
 
-async def test_a_claim_in_a_report_has_the_defaults_of_a_claim(db):
+async def test_a_claim_in_a_report_has_the_same_defaults(db):
     first, _ = await db.enqueue(), await db.enqueue()
     claim = {"worker": "w1", "queues": [db.queue], "job_types": ["sql-resize"]}
     answer = await db.value("select report_jobs('[]', $1)", claim)
@@ -49,7 +49,7 @@ async def test_a_claim_in_a_report_has_the_defaults_of_a_claim(db):
     assert job["id"] == str(first) and job["lease_seconds"] == 30
 
 
-async def test_a_claim_without_lease_seconds_has_that_of_the_setting(db):
+async def test_the_default_of_lease_seconds_is_a_setting(db):
     await db.enqueue()
     await db.value("""select set_setting('{"lease_seconds": 45}')""")
     claim = "select claim_jobs('w1', $1, '{sql-resize}')"
@@ -68,7 +68,7 @@ async def test_completing_stores_the_result_and_ends_the_lease(db):
     assert row["lease_expires_at"] is None
 
 
-async def test_a_repeated_report_changes_nothing_and_says_so(db):
+async def test_a_repeated_report_changes_nothing_and_is_reported_as_repeated(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "completed", result=1)
@@ -77,15 +77,15 @@ async def test_a_repeated_report_changes_nothing_and_says_so(db):
     assert await db.job(job["id"]) == before
 
 
-async def test_a_stale_lease_changes_nothing_and_says_so(db):
+async def test_a_stale_lease_changes_nothing_and_is_reported_as_stale(db):
     await db.enqueue()
     (job,) = await db.claim()
-    stranger = {**job, "lease_id": str(uuid4())}
-    assert (await db.report(stranger, "completed"))["outcome"] == "stale"
+    foreign = {**job, "lease_id": str(uuid4())}
+    assert (await db.report(foreign, "completed"))["outcome"] == "stale"
     assert (await db.job(job["id"]))["status"] == "processing"
 
 
-async def test_a_failed_attempt_backs_off_exponentially_and_is_remembered(db):
+async def test_a_failed_attempt_is_retried_with_exponential_backoff(db):
     job_id = await db.enqueue(max_attempts=3)
     delays = []
     for _ in range(2):
@@ -96,7 +96,7 @@ async def test_a_failed_attempt_backs_off_exponentially_and_is_remembered(db):
         delays.append((row["scheduled_for"] - row["updated_at"]).total_seconds())
         assert await db.claim() == []
         await db.pass_time(20)
-    assert 3.9 < delays[0] < 6.1  # 5 s, 20 % either way
+    assert 3.9 < delays[0] < 6.1  # The delay is 5 s, with a jitter of 20 %.
     assert 7.9 < delays[1] < 12.1
     (job,) = await db.claim()
     await db.report(job, "failed", error="boom again")
@@ -116,13 +116,13 @@ async def test_a_failed_attempt_backs_off_exponentially_and_is_remembered(db):
     }
 
 
-async def test_an_error_not_worth_retrying_fails_at_once(db):
+async def test_an_error_that_is_not_retryable_fails_the_job_at_once(db):
     await db.enqueue(max_attempts=5)
     (job,) = await db.claim()
     assert (await db.report(job, "failed", retryable=False, error="no"))["status"] == "failed"
 
 
-async def test_the_handler_chooses_the_delay_of_a_retry(db):
+async def test_the_handler_can_set_the_delay_of_a_retry(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "failed", error="later", delay_seconds=100)
@@ -136,14 +136,14 @@ async def test_the_history_keeps_the_last_fifty_changes(db):
         (job,) = await db.claim()
         await db.report(job, "failed", error="x", delay_seconds=0)
         await db.maintain()
-    kept = await db.rows(
+    history = await db.rows(
         "select attempt from picture_queue.history where job_id = $1 order by id", job_id
     )
-    assert len(kept) == 50
-    assert max(row["attempt"] for row in kept) == 55
+    assert len(history) == 50
+    assert max(row["attempt"] for row in history) == 55
 
 
-async def test_snoozed_and_released_jobs_get_their_attempt_back(db):
+async def test_snoozed_and_released_jobs_use_up_no_attempt(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "snoozed", delay_seconds=60)
@@ -156,13 +156,13 @@ async def test_snoozed_and_released_jobs_get_their_attempt_back(db):
     assert (row["status"], row["hold"], row["attempt"]) == ("pending", None, 0)
 
 
-async def test_a_parked_job_has_no_lease_and_wakes_at_its_time_uncounted(db):
+async def test_a_parked_job_has_no_lease_and_uses_up_no_attempt(db):
     await db.enqueue()
     (job,) = await db.claim(lease=2.0)
     await db.report(job, "parked", delay_seconds=60)
     row = await db.job(job["id"])
     assert (row["status"], row["hold"], row["lease_expires_at"]) == ("processing", "parked", None)
-    await db.pass_time(30)  # far beyond the lease: not swept
+    await db.pass_time(30)  # This is far beyond the lease, but a parked job is not swept.
     assert await db.claim() == []
     assert (await db.job(job["id"]))["hold"] == "parked"
     await db.pass_time(31)
@@ -170,7 +170,7 @@ async def test_a_parked_job_has_no_lease_and_wakes_at_its_time_uncounted(db):
     assert job["attempt"] == 1
 
 
-async def test_an_expired_lease_is_swept_and_counts(db):
+async def test_an_expired_lease_is_swept_and_uses_up_an_attempt(db):
     await db.enqueue(max_attempts=2)
     (first,) = await db.claim(lease=5.0)
     await db.pass_time(6)
@@ -184,7 +184,7 @@ async def test_an_expired_lease_is_swept_and_counts(db):
     assert "lease" in row["error"]
 
 
-async def test_a_heartbeat_prolongs_the_lease_and_tells_what_is_lost(db):
+async def test_a_heartbeat_prolongs_leases_and_returns_lost_ones(db):
     await db.enqueue()
     (job,) = await db.claim(lease=10.0)
     await db.pass_time(8)
@@ -215,7 +215,7 @@ async def test_progress_is_written_under_the_lease(db):
     assert "101" in wrong.detail
 
 
-async def test_cancelling_a_pending_job_ends_it(db):
+async def test_a_cancel_ends_a_pending_job(db):
     job_id = await db.enqueue()
     answer = await db.value("select cancel_job($1)", job_id)
     assert answer["status"] == "cancelled"
@@ -224,7 +224,7 @@ async def test_cancelling_a_pending_job_ends_it(db):
 
 
 @pytest.mark.parametrize("outcome", ["failed", "snoozed", "released", "parked", "cancelled"])
-async def test_a_running_job_asked_to_cancel_is_cancelled_whatever_its_handler_says(db, outcome):
+async def test_a_cancel_request_overrides_the_failure_of_the_handler(db, outcome):
     await db.enqueue()
     (job,) = await db.claim()
     answer = await db.value("select cancel_job($1)", UUID(job["id"]))
@@ -236,14 +236,14 @@ async def test_a_running_job_asked_to_cancel_is_cancelled_whatever_its_handler_s
     assert (await db.report(job, outcome, delay_seconds=5))["status"] == "cancelled"
 
 
-async def test_a_job_that_completes_before_it_hears_of_the_cancel_is_completed(db):
+async def test_a_job_that_completes_despite_a_cancel_request_is_completed(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.value("select cancel_job($1)", UUID(job["id"]))
     assert (await db.report(job, "completed"))["status"] == "completed"
 
 
-async def test_a_parked_job_is_claimed_once_more_to_be_undone(db):
+async def test_a_cancelled_parked_job_is_claimed_again_for_cleanup(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "parked", delay_seconds=600)
@@ -253,7 +253,7 @@ async def test_a_parked_job_is_claimed_once_more_to_be_undone(db):
     assert (await db.report(again, "cancelled"))["status"] == "cancelled"
 
 
-async def test_a_worker_that_stops_gives_back_the_claim_to_undo_a_parked_job(db):
+async def test_a_worker_that_stops_can_release_a_claim_for_cleanup(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "parked", delay_seconds=600)
@@ -267,7 +267,7 @@ async def test_a_worker_that_stops_gives_back_the_claim_to_undo_a_parked_job(db)
     assert (await db.report(again, "failed"))["status"] == "cancelled"
 
 
-async def test_a_worker_that_dies_while_asked_to_cancel_leaves_a_cancelled_job(db):
+async def test_a_job_is_cancelled_if_its_worker_dies_after_a_cancel_request(db):
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
     await db.value("select cancel_job($1)", UUID(job["id"]))
@@ -276,7 +276,7 @@ async def test_a_worker_that_dies_while_asked_to_cancel_leaves_a_cancelled_job(d
     assert (await db.job(job["id"]))["status"] == "cancelled"
 
 
-async def test_a_worker_that_dies_while_it_undoes_a_parked_job_leaves_a_cancelled_job(db):
+async def test_a_job_is_cancelled_if_its_worker_dies_during_cleanup(db):
     await db.enqueue(max_attempts=1)
     (job,) = await db.claim()
     await db.report(job, "parked", delay_seconds=600)
@@ -285,7 +285,7 @@ async def test_a_worker_that_dies_while_it_undoes_a_parked_job_leaves_a_cancelle
         "select claim_jobs('w1', $1, '{sql-resize}', lease_seconds => 5, confirms_start => true)",
         [db.queue],
     )
-    # Its heartbeat found the row locked, and confirmed the start beside it.
+    # The heartbeat found the row locked, and confirmed the start in lease_extension.
     await db.run(
         "insert into picture_queue.lease_extension (job_id, lease_id, lease_expires_at) "
         "values ($1, $2, picture_queue._now() + interval '5 seconds')",
@@ -344,7 +344,7 @@ async def test_claim_next_job_and_complete_job_work_without_a_lease_id(db):
     assert await db.rows("select * from claim_next_job($1)", db.queue) == []
 
 
-async def test_claim_next_job_takes_over_what_a_dead_worker_left(db):
+async def test_claim_next_job_takes_over_jobs_of_a_dead_worker(db):
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
     await db.pass_time(6)
@@ -353,7 +353,7 @@ async def test_claim_next_job_takes_over_what_a_dead_worker_left(db):
 
 
 @pytest.mark.parametrize(
-    ("item", "says"),
+    ("item", "expected"),
     [
         ({"job_id": None}, "outcomes[0]: job_id is missing"),
         ({"lease_id": None}, "outcomes[0]: lease_id is missing"),
@@ -362,7 +362,7 @@ async def test_claim_next_job_takes_over_what_a_dead_worker_left(db):
         ({"delay_seconds": 1e12}, "delay_seconds is 1000000000000"),
     ],
 )
-async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, item, says):
+async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, item, expected):
     await db.enqueue()
     await db.enqueue()
     bad, other = (
@@ -370,15 +370,15 @@ async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, ite
         for job in await db.claim(2)
     )
     refused = await db.refusal("select report_jobs($1)", [bad | item])
-    assert says in refused.detail
+    assert expected in refused.detail
     answer = (await db.value("select report_jobs($1)", [bad | item, other]))["outcomes"]
     assert [one["outcome"] for one in answer] == ["refused", "ok"]
-    assert says.removeprefix("outcomes[0]: ") in answer[0]["error"]
+    assert expected.removeprefix("outcomes[0]: ") in answer[0]["error"]
     assert (await db.job(bad["job_id"]))["status"] == "processing"
     assert (await db.job(other["job_id"]))["hold"] == "scheduled"
 
 
-async def test_complete_job_with_an_error_retries_then_fails(db):
+async def test_complete_job_with_an_error_leads_to_a_retry_and_then_fails(db):
     job_id = await db.enqueue(max_attempts=2)
     await db.rows("select * from claim_next_job($1)", db.queue)
     assert await db.value("select complete_job($1, null, 'boom')", job_id) == "pending"
@@ -388,7 +388,7 @@ async def test_complete_job_with_an_error_retries_then_fails(db):
     assert (await db.job(job_id))["error"] == "boom"
 
 
-async def test_complete_job_needs_the_lease_of_a_worker_that_heartbeats(db):
+async def test_complete_job_needs_the_lease_if_the_worker_sends_heartbeats(db):
     job_id = await db.enqueue()
     (job,) = await db.claim()
     refused = await db.refusal("select complete_job($1, null, null)", job_id)
@@ -397,13 +397,13 @@ async def test_complete_job_needs_the_lease_of_a_worker_that_heartbeats(db):
     assert await db.value("select complete_job($1, '1', null, $2)", job_id, lease) == "completed"
 
 
-async def test_the_transitions_lead_nowhere_from_a_terminal_state_but_by_retry(db):
+async def test_only_a_retry_leads_out_of_a_terminal_state(db):
     rows = await db.rows("select * from picture_queue.state_transition")
     assert {row["action"] for row in rows if row["from_status"] in TERMINAL} == {"retry"}
     assert not [row for row in rows if row["to_status"] in TERMINAL and row["to_hold"]]
 
 
-async def test_a_change_that_is_not_permitted_is_not_made(db):
+async def test_a_change_that_is_not_permitted_has_no_effect(db):
     job_id = await db.enqueue()
     moved = await db.rows(
         "select * from unnest(picture_queue._transition(array["

@@ -1,15 +1,14 @@
-"""Dependencies and batches where they meet what is there already: failed parents, repeated calls,
-callbacks that are refused."""
+"""Dependencies and batches in special cases.
+
+Parents have failed already, calls are repeated, or callbacks are refused.
+"""
 
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-
-async def enqueue(db: Any, *items: dict[str, Any]) -> list[dict[str, Any]]:
-    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
-    return await db.value("select enqueue_jobs($1)", jobs)
+from .conftest import enqueue_items
 
 
 async def batch(db: Any, *items: dict[str, Any], callback: Any = None) -> UUID:
@@ -25,7 +24,7 @@ async def failed_job(db: Any) -> str:
     return job["id"]
 
 
-async def test_a_batch_counts_a_job_that_ends_as_it_is_enqueued(db):
+async def test_a_batch_counts_a_job_that_is_cancelled_by_its_enqueue(db):
     parent = await failed_job(db)
     then = {"job_type": "then", "queue": db.queue}
     one = await batch(db, {}, {"options": {"depends_on": [parent]}}, callback=then)
@@ -34,13 +33,13 @@ async def test_a_batch_counts_a_job_that_ends_as_it_is_enqueued(db):
     assert row["callback_job_id"] is None
 
 
-async def test_a_job_that_ends_as_it_is_added_does_not_finish_its_batch(db):
+async def test_a_job_that_is_cancelled_by_its_enqueue_does_not_finish_its_batch(db):
     parent = await failed_job(db)
     then = {"job_type": "then", "queue": db.queue}
     one = await batch(db, {}, {}, callback=then)
     (job,) = await db.claim()
     await db.report(job, "completed")
-    await enqueue(db, {"options": {"depends_on": [parent], "batch_id": str(one)}})
+    await enqueue_items(db, {"options": {"depends_on": [parent], "batch_id": str(one)}})
     row = await db.value("select get_batch($1)", one)
     assert (row["total"], row["completed"], row["cancelled"], row["open"]) == (3, 1, 1, 1)
     assert row["callback_job_id"] is None
@@ -48,18 +47,18 @@ async def test_a_job_that_ends_as_it_is_added_does_not_finish_its_batch(db):
 
 @pytest.mark.parametrize("outcome", [None, "completed", "failed"])
 @pytest.mark.parametrize("by", ["idempotency_key", "unique"])
-async def test_a_child_waits_for_the_job_that_was_there_instead_of_its_parent(db, by, outcome):
-    """A call repeated with new ids: its parent is the job that the key found."""
+async def test_a_child_waits_for_the_existing_job_that_its_parent_duplicates(db, by, outcome):
+    """Repeat a call with new ids: the parent is the job that the key found."""
     key = {"idempotency_key": "k"}
     if by == "unique":
         states = ["pending", "processing", "completed", "failed"]
         key = {"options": {"unique": {"states": states}}}
-    (first,) = await enqueue(db, {"max_attempts": 1, **key})
+    (first,) = await enqueue_items(db, {"max_attempts": 1, **key})
     if outcome:
         (job,) = await db.claim()
         await db.report(job, outcome)
     fresh = str(uuid4())
-    parent, child = await enqueue(
+    parent, child = await enqueue_items(
         db, {"job_id": fresh, "max_attempts": 1, **key}, {"options": {"depends_on": [fresh]}}
     )
     assert parent == {"job_id": first["job_id"], "outcome": "existing"}
@@ -83,7 +82,7 @@ async def test_a_callback_that_waits_for_others_is_refused(db, field):
     assert field in refused.detail
 
 
-async def test_a_callback_that_is_refused_does_not_hold_up_the_last_job(db):
+async def test_a_refused_callback_does_not_delay_the_last_job(db):
     taken = await db.enqueue("other")
     callback = {"job_type": "then", "queue": db.queue, "job_id": str(taken)}
     one = await batch(db, {}, callback=callback)

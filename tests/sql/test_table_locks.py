@@ -1,4 +1,4 @@
-"""Every function of the API, while a table is locked: it ends, with an answer or PQ_BUSY."""
+"""Every function of the API beside a locked table: it returns, or raises PQ_BUSY in time."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ import pytest
 
 from tests.databases import connect
 
-#: A call of each function. Each has rows of its own, so that none waits for another.
+#: A call of each function. Each has its own rows, so that none waits for another.
 CALLS = {
     "begin_prediction": "begin_prediction('{job}', '{lease}')",
     "cancel_generation": "cancel_generation('{generation}')",
@@ -77,7 +77,7 @@ CALLS = {
     "start_generation": "start_generation('a boat')",
     "unregister_worker": "unregister_worker('w-{name}')",
 }
-#: Its answer has the type of the table: the caller's own statement waits for it before the call.
+#: Its result has the type of the table, so the caller's statement waits for it before the call.
 TYPED_BY_ITS_TABLE = {"claim_next_job"}
 SETUP = """
 declare
@@ -123,13 +123,14 @@ FUNCTIONS = """
 select p.proname from pg_proc p where p.pronamespace = 'public'::regnamespace
   and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')
 """
-LONGEST = 3.0  # seconds of a call: 2 for a lock, and what it does besides while 60 others are made
+# The time limit of a call in seconds: 2 for a lock, the rest for 60 concurrent calls.
+LONGEST = 3.0
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
 def calls(own_database: str) -> dict[str, str]:
-    """The statements, with the rows of each."""
+    """The statements, and the rows that they need."""
 
     async def make() -> dict[str, str]:
         one = await connect(own_database)
@@ -146,8 +147,10 @@ def calls(own_database: str) -> dict[str, str]:
     return asyncio.run(make())
 
 
-async def ended(url: str, slots: asyncio.Semaphore, call: str) -> tuple[str | None, float]:
-    """Make a call and undo it; return what it was refused with, and how long it took."""
+async def call_and_roll_back(
+    url: str, slots: asyncio.Semaphore, call: str
+) -> tuple[str | None, float]:
+    """Make a call and roll it back; return its error and its duration."""
     async with slots:
         connection = await connect(url)
         await connection.execute("set statement_timeout = '6s'")
@@ -164,13 +167,15 @@ async def ended(url: str, slots: asyncio.Semaphore, call: str) -> tuple[str | No
 
 
 async def while_locked(url: str, table: str, calls: dict[str, str]) -> dict[str, Any]:
-    """Return the calls that ended badly while a table was locked."""
+    """Return the calls that ended with a wrong error or too late while a table was locked."""
     holder = await connect(url)
     slots = asyncio.Semaphore(70)
     try:
         await holder.execute("begin")
         await holder.execute(f"lock table {table} in access exclusive mode")
-        answers = await asyncio.gather(*(ended(url, slots, call) for call in calls.values()))
+        answers = await asyncio.gather(
+            *(call_and_roll_back(url, slots, call) for call in calls.values())
+        )
     finally:
         await holder.close(timeout=5)
     return {
@@ -186,7 +191,9 @@ async def test_every_function_has_a_call_that_succeeds(own_database: str, calls:
     await one.close(timeout=5)
     assert found == CALLS.keys()
     slots = asyncio.Semaphore(1)
-    answers = {name: await ended(own_database, slots, call) for name, call in calls.items()}
+    answers = {
+        name: await call_and_roll_back(own_database, slots, call) for name, call in calls.items()
+    }
     assert {name: error for name, (error, _) in answers.items() if error} == {}
 
 
@@ -210,7 +217,7 @@ SETS = [
 
 
 @pytest.mark.parametrize(("table", "call"), SETS)
-async def test_a_call_for_many_does_not_wait_once_for_each(
+async def test_a_call_for_many_jobs_waits_for_the_lock_only_once(
     own_database: str, table: str, call: str
 ):
     one = await connect(own_database)

@@ -1,4 +1,4 @@
-"""A trigger of the project that raises: the call says so, with a code that stays the same."""
+"""Errors of triggers and constraints of the project are reported with a stable code."""
 
 from uuid import UUID, uuid4
 
@@ -31,7 +31,7 @@ CALLS = {
 
 @pytest.mark.parametrize("using", ["", "using errcode = '22012'"], ids=["P0001", "22012"])
 @pytest.mark.parametrize("name", list(CALLS))
-async def test_what_a_trigger_raises_is_answered_as_a_conflict(db, name, using):
+async def test_an_error_of_a_trigger_is_reported_as_a_conflict(db, name, using):
     failed = await db.enqueue(max_attempts=1)
     (job,) = await db.claim()
     await db.report(job, "failed")
@@ -43,9 +43,9 @@ async def test_what_a_trigger_raises_is_answered_as_a_conflict(db, name, using):
     (job,) = await db.claim(1, "generate-image")
     event, table, call = CALLS[name]
     await db.run(TRIGGER.format(event=event, table=table, using=using))
-    things = [failed, UUID(job["id"]), UUID(job["lease_id"]), UUID(begun["generation_id"])]
+    ids = [failed, UUID(job["id"]), UUID(job["lease_id"]), UUID(begun["generation_id"])]
     for place in range(4, 0, -1):
-        call = call.replace(f"${place}", f"'{things[place - 1]}'")
+        call = call.replace(f"${place}", f"'{ids[place - 1]}'")
     refused = await db.refusal(f"select {call}")
     assert refused.sqlstate == "PT409"
     assert "not on my watch" in refused.detail
@@ -88,7 +88,7 @@ RULES = {
 
 @pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("call", list(ENQUEUES))
-async def test_every_way_to_enqueue_answers_a_refusal_alike(db, call, rule):
+async def test_every_way_to_enqueue_reports_the_same_error(db, call, rule):
     await db.run("delete from job_queue where job_type = 't'")
     await db.value("select set_queue('q')")
     await db.run(RULES[rule])
@@ -98,7 +98,7 @@ async def test_every_way_to_enqueue_answers_a_refusal_alike(db, call, rule):
     assert "trigger or constraint of yours" in refused.hint
 
 
-async def test_without_rules_of_the_project_a_simple_job_takes_the_short_way(db):
+async def test_a_simple_job_takes_the_fast_path_without_user_triggers(db):
     await db.value("select set_queue('q')")
     await db.run(
         """create or replace function picture_queue._enqueue(
@@ -108,7 +108,7 @@ async def test_without_rules_of_the_project_a_simple_job_takes_the_short_way(db)
     assert await db.value("select enqueue_job('t', queue => 'q')")
 
 
-async def test_a_unique_index_of_the_project_is_not_taken_for_a_job_that_is_there(db):
+async def test_a_violation_of_a_users_unique_index_is_not_taken_for_a_duplicate(db):
     await db.run("create unique index mine on public.job_queue (job_type) where job_type = 't'")
     items = [{"job_type": "t", "queue": db.queue, "job_id": str(uuid4())} for _ in range(2)]
     refused = await db.refusal("select enqueue_jobs($1)", items)

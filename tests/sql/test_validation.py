@@ -1,4 +1,4 @@
-"""One validator: what a call accepts can be carried out later, and what it refuses it names."""
+"""Validation: accepted calls can be carried out later, and errors name the invalid value."""
 
 import json
 from typing import Any
@@ -19,23 +19,24 @@ def nested(levels: int) -> Any:
 
 
 async def raw(db: Any, sql: str, text: str) -> Any:
-    """Runs a call whose JSON Python itself would not write."""
+    """Run a call with JSON that Python itself would not write."""
     return await db.refusal(sql.replace("$1", "$1::text::jsonb"), text)
 
 
-UUID_TEXT = "0198c0de-0000-4000-8000-000000000001"  # fixed: workers of xdist collect the same names
+# The id is fixed, because the workers of xdist must collect the same names.
+UUID_TEXT = "0198c0de-0000-4000-8000-000000000001"
 UUIDS = ["x", "", 5, UUID_TEXT + "-", "{" + UUID_TEXT, UUID_TEXT[:-1]]
 
 
 @pytest.mark.parametrize("field", ["job_id", "user_id", "generation_id"])
 @pytest.mark.parametrize("value", UUIDS)
-async def test_what_is_no_uuid_is_refused_by_every_way_to_enqueue(db, field, value):
+async def test_every_way_to_enqueue_refuses_a_malformed_uuid(db, field, value):
     job = {"job_type": "a", field: value}
-    said = f"{field} is {json.dumps(value)}, which is no uuid"
-    assert (await db.refusal(ONE, [job])).detail == said
-    assert (await db.refusal(ONE, [{"job_type": "a"}, job])).detail == f"jobs[1]: {said}"
-    assert (await db.refusal(BATCH, [job], None)).detail == said
-    assert (await db.refusal(BATCH, [], job)).detail == f"callback: {said}"
+    expected = f"{field} is {json.dumps(value)}, which is no uuid"
+    assert (await db.refusal(ONE, [job])).detail == expected
+    assert (await db.refusal(ONE, [{"job_type": "a"}, job])).detail == f"jobs[1]: {expected}"
+    assert (await db.refusal(BATCH, [job], None)).detail == expected
+    assert (await db.refusal(BATCH, [], job)).detail == f"callback: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,8 @@ async def test_what_is_no_uuid_is_refused_by_every_way_to_enqueue(db, field, val
         {"job_type": "cb\n"},
         {"queue": "bad name!"},
         {"queue": "q\n"},
-        {"payload": {"a": "x" * 65_500}},  # too large with the counts of the batch
+        # The payload is too large once the counts of the batch are added.
+        {"payload": {"a": "x" * 65_500}},
         {"payload": 5},
         {"options": 5},
         {"options": {"tags": "{a}"}},
@@ -66,7 +68,7 @@ async def test_a_callback_that_could_not_be_enqueued_is_refused(db, bad):
     assert await db.value("select count(*) from job_queue where queue = $1", db.queue) == 0
 
 
-async def test_a_callback_may_be_unique_by_what_it_is_given(db):
+async def test_a_callback_may_be_unique_by_fields_of_the_batch(db):
     callback = {"job_type": "cb", "options": {"unique": {"by": ["batch_id"]}}}
     answer = await db.value(BATCH, [], callback)
     batch = await db.value("select get_batch($1)", UUID(answer["batch_id"]))
@@ -75,12 +77,12 @@ async def test_a_callback_may_be_unique_by_what_it_is_given(db):
 
 
 @pytest.mark.parametrize("callback", [[1], 5, "x", True])
-async def test_a_callback_is_a_job(db, callback):
+async def test_a_callback_that_is_not_a_job_is_refused(db, callback):
     assert (await db.refusal(BATCH, [], callback)).detail == "callback is not a job"
 
 
 @pytest.mark.parametrize(
-    ("policy", "said"),
+    ("policy", "expected"),
     [
         ({"queue": "bad name!"}, 'job_types.cb.queue is "bad name!"'),
         ({"queue": "q\n"}, 'job_types.cb.queue is "q\\n"'),
@@ -94,10 +96,10 @@ async def test_a_callback_is_a_job(db, callback):
         (None, "job_types.cb is not an object"),
     ],
 )
-async def test_a_policy_is_refused_by_job_type_field_and_value(db, policy, said):
+async def test_the_error_for_an_invalid_policy_names_job_type_field_and_value(db, policy, expected):
     refused = await db.refusal("select register_worker('w', '{default}', $1)", {"cb": policy})
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
-    assert refused.detail.startswith(said)
+    assert refused.detail.startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ async def test_a_policy_is_refused_by_job_type_field_and_value(db, policy, said)
         ("w", ["default"], {"a b": {}}),
     ],
 )
-async def test_a_worker_is_refused_with_a_code(db, worker, queues, job_types):
+async def test_an_invalid_worker_is_refused_with_a_code(db, worker, queues, job_types):
     sql = "select register_worker($1, $2, $3)"
     refused = await db.refusal(sql, worker, queues, job_types)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
@@ -123,23 +125,23 @@ async def test_a_worker_is_refused_with_a_code(db, worker, queues, job_types):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
         ({"user_id": "zzz"}, 'user_id is "zzz", which is no uuid'),
         ({"priority": 10**10}, "priority is 10000000000"),
         ({"queue": "a b"}, 'queue is "a b"'),
         ({"payload": {"a": "x" * 70_000}}, "payload has 70009 bytes"),
-        # Each job is told its schedule and its tick.
+        # The payload of each job also contains its schedule and its tick.
         ({"options": {"metadata": {"a": "x" * 65_500}}}, "options.metadata has 65"),
         ({"options": {"unique": {"by": ["x"]}}}, 'options.unique.by has "x"'),
         ({"missed": "x" * 100_000}, 'missed is "xxx'),
     ],
 )
-async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given, said):
+async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given, expected):
     schedule = {"every_seconds": 60, "job_type": "t", **given}
     refused = await db.refusal("select set_schedule('s', $1)", schedule)
     assert refused.sqlstate in ("PT400", "PT413")
-    assert refused.detail.startswith(said)
+    assert refused.detail.startswith(expected)
     assert len(refused.detail) < 300
 
 
@@ -158,13 +160,13 @@ async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given,
         ("idempotency_key", "x" * 3000),
     ],
 )
-async def test_an_option_of_a_generation_is_refused_by_name(db, field, value):
+async def test_the_error_for_an_invalid_option_of_a_generation_names_it(db, field, value):
     refused = await db.refusal("select start_generation('a', options => $1)", {field: value})
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
     assert refused.detail.startswith(f"options.{field} ")
 
 
-# JSON that some reader could not read.
+# JSON that some parsers cannot read.
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 5000, "-1" + "0" * 400, "1e309"])
@@ -183,7 +185,7 @@ async def test_an_option_of_a_generation_is_refused_by_name(db, field, value):
         (START, '{"seed": %s}'),
     ],
 )  # fmt: skip
-async def test_a_number_that_no_double_holds_is_refused(db, sql, text, number):
+async def test_a_number_outside_the_range_of_a_double_is_refused(db, sql, text, number):
     refused = await raw(db, sql, text % number)
     assert refused.message.startswith(("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"))
     assert "has a number beyond 1e308" in refused.detail
@@ -200,18 +202,18 @@ async def test_a_number_that_no_double_holds_is_refused(db, sql, text, number):
         (START, lambda v: {"v": v}),
     ],
 )
-async def test_json_nested_too_deep_is_refused(db, sql, wrap):
+async def test_json_that_is_nested_too_deeply_is_refused(db, sql, wrap):
     refused = await db.refusal(sql, wrap(nested(500)))
     assert "is nested deeper than 100 levels" in refused.detail
 
 
-async def test_json_at_the_limits_is_taken(db):
+async def test_json_at_the_limits_is_accepted(db):
     payload = {"n": 10**307, "text": "1" * 5000, "deep": nested(98), "small": [1e-300] * 9}
     job_id = await db.enqueue(payload=payload)
     assert (await db.job(job_id))["payload"] == payload
 
 
-async def test_the_problem_of_a_result_is_named_too(db):
+async def test_the_error_for_an_invalid_result_names_the_problem(db):
     call = "select picture_queue._json_problem($1::text::jsonb, 1000)"
     assert await db.value(call, '{"a": 1}') is None
     assert await db.value(call, json.dumps("x" * 2000)) == "has 2002 bytes, the limit is 1000"
@@ -219,7 +221,7 @@ async def test_the_problem_of_a_result_is_named_too(db):
     assert (await db.value(call, digits)).startswith("has a number beyond 1e308: 9999")
 
 
-async def test_the_input_of_a_generation_is_bounded(db):
+async def test_the_size_of_a_generations_input_is_limited(db):
     sql = "select start_generation('a', $1, $2)"
     model = "black-forest-labs/flux-2-pro"
     for images in (300_000, 101):
@@ -245,13 +247,13 @@ BLANKS = (
 
 
 @pytest.mark.parametrize("prompt", [*BLANKS, BLANKS, " \t\r\n\v\f\u0085"])
-async def test_a_prompt_that_shows_nothing_is_blank(db, prompt):
+async def test_a_prompt_of_invisible_characters_is_blank(db, prompt):
     refused = await db.refusal("select start_generation($1)", prompt)
     assert (refused.sqlstate, refused.detail) == ("PT422", "prompt is empty")
     assert await db.value("select start_generation($1)", f"{prompt}\u00e4{prompt}")
 
 
-# As many as one call may have.
+# This is the maximum number for one call.
 
 
 async def test_more_jobs_than_one_call_may_have_are_refused(db):
@@ -260,10 +262,10 @@ async def test_more_jobs_than_one_call_may_have_are_refused(db):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"), [({"priority": "x"}, "priority is x"), ({"prio": 1}, "prio is not known")]
+    ("bad", "expected"), [({"priority": "x"}, "priority is x"), ({"prio": 1}, "prio is not known")]
 )
-async def test_the_one_bad_job_of_many_is_named(db, bad, said):
+async def test_the_error_for_one_invalid_job_of_many_names_it(db, bad, expected):
     jobs = [{"job_type": "a"}] * 20_000
     jobs[12_345] = {"job_type": "a", **bad}
     jobs[19_999] = {"job_type": "a", "max_attempts": "x"}
-    assert (await db.refusal(ONE, jobs)).detail.startswith(f"jobs[12345]: {said}")
+    assert (await db.refusal(ONE, jobs)).detail.startswith(f"jobs[12345]: {expected}")

@@ -1,9 +1,10 @@
-"""A claimed job to try things on, and a project whose answers a test writes itself."""
+"""A factory of claimed jobs, and a fake project whose answers each test writes."""
 
 import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -43,7 +44,7 @@ COLUMNS: dict[str, Any] = {
 
 @pytest.fixture
 def row() -> Callable[..., dict[str, Any]]:
-    """Makes the JSON of a claimed job."""
+    """Make the JSON of a claimed job."""
 
     def make(**columns: Any) -> dict[str, Any]:
         return COLUMNS | {"id": str(uuid4()), "lease_id": str(uuid4())} | columns
@@ -53,15 +54,28 @@ def row() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
-    """Makes a claimed job."""
+    """Make a claimed job."""
     return lambda **columns: ClaimedJob(row(**columns))
 
 
-class Project:
-    """A transport whose answers are the test's own.
+def attempt_of(job: Any, *, progress: Any = None, log: Any = None, settled: bool = False) -> Any:
+    """Make an attempt with the attributes that a context uses."""
+    return SimpleNamespace(
+        job=job,
+        progress=progress,
+        log=log,
+        settled=settled,
+        stop_reason=None,
+        cancel_requested=False,
+        shutdown_requested=False,
+    )
 
-    `answers` has a function for each SQL function: it gets the parameters and returns the JSON of
-    the answer, or raises. It may be async.
+
+class Project:
+    """A transport that returns the answers of the test.
+
+    `answers` maps the name of a SQL function to a function that gets the parameters and returns the
+    JSON of the answer, or raises. It may be async.
     """
 
     database = None
@@ -76,11 +90,11 @@ class Project:
         return rpc.parse(await answer if inspect.isawaitable(answer) else answer)
 
     def for_thread(self) -> "ThreadProject":
-        """Returns the same project for another thread."""
+        """Return the same project, for another thread."""
         return ThreadProject(self)
 
     async def next(self, function: str) -> dict[str, Any]:
-        """Returns the parameters of the next call of a function that was not looked at yet."""
+        """Return the parameters of the next call of a function; each call is returned once."""
         async with asyncio.timeout(5):
             while True:
                 name, params = await self.asked.get()
@@ -89,7 +103,7 @@ class Project:
 
 
 class ThreadProject:
-    """A project that is called from a thread; its answers come from the event loop of the test."""
+    """A project that is called from a thread. The event loop of the test produces its answers."""
 
     def __init__(self, project: Project) -> None:
         self._project = project

@@ -1,4 +1,4 @@
-"""The check of words finds question words in docstrings and names that were replaced."""
+"""Tests of the check that finds question words in docstrings and retired names."""
 
 import runpy
 from pathlib import Path
@@ -17,7 +17,7 @@ def findings(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "expected"),
     [
         ("a.py", '"""How it works."""\n', "a.py:1: begin this docstring with a verb or a noun"),
         ("a.py", 'def f():\n    """Whether it is."""\n', "a.py:1: begin this docstring"),
@@ -31,14 +31,16 @@ def findings(path: Path) -> list[str]:
         ("a.py", "class Trickle: ...\n", "a.py:1: Trickle is now BatchSender"),
         ("a.py", "\nx.complain()\n", "a.py:2: complain is now print_error"),
         ("a.py", "def f(hurry): ...\n", "a.py:1: hurry is now stop_now"),
+        ("a.py", "def test_nobody_waits(): ...\n", "a.py:1: say in plain words what test_nobody"),
+        ("a.py", '"""It works."""\n', "a.py:1: begin this docstring with a verb or a noun"),
         ("ears.py", "x = 1\n", "ears.py:1: the module ears is now event_source"),
         ("a.sql", "\nselect picture_queue._line_up(1);\n", "a.sql:2: _line_up is now"),
     ],
 )
-def test_a_fault_is_found_with_its_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_a_finding_has_its_line(tmp_path: Path, name: str, text: str, expected: str) -> None:
     (tmp_path / name).write_text(text)
     (found,) = findings(tmp_path / name)
-    assert found.startswith(said)
+    assert found.startswith(expected)
 
 
 @pytest.mark.parametrize(

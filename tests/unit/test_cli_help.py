@@ -1,4 +1,4 @@
-"""The help of every command: short imperatives, an example that works, readable everywhere."""
+"""The help of every command: short imperatives, and an example that can be parsed."""
 
 import os
 import re
@@ -16,12 +16,12 @@ from picture_queue_cli.app import app
 
 WIDTH = 60
 ROOT: Any = typer.main.get_command(app)
-# First words of the help of groups and arguments that are no verbs.
+# The first words of the help of groups and arguments; these are not verbs.
 NO_VERBS = {"a", "an", "the", "what", "which", "who", "how", "whether", "where", "if", "this"}
 
 
 def commands() -> Iterator[tuple[list[str], Any]]:
-    """Yield every command and group with its words."""
+    """Yield every command and group with the words of its command line."""
     waiting: list[tuple[list[str], Any]] = [([], ROOT)]
     while waiting:
         words, command = waiting.pop()
@@ -36,7 +36,7 @@ EVERY = [pytest.param(words, one, id=" ".join(words) or "root") for words, one i
 def test_each_line_is_a_short_imperative(words: list[str], command: Any) -> None:
     lines = [command.help.split("\n")[0], *(p.help for p in command.params)]
     for line in lines:
-        if not line or "completion" in line:  # typer's own options
+        if not line or "completion" in line:  # These options come from typer.
             continue
         assert len(line) < 60 and line[0].isupper() and line.endswith("."), line
         assert line.split()[0].lower() not in NO_VERBS, line
@@ -50,12 +50,13 @@ def test_help_fits_narrow_plain_terminals(words: list[str], command: Any) -> Non
     assert done.exit_code == 0
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout
-    assert "<" not in done.stdout, "a type of Python"
-    lines = done.stdout.rstrip().splitlines()[:-1]  # the example stays whole, to be copied
+    assert "<" not in done.stdout, "the name of a Python type is shown"
+    # The example is not wrapped, so that it can be copied.
+    lines = done.stdout.rstrip().splitlines()[:-1]
     assert [line for line in lines if len(line) > WIDTH] == []
     for parameter in command.params:
         if parameter.opts[0].startswith("-"):
-            assert max(parameter.opts, key=len) in done.stdout, "an option is cut"
+            assert max(parameter.opts, key=len) in done.stdout, "an option is truncated"
 
 
 @pytest.mark.parametrize(("words", "command"), EVERY)
@@ -70,7 +71,7 @@ def test_help_ends_with_an_example_that_can_be_parsed(words: list[str], command:
     one, rest = ROOT, given
     while hasattr(one, "commands"):
         one, rest = one.commands[rest[0]], rest[1:]
-    one.make_context("example", rest)  # raises where the example is wrong
+    one.make_context("example", rest)  # Parsing raises an error if the example is wrong.
 
 
 def test_help_is_plain_in_an_ascii_locale() -> None:

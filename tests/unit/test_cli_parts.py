@@ -1,4 +1,4 @@
-"""The small parts of the command line: what it reads and what it shows."""
+"""Helpers of the command line: parsing of input and rendering of output."""
 
 import io
 import subprocess
@@ -30,14 +30,14 @@ from picture_queue_cli import health, render
 from picture_queue_cli.options import HOLDS, STATUSES
 from picture_queue_cli.parsing import (
     Rate,
-    changes,
-    moment,
-    named_values,
-    rate,
+    parse_changes,
+    parse_duration,
+    parse_pairs,
+    parse_rate,
+    parse_time,
     read_object,
-    until,
+    resolve_resume_at,
 )
-from picture_queue_cli.parsing import seconds as read_seconds
 from picture_queue_cli.pictures import file_name
 from picture_queue_cli.preview import preview
 from picture_queue_cli.progress_bar import event_line
@@ -66,15 +66,15 @@ def event(status: str, progress: int = 0, source: Any = "socket", **more: Any) -
     )
 
 
-# --- what it reads ---
+# --- Parsing ---
 
 
-def test_the_choices_are_the_library_s_states() -> None:
+def test_status_choices_equal_the_enum_of_the_library() -> None:
     assert list(STATUSES) == [state.value for state in JobStatus]
     assert set(HOLDS) == set(get_args(Hold))
 
 
-def test_a_payload_comes_from_the_argument_a_file_or_standard_input(
+def test_a_payload_is_read_from_an_argument_a_file_or_standard_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "payload.json"
@@ -86,20 +86,20 @@ def test_a_payload_comes_from_the_argument_a_file_or_standard_input(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("{path: 1}", "The payload is not JSON"),
         ("[1, 2]", "The payload is not a JSON object: it is [1, 2]"),
         ("@/nowhere/x.json", "The payload cannot be read: /nowhere/x.json: No such file"),
     ],
 )
-def test_a_payload_that_is_none_is_refused(text: str, said: str) -> None:
+def test_an_invalid_payload_is_refused(text: str, expected: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         read_object(text)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(expected)
 
 
-def test_a_payload_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_payload_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidArgument, match="not UTF-8"):
         read_object(f"@{tmp_path / 'x'}")
@@ -117,34 +117,34 @@ def test_a_payload_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("seed=NaN", "NaN"),
     ],
 )
-def test_an_input_is_json_where_it_can_be(text: str, value: object) -> None:
-    assert list(named_values([text]).values()) == [value]
+def test_a_named_value_is_parsed_as_json_if_possible(text: str, value: object) -> None:
+    assert list(parse_pairs([text]).values()) == [value]
 
 
 @pytest.mark.parametrize(
     ("delay", "seconds"),
     [("90", 90), ("90s", 90), ("1.5m", 90), ("10min", 600), ("2h", 7200), ("1 d", 86400)],
 )
-def test_a_length_of_time_is_a_number_and_a_unit(delay: str, seconds: float) -> None:
-    assert read_seconds(delay) == seconds
+def test_a_duration_is_a_number_with_an_optional_unit(delay: str, seconds: float) -> None:
+    assert parse_duration(delay) == seconds
 
 
-def test_a_time_may_have_a_zone() -> None:
-    assert moment("2030-01-31T09:00+01:00") == NOW
+def test_a_time_may_have_a_utc_offset() -> None:
+    assert parse_time("2030-01-31T09:00+01:00") == NOW
 
 
-def test_an_end_is_a_length_or_a_moment_not_both() -> None:
-    found = until(90, None)
+def test_an_end_is_a_duration_or_a_time_but_not_both() -> None:
+    found = resolve_resume_at(90, None)
     assert found is not None
     assert 85 < (found - datetime.now(UTC)).total_seconds() <= 90
-    assert until(None, NOW) == NOW
-    assert until(None, None) is None
+    assert resolve_resume_at(None, NOW) == NOW
+    assert resolve_resume_at(None, None) is None
     with pytest.raises(typer.BadParameter, match="not both"):
-        until(3600, NOW)
+        resolve_resume_at(3600, NOW)
 
 
-def test_settings_are_json_where_they_can_be_and_default_is_none() -> None:
-    assert changes(["a=5", "b=true", "c=none", "d=default", "e=0.5"]) == {
+def test_settings_are_parsed_as_json_and_default_becomes_none() -> None:
+    assert parse_changes(["a=5", "b=true", "c=none", "d=default", "e=0.5"]) == {
         "a": 5,
         "b": True,
         "c": "none",
@@ -152,46 +152,48 @@ def test_settings_are_json_where_they_can_be_and_default_is_none() -> None:
         "e": 0.5,
     }
     with pytest.raises(typer.BadParameter, match="NAME=VALUE"):
-        changes(["max_attempts"])
+        parse_changes(["max_attempts"])
 
 
-def test_a_setting_in_seconds_may_have_a_unit() -> None:
-    found = changes(["lease_seconds=5m", "backoff_seconds=1s", "timeout_seconds=90", "name=5m"])
+def test_a_setting_in_seconds_accepts_a_unit() -> None:
+    found = parse_changes(
+        ["lease_seconds=5m", "backoff_seconds=1s", "timeout_seconds=90", "name=5m"]
+    )
     assert found == {
         "lease_seconds": 300,
         "backoff_seconds": 1,
         "timeout_seconds": 90,
         "name": "5m",
     }
-    with pytest.raises(typer.BadParameter, match="'soon' is not a time") as caught:
-        changes(["lease_seconds=soon"])
+    with pytest.raises(typer.BadParameter, match="'soon' is not a duration") as caught:
+        parse_changes(["lease_seconds=soon"])
     assert caught.value.param_hint == "lease_seconds"
 
 
 @pytest.mark.parametrize(
     ("text", "found"), [("10/1m", Rate(10, 60)), ("5/s", Rate(5, 1)), ("7/90s", Rate(7, 90))]
 )
-def test_a_rate_is_a_number_in_a_time(text: str, found: Rate) -> None:
-    assert rate(text) == found
+def test_a_rate_is_a_count_per_duration(text: str, found: Rate) -> None:
+    assert parse_rate(text) == found
 
 
 @pytest.mark.parametrize("text", ["10", "x/1m", "10/soon"])
-def test_a_rate_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_rate_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
-        rate(text)
+        parse_rate(text)
 
 
-# --- what it shows ---
+# --- Rendering ---
 
 
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(-1, "0 s"), (59, "59 s"), (150, "2 min"), (7200, "2 h"), (9e5, "10 d")]
 )
-def test_durations_have_one_unit(seconds: float, shown: str) -> None:
+def test_a_duration_is_shown_in_one_unit(seconds: float, shown: str) -> None:
     assert render.duration(seconds) == shown
 
 
-def test_moments_lie_before_or_ahead() -> None:
+def test_a_time_is_shown_relative_to_now() -> None:
     now = datetime.now(UTC)
     assert render.ago(now - timedelta(seconds=300.2)) == "5 min ago"
     assert render.ago(now + timedelta(seconds=300.2)) == "in 5 min"
@@ -203,11 +205,11 @@ def test_moments_lie_before_or_ahead() -> None:
     [
         (3, 0, "idle", False),
         (3, 2, "busy with 2 jobs", False),
-        (37, 0, "not heard of for 37 s", True),
-        (37, 1, "not heard of for 37 s, it holds 1 job", True),
+        (37, 0, "no contact for 37 s", True),
+        (37, 1, "no contact for 37 s, holds 1 job", True),
     ],
 )
-def test_a_worker_that_is_not_heard_of_does_not_count(
+def test_a_worker_without_a_recent_heartbeat_is_reported(
     seconds: float, running: int, state: str, warns: bool
 ) -> None:
     worker = WorkerSeen(
@@ -224,7 +226,7 @@ def test_a_worker_that_is_not_heard_of_does_not_count(
     assert bool(health._warnings(found, [])) is warns
 
 
-def test_a_state_is_one_line() -> None:
+def test_an_event_is_shown_on_one_line() -> None:
     line = event_line(event("processing", 40, message="generating", hold="parked"))
     assert line.endswith("processing (parked)  40 %  generating  [socket]")
 
@@ -287,7 +289,7 @@ def screen(width: int = 40, height: int = 20) -> Console:
     )
 
 
-def test_a_preview_has_the_colours_of_the_picture(tmp_path: Path) -> None:
+def test_a_preview_has_the_colours_of_the_image(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     picture = Image.new("RGB", (64, 64), (255, 0, 0))
     picture.paste((0, 0, 255), (0, 32, 64, 64))
@@ -296,7 +298,7 @@ def test_a_preview_has_the_colours_of_the_picture(tmp_path: Path) -> None:
     text = preview(path, console)
     assert text is not None
     lines = text.plain.split("\n")
-    assert len(lines) == 13, "two thirds of the screen"
+    assert len(lines) == 13, "the preview fills two thirds of the screen"
     assert {len(line) for line in lines} == {26}
     console.print(text)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
@@ -304,7 +306,7 @@ def test_a_preview_has_the_colours_of_the_picture(tmp_path: Path) -> None:
     assert "38;2;0;0;255;48;2;0;0;255m▀" in shown, "blue below"
 
 
-def test_there_is_no_preview_in_a_pipe_or_of_what_is_no_bitmap(tmp_path: Path) -> None:
+def test_no_preview_is_made_for_a_pipe_or_a_vector_image(tmp_path: Path) -> None:
     (tmp_path / "x.svg").write_text("<svg/>")
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     assert preview(tmp_path / "x.svg", screen()) is None
@@ -326,15 +328,16 @@ print(peak() - before)
 """
 
 
-def test_a_file_that_unpacks_to_a_huge_picture_takes_no_memory(tmp_path: Path) -> None:
-    """A PNG of 17 KB took 708 MB."""
+def test_a_preview_of_a_huge_image_takes_little_memory(tmp_path: Path) -> None:
+    """Check the memory that a preview takes; a PNG of 17 KB once took 708 MB."""
     bomb = Image.new("1", (11_000, 11_000))
     files = []
     for name, options in (("png", {}), ("gif", {}), ("webp", {"lossless": True})):
         files.append(str(tmp_path / f"x.{name}"))
         bomb.save(files[-1], **options)
     wide = bytearray(Path(files[1]).read_bytes())
-    wide[6:10] = b"\1\0\1\0"  # a screen of one pixel, and a frame of 121 million
+    # This file has a logical screen of one pixel and a frame of 121 million pixels.
+    wide[6:10] = b"\1\0\1\0"
     files.append(str(tmp_path / "y.gif"))
     Path(files[-1]).write_bytes(wide)
     svg = tmp_path / "x.svg"
@@ -347,7 +350,7 @@ def test_a_file_that_unpacks_to_a_huge_picture_takes_no_memory(tmp_path: Path) -
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), st.data())
-def test_a_broken_picture_has_a_preview_or_none(tmp_path: Path, kind: str, data: Any) -> None:
+def test_a_preview_of_a_broken_image_never_raises(tmp_path: Path, kind: str, data: Any) -> None:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (255, 0, 0)).save(file, kind)
     content = bytearray(file.getvalue())
@@ -359,7 +362,7 @@ def test_a_broken_picture_has_a_preview_or_none(tmp_path: Path, kind: str, data:
     preview(path, screen())
 
 
-def test_a_timeline_keeps_the_first_of_each_moment_and_its_source() -> None:
+def test_a_timeline_records_the_first_event_of_each_state_and_its_source() -> None:
     timeline = Timeline()
     timeline.mark("answered", "answer")
     timeline.record_event(event("pending", source="snapshot"))
@@ -367,7 +370,7 @@ def test_a_timeline_keeps_the_first_of_each_moment_and_its_source() -> None:
     timeline.record_event(event("processing", 30, "socket"))
     timeline.record_event(event("processing", 60, "poll"))
     timeline.record_event(event("completed", 100, "socket"))
-    timeline.mark_row("stored", datetime.now(UTC) + timedelta(seconds=60))
+    timeline.mark_at("stored", datetime.now(UTC) + timedelta(seconds=60))
     found = timeline.as_json()
     assert {name: moment["source"] for name, moment in found["timeline"].items()} == {
         "answered": "answer",

@@ -1,4 +1,4 @@
-"""Beside the embedded stack a worker spends nothing unless that was said."""
+"""The choice between the simulator and the real Replicate, which costs money."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
         Target("http://localhost:54321", "k"),
     ],
 )
-def test_the_embedded_stack_has_its_simulator(target: Target) -> None:
+def test_the_embedded_stack_uses_its_simulator(target: Target) -> None:
     found = _replicate(target, real=False)
     assert found is not None
     assert (found.base_url, found.token) == (SIMULATOR, TOKEN)
@@ -36,14 +36,16 @@ def test_the_embedded_stack_has_its_simulator(target: Target) -> None:
     assert found is not None and found.token == "r8_of_a_real_account"
 
 
-def test_the_environment_may_name_the_embedded_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_named_in_the_environment_uses_its_simulator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SUPABASE_URL", STACK["API_URL"])
     found = _replicate(Target(), real=False)
     assert found is not None and found.base_url == SIMULATOR
 
 
 @pytest.mark.parametrize("url", ["https://x.supabase.co", "https://127.0.0.1.example.com"])
-def test_another_project_has_the_real_replicate(url: str) -> None:
+def test_another_project_uses_the_real_replicate(url: str) -> None:
     found = _replicate(Target(url, "k"), real=False)
     assert found is not None and found.token == "r8_of_a_real_account"
 
@@ -57,7 +59,7 @@ def test_a_stack_in_another_directory_never_gets_the_real_token(
     assert "--real-replicate" in (refused.value.hint or "")
     found = _replicate(other, real=True)
     assert found is not None and found.token == "r8_of_a_real_account"
-    monkeypatch.setenv("REPLICATE_URL", SIMULATOR)  # as `local env` sets it
+    monkeypatch.setenv("REPLICATE_URL", SIMULATOR)  # `local env` sets it to this value.
     with pytest.raises(SettingsError, match="REPLICATE_TOKEN is not set"):
         _replicate(other, real=False)
     monkeypatch.setenv("REPLICATE_TOKEN", TOKEN)
@@ -65,7 +67,7 @@ def test_a_stack_in_another_directory_never_gets_the_real_token(
     assert found is not None and (found.base_url, found.token) == (SIMULATOR, TOKEN)
 
 
-def test_a_simulator_of_ones_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_url_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLICATE_BASE_URL", "http://127.0.0.1:9000/v1")
     found = _replicate(Target("http://127.0.0.1:54399", "k"), real=False)
     assert found is not None and found.base_url == "http://127.0.0.1:9000/v1"

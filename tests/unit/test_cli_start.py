@@ -1,4 +1,4 @@
-"""Starting the program costs no imports that only some commands need."""
+"""Imports at the start of the program: heavy modules are loaded only on demand."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ finally:
 
 
 def run(*args: str, **environ: str) -> tuple[str, set[str]]:
-    """Runs the program and returns what it printed and which modules it loaded."""
+    """Run the program; return its output and the modules that it loaded."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *args],
         capture_output=True,
@@ -44,13 +44,13 @@ def run(*args: str, **environ: str) -> tuple[str, set[str]]:
 @pytest.mark.parametrize(
     "args", [("--help",), ("--version",), ("jobs", "list", "--help"), ("demo", "--help")]
 )
-def test_help_and_version_load_nothing_heavy(args: tuple[str, ...]) -> None:
+def test_help_and_version_load_no_heavy_module(args: tuple[str, ...]) -> None:
     printed, loaded = run(*args)
     assert "picture-queue" in printed
     assert not HEAVY & loaded
 
 
-def test_completion_loads_nothing_heavy_and_knows_the_commands() -> None:
+def test_completion_offers_the_commands_without_heavy_imports() -> None:
     printed, loaded = run(
         _PICTURE_QUEUE_COMPLETE="complete_bash", COMP_WORDS="picture-queue jobs ", COMP_CWORD="2"
     )
@@ -58,7 +58,7 @@ def test_completion_loads_nothing_heavy_and_knows_the_commands() -> None:
     assert not HEAVY & loaded
 
 
-def test_completion_knows_the_models() -> None:
+def test_completion_offers_the_models() -> None:
     printed, _ = run(
         _PICTURE_QUEUE_COMPLETE="complete_bash",
         COMP_WORDS="picture-queue generate x --model black-forest-labs/flux-sch",

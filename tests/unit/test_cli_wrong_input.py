@@ -1,4 +1,4 @@
-"""Wrong input ends in one line that names the field, before any project is asked."""
+"""Invalid input ends in a one-line error that names the field, before any request is sent."""
 
 import logging
 import os
@@ -20,9 +20,9 @@ from picture_queue_cli import render
 from picture_queue_cli.app import app
 from picture_queue_cli.worker import load
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 DEEP = "[" * 3000 + "]" * 3000
-NO_UTF8 = "boat \udcff"  # as the byte FF of a command line arrives
+NO_UTF8 = "boat \udcff"  # The shell passes the byte FF of a command line in this form.
 SECRET = "postgres://user:s3cret@"
 UNSET = {
     name: None
@@ -48,24 +48,24 @@ def call(*args: str, input: str | bytes | None = None, **environ: str | None) ->
     return runner.invoke(app, args, input=input, prog_name="picture-queue")
 
 
-def refused(done: Result, code: int, *said: str) -> None:
-    """Checks that an error is one line with an exit code, and names what is wrong."""
+def expect_error(done: Result, code: int, *expected: str) -> None:
+    """Check that an error is one line with an exit code; return the line."""
     assert isinstance(done.exception, SystemExit), done.exception
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    for part in said:
+    for part in expected:
         assert part in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "expected"),
     [
-        # JSON that not every reader can read
+        # JSON that some parsers cannot read.
         (("enqueue", "x", '{"a":NaN}'), 3, ("payload", "NaN")),
         (("enqueue", "x", '{"a":-Infinity}'), 3, ("payload", "-Infinity")),
         (("enqueue", "x", '{"a":1e999}'), 3, ("payload", "1e999", "above 1e308")),
         (("enqueue", "x", f'{{"a":{"9" * 5000}}}'), 3, ("payload", "a number of 5000 digits")),
-        (("enqueue", "x", r'{"t":"\ud83d"}'), 3, ("payload", r"\ud83d", "half of a character")),
+        (("enqueue", "x", r'{"t":"\ud83d"}'), 3, ("payload", r"\ud83d", "an unpaired surrogate")),
         (("enqueue", "x", f'{{"a":{DEEP}}}'), 3, ("payload", "nested too deeply")),
         (("enqueue", "x", "{}", "--metadata", '{"a":NaN}'), 3, ("metadata", "NaN")),
         (("enqueue", "x", "{}", "--metadata", ""), 3, ("metadata is not JSON",)),
@@ -77,7 +77,7 @@ def refused(done: Result, code: int, *said: str) -> None:
         (("batches", "enqueue", '{"a":1}\n\n[2]'), 3, ("Line 3 of the list", "it is [2]")),
         (("batches", "enqueue", '{"a":NaN}'), 3, ("line 1", "NaN")),
         (("batches", "enqueue", "[]", "--callback", ""), 3, ("callback is not JSON",)),
-        # text that is not UTF-8
+        # Text that is not UTF-8.
         (("generate", NO_UTF8), 3, ("PROMPT is 'boat", "not UTF-8")),
         (("enqueue", NO_UTF8), 3, ("JOB_TYPE is 'boat", "not UTF-8")),
         (("enqueue", "x", "--tag", NO_UTF8), 3, ("--tag is 'boat", "not UTF-8")),
@@ -86,17 +86,17 @@ def refused(done: Result, code: int, *said: str) -> None:
         (("migrate", "--db-url", NO_UTF8), 3, ("--db-url is not UTF-8 text",)),
         (("--key", NO_UTF8, "health"), 3, ("--key is not UTF-8 text",)),
         (("jobs", "show", NO_UTF8), 2, ("JOB_ID",)),
-        # numbers and times
+        # Numbers and times.
         (("tenants", "set", "x", "nan"), 2, ("WEIGHT: 'nan' is not a number",)),
         (("tenants", "set", "x", "1e999"), 2, ("WEIGHT: '1e999' is not a number",)),
-        (("watch", NOBODY, "--timeout", "inf"), 2, ("--timeout: 'inf' is not a time",)),
-        (("watch", NOBODY, "--timeout", "0"), 2, ("--timeout: '0' is below 0.1s",)),
-        (("generate", "x", "--timeout", "1w"), 2, ("--timeout: '1w' is not a time",)),
-        (("worker", "--lease", "nan"), 2, ("--lease: 'nan' is not a time",)),
+        (("watch", UNKNOWN_ID, "--timeout", "inf"), 2, ("--timeout: 'inf' is not a duration",)),
+        (("watch", UNKNOWN_ID, "--timeout", "0"), 2, ("--timeout: '0' is below 0.1s",)),
+        (("generate", "x", "--timeout", "1w"), 2, ("--timeout: '1w' is not a duration",)),
+        (("worker", "--lease", "nan"), 2, ("--lease: 'nan' is not a duration",)),
         (("worker", "--queue", "a=nan"), 2, ("weight of queue a is nan",)),
         (("enqueue", "x", "--delay", "9" * 400), 2, ("--delay", "above ten years")),
-        (("enqueue", "x", "--delay", "nan"), 2, ("--delay", "not a time like 90s")),
-        (("enqueue", "x", "--delay", ""), 2, ("--delay", "not a time like 90s")),
+        (("enqueue", "x", "--delay", "nan"), 2, ("--delay", "not a duration like 90s")),
+        (("enqueue", "x", "--delay", ""), 2, ("--delay", "not a duration like 90s")),
         (("enqueue", "x", "--at", ""), 2, ("--at", "not a time like 2030")),
         (("jobs", "list", "--created-before", "9999-99-99"), 2, ("--created-before",)),
         (("queues", "pause", "x", "--for", "9" * 30 + "d"), 2, ("--for", "above ten years")),
@@ -107,7 +107,7 @@ def refused(done: Result, code: int, *said: str) -> None:
         (("limits", "set", "x"), 2, ("--max-running, --rate or both",)),
         (("limits", "set", "x", "--max-running", "9" * 30), 2, ("--max-running",)),
         (("queues", "workers", "--max", "9" * 5000), 2, ("--max",)),
-        # what contradicts itself
+        # Options that contradict each other.
         (("queues", "workers", "q", "--min", "10", "--max", "2"), 2, ("--min 10", "--max 2")),
         (
             ("schedules", "set", "x", "y", "--cron", "@daily", "--every", "1m"),
@@ -115,7 +115,7 @@ def refused(done: Result, code: int, *said: str) -> None:
             ("one of --cron and --every",),
         ),
         (("schedules", "set", "x", "y"), 2, ("one of --cron and --every",)),
-        # blank names
+        # Blank names.
         (("limits", "pause", ""), 2, ("KEY: '' is blank",)),
         (("limits", "delete", "\u00a0"), 2, ("KEY", "is blank")),
         (("queues", "pause", " "), 2, ("QUEUE: ' ' is blank",)),
@@ -123,10 +123,10 @@ def refused(done: Result, code: int, *said: str) -> None:
         (("tenants", "set", "", "1"), 2, ("TENANT: '' is blank",)),
         (("worker", "--name", " "), 2, ("--name: ' ' is blank",)),
         (("migrate", "--db-url", " "), 2, ("No database is given", "--db-url")),
-        # files and directories
+        # Files and directories.
         (("install", "--dir", "foo"), 2, ("error: `foo` is not a directory",)),
         (("generate", "x", "--out", "/dev/null"), 2, ("--out", "`/dev/null` is not a directory")),
-        # half a configuration
+        # An incomplete configuration.
         (("doctor", "--check", "migrations"), 2, ("--check migrations", "--db-url")),
         (("worker", "--app", "..:x"), 2, ("--app ..:x cannot be imported",)),
         (("jobs", "list"), 2, ("SUPABASE_URL is not set",)),
@@ -137,14 +137,14 @@ def refused(done: Result, code: int, *said: str) -> None:
         else ""
     ),
 )
-def test_wrong_input_is_one_line_that_names_the_field(
-    args: tuple[str, ...], code: int, said: tuple[str, ...]
+def test_invalid_input_is_one_line_that_names_the_field(
+    args: tuple[str, ...], code: int, expected: tuple[str, ...]
 ) -> None:
-    refused(call(*args), code, *said)
+    expect_error(call(*args), code, *expected)
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "expected"),
     [
         ({"SUPABASE_URL": "nonsense"}, ("SUPABASE_URL is 'nonsense'",)),
         ({"SUPABASE_URL": "http://"}, ("SUPABASE_URL is 'http:",)),
@@ -172,12 +172,12 @@ def test_wrong_input_is_one_line_that_names_the_field(
     ],
     ids=lambda value: ascii(value)[:60] if isinstance(value, dict) else "",
 )
-def test_a_wrong_environment_is_one_line_that_names_the_variable(
-    environ: dict[str, str], said: tuple[str, ...]
+def test_an_invalid_environment_variable_is_named_in_one_line(
+    environ: dict[str, str], expected: tuple[str, ...]
 ) -> None:
-    for command in (("jobs", "list"), ("watch", NOBODY)):
+    for command in (("jobs", "list"), ("watch", UNKNOWN_ID)):
         done = call(*command, **{"SUPABASE_KEY": "x", **environ})
-        refused(done, 2, *said)
+        expect_error(done, 2, *expected)
     assert "s3cret" not in done.stderr
 
 
@@ -185,7 +185,7 @@ def test_a_time_outside_the_calendar_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        refused(call("enqueue", "x", "--at", "0001-01-01"), 2, "--at", "0001-01-01")
+        expect_error(call("enqueue", "x", "--at", "0001-01-01"), 2, "--at", "0001-01-01")
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -193,45 +193,45 @@ def test_a_time_outside_the_calendar_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_key_beside_a_database_address_is_refused() -> None:
     done = call("--key", "x", "jobs", "list", PICTURE_QUEUE_DATABASE_URL=f"{SECRET}x")
-    refused(done, 2, "--key", "PICTURE_QUEUE_DATABASE_URL", "--url")
+    expect_error(done, 2, "--key", "PICTURE_QUEUE_DATABASE_URL", "--url")
 
 
 @pytest.mark.parametrize(
-    ("token", "url", "said"),
+    ("token", "url", "expected"),
     [
         (" ", "https://x", "REPLICATE_API_TOKEN"),
         ("é", "https://x", "REPLICATE_API_TOKEN"),
         ("x", "nonsense", "REPLICATE_BASE_URL is 'nonsense'"),
     ],
 )
-def test_wrong_settings_of_replicate_are_named(token: str, url: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_invalid_settings_of_replicate_are_named(token: str, url: str, expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected):
         ReplicateSettings(token, url)
 
 
 @pytest.mark.parametrize("command", [("enqueue", "x", "-"), ("batches", "enqueue", "-")])
 def test_standard_input_that_is_not_utf8_is_refused(command: tuple[str, ...]) -> None:
-    refused(call(*command, input=b'{"a": "\xff"}'), 3, "standard input: it is not UTF-8 text")
+    expect_error(call(*command, input=b'{"a": "\xff"}'), 3, "standard input: it is not UTF-8 text")
 
 
-# --- streams ---
+# --- Streams ---
 
 
 def run(*args: str, shell: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Runs the program at the end of a line of the shell."""
+    """Run the program as the last command of a shell line."""
     program = f"{sys.executable} -m picture_queue_cli {' '.join(args)}"
-    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+    inherited = {name: value for name, value in os.environ.items() if name not in UNSET}
     return subprocess.run(
         ["/bin/sh", "-c", shell.format(program)],
         capture_output=True,
         text=True,
         timeout=60,
-        env=kept | environ,
+        env=inherited | environ,
     )
 
 
 @pytest.mark.parametrize(
-    ("args", "shell", "said"),
+    ("args", "shell", "expected"),
     [
         (("--help",), "{} | head -1", ""),
         (("--version",), "{} >&-", ""),
@@ -244,38 +244,38 @@ def run(*args: str, shell: str, **environ: str) -> subprocess.CompletedProcess[s
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_closed_full_and_narrow_streams_are_no_traceback(
-    args: tuple[str, ...], shell: str, said: str
+def test_closed_full_and_ascii_streams_cause_no_traceback(
+    args: tuple[str, ...], shell: str, expected: str
 ) -> None:
     done = run(*args, shell=shell)
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
-    assert said in done.stderr
-    assert done.stderr.count("\n") == (1 if said else 0)
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == (1 if expected else 0)
 
 
-# --- one's own worker ---
+# --- The worker command and the user's module ---
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("1 / 0\n", "ZeroDivisionError: division by zero. See broken.py, line 1"),
         ("def\n", "SyntaxError: invalid syntax. See broken.py, line 1"),
         ("import nowhere_to_be_found\n", "Install nowhere_to_be_found, which broken imports"),
     ],
 )
-def test_an_app_that_cannot_be_imported_says_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+def test_an_import_error_of_an_app_names_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ) -> None:
     (tmp_path / "broken.py").write_text(text)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "broken", raising=False)
     with pytest.raises(SettingsError) as caught:
         load("broken:worker")
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
-# --- what others wrote ---
+# --- Texts that come from the database ---
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
@@ -283,7 +283,7 @@ SHOWN = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
 
 @pytest.fixture
 def screen(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Returns what was printed."""
+    """Return a function that returns the printed text."""
     return lambda: "".join(capsys.readouterr())
 
 
@@ -299,7 +299,7 @@ def screen(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
         lambda text: render.out().print(render.status_text("pending", text)),
     ],
 )
-def test_control_characters_are_visible_and_markup_is_text(
+def test_control_characters_are_escaped_and_markup_is_not_interpreted(
     screen: Callable[[], str], show: Any
 ) -> None:
     show(ATTACK)
@@ -308,34 +308,34 @@ def test_control_characters_are_visible_and_markup_is_text(
     assert not set("\x1b\x07\r\x9b\u202e") & set(printed)
 
 
-def test_an_error_shows_control_characters(screen: Callable[[], str]) -> None:
+def test_control_characters_in_an_error_are_escaped(screen: Callable[[], str]) -> None:
     render.print_error(ATTACK)
     assert screen() == f"error: {SHOWN}\n".replace(r"\r", " ")
 
 
-def test_an_error_that_quotes_a_long_argument_keeps_its_ends(screen: Callable[[], str]) -> None:
+def test_a_long_argument_in_an_error_is_shortened_in_the_middle(screen: Callable[[], str]) -> None:
     render.print_error(f"No such thing: {'x' * 9000}. See: --help")
     printed = screen()
     assert len(printed) < 1000
     assert printed.startswith("error: No such thing: xxx") and printed.endswith("See: --help\n")
 
 
-def test_cells_of_tables_are_text(screen: Callable[[], str]) -> None:
+def test_table_cells_are_not_interpreted_as_markup(screen: Callable[[], str]) -> None:
     table = render.table("one", "two")
     table.add_row(ATTACK, render.styled(ATTACK))
     render.out().print(table)
     assert screen().count(SHOWN) == 2
 
 
-def test_a_result_of_one_line_stays_one(screen: Callable[[], str]) -> None:
+def test_a_one_line_result_is_printed_on_one_line(screen: Callable[[], str]) -> None:
     render.print_line("a\nb")
     assert screen() == "a\\nb\n"
 
 
-def test_lines_of_the_log_show_control_characters() -> None:
+def test_control_characters_in_log_lines_are_escaped() -> None:
     record = logging.LogRecord("x", 30, "x.py", 1, "failed: %s", (ATTACK,), None)
     assert LogFormatter("%(message)s").format(record) == f"failed: {SHOWN}"
 
 
-def test_text_of_our_own_keeps_its_style() -> None:
+def test_markup_of_the_program_keeps_its_style() -> None:
     assert render.styled("a", "red") == Text("a", style="red")

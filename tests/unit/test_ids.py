@@ -1,4 +1,4 @@
-"""The ids of new rows."""
+"""Ids of new rows."""
 
 import time
 from uuid import RFC_4122, UUID

@@ -1,4 +1,4 @@
-"""Secrets in what a page publishes, and in files that everybody may read."""
+"""Detection of secrets in published pages, environment variables and readable files."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ SECRETS = [
     "r8_" + "a1" * 18,
     token("service_role"),
 ]
-OPEN = [
+PUBLIC = [
     "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
     token("anon"),
     "https://x.supabase.co",
@@ -30,7 +30,7 @@ OPEN = [
 ]
 
 
-def told(directory: Path, **environ: str) -> list[tuple[str, str]]:
+def run_check(directory: Path, **environ: str) -> list[tuple[str, str]]:
     found = examine_secrets(directory, environ)
     text = str(found)
     assert not any(secret in text for secret in SECRETS)
@@ -42,48 +42,52 @@ def told(directory: Path, **environ: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", ["NEXT_PUBLIC_SUPABASE_KEY", "VITE_TOKEN", "PUBLIC_KEY"])
 @pytest.mark.parametrize("value", [*SECRETS, "postgresql://postgres:pw@db.x.supabase.co/postgres"])
-def test_a_secret_that_a_bundler_publishes(tmp_path: Path, name: str, value: str) -> None:
-    ((verdict, detail),) = told(tmp_path, **{name: value})
+def test_a_secret_in_a_public_environment_variable_is_found(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    ((verdict, detail),) = run_check(tmp_path, **{name: value})
     assert (verdict, detail.split()[0]) == ("bad", name)
     file = tmp_path / ".env.local"
     file.write_text(f"# keys\nexport {name} = '{value}'\n")
     file.chmod(0o600)
-    ((verdict, detail),) = told(tmp_path)
+    ((verdict, detail),) = run_check(tmp_path)
     assert verdict == "bad" and f"{name} in .env.local" in detail
 
 
-@pytest.mark.parametrize("value", OPEN)
-def test_what_is_public_may_be_published(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize("value", PUBLIC)
+def test_public_keys_are_accepted(tmp_path: Path, value: str) -> None:
     (tmp_path / ".env").write_text(f"NEXT_PUBLIC_KEY={value}\nSUPABASE_KEY={value}\n")
-    assert [verdict for verdict, _ in told(tmp_path, VITE_KEY=value)] == ["ok"]
+    assert [verdict for verdict, _ in run_check(tmp_path, VITE_KEY=value)] == ["ok"]
 
 
 @pytest.mark.parametrize("value", SECRETS)
-def test_a_secret_of_the_server_is_for_nobody_else(tmp_path: Path, value: str) -> None:
+def test_a_world_readable_file_with_a_secret_is_found(tmp_path: Path, value: str) -> None:
     file = tmp_path / ".env"
     file.write_text(f'SUPABASE_KEY="{value}"\n')
     file.chmod(0o644)
-    ((verdict, detail),) = told(tmp_path, SUPABASE_KEY=value)
+    ((verdict, detail),) = run_check(tmp_path, SUPABASE_KEY=value)
     assert verdict == "warn" and "every user of this machine" in detail
     file.chmod(0o640)
-    assert [verdict for verdict, _ in told(tmp_path, SUPABASE_KEY=value)] == ["ok"]
+    assert [verdict for verdict, _ in run_check(tmp_path, SUPABASE_KEY=value)] == ["ok"]
 
 
 @pytest.mark.parametrize("value", SECRETS)
-def test_a_secret_in_a_bundle(tmp_path: Path, value: str) -> None:
+def test_a_secret_in_a_javascript_bundle_is_found(tmp_path: Path, value: str) -> None:
     place = tmp_path / ".next" / "static" / "chunks"
     place.mkdir(parents=True)
     (place / "app.js").write_text(f'createClient("https://x.supabase.co","{value}")')
-    (place / "other.js").write_text(f'createClient("https://x.supabase.co","{OPEN[0]}{OPEN[1]}")')
-    assert told(tmp_path) == [
+    (place / "other.js").write_text(
+        f'createClient("https://x.supabase.co","{PUBLIC[0]}{PUBLIC[1]}")'
+    )
+    assert run_check(tmp_path) == [
         ("bad", ".next/static/chunks/app.js holds a secret, and browsers load it")
     ]
 
 
-def test_odd_files_are_passed_over(tmp_path: Path) -> None:
+def test_unreadable_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / ".env").mkdir()
     (tmp_path / ".env.gone").symlink_to(tmp_path / "nothing")
     (tmp_path / ".env.bytes").write_bytes(b"\xff\xfe=\0\nA\n=1\n")
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "large.js").write_bytes(b"eyJ" * 1_700_000)
-    assert [verdict for verdict, _ in told(tmp_path)] == ["ok"]
+    assert [verdict for verdict, _ in run_check(tmp_path)] == ["ok"]

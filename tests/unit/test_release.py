@@ -1,4 +1,4 @@
-"""The release script: it names what stands in the way, and changes nothing unless told to."""
+"""The release script: it names all obstacles, and changes nothing without `--tag`."""
 
 import subprocess
 import sys
@@ -64,7 +64,7 @@ def release(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
 
 
-def test_without_a_word_it_only_checks(project: Path) -> None:
+def test_without_an_option_it_only_checks(project: Path) -> None:
     done = release(project)
     assert (done.returncode, done.stderr) == (0, "")
     assert "1.2.3 can be released" in done.stdout
@@ -72,7 +72,7 @@ def test_without_a_word_it_only_checks(project: Path) -> None:
 
 
 @pytest.mark.timeout(150)
-def test_it_builds_what_belongs_into_a_release_and_tags(project: Path) -> None:
+def test_it_builds_the_release_files_and_creates_a_tag(project: Path) -> None:
     done = release(project, "--tag")
     assert done.returncode == 0, done.stdout + done.stderr
     assert git(project, "tag").split() == ["v1.2.3"]
@@ -83,17 +83,17 @@ def test_it_builds_what_belongs_into_a_release_and_tags(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "expected"),
     [
         ("CHANGELOG.md", "## [Unreleased]\n", "CHANGELOG.md has no heading '## [1.2.3]"),
         ("supabase/schemas/360_function_version.sql", "'version', '1'", "has another version"),
         ("pyproject.toml", PYPROJECT.replace("urls", "# urls"), "no [project.urls]"),
     ],
 )
-def test_what_stands_in_the_way_is_named(project: Path, name: str, text: str, said: str) -> None:
+def test_each_obstacle_is_named(project: Path, name: str, text: str, expected: str) -> None:
     (project / name).write_text(text)
     assert "the tree has changes" in release(project, "--tag").stdout
     git(project, "commit", "-qam", "Change")
     done = release(project, "--tag")
     assert (done.returncode, git(project, "tag")) == (1, "")
-    assert said in done.stdout and "the tree has changes" not in done.stdout
+    assert expected in done.stdout and "the tree has changes" not in done.stdout

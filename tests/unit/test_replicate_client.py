@@ -1,4 +1,4 @@
-"""The Replicate client: its requests, its retries, and that it never shows the token."""
+"""The Replicate client: its requests, its retries, and the secrecy of its token."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ async def create(client: ReplicateClient) -> Any:
     return await client.create(MODEL, {"prompt": "x"}, cancel_after=300)
 
 
-async def test_an_official_model_runs_through_its_own_endpoint(
+async def test_an_official_model_runs_at_its_own_endpoint(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     recorded = case("create_201_starting", "official_model")
@@ -83,7 +83,8 @@ async def test_a_community_model_runs_by_version(
         "stability-ai/sdxl", recorded["input"], version=recorded["version"], cancel_after=1
     )
     assert json.loads(route.calls.last.request.content) == recorded
-    assert route.calls.last.request.headers["cancel-after"] == "5s"  # Replicate's minimum
+    # The minimum that Replicate accepts.
+    assert route.calls.last.request.headers["cancel-after"] == "5s"
 
 
 async def test_any_success_status_is_a_created_prediction(
@@ -95,7 +96,7 @@ async def test_any_success_status_is_a_created_prediction(
 
 
 @pytest.mark.parametrize("failure", NEVER_SENT)
-async def test_a_create_that_was_never_sent_is_sent_again(
+async def test_a_create_that_was_never_sent_is_repeated(
     client: ReplicateClient, api: respx.Router, failure: type[Exception]
 ) -> None:
     made = answer("create_201_starting", "official_model")
@@ -104,7 +105,7 @@ async def test_a_create_that_was_never_sent_is_sent_again(
     assert route.call_count == 3
 
 
-async def test_a_throttled_create_is_sent_again(client: ReplicateClient, api: respx.Router) -> None:
+async def test_a_throttled_create_is_repeated(client: ReplicateClient, api: respx.Router) -> None:
     throttled = httpx.Response(429, headers={"retry-after": "0.05"}, json={"status": 429})
     made = answer("create_201_starting", "official_model")
     route = api.post(CREATE).mock(side_effect=[throttled, made])
@@ -115,7 +116,7 @@ async def test_a_throttled_create_is_sent_again(client: ReplicateClient, api: re
 
 
 @pytest.mark.parametrize("failure", LOST)
-async def test_a_create_whose_answer_was_lost_is_sent_once(
+async def test_a_create_whose_response_was_lost_is_not_repeated(
     client: ReplicateClient, api: respx.Router, failure: type[Exception]
 ) -> None:
     route = api.post(CREATE).mock(side_effect=failure("gone"))
@@ -136,7 +137,7 @@ async def test_a_create_whose_answer_was_lost_is_sent_once(
         httpx.Response(201, content=b"\xff\xfe\xfa"),
     ],
 )
-async def test_a_create_with_an_unclear_answer_is_sent_once(
+async def test_a_create_with_an_ambiguous_response_is_not_repeated(
     client: ReplicateClient, api: respx.Router, response: httpx.Response
 ) -> None:
     route = api.post(CREATE).mock(return_value=response)
@@ -145,7 +146,7 @@ async def test_a_create_with_an_unclear_answer_is_sent_once(
     assert route.call_count == 1
 
 
-async def test_a_create_gives_up_when_there_is_no_connection(
+async def test_a_create_without_a_connection_fails_in_the_end(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     route = api.post(CREATE).mock(side_effect=httpx.ConnectError("refused"))
@@ -163,7 +164,7 @@ async def test_a_create_gives_up_when_there_is_no_connection(
         ("error_422", "invalid_choice", errors.InputRejected),
     ],
 )
-async def test_a_refused_create_is_sent_once(
+async def test_a_refused_create_is_not_repeated(
     client: ReplicateClient, api: respx.Router, name: str, which: str, kind: type[Exception]
 ) -> None:
     route = api.post(CREATE).mock(return_value=answer(name, which))
@@ -172,7 +173,7 @@ async def test_a_refused_create_is_sent_once(
     assert route.call_count == 1
 
 
-async def test_a_long_retry_after_is_left_to_the_caller(
+async def test_a_long_retry_after_is_passed_to_the_caller(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     route = api.post(CREATE).mock(return_value=answer("error_429", "with_header"))
@@ -204,7 +205,9 @@ async def test_reads_and_cancels_are_repeated(
     assert route.call_count == 2
 
 
-async def test_a_read_gives_up_in_the_end(client: ReplicateClient, api: respx.Router) -> None:
+async def test_a_read_fails_after_several_attempts(
+    client: ReplicateClient, api: respx.Router
+) -> None:
     route = api.get(ONE).respond(503)
     with pytest.raises(errors.ServiceUnavailable):
         await client.get("p1")
@@ -220,16 +223,14 @@ async def test_a_read_of_an_unknown_prediction_is_not_repeated(
     assert route.call_count == 1
 
 
-async def test_an_id_cannot_lead_to_another_path(
-    client: ReplicateClient, api: respx.Router
-) -> None:
+async def test_an_id_cannot_change_the_path(client: ReplicateClient, api: respx.Router) -> None:
     route = api.get(url__startswith=BASE_URL).respond(404)
     with pytest.raises(errors.ResourceNotFound):
         await client.get("../account?x=")
     assert route.calls.last.request.url.raw_path == b"/v1/predictions/..%2Faccount%3Fx%3D"
 
 
-async def test_a_list_follows_the_cursor_and_nothing_else(
+async def test_a_list_uses_only_the_cursor_of_the_next_link(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     body = case("get_200_processing", "percent_14")["response"]["body"]
@@ -249,7 +250,7 @@ async def test_a_list_follows_the_cursor_and_nothing_else(
     assert not elsewhere.called
 
 
-async def test_an_endless_list_is_read_to_a_limit(
+async def test_an_endless_list_is_read_up_to_a_limit(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     page = {"results": [], "next": f"{BASE_URL}/predictions?cursor=again"}
@@ -267,7 +268,7 @@ EXCESSIVE = [
 
 
 @pytest.mark.parametrize("content", EXCESSIVE, ids=["digits", "depth", "bytes", "long and deep"])
-async def test_a_request_with_an_excessive_answer_is_not_repeated(
+async def test_a_request_with_an_excessive_response_is_not_repeated(
     client: ReplicateClient, api: respx.Router, content: bytes
 ) -> None:
     route = api.get(ONE).respond(content=content)
@@ -276,7 +277,7 @@ async def test_a_request_with_an_excessive_answer_is_not_repeated(
     assert not caught.value.retryable
     assert route.call_count == 1
     created = api.post(CREATE).respond(201, content=content)
-    with pytest.raises(errors.OutcomeUnknown):  # a prediction may exist
+    with pytest.raises(errors.OutcomeUnknown):  # The server may have created a prediction.
         await create(client)
     assert created.call_count == 1
 
@@ -289,7 +290,7 @@ async def test_an_error_with_an_excessive_body_keeps_its_type(
         await client.get("p1")
 
 
-async def test_a_long_answer_is_parsed_in_a_thread(
+async def test_a_long_response_is_parsed_in_a_thread(
     client: ReplicateClient, api: respx.Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
@@ -308,7 +309,7 @@ async def test_a_long_answer_is_parsed_in_a_thread(
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "x-unknown"])
-async def test_an_answer_in_an_unrequested_encoding_is_not_decompressed(
+async def test_a_response_in_an_unrequested_encoding_is_not_decompressed(
     client: ReplicateClient, api: respx.Router, encoding: str
 ) -> None:
     route = api.get(ONE).mock(
@@ -329,7 +330,7 @@ async def test_an_unreadable_list_is_an_error(client: ReplicateClient, api: resp
 
 
 @pytest.mark.parametrize("fields", [5, "x", {"a": 1}, [5], [{"description": {"a": []}}]])
-async def test_unexpected_fields_of_an_error_keep_its_type(
+async def test_an_error_with_unexpected_fields_keeps_its_type(
     client: ReplicateClient, api: respx.Router, fields: Any
 ) -> None:
     api.post(CREATE).respond(422, json={"detail": 5, "invalid_fields": fields})
@@ -337,7 +338,7 @@ async def test_unexpected_fields_of_an_error_keep_its_type(
         await create(client)
 
 
-async def test_the_token_appears_nowhere(
+async def test_the_token_appears_in_no_text(
     client: ReplicateClient, api: respx.Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -349,7 +350,7 @@ async def test_the_token_appears_nowhere(
         assert TOKEN not in text
 
 
-async def test_only_an_http_client_of_its_own_is_closed(api: respx.Router) -> None:
+async def test_only_its_own_http_client_is_closed(api: respx.Router) -> None:
     api.get(ONE).mock(return_value=answer("get_200_processing", "percent_14"))
     async with httpx.AsyncClient() as http:
         async with ReplicateClient(TOKEN, http=http) as borrowed:

@@ -1,4 +1,4 @@
-"""Downloads: from where, how much, and what is made of the server's answers."""
+"""Downloads: permitted hosts, size limits, the token and retries."""
 
 import base64
 import gzip
@@ -47,7 +47,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("link", [LINK, BELOW, f"{SIMULATOR}/files/p/out-0.png"])
-async def test_files_come_without_the_token(
+async def test_a_download_is_tried_without_the_token_first(
     client: ReplicateClient, web: respx.Router, link: str
 ) -> None:
     route = web.get(link).respond(content=b"picture")
@@ -55,7 +55,7 @@ async def test_files_come_without_the_token(
     assert "authorization" not in route.calls.last.request.headers
 
 
-async def test_the_token_is_sent_when_the_delivery_host_asks(
+async def test_the_token_is_sent_if_the_delivery_host_requires_it(
     client: ReplicateClient, web: respx.Router
 ) -> None:
     route = web.get(LINK).mock(side_effect=[httpx.Response(401), httpx.Response(200)])
@@ -63,7 +63,9 @@ async def test_the_token_is_sent_when_the_delivery_host_asks(
     assert route.calls.last.request.headers["authorization"] == "Bearer r8_t"
 
 
-async def test_the_token_is_sent_nowhere_else(client: ReplicateClient, web: respx.Router) -> None:
+async def test_the_token_is_not_sent_to_other_hosts(
+    client: ReplicateClient, web: respx.Router
+) -> None:
     link = f"{SIMULATOR}/files/p/out-0.png"
     route = web.get(link).respond(401)
     with pytest.raises(errors.OutputError):
@@ -98,7 +100,7 @@ async def test_the_token_does_not_follow_a_redirect(
         "https://[broken/out.png",
     ],
 )
-async def test_nothing_comes_from_elsewhere(
+async def test_a_link_to_another_host_is_refused(
     client: ReplicateClient, web: respx.Router, link: str
 ) -> None:
     everything = web.route().respond(200)
@@ -108,7 +110,9 @@ async def test_nothing_comes_from_elsewhere(
     assert not caught.value.retryable
 
 
-async def test_a_redirect_cannot_lead_elsewhere(client: ReplicateClient, web: respx.Router) -> None:
+async def test_a_redirect_to_another_host_is_refused(
+    client: ReplicateClient, web: respx.Router
+) -> None:
     web.get(LINK).respond(302, headers={"location": "http://169.254.169.254/secrets"})
     inside = web.route(host="169.254.169.254").respond(200)
     with pytest.raises(errors.OutputRefused):
@@ -119,7 +123,7 @@ async def test_a_redirect_cannot_lead_elsewhere(client: ReplicateClient, web: re
 @pytest.mark.parametrize(
     "location", ["http://[bad", "//[x", "data:image/png;base64,AAAA", "file:///etc/passwd"]
 )
-async def test_a_redirect_to_a_broken_address_is_refused(
+async def test_a_redirect_to_an_invalid_url_is_refused(
     client: ReplicateClient, web: respx.Router, location: str
 ) -> None:
     route = web.get(LINK).respond(302, headers={"location": location})
@@ -129,16 +133,16 @@ async def test_a_redirect_to_a_broken_address_is_refused(
 
 
 @pytest.mark.parametrize("host", ["a" * 64, "", "a.", "xn--", "\ud800", "\u200b"])
-async def test_a_host_that_is_no_name_is_refused(
-    monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
-    monkeypatch.undo()  # of the fixture that stands in for _addresses
+async def test_an_invalid_host_name_is_refused(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.undo()  # Undo the patch of _addresses by the fixture.
     async with ReplicateClient("r8_t", retry=FAST) as client:
         with pytest.raises(errors.OutputRefused):
             await client.download(f"https://{host}.replicate.delivery/x")
 
 
-async def test_redirects_end(client: ReplicateClient, web: respx.Router) -> None:
+async def test_the_number_of_redirects_is_limited(
+    client: ReplicateClient, web: respx.Router
+) -> None:
     route = web.get(LINK).respond(302, headers={"location": LINK})
     with pytest.raises(errors.OutputRefused):
         await client.download(LINK)
@@ -146,7 +150,7 @@ async def test_redirects_end(client: ReplicateClient, web: respx.Router) -> None
 
 
 @pytest.mark.parametrize("address", ["10.0.0.7", "127.0.0.1", "169.254.169.254", "fd00::1"])
-async def test_a_wildcard_does_not_reach_private_addresses(
+async def test_a_wildcard_does_not_permit_private_addresses(
     client: ReplicateClient, web: respx.Router, addresses: list[str], address: str
 ) -> None:
     addresses.append(address)
@@ -156,7 +160,7 @@ async def test_a_wildcard_does_not_reach_private_addresses(
     assert not route.called
 
 
-async def test_a_host_listed_in_full_may_be_private(
+async def test_a_host_listed_by_its_full_name_may_be_private(
     web: respx.Router, addresses: list[str]
 ) -> None:
     addresses[:] = ["10.0.0.7"]
@@ -167,13 +171,13 @@ async def test_a_host_listed_in_full_may_be_private(
         assert await client.download(link) == b"picture"
 
 
-async def test_a_host_that_only_a_proxy_can_resolve_is_left_to_it(
+async def test_an_unresolvable_host_is_left_to_the_proxy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*args: object, **options: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
-    monkeypatch.undo()  # of the fixture that stands in for _addresses
+    monkeypatch.undo()  # Undo the patch of _addresses by the fixture.
     assert "127.0.0.1" in await download_module._addresses("127.0.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     assert await download_module._addresses("behind.the.proxy") == []
@@ -193,7 +197,7 @@ async def test_a_file_above_the_limit_is_refused(
 
 
 @pytest.mark.parametrize("stated", ["9" * 5000, "1e9", "-1", "999"])
-async def test_a_stated_length_is_only_a_hint(
+async def test_a_content_length_is_not_trusted(
     client: ReplicateClient, web: respx.Router, stated: str
 ) -> None:
     async def chunks() -> AsyncIterator[bytes]:
@@ -209,7 +213,7 @@ async def test_a_stated_length_is_only_a_hint(
         await client.download(LINK)
 
 
-async def test_a_packed_file_above_the_limit_is_refused(
+async def test_a_compressed_file_above_the_limit_is_refused(
     client: ReplicateClient, web: respx.Router
 ) -> None:
     packed = gzip.compress(bytes(100_000))

@@ -1,4 +1,4 @@
-"""Errors of Replicate: which class, who may see what, and whether another attempt is worth it."""
+"""Errors of Replicate: their class, their visibility and whether a retry is useful."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,9 @@ def from_fixture(name: str, case: str) -> errors.ReplicateError:
         ("error_429", errors.TooManyRequests),
     ],
 )
-def test_each_recorded_refusal_has_its_class(name: str, kind: type[errors.ReplicateError]) -> None:
+def test_recorded_error_responses_map_to_classes(
+    name: str, kind: type[errors.ReplicateError]
+) -> None:
     for case in answers(name):
         error = from_fixture(name, case)
         assert type(error) is kind
@@ -53,7 +55,7 @@ def test_each_recorded_refusal_has_its_class(name: str, kind: type[errors.Replic
         (302, errors.RequestRefused),
     ],
 )
-def test_other_statuses_have_theirs(status: int, kind: type[errors.ReplicateError]) -> None:
+def test_other_statuses_map_to_classes(status: int, kind: type[errors.ReplicateError]) -> None:
     assert type(errors.from_response(status, {}, None)) is kind
 
 
@@ -61,11 +63,11 @@ def test_other_statuses_have_theirs(status: int, kind: type[errors.ReplicateErro
     ("case", "seconds"),
     [("with_header", 30.0), ("low_credit_no_header", 5.0), ("text_only", 12.0)],
 )
-def test_the_wait_comes_from_header_then_body_then_text(case: str, seconds: float) -> None:
+def test_retry_after_comes_from_header_body_or_text(case: str, seconds: float) -> None:
     assert from_fixture("error_429", case).retry_after == seconds
 
 
-def test_the_header_wins_over_the_body() -> None:
+def test_the_header_overrides_the_body() -> None:
     error = errors.from_response(429, {"retry-after": "2"}, {"retry_after": 50})
     assert error.retry_after == 2.0
 
@@ -74,29 +76,29 @@ def test_the_header_wins_over_the_body() -> None:
     "header",
     ["Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 99 Oct 2026 07:28:00 GMT", "nan", "-3", "0", ""],
 )
-def test_a_header_that_names_no_wait_gives_none(header: str) -> None:
+def test_an_invalid_header_gives_no_retry_after(header: str) -> None:
     assert errors.from_response(429, {"retry-after": header}, None).retry_after is None
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_date_is_a_wait(status: int) -> None:
+def test_the_header_may_be_a_date(status: int) -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(minutes=4), usegmt=True)
     wait = errors.from_response(status, {"retry-after": soon}, None).retry_after
     assert wait is not None
     assert 60 < wait <= 240
 
 
-def test_a_number_of_the_body_that_no_float_holds_is_no_wait() -> None:
+def test_a_number_too_large_for_a_float_is_ignored() -> None:
     assert errors.from_response(429, {}, {"retry_after": 10**400}).retry_after is None
 
 
 @pytest.mark.parametrize("header", ["86400", "Tue, 01 Jan 2999 00:00:00 GMT"])
-def test_the_wait_is_capped(header: str) -> None:
+def test_retry_after_is_capped(header: str) -> None:
     error = errors.from_response(429, {"retry-after": header}, None)
     assert error.retry_after == errors.MAX_RETRY_AFTER
 
 
-def test_the_billing_text_is_shown_to_nobody() -> None:
+def test_the_billing_message_is_never_shown() -> None:
     error = from_fixture("error_402", "insufficient_credit")
     for text in (str(error), error.public, repr(error)):
         assert "billing" not in text
@@ -118,7 +120,7 @@ def test_an_outage_does_not_use_up_an_attempt() -> None:
     assert not error.counts
 
 
-def test_refused_fields_are_named_to_the_owner() -> None:
+def test_the_owner_sees_the_names_of_refused_fields() -> None:
     error = from_fixture("error_422", "invalid_input")
     assert not error.retryable
     assert error.public == (
@@ -139,7 +141,7 @@ def test_refused_fields_are_named_to_the_owner() -> None:
         ("out_of_memory_e1001", errors.InputTooLarge, False),
     ],
 )
-def test_each_recorded_failure_has_its_class(
+def test_recorded_failures_map_to_classes(
     case: str, kind: type[errors.ReplicateError], retryable: bool
 ) -> None:
     error = errors.from_failure(answers("get_200_failed")[case]["body"]["error"])
@@ -167,7 +169,7 @@ def test_each_recorded_failure_has_its_class(
         (None, errors.PredictionFailed, True, 2),
     ],
 )
-def test_failures_are_told_by_code_and_then_by_words(
+def test_failures_are_classified_by_code_and_then_by_text(
     text: str | None, kind: type[errors.ReplicateError], retryable: bool, tries: int | None
 ) -> None:
     error = errors.from_failure(text)
@@ -176,17 +178,17 @@ def test_failures_are_told_by_code_and_then_by_words(
     assert error.max_attempts == tries
 
 
-def test_the_code_decides_before_the_words() -> None:
+def test_the_code_overrides_the_text() -> None:
     assert type(errors.from_failure("invalid state, please retry (code: PA)")) is errors.Interrupted
 
 
 @pytest.mark.parametrize("code", ["E003", "E8765"])
-def test_a_busy_provider_gets_a_longer_pause(code: str) -> None:
+def test_a_busy_provider_causes_a_longer_pause(code: str) -> None:
     assert errors.from_failure(f"Service unavailable ({code})").retry_after == 30.0
     assert errors.from_failure("Service unavailable (E004)").retry_after is None
 
 
-def test_the_owner_never_reads_what_the_model_said() -> None:
+def test_the_owner_never_sees_the_error_text_of_the_model() -> None:
     error = errors.from_failure("could not draw 'my secret prompt'")
     assert "secret" not in error.public
     assert "secret" in str(error)

@@ -39,13 +39,13 @@ def prediction(**fields: Any) -> Prediction:
         ("cancel_200_canceled", "aborted_by_deadline", True),
     ],
 )
-def test_recorded_states_end_or_go_on(name: str, case: str, terminal: bool) -> None:
+def test_recorded_states_are_final_or_not(name: str, case: str, terminal: bool) -> None:
     read = Prediction.model_validate(body(name, case))
     assert read.id == body(name, case)["id"]
     assert read.has_ended is terminal
 
 
-def test_an_unknown_state_and_unknown_fields_are_let_through() -> None:
+def test_unknown_states_and_fields_are_accepted() -> None:
     read = prediction(status="hibernating", favourite_colour="blue")
     assert not read.has_ended
 
@@ -70,7 +70,9 @@ def test_the_repr_does_not_hold_the_prompt() -> None:
         ("download_bar_is_not_progress", None),
     ],
 )
-def test_recorded_logs_tell_the_progress(case: str, expected: tuple[int, int, int] | None) -> None:
+def test_progress_is_read_from_recorded_logs(
+    case: str, expected: tuple[int, int, int] | None
+) -> None:
     read = Prediction.model_validate(body("get_200_processing", case))
     assert read.progress == expected
 
@@ -81,15 +83,16 @@ def test_recorded_logs_tell_the_progress(case: str, expected: tuple[int, int, in
         (None, None),
         ("", None),
         ("about 50% of it", None),
-        ("100%|████| 20/20 [00:01<?]\n  0%|    | 0/5 [00:00<?]", 0),  # a second bar has begun
+        # A second progress bar has begun.
+        ("100%|████| 20/20 [00:01<?]\n  0%|    | 0/5 [00:00<?]", 0),
         (" 10%|█   | 1/10 [..]\r 20%|██  | 2/10 [..]\r\n", 20),
         ("\x1b[A 30%|███ | 3/10 [..]\x1b[0m", 30),
         ("Total progress: 40%|██  | 8/20 [..]\n 90%|███ | 9/10 [..]\n\x1b[A", 40),
         (" 20%|██  | 2/10 [..]\nsaving the picture\n", 20),
-        ("7%|▋ | 2/28 [..]" + "x" * 9000, None),  # only the tail is read
+        ("7%|▋ | 2/28 [..]" + "x" * 9000, None),  # Only the end of the logs is read.
     ],
 )
-def test_progress_is_the_last_bar(logs: str | None, percent: int | None) -> None:
+def test_progress_is_read_from_the_last_bar(logs: str | None, percent: int | None) -> None:
     found = progress_from_logs(logs)
     assert (found.percent if found else None) == percent
 
@@ -106,13 +109,13 @@ def test_progress_is_the_last_bar(logs: str | None, percent: int | None) -> None
     ],
     ids=lambda logs: repr(logs[:10]),
 )
-def test_odd_logs_tell_no_progress_and_take_no_time(logs: str) -> None:
+def test_malformed_logs_give_no_progress_and_are_read_quickly(logs: str) -> None:
     began = time.thread_time()
     assert progress_from_logs(logs) is None
     assert time.thread_time() - began < 0.1
 
 
-def test_what_no_database_can_store_is_left_out_of_errors_and_metrics() -> None:
+def test_unstorable_text_is_removed_from_errors_and_metrics() -> None:
     metrics = {
         "predict_time": 1.5,
         "image_count": 2,
@@ -144,7 +147,7 @@ def nested(levels: int, inside: Any = "https://a/1.png") -> Any:
     return inside
 
 
-def test_a_deep_output_and_a_deep_error_are_read() -> None:
+def test_deeply_nested_outputs_and_errors_are_read() -> None:
     assert output_links(nested(5000)) == ["https://a/1.png"]
     assert prediction(error=nested(5000)).error == "The error is nested too deeply to be shown"
 
@@ -160,11 +163,11 @@ def test_a_deep_output_and_a_deep_error_are_read() -> None:
         ("create_201_starting", "sync_wait_finished", 1),
     ],
 )
-def test_recorded_outputs_give_their_links(name: str, case: str, count: int) -> None:
+def test_links_are_read_from_recorded_outputs(name: str, case: str, count: int) -> None:
     assert len(output_links(body(name, case)["output"])) == count
 
 
-def test_links_keep_their_order_and_the_rest_is_left_out() -> None:
+def test_links_keep_their_order_and_other_values_are_ignored() -> None:
     output = {
         "images": ["https://a/1.png", {"image": "https://a/2.png", "style_id": "11-22"}],
         "seed": 7,

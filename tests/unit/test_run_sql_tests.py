@@ -1,4 +1,4 @@
-"""Failed pgTAP files run once more, alone, as failed tests of pytest do."""
+"""The script for pgTAP: a failed file runs once more, alone."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.extra
 
 @pytest.fixture
 def prove(stack, tmp_path, monkeypatch, capfd):
-    """Runs pgTAP files; returns the exit code and the verdicts printed."""
+    """Run pgTAP files; return the exit code and the printed verdicts."""
     if not shutil.which("pg_prove"):
         pytest.fail(
             "pg_prove is missing: apt-get install libtap-parser-sourcehandler-pgtap-perl",

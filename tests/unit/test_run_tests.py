@@ -1,4 +1,4 @@
-"""Failed tests run once more, alone; nothing but a test's failure is ever forgiven."""
+"""The script for pytest: a failed test runs once more, alone; other failures are final."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ XDIST = ("-p", "xdist", "-n", "1")
 
 PASSES = "def test_passes(): pass\n"
 FAILS = "def test_fails(): assert False\n"
-# Fails in the first process and passes in the second, which must be neither a worker of xdist nor
-# run another test.
+# This fails in the first process and passes in the second, which must not be a worker of xdist and
+# must not run any other test.
 FLAKY = """
 import os, pathlib
 
@@ -52,7 +52,7 @@ def test_crash():
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs the script on test files; returns its exit code and the lines it printed."""
+    """Run the script on test files; return its exit code and the printed lines."""
 
     def run(*arguments, **files):
         (tmp_path / "pytest.ini").write_text(
@@ -65,7 +65,8 @@ def run(tmp_path):
             for name, value in os.environ.items()
             if not name.startswith(("PYTEST_", "COV_", "COVERAGE_"))
         }
-        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take half of the start
+        # The plugins take half of the time of a start.
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         done = subprocess.run(
             [sys.executable, SCRIPTS / "run_tests.py", *arguments],
             cwd=tmp_path,
@@ -146,13 +147,13 @@ def test_many_failures_are_not_run_again(run):
     assert not was_rerun(lines)
 
 
-def test_a_collection_error_is_not_forgiven(run):
+def test_a_collection_error_fails_the_run(run):
     code, lines = run(test_a=FLAKY, test_b="import nothing_of_that_name\n")
     assert code == 2
     assert not was_rerun(lines)
 
 
-def test_a_collection_error_is_not_forgiven_beside_a_flaky_test(run):
+def test_a_collection_error_fails_the_run_beside_a_flaky_test(run):
     code, lines = run(
         "--continue-on-collection-errors", test_a=FLAKY, test_b="import nothing_of_that_name\n"
     )
@@ -160,13 +161,13 @@ def test_a_collection_error_is_not_forgiven_beside_a_flaky_test(run):
     assert not was_rerun(lines)
 
 
-def test_a_crashed_worker_is_not_forgiven(run):
+def test_a_crashed_worker_fails_the_run(run):
     code, lines = run(*XDIST, test_a=PASSES, test_b=FLAKY_CRASH)
     assert code == 1
     assert not was_rerun(lines)
 
 
-def test_missed_coverage_is_not_forgiven_beside_a_flaky_test(run):
+def test_insufficient_coverage_fails_the_run_beside_a_flaky_test(run):
     code, lines = run(
         *("-p", "pytest_cov", "--cov=unused"),
         "--cov-fail-under=90",
@@ -178,7 +179,7 @@ def test_missed_coverage_is_not_forgiven_beside_a_flaky_test(run):
     assert not was_rerun(lines)
 
 
-def test_reached_coverage_lets_failed_tests_run_again(run):
+def test_sufficient_coverage_lets_failed_tests_run_again(run):
     code, lines = run(
         *("-p", "pytest_cov", "--cov=used"),
         "--cov-fail-under=90",
@@ -189,7 +190,7 @@ def test_reached_coverage_lets_failed_tests_run_again(run):
     assert code == 0
 
 
-def test_a_run_that_stopped_early_is_not_forgiven(run):
+def test_a_run_that_stopped_early_fails(run):
     code, lines = run("-x", test_a=FLAKY, test_b=PASSES)
     assert code == 1
     assert not was_rerun(lines)

@@ -1,4 +1,4 @@
-"""The simulator's API against the documented behaviour of the real one."""
+"""The API of the simulator, compared with the documented behaviour of Replicate."""
 
 import json
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ HEADERS = {"authorization": "Bearer r8_test", "apikey": SWITCH_KEY}
 
 
 class Clock:
-    """The simulator's time, moved by hand."""
+    """The time of the simulator; tests advance it."""
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
@@ -63,7 +63,7 @@ async def read(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[str,
     return found
 
 
-# --- who may ---
+# --- Authentication ---
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ async def test_the_account_is_the_simulator(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/account")).json()["username"] == "simulator"
 
 
-# --- which model ---
+# --- Models ---
 
 
 async def test_the_model_endpoint_is_for_official_models(http: httpx.AsyncClient) -> None:
@@ -96,7 +96,7 @@ async def test_the_model_endpoint_is_for_official_models(http: httpx.AsyncClient
     assert (await create(http, SCHNELL))["version"] == "hidden"
 
 
-async def test_a_version_names_a_model(http: httpx.AsyncClient) -> None:
+async def test_a_prediction_may_name_a_version(http: httpx.AsyncClient) -> None:
     pin = models()[SDXL].version
     for version, expected in [
         (pin, SDXL),
@@ -115,7 +115,7 @@ async def test_a_version_names_a_model(http: httpx.AsyncClient) -> None:
             assert answer.json()["model"] == expected
 
 
-async def test_a_model_tells_its_inputs(http: httpx.AsyncClient) -> None:
+async def test_a_model_lists_its_inputs(http: httpx.AsyncClient) -> None:
     model = (await http.get(f"/v1/models/{SCHNELL}")).json()
     assert model["is_official"] is True
     schema = model["latest_version"]["openapi_schema"]["components"]["schemas"]["Input"]
@@ -124,10 +124,12 @@ async def test_a_model_tells_its_inputs(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/models/no-such/model")).status_code == 404
 
 
-# --- what is refused ---
+# --- Validation ---
 
 
-async def test_a_bad_input_is_refused_in_the_recorded_words(http: httpx.AsyncClient) -> None:
+async def test_an_invalid_input_is_refused_with_the_recorded_message(
+    http: httpx.AsyncClient,
+) -> None:
     recorded = json.loads((FIXTURES / "error_422.json").read_text("utf-8"))["cases"]
     bad = {"num_inference_steps": 8}
     answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json={"input": bad})
@@ -150,7 +152,7 @@ async def test_a_bad_input_is_refused_in_the_recorded_words(http: httpx.AsyncCli
         ({"prompt": ["a"]}, "Invalid type. Expected: string, given: array"),
     ],
 )
-async def test_each_rule_of_the_catalogue_is_kept(
+async def test_each_rule_of_the_catalogue_is_enforced(
     http: httpx.AsyncClient, given: dict[str, Any], words: str
 ) -> None:
     body = {"input": {"prompt": "a boat", **given}}
@@ -170,26 +172,28 @@ async def test_each_rule_of_the_catalogue_is_kept(
         ({"input": {"prompt": "x"}, "webhook": "https://example.com"}, 501),
     ],
 )
-async def test_a_body_has_known_keys_only(http: httpx.AsyncClient, body: Any, status: int) -> None:
+async def test_unknown_keys_of_a_body_are_refused(
+    http: httpx.AsyncClient, body: Any, status: int
+) -> None:
     answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
     assert answer.status_code == status
     assert answer.json()["status"] == status
 
 
-async def test_a_body_without_version_needs_one(http: httpx.AsyncClient) -> None:
+async def test_a_body_needs_a_version(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/predictions", json={"input": {}})
     assert (answer.status_code, "version" in answer.json()["detail"]) == (422, True)
     assert (await http.post("/v1/predictions", content=b"{")).status_code == 400
 
 
-async def test_what_is_not_there_says_so(http: httpx.AsyncClient) -> None:
+async def test_unsupported_and_unknown_paths_are_refused(http: httpx.AsyncClient) -> None:
     answer = await http.get("/v1/trainings")
     assert answer.status_code == 501
     assert "GET /v1/trainings" in answer.json()["detail"]
     assert (await http.get("/elsewhere")).status_code == 404
 
 
-# --- the way of a prediction ---
+# --- The life cycle of a prediction ---
 
 
 async def test_a_prediction_starts_runs_and_succeeds(http: httpx.AsyncClient, clock: Clock) -> None:
@@ -211,7 +215,7 @@ async def test_a_prediction_starts_runs_and_succeeds(http: httpx.AsyncClient, cl
     assert [link.rsplit("/", 1)[1] for link in ended["output"]] == ["out-0.webp", "out-1.webp"]
 
 
-async def test_logs_only_grow(http: httpx.AsyncClient, clock: Clock) -> None:
+async def test_logs_are_append_only(http: httpx.AsyncClient, clock: Clock) -> None:
     made = await create(http, DEV)
     before = ""
     for _ in range(20):
@@ -228,7 +232,7 @@ async def test_logs_only_grow(http: httpx.AsyncClient, clock: Clock) -> None:
         ("black-forest-labs/flux-pro", ""),
     ],
 )
-async def test_models_without_bars_write_text_or_nothing(
+async def test_models_without_progress_bars_log_text_or_nothing(
     http: httpx.AsyncClient, clock: Clock, model: str, logs: str
 ) -> None:
     made = await create(http, model)
@@ -260,7 +264,7 @@ async def test_speed_and_seconds_shorten_the_run() -> None:
 @pytest.mark.parametrize(
     ("when", "status"), [(0.1, "aborted"), (1.0, "canceled"), (10.0, "succeeded")]
 )
-async def test_a_cancel_depends_on_when_it_comes(
+async def test_the_effect_of_a_cancel_depends_on_the_state(
     http: httpx.AsyncClient, clock: Clock, when: float, status: str
 ) -> None:
     made = await create(http, DEV)
@@ -288,7 +292,7 @@ async def test_cancel_after_sets_the_deadline(
 
 
 @pytest.mark.parametrize("span", ["4", "0s", "soon", "", "1d"])
-async def test_a_cancel_after_that_is_none_is_refused(http: httpx.AsyncClient, span: str) -> None:
+async def test_an_invalid_cancel_after_is_refused(http: httpx.AsyncClient, span: str) -> None:
     answer = await http.post(
         f"/v1/models/{SCHNELL}/predictions",
         json={"input": {"prompt": "x"}},
@@ -297,7 +301,7 @@ async def test_a_cancel_after_that_is_none_is_refused(http: httpx.AsyncClient, s
     assert answer.status_code == 400
 
 
-async def test_a_deadline_in_the_queue_aborts(http: httpx.AsyncClient, clock: Clock) -> None:
+async def test_a_deadline_aborts_a_queued_prediction(http: httpx.AsyncClient, clock: Clock) -> None:
     await switch(http, kind="slow", seconds=60, queued=True)
     made = await create(http, headers={"cancel-after": "30s"})
     clock.now += 31
@@ -311,9 +315,7 @@ async def test_an_unknown_prediction_is_not_found(http: httpx.AsyncClient) -> No
     assert (await http.post("/v1/predictions/nope/cancel")).status_code == 404
 
 
-async def test_the_list_is_newest_first_and_comes_in_pages(
-    http: httpx.AsyncClient, clock: Clock
-) -> None:
+async def test_the_list_is_paginated_newest_first(http: httpx.AsyncClient, clock: Clock) -> None:
     made = []
     for _ in range(205):
         clock.now += 1
@@ -330,7 +332,7 @@ async def test_the_list_is_newest_first_and_comes_in_pages(
     assert seen == made[::-1]
 
 
-async def test_the_list_can_be_cut_by_time(http: httpx.AsyncClient, clock: Clock) -> None:
+async def test_the_list_can_be_filtered_by_time(http: httpx.AsyncClient, clock: Clock) -> None:
     made = []
     for _ in range(3):
         made.append(await create(http))
@@ -345,7 +347,7 @@ async def test_the_list_can_be_cut_by_time(http: httpx.AsyncClient, clock: Clock
     assert bad.status_code == 400
 
 
-# --- the pictures ---
+# --- Images ---
 
 
 async def files(http: httpx.AsyncClient, clock: Clock, model: str, **given: Any) -> list[bytes]:
@@ -373,7 +375,7 @@ async def files(http: httpx.AsyncClient, clock: Clock, model: str, **given: Any)
         ),
     ],
 )
-async def test_a_picture_has_the_format_and_size_asked_for(
+async def test_an_image_has_the_requested_format_and_size(
     http: httpx.AsyncClient,
     clock: Clock,
     model: str,
@@ -387,15 +389,17 @@ async def test_a_picture_has_the_format_and_size_asked_for(
     assert (info.mime_type, (info.width, info.height)) == (mime_type, size)
 
 
-async def test_the_same_seed_gives_the_same_pictures(http: httpx.AsyncClient, clock: Clock) -> None:
-    wish = {"seed": 7, "num_outputs": 2, "megapixels": "0.25"}
-    first = await files(http, clock, SCHNELL, **wish)
-    assert await files(http, clock, SCHNELL, **wish) == first
+async def test_the_same_seed_gives_the_same_images(http: httpx.AsyncClient, clock: Clock) -> None:
+    options = {"seed": 7, "num_outputs": 2, "megapixels": "0.25"}
+    first = await files(http, clock, SCHNELL, **options)
+    assert await files(http, clock, SCHNELL, **options) == first
     assert first[0] != first[1]
-    assert await files(http, clock, SCHNELL, **wish | {"seed": 8}) != first
+    assert await files(http, clock, SCHNELL, **options | {"seed": 8}) != first
 
 
-async def test_a_model_without_a_prompt_draws_too(http: httpx.AsyncClient, clock: Clock) -> None:
+async def test_a_model_without_a_prompt_returns_images(
+    http: httpx.AsyncClient, clock: Clock
+) -> None:
     pin = models()["lucataco/remove-bg"].version
     body = {"version": pin, "input": {"image": "https://example.com/in.png"}}
     made = (await http.post("/v1/predictions", json=body)).json()
@@ -404,17 +408,19 @@ async def test_a_model_without_a_prompt_draws_too(http: httpx.AsyncClient, clock
     assert read_image((await http.get(link)).content) is not None
 
 
-async def test_more_pictures_only_where_the_model_may_decide(
+async def test_several_images_are_returned_only_in_automatic_mode(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
     for mode, count in [("disabled", 1), ("auto", 3)]:
-        wish = {"sequential_image_generation": mode, "max_images": 3}
-        made = await create(http, "bytedance/seedream-4", **wish)
+        options = {"sequential_image_generation": mode, "max_images": 3}
+        made = await create(http, "bytedance/seedream-4", **options)
         clock.now += 60
         assert len((await read(http, made))["output"]) == count
 
 
-async def test_everything_is_removed_after_an_hour(http: httpx.AsyncClient, clock: Clock) -> None:
+async def test_inputs_and_images_are_removed_after_an_hour(
+    http: httpx.AsyncClient, clock: Clock
+) -> None:
     made = await create(http)
     clock.now += 60
     link = (await read(http, made))["output"][0]
@@ -425,7 +431,7 @@ async def test_everything_is_removed_after_an_hour(http: httpx.AsyncClient, cloc
     assert (await http.get(link)).status_code == 404
 
 
-async def test_only_finished_pictures_that_exist_are_served(
+async def test_only_images_of_finished_predictions_are_served(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
     made = await create(http)
@@ -437,7 +443,7 @@ async def test_only_finished_pictures_that_exist_are_served(
     assert (await http.get("/files/nope/out-0.webp")).status_code == 404
 
 
-# --- faults ---
+# --- Faults ---
 
 
 async def switch(http: httpx.AsyncClient, **fault: Any) -> None:
@@ -459,7 +465,7 @@ async def attempt(http: httpx.AsyncClient) -> httpx.Response:
         ({"kind": "out_of_credit"}, 402),
     ],
 )
-async def test_a_refusing_fault_makes_nothing_and_ends(
+async def test_an_error_fault_creates_no_prediction_and_is_used_up(
     http: httpx.AsyncClient, fault: dict[str, Any], status: int
 ) -> None:
     await switch(http, count=2, **fault)
@@ -472,7 +478,7 @@ async def test_a_refusing_fault_makes_nothing_and_ends(
 
 
 @pytest.mark.parametrize("on", ["get", "list", "cancel", "file"])
-async def test_a_fault_hits_the_call_it_is_meant_for(
+async def test_a_fault_affects_only_its_kind_of_call(
     http: httpx.AsyncClient, clock: Clock, on: str
 ) -> None:
     made = await create(http)
@@ -499,7 +505,7 @@ async def test_a_fault_hits_the_call_it_is_meant_for(
         ({"kind": "nsfw"}, "NSFW content detected"),
     ],
 )
-async def test_a_prediction_can_be_made_to_fail(
+async def test_a_fault_makes_a_prediction_fail(
     http: httpx.AsyncClient, clock: Clock, fault: dict[str, Any], words: str
 ) -> None:
     await switch(http, **fault)
@@ -510,7 +516,7 @@ async def test_a_prediction_can_be_made_to_fail(
     assert words in ended["error"]
 
 
-async def test_an_output_can_be_made_to_expire_at_once(
+async def test_a_fault_makes_an_output_expire_at_once(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
     await switch(http, kind="expired_output")
@@ -520,7 +526,7 @@ async def test_an_output_can_be_made_to_expire_at_once(
     assert (ended["status"], ended["data_removed"], ended["output"]) == ("succeeded", True, None)
 
 
-async def test_a_lost_answer_can_be_a_status(http: httpx.AsyncClient) -> None:
+async def test_a_lost_response_can_be_an_error_status(http: httpx.AsyncClient) -> None:
     await switch(http, kind="lose_answer", status=502)
     assert (await attempt(http)).status_code == 502
     (made,) = (await http.get("/_simulator/predictions")).json()
@@ -548,7 +554,7 @@ async def test_the_number_of_faults_is_bounded(http: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["detail"][:16]) == (422, "1000 faults are ")
 
 
-async def test_a_reset_forgets_everything(http: httpx.AsyncClient) -> None:
+async def test_a_reset_deletes_all_predictions_and_faults(http: httpx.AsyncClient) -> None:
     await create(http)
     await switch(http, kind="fail")
     assert (await http.post("/_simulator/reset")).status_code == 204

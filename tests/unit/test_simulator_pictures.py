@@ -1,4 +1,4 @@
-"""The simulator's pictures: real files, of the size asked for, the same for the same seed."""
+"""Images of the simulator: valid files of the requested size, the same for the same seed."""
 
 import io
 from dataclasses import replace
@@ -14,7 +14,7 @@ SPEC = PictureSpec(prompt="a paper boat on a calm lake", seed=42, width=192, hei
 
 @pytest.mark.parametrize("format_", ["png", "webp", "jpg", "svg"])
 @pytest.mark.parametrize("prompt", ["a boat at sea", "a neon city at night", "a misty hill", ""])
-def test_a_picture_is_what_was_asked_for(format_: Format, prompt: str) -> None:
+def test_an_image_has_the_requested_format_and_size(format_: Format, prompt: str) -> None:
     data = draw(replace(SPEC, format=format_, prompt=prompt))
     info = read_image(data)
     assert info is not None
@@ -35,10 +35,10 @@ def test_the_same_seed_gives_the_same_bytes(format_: Format) -> None:
     [{"seed": 43}, {"prompt": "a tower"}, {"width": 256}],
     ids=lambda change: next(iter(change)),
 )
-def test_another_wish_gives_another_picture(other: dict[str, object]) -> None:
+def test_another_prompt_gives_another_image(other: dict[str, object]) -> None:
     assert draw(replace(SPEC, **other)) != draw(SPEC)  # type: ignore[arg-type]
 
 
-def test_a_picture_has_more_than_one_colour() -> None:
+def test_an_image_has_several_colours() -> None:
     with Image.open(io.BytesIO(draw(SPEC))) as image:
         assert len(image.convert("RGB").getcolors(192 * 128) or []) > 100

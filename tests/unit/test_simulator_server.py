@@ -1,4 +1,4 @@
-"""Lost answers over a real socket: what in-process transports cannot show."""
+"""Lost responses over a real socket, which in-process transports cannot produce."""
 
 import asyncio
 import socket
@@ -39,7 +39,7 @@ async def switch(address: str, **fault: object) -> None:
 @pytest.mark.parametrize(
     ("seconds", "timeout"), [(0, 30.0), (5, 0.2)], ids=["dropped", "timed out"]
 )
-async def test_a_lost_answer_leaves_a_prediction_to_find(
+async def test_a_prediction_exists_although_its_response_was_lost(
     address: str, seconds: float, timeout: float
 ) -> None:
     await switch(address, kind="lose_answer", seconds=seconds)
@@ -53,7 +53,7 @@ async def test_a_lost_answer_leaves_a_prediction_to_find(
         assert (await client.get(made["id"])).input == {"prompt": "a boat"}
 
 
-async def test_the_client_makes_a_picture_over_a_socket(address: str) -> None:
+async def test_the_client_downloads_an_image_over_a_socket(address: str) -> None:
     async with ReplicateClient("r8_t", base_url=f"{address}/v1") as client:
         prediction = await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
         while not prediction.has_ended:

@@ -1,4 +1,4 @@
-"""Type checkers see what the library has, and nothing else."""
+"""Type checking of code that uses the library: mistakes are found, correct code passes."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Name of the snippet, its text, and what mypy says of it: nothing, or a part of its error.
+#: The name of the snippet, its text, and the expected error of mypy: nothing, or a part of it.
 SNIPPETS = {
     "names": ("from picture_queue import AsyncPictureQueue, JobEvent, PictureQueue, Worker\n", ""),
     "misspelt_import": (
@@ -76,8 +76,8 @@ def watch(pq: PictureQueue) -> None:
 
 
 @pytest.fixture(scope="module")
-def complaints(tmp_path_factory):
-    """Return the messages of mypy about each snippet, all from one run."""
+def mypy_messages(tmp_path_factory):
+    """Return the messages of mypy for each snippet; mypy runs once."""
     folder = tmp_path_factory.mktemp("snippets")
     for name, (text, _) in SNIPPETS.items():
         (folder / f"{name}.py").write_text(text)
@@ -99,12 +99,12 @@ def complaints(tmp_path_factory):
     return found
 
 
-@pytest.mark.timeout(600)  # it reads the whole library when the cache is cold
+@pytest.mark.timeout(600)  # mypy reads the whole library if its cache is empty.
 @pytest.mark.parametrize("name", SNIPPETS)
-def test_mypy_finds_the_mistake_and_no_other(complaints, name):
+def test_mypy_reports_exactly_the_expected_error(mypy_messages, name):
     _, expected = SNIPPETS[name]
     if expected:
-        assert len(complaints[name]) == 1
-        assert expected in complaints[name][0]
+        assert len(mypy_messages[name]) == 1
+        assert expected in mypy_messages[name][0]
     else:
-        assert complaints[name] == []
+        assert mypy_messages[name] == []

@@ -1,4 +1,4 @@
-"""JSON of which Python cannot read a part."""
+"""Rows with JSON that Python cannot parse completely."""
 
 import json
 
@@ -10,14 +10,14 @@ from picture_queue.records import ClaimedJob, Unreadable
 
 LONG = "1" + "0" * 5000
 ROWS = [
-    {"id": "a", "payload": {"n": 1, "s": 'x,]}"\\'}, "tags": []},
-    {"id": "b", "payload": {"n": 5}, "tags": [1, 2]},
+    {"id": "a", "lease_id": "c", "payload": {"n": 1, "s": 'x,]}"\\'}, "tags": []},
+    {"id": "b", "lease_id": "d", "payload": {"n": 5}, "tags": [1, 2]},
 ]
 TEXT = json.dumps(ROWS)
 
 
 @pytest.mark.parametrize("value", [LONG, "[" * 3000 + "]" * 3000, '{"a":[' + LONG + "]}"])
-def test_only_the_field_that_cannot_be_read_is_replaced(value):
+def test_only_the_unreadable_field_is_replaced(value):
     first, second = read_json(TEXT.replace('{"n": 5}', value).encode())
     assert first == ROWS[0]
     assert isinstance(second["payload"], Unreadable)
@@ -26,24 +26,24 @@ def test_only_the_field_that_cannot_be_read_is_replaced(value):
     assert (ClaimedJob(second).unreadable or "").startswith("payload: The value ")
 
 
-def test_a_row_of_its_own_is_read_like_one_of_a_list():
+def test_a_single_row_is_read_like_one_of_a_list():
     row = read_json(json.dumps(ROWS[1]).replace("5", LONG))
     assert (row["id"], row["tags"]) == ("b", [1, 2])
     assert row["payload"].keys() == {"unreadable"}
 
 
-def test_what_is_nested_deeper_than_the_quick_parser_reads_is_read():
+def test_json_nested_too_deeply_for_the_fast_parser_is_read():
     deep = "[" * 300 + "]" * 300
     assert read_json(f'{{"a": {deep}}}')["a"] == json.loads(deep)
 
 
 @pytest.mark.parametrize("text", ["", "nope", '[{"a":1}', "[1,2", '{"a" 1}', f'[{LONG}, {{"a":'])
-def test_what_is_no_json_is_refused(text):
+def test_invalid_json_is_refused(text):
     with pytest.raises(ValueError):
         read_json(text)
 
 
-def test_a_row_that_does_not_fit_is_logged_and_the_others_are_listed(row, caplog):
+def test_an_invalid_row_is_logged_and_the_others_are_returned(row, caplog):
     good, bad = row(), row(created_at="294276-01-01T00:00:00Z")
     found = _rpc.list_jobs({}).parse([good, bad])
     assert [str(job.id) for job in found] == [good["id"]]

@@ -1,4 +1,4 @@
-"""Claims: how many, when, and again when the answer was lost."""
+"""Claims: their size, their time, and their repetition after a lost response."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from ..signals import Signals
 
 
 class FakeSlots:
-    """A demand that the test sets."""
+    """Slots whose demand the test sets."""
 
     def __init__(self) -> None:
         self.free = 3
@@ -30,8 +30,8 @@ class FakeSlots:
     def note_answer(self) -> None: ...
 
 
-class Bench:
-    """A claimer, its slots, and a database that gives what it was told to."""
+class Harness:
+    """A claimer, its slots, and a fake database with a fixed supply of jobs."""
 
     def __init__(self, project: Any, row: Any, poll_interval: float = 30.0) -> None:
         self.slots = FakeSlots()
@@ -65,7 +65,7 @@ class Bench:
         self.slots.free -= 1
 
     async def idle(self) -> None:
-        """Wait until there is nothing more to claim, and forget the claims so far."""
+        """Wait until the claimer is idle, and forget the claims so far."""
         await self.signals.idle.next()
         while not self.project.asked.empty():
             self.project.asked.get_nowait()
@@ -77,14 +77,14 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(project, row) -> AsyncIterator[Bench]:
-    made = Bench(project, row)
+async def harness(project, row) -> AsyncIterator[Harness]:
+    made = Harness(project, row)
     yield made
     await made.claimer.stop(1)
 
 
-async def test_a_claim_says_who_claims_what(bench, project):
-    bench.claimer.start()
+async def test_a_claim_names_the_worker_and_its_queues(harness, project):
+    harness.claimer.start()
     params = await project.next("claim_jobs")
     assert params.pop("request_id")
     assert params == {
@@ -97,122 +97,123 @@ async def test_a_claim_says_who_claims_what(bench, project):
     }
 
 
-async def test_free_slots_are_filled_in_one_round_trip(bench, project):
-    bench.stock = 5
-    bench.claimer.start()
-    assert len(await bench.signals.claimed.next()) == 3
-    assert len(bench.taken) == 3
-    # There may be more, but there is no slot: the next claim waits for one.
-    assert await bench.no_claim_follows() is False
-    bench.slots.free = 2
-    bench.claimer.slot_freed()
-    assert len(await bench.signals.claimed.next()) == 2
+async def test_all_free_slots_are_filled_by_one_claim(harness, project):
+    harness.stock = 5
+    harness.claimer.start()
+    assert len(await harness.signals.claimed.next()) == 3
+    assert len(harness.taken) == 3
+    # The full claim may have left jobs in the queue, but no slot is free. The next claim waits for
+    # a slot.
+    assert await harness.no_claim_follows() is False
+    harness.slots.free = 2
+    harness.claimer.slot_freed()
+    assert len(await harness.signals.claimed.next()) == 2
     first, second = [await project.next("claim_jobs") for _ in range(2)]
     assert (first["max_jobs"], second["max_jobs"]) == (3, 2)
     assert first["request_id"] != second["request_id"]
 
 
-async def test_a_worker_that_turns_idle_claims_once_more(bench, project):
-    bench.claimer.start()
-    await bench.signals.idle.next()
+async def test_a_worker_that_becomes_idle_claims_once_more(harness, project):
+    harness.claimer.start()
+    await harness.signals.idle.next()
     assert [(await project.next("claim_jobs"))["max_jobs"] for _ in range(2)] == [3, 3]
     assert project.asked.empty()
 
 
-async def test_a_wake_up_makes_an_idle_worker_claim(bench, project):
-    bench.claimer.start()
-    await bench.idle()
-    bench.stock = 1
-    bench.claimer.request_claim()
-    assert len(await bench.signals.claimed.next()) == 1
-    await bench.idle()
+async def test_a_wake_up_makes_an_idle_worker_claim(harness, project):
+    harness.claimer.start()
+    await harness.idle()
+    harness.stock = 1
+    harness.claimer.request_claim()
+    assert len(await harness.signals.claimed.next()) == 1
+    await harness.idle()
     assert project.asked.empty()
 
 
-async def test_a_wake_up_without_a_free_slot_is_remembered(bench, project):
-    bench.claimer.start()
-    await bench.idle()
-    bench.slots.free, bench.stock = 0, 1
-    bench.claimer.request_claim()
+async def test_a_wake_up_without_a_free_slot_is_remembered(harness, project):
+    harness.claimer.start()
+    await harness.idle()
+    harness.slots.free, harness.stock = 0, 1
+    harness.claimer.request_claim()
     await asyncio.sleep(0)
-    bench.slots.free = 1
-    bench.claimer.slot_freed()
-    assert len(await bench.signals.claimed.next()) == 1
+    harness.slots.free = 1
+    harness.claimer.slot_freed()
+    assert len(await harness.signals.claimed.next()) == 1
 
 
-async def test_a_wake_up_during_a_claim_leads_to_another(bench, project):
+async def test_a_wake_up_during_a_claim_leads_to_another(harness, project):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
         await answer
-        return bench.give(params)
+        return harness.give(params)
 
-    bench.claimer.start()
-    await bench.idle()
+    harness.claimer.start()
+    await harness.idle()
     project.answers["claim_jobs"] = slow
-    bench.claimer.request_claim()
+    harness.claimer.request_claim()
     await project.next("claim_jobs")
-    bench.claimer.request_claim()
+    harness.claimer.request_claim()
     answer.set_result(None)
     await project.next("claim_jobs")
 
 
 @pytest.mark.parametrize("receives", [True, False])
-async def test_a_free_slot_is_a_reason_to_claim_where_there_may_be_a_job(bench, project, receives):
-    """An idle worker is woken; one that cannot be woken has to ask."""
-    bench.claimer.start()
-    await bench.idle()
-    bench.claimer.receives_wake_ups = receives
-    bench.claimer.slot_freed()
-    assert await bench.no_claim_follows() is receives
+async def test_a_free_slot_leads_to_a_claim_if_the_queue_may_have_jobs(harness, project, receives):
+    """Check that a worker without wake-ups claims when a slot becomes free."""
+    harness.claimer.start()
+    await harness.idle()
+    harness.claimer.receives_wake_ups = receives
+    harness.claimer.slot_freed()
+    assert await harness.no_claim_follows() is receives
 
 
-async def test_without_wake_ups_it_polls(project, row):
-    bench = Bench(project, row, poll_interval=0.02)
-    bench.claimer.start()
-    await bench.idle()
-    bench.stock = 1
-    assert len(await bench.signals.claimed.next()) == 1
-    await bench.claimer.stop(1)
+async def test_a_worker_without_wake_ups_polls(project, row):
+    harness = Harness(project, row, poll_interval=0.02)
+    harness.claimer.start()
+    await harness.idle()
+    harness.stock = 1
+    assert len(await harness.signals.claimed.next()) == 1
+    await harness.claimer.stop(1)
 
 
-async def test_an_unanswered_claim_is_repeated_as_it_was(bench, project):
+async def test_a_claim_without_a_response_is_repeated_unchanged(harness, project):
     failures = [Busy("not now"), ConnectionFailed("cut")]
 
     def fail_first(params: dict[str, Any]) -> Any:
         if failures:
             raise failures.pop(0)
-        return bench.give(params)
+        return harness.give(params)
 
     project.answers["claim_jobs"] = fail_first
-    bench.stock = 2
-    bench.claimer.start()
-    assert len(await bench.signals.claimed.next()) == 2
+    harness.stock = 2
+    harness.claimer.start()
+    assert len(await harness.signals.claimed.next()) == 2
     asked = [await project.next("claim_jobs") for _ in range(3)]
     assert asked[0] == asked[1] == asked[2]
-    # The lease counts from the first call: its answer may be the one that was lost.
-    assert bench.asked_at[0] < time.monotonic() - 0.1
+    # The lease counts from the first call, because the lost response may have been the one to it.
+    assert harness.asked_at[0] < time.monotonic() - 0.1
 
 
-async def test_an_outage_is_logged_once(bench, project, caplog):
+async def test_an_outage_is_logged_once(harness, project, caplog):
     caplog.set_level("INFO")
     failures = [Busy("not now")] * 3
 
     def fail_first(params: dict[str, Any]) -> Any:
         if failures:
             raise failures.pop()
-        return bench.give(params)
+        return harness.give(params)
 
     project.answers["claim_jobs"] = fail_first
-    bench.claimer.start()
-    await bench.signals.idle.next()
+    harness.claimer.start()
+    await harness.signals.idle.next()
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == "The worker's calls fail and are repeated (claim_jobs): Not now."
     assert messages[1].startswith("The worker's calls succeed again after")
     assert len(messages) == 2
 
 
-async def test_the_delay_after_a_long_outage_is_short():
+async def test_retry_delays_are_short_even_after_a_long_outage():
     delay = _calls.RetryDelay()
     assert max(delay.next() for _ in range(1000)) <= 2.0
 
@@ -224,8 +225,8 @@ async def test_the_delay_after_a_long_outage_is_short():
         (InvalidArgument("lease_seconds is 0"), "The project refuses claims"),
     ],
 )
-async def test_a_refused_worker_raises_an_alarm_that_is_repeated(
-    bench, project, caplog, monkeypatch, error, text
+async def test_a_refused_worker_logs_an_alarm_repeatedly(
+    harness, project, caplog, monkeypatch, error, text
 ):
     monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.0)
     failures = [error] * 3
@@ -233,51 +234,53 @@ async def test_a_refused_worker_raises_an_alarm_that_is_repeated(
     def refuse(params: dict[str, Any]) -> Any:
         if failures:
             raise failures.pop()
-        return bench.give(params)
+        return harness.give(params)
 
     project.answers["claim_jobs"] = refuse
-    bench.claimer.start()
+    harness.claimer.start()
     for _ in range(3):
         await project.next("claim_jobs")
-        assert bench.calls.is_up is not isinstance(error, NotAuthenticated)
-    await bench.signals.idle.next()
-    assert bench.calls.is_up
+        assert harness.calls.is_up is not isinstance(error, NotAuthenticated)
+    await harness.signals.idle.next()
+    assert harness.calls.is_up
     alarms = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(alarms) == 3
     assert all(text in record.getMessage() for record in alarms)
 
 
-async def test_alarms_are_not_repeated_at_every_attempt(caplog):
+async def test_alarms_are_logged_at_intervals(caplog):
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     for _ in range(10):
         calls.note_failure(NotAuthenticated("no such key"), "claim_jobs")
     assert len(caplog.records) == 1
 
 
-async def test_no_call_is_made_while_the_api_asks_for_a_pause(bench, project):
+async def test_no_call_is_made_before_retry_after_has_passed(harness, project):
     throttled = Busy("too many calls")
     throttled.retry_after = 0.5
 
     def limit(params: dict[str, Any]) -> Any:
-        project.answers["claim_jobs"] = bench.give
+        project.answers["claim_jobs"] = harness.give
         raise throttled
 
     project.answers["claim_jobs"] = limit
-    bench.stock = 1
+    harness.stock = 1
     began = time.monotonic()
-    bench.claimer.start()
-    assert len(await bench.signals.claimed.next()) == 1
+    harness.claimer.start()
+    assert len(await harness.signals.claimed.next()) == 1
     assert time.monotonic() - began >= 0.5
     assert [name for name, _ in (project.asked.get_nowait(), project.asked.get_nowait())]
-    # Neither does any other loop of the worker make one.
-    bench.calls.note_failure(throttled, "claim_jobs")
+    # No other loop of the worker makes a call either.
+    harness.calls.note_failure(throttled, "claim_jobs")
     with pytest.raises(Busy, match="without calls"):
-        await bench.calls.call(None, 1.0)  # type: ignore[arg-type]
+        await harness.calls.call(None, 1.0)  # type: ignore[arg-type]
 
 
-async def test_an_unexpected_fault_does_not_end_the_claimer(bench, project, caplog, monkeypatch):
-    bench.claimer._delay = _calls.RetryDelay(first=0.0)
-    claim = bench.claimer._claim
+async def test_an_unexpected_exception_does_not_end_the_claimer(
+    harness, project, caplog, monkeypatch
+):
+    harness.claimer._delay = _calls.RetryDelay(first=0.0)
+    claim = harness.claimer._claim
     faults = [RuntimeError("a bug")]
 
     def faulty(demand: int) -> Any:
@@ -285,37 +288,37 @@ async def test_an_unexpected_fault_does_not_end_the_claimer(bench, project, capl
             raise faults.pop()
         return claim(demand)
 
-    monkeypatch.setattr(bench.claimer, "_claim", faulty)
-    bench.claimer.start()
-    await bench.signals.idle.next()
+    monkeypatch.setattr(harness.claimer, "_claim", faulty)
+    harness.claimer.start()
+    await harness.signals.idle.next()
     assert "Claimer failed and continues" in caplog.text
 
 
-async def test_a_stopping_worker_claims_nothing_but_takes_the_last_answer(bench, project):
+async def test_a_stopping_worker_makes_no_new_claim_but_awaits_the_open_one(harness, project):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
         await answer
-        return bench.give(params)
+        return harness.give(params)
 
-    bench.stock = 1
+    harness.stock = 1
     project.answers["claim_jobs"] = slow
-    bench.claimer.start()
+    harness.claimer.start()
     await project.next("claim_jobs")
-    stopping = asyncio.create_task(bench.claimer.stop(5))
+    stopping = asyncio.create_task(harness.claimer.stop(5))
     await asyncio.sleep(0)
     answer.set_result(None)
     await stopping
-    assert len(bench.taken) == 1
+    assert len(harness.taken) == 1
     assert project.asked.empty()
 
 
-async def test_nothing_is_claimed_while_claims_are_paused(bench, project):
-    bench.claimer.start()
-    await bench.idle()
-    bench.slots.is_paused, bench.stock = True, 1
-    bench.claimer.request_claim()
-    assert await bench.no_claim_follows()
-    bench.slots.is_paused = False
-    bench.claimer.demand_changed()
-    assert len(await bench.signals.claimed.next()) == 1
+async def test_nothing_is_claimed_while_claims_are_paused(harness, project):
+    harness.claimer.start()
+    await harness.idle()
+    harness.slots.is_paused, harness.stock = True, 1
+    harness.claimer.request_claim()
+    assert await harness.no_claim_follows()
+    harness.slots.is_paused = False
+    harness.claimer.demand_changed()
+    assert len(await harness.signals.claimed.next()) == 1

@@ -1,4 +1,4 @@
-"""Attempts: their outcomes, their stops and their end."""
+"""Attempts: their outcomes, their cancellation and their end."""
 
 import asyncio
 import contextlib
@@ -28,12 +28,12 @@ from picture_queue.worker.registry import Registry
 
 
 class Run:
-    """An attempt, with the order of its messages to its listener."""
+    """An attempt, and a listener that records the order of its messages."""
 
     def __init__(self, function: Callable[..., Any], job: Any) -> None:
         registry = Registry()
         registry.add("resize", function, {})
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.progress: list[int] = []
         self.lines: list[dict[str, Any]] = []
         self._settled = asyncio.Event()
@@ -47,11 +47,11 @@ class Run:
             self.progress.append(call.params["progress"])
 
     def settled(self, attempt: Attempt) -> None:
-        self.said.append("settled")
+        self.messages.append("settled")
         self._settled.set()
 
     def ended(self, attempt: Attempt) -> None:
-        self.said.append("ended")
+        self.messages.append("ended")
         self._ended.set()
 
     async def outcome(self) -> Outcome | None:
@@ -62,7 +62,7 @@ class Run:
     async def end(self) -> None:
         async with asyncio.timeout(5):
             await self._ended.wait()
-        assert self.said == ["settled", "ended"]
+        assert self.messages == ["settled", "ended"]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def quick_cleanup(monkeypatch):
 
 
 class Never:
-    """An async handler that waits for ever, and keeps its context for the test."""
+    """An async handler that never returns, and keeps its context for the test."""
 
     def __init__(self, after: Callable[[], Any] = lambda: None) -> None:
         self.started = asyncio.Event()
@@ -125,7 +125,7 @@ def _circle() -> list[Any]:
     ],
     ids=["nothing", "small", "limit", "long", "nested", "endless", "text", "book", "generator"],
 )
-async def test_a_large_result_is_written_as_json_beside_the_event_loop(
+async def test_a_large_result_is_encoded_outside_the_event_loop(
     run, monkeypatch, value, in_loop, outcome
 ):
     threads: list[int] = []
@@ -153,7 +153,7 @@ async def test_a_handler_raises(run):
     assert (outcome.error, outcome.retryable) == ("ValueError: no", True)
 
 
-async def test_a_payload_that_does_not_fit_never_reaches_the_handler(run):
+async def test_a_handler_is_not_called_with_an_invalid_payload(run):
     class Size(BaseModel):
         width: int
 
@@ -171,7 +171,7 @@ async def test_a_payload_that_does_not_fit_never_reaches_the_handler(run):
     assert not called
 
 
-async def test_a_handler_that_exits_ends_its_job_only(run):
+async def test_a_handler_that_calls_exit_fails_only_its_job(run):
     async def handle() -> None:
         sys.exit(3)
 
@@ -181,7 +181,7 @@ async def test_a_handler_that_exits_ends_its_job_only(run):
 
 
 class Panic(BaseException):
-    """An exception of a Rust extension, which is no `Exception`."""
+    """An exception of a Rust extension, which does not inherit from `Exception`."""
 
 
 class NoHeader(Exception):
@@ -210,7 +210,7 @@ def recurse() -> None:
 
 @pytest.mark.parametrize("is_async", [True, False])
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "expected"),
     [
         (Panic("at the core"), "Panic: at the core"),
         (SystemExit(3), "SystemExit: 3"),
@@ -219,12 +219,13 @@ def recurse() -> None:
         (StopAsyncIteration(), "StopAsyncIteration"),
         (NoHeader("429"), "NoHeader: 429"),
         (Unprintable(), "Unprintable"),
-        (Retry(1, reason=ValueError("no")), "ValueError: no"),  # as its documentation permits
+        # The documentation of `Retry` permits an exception as the reason.
+        (Retry(1, reason=ValueError("no")), "ValueError: no"),
         (BaseExceptionGroup("tasks", [Panic("one")]), "Panic: one"),
         (ExceptionGroup("tasks", [ValueError(), KeyError()]), "ExceptionGroup: tasks (2 sub-ex"),
     ],
 )
-async def test_an_exception_of_any_kind_is_the_outcome(run, error, says, is_async):
+async def test_an_exception_of_any_kind_becomes_the_outcome(run, error, expected, is_async):
     async def handle() -> None:
         raise error
 
@@ -234,7 +235,7 @@ async def test_an_exception_of_any_kind_is_the_outcome(run, error, says, is_asyn
     ran = run(handle if is_async else handle_in_a_thread)
     outcome = await ran.outcome()
     assert isinstance(outcome, Failed)
-    assert outcome.error.startswith(says)
+    assert outcome.error.startswith(expected)
     await ran.end()
 
 
@@ -249,7 +250,7 @@ async def test_a_handler_may_recurse_too_deeply(run):
     await ran.end()
 
 
-async def test_a_validator_may_raise_anything(run):
+async def test_a_validator_may_raise_any_exception(run):
     async def handle(payload: Any) -> None: ...
     def handle_in_a_thread(payload: Any) -> None: ...
 
@@ -262,13 +263,13 @@ async def test_a_validator_may_raise_anything(run):
         await ran.end()
 
 
-async def test_a_slot_is_given_back_although_its_listener_fails(run):
+async def test_a_slot_is_released_even_if_the_listener_fails(run):
     async def handle() -> None: ...
 
     ran = run(handle)
 
     def fail(attempt: Attempt) -> None:
-        ran.said.append("settled")
+        ran.messages.append("settled")
         raise RuntimeError("no")
 
     ran.settled = fail
@@ -278,7 +279,7 @@ async def test_a_slot_is_given_back_although_its_listener_fails(run):
     assert len(failed) == 1
 
 
-async def test_a_wrapper_may_await_or_return_at_once(run):
+async def test_a_wrapper_may_be_async_or_sync(run):
     async def inner(payload: dict[str, Any]) -> str:
         return "awaited"
 
@@ -290,7 +291,7 @@ async def test_a_wrapper_may_await_or_return_at_once(run):
     assert await run(cached, payload={"cached": "at once"}).outcome() == Completed("at once")
 
 
-async def test_a_sync_handler_that_returns_a_coroutine_is_told_so(run):
+async def test_a_sync_handler_that_returns_a_coroutine_fails_with_a_hint(run):
     async def inner() -> None: ...
 
     outcome = await run(lambda: inner()).outcome()
@@ -310,7 +311,7 @@ async def test_an_async_handler_may_log_from_a_thread(run):
     assert [line["message"] for line in ran.lines] == ["before", "in a thread", "after"]
 
 
-async def test_a_cancellation_of_the_handlers_own_is_a_failure(run):
+async def test_a_cancelled_error_raised_by_the_handler_is_a_failure(run):
     async def handle() -> None:
         raise asyncio.CancelledError
 
@@ -325,10 +326,10 @@ async def test_an_attempt_ends_at_its_timeout(run):
     assert outcome.error == "TimeoutError: the job did not end within 0.02 s"
     assert outcome.retryable
     assert outcome.detail is not None
-    assert "in __call__" in outcome.detail, "it shows what the handler waited for"
+    assert "in __call__" in outcome.detail, "the detail shows the await of the handler"
 
 
-async def test_a_handler_that_fails_while_it_is_stopped_timed_out_all_the_same(run):
+async def test_a_handler_that_fails_after_its_timeout_has_timed_out(run):
     def fail() -> None:
         raise RuntimeError("in cleanup")
 
@@ -343,7 +344,7 @@ async def test_a_handler_that_fails_while_it_is_stopped_timed_out_all_the_same(r
     ("reason", "outcome"),
     [(Stop.CANCEL, Cancelled()), (Stop.SHUTDOWN, Released()), (Stop.LOST, None)],
 )
-async def test_an_attempt_is_stopped(run, reason, outcome):
+async def test_an_attempt_can_be_stopped(run, reason, outcome):
     handler = Never()
     ran = run(handler)
     await handler.started.wait()
@@ -354,7 +355,7 @@ async def test_an_attempt_is_stopped(run, reason, outcome):
 
 
 @pytest.mark.parametrize("reason", [Stop.CANCEL, Stop.SHUTDOWN, Stop.LOST])
-async def test_an_attempt_is_stopped_before_its_first_step(run, reason):
+async def test_an_attempt_can_be_stopped_before_its_first_step(run, reason):
     handler = Never()
     ran = run(handler)
     ran.attempt.stop(reason)
@@ -362,7 +363,7 @@ async def test_an_attempt_is_stopped_before_its_first_step(run, reason):
     assert not handler.started.is_set()
 
 
-async def test_a_handler_that_finishes_in_spite_of_a_stop_has_finished(run):
+async def test_a_handler_that_returns_after_a_stop_counts_as_finished(run):
     handler = Never(lambda: "done")
     ran = run(handler)
     await handler.started.wait()
@@ -370,7 +371,7 @@ async def test_a_handler_that_finishes_in_spite_of_a_stop_has_finished(run):
     assert await ran.outcome() == Completed("done")
 
 
-async def test_a_lost_lease_outweighs_what_came_before(run):
+async def test_a_lost_lease_overrides_an_earlier_stop(run):
     handler = Never(lambda: "done")
     ran = run(handler)
     await handler.started.wait()
@@ -389,10 +390,10 @@ async def test_a_stop_after_the_end_changes_nothing(run):
         ran.attempt.stop(reason)
     ran.attempt.give_up()
     assert await ran.outcome() == Completed(1)
-    assert ran.said == ["settled", "ended"]
+    assert ran.messages == ["settled", "ended"]
 
 
-async def test_a_handler_that_ignores_its_stop_keeps_its_slot_only(run, quick_cleanup, caplog):
+async def test_a_handler_that_ignores_its_stop_occupies_only_its_slot(run, quick_cleanup, caplog):
     until = asyncio.Event()
 
     async def stubborn() -> str:
@@ -405,24 +406,24 @@ async def test_a_handler_that_ignores_its_stop_keeps_its_slot_only(run, quick_cl
     outcome = await ran.outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
-    assert ran.said == ["settled"]
+    assert ran.messages == ["settled"]
     assert "has not stopped and goes on" in caplog.text
     until.set()
     await ran.end()
     assert await ran.outcome() is outcome
 
 
-async def test_a_job_cancelled_while_parked_is_run_to_undo(run):
+async def test_a_job_cancelled_while_parked_runs_its_cleanup(run):
     handler = Never(lambda: "stopped")
     ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
     await handler.started.wait()
     assert handler.context.cancel_requested
-    ran.attempt.stop(Stop.CANCEL)  # as every heartbeat says
+    ran.attempt.stop(Stop.CANCEL)  # Every heartbeat repeats the request.
     ran.attempt.stop(Stop.SHUTDOWN)
     assert await ran.outcome() == Completed("stopped")
 
 
-async def test_a_handler_sees_the_shutdown(run):
+async def test_a_handler_can_see_the_shutdown(run):
     handler = Never()
     ran = run(handler)
     await handler.started.wait()
@@ -445,7 +446,7 @@ async def test_the_last_progress_is_sent_before_a_job_waits(run):
     assert ran.progress[-1] == 30
 
 
-async def test_a_verdict_raised_while_it_is_stopped_is_honoured(run):
+async def test_a_verdict_raised_during_a_stop_is_honoured(run):
     def later() -> None:
         raise Snooze(5)
 
@@ -459,7 +460,7 @@ async def test_a_verdict_raised_while_it_is_stopped_is_honoured(run):
 # Sync handlers
 
 
-async def test_a_sync_handler_runs_in_a_thread_with_the_callers_context(run):
+async def test_a_sync_handler_runs_in_a_thread_with_copied_context_variables(run):
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     variable.set("kept")
 
@@ -474,7 +475,7 @@ async def test_a_sync_handler_runs_in_a_thread_with_the_callers_context(run):
 @pytest.mark.parametrize(
     "error", [ValueError("no"), SystemExit(3), StopIteration(), KeyboardInterrupt()]
 )
-async def test_an_exception_of_a_sync_handler_fails_its_job_only(run, error):
+async def test_an_exception_in_a_sync_handler_fails_only_its_job(run, error):
     def handle() -> None:
         raise error
 
@@ -487,7 +488,7 @@ async def test_an_exception_of_a_sync_handler_fails_its_job_only(run, error):
     ("reason", "outcome"),
     [(Stop.CANCEL, Cancelled()), (Stop.SHUTDOWN, Released()), (Stop.LOST, None)],
 )
-async def test_a_thread_is_reported_at_once_and_keeps_its_slot(run, reason, outcome):
+async def test_a_stopped_thread_is_reported_at_once_but_occupies_its_slot(run, reason, outcome):
     loop = asyncio.get_running_loop()
     started, until = asyncio.Event(), threading.Event()
     stopped: list[BaseException] = []
@@ -505,7 +506,7 @@ async def test_a_thread_is_reported_at_once_and_keeps_its_slot(run, reason, outc
     ran = run(handle)
     await started.wait()
     ran.attempt.stop(reason)
-    assert ran.said == ["settled"]
+    assert ran.messages == ["settled"]
     assert await ran.outcome() == outcome
     until.set()
     await ran.end()
@@ -514,7 +515,7 @@ async def test_a_thread_is_reported_at_once_and_keeps_its_slot(run, reason, outc
 
 
 @pytest.mark.parametrize("reason", list(Stop))
-async def test_a_thread_can_see_that_it_is_to_stop(run, reason):
+async def test_a_thread_can_see_the_stop_request(run, reason):
     stopped = threading.Event()
     seen: list[tuple[bool, bool]] = []
 
@@ -531,7 +532,7 @@ async def test_a_thread_can_see_that_it_is_to_stop(run, reason):
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_a_handler_that_sees_the_shutdown_can_give_its_job_back(run, is_async):
+async def test_a_handler_that_sees_the_shutdown_can_release_its_job(run, is_async):
     async def handle(job: JobContext) -> None:
         while not job.stop_requested:  # noqa: ASYNC110 - as a handler in chunks would
             await asyncio.sleep(0)
@@ -548,7 +549,7 @@ async def test_a_handler_that_sees_the_shutdown_can_give_its_job_back(run, is_as
     await ran.end()
 
 
-async def test_a_job_cancelled_while_parked_is_not_asked_to_stop(run):
+async def test_cleanup_after_a_cancel_while_parked_gets_no_stop_request(run):
     handler = Never()
     ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
     await handler.started.wait()
@@ -559,13 +560,13 @@ async def test_a_job_cancelled_while_parked_is_not_asked_to_stop(run):
     await ran.end()
 
 
-async def test_a_thread_ends_at_its_timeout_for_the_worker(run):
+async def test_an_attempt_in_a_thread_times_out_although_the_thread_runs_on(run):
     until = threading.Event()
     ran = run(lambda: until.wait(5), timeout_seconds=0.02)
     outcome = await ran.outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
-    assert ran.said == ["settled"]
+    assert ran.messages == ["settled"]
     until.set()
     await ran.end()
 

@@ -1,4 +1,4 @@
-"""Heartbeats: their times, their answers, and faults that do not stop them."""
+"""Heartbeats: their schedule, their responses, and faults that must not stop them."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from ..signals import Signals
 
 
 class FakeAttempt:
-    """The part of an attempt that a lease needs."""
+    """The attributes of an attempt that a lease uses."""
 
     def __init__(self, job: Any) -> None:
         self.job = job
@@ -28,8 +28,8 @@ class FakeAttempt:
         self.stops: list[Stop] = []
 
 
-class Bench:
-    """A heartbeat, leases, and a database that gives the answer it was told to."""
+class Harness:
+    """A heartbeat, leases, and a fake database that returns the answer of the test."""
 
     def __init__(self, project: Any, claimed: Any) -> None:
         self.project = project
@@ -62,7 +62,7 @@ class Bench:
         self.lost.put_nowait((lease, reason))
 
     def hold(self, age: float = 0.0, confirmed: bool = True, **columns: Any) -> Any:
-        """Give a slot to a job whose lease was asked for some seconds ago."""
+        """Assign a slot to a job whose lease was granted some seconds ago."""
         attempt: Any = FakeAttempt(self.claimed(**columns))
         lease = Lease(attempt.job, time.monotonic() - age, start_confirmed=confirmed)
         self.slots.add(lease)
@@ -72,83 +72,83 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(project, claimed) -> AsyncIterator[Bench]:
-    made = Bench(project, claimed)
+async def harness(project, claimed) -> AsyncIterator[Harness]:
+    made = Harness(project, claimed)
     made.start()
     yield made
     await made.heartbeat.stop()
     assert made.connection.closed.is_set()
 
 
-async def test_all_leases_go_in_one_call_when_the_first_is_due(bench, project):
-    old = bench.hold(age=11)
-    new = bench.hold()
+async def test_one_call_prolongs_all_leases_when_the_first_is_due(harness, project):
+    old = harness.hold(age=11)
+    new = harness.hold()
     params = await project.next("heartbeat_jobs")
-    while len(params["leases"]) < 2:  # the thread may be quicker than the test
+    while len(params["leases"]) < 2:  # The thread may run before the test.
         old.confirmed_at -= 11
-        bench.heartbeat.beat_now()
+        harness.heartbeat.beat_now()
         params = await project.next("heartbeat_jobs")
     assert params["worker"] == "w"
     assert {item["job_id"]: item["lease_id"] for item in params["leases"]} == {
         lease.job.key: lease.job.lease_key for lease in (old, new)
     }
-    await bench.signals.beaten.next()
+    await harness.signals.beaten.next()
     assert time.monotonic() - old.confirmed_at < 5
 
 
-async def test_a_lease_is_prolonged_at_a_third_of_its_length(bench):
-    lease = bench.hold(lease_seconds=0.3)
+async def test_a_lease_is_prolonged_at_a_third_of_its_length(harness):
+    lease = harness.hold(lease_seconds=0.3)
     began = lease.confirmed_at
-    await bench.signals.beaten.next()
+    await harness.signals.beaten.next()
     assert lease.confirmed_at >= began + 0.1
-    assert bench.lost.empty()
+    assert harness.lost.empty()
 
 
-async def test_a_short_lease_is_prolonged_in_time_although_a_long_one_came_first(bench):
-    bench.hold(lease_seconds=3600)
+async def test_a_short_lease_is_prolonged_in_time_after_a_long_one(harness):
+    harness.hold(lease_seconds=3600)
     await asyncio.sleep(0)
-    bench.hold(lease_seconds=0.3)
-    await bench.signals.beaten.next()
+    harness.hold(lease_seconds=0.3)
+    await harness.signals.beaten.next()
 
 
-async def test_a_job_that_is_held_ahead_is_not_confirmed(bench, project):
-    bench.slots.add(Lease(bench.claimed(lease_seconds=0.3), time.monotonic() - 0.3))
-    bench.heartbeat.beat_now()
+async def test_a_held_job_is_not_confirmed(harness, project):
+    harness.slots.add(Lease(harness.claimed(lease_seconds=0.3), time.monotonic() - 0.3))
+    harness.heartbeat.beat_now()
     assert (await project.next("heartbeat_jobs"))["leases"] == []
 
 
 @pytest.mark.parametrize("in_bulk", [False, True])
-async def test_a_start_is_confirmed_soon_and_by_itself(bench, project, in_bulk):
+async def test_a_start_is_confirmed_soon_without_other_leases(harness, project, in_bulk):
     if in_bulk:
-        bench.slots.hold(Lease(bench.claimed(), time.monotonic()))
-    bench.hold()
-    lease = bench.hold(confirmed=False)
+        harness.slots.hold(Lease(harness.claimed(), time.monotonic()))
+    harness.hold()
+    lease = harness.hold(confirmed=False)
     params = await project.next("heartbeat_jobs")
     started_at = lease.confirmed_at
     assert (time.monotonic() - started_at >= heartbeat._CONFIRM_AFTER_IN_BULK) or not in_bulk
     assert [item["job_id"] for item in params["leases"]] == [lease.job.key]
-    assert await bench.confirmed.get() is lease
+    assert await harness.confirmed.get() is lease
     assert lease.start_confirmed
 
 
-async def test_a_job_that_ended_at_once_costs_no_heartbeat(bench, project):
-    lease = bench.hold(confirmed=False)
+async def test_a_job_that_ends_at_once_needs_no_heartbeat(harness, project):
+    lease = harness.hold(confirmed=False)
     lease.attempt.settled = True
-    other = bench.hold(confirmed=False)
+    other = harness.hold(confirmed=False)
     params = await project.next("heartbeat_jobs")
     assert [item["job_id"] for item in params["leases"]] == [other.job.key]
 
 
-async def test_a_job_that_waits_for_its_confirmation_does_not_wait_long(bench):
-    lease = Lease(bench.claimed(), time.monotonic())
-    bench.slots.add(lease)
-    bench.slots.assign_slot(lease, None)
-    bench.heartbeat.schedule_confirm(lease)
-    assert await bench.confirmed.get() is lease
+async def test_a_job_that_waits_for_its_confirmation_is_confirmed_quickly(harness):
+    lease = Lease(harness.claimed(), time.monotonic())
+    harness.slots.add(lease)
+    harness.slots.assign_slot(lease, None)
+    harness.heartbeat.schedule_confirm(lease)
+    assert await harness.confirmed.get() is lease
 
 
-async def test_starts_are_confirmed_together_and_those_during_a_call_by_the_next(bench, project):
-    """A slow link costs one round trip for all, not one each."""
+async def test_starts_are_confirmed_in_batches(harness, project):
+    """Check that a slow connection costs one round trip for all starts, not one for each."""
     go = asyncio.Event()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -158,28 +158,28 @@ async def test_starts_are_confirmed_together_and_those_during_a_call_by_the_next
 
     calls: list[int] = []
     project.answers["heartbeat_jobs"] = slow
-    first = [bench.hold(confirmed=False) for _ in range(5)]
+    first = [harness.hold(confirmed=False) for _ in range(5)]
     await project.next("heartbeat_jobs")
     later = []
     for _ in range(5):
-        later.append(bench.hold(confirmed=False))
+        later.append(harness.hold(confirmed=False))
         await asyncio.sleep(0.01)
     go.set()
-    assert [await bench.confirmed.get() for _ in range(10)] == first + later
+    assert [await harness.confirmed.get() for _ in range(10)] == first + later
     assert calls == [5, 5]
 
 
-async def test_a_lost_lease_is_named_once(bench, project, monkeypatch):
-    """The event loop may be blocked before it drops the lease."""
-    lease = bench.hold(confirmed=False)
-    monkeypatch.setattr(bench, "lose", lambda *args: bench.lost.put_nowait(args))
+async def test_a_lost_lease_is_reported_once(harness, project, monkeypatch):
+    """Name the job once, although a blocked event loop drops the lease late."""
+    lease = harness.hold(confirmed=False)
+    monkeypatch.setattr(harness, "lose", lambda *args: harness.lost.put_nowait(args))
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
-    await bench.lost.get()
+    await harness.lost.get()
     await asyncio.sleep(0.1)
-    assert bench.lost.empty()
+    assert harness.lost.empty()
 
 
-async def test_a_confirmation_that_was_not_answered_is_repeated(bench, project):
+async def test_a_confirmation_without_a_response_is_repeated(harness, project):
     answers = iter([ConnectionFailed("cut"), ConnectionFailed("cut")])
 
     def answer(params: dict[str, Any]) -> Any:
@@ -188,32 +188,32 @@ async def test_a_confirmation_that_was_not_answered_is_repeated(bench, project):
         return {"cancel": [], "lost": []}
 
     project.answers["heartbeat_jobs"] = answer
-    lease = bench.hold(confirmed=False)
-    assert await bench.confirmed.get() is lease
-    assert bench.confirmed.empty()
+    lease = harness.hold(confirmed=False)
+    assert await harness.confirmed.get() is lease
+    assert harness.confirmed.empty()
 
 
-async def test_a_worker_without_leases_shows_that_it_lives(project, claimed, monkeypatch):
+async def test_a_worker_without_leases_sends_heartbeats(project, claimed, monkeypatch):
     monkeypatch.setattr(heartbeat, "PRESENCE", 0.02)
-    bench = Bench(project, claimed)
-    bench.start()
+    harness = Harness(project, claimed)
+    harness.start()
     assert (await project.next("heartbeat_jobs"))["leases"] == []
-    await bench.heartbeat.stop()
+    await harness.heartbeat.stop()
 
 
-async def test_a_cancel_request_arrives_in_the_event_loop(bench, project):
-    lease = bench.hold()
-    bench.hold()
+async def test_a_cancel_request_is_delivered_to_the_event_loop(harness, project):
+    lease = harness.hold()
+    harness.hold()
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [lease.job.key], "lost": []}
-    bench.heartbeat.beat_now()
-    await bench.signals.beaten.next()
-    assert bench.cancelled.get_nowait() is lease
-    assert bench.cancelled.empty() and bench.lost.empty()
+    harness.heartbeat.beat_now()
+    await harness.signals.beaten.next()
+    assert harness.cancelled.get_nowait() is lease
+    assert harness.cancelled.empty() and harness.lost.empty()
 
 
-async def test_a_cancel_request_is_asked_for_again_after_a_failure(bench, project):
-    """The wake-up that told of it comes once, and the lease is not due for long."""
-    lease = bench.hold(lease_seconds=3600)
+async def test_a_failed_query_for_cancel_requests_is_repeated(harness, project):
+    """Repeat the request: its wake-up is sent once, and the next heartbeat is far away."""
+    lease = harness.hold(lease_seconds=3600)
     failed = False
 
     def answer(params: dict[str, Any]) -> dict[str, Any]:
@@ -224,51 +224,51 @@ async def test_a_cancel_request_is_asked_for_again_after_a_failure(bench, projec
         return {"cancel": [lease.job.key], "lost": []}
 
     project.answers["heartbeat_jobs"] = answer
-    bench.heartbeat.beat_now()
+    harness.heartbeat.beat_now()
     async with asyncio.timeout(5):
-        assert await bench.cancelled.get() is lease
+        assert await harness.cancelled.get() is lease
 
 
-async def test_a_lost_lease_is_told_to_the_event_loop(bench, project):
-    lease = bench.hold()
+async def test_a_lost_lease_is_delivered_to_the_event_loop(harness, project):
+    lease = harness.hold()
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
-    bench.heartbeat.beat_now()
-    await bench.signals.beaten.next()
-    found, reason = bench.lost.get_nowait()
+    harness.heartbeat.beat_now()
+    await harness.signals.beaten.next()
+    found, reason = harness.lost.get_nowait()
     assert (found, reason) == (lease, "the database says so")
 
 
-async def test_without_an_answer_for_the_whole_lease_it_is_lost(bench, project):
+async def test_a_lease_is_lost_after_its_whole_length_without_a_response(harness, project):
     def fail(params: dict[str, Any]) -> Any:
         raise ConnectionFailed("cut")
 
     project.answers["heartbeat_jobs"] = fail
-    lease = bench.hold(lease_seconds=0.3)
-    finished = bench.hold(lease_seconds=0.3)
+    lease = harness.hold(lease_seconds=0.3)
+    finished = harness.hold(lease_seconds=0.3)
     finished.attempt.settled = True
     async with asyncio.timeout(5):
-        found, reason = await bench.lost.get()
+        found, reason = await harness.lost.get()
     assert found is lease and reason == "no heartbeat was answered for its whole length"
     assert time.monotonic() >= lease.ends_at
-    assert not bench.calls.is_up
-    # An outcome is kept under its lease: when the database is back it may still be in time.
-    assert bench.slots.leases() == [finished]
+    assert not harness.calls.is_up
+    # The outcome stays stored under its lease. It may still be in time when the database is back.
+    assert harness.slots.leases() == [finished]
 
 
-async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_named(
+async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_logged(
     project, claimed, caplog, monkeypatch
 ):
-    """A handler computes for longer than its lease; the answers do not need the event loop."""
-    bench = Bench(project, claimed)
+    """Block the event loop for longer than the lease. The heartbeats run in their own thread."""
+    harness = Harness(project, claimed)
     beats: list[float] = []
 
     def answer(rpc: Any, timeout: float) -> Any:
         beats.append(time.monotonic())
         return rpc.parse({"cancel": [], "lost": []})
 
-    monkeypatch.setattr(bench.connection, "call", answer)
-    bench.start()
-    lease = bench.hold(lease_seconds=0.6)
+    monkeypatch.setattr(harness.connection, "call", answer)
+    harness.start()
+    lease = harness.hold(lease_seconds=0.6)
 
     async def block() -> None:
         time.sleep(2.0)  # noqa: ASYNC251
@@ -280,7 +280,7 @@ async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_named(
     assert lease.is_valid
     assert len([at for at in beats if began < at < ended]) >= 3
     await asyncio.sleep(0.2)
-    await bench.heartbeat.stop()
+    await harness.heartbeat.stop()
     first, second = [record.getMessage() for record in caplog.records]
     assert first.startswith(f"The handler of job {job.id} (resize) has blocked the event loop for ")
     assert "test_worker_heartbeat.py" in first
@@ -289,8 +289,8 @@ async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_named(
     assert 1.9 < seconds < 10
 
 
-async def test_code_of_no_handler_that_blocks_is_named_by_its_task(bench, caplog):
-    bench.hold(lease_seconds=0.6)
+async def test_blocking_code_outside_of_handlers_is_named_by_its_task(harness, caplog):
+    harness.hold(lease_seconds=0.6)
 
     async def block() -> None:
         await asyncio.sleep(0.1)
@@ -300,11 +300,11 @@ async def test_code_of_no_handler_that_blocks_is_named_by_its_task(bench, caplog
     assert "Code of somebody's has blocked the event loop for" in caplog.text
 
 
-async def test_a_process_that_was_stopped_blames_no_handler(bench):
-    """After SIGSTOP and SIGCONT neither the event loop nor the thread has run for a while."""
-    bench.hold(lease_seconds=30)
+async def test_no_handler_is_blamed_after_the_process_was_suspended(harness):
+    """Simulate SIGSTOP and SIGCONT: neither the event loop nor the thread has run for a while."""
+    harness.hold(lease_seconds=30)
     await asyncio.sleep(0.1)
-    monitor = bench.heartbeat._monitor
+    monitor = harness.heartbeat._monitor
     monitor._loop_ran_at -= 60
     monitor._checked_at -= 60
     assert monitor.check(10) is None
@@ -318,14 +318,14 @@ async def test_a_fault_of_the_watch_over_the_event_loop_costs_no_heartbeat(
     def fail(limit: float) -> None:
         raise OSError("no frames")
 
-    bench = Bench(project, claimed)
-    monkeypatch.setattr(bench.heartbeat._monitor, "_check", fail)
+    harness = Harness(project, claimed)
+    monkeypatch.setattr(harness.heartbeat._monitor, "_check", fail)
     monkeypatch.setattr(heartbeat, "_FAULT_DELAY", 60.0)
-    bench.start()
-    bench.hold(lease_seconds=0.3)
+    harness.start()
+    harness.hold(lease_seconds=0.3)
     for _ in range(3):
-        await bench.signals.beaten.next()
-    await bench.heartbeat.stop()
+        await harness.signals.beaten.next()
+    await harness.heartbeat.stop()
     assert "The event loop could not be checked: OSError('no frames')" in caplog.text
 
 
@@ -337,9 +337,9 @@ async def test_a_log_that_takes_long_delays_no_heartbeat(project, claimed, monke
         order.append("beat")
         return rpc.parse({"cancel": [], "lost": []})
 
-    bench = Bench(project, claimed)
-    monkeypatch.setattr(bench.connection, "call", answer)
-    monkeypatch.setattr(bench.heartbeat._monitor, "check", lambda limit: "blocked")
+    harness = Harness(project, claimed)
+    monkeypatch.setattr(harness.connection, "call", answer)
+    monkeypatch.setattr(harness.heartbeat._monitor, "check", lambda limit: "blocked")
     logged = asyncio.Event()
 
     def warning(text: str) -> None:
@@ -348,25 +348,25 @@ async def test_a_log_that_takes_long_delays_no_heartbeat(project, claimed, monke
 
     asyncio_loop = asyncio.get_running_loop()
     monkeypatch.setattr(heartbeat._log, "warning", warning)
-    bench.heartbeat.beat_now()
-    bench.start()
+    harness.heartbeat.beat_now()
+    harness.start()
     await asyncio.wait_for(logged.wait(), 5)
-    await bench.heartbeat.stop()
+    await harness.heartbeat.stop()
     assert order[:2] == ["beat", "blocked"]
 
 
-async def test_a_handler_that_holds_the_gil_is_told_of(bench, caplog):
-    """No thread of the process can send a heartbeat meanwhile; afterwards the log says why."""
-    bench.hold(lease_seconds=0.6)
+async def test_a_handler_that_holds_the_gil_is_logged(harness, caplog):
+    """Log a handler that holds the GIL: meanwhile no thread can send a heartbeat."""
+    harness.hold(lease_seconds=0.6)
     await asyncio.sleep(0.1)
-    sum(range(5 * 10**7))  # one call into C: no other thread runs before it returns
+    sum(range(5 * 10**7))  # This is one call into C. No other thread runs before it returns.
     async with asyncio.timeout(5):
         while "held the GIL" not in caplog.text:  # noqa: ASYNC110 - it is a thread that logs
             await asyncio.sleep(0.01)
 
 
-async def test_a_pause_that_the_api_asks_for_costs_no_lease(bench, project):
-    """A heartbeat is sent at a third of the lease where the lease would end in the pause."""
+async def test_no_lease_is_lost_during_retry_after(harness, project):
+    """Send a heartbeat early if the lease would end before Retry-After has passed."""
     calls: list[float] = []
 
     def limit(params: dict[str, Any]) -> Any:
@@ -376,41 +376,41 @@ async def test_a_pause_that_the_api_asks_for_costs_no_lease(bench, project):
         raise error
 
     project.answers["heartbeat_jobs"] = limit
-    lease = bench.hold(lease_seconds=0.9)
+    lease = harness.hold(lease_seconds=0.9)
     async with asyncio.timeout(5):
-        await bench.lost.get()
+        await harness.lost.get()
     assert 2 <= len(calls) <= 4
     assert all(later - earlier >= 0.25 for earlier, later in pairwise(calls))
     assert time.monotonic() >= lease.ends_at
 
 
-async def test_a_worker_without_jobs_keeps_the_pause(project, claimed, monkeypatch):
+async def test_a_worker_without_jobs_respects_retry_after(project, claimed, monkeypatch):
     monkeypatch.setattr(heartbeat, "PRESENCE", 0.02)
-    bench = Bench(project, claimed)
-    bench.calls.quiet_until = time.monotonic() + 0.5
-    bench.start()
+    harness = Harness(project, claimed)
+    harness.calls.quiet_until = time.monotonic() + 0.5
+    harness.start()
     began = time.monotonic()
     await project.next("heartbeat_jobs")
     assert time.monotonic() - began >= 0.45
-    await bench.heartbeat.stop()
+    await harness.heartbeat.stop()
 
 
-async def test_a_worker_that_was_never_stopped_leaves_no_thread(project, claimed, monkeypatch):
-    """Its event loop is closed, and the leases are to end with it."""
-    bench = Bench(project, claimed)
+async def test_no_thread_remains_after_the_event_loop_was_closed(project, claimed, monkeypatch):
+    """Simulate an event loop that is closed without a stop. The leases must end with it."""
+    harness = Harness(project, claimed)
 
     def answer(rpc: Any, timeout: float) -> Any:
         return rpc.parse({"cancel": [], "lost": []})
 
     class ClosedLoop:
         def is_closed(self) -> bool:
-            return False  # it is closed just after that
+            return False  # The loop is closed right after this check.
 
         def call_soon_threadsafe(self, *args: Any) -> None:
             raise RuntimeError("Event loop is closed")
 
-    monkeypatch.setattr(bench.connection, "call", answer)
-    bench.start()
-    monkeypatch.setattr(bench.heartbeat, "_loop", ClosedLoop())
-    bench.heartbeat.beat_now()
-    assert await asyncio.to_thread(bench.connection.closed.wait, 5)
+    monkeypatch.setattr(harness.connection, "call", answer)
+    harness.start()
+    monkeypatch.setattr(harness.heartbeat, "_loop", ClosedLoop())
+    harness.heartbeat.beat_now()
+    assert await asyncio.to_thread(harness.connection.closed.wait, 5)

@@ -45,7 +45,7 @@ async def harness(project) -> AsyncIterator[Harness]:
     await harness.loop.stop(0)
 
 
-async def test_the_first_call_is_at_the_start(harness, project):
+async def test_the_first_call_is_made_at_the_start(harness, project):
     harness.answer |= {"promoted": 2, "pruned": 7}
     harness.loop.start()
     assert await project.next("maintain_jobs") == {"force": False, "worker": "w"}

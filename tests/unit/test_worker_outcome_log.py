@@ -1,4 +1,4 @@
-"""The lines of the worker's log about outcomes: one an attempt, once the database has it."""
+"""The worker's log of outcomes: one line for each attempt, after the database has stored it."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -39,7 +39,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "status", "level", "says"),
+    ("outcome", "status", "level", "expected"),
     [
         (Completed(1), "completed", "INFO", "completed, attempt 1"),
         (Snoozed(5), "pending", "INFO", "snoozed, attempt 1"),
@@ -56,10 +56,10 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
         (None, None, "INFO", "lost its lease, attempt 1"),
     ],
 )
-def test_a_line_tells_the_state_of_the_job(claimed, lines, outcome, status, level, says):
+def test_a_line_names_the_new_state_of_the_job(claimed, lines, outcome, status, level, expected):
     job = claimed()
     log_outcome(job, outcome, 0.5, status)
-    assert lines() == [(level, f"Job {job.key} (resize) {says} (0.500 s)")]
+    assert lines() == [(level, f"Job {job.key} (resize) {expected} (0.500 s)")]
 
 
 def test_a_failure_is_logged_with_its_traceback(claimed, caplog):
@@ -73,13 +73,13 @@ def test_a_failure_is_logged_with_its_traceback(claimed, caplog):
     assert traceback.getMessage() == f"The traceback of job {job.key}:\nTraceback …"
 
 
-def test_a_line_that_nobody_reads_is_not_made(claimed, caplog, monkeypatch):
+def test_a_line_below_the_log_level_is_not_formatted(claimed, caplog, monkeypatch):
     caplog.set_level(logging.WARNING)
     monkeypatch.setattr(executor._log, "log", None)
     log_outcome(claimed(), Completed(), 0.5, "completed")
 
 
-async def test_a_logging_handler_that_raises_keeps_no_outcome(report, monkeypatch, capsys):
+async def test_a_failing_logging_handler_does_not_block_an_outcome(report, monkeypatch, capsys):
     class Unreachable(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise ConnectionError("the log server is down")
@@ -92,14 +92,14 @@ async def test_a_logging_handler_that_raises_keeps_no_outcome(report, monkeypatc
     assert "ConnectionError: the log server is down" in capsys.readouterr().err
 
 
-# At the answer to the report
+# --- Lines after the response to the report ---
 
 Report = Callable[..., Any]
 
 
 @pytest.fixture
 async def report(project, claimed) -> AsyncIterator[Report]:
-    """Report an outcome, to a database that gives one answer after the other."""
+    """Report an outcome to a fake database that returns the given answers in turn."""
     signals = Signals()
     calls: Any = SimpleNamespace(
         call=lambda rpc, timeout, **options: project.call(rpc), emit=signals.emit
@@ -123,7 +123,7 @@ async def report(project, claimed) -> AsyncIterator[Report]:
     await reporter.stop(1)
 
 
-async def test_an_outcome_is_logged_once_it_is_written(lines, report):
+async def test_an_outcome_is_logged_after_it_is_written(lines, report):
     cut = {"outcome": "busy", "status": None}
     job = await report(Completed(1), cut, {"outcome": "ok", "status": "completed"})
     assert lines() == [("INFO", f"Job {job.key} (resize) completed, attempt 1 (0.500 s)")]
@@ -131,8 +131,8 @@ async def test_an_outcome_is_logged_once_it_is_written(lines, report):
 
 async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(lines, report):
     job = await report(Completed("x" * 99), {"outcome": "ok", "status": "failed"})
-    says = f"Job {job.key} (resize) failed, attempt 1, for good: {THE_LIMIT} (0.500 s)"
-    assert lines() == [("ERROR", says)]
+    expected = f"Job {job.key} (resize) failed, attempt 1, for good: {THE_LIMIT} (0.500 s)"
+    assert lines() == [("ERROR", expected)]
 
 
 async def test_an_outcome_that_the_database_refuses_is_logged_with_its_reason(lines, report):
@@ -144,11 +144,11 @@ async def test_an_outcome_that_the_database_refuses_is_logged_with_its_reason(li
     assert "a trigger says no" in line
 
 
-async def test_lost_work_is_not_logged_as_done(lines, report):
+async def test_a_stale_report_is_not_logged_as_completed(lines, report):
     await report(Completed(1), {"outcome": "stale", "status": "pending"})
     assert lines() == []
 
 
-async def test_a_job_that_was_not_started_has_no_line(lines, report):
+async def test_a_released_job_that_never_started_has_no_line(lines, report):
     await report(Released(), {"outcome": "ok", "status": "pending"}, seconds=None)
     assert lines() == []

@@ -67,7 +67,7 @@ class Unserializable:
 
 
 class Panic(BaseException):
-    """An exception of a Rust extension, which is no `Exception`."""
+    """An exception of a Rust extension, which does not inherit from `Exception`."""
 
 
 def nested(levels: int) -> Any:
@@ -114,7 +114,7 @@ def test_a_returned_value_becomes_an_outcome(value, outcome):
         [Point(4)],
     ],
 )
-def test_a_result_is_written_as_an_argument_is(value):
+def test_results_and_arguments_have_the_same_encoding(value):
     assert from_value(value, "q") == Completed(from_json(encode(to_plain(value))))
 
 
@@ -135,17 +135,17 @@ def test_a_result_is_written_as_an_argument_is(value):
         (Cancel(), Cancelled()),
     ],
 )
-def test_a_verdict_is_the_same_returned_and_raised(verdict, outcome):
+def test_a_verdict_may_be_returned_or_raised(verdict, outcome):
     assert from_value(verdict, "q") == outcome
-    assert without_detail(raised(verdict)) == outcome
-    assert without_detail(raised(ExceptionGroup("tasks", [verdict]))) == outcome
+    assert without_detail(outcome_of(verdict)) == outcome
+    assert without_detail(outcome_of(ExceptionGroup("tasks", [verdict]))) == outcome
 
 
 def without_detail(outcome: Outcome) -> Outcome:
     return replace(outcome, detail=None) if isinstance(outcome, Failed) else outcome
 
 
-def test_a_retry_that_was_raised_says_where_and_why():
+def test_a_raised_retry_records_its_traceback_and_cause():
     try:
         try:
             raise ValueError("the cause")
@@ -158,14 +158,14 @@ def test_a_retry_that_was_raised_says_where_and_why():
     assert "the cause" in outcome.detail
 
 
-def test_a_permanent_failure_may_be_returned_too():
+def test_a_permanent_failure_may_be_returned():
     outcome = from_value(PermanentFailure("no picture"), "q")
     assert isinstance(outcome, Failed)
     assert (outcome.error, outcome.retryable) == ("no picture", False)
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "expected"),
     [
         (Unserializable(), "cannot be stored: .*Unserializable"),
         ("\ud800", "cannot be stored"),
@@ -179,17 +179,17 @@ def test_a_permanent_failure_may_be_returned_too():
         (Point, "cannot be stored: .*of type type"),
     ],
 )
-def test_a_result_that_cannot_be_stored_fails_the_job_for_good(value, says):
+def test_a_result_that_cannot_be_stored_fails_the_job_for_good(value, expected):
     outcome = from_value(value, "q")
     assert isinstance(outcome, Failed)
     assert not outcome.retryable
-    assert re.search(says, outcome.error)
+    assert re.search(expected, outcome.error)
 
 
 @pytest.mark.parametrize(
     "value", ["9" * 400, nested(100), [nested(2)] * 200, {"[" * 200: '\\"' + "{" * 200}, 10**300]
 )
-def test_a_result_that_only_looks_too_long_or_too_deep_is_stored(value):
+def test_a_result_at_the_limits_of_size_and_depth_is_stored(value):
     assert from_value(value, "q") == Completed(value)
 
 
@@ -202,7 +202,7 @@ async def test_a_coroutine_that_was_not_awaited_is_named():
     assert not outcome.retryable
 
 
-def test_a_huge_result_is_refused_here(monkeypatch):
+def test_a_huge_result_is_refused_by_the_worker(monkeypatch):
     monkeypatch.setattr(verdicts, "MAX_RESULT_SIZE", 10)
     outcome = from_value("x" * 20, "q")
     assert isinstance(outcome, Failed)
@@ -210,15 +210,15 @@ def test_a_huge_result_is_refused_here(monkeypatch):
     assert not outcome.retryable
 
 
-def raised(error: BaseException) -> Any:
+def outcome_of(error: BaseException) -> Any:
     try:
         raise error
     except BaseException as caught:
         return from_error(caught, "q")
 
 
-def test_an_exception_is_worth_another_attempt():
-    outcome = raised(ValueError("two\nlines\tand \x00 \ud800 \x1b[31m \x9b"))
+def test_an_exception_leads_to_a_retry():
+    outcome = outcome_of(ValueError("two\nlines\tand \x00 \ud800 \x1b[31m \x9b"))
     assert outcome.error == "ValueError: two lines and \ufffd ? \ufffd[31m \ufffd"
     assert outcome.retryable
     assert outcome.delay_seconds is None
@@ -227,20 +227,20 @@ def test_an_exception_is_worth_another_attempt():
     assert "raise error" in outcome.detail
 
 
-def test_an_exception_without_text_is_named():
-    assert raised(KeyError()).error == "KeyError"
+def test_an_exception_without_text_is_shown_by_its_class():
+    assert outcome_of(KeyError()).error == "KeyError"
 
 
-def test_an_exception_whose_text_fails_is_named():
+def test_an_exception_whose_str_fails_is_shown_by_its_class():
     class Broken(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no text either")
 
-    assert raised(Broken()).error == "Broken"
+    assert outcome_of(Broken()).error == "Broken"
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "expected"),
     [
         (PermanentFailure(" \n"), "PermanentFailure"),
         (ValueError("\t"), "ValueError"),
@@ -248,8 +248,8 @@ def test_an_exception_whose_text_fails_is_named():
         (Retry(1, reason=None), "The handler asked for another attempt"),  # type: ignore[arg-type]
     ],
 )
-def test_an_error_is_never_blank(error, says):
-    assert raised(error).error == says
+def test_an_error_is_never_blank(error, expected):
+    assert outcome_of(error).error == expected
 
 
 @pytest.mark.parametrize("kind", [Snooze, Cancel, PermanentFailure])
@@ -260,8 +260,8 @@ def test_a_class_in_place_of_an_instance_is_named(kind):
     assert f"the class {kind.__name__}: return an instance, {kind.__name__}(…)" in outcome.error
 
 
-def test_texts_are_bounded():
-    outcome = raised(ValueError("x" * 100_000 + "the end"))
+def test_error_texts_are_truncated():
+    outcome = outcome_of(ValueError("x" * 100_000 + "the end"))
     assert len(outcome.error) == _text.LINE_LENGTH
     assert outcome.error.endswith("…")
     assert outcome.detail is not None
@@ -270,7 +270,7 @@ def test_texts_are_bounded():
 
 
 def test_a_permanent_failure_shows_its_message_alone():
-    outcome = raised(PermanentFailure("the file is no picture"))
+    outcome = outcome_of(PermanentFailure("the file is no picture"))
     assert (outcome.error, outcome.retryable) == ("the file is no picture", False)
 
 
@@ -280,7 +280,7 @@ def test_the_attributes_of_an_exception_are_honoured():
         retry_after = 7
         public = "come back later"
 
-    outcome = raised(Refused("secret"))
+    outcome = outcome_of(Refused("secret"))
     assert (outcome.error, outcome.retryable, outcome.delay_seconds) == (
         "come back later",
         True,
@@ -291,27 +291,27 @@ def test_the_attributes_of_an_exception_are_honoured():
 
 
 @pytest.mark.parametrize("retry_after", [-1, math.inf, math.nan, "7", datetime.now(UTC)])
-def test_a_retry_after_that_is_no_time_is_ignored(retry_after):
+def test_an_invalid_retry_after_is_ignored(retry_after):
     error = ValueError("x")
     error.retry_after = retry_after  # type: ignore[attr-defined]
-    assert raised(error).delay_seconds is None
+    assert outcome_of(error).delay_seconds is None
 
 
-def test_a_failure_in_a_task_group_is_seen_through():
+def test_a_single_failure_in_an_exception_group_is_unwrapped():
     group = ExceptionGroup("tasks", [ExceptionGroup("more", [PermanentFailure("inner")])])
-    assert (raised(group).error, raised(group).retryable) == ("inner", False)
+    assert (outcome_of(group).error, outcome_of(group).retryable) == ("inner", False)
     two = ExceptionGroup("tasks", [ValueError("a"), ValueError("b")])
-    assert raised(two).error == "ExceptionGroup: tasks (2 sub-exceptions)"
+    assert outcome_of(two).error == "ExceptionGroup: tasks (2 sub-exceptions)"
 
 
-def test_an_exception_that_does_not_count_gives_the_attempt_back():
-    assert raised(replicate.TooManyRequests("429", retry_after=12)) == Snoozed(12.0)
+def test_an_exception_with_counts_false_uses_up_no_attempt():
+    assert outcome_of(replicate.TooManyRequests("429", retry_after=12)) == Snoozed(12.0)
     error = replicate.TooManyRequests("429")
     error.pause_key = "type:generate-image"
-    assert raised(error) == Snoozed(10.0, pause_key="type:generate-image")
+    assert outcome_of(error) == Snoozed(10.0, pause_key="type:generate-image")
 
 
-# Waits: what the database accepts
+# --- Delays: limits of the database ---
 
 
 @pytest.mark.parametrize(
@@ -327,13 +327,13 @@ def test_an_exception_that_does_not_count_gives_the_attempt_back():
         (True, 1.0),
     ],
 )
-def test_a_wait_is_shortened_to_what_the_database_accepts(seconds, delay):
+def test_a_delay_is_limited_to_the_maximum_of_the_database(seconds, delay):
     assert from_value(Snooze(seconds), "q") == Snoozed(delay)
     assert from_value(Park(seconds), "q") == Parked(delay)
     assert from_value(RateLimited(seconds, "api"), "q") == Snoozed(delay, pause_key="api")
     error = ValueError("no")
     error.retry_after = seconds  # type: ignore[attr-defined]
-    outcome = raised(error)
+    outcome = outcome_of(error)
     assert (outcome.error, outcome.delay_seconds) == ("ValueError: no", delay)
 
 
@@ -355,18 +355,18 @@ def test_a_wait_is_shortened_to_what_the_database_accepts(seconds, delay):
         (datetime(2027, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))), LATER_TEXT),
     ],
 )
-def test_a_time_is_moved_to_what_the_database_accepts(at, text, zone, monkeypatch):
+def test_a_time_is_limited_to_the_range_of_the_database(at, text, zone, monkeypatch):
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
         assert from_value(Snooze(until=at), "q") == Snoozed(run_at=text)
-        assert without_detail(raised(Retry(at=at))).run_at == text
+        assert without_detail(outcome_of(Retry(at=at))).run_at == text
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
-def test_a_naive_time_is_one_of_the_workers_zone(monkeypatch):
+def test_a_naive_time_is_in_the_zone_of_the_worker(monkeypatch):
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     try:
@@ -376,11 +376,11 @@ def test_a_naive_time_is_one_of_the_workers_zone(monkeypatch):
         time.tzset()
 
 
-# Exceptions whose own code fails
+# --- Exceptions whose own code fails ---
 
 
 class Broken(Exception):
-    """An exception whose properties raise, as `headers["Retry-After"]` does without the header."""
+    """An exception whose properties raise, like `headers["Retry-After"]` without the header."""
 
     @property
     def retry_after(self) -> float:
@@ -441,7 +441,7 @@ def changed(verdict: Any, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "expected"),
     [
         (Broken("no"), "Broken: no"),
         (Unprintable(), "Unprintable"),
@@ -459,33 +459,33 @@ def changed(verdict: Any, **fields: Any) -> Any:
         (Speechless(1), "Speechless.*outcome\\(\\) returned None"),
     ],
 )
-def test_an_exception_whose_own_code_fails_keeps_its_error(error, says):
-    outcome = raised(error)
+def test_an_exception_whose_own_code_fails_keeps_its_error(error, expected):
+    outcome = outcome_of(error)
     assert isinstance(outcome, Failed)
-    assert re.search(says, outcome.error)
+    assert re.search(expected, outcome.error)
     to_json(outcome.as_json())
 
 
-def test_an_exception_that_denies_its_class_keeps_its_error():
-    assert raised(OddClass("no")).error.startswith("OddClass: no")
+def test_an_exception_with_a_false_class_attribute_keeps_its_error():
+    assert outcome_of(OddClass("no")).error.startswith("OddClass: no")
 
 
-def test_a_pause_key_that_the_database_refuses_is_left_out():
+def test_an_invalid_pause_key_is_ignored():
     error = replicate.TooManyRequests("429", retry_after=3)
     for key in ("", "k" * 201, "a\x00", "a\nb", "user:*", 7):
         error.pause_key = key  # type: ignore[assignment]
-        assert raised(error) == Snoozed(3.0)
+        assert outcome_of(error) == Snoozed(3.0)
 
 
 @pytest.mark.parametrize("kind", [Snooze, Park])
 @pytest.mark.parametrize("seconds", [-1, math.inf, "soon", None])
-def test_a_time_that_is_none_is_refused_where_it_is_written(kind, seconds):
+def test_an_invalid_time_raises_in_the_constructor(kind, seconds):
     with pytest.raises(InvalidArgument, match=rf"{kind.__name__} takes seconds"):
         kind(seconds)
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "expected"),
     [
         (lambda: Snooze(), "Snooze takes seconds"),
         (lambda: Snooze(1, LATER), "Snooze takes seconds or until, not both"),
@@ -501,8 +501,8 @@ def test_a_time_that_is_none_is_refused_where_it_is_written(kind, seconds):
         (lambda: RateLimited(1, 7), "key has 7"),  # type: ignore[arg-type]
     ],
 )
-def test_a_verdict_that_makes_no_sense_is_refused_where_it_is_written(make, says):
-    with pytest.raises(InvalidArgument, match=says):
+def test_an_invalid_verdict_raises_in_the_constructor(make, expected):
+    with pytest.raises(InvalidArgument, match=expected):
         make()
 
 
@@ -520,8 +520,8 @@ def test_a_verdict_that_makes_no_sense_is_refused_where_it_is_written(make, says
     ids=repr,
 )
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_verdict_can_be_raised_in_another_process(verdict, protocol):
-    """An exception that cannot be read again breaks a whole process pool."""
+def test_a_verdict_can_be_pickled(verdict, protocol):
+    """Check that verdicts can be unpickled; otherwise a whole process pool would break."""
     received = pickle.loads(pickle.dumps(verdict, protocol))
     assert repr(received) == repr(verdict)
     assert received.outcome("images") == verdict.outcome("images")
@@ -558,7 +558,7 @@ def test_a_verdict_can_be_raised_in_another_process(verdict, protocol):
         (Cancelled(), {"outcome": "cancelled"}),
     ],
 )
-def test_outcomes_travel_as_the_database_takes_them(outcome, json):
+def test_outcomes_are_encoded_for_the_database(outcome, json):
     assert outcome.as_json() == json
 
 
@@ -572,6 +572,6 @@ def test_outcomes_travel_as_the_database_takes_them(outcome, json):
         (None, None),
     ],
 )
-def test_operators_see_why_a_job_waits(verdict, reason, detail):
+def test_a_waiting_job_records_its_reason(verdict, reason, detail):
     outcome = verdict(3, reason=reason).outcome("q")
     assert (outcome.delay_seconds, outcome.detail) == (3.0, detail)

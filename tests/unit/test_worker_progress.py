@@ -1,7 +1,6 @@
 """Progress: one call at a time, with the latest value."""
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +9,8 @@ from picture_queue.errors import InvalidArgument
 from picture_queue.worker import executor
 from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.context import JobContext, SyncJobContext
+
+from .conftest import attempt_of
 
 Progress = BatchSender[tuple[int, str | None]]
 INTERVAL = executor.PROGRESS_INTERVAL
@@ -20,19 +21,8 @@ def progress_of(send: Any, interval: float = INTERVAL) -> Progress:
     return BatchSender(send, keep=1, interval=interval)
 
 
-def attempt_of(job: Any, progress: Progress, *, settled: bool = False) -> Any:
-    return SimpleNamespace(
-        job=job,
-        progress=progress,
-        settled=settled,
-        stop_reason=None,
-        cancel_requested=False,
-        shutdown_requested=False,
-    )
-
-
-class Wire:
-    """A connection that keeps the values it is sent, and answers when a test permits it."""
+class FakeConnection:
+    """A fake connection that records the values, and answers when a test permits it."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[tuple[int, str | None]] = asyncio.Queue()
@@ -54,106 +44,106 @@ class Wire:
             return await self.sent.get()
 
 
-async def test_the_first_value_goes_out_at_once():
-    wire = Wire()
-    progress_of(wire.send).put((10, "hello"))
-    assert await wire.next() == (10, "hello")
+async def test_the_first_value_is_sent_at_once():
+    connection = FakeConnection()
+    progress_of(connection.send).put((10, "hello"))
+    assert await connection.next() == (10, "hello")
 
 
-async def test_during_a_call_only_the_latest_value_is_kept():
-    wire = Wire()
-    wire.open.clear()
-    reports = progress_of(wire.send, interval=0.0)
+async def test_only_the_latest_value_is_kept_during_a_call():
+    connection = FakeConnection()
+    connection.open.clear()
+    reports = progress_of(connection.send, interval=0.0)
     for percent in range(50):
         reports.put((percent, None))
         await asyncio.sleep(0)
-    assert await wire.next() == (0, None)
-    assert wire.sent.empty()
-    wire.open.set()
-    assert await wire.next() == (49, None)
+    assert await connection.next() == (0, None)
+    assert connection.sent.empty()
+    connection.open.set()
+    assert await connection.next() == (49, None)
     await reports.flush()
-    assert wire.sent.empty()
-    assert wire.most == 1
+    assert connection.sent.empty()
+    assert connection.most == 1
 
 
-async def test_values_are_four_a_second():
-    wire = Wire()
-    reports = progress_of(wire.send)
+async def test_at_most_four_values_are_sent_per_second():
+    connection = FakeConnection()
+    reports = progress_of(connection.send)
     clock = asyncio.get_running_loop().time
     began = clock()
     reports.put((1, None))
-    await wire.next()
+    await connection.next()
     reports.put((2, None))
     reports.put((3, None))
-    assert await wire.next() == (3, None)
+    assert await connection.next() == (3, None)
     assert clock() - began >= INTERVAL
 
 
-async def test_a_flush_does_not_wait_for_its_turn():
-    wire = Wire()
-    reports = progress_of(wire.send)
+async def test_a_flush_ignores_the_rate_limit():
+    connection = FakeConnection()
+    reports = progress_of(connection.send)
     clock = asyncio.get_running_loop().time
     began = clock()
     for percent in (1, 2):
         reports.put((percent, None))
         await reports.flush()
-    assert [await wire.next(), await wire.next()] == [(1, None), (2, None)]
+    assert [await connection.next(), await connection.next()] == [(1, None), (2, None)]
     assert clock() - began < INTERVAL
 
 
 async def test_a_dropped_value_is_not_sent():
-    wire = Wire()
-    reports = progress_of(wire.send, interval=0.01)
+    connection = FakeConnection()
+    reports = progress_of(connection.send, interval=0.01)
     reports.put((1, None))
-    await wire.next()
+    await connection.next()
     reports.put((2, None))
     reports.drop()
     reports.put((3, None))
-    assert await wire.next() == (3, None)
+    assert await connection.next() == (3, None)
 
 
-async def test_a_handler_that_never_waits_lets_its_progress_out(claimed):
-    wire = Wire()
-    context = JobContext(attempt_of(claimed(), progress_of(wire.send)))
+async def test_progress_is_sent_although_the_handler_never_waits(claimed):
+    connection = FakeConnection()
+    context = JobContext(attempt_of(claimed(), progress=progress_of(connection.send)))
     for percent in range(10):
         await context.progress(percent, "a\nb\x00")
-    assert await wire.next() == (0, "a b\ufffd")
+    assert await connection.next() == (0, "a b\ufffd")
 
 
-async def test_progress_comes_out_of_a_thread(claimed):
-    wire = Wire()
-    context = SyncJobContext(attempt_of(claimed(), progress_of(wire.send)))
+async def test_a_thread_can_send_progress(claimed):
+    connection = FakeConnection()
+    context = SyncJobContext(attempt_of(claimed(), progress=progress_of(connection.send)))
     await asyncio.to_thread(context.progress, 30, "half")
-    assert await wire.next() == (30, "half")
+    assert await connection.next() == (30, "half")
 
 
 @pytest.mark.parametrize("percent", [-1, 101, float("nan"), "50", None])
-async def test_progress_is_percent(claimed, percent):
-    context = JobContext(attempt_of(claimed(), progress_of(Wire().send)))
+async def test_progress_is_a_percentage(claimed, percent):
+    context = JobContext(attempt_of(claimed(), progress=progress_of(FakeConnection().send)))
     with pytest.raises(InvalidArgument, match=f"percent is {percent!r}, not 0 to 100"):
         await context.progress(percent)
 
 
-async def test_a_handler_that_goes_on_after_the_end_is_stopped(claimed):
-    attempt = attempt_of(claimed(), progress_of(Wire().send), settled=True)
+async def test_sending_progress_after_the_end_of_the_attempt_stops_the_handler(claimed):
+    attempt = attempt_of(claimed(), progress=progress_of(FakeConnection().send), settled=True)
     with pytest.raises(asyncio.CancelledError):
         await JobContext(attempt).progress(1)
     with pytest.raises(asyncio.CancelledError):
         SyncJobContext(attempt).progress(1)
 
 
-def test_a_thread_that_outlives_the_worker_is_stopped(claimed):
+def test_sending_progress_after_the_worker_ended_stops_the_thread(claimed):
     async def make() -> SyncJobContext:
-        return SyncJobContext(attempt_of(claimed(), progress_of(Wire().send)))
+        return SyncJobContext(attempt_of(claimed(), progress=progress_of(FakeConnection().send)))
 
     context = asyncio.run(make())
     with pytest.raises(asyncio.CancelledError, match="worker has stopped"):
         context.progress(1)
 
 
-async def test_a_context_shows_its_job(claimed):
+async def test_the_repr_of_a_context_shows_its_job(claimed):
     job = claimed(payload={"a": 1}, attempt=2, max_attempts=5)
-    attempt = attempt_of(job, progress_of(Wire().send))
+    attempt = attempt_of(job, progress=progress_of(FakeConnection().send))
     context = JobContext(attempt)
     assert (context.id, context.lease_id, context.job) == (job.id, job.lease_id, job)
     assert (context.job_type, context.payload) == ("resize", {"a": 1})

@@ -1,4 +1,4 @@
-"""Handlers: the signatures and the payloads that are accepted."""
+"""Handlers: accepted signatures and accepted payloads."""
 
 from dataclasses import dataclass, replace
 from datetime import date
@@ -85,7 +85,7 @@ class Callable_:
         (lambda: 1, False, []),
     ],
 )
-def test_signatures_that_are_taken(function, is_async, arguments):
+def test_supported_signatures_are_accepted(function, is_async, arguments):
     found = handler(function)
     assert found.shape.is_async is is_async
     assert called_with(found, {"a": 1}, "context") == [
@@ -93,7 +93,7 @@ def test_signatures_that_are_taken(function, is_async, arguments):
     ]
 
 
-# What is called in the end is behind a decorator, a partial or an object.
+# Decorators, partials and callable objects: the function that is called in the end decides.
 
 
 def passing_on(function: Any) -> Any:
@@ -171,7 +171,7 @@ def local() -> Any:
         (local(), True, "payload job"),
     ],
 )
-def test_the_innermost_function_of_a_callable_decides(function, is_async, takes):
+def test_the_signature_of_the_innermost_function_is_used(function, is_async, takes):
     shape = handler(function).shape
     assert shape.is_async is is_async
     assert shape.takes_payload is ("payload" in takes)
@@ -179,8 +179,8 @@ def test_the_innermost_function_of_a_callable_decides(function, is_async, takes)
     assert (shape.payload is not None) is shape.takes_payload
 
 
-def test_quoted_annotations_in_a_module_of_texts_are_read():
-    """Read annotations as `from __future__ import annotations` makes them."""
+def test_annotations_that_are_quoted_twice_are_read():
+    """Read annotations that `from __future__ import annotations` turns into text."""
 
     async def handle(payload: Any, job: Any) -> None: ...
 
@@ -191,7 +191,7 @@ def test_quoted_annotations_in_a_module_of_texts_are_read():
     assert shape.takes_context
 
 
-def test_a_queue_that_is_no_text_is_refused():
+def test_a_queue_name_that_is_not_a_string_is_refused():
     with pytest.raises(InvalidArgument, match="no name for a queue: 5"):
         Worker().handler("resize", queue=5)  # type: ignore[arg-type]
 
@@ -222,7 +222,7 @@ class Incomplete(BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("function", "says"),
+    ("function", "expected"),
     [
         (three, "requires 3 arguments .payload, job, more."),
         (by_name, "size can only be given by name"),
@@ -243,8 +243,8 @@ class Incomplete(BaseModel):
         ("resize", "not a function"),
     ],
 )
-def test_signatures_that_are_refused(function, says):
-    with pytest.raises(InvalidArgument, match=says) as refused:
+def test_unsupported_signatures_are_refused(function, expected):
+    with pytest.raises(InvalidArgument, match=expected) as refused:
         handler(function)
     assert "'resize'" in str(refused.value)
 
@@ -257,7 +257,7 @@ def test_signatures_that_are_refused(function, says):
         (Turn, {"degrees": 90}, {"degrees": 90}),
         (dict[str, int], {"a": "1"}, {"a": 1}),
         (Annotated[dict[str, int], Field(min_length=1)], {"a": 1}, {"a": 1}),
-        # From JSON even a strict model takes a date from text.
+        # Even a strict model reads a date in JSON from text.
         (
             Strict,
             {"day": "2026-01-02", "id": str(UUID(int=1))},
@@ -274,7 +274,7 @@ def test_a_payload_is_validated(annotation, payload, value):
 
 
 @pytest.mark.parametrize(
-    ("payload", "says"),
+    ("payload", "expected"),
     [
         ({}, "The payload does not fit: payload.path is missing"),
         ({"path": "a", "width": 0}, "payload.width is 0: Input should be greater than or equal"),
@@ -282,28 +282,28 @@ def test_a_payload_is_validated(annotation, payload, value):
         ({"path": "a", "width": "x" * 999}, f"payload.width is '{'x' * 98}…: Input should be"),
     ],
 )
-def test_a_misfit_names_field_and_value(payload, says):
+def test_a_validation_error_names_field_and_value(payload, expected):
     async def handle(payload: Resize) -> None: ...
 
     with pytest.raises(PermanentFailure) as failed:
         handler(handle).call(payload, None)
-    assert says in str(failed.value)
+    assert expected in str(failed.value)
 
 
 @pytest.mark.parametrize("name", ["", "no spaces", "-first", "x" * 129])
-def test_a_job_type_is_a_name(name):
+def test_an_invalid_job_type_is_refused(name):
     with pytest.raises(InvalidArgument, match="no name for a job type"):
         Worker().handler(name)(nothing)
 
 
-def test_a_handler_without_parentheses_is_refused_where_it_is_written():
+def test_a_decorator_without_parentheses_is_refused_at_once():
     with pytest.raises(InvalidArgument, match=r'Use @worker.handler\("<job type>"\)'):
 
         @Worker().handler
         async def resize() -> None: ...
 
 
-def test_a_job_type_has_one_handler():
+def test_a_second_handler_of_a_job_type_is_refused():
     worker = Worker()
     assert worker.handler("resize")(nothing) is nothing
     with pytest.raises(InvalidArgument, match="'resize' has a handler already"):
@@ -312,7 +312,7 @@ def test_a_job_type_has_one_handler():
 
 
 @pytest.mark.parametrize(
-    ("policy", "says"),
+    ("policy", "expected"),
     [
         ({"timeout": 0}, "timeout is 0"),
         ({"timeout": "60"}, "timeout is '60'"),
@@ -327,26 +327,26 @@ def test_a_job_type_has_one_handler():
         ({"queue": "no spaces"}, "queue"),
     ],
 )
-def test_a_policy_that_cannot_work_is_refused(policy, says):
-    with pytest.raises(InvalidArgument, match=says):
+def test_an_invalid_policy_is_refused(policy, expected):
+    with pytest.raises(InvalidArgument, match=expected):
         Worker().handler("resize", **policy)
 
 
 @pytest.mark.parametrize(
-    ("backoff", "says"),
+    ("backoff", "expected"),
     [
         ({"policy": "random"}, "policy is 'random'"),
         ({"jitter": 1.5}, "jitter is 1.5"),
         ({"cap": 1e9}, "cap is 1000000000.0"),
     ],
 )
-def test_a_backoff_that_cannot_work_is_refused(backoff, says):
-    with pytest.raises(InvalidArgument, match=says):
+def test_an_invalid_backoff_is_refused(backoff, expected):
+    with pytest.raises(InvalidArgument, match=expected):
         Backoff(**backoff)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({}, {}),
         ({"backoff": 2}, {"backoff_seconds": 2}),
@@ -365,13 +365,13 @@ def test_a_backoff_that_cannot_work_is_refused(backoff, says):
         ),
     ],
 )
-def test_a_backoff_is_seconds_or_a_whole_policy(given, told):
+def test_a_backoff_is_a_number_of_seconds_or_a_policy(given, expected):
     worker = Worker()
     worker.handler("resize", **given)(nothing)
-    assert worker._registry.policies() == {"resize": told}
+    assert worker._registry.policies() == {"resize": expected}
 
 
-def test_policies_are_told_to_the_database():
+def test_policies_are_encoded_for_the_database():
     registry = Registry()
     registry.add("resize", nothing, policy_of("big", 5, 60, 10, Backoff(base=2, cap=100)))
     registry.add("crop", nothing, {})

@@ -1,4 +1,4 @@
-"""Reports: many in one call, and none is lost."""
+"""Reports: batches, repetition, and refused outcomes."""
 
 import asyncio
 from typing import Any
@@ -16,8 +16,8 @@ from picture_queue.worker.slots import Slots
 from ..signals import Signals
 
 
-class Bench:
-    """A reporter, and a database that takes what it is told."""
+class Harness:
+    """A reporter, and a fake database that accepts every outcome."""
 
     def __init__(self, project: Any, claimed: Any) -> None:
         self.project = project
@@ -66,16 +66,16 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(project, claimed):
-    made = Bench(project, claimed)
+async def harness(project, claimed):
+    made = Harness(project, claimed)
     made.start()
     yield made
     await made.stop(1)
 
 
-async def test_an_outcome_is_written_at_once(bench, project):
-    job = bench.put({"a": 1})
-    assert await bench.reported(1) == [(job.id, "ok")]
+async def test_an_outcome_is_written_at_once(harness, project):
+    job = harness.put({"a": 1})
+    assert await harness.reported(1) == [(job.id, "ok")]
     params = await project.next("report_jobs")
     assert params == {
         "outcomes": [
@@ -88,145 +88,147 @@ async def test_an_outcome_is_written_at_once(bench, project):
             }
         ]
     }
-    assert bench.ended == [job.id]
-    assert bench.backlog == 0
+    assert harness.ended == [job.id]
+    assert harness.backlog == 0
 
 
-async def test_outcomes_that_gather_during_a_call_are_sent_together(bench, project):
+async def test_outcomes_that_arrive_during_a_call_are_sent_together(harness, project):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
         await answer
-        return bench.take(params)
+        return harness.take(params)
 
     project.answers["report_jobs"] = slow
-    bench.put()
+    harness.put()
     await project.next("report_jobs")
-    later = [bench.put() for _ in range(20)]
+    later = [harness.put() for _ in range(20)]
     answer.set_result(None)
     assert len((await project.next("report_jobs"))["outcomes"]) == 20
-    assert [job_id for job_id, _ in (await bench.reported(21))[1:]] == [job.id for job in later]
+    assert [job_id for job_id, _ in (await harness.reported(21))[1:]] == [job.id for job in later]
 
 
-async def test_an_outcome_is_repeated_until_it_is_answered(bench, project):
+async def test_a_report_is_repeated_until_it_gets_a_response(harness, project):
     failures = [errors.ConnectionFailed("cut"), TimeoutError(), errors.AuthenticationFailed("old")]
 
     def fail_first(params: dict[str, Any]) -> Any:
         if failures:
             raise failures.pop(0)
-        return bench.take(params, "repeated")
+        return harness.take(params, "repeated")
 
     project.answers["report_jobs"] = fail_first
-    job = bench.put()
-    assert await bench.reported(1) == [(job.id, "repeated")]
+    job = harness.put()
+    assert await harness.reported(1) == [(job.id, "repeated")]
     asked = [await project.next("report_jobs") for _ in range(4)]
     assert asked[0]["outcomes"] == asked[3]["outcomes"]
 
 
-async def test_a_report_that_never_arrives_does_not_hold_up_the_others(bench, project, claimed):
+async def test_a_report_that_always_fails_does_not_delay_the_others(harness, project, claimed):
     def fail_for_one(params: dict[str, Any]) -> Any:
         if any(item["job_id"] == str(bad.id) for item in params["outcomes"]):
             raise errors.ConnectionFailed("a proxy in between finds it too large")
-        return bench.take(params)
+        return harness.take(params)
 
     project.answers["report_jobs"] = fail_for_one
-    bad, *good = [bench.put() for _ in range(4)]
-    assert {job_id for job_id, _ in await bench.reported(3)} == {job.id for job in good}
-    assert bench.backlog == 1
+    bad, *good = [harness.put() for _ in range(4)]
+    assert {job_id for job_id, _ in await harness.reported(3)} == {job.id for job in good}
+    assert harness.backlog == 1
 
 
-async def test_outcomes_of_locked_jobs_are_repeated_apart_from_the_others(bench, project):
-    """Somebody has the rows of two jobs locked: the others are written without a delay."""
+async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, project):
+    """Lock the rows of two jobs. The other outcomes are written without a delay."""
 
     def answer(params: dict[str, Any]) -> Any:
-        answered = bench.take(params)
+        response = harness.take(params)
         calls.append([item["job_id"] for item in params["outcomes"]])
-        for one in answered["outcomes"]:
+        for one in response["outcomes"]:
             if one["job_id"] in locked and not unlocked.is_set():
                 one["outcome"] = "busy"
-        return answered
+        return response
 
     calls: list[list[str]] = []
     unlocked = asyncio.Event()
     project.answers["report_jobs"] = answer
-    jobs = [bench.put() for _ in range(5)]
+    jobs = [harness.put() for _ in range(5)]
     locked = {jobs[0].key, jobs[3].key}
     free = {job.id for job in jobs if job.key not in locked}
-    assert {job_id for job_id, _ in await bench.reported(3)} == free
-    for _ in range(20):  # each is written in its own call, while those of locked jobs are repeated
-        job = bench.put()
-        assert await bench.reported(1) == [(job.id, "ok")]
+    assert {job_id for job_id, _ in await harness.reported(3)} == free
+    # Each outcome is written in a call of its own, while those of locked jobs are repeated.
+    for _ in range(20):
+        job = harness.put()
+        assert await harness.reported(1) == [(job.id, "ok")]
     assert all(locked.isdisjoint(call) or locked.issuperset(call) for call in calls[1:])
     unlocked.set()
-    assert {job_id for job_id, _ in await bench.reported(2)} == {jobs[0].id, jobs[3].id}
-    assert bench.backlog == 0
+    assert {job_id for job_id, _ in await harness.reported(2)} == {jobs[0].id, jobs[3].id}
+    assert harness.backlog == 0
 
 
-async def test_an_outcome_that_finds_its_job_locked_alone_holds_up_nobody(bench, project):
+async def test_a_single_outcome_of_a_locked_job_delays_no_other(harness, project):
     def answer(params: dict[str, Any]) -> Any:
         if len(params["outcomes"]) == 1 and params["outcomes"][0]["job_id"] == locked.key:
             raise errors.Busy("somebody has it locked")
-        return bench.take(params)
+        return harness.take(params)
 
     project.answers["report_jobs"] = answer
-    locked = bench.put()
+    locked = harness.put()
     await project.next("report_jobs")
-    jobs = [bench.put() for _ in range(3)]
-    assert {job_id for job_id, _ in await bench.reported(3)} == {job.id for job in jobs}
-    assert bench.backlog == 1
-    assert bench.slots._locked == {locked.key}, "its slots claim on"
+    jobs = [harness.put() for _ in range(3)]
+    assert {job_id for job_id, _ in await harness.reported(3)} == {job.id for job in jobs}
+    assert harness.backlog == 1
+    assert harness.slots._locked == {locked.key}, "its slots continue to claim"
 
 
-async def test_a_batch_that_is_refused_as_a_whole_is_halved_without_a_delay(bench, project):
-    """The one at fault fails its job; the others are written as they are."""
+async def test_a_refused_batch_is_halved_without_a_delay(harness, project):
+    """The invalid outcome fails its job. The others are written unchanged."""
 
     def refuse_one(params: dict[str, Any]) -> Any:
         calls.append(len(params["outcomes"]))
         if any(item.get("result") == "bad" for item in params["outcomes"]):
             raise errors.InvalidArgument("no such value", code="22P02")
-        return bench.take(params)
+        return harness.take(params)
 
     calls: list[int] = []
     project.answers["report_jobs"] = refuse_one
-    jobs = [bench.put("bad" if n == 5 else "good") for n in range(16)]
-    first = [job_id for job_id, _ in await bench.reported(15)]
+    jobs = [harness.put("bad" if n == 5 else "good") for n in range(16)]
+    first = [job_id for job_id, _ in await harness.reported(15)]
     assert set(first) == {job.id for job in jobs} - {jobs[5].id}
-    assert (await bench.reported(1))[0][0] == jobs[5].id
+    assert (await harness.reported(1))[0][0] == jobs[5].id
     assert len(calls) < 14
 
 
-async def test_a_refused_outcome_is_found_although_new_ones_arrive_with_each_call(bench, project):
+async def test_a_refused_outcome_is_found_although_new_ones_arrive_with_each_call(harness, project):
     refused = 0
 
     def refuse_one(params: dict[str, Any]) -> Any:
         nonlocal refused
         if refused:
             for _ in range(40):
-                bench.put("good")
+                harness.put("good")
         if any(item.get("result") == "bad" for item in params["outcomes"]):
             refused += 1
             raise errors.InvalidArgument("no such value", code="22P02")
-        return bench.take(params)
+        return harness.take(params)
 
-    jobs = [bench.put("bad" if n == 5 else "good") for n in range(64)]
+    jobs = [harness.put("bad" if n == 5 else "good") for n in range(64)]
     project.answers["report_jobs"] = refuse_one
     async with asyncio.timeout(20):
-        while jobs[5].id not in bench.ended:
-            await bench.reported(1)
-    project.answers["report_jobs"] = bench.take
-    assert refused <= 8  # 64, 32, 16, 8, 4, 2, 1, and before them the batch of the first call
+        while jobs[5].id not in harness.ended:
+            await harness.reported(1)
+    project.answers["report_jobs"] = harness.take
+    # The sizes are 64, 32, 16, 8, 4, 2 and 1, after the batch of the first call.
+    assert refused <= 8
 
 
-async def test_an_outcome_that_cannot_be_encoded_fails_its_job_alone(bench, project):
+async def test_an_outcome_that_cannot_be_encoded_fails_only_its_job(harness, project):
     class Odd(Outcome):
         name = "completed"
 
         def as_json(self) -> dict[str, Any]:
             raise OverflowError("date value out of range")
 
-    job, good = bench.claimed(), bench.put("good")
-    bench.reporter.put(job, Odd())
-    assert {job_id for job_id, _ in await bench.reported(2)} == {job.id, good.id}
+    job, good = harness.claimed(), harness.put("good")
+    harness.reporter.put(job, Odd())
+    assert {job_id for job_id, _ in await harness.reported(2)} == {job.id, good.id}
     items = {item["job_id"]: item for item in (await project.next("report_jobs"))["outcomes"]}
     assert items[good.key]["outcome"] == "completed"
     assert items[job.key]["outcome"] == "failed"
@@ -234,31 +236,31 @@ async def test_an_outcome_that_cannot_be_encoded_fails_its_job_alone(bench, proj
 
 
 @pytest.mark.parametrize("refuses", ["the result", "everything"])
-async def test_an_outcome_that_the_database_refuses_fails_its_job_or_gives_it_up(
-    bench, project, refuses, caplog
+async def test_an_outcome_refused_by_the_database_fails_or_abandons_its_job(
+    harness, project, refuses, caplog
 ):
     def refuse_one(params: dict[str, Any]) -> Any:
-        answered = bench.take(params)
-        for item, one in zip(params["outcomes"], answered["outcomes"], strict=True):
+        response = harness.take(params)
+        for item, one in zip(params["outcomes"], response["outcomes"], strict=True):
             bad = item["outcome"] == "completed" or refuses == "everything"
             if item["job_id"] == str(other.id) and bad:
                 one |= {"outcome": "refused", "error": "a trigger of the project says no"}
             else:
                 taken[item["job_id"]] = item["outcome"]
-        return answered
+        return response
 
     taken: dict[str, str] = {}
     project.answers["report_jobs"] = refuse_one
-    other, good = bench.put(), bench.put()
-    assert await bench.signals.reported.next() == (good.id, "ok")
+    other, good = harness.put(), harness.put()
+    assert await harness.signals.reported.next() == (good.id, "ok")
     if refuses == "the result":
-        assert await bench.signals.reported.next() == (other.id, "ok")
+        assert await harness.signals.reported.next() == (other.id, "ok")
         assert taken[str(other.id)] == "failed"
     async with asyncio.timeout(5):
-        while other.id not in bench.ended:
-            await bench.one_ended.wait()
-            bench.one_ended.clear()
-    assert bench.backlog == 0
+        while other.id not in harness.ended:
+            await harness.one_ended.wait()
+            harness.one_ended.clear()
+    assert harness.backlog == 0
     assert ("cannot be written" in caplog.text) == (refuses == "everything")
     (record,) = [record for record in caplog.records if "is refused" in record.getMessage()]
     assert record.levelname == "ERROR"
@@ -272,18 +274,18 @@ async def test_an_outcome_that_the_database_refuses_fails_its_job_or_gives_it_up
     "error",
     [errors.InvalidArgument("untranslatable", code="22P05"), errors.TooLarge("x"), ValueError("x")],
 )
-async def test_an_outcome_the_database_cannot_take_fails_its_job_alone(bench, project, error):
+async def test_an_outcome_that_causes_a_database_error_fails_only_its_job(harness, project, error):
     def refuse_one(params: dict[str, Any]) -> Any:
         for item in params["outcomes"]:
             if item.get("result") == "bad":
                 raise error
         taken.extend(params["outcomes"])
-        return bench.take(params)
+        return harness.take(params)
 
     taken: list[dict[str, Any]] = []
     project.answers["report_jobs"] = refuse_one
-    good, bad = bench.put("good"), bench.put("bad")
-    assert {job_id for job_id, _ in await bench.reported(2)} == {good.id, bad.id}
+    good, bad = harness.put("good"), harness.put("bad")
+    assert {job_id for job_id, _ in await harness.reported(2)} == {good.id, bad.id}
     by_job = {item["job_id"]: item for item in taken}
     assert by_job[str(good.id)]["outcome"] == "completed"
     failed = by_job[str(bad.id)]
@@ -291,66 +293,68 @@ async def test_an_outcome_the_database_cannot_take_fails_its_job_alone(bench, pr
     assert "could not be written" in failed["error"]
 
 
-async def test_a_job_that_cannot_be_failed_is_left_to_its_lease(bench, project, caplog):
+async def test_a_job_that_cannot_be_failed_is_left_until_its_lease_expires(
+    harness, project, caplog
+):
     def refuse(params: dict[str, Any]) -> Any:
         raise errors.InvalidArgument("never")
 
     project.answers["report_jobs"] = refuse
-    job = bench.put()
-    while bench.backlog:
+    job = harness.put()
+    while harness.backlog:
         await project.next("report_jobs")
         await asyncio.sleep(0)
     assert "cannot be written" in caplog.text
-    assert bench.ended == [job.id]
+    assert harness.ended == [job.id]
 
 
-async def test_a_stale_report_is_logged_as_lost_work(bench, project, caplog):
-    project.answers["report_jobs"] = lambda params: bench.take(params, "stale")
-    job = bench.put()
-    assert await bench.reported(1) == [(job.id, "stale")]
+async def test_a_stale_report_is_logged_as_lost_work(harness, project, caplog):
+    project.answers["report_jobs"] = lambda params: harness.take(params, "stale")
+    job = harness.put()
+    assert await harness.reported(1) == [(job.id, "stale")]
     assert f"The work on job {job.id} was not recorded" in caplog.text
-    assert bench.ended == [job.id]
+    assert harness.ended == [job.id]
 
 
-async def test_a_stale_release_is_no_lost_work(bench, project, caplog):
-    project.answers["report_jobs"] = lambda params: bench.take(params, "stale")
-    job = bench.claimed()
-    bench.reporter.put(job, Released())
-    assert await bench.reported(1) == [(job.id, "stale")]
+async def test_a_stale_release_is_not_logged_as_lost_work(harness, project, caplog):
+    project.answers["report_jobs"] = lambda params: harness.take(params, "stale")
+    job = harness.claimed()
+    harness.reporter.put(job, Released())
+    assert await harness.reported(1) == [(job.id, "stale")]
     assert caplog.text == ""
 
 
-async def test_a_report_of_a_newer_attempt_replaces_that_of_an_older(project, claimed, monkeypatch):
-    bench = Bench(project, claimed)
+async def test_a_report_of_a_newer_attempt_replaces_an_older_one(project, claimed, monkeypatch):
+    harness = Harness(project, claimed)
     job = claimed()
     again = claimed(id=job.key, lease_id=str(UUID(int=1)))
-    bench.reporter.put(job, Failed("old"))
-    bench.reporter.put(again, Completed("new"))
-    bench.start()
-    await bench.reported(1)
+    harness.reporter.put(job, Failed("old"))
+    harness.reporter.put(again, Completed("new"))
+    harness.start()
+    await harness.reported(1)
     (item,) = (await project.next("report_jobs"))["outcomes"]
     assert (item["lease_id"], item["outcome"]) == (str(UUID(int=1)), "completed")
-    await bench.stop(1)
+    await harness.stop(1)
 
 
-async def test_a_call_has_a_bounded_number_of_outcomes(project, claimed, monkeypatch):
+async def test_the_number_of_outcomes_in_a_call_is_limited(project, claimed, monkeypatch):
     monkeypatch.setattr(reporter, "BATCH", 4)
-    bench = Bench(project, claimed)
+    harness = Harness(project, claimed)
     for _ in range(10):
-        bench.put()
-    bench.start()
-    await bench.reported(10)
+        harness.put()
+    harness.start()
+    await harness.reported(10)
     assert [len((await project.next("report_jobs"))["outcomes"]) for _ in range(3)] == [4, 4, 2]
-    await bench.stop(1)
+    await harness.stop(1)
 
 
-async def test_a_stop_writes_the_outcomes_that_are_left(bench, project):
-    job = bench.put()
-    await bench.reporter.stop(5)
-    assert bench.ended == [job.id]
+async def test_a_stop_writes_the_remaining_outcomes(harness, project):
+    job = harness.put()
+    await harness.reporter.stop(5)
+    assert harness.ended == [job.id]
 
 
-async def test_a_stop_logs_outcomes_that_could_not_be_written(bench, project, caplog):
+async def test_a_stop_logs_outcomes_that_could_not_be_written(harness, project, caplog):
     def refuse(params: dict[str, Any]) -> Any:
         calls.append(params)
         raise errors.ConnectionFailed("gone")
@@ -358,7 +362,7 @@ async def test_a_stop_logs_outcomes_that_could_not_be_written(bench, project, ca
     calls: list[Any] = []
 
     project.answers["report_jobs"] = refuse
-    job = bench.put()
-    await bench.reporter.stop(0.05)
+    job = harness.put()
+    await harness.reporter.stop(0.05)
     assert f"The outcome of job {job.id} (completed) could not be written" in caplog.text
-    assert len(calls) < 10, "it waits between attempts, also while it stops"
+    assert len(calls) < 10, "it also waits between attempts during a stop"

@@ -1,4 +1,4 @@
-"""How a worker is told which queues to serve."""
+"""The settings that name the queues of a worker."""
 
 import math
 from types import SimpleNamespace
@@ -8,17 +8,17 @@ import pytest
 
 from picture_queue import Worker, WorkerSettings
 from picture_queue.errors import SettingsError
-from picture_queue_cli.worker import weighted
+from picture_queue_cli.worker import parse_weights
 
 
-def test_queues_are_names_or_names_with_weights():
+def test_queues_are_a_list_of_names_or_a_mapping_to_weights():
     plain = WorkerSettings(queues=["a", "b"])
     assert (plain.queue_names, plain.weights) == (("a", "b"), None)
     shares = WorkerSettings(queues={"a": 3, "b": 0.5})
     assert (shares.queue_names, shares.weights) == (("a", "b"), (3, 0.5))
 
 
-def test_later_changes_of_what_was_passed_change_nothing():
+def test_settings_copy_their_arguments():
     given = {"a": 3.0}
     settings = WorkerSettings(queues=given)
     given["b"] = 1
@@ -26,7 +26,7 @@ def test_later_changes_of_what_was_passed_change_nothing():
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "expected"),
     [
         ({"queues": ("a", "")}, "`queues` has an empty name"),
         ({"queues": "images"}, "`queues` is .images., not a list"),
@@ -42,12 +42,12 @@ def test_later_changes_of_what_was_passed_change_nothing():
         ({"queues": {"a": "3"}}, "weight of queue a is '3'"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], says: str):
-    with pytest.raises(SettingsError, match=says):
+def test_invalid_settings_are_refused(settings: dict[str, Any], expected: str):
+    with pytest.raises(SettingsError, match=expected):
         WorkerSettings(**settings)
 
 
-def test_a_worker_takes_its_queues_directly():
+def test_a_worker_accepts_queues_as_an_argument():
     client: Any = SimpleNamespace()
     worker = Worker(client, WorkerSettings(concurrency=3), queues={"a": 2})
     assert (worker.settings.concurrency, worker.settings.weights) == (3, (2,))
@@ -62,11 +62,11 @@ def test_a_worker_takes_its_queues_directly():
         (["a=0.5"], {"a": 0.5}),
     ],
 )
-def test_the_command_line_reads_weights(given: list[str], queues: Any):
-    assert weighted(given) == queues
+def test_the_command_line_accepts_weights(given: list[str], queues: Any):
+    assert parse_weights(given) == queues
 
 
 @pytest.mark.parametrize("given", ["a=", "a=many", "a=1=2"])
-def test_a_weight_that_is_no_number_is_refused(given: str):
-    with pytest.raises(SettingsError, match="no number as its weight"):
-        weighted([given])
+def test_a_weight_that_is_not_a_number_is_refused(given: str):
+    with pytest.raises(SettingsError, match="the weight is not a number"):
+        parse_weights([given])

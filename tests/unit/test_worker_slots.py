@@ -1,4 +1,4 @@
-"""Slots: the demand for jobs, and the jobs that are held ahead or wait for their confirmation."""
+"""Slots: the demand for jobs, held jobs, and jobs that wait for their confirmation."""
 
 import asyncio
 import time
@@ -25,21 +25,21 @@ async def slots(returned):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of leases and claims, which the test sets."""
+    """The clock of leases and claims. The test sets it."""
     now = SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     return now
 
 
 def lease_of(slots: Slots, job: Any, age: float = 0.0) -> Lease:
-    """A lease that was asked for some seconds ago."""
+    """A lease that was granted some seconds ago."""
     lease = Lease(job, time.monotonic() - age)
     slots.add(lease)
     return lease
 
 
 class FakeAttempt:
-    """The part of an attempt that slots use."""
+    """The attributes of an attempt that slots use."""
 
     def __init__(self, job: Any) -> None:
         self.job = job
@@ -57,7 +57,7 @@ def finish(slots: Slots, attempt: Any) -> None:
     slots.drop_lease(attempt.job)
 
 
-async def test_free_slots_are_in_demand(slots, claimed):
+async def test_the_demand_is_the_number_of_free_slots(slots, claimed):
     assert slots.demand() == 10
     attempt = run(slots, claimed())
     assert slots.demand() == 9
@@ -68,14 +68,14 @@ async def test_free_slots_are_in_demand(slots, claimed):
 @pytest.mark.parametrize(
     ("count", "seconds", "ahead"),
     [
-        (10, 10.0, 0),  # pictures
-        (9, 0.001, 0),  # too few to tell
-        (10, 0.5, 5),  # requests
+        (10, 10.0, 0),  # Slow jobs, like the generation of a picture.
+        (9, 0.001, 0),  # The sample is too small.
+        (10, 0.5, 5),  # Quick jobs, like HTTP requests.
         (20, 0.25, 20),
         (10_000, 0.25, module.MAX_CLAIM),
     ],
 )
-async def test_as_many_are_held_ahead_as_end_in_a_moment(
+async def test_the_number_of_held_jobs_follows_the_completion_rate(
     slots, claimed, clock, count, seconds, ahead
 ):
     attempts = [run(slots, claimed()) for _ in range(min(count, 10))]
@@ -86,7 +86,7 @@ async def test_as_many_are_held_ahead_as_end_in_a_moment(
     assert slots.demand() == min(10 + ahead, 1000)
 
 
-async def test_the_first_jobs_that_end_are_a_small_sample(slots, claimed, clock):
+async def test_ten_completions_are_enough_to_estimate_the_rate(slots, claimed, clock):
     attempts = [run(slots, claimed()) for _ in range(10)]
     clock.seconds += 0.001
     for attempt in attempts:
@@ -94,8 +94,8 @@ async def test_the_first_jobs_that_end_are_a_small_sample(slots, claimed, clock)
     assert slots.demand() == 170
 
 
-async def test_quick_jobs_are_held_ahead_although_each_claim_brought_one(slots, claimed, clock):
-    """The time in which the slots wait for the answer to a claim does not count."""
+async def test_quick_jobs_are_held_even_if_each_claim_returned_one(slots, claimed, clock):
+    """The time between a claim and its response does not count towards the rate."""
     for _ in range(10):
         assert slots.demand() == 10
         slots.note_answer()
@@ -106,7 +106,7 @@ async def test_quick_jobs_are_held_ahead_although_each_claim_brought_one(slots, 
     assert slots.demand() == 170
 
 
-async def test_a_rate_is_measured_anew_after_each_answer(slots, claimed, clock):
+async def test_the_rate_is_measured_anew_after_each_claim(slots, claimed, clock):
     for seconds, demand in ((0.25, 20), (2.5, 11), (0.25, 20)):
         slots.note_answer()
         attempts = [run(slots, claimed()) for _ in range(10)]
@@ -116,7 +116,7 @@ async def test_a_rate_is_measured_anew_after_each_answer(slots, claimed, clock):
         assert slots.demand() == demand
 
 
-async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, clock):
+async def test_there_is_no_demand_while_many_jobs_are_held(slots, claimed, clock):
     for _ in range(10):
         run(slots, claimed())
     slots.note_answer()
@@ -130,7 +130,7 @@ async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, c
     assert slots.demand() == 50
 
 
-async def test_outcomes_that_cannot_be_written_do_not_pile_up(slots, claimed, clock):
+async def test_unwritten_outcomes_reduce_the_demand(slots, claimed, clock):
     slots.note_answer()
     attempts = [run(slots, claimed()) for _ in range(20)]
     clock.seconds += 20
@@ -143,18 +143,18 @@ async def test_outcomes_that_cannot_be_written_do_not_pile_up(slots, claimed, cl
     assert slots.demand() == 10
 
 
-async def test_nothing_is_claimed_before_a_pause_is_written(slots, claimed, returned):
+async def test_there_is_no_demand_before_a_pause_is_written(slots, claimed, returned):
     attempt, held = run(slots, claimed()), claimed()
     slots.hold(lease_of(slots, held))
     slots.pause_claims(attempt.job)
-    assert await returned.get() is held, "those behind it are to wait as well"
+    assert await returned.get() is held, "the held jobs must wait as well"
     slots.free_slot(attempt.job)
     assert slots.demand() == 0
     slots.drop_lease(attempt.job)
     assert slots.demand() == 10
 
 
-async def test_an_outcome_that_waits_for_a_lock_holds_up_no_claims(slots, claimed, clock):
+async def test_an_outcome_that_waits_for_a_lock_does_not_reduce_the_demand(slots, claimed, clock):
     slots.note_answer()
     attempts = [run(slots, claimed()) for _ in range(20)]
     clock.seconds += 20
@@ -170,7 +170,7 @@ async def test_an_outcome_that_waits_for_a_lock_holds_up_no_claims(slots, claime
     assert slots.demand() == 10
 
 
-async def test_held_jobs_start_in_their_order(slots, claimed):
+async def test_held_jobs_start_in_the_order_of_the_claim(slots, claimed):
     leases = [lease_of(slots, claimed()) for _ in range(3)]
     for lease in leases:
         slots.hold(lease)
@@ -178,10 +178,10 @@ async def test_held_jobs_start_in_their_order(slots, claimed):
     assert slots.pop_held() is None
 
 
-async def test_a_job_that_is_held_too_long_is_given_back(
+async def test_a_job_that_is_held_too_long_is_released(
     slots, claimed, returned, clock, monkeypatch
 ):
-    """The timer is that of the job that was held first; each has its own time."""
+    """The timer started with the first held job, but each job has its own time."""
     monkeypatch.setattr(module, "MAX_HELD", 0.05)
     early, late = Lease(claimed(), 0.0), Lease(claimed(), 0.0)
     slots.add(early)
@@ -199,10 +199,10 @@ async def test_a_job_that_is_held_too_long_is_given_back(
     assert slots.pop_held() is None
 
 
-async def test_jobs_that_wait_for_their_confirmation_stay_when_held_ones_are_given_back(
+async def test_releasing_held_jobs_keeps_those_that_wait_for_their_confirmation(
     slots, claimed, returned, monkeypatch
 ):
-    """On a slow link a confirmation takes longer than a job may be held ahead."""
+    """Release held jobs while a confirmation takes long, as on a slow connection."""
     monkeypatch.setattr(module, "MAX_HELD", 0.01)
     waiting, held = lease_of(slots, claimed()), claimed()
     slots.assign_slot(waiting, None)
@@ -213,14 +213,14 @@ async def test_jobs_that_wait_for_their_confirmation_stay_when_held_ones_are_giv
     assert returned.empty()
 
 
-async def test_a_job_held_past_its_lease_is_neither_started_nor_given_back(
+async def test_a_held_job_with_an_expired_lease_is_neither_started_nor_released(
     slots, claimed, returned, caplog
 ):
     past, held = claimed(lease_seconds=5), claimed(lease_seconds=60)
     for job in (past, held):
         slots.hold(lease_of(slots, job, age=10))
     assert slots.pop_held().job is held
-    assert slots.find(past.key) is None, "nobody prolongs it"
+    assert slots.find(past.key) is None, "its lease is not prolonged"
     for job in (past, held):
         slots.hold(lease_of(slots, job, age=10))
     slots.release_unstarted()
@@ -229,21 +229,21 @@ async def test_a_job_held_past_its_lease_is_neither_started_nor_given_back(
     assert caplog.text.count("Dropped 1 jobs that were claimed ahead") == 2
 
 
-async def test_a_held_job_whose_lease_is_lost_is_not_started(slots, claimed):
+async def test_a_held_job_with_a_lost_lease_is_not_started(slots, claimed):
     lease = lease_of(slots, claimed())
     slots.hold(lease)
     slots.drop_lease(lease.job)
     assert slots.pop_held() is None
 
 
-async def test_a_job_is_held_for_a_third_of_its_lease_at_most(slots, claimed, returned):
+async def test_a_job_is_held_for_at_most_a_third_of_its_lease(slots, claimed, returned):
     job = claimed(lease_seconds=0.3)
     slots.hold(lease_of(slots, job))
     async with asyncio.timeout(0.9):
         assert await returned.get() is job
 
 
-async def test_a_job_that_waits_for_its_confirmation_has_a_slot(slots, claimed, returned):
+async def test_a_job_that_waits_for_its_confirmation_occupies_a_slot(slots, claimed, returned):
     lease = lease_of(slots, claimed())
     slots.assign_slot(lease, None)
     assert (slots.free, slots.demand()) == (9, 9)
@@ -254,7 +254,7 @@ async def test_a_job_that_waits_for_its_confirmation_has_a_slot(slots, claimed, 
 
 
 @pytest.mark.parametrize("end", ["release", "drop"])
-async def test_a_slot_is_free_again_when_a_job_does_not_start(slots, claimed, returned, end):
+async def test_a_slot_becomes_free_if_the_job_does_not_start(slots, claimed, returned, end):
     lease = lease_of(slots, claimed())
     slots.assign_slot(lease, None)
     if end == "drop":
@@ -265,14 +265,14 @@ async def test_a_slot_is_free_again_when_a_job_does_not_start(slots, claimed, re
     assert slots.free == 10
 
 
-async def test_a_newer_lease_frees_the_slot_of_an_older_that_was_not_confirmed(slots, claimed):
+async def test_a_newer_lease_frees_the_slot_of_an_unconfirmed_older_one(slots, claimed):
     older = lease_of(slots, claimed())
     slots.assign_slot(older, None)
     slots.add(Lease(claimed(id=older.job.key), 0.0))
     assert (slots.free, slots.is_waiting(older)) == (10, False)
 
 
-async def test_a_newer_lease_of_a_job_replaces_an_older(slots, claimed):
+async def test_a_newer_lease_of_a_job_replaces_the_older_one(slots, claimed):
     older = lease_of(slots, claimed())
     again = claimed(id=older.job.key)
     assert slots.add(Lease(again, 0.0)) is older
@@ -288,12 +288,11 @@ async def test_a_settled_job_needs_no_confirmation_of_its_start(slots, claimed, 
     lease.confirm_at = lease.confirmed_at + 0.1
     assert lease.due_at == lease.confirm_at
     attempt.settled = True
-    assert lease.due_at == lease.confirmed_at + 10  # as every lease: a third of its length
+    # Like every lease, it is due for a heartbeat after a third of its length.
+    assert lease.due_at == lease.confirmed_at + 10
 
 
-async def test_a_short_lease_is_given_back_in_time_although_a_long_one_was_held_first(
-    slots, claimed, returned
-):
+async def test_a_short_lease_is_released_in_time_after_a_long_one(slots, claimed, returned):
     long, short = claimed(lease_seconds=60), claimed(lease_seconds=0.6)
     for job in (long, short):
         slots.hold(lease_of(slots, job))

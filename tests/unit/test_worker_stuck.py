@@ -1,4 +1,4 @@
-"""Handlers that continue after their attempt was given up."""
+"""The detector of handlers that continue after their attempt was given up."""
 
 import asyncio
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from picture_queue.errors import PictureQueueError, WorkerStuck
 from picture_queue.worker.stuck import StuckDetector
 
 
-class Bench:
+class Harness:
     def __init__(self, slots: int = 4) -> None:
         self.too_many = asyncio.Event()
         self.calls = 0
@@ -26,7 +26,7 @@ class Bench:
         self.stuck.watch(attempt)  # type: ignore[arg-type]
         return attempt
 
-    async def turn(self) -> None:
+    async def run_timers(self) -> None:
         """Run the timers that are due."""
         for _ in range(3):
             await asyncio.sleep(0.001)
@@ -38,43 +38,43 @@ class FakeAttempt:
 
 
 @pytest.fixture
-async def bench():
-    return Bench()
+async def harness():
+    return Harness()
 
 
-async def test_half_of_the_slots_are_too_many(bench, caplog):
-    bench.given_up()
-    await bench.turn()
-    assert bench.calls == 0
+async def test_the_worker_fails_when_half_of_its_slots_are_stuck(harness, caplog):
+    harness.given_up()
+    await harness.run_timers()
+    assert harness.calls == 0
     assert "The handler of job the-job (resize) still runs 0 s after" in caplog.text
     assert "1 of 4 slots are lost" in caplog.text
-    bench.given_up()
-    await asyncio.wait_for(bench.too_many.wait(), 5)
-    bench.given_up()
-    await bench.turn()
-    assert bench.calls == 1, "it is said once"
+    harness.given_up()
+    await asyncio.wait_for(harness.too_many.wait(), 5)
+    harness.given_up()
+    await harness.run_timers()
+    assert harness.calls == 1, "the error is reported once"
 
 
-async def test_one_of_one_is_too_many():
-    bench = Bench(slots=1)
-    bench.given_up()
-    await asyncio.wait_for(bench.too_many.wait(), 5)
+async def test_a_worker_with_one_slot_fails_when_it_is_stuck():
+    harness = Harness(slots=1)
+    harness.given_up()
+    await asyncio.wait_for(harness.too_many.wait(), 5)
 
 
-async def test_a_handler_that_ends_after_all_counts_no_longer(bench):
-    late = bench.given_up()
-    await bench.turn()
-    in_time = bench.given_up()
+async def test_a_handler_that_ends_late_is_no_longer_counted(harness):
+    late = harness.given_up()
+    await harness.run_timers()
+    in_time = harness.given_up()
     for attempt in (late, in_time):
         attempt.ended = True
-    bench.given_up()
-    await bench.turn()
-    assert bench.calls == 0
+    harness.given_up()
+    await harness.run_timers()
+    assert harness.calls == 0
 
 
-async def test_at_the_end_nobody_is_watched(bench):
-    bench.given_up()
-    bench.given_up()
-    bench.stuck.close()
-    await bench.turn()
-    assert bench.calls == 0
+async def test_no_handler_is_watched_after_the_close(harness):
+    harness.given_up()
+    harness.given_up()
+    harness.stuck.close()
+    await harness.run_timers()
+    assert harness.calls == 0

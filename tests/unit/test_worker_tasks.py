@@ -1,4 +1,4 @@
-"""Tasks of handlers, and those that they start."""
+"""Tasks of handlers, and the tasks that handlers start."""
 
 import asyncio
 import gc
@@ -26,14 +26,14 @@ async def leave(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-async def test_a_task_of_a_handler_does_not_stop_the_event_loop(as_handler, error):
+async def test_an_exit_in_a_handlers_task_does_not_stop_the_event_loop(as_handler, error):
     guard_tasks()
     with pytest.raises(ExitOfTask) as exited:
         await asyncio.create_task(leave(error))
     assert exited.value.__cause__ is error
 
 
-async def test_other_ends_are_as_ever(as_handler):
+async def test_other_results_of_a_task_are_unchanged(as_handler):
     guard_tasks()
     with pytest.raises(ValueError, match="no"):
         await asyncio.create_task(leave(ValueError("no")))
@@ -46,7 +46,7 @@ async def test_other_ends_are_as_ever(as_handler):
         await waiting
 
 
-async def test_a_task_that_was_cancelled_before_its_first_step_is_no_warning(as_handler):
+async def test_a_task_cancelled_before_its_first_step_causes_no_warning(as_handler):
     guard_tasks()
     task = asyncio.create_task(leave(ValueError()))
     task.cancel()
@@ -66,7 +66,7 @@ async def test_a_guarded_task_shows_its_name_and_stack(as_handler):
         await task
 
 
-async def test_tasks_of_others_are_made_as_before():
+async def test_other_tasks_are_made_by_the_previous_factory():
     made: list[Any] = []
 
     def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
@@ -76,14 +76,14 @@ async def test_tasks_of_others_are_made_as_before():
     loop = asyncio.get_running_loop()
     loop.set_task_factory(factory)
     guard_tasks()
-    guard_tasks()  # again changes nothing
+    guard_tasks()  # A second installation changes nothing.
     coroutine = leave(ValueError("no"))
     with pytest.raises(ValueError, match="no"):
         await loop.create_task(coroutine)
     assert made == [coroutine]
 
 
-def test_outside_of_handlers_an_exit_stops_the_event_loop():
+def test_an_exit_outside_of_handlers_stops_the_event_loop():
     async def main(check: Callable[[], None]) -> None:
         check()
         await asyncio.create_task(leave(SystemExit(3)))
@@ -92,7 +92,7 @@ def test_outside_of_handlers_an_exit_stops_the_event_loop():
         asyncio.run(main(guard_tasks))
 
 
-# Cancellations
+# --- Cancellation ---
 
 
 async def wait_for_ever() -> None:
@@ -127,19 +127,19 @@ async def test_a_handler_can_cancel_its_own_task():
     assert task.cancelled()
 
 
-async def test_code_outside_of_handlers_can_cancel_it(task):
+async def test_code_outside_of_handlers_can_cancel_a_handlers_task(task):
     assert task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
 
 
-async def test_a_handler_can_have_the_worker_cancel_it(task, as_handler):
+async def test_a_handler_can_cancel_its_task_through_the_worker(task, as_handler):
     task.cancel_from_outside()
     await asyncio.wait({task})
     assert task.cancelled()
 
 
-async def test_a_handler_that_waits_for_all_tasks_is_cancelled_without_them(task):
+async def test_a_handler_that_awaits_all_tasks_is_cancelled_alone(task):
     async def handle() -> None:
         current_handler.set(waiting)
         await asyncio.gather(task, mine)

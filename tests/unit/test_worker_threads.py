@@ -1,4 +1,4 @@
-"""The threads of `asyncio.to_thread` in handlers."""
+"""The thread pool of `asyncio.to_thread` in handlers."""
 
 import asyncio
 import contextvars
@@ -19,9 +19,9 @@ def pool() -> Iterator[DaemonThreadPool]:
     pool.shutdown()
 
 
-async def test_to_thread_behaves_as_ever():
+async def test_to_thread_keeps_its_behaviour():
     use_daemon_threads(1)
-    use_daemon_threads(1)  # again changes nothing
+    use_daemon_threads(1)  # A second installation changes nothing.
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     variable.set("kept")
 
@@ -38,7 +38,7 @@ def exit_() -> None:
     raise SystemExit(3)
 
 
-async def test_a_pool_that_the_user_chose_is_kept():
+async def test_a_pool_chosen_by_the_user_is_kept():
     chosen = ThreadPoolExecutor(1, thread_name_prefix="mine")
     asyncio.get_running_loop().set_default_executor(chosen)
     use_daemon_threads(1)
@@ -63,7 +63,7 @@ def test_not_more_threads_run_than_permitted(pool):
         future.result(5)
 
 
-async def test_calls_that_hang_leave_threads_for_others(pool):
+async def test_hanging_calls_leave_threads_for_others(pool):
     loop = asyncio.get_running_loop()
     until = threading.Event()
     threads: list[threading.Thread] = []
@@ -80,12 +80,12 @@ async def test_calls_that_hang_leave_threads_for_others(pool):
     assert len(set(threads)) == 3 * 2
     assert len(pool._pool - set(threads)) <= 2
     until.set()
-    for thread in threads:  # those that left the pool end
+    for thread in threads:  # The threads that left the pool end.
         await asyncio.to_thread(thread.join, 30)
     assert await loop.run_in_executor(pool, int) == 0
 
 
-def test_a_closed_pool_finishes_its_calls_and_takes_no_more(pool):
+def test_a_closed_pool_finishes_its_calls_and_refuses_new_ones(pool):
     go = threading.Event()
     futures = [pool.submit(go.wait, 5) for _ in range(3)]
     pool.shutdown(wait=False)
@@ -97,7 +97,7 @@ def test_a_closed_pool_finishes_its_calls_and_takes_no_more(pool):
     assert not pool._pool
 
 
-def test_calls_that_wait_can_be_cancelled(pool):
+def test_waiting_calls_can_be_cancelled(pool):
     go = threading.Event()
     running = [pool.submit(go.wait, 5) for _ in range(2)]
     waiting = [pool.submit(int) for _ in range(3)]
@@ -110,7 +110,7 @@ def test_calls_that_wait_can_be_cancelled(pool):
     assert not pool._pool
 
 
-def test_a_closed_pool_does_not_wait_for_a_call_that_hangs(pool, monkeypatch):
+def test_closing_a_pool_does_not_wait_for_a_hanging_call(pool, monkeypatch):
     monkeypatch.setattr(module, "_CLOSE_TIMEOUT", 0.01)
     until = threading.Event()
     hanging = pool.submit(until.wait, 30)
@@ -120,7 +120,7 @@ def test_a_closed_pool_does_not_wait_for_a_call_that_hangs(pool, monkeypatch):
 
 
 def test_threads_leave_the_pool_under_its_lock():
-    """Close a pool while its threads leave it; without the lock the loop over them fails."""
+    """Close a pool while its threads leave it. Without the lock, iterating over them fails."""
     pool = DaemonThreadPool(4)
     unlocked: list[object] = []
 

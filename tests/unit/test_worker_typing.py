@@ -1,4 +1,4 @@
-"""Messages of mypy about handlers."""
+"""Errors of mypy in the code of handlers."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ reveal_type(resize)
 """
 
 
-def test_a_handler_without_parentheses_is_found_by_mypy(tmp_path: Path) -> None:
+def test_mypy_finds_a_decorator_without_parentheses(tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
     snippet.write_text(SNIPPET)
     ran = subprocess.run(

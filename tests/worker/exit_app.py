@@ -1,6 +1,6 @@
 """A worker whose handlers do not end: ``python exit_app.py <queue> <kind> [runs]``.
 
-Its parent waits for the lines it prints, stops it by signals, and waits for the end of the process.
+The parent process waits for the printed lines, sends signals, and waits for the end of the process.
 """
 
 import asyncio
@@ -13,27 +13,27 @@ QUEUE, KIND, *REST = sys.argv[1:]
 
 
 def new_worker() -> Worker:
-    """Make a worker that stops at once."""
+    """Make a worker without a grace period."""
     return Worker(settings=WorkerSettings(queues=(QUEUE,), poll_interval=0.1, shutdown_grace=0.1))
 
 
 worker = new_worker()
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line for the parent process."""
     print(text, flush=True)
 
 
 def hang() -> None:
-    """Keep its thread for ever."""
-    say("started")
+    """Block the thread for ever."""
+    print_line("started")
     threading.Event().wait()
 
 
 async def keep_on() -> None:
-    """Ignore its cancellation."""
-    say("started")
+    """Ignore the cancellation."""
+    print_line("started")
     while True:
         try:
             await asyncio.sleep(60)
@@ -42,8 +42,8 @@ async def keep_on() -> None:
 
 
 async def ignore_everything() -> None:
-    """Ignore even that its coroutine is closed."""
-    say("started")
+    """Ignore even the close of the coroutine."""
+    print_line("started")
     while True:
         try:
             await asyncio.sleep(60)
@@ -53,7 +53,7 @@ async def ignore_everything() -> None:
 
 @worker.handler("hangs", timeout=60, max_attempts=1)
 async def hangs() -> None:
-    """Misbehave."""
+    """Run the misbehaviour that the command line names."""
     match KIND:
         case "thread":
             await asyncio.to_thread(hang)
@@ -67,7 +67,7 @@ async def hangs() -> None:
         case "ignores":
             await ignore_everything()
         case "cancels all tasks":
-            say("started")
+            print_line("started")
             for task in asyncio.all_tasks():
                 task.cancel()
             await asyncio.sleep(60)
@@ -78,24 +78,24 @@ async def hangs() -> None:
 
 @worker.handler("hangs-in-thread", timeout=60, max_attempts=1)
 def hangs_in_thread() -> None:
-    """Keep its thread for ever."""
+    """Block the thread for ever."""
     hang()
 
 
-async def two() -> None:
-    """Run two workers beside each other."""
+async def run_two_workers() -> None:
+    """Run two workers concurrently."""
     other = new_worker()
-    other.handler("other")(lambda: say("other"))
+    other.handler("other")(lambda: print_line("other"))
     await asyncio.gather(worker.run(), other.run())
 
 
 if __name__ == "__main__":
     if KIND == "two":
-        asyncio.run(two())
+        asyncio.run(run_two_workers())
     else:
         for _ in range(int(REST[0]) if REST else 1):
             try:
                 asyncio.run(worker.run())
-                say("stopped")
+                print_line("stopped")
             except PictureQueueError as error:
-                say(str(error))
+                print_line(str(error))

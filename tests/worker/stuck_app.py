@@ -11,7 +11,7 @@ worker = Worker(settings=WorkerSettings(concurrency=1, poll_interval=0.1, stuck_
 
 @worker.handler("hangs", timeout=0.2, backoff=0.01, max_attempts=2)
 def hangs(job: SyncJobContext) -> int:
-    """Wait for ever in the first attempt, then return the id of the process."""
+    """Never return in the first attempt; then return the id of the process."""
     print("started", job.attempt, os.getpid(), flush=True)
     if job.attempt == 1:
         threading.Event().wait()

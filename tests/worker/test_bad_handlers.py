@@ -1,4 +1,4 @@
-"""Handlers that end in every way Python knows, beside ordinary jobs in the same worker."""
+"""Handlers that end in every way that Python permits, beside ordinary jobs in the same worker."""
 
 import asyncio
 import functools
@@ -44,7 +44,7 @@ async def service(request: pytest.FixtureRequest, stack: Any) -> AsyncIterator[A
 
 
 class Panic(BaseException):
-    """An exception of a Rust extension, which is no `Exception`."""
+    """An exception of a Rust extension, which does not inherit from `Exception`."""
 
 
 class NoHeader(Exception):
@@ -67,7 +67,7 @@ class LaterEpoch(Exception):
 class Throttled(Exception):
     counts = False
     retry_after = 1e9
-    pause_key = "k" * 300  # longer than the database takes: it is left out
+    pause_key = "k" * 300  # The key is longer than the database accepts, so it is ignored.
 
 
 class Speechless(Snooze):
@@ -123,7 +123,7 @@ async def gathered(error: BaseException) -> None:
     await asyncio.gather(asyncio.sleep(60), fail_later(error))
 
 
-# What a handler starts, and what its owner reads.
+# --- What a handler starts, and the error of its job ---
 STARTED: list[tuple[Callable[[], Any], str]] = [
     (lambda: in_a_group(Panic("in a task")), "Panic: in a task"),
     (lambda: in_a_group(SystemExit(3)), "SystemExit: 3"),
@@ -139,7 +139,7 @@ def recurse() -> Any:
     return recurse()
 
 
-# What a handler does, and what its owner reads.
+# --- What a handler does, and the error of its job ---
 BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: raise_(Panic("at the core")), "Panic: at the core"),
     (lambda: raise_(GeneratorExit("g")), "GeneratorExit: g"),
@@ -206,14 +206,14 @@ def add_handlers(worker: Worker, is_async: bool) -> None:
     both = asyncio.Barrier(2)
 
     @worker.handler("meets", max_attempts=1)
-    async def meets() -> str:
+    async def wait_for_each_other() -> str:
         await both.wait()
         return "met"
 
 
 KINDS: list[tuple[str, dict[str, int], str]] = [
-    *(("bad", {"n": n}, says) for n, (_, says) in enumerate(BAD)),
-    *(("starts", {"n": n}, says) for n, (_, says) in enumerate(STARTED)),
+    *(("bad", {"n": n}, expected) for n, (_, expected) in enumerate(BAD)),
+    *(("starts", {"n": n}, expected) for n, (_, expected) in enumerate(STARTED)),
     ("invalid", {"size": 1}, "Panic: in the validator"),
     ("invalid", {}, "Panic: in the default"),
     ("finally", {}, "Panic: in finally"),
@@ -221,7 +221,7 @@ KINDS: list[tuple[str, dict[str, int], str]] = [
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
+async def test_a_bad_handler_affects_only_its_job_and_frees_its_slot(
     service, queue, new_worker, caplog, is_async
 ):
     caplog.set_level(logging.INFO, logger="picture_queue")
@@ -229,16 +229,18 @@ async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
     add_handlers(worker, is_async)
     async with worker:
         jobs = []
-        for n, (job_type, payload, says) in enumerate(KINDS):
+        for n, (job_type, payload, expected) in enumerate(KINDS):
             bad = await service.jobs.enqueue(job_type, payload, queue=queue)
-            jobs.append((bad.id, says, await service.jobs.enqueue("fine", {"n": n}, queue=queue)))
-        for n, (bad_id, says, fine) in enumerate(jobs):
+            jobs.append(
+                (bad.id, expected, await service.jobs.enqueue("fine", {"n": n}, queue=queue))
+            )
+        for n, (bad_id, expected, fine) in enumerate(jobs):
             assert await service.jobs.result(fine.id, timeout=15) == n
             with pytest.raises(JobFailed):
                 await service.jobs.result(bad_id, timeout=15)
             failed = await service.jobs.get(bad_id)
-            assert (failed.attempt, failed.error[: len(says)]) == (1, says)
-        # All slots are free: each of these waits for the other.
+            assert (failed.attempt, failed.error[: len(expected)]) == (1, expected)
+        # All slots are free: each of these two jobs waits for the other.
         both = [await service.jobs.enqueue("meets", queue=queue) for _ in range(2)]
         for job in both:
             assert await service.jobs.result(job.id, timeout=15) == "met"
@@ -258,22 +260,20 @@ async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(
 
     @worker.handler("large")
     async def large() -> str:
-        return "x" * 2_000_000  # the project allows half of it
+        return "x" * 2_000_000  # The project allows half of this size.
 
     async with worker:
         job = await service.jobs.enqueue("large", queue=queue)
         with pytest.raises(JobFailed, match="larger than the project allows"):
             await service.jobs.result(job.id, timeout=15)
-    says = f"{job.id} (large) failed, attempt 1, for good: the database refused its result"
-    assert says in caplog.text
+    expected = f"{job.id} (large) failed, attempt 1, for good: the database refused its result"
+    assert expected in caplog.text
     assert "completed" not in caplog.text
 
 
-async def test_a_handler_that_closes_the_workers_client_leaves_it_its_wake_ups(
-    service, stack, queue
-):
+async def test_wake_ups_continue_after_a_handler_closed_the_workers_client(service, stack, queue):
     async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as other:
-        # Polling alone would take longer than the results are waited for.
+        # Polling alone would take longer than the timeout of the results.
         worker = Worker(service, WorkerSettings(queues=(queue,), poll_interval=300))
         watch(worker)
 
@@ -289,7 +289,7 @@ async def test_a_handler_that_closes_the_workers_client_leaves_it_its_wake_ups(
                 assert await other.jobs.result(job.id, timeout=30) == "closed"
 
 
-# Waits that the database would refuse
+# --- Delays that the database would refuse ---
 
 
 WAITS: list[tuple[Callable[[], Any], str, float | None]] = [
@@ -306,7 +306,7 @@ WAITS: list[tuple[Callable[[], Any], str, float | None]] = [
 ]
 
 
-async def test_a_wait_is_shortened_and_holds_nobody_up(service, queue, new_worker, until):
+async def test_a_delay_is_limited_and_delays_no_other_job(service, queue, new_worker, until):
     worker = new_worker(concurrency=2, poll_interval=0.1)
 
     @worker.handler("waits")
@@ -348,18 +348,18 @@ async def test_a_wait_is_shortened_and_holds_nobody_up(service, queue, new_worke
         await asyncio.wait_for(worker.stop(), 15)
 
 
-# Handlers that look whether they are to stop
+# --- Handlers that check for a stop request ---
 
 
 @pytest.mark.parametrize("why", ["timeout", "cancel", "lost lease", "shutdown"])
-async def test_a_polite_thread_sees_why_it_is_to_stop(service, queue, new_worker, db, why):
+async def test_a_thread_can_see_the_reason_of_a_stop_request(service, queue, new_worker, db, why):
     worker = new_worker(lease=3600, shutdown_grace=15)
     loop = asyncio.get_running_loop()
     started, stopped = asyncio.Event(), asyncio.Event()
     seen = SimpleNamespace(cancel=None, shutdown=None)
 
     @worker.handler("polite", timeout=0.3 if why == "timeout" else 600, max_attempts=1)
-    def polite(job: SyncJobContext) -> None:
+    def cooperative(job: SyncJobContext) -> None:
         loop.call_soon_threadsafe(started.set)
         while not job.stop_requested:
             pass
@@ -386,11 +386,11 @@ async def test_a_polite_thread_sees_why_it_is_to_stop(service, queue, new_worker
                 await service.jobs.result(job.id, timeout=15)
     assert seen.cancel is (why == "cancel")
     if why == "shutdown":
-        given_back = await service.jobs.get(job.id)
-        assert (given_back.status, given_back.attempt) == (JobStatus.PENDING, 0)
+        released = await service.jobs.get(job.id)
+        assert (released.status, released.attempt) == (JobStatus.PENDING, 0)
 
 
-async def test_a_wrapper_is_called_as_what_it_wraps(service, queue, new_worker):
+async def test_a_wrapper_is_called_with_the_arguments_of_its_function(service, queue, new_worker):
     worker = new_worker()
 
     def logged(function: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Workers during lost answers, outages and a cut socket, and after they are killed."""
+"""Workers during lost responses, outages and a cut socket, and after a kill."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from picture_queue.errors import NotAllowed, NotAuthenticated
 APP = Path(__file__).with_name("app.py")
 
 
-async def test_a_report_whose_answer_is_lost_counts_once(service, queue, new_worker, faults, db):
+async def test_a_report_whose_response_is_lost_counts_once(service, queue, new_worker, faults, db):
     worker = new_worker()
     runs = 0
 
@@ -33,11 +33,11 @@ async def test_a_report_whose_answer_is_lost_counts_once(service, queue, new_wor
         assert await worker._signals.reported.next() == (job.id, "repeated")
     done = await service.jobs.get(job.id)
     assert (done.status, done.result, done.attempt, runs) == (JobStatus.COMPLETED, "done", 1, 1)
-    # One version each for create, claim and complete; the repeated report adds none.
+    # There is one version each for create, claim and complete. The repeated report adds none.
     assert done.version == 3
 
 
-async def test_a_claim_whose_answer_is_lost_is_repeated_with_its_jobs(
+async def test_a_claim_whose_response_is_lost_is_repeated_with_the_same_jobs(
     service, queue, new_worker, faults
 ):
     worker = new_worker(concurrency=3)
@@ -50,7 +50,7 @@ async def test_a_claim_whose_answer_is_lost_is_repeated_with_its_jobs(
     await service.jobs.enqueue_many(
         {"job_type": "count", "queue": queue, "payload": {"n": n}} for n in range(3)
     )
-    # Five lost answers exceed the retries of one call, so the claimer repeats its request itself.
+    # Five lost responses exceed the retries of one call, so the claimer itself repeats its request.
     await faults(cut_after_commit=5, path="/rest/v1/rpc/claim_jobs")
     async with worker:
         for _ in range(3):
@@ -58,7 +58,7 @@ async def test_a_claim_whose_answer_is_lost_is_repeated_with_its_jobs(
     assert sorted(seen) == [(0, 1), (1, 1), (2, 1)]
 
 
-async def test_reports_whose_answers_are_lost_do_not_lose_jobs(service, queue, new_worker, faults):
+async def test_lost_responses_to_reports_lose_no_jobs(service, queue, new_worker, faults):
     worker = new_worker(concurrency=1)
     seen: list[int] = []
 
@@ -124,7 +124,7 @@ async def test_a_wake_up_starts_a_job_before_the_next_poll(service, queue, new_w
 
     async with worker:
         await worker._signals.listening.next()
-        for _ in range(3):  # the claim at the start may find the first job, but not the others
+        for _ in range(3):  # The claim at the start may return the first job, but not the others.
             job = await service.jobs.enqueue("fine", queue=queue)
             assert await service.jobs.result(job.id, timeout=15) == 1
 
@@ -164,13 +164,13 @@ async def line(process: asyncio.subprocess.Process) -> str:
 async def wait_until_confirmed(db, job_id):
     """Wait until the worker has confirmed the start of the job."""
     async with asyncio.timeout(20):
-        while await db.fetchval(  # noqa: ASYNC110 - there is no event for it
+        while await db.fetchval(  # noqa: ASYNC110 - the database sends no event for it
             "select unconfirmed_claims > 0 from job_queue where id = $1", job_id
         ):
             await asyncio.sleep(0.01)
 
 
-async def test_another_worker_runs_the_job_of_a_killed_one(stack, service, queue, reached, db):
+async def test_another_worker_runs_the_job_of_a_killed_worker(stack, service, queue, reached, db):
     job = await service.jobs.enqueue("slow", queue=queue)
     async with running(stack, queue) as first, running(stack, queue) as second:
         lines = {asyncio.create_task(line(process)): process for process in (first, second)}

@@ -1,7 +1,7 @@
-"""Workers do the maintenance of the project, one of them at a time."""
+"""Maintenance by workers: one of them at a time."""
 
 
-async def test_a_delayed_job_starts_although_nobody_polls(service, queue, new_worker):
+async def test_a_delayed_job_starts_without_polling(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("later")
@@ -17,7 +17,7 @@ async def test_another_worker_takes_over_when_the_holder_stops(service, queue, n
     one, two = new_worker(), new_worker()
     async with one:
         while not (await one._signals.maintained.next()).leased:
-            pass  # a worker of another test held the lease
+            pass  # A worker of another test held the lease.
         async with two:
             assert not (await two._signals.maintained.next()).leased
             await one.stop()
@@ -25,7 +25,7 @@ async def test_another_worker_takes_over_when_the_holder_stops(service, queue, n
                 pass
 
 
-async def test_maintenance_that_fails_is_tried_again(service, queue, new_worker, faults):
+async def test_failed_maintenance_is_retried(service, queue, new_worker, faults):
     worker = new_worker()
     await faults(answer_503=6, path="/rest/v1/rpc/maintain_jobs")
     async with worker:

@@ -1,4 +1,4 @@
-"""Lines that handlers write into the logs of their jobs."""
+"""Log lines that handlers write for their jobs."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ def log_of(db):
     return read
 
 
-async def test_lines_are_there_when_the_outcome_is(service, queue, new_worker, log_of):
+async def test_lines_are_stored_before_the_outcome(service, queue, new_worker, log_of):
     worker = new_worker()
 
     @worker.handler("talks")
@@ -42,7 +42,7 @@ async def test_lines_are_there_when_the_outcome_is(service, queue, new_worker, l
     ]
 
 
-async def test_lines_come_out_while_the_handler_runs(
+async def test_lines_are_stored_while_the_handler_runs(
     service, queue, new_worker, log_of, until, monkeypatch
 ):
     monkeypatch.setattr(executor, "LOG_INTERVAL", 0.01)
@@ -94,7 +94,7 @@ async def test_lines_of_a_stopped_handler_are_kept(service, queue, new_worker, l
     assert [line["message"] for line in await log_of(job.id)] == ["cleaned up"]
 
 
-async def test_a_log_that_cannot_be_written_costs_the_job_nothing(
+async def test_a_log_that_cannot_be_written_does_not_affect_the_job(
     service, queue, new_worker, log_of, faults
 ):
     worker = new_worker()
@@ -134,7 +134,7 @@ async def test_a_line_under_a_lost_lease_stops_the_handler(
     assert await log_of(job.id) == []
 
 
-async def test_an_attempt_that_parked_kept_its_lines(service, queue, new_worker, log_of):
+async def test_lines_of_an_attempt_that_parked_are_kept(service, queue, new_worker, log_of):
     worker = new_worker()
 
     @worker.handler("talks")

@@ -1,4 +1,4 @@
-"""The end of processes whose worker has stopped, although handlers continue."""
+"""The end of a process whose worker has stopped, although its handlers continue."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ APP = Path(__file__).with_name("exit_app.py")
 
 @pytest.fixture(params=["http", "direct"])
 def project(request: pytest.FixtureRequest, stack: Any) -> dict[str, str]:
-    """The variables by which a worker reaches the project."""
+    """The environment variables that name the project."""
     if request.param == "http":
         return {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
     return {"PICTURE_QUEUE_DATABASE_URL": stack.db_url}
@@ -43,7 +43,7 @@ async def run_app(project, queue) -> AsyncIterator[Callable[..., Any]]:
         await process.communicate()
 
 
-async def said(process: asyncio.subprocess.Process) -> str:
+async def read_line(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), 20)
     return line.decode().strip()
@@ -62,32 +62,32 @@ async def said(process: asyncio.subprocess.Process) -> str:
     ],
     indirect=["project"],
 )
-async def test_a_process_ends_although_a_handler_does_not(
+async def test_a_process_ends_although_a_handler_does_not_end(
     service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any], kind: str, signals: int
 ) -> None:
     job_type = "hangs-in-thread" if kind == "sync" else "hangs"
     job = await service.jobs.enqueue(job_type, queue=queue)
     process = await run_app(kind)
-    assert await said(process) == "started"
+    assert await read_line(process) == "started"
     for _ in range(signals):
         process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)  # two signals at once would be one
-    assert await said(process) == "stopped"
+        await asyncio.sleep(0.3)  # Two signals at once would be delivered as one.
+    assert await read_line(process) == "stopped"
     assert await asyncio.wait_for(process.wait(), 15) == 0
-    given_back = await service.jobs.get(job.id)
-    assert (given_back.status, given_back.attempt) == (JobStatus.PENDING, 0)
+    released = await service.jobs.get(job.id)
+    assert (released.status, released.attempt) == (JobStatus.PENDING, 0)
 
 
-async def test_a_handler_that_cancels_all_tasks_ends_its_worker_with_an_error(
+async def test_a_handler_that_cancels_all_tasks_stops_its_worker_with_an_error(
     service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any]
 ) -> None:
     job = await service.jobs.enqueue("hangs", queue=queue, max_attempts=1)
     process = await run_app("cancels all tasks")
-    assert await said(process) == "started"
-    assert "Other code cancelled the " in await said(process)
+    assert await read_line(process) == "started"
+    assert "Other code cancelled the " in await read_line(process)
     assert await asyncio.wait_for(process.wait(), 15) == 0
     failed = await service.jobs.get(job.id)
-    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1), "its outcome is written"
+    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1), "the outcome is written"
     workers = (await service.health()).workers
     assert queue not in [name for worker in workers for name in worker.queues]
 
@@ -97,20 +97,20 @@ async def test_two_workers_of_a_process_stop_together(
 ) -> None:
     process = await run_app("two")
     await service.jobs.enqueue("other", queue=queue)
-    assert await said(process) == "other"
+    assert await read_line(process) == "other"
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 15) == 0
     workers = (await service.health()).workers
     assert queue not in [name for worker in workers for name in worker.queues]
 
 
-async def test_a_worker_runs_twice_in_a_process(
+async def test_a_worker_can_run_twice_in_a_process(
     service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any]
 ) -> None:
     process = await run_app("thread", "2")
     await service.jobs.enqueue("hangs", queue=queue)
-    for _ in range(2):  # the first gives the job back
-        assert await said(process) == "started"
+    for _ in range(2):  # The first run releases the job.
+        assert await read_line(process) == "started"
         process.send_signal(signal.SIGTERM)
-        assert await said(process) == "stopped"
+        assert await read_line(process) == "stopped"
     assert await asyncio.wait_for(process.wait(), 15) == 0

@@ -1,4 +1,4 @@
-"""A worker whose API refuses its calls for a while: a rate limit, a key that was rotated."""
+"""A worker whose API refuses all calls for a while: a rate limit, or a rotated key."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ from ..signals import watch
 
 
 class Api:
-    """A gateway that passes calls on to the real API, or refuses them."""
+    """A gateway that forwards calls to the real API, or refuses them."""
 
     def __init__(self, url: str) -> None:
         self.url = ""
@@ -64,7 +64,7 @@ async def api(stack: Any) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def worker(stack: Any, api: Api, queue: str) -> AsyncIterator[Worker]:
-    """A worker that goes through that API, polls quickly and is started."""
+    """A worker that uses this API, polls quickly and has started."""
     async with AsyncPictureQueue(api.url, stack.service_role_key) as pq:
         settings = WorkerSettings(queues=(queue,), poll_interval=0.05, shutdown_grace=0)
         made = Worker(pq, settings)
@@ -79,7 +79,7 @@ async def worker(stack: Any, api: Api, queue: str) -> AsyncIterator[Worker]:
             yield made
 
 
-async def test_the_whole_worker_is_quiet_for_as_long_as_the_api_asks(
+async def test_the_whole_worker_sends_nothing_until_retry_after_has_passed(
     service, queue, api, worker, until
 ):
     pause = 4.0
@@ -88,13 +88,13 @@ async def test_the_whole_worker_is_quiet_for_as_long_as_the_api_asks(
     await until(lambda: api.refused)
     job = await service.jobs.enqueue("fine", queue=queue)
     await asyncio.sleep(pause - (time.monotonic() - began) - 0.5)
-    # Those that were on their way together, and the first of each.
+    # These are the calls in progress, and the first of each kind.
     assert len([path for path in api.refused if "/rpc/" in path]) <= 3
     api.refusal = None
     assert await service.jobs.result(job.id, timeout=30) == 1
 
 
-async def test_a_refused_key_is_an_alarm_until_it_is_accepted_again(
+async def test_a_refused_key_is_logged_as_an_alarm_until_it_is_accepted(
     service, queue, api, worker, until, caplog, monkeypatch
 ):
     monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.2)

@@ -1,4 +1,4 @@
-"""Handlers that do not end: their slots, their leases, and the worker that starts anew."""
+"""Handlers that do not end: their slots, their leases, and the restart of the worker."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def hangs() -> Iterator[Hangs]:
     handler.until.set()
 
 
-async def test_a_worker_whose_slots_are_held_ends_to_be_started_anew(
+async def test_a_worker_with_stuck_slots_ends_in_order_to_be_restarted(
     service, queue, new_worker, hangs, until, caplog
 ):
     worker = new_worker(concurrency=4, poll_interval=0.05, stuck_after=0.05, shutdown_grace=15)
@@ -61,7 +61,7 @@ async def test_a_worker_whose_slots_are_held_ends_to_be_started_anew(
     with pytest.raises(JobFailed, match="TimeoutError"):
         await service.jobs.result(second.id, timeout=15)
     await until(lambda: worker.recycle)
-    # It drains: what runs goes on, and nothing new is taken.
+    # The worker drains: running jobs continue, and no new ones are claimed.
     later = await service.jobs.enqueue("slow", queue=queue)
     finish.set()
     with pytest.raises(WorkerStuck, match="hold half of the worker's slots"):
@@ -72,7 +72,7 @@ async def test_a_worker_whose_slots_are_held_ends_to_be_started_anew(
     assert hangs.running == 2
 
 
-async def test_a_handler_that_ends_late_gives_its_slot_back(service, queue, new_worker, hangs):
+async def test_a_handler_that_ends_late_frees_its_slot(service, queue, new_worker, hangs):
     worker = new_worker(concurrency=1, stuck_after=3600)
     worker.handler("stuck", timeout=0.1, max_attempts=1)(hangs)
 
@@ -91,7 +91,7 @@ async def test_a_handler_that_ends_late_gives_its_slot_back(service, queue, new_
         assert not worker.recycle
 
 
-async def test_a_signal_while_it_ends_by_itself_ends_it_for_good(
+async def test_a_signal_during_a_restart_ends_the_worker_for_good(
     service, queue, new_worker, hangs, until
 ):
     worker = new_worker(concurrency=2, stuck_after=0.0, shutdown_grace=15)
@@ -115,7 +115,7 @@ async def test_a_signal_while_it_ends_by_itself_ends_it_for_good(
     assert (await service.jobs.get(slow_job.id)).status is JobStatus.COMPLETED
 
 
-async def test_the_program_starts_itself_anew(stack, service, queue):
+async def test_the_program_restarts_itself(stack, service, queue):
     env = {**os.environ, "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
     job = await service.jobs.enqueue("hangs", queue=queue, max_attempts=2)
     process = await asyncio.create_subprocess_exec(
@@ -138,12 +138,12 @@ async def test_the_program_starts_itself_anew(stack, service, queue):
     assert "hold half of the worker's slots" in errors.decode()
 
 
-# What the database does about a worker that does not stop a job
+# --- Jobs that a worker does not stop, seen by the database ---
 
 
 @pytest.fixture
-async def graces(db) -> Any:
-    """Set the graces of the project, for this test."""
+async def set_grace_periods(db) -> Any:
+    """Set the grace periods of the project for one test."""
 
     async def set_(**seconds: float) -> None:
         for name, value in seconds.items():
@@ -155,11 +155,11 @@ async def graces(db) -> Any:
 
 
 @pytest.mark.parametrize("limit", ["cancel", "timeout"])
-async def test_a_job_ends_although_its_worker_does_not_stop_it(
-    service, queue, new_worker, graces, db, limit
+async def test_the_database_ends_a_job_that_its_worker_does_not_stop(
+    service, queue, new_worker, set_grace_periods, db, limit
 ):
-    """Let the lease end with the grace: the next claim sweeps the job."""
-    await graces(**{limit: 0.0})
+    """Let the lease end with the grace period. The next claim sweeps the job."""
+    await set_grace_periods(**{limit: 0.0})
     worker = new_worker(lease=3600, poll_interval=0.05)
     started, go = asyncio.Event(), asyncio.Event()
 
@@ -177,7 +177,7 @@ async def test_a_job_ends_although_its_worker_does_not_stop_it(
         await asyncio.wait_for(started.wait(), 15)
         if limit == "cancel":
             await service.jobs.cancel(job.id)
-        else:  # as a worker would be whose clock stands still
+        else:  # A worker whose clock has stopped would send this.
             await db.execute("update job_queue set timeout_seconds = 0.001 where id = $1", job.id)
         worker._supervisor._heartbeat.beat_now()
         with pytest.raises(JobCancelled if limit == "cancel" else JobFailed):

@@ -1,4 +1,4 @@
-// The page without a framework: what the user sees is made from states, and from nothing else.
+// The page without a framework. `show` renders a state, and all changes of the page go through it.
 import { PictureQueueError } from "./picture-queue/errors.js";
 import {
   cancelGeneration,
@@ -10,7 +10,7 @@ import { hasEnded, listGenerations } from "./picture-queue/generations.js";
 import { keepSession } from "./session.js";
 import { supabase } from "./supabase.js";
 import { showPicture } from "./picture.js";
-import { describe, describeModel, promptOnly } from "./words.js";
+import { describeModel, describeState, selectPromptOnly } from "./labels.js";
 
 const $ = (id) => document.getElementById(id);
 let following = new AbortController();
@@ -21,13 +21,13 @@ keepSession(async (user_id) => {
   $("studio").hidden = !user_id;
   if (!user_id) return;
   show({ status: null });
-  await Promise.all([offerModels(), resumeNewest()]).catch(complain);
+  await Promise.all([showModels(), resumeNewest()]).catch(showError);
 });
 
-$("wish").addEventListener("submit", (event) => {
+$("request").addEventListener("submit", (event) => {
   event.preventDefault();
-  const wish = { prompt: $("prompt").value, model_id: $("model").value };
-  run(wish.prompt, (onProgress, options) => generateWithRealtime(wish, onProgress, options));
+  const request = { prompt: $("prompt").value, model_id: $("model").value };
+  run(request.prompt, (onProgress, options) => generateWithRealtime(request, onProgress, options));
 });
 
 $("cancel").addEventListener("click", async () => {
@@ -36,11 +36,11 @@ $("cancel").addEventListener("click", async () => {
     await cancelGeneration(generation_id);
     $("status").textContent = "Cancelling …";
   } catch (error) {
-    if (error.code !== "PQ_FINISHED_JOB") complain(error); // it has ended: too late, no harm
+    if (error.code !== "PQ_FINISHED_JOB") showError(error); // a finished one needs no cancel
   }
 });
 
-/** Follows one generation, and forgets any other. */
+/** Follows one generation, and stops following the one before. */
 async function run(prompt, begin) {
   following.abort();
   const { signal } = (following = new AbortController());
@@ -54,24 +54,24 @@ async function run(prompt, begin) {
     }, { signal });
     show(generation, prompt);
   } catch (error) {
-    if (signal.aborted) return; // somebody wants to see another one
+    if (signal.aborted) return; // the user selected another generation
     show({ status: error.generation?.status ?? null });
-    if (error.name !== "JobCancelled") complain(error);
+    if (error.name !== "JobCancelled") showError(error);
   }
-  await showHistory().catch(complain);
+  await showHistory().catch(showError);
 }
 
-/** @param {any} state a state, or the generation as it ended */
+/** @param {any} state a state, or the finished generation */
 function show(state, prompt = "") {
   const running = state.status === "pending" || state.status === "processing";
   const [image] = state.images ?? [];
   $("stage").dataset.status = state.status ?? "nothing";
-  $("status").textContent = describe(state);
+  $("status").textContent = describeState(state);
   $("progress").hidden = !running;
   $("progress").value = state.progress ?? 0;
   $("source").hidden = !running || !state.source;
   $("source").dataset.source = state.source;
-  $("source").textContent = state.source === "poll" ? "asking again and again" : "live";
+  $("source").textContent = state.source === "poll" ? "polling" : "live";
   $("cancel").hidden = !running;
   $("cancel").disabled = !state.started;
   $("generate").disabled = running;
@@ -83,40 +83,40 @@ function show(state, prompt = "") {
 }
 
 /** @param {Error} error */
-function complain(error) {
+function showError(error) {
   const { code, detail, hint } = error instanceof PictureQueueError ? error : {};
   $("error").textContent = [error.message, detail, hint].filter(Boolean).join(". ");
   $("error").dataset.code = code ?? "";
   $("error").hidden = false;
 }
 
-async function offerModels() {
-  const models = promptOnly(await listModels());
-  const about = () => {
-    const chosen = models.find((model) => model.model_id === $("model").value);
-    $("about-model").textContent = chosen ? describeModel(chosen) : "";
+async function showModels() {
+  const models = selectPromptOnly(await listModels());
+  const describeSelected = () => {
+    const selected = models.find((model) => model.model_id === $("model").value);
+    $("about-model").textContent = selected ? describeModel(selected) : "";
   };
   $("model").replaceChildren(
     ...models.map((m) => new Option(m.model_id, m.model_id, m.default, m.default)),
   );
-  $("model").onchange = about;
-  about();
+  $("model").onchange = describeSelected;
+  describeSelected();
 }
 
-/** After a reload, or on another device: what is under way is followed again. */
+/** Follows the newest generation if it is in progress, after a reload or on another device. */
 async function resumeNewest() {
   const [newest] = await showHistory();
-  if (newest && !hasEnded(newest.status)) again(newest);
+  if (newest && !hasEnded(newest.status)) resume(newest);
 }
 
 async function showHistory() {
   const generations = await listGenerations(supabase);
   $("past").hidden = !generations.length;
-  $("history").replaceChildren(...generations.map(tile));
+  $("history").replaceChildren(...generations.map(makeTile));
   return generations;
 }
 
-function tile(generation) {
+function makeTile(generation) {
   const [image] = generation.images;
   const button = document.createElement("button");
   button.title = generation.prompt;
@@ -126,13 +126,13 @@ function tile(generation) {
     showPicture(picture, generation.id, image, generation.prompt);
     button.replaceChildren(picture);
   }
-  button.addEventListener("click", () => again(generation));
+  button.addEventListener("click", () => resume(generation));
   const item = document.createElement("li");
   item.append(button);
   return item;
 }
 
-function again({ id, prompt }) {
+function resume({ id, prompt }) {
   $("prompt").value = prompt;
   run(prompt, (onProgress, options) => resumeGeneration(id, onProgress, options));
 }

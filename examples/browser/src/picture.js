@@ -1,11 +1,11 @@
-import { forever, readGeneration } from "./picture-queue/generations.js";
+import { neverAborted, readGeneration } from "./picture-queue/generations.js";
 import { supabase } from "./supabase.js";
 
-const PAUSE = 1_000; // milliseconds until the next try
+const RETRY_DELAY = 1_000; // milliseconds
 
 /**
- * Shows an image in an element, and does not give up: where it cannot be loaded, because the
- * network is away or its address has run out, it is tried again with a new address.
+ * Shows an image in an element. If it cannot be loaded, because the network is down or its signed
+ * URL has expired, it is loaded again with a new URL.
  *
  * @param {HTMLImageElement} element
  * @param {string} generation_id
@@ -17,14 +17,15 @@ export function showPicture(element, generation_id, image, alt = "") {
   element.onerror = null;
   if (!image) return element.removeAttribute("src");
   element.alt = alt;
-  element.onerror = () => setTimeout(retry, PAUSE);
+  element.onerror = () => setTimeout(retry, RETRY_DELAY);
   element.src = image.url;
-  const started = element.onerror;
+  const ownHandler = element.onerror;
 
   async function retry() {
-    if (!element.isConnected || element.onerror !== started) return; // another picture is there now
-    const found = await readGeneration(supabase, generation_id, forever());
-    const now = found?.images.find(({ n }) => n === image.n);
-    if (now?.url && element.onerror === started) element.src = now.url;
+    // Another handler means that the element shows another image by now.
+    if (!element.isConnected || element.onerror !== ownHandler) return;
+    const generation = await readGeneration(supabase, generation_id, neverAborted());
+    const current = generation?.images.find(({ n }) => n === image.n);
+    if (current?.url && element.onerror === ownHandler) element.src = current.url;
   }
 }

@@ -1,4 +1,4 @@
-// The same with React: all of it is useImageGeneration().
+// The page with React and useImageGeneration().
 import { StrictMode, useEffect, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { listModels } from "./picture-queue/generate.js";
@@ -7,7 +7,7 @@ import { useImageGeneration } from "./picture-queue/useImageGeneration.js";
 import { showPicture } from "./picture.js";
 import { keepSession } from "./session.js";
 import { supabase } from "./supabase.js";
-import { describe, promptOnly } from "./words.js";
+import { describeState, selectPromptOnly } from "./labels.js";
 
 function Studio() {
   const generation = useImageGeneration();
@@ -17,19 +17,19 @@ function Studio() {
   const [problem, setProblem] = useState(null);
   const { resume } = generation;
 
-  // What there is to choose from; and after a reload, what is under way is followed again.
+  // Loads the models, and resumes the newest generation if it is in progress.
   useEffect(() => {
-    const leaving = new AbortController();
-    const { signal } = leaving;
+    const controller = new AbortController();
+    const { signal } = controller;
     const load = async () => {
-      const found = await listModels({ signal });
-      setModels(promptOnly(found));
-      setModel(found.find((model) => model.default)?.model_id ?? "");
+      const models = await listModels({ signal });
+      setModels(selectPromptOnly(models));
+      setModel(models.find((model) => model.default)?.model_id ?? "");
       const [newest] = await listGenerations(supabase, { limit: 1, signal });
       if (newest && !hasEnded(newest.status)) resume(newest.id);
     };
     load().catch((error) => signal.aborted || setProblem(error));
-    return () => leaving.abort();
+    return () => controller.abort();
   }, [resume]);
 
   const submit = (event) => {
@@ -40,7 +40,7 @@ function Studio() {
   return (
     <main id="studio">
       <form onSubmit={submit}>
-        <h1>What shall it be?</h1>
+        <h1>Generate a picture</h1>
         <label htmlFor="prompt">Prompt</label>
         <textarea id="prompt" rows="4" required value={prompt} onChange={(event) => setPrompt(event.target.value)} />
         <label htmlFor="model">Model</label>
@@ -68,7 +68,7 @@ function Stage({ generation_id, status, progress, message, images, error, runnin
       </div>
       <figcaption>
         <p id="status" role="status">
-          {status && describe({ status, message, started })}
+          {status && describeState({ status, message, started })}
         </p>
         {running && <progress id="progress" max="100" value={progress} aria-label="Progress" />}
         {error && error.name !== "JobCancelled" && (

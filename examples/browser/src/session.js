@@ -1,23 +1,23 @@
 import { supabase } from "./supabase.js";
 
 /**
- * Shows who is signed in; where nobody is, a form for it.
+ * Shows the signed-in user, or a form to sign in.
  *
- * @param {(user_id: string | null) => void} onChange is called at once, and when somebody else is there
+ * @param {(user_id: string | null) => void} onChange is called at once, and when the user changes
  */
 export function keepSession(onChange) {
   const signIn = makeForm();
-  let user; // not known yet
+  let user; // undefined: not known yet
   document.querySelector("#sign-out").addEventListener("click", () => supabase.auth.signOut());
   supabase.auth.onAuthStateChange((_event, session) => {
-    const found = session?.user.id ?? null;
-    if (found === user) return; // a new token, the same person
-    user = found;
+    const newUser = session?.user.id ?? null;
+    if (newUser === user) return; // a new token of the same user
+    user = newUser;
     signIn.hidden = Boolean(session);
     document.querySelector("#sign-out").hidden = !session;
     document.querySelector("#who").textContent = session?.user.email ?? "";
-    // Calls of the client wait until its callbacks have ended.
-    setTimeout(() => onChange(found));
+    // setTimeout, because calls of the client would wait for the end of this callback.
+    setTimeout(() => onChange(newUser));
   });
 }
 
@@ -29,9 +29,9 @@ function makeForm() {
   main.querySelector("form").addEventListener("submit", async (event) => {
     event.preventDefault();
     const { email, password } = event.target;
-    const what = event.submitter.value; // signInWithPassword or signUp
-    const { data, error } = await supabase.auth[what]({ email: email.value, password: password.value });
-    const text = error?.message ?? (data.session ? "" : "Look for our e-mail, and follow its link.");
+    const method = event.submitter.value; // signInWithPassword or signUp
+    const { data, error } = await supabase.auth[method]({ email: email.value, password: password.value });
+    const text = error?.message ?? (data.session ? "" : "Open the link in the e-mail that we sent you.");
     problem.textContent = text;
     problem.hidden = !text;
   });

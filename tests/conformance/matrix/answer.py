@@ -99,7 +99,7 @@ def request_of(case: Case, names: Names, is_void: bool) -> Request:
 def compared(case: Case, answer: Answer, names: Names) -> Answer:
     """Return the parts of an answer that are compared.
 
-    Of an error that is not ours that is only the code: its texts differ by server and version.
+    For a foreign error only the code is compared: its texts differ by server and version.
     """
     if answer.code is None:
         data: Json = "<any>"
@@ -114,7 +114,7 @@ def compared(case: Case, answer: Answer, names: Names) -> Answer:
 
 
 def difference(case: Case, seen: Answer) -> str | None:
-    """Return how an answer of `compared` differs from the expected one; None if it does not."""
+    """Return the difference between an answer of `compared` and the expected one; None if equal."""
     expected = case.expected
     if isinstance(expected, Refusal):
         if seen.code != expected.code or seen.status not in (None, expected.status):

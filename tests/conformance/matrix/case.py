@@ -9,17 +9,17 @@ from uuid import uuid4
 from picture_queue.errors import BY_CODE
 
 Json = Any
-#: Takes an answer and the names of its case, and gives the part that is looked at.
+#: Takes an answer and the names of its case, and returns the part that is compared.
 View = Callable[[Json, "Names"], Json]
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error every way has to give.
+    """An error that every interface must return.
 
     Args:
-        code: ``PQ_…`` of ours, else the SQLSTATE or code of PostgREST.
-        status: Of HTTP.
+        code: Our code (``PQ_…``), a SQLSTATE or a code of PostgREST.
+        status: The HTTP status.
     """
 
     code: str
@@ -27,12 +27,12 @@ class Refusal:
 
     @property
     def is_ours(self) -> bool:
-        """Return whether our SQL raises it: then the whole text is compared, not the code alone."""
+        """Return True if our SQL raises it; then the whole text is compared, not only the code."""
         return self.code.startswith("PQ_")
 
 
 def refused(code: str) -> Refusal:
-    """One of our codes, with its HTTP status."""
+    """Return one of our error codes, with its HTTP status."""
     status = BY_CODE[code].http_status
     assert status is not None
     return Refusal(code, status)
@@ -40,17 +40,18 @@ def refused(code: str) -> Refusal:
 
 INVALID = refused("PQ_INVALID_ARGUMENT")
 NO_JOB = refused("PQ_UNKNOWN_JOB")
-#: No function has these parameters; SQL says 42883.
+#: No function has these parameters. SQL answers 42883.
 MISSING = Refusal("PGRST202", 404)
 NOT_A_VALUE = Refusal("22P02", 400)
 NOT_A_TIME = Refusal("22007", 400)
-#: No right to execute: 401 where nobody is signed in.
-STRANGER = Refusal("42501", 401)
+#: The right to execute is missing: 401 without a signed-in user.
+ANONYMOUS = Refusal("42501", 401)
 FORBIDDEN = Refusal("42501", 403)
-#: These are found before the function is, so that nothing has to be there for them.
-EARLY = (MISSING, NOT_A_VALUE, NOT_A_TIME, STRANGER, FORBIDDEN)
+#: These errors occur before the function looks for rows, so that no setup is needed.
+EARLY = (MISSING, NOT_A_VALUE, NOT_A_TIME, ANONYMOUS, FORBIDDEN)
 
-#: A type its parameter cannot take. Text takes anything, and jsonb any JSON: those are said.
+#: A value that the type of its parameter cannot hold. For text and jsonb, which accept anything,
+#: the case names a value.
 WRONG: dict[str, tuple[Json, Refusal]] = {
     "uuid": ("seven", NOT_A_VALUE),
     "integer": ("many", NOT_A_VALUE),
@@ -65,20 +66,22 @@ WRONG: dict[str, tuple[Json, Refusal]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One call and what is expected of it. ``$name`` in arguments and answers stands for what the
-    setup gave that name, or for a new id or name.
+    """One call and its expected answer.
+
+    ``$name`` in arguments and answers is the value to which the setup gave this name, or a new id
+    or name.
 
     Args:
-        id: ``function/kind``, and what else tells it apart.
-        function: In the schema ``public``.
-        role: ``anon``, ``ada``, ``bob``, ``service``, or ``nobody``, whose token names no user.
-        args: By name.
-        expected: An answer (of an object the fields that matter) or a `Refusal`.
-        setup: Name in `setups.SETUPS`.
-        times: How often it is called; the last answer counts.
-        view: What of the answer is looked at, where it tells of the whole project.
-        reads: The function only reads: its cases share what is set up.
-        needs: What else than an address and keys; see `NEEDS`.
+        id: ``function/kind``, and more parts if needed for uniqueness.
+        function: The function, in the schema ``public``.
+        role: ``anon``, ``ada``, ``bob``, ``service``, or ``no_user``, whose token names no user.
+        args: The arguments by name.
+        expected: An answer (for an object, the compared fields) or a `Refusal`.
+        setup: The name of the setup in `setups.SETUPS`.
+        times: The number of calls; the last answer counts.
+        view: Selects the compared part of an answer that covers the whole project.
+        reads: True if the function only reads, so that its cases share one setup.
+        needs: A requirement besides an address and keys; see `NEEDS`.
     """
 
     id: str
@@ -93,7 +96,7 @@ class Case:
     needs: str = ""
 
 
-#: What some cases need beside the address and the keys of a project.
+#: The requirements of some cases besides the address and the keys of a project.
 NEEDS = {
     "locks": "the database's address (PICTURE_QUEUE_TEST_DB_URL), to hold locks",
     "secret": "the secret of its tokens (SUPABASE_JWT_SECRET), to make one",
@@ -102,7 +105,7 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """Of a function: ``name type`` and ``=`` when it has a default."""
+    """A parameter of a function: ``name type``, and ``=`` if it has a default."""
 
     name: str
     type: str
@@ -111,22 +114,22 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Function:
-    """A public function and what its cases are made of.
+    """A public function, and the data from which its cases are made.
 
     Args:
-        name: In the schema ``public``.
-        who: ``user`` (signed-in users, for what is theirs, and service keys) or ``service``.
-        signature: As `Parameter` has it, separated by commas.
-        args: Of the call that is right.
-        right: Its answer.
-        repeated: The answer when it is made again; None: the same.
-        setup: What has to be there.
-        absent: The answer without a parameter, where it is not `MISSING` or that of the right call.
-        null: The answer when a parameter without a default is null.
-        wrong: A value of the wrong type, and the answer. To be said for text and jsonb.
-        strangers: The answer to another user, of a function for users.
+        name: The name, in the schema ``public``.
+        who: ``user`` (signed-in users, for their own rows, and service keys) or ``service``.
+        signature: The parameters in the form of `Parameter`, separated by commas.
+        args: The arguments of a valid call.
+        right: The answer to the valid call.
+        repeated: The answer to its repetition; None if it is the same.
+        setup: The required setup.
+        absent: The answer without a parameter, if neither `MISSING` nor that of the valid call.
+        null: The answer if a parameter without a default is null.
+        wrong: A value of the wrong type, and the answer. Required for text and jsonb.
+        foreign: The answer of a function for users to another user.
         view: See `Case`.
-        reads: It is stable: PostgREST calls it in a transaction that only reads.
+        reads: True for a stable function, which PostgREST calls in a read-only transaction.
     """
 
     name: str
@@ -139,13 +142,13 @@ class Function:
     absent: Mapping[str, Json] = field(default_factory=dict)
     null: Mapping[str, Json] = field(default_factory=dict)
     wrong: Mapping[str, tuple[Json, Json]] = field(default_factory=dict)
-    strangers: Json = ...
+    foreign: Json = ...
     view: View | None = None
     reads: bool = False
 
     @property
     def parameters(self) -> list[Parameter]:
-        """Parsed from the signature."""
+        """The parameters, parsed from the signature."""
         return [
             Parameter(*text.strip().rstrip("=").strip().split(" ", 1), text.strip().endswith("="))
             for text in self.signature.split(",")
@@ -154,10 +157,10 @@ class Function:
 
 
 def cases_of(function: Function) -> list[Case]:
-    """The six kinds of cases of a function.
+    """Return the six kinds of cases of a function.
 
     Raises:
-        KeyError: The function does not say what a parameter answers to null or a wrong type.
+        KeyError: The answer to null or to a wrong type is missing for a parameter.
     """
     found: list[Case] = []
 
@@ -173,11 +176,11 @@ def cases_of(function: Function) -> list[Case]:
     add("right", "service", args, right)
     again = right if function.repeated is ... else function.repeated
     add("repeated", "service", args, again, times=2)
-    add("unauthorised/anon", "anon", args, STRANGER)
+    add("unauthorised/anon", "anon", args, ANONYMOUS)
     if function.who == "user":
         add("right/owner", "ada", args, right)
         add("repeated/owner", "ada", args, again, times=2)
-        add("unauthorised/other", "bob", args, function.strangers)
+        add("unauthorised/other", "bob", args, function.foreign)
     else:
         add("unauthorised/user", "ada", args, FORBIDDEN)
     for kind, made in (("absent", _absent), ("null", _null), ("wrong", _wrong)):
@@ -202,11 +205,11 @@ def _absent(function: Function) -> Made:
 def _null(function: Function) -> Made:
     made: Made = []
     for one in function.parameters:
-        # For those with a default null stands for it.
+        # For a parameter with a default, null means the default.
         absent = function.absent.get(one.name, function.right)
         expected = absent if one.optional else function.null[one.name]
         made.append((one.name, {**function.args, one.name: None}, expected))
-    return made or [(_NONE, {"nobody": None}, MISSING)]
+    return made or [(_NONE, {"unknown": None}, MISSING)]
 
 
 def _wrong(function: Function) -> Made:
@@ -215,20 +218,20 @@ def _wrong(function: Function) -> Made:
         usual = WRONG.get(one.type)
         value, expected = function.wrong.get(one.name, usual) or function.wrong[one.name]
         made.append((one.name, {**function.args, one.name: value}, expected))
-    return made or [(_NONE, {"nobody": 7}, MISSING)]
+    return made or [(_NONE, {"unknown": 7}, MISSING)]
 
 
 # Placeholders
 
 
-#: The values of placeholders, by name.
+#: The values of the placeholders, by name.
 Names = dict[str, Json]
 _TEXTS = ("queue", "worker", "name", "key", "event", "tenant", "text")
 _PLACEHOLDER = re.compile(r"\$([a-z_]+)")
 
 
 def filled(value: Json, names: Names) -> Json:
-    """Puts the values in place of their names; new ones are made up."""
+    """Replace the names by their values; new values are made up."""
     if isinstance(value, dict):
         return {key: filled(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -250,15 +253,15 @@ def _value(name: str, names: Names) -> Json:
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d(?::?\d\d)?|Z)?")
-#: Fields that count or measure something of the whole project.
+#: Fields that count or measure the whole project.
 _VOLATILE = {"seq", "duration_seconds", "rank", "turn"}
 
 
 def normalised(value: Json, names: Names, key: str = "") -> Json:
-    """Writes names in place of values, and ``<uuid>``, ``<time>``, ``<number>`` for what differs
+    """Replace values by their names, and by ``<uuid>``, ``<time>``, ``<number>`` what differs
     from one call to the next."""
     if isinstance(value, dict):
-        # A key may be a value of ours, too.
+        # A key may be a value of ours as well.
         return {
             normalised(name, names): normalised(item, names, name) for name, item in value.items()
         }
@@ -275,7 +278,7 @@ def normalised(value: Json, names: Names, key: str = "") -> Json:
 
 
 def fits(expected: Json, answer: Json) -> bool:
-    """Return whether an answer is as expected: of objects those fields, of lists each item."""
+    """Return True if an answer is as expected; of objects the named fields are compared."""
     if expected is ...:
         return True
     if isinstance(expected, dict):
@@ -295,24 +298,24 @@ def fits(expected: Json, answer: Json) -> bool:
 
 
 def only(key: str, value: str) -> View:
-    """Of a list the items with that value."""
+    """Select the items of a list with this value."""
     return lambda answer, names: [
         item for item in answer if item.get(key) == names.get(value[1:], value)
     ]
 
 
 def fields(*wanted: str) -> View:
-    """Of each item of a list these fields."""
+    """Select these fields of each item of a list."""
     return lambda answer, names: [{name: item.get(name) for name in wanted} for item in answer]
 
 
 def without(*unwanted: str) -> View:
-    """Of an object the other fields."""
+    """Remove these fields of an object."""
     return lambda answer, names: {
         name: item for name, item in answer.items() if name not in unwanted
     }
 
 
 def kinds(answer: Json, names: Names) -> Json:
-    """Of an object the names of its fields, and the types of their values."""
+    """Return the names of the fields of an object, and the types of their values."""
     return {name: type(item).__name__ for name, item in sorted(answer.items())}

@@ -1,4 +1,4 @@
-"""A case for each error code of ours, with the call that meets it, and one of a busy outcome."""
+"""A case for each of our error codes, with a call that causes it, and one of a busy outcome."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -56,7 +56,7 @@ _CASES = [
         "PQ_NOT_AUTHENTICATED",
         "start_generation",
         {"prompt": PROMPT},
-        role="nobody",
+        role="no_user",
         needs="secret",
     ),
     _case("PQ_UNKNOWN_JOB", "get_job", {"job_id": "$job"}, role="ada"),
@@ -119,7 +119,7 @@ _CASES = [
         "running",
         needs="locks",
     ),
-    # Of several outcomes only the one whose job is locked is busy.
+    # Only the outcome of the locked job is busy.
     Case(
         "busy outcome/report_jobs",
         "report_jobs",
@@ -144,7 +144,7 @@ _CASES = [
 
 
 def _numbered(cases: list[Case]) -> Iterator[Case]:
-    """Tells apart those of one code and function."""
+    """Number the cases with the same code and function."""
     seen: Counter[str] = Counter()
     for case in cases:
         seen[case.id] += 1

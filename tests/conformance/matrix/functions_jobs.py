@@ -1,4 +1,4 @@
-"""Cases of the functions that enqueue, read and steer jobs."""
+"""Cases of the functions that enqueue, read and change jobs."""
 
 from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, refused
 from tests.conformance.matrix.setups import TYPE
@@ -7,7 +7,7 @@ _ITEM = {"job_type": TYPE, "queue": "$queue", "job_id": "$job"}
 _CREATED = [{"job_id": "$job", "outcome": "created"}]
 _EXISTING = [{"job_id": "$job", "outcome": "existing"}]
 _ROW = {"id": "$job", "status": "pending", "queue": "$queue", "user_id": "$ada", "hold": None}
-#: A map where text is asked for arrives as its JSON.
+#: An object in place of a text is passed as its JSON.
 _MAP = {"a": 1}
 
 JOBS = [
@@ -99,7 +99,7 @@ JOBS = [
         args={"job_id": "$job"},
         setup="pending",
         right=_ROW,
-        strangers=NO_JOB,
+        foreign=NO_JOB,
         null={"job_id": NO_JOB},
     ),
     Function(
@@ -110,8 +110,8 @@ JOBS = [
         args={"filter": {"queue": "$queue", "limit": 10}},
         setup="pending",
         right=[_ROW],
-        strangers=[],
-        # The newest of the project.
+        foreign=[],
+        # The newest job of the project.
         absent={"filter": ...},
         wrong={"filter": ([1], INVALID)},
         view=only("queue", "$queue"),
@@ -124,7 +124,7 @@ JOBS = [
         args={"job_id": "$job"},
         setup="pending",
         right={"position": 1, "at_least": False},
-        strangers=NO_JOB,
+        foreign=NO_JOB,
         null={"job_id": NO_JOB},
     ),
     Function(
@@ -135,7 +135,7 @@ JOBS = [
         args={"job_ids": ["$job"]},
         setup="pending",
         right=[{"job_id": "$job", "status": "pending", "hold": None, "until": None}],
-        strangers=[{"job_id": "$job", "status": None, "reason": "unknown"}],
+        foreign=[{"job_id": "$job", "status": None, "reason": "unknown"}],
         null={"job_ids": INVALID},
     ),
     Function(
@@ -145,7 +145,7 @@ JOBS = [
         args={"job_id": "$job"},
         setup="pending",
         right={"job_id": "$job", "status": "cancelled", "cancel_requested": True},
-        strangers=NO_JOB,
+        foreign=NO_JOB,
         null={"job_id": NO_JOB},
     ),
     Function(
@@ -198,7 +198,7 @@ JOBS = [
             }
         ],
         wrong={"filter": ("all", INVALID)},
-        # Those of others come too.
+        # The list also contains the reasons of other tests.
         absent={"filter": ...},
     ),
 ]

@@ -12,7 +12,7 @@ _VERSION = {"version": ..., "contract": _rpc.CONTRACT, "oldest_client_contract":
 
 
 def _of_queue(name: str, right: object, setup: str, repeated: object = ...) -> Function:
-    """A function with the name of a queue as its only parameter."""
+    """Return a function whose only parameter is the name of a queue."""
     return Function(
         name,
         "service",
@@ -27,7 +27,7 @@ def _of_queue(name: str, right: object, setup: str, repeated: object = ...) -> F
 
 
 def _of_schedule(name: str, right: object) -> Function:
-    """A function with the name of a schedule as its only parameter."""
+    """Return a function whose only parameter is the name of a schedule."""
     return Function(
         name,
         "service",
@@ -108,7 +108,7 @@ QUEUES = [
         args={"queue": "$queue", "jobs_per_worker": 1, "min_workers": 0, "max_workers": 3},
         setup="pending",
         right={"desired": 1, "running": 0, "ready": 1},
-        # Of all queues.
+        # The list contains all queues.
         absent={"queue": ...},
         wrong={"queue": (_MAP, _NO_QUEUE)},
     ),
@@ -266,7 +266,7 @@ PROJECT = [
         "set_setting",
         "service",
         "changes jsonb",
-        # What it is already: a project keeps its settings.
+        # The current value, so that the settings of the project do not change.
         args={"changes": {"keep_archive_months": "$months"}},
         setup="settings",
         right={"keep_archive_months": ..., "unknown_queue": ...},
@@ -278,7 +278,7 @@ PROJECT = [
         "service",
         "force boolean=, worker text=",
         args={"force": False, "worker": "$worker"},
-        # The answer depends on who did maintenance last, and when.
+        # The answer depends on the worker and the time of the last maintenance.
         right=...,
         wrong={"worker": (_MAP, ...)},
     ),
@@ -291,5 +291,5 @@ PROJECT = [
         absent={"client_time": ...},
         view=fields("check"),
     ),
-    Function("picture_queue_version", "user", "", reads=True, right=_VERSION, strangers=_VERSION),
+    Function("picture_queue_version", "user", "", reads=True, right=_VERSION, foreign=_VERSION),
 ]

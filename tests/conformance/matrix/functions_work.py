@@ -152,7 +152,7 @@ GENERATIONS = [
             "options": {"generation_id": "$generation", "scheduled_for": "2099-01-01T00:00:00Z"},
         },
         right={"generation_id": "$generation", "job_id": "<uuid>", "status": "pending"},
-        strangers={"generation_id": "$generation", "job_id": "<uuid>", "status": "pending"},
+        foreign={"generation_id": "$generation", "job_id": "<uuid>", "status": "pending"},
         absent={"options": {"generation_id": "<uuid>", "status": "pending"}},
         null={"prompt": refused("PQ_INVALID_INPUT")},
         wrong={
@@ -170,7 +170,7 @@ GENERATIONS = [
         args={"generation_id": "$generation"},
         setup="drawn",
         right={"id": "$generation", "prompt": PROMPT, "status": "cancelled", "images": []},
-        strangers=_NO_GENERATION,
+        foreign=_NO_GENERATION,
         null={"generation_id": _NO_GENERATION},
     ),
     Function(
@@ -181,7 +181,7 @@ GENERATIONS = [
         args={"filter": {"status": "cancelled", "limit": 1000}},
         setup="drawn",
         right=[{"id": "$generation", "status": "cancelled", "images": []}],
-        strangers=[],
+        foreign=[],
         wrong={"filter": ([1], INVALID)},
         view=only("id", "$generation"),
     ),
@@ -197,7 +197,7 @@ GENERATIONS = [
             "status": "cancelled",
             "cancel_requested": True,
         },
-        strangers=_NO_GENERATION,
+        foreign=_NO_GENERATION,
         null={"generation_id": _NO_GENERATION},
     ),
     Function(
@@ -206,7 +206,7 @@ GENERATIONS = [
         "",
         reads=True,
         right=[{"model_id": "black-forest-labs/flux-schnell"}],
-        strangers=[{"model_id": "black-forest-labs/flux-schnell"}],
+        foreign=[{"model_id": "black-forest-labs/flux-schnell"}],
         view=only("model_id", "black-forest-labs/flux-schnell"),
     ),
     Function(

@@ -17,7 +17,7 @@ from tests.conformance.matrix.answer import Answer, Request, failure
 from tests.conformance.matrix.project import Project
 
 SOURCES = Path(__file__).parent.parent / "javascript"
-_TIMEOUT = 120  # seconds, for all calls
+_TIMEOUT = 120  # The timeout of all calls together, in seconds.
 _CHROMIUM = (
     "--headless",
     "--no-sandbox",
@@ -34,8 +34,8 @@ class _SupabaseJs:
     """A program that runs supabase-js.
 
     Args:
-        program: The program.
-        node_modules: Where supabase-js is, and esbuild, which makes one script for a page.
+        program: The path of the program.
+        node_modules: The directory of supabase-js, and of esbuild, which bundles the script.
     """
 
     extra, direct = True, False
@@ -75,7 +75,7 @@ class Node(_SupabaseJs):
 
 
 class Chromium(_SupabaseJs):
-    """supabase-js in a page, which is of another origin than the API."""
+    """supabase-js in a page whose origin differs from that of the API."""
 
     name = "supabase-js chromium"
 
@@ -88,16 +88,16 @@ class Chromium(_SupabaseJs):
                     [self._program, *_CHROMIUM, profile, address], stdout=log, stderr=log
                 )
                 try:
-                    told = site.told.get(timeout=_TIMEOUT)
+                    results = site.results.get(timeout=_TIMEOUT)
                 except Empty:
                     log.seek(0)
                     raise AssertionError(f"chromium: {log.read().decode()[-2000:]}") from None
                 finally:
                     browser.terminate()
                     browser.wait(30)
-        if "failed" in told:
-            raise AssertionError(f"the page: {told['failed']}")
-        return _answers(told["answers"])
+        if "failed" in results:
+            raise AssertionError(f"the page: {results['failed']}")
+        return _answers(results["answers"])
 
     def _script(self, directory: Path) -> bytes:
         made = directory / "browser.js"
@@ -113,17 +113,17 @@ class Chromium(_SupabaseJs):
 
 
 class _Site:
-    """Serves a page, its script and the task, and takes what the page tells."""
+    """Serve a page, its script and its task, and receive the results of the page."""
 
     def __init__(self, script: bytes, task: dict[str, Any]) -> None:
-        self.told: Queue[dict[str, Any]] = Queue()
+        self.results: Queue[dict[str, Any]] = Queue()
         page = b'<!doctype html><title>conformance</title><script src="/script.js"></script>'
         pages = {
             "/": ("text/html", page),
             "/script.js": ("text/javascript", script),
             "/task": ("application/json", json.dumps(task).encode()),
         }
-        told = self.told
+        results = self.results
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -135,7 +135,7 @@ class _Site:
                 self.wfile.write(body)
 
             def do_POST(self) -> None:
-                told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                results.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self.send_response(204)
                 self.end_headers()
 
@@ -166,13 +166,13 @@ def _task(project: Project, requests: Sequence[Request]) -> dict[str, Any]:
     }
 
 
-def _answers(told: Sequence[dict[str, Any]]) -> list[Answer]:
-    return [_answer(one) for one in told]
+def _answers(results: Sequence[dict[str, Any]]) -> list[Answer]:
+    return [_answer(one) for one in results]
 
 
-def _answer(told: dict[str, Any]) -> Answer:
-    error = told["error"]
+def _answer(result: dict[str, Any]) -> Answer:
+    error = result["error"]
     if error is None:
-        return Answer(data=told["data"], status=told["status"])
+        return Answer(data=result["data"], status=result["status"])
     words = (error.get(name) for name in ("code", "message", "details", "hint"))
-    return failure(*words, status=told["status"])
+    return failure(*words, status=result["status"])

@@ -1,7 +1,7 @@
-"""The methods of our clients that make a call, async and sync alike.
+"""The methods of the clients that make a call, async and sync alike.
 
-A method says less than the call: it has no way to leave an argument out that it needs, and makes
-some ids by itself. So it makes the cases that it can say, and the transport makes the others.
+A method can express less than the call: it always passes required arguments, and makes some ids
+itself. So it makes only the cases that it can express, and the transport makes the others.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ Method = Callable[[Any, dict[str, Json]], Any]
 
 
 def _job(item: Mapping[str, Json]) -> dict[str, Json]:
-    """An item of SQL as the client's `NewJob`."""
+    """Convert an item of SQL into the client's `NewJob`."""
     given = {name: value for name, value in item.items() if name != "options"}
     given |= item.get("options") or {}
     if "unique" in given:
@@ -87,8 +87,8 @@ METHODS: dict[str, Method] = {
     "cancel_generation": lambda pq, args: pq.generations.cancel(**args),
     "list_models": lambda pq, args: pq.models.list(),
 }
-#: Cases with arguments their method has not: an id it makes itself, a filter it has no name for.
-_NOT_SAID = (
+#: Cases with arguments that the method lacks: an id that it makes itself, or an unknown filter.
+_NO_METHOD_CASES = (
     "start_generation/right",
     "start_generation/repeated",
     "start_generation/unauthorised",
@@ -99,8 +99,8 @@ _NOT_SAID = (
 
 
 def method_of(case: str, function: str) -> Method | None:
-    """The method that can make a case, if there is one."""
+    """Return the method that can make a case, or None."""
     kind = case.split("/")[1]
-    if kind in ("absent", "null", "wrong") or case.startswith(_NOT_SAID):
+    if kind in ("absent", "null", "wrong") or case.startswith(_NO_METHOD_CASES):
         return None
     return METHODS.get(function)

@@ -1,5 +1,5 @@
-"""Our own clients, async and sync, over the API and straight to the database: by the method that
-makes a call where there is one, else by the transport below it."""
+"""The clients of this library, async and sync, over the API and over direct connections.
+Each call is made by the method for it if there is one, and otherwise by the transport below."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline
 from picture_queue.errors import BY_CODE, PictureQueueError
 from tests.conformance.matrix.answer import Answer, Request
+from tests.conformance.matrix.interfaces import Interface, run_concurrently
 from tests.conformance.matrix.methods import method_of
 from tests.conformance.matrix.project import Project
-from tests.conformance.matrix.ways import Way, all_at_once
 
 SERVICE_ONLY = "a database's address is the service's"
 
@@ -39,8 +39,8 @@ class _Ours:
         }
 
 
-#: The last answer to each function, as it came, in the call that is made now.
-_heard: ContextVar[dict[str, Any]] = ContextVar("heard")
+#: The last answer to each function in the current call, before parsing.
+_raw_answers: ContextVar[dict[str, Any]] = ContextVar("raw_answers")
 
 
 def _asis(data: Any) -> Any:
@@ -48,10 +48,10 @@ def _asis(data: Any) -> Any:
 
 
 def _answer(request: Request) -> Answer:
-    heard = _heard.get()
-    if request.function not in heard:  # with options one job is enqueued like many
-        return Answer(data=heard["enqueue_jobs"][0]["job_id"])
-    data = heard[request.function]
+    answers = _raw_answers.get()
+    if request.function not in answers:  # With options, one job is enqueued like many.
+        return Answer(data=answers["enqueue_jobs"][0]["job_id"])
+    data = answers[request.function]
     return Answer(data=None if request.is_void and data == [] else data)
 
 
@@ -71,7 +71,7 @@ class OursAsync(_Ours):
             self._listen(client)
 
         async def call(request: Request) -> Answer:
-            _heard.set({})
+            _raw_answers.set({})
             client = clients[request.role]
             method = method_of(request.case, request.function)
             rpc = Rpc(request.function, request.args, _asis)
@@ -79,16 +79,16 @@ class OursAsync(_Ours):
                 if method:
                     await method(client, dict(request.args))
                 elif request.once:
-                    # With the repetitions of the client it would succeed.
+                    # The retries of the client would make the call succeed.
                     await client._project._transport.call(rpc, Deadline(30))
                 else:
                     await client._project.call(rpc)
             except PictureQueueError as error:
-                return named(error)
+                return answer_of_error(error)
             return _answer(request)
 
         try:
-            return await all_at_once(call, requests)
+            return await run_concurrently(call, requests)
         finally:
             for client in clients.values():
                 await client.aclose()
@@ -98,7 +98,7 @@ class OursAsync(_Ours):
 
         async def call(rpc: Rpc[Any]) -> Any:
             data = await made(Rpc(rpc.function, rpc.params, _asis))
-            _heard.get()[rpc.function] = data
+            _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
         client._project.call = call  # type: ignore[method-assign]
@@ -123,7 +123,7 @@ class OursSync(_Ours):
             self._listen(client)
 
         def call(request: Request) -> Answer:
-            _heard.set({})
+            _raw_answers.set({})
             client = clients[request.role]
             method = method_of(request.case, request.function)
             rpc = Rpc(request.function, request.args, _asis)
@@ -135,7 +135,7 @@ class OursSync(_Ours):
                 else:
                     client._project.call(rpc)
             except PictureQueueError as error:
-                return named(error)
+                return answer_of_error(error)
             return _answer(request)
 
         try:
@@ -149,29 +149,29 @@ class OursSync(_Ours):
 
         def call(rpc: Rpc[Any]) -> Any:
             data = made(Rpc(rpc.function, rpc.params, _asis))
-            _heard.get()[rpc.function] = data
+            _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
         client._project.call = call  # type: ignore[method-assign]
 
 
-def ours(direct: bool) -> list[Way]:
-    """Our clients over one of the two transports."""
+def ours(direct: bool) -> list[Interface]:
+    """Return the clients over one of the two transports."""
     return [OursAsync(direct), OursSync(direct)]
 
 
-def named(error: PictureQueueError) -> Answer:
-    """The answer an exception of ours stands for; its type is to be the one of its code."""
+def answer_of_error(error: PictureQueueError) -> Answer:
+    """Return the answer for an exception of the library; its type must be the one of its code."""
     kind, code = type(error).__name__, error.code
     if kind == "DatabaseTooOld":
-        code = "PGRST202"  # what it was made of; it has no code of its own
+        code = "PGRST202"  # The original error is used, because this exception has no code.
     return Answer(
         code=code or kind, message=error.message, detail=error.detail, hint=error.hint, kind=kind
     )
 
 
 def kind_of(code: str) -> str:
-    """Name of the exception a code is raised as."""
+    """Return the name of the exception for a code."""
     if code in BY_CODE:
         return BY_CODE[code].__name__
     known = {"42501": "NotAllowed", "PGRST202": "DatabaseTooOld"}

@@ -1,4 +1,4 @@
-"""The project that is asked: its addresses, keys and users, and the calls that set a case up."""
+"""The project that is called: its addresses, keys and users, and the calls that set a case up."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from tests.conformance.matrix.case import Names, filled
 from tests.conformance.matrix.setups import SETUPS, TYPE
 from tests.conformance.matrix.statement import SIGNATURES, Call
 
-#: Tables with rows that cases made, and the column of their name.
+#: Tables with rows that cases created, and the column of their name.
 _NAMED = {
     "worker": "name",
     "schedule": "name",
@@ -31,14 +31,14 @@ _NAMED = {
 
 @dataclass(frozen=True)
 class Project:
-    """A project and who asks it.
+    """A project and its callers.
 
     Args:
-        url: Its address.
-        keys: The key each role's requests carry.
-        tokens: What they are known by: the key itself, or a user's token.
-        users: Ids of ada and bob.
-        database: Address of the database, if it is known.
+        url: The address of the API.
+        keys: The API key of each role.
+        tokens: The token of each role: the key itself, or the token of a user.
+        users: The ids of ada and bob.
+        database: The address of the database, if known.
     """
 
     url: str
@@ -51,24 +51,24 @@ class Project:
     def claims(self, role: str) -> dict[str, Any]:
         """Return the claims of a caller that the API gives to the database."""
         parts = self.tokens[role].split(".")
-        if len(parts) != 3:  # a key of the new kind: the gateway has a token for it
+        if len(parts) != 3:  # The gateway exchanges a key of the new kind for a token.
             return {"role": "service_role" if role == "service" else "anon"}
         padded = parts[1] + "=" * (-len(parts[1]) % 4)
         claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(padded))
         return claims
 
     def headers(self, role: str) -> dict[str, str]:
-        """Of a request."""
+        """Return the headers of a request."""
         return {"apikey": self.keys[role], "Authorization": f"Bearer {self.tokens[role]}"}
 
     def lacks(self, need: str) -> bool:
-        """Return whether the project lacks an address or a secret that a case needs."""
+        """Return True if the project lacks an address or a secret that a case needs."""
         if need == "locks":
             return not self.database
-        return need == "secret" and "nobody" not in self.keys
+        return need == "secret" and "no_user" not in self.keys
 
     def set_up(self, setup: str, names: Names) -> None:
-        """Makes what a case needs, and notes its names."""
+        """Create the rows of a setup, and store their names."""
         names["ada"] = self.users["ada"]
         for step in SETUPS[setup]:
             answer = self.calls.make(step.function, filled(dict(step.args), names))
@@ -80,11 +80,11 @@ class Project:
                     raise AssertionError(problem) from None
 
     def clear(self, names: Sequence[Names], generations: Sequence[str]) -> None:
-        """Takes away what cases left that would go on: jobs, schedules, limits and pauses.
+        """Delete what would affect later cases: jobs, schedules, limits and pauses.
 
         Args:
-            names: Of all cases.
-            generations: Ids of the jobs of generations that they started.
+            names: The names of all cases.
+            generations: The ids of the jobs of their generations.
         """
         ended = [
             {"job_id": one["job"], "lease_id": one["lease"], "outcome": "cancelled"}
@@ -104,14 +104,14 @@ class Project:
         for name in {one["name"] for one in names if "name" in one}:
             self.calls.make("delete_schedule", {"name": name})
         for one in names:
-            # Where a map was passed for the key, that is its name.
+            # If an object was passed for the key, its JSON is the name.
             for key in (one["key"], f'{{"a":"{one["key"]}"}}') if "key" in one else ():
                 self.calls.make("resume_key", {"key": key})
                 with suppress(Refused):
                     self.calls.make("delete_limit", {"key": key})
 
     def close(self) -> None:
-        """Ends its connections."""
+        """Close the connections."""
         self.calls.close()
 
 
@@ -120,7 +120,7 @@ class Refused(Exception):
 
 
 class Calls:
-    """Calls with a service key: over the database, which is quicker, or over HTTP."""
+    """Calls with a service key: over the database, which is faster, or over HTTP."""
 
     def __init__(self, stack: Any, database: str | None) -> None:
         headers = {
@@ -136,10 +136,10 @@ class Calls:
             self._signatures = {row["name"]: row for row in found}
 
     def make(self, function: str, args: dict[str, Any]) -> Any:
-        """Makes a call and returns its answer.
+        """Make a call and returns its answer.
 
         Raises:
-            Refused: It was.
+            Refused: The call was refused.
         """
         if self._database is None:
             answer = self.http.post(f"{self._url}/{function}", json=args)
@@ -155,8 +155,8 @@ class Calls:
         return None if text is None else json.loads(text)
 
     def forget(self) -> None:
-        """Deletes what else is named as cases name things, also what no function deletes, queues
-        and tenants: what lists them would be slower with each way."""
+        """Delete all other rows with names of cases, including queues and tenants, for which there
+        is no function: lists of them would become slower with each interface."""
         if self._database is None:
             return
         for table, column in _NAMED.items():
@@ -169,7 +169,7 @@ class Calls:
             self._database.execute((statement + unused).encode())
 
     def close(self) -> None:
-        """Ends its connections."""
+        """Close the connections."""
         self.http.close()
         if self._database is not None:
             self._database.close()
@@ -182,10 +182,10 @@ def _at(answer: Any, path: str) -> Any:
 
 
 def project_of(stack: Any) -> Project:
-    """Signs two users up.
+    """Sign two users up.
 
     Args:
-        stack: Address and keys: a `LocalSupabase`, or the `RemoteStack` of tests/conftest.py.
+        stack: Address and keys, as a `LocalSupabase` or the `RemoteStack` of tests/conftest.py.
     """
 
     def optional(name: str) -> str | None:
@@ -200,7 +200,7 @@ def project_of(stack: Any) -> Project:
     secret = optional("jwt_secret")
     if secret:
         claims = {"role": "authenticated", "aud": "authenticated", "exp": int(time.time()) + 3600}
-        tokens["nobody"] = jwt.encode(claims, secret, algorithm="HS256")
+        tokens["no_user"] = jwt.encode(claims, secret, algorithm="HS256")
     return Project(
         stack.api_url,
         {role: service if role == "service" else anon for role in tokens},
@@ -212,12 +212,12 @@ def project_of(stack: Any) -> Project:
 
 
 def _sign_up(http: httpx.Client, url: str, anon: str) -> tuple[str, str]:
-    """Returns the id and the token of a new user."""
+    """Return the id and the token of a new user."""
     account = {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}
     headers = {"apikey": anon, "Authorization": f"Bearer {anon}"}
     answer = http.post(f"{url}/auth/v1/signup", json=account, headers=headers)
     if answer.is_error or "access_token" not in answer.json():
-        # The project wants its users to confirm by e-mail: a service key does without.
+        # The project requires a confirmation by e-mail. A service key creates users without one.
         made = http.post(f"{url}/auth/v1/admin/users", json={**account, "email_confirm": True})
         made.raise_for_status()
         signed_in = f"{url}/auth/v1/token?grant_type=password"

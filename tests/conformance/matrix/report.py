@@ -1,4 +1,4 @@
-"""The matrix: functions and codes by ways, with how many cases were answered as expected."""
+"""The matrix: functions and codes by interface, with the number of correct answers."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from picture_queue.errors import BY_CODE
 from tests.conformance.matrix.case import Case, Refusal
 from tests.conformance.matrix.run import CASES, FUNCTIONS, Column
 
-#: Rows of codes, after those of functions: ours in the order of the docs, then the others.
+#: Rows of codes, after those of functions: our codes in the order of the docs, then others.
 Rows = dict[str, list[Case]]
 
 
@@ -32,7 +32,7 @@ class Cell:
 
 
 def rows(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
-    """The cases of each function, and of each code that is expected."""
+    """Return the cases of each function, and of each expected code."""
     by_function: Rows = {function.name: [] for function in FUNCTIONS}
     by_code: Rows = {}
     for case in cases:
@@ -45,24 +45,24 @@ def rows(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
 
 
 def cell(cases: Sequence[Case], column: Column) -> Cell:
-    """One cell of the matrix."""
+    """Return one cell of the matrix."""
     wrong = sum(case.id in column.problems for case in cases)
     made = sum(case.id in column.answers for case in cases)
     return Cell(made - wrong, wrong, len(cases) - made)
 
 
 def show(columns: Sequence[Column], absent: Mapping[str, str], console: Console) -> None:
-    """Prints the matrix, what differs, and what was not made and why.
+    """Print the matrix, the differences, and the cases that were not made with the reason.
 
     Args:
-        columns: What came of each way.
-        absent: Ways that were not gone, and why.
-        console: Where to.
+        columns: The result of each interface.
+        absent: The unavailable interfaces, and the reasons.
+        console: The output.
     """
     table = Table(header_style="bold", row_styles=["", "dim"])
     table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column.way, justify="right")
+        table.add_column(column.interface, justify="right")
     for part in rows():
         for name, cases in part.items():
             table.add_row(name, *(str(cell(cases, column)) for column in columns))
@@ -73,16 +73,16 @@ def show(columns: Sequence[Column], absent: Mapping[str, str], console: Console)
     console.print(table)
     for column in columns:
         for case, problem in column.problems.items():
-            console.print(f"[red]{column.way}[/] {case}: {problem}", highlight=False)
+            console.print(f"[red]{column.interface}[/] {case}: {problem}", highlight=False)
     for line in left_out(columns):
         console.print(line, highlight=False)
-    for way, reason in absent.items():
-        console.print(f"{way}: not gone: {reason}", highlight=False)
+    for interface, reason in absent.items():
+        console.print(f"{interface}: not available: {reason}", highlight=False)
     wrong = sum(len(column.problems) for column in columns)
     made = sum(len(column.answers) for column in columns)
     console.print(
-        f"{len(FUNCTIONS)} functions, {len(CASES)} cases, {len(columns)} ways: {made} answers, "
-        f"{wrong} not as expected"
+        f"{len(FUNCTIONS)} functions, {len(CASES)} cases, {len(columns)} interfaces: {made} "
+        f"answers, {wrong} not as expected"
     )
 
 
@@ -91,20 +91,20 @@ def left_out(columns: Sequence[Column]) -> list[str]:
     found: dict[tuple[str, int], list[str]] = {}
     for column in columns:
         for reason, count in Counter(column.left_out.values()).items():
-            found.setdefault((reason, count), []).append(column.way)
+            found.setdefault((reason, count), []).append(column.interface)
     return [
-        f"{count} cases not made over {', '.join(ways)}: {reason}"
-        for (reason, count), ways in found.items()
+        f"{count} cases not made over {', '.join(interfaces)}: {reason}"
+        for (reason, count), interfaces in found.items()
     ]
 
 
 def as_json(columns: Sequence[Column], absent: Mapping[str, str]) -> str:
-    """The same for machines."""
+    """Return the same results as JSON."""
     functions, codes = rows()
 
     def part(found: Rows) -> dict[str, dict[str, dict[str, int]]]:
         return {
-            name: {column.way: vars(cell(cases, column)) for column in columns}
+            name: {column.interface: vars(cell(cases, column)) for column in columns}
             for name, cases in found.items()
         }
 
@@ -113,9 +113,9 @@ def as_json(columns: Sequence[Column], absent: Mapping[str, str]) -> str:
             "cases": len(CASES),
             "functions": part(functions),
             "codes": part(codes),
-            "problems": {column.way: column.problems for column in columns},
-            "not_made": {column.way: column.left_out for column in columns},
+            "problems": {column.interface: column.problems for column in columns},
+            "not_made": {column.interface: column.left_out for column in columns},
             "ways_not_gone": dict(absent),
-            "seconds": {column.way: round(column.seconds, 2) for column in columns},
+            "seconds": {column.interface: round(column.seconds, 2) for column in columns},
         }
     )

@@ -1,4 +1,4 @@
-"""Makes every case over every way, and compares the answers."""
+"""Run every case over every interface, and compare the answers."""
 
 import asyncio
 import time
@@ -20,9 +20,9 @@ from tests.conformance.matrix.codes import CODES
 from tests.conformance.matrix.functions_jobs import JOBS
 from tests.conformance.matrix.functions_queues import PROJECT, QUEUES, SCHEDULES
 from tests.conformance.matrix.functions_work import GENERATIONS, WORKERS
+from tests.conformance.matrix.interfaces import Interface
 from tests.conformance.matrix.ours import kind_of
 from tests.conformance.matrix.project import Project
-from tests.conformance.matrix.ways import Way
 
 FUNCTIONS: list[Function] = [*JOBS, *QUEUES, *SCHEDULES, *PROJECT, *WORKERS, *GENERATIONS]
 CASES: list[Case] = [case for function in FUNCTIONS for case in cases_of(function)] + CODES
@@ -34,28 +34,28 @@ class Column:
     """The result over one interface.
 
     Args:
-        way: Its name.
-        answers: By id of the case.
-        problems: What was not as expected, by id of the case.
-        left_out: Why a case was not made, by its id.
-        seconds: How long it took, without the setups.
+        interface: The name of the interface.
+        answers: The answers by the id of the case.
+        problems: The differences by the id of the case.
+        left_out: The reason why a case was not made, by its id.
+        seconds: The duration without the setups.
     """
 
-    way: str
+    interface: str
     answers: dict[str, Answer] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
 
-async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Column:
-    """Sets every case up, makes the calls over one way, and judges the answers."""
-    column = Column(way.name)
+async def run(project: Project, interface: Interface, cases: Sequence[Case] = CASES) -> Column:
+    """Set every case up, make the calls over one interface, and compare the answers."""
+    column = Column(interface.name)
     made: list[tuple[Case, Names]] = []
     shared: dict[tuple[str, str], Names] = {}
     with ExitStack() as held:
         for case in cases:
-            reason = NEEDS[case.needs] if project.lacks(case.needs) else way.reason(case.role)
+            reason = NEEDS[case.needs] if project.lacks(case.needs) else interface.reason(case.role)
             if reason:
                 column.left_out[case.id] = reason
                 continue
@@ -71,7 +71,7 @@ async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Colu
         requests = [request_of(case, names, case.function in _VOID) for case, names in made]
         answers: list[Answer] = []
         try:
-            answers = await way.run(project, requests)
+            answers = await interface.run(project, requests)
         finally:
             column.seconds = time.monotonic() - began
             held.close()
@@ -93,18 +93,18 @@ async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Colu
 
 
 def compare(column: Column, reference: Column) -> None:
-    """Adds to the problems of a way where it answers otherwise than another one."""
+    """Add the differences from the answers of another interface to the problems."""
     for case, answer in column.answers.items():
         other = reference.answers.get(case)
         if case not in column.problems and other and differs(answer, other):
             column.problems[case] = (
-                f"{reference.way} has {other.text()}, {column.way} {answer.text()}"
+                f"{reference.interface} has {other.text()}, {column.interface} {answer.text()}"
             )
 
 
 @contextmanager
 def locked(project: Project, job: str) -> Iterator[None]:
-    """Holds the lock of a job."""
+    """Hold the lock of a job."""
     with psycopg.connect(project.database or "") as holding:
         holding.execute("select from public.job_queue where id = %s for update", (job,))
         yield

@@ -1,6 +1,6 @@
-"""The rows that a call needs: made by other calls, with a service key.
+"""The rows that a call needs, created by other calls with a service key.
 
-A step keeps parts of its answer under names, by their path.
+A step stores parts of its answer under names, by their path.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from typing import Any
 
 TYPE = "conformance"
 PROMPT = "a lighthouse"
-#: Before whatever else waits in the project.
+#: This priority comes before all other jobs of the project.
 FIRST = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call; ``keep`` has the paths of what is kept, such as ``0.lease_id``."""
+    """One call. ``keep`` has the paths of the stored parts, such as ``0.lease_id``."""
 
     function: str
     args: Mapping[str, Any]

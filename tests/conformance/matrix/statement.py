@@ -1,4 +1,4 @@
-"""A call as a statement, as somebody writes it who knows the function."""
+"""A call as an SQL statement, in named notation."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ CALLER = "select set_config('role', {}, true), set_config('request.jwt.claims', 
 
 
 class Call:
-    """The statement of one function with these arguments; each goes as text.
+    """The statement that calls a function; each argument is passed as text.
 
     Args:
-        signature: The row of `SIGNATURES`; None if there is no such function.
-        function: Its name.
-        args: By name.
+        signature: The row of `SIGNATURES`, or None for an unknown function.
+        function: The name of the function.
+        args: The arguments by name.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Call:
             self._sql = f"select coalesce(json_agg(r), '[]')::text from {call} r"
 
     def sql(self, placeholder: Callable[[int], str]) -> str:
-        """The statement, with placeholders as a driver has them."""
+        """Return the statement, with the placeholders of a driver."""
         return self._sql.format(*(placeholder(i) for i in range(len(self.values))))
 
 

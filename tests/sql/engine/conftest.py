@@ -1,4 +1,4 @@
-"""A crowd: eight connections that make calls at the same time, on a queue of their own."""
+"""Eight clients that make calls at the same time, on a queue of their own."""
 
 import asyncio
 import contextlib
@@ -12,14 +12,14 @@ import pytest
 from tests.databases import connect
 
 SIZE = 8
-TYPE = "crowd-job"
+TYPE = "race-job"
 
 
 class Refusal(NamedTuple):
     code: str
 
 
-class Member:
+class Client:
     """A connection whose calls are transactions of their own.
 
     A call returns a refusal as a `Refusal`. A deadlock fails the test, and so does PQ_BUSY, which
@@ -27,7 +27,7 @@ class Member:
     rows, but Postgres waits for a row that was updated after the claim's snapshot.
 
     Attributes:
-        tries: How often a call that raises PQ_BUSY is made; more than one where a deadlock is
+        tries: The number of attempts of a call that raises PQ_BUSY; more than one if a deadlock is
             possible by design and our clients retry.
     """
 
@@ -88,20 +88,20 @@ class Member:
         )
 
 
-class Crowd:
-    def __init__(self, members: list[Member]) -> None:
+class Clients:
+    def __init__(self, members: list[Client]) -> None:
         self.members = members
         self.queue = members[0].queue
         self.one, self.other = members[:2]
 
-    async def all(self, do: Callable[[Member], Coroutine[Any, Any, Any]]) -> list[Any]:
-        """Let all members do this at the same time; return the answers, or the first error."""
+    async def all(self, do: Callable[[Client], Coroutine[Any, Any, Any]]) -> list[Any]:
+        """Let all clients do this at the same time; return the answers, or raise an error."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(do(member)) for member in self.members]
+            tasks = [group.create_task(do(client)) for client in self.members]
         return [task.result() for task in tasks]
 
     def key(self, n: int | str) -> str:
-        """Return a limit key that only this crowd uses."""
+        """Return a limit key that only these clients use."""
         return f"{self.queue}:{n}"
 
     async def open(self) -> int:
@@ -111,17 +111,17 @@ class Crowd:
         )
 
     async def work(self, most: int = 3, each: Callable[[list[Any]], Any] | None = None) -> None:
-        """Let all members claim and complete jobs until all have finished."""
+        """Let all clients claim and complete jobs until all have finished."""
 
-        async def until_done(member: Member) -> None:
-            while await member.value(
+        async def until_done(client: Client) -> None:
+            while await client.value(
                 "select exists (select from job_queue where queue = $1 and finished_at is null)",
                 self.queue,
             ):
-                jobs = await member.claim(most)
+                jobs = await client.claim(most)
                 if each:
                     each(jobs)
-                await member.report(jobs, "completed")
+                await client.report(jobs, "completed")
 
         async with asyncio.timeout(45):
             await self.all(until_done)
@@ -138,20 +138,20 @@ class Crowd:
         for row in await self.one.rows("select key from picture_queue.limit_rule"):
             if self.queue in row["key"] or TYPE in row["key"]:
                 await self.one.value("select delete_limit($1)", row["key"])
-        for member in self.members:
-            await self.one.value("select unregister_worker($1)", member.name)
+        for client in self.members:
+            await self.one.value("select unregister_worker($1)", client.name)
 
 
 @pytest.fixture
-async def crowd(stack: Any) -> AsyncIterator[Crowd]:
+async def clients(stack: Any) -> AsyncIterator[Clients]:
     queue = f"q-{uuid4().hex[:12]}"
     async with contextlib.AsyncExitStack() as connections:
         members = []
         for _ in range(SIZE):
             connection = await connect(stack.db_url, command_timeout=50)
             connections.push_async_callback(connection.close, timeout=10)
-            members.append(Member(connection, queue))
-        crowd = Crowd(members)
-        await crowd.one.value("select set_queue($1)", queue)
-        yield crowd
-        await crowd.close()
+            members.append(Client(connection, queue))
+        clients = Clients(members)
+        await clients.one.value("select set_queue($1)", queue)
+        yield clients
+        await clients.close()

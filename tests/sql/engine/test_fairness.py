@@ -123,20 +123,20 @@ NO_SNAPSHOT = (
 )
 
 
-async def test_ten_thousand_jobs_of_a_full_key_do_not_delay_others(crowd, until):
-    full, other = crowd.key(1), crowd.key(2)
-    await crowd.one.value("select set_limit($1, max_running => 1)", full)
-    await crowd.one.enqueue(*[{"options": {"limit_keys": [full]}}] * 10_000)
-    await crowd.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
+async def test_ten_thousand_jobs_of_a_full_key_do_not_delay_others(clients, until):
+    full, other = clients.key(1), clients.key(2)
+    await clients.one.value("select set_limit($1, max_running => 1)", full)
+    await clients.one.enqueue(*[{"options": {"limit_keys": [full]}}] * 10_000)
+    await clients.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
     # A claim reads 5,000 jobs at most, and sets those of the full key to blocked.
-    claims = [len(await crowd.one.claim(10)) for _ in range(3)]
+    claims = [len(await clients.one.claim(10)) for _ in range(3)]
     assert sum(claims) == 1 + 10
-    await crowd.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
-    await until(lambda: crowd.one.value(NO_SNAPSHOT))
-    await crowd.one.claim(1)  # marks the index entries of the blocked jobs as dead
-    async with crowd.one.connection.transaction():
+    await clients.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
+    await until(lambda: clients.one.value(NO_SNAPSHOT))
+    await clients.one.claim(1)  # marks the index entries of the blocked jobs as dead
+    async with clients.one.connection.transaction():
         visited = "select pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass)"
-        before = await crowd.one.value(visited)
-        assert len(await crowd.one.claim(5)) == 5
-        assert await crowd.one.value(visited) - before <= 50
-    assert {job["job_type"] for job in await crowd.one.claim(10)} == {TYPE}
+        before = await clients.one.value(visited)
+        assert len(await clients.one.claim(5)) == 5
+        assert await clients.one.value(visited) - before <= 50
+    assert {job["job_type"] for job in await clients.one.claim(10)} == {TYPE}

@@ -33,9 +33,9 @@ async def report(db: Any, jobs: list[dict[str, Any]], outcome: str = "completed"
         assert (await db.report(job, outcome, delay_seconds=3600))["outcome"] == "ok"
 
 
-@pytest.mark.parametrize("what", KEYS)
-async def test_no_more_jobs_than_the_limit_run_at_once(db, what):
-    key, given = KEYS[what]
+@pytest.mark.parametrize("key_kind", KEYS)
+async def test_no_more_jobs_than_the_limit_run_at_once(db, key_kind):
+    key, given = KEYS[key_kind]
     # Jobs that other tests left running would count for the key `global`.
     await db.run("delete from job_queue where status = 'processing'")
     await limit(db, key.format(queue=db.queue), 2)
@@ -105,7 +105,7 @@ async def test_a_rate_holds_in_every_window_of_the_period(db):
 
 
 async def test_a_snoozed_attempt_counts_for_the_rate(db):
-    """It may have called the service that the rate protects."""
+    """Snooze after the attempt, which may have called the service that the rate protects."""
     await limit(db, "k:1", rate=1, period=60)
     await enqueue(db, 2, "k:1")
     await report(db, await db.claim(10), "snoozed")

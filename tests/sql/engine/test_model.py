@@ -21,7 +21,8 @@ from .working import Working
 COMMON: dict[str, Any] = dict(
     deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
-# The fast profile does not shrink a failing sequence: that takes minutes, and 40 calls can be read.
+# The fast profile does not shrink a failing sequence. That takes minutes, and 40 calls are
+# readable.
 settings.register_profile(
     "fast", max_examples=50, stateful_step_count=40, derandomize=True, phases=[Phase.generate],
     **COMMON,

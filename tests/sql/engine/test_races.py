@@ -20,39 +20,39 @@ ROUNDS = 250 if LONG else 25
 pytestmark = pytest.mark.timeout(300)
 
 
-async def test_no_job_is_claimed_twice(crowd):
-    made = await crowd.one.enqueue(*[{} for _ in range(400)])
+async def test_no_job_is_claimed_twice(clients):
+    made = await clients.one.enqueue(*[{} for _ in range(400)])
     claimed: list[str] = []
-    await crowd.work(5, lambda jobs: claimed.extend(job["id"] for job in jobs))
+    await clients.work(5, lambda jobs: claimed.extend(job["id"] for job in jobs))
     assert len(claimed) == 400
     assert set(claimed) == {one["job_id"] for one in made}
 
 
-async def test_a_job_has_one_valid_lease_while_leases_expire(crowd):
+async def test_a_job_has_one_valid_lease_while_leases_expire(clients):
     """Every claim counts as one attempt, and only the latest lease can complete the job."""
-    await crowd.one.enqueue(*[{"max_attempts": 1000} for _ in range(20)])
+    await clients.one.enqueue(*[{"max_attempts": 1000} for _ in range(20)])
     claims = completes = 0
 
-    async def work(member: Any) -> None:
+    async def work(client: Any) -> None:
         nonlocal claims, completes
         for _ in range(30):
-            jobs = await member.claim(2)
+            jobs = await client.claim(2)
             claims += len(jobs)
             done, expired = jobs[:1], jobs[1:]
-            await member.value(
+            await client.value(
                 "update job_queue set lease_expires_at = '2000-01-01' "
                 "where id = any($1) and lease_expires_at is not null",
                 [UUID(job["id"]) for job in expired],
             )  # fmt: skip
-            await member.value("select picture_queue._do_due_steps(100, true)")
-            ok = (await member.report(done, "completed")).count("ok")
+            await client.value("select picture_queue._do_due_steps(100, true)")
+            ok = (await client.report(done, "completed")).count("ok")
             completes += ok
-            assert set(await member.report(expired, "completed")) <= {"stale"}
+            assert set(await client.report(expired, "completed")) <= {"stale"}
 
-    await crowd.all(work)
-    (row,) = await crowd.one.rows(
+    await clients.all(work)
+    (row,) = await clients.one.rows(
         "select sum(attempt) as attempts, count(*) filter (where status = 'completed') as done "
-        "from job_queue where queue = $1", crowd.queue,
+        "from job_queue where queue = $1", clients.queue,
     )  # fmt: skip
     assert (row["attempts"], row["done"]) == (claims, completes)
     assert completes == 20
@@ -61,8 +61,8 @@ async def test_a_job_has_one_valid_lease_while_leases_expire(crowd):
 class Watcher:
     """A connection that counts the running jobs again and again while the others work."""
 
-    def __init__(self, crowd: Any) -> None:
-        self.observer = crowd.members[-1]
+    def __init__(self, clients: Any) -> None:
+        self.observer = clients.members[-1]
         self.seen: list[tuple[bool, int]] = []
         self.is_lowered = False
         self.is_over = False
@@ -73,69 +73,73 @@ class Watcher:
             self.seen.append((is_lowered, await self.observer.running()))
 
 
-async def complete_all(crowd: Any, watcher: Watcher, most: int = 3) -> None:
+async def complete_all(clients: Any, watcher: Watcher, most: int = 3) -> None:
     """Let seven connections complete all jobs while the eighth counts the running ones."""
 
-    async def work(member: Any) -> None:
-        if member is watcher.observer:
+    async def work(client: Any) -> None:
+        if client is watcher.observer:
             await watcher.count_running()
             return
         while not watcher.is_over:
-            await member.report(await member.claim(most), "completed")
-            if not await is_open(member):
+            await client.report(await client.claim(most), "completed")
+            if not await is_open(client):
                 watcher.is_over = True
 
     async with asyncio.timeout(45):
-        await crowd.all(work)
+        await clients.all(work)
 
 
-async def is_open(member: Any, n: int = 1) -> bool:
+async def is_open(client: Any, n: int = 1) -> bool:
     """Return True if at least `n` jobs are unfinished."""
-    return await member.value(
+    return await client.value(
         "select count(*) >= $2 from job_queue where queue = $1 and finished_at is null",
-        member.queue, n,
+        client.queue, n,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("key", ["queue:{queue}", f"type:{TYPE}", "{queue}:1", "{queue}:*"])
-async def test_a_limit_is_never_exceeded_and_all_jobs_end(crowd, key):
-    await crowd.one.value("select set_limit($1, max_running => 3)", key.format(queue=crowd.queue))
-    await crowd.one.enqueue(*[{"options": {"limit_keys": [crowd.key(1)]}} for _ in range(150)])
-    watcher = Watcher(crowd)
-    await complete_all(crowd, watcher)
+async def test_a_limit_is_never_exceeded_and_all_jobs_end(clients, key):
+    await clients.one.value(
+        "select set_limit($1, max_running => 3)", key.format(queue=clients.queue)
+    )
+    await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(150)])
+    watcher = Watcher(clients)
+    await complete_all(clients, watcher)
     assert max(n for _, n in watcher.seen) <= 3
-    assert await crowd.open() == 0
+    assert await clients.open() == 0
 
 
-async def test_jobs_with_two_limits_do_not_deadlock(crowd):
+async def test_jobs_with_two_limits_do_not_deadlock(clients):
     """Jobs name the keys in opposite orders, and neither limit is exceeded."""
-    one, two = crowd.key(1), crowd.key(2)
+    one, two = clients.key(1), clients.key(2)
     for key in (one, two):
-        await crowd.one.value("select set_limit($1, max_running => 2)", key)
+        await clients.one.value("select set_limit($1, max_running => 2)", key)
     orders = [[one, two], [two, one], [one], [two]]
-    await crowd.one.enqueue(*[{"options": {"limit_keys": orders[n % 4]}} for n in range(160)])
-    watcher = Watcher(crowd)
-    await complete_all(crowd, watcher)
+    await clients.one.enqueue(*[{"options": {"limit_keys": orders[n % 4]}} for n in range(160)])
+    watcher = Watcher(clients)
+    await complete_all(clients, watcher)
     assert max(n for _, n in watcher.seen) <= 4
-    assert await crowd.open() == 0
+    assert await clients.open() == 0
 
 
-async def test_a_rate_is_never_exceeded(crowd):
-    await crowd.one.value("select set_limit($1, rate => 7, period_seconds => 3600)", crowd.key(1))
-    await crowd.one.enqueue(*[{"options": {"limit_keys": [crowd.key(1)]}} for _ in range(60)])
+async def test_a_rate_is_never_exceeded(clients):
+    await clients.one.value(
+        "select set_limit($1, rate => 7, period_seconds => 3600)", clients.key(1)
+    )
+    await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(60)])
 
-    async def claim(member: Any) -> int:
-        return sum([len(await member.claim(2)) for _ in range(5)])
+    async def claim(client: Any) -> int:
+        return sum([len(await client.claim(2)) for _ in range(5)])
 
-    assert sum(await crowd.all(claim)) == 7
+    assert sum(await clients.all(claim)) == 7
 
 
-async def test_a_lowered_limit_applies_to_claims_that_begin_later(crowd):
+async def test_a_lowered_limit_applies_to_claims_that_begin_later(clients):
     """Claims that had begun before the change may still use the old limit."""
-    key = f"queue:{crowd.queue}"
-    await crowd.one.value("select set_limit($1, max_running => 20)", key)
-    await crowd.one.enqueue(*[{} for _ in range(300)])
-    watcher = Watcher(crowd)
+    key = f"queue:{clients.queue}"
+    await clients.one.value("select set_limit($1, max_running => 20)", key)
+    await clients.one.enqueue(*[{} for _ in range(300)])
+    watcher = Watcher(clients)
 
     async def lower() -> None:
         while await is_open(watcher.observer, 250):
@@ -147,167 +151,169 @@ async def test_a_lowered_limit_applies_to_claims_that_begin_later(crowd):
         watcher.is_lowered = True
         await watcher.count_running()
 
-    async def work(member: Any) -> None:
+    async def work(client: Any) -> None:
         while not watcher.is_over:
-            jobs = await member.claim(5)
-            claims[member.name] += 1
-            await member.report(jobs, "completed")
-            if not await is_open(member):
+            jobs = await client.claim(5)
+            claims[client.name] += 1
+            await client.report(jobs, "completed")
+            if not await is_open(client):
                 watcher.is_over = True
 
-    claims = {member.name: 0 for member in crowd.members[:-1]}
+    claims = {client.name: 0 for client in clients.members[:-1]}
     async with asyncio.timeout(45):
-        await asyncio.gather(lower(), *(work(member) for member in crowd.members[:-1]))
+        await asyncio.gather(lower(), *(work(client) for client in clients.members[:-1]))
     counts = [n for is_lowered, n in watcher.seen if is_lowered]
     for before, after in pairwise(counts):
         assert after <= max(before, 2), counts
-    assert await crowd.open() == 0
+    assert await clients.open() == 0
 
 
 @pytest.mark.parametrize("by", ["idempotency_key", "unique", "job_id"])
-async def test_concurrent_enqueues_of_one_job_create_it_once(crowd, by):
+async def test_concurrent_enqueues_of_one_job_create_it_once(clients, by):
     for n in range(ROUNDS):
         item = {
-            "idempotency_key": {"idempotency_key": f"{crowd.queue}-{n}"},
+            "idempotency_key": {"idempotency_key": f"{clients.queue}-{n}"},
             "unique": {"payload": {"n": n}, "options": {"unique": {}}},
             "job_id": {"job_id": str(uuid4())},
         }[by]
-        answers = [answer[0] for answer in await crowd.all(lambda m, i=item: m.enqueue(i))]
+        answers = [answer[0] for answer in await clients.all(lambda m, i=item: m.enqueue(i))]
         assert sorted(a["outcome"] for a in answers) == ["created"] + ["existing"] * (SIZE - 1)
         assert len({a["job_id"] for a in answers}) == 1
-    assert await crowd.open() == ROUNDS
+    assert await clients.open() == ROUNDS
 
 
-async def test_concurrent_enqueues_of_unique_jobs_do_not_deadlock(crowd):
+async def test_concurrent_enqueues_of_unique_jobs_do_not_deadlock(clients):
     items = [{"payload": {"n": n}, "options": {"unique": {}}} for n in range(30)]
-    await crowd.all(lambda member: member.enqueue(*items))
-    assert await crowd.open() == 30
+    await clients.all(lambda client: client.enqueue(*items))
+    assert await clients.open() == 30
 
 
-async def test_a_job_is_cancelled_while_it_is_claimed(crowd):
+async def test_a_job_is_cancelled_while_it_is_claimed(clients):
     for _ in range(ROUNDS):
-        (made,) = await crowd.one.enqueue({})
+        (made,) = await clients.one.enqueue({})
         cancel, jobs = await asyncio.gather(
-            crowd.one.value("select cancel_job($1)", UUID(made["job_id"])), crowd.other.claim()
+            clients.one.value("select cancel_job($1)", UUID(made["job_id"])), clients.other.claim()
         )
-        job = await crowd.one.job(made["job_id"])
+        job = await clients.one.job(made["job_id"])
         if jobs:
             assert (job["status"], cancel["status"]) == ("processing", "processing")
             assert job["cancel_requested_at"] is not None
-            await crowd.other.report(jobs, "cancelled")
+            await clients.other.report(jobs, "cancelled")
         else:
             assert (job["status"], cancel["status"]) == ("cancelled", "cancelled")
 
 
-async def test_a_job_is_cancelled_while_it_is_reported(crowd):
+async def test_a_job_is_cancelled_while_it_is_reported(clients):
     for _ in range(ROUNDS):
-        await crowd.one.enqueue({})
-        jobs = await crowd.one.claim()
+        await clients.one.enqueue({})
+        jobs = await clients.one.claim()
         cancel, outcome = await asyncio.gather(
-            crowd.other.value("select cancel_job($1)", UUID(jobs[0]["id"])),
-            crowd.one.report(jobs, "completed"),
+            clients.other.value("select cancel_job($1)", UUID(jobs[0]["id"])),
+            clients.one.report(jobs, "completed"),
         )
         assert outcome == ["ok"]
-        assert (await crowd.one.job(jobs[0]["id"]))["status"] == "completed"
+        assert (await clients.one.job(jobs[0]["id"]))["status"] == "completed"
         assert cancel == Refusal("PQ_FINISHED_JOB") or cancel["cancel_requested"]
 
 
-async def test_a_lease_expires_while_its_job_is_reported(crowd):
+async def test_a_lease_expires_while_its_job_is_reported(clients):
     for _ in range(ROUNDS):
-        await crowd.one.enqueue({})
-        jobs = await crowd.one.claim()
-        await expire(crowd.one, jobs)
+        await clients.one.enqueue({})
+        jobs = await clients.one.claim()
+        await expire(clients.one, jobs)
         outcome, _ = await asyncio.gather(
-            crowd.one.report(jobs, "completed"),
-            crowd.other.value("select picture_queue._do_due_steps(100, true)"),
+            clients.one.report(jobs, "completed"),
+            clients.other.value("select picture_queue._do_due_steps(100, true)"),
         )
-        job = await crowd.one.job(jobs[0]["id"])
+        job = await clients.one.job(jobs[0]["id"])
         assert (outcome, job["status"]) in [(["ok"], "completed"), (["stale"], "pending")]
-        await crowd.one.report(await crowd.one.claim(), "completed")
+        await clients.one.report(await clients.one.claim(), "completed")
 
 
-async def test_a_lease_expires_during_a_heartbeat(crowd):
+async def test_a_lease_expires_during_a_heartbeat(clients):
     for _ in range(ROUNDS):
-        await crowd.one.enqueue({})
-        jobs = await crowd.one.claim()
-        await expire(crowd.one, jobs)
+        await clients.one.enqueue({})
+        jobs = await clients.one.claim()
+        await expire(clients.one, jobs)
         lease = {"job_id": jobs[0]["id"], "lease_id": jobs[0]["lease_id"]}
         answer, _ = await asyncio.gather(
-            crowd.one.value("select heartbeat_jobs($1, $2)", crowd.one.name, [lease]),
-            crowd.other.value("select picture_queue._do_due_steps(100, true)"),
+            clients.one.value("select heartbeat_jobs($1, $2)", clients.one.name, [lease]),
+            clients.other.value("select picture_queue._do_due_steps(100, true)"),
         )
-        job = await crowd.one.job(jobs[0]["id"])
+        job = await clients.one.job(jobs[0]["id"])
         if job["status"] == "pending" and not answer["lost"]:
             # Maintenance had locked the row, so the next heartbeat reports the lease as lost.
-            answer = await crowd.one.value("select heartbeat_jobs($1, $2)", crowd.one.name, [lease])
+            answer = await clients.one.value(
+                "select heartbeat_jobs($1, $2)", clients.one.name, [lease]
+            )
         assert (job["status"] == "pending") == (answer["lost"] == [jobs[0]["id"]])
-        await crowd.one.report([*jobs, *await crowd.one.claim()], "completed")
+        await clients.one.report([*jobs, *await clients.one.claim()], "completed")
 
 
-async def expire(member: Any, jobs: list[dict[str, Any]]) -> None:
-    await member.value(
+async def expire(client: Any, jobs: list[dict[str, Any]]) -> None:
+    await client.value(
         "update job_queue set lease_expires_at = '2000-01-01' where id = any($1)",
         [UUID(job["id"]) for job in jobs],
     )
 
 
 @pytest.mark.parametrize("outcome", ["completed", "failed", "cancelled"])
-async def test_a_parent_ends_while_its_child_is_enqueued(crowd, outcome):
+async def test_a_parent_ends_while_its_child_is_enqueued(clients, outcome):
     for _ in range(ROUNDS):
-        (parent,) = await crowd.one.enqueue({"max_attempts": 1})
-        jobs = await crowd.one.claim()
+        (parent,) = await clients.one.enqueue({"max_attempts": 1})
+        jobs = await clients.one.claim()
         _, (child,) = await asyncio.gather(
-            crowd.one.report(jobs, outcome),
-            crowd.other.enqueue({"options": {"depends_on": [parent["job_id"]]}}),
+            clients.one.report(jobs, outcome),
+            clients.other.enqueue({"options": {"depends_on": [parent["job_id"]]}}),
         )
-        await crowd.one.maintain()
-        job = await crowd.one.job(child["job_id"])
+        await clients.one.maintain()
+        job = await clients.one.job(child["job_id"])
         assert (job["status"], job["hold"]) == (
             ("pending", None) if outcome == "completed" else ("cancelled", None)
         )
-        await crowd.one.report(await crowd.one.claim(), "completed")
+        await clients.one.report(await clients.one.claim(), "completed")
 
 
-async def test_parents_that_end_at_the_same_time_start_their_child_once(crowd):
+async def test_parents_that_end_at_the_same_time_start_their_child_once(clients):
     for _ in range(10):
-        parents = await crowd.one.enqueue(*[{} for _ in crowd.members])
+        parents = await clients.one.enqueue(*[{} for _ in clients.members])
         ids = [one["job_id"] for one in parents]
-        (child,) = await crowd.one.enqueue({"options": {"depends_on": ids}})
-        claims = await crowd.all(lambda member: member.claim())
+        (child,) = await clients.one.enqueue({"options": {"depends_on": ids}})
+        claims = await clients.all(lambda client: client.claim())
         await asyncio.gather(
-            *(m.report(jobs, "completed") for m, jobs in zip(crowd.members, claims, strict=True))
+            *(m.report(jobs, "completed") for m, jobs in zip(clients.members, claims, strict=True))
         )
-        await crowd.one.maintain()
-        job = await crowd.one.job(child["job_id"])
+        await clients.one.maintain()
+        job = await clients.one.job(child["job_id"])
         assert (job["status"], job["hold"], job["version"]) == ("pending", None, 2)
-        await crowd.one.report(await crowd.one.claim(), "completed")
+        await clients.one.report(await clients.one.claim(), "completed")
 
 
-async def test_an_event_is_sent_while_a_job_parks_on_it(crowd):
+async def test_an_event_is_sent_while_a_job_parks_on_it(clients):
     for n in range(ROUNDS):
-        await crowd.one.enqueue({})
-        jobs = await crowd.one.claim()
-        name = f"{crowd.queue}-{n}"
+        await clients.one.enqueue({})
+        jobs = await clients.one.claim()
+        name = f"{clients.queue}-{n}"
         await asyncio.gather(
-            crowd.one.report(jobs, "parked", event=name, delay_seconds=3600),
-            crowd.other.value("select send_event($1, $2)", name, {"n": n}),
+            clients.one.report(jobs, "parked", event=name, delay_seconds=3600),
+            clients.other.value("select send_event($1, $2)", name, {"n": n}),
         )
-        job = await crowd.one.job(jobs[0]["id"])
+        job = await clients.one.job(jobs[0]["id"])
         assert (job["status"], job["hold"], job["event"]) == ("pending", None, {"n": n})
-        await crowd.one.report(await crowd.one.claim(), "completed")
+        await clients.one.report(await clients.one.claim(), "completed")
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
-async def test_a_unique_job_is_replaced_or_debounced_while_it_is_claimed(crowd, on_conflict):
+async def test_a_unique_job_is_replaced_or_debounced_while_it_is_claimed(clients, on_conflict):
     for n in range(ROUNDS):
         unique = {"by": ["n"], "on_conflict": on_conflict}
         delay = {"delay_seconds": 600} if on_conflict == "debounce" else {}
-        await crowd.one.enqueue({"payload": {"n": n, "v": 1}, "options": {"unique": unique}})
+        await clients.one.enqueue({"payload": {"n": n, "v": 1}, "options": {"unique": unique}})
         answer, jobs = await asyncio.gather(
-            crowd.one.enqueue(
+            clients.one.enqueue(
                 {"payload": {"n": n, "v": 2}, "options": {"unique": unique, **delay}}
             ),
-            crowd.other.claim(),
+            clients.other.claim(),
         )
         renewed = isinstance(answer, list) and answer[0]["outcome"] != "existing"
         if not renewed:
@@ -316,157 +322,157 @@ async def test_a_unique_job_is_replaced_or_debounced_while_it_is_claimed(crowd, 
         elif on_conflict == "debounce":
             assert jobs == []
         else:
-            jobs = jobs or await crowd.other.claim()
+            jobs = jobs or await clients.other.claim()
             assert [job["payload"]["v"] for job in jobs] == [2]
-        await crowd.other.report(jobs, "completed")
+        await clients.other.report(jobs, "completed")
 
 
-async def test_a_batch_enqueues_one_callback_if_its_jobs_end_at_the_same_time(crowd):
+async def test_a_batch_enqueues_one_callback_if_its_jobs_end_at_the_same_time(clients):
     for _ in range(10):
         batch = uuid4()
-        item = {"job_type": TYPE, "queue": crowd.queue}
-        await crowd.one.value(
+        item = {"job_type": TYPE, "queue": clients.queue}
+        await clients.one.value(
             "select enqueue_batch($1, $2, $3)", [item] * SIZE, item, batch
         )  # fmt: skip
-        claims = await crowd.all(lambda member: member.claim())
+        claims = await clients.all(lambda client: client.claim())
         await asyncio.gather(
-            *(m.report(jobs, "completed") for m, jobs in zip(crowd.members, claims, strict=True))
+            *(m.report(jobs, "completed") for m, jobs in zip(clients.members, claims, strict=True))
         )
-        await crowd.one.maintain()
-        (callback,) = await crowd.one.claim(10)
+        await clients.one.maintain()
+        (callback,) = await clients.one.claim(10)
         assert callback["payload"]["completed"] == callback["payload"]["total"] == SIZE
-        row = await crowd.one.value("select get_batch($1)", batch)
+        row = await clients.one.value("select get_batch($1)", batch)
         assert (row["completed"], row["callback_job_id"]) == (SIZE, callback["id"])
-        await crowd.one.report([callback], "completed")
+        await clients.one.report([callback], "completed")
 
 
-async def test_concurrent_maintenance_enqueues_one_job_for_a_tick(crowd):
-    name = f"s-{crowd.queue}"
-    await crowd.one.value(
+async def test_concurrent_maintenance_enqueues_one_job_for_a_tick(clients):
+    name = f"s-{clients.queue}"
+    await clients.one.value(
         "select set_schedule($1, $2)", name,
-        {"every_seconds": 3600, "job_type": TYPE, "queue": crowd.queue},
+        {"every_seconds": 3600, "job_type": TYPE, "queue": clients.queue},
     )  # fmt: skip
     for n in range(10):
         # The latest tick was n + 1 seconds ago, and no maintenance has run since.
-        await crowd.one.value(
+        await clients.one.value(
             "update picture_queue.schedule set next_at = now() - make_interval(secs => $2), "
             "created_at = now() - make_interval(hours => 10, secs => $2) where name = $1",
             name, n + 1,
         )  # fmt: skip
-        await crowd.all(lambda member: member.value("select picture_queue._run_schedules(100)"))
-        assert await crowd.open() == n + 1
-    await crowd.one.value("select delete_schedule($1)", name)
+        await clients.all(lambda client: client.value("select picture_queue._run_schedules(100)"))
+        assert await clients.open() == n + 1
+    await clients.one.value("select delete_schedule($1)", name)
 
 
-@pytest.mark.parametrize("what", ["queue", "key"])
-async def test_no_claim_that_begins_after_a_pause_returns_jobs(crowd, what):
-    await crowd.one.enqueue(*[{"options": {"limit_keys": [crowd.key(1)]}} for _ in range(500)])
+@pytest.mark.parametrize("paused_object", ["queue", "key"])
+async def test_no_claim_that_begins_after_a_pause_returns_jobs(clients, paused_object):
+    await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(500)])
     is_paused = asyncio.Event()
 
-    async def claim(member: Any) -> None:
+    async def claim(client: Any) -> None:
         while True:
             begun_paused = is_paused.is_set()
-            jobs = await member.claim()
+            jobs = await client.claim()
             assert not (begun_paused and jobs)
             if begun_paused:
                 return
 
     async def pause() -> None:
-        while await crowd.one.running() < 30:
+        while await clients.one.running() < 30:
             pass
-        if what == "queue":
-            await crowd.one.value("select pause_queue($1)", crowd.queue)
+        if paused_object == "queue":
+            await clients.one.value("select pause_queue($1)", clients.queue)
         else:
-            await crowd.one.value("select pause_key($1)", crowd.key(1))
+            await clients.one.value("select pause_key($1)", clients.key(1))
         is_paused.set()
 
     async with asyncio.timeout(45):
-        await asyncio.gather(pause(), *(claim(member) for member in crowd.members[1:]))
-    await crowd.one.value("select resume_queue($1)", crowd.queue)
-    await crowd.one.value("select resume_key($1)", crowd.key(1))
-    assert len(await crowd.one.claim(1)) == 1
+        await asyncio.gather(pause(), *(claim(client) for client in clients.members[1:]))
+    await clients.one.value("select resume_queue($1)", clients.queue)
+    await clients.one.value("select resume_key($1)", clients.key(1))
+    assert len(await clients.one.claim(1)) == 1
 
 
-async def call_at_random(member: Any, dice: random.Random) -> None:  # noqa: C901
+async def call_at_random(client: Any, rng: random.Random) -> None:  # noqa: C901
     """Make sixty random calls."""
-    member.tries = 4  # a purge can deadlock with jobs that depend on both a job and its child
+    client.tries = 4  # a purge can deadlock with jobs that depend on both a job and its child
     held: list[dict[str, Any]] = []
-    known = await member.rows("select id from job_queue where queue = $1", member.queue)
+    known = await client.rows("select id from job_queue where queue = $1", client.queue)
     ids = [row["id"] for row in known]
 
     async def claim() -> None:
-        held.extend(await member.claim(dice.choice([1, 3, 10])))
+        held.extend(await client.claim(rng.choice([1, 3, 10])))
 
     async def report() -> None:
         words = ["completed", "failed", "snoozed", "released", "parked", "cancelled"]
         jobs, held[:] = held[:], []
-        await member.report(jobs, dice.choice(words), event=event(), delay_seconds=0)
+        await client.report(jobs, rng.choice(words), event=event(), delay_seconds=0)
 
     def event() -> str:
-        return f"{member.queue}-{dice.randrange(3)}"
+        return f"{client.queue}-{rng.randrange(3)}"
 
     def keys() -> list[str]:
-        return [f"{member.queue}:{n}" for n in dice.sample([1, 2, 3], 2)]
+        return [f"{client.queue}:{n}" for n in rng.sample([1, 2, 3], 2)]
 
     async def heartbeat() -> None:
         leases = [{"job_id": j["id"], "lease_id": j["lease_id"]} for j in held]
-        await member.value("select heartbeat_jobs($1, $2)", member.name, leases)
+        await client.value("select heartbeat_jobs($1, $2)", client.name, leases)
 
     async def enqueue_child() -> None:
-        parents = [str(one) for one in dice.sample(ids, 2)]
+        parents = [str(one) for one in rng.sample(ids, 2)]
         options = {"depends_on": parents, "on_parent_failure": "run"}
-        (child,) = await member.enqueue({"options": options})
+        (child,) = await client.enqueue({"options": options})
         ids.append(UUID(child["job_id"]))
 
     async def enqueue_unique() -> None:
-        unique = {"on_conflict": dice.choice(["debounce", "ignore"])}
-        await member.enqueue({"options": {"unique": unique, "limit_keys": keys()}})
+        unique = {"on_conflict": rng.choice(["debounce", "ignore"])}
+        await client.enqueue({"options": {"unique": unique, "limit_keys": keys()}})
 
     async def enqueue_many() -> None:
-        await member.enqueue(*[{"options": {"limit_keys": keys()}} for _ in range(5)])
+        await client.enqueue(*[{"options": {"limit_keys": keys()}} for _ in range(5)])
 
     async def sweep() -> None:
         if held:
-            await expire(member, [held.pop()])
-        await member.value("select picture_queue._do_due_steps(100, true)")
+            await expire(client, [held.pop()])
+        await client.value("select picture_queue._do_due_steps(100, true)")
 
     calls = [
         *[claim, report] * 3, heartbeat, enqueue_child, enqueue_unique, enqueue_many, sweep,
-        lambda: member.value("select cancel_job($1)", dice.choice(ids)),
-        lambda: member.value("select retry_job($1)", dice.choice(ids)),
-        lambda: member.value("select send_event($1)", event()),
-        lambda: member.value(
-            "select set_limit($1, max_running => $2)", keys()[0], dice.randint(1, 3)
+        lambda: client.value("select cancel_job($1)", rng.choice(ids)),
+        lambda: client.value("select retry_job($1)", rng.choice(ids)),
+        lambda: client.value("select send_event($1)", event()),
+        lambda: client.value(
+            "select set_limit($1, max_running => $2)", keys()[0], rng.randint(1, 3)
         ),
-        lambda: member.value("select purge_queue($1)", member.queue),
+        lambda: client.value("select purge_queue($1)", client.queue),
     ]  # fmt: skip
     for _ in range(60):
-        await dice.choice(calls)()
+        await rng.choice(calls)()
 
 
 @pytest.mark.parametrize("seed", range(30 if LONG else 2))
-async def test_counters_are_exact_after_random_concurrent_calls(crowd, seed):
+async def test_counters_are_exact_after_random_concurrent_calls(clients, seed):
     """Every call succeeds in the end, and the counts of depth and slots match the rows."""
-    await crowd.one.value("select set_limit($1, max_running => 2)", crowd.key("*"))
-    await crowd.one.value("select set_queue($1, $2)", crowd.queue, {"fair_share": True})
-    await crowd.one.enqueue(*[{"options": {"limit_keys": [crowd.key(1)]}} for _ in range(40)])
+    await clients.one.value("select set_limit($1, max_running => 2)", clients.key("*"))
+    await clients.one.value("select set_queue($1, $2)", clients.queue, {"fair_share": True})
+    await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(40)])
 
-    await crowd.all(
-        lambda member: call_at_random(
-            member, random.Random(f"{seed} {crowd.members.index(member)}")
+    await clients.all(
+        lambda client: call_at_random(
+            client, random.Random(f"{seed} {clients.members.index(client)}")
         )
     )
-    assert await crowd.one.rows(
+    assert await clients.one.rows(
         "select status, hold, sum(n) from ("
         "  select status, hold, n from picture_queue.depth where queue = $1"
         "  union all select status, hold, n from picture_queue.depth_change where queue = $1"
         "  union all select status, hold, -1 from job_queue where queue = $1) d "
-        "group by status, hold having sum(n) <> 0", crowd.queue,
+        "group by status, hold having sum(n) <> 0", clients.queue,
     ) == []  # fmt: skip
-    assert await crowd.one.rows(
+    assert await clients.one.rows(
         "select l.key, l.running from picture_queue.limit_key l where l.key like $1 || ':%' "
         "and l.running - (select coalesce(sum(f.n), 0) from picture_queue.freed_key f "
         "  where f.key = l.key) <> (select count(*) from job_queue j "
         "  where j.status = 'processing' and j.hold is null and l.key = any (j.slots))",
-        crowd.queue,
+        clients.queue,
     ) == []  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from .engine import Engine, Refused, Row
 from .model import Facts, Model, Rule, Step
 
-START = 1_900_000_000.0  # seconds since the epoch
+START = 1_900_000_000.0  # The start of the clock, in seconds since the epoch.
 MAX_JOBS = 40
 
 PLAIN, FAIR, AGED, QUIET = "plain", "fair", "aged", "quiet"
@@ -177,7 +177,7 @@ class World(RuleBasedStateMachine):
             Step("set_limit", targets=self.unblockable(key)),
             "select set_limit($1, $2, $3, $4)", key, new.max_running, new.rate, new.period,
         )  # fmt: skip
-        self.maintain()  # counts the jobs that run already
+        self.maintain()  # Maintenance counts the jobs that already run.
 
     def item(self, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
         """Return a job for enqueue_jobs, and record the facts that the model needs about it."""

@@ -1,4 +1,4 @@
-"""A database for each test, copied from one that has our SQL: what is bad in one stays there."""
+"""A database of its own for each test, copied from a template with the schema installed."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

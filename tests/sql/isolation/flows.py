@@ -1,4 +1,4 @@
-"""Flows: each makes one call that handles several jobs, ordinary ones and a bad one together."""
+"""Flows: each makes one call that handles several ordinary jobs and a bad one together."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from . import inside
+from . import internals
 from .world import (
     BAD_CHILD,
     BAD_TYPE,
@@ -21,14 +21,14 @@ from .world import (
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 DEPENDENTS = 100_000 if LONG else 5_000
-MOST_INLINE = 500  # dependents that a call other than maintenance may resolve itself
+MOST_INLINE = 500  # The number of dependents that a call other than maintenance may resolve itself.
 UNKNOWN = 100_000 if LONG else 1_000
 
 Step = Callable[[World], Awaitable[Any]]
 
 
 async def nothing(world: World) -> None:
-    """Do nothing: the flows must also pass without a bad job."""
+    """Do nothing. The flows must also pass without a bad job."""
 
 
 async def make_job(world: World, given: dict[str, Any]) -> str:
@@ -69,7 +69,7 @@ async def make_in_batch(world: World, given: dict[str, Any]) -> str:
 
 def spoil_callback(**changes: Any) -> Step:
     async def spoil(world: World) -> None:
-        await inside.spoil_callbacks(
+        await internals.spoil_callbacks(
             world.owner, world.saved["batches"], {"job_type": "bad-callback", **changes}
         )
 
@@ -77,12 +77,12 @@ def spoil_callback(**changes: Any) -> Step:
 
 
 async def spoil_callback_policy(world: World) -> None:
-    await inside.spoil_policy(world.owner, "bad-policy")
-    await inside.spoil_callbacks(world.owner, world.saved["batches"], {"job_type": "bad-policy"})
+    await internals.spoil_policy(world.owner, "bad-policy")
+    await internals.spoil_callbacks(world.owner, world.saved["batches"], {"job_type": "bad-policy"})
 
 
-async def ask_batches(world: World) -> None:
-    """The batch whose callback was refused says why."""
+async def check_batches(world: World) -> None:
+    """Check that the batch of a refused callback records the reason."""
     await world.provoke()
     for batch in world.saved["batches"]:
         found = await world.call("select get_batch($1::text::uuid)", batch)
@@ -90,10 +90,10 @@ async def ask_batches(world: World) -> None:
         expect(ended and found["callback_error"] and not found["callback_job_id"], f"{found}")
 
 
-async def count_batches(world: World) -> None:
-    """Once the lock is gone, the counts of the batch come along."""
+async def check_batch_counts(world: World) -> None:
+    """Check that the batch is counted after the lock is released."""
     await world.saved["lock"].execute("rollback")
-    await world.pass_time(1)  # what was locked is looked at again after a moment
+    await world.pass_time(1)  # Maintenance retries locked rows after a moment.
     await world.provoke()
     for batch in world.saved["batches"]:
         found = await world.call("select get_batch($1::text::uuid)", batch)
@@ -121,10 +121,10 @@ async def count_children(world: World, state: str = "true") -> int:
     )
 
 
-async def few_follow(world: World) -> None:
-    """A call follows up a few dependents itself, however many there are.
+async def check_few_changed(world: World) -> None:
+    """Check that a call changes only a few dependents itself, however many there are.
 
-    A purge cancels dependents too, as jobs that are pending in the queue.
+    A purge also cancels dependents, because they are pending jobs of the queue.
     """
     children = await count_children(world)
     moved = children - await count_children(
@@ -133,8 +133,8 @@ async def few_follow(world: World) -> None:
     expect(moved <= MOST_INLINE, f"{moved} dependents were changed by one call")
 
 
-async def ask_children(world: World) -> None:
-    """All follow in bounded rounds, and those that were cancelled say why."""
+async def check_children(world: World) -> None:
+    """Check that all dependents change in bounded rounds, and that cancelled ones have a reason."""
     await world.provoke()
     for _ in range(DEPENDENTS // 200):
         if not await count_children(world, "hold = 'waiting'"):
@@ -152,15 +152,15 @@ UNREADABLE = "jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"
 
 def spoil_payloads(payload: str) -> Step:
     async def spoil(world: World) -> None:
-        await inside.spoil_payloads(world.owner, BAD_TYPE, payload)
+        await internals.spoil_payloads(world.owner, BAD_TYPE, payload)
 
     return spoil
 
 
-def ask_validator(payload: str, *words: str) -> Step:
-    """Such a job is refused beside a good one, and the refusal says which it is and why."""
+def check_validator(payload: str, *words: str) -> Step:
+    """Check that an error names such a job and the reason, when a valid one is beside it."""
 
-    async def ask(world: World) -> None:
+    async def check(world: World) -> None:
         await world.provoke()
         try:
             await world.ask(
@@ -172,24 +172,24 @@ def ask_validator(payload: str, *words: str) -> Step:
         else:
             expect(False, "it was accepted")
 
-    return ask
+    return check
 
 
 async def spoil_policy(world: World) -> None:
-    await inside.spoil_policy(world.owner, "bad-policy")
+    await internals.spoil_policy(world.owner, "bad-policy")
 
 
-async def ask_policy(world: World) -> None:
-    """An enqueue names the queue that the policy of the job type has."""
+async def check_policy(world: World) -> None:
+    """Check that the error of an enqueue names the queue in the policy of the job type."""
     try:
         await world.ask("select enqueue_job('bad-policy')")
     except Refused as refused:
-        expect(inside.BAD_QUEUE_NAME in refused.text, refused.text)
+        expect(internals.BAD_QUEUE_NAME in refused.text, refused.text)
     else:
         expect(False, "it was accepted")
 
 
-# Jobs nobody can run -----------------------------------------------------------------------------
+# Jobs that no worker can run ---------------------------------------------------------------------
 
 
 async def enqueue_unknown(world: World) -> None:
@@ -198,15 +198,15 @@ async def enqueue_unknown(world: World) -> None:
         await world.owner.fetchval("select enqueue_jobs($1)", [item] * 1000)
 
 
-async def ask_status(world: World) -> None:
-    """The status names job types that no worker knows."""
+async def check_status(world: World) -> None:
+    """Check that the status names job types without a worker."""
     await world.enqueue("unknown-job", {})
     found = (await world.call("select queue_status()"))["job_types_without_worker"]
     expect("unknown-job" in [one["job_type"] for one in found], f"{found}")
 
 
 async def share_key_with_paused_queue(world: World) -> None:
-    """Jobs of a paused queue, and ordinary ones behind them, wait for one key that is free."""
+    """Let jobs of a paused queue, and ordinary jobs behind them, wait for one free key."""
     for queue in ("paused", "beside"):
         await world.owner.fetchval("select set_queue($1)", queue)
     await world.owner.fetchval("select set_limit('shared-key', $1)", JOBS)
@@ -227,8 +227,8 @@ async def share_key_with_paused_queue(world: World) -> None:
     await world.owner.fetchval("select report_jobs($1)", items)
 
 
-async def ask_queue(world: World) -> None:
-    """The list of queues says which is paused and why."""
+async def check_queue(world: World) -> None:
+    """Check that the list of queues names the paused queue and the reason."""
     queues = {queue["name"]: queue for queue in await world.call("select list_queues()")}
     expect(queues["paused"]["pause_reason"] == "a look at it", f"{queues}")
 
@@ -243,11 +243,11 @@ async def set_bad_schedule(world: World) -> None:
 
 async def spoil_schedule(world: World) -> None:
     await set_bad_schedule(world)
-    await inside.spoil_schedule(world.owner, "bad")
+    await internals.spoil_schedule(world.owner, "bad")
 
 
-async def ask_schedule(world: World) -> None:
-    """A schedule whose job is refused says why."""
+async def check_schedule(world: World) -> None:
+    """Check that a schedule whose job is refused records the reason."""
     await world.maintain()
     (found,) = [one for one in await world.call("select list_schedules()") if one["name"] == "bad"]
     expect("nobody" in (found["last_error"] or ""), f"{found}")
@@ -272,27 +272,27 @@ def add_trigger(event: str, condition: str, table: str = "public.job_queue") -> 
 
 async def make_generation(world: World, given: dict[str, Any]) -> str:
     job = str(uuid4())
-    generation = await inside.insert_generation(world.owner, job, "bad")
+    generation = await internals.insert_generation(world.owner, job, "bad")
     return await world.enqueue(BAD_TYPE, {**given, "job_id": job, "generation_id": generation})
 
 
-def ask_trigger(make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_job) -> Step:
+def check_trigger(make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_job) -> Step:
     """Return a step that checks that the trigger's message is in the job or in failed_step."""
 
-    async def ask(world: World) -> None:
-        # Those that were placed may have ended in a way that the trigger does not mind.
+    async def check(world: World) -> None:
+        # Jobs that were created earlier may have ended in a way that does not fire the trigger.
         world.bad["asked"] = [await make(world, {"options": {}})]
         await world.provoke()
         await world.expect_reason(REFUSAL)
 
-    return ask
+    return check
 
 
 # Open transactions -------------------------------------------------------------------------------
 
 
-async def ask_holder(world: World) -> None:
-    """After a minute the doctor names the session that holds a transaction open."""
+async def check_holder(world: World) -> None:
+    """Check that the doctor names a session that holds a transaction open for over a minute."""
     await world.pass_time(120)
     await world.expect_reason(f"session {world.saved['holder']} ")
 
@@ -316,21 +316,23 @@ async def make_with_key(world: World, given: dict[str, Any]) -> str:
 
 async def lock_batches(world: World) -> None:
     world.saved["lock"] = connection = await world.hold("select 1")
-    await inside.lock_rows(connection, "batch", "id::text = any($1)", world.saved["batches"])
+    await internals.lock_rows(connection, "batch", "id::text = any($1)", world.saved["batches"])
 
 
 def lock(table: str, where: str, prepare: Step = nothing) -> Step:
     async def spoil(world: World) -> None:
         await prepare(world)
         connection = await world.hold("select 1")
-        expect(await inside.lock_rows(connection, table, where) > 0, f"nothing to lock in {table}")
+        expect(
+            await internals.lock_rows(connection, table, where) > 0, f"nothing to lock in {table}"
+        )
 
     return spoil
 
 
 async def lock_key(world: World) -> None:
     connection = await world.hold("select 1")
-    expect(await inside.lock_key(connection, "bad-key") > 0, "nothing to lock")
+    expect(await internals.lock_key(connection, "bad-key") > 0, "nothing to lock")
 
 
 async def set_breaker(world: World) -> None:
@@ -343,13 +345,13 @@ async def register(world: World) -> None:
 
 
 async def work_in_one_transaction(world: World) -> None:
-    """A classic consumer claims, works and completes in one transaction; this one hangs."""
+    """Leave open a transaction that claims a job, and would also work and complete it."""
     await world.enqueue(BAD_TYPE, {"priority": 9})
     await world.hold("select * from claim_next_job($1)", QUEUE)
 
 
 def operate(sql: str) -> Step:
-    """An operator's call that is not committed."""
+    """Return a step that makes an operator's call without a commit."""
 
     async def spoil(world: World) -> None:
         await world.owner.fetchval("select set_limit('old-key', 5)")
@@ -360,13 +362,13 @@ def operate(sql: str) -> Step:
     return spoil
 
 
-async def ask_operator(world: World) -> None:
-    """A second operator is answered at once, or told that the database is busy."""
+async def check_operator(world: World) -> None:
+    """Check that the call of a second operator returns, or raises PQ_BUSY."""
     try:
         await world.ask(world.saved["sql"])
     except Refused as refused:
         expect(refused.code == "PQ_BUSY", refused.text)
-    await ask_holder(world)
+    await check_holder(world)
 
 
 OPERATORS = (
@@ -386,37 +388,38 @@ OPERATORS = (
 
 KINDS = (
     Kind("nothing bad", nothing, nothing),
-    Kind("callback with an unreadable value", spoil_callback(user_id="x"), ask_batches,
+    Kind("callback with an unreadable value", spoil_callback(user_id="x"), check_batches,
          make_in_batch),
-    Kind("callback with an unknown field", spoil_callback(colour=1), ask_batches, make_in_batch),
-    Kind("callback whose policy is invalid", spoil_callback_policy, ask_batches, make_in_batch),
+    Kind("callback with an unknown field", spoil_callback(colour=1), check_batches, make_in_batch),
+    Kind("callback whose policy is invalid", spoil_callback_policy, check_batches, make_in_batch),
     Kind("callback refused by a trigger", add_trigger("insert", "new.job_type = 'bad-callback'"),
-         ask_batches, make_in_batch),
-    Kind("many dependents", nothing, ask_children, make_parent(DEPENDENTS), few_follow),
-    Kind("huge payload", spoil_payloads(HUGE), ask_validator(HUGE, "PQ_TOO_LARGE")),
+         check_batches, make_in_batch),
+    Kind("many dependents", nothing, check_children, make_parent(DEPENDENTS), check_few_changed),
+    Kind("huge payload", spoil_payloads(HUGE), check_validator(HUGE, "PQ_TOO_LARGE")),
     Kind("unreadable number", spoil_payloads(UNREADABLE),
-         ask_validator(UNREADABLE, "PQ_", "jobs[1]", "payload")),
-    Kind("policy with a bad queue name", spoil_policy, ask_policy),
-    Kind("unknown job types at the head", enqueue_unknown, ask_status),
-    Kind("paused queue that shares a limit key", share_key_with_paused_queue, ask_queue),
-    Kind("failing schedule", spoil_schedule, ask_schedule),
+         check_validator(UNREADABLE, "PQ_", "jobs[1]", "payload")),
+    Kind("policy with a bad queue name", spoil_policy, check_policy),
+    Kind("unknown job types at the head", enqueue_unknown, check_status),
+    Kind("paused queue that shares a limit key", share_key_with_paused_queue, check_queue),
+    Kind("failing schedule", spoil_schedule, check_schedule),
     Kind("trigger on any update", add_trigger("update", f"old.job_type = '{BAD_TYPE}'"),
-         ask_trigger()),
+         check_trigger()),
     Kind("trigger on the start", add_trigger("update", f"old.job_type = '{BAD_TYPE}' "
-         "and old.status = 'pending' and new.status = 'processing'"), ask_trigger()),
+         "and old.status = 'pending' and new.status = 'processing'"), check_trigger()),
     Kind("trigger on the completion", add_trigger("update", f"old.job_type = '{BAD_TYPE}' "
-         "and new.status = 'completed'"), ask_trigger()),
+         "and new.status = 'completed'"), check_trigger()),
     Kind("trigger on a waiting child", add_trigger("update", f"old.job_type = '{BAD_CHILD}'"),
-         ask_trigger(make_parent(1)), make_parent(1)),
+         check_trigger(make_parent(1)), make_parent(1)),
     Kind("trigger on a generation", add_trigger("update", "old.prompt = 'bad'",
-         "public.generations"), ask_trigger(make_generation), make_generation),
-    Kind("held lock on a job", lock_jobs, ask_holder),
-    Kind("held lock on a batch", lock_batches, count_batches, make_in_batch),
-    Kind("held lock on a queue", lock("queue", f"name = '{QUEUE}'", set_breaker), ask_holder),
-    Kind("held lock on a limit key", lock_key, ask_holder, make_with_key),
-    Kind("held lock on a worker", lock("worker", f"name = '{WORKER}'", register), ask_holder),
-    Kind("held lock on a schedule", lock("schedule", "name = 'bad'", set_bad_schedule), ask_holder),
-    Kind("held snapshot", hold("select count(*) from job_queue"), ask_holder),
-    Kind("worker stopped in its transaction", work_in_one_transaction, ask_holder),
-    *[Kind(f"uncommitted {sql.split('(')[0]}", operate(sql), ask_operator) for sql in OPERATORS],
+         "public.generations"), check_trigger(make_generation), make_generation),
+    Kind("held lock on a job", lock_jobs, check_holder),
+    Kind("held lock on a batch", lock_batches, check_batch_counts, make_in_batch),
+    Kind("held lock on a queue", lock("queue", f"name = '{QUEUE}'", set_breaker), check_holder),
+    Kind("held lock on a limit key", lock_key, check_holder, make_with_key),
+    Kind("held lock on a worker", lock("worker", f"name = '{WORKER}'", register), check_holder),
+    Kind("held lock on a schedule", lock("schedule", "name = 'bad'", set_bad_schedule),
+         check_holder),
+    Kind("held snapshot", hold("select count(*) from job_queue"), check_holder),
+    Kind("worker stopped in its transaction", work_in_one_transaction, check_holder),
+    *[Kind(f"uncommitted {sql.split('(')[0]}", operate(sql), check_operator) for sql in OPERATORS],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What many rows that are locked, or that any error is raised for, do to others."""
+"""Many locked rows, or rows whose update raises an error, beside the calls of others."""
 
 import random
 import string
@@ -27,7 +27,7 @@ async def trigger(world: World, job_type: str, code: str) -> None:
 
 
 @pytest.mark.parametrize("step", ["promote", "expire", "sweep"])
-async def test_many_locked_jobs_do_not_keep_others_from_being_looked_at(world, step):
+async def test_many_locked_jobs_do_not_delay_the_maintenance_of_others(world, step):
     given: dict[str, dict[str, Any]] = {
         "promote": {"options": {"delay_seconds": 1}},
         "expire": {"options": {"expires_in_seconds": 1}},
@@ -50,7 +50,7 @@ async def test_many_locked_jobs_do_not_keep_others_from_being_looked_at(world, s
 
 
 @pytest.mark.parametrize("code", ["PT403", "55P03", "40001", "22P02"])
-async def test_one_job_that_any_error_is_raised_for_stops_no_call_for_others(world, code):
+async def test_an_error_for_one_job_does_not_affect_others_in_the_call(world, code):
     async def jobs() -> list[dict[str, Any]]:
         return await world.call(CLAIM, "mixed", "many", "bad-one", 3, 60)
 
@@ -69,7 +69,7 @@ async def test_one_job_that_any_error_is_raised_for_stops_no_call_for_others(wor
     assert [job["job_type"] for job in await jobs()] == ["many", "many"]
 
 
-async def test_all_jobs_that_run_count_under_a_new_limit(world):
+async def test_all_running_jobs_count_under_a_new_limit(world):
     await world.call(MANY, "many", 2000, {})
     for _ in range(2):
         await world.call(CLAIM, "many", "many", "many", 750, 600)
@@ -82,7 +82,7 @@ async def test_all_jobs_that_run_count_under_a_new_limit(world):
     assert await world.call(CLAIM, "many", "many", "many", 10, 600) == []
 
 
-async def test_a_failed_step_that_somebody_has_locked_does_not_stop_maintenance(world):
+async def test_a_locked_failed_step_does_not_stop_maintenance(world):
     await world.call(MANY, "bad", 1, {"options": {"delay_seconds": 1}})
     await trigger(world, "many", "P0001")
     await world.pass_time(2)

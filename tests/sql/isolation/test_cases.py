@@ -1,4 +1,4 @@
-"""Faults of the engine that an attack found, each with the right behaviour."""
+"""Regression tests for defects of the engine that adversarial tests found."""
 
 import asyncio
 import json
@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from . import inside
-from .kinds import few_follow, make_parent
+from . import internals
+from .kinds import check_few_changed, make_parent
 from .world import BAD_CHILD, QUEUE, TYPE, Refused, Session, World
 
 pytestmark = pytest.mark.timeout(120)
@@ -39,18 +39,18 @@ async def test_a_callback_that_could_not_be_enqueued_is_refused_with_its_batch(w
 
 
 async def test_a_policy_with_a_bad_queue_name_is_refused(world):
-    types = {TYPE: {"queue": inside.BAD_QUEUE_NAME}}
+    types = {TYPE: {"queue": internals.BAD_QUEUE_NAME}}
     with pytest.raises(Refused, match="PQ_INVALID_ARGUMENT") as refused:
         await world.ask("select register_worker('w', $1, $2)", [QUEUE], types)
-    assert inside.BAD_QUEUE_NAME in refused.value.text
+    assert internals.BAD_QUEUE_NAME in refused.value.text
 
 
 # Dependents --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["report", "sweep", "cancel", "purge"])
-async def test_an_end_follows_up_a_few_dependents_and_maintenance_the_rest(world, ending):
-    """The number of dependents that one call changes does not depend on how many there are."""
+async def test_a_report_resolves_a_few_dependents_and_maintenance_the_rest(world, ending):
+    """Check that one call changes a bounded number of dependents."""
     parent = await make_parent(3000)(world, {"max_attempts": 1})
     if ending in ("report", "sweep"):
         await world.claim("bad-job", lease=5)
@@ -65,7 +65,7 @@ async def test_an_end_follows_up_a_few_dependents_and_maintenance_the_rest(world
         case "purge":
             filter_ = {"job_type": "bad-job"}
             await world.call("select change_jobs('cancel', $1)", filter_)
-    await few_follow(world)
+    await check_few_changed(world)
     for _ in range(30):
         await world.maintain(1)
     left = await world.owner.fetchval(
@@ -79,7 +79,7 @@ async def test_an_end_follows_up_a_few_dependents_and_maintenance_the_rest(world
 
 @pytest.mark.parametrize("swept_by", ["claim", "maintenance"])
 async def test_a_repeated_claim_does_not_take_a_job_back_from_another_worker(world, swept_by):
-    """Worker b is given an expired job while worker a repeats the claim that gave it the job."""
+    """Give worker b an expired job while worker a repeats the claim that returned the job."""
     job, request = await world.enqueue(TYPE, {}), str(uuid4())
     a, b = await world.session("a"), await world.session("b")
     assert [one["id"] for one in await claim(a, "a", 5, request)] == [job]
@@ -88,7 +88,7 @@ async def test_a_repeated_claim_does_not_take_a_job_back_from_another_worker(wor
     if swept_by == "maintenance":
         await b.call("select maintain_jobs(force => true)")
     else:
-        await b.call("select maintain_jobs()")  # the first round is for housekeeping
+        await b.call("select maintain_jobs()")  # The first round does the housekeeping.
         await b.call("select maintain_jobs()")
     (given,) = await claim(b, "b")
     repeating = world.start(claim(a, "a", 5, request))
@@ -133,7 +133,7 @@ OPERATORS = [
 
 @pytest.mark.parametrize("sql", OPERATORS)
 @pytest.mark.parametrize("leave_open", [run_and_add_child, claim_in_transaction])
-async def test_no_claim_waits_for_an_operator_that_waits(world, leave_open, sql):
+async def test_no_claim_waits_behind_a_waiting_operator(world, leave_open, sql):
     await world.owner.fetchval("select set_limit('type:old', 5)")
     await leave_open(world, await world.session("open"))
     await world.enqueue("other", {})
@@ -163,7 +163,7 @@ async def test_a_claim_does_not_wait_for_a_pause_that_is_not_committed(world):
 
 
 async def test_a_paused_queue_does_not_use_up_a_key_it_shares(world):
-    """19 jobs of a paused queue and 3 of another wait for one key of one slot."""
+    """Let 19 jobs of a paused queue and 3 of another wait for one key with one slot."""
     await world.owner.fetchval("select set_limit('k', 1), set_queue('paused')")
     options = {"options": {"limit_keys": ["k"]}}
     everything = "select claim_jobs('w', $1, $2, 50)", ["paused", QUEUE], [TYPE]
@@ -186,8 +186,8 @@ async def test_a_paused_queue_does_not_use_up_a_key_it_shares(world):
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("call", ["claim_jobs", "claim_next_job", "report_jobs", "complete_job"])
-async def test_claims_and_reports_refuse_a_level_at_which_limits_are_not_exact(world, call, level):
-    """A role's default is enough to be at such a level."""
+async def test_claims_and_reports_refuse_fixed_snapshots(world, call, level):
+    """Set the isolation level through the default of the role."""
     await world.owner.fetchval("select set_limit($1, 1)", f"type:{TYPE}")
     job = await world.enqueue(TYPE, {})
     session = await world.session("strict", default_transaction_isolation=level)
@@ -225,8 +225,8 @@ async def test_a_limit_is_exact_while_another_claim_is_not_committed(world):
 # Leases ------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_that_is_heard_of_keeps_a_job_whose_row_is_locked(world):
-    """A transaction that enqueues a child locks the parent for longer than the parent's lease."""
+async def test_a_worker_with_heartbeats_keeps_a_job_whose_row_is_locked(world):
+    """Lock the parent, by the enqueue of a child, for longer than its lease."""
     parent = await world.enqueue(TYPE, {})
     await world.claim(lease=6)
     user = await world.session("user")
@@ -300,7 +300,7 @@ async def test_a_job_parked_without_a_delay_is_not_due_at_once(world):
     assert [one["id"] for one in await world.claim()] == [job]
 
 
-async def test_an_expiry_does_not_hide_the_error_of_a_job_that_did_start(world):
+async def test_an_expiry_keeps_the_error_of_a_job_that_has_started(world):
     job = await world.enqueue(TYPE, {"options": {"expires_in_seconds": 10}})
     await world.claim()
     await world.report([job], "failed", error="boom", delay_seconds=30)
@@ -312,8 +312,8 @@ async def test_an_expiry_does_not_hide_the_error_of_a_job_that_did_start(world):
 # Time --------------------------------------------------------------------------------------------
 
 
-async def look(world: World) -> float:
-    """Claim and maintain as an idle worker does; return when it does so again, in seconds."""
+async def run_idle_worker(world: World) -> float:
+    """Claim and maintain like an idle worker; return the seconds until the next time."""
     await world.claim("nothing")
     answer = await world.call("select maintain_jobs()")
     return max(0.02, min(answer.get("next_in", 0.9), 0.9))
@@ -324,17 +324,17 @@ async def test_a_schedule_of_every_second_has_all_its_ticks(world):
     await world.call("select set_schedule('each-second', $1)", job)
     end = world.now + timedelta(seconds=24.5)
     while world.now < end:
-        await world.pass_time(await look(world))
+        await world.pass_time(await run_idle_worker(world))
     assert len(await world.claim()) in (24, 25)
 
 
 async def test_a_delayed_job_is_claimable_on_time(world):
     job = await world.enqueue(TYPE, {"options": {"delay_seconds": 5}})
     due = world.now + timedelta(seconds=5)
-    pause = await look(world)
+    pause = await run_idle_worker(world)
     while await world.states([job]) == ["scheduled"]:
         await world.pass_time(pause)
-        pause = await look(world)
+        pause = await run_idle_worker(world)
     late = world.now - due
     assert late <= timedelta(seconds=0.25)
 
@@ -343,7 +343,7 @@ async def test_a_delayed_job_is_claimable_on_time(world):
 
 
 async def pages_read(world: World, sql: str, *args: Any) -> int:
-    """How many pages a call reads, whatever it answers."""
+    """Return the number of pages that a call reads."""
     plan = await world.owner.fetchval(f"explain (analyze, buffers, format json) {sql}", *args)
     found = json.loads(plan)
     return found[0]["Plan"]["Shared Hit Blocks"] + found[0]["Plan"]["Shared Read Blocks"]
@@ -368,11 +368,11 @@ async def claim_pages(world: World) -> int:
 @pytest.mark.parametrize("pages", [report_pages, enqueue_pages, claim_pages])
 @pytest.mark.parametrize(
     ("leave_dead", "count"),
-    # Each update of one row passes over its dead versions, so many of them take minutes.
-    [(inside.leave_dead_dependencies, 20_000), (inside.leave_dead_workers, 5_000)],
+    # Each update of a row passes over its dead versions, so 20,000 of them would take minutes.
+    [(internals.leave_dead_dependencies, 20_000), (internals.leave_dead_workers, 5_000)],
 )
-async def test_rows_that_a_held_snapshot_keeps_are_not_read(world, leave_dead, count, pages):
-    """Dead rows of dependencies or workers do not make a call read more pages."""
+async def test_dead_rows_kept_by_a_held_snapshot_are_not_read(world, leave_dead, count, pages):
+    """Check that dead rows of dependencies or workers do not make a call read more pages."""
     await world.enqueue(TYPE, {})
     await world.claim()
     for _ in range(3):
@@ -441,7 +441,7 @@ async def test_a_start_confirmed_beside_a_locked_row_counts(world):
     assert (await get(world, job))["attempt"] == 1
 
 
-async def test_a_claim_that_does_not_confirm_starts_counts(world):
+async def test_a_claim_without_start_confirmation_uses_up_an_attempt(world):
     job = await world.enqueue(TYPE, {})
     await world.claim()
     await world.pass_time(3600)
@@ -449,14 +449,14 @@ async def test_a_claim_that_does_not_confirm_starts_counts(world):
     assert (await get(world, job))["attempt"] == 1
 
 
-async def test_a_worker_confirms_a_last_attempt_and_what_was_lost_before_it_starts(world):
+async def test_last_attempts_and_lost_jobs_require_a_confirmation_of_the_start(world):
     await world.enqueue(TYPE, {"max_attempts": 1})
     await world.enqueue(TYPE, {"max_attempts": 3})
     asked = [[job.get("confirm_start", False) for job in await lose_claim(world)] for _ in range(2)]
     assert asked == [[True, False], [True, True]]
 
 
-async def test_a_job_that_kills_every_worker_before_it_speaks_ends(world):
+async def test_a_job_that_kills_every_worker_before_its_confirmation_fails(world):
     job = await world.enqueue(TYPE, {"max_attempts": 1})
     for _ in range(20):
         await lose_claim(world)
@@ -475,7 +475,7 @@ async def test_one_worker_has_the_lease_of_maintenance(world):
     assert all(answer["next_in"] >= 0 for answer in answers)
 
 
-async def test_a_step_that_fails_is_recorded_and_tried_again(world):
+async def test_a_failed_step_is_recorded_and_retried(world):
     parent = await make_parent(1)(world, {})
     await world.owner.execute(
         f"""create function refuse() returns trigger language plpgsql
@@ -486,7 +486,7 @@ async def test_a_step_that_fails_is_recorded_and_tried_again(world):
     await world.claim("bad-job")
     assert await world.report([parent]) == ["ok"]
     await world.maintain()
-    (step,) = await inside.failed_steps(world.owner)
+    (step,) = await internals.failed_steps(world.owner)
     assert "not now" in step["last_error"] and step["failures"] >= 1
     assert step["kind"] and step["subject"] and step["retry_at"] > world.now
     await world.expect_reason("not now")
@@ -494,10 +494,10 @@ async def test_a_step_that_fails_is_recorded_and_tried_again(world):
     await world.pass_time(3600)
     await world.maintain()
     assert len(await world.claim(BAD_CHILD)) == 1
-    assert await inside.failed_steps(world.owner) == []
+    assert await internals.failed_steps(world.owner) == []
 
 
-async def test_claim_next_job_maintains_if_nobody_has_for_some_seconds(world):
+async def test_claim_next_job_runs_overdue_maintenance(world):
     job = await world.enqueue(TYPE, {})
     await world.claim(lease=5)
     await world.maintain(1)

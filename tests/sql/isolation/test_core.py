@@ -1,10 +1,10 @@
-"""Faults of the core that attacks found: each is the smallest input that failed."""
+"""Regression tests for defects of the core, each with the smallest input that failed."""
 
 from typing import Any
 
 import pytest
 
-from . import inside
+from . import internals
 from .world import EVENT, QUEUE, TYPE, Refused, World
 
 pytestmark = pytest.mark.timeout(180)
@@ -18,7 +18,7 @@ SKIPS_ROW = "returns trigger language plpgsql as $$ begin return null; end $$"
 
 
 async def skip_updates(world: World, condition: str) -> None:
-    """A trigger of the user's that leaves rows as they are, without an error."""
+    """Create a user's trigger that skips updates without an error."""
     await world.owner.execute(
         f"""create function skip() {SKIPS_ROW};
         create trigger skip before update on job_queue for each row
@@ -26,15 +26,16 @@ async def skip_updates(world: World, condition: str) -> None:
     )
 
 
-# Head of the line --------------------------------------------------------------------------------
+# Head of the queue -------------------------------------------------------------------------------
 
 
-async def test_jobs_of_a_key_that_somebody_has_locked_do_not_hold_up_others(world):
+async def test_jobs_of_a_locked_key_do_not_delay_others(world):
     await world.call("select set_limit($1, 5000)", KEY)
     await world.call(MANY, TYPE, QUEUE, 1500, KEYED)
     holder = await world.session("holder")
     await holder.begin()
-    await holder.call("select to_jsonb(j) from claim_next_job($1) j", QUEUE)  # holds the key
+    # This transaction holds the key.
+    await holder.call("select to_jsonb(j) from claim_next_job($1) j", QUEUE)
     other = await world.enqueue("other", {})
     assert [job["id"] for job in await world.claim(TYPE, "other")] == [other]
     await holder.commit()
@@ -43,7 +44,7 @@ async def test_jobs_of_a_key_that_somebody_has_locked_do_not_hold_up_others(worl
     assert len(await world.claim()) > 0
 
 
-async def test_many_kinds_of_unclaimed_jobs_of_a_key_do_not_hold_up_others(world):
+async def test_many_types_of_unclaimed_jobs_of_a_key_do_not_delay_others(world):
     await world.call("select set_limit($1, 2)", KEY)
     await world.owner.execute(
         "insert into job_queue (job_type, queue, status, hold, blocked_on, limit_keys) "
@@ -65,7 +66,7 @@ async def test_many_kinds_of_unclaimed_jobs_of_a_key_do_not_hold_up_others(world
 
 
 @pytest.mark.parametrize("limited", [False, True], ids=["no limit", "limit"])
-async def test_a_start_that_a_trigger_skips_is_noted_and_holds_up_no_others(world, limited):
+async def test_a_start_skipped_by_a_trigger_is_recorded_and_delays_no_others(world, limited):
     if limited:
         await world.call("select set_limit($1, 100)", f"queue:{QUEUE}")
     bad = [await world.enqueue("bad-job", {"priority": 5}) for _ in range(3)]
@@ -73,23 +74,23 @@ async def test_a_start_that_a_trigger_skips_is_noted_and_holds_up_no_others(worl
     await skip_updates(world, "old.job_type = 'bad-job'")
     jobs = await world.call("select claim_jobs('w', $1, $2, 2)", [QUEUE], ["bad-job", TYPE])
     assert [job["id"] for job in jobs] == [good]
-    steps = await inside.failed_steps(world.owner)
+    steps = await internals.failed_steps(world.owner)
     assert {(step["kind"], step["subject"]) for step in steps} == {("claim", job) for job in bad}
     assert all("trigger" in step["last_error"] for step in steps)
 
 
-async def test_a_promotion_that_a_trigger_skips_is_noted_and_holds_up_no_others(world):
+async def test_a_promotion_skipped_by_a_trigger_is_recorded_and_delays_no_others(world):
     bad = await world.enqueue("bad-job", {"options": {"delay_seconds": 1}})
     good = await world.enqueue(TYPE, {"options": {"delay_seconds": 1}})
     await skip_updates(world, "old.job_type = 'bad-job'")
     await world.pass_time(2)
     await world.maintain()
     assert await world.states([bad, good]) == ["scheduled", "pending"]
-    steps = await inside.failed_steps(world.owner)
+    steps = await internals.failed_steps(world.owner)
     assert [(step["kind"], step["subject"]) for step in steps] == [("promote", bad)]
 
 
-async def test_a_report_that_a_trigger_skips_is_refused(world):
+async def test_a_report_skipped_by_a_trigger_is_refused(world):
     bad, good = await world.enqueue("bad-job", {}), await world.enqueue(TYPE, {})
     await world.claim("bad-job", TYPE)
     await skip_updates(world, "old.job_type = 'bad-job'")
@@ -97,7 +98,7 @@ async def test_a_report_that_a_trigger_skips_is_refused(world):
 
 
 async def refuse_starts(world: World, ahead: int, behind: int) -> str:
-    """Enqueue a good job among thousands whose start a trigger of the user's refuses."""
+    """Enqueue a good job among thousands whose start is refused by a user's trigger."""
     await world.call(MANY, "bad-job", QUEUE, ahead, {"priority": 5})
     good = await world.enqueue(TYPE, {"priority": 5})
     if behind:
@@ -113,32 +114,30 @@ async def refuse_starts(world: World, ahead: int, behind: int) -> str:
 
 @pytest.mark.parametrize("max_jobs", [1, 10])
 @pytest.mark.parametrize("limited", [False, True], ids=["no limit", "limit"])
-async def test_thousands_of_jobs_whose_start_fails_do_not_delay_one_behind_them(
-    world, limited, max_jobs
-):
+async def test_one_claim_gets_past_thousands_of_jobs_whose_start_fails(world, limited, max_jobs):
     if limited:
         await world.call("select set_limit($1, 100)", f"queue:{QUEUE}")
     good = await refuse_starts(world, 3000, 0)
     claim = "select claim_jobs('w', $1, $2, $3)", [QUEUE], ["bad-job", TYPE], max_jobs
     assert [job["id"] for job in await world.call(*claim)] == [good]
-    assert len(await inside.failed_steps(world.owner)) < 2500, "it tried nearly all"
+    assert len(await internals.failed_steps(world.owner)) < 2500, "the claim tried nearly all jobs"
 
 
-async def test_claims_get_past_thousands_of_jobs_whose_start_fails_bit_by_bit(world):
+async def test_several_claims_get_past_thousands_of_jobs_whose_start_fails(world):
     good = await refuse_starts(world, 1500, 1500)
     tried = 0
     while not (claimed := await world.claim("bad-job", TYPE)):
-        failed = len(await inside.failed_steps(world.owner))
+        failed = len(await internals.failed_steps(world.owner))
         assert tried < failed < tried + 2500
         tried = failed
     assert [job["id"] for job in claimed] == [good]
-    assert {step["failures"] for step in await inside.failed_steps(world.owner)} <= {1, 2}
+    assert {step["failures"] for step in await internals.failed_steps(world.owner)} <= {1, 2}
 
 
 # Events ------------------------------------------------------------------------------------------
 
 
-async def test_an_event_wakes_all_who_wait_in_bounded_steps(world):
+async def test_an_event_wakes_all_parked_jobs_in_bounded_steps(world):
     await world.call(MANY, TYPE, QUEUE, 5000, {})
     await world.owner.execute(
         "update job_queue set status = 'processing', hold = 'parked', parked_on = $1, attempt = 1, "
@@ -149,7 +148,7 @@ async def test_an_event_wakes_all_who_wait_in_bounded_steps(world):
     assert answer["woken"] == 1000
     left = "select count(*) from job_queue where hold = 'parked'"
     assert await world.owner.fetchval(left) == 4000
-    # One row says that there is more to do, not one a job.
+    # One row records that there is more to do, instead of one row for each job.
     assert await world.owner.fetchval("select count(*) from picture_queue.follow_up") == 0
     for _ in range(6):
         await world.pass_time(1)
@@ -158,7 +157,7 @@ async def test_an_event_wakes_all_who_wait_in_bounded_steps(world):
     assert await world.owner.fetchval("select count(*) from picture_queue.signal") == 0
 
 
-async def test_a_job_that_cannot_be_woken_keeps_the_event_until_it_can(world):
+async def test_an_event_is_kept_for_a_job_that_cannot_be_woken(world):
     jobs = [await world.enqueue(kind, {}) for kind in ("bad-job", TYPE)]
     await world.claim("bad-job", TYPE)
     assert await world.report(jobs, "parked", event=EVENT) == ["ok", "ok"]
@@ -173,7 +172,7 @@ async def test_a_job_that_cannot_be_woken_keeps_the_event_until_it_can(world):
 # Heartbeats --------------------------------------------------------------------------------------
 
 
-async def test_a_heartbeat_names_the_old_one_of_two_leases_of_a_job(world):
+async def test_a_heartbeat_reports_the_older_of_two_leases_of_a_job_as_lost(world):
     job = await world.enqueue(TYPE, {})
     [old] = await world.claim()
     await world.report([job], "released")
@@ -225,7 +224,7 @@ async def test_the_error_of_a_users_trigger_has_a_code_and_its_message(world, ca
 
 
 async def refuse_elsewhere(world: World) -> None:
-    """A trigger of the user's that writes what a deferred constraint of another table refuses."""
+    """Create a user's trigger that violates a deferred constraint of another table."""
     await world.owner.execute(
         """create table customer (id integer primary key);
         create table audit (
@@ -239,7 +238,7 @@ async def refuse_elsewhere(world: World) -> None:
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["ours", "another table"])
 @pytest.mark.parametrize("flow", ["claim", "report", "promote", "heartbeat"])
-async def test_a_deferred_trigger_that_raises_costs_its_own_job_only(world, flow, elsewhere):
+async def test_an_error_of_a_deferred_trigger_affects_only_its_job(world, flow, elsewhere):
     given = {"options": {"delay_seconds": 1}} if flow == "promote" else {}
     jobs = [await world.enqueue(kind, given) for kind in ("bad-job", TYPE)]
     if flow in ("report", "heartbeat"):
@@ -261,10 +260,10 @@ async def test_a_deferred_trigger_that_raises_costs_its_own_job_only(world, flow
             assert answer["lost"] == []
     if flow != "heartbeat":
         reason = '"refused"' if elsewhere else REFUSAL
-        assert reason in str(await inside.failed_steps(world.owner))
+        assert reason in str(await internals.failed_steps(world.owner))
 
 
-async def test_a_deferred_constraint_of_the_callers_own_is_left_until_the_commit(world):
+async def test_a_deferred_constraint_of_the_caller_is_checked_at_the_commit(world):
     await refuse_elsewhere(world)
     job = await world.enqueue(TYPE, {})
     async with world.owner.transaction():
@@ -274,7 +273,7 @@ async def test_a_deferred_constraint_of_the_callers_own_is_left_until_the_commit
     assert await world.states([job]) == ["cancelled"]
 
 
-async def test_a_deferred_constraint_may_share_its_name_with_one_that_is_not(world):
+async def test_a_deferred_constraint_may_have_the_name_of_another_constraint(world):
     job = await world.enqueue(TYPE, {})
     await refuse(world, "after update")
     await world.owner.execute("create table other (a integer constraint refuse check (a > 0))")

@@ -1,4 +1,4 @@
-"""Bad jobs do not affect ordinary jobs: every kind of bad job, in every call.
+"""Bad jobs do not affect ordinary jobs: every kind of bad job is tried in every call.
 
 A flow makes a call and checks the ordinary jobs. A kind makes jobs bad and checks that the reason
 is reported. The tests measure no time; a generous timeout only ends a test that hangs.

@@ -1,7 +1,7 @@
-"""With an isolation taken out of the engine, the suite fails.
+"""Mutation tests: if an isolation is removed from the engine, the suite fails.
 
-Each mutation replaces a text in one function. A mutation whose text is gone fails, too: then this
-list must follow the engine.
+Each mutation replaces a text in one function. A mutation also fails if its text no longer exists.
+Then this list must be changed with the engine.
 """
 
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from . import inside
+from . import internals
 from .conftest import copied_database
 from .flows import FLOWS, Flow, run
 from .kinds import KINDS, Kind
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.timeout(3600)
 
 @dataclass(frozen=True)
 class Mutation:
-    """A text in a function, what replaces it, and which combination is to notice it first.
+    """A text in a function, its replacement, and the combination that is expected to fail first.
 
-    `also` is a second text and its replacement, where two things keep a call from waiting.
+    `also` is a second text and its replacement, if two statements keep a call from waiting.
     """
 
     what: str
@@ -80,7 +80,7 @@ MUTATIONS = (
 
 
 def combinations(mutation: Mutation) -> list[tuple[Kind, Flow]]:
-    """All of the suite, the likely one first; outside the long profile only that one."""
+    """Yield all combinations, the likely one first; outside the long profile only that one."""
     both = [(kind, flow) for kind in KINDS for flow in FLOWS]
     both.sort(key=lambda pair: (pair[0].name, pair[1].name) != (mutation.kind, mutation.flow))
     assert (both[0][0].name, both[0][1].name) == (mutation.kind, mutation.flow)
@@ -101,14 +101,14 @@ async def test_the_suite_fails_where(stack, own_database, mutation):
             return True
 
     for kind, flow in combinations(mutation):
-        # What fails anyway has noticed nothing.
+        # A combination that fails without the mutation proves nothing.
         if not await passes(kind, flow, mutation) and await passes(kind, flow, None):
             return
     pytest.fail("the suite does not notice this mutation")
 
 
 async def apply(world: World, mutation: Mutation) -> None:
-    text = await inside.function_text(world.owner, mutation.function)
+    text = await internals.function_text(world.owner, mutation.function)
     replacements = [
         (mutation.text, mutation.replacement),
         *([mutation.also] if mutation.also else []),

@@ -1,4 +1,4 @@
-"""Locked rows, many waiting jobs and odd values: what they cost the calls of others."""
+"""Locked rows, many waiting jobs and invalid values, beside the calls of others."""
 
 import asyncio
 from typing import Any
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(120)
 
 KEY = "model:flux"
 KEYED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
-HANG = 3  # seconds after which a call that should not wait counts as waiting
+HANG = 3  # A call that takes more seconds is taken to wait.
 
 
 async def refused(world: World, sql: str, *args: Any) -> str:
@@ -21,8 +21,8 @@ async def refused(world: World, sql: str, *args: Any) -> str:
     return str(caught.value)
 
 
-async def test_ids_are_answered_in_the_order_asked(world):
-    """Also where a job is made in a second round, after the unique one that kept it out."""
+async def test_jobs_are_returned_in_the_order_of_the_call(world):
+    """Enqueue a job that is inserted in a second round, after its unique predecessor was found."""
 
     def job(k: int, **options: Any) -> dict[str, Any]:
         return {"job_type": TYPE, "queue": QUEUE, "payload": {"k": k}, "options": options}
@@ -49,7 +49,7 @@ async def test_a_locked_table_of_the_archive_does_not_stop_maintenance(world):
     assert [job["id"] for job in await world.claim()] == [late]
 
 
-async def test_many_kinds_of_jobs_that_wait_for_a_key_delay_no_claim(world):
+async def test_many_types_of_jobs_that_wait_for_a_key_delay_no_claim(world):
     await world.call("select set_limit($1, 1000)", KEY)
     await world.owner.execute(
         "insert into job_queue (job_type, queue, status, hold, blocked_on, limit_keys) "
@@ -83,12 +83,12 @@ async def test_a_locked_generation_delays_neither_sweep_nor_claim(world):
         ("select pause_key($1, '290000-01-01')", [KEY]),
     ],
 )
-async def test_a_pause_ends_at_a_time_that_clients_can_read(world, sql, args):
+async def test_a_pause_until_a_time_that_clients_cannot_read_is_refused(world, sql, args):
     await world.enqueue(TYPE, {})
     assert "resume_at" in await refused(world, sql, *args)
 
 
-async def test_a_result_that_clients_cannot_read_fails_its_job_alone(world):
+async def test_a_result_that_clients_cannot_read_fails_only_its_job(world):
     odd, plain = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim()
     odd_lease, plain_lease = world.leases([odd]), world.leases([plain])
@@ -107,7 +107,7 @@ async def test_a_result_that_clients_cannot_read_fails_its_job_alone(world):
 @pytest.mark.parametrize(
     ("field", "value"), [("event", "a\nb"), ("pause_key", "a*"), ("pause_key", "a\nb")]
 )
-async def test_names_that_no_call_can_use_later_are_refused(world, field, value):
+async def test_names_that_no_later_call_accepts_are_refused(world, field, value):
     job = await world.enqueue(TYPE, {})
     await world.claim()
     outcome = {**world.leases([job])[0], "outcome": "parked", field: value}
@@ -127,7 +127,7 @@ async def test_a_locked_row_of_a_worker_delays_no_claim(world):
 
 
 @pytest.mark.parametrize("sql", [f"select purge_queue('{QUEUE}')", f"select send_event('{EVENT}')"])
-async def test_calls_that_must_see_what_others_commit_refuse_other_isolation(world, sql):
+async def test_calls_that_must_see_concurrent_commits_refuse_fixed_snapshots(world, sql):
     await world.enqueue(TYPE, {})
     session = await world.session("reader", default_transaction_isolation="repeatable read")
     with pytest.raises(Refused, match="isolation"):

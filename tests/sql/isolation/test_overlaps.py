@@ -1,4 +1,4 @@
-"""Calls that overlap with an open transaction, a lock of the whole table, or a missed round."""
+"""Calls that overlap with an open transaction, a table lock, or a missed round of maintenance."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ async def claim_unconfirmed(world: World) -> dict[str, str]:
 
 
 async def expire(world: World, job: str) -> None:
-    """Let the lease of a job end, and take it back."""
+    """Let the lease of a job expire, and sweep it."""
     await world.owner.execute(
         "update job_queue set lease_expires_at = now() - interval '1 hour' where id = $1", job
     )
@@ -61,7 +61,7 @@ async def test_a_claim_over_two_queues_locks_no_job_that_it_leaves(world: World,
 
 
 @pytest.mark.parametrize("mode", ["share", "share row exclusive"])
-async def test_a_heartbeat_prolongs_leases_while_an_index_is_made(world: World, mode: str):
+async def test_a_heartbeat_prolongs_leases_during_create_index(world: World, mode: str):
     job = await world.enqueue(TYPE, {})
     (claimed,) = await world.claim(lease=60)
     builder = await world.session("index")
@@ -77,7 +77,7 @@ async def test_a_heartbeat_prolongs_leases_while_an_index_is_made(world: World, 
     assert await world.states([job]) == ["processing"]
 
 
-async def test_a_start_confirmed_beside_the_row_counts_as_long_as_the_lease_is_not_swept(world):
+async def test_a_start_confirmed_in_lease_extension_counts_until_the_sweep(world):
     job = await world.enqueue(TYPE, {"max_attempts": 1})
     claimed = await claim_unconfirmed(world)
     holder = await world.hold("select from job_queue where id = $1 for update", job)
@@ -90,7 +90,7 @@ async def test_a_start_confirmed_beside_the_row_counts_as_long_as_the_lease_is_n
     assert await world.states([job]) == ["failed"]
 
 
-async def test_a_job_cancelled_while_parked_keeps_its_claim_to_undo_its_work(world: World):
+async def test_a_job_cancelled_while_parked_is_claimed_for_cleanup_again(world: World):
     job = await world.enqueue(TYPE, {})
     (claimed,) = await world.claim()
     await world.report([claimed["id"]], "parked", event=EVENT)
@@ -101,7 +101,7 @@ async def test_a_job_cancelled_while_parked_keeps_its_claim_to_undo_its_work(wor
     assert (await claim_unconfirmed(world))["id"] == job
 
 
-async def test_a_retried_job_has_its_unconfirmed_claims_again(world: World):
+async def test_a_retry_resets_the_unconfirmed_claims(world: World):
     job = await world.enqueue(TYPE, {"max_attempts": 1})
     await world.owner.execute("update job_queue set unconfirmed_claims = 20 where id = $1", job)
     await claim_unconfirmed(world)
@@ -113,7 +113,7 @@ async def test_a_retried_job_has_its_unconfirmed_claims_again(world: World):
     assert await world.states([job]) == ["pending"]
 
 
-async def test_an_event_sent_while_another_of_its_name_is_left_over_is_kept(world: World):
+async def test_an_event_is_kept_although_an_older_one_of_its_name_is_stored(world: World):
     first, second = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim()
     await world.report([first], "parked", event=EVENT)
@@ -128,8 +128,8 @@ async def test_an_event_sent_while_another_of_its_name_is_left_over_is_kept(worl
     assert await world.states([second]) == ["pending"]
 
 
-async def park_while_an_event_is_left_over(world: World) -> tuple[str, str]:
-    """Park two jobs on an event that reaches one of them, and park that one again."""
+async def park_beside_a_stored_event(world: World) -> tuple[str, str]:
+    """Park two jobs on an event that wakes only one of them, and park that one again."""
     locked, free = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim()
     await world.report([locked, free], "parked", event=EVENT)
@@ -145,7 +145,7 @@ async def park_while_an_event_is_left_over(world: World) -> tuple[str, str]:
 
 
 async def test_a_job_that_parks_again_is_not_woken_by_the_event_that_woke_it(world: World):
-    locked, free = await park_while_an_event_is_left_over(world)
+    locked, free = await park_beside_a_stored_event(world)
     assert await world.states([locked, free]) == ["parked", "parked"]
     await world.pass_time(1)
     await world.maintain()
@@ -154,12 +154,12 @@ async def test_a_job_that_parks_again_is_not_woken_by_the_event_that_woke_it(wor
 
 
 async def test_a_second_event_wakes_the_job_that_parked_again(world: World):
-    locked, free = await park_while_an_event_is_left_over(world)
+    locked, free = await park_beside_a_stored_event(world)
     assert await world.call("select send_event($1)", EVENT) == {"woken": 2}
     assert await world.states([locked, free]) == ["pending", "pending"]
 
 
-async def test_an_event_kept_for_a_job_wakes_it_although_its_row_was_locked(world: World):
+async def test_a_stored_event_wakes_a_job_whose_first_wake_up_failed(world: World):
     await world.call("select send_event($1)", EVENT)
     await world.pass_time(1)
     job = await world.enqueue(TYPE, {})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from . import inside
+from . import internals
 from .world import TYPE, Refused, World
 
 pytestmark = pytest.mark.timeout(120)
@@ -21,7 +21,7 @@ async def report(world: World, items: list[dict[str, Any]]) -> list[dict[str, An
 
 
 async def add_trigger(world: World, sqlstates: list[str]) -> None:
-    """Refuse the updates of jobs with these errors in turn, the last one from then on."""
+    """Refuse the updates of jobs with these errors in turn, and then always with the last one."""
     await world.owner.execute(
         f"""create sequence public.tries;
         create function refuse() returns trigger language plpgsql as $$
@@ -45,24 +45,24 @@ async def add_trigger(world: World, sqlstates: list[str]) -> None:
         {"retryable": "perhaps"},
     ],
 )
-async def test_a_mistyped_outcome_is_refused_alone_and_is_no_failed_step(world, bad):
+async def test_an_outcome_with_a_wrong_type_is_refused_alone(world, bad):
     jobs = await run_jobs(world, 2)
     good, other = [{**lease, "outcome": "completed"} for lease in world.leases(jobs)]
     answers = await report(world, [good, {**other, **bad}])
     assert [one["outcome"] for one in answers] == ["ok", "refused"]
     assert answers[1]["error"].startswith("PQ_INVALID_ARGUMENT")
-    assert await inside.failed_steps(world.owner) == []
+    assert await internals.failed_steps(world.owner) == []
 
 
-async def test_an_error_of_a_trigger_is_not_taken_for_a_mistyped_value(world):
+async def test_an_error_of_a_trigger_is_not_taken_for_a_wrong_type(world):
     [job] = await run_jobs(world, 1)
     await add_trigger(world, ["22012"])
     assert await world.report([job]) == ["refused"]
-    [step] = await inside.failed_steps(world.owner)
+    [step] = await internals.failed_steps(world.owner)
     assert (step["kind"], step["subject"]) == ("report", job)
 
 
-async def test_of_repeated_outcomes_the_first_counts(world):
+async def test_the_first_of_repeated_outcomes_counts(world):
     jobs = await run_jobs(world, 20)
     items = [
         {**lease, "outcome": outcome, "result": {"n": n}, "error": f"n {n}", "delay_seconds": 9}
@@ -75,7 +75,7 @@ async def test_of_repeated_outcomes_the_first_counts(world):
     assert [row["result"] for row in rows] == [{"n": 0}] * 20
 
 
-async def test_of_repeated_results_the_first_counts(world):
+async def test_the_first_of_repeated_results_counts(world):
     jobs = await run_jobs(world, 20)
     items = [
         {**lease, "outcome": "completed", "result": {"n": n}}
@@ -88,7 +88,7 @@ async def test_of_repeated_results_the_first_counts(world):
 
 
 @pytest.mark.parametrize("outcome", ["failed", "completed", "cancelled"])
-async def test_the_size_of_a_result_is_an_error_only_of_a_completed_job(world, outcome):
+async def test_a_result_that_is_too_large_is_an_error_only_for_a_completed_job(world, outcome):
     [job] = await run_jobs(world, 1, max_attempts=1)
     await world.owner.fetchval("""select set_setting('{"max_result_bytes": 100}')""")
     if outcome == "cancelled":

@@ -6,14 +6,14 @@ from uuid import uuid4
 
 import pytest
 
-from . import inside
+from . import internals
 from .world import EVENT, QUEUE, TYPE, World
 
 pytestmark = pytest.mark.timeout(120)
 
 KEY = "model:flux"
 LIMITED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
-TIMEOUT = 5  # seconds; a call that takes longer waits for a lock
+TIMEOUT = 5  # A call that takes more seconds is taken to wait for a lock.
 
 
 async def refuse_updates(world: World, table: str) -> None:
@@ -34,7 +34,7 @@ async def test_a_failed_step_of_a_limit_key_is_retried_after_its_delay(world):
     for _ in range(4):
         await world.claim()
         await world.maintain(1)
-    steps = await inside.failed_steps(world.owner)
+    steps = await internals.failed_steps(world.owner)
     assert [(step["kind"], step["subject"], step["failures"]) for step in steps] == [
         ("key", KEY, 1)
     ]
@@ -50,7 +50,7 @@ async def test_a_failed_step_of_a_limit_rule_is_not_retried_at_once(world):
     await world.call("select set_limit($1, 1)", KEY)
     await refuse_updates(world, "limit_rule")
     await world.maintain(4)
-    steps = await inside.failed_steps(world.owner)
+    steps = await internals.failed_steps(world.owner)
     assert [(step["kind"], step["failures"]) for step in steps] == [("rule", 1)]
 
 
@@ -107,7 +107,7 @@ async def test_counting_a_batch_does_not_wait_for_a_lock_on_it(world):
     await other.call("select report_jobs($1)", [item])
     await world.pass_time(1)
     await asyncio.wait_for(world.maintain(1), TIMEOUT)
-    assert await inside.failed_steps(world.owner) == []
+    assert await internals.failed_steps(world.owner) == []
     await other.commit()
     assert (await world.call("select get_batch($1::text::uuid)", batch))["open"] == 0
 
@@ -122,11 +122,11 @@ async def test_waking_parked_jobs_does_not_wait_for_a_lock_on_the_event(world):
     await world.hold("select from picture_queue.signal for update")
     await world.pass_time(1)
     await asyncio.wait_for(world.maintain(1), TIMEOUT)
-    assert await inside.failed_steps(world.owner) == []
+    assert await internals.failed_steps(world.owner) == []
 
 
-async def test_a_new_row_of_a_limit_key_wakes_the_maintenance(world):
-    """The row of the key was pruned, although jobs have started within the period of its rate."""
+async def test_a_new_row_of_a_limit_key_wakes_maintenance(world):
+    """Start jobs within the period of a rate, and prune the row of the key."""
     await world.call("select set_limit($1, rate => 1, period_seconds => 0.3)", KEY)
     await world.call("select register_worker('w', $1, '{}')", [QUEUE])
     await world.call("select maintain_jobs(worker => 'w')")
@@ -136,7 +136,7 @@ async def test_a_new_row_of_a_limit_key_wakes_the_maintenance(world):
     await listener.connection.add_listener(
         "picture_queue", lambda *message: messages.append(message[3])
     )
-    await inside.plan_started_key(world.owner, KEY)
+    await internals.plan_started_key(world.owner, KEY)
     await listener.connection.execute("select 1")
     assert [text for text in messages if "maintain" in text]
 
@@ -157,7 +157,7 @@ async def test_a_repeated_claim_returns_a_job_with_a_row_in_lease_extension(worl
 
 @pytest.mark.parametrize("free", [True, False], ids=["row is free", "row is locked"])
 async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
-    """The first heartbeat, which is never committed, writes to lease_extension."""
+    """Send a heartbeat that writes to lease_extension and is never committed."""
     jobs = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim(lease=60)
     leases = world.leases(jobs)

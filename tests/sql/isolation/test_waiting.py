@@ -1,4 +1,4 @@
-"""Jobs that wait for a key, a parent or a lease, and for which somebody must look again."""
+"""Jobs that wait for a key, a parent or a lease, and the checks that start them later."""
 
 from typing import Any
 from uuid import uuid4
@@ -36,7 +36,7 @@ async def work_off(world: World, rounds: int = 10) -> int:
 
 
 @pytest.mark.parametrize("end", ["delete_limit", "resume_key"])
-async def test_more_jobs_than_one_look_unblocks_run_when_a_limit_or_pause_ends(world, end):
+async def test_all_jobs_run_after_a_limit_or_pause_ends_even_if_one_check_is_not_enough(world, end):
     if end == "delete_limit":
         await world.call("select set_limit($1, 1)", KEY)
     else:
@@ -50,7 +50,7 @@ async def test_more_jobs_than_one_look_unblocks_run_when_a_limit_or_pause_ends(w
     assert await work_off(world) + len(running) == 1300
 
 
-async def test_a_rate_starts_jobs_while_those_before_still_run(world):
+async def test_a_rate_starts_jobs_while_earlier_ones_still_run(world):
     await world.call("select set_limit($1, rate => 1, period_seconds => 1)", KEY)
     await enqueue_many(world, 4)
     started = 0
@@ -61,7 +61,7 @@ async def test_a_rate_starts_jobs_while_those_before_still_run(world):
     assert started == 4
 
 
-async def test_a_job_that_lost_the_key_it_was_unblocked_for_leaves_the_turn_to_the_next(world):
+async def test_a_slot_passes_to_the_next_job_if_the_unblocked_job_loses_the_key(world):
     await world.call("select set_limit($1, 1)", KEY)
     await enqueue_many(world, 1)
     [first] = await world.claim()
@@ -76,7 +76,7 @@ async def test_a_job_that_lost_the_key_it_was_unblocked_for_leaves_the_turn_to_t
 
 
 @pytest.mark.parametrize("fault", ["refused", "locked"])
-async def test_a_job_nobody_can_start_does_not_keep_the_turn_of_its_key(world, fault):
+async def test_a_job_that_cannot_start_does_not_occupy_the_slot_of_its_key(world, fault):
     await world.call("select set_limit($1, 1)", KEY)
     await enqueue_many(world, 1)
     [first] = await world.claim()
@@ -97,7 +97,7 @@ async def test_a_job_nobody_can_start_does_not_keep_the_turn_of_its_key(world, f
     assert await work_off(world) == 2
 
 
-async def test_a_locked_key_at_the_head_of_the_queue_stops_nobody_else(world):
+async def test_a_locked_key_at_the_head_of_the_queue_delays_no_other_job(world):
     await world.call("select set_limit($1, 5)", KEY)
     await enqueue_many(world, 2)
     free = await world.enqueue(TYPE, {})
@@ -107,7 +107,7 @@ async def test_a_locked_key_at_the_head_of_the_queue_stops_nobody_else(world):
     assert [job["id"] for job in await claim_one(world)] == [free]
 
 
-async def test_a_new_limit_counts_more_running_jobs_than_fit_into_a_step(world):
+async def test_a_new_limit_counts_running_jobs_in_several_steps(world):
     await enqueue_many(world, 1400)
     while await world.claim():
         pass
@@ -120,7 +120,7 @@ async def test_a_new_limit_counts_more_running_jobs_than_fit_into_a_step(world):
     assert len(await world.claim()) == 50
 
 
-async def test_a_child_whose_settling_failed_is_settled_later(world):
+async def test_a_child_that_could_not_be_resolved_is_resolved_later(world):
     parent = await world.enqueue(TYPE, {})
     await world.claim()
     other = await world.session("other")
@@ -145,7 +145,7 @@ async def test_a_child_whose_settling_failed_is_settled_later(world):
     assert [job["id"] for job in await world.claim()] == [made["job_id"]]
 
 
-async def test_children_hear_of_a_failed_parent_that_is_discarded(world):
+async def test_children_of_a_failed_parent_are_cancelled_after_its_discard(world):
     parent = await world.enqueue(TYPE, {"max_attempts": 1})
     item = {"job_type": TYPE, "queue": QUEUE, "options": {"depends_on": [parent]}}
     children = await world.call("select enqueue_jobs($1)", [item] * 250)
@@ -156,7 +156,7 @@ async def test_children_hear_of_a_failed_parent_that_is_discarded(world):
     assert set(await world.states([job["job_id"] for job in children])) == {"cancelled"}
 
 
-async def test_a_late_repetition_of_a_claim_does_not_revive_the_lease_of_an_attempt(world):
+async def test_a_late_repetition_of_a_claim_does_not_renew_an_ended_lease(world):
     job = await world.enqueue(TYPE, {})
     request = str(uuid4())
     [first] = await claim_one(world, request)
@@ -170,7 +170,7 @@ async def test_a_late_repetition_of_a_claim_does_not_revive_the_lease_of_an_atte
     assert [one["id"] for one in await claim_one(world)] == [job]
 
 
-async def test_a_cancel_that_cannot_see_new_children_is_refused(world):
+async def test_a_cancel_with_a_fixed_snapshot_is_refused(world):
     parent = await world.enqueue(TYPE, {})
     caller = await world.session("caller")
     await caller.connection.execute("begin isolation level repeatable read")

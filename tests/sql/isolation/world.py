@@ -11,13 +11,13 @@ from uuid import uuid4
 
 import asyncpg
 
-from . import inside
+from . import internals
 
 QUEUE = "shared"
 TYPE, WORKER, EVENT, TAG = "ordinary-job", "ordinary-worker", "arrived", "ordinary"
 BAD_TYPE, BAD_CHILD, BAD_WORKER = "bad-job", "bad-child", "bad-worker"
-JOBS = 3  # ordinary jobs in each state that a flow needs
-CALL_TIMEOUT = "8s"  # the platform's statement_timeout: no call may take longer
+JOBS = 3  # The number of ordinary jobs in each state that a flow needs.
+CALL_TIMEOUT = "8s"  # The statement_timeout of the platform. No call may take longer.
 
 Make = Callable[["World", dict[str, Any]], Awaitable[str]]
 
@@ -36,14 +36,14 @@ class Refused(Exception):
 
 
 def _decode(text: str) -> Any:
-    # Python refuses integers of more than 4,300 digits, which only a bad job has.
+    # Python refuses integers of more than 4,300 digits. Only bad jobs contain them.
     return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
 
 
 class Session:
     """A client's connection, whose calls time out as on the platform."""
 
-    def __init__(self, connection: inside.Connection) -> None:
+    def __init__(self, connection: internals.Connection) -> None:
         self.connection = connection
 
     async def ask(self, sql: str, *args: Any) -> Any:
@@ -81,7 +81,7 @@ class World:
         saved: Values that a kind or a flow needs later in the test.
     """
 
-    def __init__(self, owner: inside.Connection, connect: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, owner: internals.Connection, connect: Callable[..., Awaitable[Any]]) -> None:
         self.owner = owner
         self._connect = connect
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
@@ -127,7 +127,7 @@ class World:
         pid = session.connection.get_server_pid()
         return await self.owner.fetchval("select cardinality(pg_blocking_pids($1)) > 0", pid)
 
-    async def hold(self, sql: str, *args: Any) -> "inside.Connection":
+    async def hold(self, sql: str, *args: Any) -> "internals.Connection":
         """Run a statement in a transaction that stays open until the test ends."""
         connection = await self._connect(f"holder-{uuid4()}")
         await connection.execute("begin")
@@ -138,7 +138,7 @@ class World:
     async def pass_time(self, seconds: float) -> None:
         """Move the clock, which otherwise stands still."""
         self.now += timedelta(seconds=seconds)
-        await inside.set_clock(self.owner, self.now.isoformat())
+        await internals.set_clock(self.owner, self.now.isoformat())
 
     # Work --------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class World:
             await self.call("select maintain_jobs(force => true)")
 
     async def states(self, ids: list[str]) -> list[str]:
-        """Return the hold of each of these jobs, or its status if it has none."""
+        """Return for each of these jobs its hold, or its status if it has none."""
         rows = await self.owner.fetch(
             "select coalesce(hold, status) from job_queue where id::text = any($1) order by seq",
             ids,
@@ -185,7 +185,7 @@ class World:
     # Creating jobs -----------------------------------------------------------------------------
 
     async def place(self, state: str, job_type: str, make: Make, count: int) -> list[str]:
-        """Create jobs in a state; delays and the leases to expire are of ten seconds."""
+        """Create jobs in a state. Delays, and leases that expire, last ten seconds."""
         given: dict[str, Any] = {"priority": 5 if job_type == BAD_TYPE else 0}
         options: dict[str, Any] = {"tags": [TAG]}
         if state == "due":
@@ -220,10 +220,10 @@ class World:
         expect({*states} <= {"processing", "completed"}, f"neighbours are {states}")
 
     async def provoke(self) -> None:
-        """Wake, claim and complete the bad jobs as far as they can be."""
+        """Wake, claim and complete the bad jobs as far as possible."""
         await self.ask("select send_event($1)", EVENT)
         await self.claim(BAD_TYPE, worker=BAD_WORKER)
-        # All running bad jobs, including those that other calls claimed.
+        # This includes bad jobs that other calls claimed.
         rows = await self.owner.fetch(
             "select id::text as job_id, lease_id::text from job_queue "
             f"where job_type = '{BAD_TYPE}' and status = 'processing' and hold is null"
@@ -233,10 +233,10 @@ class World:
         await self.maintain()
 
     async def expect_reason(self, *words: str) -> str:
-        """Return a text with these words: of the doctor, a failed step or a bad job's history."""
+        """Return a text of the doctor, a failed step or a bad job with these words."""
         doctor = await self.call("select queue_doctor()")
         texts = [str(one["detail"]) for one in doctor if one["verdict"] != "ok"]
-        texts += [str(step) for step in await inside.failed_steps(self.owner)]
+        texts += [str(step) for step in await internals.failed_steps(self.owner)]
         for job in [job for ids in self.bad.values() for job in ids]:
             texts.append(str(await self.call("select get_job_history($1::text::uuid)", job)))
         for one in texts:
@@ -252,7 +252,7 @@ def expect(condition: bool, what: str) -> None:
 
 @asynccontextmanager
 async def open_world(url: str) -> AsyncIterator[World]:
-    """Connect to a database that nobody else uses."""
+    """Connect to a database without other users."""
     connections: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
 

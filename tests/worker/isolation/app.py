@@ -1,7 +1,7 @@
 """The worker of the suite: ``picture-queue worker --app app:worker``.
 
 Environment: ``SUITE_SETTINGS``, a JSON object of worker settings, and ``SUITE_MUTATION``, the
-isolation that is taken out.
+isolation to remove.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ worker = Worker(settings=WorkerSettings(**json.loads(os.environ["SUITE_SETTINGS"
 
 @worker.handler("ordinary")
 async def ordinary(payload: dict[str, Any], job: JobContext) -> int:
-    """Take a moment, in which others run, or as long as it is told."""
+    """Run for a moment, so that other jobs run meanwhile, or for the seconds of the payload."""
     await asyncio.sleep(payload.get("seconds", 0.05))
     result: int = payload["n"]
     return result
@@ -34,7 +34,7 @@ def ordinary_in_thread(payload: dict[str, Any]) -> int:
 
 @worker.handler("bad")
 async def bad(payload: dict[str, Any], job: JobContext) -> object:
-    """Misbehave when the others have started."""
+    """Misbehave after the other jobs have started."""
     print("started", job.id, flush=True)
     await asyncio.sleep(payload.get("after", 0.05))
     return await misbehaviour.misbehave(payload["kind"], job)
@@ -48,7 +48,7 @@ def bad_in_thread(payload: dict[str, Any], job: SyncJobContext) -> object:
 
 
 if mutation := os.environ.get("SUITE_MUTATION"):
-    # Only here: it needs the inside of the worker, which the suite does not.
+    # Mutations are imported only here, because they use internals of the worker.
     import mutations
 
     mutations.apply(mutation)

@@ -1,4 +1,4 @@
-"""Workers of the suite: over HTTP and straight to the database."""
+"""Workers of the suite, over HTTP and over direct connections to the database."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

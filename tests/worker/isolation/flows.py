@@ -48,8 +48,8 @@ async def run(world: World, kind: Kind) -> None:
         raise type(error)(f"{rows}: {error}") from None
     if kind.is_stopped:
         await world.worker.stop(world.guard)
-    if kind.says:
-        await world.expect_reason(bad, kind.says)
+    if kind.pattern:
+        await world.expect_reason(bad, kind.pattern)
     await kind.check_reason(world, bad)
     # Jobs that still wait must not run during the next test.
     await world.service.jobs.change("cancel", queue=world.queue)

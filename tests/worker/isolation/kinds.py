@@ -50,7 +50,7 @@ class Kind:
         count: The number of bad jobs. By default there are as many as slots, so that the worker
             would stop if each of them took a slot for ever.
         state: The state that a bad job must reach while ordinary jobs run.
-        says: A pattern that its row, its history or the log must contain.
+        pattern: A pattern that its row, its history or the log must contain.
         spoil: Makes the enqueued jobs bad before they may start.
         check_reason: Checks in another way that the reason is reported.
         settings: Settings that it needs, in a worker of its own.
@@ -61,7 +61,7 @@ class Kind:
     job: dict[str, Any] = field(default_factory=dict)
     count: int = CONCURRENCY
     state: Check = failed
-    says: str = ""
+    pattern: str = ""
     spoil: Step = nothing
     check_reason: Step = nothing
     settings: dict[str, Any] = field(default_factory=dict)
@@ -81,49 +81,49 @@ def bad(kind: str, job_type: str = "bad", after: float = 0.05, **options: Any) -
 # Handlers ----------------------------------------------------------------------------------------
 
 HUGE = ("result of 100 MB", "raises 10 MB of text")
-UNSPEAKABLE = {
-    "__str__ raises": "Unspeakable",
+TEXT_FAILURES = {
+    "__str__ raises": "UnreadableText",
     "raises without end": "RecursionError",
 }
 
 HANDLERS = (
     *(
-        Kind(f"{name}{where}", bad(name, job_type), says=UNSPEAKABLE.get(name, REASON),
+        Kind(f"{name}{where}", bad(name, job_type), pattern=TEXT_FAILURES.get(name, REASON),
              count=1 if name in HUGE else CONCURRENCY)
         for name in misbehaviour.RAISES
         for where, job_type in (("", "bad"), (" in a thread", "bad-thread"))
     ),
     *(Kind(name, bad(name, max_attempts=2), state=waits,
-           says=REASON if "epoch" in name else "") for name in misbehaviour.WAITS),
+           pattern=REASON if "epoch" in name else "") for name in misbehaviour.WAITS),
 )  # fmt: skip
 
 HARM = (
     Kind("cancels the tasks of others", bad("cancels the tasks of others", after=0), state=ended),
     Kind("waits for the tasks of others",
-         bad("waits for the tasks of others", timeout=0.1, after=0), says="did not end within"),
+         bad("waits for the tasks of others", timeout=0.1, after=0), pattern="did not end within"),
     Kind("leaves callbacks that raise", bad("leaves callbacks that raise"), state=ended),
     Kind("returns in a fork", bad("returns in a fork"), count=1, state=ended),
 )  # fmt: skip
 
 STUCK = (
     Kind("swallows cancels", bad("swallows cancels", timeout=0.3), count=1, state=runs,
-         says="has not stopped|still runs|did not end", is_stopped=True),
+         pattern="has not stopped|still runs|did not end", is_stopped=True),
     Kind("swallows cancels at the stop", bad("swallows cancels"), count=1, state=runs,
-         says="has not stopped|still runs|not end|released|gave", is_stopped=True),
+         pattern="has not stopped|still runs|not end|released|gave", is_stopped=True),
     Kind("leaves a task that swallows cancels", bad("leaves a task that swallows cancels"),
          state=ended, is_stopped=True),
     Kind("waits in a thread of asyncio for ever",
          bad("waits in a thread of asyncio for ever", timeout=0.3), count=1,
-         says="did not end within", is_stopped=True),
+         pattern="did not end within", is_stopped=True),
     Kind("never ends in its thread",
          bad(misbehaviour.NEVER_ENDS, "bad-thread", timeout=0.3), count=1,
-         says="did not end within", is_stopped=True),
+         pattern="did not end within", is_stopped=True),
 )  # fmt: skip
 
 
 # Results -----------------------------------------------------------------------------------------
 
-# These results have no JSON value: null, a text or a failure is accepted.
+# These results have no JSON value. Null, a text or a failure is accepted.
 CAN_COMPLETE = (
     "result NaN",
     "result with infinity",
@@ -133,7 +133,7 @@ CAN_COMPLETE = (
 RESULTS = tuple(
     Kind(name, bad(name), count=1 if name in HUGE else CONCURRENCY,
          state=ended if name in CAN_COMPLETE else failed,
-         says="" if name in CAN_COMPLETE else "[Rr]esult|JSON|large|coroutine")
+         pattern="" if name in CAN_COMPLETE else "[Rr]esult|JSON|large|coroutine")
     for name in misbehaviour.RESULTS
 )  # fmt: skip
 
@@ -153,14 +153,14 @@ def spoil_payload(sql: str) -> Step:
 ROWS = (
     Kind("number of 5,000 digits in the payload", bad(misbehaviour.HARMLESS), count=2, state=failed,
          spoil=spoil_payload("jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"),
-         says="(?i)payload|digits|number|read"),
+         pattern="(?i)payload|digits|number|read"),
     Kind("payload nested 3,000 times", bad(misbehaviour.HARMLESS), count=2, state=failed,
          spoil=spoil_payload("""(repeat('{"a":', 3000) || '1' || repeat('}', 3000))::jsonb"""),
-         says="(?i)payload|nest|depth|recursion|deep|read"),
+         pattern="(?i)payload|nest|depth|recursion|deep|read"),
     Kind("payload that is no object", bad(misbehaviour.HARMLESS), count=2, state=failed,
-         spoil=spoil_payload("'[1]'"), says="(?i)payload|object|list"),
+         spoil=spoil_payload("'[1]'"), pattern="(?i)payload|object|list"),
     Kind("payload without what the handler wants", bad(misbehaviour.HARMLESS), state=failed,
-         spoil=spoil_payload("'{}'"), says="kind"),
+         spoil=spoil_payload("'{}'"), pattern="kind"),
 )  # fmt: skip
 
 
@@ -219,5 +219,5 @@ SETTINGS = (
          state=cannot_start, spoil=pause_key, check_reason=explain),
     Kind("job type that nobody knows", {"job_type": "unknown-to-all"}, state=cannot_start,
          check_reason=explain),
-    Kind("timeout of nothing", bad("swallows cancels", timeout=0.001), says="did not end"),
+    Kind("timeout of nothing", bad("swallows cancels", timeout=0.001), pattern="did not end"),
 )  # fmt: skip

@@ -18,7 +18,7 @@ from picture_queue import JobContext, Retry, Snooze
 REASON = "the real reason"
 
 
-class Alien(BaseException):
+class CustomBaseException(BaseException):
     """An exception that does not derive from `Exception`."""
 
 
@@ -39,7 +39,7 @@ def with_property(name: str) -> Callable[[], NoReturn]:
     return raiser(lambda: kind(REASON))
 
 
-class Unspeakable(Exception):
+class UnreadableText(Exception):
     """An exception whose text cannot be read."""
 
     def __str__(self) -> str:
@@ -58,9 +58,9 @@ def recurse() -> NoReturn:
 
 # Exceptions by name: a plain function, called in an async handler or in a thread.
 RAISES: dict[str, Callable[[], NoReturn]] = {
-    "raises BaseException": raiser(lambda: Alien(REASON)),
+    "raises BaseException": raiser(lambda: CustomBaseException(REASON)),
     "raises a group of BaseException": raiser(
-        lambda: BaseExceptionGroup("both", [Alien(REASON), ValueError("no")])
+        lambda: BaseExceptionGroup("both", [CustomBaseException(REASON), ValueError("no")])
     ),
     "raises KeyboardInterrupt": raiser(lambda: KeyboardInterrupt(REASON)),
     "raises GeneratorExit": raiser(lambda: GeneratorExit(REASON)),
@@ -76,7 +76,7 @@ RAISES: dict[str, Callable[[], NoReturn]] = {
     "property counts raises": with_property("counts"),
     "property public raises": with_property("public"),
     "property __notes__ raises": with_property("__notes__"),
-    "__str__ raises": raiser(Unspeakable),
+    "__str__ raises": raiser(UnreadableText),
     "retry with an exception as its reason": raiser(
         lambda: Retry(reason=ValueError(REASON))  # type: ignore[arg-type]
     ),
@@ -159,7 +159,7 @@ async def leave_callback_that_raises() -> str:
 
     class Finalized:
         def __del__(self) -> None:
-            raise Alien(REASON)
+            raise CustomBaseException(REASON)
 
     loop = asyncio.get_running_loop()
     loop.call_soon(raiser(lambda: ValueError(REASON)))

@@ -1,7 +1,7 @@
-"""Isolations of the worker, and a mutation that removes each. Imported by the worker of the suite.
+"""Isolations of the worker, and a mutation that removes each. The worker of the suite imports them.
 
-Each mutation replaces functions of the worker. One whose function is gone fails: then this list
-must follow the worker.
+Each mutation replaces functions of the worker. A mutation fails if its function no longer exists.
+Then this list must be changed with the worker.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from picture_queue.worker import worker as worker_module
 
 
 def replace(owner: object, name: str, new: Callable[..., Any]) -> Callable[..., Any]:
-    """Replace a function and return the old one; the new one is made of it."""
+    """Replace a function and return the old one. `new` makes the replacement from it."""
     old: Callable[..., Any] = getattr(owner, name)
     setattr(owner, name, new)
     return old
 
 
 def catch_no_base_exception() -> None:
-    """Let a BaseException of a handler out of its attempt."""
+    """Let a BaseException of a handler leave its attempt."""
 
     def outcome_of_error(self: Any, error: BaseException) -> Any:
         if not isinstance(error, Exception):
@@ -41,7 +41,7 @@ def read_properties_unguarded() -> None:
 
 
 def leave_waits_unbounded() -> None:
-    """Send waits as the handler said them."""
+    """Send delays exactly as the handler set them."""
     replace(verdicts_module, "wait_seconds", lambda value: value)
     replace(verdicts_module, "wait_until", lambda at: at.isoformat())
 
@@ -52,13 +52,13 @@ def let_handlers_cancel_others() -> None:
 
 
 def store_any_json() -> None:
-    """Send results that nobody can read, and fail no job whose outcome is refused."""
+    """Send results that no client can read, and do not fail a job whose outcome is refused."""
     replace(verdicts_module, "plain_result", lambda value: (value, 0))
     replace(reporter.Reporter, "_fail_job", lambda self, report, error: None)
 
 
 def read_all_or_nothing() -> None:
-    """Read an answer as a whole or not at all."""
+    """Parse an answer completely or not at all."""
 
     def members(text: str) -> Any:
         raise ValueError("The answer cannot be read")
@@ -67,7 +67,7 @@ def read_all_or_nothing() -> None:
 
 
 def beat_in_the_event_loop() -> None:
-    """Have heartbeats wait for the event loop of the handlers."""
+    """Let heartbeats wait for the event loop of the handlers."""
 
     def beat(self: Any, *args: Any) -> Any:
         ran = threading.Event()
@@ -84,7 +84,7 @@ def name_no_blocker() -> None:
 
 
 def wait_for_stuck_handlers() -> None:
-    """Give a handler that does not stop an hour."""
+    """Give a handler that does not stop an hour of grace."""
     for module in (executor, supervisor):
         assert module.CLEANUP
         module.CLEANUP = 3600.0  # type: ignore[misc]
@@ -101,7 +101,7 @@ def wait_for_stuck_threads() -> None:
 
 
 def ignore_retry_after() -> None:
-    """Do not read for how long the API asks to be left alone."""
+    """Ignore the Retry-After header."""
     replace(errors, "parse_retry_after", lambda text: None)
 
 
@@ -125,6 +125,6 @@ MUTATIONS: dict[str, Callable[[], None]] = {
 
 
 def apply(name: str) -> None:
-    """Take out the isolation of this name, and say so."""
+    """Remove the isolation of this name, and print it."""
     MUTATIONS[name]()
     print("took out:", name, flush=True)

@@ -1,4 +1,4 @@
-"""Bad answers of the project: the worker goes on, says what is wrong, and does not hammer."""
+"""Invalid responses of the project: the worker continues, logs the reason and limits its calls."""
 
 import asyncio
 import re
@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from ...databases import address, execute
-from ...faults.languages import Answer
+from ...faults.protocols import Answer
 from ...faults.proxy import Proxy
 from .flows import ordinary
 from .test_connections import proxied
@@ -24,18 +24,18 @@ class Bad:
     """A bad answer.
 
     Attributes:
-        name: What it is.
-        status: Status code.
+        name: The name of the answer.
+        status: The status code.
         body: The body.
-        content_type: Its type.
-        says: What the log says.
+        content_type: The content type.
+        pattern: A pattern that the log must contain.
     """
 
     name: str
     status: int
     body: bytes
     content_type: str = "application/json"
-    says: str = "(?i)answer|calls fail"
+    pattern: str = "(?i)answer|calls fail"
 
 
 HTML = b"<!DOCTYPE html><html><head><title>522: Connection timed out</title></head></html>"
@@ -50,7 +50,7 @@ ANSWERS = (
     Bad("522", 522, HTML, "text/html"),
     Bad("500", 500, b"", "text/plain"),
     Bad("302", 302, b"", "text/plain"),
-    Bad("401", 401, KEY, says="ERROR.*[Kk]ey"),
+    Bad("401", 401, KEY, pattern="ERROR.*[Kk]ey"),
 )
 
 
@@ -73,7 +73,7 @@ async def test_jobs_complete_after_some_answers_of(start, stack, service, db, tm
 
         await world.until(given, "the worker asks no more")
         await world.expect_completed(jobs)
-        world.expect_logged(bad.says)
+        world.expect_logged(bad.pattern)
         await worker.stop(world.guard)
 
 
@@ -86,7 +86,7 @@ async def test_jobs_complete_while_one_call_gets_but(
         queue, worker = start(environment, lease=12)
         world = World(service, db, queue, worker)
         proxy.answer(answer(bad, path=f"/rest/v1/rpc/{call}"))
-        # It is prolonged before it ends, and ends before its lease does.
+        # The lease is prolonged before it expires, and the job ends before its lease.
         long = {"job_type": "ordinary", "payload": {"n": 1, "seconds": 5}}
         jobs = await world.enqueue(long, *ordinary())
 
@@ -99,7 +99,7 @@ async def test_jobs_complete_while_one_call_gets_but(
         await worker.stop(world.guard)
 
 
-async def test_a_throttled_worker_asks_when_it_was_told_to(start, stack, service, db, tmp_path):
+async def test_a_throttled_worker_waits_for_retry_after(start, stack, service, db, tmp_path):
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment)
         world = World(service, db, queue, worker)
@@ -108,7 +108,7 @@ async def test_a_throttled_worker_asks_when_it_was_told_to(start, stack, service
 
 
 async def throttle(world: World, proxy: Proxy) -> None:
-    """Answer 429, and count how often the worker asks before the time it was told."""
+    """Answer 429, and count the requests of the worker before Retry-After has passed."""
 
     async def given() -> bool:
         return proxy.answered > 0
@@ -119,13 +119,15 @@ async def throttle(world: World, proxy: Proxy) -> None:
     await world.until(given, "the worker asks no more")
     jobs = await world.enqueue(*ordinary())
     await asyncio.sleep(5)
-    # Each kind of call once or twice; a slow machine makes fewer, not more.
+    # Each kind of call is made once or twice. A slow machine makes fewer, never more.
     expect(proxy.answered <= 10, f"{proxy.answered} requests in 5 s: {world.worker.log[-3000:]}")
     proxy.heal()
     await world.expect_completed(jobs)
 
 
-async def test_a_password_that_changed_is_an_alarm_and_no_end(start, stack, service, db):
+async def test_a_changed_password_is_logged_as_an_alarm_and_does_not_end_the_worker(
+    start, stack, service, db
+):
     role = f"rotated_{uuid4().hex[:8]}"
     await db.execute(f"create role {role} login password 'first' in role service_role")
     database = urlsplit(stack.db_url)
@@ -138,11 +140,11 @@ async def test_a_password_that_changed_is_an_alarm_and_no_end(start, stack, serv
         await db.execute(f"alter role {role} password 'second'")
         await _end_sessions(stack, role)
 
-        async def said() -> bool:
+        async def is_logged() -> bool:
             return re.search("ERROR.*password", worker.log) is not None
 
         jobs = await world.enqueue(*ordinary())
-        await world.until(said, "nothing is said of the password")
+        await world.until(is_logged, "the log does not mention the password")
         await db.execute(f"alter role {role} password 'first'")
         await world.expect_completed(jobs)
         await worker.stop(world.guard)

@@ -1,7 +1,7 @@
 """Faults of the connection cost neither a job nor an attempt.
 
 A proxy between the worker and its project makes the faults. During a partial fault the worker uses
-what still works, such as new connections. After a total fault it continues once the fault ends.
+what still works, such as new connections. After a total fault it continues.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from .world import World
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 TRANSPORTS = ("http", "tls", "direct")
-LEASE = 30  # seconds; a call's timeout has to be shorter
-TOTAL_FAULT = 3.0  # seconds that a total fault lasts
+LEASE = 30  # The lease in seconds. The timeout of a call must be shorter.
+TOTAL_FAULT = 3.0  # The length of a total fault in seconds.
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def proxied(stack: Any, transport: str, directory: Any) -> Iterator[tuple[Proxy,
             yield proxy, {"PICTURE_QUEUE_DATABASE_URL": database._replace(netloc=netloc).geturl()}
             return
         environment = {"SUPABASE_KEY": stack.service_role_key}
-        if transport == "tls":  # over HTTP/2 or HTTP/1.1, as the client chooses
+        if transport == "tls":  # The connection uses HTTP/2 or HTTP/1.1, as the client chooses.
             context, authority = tls_for(directory)
             front = opened.enter_context(h2_front(api.hostname, api.port))
             proxy = opened.enter_context(Proxy("127.0.0.1", front, "h2", context))
@@ -62,7 +62,7 @@ class Fault:
         name: The name of the fault.
         begin: Begins the fault.
         is_total: True if no call succeeds during the fault.
-        log: A pattern that the log must contain; "" if a retry at once makes a log line needless.
+        log: A pattern that the log must contain; "" if a retry at once causes no log line.
     """
 
     name: str

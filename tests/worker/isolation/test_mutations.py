@@ -14,7 +14,7 @@ from .world import NotIsolated, World
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
-GUARD = 20.0  # seconds; long enough to detect a worker that hangs
+GUARD = 20.0  # The limit in seconds is long enough to detect a worker that hangs.
 Case = Callable[[World], Awaitable[None]]
 
 

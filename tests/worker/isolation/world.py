@@ -1,4 +1,4 @@
-"""A worker process, and a world of ordinary and bad jobs around it."""
+"""A worker process, with ordinary and bad jobs for it."""
 
 import asyncio
 import json
@@ -19,9 +19,9 @@ from picture_queue import AsyncPictureQueue
 
 CONCURRENCY = 6
 QUICK = {"concurrency": CONCURRENCY, "poll_interval": 0.2, "shutdown_grace": 1.0}
-GUARD = 60.0  # seconds; a wait that takes longer fails the test
+GUARD = 60.0  # A wait that takes more seconds fails the test.
 _HERE = Path(__file__).parent
-_MAX_LOG_SIZE = 20_000_000  # bytes; a larger log means a busy loop
+_MAX_LOG_SIZE = 20_000_000  # A log of more bytes is a sign of a busy loop.
 
 
 class NotIsolated(AssertionError):
@@ -56,7 +56,8 @@ class Process:
         env |= {
             "SUITE_SETTINGS": json.dumps({**QUICK, **settings}),
             "SUITE_MUTATION": mutation,
-            "TZ": "Europe/Berlin",  # a zone in which the last moment of Python lies in no year
+            # In this time zone the last datetime of Python is outside of the calendar.
+            "TZ": "Europe/Berlin",
             **environment,
         }
         command = [sys.executable, "-m", "picture_queue_cli", "worker", "--app", "app:worker"]
@@ -67,7 +68,7 @@ class Process:
 
     @property
     def log(self) -> str:
-        """The output so far."""
+        """The output so far, as text."""
         return self._log.read_text("utf-8", "replace")
 
     @property

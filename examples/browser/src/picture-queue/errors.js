@@ -1,15 +1,15 @@
 /**
- * What went wrong. `name` says what kind of thing: `Refused` (the database said no, `code` says
- * why), `JobFailed`, `JobCancelled`, `WaitTimeout`.
+ * An error of picture-queue. `name` is `Refused` (the database refused the call, `code` is its error
+ * code), `JobFailed`, `JobCancelled` or `WaitTimeout`.
  */
 export class PictureQueueError extends Error {
   /**
    * @param {string} name
-   * @param {string} message one sentence, fit to be shown
+   * @param {string} message one sentence for the user
    * @param {{code?: string | null, detail?: string | null, hint?: string | null,
    *   generation?: import("./generations.js").Generation}} [more]
    *   `code` is stable (`PQ_UNKNOWN_MODEL` …), `detail` names the field and its value, `hint` the
-   *   remedy, `generation` is the one that failed or was cancelled
+   *   remedy, `generation` is the failed or cancelled generation
    */
   constructor(name, message, { code = null, detail = null, hint = null, generation } = {}) {
     super(message);
@@ -21,10 +21,12 @@ export class PictureQueueError extends Error {
   }
 
   /**
+   * Returns the error for a refused call.
+   *
    * @param {{code?: string, message: string, details?: string, hint?: string}} error of supabase-js
    */
   static refused(error) {
-    // The stable code stands first in the message: "PQ_UNKNOWN_MODEL: no such model".
+    // The message begins with the stable code: "PQ_UNKNOWN_MODEL: no such model".
     const [, code, message] = /^(PQ_\w+): (.*)$/s.exec(error.message) ?? [
       null,
       error.code ?? null,

@@ -1,4 +1,4 @@
-import { askOnce, bounded, sleep } from "./ask.js";
+import { tryRequest, withTimeout, sleep } from "./retry.js";
 import { PictureQueueError } from "./errors.js";
 import { hasEnded, readGeneration } from "./generations.js";
 import { listen } from "./topic.js";
@@ -6,7 +6,7 @@ import { listen } from "./topic.js";
 /** @typedef {import("@supabase/supabase-js").SupabaseClient} SupabaseClient */
 /** @typedef {import("./generations.js").Generation} Generation */
 /**
- * @typedef {Object} State what an event says, and what the row says
+ * @typedef {Object} State the visible state of a job, from an event or from the row
  * @property {string} job_id
  * @property {import("./generations.js").Status} status
  * @property {"scheduled" | "blocked" | "waiting" | "parked" | null} hold
@@ -16,25 +16,25 @@ import { listen } from "./topic.js";
  * @property {number} version rises with every change
  * @property {string} at
  * @property {string} [error]
- * @property {"socket" | "snapshot" | "poll"} source where it was learnt
+ * @property {"socket" | "snapshot" | "poll"} source an event, the first read of the row, or a later one
  */
 
 const COLUMNS =
   "job_id:id, status, hold, progress, message, attempt, version, at:updated_at, error";
-const POLL_CONNECTED = 5_000; // milliseconds between two looks at the row while events come in
-const POLL_ALONE = 1_000;
-const LAST_LOOK = 15_000; // milliseconds it may take after the time has run out
+const POLL_WITH_EVENTS = 5_000; // milliseconds between two reads of the row on a joined channel
+const POLL_WITHOUT_EVENTS = 1_000; // milliseconds between two reads of the row otherwise
+const LAST_READ_TIMEOUT = 15_000; // milliseconds for a last read after the timeout
 
 /**
- * Follows a generation to its end, whatever happens to the network. An event is a hint that may be
- * lost, late, or come twice; the row is the truth, and the end is believed from it alone.
+ * Follows a generation to its end, also over network failures. Events may be lost, late or
+ * duplicated, so the final state is taken from the row only.
  *
  * @param {SupabaseClient} supabase
  * @param {string} generation_id
  * @param {{onProgress?: (state: State) => void, signal?: AbortSignal, timeout?: number}} [options]
- *   `onProgress` hears of states, each newer than the one before; `signal` ends the following, not
- *   the generation; `timeout` in milliseconds, default 10 minutes
- * @returns {Promise<Generation>} as it ended: completed, failed or cancelled
+ *   `onProgress` gets each newer state; `signal` ends the wait, not the generation; `timeout` is in
+ *   milliseconds, default 10 minutes
+ * @returns {Promise<Generation>} the completed, failed or cancelled generation
  * @throws {PictureQueueError} `Refused`, or `WaitTimeout`
  */
 export async function follow(
@@ -42,14 +42,14 @@ export async function follow(
   generation_id,
   { onProgress = () => {}, signal, timeout = 600_000 } = {},
 ) {
-  const limit = bounded(signal, timeout, tookTooLong);
+  const limit = withTimeout(signal, timeout, timeoutError);
   try {
-    return await untilItEnds(supabase, generation_id, onProgress, limit.signal);
+    return await followToEnd(supabase, generation_id, onProgress, limit.signal);
   } catch (error) {
     if (!limit.signal.aborted || signal?.aborted) throw error;
-    // The device may have slept through it all: nothing is given up without a last look.
-    const last = bounded(signal, LAST_LOOK, () => limit.signal.reason);
-    const generation = await found(supabase, generation_id, last.signal).finally(last.end);
+    // The device may have been suspended until the timeout, so the row is read once more.
+    const last = withTimeout(signal, LAST_READ_TIMEOUT, () => limit.signal.reason);
+    const generation = await getGeneration(supabase, generation_id, last.signal).finally(last.end);
     if (hasEnded(generation.status)) return generation;
     throw error;
   } finally {
@@ -58,45 +58,50 @@ export async function follow(
 }
 
 /**
+ * Follows a generation without a timeout.
+ *
  * @param {SupabaseClient} supabase
  * @param {string} generation_id
  * @param {(state: State) => void} onProgress
  * @param {AbortSignal} signal
  * @returns {Promise<Generation>}
  */
-async function untilItEnds(supabase, generation_id, onProgress, signal) {
-  let generation = await found(supabase, generation_id, signal);
+async function followToEnd(supabase, generation_id, onProgress, signal) {
+  let generation = await getGeneration(supabase, generation_id, signal);
   if (hasEnded(generation.status)) return generation;
   const { job_id, user_id } = generation;
   const inbox = new Inbox(job_id);
-  const leave = listen(supabase, `pq:user:${user_id}`, inbox);
+  const unsubscribe = listen(supabase, `pq:user:${user_id}`, inbox);
   /** @type {State | undefined} */
   let newest;
   try {
     for (;;) {
       const item = await inbox.next(signal);
-      const state = typeof item === "string" ? await look(supabase, job_id, item, signal) : item;
+      const state = typeof item === "string" ? await readState(supabase, job_id, item, signal) : item;
       if (state && state.version > (newest?.version ?? 0)) {
         newest = state;
         onProgress(state);
       }
       if (newest && hasEnded(newest.status)) {
-        generation = await found(supabase, generation_id, signal);
+        generation = await getGeneration(supabase, generation_id, signal);
         if (hasEnded(generation.status)) return generation;
       }
     }
   } finally {
-    leave();
+    unsubscribe();
     inbox.close();
   }
 }
 
 /**
+ * Returns a generation.
+ *
  * @param {SupabaseClient} supabase
  * @param {string} generation_id
  * @param {AbortSignal} signal
+ * @throws {PictureQueueError} `Refused`: there is no such generation
  */
-async function found(supabase, generation_id, signal) {
+async function getGeneration(supabase, generation_id, signal) {
   const generation = await readGeneration(supabase, generation_id, signal);
   if (generation) return generation;
   throw new PictureQueueError("Refused", "no such generation", {
@@ -106,18 +111,20 @@ async function found(supabase, generation_id, signal) {
 }
 
 /**
+ * Reads the state of a job from its row.
+ *
  * @param {SupabaseClient} supabase
  * @param {string} job_id
  * @param {"snapshot" | "poll"} source
  * @param {AbortSignal} signal
- * @returns {Promise<State | null>} null: no answer this time, or the job was pruned
+ * @returns {Promise<State | null>} null: no answer, or the job was pruned
  */
-async function look(supabase, job_id, source, signal) {
-  const answer = await askOnce(
+async function readState(supabase, job_id, source, signal) {
+  const answer = await tryRequest(
     supabase,
     (signal) => {
       const row = supabase.from("job_queue").select(COLUMNS).eq("id", job_id).abortSignal(signal);
-      // We repeat it ourselves, sooner.
+      // The retries of supabase-js are off, because the next poll comes sooner.
       return (row.retry?.(false) ?? row).maybeSingle();
     },
     signal,
@@ -125,32 +132,32 @@ async function look(supabase, job_id, source, signal) {
   return answer?.data ? { ...answer.data, source } : null;
 }
 
-const tookTooLong = () =>
+const timeoutError = () =>
   new PictureQueueError("WaitTimeout", "The generation did not end in time", {
-    hint: "It goes on; follow it again",
+    hint: "It continues; follow it again",
   });
 
-/** What there is to look at next: an event, or the reason to look at the row. */
+/** A queue of events, and of requests to read the row ("snapshot" or "poll"). */
 class Inbox {
   /** @type {(State | "snapshot" | "poll")[]} */
   #items = ["snapshot"];
   #wake = () => {};
   #connected = false;
-  #lookNow = () => this.#put("poll");
+  #pollNow = () => this.#put("poll");
 
   /** @param {string} job_id */
   constructor(job_id) {
     this.job_id = job_id;
-    globalThis.addEventListener?.("online", this.#lookNow);
+    globalThis.addEventListener?.("online", this.#pollNow);
   }
 
   close() {
-    globalThis.removeEventListener?.("online", this.#lookNow);
+    globalThis.removeEventListener?.("online", this.#pollNow);
   }
 
   joined() {
     this.#connected = true;
-    this.#put("snapshot"); // what happened before is not told
+    this.#put("snapshot"); // earlier events are not sent again
   }
 
   lost() {
@@ -163,11 +170,15 @@ class Inbox {
     if (payload?.job_id === this.job_id) this.#put({ ...payload, source: "socket" });
   }
 
-  /** @param {AbortSignal} signal */
+  /**
+   * Returns the next item; "poll" if none arrives in time.
+   *
+   * @param {AbortSignal} signal
+   */
   async next(signal) {
     if (!this.#items.length) {
-      const pause = this.#connected ? POLL_CONNECTED : POLL_ALONE;
-      await sleep(pause, signal, (wake) => (this.#wake = wake));
+      const delay = this.#connected ? POLL_WITH_EVENTS : POLL_WITHOUT_EVENTS;
+      await sleep(delay, signal, (wake) => (this.#wake = wake));
     }
     return this.#items.shift() ?? "poll";
   }

@@ -1,5 +1,5 @@
 import { supabase } from "../supabase.js";
-import { ask, bounded } from "./ask.js";
+import { sendRequest, withTimeout } from "./retry.js";
 import { PictureQueueError } from "./errors.js";
 import { follow } from "./follow.js";
 
@@ -8,21 +8,21 @@ import { follow } from "./follow.js";
 /** @typedef {{signal?: AbortSignal, timeout?: number}} Options `timeout` in milliseconds */
 /** @typedef {(state: Partial<State> & {generation_id: string}) => void} OnProgress */
 /**
- * @typedef {Object} Wish
+ * @typedef {Object} GenerationRequest
  * @property {string} prompt
- * @property {string} [model_id] the project's default if left out
- * @property {Object} [input] what the model takes beside the prompt: `{aspect_ratio: "16:9"}`
- * @property {string} [generation_id] a uuid of yours; repeating it gives the same generation
+ * @property {string} [model_id] default: that of the project
+ * @property {Object} [input] other inputs of the model: `{aspect_ratio: "16:9"}`
+ * @property {string} [generation_id] a uuid of yours; a repeated call with it starts no second one
  */
 
-const ANSWER_WITHIN = 60_000; // milliseconds until a start or a cancel has to be answered
+const CALL_TIMEOUT = 60_000; // milliseconds for a call, with its retries
 
 /**
- * Asks for a picture and follows it to its end.
+ * Starts a generation and follows it to its end.
  *
- * @param {Wish} wish
+ * @param {GenerationRequest} request
  * @param {OnProgress} [onProgress] is called at once, then with each newer state
- * @param {Options} [options] `signal` ends the following; to end the generation, cancel it
+ * @param {Options} [options] `signal` ends the wait; to end the generation, cancel it
  * @returns {Promise<Generation>} completed, with its images
  * @throws {PictureQueueError} `Refused` with its `code`, `JobFailed`, `JobCancelled`, `WaitTimeout`
  */
@@ -37,7 +37,7 @@ export async function generateWithRealtime(
 }
 
 /**
- * Follows a generation that is under way, as after a reload of the page.
+ * Follows a generation in progress, for example after a reload of the page.
  *
  * @param {string} generation_id
  * @param {OnProgress} [onProgress]
@@ -53,12 +53,12 @@ export async function resumeGeneration(generation_id, onProgress = () => {}, opt
   if (generation.status === "completed") return generation;
   if (generation.status === "cancelled")
     throw new PictureQueueError("JobCancelled", "The generation was cancelled", { generation });
-  const why = generation.error ?? "The generation failed";
-  throw new PictureQueueError("JobFailed", why, { generation });
+  const message = generation.error ?? "The generation failed";
+  throw new PictureQueueError("JobFailed", message, { generation });
 }
 
 /**
- * Cancels a generation: at once while it waits, soon if it runs. Whoever follows it hears of it.
+ * Cancels a generation: a pending one at once, a running one soon.
  *
  * @param {string} generation_id
  * @returns {Promise<{status: string, cancel_requested: boolean}>}
@@ -69,35 +69,39 @@ export function cancelGeneration(generation_id) {
 }
 
 /**
+ * Lists the enabled models.
+ *
  * @param {{signal?: AbortSignal}} [options]
  * @returns {Promise<{model_id: string, kind: string, inputs: any[], default: boolean,
- *   typical_seconds: number | null, price_usd_per_image: number | null}[]>} the models on offer
+ *   typical_seconds: number | null, price_usd_per_image: number | null}[]>}
  */
 export function listModels({ signal } = {}) {
   return call("list_models", {}, signal);
 }
 
 /**
+ * Calls an SQL function, with retries.
+ *
  * @param {string} name
  * @param {Object} params
  * @param {AbortSignal} [signal]
  */
 async function call(name, params, signal) {
-  const noAnswer = () =>
+  const timeoutError = () =>
     new PictureQueueError("WaitTimeout", "The project does not answer", {
-      hint: "Look whether it was done before you repeat it",
+      hint: "The call may have been executed; check before you repeat it",
     });
-  const limit = bounded(signal, ANSWER_WITHIN, noAnswer);
+  const limit = withTimeout(signal, CALL_TIMEOUT, timeoutError);
   try {
     const request = (/** @type {AbortSignal} */ signal) =>
       supabase.rpc(name, params).abortSignal(signal);
-    return await ask(supabase, request, limit.signal);
+    return await sendRequest(supabase, request, limit.signal);
   } finally {
     limit.end();
   }
 }
 
-/** A random uuid; `crypto.randomUUID` is missing where a page comes over plain http. */
+/** Returns a random uuid; `crypto.randomUUID` is missing on pages served over plain http. */
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;

@@ -1,4 +1,4 @@
-import { ask } from "./ask.js";
+import { sendRequest } from "./retry.js";
 
 /** @typedef {import("@supabase/supabase-js").SupabaseClient} SupabaseClient */
 /** @typedef {"pending" | "processing" | "completed" | "failed" | "cancelled"} Status */
@@ -28,20 +28,22 @@ import { ask } from "./ask.js";
 const COLUMNS =
   "id, user_id, job_id, model_id, prompt, status, error, created_at, finished_at, " +
   "images (n, path, mime_type, width, height)";
-const URLS_LAST = 3600; // seconds
+const URL_LIFETIME = 3600; // seconds
 const ENDED = ["completed", "failed", "cancelled"];
 
 /** @param {string} status */
 export const hasEnded = (status) => ENDED.includes(status);
 
 /**
+ * Reads a generation with its images.
+ *
  * @param {SupabaseClient} supabase
  * @param {string} generation_id
  * @param {AbortSignal} signal
- * @returns {Promise<Generation | null>} null: there is none, or it is somebody else's
+ * @returns {Promise<Generation | null>} null: it does not exist, or belongs to another user
  */
 export async function readGeneration(supabase, generation_id, signal) {
-  const row = await ask(
+  const row = await sendRequest(
     supabase,
     (signal) =>
       supabase
@@ -57,12 +59,14 @@ export async function readGeneration(supabase, generation_id, signal) {
 }
 
 /**
+ * Lists the user's generations with their images.
+ *
  * @param {SupabaseClient} supabase
  * @param {{limit?: number, signal?: AbortSignal}} [options]
  * @returns {Promise<Generation[]>} newest first
  */
-export async function listGenerations(supabase, { limit = 12, signal = forever() } = {}) {
-  const rows = await ask(
+export async function listGenerations(supabase, { limit = 12, signal = neverAborted() } = {}) {
+  const rows = await sendRequest(
     supabase,
     (signal) =>
       supabase
@@ -78,7 +82,7 @@ export async function listGenerations(supabase, { limit = 12, signal = forever()
 }
 
 /**
- * The bucket is private: an address to show a picture from has to be signed.
+ * Adds signed URLs to the images of rows, since the bucket is private.
  *
  * @param {SupabaseClient} supabase
  * @param {any[]} rows
@@ -89,8 +93,8 @@ async function withUrls(supabase, rows, signal) {
   const paths = rows.flatMap((row) => row.images.map((/** @type {Image} */ image) => image.path));
   if (!paths.length) return rows;
   const bucket = supabase.storage.from("pictures");
-  const signed = await ask(supabase, () => bucket.createSignedUrls(paths, URLS_LAST), signal);
-  const urls = new Map(paths.map((path, at) => [path, signed[at].signedUrl || null]));
+  const signed = await sendRequest(supabase, () => bucket.createSignedUrls(paths, URL_LIFETIME), signal);
+  const urls = new Map(paths.map((path, index) => [path, signed[index].signedUrl || null]));
   return rows.map((row) => ({
     ...row,
     images: row.images.map((/** @type {Image} */ image) => ({
@@ -100,5 +104,5 @@ async function withUrls(supabase, rows, signal) {
   }));
 }
 
-/** A signal that never comes. */
-export const forever = () => new AbortController().signal;
+/** Returns a signal that is never aborted. */
+export const neverAborted = () => new AbortController().signal;

@@ -2,25 +2,25 @@
 /** @typedef {import("@supabase/supabase-js").RealtimeChannel} RealtimeChannel */
 /**
  * @typedef {Object} Listener
- * @property {() => void} joined the topic is heard from now on; what came before is not told
- * @property {() => void} lost it is not heard any more; `joined` follows when it is back
+ * @property {() => void} joined the channel is joined; events from before are not sent
+ * @property {() => void} lost the channel is lost; `joined` follows when it is joined again
  * @property {(payload: any) => void} message an event of a job
  */
 
-const FIRST_PAUSE = 500; // milliseconds between a channel the server closed and the next, doubling
-const LONGEST_PAUSE = 10_000;
+const FIRST_DELAY = 500; // milliseconds before a closed channel is joined again; doubled each time
+const LONGEST_DELAY = 10_000; // milliseconds
 
 /** @type {WeakMap<SupabaseClient, Map<string, Topic>>} */
 const topics = new WeakMap();
 
 /**
- * Hears of a private topic. All listeners of a client share one channel of a topic, because
- * supabase-js has one: `supabase.channel(name)` returns it again to whoever asks.
+ * Subscribes to a private topic. All listeners of a client share one channel for a topic, because
+ * supabase-js returns the same channel from each call of `supabase.channel(name)`.
  *
  * @param {SupabaseClient} supabase
  * @param {string} name
  * @param {Listener} listener
- * @returns {() => void} ends it
+ * @returns {() => void} ends the subscription
  */
 export function listen(supabase, name, listener) {
   const known = topics.get(supabase) ?? new Map();
@@ -31,14 +31,15 @@ export function listen(supabase, name, listener) {
   return () => topic.remove(listener);
 }
 
+/** A topic with its listeners, and a channel while there are any. */
 class Topic {
   /** @type {Set<Listener>} */
   #listeners = new Set();
   /** @type {RealtimeChannel | null} */
   #channel = null;
   #joined = false;
-  #pause = FIRST_PAUSE;
-  #turn = Promise.resolve();
+  #delay = FIRST_DELAY;
+  #lastUpdate = Promise.resolve();
 
   /**
    * @param {SupabaseClient} supabase
@@ -53,33 +54,33 @@ class Topic {
   add(listener) {
     this.#listeners.add(listener);
     if (this.#joined) listener.joined();
-    this.#settle();
+    this.#updateChannel();
   }
 
   /** @param {Listener} listener */
   remove(listener) {
     this.#listeners.delete(listener);
-    this.#settle();
+    this.#updateChannel();
   }
 
-  /** Joins where somebody listens and leaves where nobody does: one after the other, as a channel
-   * that is still leaving cannot be joined. */
-  #settle() {
-    this.#turn = this.#turn
+  /** Joins the channel if there are listeners, and leaves it if there are none. Updates run one
+   * after the other, because a channel that is being left cannot be joined. */
+  #updateChannel() {
+    this.#lastUpdate = this.#lastUpdate
       .then(async () => {
         if (this.#listeners.size && !this.#channel) await this.#join();
         if (!this.#listeners.size && this.#channel) await this.#leave(this.#channel);
       })
-      .catch(() => this.#settleLater());
+      .catch(() => this.#updateLater());
   }
 
-  #settleLater() {
-    setTimeout(() => this.#settle(), this.#pause);
-    this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
+  #updateLater() {
+    setTimeout(() => this.#updateChannel(), this.#delay);
+    this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY);
   }
 
   async #join() {
-    // A private channel is joined with the user's token, and this is how it gets there.
+    // Gives Realtime the user's token, with which it joins a private channel.
     await this.supabase.realtime.setAuth();
     const channel = this.supabase.channel(this.name, { config: { private: true } });
     this.#channel = channel;
@@ -87,7 +88,7 @@ class Topic {
       for (const listener of this.#listeners) listener.message(payload);
     });
     channel.subscribe((status) => {
-      if (channel === this.#channel) this.#changed(status);
+      if (channel === this.#channel) this.#onStatus(status);
     });
   }
 
@@ -99,21 +100,22 @@ class Topic {
   }
 
   /** @param {string} status */
-  #changed(status) {
-    const was = this.#joined;
+  #onStatus(status) {
+    const wasJoined = this.#joined;
     this.#joined = status === "SUBSCRIBED";
     if (this.#joined) {
-      this.#pause = FIRST_PAUSE;
+      this.#delay = FIRST_DELAY;
       for (const listener of this.#listeners) listener.joined();
       return;
     }
-    if (was) for (const listener of this.#listeners) listener.lost();
+    if (wasJoined) for (const listener of this.#listeners) listener.lost();
     if (status === "CLOSED") {
-      // By the server, as when the token ran out: supabase-js does not join again by itself.
+      // The server closed the channel, for example because the token expired. supabase-js does not
+      // rejoin such a channel.
       this.#channel = null;
-      this.#settleLater();
+      this.#updateLater();
     } else {
-      // It does now. If the token was the trouble, it does so with the one of that moment.
+      // supabase-js rejoins the channel. setAuth gives it the current token for that.
       this.supabase.realtime.setAuth();
     }
   }

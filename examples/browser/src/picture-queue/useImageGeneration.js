@@ -1,7 +1,7 @@
 import { useCallback, useEffect, useRef, useState } from "react";
 import { cancelGeneration, generateWithRealtime, resumeGeneration } from "./generate.js";
 
-/** @typedef {import("./generate.js").Wish} Wish */
+/** @typedef {import("./generate.js").GenerationRequest} GenerationRequest */
 /** @typedef {import("./generate.js").OnProgress} OnProgress */
 /** @typedef {import("./generate.js").Options} Options */
 /** @typedef {import("./generations.js").Generation} Generation */
@@ -9,17 +9,17 @@ import { cancelGeneration, generateWithRealtime, resumeGeneration } from "./gene
 /**
  * @typedef {Object} ImageGeneration
  * @property {string | null} generation_id
- * @property {import("./generations.js").Status | null} status null: nothing was asked for yet
+ * @property {import("./generations.js").Status | null} status null: no generation was started yet
  * @property {number} progress percent
  * @property {string | null} message
  * @property {import("./generations.js").Image[]} images
  * @property {PictureQueueError | null} error
  * @property {boolean} running
- * @property {boolean} started the project has it: it can be cancelled
+ * @property {boolean} started the database has the generation, so it can be cancelled
  */
 
 /** @type {ImageGeneration} */
-const NOTHING = {
+const INITIAL_STATE = {
   generation_id: null,
   status: null,
   progress: 0,
@@ -31,8 +31,8 @@ const NOTHING = {
 };
 
 /**
- * One generation at a time, as state of a component. Starting or resuming another one leaves the
- * first alone, and so does unmounting: it goes on, and can be resumed.
+ * One generation as state of a component. If the component starts or resumes another one, or
+ * unmounts, the first generation continues and can be resumed later.
  */
 export function useImageGeneration() {
   const [state, setState] = useState(NOTHING);
@@ -48,7 +48,7 @@ export function useImageGeneration() {
       const change = (/** @type {Partial<ImageGeneration>} */ part) => {
         if (!signal.aborted) setState((state) => ({ ...state, ...part }));
       };
-      setState({ ...NOTHING, running: true });
+      setState({ ...INITIAL_STATE, running: true });
       try {
         const { id, status, images } = await begin(
           ({ generation_id, status, progress, message, version = 0 }) =>
@@ -60,7 +60,7 @@ export function useImageGeneration() {
         const error = /** @type {PictureQueueError} */ (thrown);
         setState((state) => {
           if (signal.aborted) return state;
-          // After WaitTimeout the last known status stands; a refusal has none.
+          // After WaitTimeout the last known status is kept; a refused start has none.
           const known = error.name === "WaitTimeout" ? state.status : null;
           return { ...state, error, running: false, status: error.generation?.status ?? known };
         });
@@ -70,8 +70,8 @@ export function useImageGeneration() {
   );
 
   const start = useCallback(
-    /** @param {Wish} wish */
-    (wish) => run((onProgress, options) => generateWithRealtime(wish, onProgress, options)),
+    /** @param {GenerationRequest} request */
+    (request) => run((onProgress, options) => generateWithRealtime(request, onProgress, options)),
     [run],
   );
   const resume = useCallback(
@@ -85,7 +85,7 @@ export function useImageGeneration() {
       await cancelGeneration(state.generation_id);
     } catch (thrown) {
       const error = /** @type {PictureQueueError} */ (thrown);
-      // Too late: it has ended, and the end is on its way here.
+      // The generation has ended; its final state follows.
       if (error.code !== "PQ_FINISHED_JOB") setState((state) => ({ ...state, error }));
     }
   }, [state.generation_id]);

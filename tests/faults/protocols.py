@@ -1,23 +1,23 @@
-"""The parts of HTTP/1.1, HTTP/2 and Postgres that the proxy reads: the bounds of answers."""
+"""Parsers for HTTP/1.1, HTTP/2 and Postgres, which find where a response begins and ends."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Language: TypeAlias = Literal["http", "h2", "postgres"]
+ProtocolName: TypeAlias = Literal["http", "h2", "postgres"]
 
-_HEADERS = 1  # type of a frame of HTTP/2
+_HEADERS = 1  # The type of a HEADERS frame in HTTP/2.
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer that the proxy gives itself.
+    """An HTTP response of the proxy itself.
 
     Attributes:
         status: Status code.
         body: Its body.
-        headers: Its headers but the length.
-        path: Prefix of the paths it is for.
-        count: How many requests get it.
+        headers: The headers, except the content length.
+        path: The prefix of the paths that get it.
+        count: The number of requests that get it.
     """
 
     status: int
@@ -27,14 +27,14 @@ class Answer:
     count: float = float("inf")
 
     def encode(self) -> bytes:
-        """Return the answer as it goes over the wire."""
+        """Return the response as bytes of HTTP/1.1."""
         headers = [*self.headers, ("content-length", str(len(self.body)))]
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         return f"HTTP/1.1 {self.status} Answer\r\n{lines}\r\n".encode() + self.body
 
 
 def size_of_request(data: bytearray) -> int | None:
-    """The length of the HTTP/1.1 request that these bytes begin, None before its head is there."""
+    """Return the length of the first HTTP/1.1 request in these bytes, or None without a head."""
     head, end, _ = data.partition(b"\r\n\r\n")
     if not end:
         return None
@@ -46,34 +46,34 @@ def size_of_request(data: bytearray) -> int | None:
 
 
 class Answers:
-    """Finds the answers among the bytes of a server.
+    """A parser that finds the responses in the bytes of a server.
 
-    One of HTTP is taken as a whole with its head: the server has carried the request out by then.
-    One of Postgres ends with ReadyForQuery; its rows may come before the commit.
+    An HTTP response begins with its complete head: the server has carried the request out by then.
+    A response of Postgres ends with ReadyForQuery; its rows may come before the commit.
     """
 
-    def __init__(self, language: Language) -> None:
-        self._language = language
+    def __init__(self, protocol: ProtocolName) -> None:
+        self._protocol = protocol
         self._asked = False
         self._answering = False
         self._connected = False
         self._frames = bytearray()
 
-    def asked(self) -> None:
-        """Note that the client sent something."""
+    def note_request(self) -> None:
+        """Record that the client sent data."""
         self._asked = True
 
     def received(self, data: bytes) -> tuple[bool, bool]:
-        """Return whether an answer begins, and whether one ends, with these bytes of the server."""
-        if self._language == "h2":
+        """Return whether a response begins, and whether one ends, in these bytes of the server."""
+        if self._protocol == "h2":
             found = self._has_headers(data)
             return found, found
-        if self._language == "http":
-            asked, self._asked = self._asked, False
-            return asked, asked
+        if self._protocol == "http":
+            note_request, self._asked = self._asked, False
+            return note_request, note_request
         ready = len(data) >= 6 and data[-6:-1] == b"Z\x00\x00\x00\x05"
         if not self._connected:
-            # The start of a session ends the same way, and is no answer.
+            # The start of a session ends in the same way, but is no response.
             self._connected = ready
             self._asked = False
             return False, False
@@ -86,7 +86,7 @@ class Answers:
         return begins, ends
 
     def _has_headers(self, data: bytes) -> bool:
-        """Return whether an HTTP/2 frame with the headers of an answer ends here."""
+        """Return True if an HTTP/2 frame with the headers of a response ends here."""
         self._frames += data
         found = False
         while len(self._frames) >= 9:

@@ -1,7 +1,7 @@
-"""A worker that kills itself, as `kill -9` would, at one point of the way of a generation.
+"""A worker that kills itself, like `kill -9`, at one point of a generation.
 
-``python doomed_worker.py <point>``, a point being ``<before|after>:<step>``: a call of the database
-by its name, ``upload``, or a call of Replicate by its name. Without a point it lives.
+``python crashing_worker.py <point>``. A point is ``<before|after>:<step>``; a step is the name of a
+database call, ``upload``, or the name of a call to Replicate. Without a point the worker runs on.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from picture_queue.settings import ReplicateSettings
 DIES_AT = sys.argv[1] if len(sys.argv) > 1 else ""
 
 
-def reach(when: str, step: str) -> None:
+def kill_at(when: str, step: str) -> None:
     if DIES_AT and f"{when}:{step}" == DIES_AT:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def deadly(owner: type, name: str, step: Callable[..., str]) -> None:
-    """Lets the process die before or after a method, if the point says so."""
+def wrap_method(owner: type, name: str, step: Callable[..., str]) -> None:
+    """Let the process die before or after a method, if the point names it."""
     method: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         which = step(*args)
-        reach("before", which)
+        kill_at("before", which)
         result = await method(*args, **kwargs)
-        reach("after", which)
+        kill_at("after", which)
         return result
 
     setattr(owner, name, wrapped)
@@ -43,15 +43,15 @@ def deadly(owner: type, name: str, step: Callable[..., str]) -> None:
 
 async def main() -> None:
     logging.getLogger("realtime").setLevel(logging.CRITICAL)
-    deadly(AsyncPostgrest, "call", lambda self, rpc, deadline: rpc.function)
-    deadly(
+    wrap_method(AsyncPostgrest, "call", lambda self, rpc, deadline: rpc.function)
+    wrap_method(
         AsyncPostgrest,
         "storage",
         lambda self, call, deadline: "look" if call.method == "GET" else "upload",
     )
     for name in ("create", "get", "download"):
-        deadly(ReplicateClient, name, lambda *_, name=name: name)
-    lease = 600.0 if DIES_AT else 30.0  # the test ends the leases of the dead itself
+        wrap_method(ReplicateClient, name, lambda *_, name=name: name)
+    lease = 600.0 if DIES_AT else 30.0  # The test expires the leases of dead workers itself.
     settings = WorkerSettings(lease=lease, poll_interval=0.2, concurrency=50)
     handling = HandlerSettings(first_poll_interval=0.05, recheck_delay=0.5)
     async with AsyncPictureQueue.from_env() as pq:

@@ -1,8 +1,7 @@
-"""The attempts of a role to read and write an object through every interface.
+"""Attempts of a role to read and write an object through every interface.
 
-An attempt gives `yes`, `nothing` (the answer is that of an object that does not exist) or `no`. All
-attempts must agree. Any other answer fails the test, and so does one with text that the role must
-not read.
+An attempt returns `yes`, `nothing` (the answer for an object that does not exist) or `no`. All
+attempts must agree. Any other answer fails the test, and so does text that the role must not read.
 """
 
 from typing import Any
@@ -14,8 +13,9 @@ YES, NOTHING, NO = "yes", "nothing", "no"
 MARKS = {YES: "", NOTHING: "0", NO: "-"}
 
 _COUNTED = {"prefer": "count=exact"}
-_UNWRITABLE = ("55000", "42809")  # nobody can write to the object
-_UNKNOWN = ("PGRST202", "PGRST205", "42P01", "42883")  # 404: no such function or table
+_UNWRITABLE = ("55000", "42809")  # No role can write to the object.
+# Status 404: there is no such function or table.
+_UNKNOWN = ("PGRST202", "PGRST205", "42P01", "42883")
 
 
 def _refused(role: str, answer: Answer) -> bool:
@@ -30,7 +30,7 @@ def _absent(answer: Answer) -> bool:
     return answer.status == 406 and answer.code == "PGRST106"
 
 
-class Tries:
+class AccessAttempts:
     """The attempts of one role; no answer may contain text that the role must not read."""
 
     def __init__(self, world: World, role: str) -> None:
@@ -41,7 +41,7 @@ class Tries:
         answer = await self.world.ask(self.role, method, path, **content)
         shown = answer.text + str(answer.headers.multi_items())
         sent = path + repr(content)
-        for word in self.world.not_for(self.role, sent):
+        for word in self.world.hidden_words(self.role, sent):
             assert word not in shown, f"{self.role} reads {word} in {method} {path}: {shown}"
         return answer
 
@@ -61,7 +61,7 @@ class Tries:
 
     async def write(self, name: str, headers: dict[str, str] | None = None) -> str:
         column = "queue" if name == "queue_health" else "user_id"
-        mine = {column: self.world.users["stranger"]}
+        mine = {column: self.world.users["other_user"]}
         where = f"/rest/v1/{name}?{column}=eq.{self.world.users['owner']}"
         upsert = {"prefer": "resolution=merge-duplicates,return=representation"}
         for method, path, content in (
@@ -73,9 +73,9 @@ class Tries:
             content["headers"] = {**content.get("headers", {}), **(headers or {})}
             answer = await self.ask(method, path, **content)
             if answer.code in _UNWRITABLE:
-                continue  # a view over a function or a sequence fails before any permission check
+                continue  # A view over a function or a sequence fails before any permission check.
             if _absent(answer):
-                break  # the name is not a table, so the other methods would answer the same
+                break  # The name is not a table, so the other methods would give the same answer.
             assert _refused(self.role, answer), (method, path, answer)
         return NO
 
@@ -87,7 +87,7 @@ class Tries:
             empty = isinstance(answer.json, list) and all(
                 isinstance(item, dict) and item.get("reason") == "unknown" for item in answer.json
             )
-            return NOTHING if self.role == "stranger" and empty else YES
+            return NOTHING if self.role == "other_user" and empty else YES
         if answer.status == 404 and (answer.code or "").startswith("PQ_UNKNOWN"):
             return NOTHING
         assert _refused(self.role, answer) or _absent(answer), (name, answer)
@@ -121,7 +121,7 @@ class Tries:
             else:
                 assert answer.status == 200, (path, answer)
                 ends.add(YES)
-        # The public endpoints of a private bucket answer no role.
+        # The public endpoints of a private bucket refuse every role.
         for path in (f"object/public/{bucket}/{name}", f"object/info/public/{bucket}/{name}"):
             answer = await self.ask("GET", f"/storage/v1/{path}")
             assert (answer.status, answer.json["statusCode"]) == (400, "404"), answer
@@ -133,7 +133,7 @@ class Tries:
         png = {"content": b"x", "headers": {"content-type": "image/png"}}
         upsert = {**png, "headers": {**png["headers"], "x-upsert": "true"}}
 
-        def moved(source: str, to: str) -> dict[str, Any]:
+        def move_request(source: str, to: str) -> dict[str, Any]:
             return {"json": {"bucketId": bucket, "sourceKey": source, "destinationKey": to}}
 
         ends = set()
@@ -141,9 +141,9 @@ class Tries:
             ("POST", f"object/{bucket}/{new}", png),
             ("PUT", f"object/{bucket}/{name}", png),
             ("POST", f"object/{bucket}/{name}", upsert),
-            ("POST", "object/copy", moved(name, new + ".2")),
-            ("POST", "object/move", moved(name, new + ".4")),
-            ("POST", "object/move", moved(new + ".4", name)),
+            ("POST", "object/copy", move_request(name, new + ".2")),
+            ("POST", "object/move", move_request(name, new + ".4")),
+            ("POST", "object/move", move_request(new + ".4", name)),
             ("POST", f"object/upload/sign/{bucket}/{new}.3", {"json": {}}),
             ("DELETE", f"object/{bucket}/{name}", {}),
             ("DELETE", f"object/{bucket}", {"json": {"prefixes": [new, new + ".2"]}}),

@@ -1,4 +1,4 @@
-"""Ways to a project that others wrote: HTTP by hand, supabase-py, and drivers of PostgreSQL."""
+"""Interfaces of other projects: plain HTTP, supabase-py, and drivers of PostgreSQL."""
 
 import asyncio
 import json
@@ -17,11 +17,11 @@ from tests.conformance.matrix.project import Project
 from tests.conformance.matrix.statement import CALLER, SIGNATURES, Call
 
 
-class Way(Protocol):
-    """A way in. ``reason`` says why it cannot make a request of that role; None: it can."""
+class Interface(Protocol):
+    """An interface. ``reason`` returns why it cannot make requests of a role, or None if it can."""
 
     name: str
-    #: Programs of Debian or packages of npm are needed.
+    #: It needs programs of Debian or packages of npm.
     extra: bool
     #: It needs the address of the database.
     direct: bool
@@ -32,7 +32,7 @@ class Way(Protocol):
 
 
 class Httpx:
-    """Requests made by hand: what any other program would send."""
+    """Plain requests, as any other program would send them."""
 
     name, extra, direct = "httpx", False, False
 
@@ -54,11 +54,11 @@ class Httpx:
                 words = (body.get(name) for name in ("code", "message", "details", "hint"))
                 return failure(*words, status=answer.status_code)
 
-            return await all_at_once(call, requests)
+            return await run_concurrently(call, requests)
 
 
 class SupabaseAsync:
-    """supabase-py with await."""
+    """supabase-py with the async client."""
 
     name, extra, direct = "supabase-py async", False, False
 
@@ -82,11 +82,11 @@ class SupabaseAsync:
                 except APIError as error:
                     return failure(error.code, error.message, error.details, error.hint)
 
-            return await all_at_once(call, requests)
+            return await run_concurrently(call, requests)
 
 
 class SupabaseSync:
-    """supabase-py without."""
+    """supabase-py with the sync client."""
 
     name, extra, direct = "supabase-py sync", False, False
 
@@ -117,19 +117,19 @@ class SupabaseSync:
 
 
 def _data(data: Any, request: Request) -> Any:
-    """supabase-py has an empty list for an answer without a body, too."""
+    """Return the data of an answer; supabase-py also returns an empty list if there is no body."""
     return None if request.is_void and data == [] else data
 
 
-#: So many calls are on their way at once, where a client can have several.
+#: The number of concurrent calls of clients that can make several.
 _AT_ONCE = 4
 
 
-async def all_at_once(
+async def run_concurrently(
     call: Callable[[Request], Awaitable[Answer]], requests: Sequence[Request]
 ) -> list[Answer]:
-    """Makes the calls side by side; those of one function in their order, since a claim from any
-    queue takes what came first."""
+    """Make the calls concurrently, but those of one function in order, because a claim from any
+    queue returns the oldest job."""
     room = asyncio.Semaphore(_AT_ONCE)
     lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -141,18 +141,18 @@ async def all_at_once(
 
 
 async def repeated(call: Callable[[Request], Awaitable[Answer]], request: Request) -> Answer:
-    """Makes a call as often as it is asked for."""
+    """Make a call as many times as the request says."""
     for _ in range(request.times - 1):
         await call(request)
     return await call(request)
 
 
-# Straight to the database, with what PostgREST does before a call: the role, the claims, and a
-# transaction that only reads for functions that do.
+# Direct connections do what PostgREST does before a call: they set the role and the claims, and use
+# a read-only transaction for functions that only read.
 
 
 class Psycopg:
-    """psycopg 3, in transactions as a pooler wants them: no prepared statements."""
+    """psycopg 3, in transactions without prepared statements, as a pooler requires."""
 
     extra, direct = False, True
 

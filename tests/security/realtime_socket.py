@@ -1,4 +1,4 @@
-"""A Realtime socket frame by frame, so that nothing a client library does stands between."""
+"""A Realtime socket at the level of frames, without a client library."""
 
 import asyncio
 import json
@@ -8,22 +8,22 @@ from typing import Any
 
 import websockets
 
-_PATIENCE = 15  # seconds
+_TIMEOUT = 15  # The timeout of each wait, in seconds.
 
 
-class Line:
-    """One socket. Frames that answer nothing are kept in `heard`."""
+class RealtimeSocket:
+    """A Realtime socket. Frames that are not replies are collected in `messages`."""
 
     def __init__(self, socket: websockets.ClientConnection) -> None:
         self._socket = socket
         self._refs = 0
-        self.heard: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
 
     async def send(self, topic: str, event: str, payload: Any) -> dict[str, Any]:
-        """Sends a frame, and then waits for the reply to it or to the heartbeat that follows.
+        """Send a frame, and wait for the reply to it or to the heartbeat that follows.
 
         Returns:
-            The reply's payload; empty if there was none: the server reads frames in order.
+            The payload of the reply; empty without one, because the server reads frames in order.
         """
         self._refs += 1
         ref = str(self._refs)
@@ -34,7 +34,7 @@ class Line:
             json.dumps({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": beat})
         )
         reply: dict[str, Any] = {}
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT):
             while True:
                 message = json.loads(await self._socket.recv())
                 if message["event"] == "phx_reply" and message["ref"] == ref:
@@ -42,40 +42,40 @@ class Line:
                 elif message["event"] == "phx_reply" and message["ref"] == beat:
                     return reply
                 else:
-                    self.heard.append(message)
+                    self.messages.append(message)
 
     async def join(self, name: str, token: str, *, private: bool = True) -> str | None:
-        """Joins a topic; the reason if that is refused."""
+        """Join a topic; return the reason if the server refuses it."""
         config = {"private": private, "broadcast": {"ack": True, "self": False}}
         payload = {"config": config, "access_token": token}
         reply = await self.send(f"realtime:{name}", "phx_join", payload)
         return None if reply["status"] == "ok" else reply["response"]["reason"]
 
     async def broadcast(self, name: str, event: str) -> bool:
-        """Sends a message to a topic; whether that was acknowledged."""
+        """Send a message to a topic; return True if the server acknowledged it."""
         payload = {"type": "broadcast", "event": event, "payload": {}}
         reply = await self.send(f"realtime:{name}", "broadcast", payload)
         return reply.get("status") == "ok"
 
     async def until(self, event: str) -> None:
-        """Hears until a broadcast of that name has come."""
-        async with asyncio.timeout(_PATIENCE):
-            while not any(said(message) == event for message in self.heard):
-                self.heard.append(json.loads(await self._socket.recv()))
+        """Receive frames until a broadcast of this event arrives."""
+        async with asyncio.timeout(_TIMEOUT):
+            while not any(broadcast_event(message) == event for message in self.messages):
+                self.messages.append(json.loads(await self._socket.recv()))
 
 
-def said(message: dict[str, Any]) -> str | None:
-    """The event of a broadcast; None for another frame."""
+def broadcast_event(message: dict[str, Any]) -> str | None:
+    """Return the event of a broadcast, or None for another frame."""
     return message["payload"]["event"] if message["event"] == "broadcast" else None
 
 
 @asynccontextmanager
-async def dial(api_url: str, key: str) -> AsyncIterator[Line]:
-    """Opens a socket with an API key.
+async def open_socket(api_url: str, key: str) -> AsyncIterator[RealtimeSocket]:
+    """Open a socket with an API key.
 
     Raises:
-        websockets.InvalidStatus: The server does not let it in.
+        websockets.InvalidStatus: The server refuses the connection.
     """
     url = api_url.replace("http", "ws", 1) + f"/realtime/v1/websocket?apikey={key}&vsn=1.0.0"
-    async with websockets.connect(url, open_timeout=_PATIENCE) as socket:
-        yield Line(socket)
+    async with websockets.connect(url, open_timeout=_TIMEOUT) as socket:
+        yield RealtimeSocket(socket)

@@ -1,4 +1,4 @@
-"""Access to internal tables and functions, in one file so that the tests survive their changes."""
+"""Access to internal tables and functions; only this file changes with them."""
 
 from typing import Any, TypeAlias
 
@@ -10,7 +10,7 @@ BAD_QUEUE_NAME = "bad name!"
 
 
 async def set_clock(connection: Connection, now: str) -> None:
-    """Stop the one clock of all functions at this time, so that no speed decides a test."""
+    """Stop the clock of all functions at this time, so that no test depends on speed."""
     await connection.execute(
         f"""create or replace function picture_queue._now() returns timestamptz
         language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -21,7 +21,7 @@ async def set_clock(connection: Connection, now: str) -> None:
 async def spoil_callbacks(
     connection: Connection, batches: list[str], callback: dict[str, Any]
 ) -> None:
-    """Give batches a callback that the validator would refuse today."""
+    """Give batches a callback that the validator would refuse."""
     await connection.execute(
         "update picture_queue.batch set callback = $2 where id::text = any($1)", batches, callback
     )
@@ -51,7 +51,7 @@ async def spoil_schedule(connection: Connection, name: str) -> None:
 
 
 async def insert_generation(connection: Connection, job_id: str, prompt: str) -> str:
-    """Insert a generation that shows the state of this job."""
+    """Insert a generation for this job."""
     return await connection.fetchval(
         "insert into public.generations (job_id, model_id, prompt) "
         "values ($1::text::uuid, 'any', $2) returning id::text",
@@ -68,7 +68,7 @@ async def lock_rows(connection: Connection, table: str, where: str, *args: Any) 
 
 
 async def lock_key(connection: Connection, key: str) -> int:
-    """Lock every row that names a limit key, in whichever tables there are."""
+    """Lock every row with a limit key, in all tables that have one."""
     tables = await connection.fetch(
         """select c.table_name from information_schema.columns c
         join information_schema.tables t using (table_schema, table_name)
@@ -97,7 +97,7 @@ async def function_text(connection: Connection, name: str) -> str:
 
 
 async def leave_dead_dependencies(connection: Connection, count: int) -> None:
-    """Write and delete dependencies, as parents do that end."""
+    """Insert and delete dependencies, as parents do when they end."""
     await connection.execute(
         "insert into picture_queue.dependency (child_id, parent_id) select j.id, gen_random_uuid() "
         f"from (select id from public.job_queue limit 1) j, generate_series(1, {count})"
@@ -106,7 +106,7 @@ async def leave_dead_dependencies(connection: Connection, count: int) -> None:
 
 
 async def leave_dead_workers(connection: Connection, count: int) -> None:
-    """Write the row of a worker again and again, as its calls do."""
+    """Update the row of a worker again and again, as its calls do."""
     await connection.execute(
         f"""do $$ begin
           for i in 1..{count} loop
@@ -117,7 +117,7 @@ async def leave_dead_workers(connection: Connection, count: int) -> None:
 
 
 async def plan_started_key(connection: Connection, key: str) -> None:
-    """Plan the next look at a key under which a job started, and of which there is no row."""
+    """Schedule the next check of a key that has a started job but no row."""
     await connection.execute(
         "insert into picture_queue.start (key, at) values ($1, picture_queue._now())", key
     )

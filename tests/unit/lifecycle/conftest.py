@@ -1,0 +1,131 @@
+"""A whole worker with a fake project, for the tests of its life cycle."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from picture_queue import (
+    JobContext,
+    Worker,
+    WorkerSettings,
+    _rpc,
+)
+
+from ...signals import watch
+
+VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
+
+
+class Subscriptions:
+    """An event source whose wake-ups are sent by the test."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[str, Any] = {}
+
+    @contextmanager
+    def listen(self, topic: str, listener: Any) -> Iterator[None]:
+        self.listeners[topic] = listener
+        listener.joined()
+        yield
+        del self.listeners[topic]
+
+    def wake(self, queue: str, reason: str) -> None:
+        self.listeners[f"pq:queue:{queue}"].message("wake", {"queue": queue, "reason": reason})
+
+
+class Harness:
+    """A worker, and a fake database without rules."""
+
+    def __init__(self, project: Any, row: Any) -> None:
+        self.project = project
+        self.row = row
+        self.jobs: list[dict[str, Any]] = []
+        self.reported: dict[str, dict[str, Any]] = {}
+        self.beat: dict[str, list[str]] = {"cancel": [], "lost": []}
+        self.subscriptions = Subscriptions()
+        self.client: Any = SimpleNamespace(_project=project)
+        project.subscriptions = self.subscriptions
+        project.answers |= {
+            "register_worker": lambda params: VERSION,
+            "unregister_worker": lambda params: None,
+            "claim_jobs": lambda params: self.claim(params),
+            "heartbeat_jobs": lambda params: self.beat,
+            "report_progress": lambda params: {"cancel_requested": False},
+            "report_jobs": self.report,
+            "maintain_jobs": lambda params: {"leased": True, "next_in": 60},
+        }
+
+    def worker(self, **settings: Any) -> Worker:
+        worker = Worker(self.client, WorkerSettings(**{"poll_interval": 30, **settings}))
+        watch(worker)
+        return worker
+
+    def claim(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        count = params["max_jobs"]
+        taken, self.jobs = self.jobs[:count], self.jobs[count:]
+        return taken
+
+    def report(self, params: dict[str, Any]) -> dict[str, Any]:
+        self.reported |= {item["job_id"]: item for item in params["outcomes"]}
+        answers = [
+            {"job_id": item["job_id"], "outcome": "ok", "status": "x"}
+            for item in params["outcomes"]
+        ]
+        return {"outcomes": answers, "jobs": []}
+
+    def job(self, **columns: Any) -> str:
+        """Put a job into the queue and return its id."""
+        self.jobs.append(self.row(**columns))
+        job_id: str = self.jobs[-1]["id"]
+        return job_id
+
+
+@pytest.fixture(autouse=True)
+def connect(monkeypatch):
+    """Connect the heartbeat thread to the project of the test."""
+
+    async def connect(backend: Any) -> Any:
+        return backend.for_thread()
+
+    async def aclose() -> None: ...
+
+    def watcher(project: Any) -> Any:
+        return SimpleNamespace(wake_ups=project.subscriptions, aclose=aclose)
+
+    monkeypatch.setattr("picture_queue._transport.duplicate.for_thread", connect)
+    monkeypatch.setattr("picture_queue.worker.worker.Watcher", watcher)
+
+
+@pytest.fixture
+def harness(project, row):
+    return Harness(project, row)
+
+
+class WaitingHandler:
+    """A handler that waits until the test sets its event."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.started = asyncio.Event()
+        self.go = asyncio.Event()
+        self.context: JobContext
+        worker.handler("resize")(self)
+
+    async def __call__(self, payload: dict[str, Any], job: JobContext) -> str:
+        self.context = job
+        self.started.set()
+        await self.go.wait()
+        return "done"
+
+    async def running(self) -> None:
+        await asyncio.wait_for(self.started.wait(), 5)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait until a condition is true, while the event loop runs."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the condition has no event
+            await asyncio.sleep(0)

@@ -1,0 +1,153 @@
+"""Cancellation of the worker's tasks by user code: no outcome is lost."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from picture_queue import (
+    JobContext,
+    errors,
+)
+
+from .conftest import WaitingHandler, until
+
+
+def cancel_other_tasks(keep: asyncio.Task[Any]) -> None:
+    """Cancel all tasks of the event loop except the test's, as a handler may do."""
+    for task in asyncio.all_tasks() - {keep}:
+        task.cancel()
+
+
+@pytest.mark.parametrize("how", ["run", "start"])
+async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
+    harness, project, how, caplog
+):
+    """Cancel while outcomes wait in the reporter and in a log, and a claim is in progress."""
+    test: Any = asyncio.current_task()
+    # The database repeats these jobs in the answer to a repeated claim.
+    answers: dict[str, list[dict[str, Any]]] = {}
+    claiming, logging = asyncio.Event(), asyncio.Event()
+    is_cancelled = False
+
+    async def claim(params: dict[str, Any]) -> list[dict[str, Any]]:
+        is_new = params["request_id"] not in answers
+        jobs = answers.setdefault(params["request_id"], harness.claim(params))
+        if is_new and late in [job["id"] for job in jobs]:
+            claiming.set()
+            await asyncio.Event().wait()
+        return jobs
+
+    async def log(params: dict[str, Any]) -> None:
+        logging.set()
+        await asyncio.Event().wait()
+
+    def report(params: dict[str, Any]) -> Any:
+        if not is_cancelled:
+            raise errors.Busy("not now")
+        return harness.report(params)
+
+    project.answers |= {"claim_jobs": claim, "report_jobs": report, "log_job": log}
+    worker = harness.worker(concurrency=4)
+
+    @worker.handler("ends")
+    async def ends() -> int:
+        return 1
+
+    @worker.handler("logs")
+    async def logs(job: JobContext) -> int:
+        job.log("a line")
+        return 2
+
+    @worker.handler("cancels")
+    async def cancels() -> None:
+        nonlocal is_cancelled, late
+        await logging.wait()
+        late = harness.job(job_type="ends")
+        harness.subscriptions.wake("default", "enqueue")
+        await claiming.wait()
+        is_cancelled = True
+        cancel_other_tasks(keep=test)
+
+    late = ""
+    jobs = [harness.job(job_type=job_type) for job_type in ("ends", "logs", "cancels")]
+    await worker.start()
+    running = asyncio.create_task(worker.run()) if how == "run" else None
+    await until(lambda: is_cancelled)
+    await until(lambda: not worker.is_ready)
+    await until(lambda: worker.name is None)
+    if running is not None:
+        with pytest.raises(errors.PictureQueueError, match=r"cancelled the \w+ of the worker"):
+            await running
+    outcomes = [harness.reported[job]["outcome"] for job in (*jobs, late)]
+    assert outcomes == ["completed", "completed", "completed", "released"]
+    assert caplog.text.count("Other code cancelled the ") == 1
+
+
+async def test_cancelling_the_tasks_of_a_stop_loses_no_outcome(harness, project):
+    test: Any = asyncio.current_task()
+    worker = harness.worker(shutdown_grace=30)
+    handler = WaitingHandler(worker)
+    job = harness.job()
+    await worker.start()
+    await handler.running()
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: handler.context.shutdown_requested)
+    cancel_other_tasks(keep=test)
+    await asyncio.wait({stopping}, timeout=10)
+    await until(lambda: worker.name is None)
+    assert harness.reported[job]["outcome"] == "released"
+    await project.next("unregister_worker")
+
+
+async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness, project):
+    """The reporter is cancelled as well, while it sends an outcome."""
+    test: Any = asyncio.current_task()
+    reporting = asyncio.Event()
+
+    async def report(params: dict[str, Any]) -> Any:
+        if not reporting.is_set():
+            reporting.set()
+            await asyncio.Event().wait()
+        return harness.report(params)
+
+    project.answers["report_jobs"] = report
+    worker = harness.worker()
+    worker.handler("resize")(lambda: 1)
+    job = harness.job()
+    await worker.start()
+    await reporting.wait()
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: worker._supervisor._reporter.stopping)
+    cancel_other_tasks(keep=test)
+    await asyncio.wait({stopping}, timeout=10)
+    await until(lambda: worker.name is None)
+    assert harness.reported[job]["outcome"] == "completed"
+
+
+async def test_cancelling_a_stop_during_a_claim_releases_the_claimed_jobs(harness, project):
+    test: Any = asyncio.current_task()
+    # The database repeats these jobs in the answer to a repeated claim.
+    answers: dict[str, list[dict[str, Any]]] = {}
+    claiming = asyncio.Event()
+
+    async def claim(params: dict[str, Any]) -> list[dict[str, Any]]:
+        is_new = params["request_id"] not in answers
+        jobs = answers.setdefault(params["request_id"], harness.claim(params))
+        if jobs and is_new:
+            claiming.set()
+            await asyncio.Event().wait()
+        return jobs
+
+    project.answers["claim_jobs"] = claim
+    worker = harness.worker()
+    worker.handler("resize")(lambda: 1)
+    job = harness.job()
+    await worker.start()
+    await claiming.wait()
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: worker._supervisor._claimer.stopping)
+    cancel_other_tasks(keep=test)
+    await asyncio.wait({stopping}, timeout=10)
+    await until(lambda: worker.name is None)
+    assert harness.reported[job]["outcome"] == "released"

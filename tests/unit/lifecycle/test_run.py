@@ -1,0 +1,356 @@
+"""A running worker: wake-ups, responses, confirmations of starts, and expired leases."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from picture_queue import (
+    JobContext,
+    RateLimited,
+    errors,
+)
+from picture_queue.worker import slots, supervisor
+from picture_queue.worker.outcomes import Completed
+
+from .conftest import WaitingHandler, until
+
+
+async def test_a_wake_up_leads_to_a_claim(harness):
+    worker = harness.worker()
+
+    @worker.handler("resize")
+    async def resize() -> None: ...
+
+    async with worker:
+        await worker._signals.idle.next()
+        job = harness.job()
+        harness.subscriptions.wake("default", "enqueue")
+        await worker._signals.reported.next()
+    assert harness.reported[job]["outcome"] == "completed"
+
+
+async def test_a_wake_up_for_a_cancel_leads_to_a_heartbeat_at_once(harness):
+    worker = harness.worker()
+    handler = WaitingHandler(worker)
+    job = harness.job()
+    async with worker:
+        await handler.running()
+        harness.beat = {"cancel": [job], "lost": []}
+        harness.subscriptions.wake("default", "cancel")
+        await worker._signals.reported.next()
+    assert harness.reported[job]["outcome"] == "cancelled"
+    assert handler.context.cancel_requested
+
+
+async def test_a_worker_without_wake_ups_claims_when_a_slot_becomes_free(harness, project):
+    worker = harness.worker(concurrency=1)
+    handler = WaitingHandler(worker)
+    async with worker:
+        await worker._signals.idle.next()
+        harness.subscriptions.listeners["pq:queue:default"].lost()
+        harness.job()
+        worker._supervisor._claimer.request_claim()
+        await handler.running()
+        second = harness.job()
+        handler.go.set()
+        while second not in harness.reported:
+            await worker._signals.reported.next()
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"), [({"cancel_requested": True}, "cancelled"), (None, None)]
+)
+async def test_the_response_to_progress_can_stop_a_handler(
+    harness, project, answer, outcome, caplog
+):
+    def progress(params: dict[str, Any]) -> Any:
+        if answer is None:
+            raise errors.StaleLease("the lease ended")
+        return answer
+
+    project.answers["report_progress"] = progress
+    worker = harness.worker()
+
+    @worker.handler("resize")
+    async def resize(payload: dict[str, Any], job: JobContext) -> None:
+        await job.progress(10)
+        await asyncio.Event().wait()
+
+    job = harness.job()
+    async with worker:
+        assert str((await worker._signals.settled.next())[0]) == job
+    assert harness.reported.get(job, {}).get("outcome") == outcome
+    assert ("is lost and its handler stopped" in caplog.text) is (outcome is None)
+
+
+async def test_a_failed_progress_call_does_not_stop_the_handler(harness, project):
+    def fail(params: dict[str, Any]) -> Any:
+        raise errors.Busy("not now")
+
+    project.answers["report_progress"] = fail
+    worker = harness.worker()
+
+    @worker.handler("resize")
+    async def resize(job: JobContext) -> int:
+        await job.progress(10)
+        await project.next("report_progress")
+        return 1
+
+    job = harness.job()
+    async with worker:
+        await worker._signals.reported.next()
+    assert harness.reported[job]["result"] == 1
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock of leases that can jump, as it seems to do after the event loop was blocked."""
+    jump = SimpleNamespace(seconds=0.0)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + jump.seconds)
+    monkeypatch.setattr(slots, "time", clock)
+    return jump
+
+
+async def test_jobs_held_past_their_lease_are_not_started(harness, project, clock, monkeypatch):
+    monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 3)
+    worker = harness.worker(concurrency=1)
+    started: list[str] = []
+
+    @worker.handler("resize")
+    async def block(payload: dict[str, Any], job: JobContext) -> None:
+        started.append(str(job.id))
+        clock.seconds = 40
+
+    jobs = [harness.job(lease_seconds=30) for _ in range(4)]
+    async with worker:
+        await worker._signals.reported.next()
+    claim = await project.next("claim_jobs")
+    assert claim["max_jobs"] == 4
+    assert started == jobs[:1]
+    assert harness.reported.keys() == set(jobs[:1])
+
+
+async def test_a_last_attempt_starts_after_its_confirmation(harness, project):
+    worker = harness.worker(concurrency=1)
+    handler = WaitingHandler(worker)
+    noting, note = asyncio.Event(), asyncio.Event()
+
+    async def beat(params: dict[str, Any]) -> Any:
+        if params["leases"]:
+            noting.set()
+            await note.wait()
+        return harness.beat
+
+    project.answers["heartbeat_jobs"] = beat
+    job = harness.job(confirm_start=True)
+    async with worker:
+        await asyncio.wait_for(noting.wait(), 5)
+        assert worker._supervisor._slots.free == 0
+        assert not handler.started.is_set()
+        note.set()
+        await handler.running()
+        handler.go.set()
+        await worker._signals.reported.next()
+    assert harness.reported[job]["outcome"] == "completed"
+
+
+async def test_last_attempts_are_confirmed_together_on_a_slow_connection(
+    harness, project, monkeypatch
+):
+    """Check that none is released meanwhile, although held jobs are."""
+    monkeypatch.setattr(slots, "MAX_HELD", 0.02)
+    monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 4)
+    calls: list[int] = []
+
+    async def beat(params: dict[str, Any]) -> Any:
+        calls.append(len(params["leases"]))
+        await asyncio.sleep(1.1 if params["leases"] else 0)
+        return harness.beat
+
+    project.answers["heartbeat_jobs"] = beat
+    worker = harness.worker(concurrency=4)
+    started: list[float] = []
+
+    @worker.handler("resize")
+    async def resize() -> None:
+        started.append(time.monotonic())
+
+    jobs = [harness.job(confirm_start=True) for _ in range(8)]
+    async with worker:
+        await until(lambda: len(started) == 4)
+        assert started[3] - started[0] < 0.5
+        assert harness.reported.keys().isdisjoint(jobs[:4])
+    assert next(count for count in calls if count) == 4
+
+
+async def test_a_stop_releases_a_job_that_waits_for_its_confirmation(harness, project):
+    worker = harness.worker()
+    handler = WaitingHandler(worker)
+    noting, note = asyncio.Event(), asyncio.Event()
+
+    async def beat(params: dict[str, Any]) -> Any:
+        noting.set()
+        await note.wait()
+        return harness.beat
+
+    project.answers["heartbeat_jobs"] = beat
+    job = harness.job(confirm_start=True)
+    async with worker:
+        await asyncio.wait_for(noting.wait(), 5)
+        asyncio.get_running_loop().call_later(0.1, note.set)
+    assert harness.reported[job]["outcome"] == "released"
+    assert not handler.started.is_set()
+
+
+async def test_a_lease_lost_before_the_confirmation_frees_the_slot(harness, project):
+    worker = harness.worker(concurrency=1)
+    handler = WaitingHandler(worker)
+    lost, job = harness.job(confirm_start=True), harness.job()
+    harness.beat = {"cancel": [], "lost": [lost]}
+    async with worker:
+        await handler.running()
+        assert str(handler.context.id) == job
+        handler.go.set()
+        await worker._signals.reported.next()
+    assert harness.reported.keys() == {job}
+
+
+async def test_a_cancelled_job_that_waits_for_its_confirmation_is_cancelled(harness, project):
+    worker = harness.worker()
+    handler = WaitingHandler(worker)
+    job = harness.job(confirm_start=True)
+    harness.beat = {"cancel": [job], "lost": []}
+    async with worker:
+        await worker._signals.reported.next()
+    assert harness.reported[job]["outcome"] == "cancelled"
+    assert not handler.started.is_set()
+
+
+async def test_a_job_received_after_the_end_of_its_lease_is_released(harness, project, clock):
+    worker = harness.worker()
+    handler = WaitingHandler(worker)
+
+    def late(params: dict[str, Any]) -> list[dict[str, Any]]:
+        clock.seconds = 40
+        return harness.claim(params)
+
+    project.answers["claim_jobs"] = late
+    job = harness.job(lease_seconds=30)
+    async with worker:
+        await worker._signals.reported.next()
+    assert harness.reported[job]["outcome"] == "released"
+    assert not handler.started.is_set()
+
+
+async def test_a_job_that_cannot_be_started_does_not_affect_others(harness):
+    worker = harness.worker()
+
+    @worker.handler("resize")
+    async def resize() -> int:
+        return 1
+
+    bad, good = harness.job(timeout_seconds=None), harness.job()
+    async with worker:
+        for _ in range(2):
+            await worker._signals.reported.next()
+    assert harness.reported[bad]["outcome"] == "failed"
+    assert harness.reported[good]["outcome"] == "completed"
+
+
+async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, project):
+    """Claim no job of a key before the outcome that pauses the key is written."""
+    answer = asyncio.Event()
+
+    async def slow(params: dict[str, Any]) -> Any:
+        await answer.wait()
+        return harness.report(params)
+
+    project.answers["report_jobs"] = slow
+    worker = harness.worker(concurrency=1)
+
+    @worker.handler("resize")
+    async def limited() -> None:
+        raise RateLimited(30, key="model:flux")
+
+    async with worker:
+        harness.job()
+        harness.subscriptions.wake("default", "enqueue")
+        params = await project.next("report_jobs")
+        assert params["outcomes"][0]["pause_key"] == "model:flux"
+        while not project.asked.empty():
+            project.asked.get_nowait()
+        harness.job()
+        harness.subscriptions.wake("default", "enqueue")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        calls = [project.asked.get_nowait()[0] for _ in range(project.asked.qsize())]
+        assert "claim_jobs" not in calls
+        answer.set()
+        await project.next("claim_jobs")
+
+
+async def test_a_worker_is_ready_only_while_its_key_is_accepted(harness, project):
+    worker = harness.worker(poll_interval=0.02)
+    async with worker:
+        await worker._signals.idle.next()
+        assert worker.is_ready
+
+        def refuse(params: dict[str, Any]) -> Any:
+            raise errors.AuthenticationFailed("the key was rotated")
+
+        project.answers["claim_jobs"] = refuse
+        await until(lambda: not worker.is_ready)
+        project.answers["claim_jobs"] = harness.claim
+        await until(lambda: worker.is_ready)
+
+
+async def test_claims_stop_while_outcomes_cannot_be_written(harness, project, monkeypatch):
+    # With prefetching, the number of claims would depend on the speed of the machine.
+    monkeypatch.setattr(slots, "AHEAD_SECONDS", 0.0)
+    open_again = False
+
+    def fail_at_first(params: dict[str, Any]) -> Any:
+        if not open_again:
+            raise errors.Busy("not now")
+        return harness.report(params)
+
+    project.answers["report_jobs"] = fail_at_first
+    worker = harness.worker(concurrency=2)
+
+    @worker.handler("resize")
+    async def resize() -> None: ...
+
+    async with worker:
+        for _ in range(20):
+            harness.job()
+        for _ in range(4):
+            harness.subscriptions.wake("default", "enqueue")
+            await worker._signals.settled.next()
+        await until(lambda: not worker._supervisor._slots.attempts)
+        harness.subscriptions.wake("default", "enqueue")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(harness.jobs) == 16
+        open_again = True
+        for _ in range(20):
+            await worker._signals.reported.next()
+
+
+async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(claimed):
+    """The worker may have claimed the job again. Its newer report must not be replaced."""
+    job = claimed()
+    reported: list[Any] = []
+    running: Any = supervisor.Supervisor.__new__(supervisor.Supervisor)
+    running._slots = slots.Slots(1, lambda job: None)
+    running._reporter = SimpleNamespace(put=lambda *report: reported.append(report))
+
+    async def flush() -> None:
+        running._slots.add(slots.Lease(claimed(id=job.key), 0.0))
+
+    attempt: Any = SimpleNamespace(job=job, log=SimpleNamespace(flush=flush), duration=1.0)
+    running._slots.add(slots.Lease(job, 0.0, attempt=attempt))
+    await running._report_after_log(attempt, Completed("one"))
+    assert reported == []

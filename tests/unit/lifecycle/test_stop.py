@@ -1,0 +1,367 @@
+"""The stop of a worker: signals, grace period, event loops and callbacks."""
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from picture_queue import (
+    InvalidArgument,
+)
+
+from ...signals import watch
+from .conftest import VERSION, Harness, WaitingHandler, until
+
+
+async def test_a_signal_lets_running_jobs_finish(harness):
+    worker = harness.worker()
+    handler = WaitingHandler(worker)
+    job = harness.job()
+    running = asyncio.create_task(worker.run())
+    await handler.running()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await until(lambda: handler.context.shutdown_requested)
+    handler.go.set()
+    await asyncio.wait_for(running, 5)
+    assert harness.reported[job]["outcome"] == "completed"
+
+
+async def test_a_job_that_does_not_finish_in_the_grace_period_is_released(harness):
+    worker = harness.worker(shutdown_grace=0)
+    handler = WaitingHandler(worker)
+    job = harness.job()
+    async with worker:
+        await handler.running()
+    assert harness.reported[job]["outcome"] == "released"
+    assert not handler.context.cancel_requested
+
+
+async def test_a_second_signal_stops_without_a_grace_period(harness):
+    worker = harness.worker(shutdown_grace=3600)
+    go = asyncio.Event()
+    started = asyncio.Event()
+
+    @worker.handler("resize")
+    async def stubborn() -> None:
+        started.set()
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    job = harness.job()
+    running = asyncio.create_task(worker.run())
+    await asyncio.wait_for(started.wait(), 5)
+    os.kill(os.getpid(), signal.SIGINT)
+    await until(lambda: worker._stopping is not None)
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.wait_for(running, 5)
+    assert harness.reported[job]["outcome"] == "released"
+    go.set()
+
+
+async def test_a_signal_before_the_first_response_stops_the_worker(harness, project):
+    async def never(params: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    project.answers["register_worker"] = never
+    running = asyncio.create_task(harness.worker().run())
+    await project.next("register_worker")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(running, 5)
+
+
+async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(project, row):
+    received: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        received.append(number)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        workers = [Harness(type(project)(), row).worker() for _ in range(3)]
+        third = workers.pop()
+        running = [asyncio.create_task(worker.run()) for worker in workers]
+        for worker in workers:
+            await worker._signals.idle.next()
+        await workers[0].stop()
+        await asyncio.wait_for(running[0], 5)
+        running.append(asyncio.create_task(third.run()))
+        await third._signals.idle.next()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*running), 5)
+        assert received == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: received)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_the_third_signal_reaches_the_previous_handler(harness):
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        worker = harness.worker()
+        running = asyncio.create_task(worker.run())
+        await worker._signals.idle.next()
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: received)
+        await asyncio.wait_for(running, 5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_process_forked_by_a_handler_can_be_terminated(harness):
+    worker = harness.worker()
+    running = asyncio.create_task(worker.run())
+    await worker._signals.idle.next()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # A signal before this point is lost, because Python discards it after a fork.
+        os.write(writer, b"!")
+        for _ in range(1000):
+            time.sleep(0.01)  # noqa: ASYNC251 - a signal just before pause() would not end it
+        os._exit(0)
+    await asyncio.to_thread(os.read, reader, 1)
+    os.kill(child, signal.SIGTERM)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+    os.close(reader)
+    os.close(writer)
+    assert not running.done()
+    await worker.stop()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_a_signal_also_stops_a_worker_in_another_thread(harness, project, row):
+    other = Harness(type(project)(), row)
+    started = threading.Event()
+
+    def work() -> None:
+        async def main() -> None:
+            worker = other.worker()
+            running = asyncio.ensure_future(worker.run())
+            await worker._signals.idle.next()
+            started.set()
+            await running
+
+        asyncio.run(main())
+
+    worker = harness.worker()
+    running = asyncio.create_task(worker.run())
+    await worker._signals.idle.next()
+    thread = asyncio.get_running_loop().run_in_executor(None, work)
+    await until(started.is_set)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(asyncio.gather(running, thread), 5)
+
+
+async def test_a_stop_before_the_run_ends_it(harness, project):
+    worker = harness.worker()
+    await worker.stop()
+    await asyncio.wait_for(worker.run(), 5)
+    assert project.asked.empty()
+
+
+async def test_a_stop_before_the_first_step_of_a_run_ends_it(harness):
+    worker = harness.worker()
+    for _ in range(2):
+        running = asyncio.create_task(worker.run())
+        await worker.stop()
+        await asyncio.wait_for(running, 5)
+
+
+def test_a_worker_can_run_again_in_another_event_loop(harness, project):
+    worker = harness.worker()
+
+    @worker.handler("resize")
+    async def resize() -> None: ...
+
+    async def main() -> None:
+        project.asked = asyncio.Queue()
+        watch(worker)
+        job = harness.job()
+        running = asyncio.create_task(worker.run())
+        await worker._signals.reported.next()
+        assert harness.reported[job]["outcome"] == "completed"
+        await worker.stop()
+        await asyncio.wait_for(running, 5)
+        await worker.stop()  # A second stop, as cleanup code makes it, does not stop the next run.
+
+    for _ in range(3):
+        asyncio.run(main())
+
+
+def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, project):
+    worker = harness.worker()
+    project.answers["unregister_worker"] = never  # The cancelled worker cannot stop in time.
+
+    async def abandon() -> None:
+        project.asked = asyncio.Queue()
+        await worker.start()
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    with pytest.raises(RuntimeError, match="stopped before"):
+        loop.run_until_complete(abandon())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    project.answers["unregister_worker"] = lambda params: None
+
+    async def main() -> None:
+        watch(worker)
+        async with worker:
+            await worker._signals.idle.next()
+            # The collection ends the coroutines that the closed event loop left behind.
+            gc.collect()
+            assert worker.is_ready
+
+    asyncio.run(main())
+
+
+async def test_a_worker_runs_in_one_event_loop_at_a_time(harness):
+    async with harness.worker() as worker:
+        loop = asyncio.get_running_loop()
+        for method in (worker.start, worker.stop, worker.run):
+            with pytest.raises(InvalidArgument, match="runs in another event loop"):
+                await loop.run_in_executor(None, asyncio.run, method())
+
+
+async def never(params: dict[str, Any]) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel", "signal"])
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_a_stop_during_the_start_leaves_nothing_registered(
+    harness, project, monkeypatch, how, is_answered
+):
+    monkeypatch.setattr("picture_queue.worker.worker._REGISTRATION_TIMEOUT", 5 * is_answered)
+    registered: set[str] = set()
+    go = asyncio.Event()
+
+    async def register(params: dict[str, Any]) -> Any:
+        await go.wait()
+        registered.add(params["worker"])
+        return VERSION
+
+    project.answers["register_worker"] = register
+    project.answers["unregister_worker"] = lambda params: registered.discard(params["worker"])
+    worker = harness.worker()
+    harness.job()
+    running = asyncio.create_task(worker.run())
+    await project.next("register_worker")
+    if how == "stop":
+        stopping = asyncio.create_task(worker.stop())
+    elif how == "cancel":
+        running.cancel()
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
+    await until(lambda: worker._stopping is not None)
+    if is_answered:
+        go.set()
+    await asyncio.wait({running}, timeout=5)
+    assert running.done()
+    assert running.cancelled() is (how == "cancel")
+    if how == "stop":
+        await asyncio.wait_for(stopping, 5)
+    assert registered == set()
+    await project.next("unregister_worker")
+
+
+async def test_a_stopped_start_returns(harness, project):
+    go = asyncio.Event()
+
+    async def register(params: dict[str, Any]) -> Any:
+        await go.wait()
+        return VERSION
+
+    project.answers["register_worker"] = register
+    worker = harness.worker()
+    starting = asyncio.create_task(worker.start())
+    await project.next("register_worker")
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: worker._stopping is not None)
+    again = asyncio.create_task(worker.start())  # The start waits for the stop to end.
+    go.set()
+    await asyncio.wait_for(asyncio.gather(starting, stopping, again), 5)
+    assert worker.name is not None
+    await worker.stop()
+
+
+async def test_a_run_ends_when_the_worker_is_stopped(harness):
+    worker = harness.worker()
+    running = asyncio.create_task(worker.run())
+    await worker._signals.idle.next()
+    await asyncio.gather(worker.stop(), worker.stop())
+    await asyncio.wait_for(running, 5)
+
+
+async def test_jobs_claimed_during_a_stop_are_released_without_running(harness, project):
+    worker = harness.worker()
+    handler = WaitingHandler(worker)
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def slow(params: dict[str, Any]) -> Any:
+        await answer
+        return harness.claim(params)
+
+    project.answers["claim_jobs"] = slow
+    job = harness.job()
+    await worker.start()
+    await project.next("claim_jobs")
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: not harness.subscriptions.listeners)
+    answer.set_result(None)
+    await asyncio.wait_for(stopping, 5)
+    assert harness.reported[job]["outcome"] == "released"
+    assert not handler.started.is_set()
+
+
+async def test_every_stop_callback_is_called_even_if_another_fails(harness, caplog, monkeypatch):
+    monkeypatch.setattr("picture_queue.worker.worker._CLOSE_TIMEOUT", 0.01)
+    worker = harness.worker()
+    closed: list[str] = []
+
+    async def fail() -> None:
+        raise RuntimeError("no")
+
+    async def exit_() -> None:
+        raise SystemExit(3)
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def hang_on() -> None:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                continue
+
+    async def close() -> None:
+        closed.append("closed")
+
+    for callback in (fail, exit_, hang, hang_on, close, lambda: closed.append("sync")):
+        worker.after_stop(callback)
+    async with worker:
+        pass
+    assert closed == ["closed", "sync"]
+    for expected in (
+        "failed: RuntimeError: no",
+        "failed: SystemExit: 3",
+        "has not ended in 0.01 s",
+    ):
+        assert f"A callback after the stop {expected}" in caplog.text
