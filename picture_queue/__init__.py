@@ -1,7 +1,7 @@
 """picture-queue: background jobs in your Supabase project's own Postgres, from Python.
 
-Here are the names that most programs need. The others are public by module: exceptions in `errors`,
-what calls return in `records`, what they take in `options`.
+This module exports the names that most programs need. Three modules have the other public names:
+`errors` has the exceptions, `records` the results of calls, and `options` their arguments.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ _LAZY_EXPORTS = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker that saw it would accept every misspelt import
+if not TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts every misspelt import
 
     def __getattr__(name: str) -> Any:
         if name not in _LAZY_EXPORTS:

@@ -15,7 +15,7 @@ def new_id() -> str:
 
 
 def new_ids(count: int) -> list[str]:
-    """Return many ids; one call of the operating system gets the random bytes of all."""
+    """Return many ids, with a single read of random bytes from the operating system."""
     prefix, digits = _time_prefix(), os.urandom(10 * count).hex()
     return [_format_id(prefix, digits[i : i + 20]) for i in range(0, 20 * count, 20)]
 
@@ -29,6 +29,6 @@ def _format_id(prefix: str, digits: str) -> str:
     return f"{prefix}{digits[:3]}-{_VARIANT[digits[3]]}{digits[4:7]}-{digits[7:19]}"
 
 
-# The fourth group of a UUID begins with the variant: its first digit keeps two random bits, and its
-# two highest bits become binary 10.
+# The fourth group of a UUID begins with the variant: the two highest bits of its first digit are
+# binary 10, and the two lowest bits stay random.
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}

@@ -1,9 +1,9 @@
 """The serialiser for all arguments and for the results of handlers: Python values to JSON.
 
 It accepts every value that pydantic can write as JSON, in pydantic's format: a Decimal becomes
-text, a timedelta ISO 8601, an Enum its value. A naive datetime is taken as local time. A set is
-sorted, so that equal sets give equal JSON. A value that JSON cannot express or PostgreSQL cannot
-store raises an `InvalidArgument` that names the field.
+text, a timedelta becomes ISO 8601 text, and an Enum becomes its value. A naive datetime counts as
+local time. A set is sorted, so that equal sets give equal JSON. A value that JSON cannot express or
+PostgreSQL cannot store raises an `InvalidArgument` that names the field.
 """
 
 import math
@@ -24,13 +24,15 @@ _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView)
 _MAX_ITERATOR_ITEMS = 1_000_000  # so that an infinite iterator does not hang the program
 _MAX_DEPTH = 100  # levels of nesting; the database accepts no more
+_LARGE = 10_000  # parts of a value that are written as JSON in a few milliseconds
+_TEXT_OF_A_PART = 100  # characters of text that take as long as one part
 
 
-def plain(value: Any, field: str = "") -> Any:
+def to_plain(value: Any, field: str = "") -> Any:
     """Convert a value to strings, numbers, booleans, None, lists and dicts.
 
     Args:
-        value: The value.
+        value: A value of any type.
         field: The name of the argument in error messages; empty for the dict of all arguments.
 
     Raises:
@@ -46,7 +48,7 @@ def encode(value: Any, field: str = "") -> bytes:
     """Return a plain value as JSON.
 
     Args:
-        value: The value, as `plain` returns it.
+        value: The value, as `to_plain` returns it.
         field: The name of the argument in error messages; empty for the dict of all arguments.
 
     Raises:
@@ -57,7 +59,7 @@ def encode(value: Any, field: str = "") -> bytes:
         data = to_json(value)
     except Exception as error:
         raise _invalid_argument(value, field, error) from error
-    # These may be harmless parts of a text, so the value itself is checked only now.
+    # These bytes may also be a harmless part of a text, so only now the value itself is checked.
     if b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
         _raise_if_faulty(value, field)
     return data
@@ -69,15 +71,35 @@ def plain_result(value: Any) -> tuple[Any, int]:
     A number that is not finite becomes null: one missing measurement must not fail the job.
 
     Raises:
-        InvalidArgument: A part of it cannot be written as JSON; the error names the part.
+        InvalidArgument: A part of the result cannot be written as JSON; the error names the part.
     """
     field = "result"
-    value = plain(value, field)
+    value = to_plain(value, field)
     try:
         value = from_json(to_json(value, inf_nan_mode="null"))
     except Exception as error:
         raise _invalid_argument(value, field, error) from error
     return value, len(encode(value, field))
+
+
+def is_large(value: object) -> bool:
+    """Return whether it may take long to write a value as JSON: longer than an event loop can wait.
+
+    A value that the caller's own code produces part by part counts as large.
+    """
+    left: list[Any] = [value]
+    size = 0
+    while left and size <= _LARGE:
+        part = left.pop()
+        if type(part) is str:
+            size += len(part) // _TEXT_OF_A_PART
+        elif type(part) in (dict, list, tuple, set, frozenset):  # no class of the caller's own
+            size += len(part)
+            if size <= _LARGE:
+                left.extend(part.values() if type(part) is dict else part)
+        elif type(part) not in _PLAIN_TYPES and isinstance(part, Iterator):
+            return True
+    return size > _LARGE
 
 
 def encode_text(value: str, field: str) -> bytes:
@@ -100,14 +122,14 @@ def encode_text(value: str, field: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    kind = type(value)
-    if kind in _PLAIN_TYPES:
+    type_ = type(value)
+    if type_ in _PLAIN_TYPES:
         return value
-    if kind is dict:
+    if type_ is dict:
         return {
             key: item if type(item) in _PLAIN_TYPES else _plain(item) for key, item in value.items()
         }
-    if kind is list:
+    if type_ is list:
         return [item if type(item) in _PLAIN_TYPES else _plain(item) for item in value]
     return _convert(value)
 
@@ -116,7 +138,7 @@ def _convert(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, datetime):
-        # PostgreSQL would read a naive time in the time zone of its session, not of the caller.
+        # PostgreSQL would interpret a naive time in the time zone of the session, not the caller's.
         return (value if value.tzinfo else value.astimezone()).isoformat()
     if isinstance(value, Enum):
         return _plain(value.value)
@@ -145,8 +167,9 @@ def _invalid_argument(value: Any, field: str, error: Exception) -> InvalidArgume
         fault = _find_fault(value, field, 0)
     except Exception:  # the caller's own __str__ or __iter__ failed
         fault = None
-    if fault is None:  # for example, the failed conversion has used up an iterator
-        fault = (field or "A value", f"is no JSON: {_first_line(error)}", "Pass plain values")
+    if fault is None:  # for example, the failed conversion has exhausted an iterator
+        problem = f"is not serialisable as JSON: {_first_line(error)}"
+        fault = (field or "A value", problem, "Pass strings, numbers, lists and dicts")
     return _error(*fault)
 
 
@@ -157,13 +180,13 @@ def _raise_if_faulty(value: Any, field: str) -> None:
 
 
 def _error(path: str, problem: str, hint: str) -> InvalidArgument:
-    # The same words as the database uses, so that users see one error for one fault.
+    # The database raises the same message, so that users see one error for one fault.
     detail = f"{path[:200]} {problem}".strip()
     return InvalidArgument("An argument is not acceptable", detail=detail, hint=hint)
 
 
 def _find_fault(value: Any, path: str, depth: int) -> tuple[str, str, str] | None:
-    """Return the path of the first part that is not valid JSON, its fault, and a hint."""
+    """Return the path of the first part that cannot be written as JSON, its fault, and a hint."""
     if depth > _MAX_DEPTH:
         field = path.partition("[")[0].partition(".")[0]
         return field, f"is nested deeper than {_MAX_DEPTH} levels", "Make it flatter"
@@ -187,12 +210,12 @@ def _fault(value: Any, path: str) -> tuple[str, str, str] | None:
     if isinstance(value, str):
         return _text_fault(value, path)
     if isinstance(value, float) and not math.isfinite(value):
-        return path, f"is {value}, and JSON has no such number", "Leave it out, or pass it as text"
+        return path, f"is {value}, which JSON cannot express", "Leave it out, or pass it as text"
     try:
         text = to_json(_plain(value)).decode()
     except Exception as error:
-        kind = type(value).__name__
-        return path, f"is of type {kind} and no JSON: {_first_line(error)}", "Convert it first"
+        problem = f"is of type {type(value).__name__}, which JSON cannot express"
+        return path, f"{problem}: {_first_line(error)}", "Convert it first"
     return _text_fault(text, path) if "\\u0000" in text else None
 
 
@@ -201,7 +224,7 @@ def _text_fault(text: str, path: str) -> tuple[str, str, str] | None:
         return path, "has the character U+0000, which no database can store", "Remove it"
     for character in text if not text.isascii() else "":
         if "\ud800" <= character <= "\udfff":
-            problem = f"has U+{ord(character):04X}, which is half of a character"
+            problem = f"has U+{ord(character):04X}, an unpaired surrogate (half of a character)"
             return path, problem, "Replace it: text.encode(errors='replace').decode()"
     return None
 

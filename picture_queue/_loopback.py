@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is a loopback address, or a name that always means one."""
+    """Return whether a host is a loopback address, or a name that always resolves to one."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -19,3 +19,12 @@ def is_loopback_url(url: str | None) -> bool:
         return is_loopback(urlsplit(url or "").hostname or "")
     except ValueError:
         return False
+
+
+def direct_mounts(url: str | None) -> dict[str, None]:
+    """Return the `mounts` of an httpx client that must use no proxy for a URL on loopback.
+
+    A proxy would get the key and cannot reach this machine's loopback. `trust_env=False` would also
+    ignore SSL_CERT_FILE.
+    """
+    return dict.fromkeys(("all://", "http://", "https://")) if is_loopback_url(url) else {}

@@ -40,15 +40,15 @@ class Migration(NamedTuple):
 
 
 def digest(text: str) -> str:
-    """Return the SHA-256 of a text; line endings do not matter."""
+    """Return the SHA-256 of a text, independent of its line endings."""
     return hashlib.sha256("\n".join(text.splitlines()).encode()).hexdigest()
 
 
 def migrations() -> list[Migration]:
-    """Return the migrations in the order they apply.
+    """Return the migrations in the order in which they apply.
 
     Raises:
-        FileNotFoundError: The installation is broken: it has no migrations.
+        FileNotFoundError: The installed package is broken: it has no migrations.
     """
     files = sorted(_sql_directory().glob("*.sql"))
     if not files:
@@ -57,12 +57,12 @@ def migrations() -> list[Migration]:
 
 
 def place_of(sql: str, position: str | int | None, context: str | None) -> str | None:
-    """Return where a migration failed: the line of the file, or else the PL/pgSQL context.
+    """Return the place where a migration failed: the line of the file, or the PL/pgSQL context.
 
     Args:
         sql: The content of the file.
         position: The position in the file that PostgreSQL reports, in characters from 1.
-        context: The call stack that PostgreSQL reports (CONTEXT), if a function failed.
+        context: The PL/pgSQL call stack that PostgreSQL reports as CONTEXT, if a function failed.
     """
     if position:
         return f"Line {sql.count(chr(10), 0, int(position) - 1) + 1} of the file"
@@ -70,6 +70,6 @@ def place_of(sql: str, position: str | int | None, context: str | None) -> str |
 
 
 def _sql_directory() -> Path:
-    # Only a wheel has `_sql`. An editable install uses the folder of the checkout.
+    # Only a wheel contains `_sql`. An editable install reads the directory of the checkout.
     in_wheel = _PACKAGE / "_sql" / "migrations"
     return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / "supabase" / "migrations"

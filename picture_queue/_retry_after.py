@@ -9,7 +9,7 @@ def parse_retry_after(value: str | None) -> float | None:
     """Return the seconds that a server asks to wait; None if the header is absent or unreadable.
 
     Args:
-        value: The header: seconds, or an HTTP date.
+        value: The value of the header: seconds, or an HTTP date.
     """
     if not value:
         return None

@@ -1,8 +1,8 @@
 """Escape control characters and invisible characters in untrusted text.
 
-Operators read in a terminal or a log what users, workers and providers wrote into jobs. Such a text
-must not move the cursor, set the title of the terminal, reorder or hide the text beside it, or look
-like a log line of its own.
+Users, workers and providers write text into jobs, and operators read it in a terminal or a log. The
+text must not move the cursor, set the title of the terminal, reorder or hide the text beside it, or
+imitate a log line.
 """
 
 import logging
@@ -40,8 +40,8 @@ def visible(text: str) -> str:
 
 
 class LogFormatter(logging.Formatter):
-    """Format log records: escape invisible characters, and indent all lines but the first."""
+    """A formatter that escapes invisible characters and indents all lines but the first."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as text; only its first line is not indented."""
+        """Return a record as text, with all lines indented but the first."""
         return visible(super().format(record)).replace("\n", "\n    ")

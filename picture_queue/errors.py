@@ -1,4 +1,4 @@
-"""All errors of this library, with their codes in SQL and their status in HTTP.
+"""All exceptions of this library, with their codes in SQL and their status in HTTP.
 
 PictureQueueError
 ├── InvalidArgument        PQ_INVALID_ARGUMENT   400
@@ -29,16 +29,16 @@ PictureQueueError
 │   ├── NotInstalled       (the project has no picture-queue functions)
 │   ├── DatabaseTooOld
 │   └── ClientTooOld
-├── ServerError            (an answer of the project that has no name here)
+├── ServerError            (an error of the project that this library does not know)
 │   └── UnreadableAnswer
 ├── JobNotCompleted
 │   ├── JobFailed
 │   └── JobCancelled
 ├── WaitTimeout
-├── WorkerStuck            (handlers that do not end hold its slots)
+├── WorkerStuck            (handlers that do not return hold the slots of the worker)
 ├── SettingsError
-├── InstallationRefused    (the folder or the database is not what the command may change)
-├── MigrationFailed        (nothing of that migration was applied)
+├── InstallationRefused    (the command may not change this folder or database)
+├── MigrationFailed        (the migration was rolled back)
 └── LocalStackError
     ├── StackNotRunning
     ├── StackAlreadyRunning
@@ -47,8 +47,8 @@ PictureQueueError
 
 SQL raises ``sqlstate 'PT<http>'`` with the message ``PQ_<CODE>: <fixed text>``. PostgREST turns the
 SQLSTATE into the HTTP status and copies the message into the reason phrase unescaped
-(https://docs.postgrest.org/en/v12/references/errors.html), so whatever varies stands in DETAIL and
-HINT.
+(https://docs.postgrest.org/en/v12/references/errors.html). So the message is constant, and all
+variable text is in DETAIL and HINT.
 """
 
 from typing import TYPE_CHECKING
@@ -61,16 +61,16 @@ class PictureQueueError(Exception):
     """Base of all errors of this library.
 
     Args:
-        message: What happened, one sentence.
-        code: Stable code (``PQ_…``) where the database decided, else None.
-        detail: The field and the value that caused it.
-        hint: What to do about it.
+        message: The failure, in one sentence.
+        code: The stable code (``PQ_…``) of an error that the database raised; otherwise None.
+        detail: The field and the value that caused the error.
+        hint: The action that fixes the error.
 
     Attributes:
-        http_status: The status with which the HTTP API sends errors of this class; None where the
-            database raises none.
-        retry_after: Seconds that the server asks to wait before the call is repeated; None where it
-            does not say.
+        http_status: The HTTP status of errors of this class; None if the database never raises
+            them.
+        retry_after: Seconds that the server asks to wait before the call is repeated; None if it
+            does not ask for a wait.
     """
 
     code: str | None = None
@@ -92,14 +92,14 @@ class PictureQueueError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """One line: what happened, where, and what to do."""
-        what = f"{self.message}: {self.detail}" if self.detail else self.message
-        return " ".join(_sentence(part) for part in (what, self.hint) if part)
+        """Return message, detail and hint as sentences in one line."""
+        failure = f"{self.message}: {self.detail}" if self.detail else self.message
+        return " ".join(_sentence(part) for part in (failure, self.hint) if part)
 
 
 def _sentence(text: str) -> str:
     flat = " ".join(text.split())
-    if flat.split(" ", 1)[0].isalpha():  # not an address, not the name of a function
+    if flat.split(" ", 1)[0].isalpha():  # a URL or the name of a function keeps its case
         flat = flat[0].upper() + flat[1:]
     return flat if flat.endswith((".", "!", "?", ")")) else flat + "."
 
@@ -119,13 +119,13 @@ class InvalidInput(InvalidArgument):
 
 
 class InvalidCron(InvalidArgument):
-    """No such cron expression or time zone, or it never comes."""
+    """A cron expression or a time zone is invalid, or the expression matches no time."""
 
     code = "PQ_INVALID_CRON"
 
 
 class DependencyCycle(InvalidArgument):
-    """A job would wait for itself, or for one that stands after it in the same call."""
+    """A job depends on itself, or on a job that comes later in the same call."""
 
     code = "PQ_CYCLE"
     http_status = 422
@@ -150,7 +150,7 @@ class NotAllowed(PictureQueueError):
 
 
 class NotFound(PictureQueueError):
-    """Nothing of that id is there, or it is not the caller's."""
+    """No object has that id, or it belongs to somebody else."""
 
     http_status = 404
 
@@ -174,13 +174,13 @@ class UnknownModel(NotFound):
 
 
 class QueueNotFound(NotFound):
-    """No such queue; or, of an enqueue, the project makes none on demand."""
+    """No such queue. An enqueue creates missing queues only if the project's settings allow it."""
 
     code = "PQ_UNKNOWN_QUEUE"
 
 
 class DependencyNotFound(NotFound):
-    """A job to depend on is not there."""
+    """A job that another job should depend on does not exist."""
 
     code = "PQ_UNKNOWN_DEPENDENCY"
 
@@ -223,7 +223,7 @@ class JobFinished(Conflict):
 
 
 class JobRunning(Conflict):
-    """A job that runs cannot be replaced."""
+    """The job is running, so it cannot be replaced."""
 
     code = "PQ_RUNNING_JOB"
 
@@ -235,7 +235,7 @@ class QueueDraining(Conflict):
 
 
 class TooLarge(PictureQueueError):
-    """A payload or a result is above the limit."""
+    """A payload or a result is larger than the limit."""
 
     code = "PQ_TOO_LARGE"
     http_status = 413
@@ -249,11 +249,11 @@ class Busy(PictureQueueError):
 
 
 class ConnectionFailed(PictureQueueError):
-    """No answer came from the project."""
+    """The project did not answer."""
 
 
 class VersionMismatch(PictureQueueError):
-    """The client and the project's SQL do not fit together."""
+    """The client and the project's SQL have incompatible versions."""
 
 
 class NotInstalled(VersionMismatch):
@@ -269,11 +269,11 @@ class ClientTooOld(VersionMismatch):
 
 
 class ServerError(PictureQueueError):
-    """The project answered with an error that has no name here; ``code`` is the server's."""
+    """The project returned an error that this library does not know; ``code`` is the server's."""
 
 
 class UnreadableAnswer(ServerError):
-    """The project's answer cannot be read: it is no JSON, or not of the form that was expected.
+    """The project's answer cannot be read: it is not JSON, or not in the expected format.
 
     Attributes:
         answer: The JSON that was received.
@@ -283,7 +283,7 @@ class UnreadableAnswer(ServerError):
 
 
 class JobNotCompleted(PictureQueueError):
-    """A result was asked of a job that ended without one.
+    """The result of a job was requested, but the job failed or was cancelled.
 
     Args:
         job: The job in its final state.
@@ -303,37 +303,37 @@ class JobCancelled(JobNotCompleted):
 
 
 class WaitTimeout(PictureQueueError, TimeoutError):
-    """The wait ended before the job did; the job itself goes on.
+    """The job did not finish within the timeout of the wait; the job itself continues.
 
     Attributes:
-        explanation: Why the job does not move; None: the project did not answer.
+        explanation: The reason why the job does not move; None if the project did not answer.
     """
 
     explanation: "JobExplanation | None" = None
 
 
 class WorkerStuck(PictureQueueError):
-    """A worker ended by itself: handlers that do not end hold its slots. Start a new process."""
+    """The worker stopped because handlers do not return and hold its slots; start a new process."""
 
 
 class SettingsError(PictureQueueError):
-    """A setting is missing or not acceptable."""
+    """A setting is missing or invalid."""
 
 
 class InstallationRefused(PictureQueueError):
-    """The folder or the database is not what the command may change; nothing was changed."""
+    """The command may not change this folder or database; nothing was changed."""
 
 
 class MigrationFailed(PictureQueueError):
-    """A migration could not be applied; nothing of it was, and those before it stay."""
+    """A migration failed and was rolled back; the migrations before it remain applied."""
 
 
 class LocalStackError(PictureQueueError):
-    """The embedded stack could not do what was asked."""
+    """A command of the embedded stack failed."""
 
 
 class StackNotRunning(LocalStackError):
-    """There is no embedded stack running in that data directory."""
+    """No embedded stack is running in that data directory."""
 
 
 class StackAlreadyRunning(LocalStackError):
@@ -345,10 +345,10 @@ class PortTaken(LocalStackError):
 
 
 class MissingProgram(LocalStackError):
-    """A program the embedded stack needs is not installed."""
+    """A program that the embedded stack needs is not installed."""
 
 
-#: The class of each code that the database raises, in the order of their HTTP status.
+#: The exception class of each code that the database raises, sorted by HTTP status.
 BY_CODE: dict[str, type[PictureQueueError]] = {
     error.code: error
     for error in sorted(
@@ -366,16 +366,16 @@ BY_CODE: dict[str, type[PictureQueueError]] = {
 def from_database(
     sqlstate: str | None, message: str, detail: str | None = None, hint: str | None = None
 ) -> PictureQueueError | None:
-    """Turn an error our SQL raised into its exception.
+    """Convert an error that our SQL raised into its exception.
 
     Args:
-        sqlstate: The SQLSTATE, ``PT<http>`` for ours.
-        message: ``PQ_<CODE>: <fixed text>`` for ours.
-        detail: DETAIL of the error.
-        hint: HINT of the error.
+        sqlstate: The SQLSTATE; ``PT<http>`` if our SQL raised the error.
+        message: The message; ``PQ_<CODE>: <fixed text>`` if our SQL raised the error.
+        detail: The DETAIL of the error.
+        hint: The HINT of the error.
 
     Returns:
-        The exception to raise, or None when the error is not one of ours.
+        The exception to raise; None if our SQL did not raise the error.
     """
     code, _, text = message.partition(": ")
     error = BY_CODE.get(code)

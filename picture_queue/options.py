@@ -1,4 +1,4 @@
-"""Options of calls: of a new job, of a queue, and of a filter of jobs."""
+"""Arguments of calls: the options of a job, the policy of a queue, and the filter of jobs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Backoff:
         jitter: The part of a delay, 0 to 1, by which it varies at random in both directions.
 
     Raises:
-        InvalidArgument: A part is invalid; the error names it and its value.
+        InvalidArgument: A field is invalid; the error names the field and the value.
     """
 
     policy: BackoffPolicy | None = None
@@ -48,21 +48,21 @@ class Backoff:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InvalidArgument(
-                    f"The backoff's {name} is {value}", hint=f"Choose {low:g} to {high:g}"
+                    f"The backoff's {name} is {value}", hint=f"Choose {low:g} to {high:.10g}"
                 )
 
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """A rule by which a new job is a duplicate of an existing job.
+    """The rule that decides whether a new job duplicates an existing one.
 
     Args:
         by: The fields of the payload to compare; None: the whole payload. Job type and owner are
             always compared.
         period: Seconds after its enqueue in which a job blocks duplicates; None: as long as it is
             in one of the states.
-        states: The states in which a job blocks duplicates; by default pending and processing.
-            Pending is always one of them.
+        states: The states in which a job blocks duplicates, always including ``pending``; by
+            default ``pending`` and ``processing``.
         on_conflict: ``ignore`` keeps the existing job unchanged; ``replace`` gives it all fields of
             the new one, unless it is running; ``debounce`` gives it the new payload and time.
     """
@@ -85,18 +85,19 @@ class JobOptions(TypedDict, total=False):
             the queue, otherwise 3.
         timeout: Longest run of one attempt, seconds.
         expires_at: The latest time to start; a job that has not started by then fails.
-        expires_in: Seconds from now until ``expires_at``, instead of it.
+        expires_in: Seconds from now until the latest time to start, instead of ``expires_at``.
         backoff: The delays after failed attempts.
         tags: Up to 20 words for searches, each of up to 64 characters.
         metadata: A JSON object for your own use, stored with the job.
         tenant: The tenant of the job in a queue with fair sharing; ``user_id`` by default.
         limit_keys: Up to 8 keys whose limits apply to the job, such as ``model:flux``, besides
             those of its queue, type and owner.
-        depends_on: Jobs that have to finish first. They exist, or come earlier in the same call.
-        on_parent_failure: The effect on this job if one of those fails or is cancelled: ``cancel``
+        depends_on: Jobs that have to finish first (the parents): existing jobs, or jobs that come
+            earlier in the same call.
+        on_parent_failure: The effect on this job if a parent fails or is cancelled: ``cancel``
             (the default), ``fail`` or ``run``.
         batch_id: The batch of the job.
-        unique: The rule by which the job is a duplicate of an existing one.
+        unique: The rule that decides whether the job duplicates an existing one.
         user_id: The owner, who may read, watch and cancel the job.
         idempotency_key: A repeated call with the same key, type and owner returns the first job.
         job_id: An id that you generate. A repeated call with it returns the existing job.
@@ -132,22 +133,24 @@ class NewJob(JobOptions, total=False):
 
 
 class QueueChanges(TypedDict, total=False):
-    """The policy of a queue; None stands for the project's default.
+    """The policy of a queue; a field that is None takes the project's default.
 
     Attributes:
         events: The events to send over Realtime: ``none``, ``status``, or ``progress``, which
             includes ``status``.
         max_attempts: Attempts before a job fails.
         timeout_seconds: Longest run of one attempt.
-        lease_seconds: Length of a lease; a worker without a heartbeat for so long loses its jobs.
+        lease_seconds: Length of a lease; a worker that sends no heartbeat for this time loses its
+            jobs.
         backoff_policy: ``constant``, ``linear`` or ``exponential``.
         backoff_seconds: Delay after the first failed attempt.
         backoff_cap_seconds: Longest delay after a failed attempt.
         backoff_jitter: The part of a delay, 0 to 1, by which it varies at random.
         fair_share: Whether tenants take turns within a priority.
-        aging_seconds: Seconds of waiting that count as much as one point of priority; None: waiting
-            does not count.
-        breaker_failures: Failures of one kind in a row that pause the queue; None: never.
+        aging_seconds: Seconds of waiting that raise the priority by one; None: waiting does not
+            raise it.
+        breaker_failures: Number of consecutive failures of one kind that pauses the queue; None:
+            failures do not pause it.
         breaker_seconds: Length of that pause.
         draining: Whether the queue refuses new jobs.
     """
@@ -171,7 +174,7 @@ class JobFilter(TypedDict, total=False):
     """A filter of jobs; all its conditions must hold.
 
     Attributes:
-        job_ids: The job is one of these, up to 10,000.
+        job_ids: The job is one of these jobs, up to 10,000.
         queue: The job is in this queue.
         status: The job is in this state.
         hold: The job is held for this reason.

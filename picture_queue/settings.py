@@ -1,4 +1,4 @@
-"""Immutable settings. Arguments take precedence over the environment, and it over defaults."""
+"""Immutable settings. An argument takes precedence over its environment variable."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from picture_queue.errors import SettingsError
 
 REPLICATE_URL = "https://api.replicate.com/v1"
-# A key of any kind; the first variable that is set is used.
+# Each variable may hold a key of any kind; the first one that is set is used.
 KEY_VARIABLES = (
     "SUPABASE_KEY",
     "SUPABASE_SERVICE_ROLE_KEY",
@@ -24,7 +24,8 @@ class ProjectSettings:
     Args:
         url: ``https://<ref>.supabase.co``, or the URL of the embedded stack.
         key: Service, secret, publishable or anon key; it is sent unchanged and never decoded.
-        access_token: A signed-in user's token; calls are then made as that user.
+        access_token: The token of a signed-in user, as whom calls are made; None: calls are made
+            with the rights of the key.
         timeout: Longest wait for the answer to a call, retries included, seconds.
     """
 
@@ -41,7 +42,7 @@ class ProjectSettings:
         """
         if not _is_http(self.url):
             raise SettingsError(
-                f"SUPABASE_URL is {self.url!r}, not an http:// or https:// address",
+                f"SUPABASE_URL is {self.url!r}, not an http:// or https:// URL",
                 hint="Copy it from the project's API settings, or run: picture-queue local status",
             )
         if not self.key:
@@ -50,7 +51,7 @@ class ProjectSettings:
             if not _is_header(value):
                 raise SettingsError(
                     f"The Supabase {name} has a character that is not printable ASCII",
-                    hint="Copy it again from where it is shown, as one line",
+                    hint="Copy it again, as one line",
                 )
 
     @classmethod
@@ -62,7 +63,7 @@ class ProjectSettings:
         timeout: float = 30.0,
         environ: Mapping[str, str] = os.environ,
     ) -> "ProjectSettings":
-        """Make settings; take arguments that are None from the environment.
+        """Create settings; read each argument that is None from the environment.
 
         The variables are ``SUPABASE_URL``, the first of `KEY_VARIABLES` that is set, and
         ``SUPABASE_ACCESS_TOKEN``.
@@ -89,8 +90,8 @@ class DatabaseSettings:
     """The URL of a database for direct calls, and the options of its connections.
 
     Args:
-        url: ``postgresql://user:password@host:port/database``, or libpq's ``key=value`` form. It
-            may be that of a pooler; wake-ups by LISTEN need a pooler in session mode.
+        url: ``postgresql://user:password@host:port/database``, or libpq's ``key=value`` form. The
+            server may be a pooler; only a pooler in session mode supports wake-ups by LISTEN.
         timeout: Longest wait for the answer to a call, retries included, seconds.
         connect_timeout: Longest wait for a connection, seconds.
         connections: Maximum number of connections.
@@ -103,16 +104,17 @@ class DatabaseSettings:
 
 
 def _is_http(url: str) -> bool:
-    if any(c.isspace() or not c.isprintable() for c in url):
+    if any(character.isspace() or not character.isprintable() for character in url):
         return False
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets, or a port that is not a number
+    except ValueError:  # unbalanced brackets, or a port that is not a number
         return False
 
 
 def _is_header(value: str) -> bool:
+    """Return whether a text can be sent as the value of an HTTP header."""
     return value.isascii() and value.isprintable()
 
 
@@ -145,7 +147,7 @@ class ReplicateSettings:
             )
         if not _is_http(self.base_url):
             raise SettingsError(
-                f"REPLICATE_BASE_URL is {self.base_url!r}, not an http:// or https:// address",
+                f"REPLICATE_BASE_URL is {self.base_url!r}, not an http:// or https:// URL",
                 hint=f"Unset it to use {REPLICATE_URL}",
             )
 
@@ -163,16 +165,17 @@ class WorkerSettings:
     """The settings of a worker. Times in seconds.
 
     Args:
-        queues: Queues to claim from; empty: ``default`` and those of the handlers. A list of names
-            is claimed from by priority, across queues. With weights, as in ``{"images": 3,
-            "default": 1}``, each queue that has jobs gets its share of the starts.
+        queues: Queues to claim from; empty: ``default`` and the queues of the handlers. With a list
+            of names, jobs are claimed by priority across the queues. With weights, such as
+            ``{"images": 3, "default": 1}``, each queue that has jobs gets a share of the claims in
+            proportion to its weight.
         concurrency: Maximum number of jobs that run at the same time.
-        lease: Length of a lease; heartbeats extend it after each third of that.
-        poll_interval: Longest time between two claims of an idle worker; it is doubled while
-            wake-ups arrive.
+        lease: Length of a lease; a heartbeat extends it three times in that time.
+        poll_interval: Longest time between two claims of an idle worker; twice as long while the
+            worker receives wake-ups.
         shutdown_grace: Time that running jobs get to finish at shutdown before they are released.
-        stuck_after: Time that a handler may continue after a timeout, a cancel or a lost lease
-            before its slot counts as lost. If half of the slots are lost, the worker exits, so that
+        stuck_after: Time that a handler may continue after a timeout, a cancel or a lost lease;
+            then its slot counts as lost. If half of the slots are lost, the worker stops, so that
             a supervisor can restart it.
         name: Name in the list of workers; by default host, process id and a random part.
     """
@@ -193,15 +196,19 @@ class WorkerSettings:
         """
         if isinstance(self.queues, str):
             raise SettingsError(
-                f"queues is {self.queues!r}, not a list of names", hint="Put it into brackets"
+                f"`queues` is {self.queues!r}, not a list of names",
+                hint=f"Pass a list: [{self.queues!r}]",
             )
-        object.__setattr__(self, "queues", _copy(self.queues))
+        object.__setattr__(self, "queues", _copy_queues(self.queues))
         if not all(self.queues):
-            raise SettingsError("A queue's name is empty", hint='Name it, such as "default"')
+            raise SettingsError(
+                "`queues` has an empty name", hint='Pass the name of each queue, such as "default"'
+            )
         for queue, weight in zip(self.queue_names, self.weights or (), strict=False):
             if not isinstance(weight, int | float) or not 0 < weight <= 1e6:
                 raise SettingsError(
-                    f"The weight of {queue} is {weight!r}", hint="Choose a number above 0"
+                    f"The weight of queue {queue} is {weight!r}",
+                    hint="Choose a number above 0, up to 1,000,000",
                 )
         for name, low, high in (
             ("concurrency", 1, 1000),
@@ -211,9 +218,9 @@ class WorkerSettings:
             ("stuck_after", 0, 86_400),
         ):
             value = getattr(self, name)
-            kinds = (int,) if name == "concurrency" else (int, float)
-            if not isinstance(value, kinds) or not low <= value <= high:
-                raise SettingsError(f"{name} is {value!r}", hint=f"Choose {low} to {high}")
+            types = (int,) if name == "concurrency" else (int, float)
+            if not isinstance(value, types) or not low <= value <= high:
+                raise SettingsError(f"`{name}` is {value!r}", hint=f"Choose {low} to {high}")
 
     @property
     def queue_names(self) -> tuple[str, ...]:
@@ -222,9 +229,11 @@ class WorkerSettings:
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        """The weight of each queue; None: jobs are claimed by priority across queues."""
+        """The weight of each queue; None if jobs are claimed by priority across queues."""
         return tuple(self.queues.values()) if isinstance(self.queues, Mapping) else None
 
 
-def _copy(queues: Sequence[str] | Mapping[str, float]) -> tuple[str, ...] | dict[str, float]:
+def _copy_queues(
+    queues: Sequence[str] | Mapping[str, float],
+) -> tuple[str, ...] | dict[str, float]:
     return dict(queues) if isinstance(queues, Mapping) else tuple(queues)

@@ -1,7 +1,8 @@
 """Check docstrings and names against the rules for plain English.
 
-A docstring begins with an imperative or a noun phrase, never with a question word. The name of a
-test is a plain sentence. Names of objects, modules and SQL functions that were replaced do not come
+A docstring begins with an imperative or a noun phrase, never with a question word or a verb in the
+third person. The description of an argument does not begin with a question word. The name of a test
+is a plain sentence. Names of objects, modules and SQL functions that were replaced do not come
 back.
 """
 
@@ -16,6 +17,28 @@ FOLDERS = ("picture_queue", "cli", "scripts", "bench", "tests", "examples")
 QUESTION = re.compile(r"(What|Who|Whose|How|Whether|Where|Which|When|Why|Of|As|It)\b")
 #: Words that make the name of a test a riddle.
 RIDDLE = re.compile(r"test_\w*(?<=_)(nobody|somebody|whoever|heard|told|said|says|goes_on)(_|$)")
+#: Not checked for the third person and for the descriptions of arguments yet.
+UNCHECKED = (
+    "bench/",
+    "cli/",
+    "picture_queue/local/",
+    "picture_queue/worker/",
+    "scripts/",
+    "tests/",
+)
+#: A verb in the third person: one that is not also a plural noun, or any before an article.
+THIRD_PERSON = re.compile(
+    r"(Adds|Applies|Asks|Begins|Collects|Confirms|Converts|Creates|Decodes|Deletes|Delivers|Does"
+    r"|Encodes|Enqueues|Ensures|Expects|Finds|Gets|Gives|Has|Installs|Is|Keeps|Lets|Loses|Makes"
+    r"|Opens|Owns|Parses|Proves|Puts|Raises|Receives|Removes|Returns|Says|Sends|Serves|Sets|Takes"
+    r"|Tells|Validates|Verifies|Watches|Writes|Yields)\b"
+    r"|[A-Z][a-z]*[a-rt-z]s (a|an|the|all|each|every|its|it|one|no|whether)\b|Waits until\b"
+)
+#: A description of an argument that begins with a question word, a preposition or a pronoun.
+ARGUMENT = re.compile(
+    r"^ +\*{0,2}[a-z]\w*: ((What|Who|Whose|How|Where|Which|When|Why|As|Of|It|Its|Likewise) .*)",
+    re.MULTILINE,
+)
 #: Retired names, and the words that replaced them.
 RETIRED = {
     "AsyncProject": "AsyncBackend",
@@ -40,8 +63,10 @@ RETIRED = {
     "ask_along": "piggyback",
     "complain": "print_error",
     "going_on_without_us": "hint_on_interrupt",
+    "first_look": "first_poll_interval",
     "hurry": "stop_now",
     "job_item": "encode_job",
+    "longest_look": "max_poll_interval",
     "name_error": "translate_error",
     "named_error": "translate_error",
     "talk": "info",
@@ -94,9 +119,15 @@ def _findings_in_python(file: str, tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         where = f"{file}:{getattr(node, 'lineno', 1)}"
         if isinstance(node, _DOCUMENTED):
-            first = (ast.get_docstring(node) or "").partition("\n")[0]
+            text = ast.get_docstring(node) or ""
+            first = text.partition("\n")[0]
             if QUESTION.match(first):
                 yield f"{where}: begin this docstring with a verb or a noun: {first}"
+            if not file.startswith(UNCHECKED):
+                if THIRD_PERSON.match(first):
+                    yield f"{where}: begin this docstring with an imperative: {first}"
+                for argument in ARGUMENT.findall(text):
+                    yield f"{where}: begin this description with a noun: {argument[0]}"
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and RIDDLE.match(node.name):
             yield f"{where}: say in plain words what {node.name} tests"
         for part in ("name", "id", "arg", "attr"):

@@ -18,9 +18,14 @@ import pytest
 from picture_queue import AsyncPictureQueue, Job, JobEvent, Worker, WorkerSettings
 from picture_queue.local.stack import LocalSupabase
 
+from .signals import watch
+
 # A background process of a shell ignores Ctrl-C and passes this on. The programs that the tests
 # interrupt must not ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# A proxy of the environment would get the keys of the embedded stack.
+_DIRECT = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost")))
+os.environ |= {"no_proxy": _DIRECT, "NO_PROXY": _DIRECT}
 
 
 class RemoteStack:
@@ -161,7 +166,7 @@ def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
     def make(**settings: Any) -> Worker:
         chosen = {"queues": (queue,), "poll_interval": 30.0, "shutdown_grace": 0.0} | settings
         worker = Worker(service, WorkerSettings(**chosen))
-        worker._signals.watch()
+        watch(worker)
         return worker
 
     return make

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from picture_queue._loopback import direct_mounts
 from picture_queue.errors import JobCancelled, JobFailed, LocalStackError, PictureQueueError
 from picture_queue_cli.demo_stack import (
     ANSWER_TIMEOUT,
@@ -126,7 +127,8 @@ async def _signed_up(stack: Stack) -> "AsyncIterator[AsyncPictureQueue]":
 
     key = stack.status["ANON_KEY"]
     email = f"demo-{secrets.token_hex(4)}@example.com"
-    async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT) as http:
+    mounts = direct_mounts(stack.api_url)
+    async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT, mounts=mounts) as http:
         options = AsyncClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
         )

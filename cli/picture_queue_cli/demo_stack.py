@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from picture_queue._loopback import direct_mounts
 from picture_queue.errors import LocalStackError, PortTaken
 from picture_queue_cli.project import running_stack
 from picture_queue_cli.render import err, info, styled
@@ -170,7 +171,10 @@ async def realtime_switch(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[
 
     is_cut = False
     async with httpx.AsyncClient(
-        base_url=stack.api_url, headers={"apikey": stack.service_key}, timeout=ANSWER_TIMEOUT
+        base_url=stack.api_url,
+        headers={"apikey": stack.service_key},
+        timeout=ANSWER_TIMEOUT,
+        mounts=direct_mounts(stack.api_url),
     ) as http:
 
         async def switch(cut: bool) -> None:
@@ -206,7 +210,7 @@ async def who_drew(stack: Stack, prompt: str, since: float) -> str:
 
     url = stack.status["REPLICATE_URL"].removesuffix("/v1") + "/_simulator/predictions"
     async with httpx.AsyncClient(
-        headers={"apikey": stack.service_key}, timeout=ANSWER_TIMEOUT
+        headers={"apikey": stack.service_key}, timeout=ANSWER_TIMEOUT, mounts=direct_mounts(url)
     ) as http:
         listed = (await http.get(url)).json()
     asked = any(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from picture_queue.errors import NotAllowed, NotAuthenticated, NotFound
+from picture_queue_cli.project import every_page
 from picture_queue_cli.render import local_time
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
         if "batch_id" in filter:
             pq.batches.get(filter["batch_id"])
         queue = filter.get("queue")
-        if queue is not None and queue not in {one.name for one in pq.queues.list()}:
+        if queue is not None and queue not in {
+            one.name for one in every_page(pq.queues.list, "name")
+        }:
             raise QueueNotFound(
                 "No such queue",
                 detail=f"--queue is {queue!r}",

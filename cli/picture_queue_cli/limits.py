@@ -10,7 +10,7 @@ from picture_queue_cli.options import MAX_INTEGER, JsonFlag
 from picture_queue_cli.parsing import Rate, expect_filled, until, whole_number
 from picture_queue_cli.parsing import number as number_of
 from picture_queue_cli.parsing import rate as read_rate
-from picture_queue_cli.project import connect
+from picture_queue_cli.project import connect, every_page
 from picture_queue_cli.queues import For, Until
 from picture_queue_cli.render import (
     info,
@@ -41,7 +41,7 @@ Key = Annotated[
 def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List limits, and keys that are paused or waited for."""
     with connect(ctx) as pq:
-        found = pq.limits.list()
+        found = every_page(pq.limits.list, "key")
     if as_json:
         print_json([plain(limit) for limit in found])
         return
@@ -131,7 +131,7 @@ def pause(
 def resume(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
     """End the pause of a key."""
     with connect(ctx) as pq:
-        known = {limit.key for limit in pq.limits.list()}
+        known = {limit.key for limit in every_page(pq.limits.list, "key")}
         resumed = pq.limits.resume(key)
     if key not in known:
         raise LimitNotFound(
@@ -149,7 +149,7 @@ def resume(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
 def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List tenant weights; the others have 1."""
     with connect(ctx) as pq:
-        found = pq.tenants.list()
+        found = every_page(pq.tenants.list, "tenant")
     if as_json:
         print_json([plain(tenant) for tenant in found])
         return

@@ -197,7 +197,9 @@ def reset(
         )
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter(f"nobody is here to ask about {place}", param_hint="--yes")
+            raise typer.BadParameter(
+                f"deleting {place} needs a terminal to confirm; pass --yes", param_hint="--yes"
+            )
         typer.confirm(visible(f"Delete all data of the stack in {place}?"), abort=True, err=True)
     with err().status("Deleting …"):
         stack.reset(data_dir)

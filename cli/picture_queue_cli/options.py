@@ -142,7 +142,9 @@ def confirm(question: str) -> None:
         err().print()
         if sys.stdin.isatty():
             raise
-        raise typer.BadParameter("nobody is here to answer", param_hint="--yes") from None
+        raise typer.BadParameter(
+            "the question needs a terminal; pass --yes to confirm", param_hint="--yes"
+        ) from None
     if not agreed:
         raise typer.Abort
 

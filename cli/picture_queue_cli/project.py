@@ -1,9 +1,9 @@
 """The project of a command: from options, the environment, or a running embedded stack."""
 
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from picture_queue import AsyncPictureQueue, PictureQueue
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -113,3 +115,11 @@ def connect_async(ctx: typer.Context) -> "AsyncPictureQueue":
 
     target = resolve(ctx)
     return AsyncPictureQueue(target.url, target.key, database_url=target.database_url)
+
+
+def every_page(read: Callable[..., list[Row]], name: str) -> list[Row]:
+    """Read a list to its end; a page continues after the row with this ``name`` attribute."""
+    rows: list[Row] = []
+    while page := read(after=getattr(rows[-1], name) if rows else None):
+        rows += page
+    return rows

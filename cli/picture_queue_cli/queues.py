@@ -16,7 +16,7 @@ from picture_queue_cli.parsing import (
     until,
     whole_number,
 )
-from picture_queue_cli.project import connect
+from picture_queue_cli.project import connect, every_page
 from picture_queue_cli.render import (
     duration,
     info,
@@ -63,8 +63,8 @@ _PARTS = (
 def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List the queues with their numbers of jobs."""
     with connect(ctx) as pq:
-        queues = {queue.name: queue for queue in pq.queues.list()}
-        counts = pq.queues.counts()
+        queues = {queue.name: queue for queue in every_page(pq.queues.list, "name")}
+        counts = every_page(pq.queues.counts, "queue")
     if as_json:
         print_json([{**plain(queues[row.queue]), **plain(row)} for row in counts])
         return
@@ -110,7 +110,7 @@ def queue_state(queue: "Queue | QueueHealth") -> Text:
 def show(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
     """Show the settings of a queue."""
     with connect(ctx) as pq:
-        found = {row.name: row for row in pq.queues.list()}.get(queue)
+        found = {row.name: row for row in every_page(pq.queues.list, "name")}.get(queue)
     if found is None:
         from picture_queue.errors import QueueNotFound
 

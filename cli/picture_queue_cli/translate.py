@@ -162,8 +162,9 @@ def _with_commands(text: str) -> str:
 
 
 def _with_option(text: str, ctx: Any) -> str:
-    """Return a message that begins with the name of a setting, such as "lease is 0"."""
+    """Replace the name of a setting at the begin of a message, such as "`lease` is 0"."""
     name, verb, rest = text.partition(" is ")
+    name = name.strip("`")
     known = {parameter.name: parameter for parameter in ctx.command.params}
     return f"{label(known[name])}{verb}{rest}" if name in known else text
 

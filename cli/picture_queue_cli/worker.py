@@ -157,7 +157,7 @@ def weighted(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
 async def _work(
     own: "Worker | None", target: Target, settings: dict[str, Any], real_replicate: bool
 ) -> None:
-    from picture_queue.worker._tasks import end_tasks
+    from picture_queue._runtime.tasks import end_tasks
 
     try:
         if own is not None:

@@ -1,1 +1,1 @@
-"""The async client; `scripts/unasync.py` writes the sync one from it."""
+"""The async client; `scripts/unasync.py` generates the sync client from it."""

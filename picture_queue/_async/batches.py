@@ -8,10 +8,7 @@ from pydantic import JsonValue
 from picture_queue._rpc import batches as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue.options import NewJob
-from picture_queue.records import (
-    Batch,
-    EnqueuedBatch,
-)
+from picture_queue.records import Batch, EnqueuedBatch
 
 
 class AsyncBatches:
@@ -47,10 +44,7 @@ class AsyncBatches:
         return await self._project.call(rpc)
 
     async def get(self, batch_id: UUID | str) -> Batch:
-        """Return a batch and its progress.
-
-        Returns:
-            The batch.
+        """Return a batch with its progress.
 
         Raises:
             BatchNotFound: No such batch.

@@ -1,4 +1,4 @@
-"""External events. Every method needs a service key."""
+"""External events."""
 
 from uuid import UUID
 
@@ -9,7 +9,10 @@ from picture_queue._transport.backend import AsyncBackend
 
 
 class AsyncEvents:
-    """External events, which wake the jobs that are parked on them. Needs a service key."""
+    """External events, which wake the jobs that are parked on them.
+
+    Every method needs a service key.
+    """
 
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project
@@ -17,22 +20,23 @@ class AsyncEvents:
     async def send(
         self, name: str, payload: JsonValue = None, *, event_id: UUID | str | None = None
     ) -> int:
-        """Send an external event to waiting jobs.
+        """Send an external event to parked jobs.
 
-        If no job waits for it yet, the event is stored for a day; a later event of the same name
+        If no job waits for the event yet, it is stored for a day; a later event with the same name
         replaces it.
 
         Args:
-            name: The name that the handler parked the job on; by default the id of the job.
+            name: The name of the event on which the handler parked the job; if the handler gave
+                none, the id of the job.
             payload: The value that the handler gets as ``job.event``.
             event_id: The id of the event at its source, up to 200 characters. A repeated call with
                 this id within a day changes nothing.
 
         Returns:
-            The number of jobs that it woke.
+            The number of jobs that the event woke.
 
         Raises:
             InvalidArgument: The name is empty, or longer than 200 characters.
-            TooLarge: The payload is above the limit.
+            TooLarge: The payload is larger than the limit.
         """
         return await self._project.call(_rpc.send_event(name, payload, event_id))

@@ -27,7 +27,7 @@ from picture_queue.records import (
 
 
 class AsyncJobs:
-    """The jobs of a project: all with a service key, only their own with a user's token."""
+    """The jobs of a project: with a service key all, with a user's token only their own."""
 
     def __init__(self, project: AsyncBackend, watcher: Watcher) -> None:
         self._project = project
@@ -51,12 +51,13 @@ class AsyncJobs:
 
         Raises:
             InvalidArgument: A value is invalid; the error names the field and the value.
-            TooLarge: The payload is above the limit.
-            Conflict: Another job has this ``job_id``.
-            DependencyNotFound: A job that it depends on does not exist.
-            QueueNotFound: The queue does not exist, and the project creates none on demand.
+            TooLarge: The payload is larger than the limit.
+            Conflict: A different job has this ``job_id``.
+            DependencyNotFound: A job in ``depends_on`` does not exist.
+            QueueNotFound: The queue does not exist, and the project's settings do not allow an
+                enqueue to create it.
             QueueDraining: The queue accepts no new jobs.
-            JobRunning: The job that it should replace is running already.
+            JobRunning: The unique job that the new one should replace is already running.
         """
         job: NewJob = {"job_type": job_type, "payload": payload, **options}
         return await self._project.call(_rpc.enqueue_job(job))
@@ -71,7 +72,8 @@ class AsyncJobs:
             The id of each job, and whether it was created, in the order of the jobs.
 
         Raises:
-            PictureQueueError: For the same reasons as in `enqueue`; names the position of the job.
+            PictureQueueError: For the same reasons as in `enqueue`; the error names the position of
+                the job.
             DependencyCycle: A job depends on a job that comes later in the list.
         """
         return await self._project.call(_rpc.enqueue_jobs(jobs))
@@ -80,7 +82,7 @@ class AsyncJobs:
         """Return a job.
 
         Raises:
-            JobNotFound: No such job, or not the caller's.
+            JobNotFound: No such job, or it belongs to somebody else.
         """
         return await self._project.call(_rpc.get_job(job_id))
 
@@ -95,15 +97,15 @@ class AsyncJobs:
 
         Args:
             limit: Maximum number of results, up to 1000.
-            before_seq: The ``seq`` of the last job of the previous page. A page ends early when
-                it is larger than 8 MiB, so continue until one is empty.
-            **filter: Which jobs; see `JobFilter`.
+            before_seq: The ``seq`` of the last job of the previous page. A page of more than 8 MiB
+                ends early, so continue until a page is empty.
+            **filter: The conditions that the jobs must meet; see `JobFilter`.
 
         Returns:
             The jobs, newest first.
 
         Raises:
-            InvalidArgument: The filter is invalid; the error names the part and the value.
+            InvalidArgument: The filter is invalid; the error names the field and the value.
         """
         return await self._project.call(_rpc.list_jobs(filter, limit=limit, before_seq=before_seq))
 
@@ -121,22 +123,23 @@ class AsyncJobs:
             action: The change to make.
             preview: Only count the jobs; change nothing.
             limit: Maximum number of jobs in this call, up to 10,000.
-            **filter: Which jobs; see `JobFilter`. An empty filter is refused.
+            **filter: The conditions that the jobs must meet; see `JobFilter`. An empty filter is
+                refused.
 
         Returns:
-            How many jobs matched, and how many changed.
+            The number of jobs that matched, and the number that changed.
 
         Raises:
-            InvalidArgument: The filter is invalid; the error names the part and the value.
+            InvalidArgument: The filter is invalid; the error names the field and the value.
         """
         rpc = _rpc.change_jobs(action, filter, preview=preview, limit=limit)
         return await self._project.call(rpc)
 
     async def failure_reasons(self, **filter: Unpack[JobFilter]) -> builtins.list[FailureReason]:
-        """Count the reasons for which jobs failed.
+        """Group the failed jobs by the reason of their failure, and count them.
 
         Args:
-            **filter: Which jobs; see `JobFilter`.
+            **filter: The conditions that the jobs must meet; see `JobFilter`.
 
         Returns:
             The reasons, the most frequent first.
@@ -155,7 +158,7 @@ class AsyncJobs:
         """Return the position of a job in its queue.
 
         Raises:
-            JobNotFound: No such job, or not the caller's.
+            JobNotFound: No such job, or it belongs to somebody else.
         """
         return await self._project.call(_rpc.job_position(job_id))
 
@@ -172,10 +175,10 @@ class AsyncJobs:
     ) -> JobExplanation | builtins.list[JobExplanation]:
         """Explain why a job does not move.
 
-        A job that does not exist, or is not the caller's, has the reason ``unknown``.
+        A job that does not exist, or belongs to somebody else, has the reason ``unknown``.
 
         Args:
-            job_id: A job, or up to 1000 jobs; the answers come in the same order.
+            job_id: The id of a job, or up to 1000 ids; the explanations have the same order.
 
         Raises:
             InvalidArgument: More than 1000 jobs.
@@ -191,8 +194,8 @@ class AsyncJobs:
             The state of the job.
 
         Raises:
-            JobNotFound: No such job, or not the caller's.
-            JobFinished: It completed or failed already.
+            JobNotFound: No such job, or it belongs to somebody else.
+            JobFinished: The job has already completed or failed.
         """
         return await self._project.call(_rpc.cancel_job(job_id))
 
@@ -204,7 +207,8 @@ class AsyncJobs:
 
         Raises:
             JobNotFound: No such job.
-            JobFinished: It is running, or completed.
+            JobFinished: The job is running, or it has completed.
+            Conflict: Another job now has the unique key of this one.
         """
         await self._project.call(_rpc.retry_job(job_id))
         return await self.get(job_id)
@@ -212,38 +216,40 @@ class AsyncJobs:
     def watch(
         self, job_id: UUID | str, *, timeout: float | None = None
     ) -> AsyncGenerator[JobEvent, None]:
-        """Yield the states of the job as they change, the final one last.
+        """Yield the states of a job as they change, until it has finished.
 
-        The ``source`` of each event is ``socket``, ``snapshot`` or ``poll``. If the job has not
-        changed for a few seconds and is not running, its state is yielded again with the reason as
-        ``explanation``, and again when the reason changes.
+        The ``source`` of each event is ``socket``, ``snapshot`` or ``poll``. If the job is not
+        running and has not changed for a few seconds, its state is yielded again with the reason
+        as ``explanation``, and once more whenever the reason changes.
 
         Args:
-            job_id: The job.
-            timeout: Longest wait for the end, seconds; None waits as long as the job takes.
+            job_id: The id of the job.
+            timeout: Longest wait for the end of the job, seconds; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            JobNotFound: No such job, or not the caller's.
-            WaitTimeout: It did not finish in time, and why; the job itself goes on.
+            JobNotFound: No such job, or it belongs to somebody else.
+            WaitTimeout: The job did not finish in time; the error has the reason. The job itself
+                continues.
         """
         return follow(self._watcher, _rpc.get_job(job_id), timeout)
 
     async def result(self, job_id: UUID | str, *, timeout: float | None = None) -> Any:
-        """Wait for the job and return its result.
+        """Wait until a job has completed, and return its result.
 
-        The reason why a job does not move is logged.
+        If the job does not move, the reason is logged.
 
         Args:
-            job_id: The job.
-            timeout: Longest wait, seconds; None waits as long as the job takes.
+            job_id: The id of the job.
+            timeout: Longest wait for the end of the job, seconds; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            JobNotFound: No such job, or not the caller's.
-            JobFailed: It failed after its last attempt.
-            JobCancelled: It was cancelled.
-            WaitTimeout: It did not finish in time, and why; the job itself goes on.
+            JobNotFound: No such job, or it belongs to somebody else.
+            JobFailed: The job failed after its last attempt.
+            JobCancelled: The job was cancelled.
+            WaitTimeout: The job did not finish in time; the error has the reason. The job itself
+                continues.
         """
         job = await wait_for_job(self._watcher, _rpc.get_job(job_id), timeout)
         if job.status is JobStatus.FAILED:

@@ -1,4 +1,4 @@
-"""Limit keys. Every method needs a service key."""
+"""Limit keys."""
 
 import builtins
 from datetime import datetime
@@ -9,10 +9,10 @@ from picture_queue.records import Limit, PausedKey
 
 
 class AsyncLimits:
-    """Limits on how many jobs of a key run at once, or start in a period.
+    """The limits on the number of jobs of a key that run at once or start in a period.
 
-    A job runs under the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<id>`` and
-    those it was enqueued with.
+    A job has the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<id>`` and its own
+    ``limit_keys``. Every method needs a service key.
     """
 
     def __init__(self, project: AsyncBackend) -> None:
@@ -35,12 +35,12 @@ class AsyncLimits:
         rate: int | None = None,
         period: float | None = None,
     ) -> Limit:
-        """Set the limit of a key. It applies at once, and running jobs count.
+        """Set the limit of a key. It applies at once; jobs that are already running count.
 
         Args:
-            key: The key; or ``user:*``, for example, for each key of that kind.
-            max_running: Maximum number of its jobs that run at once.
-            rate: Maximum number of its jobs that start in any ``period``.
+            key: The key. ``user:*``, for example, gives each key ``user:<id>`` this limit.
+            max_running: Maximum number of jobs of the key that run at once; None: no maximum.
+            rate: Maximum number of jobs of the key that start in any ``period``; None: no maximum.
             period: Length of the period, seconds.
 
         Returns:
@@ -60,17 +60,17 @@ class AsyncLimits:
         await self._project.call(_rpc.delete_limit(key))
 
     async def pause(self, key: str, resume_at: datetime | None = None) -> PausedKey:
-        """Pause a key: none of its jobs start.
+        """Pause a key: its jobs do not start until the key is resumed.
 
         Args:
             key: The key.
-            resume_at: When the pause ends; None: when it is resumed.
+            resume_at: The time at which the pause ends; None: only `resume` ends it.
 
         Returns:
             The key as it is now.
 
         Raises:
-            InvalidArgument: ``resume_at`` is past.
+            InvalidArgument: ``resume_at`` is in the past.
         """
         return await self._project.call(_rpc.pause_key(key, resume_at))
 

@@ -1,4 +1,4 @@
-"""The models a project offers."""
+"""Models that a project offers."""
 
 from picture_queue._rpc import models as _rpc
 from picture_queue._transport.backend import AsyncBackend
@@ -12,5 +12,5 @@ class AsyncModels:
         self._project = project
 
     async def list(self) -> list[Model]:
-        """Return the models on offer, by id."""
+        """Return the models, sorted by id."""
         return await self._project.call(_rpc.list_models())

@@ -1,4 +1,4 @@
-"""Queues. Every method needs a service key."""
+"""Queues."""
 
 import builtins
 from datetime import datetime
@@ -11,13 +11,13 @@ from picture_queue.records import Changed, DesiredWorkers, Queue, QueueCounts
 
 
 class AsyncQueues:
-    """The queues of a project."""
+    """The queues of a project. Every method needs a service key."""
 
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Queue]:
-        """Return the queues with their policies and the numbers of their jobs.
+        """Return the queues with their policies and the counts of their jobs.
 
         Args:
             limit: Maximum number of results, up to 10,000.
@@ -46,16 +46,16 @@ class AsyncQueues:
         """Pause a queue; its running jobs continue.
 
         Args:
-            queue: Its name.
-            resume_at: When the pause ends; None: when it is resumed.
-            reason: Text for operators, shown with the queue.
+            queue: The name of the queue.
+            resume_at: The time at which the pause ends; None: only `resume` ends it.
+            reason: A text for operators, shown with the queue.
 
         Returns:
             The queue as it is now.
 
         Raises:
             QueueNotFound: No such queue.
-            InvalidArgument: ``resume_at`` is past.
+            InvalidArgument: ``resume_at`` is in the past.
         """
         return await self._project.call(_rpc.pause_queue(queue, resume_at, reason))
 
@@ -71,7 +71,7 @@ class AsyncQueues:
         return await self._project.call(_rpc.resume_queue(queue))
 
     async def drain(self, queue: str) -> Queue:
-        """Drain a queue: refuse new jobs, and run those it has.
+        """Drain a queue: refuse new jobs, and run the existing ones.
 
         Returns:
             The queue as it is now.
@@ -85,11 +85,11 @@ class AsyncQueues:
         """Cancel the pending jobs of a queue, up to 10,000 in a call.
 
         Args:
-            queue: Its name.
+            queue: The name of the queue.
             preview: Only count the jobs; change nothing.
 
         Returns:
-            How many jobs matched, and how many were cancelled.
+            The number of jobs that matched, and the number that were cancelled.
 
         Raises:
             QueueNotFound: No such queue.
@@ -99,7 +99,7 @@ class AsyncQueues:
     async def counts(
         self, *, limit: int = 10_000, after: str | None = None
     ) -> builtins.list[QueueCounts]:
-        """Return how many jobs each queue has in each state.
+        """Return the number of jobs of each queue in each state.
 
         The numbers come from stored counters; the call does not scan the jobs.
 
@@ -120,13 +120,13 @@ class AsyncQueues:
         """Return the recommended number of workers.
 
         Args:
-            queue: Count the jobs of this queue; None: of all queues.
-            jobs_per_worker: Jobs that one worker runs at once.
+            queue: The queue whose jobs count; None: all queues.
+            jobs_per_worker: Number of jobs that one worker runs at once.
             min_workers: Lower bound of the result.
             max_workers: Upper bound of the result.
 
         Returns:
-            The number of workers for the jobs that are running or ready to run.
+            The number of workers that the running and the ready jobs need.
 
         Raises:
             QueueNotFound: No such queue.

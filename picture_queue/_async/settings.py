@@ -21,7 +21,7 @@ class AsyncSettings:
         """Change settings.
 
         Args:
-            **changes: Fields of `Setting`; None resets a field to its default.
+            **changes: New values for fields of `Setting`; None resets a field to its default.
 
         Returns:
             The settings as they are now.

@@ -1,4 +1,4 @@
-"""Weights of tenants. Every method needs a service key."""
+"""Tenants."""
 
 import builtins
 
@@ -8,7 +8,7 @@ from picture_queue.records import Tenant
 
 
 class AsyncTenants:
-    """The weights of tenants in queues with fair sharing."""
+    """The weights of tenants in queues with fair sharing. Every method needs a service key."""
 
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project
@@ -25,11 +25,11 @@ class AsyncTenants:
     async def set(self, tenant: str, weight: float) -> Tenant:
         """Set the weight of a tenant in fair sharing.
 
-        A tenant with the weight 3 gets three turns for each turn of a tenant with the weight 1.
+        A tenant of weight 3 starts three jobs for each job of a tenant of weight 1.
 
         Args:
-            tenant: The ``tenant`` of its jobs; for jobs without one, the id of their owner.
-            weight: 0.001 to 1000.
+            tenant: The ``tenant`` of the jobs; for jobs without one, the id of their owner.
+            weight: The weight, 0.001 to 1000.
 
         Returns:
             The tenant.

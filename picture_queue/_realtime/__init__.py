@@ -1,4 +1,4 @@
 """Live events of jobs.
 
-`subscriptions` keeps the Realtime connection open; `follow` waits for events and reads the rows.
+`subscriptions` and `notifications` receive events; `follow` waits for them and reads the rows.
 """

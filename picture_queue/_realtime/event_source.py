@@ -11,7 +11,7 @@ class Listener(Protocol):
         """Handle the start of deliveries. Earlier events of the topic are not delivered."""
 
     def lost(self) -> None:
-        """Handle an interruption: events may be missed until `joined` is called again."""
+        """Handle an interruption: events may be lost until `joined` is called again."""
 
     def message(self, event: str, payload: dict[str, Any]) -> None:
         """Handle an event."""

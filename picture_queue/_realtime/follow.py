@@ -1,6 +1,6 @@
-"""Follow a job until it finishes, by events and by reads of its row.
+"""Follow a job until it has finished, by events and by reads of its row.
 
-Events may be lost or late, so the row decides.
+Events may be lost or late, so only the row is authoritative.
 """
 
 import asyncio
@@ -16,40 +16,33 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from picture_queue import _rpc
+from picture_queue._log import Log
 from picture_queue._realtime.event_source import EventSource
 from picture_queue._rpc import Rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import is_transient
-from picture_queue.errors import (
-    ConnectionFailed,
-    InvalidArgument,
-    PictureQueueError,
-    WaitTimeout,
-)
-from picture_queue.records import (
-    Generation,
-    Job,
-    JobEvent,
-    JobExplanation,
-    Source,
-)
+from picture_queue.errors import ConnectionFailed, InvalidArgument, PictureQueueError, WaitTimeout
+from picture_queue.records import Generation, Job, JobEvent, JobExplanation, Source
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 #: Seconds between two reads of the row, with and without a connection that delivers events.
 POLL_CONNECTED = 5.0
 POLL_ALONE = 1.0
-#: Seconds until the first read if the client has no source of events; each pause is half longer.
+#: Seconds until the first read if the client has no source of events. Each following interval is
+#: 1.5 times as long, up to POLL_ALONE.
 POLL_FIRST = 0.05
-#: Longest wait for one read, seconds. It is bounded because a read delays the events behind it.
+#: Longest wait for one read, seconds. It is bounded because events wait in the inbox meanwhile.
 READ_TIMEOUT = 5.0
-#: Seconds without a change before the first `explain_jobs`; doubled up to EXPLAIN_LONGEST.
+#: Seconds without a change before the first `explain_jobs`. Each following interval is twice as
+#: long, up to EXPLAIN_LONGEST.
 EXPLAIN_AFTER = 3.0
 EXPLAIN_LONGEST = 60.0
-#: Seconds after the deadline for a last call. A timeout is exceeded by less than a second.
-GRACE = 0.7
+#: Seconds after the deadline in which the last calls may still be answered; below 1, so that a wait
+#: exceeds its timeout by less than a second.
+_LAST_CALL_TIMEOUT = 0.7
 
 #: Reasons that need an operator; they are logged as warnings.
 _NEED_OPERATOR = frozenset(
@@ -61,7 +54,7 @@ class Watcher:
     """The sources of events and rows for all waits of one client.
 
     Attributes:
-        project: The source of rows.
+        project: The backend that reads the rows.
         subscriptions: The source of events; None if the client does not use the API.
         wake_ups: The source of wake-ups for workers: the database if it is configured, otherwise
             the API.
@@ -83,7 +76,7 @@ class Watcher:
 
     @contextmanager
     def listen(self, topic: str, inbox: "_Inbox") -> Iterator[None]:
-        """Deliver the events of a topic, if there is a source, until the block ends."""
+        """Deliver the events of a topic until the block ends, if the client has a source."""
         source = self.subscriptions
         self._inboxes.add(inbox)
         try:
@@ -93,7 +86,7 @@ class Watcher:
             self._inboxes.discard(inbox)
 
     async def aclose(self) -> None:
-        """End all waits, and close the connections that deliver events."""
+        """End all waits, and close the sources of events."""
         for inbox in self._inboxes:
             inbox.close()
         if self.subscriptions is not None:
@@ -103,17 +96,17 @@ class Watcher:
 
 
 def check_timeout(timeout: float | None) -> float:
-    """Validate a timeout and return it in seconds, infinity for None.
+    """Validate a timeout and return it in seconds; infinity for None.
 
     Raises:
-        InvalidArgument: It is not a number of seconds, or below zero.
+        InvalidArgument: The timeout is not a number of seconds, or below zero.
     """
     if timeout is None:
         return math.inf
     if isinstance(timeout, int | float) and timeout >= 0:
         return float(min(timeout, sys.float_info.max))
     raise InvalidArgument(
-        f"`timeout` is {timeout!r}", hint="Give seconds, 0 or more, or None to wait without an end"
+        f"`timeout` is {timeout!r}", hint="Give seconds, 0 or more, or None for no limit"
     )
 
 
@@ -126,49 +119,49 @@ def follow(
     state is yielded again with the reason, and again when the reason changes.
 
     Args:
-        watcher: The source of events and rows.
+        watcher: The sources of events and rows.
         target: The call that reads the job, or the generation that it belongs to.
-        timeout: Longest wait for the end, seconds; None waits as long as the job takes.
+        timeout: Longest wait for the end of the job, seconds; None: no limit.
 
     Raises:
         InvalidArgument: The timeout is not a number of seconds, or below zero.
-        JobNotFound: No such job, or not the caller's.
+        JobNotFound: No such job, or it belongs to somebody else.
         WaitTimeout: The job did not finish in time.
     """
-    return _Following(watcher, check_timeout(timeout)).events(target)
+    return _JobFollower(watcher, check_timeout(timeout)).events(target)
 
 
 async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None = None) -> Job:
     """Wait until a job has finished, log why it does not move, and return its row.
 
     Args:
-        watcher: The source of events and rows.
+        watcher: The sources of events and rows.
         target: The call that reads the job.
-        timeout: Longest wait, seconds; None waits as long as the job takes.
+        timeout: Longest wait for the end of the job, seconds; None: no limit.
 
     Raises:
         PictureQueueError: For the same reasons as in `follow`.
     """
-    following = _Following(watcher, check_timeout(timeout))
+    follower = _JobFollower(watcher, check_timeout(timeout))
     logged = set()
-    async with aclosing(following.events(target)) as events:
+    async with aclosing(follower.events(target)) as events:
         async for event in events:
-            found = event.explanation
-            if found is not None and (found.reason, found.key) not in logged:
-                logged.add((found.reason, found.key))
-                level = logging.WARNING if found.reason in _NEED_OPERATOR else logging.INFO
-                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, found.detail)
-    job = following.job
+            why = event.explanation
+            if why is not None and (why.reason, why.key) not in logged:
+                logged.add((why.reason, why.key))
+                level = logging.WARNING if why.reason in _NEED_OPERATOR else logging.INFO
+                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, why.detail)
+    job = follower.job
     if not job.finished:  # the final state came as an event, which has no result
-        job = await following.find(_rpc.get_job(job.id))
+        job = await follower.read_target(_rpc.get_job(job.id))
     return job
 
 
-class _Following:
+class _JobFollower:
     """One wait for a job. All its calls end by the deadline of the wait.
 
     Attributes:
-        job: The row at the last read.
+        job: The row as it was last read.
     """
 
     job: Job
@@ -177,21 +170,21 @@ class _Following:
         self._watcher = watcher
         self._timeout = timeout
         self._deadline = math.inf
-        self._is_answering = True
+        self._project_answers = True
 
     async def events(self, target: Rpc[Any]) -> AsyncGenerator[JobEvent, None]:
         self._deadline = time.monotonic() + self._timeout
-        self.job = await self.find(target)
+        self.job = await self.read_target(target)
         job_id, newest = self.job.id, JobEvent.of(self.job, "snapshot")
         yield newest
         inbox, stall = _Inbox(job_id), _Stall()
         interval = POLL_ALONE if self._watcher.subscriptions is not None else POLL_FIRST
         with nullcontext() if newest.finished else self._watcher.listen(_topic(self.job), inbox):
             while not newest.finished:
-                pause = POLL_CONNECTED if inbox.connected else interval
-                if self._is_answering:
-                    pause = min(pause, stall.seconds_until_due)
-                item = await inbox.next(self._left(pause))
+                wait = POLL_CONNECTED if inbox.connected else interval
+                if self._project_answers:
+                    wait = min(wait, stall.seconds_until_due)
+                item = await inbox.next(self._remaining(wait))
                 interval = min(interval * 1.5, POLL_ALONE)
                 if self._is_over:
                     event: JobEvent | None = await self._check_at_deadline(job_id)
@@ -203,30 +196,29 @@ class _Following:
                     newest = event
                     stall = _Stall()
                     yield newest
-                elif self._is_answering and not stall.seconds_until_due:
-                    explanation = stall.note(await self._explain(job_id))
+                elif self._project_answers and not stall.seconds_until_due:
+                    explanation = stall.drop_repeated(await self._explain(job_id))
                     if explanation is not None:
                         yield newest.model_copy(
                             update={"explanation": explanation, "source": "poll"}
                         )
 
-    async def find(self, target: Rpc[Any]) -> Job:
-        """Read the target and return the job, or the job of the generation.
+    async def read_target(self, target: Rpc[Any]) -> Job:
+        """Read the job, or the job of the generation that the call returns.
 
         Raises:
             WaitTimeout: The project did not answer before the deadline.
         """
         try:
-            async with asyncio.timeout(self._left(math.inf, GRACE)):
-                found = await self._watcher.project.call(target)
-                if isinstance(found, Generation):
-                    found = await self._watcher.project.call(_rpc.get_job(found.job_id))
+            async with asyncio.timeout(self._remaining(math.inf, _LAST_CALL_TIMEOUT)):
+                row: Job | Generation = await self._watcher.project.call(target)
+                if isinstance(row, Generation):
+                    row = await self._watcher.project.call(_rpc.get_job(row.job_id))
         except TimeoutError as error:
             name, value = next(iter(target.params.items()))
             subject = f"{name.removesuffix('_id').capitalize()} {value}"
             raise self._timed_out(f"{subject} was not read", None) from error
-        job: Job = found
-        return job
+        return row
 
     async def _check_at_deadline(self, job_id: UUID) -> JobEvent:
         """Return the final state of the job if it has finished at the deadline.
@@ -234,66 +226,66 @@ class _Following:
         Raises:
             WaitTimeout: The job has not finished.
         """
-        explanation = await self._explain(job_id, GRACE)
+        explanation = await self._explain(job_id, _LAST_CALL_TIMEOUT)
         if explanation is not None and explanation.reason == "finished":
-            event = await self._read(job_id, "poll", GRACE)
+            event = await self._read(job_id, "poll", _LAST_CALL_TIMEOUT)
             if event is not None:
                 return event
         raise self._timed_out(f"Job {job_id} did not finish", explanation)
 
-    def _timed_out(self, what: str, explanation: JobExplanation | None) -> WaitTimeout:
+    def _timed_out(self, failure: str, explanation: JobExplanation | None) -> WaitTimeout:
         error = WaitTimeout(
-            f"{what} within {self._timeout:g} s",
+            f"{failure} within {self._timeout:g} s",
             detail="The project does not answer" if explanation is None else explanation.detail,
-            hint="The job goes on; wait for it again",
+            hint="The job continues; wait for it again",
         )
         error.explanation = explanation
         return error
 
-    async def _read(self, job_id: UUID, reason: Source, grace: float = 0.0) -> JobEvent | None:
+    async def _read(self, job_id: UUID, reason: Source, extra: float = 0.0) -> JobEvent | None:
         """Read the row and return its state; None if the project does not answer."""
         try:
-            self.job = await self._call(_rpc.get_job(job_id), grace)
+            self.job = await self._call(_rpc.get_job(job_id), extra)
         except (PictureQueueError, TimeoutError) as error:
             if isinstance(error, PictureQueueError) and not is_transient(error):
                 raise
-            if self._is_answering and not self._is_over:
-                self._is_answering = False
+            if self._project_answers and not self._is_over:
+                self._project_answers = False
                 _log.warning(
-                    "The project does not answer; the wait for job %s goes on: %s",
+                    "The project does not answer; the wait for job %s continues: %s",
                     job_id,
                     str(error) or f"nothing within {READ_TIMEOUT:g} s",
                 )
             return None
-        self._is_answering = True
+        self._project_answers = True
         return JobEvent.of(self.job, reason)
 
-    async def _explain(self, job_id: UUID, grace: float = 0.0) -> JobExplanation | None:
+    async def _explain(self, job_id: UUID, extra: float = 0.0) -> JobExplanation | None:
         """Return the reason why the job does not move; None if it cannot be read."""
         try:
-            return (await self._call(_rpc.explain_jobs([job_id]), grace))[0]
+            return (await self._call(_rpc.explain_jobs([job_id]), extra))[0]
         except (PictureQueueError, TimeoutError) as error:
-            _log.debug("Why job %s does not move is not known: %s", job_id, error)
+            _log.debug("Cannot read why job %s does not move: %s", job_id, error)
             return None
 
-    async def _call(self, rpc: Rpc[T], grace: float) -> T:
-        left = self._left(READ_TIMEOUT, grace)
-        if not left:
+    async def _call(self, rpc: Rpc[T], extra: float) -> T:
+        timeout = self._remaining(READ_TIMEOUT, extra)
+        if not timeout:
             raise TimeoutError
-        async with asyncio.timeout(left):
+        async with asyncio.timeout(timeout):
             return await self._watcher.project.call(rpc)
 
     @property
     def _is_over(self) -> bool:
-        return self._left(1) < 0.01  # no call is that fast
+        return self._remaining(1) < 0.01  # no call is that fast
 
-    def _left(self, longest: float, grace: float = 0.0) -> float:
-        """Return the seconds until the deadline plus ``grace``, at most ``longest``."""
-        return min(longest, max(0.0, self._deadline + grace - time.monotonic()))
+    def _remaining(self, longest: float, extra: float = 0.0) -> float:
+        """Return the seconds until ``extra`` seconds after the deadline, at most ``longest``."""
+        return min(longest, max(0.0, self._deadline + extra - time.monotonic()))
 
 
 class _Inbox:
-    """The listener of one wait: a queue of events, and of reasons to read the row."""
+    """The listener of one wait: a queue of events, and of requests to read the row."""
 
     def __init__(self, job_id: UUID) -> None:
         self._job_id = str(job_id)
@@ -323,7 +315,7 @@ class _Inbox:
         self._items.put_nowait("poll")
 
     async def next(self, timeout: float) -> JobEvent | Source:
-        """Return the next event; or "snapshot" or "poll" if the row should be read.
+        """Return the next event, or "snapshot" or "poll" as the reason to read the row.
 
         Raises:
             ConnectionFailed: The client was closed.
@@ -344,27 +336,26 @@ class _Stall:
 
     def __init__(self) -> None:
         self._interval = EXPLAIN_AFTER
-        self._next = time.monotonic() + self._interval
-        self._yielded: list[tuple[str | None, ...]] | None = None
+        self._due_at = time.monotonic() + self._interval
+        self._last_reasons: list[tuple[str | None, ...]] | None = None
 
     @property
     def seconds_until_due(self) -> float:
         """The time until the next `explain_jobs`."""
-        return max(0.0, self._next - time.monotonic())
+        return max(0.0, self._due_at - time.monotonic())
 
-    def note(self, explanation: JobExplanation | None) -> JobExplanation | None:
-        """Return the explanation if its reasons differ from those of the previous one."""
+    def drop_repeated(self, explanation: JobExplanation | None) -> JobExplanation | None:
+        """Return the explanation; None if it repeats the reasons of the previous one."""
         self._interval = min(self._interval * 2, EXPLAIN_LONGEST)
-        self._next = time.monotonic() + self._interval
+        self._due_at = time.monotonic() + self._interval
         if explanation is None:
             return None
-        previous = self._yielded
-        # The details are not compared, since their counts and times change all the time.
-        self._yielded = None
+        previous, self._last_reasons = self._last_reasons, None
         if not explanation.moves:
+            # The details are not compared, since their counts and times change all the time.
             reasons = explanation.reasons or (explanation,)
-            self._yielded = [(reason.reason, reason.key, reason.event) for reason in reasons]
-        return None if self._yielded in (None, previous) else explanation
+            self._last_reasons = [(reason.reason, reason.key, reason.event) for reason in reasons]
+        return None if self._last_reasons in (None, previous) else explanation
 
 
 def _topic(job: Job) -> str:

@@ -1,12 +1,12 @@
 """Wake-ups by LISTEN, for clients with a connection to the database.
 
 Behind a pooler in transaction mode LISTEN succeeds, but no notification arrives. So a second
-connection sends a test NOTIFY, and `joined` is called on the listeners only when it arrives. The
-test is repeated at intervals; when it fails, `lost` is called and the listeners poll.
+connection sends a test notification, and the listeners are told that they joined only when it
+arrives. The test is repeated at intervals; if it fails, the listeners are told that they lost the
+connection, and poll.
 """
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,29 +18,30 @@ from psycopg.pq import PGnotify
 from psycopg.pq.abc import PGconn
 from pydantic_core import from_json
 
+from picture_queue._log import Log
 from picture_queue._realtime.event_source import Listener
 from picture_queue._transport.connection import AsyncRawConnection, connect_async
 from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 _CHANNEL = "picture_queue"
 _TEST_CHANNEL = "picture_queue_proof"
-_TEST_TIMEOUT = 5.0  # seconds in which the NOTIFY of a test has to arrive
+_TEST_TIMEOUT = 5.0  # seconds in which a test notification has to arrive
 _TEST_INTERVAL = 30.0  # seconds between two tests
 _FIRST_PAUSE = 0.25  # seconds before the next connection; each failure doubles it
 _LONGEST_PAUSE = 10.0
 _UNUSABLE_PAUSE = 60.0  # after a failed test, since a pooler that drops LISTEN will not change soon
-_TOPIC = "pq:queue:"
+_TOPIC_PREFIX = "pq:queue:"
 
 
 class Notifications:
     """The wake-ups of queues that one database connection receives.
 
     Args:
-        settings: The database.
+        settings: The URL of the database, and the options of the connections.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
@@ -66,7 +67,7 @@ class Notifications:
             if not self._listeners[topic]:
                 del self._listeners[topic]
             if not self._listeners and self._task is not None:
-                # Reset now: the task ends later, and a listener added meanwhile needs a new task.
+                # The task ends later, and a listener that is added until then needs a new task.
                 self._task.cancel()
                 self._task = None
                 self._delivers = False
@@ -102,32 +103,32 @@ class Notifications:
         """Listen over one connection until it breaks, or until a test of LISTEN fails.
 
         Returns:
-            True, after a failed test. A broken connection raises.
+            True, after a failed test. A broken connection raises an exception instead.
         """
-        received: asyncio.Queue[str] = asyncio.Queue()
+        tokens: asyncio.Queue[str] = asyncio.Queue()
         async with _connection(self._settings) as (connection, server):
             for channel in (_CHANNEL, _TEST_CHANNEL):
                 await connection.execute(f"listen {channel}".encode(), [], _TEST_TIMEOUT)
-            with self._receiving(server, received) as broken:
-                while await _until_broken(broken, self._test_delivery(received)):
+            with self._receiving(server, tokens) as broken:
+                while await _unless_broken(broken, self._test_delivery(tokens)):
                     self._set_delivers(True)
                     pause = _TEST_INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                    await _until_broken(broken, asyncio.sleep(pause))
+                    await _unless_broken(broken, asyncio.sleep(pause))
         if not self._has_warned:
             self._has_warned = True
             _log.info(
-                "LISTEN does not work at this address of the database: the worker polls. A direct "
-                "address, or a pooler's in session mode, makes it start jobs at once."
+                "Notifications do not arrive at this database URL, so the worker polls. To start "
+                "jobs at once, use the URL of a direct connection or of a pooler in session mode."
             )
         return True
 
     @contextmanager
     def _receiving(
-        self, server: PGconn, received: asyncio.Queue[str]
+        self, server: PGconn, tokens: asyncio.Queue[str]
     ) -> Iterator[asyncio.Future[None]]:
         """Dispatch notifications until the block ends; the future fails if the connection breaks.
 
-        It reads the socket itself, since psycopg's generator registers a reader per notification.
+        The socket is read here, since psycopg's generator registers a reader for each notification.
         """
         loop = asyncio.get_running_loop()
         broken: asyncio.Future[None] = loop.create_future()
@@ -139,8 +140,8 @@ class Notifications:
             except OperationalError as error:
                 loop.remove_reader(socket)
                 broken.set_exception(error)
-            while (notice := server.notifies()) is not None:
-                self._dispatch(notice, received)
+            while (notification := server.notifies()) is not None:
+                self._dispatch(notification, tokens)
 
         loop.add_reader(socket, on_readable)
         try:
@@ -148,30 +149,30 @@ class Notifications:
         finally:
             loop.remove_reader(socket)
             if not broken.cancel():
-                broken.exception()  # otherwise asyncio logs an exception never retrieved
+                broken.exception()  # otherwise asyncio logs that it was never retrieved
 
-    def _dispatch(self, notice: PGnotify, received: asyncio.Queue[str]) -> None:
-        if notice.relname == _TEST_CHANNEL.encode():
-            received.put_nowait(notice.extra.decode())
+    def _dispatch(self, notification: PGnotify, tokens: asyncio.Queue[str]) -> None:
+        if notification.relname == _TEST_CHANNEL.encode():
+            tokens.put_nowait(notification.extra.decode())
             return
         try:
-            payload = from_json(notice.extra)
-            listeners = self._listeners.get(_TOPIC + payload["queue"], ())
-        except (ValueError, TypeError, KeyError):  # anybody may send to the channel
-            _log.debug("Ignored an unknown notice: %r", notice.extra)
+            payload = from_json(notification.extra)
+            listeners = self._listeners.get(_TOPIC_PREFIX + payload["queue"], ())
+        except (ValueError, TypeError, KeyError):  # any role may send to the channel
+            _log.debug("Ignored a notification that cannot be read: %r", notification.extra)
             return
         for listener in listeners:
             listener.message("wake", payload)
 
-    async def _test_delivery(self, received: asyncio.Queue[str]) -> bool:
-        """Return whether a NOTIFY that another connection sends arrives in time."""
+    async def _test_delivery(self, tokens: asyncio.Queue[str]) -> bool:
+        """Return whether a notification that another connection sends arrives in time."""
         token = str(uuid4())
         values = [_TEST_CHANNEL.encode(), token.encode()]
         try:
             async with asyncio.timeout(_TEST_TIMEOUT):
                 async with _connection(self._settings) as (sender, _):
                     await sender.execute(b"select pg_notify($1, $2)", values, _TEST_TIMEOUT)
-                while await received.get() != token:  # a token of another worker's test
+                while await tokens.get() != token:  # the test of another worker sent it
                     pass
         except TimeoutError:
             return False
@@ -186,7 +187,7 @@ class Notifications:
                 listener.joined() if delivers else listener.lost()
 
 
-async def _until_broken(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T:
+async def _unless_broken(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T:
     """Await a coroutine and return its result, unless the connection breaks first.
 
     Raises:

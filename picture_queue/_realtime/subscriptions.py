@@ -3,37 +3,32 @@
 realtime-py 2.34 gives up silently in several cases: after five failed reconnects, when the server
 closes a channel (for an expired token, for example), and when a callback raises. So its own
 reconnecting is switched off: after any failure this module opens a new websocket with the current
-token. `joined` tells a listener that deliveries begin. Earlier events are lost, so it has to read
-the row.
+token. Events of the meantime are lost, so a listener reads the row when `joined` is called.
 """
 
 import asyncio
 import contextlib
-import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from realtime import (
-    AsyncRealtimeChannel,
-    AsyncRealtimeClient,
-    RealtimeChannelOptions,
-    RealtimeSubscribeStates,
-)
+from realtime import AsyncRealtimeChannel, RealtimeChannelOptions, RealtimeSubscribeStates
 
+from picture_queue._log import Log
 from picture_queue._realtime.event_source import Listener
 from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue._transport.realtime import RealtimeClient
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 _JOIN_TIMEOUT = 10  # seconds, to connect and for each join
 _CLOSE_TIMEOUT = 2.0  # seconds
 _FIRST_PAUSE = 0.25  # seconds before the next websocket; each failure doubles it
 _LONGEST_PAUSE = 10.0
-_HEARTBEAT = 25  # seconds; Phoenix closes a websocket after 60 seconds of silence
+_HEARTBEAT_INTERVAL = 25  # seconds; Phoenix closes a websocket after 60 seconds of silence
 _TOKEN_INTERVAL = 10.0  # seconds between two checks whether the user's token was refreshed
-_CHANNEL: RealtimeChannelOptions = {
+_CHANNEL_OPTIONS: RealtimeChannelOptions = {
     "config": {
         "broadcast": {"ack": False, "self": False},
         "presence": {"key": "", "enabled": False},
@@ -46,7 +41,7 @@ class Subscriptions:
     """The listeners of one project, and the websocket that serves them.
 
     Args:
-        project: The source of the URL, the key and the current token.
+        project: The API client, which has the URL, the key and the current token.
     """
 
     def __init__(self, project: AsyncPostgrest) -> None:
@@ -57,7 +52,7 @@ class Subscriptions:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._closing_socket = False
-        self._served = False  # a topic was joined over the current websocket
+        self._has_joined = False  # True once a topic was joined over the current websocket
 
     @contextmanager
     def listen(self, topic: str, listener: Listener) -> Iterator[None]:
@@ -80,11 +75,11 @@ class Subscriptions:
             self._changed.set()
 
     async def aclose(self) -> None:
-        """Close the socket and end all deliveries."""
+        """Close the websocket and end all deliveries."""
         self._closed = True
         if self._task is None or not self._is_running():
             return
-        if not self._closing_socket:  # otherwise the task is ending: let it finish
+        if not self._closing_socket:  # otherwise the task ends by itself
             self._task.cancel()
         await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT + 1)
 
@@ -101,7 +96,7 @@ class Subscriptions:
                     pause = _FIRST_PAUSE
             except Exception as error:
                 # Never fatal: listeners poll, and the next websocket may work.
-                _log.info("Realtime does not answer; trying again: %s", error)
+                _log.info("Realtime does not answer; reconnecting: %s", error)
             for topic in self._joined:
                 self._notify(topic, "lost")
             self._joined.clear()
@@ -110,7 +105,7 @@ class Subscriptions:
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _serve(self) -> bool:
-        """Serve the listeners over one websocket until it breaks or nobody listens.
+        """Serve the listeners over one websocket until it breaks or no listener is left.
 
         Returns:
             True if a topic was joined, so that the pause before the next websocket can be short.
@@ -119,15 +114,15 @@ class Subscriptions:
         broken = asyncio.Event()
         channels: dict[str, AsyncRealtimeChannel] = {}
         joins: dict[str, asyncio.Task[None]] = {}
-        self._served = False
+        self._has_joined = False
         try:
             await client.connect()
-            _reader(client).add_done_callback(lambda _: broken.set())
+            _reader_task(client).add_done_callback(lambda _: broken.set())
             while self._listeners and not broken.is_set():
                 self._changed.clear()
                 for topic in self._listeners.keys() - channels.keys():
-                    channels[topic] = client.channel(topic, _CHANNEL)
-                    # In a task, so that a join without an answer does not delay the other topics.
+                    channels[topic] = client.channel(topic, _CHANNEL_OPTIONS)
+                    # In a task, so that an unanswered join does not delay the other topics.
                     joins[topic] = asyncio.create_task(self._join(client, channels, topic, broken))
                 for topic in channels.keys() - self._listeners.keys():
                     self._joined.discard(topic)
@@ -142,21 +137,21 @@ class Subscriptions:
                 join.cancel()
             await _close(client)
             self._closing_socket = False
-        return self._served
+        return self._has_joined
 
-    async def _make_client(self) -> AsyncRealtimeClient:
+    async def _make_client(self) -> RealtimeClient:
         supabase = await self._project.client()
-        client = AsyncRealtimeClient(
+        client = RealtimeClient(
             str(supabase.realtime_url),
             token=supabase.supabase_key,
             auto_reconnect=False,
-            hb_interval=_HEARTBEAT,
+            hb_interval=_HEARTBEAT_INTERVAL,
             timeout=_JOIN_TIMEOUT,
         )
         await client.set_auth(await self._project.access_token())
         return client
 
-    async def _refresh_token(self, client: AsyncRealtimeClient) -> None:
+    async def _refresh_token(self, client: RealtimeClient) -> None:
         """Send a refreshed user token to the server, before it closes the topics."""
         token = await self._project.access_token()
         if token != client.access_token and client.is_connected:
@@ -164,7 +159,7 @@ class Subscriptions:
 
     async def _join(
         self,
-        client: AsyncRealtimeClient,
+        client: RealtimeClient,
         channels: dict[str, AsyncRealtimeChannel],
         topic: str,
         broken: asyncio.Event,
@@ -173,9 +168,9 @@ class Subscriptions:
 
         def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
             if channels.get(topic) is not channel:
-                return  # a late answer to the leave of a channel that was replaced
+                return  # a late answer about a channel that was left
             if state is RealtimeSubscribeStates.SUBSCRIBED:
-                self._served = True
+                self._has_joined = True
                 self._joined.add(topic)
                 self._notify(topic, "joined")
                 return
@@ -185,7 +180,7 @@ class Subscriptions:
             if state is RealtimeSubscribeStates.CLOSED:
                 broken.set()  # the server closed the channel; realtime-py does not rejoin it
             elif client.is_connected:
-                # The join was refused: realtime-py retries it, and other topics continue.
+                # The join was refused. realtime-py retries it; other topics are not affected.
                 _log.info("Realtime refused %s: %s", topic, error)
             else:
                 broken.set()
@@ -199,7 +194,7 @@ class Subscriptions:
         try:
             await channel.subscribe(on_state)
         except Exception as error:
-            _log.info("Realtime did not join %s: %s", topic, error)
+            _log.info("Realtime could not join %s: %s", topic, error)
             broken.set()
 
     def _notify(self, topic: str, method: str, *args: Any) -> None:
@@ -210,17 +205,17 @@ class Subscriptions:
                 _log.exception("A listener of %s failed", topic)
 
 
-def _reader(client: AsyncRealtimeClient) -> "asyncio.Task[None]":
-    # Not public, but it alone shows that an exception ended the reader: the client still says that
-    # it is connected.
+def _reader_task(client: RealtimeClient) -> "asyncio.Task[None]":
+    # The task is not public. But after an exception has ended it, nothing else shows that: the
+    # client still claims to be connected.
     task: asyncio.Task[None] | None = client._listen_task
     if task is None:
-        raise ConnectionError("the socket has no reader")
+        raise ConnectionError("realtime-py has not started to read the websocket")
     return task
 
 
-async def _close(client: AsyncRealtimeClient) -> None:
-    connection = client._ws_connection  # not public; `close` clears it before it has closed
+async def _close(client: RealtimeClient) -> None:
+    connection = client._ws_connection  # not public; `close` resets it before the socket is closed
     try:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT)

@@ -1,7 +1,7 @@
-"""`follow` for callers without an event loop: the async one, in an event loop of a thread.
+"""`follow` for callers without an event loop: it runs the async one in a background thread.
 
-supabase-py has Realtime in its async client only. So the first watch of a client opens a second,
-async connection to the same project, which all its watches share.
+supabase-py supports Realtime only in its async client. So the first watch of a sync client opens an
+async connection to the same project, which all watches of the client share.
 """
 
 import asyncio
@@ -29,43 +29,43 @@ T = TypeVar("T")
 _Events: TypeAlias = queue.SimpleQueue[JobEvent | None]
 _Work: TypeAlias = Callable[[asynchronous.Watcher, _Events], Coroutine[Any, Any, T]]
 
-_CHECK_INTERVAL = 1.0  # seconds between two checks that the thread is still there
+_CHECK_INTERVAL = 1.0  # seconds between two checks that the thread is alive
 _STOP_TIMEOUT = 5.0  # seconds to close the connections
 
 
 class Watcher:
-    """The event loop in which the watches of one sync client run.
+    """The background thread in which the watches of one sync client run.
 
-    It ends with `close`, when the client is forgotten, and at the end of the process.
+    It ends with `close`, when the client is garbage-collected, or with the process.
 
     Args:
-        project: The project as the sync client reaches it.
+        project: The backend of the sync client.
     """
 
     def __init__(self, project: Backend) -> None:
         self._project = project
         self._lock = threading.Lock()
-        self._background: _Background | None = None
+        self._background: _LoopThread | None = None
 
     def run(self, work: _Work[T]) -> Generator[JobEvent, None, T]:
-        """Run a coroutine in the loop, yield the events that it puts, and return its result."""
+        """Run a coroutine in the thread, yield the events that it puts, and return its result."""
         events: _Events = queue.SimpleQueue()
         with self._lock:
             if self._background is None or not self._background.is_alive:
-                self._background = _Background(self._project)
+                self._background = _LoopThread(self._project)
                 weakref.finalize(self, self._background.stop)
             background = self._background
-            running = background.submit(work, events)
+            future = background.submit(work, events)
         try:
             while (event := background.next(events)) is not None:
                 yield event
-            return running.result()
+            return future.result()
         except CancelledError as error:
             raise ConnectionFailed(
                 "The client was closed during the wait", hint="Keep it open until the job ends"
             ) from error
         finally:
-            running.cancel()
+            future.cancel()
 
     def close(self) -> None:
         """End all watches and close their connections."""
@@ -78,21 +78,21 @@ class Watcher:
 def follow(
     watcher: Watcher, target: Rpc[Any], timeout: float | None = None
 ) -> Generator[JobEvent, None, None]:
-    """Yield what the async `follow` does; see there."""
+    """Yield the states of a job until it has finished; see the async `follow`."""
     asynchronous.check_timeout(timeout)
     return watcher.run(lambda source, events: _forward(source, target, timeout, events))
 
 
 def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None = None) -> Job:
-    """Do what the async `wait_for_job` does; see there."""
-    running = watcher.run(lambda source, _: asynchronous.wait_for_job(source, target, timeout))
-    with contextlib.closing(running):
+    """Wait until a job has finished, and return its row; see the async `wait_for_job`."""
+    events = watcher.run(lambda source, _: asynchronous.wait_for_job(source, target, timeout))
+    with contextlib.closing(events):
         try:
-            next(running)
+            next(events)
         except StopIteration as end:
             job: Job = end.value
             return job
-    raise AssertionError("unreachable: it puts no events")
+    raise AssertionError("unreachable: wait_for_job puts no events")
 
 
 async def _forward(
@@ -103,11 +103,11 @@ async def _forward(
             events.put(event)
 
 
-class _Background:
-    """A thread with an event loop, and the async connection to the project of a sync client.
+class _LoopThread:
+    """A thread with an event loop, and an async connection to the project of a sync client.
 
     Args:
-        project: The project as the sync client reaches it.
+        project: The backend of the sync client.
     """
 
     def __init__(self, project: Backend) -> None:
@@ -115,34 +115,34 @@ class _Background:
         database = project.database.settings if project.database is not None else None
         self._project = AsyncBackend(api, database)
         self._watcher = asynchronous.Watcher(self._project)
-        self._running: set[Future[Any]] = set()
+        self._futures: set[Future[Any]] = set()
         self._stopping = asyncio.Event()
         self._process = os.getpid()
-        # With a factory: else it would become the current loop of the caller's thread.
+        # Without a factory, the loop would also become the current one of the caller's thread.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
-        # A daemon: a watch that is still referenced must not keep the process from ending.
+        # A daemon thread, so that an unfinished watch does not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="picture-queue watch", daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """True if the loop runs: a fork has no threads of its parent."""
+        """True if the thread runs; after a fork, the threads of the parent do not."""
         return self._thread.is_alive()
 
     def submit(self, work: _Work[T], events: _Events) -> Future[T]:
-        """Run a coroutine in the loop; None among the events says that it has ended."""
-        running = asyncio.run_coroutine_threadsafe(work(self._watcher, events), self._loop)
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
-        running.add_done_callback(lambda _: events.put(None))
-        return running
+        """Run a coroutine in the loop; put None among the events when it has ended."""
+        future = asyncio.run_coroutine_threadsafe(work(self._watcher, events), self._loop)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        future.add_done_callback(lambda _: events.put(None))
+        return future
 
     def next(self, events: _Events) -> JobEvent | None:
         """Wait for the next event.
 
         Raises:
-            ConnectionFailed: The loop is gone.
+            ConnectionFailed: The thread does not run.
         """
         while True:
             try:
@@ -154,14 +154,15 @@ class _Background:
                     ) from None
 
     def stop(self) -> None:
-        """End what runs, close the connections and end the thread."""
+        """Cancel the running coroutines, close the connections and end the thread."""
         if os.getpid() != self._process or not self._thread.is_alive():
             return
-        for running in list(self._running):
-            running.cancel()
+        for future in list(self._futures):
+            future.cancel()
         with contextlib.suppress(RuntimeError):  # the loop has just ended
             self._loop.call_soon_threadsafe(self._stopping.set)
-        if threading.current_thread() is not self._thread:  # the garbage collector's choice
+        # The garbage collector may call this in the thread itself, which cannot join itself.
+        if threading.current_thread() is not self._thread:
             self._thread.join(_STOP_TIMEOUT)
 
     def _run(self) -> None:
@@ -175,7 +176,7 @@ class _Background:
 
 
 def _same_caller(api: "Postgrest") -> "AsyncPostgrest":
-    """Return the async API for the caller that the sync API has at each moment."""
+    """Return an async API client that always uses the current token of the sync one."""
     from picture_queue._transport.postgrest import AsyncPostgrest
 
     class SameCaller(AsyncPostgrest):

@@ -4,18 +4,18 @@ A transport may execute the same `Rpc` again after a lost answer. Ids of new row
 therefore generated when the `Rpc` is built: a retry finds the rows that the first attempt wrote.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from picture_queue._json import plain
+from picture_queue._json import to_plain
+from picture_queue._log import Log
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 
 class Rpc(NamedTuple, Generic[T]):
@@ -23,8 +23,8 @@ class Rpc(NamedTuple, Generic[T]):
 
     Args:
         function: Name in the schema ``public``.
-        params: Arguments by name, as JSON; the function's default applies to the others.
-        parse: Converts the returned JSON into the result.
+        params: Arguments by name, as JSON; omitted parameters take the function's defaults.
+        parse: Function that converts the returned JSON into the result.
     """
 
     function: str
@@ -33,12 +33,12 @@ class Rpc(NamedTuple, Generic[T]):
 
 
 def given(**params: Any) -> dict[str, Any]:
-    """Return as JSON the arguments that are not None; the function's default applies to the others.
+    """Return the arguments that are not None, as JSON; the others take the function's defaults.
 
     Raises:
         InvalidArgument: An argument cannot be written as JSON.
     """
-    return {name: plain(value, name) for name, value in params.items() if value is not None}
+    return {name: to_plain(value, name) for name, value in params.items() if value is not None}
 
 
 def required(**params: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def required(**params: Any) -> dict[str, Any]:
     Raises:
         InvalidArgument: An argument cannot be written as JSON.
     """
-    return {name: plain(value, name) for name, value in params.items()}
+    return {name: to_plain(value, name) for name, value in params.items()}
 
 
 def parse_nothing(_: Any) -> None:
@@ -64,21 +64,21 @@ def row_parser(record: type[R]) -> Callable[[Any], list[R]]:
         except ValidationError:
             if not isinstance(data, list):
                 raise
-        found = []
+        records = []
         for row in data:
             try:
-                found.append(record.model_validate(row))
+                records.append(record.model_validate(row))
             except ValidationError as error:
                 row_id = row.get("id") if isinstance(row, dict) else row
                 _log.error(
-                    "%s %s cannot be read and is left out: %s", record.__name__, row_id, error
+                    "Skipped %s %s, which cannot be read: %s", record.__name__, row_id, error
                 )
-        return found
+        return records
 
     return parse
 
 
 def list_page(function: str, record: type[R], limit: int, after: str | None) -> Rpc[list[R]]:
-    """Return the call that lists one page of rows: up to ``limit`` rows, after the name given."""
+    """Return the call that lists up to ``limit`` rows whose name comes after ``after``."""
     params = {"filter": given(limit=limit, after=after)}
     return Rpc(function, params, TypeAdapter(list[record]).validate_python)  # type: ignore[valid-type]

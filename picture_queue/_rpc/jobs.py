@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from picture_queue._ids import new_id, new_ids
-from picture_queue._json import plain
+from picture_queue._json import to_plain
 from picture_queue._rpc.base import Rpc, given, parse_nothing, required, row_parser
 from picture_queue.errors import InvalidArgument
 from picture_queue.options import Backoff, JobFilter, Unique
@@ -26,7 +26,7 @@ _parse_jobs = row_parser(Job)
 _EXPLANATIONS = TypeAdapter(list[JobExplanation])
 _ENQUEUED = TypeAdapter(list[Enqueued])
 _REASONS = TypeAdapter(list[FailureReason])
-#: Fields of `NewJob` that enqueue_jobs takes under ``options``, each with its name there.
+#: Fields of `NewJob` that enqueue_jobs expects under ``options``, each with its name in SQL.
 _OPTIONS = {
     "delay": "delay_seconds",
     "timeout": "timeout_seconds",
@@ -42,24 +42,19 @@ _OPTIONS = {
     "batch_id": "batch_id",
     "unique": "unique",
 }
-#: Fields of `Backoff` and `Unique` that have another name in enqueue_jobs.
+#: Fields of `Backoff` and `Unique` that have another name in SQL.
 _OPTION_PARTS = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
-#: A job with only these fields is always created, so enqueue_job returns no outcome for it.
+#: A job with no other fields is always created, so enqueue_job, which returns no outcome, suffices.
 _SIMPLE_FIELDS = frozenset({"job_type", "payload", "queue", "priority", "user_id"})
 
 
 def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
-    item = encode_job(job)
-    if not item.keys() <= _SIMPLE_FIELDS:
+    if any(value is not None for name, value in job.items() if name not in _SIMPLE_FIELDS):
         rpc = enqueue_jobs([job])
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
-    # The id is new: a job that has it was written by an earlier attempt of this same call.
-    item["job_id"] = new_id()
-    return Rpc("enqueue_job", plain(item), _created)
-
-
-def _created(job_id: Any) -> Enqueued:
-    return Enqueued(id=job_id, outcome="created")
+    # The id is new, so only an earlier attempt of this same call can have written it.
+    params = {**given(**job), "job_id": new_id()}
+    return Rpc("enqueue_job", params, lambda job_id: Enqueued(id=job_id, outcome="created"))
 
 
 def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
@@ -70,16 +65,26 @@ def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
 def encode_new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments for new jobs, and one generated id for each job.
 
-    A job takes its generated id if the caller gave none. If the caller gave an id, the client
-    cannot tell a job that existed before from one that a lost attempt of this call created. Such a
-    call gets a request id, under which the database stores its answer; this costs one row.
+    A job takes its generated id if the caller gave none. If the caller gave an id, and a job with
+    that id exists, the client cannot tell whether an earlier attempt of this call created it. Such
+    a call gets a request id, under which the database stores the answer; this costs one row.
+
+    Raises:
+        InvalidArgument: ``jobs`` is not a list of dicts; the error names the position and the
+            value.
     """
-    items = encode_jobs(jobs)
+    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
+        raise _invalid_jobs(f"jobs is {jobs!r:.60}, not a list")
+    items = []
+    for i, job in enumerate(jobs):
+        if not isinstance(job, Mapping):
+            raise _invalid_jobs(f"jobs[{i}] is {job!r:.60}, not a dict")
+        items.append(encode_job(job))
     ids = new_ids(len(items))
     request_id = new_id() if any("job_id" in item for item in items) else None
     for item, job_id in zip(items, ids, strict=True):
         item.setdefault("job_id", job_id)
-    return {"jobs": plain(items, "jobs"), **given(request_id=request_id)}, ids
+    return {"jobs": to_plain(items, "jobs"), **given(request_id=request_id)}, ids
 
 
 def parse_enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
@@ -87,8 +92,9 @@ def parse_enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
 
     Args:
         data: The answer of the database.
-        ids: The ids generated for this call. If the database reports that a job with such an id
-            exists, a lost attempt of this call created it, so its outcome becomes "created".
+        ids: The ids that were generated for this call. If the database reports that a job with such
+            an id exists, an earlier attempt of this call created it, so its outcome becomes
+            ``created``.
     """
     for item, job_id in zip(data, ids, strict=False):
         if item["outcome"] == "existing" and item["job_id"] == job_id:
@@ -97,9 +103,9 @@ def parse_enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
 
 
 def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the item of enqueue_jobs for a `NewJob`, without the fields that are None.
+    """Return a `NewJob` as an item of enqueue_jobs, without the fields that are None.
 
-    Unknown fields are passed on, so that the database refuses them by name.
+    Unknown fields are kept, so that the database refuses them by name.
     """
     item = {name: value for name, value in job.items() if value is not None}
     if not _OPTIONS.keys().isdisjoint(item):
@@ -112,23 +118,7 @@ def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
     return item
 
 
-def encode_jobs(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the items of enqueue_jobs for many jobs.
-
-    Raises:
-        InvalidArgument: ``jobs`` is not a list of dicts; names the position and the value.
-    """
-    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
-        raise _not_acceptable(f"jobs is {jobs!r:.60}, not a list")
-    items = []
-    for i, job in enumerate(jobs):
-        if not isinstance(job, Mapping):
-            raise _not_acceptable(f"jobs[{i}] is {job!r:.60}, not a dict")
-        items.append(encode_job(job))
-    return items
-
-
-def _not_acceptable(detail: str) -> InvalidArgument:
+def _invalid_jobs(detail: str) -> InvalidArgument:
     return InvalidArgument(
         "An argument is not acceptable",
         detail=detail,

@@ -1,6 +1,6 @@
 """Calls about the predictions of a generation; each requires the lease of the generation's job.
 
-``prediction`` is the id of our row, ``prediction_id`` the id at Replicate.
+``prediction`` is the id of the row, ``prediction_id`` the id of the prediction at the provider.
 """
 
 from collections.abc import Mapping, Sequence

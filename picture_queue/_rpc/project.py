@@ -8,7 +8,7 @@ from picture_queue._rpc.base import Rpc, given
 from picture_queue.records import Finding, Health, Maintenance, Version
 
 _FINDINGS = TypeAdapter(list[Finding])
-#: Version of the SQL interface that this client needs; see `picture_queue_version` in SQL.
+#: Version of the SQL interface that this client needs; see the SQL function picture_queue_version.
 CONTRACT = 2
 
 
@@ -26,8 +26,8 @@ def queue_doctor(client_time: datetime) -> Rpc[list[Finding]]:
 
 
 def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Maintenance]:
-    """Return the call that runs a round of maintenance, unless another worker holds its lease.
+    """Return the call that runs a round of maintenance.
 
-    With ``force`` the lease is ignored.
+    It does nothing if another worker holds the maintenance lease, unless ``force`` is true.
     """
     return Rpc("maintain_jobs", given(force=force, worker=worker), Maintenance.model_validate)

@@ -24,7 +24,7 @@ def unregister_worker(worker: str) -> Rpc[None]:
 class Claim:
     """A request for jobs. A repeated request with the same ``request_id`` returns the same jobs.
 
-    ``confirms_start``: a claimed job counts as started only at its first heartbeat or report.
+    If ``confirms_start``, a claimed job counts as started only at its first heartbeat or report.
     """
 
     worker: str
@@ -36,32 +36,26 @@ class Claim:
     weights: tuple[float, ...] | None = None
     confirms_start: bool = False
 
-    def params(self) -> dict[str, Any]:
-        return given(
-            worker=self.worker,
-            queues=list(self.queues),
-            job_types=list(self.job_types),
-            max_jobs=self.max_jobs,
-            lease_seconds=self.lease_seconds,
-            request_id=self.request_id,
-            weights=self.weights,
-            confirms_start=self.confirms_start,
-        )
-
 
 def claim_jobs(claim: Claim) -> Rpc[list[ClaimedJob]]:
-    return Rpc("claim_jobs", claim.params(), _claimed)
-
-
-def _claimed(data: list[dict[str, Any]]) -> list[ClaimedJob]:
-    return [ClaimedJob(row) for row in data]
+    params = given(
+        worker=claim.worker,
+        queues=list(claim.queues),
+        job_types=list(claim.job_types),
+        max_jobs=claim.max_jobs,
+        lease_seconds=claim.lease_seconds,
+        request_id=claim.request_id,
+        weights=claim.weights,
+        confirms_start=claim.confirms_start,
+    )
+    return Rpc("claim_jobs", params, lambda rows: [ClaimedJob(row) for row in rows])
 
 
 def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[HeartbeatAnswer]:
-    """Return the call that extends leases.
+    """Return the call that extends leases; ``leases`` has one lease id for each job id.
 
-    ``leases`` has one lease id for each job id. The field ``lost_leases`` of the answer is for
-    calls with several leases of one job, so it is not read.
+    The field ``lost_leases`` of the answer serves calls with several leases of one job, so it is
+    not read here.
     """
     items = [{"job_id": job, "lease_id": lease} for job, lease in leases.items()]
     return Rpc(
@@ -80,17 +74,17 @@ def report_progress(
 
 
 def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Rpc[None]:
-    """Return the call that adds lines to the log of a job, each ``{"level", "message", "at"}``."""
+    """Return the call that adds lines to the log of a job: dicts with level, message and at."""
     return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), parse_nothing)
 
 
 def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str, Any]]]:
-    """Return the call that reports outcomes; its result is the answer to each, by job id.
+    """Return the call that reports outcomes; its result has one answer for each job id.
 
-    The ``outcome`` of an answer is ok, repeated, stale, busy or refused; if it is refused,
-    ``error`` has the reason.
+    The ``outcome`` of an answer is ok, repeated, stale, busy or refused; the ``error`` of a refused
+    one is the reason.
     """
-    # The outcomes are plain JSON already. To convert hundreds again takes longer than to send them.
+    # The outcomes are plain JSON already: converting hundreds again takes longer than sending them.
     return Rpc(
         "report_jobs",
         {"outcomes": outcomes},

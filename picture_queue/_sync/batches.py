@@ -10,10 +10,7 @@ from pydantic import JsonValue
 from picture_queue._rpc import batches as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.options import NewJob
-from picture_queue.records import (
-    Batch,
-    EnqueuedBatch,
-)
+from picture_queue.records import Batch, EnqueuedBatch
 
 
 class Batches:
@@ -49,10 +46,7 @@ class Batches:
         return self._project.call(rpc)
 
     def get(self, batch_id: UUID | str) -> Batch:
-        """Return a batch and its progress.
-
-        Returns:
-            The batch.
+        """Return a batch with its progress.
 
         Raises:
             BatchNotFound: No such batch.

@@ -34,17 +34,17 @@ class PictureQueue:
     Args:
         url: The URL of the project; ``SUPABASE_URL`` by default.
         key: Service, secret, publishable or anon key; from the environment by default.
-        access_token: The token of a signed-in user, as whom calls are then made;
+        access_token: The token of a signed-in user, as whom calls are made;
             ``SUPABASE_ACCESS_TOKEN`` by default.
         client: Your own supabase client, instead of these three arguments; you close it.
         database_url: URL of the project's database. Calls then go directly to the database, with
-            the rights of a service key; only pictures and Realtime events need the URL and a key
-            of the API. Needs the extra ``postgres``.
+            the rights of a service key; only pictures and Realtime events need ``url`` and ``key``.
+            It requires the extra ``postgres``.
         timeout: Longest wait for the answer to a call, retries included, seconds.
 
     Raises:
-        SettingsError: The URL or the key is missing or invalid, or both a user's token and a
-            database URL are given.
+        SettingsError: The URL or the key is missing or invalid, or both an access token and a
+            database URL are set.
 
     Example:
         >>> with PictureQueue.from_env() as pq:
@@ -65,8 +65,8 @@ class PictureQueue:
         database = DatabaseSettings(database_url, timeout) if database_url else None
         settings, api = None, None
         if client is not None:
-            address = str(client.supabase_url).rstrip("/")
-            settings = ProjectSettings(address, client.supabase_key, timeout=timeout)
+            client_url = str(client.supabase_url).rstrip("/")
+            settings = ProjectSettings(client_url, client.supabase_key, timeout=timeout)
         elif database is None or url or os.environ.get("SUPABASE_URL"):
             settings = ProjectSettings.resolve(url, key, access_token, timeout)
         if settings is not None:
@@ -75,8 +75,9 @@ class PictureQueue:
             api = Postgrest(settings, client)
             if database is not None and settings.access_token:
                 raise SettingsError(
-                    "A user's token does not go with a database's address, which is the service's",
-                    hint="Leave out the one or the other",
+                    "An access token and a database URL are set, but direct calls are not made as "
+                    "a user",
+                    hint="Unset SUPABASE_ACCESS_TOKEN or PICTURE_QUEUE_DATABASE_URL",
                 )
         self._project = Backend(api, database)
         self._watcher = Watcher(self._project)
@@ -93,10 +94,10 @@ class PictureQueue:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Make a client from environment variables.
+        """Create a client from environment variables.
 
-        It reads ``SUPABASE_URL`` and a key variable, or ``PICTURE_QUEUE_DATABASE_URL`` for calls
-        that go directly to the database, or both.
+        It reads ``SUPABASE_URL`` and a key; or ``PICTURE_QUEUE_DATABASE_URL``, for calls that go
+        directly to the database; or both.
 
         Returns:
             The client.
@@ -110,7 +111,7 @@ class PictureQueue:
         """Return the health of the queues and workers.
 
         Returns:
-            Queues, workers, and the job types that have waiting jobs but no worker.
+            The queues, the workers, and the job types that have pending jobs but no worker.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -135,7 +136,7 @@ class PictureQueue:
             force: Run the round even if a worker holds the lease.
 
         Returns:
-            The numbers of the work that was done.
+            The counts of the work that was done.
 
         Raises:
             NotAllowed: The key is not a service key.

@@ -29,7 +29,7 @@ BUCKET = "pictures"
 
 
 class Generations:
-    """The generations of a project: all with a service key, only their own with a user's token."""
+    """The generations of a project: with a service key all, with a user's token only their own."""
 
     def __init__(self, project: Backend, watcher: Watcher) -> None:
         self._project = project
@@ -50,19 +50,21 @@ class Generations:
 
         Args:
             prompt: A description of the picture; empty for models without a prompt.
-            model_id: A model of `models.list`; None: the default model of the project.
-            input: Further inputs of the model; they are validated first.
+            model_id: The id of a model that `models.list` returns; None: the default model of the
+                project.
+            input: Further inputs of the model, which the database validates.
             scheduled_for: The earliest time to start.
             idempotency_key: A repeated call with the same key returns the first generation.
-            user_id: The owner, which only a service key may set; otherwise the caller.
-            priority: A higher one runs first; only a service key may set it.
+            user_id: The owner, which only a service key may set; None: the signed-in user, if any.
+            priority: A generation with a higher priority runs first; only a service key may set it.
 
         Returns:
-            The generation and its job.
+            The ids of the generation and its job.
 
         Raises:
             UnknownModel: The project does not offer the model.
-            InvalidInput: Prompt or input is invalid; the error names the field and the value.
+            InvalidInput: The prompt or an input is invalid; the error names the field and the
+                value.
             NotAuthenticated: The client has neither a user's token nor a service key.
         """
         rpc = _rpc.start_generation(
@@ -80,7 +82,7 @@ class Generations:
         """Return a generation with its images.
 
         Raises:
-            GenerationNotFound: No such generation, or not the caller's.
+            GenerationNotFound: No such generation, or it belongs to somebody else.
         """
         return self._project.call(_rpc.get_generation(generation_id))
 
@@ -94,7 +96,7 @@ class Generations:
         """Return generations with their images.
 
         Args:
-            status: Only generations in this state.
+            status: State of the generations to return; None: any state.
             limit: Maximum number of results, up to 1000.
             before: ``created_at`` of the last generation of the previous page.
 
@@ -111,24 +113,25 @@ class Generations:
             The state of its job.
 
         Raises:
-            GenerationNotFound: No such generation, or not the caller's.
-            JobFinished: It completed or failed already.
+            GenerationNotFound: No such generation, or it belongs to somebody else.
+            JobFinished: The generation has already completed or failed.
         """
         return self._project.call(_rpc.cancel_generation(generation_id))
 
     def watch(
         self, generation_id: UUID | str, *, timeout: float | None = None
     ) -> Generator[JobEvent, None, None]:
-        """Yield the states of its job as they change, the final one last; see `Jobs.watch`.
+        """Yield the states of the job of a generation until it has finished; see `Jobs.watch`.
 
         Args:
-            generation_id: The generation.
-            timeout: Longest wait for the end, seconds; None waits as long as it takes.
+            generation_id: The id of the generation.
+            timeout: Longest wait for the end of the generation, seconds; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            GenerationNotFound: No such generation, or not the caller's.
-            WaitTimeout: It did not finish in time, and why; it goes on.
+            GenerationNotFound: No such generation, or it belongs to somebody else.
+            WaitTimeout: The generation did not finish in time; the error has the reason. The
+                generation continues.
         """
         return follow(self._watcher, _rpc.get_generation(generation_id), timeout)
 
@@ -136,10 +139,10 @@ class Generations:
         """Download a picture.
 
         Returns:
-            Its bytes.
+            The bytes of the picture.
 
         Raises:
-            NotFound: The picture is gone, or not the caller's.
+            NotFound: The picture was deleted, or belongs to somebody else.
             ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
         return self._project.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
@@ -151,24 +154,24 @@ class Generations:
             The path of the file.
 
         Raises:
-            NotFound: The picture is gone, or not the caller's.
+            NotFound: The picture was deleted, or belongs to somebody else.
         """
         target = Path(path)
         target.write_bytes(self.download(image))  # noqa: ASYNC240 - small, and local
         return target
 
     def url(self, image: Image, *, expires_in: int = 3600) -> str:
-        """Create a signed URL, with which anybody can read a picture until it expires.
+        """Create a signed URL, with which anybody can read a picture until the URL expires.
 
         Args:
             image: The picture.
-            expires_in: Seconds until it expires.
+            expires_in: Seconds until the URL expires.
 
         Returns:
             The URL.
 
         Raises:
-            NotFound: The picture is gone, or not the caller's.
+            NotFound: The picture was deleted, or belongs to somebody else.
         """
         call = StorageCall(
             "POST",

@@ -29,7 +29,7 @@ from picture_queue.records import (
 
 
 class Jobs:
-    """The jobs of a project: all with a service key, only their own with a user's token."""
+    """The jobs of a project: with a service key all, with a user's token only their own."""
 
     def __init__(self, project: Backend, watcher: Watcher) -> None:
         self._project = project
@@ -53,12 +53,13 @@ class Jobs:
 
         Raises:
             InvalidArgument: A value is invalid; the error names the field and the value.
-            TooLarge: The payload is above the limit.
-            Conflict: Another job has this ``job_id``.
-            DependencyNotFound: A job that it depends on does not exist.
-            QueueNotFound: The queue does not exist, and the project creates none on demand.
+            TooLarge: The payload is larger than the limit.
+            Conflict: A different job has this ``job_id``.
+            DependencyNotFound: A job in ``depends_on`` does not exist.
+            QueueNotFound: The queue does not exist, and the project's settings do not allow an
+                enqueue to create it.
             QueueDraining: The queue accepts no new jobs.
-            JobRunning: The job that it should replace is running already.
+            JobRunning: The unique job that the new one should replace is already running.
         """
         job: NewJob = {"job_type": job_type, "payload": payload, **options}
         return self._project.call(_rpc.enqueue_job(job))
@@ -73,7 +74,8 @@ class Jobs:
             The id of each job, and whether it was created, in the order of the jobs.
 
         Raises:
-            PictureQueueError: For the same reasons as in `enqueue`; names the position of the job.
+            PictureQueueError: For the same reasons as in `enqueue`; the error names the position of
+                the job.
             DependencyCycle: A job depends on a job that comes later in the list.
         """
         return self._project.call(_rpc.enqueue_jobs(jobs))
@@ -82,7 +84,7 @@ class Jobs:
         """Return a job.
 
         Raises:
-            JobNotFound: No such job, or not the caller's.
+            JobNotFound: No such job, or it belongs to somebody else.
         """
         return self._project.call(_rpc.get_job(job_id))
 
@@ -97,15 +99,15 @@ class Jobs:
 
         Args:
             limit: Maximum number of results, up to 1000.
-            before_seq: The ``seq`` of the last job of the previous page. A page ends early when
-                it is larger than 8 MiB, so continue until one is empty.
-            **filter: Which jobs; see `JobFilter`.
+            before_seq: The ``seq`` of the last job of the previous page. A page of more than 8 MiB
+                ends early, so continue until a page is empty.
+            **filter: The conditions that the jobs must meet; see `JobFilter`.
 
         Returns:
             The jobs, newest first.
 
         Raises:
-            InvalidArgument: The filter is invalid; the error names the part and the value.
+            InvalidArgument: The filter is invalid; the error names the field and the value.
         """
         return self._project.call(_rpc.list_jobs(filter, limit=limit, before_seq=before_seq))
 
@@ -123,22 +125,23 @@ class Jobs:
             action: The change to make.
             preview: Only count the jobs; change nothing.
             limit: Maximum number of jobs in this call, up to 10,000.
-            **filter: Which jobs; see `JobFilter`. An empty filter is refused.
+            **filter: The conditions that the jobs must meet; see `JobFilter`. An empty filter is
+                refused.
 
         Returns:
-            How many jobs matched, and how many changed.
+            The number of jobs that matched, and the number that changed.
 
         Raises:
-            InvalidArgument: The filter is invalid; the error names the part and the value.
+            InvalidArgument: The filter is invalid; the error names the field and the value.
         """
         rpc = _rpc.change_jobs(action, filter, preview=preview, limit=limit)
         return self._project.call(rpc)
 
     def failure_reasons(self, **filter: Unpack[JobFilter]) -> builtins.list[FailureReason]:
-        """Count the reasons for which jobs failed.
+        """Group the failed jobs by the reason of their failure, and count them.
 
         Args:
-            **filter: Which jobs; see `JobFilter`.
+            **filter: The conditions that the jobs must meet; see `JobFilter`.
 
         Returns:
             The reasons, the most frequent first.
@@ -157,7 +160,7 @@ class Jobs:
         """Return the position of a job in its queue.
 
         Raises:
-            JobNotFound: No such job, or not the caller's.
+            JobNotFound: No such job, or it belongs to somebody else.
         """
         return self._project.call(_rpc.job_position(job_id))
 
@@ -174,10 +177,10 @@ class Jobs:
     ) -> JobExplanation | builtins.list[JobExplanation]:
         """Explain why a job does not move.
 
-        A job that does not exist, or is not the caller's, has the reason ``unknown``.
+        A job that does not exist, or belongs to somebody else, has the reason ``unknown``.
 
         Args:
-            job_id: A job, or up to 1000 jobs; the answers come in the same order.
+            job_id: The id of a job, or up to 1000 ids; the explanations have the same order.
 
         Raises:
             InvalidArgument: More than 1000 jobs.
@@ -193,8 +196,8 @@ class Jobs:
             The state of the job.
 
         Raises:
-            JobNotFound: No such job, or not the caller's.
-            JobFinished: It completed or failed already.
+            JobNotFound: No such job, or it belongs to somebody else.
+            JobFinished: The job has already completed or failed.
         """
         return self._project.call(_rpc.cancel_job(job_id))
 
@@ -206,7 +209,8 @@ class Jobs:
 
         Raises:
             JobNotFound: No such job.
-            JobFinished: It is running, or completed.
+            JobFinished: The job is running, or it has completed.
+            Conflict: Another job now has the unique key of this one.
         """
         self._project.call(_rpc.retry_job(job_id))
         return self.get(job_id)
@@ -214,38 +218,40 @@ class Jobs:
     def watch(
         self, job_id: UUID | str, *, timeout: float | None = None
     ) -> Generator[JobEvent, None, None]:
-        """Yield the states of the job as they change, the final one last.
+        """Yield the states of a job as they change, until it has finished.
 
-        The ``source`` of each event is ``socket``, ``snapshot`` or ``poll``. If the job has not
-        changed for a few seconds and is not running, its state is yielded again with the reason as
-        ``explanation``, and again when the reason changes.
+        The ``source`` of each event is ``socket``, ``snapshot`` or ``poll``. If the job is not
+        running and has not changed for a few seconds, its state is yielded again with the reason
+        as ``explanation``, and once more whenever the reason changes.
 
         Args:
-            job_id: The job.
-            timeout: Longest wait for the end, seconds; None waits as long as the job takes.
+            job_id: The id of the job.
+            timeout: Longest wait for the end of the job, seconds; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            JobNotFound: No such job, or not the caller's.
-            WaitTimeout: It did not finish in time, and why; the job itself goes on.
+            JobNotFound: No such job, or it belongs to somebody else.
+            WaitTimeout: The job did not finish in time; the error has the reason. The job itself
+                continues.
         """
         return follow(self._watcher, _rpc.get_job(job_id), timeout)
 
     def result(self, job_id: UUID | str, *, timeout: float | None = None) -> Any:
-        """Wait for the job and return its result.
+        """Wait until a job has completed, and return its result.
 
-        The reason why a job does not move is logged.
+        If the job does not move, the reason is logged.
 
         Args:
-            job_id: The job.
-            timeout: Longest wait, seconds; None waits as long as the job takes.
+            job_id: The id of the job.
+            timeout: Longest wait for the end of the job, seconds; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            JobNotFound: No such job, or not the caller's.
-            JobFailed: It failed after its last attempt.
-            JobCancelled: It was cancelled.
-            WaitTimeout: It did not finish in time, and why; the job itself goes on.
+            JobNotFound: No such job, or it belongs to somebody else.
+            JobFailed: The job failed after its last attempt.
+            JobCancelled: The job was cancelled.
+            WaitTimeout: The job did not finish in time; the error has the reason. The job itself
+                continues.
         """
         job = wait_for_job(self._watcher, _rpc.get_job(job_id), timeout)
         if job.status is JobStatus.FAILED:

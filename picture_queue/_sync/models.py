@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/models.py: edit that file.
 
-"""The models a project offers."""
+"""Models that a project offers."""
 
 from picture_queue._rpc import models as _rpc
 from picture_queue._transport.backend_sync import Backend
@@ -14,5 +14,5 @@ class Models:
         self._project = project
 
     def list(self) -> list[Model]:
-        """Return the models on offer, by id."""
+        """Return the models, sorted by id."""
         return self._project.call(_rpc.list_models())

@@ -18,7 +18,7 @@ class Schedules:
     """The schedules of a project. Every method needs a service key.
 
     Workers enqueue the jobs that are due, and so does pg_cron if it is installed. Each tick gives
-    one job, however many workers there are.
+    one job, even with many workers.
     """
 
     def __init__(self, project: Backend) -> None:
@@ -27,12 +27,12 @@ class Schedules:
     def list(
         self, *, limit: int = 10_000, after: str | None = None
     ) -> builtins.list[Schedule]:
-        """Return the schedules, by name.
+        """Return the schedules, sorted by name.
 
         Args:
             limit: Maximum number of results, up to 10,000.
-            after: The name of the last schedule of the previous page. A page ends early when it is
-                larger than 8 MiB, so continue until one is empty.
+            after: The name of the last schedule of the previous page. A page of more than 8 MiB
+                ends early, so continue until a page is empty.
         """
         return self._project.call(_rpc.list_schedules(limit, after))
 
@@ -55,12 +55,14 @@ class Schedules:
             name: The name of the schedule.
             job_type: The job type of its jobs.
             payload: The payload of its jobs.
-            cron: Minute, hour, day of month, month, day of week; or a name such as ``@daily``.
+            cron: A cron expression (minute, hour, day of month, month, day of week), or a name such
+                as ``@daily``.
             every: Seconds between two jobs, at least 1, instead of ``cron``.
             timezone: The time zone of ``cron``, such as ``Europe/Berlin``.
-            missed: Which missed ticks to run late: ``skip`` none that are over two minutes late,
-                ``once`` the latest, ``all`` each.
-            paused: Whether the schedule is paused; None keeps the present state.
+            missed: The ticks to run late: ``once`` runs only the latest missed tick, ``all`` runs
+                each one, ``skip`` runs none that is over two minutes late.
+            paused: Whether the schedule is paused; None: a new schedule runs, and an existing one
+                stays as it is.
             **options: Options of its jobs; see `JobOptions`.
 
         Returns:
@@ -70,7 +72,7 @@ class Schedules:
             InvalidCron: The expression or the time zone is invalid.
             InvalidArgument: A value is invalid; the error names the field and the value.
         """
-        rhythm = {
+        timing = {
             "cron": cron,
             "every_seconds": every,
             "timezone": timezone,
@@ -78,18 +80,18 @@ class Schedules:
             "paused": paused,
         }
         job = {"job_type": job_type, "payload": payload, **options}
-        return self._project.call(_rpc.set_schedule(name, rhythm, job))
+        return self._project.call(_rpc.set_schedule(name, timing, job))
 
     def delete(self, name: str) -> bool:
-        """Delete a schedule; the jobs it made stay.
+        """Delete a schedule, but not the jobs that it enqueued.
 
         Returns:
-            Whether there was such a schedule.
+            True if the schedule existed.
         """
         return self._project.call(_rpc.delete_schedule(name))
 
     def pause(self, name: str) -> Schedule:
-        """Pause a schedule: it makes no jobs.
+        """Pause a schedule: it enqueues no jobs until it is resumed.
 
         Returns:
             The schedule as it is now.
@@ -100,7 +102,7 @@ class Schedules:
         return self._project.call(_rpc.pause_schedule(name))
 
     def resume(self, name: str) -> Schedule:
-        """Resume a schedule with its next run from now.
+        """Resume a schedule; the ticks of the pause do not count as missed.
 
         Returns:
             The schedule as it is now.
@@ -111,7 +113,9 @@ class Schedules:
         return self._project.call(_rpc.resume_schedule(name))
 
     def run(self, name: str) -> Enqueued:
-        """Run a schedule now, paused or not; its next run stays as it is.
+        """Enqueue the job of a schedule now, even if the schedule is paused.
+
+        The time of the next tick does not change.
 
         Returns:
             The id of the job.

@@ -23,7 +23,7 @@ class Settings:
         """Change settings.
 
         Args:
-            **changes: Fields of `Setting`; None resets a field to its default.
+            **changes: New values for fields of `Setting`; None resets a field to its default.
 
         Returns:
             The settings as they are now.

@@ -1,4 +1,4 @@
-"""A project, reached over its HTTP API, its database, or both."""
+"""Calls to a project through its HTTP API or its database, with retries and a deadline."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,7 +17,7 @@ from picture_queue._transport.base import (
     is_transient,
     retry_policy,
 )
-from picture_queue._transport.errors import FunctionMissing, needs_driver
+from picture_queue._transport.errors import FunctionMissing, require_driver
 from picture_queue.errors import (
     ConnectionFailed,
     DatabaseTooOld,
@@ -26,10 +26,8 @@ from picture_queue.errors import (
 )
 from picture_queue.settings import DatabaseSettings
 
-# Transports are imported lazily: a worker that uses only the database needs 25 MB less memory.
+# Transports are imported lazily: a worker that uses only the database saves 25 MB of memory.
 if TYPE_CHECKING:
-    from supabase import AsyncClient
-
     from picture_queue._transport.postgres import AsyncPostgres
     from picture_queue._transport.postgrest import AsyncPostgrest
 
@@ -39,10 +37,11 @@ T = TypeVar("T")
 class AsyncBackend:
     """One project. Calls go directly to the database if it is configured, otherwise to the API.
 
-    This is the only layer that retries calls and limits how long they take.
+    This is the only layer that retries calls and limits their duration.
 
     Args:
-        api: The HTTP API; Storage and Realtime need it.
+        api: The client of the HTTP API, which Storage and Realtime need; None if it is not
+            configured.
         database: The settings of the database; None: all calls go to the API.
     """
 
@@ -52,7 +51,7 @@ class AsyncBackend:
         self.api = api
         self.database: AsyncPostgres | None = None
         if database is not None:
-            with needs_driver():
+            with require_driver():
                 from picture_queue._transport import postgres
             self.database = postgres.AsyncPostgres(database)
         transport: AsyncTransport | None = self.database or api
@@ -65,11 +64,11 @@ class AsyncBackend:
 
         Args:
             rpc: The call.
-            timeout: Longest wait for the answer, retries included, seconds; None: the
-                settings'.
+            timeout: Longest wait for the answer, retries included, seconds; None: the timeout of
+                the settings.
 
         Raises:
-            PictureQueueError: The database or the project refused the call, or did not answer.
+            PictureQueueError: The project refused the call, or did not answer.
         """
         deadline = Deadline(self._transport.settings.timeout if timeout is None else timeout)
         if not self._version_is_checked:
@@ -77,7 +76,7 @@ class AsyncBackend:
         try:
             return await self._repeat(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
-            # The database was migrated meanwhile: _check_version raises the exact error.
+            # The database may have been migrated meanwhile: raise if its version no longer fits.
             await self._check_version(deadline)
             raise DatabaseTooOld(
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
@@ -88,11 +87,11 @@ class AsyncBackend:
 
         Args:
             call: The call.
-            timeout: Longest wait for the answer, retries included, seconds; None: the
-                settings'.
+            timeout: Longest wait for the answer, retries included, seconds; None: the timeout of
+                the settings.
 
         Raises:
-            SettingsError: The API's address or key is not known.
+            SettingsError: The URL or the key of the API is not configured.
             PictureQueueError: Storage refused the call, or did not answer.
         """
         api = self._api()
@@ -101,7 +100,7 @@ class AsyncBackend:
 
     @property
     def storage_url(self) -> str:
-        """The address of Storage."""
+        """The URL of Storage."""
         return f"{self._api().settings.url}/storage/v1"
 
     async def _repeat(self, call: Callable[[Deadline], Awaitable[T]], deadline: Deadline) -> T:
@@ -111,8 +110,8 @@ class AsyncBackend:
             if not is_transient(error):
                 raise
             failure: Exception | None = error
-        # Tenacity is set up only after a failure, since that takes a tenth of the time of a call.
-        # Its first attempt raises the known failure again, so that it counts as an attempt.
+        # Tenacity is set up only after a failure, since its setup takes a tenth of the time of a
+        # call. Its first attempt raises the known failure again, so that it counts as an attempt.
         async for attempt in AsyncRetrying(**retry_policy(deadline)):
             with attempt:
                 if failure is not None:
@@ -124,36 +123,28 @@ class AsyncBackend:
     async def _check_version(self, deadline: Deadline) -> None:
         try:
             call = partial(self._transport.call, _rpc.picture_queue_version())
-            found = await self._repeat(call, deadline)
+            version = await self._repeat(call, deadline)
         except FunctionMissing:
-            found = None
-        except UnreadableAnswer as error:  # all versions answer in the same format
+            version = None
+        except UnreadableAnswer as error:  # all versions of the SQL answer in the same format
             raise ConnectionFailed(
-                "The address does not answer like a Supabase project",
-                detail="the answer of picture_queue_version is another's",
-                hint="Check SUPABASE_URL: it is the project's base address, without a path",
+                "The server does not answer like a Supabase project",
+                detail="the answer to picture_queue_version is not in its format",
+                hint="Check SUPABASE_URL: it is the project's base URL, without a path",
             ) from error
-        check_version(found)
+        check_version(version)
         self._version_is_checked = True
-
-    async def client(self) -> "AsyncClient":
-        """Return the client of the package supabase; Realtime uses it.
-
-        Raises:
-            SettingsError: The API's address or key is not known.
-        """
-        return await self._api().client()
 
     def _api(self) -> "AsyncPostgrest":
         if self.api is None:
             raise SettingsError(
-                "Pictures and live events need the project's API",
-                hint="Set SUPABASE_URL and a key beside PICTURE_QUEUE_DATABASE_URL",
+                "Pictures and live events need the project's API, and SUPABASE_URL is not set",
+                hint="Set SUPABASE_URL and a key in addition to PICTURE_QUEUE_DATABASE_URL",
             )
         return self.api
 
     async def aclose(self) -> None:
-        """Close the connections, except those that the caller passed in."""
+        """Close the connections, except those of a supabase client that the caller passed."""
         if self.database is not None:
             await self.database.aclose()
         if self.api is not None:

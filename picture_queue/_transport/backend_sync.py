@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_transport/backend.py: edit that file.
 
-"""A project, reached over its HTTP API, its database, or both."""
+"""Calls to a project through its HTTP API or its database, with retries and a deadline."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ from picture_queue._transport.base import (
     is_transient,
     retry_policy,
 )
-from picture_queue._transport.errors import FunctionMissing, needs_driver
+from picture_queue._transport.errors import FunctionMissing, require_driver
 from picture_queue.errors import (
     ConnectionFailed,
     DatabaseTooOld,
@@ -28,10 +28,8 @@ from picture_queue.errors import (
 )
 from picture_queue.settings import DatabaseSettings
 
-# Transports are imported lazily: a worker that uses only the database needs 25 MB less memory.
+# Transports are imported lazily: a worker that uses only the database saves 25 MB of memory.
 if TYPE_CHECKING:
-    from supabase import Client
-
     from picture_queue._transport.postgres_sync import Postgres
     from picture_queue._transport.postgrest_sync import Postgrest
 
@@ -41,10 +39,11 @@ T = TypeVar("T")
 class Backend:
     """One project. Calls go directly to the database if it is configured, otherwise to the API.
 
-    This is the only layer that retries calls and limits how long they take.
+    This is the only layer that retries calls and limits their duration.
 
     Args:
-        api: The HTTP API; Storage and Realtime need it.
+        api: The client of the HTTP API, which Storage and Realtime need; None if it is not
+            configured.
         database: The settings of the database; None: all calls go to the API.
     """
 
@@ -54,7 +53,7 @@ class Backend:
         self.api = api
         self.database: Postgres | None = None
         if database is not None:
-            with needs_driver():
+            with require_driver():
                 from picture_queue._transport import postgres_sync
             self.database = postgres_sync.Postgres(database)
         transport: Transport | None = self.database or api
@@ -67,11 +66,11 @@ class Backend:
 
         Args:
             rpc: The call.
-            timeout: Longest wait for the answer, retries included, seconds; None: the
-                settings'.
+            timeout: Longest wait for the answer, retries included, seconds; None: the timeout of
+                the settings.
 
         Raises:
-            PictureQueueError: The database or the project refused the call, or did not answer.
+            PictureQueueError: The project refused the call, or did not answer.
         """
         deadline = Deadline(self._transport.settings.timeout if timeout is None else timeout)
         if not self._version_is_checked:
@@ -79,7 +78,7 @@ class Backend:
         try:
             return self._repeat(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
-            # The database was migrated meanwhile: _check_version raises the exact error.
+            # The database may have been migrated meanwhile: raise if its version no longer fits.
             self._check_version(deadline)
             raise DatabaseTooOld(
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
@@ -90,11 +89,11 @@ class Backend:
 
         Args:
             call: The call.
-            timeout: Longest wait for the answer, retries included, seconds; None: the
-                settings'.
+            timeout: Longest wait for the answer, retries included, seconds; None: the timeout of
+                the settings.
 
         Raises:
-            SettingsError: The API's address or key is not known.
+            SettingsError: The URL or the key of the API is not configured.
             PictureQueueError: Storage refused the call, or did not answer.
         """
         api = self._api()
@@ -103,7 +102,7 @@ class Backend:
 
     @property
     def storage_url(self) -> str:
-        """The address of Storage."""
+        """The URL of Storage."""
         return f"{self._api().settings.url}/storage/v1"
 
     def _repeat(self, call: Callable[[Deadline], T], deadline: Deadline) -> T:
@@ -113,8 +112,8 @@ class Backend:
             if not is_transient(error):
                 raise
             failure: Exception | None = error
-        # Tenacity is set up only after a failure, since that takes a tenth of the time of a call.
-        # Its first attempt raises the known failure again, so that it counts as an attempt.
+        # Tenacity is set up only after a failure, since its setup takes a tenth of the time of a
+        # call. Its first attempt raises the known failure again, so that it counts as an attempt.
         for attempt in Retrying(**retry_policy(deadline)):
             with attempt:
                 if failure is not None:
@@ -126,36 +125,28 @@ class Backend:
     def _check_version(self, deadline: Deadline) -> None:
         try:
             call = partial(self._transport.call, _rpc.picture_queue_version())
-            found = self._repeat(call, deadline)
+            version = self._repeat(call, deadline)
         except FunctionMissing:
-            found = None
-        except UnreadableAnswer as error:  # all versions answer in the same format
+            version = None
+        except UnreadableAnswer as error:  # all versions of the SQL answer in the same format
             raise ConnectionFailed(
-                "The address does not answer like a Supabase project",
-                detail="the answer of picture_queue_version is another's",
-                hint="Check SUPABASE_URL: it is the project's base address, without a path",
+                "The server does not answer like a Supabase project",
+                detail="the answer to picture_queue_version is not in its format",
+                hint="Check SUPABASE_URL: it is the project's base URL, without a path",
             ) from error
-        check_version(found)
+        check_version(version)
         self._version_is_checked = True
-
-    def client(self) -> "Client":
-        """Return the client of the package supabase; Realtime uses it.
-
-        Raises:
-            SettingsError: The API's address or key is not known.
-        """
-        return self._api().client()
 
     def _api(self) -> "Postgrest":
         if self.api is None:
             raise SettingsError(
-                "Pictures and live events need the project's API",
-                hint="Set SUPABASE_URL and a key beside PICTURE_QUEUE_DATABASE_URL",
+                "Pictures and live events need the project's API, and SUPABASE_URL is not set",
+                hint="Set SUPABASE_URL and a key in addition to PICTURE_QUEUE_DATABASE_URL",
             )
         return self.api
 
     def close(self) -> None:
-        """Close the connections, except those that the caller passed in."""
+        """Close the connections, except those of a supabase client that the caller passed."""
         if self.database is not None:
             self.database.close()
         if self.api is not None:

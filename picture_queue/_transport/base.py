@@ -1,4 +1,4 @@
-"""The transport: its interface, the deadline of a call, and the one policy of retries."""
+"""The interface of transports, the deadline of a call, and the retry policy."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 UPGRADE = (
     "Apply the SQL that ships with this version: picture-queue install && supabase db push, "
-    "or picture-queue migrate; an embedded stack applies it when it starts again"
+    "or picture-queue migrate; for an embedded stack, restart it"
 )
 
 
 class Deadline:
-    """The moment by which a call must be answered, its retries included.
+    """The time by which a call must be answered, including its retries.
 
     Args:
         timeout: Seconds from now.
@@ -49,16 +49,16 @@ class Deadline:
         self._at = time.monotonic() + timeout
 
     def remaining(self) -> float:
-        """Return the seconds that are left, 0 when the deadline has passed."""
+        """Return the seconds until the deadline; 0 if it has passed."""
         return max(0.0, self._at - time.monotonic())
 
 
 class AsyncTransport(Protocol):
-    """A way to call the functions of a project; without retries, which its caller makes."""
+    """A way to call the SQL functions of a project. It makes one attempt; its caller retries."""
 
     @property
     def settings(self) -> ProjectSettings | DatabaseSettings:
-        """The address of the project."""
+        """The URL and the timeouts of the project."""
         ...
 
     async def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
@@ -66,7 +66,7 @@ class AsyncTransport(Protocol):
 
         Args:
             rpc: The call.
-            deadline: When to give up, connecting included.
+            deadline: The time by which to connect and receive the answer.
 
         Raises:
             PictureQueueError: The project refused the call, or did not answer.
@@ -83,7 +83,7 @@ class Transport(Protocol):
 
     @property
     def settings(self) -> ProjectSettings | DatabaseSettings:
-        """The address of the project."""
+        """The URL and the timeouts of the project."""
         ...
 
     def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
@@ -97,13 +97,13 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StorageCall:
-    """One call of Storage; it may be repeated.
+    """One idempotent call of Storage.
 
     Args:
         method: The HTTP method.
-        path: What follows the address of Storage.
-        content: The body.
-        headers: Headers beside those of the client.
+        path: The path below the URL of Storage, without a leading slash.
+        content: The request body.
+        headers: Headers in addition to those of the client.
     """
 
     method: str
@@ -119,11 +119,11 @@ def parse_answer(
 
     Args:
         rpc: The call.
-        answer: The value that its function returned; None: null.
-        decode: Reads the value.
+        answer: The encoded value that the function returned; None: null.
+        decode: Function that decodes the value.
 
     Raises:
-        UnreadableAnswer: It is no JSON, or not of the form that the call expects.
+        UnreadableAnswer: The value is not JSON, or not in the format that the call expects.
     """
     try:
         return rpc.parse(None if answer is None else decode(answer))
@@ -137,25 +137,25 @@ def parse_answer(
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the same call may well succeed a moment later."""
+    """Return whether the same call is likely to succeed a moment later."""
     return isinstance(error, Busy | ConnectionFailed)
 
 
 _backoff = wait_random_exponential(0.2, 2.0)  # seconds
 
 
-def _wait(state: RetryCallState) -> float:
-    """Return the seconds before the next attempt; no less than the server asked for."""
+def _wait_seconds(state: RetryCallState) -> float:
+    """Return the seconds before the next attempt, at least those that the server asked for."""
     error = state.outcome.exception() if state.outcome is not None else None
     return max(getattr(error, "retry_after", None) or 0.0, _backoff(state))
 
 
-#: The one policy by which calls are repeated, for tenacity's Retrying and AsyncRetrying. Every Rpc
-#: may be repeated.
+#: The retry policy of all calls, for tenacity's Retrying and AsyncRetrying. Every call is
+#: idempotent, so it may be retried.
 RETRY_POLICY: dict[str, Any] = {
     "retry": retry_if_exception(is_transient),
     "stop": stop_after_attempt(4),
-    "wait": _wait,
+    "wait": _wait_seconds,
     "reraise": True,
 }
 
@@ -166,24 +166,26 @@ def retry_policy(deadline: Deadline) -> dict[str, Any]:
     return {**RETRY_POLICY, "stop": RETRY_POLICY["stop"] | before_deadline}
 
 
-def check_version(found: Version | None) -> None:
-    """Compare a database's version with this client's.
+def check_version(version: Version | None) -> None:
+    """Check that a database and this client have compatible versions.
 
     Args:
-        found: The database's answer, or None when it has no picture-queue functions.
+        version: The version of the database; None if it has no picture-queue functions.
 
     Raises:
-        VersionMismatch: In one of its three kinds, saying what to do.
+        NotInstalled: The database has no picture-queue functions.
+        DatabaseTooOld: This client needs newer SQL.
+        ClientTooOld: The database needs a newer client.
     """
-    if found is None:
+    if version is None:
         raise NotInstalled("This project has no picture-queue functions", hint=UPGRADE)
-    if found.contract < _rpc.CONTRACT:
+    if version.contract < _rpc.CONTRACT:
         raise DatabaseTooOld(
-            f"The project's SQL is version {found.version}, older than this client needs",
+            f"The project's SQL is version {version.version}, older than this client needs",
             hint=UPGRADE,
         )
-    if found.oldest_client_contract > _rpc.CONTRACT:
+    if version.oldest_client_contract > _rpc.CONTRACT:
         raise ClientTooOld(
-            f"The project's SQL is version {found.version} and serves newer clients only",
+            f"The project's SQL is version {version.version} and serves newer clients only",
             hint="Upgrade this package: pip install --upgrade picture-queue",
         )

@@ -1,8 +1,9 @@
-"""Connections to the database, each statement with a bounded wait for its answer.
+"""Connections to the database that wait for an answer only for a limited time.
 
-psycopg's own wait has no bound: a cancelled one goes on until the server has answered. Here the
-caller closes the connection instead. And psycopg registers and removes the socket's reader for each
-statement, which took half as long as a small call does; here the reader stays registered.
+These classes replace psycopg's own `execute` for two reasons. A cancelled `execute` continues until
+the server has answered; here the caller closes the connection instead. And psycopg registers and
+removes a reader of the socket for each statement, which takes half the time of a small call; here
+the reader stays registered.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
 from picture_queue.errors import Busy
 from picture_queue.settings import DatabaseSettings
 
-_IDLE = pq.TransactionStatus.IDLE  # saves an attribute look-up in each call
+_IDLE = pq.TransactionStatus.IDLE  # a global, to avoid an attribute look-up in each call
 
 
 async def connect_async(
@@ -30,8 +31,8 @@ async def connect_async(
     """Open a connection.
 
     Args:
-        settings: The database.
-        deadline: When to give up, unless the settings' ``connect_timeout`` ends before.
+        settings: The URL of the database, and the options of the connection.
+        deadline: The time by which to connect, if ``connect_timeout`` does not end earlier.
 
     Raises:
         TimeoutError: The deadline passed.
@@ -44,16 +45,16 @@ async def connect_async(
 def connect_sync(settings: DatabaseSettings, deadline: Deadline) -> PGconn:
     """Open a connection; see `connect_async`.
 
-    psycopg waits for two seconds at least, and for whole ones.
+    The timeout of psycopg's own `connect` is a whole number of seconds, and at least two.
     """
-    until = time.monotonic() + min(settings.connect_timeout, deadline.remaining())
+    give_up_at = time.monotonic() + min(settings.connect_timeout, deadline.remaining())
     server = pq.PGconn.connect_start(conninfo(settings).encode())
     try:
         while (status := server.connect_poll()) != pq.PollingStatus.OK:
             if status == pq.PollingStatus.FAILED:
                 raise OperationalError(server.get_error_message())
             is_writing = status == pq.PollingStatus.WRITING
-            if not _wait_for_socket(server.socket, is_writing, until - time.monotonic()):
+            if not _wait_for_socket(server.socket, is_writing, give_up_at - time.monotonic()):
                 raise TimeoutError
     except BaseException:
         server.finish()
@@ -63,7 +64,7 @@ def connect_sync(settings: DatabaseSettings, deadline: Deadline) -> PGconn:
 
 
 def conninfo(settings: DatabaseSettings) -> str:
-    """Return the address of a database with the options of our connections."""
+    """Return the connection string of a database, with the options of our connections."""
     return make_conninfo(
         settings.url,
         application_name="picture_queue",
@@ -78,7 +79,7 @@ class AsyncRawConnection:
     """A connection that executes one statement at a time.
 
     Args:
-        connection: It belongs to this object from now on.
+        connection: An open connection, which this object closes.
     """
 
     def __init__(self, connection: AsyncConnection[Any]) -> None:
@@ -98,12 +99,12 @@ class AsyncRawConnection:
 
         Args:
             statement: The SQL.
-            values: Its parameters, as text.
-            timeout: Longest wait, seconds.
+            values: The parameters in PostgreSQL's text format; None: null.
+            timeout: Longest wait for the answer, seconds.
 
         Raises:
-            TimeoutError: No answer came in time.
-            psycopg.OperationalError: The connection ended.
+            TimeoutError: No answer arrived in time.
+            psycopg.OperationalError: The connection was lost.
         """
         server = self._server
         server.send_query_params(statement, values)
@@ -112,27 +113,27 @@ class AsyncRawConnection:
             if server.flush():
                 await self._write()
             result = None
-            while True:  # the call is over when no more results come: commits come before that
+            while True:  # libpq returns None after the last result, when the commit has finished
                 while server.is_busy():
                     await self._wait_readable()
                     server.consume_input()
-                answer = server.get_result()
-                if answer is None:
+                next_result = server.get_result()
+                if next_result is None:
                     break
-                result = answer
+                result = next_result
         finally:
             self._waiter = None
         if result is None:
-            raise OperationalError("the connection ended before the answer")
+            raise OperationalError("the connection was lost before the answer")
         return result
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """True while no statement runs."""
         return self._server.transaction_status == _IDLE
 
     def close(self) -> None:
-        """Close it at once, without waiting for the server."""
+        """Close the connection at once, without waiting for the server."""
         if self._socket >= 0 and not self._loop.is_closed():
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
@@ -142,7 +143,10 @@ class AsyncRawConnection:
         self._server.finish()
 
     async def _write(self) -> None:
-        """Send what did not fit into the socket's buffer; read too, or both sides could wait."""
+        """Send the rest of a statement that is larger than the buffer of the socket.
+
+        It also reads, because the server may not read on until its own output is read.
+        """
         self._loop.add_writer(self._socket, self._wake)
         try:
             while self._server.flush():
@@ -153,8 +157,8 @@ class AsyncRawConnection:
 
     def _wait_readable(self) -> asyncio.Future[None]:
         self._waiter = self._loop.create_future()
-        # The timer outlasts the answer, for the statements that follow: to start and cancel one for
-        # each took as long as to make the statement.
+        # The timer is kept for later statements: starting and cancelling one for each statement
+        # took as long as building the statement.
         if self._timer is None or self._deadline < self._timer.when():
             self._start_timer()
         return self._waiter
@@ -167,7 +171,7 @@ class AsyncRawConnection:
         if self._waiter is not None:
             self._wake()
             return
-        # Nothing was asked: this is a notice, or the end of the connection.
+        # No statement is running, so the server sent a notice or closed the connection.
         try:
             self._server.consume_input()
         except OperationalError:
@@ -189,10 +193,10 @@ class AsyncRawConnection:
 
 
 class RawConnection:
-    """The same, for callers without an event loop.
+    """A connection that executes one statement at a time, for callers without an event loop.
 
     Args:
-        server: The connection; it belongs to this object from now on.
+        server: An open connection, which this object closes.
     """
 
     def __init__(self, server: PGconn) -> None:
@@ -203,7 +207,7 @@ class RawConnection:
         server = self._server
         deadline = time.monotonic() + timeout
         server.send_query_params(statement, values)
-        while server.flush():  # read too, or both sides could wait
+        while server.flush():  # see AsyncRawConnection._write
             self._wait(deadline, writing=True)
             server.consume_input()
         result = None
@@ -211,21 +215,21 @@ class RawConnection:
             while server.is_busy():
                 self._wait(deadline)
                 server.consume_input()
-            answer = server.get_result()
-            if answer is None:
+            next_result = server.get_result()
+            if next_result is None:
                 break
-            result = answer
+            result = next_result
         if result is None:
-            raise OperationalError("the connection ended before the answer")
+            raise OperationalError("the connection was lost before the answer")
         return result
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """True while no statement runs."""
         return self._server.transaction_status == _IDLE
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._server.finish()
 
     def _wait(self, deadline: float, writing: bool = False) -> None:
@@ -234,9 +238,9 @@ class RawConnection:
 
 
 def _poll(socket: int, writing: bool, timeout: float) -> bool:
-    waiting = select.poll()
-    waiting.register(socket, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
-    return bool(waiting.poll(max(0.0, timeout * 1000)))
+    poll = select.poll()
+    poll.register(socket, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout * 1000)))
 
 
 def _select(socket: int, writing: bool, timeout: float) -> bool:
@@ -246,7 +250,7 @@ def _select(socket: int, writing: bool, timeout: float) -> bool:
     return bool(readable or writable)
 
 
-# select cannot watch sockets above 1023, and Windows has nothing else.
+# `select` does not support file descriptors above 1023, but Windows has no `poll`.
 _wait_for_socket = _poll if hasattr(select, "poll") else _select
 
 
@@ -262,20 +266,20 @@ class _Pool(Generic[C]):
         self._closed = False
 
     def pop_idle(self) -> C | None:
-        """Return an idle connection that is not known to be closed, if there is one."""
+        """Return an idle connection that is not known to be closed; None if there is none."""
         while True:
             try:
                 connection = self._idle.pop()
-            except IndexError:  # also where another thread took the last one
+            except IndexError:  # possibly because another thread took the last one
                 return None
-            if connection.idle:
+            if connection.is_idle:
                 return connection
             connection.close()
 
     def put_back(self, connection: C) -> None:
         """Keep a connection for the next call, or close it."""
         # A busy connection may still deliver an old answer, so close it.
-        if connection.idle and not self._closed:
+        if connection.is_idle and not self._closed:
             self._idle.append(connection)
         else:
             connection.close()
@@ -286,12 +290,12 @@ class _Pool(Generic[C]):
             connection.close()
 
     def close(self) -> None:
-        """Close idle connections now, and those of running calls when the calls end."""
+        """Close the idle connections now, and those of running calls when the calls end."""
         self._closed = True
         self.close_idle()
 
     def abandon(self) -> None:
-        """Give the connections up, because their process or event loop is not this one."""
+        """Close the connections of another event loop; leave those of the parent process open."""
         if self.owner.is_inherited():
             leave_open(self)
         else:
@@ -302,7 +306,7 @@ class AsyncPool(_Pool[AsyncRawConnection]):
     """The connections of one event loop.
 
     Args:
-        size: Most connections at the same time.
+        size: Maximum number of connections.
     """
 
     def __init__(self, size: int) -> None:
@@ -313,14 +317,14 @@ class AsyncPool(_Pool[AsyncRawConnection]):
         """Wait until fewer than ``size`` connections are in use.
 
         Raises:
-            Busy: They all stay in use until the deadline.
+            Busy: All connections stayed in use until the deadline.
         """
         if self._slots.locked():
             try:
                 async with asyncio.timeout(deadline.remaining()):
                     await self._slots.acquire()
             except TimeoutError:
-                raise _no_slot(deadline) from None
+                raise _pool_exhausted(deadline) from None
         else:
             await self._slots.acquire()
 
@@ -333,7 +337,7 @@ class Pool(_Pool[RawConnection]):
     """The connections of one process; threads share them.
 
     Args:
-        size: Most connections at the same time.
+        size: Maximum number of connections.
     """
 
     def __init__(self, size: int) -> None:
@@ -344,14 +348,14 @@ class Pool(_Pool[RawConnection]):
         """Wait until fewer than ``size`` connections are in use; see `AsyncPool.acquire_slot`."""
         acquire = self._slots.acquire
         if not acquire(blocking=False) and not acquire(timeout=deadline.remaining()):
-            raise _no_slot(deadline)
+            raise _pool_exhausted(deadline)
 
     def release_slot(self) -> None:
         """Let the next caller use a connection."""
         self._slots.release()
 
 
-def _no_slot(deadline: Deadline) -> Busy:
+def _pool_exhausted(deadline: Deadline) -> Busy:
     return Busy(
         f"All connections to the database were in use for {deadline.timeout:g} s",
         hint="Make fewer calls at the same time",

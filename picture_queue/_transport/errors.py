@@ -1,4 +1,4 @@
-"""Errors of PostgreSQL, psycopg, PostgREST and Storage as the exceptions of this library.
+"""Translation of errors of PostgreSQL, psycopg, PostgREST and Storage into our exceptions.
 
 httpx and psycopg are imported in the functions that need them, so that only the transport in use
 loads its library.
@@ -36,12 +36,16 @@ if TYPE_CHECKING:
 # Error codes of PostgREST (https://docs.postgrest.org/en/v12/references/errors.html) and PostgreSQL
 # (appendix A): exception, message, hint.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
-    "42501": (NotAllowed, "This key may not do that", "Use a service key, or sign in as the owner"),
-    "40001": (Busy, "Two calls were in each other's way", None),
-    "40P01": (Busy, "Two calls were in each other's way", None),
-    "57014": (Busy, "The database stopped the call at its time limit", None),
+    "42501": (
+        NotAllowed,
+        "This key lacks the permission for the call",
+        "Use a service key, or sign in as the owner",
+    ),
+    "40001": (Busy, "The call conflicted with another call", None),
+    "40P01": (Busy, "The call deadlocked with another call", None),
+    "57014": (Busy, "The call exceeded the database's statement timeout", None),
     "53300": (Busy, "The database has no free connection", None),
-    "55P03": (Busy, "Another call holds the rows for too long", None),
+    "55P03": (Busy, "Another call holds a lock for too long", None),
     "PGRST000": (Busy, "The API has no connection to the database", None),
     "PGRST001": (Busy, "The API has no connection to the database", None),
     "PGRST002": (Busy, "The API is loading the schema", None),
@@ -52,7 +56,7 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
         "Copy the key from the project's API settings, or run: picture-queue local status",
     ),
     "PGRST302": (NotAuthenticated, "The call needs a key or a token", None),
-    "PGRST303": (AuthenticationFailed, "The token is not valid any more", "Sign in again"),
+    "PGRST303": (AuthenticationFailed, "The token is no longer valid", "Sign in again"),
 }
 # SQLSTATE prefixes: lost or refused connection, or a server that is full, starting or stopping.
 _UNAVAILABLE = ("08", "53", "57P")
@@ -61,7 +65,7 @@ _REFUSED = ("authentication failed", "no pg_hba.conf entry", "no password", "Ten
 _DATABASE_HINT = "Check PICTURE_QUEUE_DATABASE_URL and that the database is running"
 _SERVER_CODE = re.compile(r"PGRST\w+|[0-9A-Z]{5}")
 _NO_SUCH_PATH = "PGRST125"
-# Storage answers HTTP 400 to nearly everything; the meaning is in statusCode of the body.
+# Storage answers most errors with HTTP 400; the actual status is in `statusCode` of the body.
 _BY_STORAGE_STATUS: dict[str, type[PictureQueueError]] = {
     "401": AuthenticationFailed,
     "403": NotAllowed,
@@ -81,23 +85,22 @@ def translate_server_code(
     """Return the exception for an error that PostgreSQL or PostgREST reported.
 
     Args:
-        code: SQLSTATE, or PostgREST's own code.
-        message: The server's message.
-        detail: The server's detail.
-        hint: The server's hint.
+        code: The SQLSTATE, or a code of PostgREST.
+        message: The message of the server.
+        detail: The detail of the server.
+        hint: The hint of the server.
     """
     ours = from_database(code, message, detail, hint)
     if ours is not None:
         return ours
-    if code in _BY_SERVER_CODE:
-        kind, text, advice = _BY_SERVER_CODE[code]
-        return kind(text, code=code, detail=message, hint=advice)
+    # PostgreSQL raises 22023 if the role that the token names does not exist.
+    known_code = "PGRST301" if code == "22023" and message.startswith('role "') else code
+    if known_code in _BY_SERVER_CODE:
+        class_, text, advice = _BY_SERVER_CODE[known_code]
+        return class_(text, code=code, detail=message, hint=advice)
     if code.startswith(_UNAVAILABLE):
         return Busy("The database is not available now", code=code, detail=message)
-    if code == "22023" and message.startswith('role "'):  # the role that the token names
-        kind, text, advice = _BY_SERVER_CODE["PGRST301"]
-        return kind(text, code=code, detail=message, hint=advice)
-    if code.startswith("22"):  # a value that does not convert to its parameter's type
+    if code.startswith("22"):  # a value cannot be converted to the type of its parameter
         return InvalidArgument(message, code=code, detail=detail)
     return ServerError(message or "The project refused the call", code=code, detail=detail)
 
@@ -105,19 +108,19 @@ def translate_server_code(
 def translate_database_error(
     error: Exception, settings: DatabaseSettings, deadline: Deadline | None = None
 ) -> Exception:
-    """Return the exception of this library for a failure of a direct call.
+    """Return the exception of this library for the failure of a direct call.
 
     Args:
         error: The exception that the call raised.
-        settings: The URL of the database; messages contain its host, never its password.
-        deadline: The deadline of the call.
+        settings: The settings of the database; messages contain its host, never its password.
+        deadline: The deadline of the call, for the message; None: the timeout of the settings.
     """
     from psycopg import Error
 
     if not _is_readable(settings.url):
-        # The message of libpq is left out, since it may quote the password.
+        # The message of libpq is omitted, since it may quote the password.
         return SettingsError(
-            "PICTURE_QUEUE_DATABASE_URL (or --db-url) cannot be read as a database address",
+            "PICTURE_QUEUE_DATABASE_URL (or --db-url) is not a PostgreSQL URL",
             hint="Copy it from the project's settings: postgresql://user:password@host:port/name",
         )
     if isinstance(error, TimeoutError):
@@ -126,7 +129,7 @@ def translate_database_error(
             f"{_server(settings)} gave no answer in {timeout:g} s",
             hint=_DATABASE_HINT,
         )
-    if isinstance(error, OSError | UnicodeError):  # from the socket or the host look-up
+    if isinstance(error, OSError | UnicodeError):  # from the socket or the resolver
         return ConnectionFailed(
             f"{_server(settings)} does not answer", detail=str(error), hint=_DATABASE_HINT
         )
@@ -148,7 +151,7 @@ def translate_database_error(
 def _connection_error(error: "Error", message: str, settings: DatabaseSettings) -> Exception:
     from psycopg import OperationalError
 
-    # For a failed connect libpq gives the message of the server, but not the SQLSTATE.
+    # After a failed connect libpq has the message of the server, but not the SQLSTATE.
     if isinstance(error, OperationalError):
         if re.search('database ".*" does not exist', message):
             return _no_database(_first_line(message))
@@ -190,8 +193,8 @@ def _is_readable(url: str) -> bool:
 def _server(settings: DatabaseSettings) -> str:
     from psycopg.conninfo import conninfo_to_dict
 
-    found = conninfo_to_dict(settings.url)
-    return f"The database at {found.get('host', 'localhost')}:{found.get('port', 5432)}"
+    parts = conninfo_to_dict(settings.url)
+    return f"The database at {parts.get('host', 'localhost')}:{parts.get('port', 5432)}"
 
 
 def _first_line(text: str) -> str:
@@ -199,12 +202,12 @@ def _first_line(text: str) -> str:
 
 
 def translate_http_error(error: Exception, url: str, deadline: Deadline | None = None) -> Exception:
-    """Return the exception of this library for a failure of a call over HTTP.
+    """Return the exception of this library for the failure of a call over HTTP.
 
     Args:
-        error: The exception that supabase-py, httpx or a library below them raised.
+        error: The exception that supabase-py, httpx or one of their dependencies raised.
         url: The URL of the project, for the message.
-        deadline: The deadline of the call.
+        deadline: The deadline of the call, for the message.
     """
     import httpx
 
@@ -214,7 +217,7 @@ def translate_http_error(error: Exception, url: str, deadline: Deadline | None =
         reason = f"no answer in {deadline.timeout:g} s"
     else:
         reason = str(error) or type(error).__name__
-    # Any exception: h2, for example, raises a KeyError after its connection has ended.
+    # An exception of any class: h2, for example, raises a KeyError after a connection was lost.
     return ConnectionFailed(
         f"{url} does not answer",
         detail=reason,
@@ -242,14 +245,14 @@ def _by_storage(body: dict[str, Any]) -> PictureQueueError | None:
     status = str(body.get("statusCode") or "")
     if not status:
         return None
-    kind = Busy if status[:1] == "5" else _BY_STORAGE_STATUS.get(status, ServerError)
-    return kind(f"Storage refused: {body.get('message')}", code=str(body.get("error")))
+    class_ = Busy if status[:1] == "5" else _BY_STORAGE_STATUS.get(status, ServerError)
+    return class_(f"Storage refused: {body.get('message')}", code=str(body.get("error")))
 
 
 def _by_body(body: dict[str, Any], url: str) -> Exception | None:
     """Return the error of PostgREST or the database; None if the body is not from them."""
     code, message = str(body.get("code") or ""), str(body.get("message") or "")
-    if code in ("PGRST202", "42883"):  # 42883: dropped, but still cached
+    if code in ("PGRST202", "42883"):  # 42883: dropped, but still in the cache of PostgREST
         return FunctionMissing(message)
     if _SERVER_CODE.fullmatch(code) and code != _NO_SUCH_PATH:
         return translate_server_code(code, message, body.get("details"), body.get("hint"))
@@ -261,14 +264,14 @@ def _by_body(body: dict[str, Any], url: str) -> Exception | None:
 def _by_status(response: "httpx.Response", body: dict[str, Any], url: str) -> PictureQueueError:
     status = response.status_code
     code, detail = str(status), f"HTTP {status} {response.reason_phrase}".rstrip()
-    # A body that has none of these keys is not from Supabase: the URL is that of another API.
+    # A body with none of these keys is not from Supabase, but from another API at that URL.
     if status in (401, 403) and (not body or body.keys() & {"message", "msg", "error"}):
         return _wrong_key(url, str(body.get("message") or detail))
     if status == 413:
         return TooLarge(f"The call is larger than {url} accepts", code=code, detail=detail)
     if status == 429:
         return Busy(
-            f"{url} limits the rate of calls",
+            f"{url} refused the call, because it limits their rate",
             code=code,
             detail=detail,
             hint="Make fewer calls, or raise the limit of the project",
@@ -278,7 +281,7 @@ def _by_status(response: "httpx.Response", body: dict[str, Any], url: str) -> Pi
     return ConnectionFailed(
         f"{url} does not answer like a Supabase project",
         detail=detail,
-        hint="Check SUPABASE_URL: it is the project's base address, without a path",
+        hint="Check SUPABASE_URL: it is the project's base URL, without a path",
     )
 
 
@@ -297,11 +300,11 @@ def _json_object(content: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def needs_usable_environment() -> Iterator[None]:
-    """Raise an error that names the environment variables of httpx if one of them is unusable.
+def require_usable_environment() -> Iterator[None]:
+    """Raise an error that names the environment variables of httpx if one of them is invalid.
 
     Raises:
-        SettingsError: A proxy or certificate variable is unusable.
+        SettingsError: A proxy or certificate variable is invalid.
     """
     import httpx
 
@@ -309,14 +312,14 @@ def needs_usable_environment() -> Iterator[None]:
         yield
     except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
         raise SettingsError(
-            "The proxy or the certificates of the environment cannot be used",
+            "A proxy or certificate variable of the environment is invalid",
             detail=str(error),
             hint="Check ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
         ) from error
 
 
 @contextmanager
-def needs_driver() -> Iterator[None]:
+def require_driver() -> Iterator[None]:
     """Raise an error that names the package to install if the PostgreSQL driver is missing.
 
     Raises:
@@ -326,7 +329,7 @@ def needs_driver() -> Iterator[None]:
         yield
     except ImportError as error:
         raise SettingsError(
-            "A database address is set, and the driver for it is not installed",
+            "A database URL is set, but the PostgreSQL driver is not installed",
             detail=str(error),
             hint='pip install "picture-queue[postgres]"',
         ) from error

@@ -14,7 +14,7 @@ _left_open: list[object] = []
 
 
 def leave_open(inherited: object) -> None:
-    """Keep a reference to a connection that was inherited from the parent process.
+    """Keep a connection that was inherited from the parent process open until the process ends.
 
     Closing it would end the connection of the parent, and garbage collection of an open connection
     would issue a ResourceWarning.
@@ -38,7 +38,7 @@ class ProcessOwner:
         return self._pid == os.getpid()
 
     def own(self, close: Callable[[], object]) -> None:
-        """Take over a connection.
+        """Take ownership of a connection.
 
         Args:
             close: The function that closes the connection.
@@ -77,14 +77,14 @@ class LoopOwner:
             return False
         raise SettingsError(
             "This AsyncPictureQueue belongs to another event loop, which is not closed",
-            hint="Make an AsyncPictureQueue in each event loop",
+            hint="Create an AsyncPictureQueue in each event loop",
         )
 
     async def own(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Take over a connection, and close it when the event loop ends.
+        """Take ownership of a connection, and close it when the event loop ends.
 
-        A suspended asynchronous generator calls ``close``: ``asyncio.run`` finalizes such
-        generators while the event loop can still run tasks.
+        A suspended asynchronous generator does this: ``asyncio.run`` finalizes such generators
+        while the event loop can still run tasks.
 
         Args:
             close: The function that closes the connection.

@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_transport/postgres.py: edit that file.
 
-"""Calls directly to the database, through a small connection pool.
+"""A transport that calls the functions directly in the database, through a small connection pool.
 
 A call is one statement in one round trip. It uses no named prepared statement and no session state,
 so it works with a pooler in transaction mode, where each statement may run in another session.
@@ -18,17 +18,17 @@ from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, parse_answer
 from picture_queue._transport.connection import Pool, RawConnection, connect_sync
 from picture_queue._transport.errors import FunctionMissing, translate_database_error
-from picture_queue._transport.statements import SIGNATURE, Statement, statement_of
+from picture_queue._transport.statements import SIGNATURE, Statement
 from picture_queue.errors import ConnectionFailed, SettingsError
 from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
 
-_ROWS = pq.ExecStatus.TUPLES_OK  # saves an attribute look-up in each call
+_TUPLES_OK = pq.ExecStatus.TUPLES_OK  # a global, to avoid an attribute look-up in each call
 
 
 class Postgres:
-    """A transport that calls the functions in the database itself.
+    """A transport that calls the functions directly in the database.
 
     Args:
         settings: The URL of the database, and the options of the connections.
@@ -45,7 +45,7 @@ class Postgres:
 
         Args:
             rpc: The call.
-            deadline: When to give up, connecting included.
+            deadline: The time by which to connect and receive the answer.
 
         Raises:
             PictureQueueError: The database refused the call, or did not answer.
@@ -65,12 +65,12 @@ class Postgres:
         except Exception as error:
             translated = translate_database_error(error, self.settings, deadline)
             if isinstance(translated, FunctionMissing):
-                # A migration may create it again, with other parameters.
+                # A migration may create the function again, with other parameters.
                 self._statements.pop(rpc.function, None)
             if isinstance(translated, ConnectionFailed):
                 # After a restart or a network failure the idle connections are dead too.
                 pool.close_idle()
-            # A SettingsError is complete without the error of psycopg.
+            # A SettingsError describes the failure completely, so it hides the error of psycopg.
             needs_no_cause = translated is error or isinstance(translated, SettingsError)
             raise translated from (None if needs_no_cause else error)
         finally:
@@ -80,7 +80,7 @@ class Postgres:
         return parse_answer(rpc, answer, statement.decode)
 
     def _current_pool(self) -> Pool:
-        """Return the pool of this process and event loop; make one after a fork, for example."""
+        """Return the pool of this process and event loop; create it if there is none yet."""
         pool = self._pool
         if pool is None or not pool.owner.is_current():
             pool = self._renew_pool()
@@ -89,7 +89,7 @@ class Postgres:
     def _renew_pool(self) -> Pool:
         with self._pool_lock:
             pool = self._pool
-            if pool is None or not pool.owner.is_current():  # no other thread has renewed it
+            if pool is None or not pool.owner.is_current():  # no other thread was faster
                 if pool is not None:
                     pool.abandon()
                 pool = self._pool = Pool(self.settings.connections)
@@ -98,11 +98,11 @@ class Postgres:
     def _load_statement(
         self, connection: RawConnection, function: str, deadline: Deadline
     ) -> Statement:
-        answer = connection.execute(SIGNATURE, [function.encode()], deadline.remaining())
-        found = _value(answer)
-        if found is None:
+        result = connection.execute(SIGNATURE, [function.encode()], deadline.remaining())
+        signature = _value(result)
+        if signature is None:
             raise FunctionMissing(function)
-        statement = statement_of(function, from_json(found))
+        statement = Statement(function, from_json(signature))
         self._statements[function] = statement
         return statement
 
@@ -113,6 +113,7 @@ class Postgres:
 
 
 def _value(result: PGresult) -> bytes | None:
-    if result.status != _ROWS:
+    """Return the first value of the first row; None if it is null or there is no row."""
+    if result.status != _TUPLES_OK:
         raise error_from_result(result, encoding="utf-8")
     return result.get_value(0, 0) if result.ntuples else None

@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_transport/postgrest.py: edit that file.
 
-"""Calls over HTTPS through the project's own API, with the supabase client's session."""
+"""A transport that calls the functions over HTTP through PostgREST, with a supabase client."""
 
 import threading
 from typing import Any, TypeVar
@@ -10,10 +10,11 @@ import httpx
 from supabase import Client, ClientOptions
 
 from picture_queue._json import encode
+from picture_queue._loopback import direct_mounts
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, StorageCall, parse_answer
 from picture_queue._transport.errors import (
-    needs_usable_environment,
+    require_usable_environment,
     translate_http_error,
     translate_response,
 )
@@ -26,31 +27,33 @@ T = TypeVar("T")
 
 
 class Postgrest:
-    """One project, reached with one key or as one user.
+    """A transport that calls the functions through PostgREST, with one key or as one user.
+
+    It opens the supabase client when it is first needed.
 
     Args:
-        settings: Project and key; a client is made of them when it is first needed.
-        client: A supabase client of the caller's instead; it stays open when this closes.
+        settings: The URL and the key of the project.
+        client: The caller's supabase client, which is used instead and never closed here.
     """
 
     def __init__(self, settings: ProjectSettings, client: Client | None = None) -> None:
         self.settings = settings
         self._client = client
-        self._maker = ProcessOwner()
+        self._creator = ProcessOwner()
         self._owner: ProcessOwner | None = None
         self._http: httpx.Client | None = None
         self._opening = threading.Lock()
 
     def client(self) -> Client:
-        """Return the supabase client, made at the first call.
+        """Return the supabase client; create it if there is none yet.
 
         Raises:
-            SettingsError: A client of the caller's was made before a fork, or in an event loop
-                that is closed.
+            SettingsError: The caller's client was created before a fork, or in an event loop that
+                is closed.
         """
         if self._owner is None or not self._owner.is_current():
             self._open()
-        assert self._client is not None  # noqa: S101 - just opened
+        assert self._client is not None  # noqa: S101 - _open has set it
         return self._client
 
     def _open(self) -> None:
@@ -61,16 +64,18 @@ class Postgrest:
                 leave_open(self._http)
             owner = ProcessOwner()
             if self._client is None or self._http is not None:
-                # One httpx client serves REST, Storage and Auth, and is ours to close. HTTP/2 is
-                # not safe in threads, and loses all calls with a connection.
-                with needs_usable_environment():
-                    self._http = httpx.Client(timeout=self.settings.timeout)
+                # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1: httpx's
+                # HTTP/2 is not thread-safe, and all its calls would share one connection.
+                with require_usable_environment():
+                    self._http = httpx.Client(
+                        timeout=self.settings.timeout, mounts=direct_mounts(self.settings.url)
+                    )
                 owner.own(self._http.close)
                 self._client = self._make_client(self._http)
-            elif self._owner is not None or self._maker.is_inherited():
+            elif self._owner is not None or self._creator.is_inherited():
                 raise SettingsError(
                     "The supabase client belongs to another process or event loop",
-                    hint="Make a new one here, and a new PictureQueue of it",
+                    hint="Create a supabase client and a PictureQueue in this one",
                 )
             self._owner = owner
 
@@ -87,10 +92,10 @@ class Postgrest:
 
         Args:
             rpc: The call.
-            deadline: When to give up, connecting included.
+            deadline: The time by which to connect and receive the answer.
 
         Raises:
-            PictureQueueError: The database or the project refused the call, or did not answer.
+            PictureQueueError: The project refused the call, or did not answer.
         """
         client = self.client()
         headers = {**client.postgrest.headers, "Content-Type": "application/json"}
@@ -101,17 +106,18 @@ class Postgrest:
             headers=headers,
         )
         response, content = self._send(client, request, deadline)
-        kind = response.headers.get("content-type", "")
-        if "html" in kind:  # a page is no answer of an API
+        media_type = response.headers.get("content-type", "")
+        if "html" in media_type:  # PostgREST never answers with a page
             raise translate_response(response, content, self.settings.url)
-        return parse_answer(rpc, content or None, read_json if "json" in kind else bytes.decode)
+        decode = read_json if "json" in media_type else bytes.decode
+        return parse_answer(rpc, content or None, decode)
 
     def storage(self, call: StorageCall, deadline: Deadline) -> bytes:
-        """Make a call of Storage and return its answer.
+        """Call Storage and return its answer.
 
         Args:
             call: The call.
-            deadline: When to give up, connecting included.
+            deadline: The time by which to connect and receive the answer.
 
         Raises:
             PictureQueueError: Storage refused the call, or did not answer.
@@ -123,7 +129,8 @@ class Postgrest:
             content=call.content,
             headers={**client.options.headers, **call.headers},
         )
-        return (self._send(client, request, deadline))[1]
+        _, content = self._send(client, request, deadline)
+        return content
 
     def _send(
         self, client: Client, request: httpx.Request, deadline: Deadline
@@ -133,7 +140,7 @@ class Postgrest:
             response = client.postgrest.session.send(request, stream=True)
             content = _read(response, deadline)
         except Exception as error:
-            # On a dead network the idle connections are lost as well; each would cost a call.
+            # After a network failure the idle connections are dead too, and each would fail a call.
             for connection in _idle_connections(client.postgrest.session):
                 connection.close()
             raise translate_http_error(error, self.settings.url, deadline) from error
@@ -142,12 +149,12 @@ class Postgrest:
         return response, content
 
     def access_token(self) -> str:
-        """Return the token calls are made with now: the user's, or else the key."""
+        """Return the current bearer token: the user's token, otherwise the key."""
         header: str = (self.client()).options.headers.get("Authorization", "")
         return header.removeprefix("Bearer ") or self.settings.key
 
     def close(self) -> None:
-        """Close the connections, unless the caller brought the client."""
+        """Close the connections, unless the caller passed the client."""
         if self._http is not None and self._owner is not None:
             self._owner.close()
             self._http = self._client = self._owner = None
@@ -166,16 +173,20 @@ def _read(response: httpx.Response, deadline: Deadline) -> bytes:
 
 
 def _idle_connections(http: httpx.Client) -> list[Any]:
-    # httpx has no public way to close them. Where this does not find them, they close themselves
-    # when they have been idle for five seconds.
+    # httpx has no public way to close them. If this finds none in a later version, httpx closes
+    # them when they have been idle for five seconds.
     transports = [http._transport, *http._mounts.values()]
     pools = [getattr(transport, "_pool", None) for transport in transports]
-    connections = [one for pool in pools for one in getattr(pool, "connections", ())]
-    return [connection for connection in connections if connection.is_idle()]
+    return [
+        connection
+        for pool in pools
+        for connection in getattr(pool, "connections", ())
+        if connection.is_idle()
+    ]
 
 
 class _Timeouts(dict[str, float]):
-    """The timeouts of an HTTP request, each step of which may take what is left of the deadline."""
+    """The timeouts of an HTTP request: each step may take the time until the deadline."""
 
     def __init__(self, deadline: Deadline) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """A JSON reader that tolerates values which Python cannot read.
 
 PostgreSQL stores numbers of any length and JSON of any depth. Python refuses integers of more than
-4,300 digits and nesting beyond its recursion limit. Such a value must not make
-the other rows unreadable.
+4,300 digits and nesting beyond its recursion limit. Such a value must not make the other rows
+unreadable.
 """
 
 import json
@@ -47,7 +47,7 @@ def _read_row(text: str) -> Any:
     for member in _members(text):
         key = _KEY.match(member)
         if key is None:
-            raise ValueError("That is not JSON")
+            raise ValueError("The text is not JSON")
         row[json.loads(key[1])] = _read_field(member[key.end() :])
     return row
 
@@ -67,14 +67,14 @@ def _members(text: str) -> Iterator[str]:
     """Split an array or an object at its top-level commas."""
     depth, start = 0, 0
     for token in _TOKEN.finditer(text):
-        mark = token[0]
-        if mark in ("[", "{"):
+        symbol = token[0]
+        if symbol in ("[", "{"):
             depth += 1
             if depth == 1:
                 start = token.end()
-        elif mark in ("]", "}"):
+        elif symbol in ("]", "}"):
             depth -= 1
-        if (mark == "," and depth == 1) or (mark in ("]", "}") and depth == 0):
+        if (symbol == "," and depth == 1) or (symbol in ("]", "}") and depth == 0):
             if member := text[start : token.start()].strip():
                 yield member
             start = token.end()

@@ -1,1 +1,1 @@
-"""Generations: the handler that makes pictures with a provider, and pays once for each."""
+"""The handler that generates pictures with a provider, and pays only once for each generation."""

@@ -1,4 +1,4 @@
-"""Two ways to wait for coroutines that asyncio does not have."""
+"""Helpers to run coroutines that asyncio does not provide."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -9,14 +9,14 @@ _CANCEL_TIMEOUT = 1.0  # seconds for a task to end after its cancellation
 
 
 async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
-    """Run a coroutine that a cancellation should not cut in the middle.
+    """Run a coroutine and delay a cancellation of the caller until the coroutine has ended.
 
-    A cancellation waits for the coroutine to end and is raised then; its result or exception is
-    dropped in that case.
+    In that case the result or exception of the coroutine is dropped, and the `CancelledError` is
+    raised.
 
     Args:
         work: The coroutine.
-        timeout: Longest such wait, seconds.
+        timeout: Longest delay of a cancellation, seconds; then the coroutine is cancelled too.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -34,11 +34,11 @@ async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
 async def run_all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run coroutines at the same time and return the results in order.
 
-    The first error ends the rest and is raised as it is, not as a group.
+    The first error cancels the other coroutines. It is raised itself, not in an exception group.
     """
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in work]
+            tasks = [group.create_task(coroutine) for coroutine in work]
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
     return [task.result() for task in tasks]

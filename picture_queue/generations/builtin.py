@@ -1,8 +1,7 @@
 """The built-in worker, which generates pictures."""
 
-import logging
-
 from picture_queue._async.client import AsyncPictureQueue
+from picture_queue._log import Log
 from picture_queue.generations.handler import JOB_TYPE, image_handler
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
@@ -10,10 +9,10 @@ from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.settings import ReplicateSettings, WorkerSettings
 from picture_queue.worker import JobContext, Worker
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
-#: Seconds for one attempt: longer than the deadline of a prediction, since an attempt also searches
-#: for the prediction of an attempt that died, and stores the pictures.
+#: Longest run of one attempt, seconds. It is longer than a prediction, since an attempt may also
+#: search for the prediction of an earlier attempt, and stores the pictures.
 TIMEOUT = 900.0
 
 
@@ -23,7 +22,7 @@ def builtin_worker(
     replicate: ReplicateSettings | None = None,
     handling: HandlerSettings | None = None,
 ) -> Worker:
-    """Make a worker with the handler of ``generate-image``.
+    """Create a worker with the handler of ``generate-image``.
 
     Without a Replicate token the handler is not registered: ``generate-image`` jobs stay pending,
     and `health` reports them.
@@ -31,13 +30,14 @@ def builtin_worker(
     Args:
         client: A client with a service key; the caller closes it.
         settings: The settings of the worker.
-        replicate: Token and address of Replicate; None if there is no token.
-        handling: The settings of the handler: how it waits for predictions.
+        replicate: The token and the URL of Replicate; None if there is no token.
+        handling: The settings of the handler.
     """
     worker = Worker(client, settings)
     if replicate is None:
         _log.warning(
-            "REPLICATE_API_TOKEN is not set: %s jobs stay pending until a worker has it", JOB_TYPE
+            "REPLICATE_API_TOKEN is not set: %s jobs stay pending until a worker starts with it",
+            JOB_TYPE,
         )
     else:
         add_generations(worker, client, replicate, handling)
@@ -53,16 +53,17 @@ def add_generations(
     """Register the handler of ``generate-image`` on your own worker.
 
     Args:
-        worker: A worker that is not started yet. It closes the connections to Replicate when it
+        worker: A worker that is not running yet. It closes the connections to Replicate when it
             stops.
         client: The client of the worker's project.
-        replicate: Token and address of Replicate.
-        handling: The settings of the handler: how it waits for predictions.
+        replicate: The token and the URL of Replicate.
+        handling: The settings of the handler.
 
     Raises:
-        SettingsError: The client has no URL of the project's API, which stores the pictures.
+        SettingsError: The client has no URL of the project's API, through which the pictures are
+            stored.
         InvalidArgument: The worker already has a handler for ``generate-image``, or is running.
-        ValueError: The address or the token of Replicate is invalid.
+        ValueError: The URL or the token of Replicate is invalid.
     """
     expect_api(client)
     api = ReplicateClient(replicate.token, base_url=replicate.base_url)

@@ -1,15 +1,15 @@
 """The handler of ``generate-image`` jobs.
 
-Obtain one prediction, wait for its end, store its pictures.
+It obtains one prediction, waits until it has ended, and stores its pictures.
 """
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from picture_queue._log import Log
 from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
@@ -22,15 +22,15 @@ from picture_queue.providers.replicate.prediction import Prediction
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
 from picture_queue.worker import JobContext, PermanentFailure, RateLimited, Retry, Snooze
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 JOB_TYPE = "generate-image"
 #: The limit key of these jobs; it is paused if Replicate throttles the account or is unreachable.
 PAUSE_KEY = f"type:{JOB_TYPE}"
 
-_COLD_START = 60.0  # seconds in `starting` after which the poll interval is _COLD_POLL
-_COLD_POLL = 10.0  # seconds
-#: The state to record for each status of a prediction without a result; all others are "failed".
+_COLD_START = 60.0  # seconds in the status `starting` after which a prediction is polled slowly
+_COLD_POLL_INTERVAL = 10.0  # seconds
+#: The final state of a row by the status of its unsuccessful prediction; all others are "failed".
 _STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
 
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
@@ -41,23 +41,22 @@ def image_handler(
     store_for: Callable[[JobContext], GenerationStore],
     settings: HandlerSettings | None = None,
 ) -> Handler:
-    """Make the handler.
+    """Create the handler.
 
     Args:
-        client: The client for all jobs; the caller closes it.
-        store_for: Returns the store of a job, bound to its lease.
-        settings: See `HandlerSettings`.
+        client: The client of Replicate for all jobs; the caller closes it.
+        store_for: Function that returns the store of a job, bound to its lease.
+        settings: The settings of the handler; None: the defaults.
 
     Returns:
-        ``async def generate_image(payload, job)``. Its result is ``{"images": [...]}``. After an
-        error of the provider it raises what the worker should do with the job: `RateLimited`,
-        `Snooze`, `Retry` or `PermanentFailure`. After a `CancelledError` the flags of the job tell
-        whether it was cancelled or released.
+        The coroutine function ``generate_image(payload, job)``. Its result is
+        ``{"images": [...]}``. After an error of the provider it raises `RateLimited`, `Snooze`,
+        `Retry` or `PermanentFailure`, which tells the worker what to do with the job.
     """
-    chosen = settings or HandlerSettings()
+    handler_settings = settings or HandlerSettings()
 
     async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
-        return await _GenerationRun(client, store_for(job), job, chosen).run()
+        return await _GenerationRun(client, store_for(job), job, handler_settings).run()
 
     return generate_image
 
@@ -78,13 +77,14 @@ class _GenerationRun:
         self._settings = settings
         self._progress = GenerationProgress(job)
         self._manager = PredictionManager(client, store, self._progress, settings)
-        self._is_overdue = False  # this attempt stopped the prediction at its deadline
+        self._has_stopped = False  # True once this attempt has cancelled an overdue prediction
 
     async def run(self) -> dict[str, Any]:
         try:
             return await self._generate()
         except asyncio.CancelledError:
-            # At a release (shutdown) the prediction continues, and the next worker attaches to it.
+            # If the worker releases the job at shutdown, the prediction continues, and the next
+            # worker attaches to it.
             if self._job.cancel_requested:
                 await self._cancel_prediction()
             raise
@@ -103,27 +103,30 @@ class _GenerationRun:
         """Return the exception that tells the worker what to do with the job after an error."""
         public, wait = error.public, error.retry_after
         key, counts = None, error.counts
+        begun, prediction = self._manager.begun, self._manager.prediction
         if not counts:
-            # The account is throttled or Replicate is unreachable: all other jobs would fail too.
+            # The account is throttled or Replicate is unreachable, so other jobs would fail too.
             key = PAUSE_KEY
-        elif isinstance(error, errors.ServiceUnavailable) and (begun := self._manager.begun):
-            # The prediction is paid for, so do not give it up. Other jobs may succeed: no pause.
+        elif begun is None and isinstance(error.__cause__, Busy | ConnectionFailed):
+            counts = False  # nothing has begun, and the project is at fault
+        elif begun is not None and isinstance(error, errors.ServiceUnavailable):
+            # The prediction is paid for, so this job keeps it. Other jobs may succeed, so they are
+            # not paused.
             age = datetime.now(UTC) - begun.prediction.created_at
-            counts = age.total_seconds() > self._settings.outage
-            prediction = self._manager.prediction
+            counts = age.total_seconds() > self._settings.outage_tolerance
             if prediction is not None and prediction.status == "succeeded":
                 public = "The picture was made and waits to be stored."
         if counts:
-            is_last = error.tries is not None and self._job.attempt >= error.tries
+            is_last = error.max_attempts is not None and self._job.attempt >= error.max_attempts
             retries = error.retryable and not is_last
             return Retry(wait, reason=public) if retries else PermanentFailure(public)
         await self._progress.show(0, public)
-        wait = self._settings.pause if wait is None else wait
+        wait = self._settings.default_pause if wait is None else wait
         return RateLimited(wait, key, reason=error) if key else Snooze(wait, reason=error)
 
     async def _generate(self) -> dict[str, Any]:
         begun, prediction = await self._manager.obtain()
-        if prediction is None:  # an earlier attempt saved the pictures but could not report
+        if prediction is None:  # an earlier attempt stored the pictures, but did not report it
             return _result(begun.images)
         prediction = await self._wait_for_end(begun, prediction)
         if prediction.status != "succeeded":
@@ -140,45 +143,45 @@ class _GenerationRun:
         """Poll until the prediction has ended, and report progress; cancel it if it is overdue."""
         clock = asyncio.get_running_loop().time
         started = clock()
-        latest_end = started + self._manager.cancel_after(begun) + self._settings.margin
-        pause = self._first_interval(begun)
-        while not prediction.terminal:
+        latest_end = started + self._manager.cancel_after(begun) + self._settings.stop_margin
+        interval = self._first_poll_interval(begun)
+        while not prediction.has_ended:
             if clock() > latest_end:
                 return await self._stop_overdue(begun, prediction)
             await self._progress.show_prediction(prediction)
             is_cold = prediction.status == "starting" and clock() - started > _COLD_START
-            await asyncio.sleep(_jittered(_COLD_POLL if is_cold else pause))
-            pause = min(pause * 1.2, self._settings.longest_look)
+            await asyncio.sleep(_jittered(_COLD_POLL_INTERVAL if is_cold else interval))
+            interval = min(interval * 1.2, self._settings.max_poll_interval)
             try:
                 prediction = await self._manager.attach(begun, prediction.id)
             except (errors.TooManyRequests, errors.ServiceUnavailable) as error:
-                # The prediction continues, so poll on until latest_end.
+                # The prediction continues, so it is polled again until `latest_end`.
                 _log.info("job %s: the prediction could not be read: %s", self._job.id, error)
         return prediction
 
-    def _first_interval(self, begun: BegunPrediction) -> float:
-        if self._settings.first_look is not None:
-            return self._settings.first_look
+    def _first_poll_interval(self, begun: BegunPrediction) -> float:
+        if self._settings.first_poll_interval is not None:
+            return self._settings.first_poll_interval
         return min(max((begun.model.typical_seconds or 4.0) / 8, 0.25), 1.0)
 
     async def _stop_overdue(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Cancel an overdue prediction and return it; it may have succeeded in the meantime."""
-        self._is_overdue = True
+        self._has_stopped = True
         prediction = await self._client.cancel(prediction.id)
-        if not prediction.terminal:
+        if not prediction.has_ended:
             await self._store.finish(begun.prediction.id, "canceled", error="overdue")
             raise errors.DeadlinePassed("The prediction did not end", detail=prediction.id)
         return prediction
 
     async def _fail(self, begun: BegunPrediction, prediction: Prediction) -> errors.ReplicateError:
-        """Finish the row of a prediction that has no result; return the error to raise."""
+        """Finish the row of an unsuccessful prediction; return the error to raise."""
         error: errors.ReplicateError
         if prediction.status == "failed":
             error = errors.from_failure(prediction.error)
-        elif prediction.status == "aborted" or self._is_overdue or prediction.reached_deadline:
+        elif prediction.status == "aborted" or self._has_stopped or prediction.reached_deadline:
             error = errors.DeadlinePassed("The prediction reached its deadline")
         else:
-            error = errors.StoppedOutside("Somebody cancelled the prediction at Replicate")
+            error = errors.StoppedOutside("The prediction was cancelled at Replicate")
         await self._store.finish(
             begun.prediction.id,
             _STATES.get(prediction.status, "failed"),
@@ -192,16 +195,16 @@ class _GenerationRun:
     ) -> list[SavedImage]:
         """Download and store the pictures and write their rows."""
         await self._progress.show(0, "storing the pictures")
-        client, store, parallel = self._client, self._store, self._settings.parallel
+        client, store, max_parallel = self._client, self._store, self._settings.max_parallel
         try:
             try:
-                images = await store_images(client, store, begun, prediction, parallel)
+                images = await store_images(client, store, begun, prediction, max_parallel)
             except errors.OutputError as error:
-                # It is paid for, so a single odd answer does not end it.
-                _log.warning("job %s: fetching the output again after: %s", self._job.id, error)
-                await asyncio.sleep(self._settings.grace)
+                # The prediction is paid for, so a single unexpected answer must not end it.
+                _log.warning("job %s: downloading the output again: %s", self._job.id, error)
+                await asyncio.sleep(self._settings.recheck_delay)
                 prediction = await self._manager.attach(begun, prediction.id)
-                images = await store_images(client, store, begun, prediction, parallel)
+                images = await store_images(client, store, begun, prediction, max_parallel)
         except errors.OutputError as error:
             await self._store.finish(
                 begun.prediction.id, "failed", error=str(error), metrics=prediction.metrics
@@ -211,16 +214,16 @@ class _GenerationRun:
         return images
 
     async def _cancel_prediction(self) -> None:
-        """Try to cancel the prediction of a cancelled job, within the timeout of the settings."""
+        """Try to cancel the prediction of a cancelled job, within ``cancel_timeout``."""
         begun = self._manager.begun
         if begun is None:
             return
         try:
-            async with asyncio.timeout(self._settings.undo):
+            async with asyncio.timeout(self._settings.cancel_timeout):
                 await self._manager.cancel(begun)
                 await self._store.finish(begun.prediction.id, "canceled")
         except Exception:
-            # The job is cancelled anyway, and the deadline at Replicate ends the prediction.
+            # The job is cancelled anyway, and Replicate stops the prediction at its deadline.
             _log.warning("job %s: its prediction was not cancelled", self._job.id, exc_info=True)
 
 

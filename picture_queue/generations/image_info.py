@@ -1,8 +1,8 @@
-"""Type and size of a picture, from its own bytes.
+"""The type and the size of a picture, read from its bytes.
 
-A name or a Content-Type header is what somebody claims; these readers look at the file. They read
-headers only, never decode pixels, and take a time that is proportional to the header. An SVG can
-carry scripts: serve it as a download.
+A file name or a Content-Type header may be wrong, so these functions read the file itself. They
+read only its header, never decode pixels, and take a time proportional to the length of the header.
+An SVG may contain scripts, so serve it as a download.
 """
 
 import re
@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 
 class ImageInfo(NamedTuple):
-    """Type and size of a picture.
+    """The type and the size of a picture.
 
     Attributes:
-        mime_type: For example ``image/png``.
-        extension: For example ``png``, without a dot.
-        width: Pixels, None where the file does not say (an SVG without a size).
-        height: Likewise.
+        mime_type: MIME type, such as ``image/png``.
+        extension: File name extension without a dot, such as ``png``.
+        width: Width in pixels; None for an SVG without a size.
+        height: Height in pixels; None for an SVG without a size.
     """
 
     mime_type: str
@@ -27,23 +27,23 @@ class ImageInfo(NamedTuple):
 
     @property
     def pixels(self) -> int:
-        """Pixels that a viewer has to decode; 0 for a vector picture."""
+        """Number of pixels that a viewer has to decode; 0 for a vector picture."""
         return 0 if self.extension == "svg" else (self.width or 0) * (self.height or 0)
 
 
 def read_image(data: bytes) -> ImageInfo | None:
-    """Read type and size of a png, jpeg, webp, gif or svg.
+    """Read the type and the size of a PNG, JPEG, WebP, GIF or SVG file.
 
     Args:
         data: The whole file.
 
     Returns:
-        None when it is none of these, its header is broken, or it has no pixel.
+        The type and size; None if the file has another type, a broken header, or no pixels.
     """
-    for extension, mime_type, matches, size in _BITMAPS:
+    for extension, mime_type, matches, read_size in _BITMAPS:
         if matches(data):
             try:
-                width, height = size(data)
+                width, height = read_size(data)
             except (IndexError, ValueError):
                 return None
             return ImageInfo(mime_type, extension, width, height) if width and height else None
@@ -68,20 +68,20 @@ def _gif(data: bytes) -> tuple[int, int]:
     return _number(data, 6, 2, "<"), _number(data, 8, 2, "<")
 
 
-# Segments before the start of frame. A colour profile takes up to 255, 50 MB of metadata 800; a
-# file of nothing but markers would keep the reader busy for seconds.
-_JPEG_SEGMENTS = 5000
+# Maximum number of segments before the start of frame. A colour profile has up to 255, 50 MB of
+# metadata have 800. Without a maximum, a file that consists of markers would take seconds.
+_MAX_JPEG_SEGMENTS = 5000
 _FILL = re.compile(rb"\xff*+")
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
     at = 2
-    for _ in range(_JPEG_SEGMENTS):
+    for _ in range(_MAX_JPEG_SEGMENTS):
         if data[at] != 0xFF:
             raise ValueError("a marker is missing")
         at = _FILL.match(data, at).end()  # type: ignore[union-attr]  # it matches the empty string
         marker = data[at]
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # stands alone
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # a marker without a segment
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             return _number(data, at + 6, 2, ">"), _number(data, at + 4, 2, ">")
@@ -92,12 +92,12 @@ def _jpeg(data: bytes) -> tuple[int, int]:
 
 def _webp(data: bytes) -> tuple[int, int]:
     chunk = data[12:16]
-    if chunk == b"VP8 ":  # lossy: 14 bits each, the upper two are a scale
+    if chunk == b"VP8 ":  # lossy: 14 bits each, followed by two bits of scale
         return _number(data, 26, 2, "<") & 0x3FFF, _number(data, 28, 2, "<") & 0x3FFF
-    if chunk == b"VP8L":  # lossless: 14 bits each, less one
+    if chunk == b"VP8L":  # lossless: 14 bits each, minus one
         bits = _number(data, 21, 4, "<")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if chunk == b"VP8X":  # extended: 24 bits each, less one
+    if chunk == b"VP8X":  # extended: 24 bits each, minus one
         return _number(data, 24, 3, "<") + 1, _number(data, 27, 3, "<") + 1
     raise ValueError("unknown chunk")
 
@@ -111,20 +111,21 @@ _BITMAPS: tuple[
     ("gif", "image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), _gif),
 )
 
-# An XML parser would expand entities that strangers wrote; the opening tag of the root is enough.
-# Repetitions are possessive (*+): no pattern goes back, so none takes more than linear time.
+# No XML parser is used, since it would expand entities of an untrusted file; the opening tag of the
+# root element suffices. Repetitions are possessive (*+), so no pattern backtracks and all take
+# linear time.
 _SVG_HEAD = 65_536  # bytes in which the opening tag has to end; editors write comments before it
 _SPACE = re.compile(rb"\s*+")
 _DOCTYPE = re.compile(rb"(?i:<!doctype)\s++svg\b[^\[>]*+")
 _SVG_TAG = re.compile(rb"""<(?:\w++:)?+svg(?=[\s/>])((?:"[^"]*+"|'[^']*+'|[^"'>])*+)>""", re.I)
-# Matches wherever it is tried, so each byte of the tag is read once.
+# This pattern matches at every position, so `finditer` reads each byte of the tag once.
 _ATTRIBUTE = re.compile(rb"""\s*+([^\s=]*+)\s*+(?:=\s*+("[^"]*+"|'[^']*+'|[^\s"']*+))?+""")
 _LENGTH = re.compile(rb"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?:px)?")
-_LONGEST_SIDE = 2**31 - 1  # what the column of a size holds
+_LONGEST_SIDE = 2**31 - 1  # the largest value of the columns images.width and images.height
 
 
 def _svg_tag(data: bytes) -> bytes | None:
-    """Return the attributes of the root element of an SVG, None if it is no SVG."""
+    """Return the attributes of the root element of an SVG; None if the file is not an SVG."""
     head = data[:_SVG_HEAD].removeprefix(b"\xef\xbb\xbf")
     at = 0
     while True:
@@ -166,7 +167,7 @@ def _svg_size(tag: bytes) -> tuple[int | None, int | None]:
 
 
 def _svg_length(text: bytes) -> int | None:
-    """Return a length in pixels; None for another unit, and for what no column holds."""
+    """Return a length in pixels; None if it has another unit or is too long for its column."""
     match = _LENGTH.fullmatch(text[:40])
-    length = float(match[1]) if match else 0.0  # inf beyond 1e308
+    length = float(match[1]) if match else 0.0  # infinite above 1e308
     return round(length) if 0.5 < length <= _LONGEST_SIDE else None

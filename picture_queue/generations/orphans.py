@@ -1,8 +1,8 @@
-"""Find the prediction of a create whose answer was lost.
+"""Find the prediction of a create call whose answer was lost.
 
-The API has no idempotency key and takes no mark of ours. What a prediction shows is its model, its
-input, its time, and its deadline: the deadline counts from creation and we choose it, so each row
-asks for a slightly different one. That tells twins apart where many jobs have the same input.
+The API has no idempotency key and accepts no metadata. A prediction can be recognised only by its
+model, input, time of creation and deadline. We choose the deadline, so each row requests a slightly
+different one. This distinguishes the predictions of jobs with the same input.
 """
 
 from collections.abc import Container, Iterable
@@ -11,53 +11,61 @@ from datetime import timedelta
 from picture_queue.providers.replicate.prediction import Prediction
 from picture_queue.records import BegunPrediction, PredictionRow
 
+#: The clock of the database may be this much ahead of Replicate's.
 CLOCK_SKEW = timedelta(seconds=5)
-"""Seconds that the database's clock may be ahead of Replicate's."""
-
-_SPREAD = 97  # seconds; a prime, so that no pattern in ids makes neighbours alike
+_SPREAD = 97  # seconds; a prime number, so that similar ids give different remainders
 _TOLERANCE = timedelta(seconds=0.6)
 
 
-def cancel_after(row: PredictionRow, deadline: float) -> int:
-    """Return the seconds for ``Cancel-After``: the deadline and a little more, by row."""
-    return round(deadline) + row.id.int % _SPREAD
+def cancel_after(row: PredictionRow, timeout: float) -> int:
+    """Return the seconds for ``Cancel-After``: the timeout, plus 0 to 96 that depend on the row."""
+    return round(timeout) + row.id.int % _SPREAD
 
 
 def candidates(
-    begun: BegunPrediction, listed: Iterable[Prediction], taken: Container[str], asked: int
+    begun: BegunPrediction,
+    listed: Iterable[Prediction],
+    taken: Container[str],
+    cancel_after_seconds: int,
 ) -> list[Prediction]:
-    """Return the predictions that a row's create can have made.
+    """Return the predictions that the create call of a row may have created.
 
     Args:
-        begun: The row, its model and its input.
-        listed: Predictions of the account since the row's time.
-        taken: Ids that belong to other rows.
-        asked: Seconds the row asked for in ``Cancel-After``.
+        begun: The row, with its model and input.
+        listed: The predictions of the account since the creation of the row.
+        taken: The ids of predictions that belong to other rows.
+        cancel_after_seconds: The seconds of the ``Cancel-After`` that the row requested.
 
     Returns:
-        The likeliest first: those with the row's own deadline, then the oldest.
+        The predictions, the most likely first: those with the row's own deadline, then the oldest.
     """
     row = begun.prediction
-    found = [
+    matching = [
         prediction
         for prediction in listed
         if prediction.id not in taken
         and prediction.model == begun.model.model_id
         and prediction.created_at >= row.created_at - CLOCK_SKEW
-        and _same_input(prediction, row)
+        and _has_input(prediction, row)
     ]
-    return sorted(found, key=lambda one: (not is_certain(one, asked), one.created_at))
+    return sorted(
+        matching,
+        key=lambda prediction: (
+            not is_certain(prediction, cancel_after_seconds),
+            prediction.created_at,
+        ),
+    )
 
 
-def is_certain(prediction: Prediction, asked: int) -> bool:
-    """Return whether a prediction has the deadline that the row asked for."""
+def is_certain(prediction: Prediction, cancel_after_seconds: int) -> bool:
+    """Return whether a prediction has the deadline that the row requested."""
     if prediction.deadline is None:
         return False
     span = prediction.deadline - prediction.created_at
-    return abs(span - timedelta(seconds=asked)) <= _TOLERANCE
+    return abs(span - timedelta(seconds=cancel_after_seconds)) <= _TOLERANCE
 
 
-def _same_input(prediction: Prediction, row: PredictionRow) -> bool:
-    # The API may add defaults; what we sent has to be there unchanged.
+def _has_input(prediction: Prediction, row: PredictionRow) -> bool:
+    # The API may add defaults, but must not change the inputs that we sent.
     missing = object()
     return all(prediction.input.get(key, missing) == value for key, value in row.input.items())

@@ -1,13 +1,14 @@
-"""One prediction for a generation, paid for once, however often a worker dies.
+"""One prediction for each generation, paid for once, even if workers crash.
 
-The recipe: commit a row, create the prediction, record its id. Each step can be the last one of a
-worker. The next worker reads the row: with an id it attaches to the prediction; without one the
-outcome of the create is unknown, and it searches at Replicate before it creates another.
+A worker commits a row, creates the prediction, and records its id in the row. It may crash after
+each step. The next worker reads the row. If the row has an id, the worker attaches to that
+prediction. If it has none, the outcome of the create call is unknown, so the worker searches for
+the prediction at Replicate before it creates another.
 """
 
 import asyncio
-import logging
 
+from picture_queue._log import Log
 from picture_queue.errors import Conflict, StaleLease
 from picture_queue.generations import orphans
 from picture_queue.generations._tasks import run_to_end
@@ -19,23 +20,23 @@ from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.prediction import Prediction
 from picture_queue.records import BegunPrediction
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
-_ROUNDS = 3  # rows an attempt may begin before it leaves the rest to the next attempt
+_MAX_CREATES = 3  # lost answers to create calls after which the attempt of the job fails
 
 
 class PredictionManager:
     """The prediction of one generation.
 
     Args:
-        client: The provider.
-        store: The rows of the generation.
-        progress: Told what the owner has to wait for.
-        settings: Deadline and waits.
+        client: The client of the provider.
+        store: The store of the generation's rows.
+        progress: The progress that the owner sees.
+        settings: The settings of the handler.
 
     Attributes:
-        begun: The row; None before it was committed.
-        prediction: The prediction, as it was last read; None while it is not known.
+        begun: The row; None until it is committed.
+        prediction: The prediction as it was last read; None until it is known.
     """
 
     def __init__(
@@ -57,9 +58,12 @@ class PredictionManager:
         """Attach to the prediction of this generation, or create it.
 
         Returns:
-            The row, and the prediction; None where the row says that its images are saved.
+            The row and the prediction; None instead of the prediction if the images are saved.
+
+        Raises:
+            OutcomeUnknown: The answers to several create calls were lost.
         """
-        for _ in range(_ROUNDS):
+        for _ in range(_MAX_CREATES):
             begun = self.begun = await self._store.begin()
             row = begun.prediction
             if row.state == "succeeded":
@@ -68,20 +72,21 @@ class PredictionManager:
                 return begun, await self.attach(begun, row.prediction_id)
             if not begun.resumed:
                 await self._progress.show(0, "waiting for the model")
-                if prediction := await run_to_end(self._create(begun), self._settings.undo):
+                timeout = self._settings.cancel_timeout
+                if prediction := await run_to_end(self._create(begun), timeout):
                     return begun, prediction
             if prediction := await self._search(begun):
                 return begun, prediction
-            _log.warning("prediction %s: the answer to the create was lost, starting over", row.id)
+            _log.warning("prediction %s: the answer to the create call was lost; repeating", row.id)
             await self._store.finish(row.id, "lost", error="No prediction was found")
             self._lost.append(begun)
-        raise errors.OutcomeUnknown(f"The answers to {_ROUNDS} creates were lost")
+        raise errors.OutcomeUnknown(f"The answers to {_MAX_CREATES} create calls were lost")
 
     async def attach(self, begun: BegunPrediction, prediction_id: str) -> Prediction:
-        """Read the prediction.
+        """Read the prediction of a row.
 
         Raises:
-            OutputExpired: Replicate no longer has it.
+            OutputExpired: Replicate no longer has the prediction.
         """
         try:
             prediction = await self._get(prediction_id)
@@ -92,7 +97,8 @@ class PredictionManager:
             ) from error
         if prediction.id != prediction_id:
             raise errors.ServiceUnavailable(
-                "Replicate sent another prediction", detail=f"{prediction.id} for {prediction_id}"
+                "Replicate returned another prediction",
+                detail=f"{prediction.id} instead of {prediction_id}",
             )
         self.prediction = prediction
         return prediction
@@ -100,26 +106,29 @@ class PredictionManager:
     async def _get(self, prediction_id: str) -> Prediction:
         try:
             return await self._client.get(prediction_id)
-        except (errors.RequestRefused, errors.Unauthorized) as error:
-            # It is paid for, so a single odd answer does not end it.
-            _log.warning("prediction %s: asking again after: %s", prediction_id, error)
-        await asyncio.sleep(self._settings.grace)
+        except (errors.RequestRefused, errors.Unauthorized, errors.Forbidden) as error:
+            # The prediction is paid for, so a single unexpected answer must not end it.
+            _log.warning("prediction %s: reading it again after: %s", prediction_id, error)
+        await asyncio.sleep(self._settings.recheck_delay)
         return await self._client.get(prediction_id)
 
     async def cancel(self, begun: BegunPrediction) -> None:
-        """Cancel the prediction of a row, if it can be told which one it is."""
-        known = self.prediction.id if self.prediction else begun.prediction.prediction_id
-        if known is not None:
-            await self._client.cancel(known)
+        """Cancel the prediction of a row, if it can be identified."""
+        prediction_id = self.prediction.id if self.prediction else begun.prediction.prediction_id
+        if prediction_id is not None:
+            await self._client.cancel(prediction_id)
         else:
             await self._cancel_certain(begun, set(begun.owned))
 
     async def cancel_duplicates(self, kept: Prediction) -> None:
-        """Cancel the predictions of creates that were given up as lost.
+        """Cancel the predictions of rows that were given up as lost.
 
-        Only those whose deadline proves them to be ours: with equal inputs in several jobs, the
-        prediction of another job looks the same otherwise. One that is not found costs no more
-        than its deadline.
+        Only predictions with the deadline of such a row are cancelled: a prediction of another job
+        with the same input differs only in its deadline. Replicate stops a prediction that is not
+        found here at its deadline.
+
+        Args:
+            kept: The prediction of this generation, which is not cancelled.
         """
         for lost in self._lost:
             try:
@@ -132,20 +141,20 @@ class PredictionManager:
                 )
 
     def cancel_after(self, begun: BegunPrediction) -> int:
-        """Return the deadline that a row asks for, in seconds."""
-        return orphans.cancel_after(begun.prediction, self._settings.deadline)
+        """Return the seconds of the ``Cancel-After`` that a row requests."""
+        return orphans.cancel_after(begun.prediction, self._settings.prediction_timeout)
 
     async def _create(self, begun: BegunPrediction) -> Prediction | None:
         """Create the prediction and record its id.
 
         Returns:
-            None when the answer was lost, or when another row owns the prediction.
+            The prediction; None if the answer was lost, or if another row owns the prediction.
         """
         row, model = begun.prediction, begun.model
         if model.official is False and model.version is None:
-            refusal = errors.Misconfigured(f"The catalogue has no version of {model.model_id}")
-            await self._store.finish(row.id, "failed", error=str(refusal))
-            raise refusal
+            failure = errors.Misconfigured(f"The catalogue has no version of {model.model_id}")
+            await self._store.finish(row.id, "failed", error=str(failure))
+            raise failure
         try:
             prediction = await self._client.create(
                 model.model_id,
@@ -156,14 +165,15 @@ class PredictionManager:
         except errors.OutcomeUnknown:
             return None
         except errors.ReplicateError as error:
-            # Nothing was made: ending the row spares the next attempt a search.
+            # No prediction was created. The row is finished, so that the next attempt does not
+            # search for one.
             await self._store.finish(row.id, "failed", error=str(error))
             raise
-        self.prediction = prediction  # from here on a cancel reaches it, recorded or not
+        self.prediction = prediction  # so that `cancel` finds it, even if recording its id fails
         return prediction if await self._record(begun, prediction) else None
 
     async def _record(self, begun: BegunPrediction, prediction: Prediction) -> bool:
-        """Record a prediction as the row's own; return False if it is another row's."""
+        """Record a prediction as that of a row; return False if another row owns it."""
         try:
             await self._store.record(begun.prediction.id, prediction.id)
         except StaleLease:
@@ -175,7 +185,7 @@ class PredictionManager:
         return True
 
     async def _search(self, begun: BegunPrediction) -> Prediction | None:
-        """Search twice for the prediction that a create may have made, and record it."""
+        """Search twice for the prediction that a lost create call may have created; record it."""
         taken = set(begun.owned)
         for is_last in (False, True):
             for candidate in await self._candidates(begun, taken):
@@ -184,7 +194,7 @@ class PredictionManager:
                 taken.add(candidate.id)
             if not is_last:
                 await self._progress.show(0, "waiting for the image service")
-                await asyncio.sleep(self._settings.grace)
+                await asyncio.sleep(self._settings.recheck_delay)
         return None
 
     async def _candidates(self, begun: BegunPrediction, taken: set[str]) -> list[Prediction]:
@@ -193,8 +203,8 @@ class PredictionManager:
         return orphans.candidates(begun, listed, taken, self.cancel_after(begun))
 
     async def _cancel_certain(self, begun: BegunPrediction, taken: set[str]) -> None:
-        asked = self.cancel_after(begun)
+        seconds = self.cancel_after(begun)
         for candidate in await self._candidates(begun, taken):
-            if orphans.is_certain(candidate, asked):
+            if orphans.is_certain(candidate, seconds):
                 _log.info("prediction %s: cancelling %s", begun.prediction.id, candidate.id)
                 await self._client.cancel(candidate.id)

@@ -1,4 +1,4 @@
-"""The rows and files of a generation, over the project's API and under the lease of its job."""
+"""The rows and files of a generation, which are written under the lease of its job."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,52 +12,52 @@ from picture_queue._transport.base import StorageCall
 from picture_queue.errors import NotFound, SettingsError
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
 
-#: Seconds for a file to be stored, retries included.
+#: Longest time to store a file, retries included, seconds.
 _UPLOAD_TIMEOUT = 120.0
 
 
 def expect_api(client: AsyncPictureQueue) -> None:
-    """Check that a client knows the API through which pictures are stored.
+    """Check that a client has the URL of the API through which pictures are stored.
 
     Raises:
-        SettingsError: It knows the database only.
+        SettingsError: The client has only the URL of the database.
     """
     if client._project.api is None:
         raise SettingsError(
             "Pictures are stored through the project's API, and SUPABASE_URL is not set",
-            hint="Set SUPABASE_URL and a service key beside PICTURE_QUEUE_DATABASE_URL",
+            hint="Set SUPABASE_URL and a service key in addition to PICTURE_QUEUE_DATABASE_URL",
         )
 
 
 async def expect_storage(client: AsyncPictureQueue) -> None:
-    """Check that pictures can be stored, before a job that makes one is claimed or written.
+    """Check that pictures can be stored, before a job that generates one is enqueued or claimed.
 
     Raises:
-        SettingsError: The client knows no API, or its key cannot see the bucket.
+        SettingsError: The client has no URL of the API, or its key may not read the bucket.
         PictureQueueError: The API does not answer, or refuses the key.
     """
     expect_api(client)
-    await client.version()  # says what is wrong with an address, a key, or a project without SQL
+    await client.version()  # its errors name a wrong URL, a wrong key, or missing SQL
     try:
         await client._project.storage(StorageCall("GET", f"bucket/{BUCKET}"))
     except NotFound as error:
         raise SettingsError(
-            f"Storage shows no bucket {BUCKET} to this key",
+            f"This key cannot read the bucket {BUCKET} in Storage",
             hint="Set SUPABASE_URL and a service key of this project; "
             "picture-queue doctor checks both",
         ) from error
 
 
 class GenerationStore:
-    """The rows and files of one job's generation.
+    """The rows and files of the generation of one job.
 
-    Each method may be called again with the same arguments. All raise `StaleLease` once the lease
-    has ended: the job belongs to another worker then, and nothing was changed.
+    All methods are idempotent. After the end of the lease they raise `StaleLease` and change
+    nothing, since another worker may have the job.
 
     Args:
-        backend: The project that holds rows and files.
-        job_id: The job.
-        lease_id: The lease it is claimed under.
+        backend: The backend of the project.
+        job_id: The id of the job.
+        lease_id: The id of the lease under which the job was claimed.
     """
 
     def __init__(self, backend: AsyncBackend, job_id: UUID, lease_id: UUID) -> None:
@@ -70,10 +70,10 @@ class GenerationStore:
         return await self._backend.call(_rpc.begin_prediction(self._job_id, self._lease_id))
 
     async def record(self, row_id: UUID, prediction_id: str) -> None:
-        """Store the id of the prediction.
+        """Record the id of a prediction in its row.
 
         Raises:
-            Conflict: Another row owns that prediction.
+            Conflict: Another row owns the prediction.
         """
         await self._backend.call(
             _rpc.record_prediction(self._job_id, self._lease_id, row_id, prediction_id)
@@ -87,20 +87,20 @@ class GenerationStore:
         error: str | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> None:
-        """End the row; does nothing to a row that has ended.
+        """Write the final state of a row, unless it has one.
 
         Args:
-            row_id: The row.
-            state: ``lost`` means that the outcome is unknown and nothing was found.
-            error: For operators; never shown to the owner.
-            metrics: As the provider sent them.
+            row_id: The id of the row.
+            state: The final state; ``lost`` if the outcome is unknown and no prediction was found.
+            error: The error for operators; the owner never sees it.
+            metrics: The metrics that the provider returned.
         """
         await self._backend.call(
             _rpc.finish_prediction(self._job_id, self._lease_id, row_id, state, error, metrics)
         )
 
     async def upload(self, path: str, data: bytes, content_type: str) -> None:
-        """Write a file to the bucket ``pictures``, over one of that path."""
+        """Write a file to the bucket ``pictures``; replace a file of that path."""
         headers = {
             "Content-Type": content_type,
             "Cache-Control": "max-age=3600",
@@ -110,5 +110,5 @@ class GenerationStore:
         await self._backend.storage(call, _UPLOAD_TIMEOUT)
 
     async def save_images(self, images: Sequence[SavedImage]) -> None:
-        """Write the images of the generation."""
+        """Write the rows of the images of the generation."""
         await self._backend.call(_rpc.save_images(self._job_id, self._lease_id, images))

@@ -1,4 +1,4 @@
-"""Store the pictures of a prediction."""
+"""Download and upload of the pictures of a prediction."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.prediction import Prediction, output_links
 from picture_queue.records import BegunPrediction, SavedImage
 
-_MOST_LINKS = 100  # taken from one output, whose length the author of the model chose
+_MAX_LINKS = 100  # links of one output that are stored; the author of the model chose its length
 
 
 async def store_images(
@@ -18,34 +18,34 @@ async def store_images(
     store: GenerationStore,
     begun: BegunPrediction,
     prediction: Prediction,
-    parallel: int,
+    max_parallel: int,
 ) -> list[SavedImage]:
     """Download the pictures and upload them to the owner's folder.
 
-    There can be fewer than were asked for: models withhold single pictures. Repeating it writes the
-    same files again.
+    There may be fewer pictures than requested, since some models withhold single pictures. A
+    repeated call writes the same files again.
 
     Args:
-        client: Downloads.
-        store: Uploads.
-        begun: The row, its generation and its model.
-        prediction: Succeeded.
-        parallel: Pictures downloaded and stored at the same time.
+        client: The client that downloads the pictures.
+        store: The store to which they are uploaded.
+        begun: The row, with its generation.
+        prediction: The prediction, which has succeeded.
+        max_parallel: Maximum number of pictures that are stored at the same time.
 
     Returns:
-        What is stored, numbered from 1 in the order of the output.
+        The stored images, numbered from 1 in the order of the output.
 
     Raises:
         OutputExpired: Replicate has deleted the output.
-        OutputRefused: There is none, or it is no picture, or it may not be fetched.
-        ServiceUnavailable: It could not be fetched now.
+        OutputRefused: The output is empty, not a picture, or from a host that is not allowed.
+        ServiceUnavailable: The output cannot be downloaded now.
     """
-    links = output_links(prediction.output)[:_MOST_LINKS]
+    links = output_links(prediction.output)[:_MAX_LINKS]
     if prediction.data_removed and not links:
         raise errors.OutputExpired("Replicate has deleted the output")
     if not links:
         raise errors.OutputRefused("The prediction succeeded without a picture")
-    slots = asyncio.Semaphore(parallel)
+    slots = asyncio.Semaphore(max_parallel)
     folder = f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
 
     async def store_one(n: int, link: str) -> SavedImage:
@@ -53,13 +53,13 @@ async def store_images(
             data = await client.download(link)
             info = await asyncio.to_thread(read_image, data)
             if info is None:
-                raise errors.OutputRefused("The output is not a picture", detail=f"number {n}")
+                raise errors.OutputRefused("The output is not a picture", detail=f"image {n}")
             if info.pixels > client.rules.max_pixels:
                 raise errors.OutputRefused(
                     "The picture has too many pixels",
                     public="The picture was made, but it is too large to be shown.",
-                    detail=f"number {n} has {info.width} x {info.height},"
-                    f" the limit is {client.rules.max_pixels} in all",
+                    detail=f"image {n} has {info.width} x {info.height} pixels,"
+                    f" the limit is {client.rules.max_pixels}",
                 )
             path = f"{folder}/{n}.{info.extension}"
             await store.upload(path, data, info.mime_type)

@@ -1,4 +1,4 @@
-"""Takes over a project that runs a job queue: of another system, or an unreleased version of ours.
+"""Adoption of a project that runs another job queue, or a pre-release version of picture-queue.
 
 One transaction relocates the conflicting objects, installs picture-queue, and copies the jobs. A
 preview is the same transaction, rolled back, so its report is exact.
@@ -23,12 +23,12 @@ class Adoption:
     """The result of an adoption.
 
     Args:
-        schema: The schema of the relocated objects; None: there were none.
-        moved: The objects that were moved there.
-        jobs: The copied jobs by state.
+        schema: The schema to which the conflicting objects were moved; None if there were none.
+        moved: The objects that were moved to that schema.
+        jobs: The number of copied jobs in each state.
         copied: The number of rows copied from each table.
-        notes: Objects that a person must review.
-        applied: The migrations that were applied.
+        notes: Descriptions of objects that a person must review.
+        applied: The names of the applied migrations.
     """
 
     schema: str | None = None
@@ -40,10 +40,10 @@ class Adoption:
 
 
 def adopt(settings: DatabaseSettings, *, preview: bool) -> Adoption:
-    """Take over the job queue of a database; repeated, it changes nothing.
+    """Adopt the job queue of a database. A repeated call changes nothing.
 
     Args:
-        settings: The database; its user owns the conflicting objects.
+        settings: The URL of the database; its user must own the conflicting objects.
         preview: Roll back, and only report.
 
     Raises:
@@ -54,37 +54,40 @@ def adopt(settings: DatabaseSettings, *, preview: bool) -> Adoption:
     """
     from psycopg import Rollback
 
-    done = Adoption()
+    adoption = Adoption()
     with connected(settings) as connection, connection.transaction():
         connection.execute(LOCK)
         shipped = migrations()
         if not _is_current(connection, shipped):
-            done = _take_over(connection, shipped)
+            adoption = _adopt(connection, shipped)
         if preview:
             raise Rollback
-    return done
+    return adoption
 
 
 def _is_current(connection: "Connection[Any]", shipped: list[Migration]) -> bool:
-    """Return whether there is nothing to take over."""
-    found = state.read(connection, shipped)
-    if found.tool in (MigrationTool.CLI, MigrationTool.EMBEDDED):
-        state.expect_tool(found, MigrationTool.MIGRATE)
-    if found.tool is MigrationTool.NONE:
+    """Return whether the migrations of this package are installed, so that no adoption is needed.
+
+    Raises:
+        InstallationRefused: The database cannot be adopted.
+    """
+    installed = state.read(connection, shipped)
+    if installed.tool in (MigrationTool.CLI, MigrationTool.EMBEDDED):
+        state.expect_tool(installed, MigrationTool.MIGRATE)
+    if installed.tool is MigrationTool.NONE:
         raise InstallationRefused(
-            "There is no job queue to take over",
+            "The database has no job queue to adopt",
             hint="Install picture-queue with: picture-queue migrate",
         )
-    if found.tool is not MigrationTool.MIGRATE:
+    if installed.tool is not MigrationTool.MIGRATE:
         return False
-    known = {file.name: file.digest for file in shipped}
-    newer = found.applied.keys() - known.keys()
-    if newer:
-        found.expect_known(shipped)
-    return all(known[name] == digest for name, digest in found.applied.items())
+    digests = {migration.name: migration.digest for migration in shipped}
+    if installed.applied.keys() - digests.keys():
+        installed.expect_known(shipped)
+    return all(digests[name] == digest for name, digest in installed.applied.items())
 
 
-def _take_over(connection: "Connection[Any]", shipped: list[Migration]) -> Adoption:
+def _adopt(connection: "Connection[Any]", shipped: list[Migration]) -> Adoption:
     from psycopg import Error
 
     from picture_queue.installation.copy_jobs import copy_jobs, count_by_state
@@ -93,14 +96,14 @@ def _take_over(connection: "Connection[Any]", shipped: list[Migration]) -> Adopt
     try:
         connection.execute(LIMITS)
         relocation = relocate(connection, shipped)
-        for file in shipped:
-            apply(connection, file)
+        for migration in shipped:
+            apply(connection, migration)
         copied = copy_jobs(connection, relocation)
     except Error as error:
-        said = error.diag
+        diagnosis = error.diag
         raise MigrationFailed(
-            f"The job queue cannot be taken over: {said.message_primary or error}",
-            detail=said.message_detail or said.context,
+            f"The job queue cannot be adopted: {diagnosis.message_primary or error}",
+            detail=diagnosis.message_detail or diagnosis.context,
             hint="Nothing was changed",
         ) from error
     return Adoption(
@@ -109,5 +112,5 @@ def _take_over(connection: "Connection[Any]", shipped: list[Migration]) -> Adopt
         jobs=count_by_state(connection, "public.job_queue"),
         copied=copied,
         notes=relocation.notes,
-        applied=[file.name for file in shipped],
+        applied=[migration.name for migration in shipped],
     )

@@ -1,7 +1,7 @@
-"""The doctor's checks from outside: address, key, API, Realtime, and the migrations.
+"""The doctor's checks from outside the database: URL, key, API, Realtime, and migrations.
 
-Each check returns findings, with a remedy if something is wrong, and none raises: a project that
-does not answer is a finding too. The checks inside the database are in `queue_doctor()`.
+Each check returns findings, with a remedy for each problem. No check raises: a project that does
+not answer is a finding too. The SQL function `queue_doctor()` has the checks inside the database.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ import httpx
 from pydantic import ValidationError
 
 from picture_queue import __version__, _rpc
-from picture_queue._loopback import is_loopback
+from picture_queue._loopback import direct_mounts, is_loopback
 from picture_queue._resources import migrations
 from picture_queue._transport.base import check_version
-from picture_queue._transport.errors import needs_usable_environment
+from picture_queue._transport.errors import require_usable_environment
 from picture_queue.errors import PictureQueueError, VersionMismatch
 from picture_queue.installation import state
-from picture_queue.installation.keys import KeyKind, kind_of
+from picture_queue.installation.keys import KeyKind, recognise_key
 from picture_queue.installation.state import MigrationTool
 from picture_queue.records import Finding, Version
 from picture_queue.settings import DatabaseSettings, ProjectSettings
@@ -29,7 +29,7 @@ from picture_queue.settings import DatabaseSettings, ProjectSettings
 _TIMEOUT = 10.0  # seconds, for each answer
 _INSTALL = (
     "picture-queue install && supabase db push, or: picture-queue migrate --db-url …; "
-    "an embedded stack applies them when it starts again"
+    "for an embedded stack, restart it"
 )
 _ADOPT = "picture-queue adopt --db-url … --preview"
 Verdict = Literal["ok", "warn", "bad"]
@@ -41,8 +41,8 @@ class Checkup:
 
     Args:
         findings: The findings, in the order of the checks.
-        has_sql: True if the API has our functions, in a version that fits this client.
-        may_operate: True if the key is a service key, which `queue_doctor()` requires.
+        has_sql: True if the API has our functions in a compatible version.
+        may_operate: True if the key may be a service key, which `queue_doctor()` requires.
     """
 
     findings: list[Finding]
@@ -52,117 +52,119 @@ class Checkup:
 
 async def examine_api(settings: ProjectSettings) -> Checkup:
     """Check a project through its API."""
-    kind = kind_of(settings.key, settings.url)
-    findings = [_address(settings.url), _key(kind)]
+    kind = recognise_key(settings.key, settings.url)
+    findings = [_check_url(settings.url), _check_key(kind)]
     headers = {"apikey": settings.key}
     base = f"{settings.url}/rest/v1"
-    with needs_usable_environment():
-        http = httpx.AsyncClient(base_url=base, headers=headers, timeout=_TIMEOUT)
+    with require_usable_environment():
+        http = httpx.AsyncClient(
+            base_url=base, headers=headers, timeout=_TIMEOUT, mounts=direct_mounts(base)
+        )
     async with http:
         try:
-            answer = await http.post("/rpc/picture_queue_version", json={})
+            response = await http.post("/rpc/picture_queue_version", json={})
         except httpx.HTTPError as error:
-            findings.append(_unreachable(settings.url, error))
+            detail = f"{settings.url} does not answer: {str(error) or type(error).__name__}"
+            remedy = "check SUPABASE_URL, and that the project is not paused"
+            findings.append(_finding("api", "bad", detail, remedy))
             return Checkup(findings, has_sql=False, may_operate=False)
-        has_sql, found = await _installed(http, kind, answer)
-        findings += found
-        if answer.status_code != 401 or kind.access == "users":
-            findings.append(await _postgrest(http))
-            findings.append(await _exposed(http))
-            findings.append(await _realtime(settings, kind))
-    return Checkup(findings, has_sql, kind.access != "users" and answer.status_code != 401)
+        has_sql, more_findings = await _check_installed(http, kind, response)
+        findings += more_findings
+        if response.status_code != 401 or kind.access == "users":
+            findings.append(await _check_postgrest(http))
+            findings.append(await _check_exposed(http))
+            findings.append(await _check_realtime(settings, kind))
+    return Checkup(findings, has_sql, kind.access != "users" and response.status_code != 401)
 
 
 def examine_database(settings: DatabaseSettings | None) -> list[Finding]:
-    """Check which tool applies the migrations of a database, and which are pending."""
+    """Check the migrations of a database: the tool that applies them, and whether any are pending.
+
+    Args:
+        settings: The URL of the database; None: nothing is checked.
+    """
     if settings is None:
         detail = "not checked: set --db-url or PICTURE_QUEUE_DATABASE_URL"
         return [_finding("migrations", "ok", detail)]
     shipped = migrations()
     try:
         with state.connected(settings) as connection:
-            found = state.read(connection, shipped)
-        found.expect_known(shipped)
-        if found.tool in (MigrationTool.OTHER_QUEUE, MigrationTool.UNKNOWN):
-            state.expect_tool(found, MigrationTool.MIGRATE)
+            installed = state.read(connection, shipped)
+        installed.expect_known(shipped)
+        if installed.tool in (MigrationTool.OTHER_QUEUE, MigrationTool.UNKNOWN):
+            state.expect_tool(installed, MigrationTool.MIGRATE)
     except PictureQueueError as error:
-        return [_finding("migrations", "bad", _said(error), error.hint)]
-    left = [file.name for file in shipped if file.name not in found.applied]
-    commands = {
-        MigrationTool.MIGRATE: "picture-queue migrate",
-        MigrationTool.CLI: "picture-queue install && supabase db push",
-        MigrationTool.EMBEDDED: "picture-queue local stop, then picture-queue local start",
-    }
-    if found.tool is MigrationTool.NONE:
+        detail = f"{error.message}: {error.detail}" if error.detail else error.message
+        return [_finding("migrations", "bad", detail, error.hint)]
+    if installed.tool is MigrationTool.NONE:
         return [_finding("migrations", "bad", "picture-queue is not in the database", _INSTALL)]
-    if left:
-        detail = f"not applied yet: {', '.join(left)}"
-        return [_finding("migrations", "bad", detail, commands[found.tool])]
-    detail = f"all {len(shipped)} applied, by `{found.tool}`"
+    pending = [migration.name for migration in shipped if migration.name not in installed.applied]
+    if pending:
+        detail = f"not applied yet: {', '.join(pending)}"
+        return [_finding("migrations", "bad", detail, state.COMMANDS[installed.tool])]
+    detail = f"all {len(shipped)} are applied, by `{installed.tool}`"
     return [_finding("migrations", "ok", detail)]
 
 
-def _address(url: str) -> Finding:
+def _check_url(url: str) -> Finding:
     parts = urlsplit(url)
     if parts.path.strip("/"):
         base = f"{parts.scheme}://{parts.netloc}"
         return _finding("address", "bad", f"{url} has a path", f"set SUPABASE_URL to {base}")
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        detail = f"{url}: keys and pictures travel readable for everybody"
+        detail = f"{url}: keys and pictures are sent without encryption"
         return _finding("address", "warn", detail, "use https://")
     return _finding("address", "ok", url)
 
 
-def _key(kind: KeyKind) -> Finding:
+def _check_key(kind: KeyKind) -> Finding:
     if kind.problem:
         return _finding("key", "bad", f"{kind.name}: {kind.problem}", kind.remedy)
     if kind.access == "unknown":
         return _finding("key", "warn", kind.name, kind.remedy)
     if kind.access == "users":
         remedy = "use a secret or service_role key for workers, and for the rest of the doctor"
-        return _finding("key", "warn", f"{kind.name}: it may do what signed-in users may", remedy)
+        detail = f"{kind.name}: it has only the rights of signed-in users"
+        return _finding("key", "warn", detail, remedy)
     return _finding("key", "ok", kind.name)
 
 
-def _unreachable(url: str, error: httpx.HTTPError) -> Finding:
-    detail = f"{url} does not answer: {str(error) or type(error).__name__}"
-    remedy = "check SUPABASE_URL, and that the project is not paused"
-    return _finding("api", "bad", detail, remedy)
-
-
-async def _installed(
-    http: httpx.AsyncClient, kind: KeyKind, answer: httpx.Response
+async def _check_installed(
+    http: httpx.AsyncClient, kind: KeyKind, response: httpx.Response
 ) -> tuple[bool, list[Finding]]:
     """Check that the API accepts the key and has a compatible version of our functions."""
-    body = _json(answer)
+    body = _json(response)
     code = body.get("code") if isinstance(body, dict) else None
-    remedy = "check that SUPABASE_URL is a Supabase project's"
-    if answer.status_code == 200:
+    remedy = "check that SUPABASE_URL is the URL of a Supabase project"
+    accepted = _finding("api", "ok", "it answers, and accepts the key")
+    if response.status_code == 200:
         try:
-            return _version(Version.model_validate(body))
+            has_sql, finding = _check_version(Version.model_validate(body))
         except ValidationError:
             detail = "it does not answer like a Supabase project: HTTP 200 without a version"
             return False, [_finding("api", "bad", detail, remedy)]
-    took = _finding("api", "ok", "it answers, and takes the key")
+        return has_sql, [accepted, finding]
     if code == "42501" and kind.access == "users":
-        # Known, and closed to whoever is not signed in, as it should be.
-        return True, [took, _finding("version", "ok", "installed; anon may not ask for more")]
+        # The function exists, and correctly refuses a caller who is not signed in.
+        detail = "installed; the version is shown only with a service key"
+        return True, [accepted, _finding("version", "ok", detail)]
     if code in ("PGRST202", "42883"):
-        return False, [took, await _not_installed(http)]
-    if answer.status_code == 401:
+        return False, [accepted, await _not_installed(http)]
+    if response.status_code == 401:
         remedy = "copy the key from the project's API settings"
-        return False, [_finding("api", "bad", f"the key was refused: {_text(answer)}", remedy)]
-    return False, [_finding("api", "bad", f"HTTP {answer.status_code}: {_text(answer)}", remedy)]
+        detail = f"the key was refused: {_error_text(response)}"
+        return False, [_finding("api", "bad", detail, remedy)]
+    detail = f"HTTP {response.status_code}: {_error_text(response)}"
+    return False, [_finding("api", "bad", detail, remedy)]
 
 
-def _version(found: Version) -> tuple[bool, list[Finding]]:
-    took = _finding("api", "ok", "it answers, and takes the key")
-    detail = f"SQL {found.version}, this package {__version__}, contract {_rpc.CONTRACT}"
+def _check_version(version: Version) -> tuple[bool, Finding]:
     try:
-        check_version(found)
+        check_version(version)
     except VersionMismatch as error:
-        return False, [took, _finding("version", "bad", error.message, error.hint)]
-    return True, [took, _finding("version", "ok", detail)]
+        return False, _finding("version", "bad", error.message, error.hint)
+    detail = f"SQL {version.version}, this package {__version__}, contract {_rpc.CONTRACT}"
+    return True, _finding("version", "ok", detail)
 
 
 async def _not_installed(http: httpx.AsyncClient) -> Finding:
@@ -176,8 +178,8 @@ async def _not_installed(http: httpx.AsyncClient) -> Finding:
     return _finding("version", "bad", "the project has no picture-queue functions", _INSTALL)
 
 
-async def _postgrest(http: httpx.AsyncClient) -> Finding:
-    # The OpenAPI document has the server's version; hosted gateways replace the header.
+async def _check_postgrest(http: httpx.AsyncClient) -> Finding:
+    # The OpenAPI document has the version of PostgREST; hosted gateways replace its header.
     try:
         body = _json(await http.get("/", headers={"Accept": "application/openapi+json"}))
         version = body["info"]["version"]
@@ -186,7 +188,7 @@ async def _postgrest(http: httpx.AsyncClient) -> Finding:
     return _finding("postgrest", "ok", f"version {version}")
 
 
-async def _exposed(http: httpx.AsyncClient) -> Finding:
+async def _check_exposed(http: httpx.AsyncClient) -> Finding:
     """Check that the API does not expose the private schema."""
     headers = {"Accept-Profile": "picture_queue"}
     try:
@@ -195,65 +197,62 @@ async def _exposed(http: httpx.AsyncClient) -> Finding:
         body = None
     code = body.get("code") if isinstance(body, dict) else None
     if isinstance(body, list) or str(code).startswith("42"):
-        remedy = "take it out of the exposed schemas in the project's API settings"
+        remedy = "remove it from the exposed schemas in the project's API settings"
         return _finding("schemas", "bad", "the API exposes the schema picture_queue", remedy)
     return _finding("schemas", "ok", "the schema picture_queue is not exposed")
 
 
-async def _realtime(settings: ProjectSettings, kind: KeyKind) -> Finding:
-    remedy = "turn Realtime on in the project's settings, with private channels"
+async def _check_realtime(settings: ProjectSettings, kind: KeyKind) -> Finding:
     if kind.access == "users":
-        return _finding(
-            "realtime", "ok", "not tried: a private channel needs a user's token or a service key"
-        )
+        detail = "not checked: a private channel needs a user's token or a service key"
+        return _finding("realtime", "ok", detail)
     try:
         async with asyncio.timeout(_TIMEOUT):
-            refused = await _join(settings)
+            problem = await _join_channel(settings)
     except Exception as error:
-        refused = f"no channel can be opened: {str(error) or type(error).__name__}"
-    if refused:
-        return _finding("realtime", "bad", f"{refused}; watches poll instead", remedy)
+        problem = f"no channel can be joined: {str(error) or type(error).__name__}"
+    if problem:
+        remedy = "enable Realtime with private channels in the project's settings"
+        return _finding("realtime", "bad", f"{problem}; watches poll instead", remedy)
     return _finding("realtime", "ok", "a private channel was joined")
 
 
-async def _join(settings: ProjectSettings) -> str | None:
-    """Join a private channel of our own; return why that was refused."""
-    from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
+async def _join_channel(settings: ProjectSettings) -> str | None:
+    """Join a private channel; return the reason if that was refused, otherwise None."""
+    from realtime import RealtimeSubscribeStates
 
-    answered: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+    from picture_queue._transport.realtime import RealtimeClient
+
+    refusal: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
     def on_state(status: RealtimeSubscribeStates, error: Exception | None) -> None:
-        if not answered.done():
+        if not refusal.done():
             joined = status is RealtimeSubscribeStates.SUBSCRIBED
-            answered.set_result(None if joined else str(error or status.value))
+            refusal.set_result(None if joined else str(error or status.value))
 
     url = settings.url.replace("http", "ws", 1) + "/realtime/v1"
-    client = AsyncRealtimeClient(url, token=settings.key, auto_reconnect=False)
+    client = RealtimeClient(url, token=settings.key, auto_reconnect=False)
     await client.set_auth(settings.access_token or settings.key)
     try:
         await client.connect()
         options: Any = {"config": {"broadcast": None, "presence": None, "private": True}}
         await client.channel(f"pq:doctor:{uuid4()}", options).subscribe(on_state)
-        return await answered
+        return await refusal
     finally:
         await client.close()
 
 
-def _json(answer: httpx.Response) -> Any:
+def _json(response: httpx.Response) -> Any:
     try:
-        return answer.json()
+        return response.json()
     except (ValueError, RecursionError):
         return None
 
 
-def _text(answer: httpx.Response) -> str:
-    body = _json(answer)
-    said = body.get("message") if isinstance(body, dict) else None
-    return str(said or answer.text[:200] or answer.reason_phrase)
-
-
-def _said(error: PictureQueueError) -> str:
-    return f"{error.message}: {error.detail}" if error.detail else error.message
+def _error_text(response: httpx.Response) -> str:
+    body = _json(response)
+    message = body.get("message") if isinstance(body, dict) else None
+    return str(message or response.text[:200] or response.reason_phrase)
 
 
 def _finding(check: str, verdict: Verdict, detail: str, remedy: str | None = None) -> Finding:

@@ -1,8 +1,9 @@
-"""A copy of the jobs from the relocated tables into the new ones.
+"""Copying the jobs from the relocated tables into the new ones.
 
-From an unreleased picture-queue it copies every table, in the columns that both have. From another
-system it copies the jobs: ids, payloads, states, attempts and times. A running job gets a lease of
-ten minutes, which its worker may end with `complete_job`.
+From a pre-release version of picture-queue, every table is copied, with the columns that both
+versions have. From another system, the jobs are copied: ids, payloads, states, attempts and times.
+A running job gets a lease of ten minutes, under which its old worker may still complete it with
+`complete_job`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from picture_queue.installation.relocate import Relocation
 if TYPE_CHECKING:
     from psycopg import Connection
 
-# These tables are filled by the installation, recounted after the copy, or partitioned by month.
+# Tables that the installation fills, that are recounted after the copy, or that are partitioned.
 _NOT_COPIED = {"state_transition", "migration", "depth", "depth_change", "archive"}
 _COLUMNS = """
 select a.attname, format_type(a.atttypid, null)
@@ -35,17 +36,17 @@ _REFERENCES = """
 select c.conrelid::regclass::text, c.confrelid::regclass::text from pg_catalog.pg_constraint c
 where c.contype = 'f' and c.conrelid <> c.confrelid
 """
-# Identity columns were copied, so their sequences must continue after them.
-_ADVANCE = """
+# Identity columns were copied, so their sequences must continue after the copied values.
+_ADVANCE_SEQUENCE = """
 select pg_catalog.setval(pg_catalog.pg_get_serial_sequence({name}, {column}),
   (select max({identifier}) from {table})) where exists (select from {table})
 """
-_NUMBERED = """
+_IDENTITY_COLUMNS = """
 select a.attname from pg_catalog.pg_attribute a
 where a.attrelid = to_regclass(%s) and a.attidentity <> '' and not a.attisdropped
 """
 STATES = ("pending", "processing", "completed", "failed", "cancelled")
-# Our column, and its names in other systems; the first that exists is used.
+# Names of each of our columns in other systems; the first one that exists is used.
 _NAMES = {
     "job_type": ("job_type", "type"),
     "payload": ("payload", "data"),
@@ -95,13 +96,16 @@ def copy_jobs(connection: "Connection[Any]", relocation: Relocation) -> dict[str
         InstallationRefused: A job has an unknown state, or would be lost.
         psycopg.Error: A row violates a constraint of the new table.
     """
-    old = f"{relocation.schema}.job_queue"
-    if not _columns(connection, old):
+    old_table = f"{relocation.schema}.job_queue"
+    if not _columns(connection, old_table):
         return {}
-    is_ours = relocation.private is not None
-    copied = _copy_tables(connection, relocation) if is_ours else _copy_jobs(connection, old)
+    is_prerelease = relocation.private is not None
+    if is_prerelease:
+        copied = _copy_tables(connection, relocation)
+    else:
+        copied = _copy_foreign_jobs(connection, old_table)
     connection.execute("select picture_queue.repair()")
-    _expect_all(connection, old)
+    _expect_all_copied(connection, old_table)
     return copied
 
 
@@ -131,12 +135,12 @@ def _copy_tables(connection: "Connection[Any]", relocation: Relocation) -> dict[
 def _copy_table(
     connection: "Connection[Any]", target: str, source: str, old: Mapping[str, str]
 ) -> int:
-    """Replace the rows that the installation wrote by the old ones; only new models are kept."""
+    """Replace the rows that the installation wrote by the old ones, but keep new models."""
     values: dict[str, sql.Composable] = {
         name: sql.Identifier(name) for name in _columns(connection, target) if name in old
     }
     if target == "public.job_queue" and "rank" not in old:
-        values["rank"] = sql.SQL("-priority")  # older claims were ordered by priority
+        values["rank"] = sql.SQL("-priority")  # older versions claimed by priority only
     if target == "public.job_queue" and "parked_at" not in old:
         values["parked_at"] = sql.SQL("updated_at")
     if target != "picture_queue.model":
@@ -152,8 +156,8 @@ def _copy_table(
             _identifier(source),
         )
     ).rowcount
-    for (column,) in connection.execute(_NUMBERED, (target,)).fetchall():
-        advance = sql.SQL(_ADVANCE).format(
+    for (column,) in connection.execute(_IDENTITY_COLUMNS, (target,)).fetchall():
+        advance = sql.SQL(_ADVANCE_SEQUENCE).format(
             name=sql.Literal(target),
             column=sql.Literal(column),
             identifier=sql.Identifier(column),
@@ -163,13 +167,13 @@ def _copy_table(
     return copied
 
 
-def _copy_jobs(connection: "Connection[Any]", table: str) -> dict[str, int]:
+def _copy_foreign_jobs(connection: "Connection[Any]", table: str) -> dict[str, int]:
     """Copy the jobs of another system."""
     types = _columns(connection, table)
     if "status" not in types or not {"job_type", "type"} & types.keys():
         raise InstallationRefused(
             "public.job_queue has no columns status and job_type, so it is not a job queue",
-            hint="Rename that table yourself, then run: picture-queue migrate",
+            hint="Rename that table, then run: picture-queue migrate",
         )
     unknown = sorted(str(state) for state in count_by_state(connection, table).keys() - set(STATES))
     if unknown:
@@ -182,20 +186,24 @@ def _copy_jobs(connection: "Connection[Any]", table: str) -> dict[str, int]:
 
 
 def _expressions(types: dict[str, str]) -> sql.Composable:
-    """Return the expression for each of our columns, converted from the old row."""
+    """Return the SQL expressions that convert an old row to our columns.
 
-    def convert(column: str, kind: str, default: str) -> sql.Composable:
+    Args:
+        types: The type of each column of the old table.
+    """
+
+    def convert(column: str, type_: str, default: str) -> sql.Composable:
         for name in _NAMES[column]:
-            if name in types and (kind != "uuid" or types[name] == "uuid"):
+            if name in types and (type_ != "uuid" or types[name] == "uuid"):
                 # Text becomes a JSON string.
-                is_text = kind == "jsonb" and types[name] not in ("json", "jsonb")
-                template = "to_jsonb(o.{})" if is_text else "o.{}::text::" + kind
-                found = sql.SQL(template).format(sql.Identifier(name))
+                is_text = type_ == "jsonb" and types[name] not in ("json", "jsonb")
+                template = "to_jsonb(o.{})" if is_text else "o.{}::text::" + type_
+                value = sql.SQL(template).format(sql.Identifier(name))
                 return sql.SQL("coalesce({}, {}) as {}").format(
-                    found, sql.SQL(default), sql.Identifier(column)
+                    value, sql.SQL(default), sql.Identifier(column)
                 )
         return sql.SQL("({})::{} as {}").format(
-            sql.SQL(default), sql.SQL(kind), sql.Identifier(column)
+            sql.SQL(default), sql.SQL(type_), sql.Identifier(column)
         )
 
     has_uuids = types.get("id") == "uuid"
@@ -227,12 +235,13 @@ def _columns(connection: "Connection[Any]", table: str) -> dict[str, str]:
     return dict(connection.execute(_COLUMNS, (table,)).fetchall())
 
 
-def _expect_all(connection: "Connection[Any]", table: str) -> None:
-    # The new table was empty, and ids are its primary key.
+def _expect_all_copied(connection: "Connection[Any]", table: str) -> None:
+    # The new table was empty, so it must have as many rows as the old one.
     query = sql.SQL("select (select count(*) from {}) - (select count(*) from public.job_queue)")
     row = connection.execute(query.format(_identifier(table))).fetchone()
     if row != (0,):
-        raise InstallationRefused("Jobs would be lost; nothing was changed", detail=str(row))
+        missing = f"{row[0]} rows of {table} were not copied" if row else None
+        raise InstallationRefused("Jobs would be lost; nothing was changed", detail=missing)
 
 
 def _identifier(table: str) -> sql.Identifier:

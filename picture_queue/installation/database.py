@@ -1,8 +1,8 @@
-"""Applies the migrations to a database, without the Supabase CLI.
+"""Application of the migrations to a database, without the Supabase CLI.
 
-Each file is one transaction: its statements and its row in ``picture_queue.migration``. An advisory
-lock of the transaction, which works behind a pooler where a session lock does not, admits one run
-at a time; the next one reads again which files are pending.
+Each migration is one transaction: its statements and its row in ``picture_queue.migration``. The
+transaction holds an advisory lock, so that only one process applies migrations at a time; it reads
+the pending migrations under the lock. A lock of the session would not work behind a pooler.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,12 @@ from picture_queue.installation.state import MigrationTool, connected
 from picture_queue.settings import DatabaseSettings
 
 if TYPE_CHECKING:
-    from psycopg import Connection, Error
+    from psycopg import Connection
 
-# A number of our own: the first eight bytes of the SHA-256 of "picture-queue migrate".
+# The key of the lock is the first eight bytes of the SHA-256 of "picture-queue migrate".
 LOCK = "select pg_catalog.pg_advisory_xact_lock(4238266008931965025)"
-# Roles of the platform have timeouts. A statement that waits for a table lock blocks others.
+# The platform sets statement timeouts for roles, which a migration may exceed. The lock timeout is
+# needed since a statement that waits for a table lock blocks all later statements on the table.
 LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
 _RECORD = "insert into picture_queue.migration (name, digest) values (%s, %s)"
 
@@ -28,34 +29,35 @@ def migrate(settings: DatabaseSettings, applied: Callable[[str], None]) -> list[
     """Apply the pending migrations, each in one transaction.
 
     Args:
-        settings: The database; its user owns, or will own, the schema ``picture_queue``.
-        applied: Called with the name of each migration after its commit.
+        settings: The URL of the database; its user owns, or will own, the schema ``picture_queue``.
+        applied: Function that is called with the name of each migration after its commit.
 
     Returns:
-        These names.
+        The names of the applied migrations.
 
     Raises:
-        InstallationRefused: Another tool applies the migrations, or the applied ones differ.
-        MigrationFailed: A file was not applied; those before it stay.
+        InstallationRefused: Another tool applies the migrations, or the applied ones are not those
+            of this package.
+        MigrationFailed: A migration failed and was rolled back; earlier ones remain applied.
         PictureQueueError: The database does not answer, or its user lacks the permission.
     """
-    done = []
+    names = []
     with connected(settings) as connection:
         while (name := _apply_next(connection)) is not None:
-            done.append(name)
+            names.append(name)
             applied(name)
-    return done
+    return names
 
 
 def pending(settings: DatabaseSettings) -> list[str]:
     """Return the names of the pending migrations.
 
     Raises:
-        InstallationRefused: As `migrate`.
+        InstallationRefused: For the same reasons as in `migrate`.
         PictureQueueError: The database does not answer.
     """
     with connected(settings) as connection:
-        return [file.name for file in _pending(connection)]
+        return [migration.name for migration in _pending(connection)]
 
 
 def expect_tool(settings: DatabaseSettings, tool: MigrationTool) -> None:
@@ -71,24 +73,24 @@ def expect_tool(settings: DatabaseSettings, tool: MigrationTool) -> None:
 
 def _pending(connection: "Connection[Any]") -> list[Migration]:
     shipped = migrations()
-    found = state.read(connection, shipped)
-    state.expect_tool(found, MigrationTool.MIGRATE)
-    found.expect_known(shipped)
-    return [file for file in shipped if file.name not in found.applied]
+    installed = state.read(connection, shipped)
+    state.expect_tool(installed, MigrationTool.MIGRATE)
+    installed.expect_known(shipped)
+    return [migration for migration in shipped if migration.name not in installed.applied]
 
 
 def _apply_next(connection: "Connection[Any]") -> str | None:
     with connection.transaction():
         connection.execute(LOCK)
-        left = _pending(connection)
-        if not left:
+        pending = _pending(connection)
+        if not pending:
             return None
-        apply(connection, left[0])
-        return left[0].name
+        apply(connection, pending[0])
+        return pending[0].name
 
 
-def apply(connection: "Connection[Any]", file: Migration) -> None:
-    """Run a migration in the open transaction and record it.
+def apply(connection: "Connection[Any]", migration: Migration) -> None:
+    """Execute a migration in the open transaction and record it.
 
     Raises:
         MigrationFailed: A statement failed.
@@ -97,17 +99,13 @@ def apply(connection: "Connection[Any]", file: Migration) -> None:
 
     try:
         connection.execute(LIMITS)
-        # Without parameters all statements are sent at once, unchanged.
-        connection.execute(file.sql.encode())
-        connection.execute(_RECORD, (file.name, file.digest))
+        # Without parameters, psycopg sends all statements at once and unchanged.
+        connection.execute(migration.sql.encode())
+        connection.execute(_RECORD, (migration.name, migration.digest))
     except Error as error:
-        raise _failed(file, error) from error
-
-
-def _failed(file: Migration, error: "Error") -> MigrationFailed:
-    said = error.diag
-    return MigrationFailed(
-        f"{file.file_name} cannot be applied: {said.message_primary or error}",
-        detail=place_of(file.sql, said.statement_position, said.context),
-        hint=said.message_hint,
-    )
+        diagnosis = error.diag
+        raise MigrationFailed(
+            f"{migration.file_name} cannot be applied: {diagnosis.message_primary or error}",
+            detail=place_of(migration.sql, diagnosis.statement_position, diagnosis.context),
+            hint=diagnosis.message_hint,
+        ) from error

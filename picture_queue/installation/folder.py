@@ -1,8 +1,9 @@
-"""Writes the migrations of this package into a project's ``supabase/migrations/``.
+"""Installation of the migrations in a project's ``supabase/migrations/``.
 
-The Supabase CLI applies files in the order of the digits before their name, and refuses one that is
-older than the last applied one (``supabase db push``). So each file gets a new timestamp, later
-than the project's newest and than now, and is identified by the original name after it.
+The Supabase CLI applies files in the order of the timestamps in their names, and refuses a file
+that is older than the last applied one (``supabase db push``). So each file gets a new timestamp,
+later than now and than the project's newest file. The original name follows the timestamp and
+identifies the migration.
 """
 
 import re
@@ -16,10 +17,10 @@ from pathlib import Path
 from picture_queue._resources import Migration, digest, migrations
 from picture_queue.errors import InstallationRefused, SettingsError
 
-# The names the CLI takes (pkg/migration/list.go of https://github.com/supabase/cli).
+# File names that the CLI accepts (pkg/migration/list.go of https://github.com/supabase/cli).
 _MIGRATION = re.compile(r"([0-9]+)_(.*)\.sql")
 _HEADER = re.compile(r"-- (\S+) of picture-queue (\S+), sha256 ([0-9a-f]{64})\. .*")
-# Created by the one process that writes, so there is only one; unfinished files are only in it.
+# Directory for unfinished files. It also serves as a lock: only one process can create it.
 _STAGING = ".picture-queue-install"
 
 
@@ -29,9 +30,9 @@ class Installation:
 
     Args:
         directory: The directory of the migrations.
-        written: Files written now.
-        present: Files that exist unchanged.
-        edited: Files that exist and were edited.
+        written: The files that this installation wrote.
+        present: The files that existed, unchanged.
+        edited: The files that existed, edited.
     """
 
     directory: Path
@@ -44,10 +45,10 @@ class Installation:
 class _File:
     path: Path
     version: str
-    original: str  # the name after the timestamp; the whole name of a copied file
+    original: str  # the name after the timestamp
 
     def state(self, shipped: Migration) -> str:
-        """Return ``present``, ``edited``, or ``other``: of another version of the migration."""
+        """Return ``present``, ``edited``, or ``other`` for another version of the migration."""
         text = self.path.read_text(encoding="utf-8", errors="replace")
         first, _, rest = text.partition("\n")
         header = _HEADER.fullmatch(first.rstrip())
@@ -62,9 +63,9 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
     """Write the missing migrations into the folder, all or none.
 
     Args:
-        project: The project's ``supabase`` directory, as ``supabase init`` made it.
-        package_version: Named in the files.
-        now: The time for the timestamps; None: now.
+        project: The project's ``supabase`` directory, which ``supabase init`` created.
+        package_version: The version of this package, which the files mention.
+        now: The time for the timestamps; None: the present time.
 
     Raises:
         SettingsError: There is no such directory, or it cannot be written.
@@ -89,14 +90,14 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
 def _install(
     directory: Path, staging: Path, shipped: list[Migration], version: str, now: datetime
 ) -> Installation:
-    files = _files(directory)
-    found = _found(files, shipped)
-    states = {file.path: file.state(migration) for migration, file in found}
-    for migration, file in found:
+    files = _list_files(directory)
+    installed = _match_files(files, shipped)
+    states = {file.path: file.state(migration) for migration, file in installed}
+    for migration, file in installed:
         if states[file.path] == "other":
-            raise _other_state(file, migration)
-    missing = shipped[len(found) :]
-    names = _names(missing, files, now)
+            raise _other_version(file, migration)
+    missing = shipped[len(installed) :]
+    names = _new_names(missing, files, now)
     for migration, name in zip(missing, names, strict=True):
         (staging / name).write_text(_with_header(migration, version), encoding="utf-8")
     return Installation(
@@ -138,47 +139,51 @@ def _move(staging: Path, directory: Path, names: list[str]) -> list[Path]:
     return moved
 
 
-def _files(directory: Path) -> list[_File]:
+def _list_files(directory: Path) -> list[_File]:
     """Return the migrations of the folder in the order in which the CLI applies them."""
     matches = [
         (path, _MIGRATION.fullmatch(path.name)) for path in directory.iterdir() if path.is_file()
     ]
-    files = [_File(path, found[1], found[2]) for path, found in matches if found]
+    files = [_File(path, match[1], match[2]) for path, match in matches if match]
     return sorted(files, key=lambda file: file.path.name)
 
 
-def _found(files: list[_File], shipped: list[Migration]) -> list[tuple[Migration, _File]]:
-    """Match our migrations with the files; these must be the first ones, in their order."""
-    found = []
+def _match_files(files: list[_File], shipped: list[Migration]) -> list[tuple[Migration, _File]]:
+    """Return the installed migrations of this package with their files, in their order.
+
+    Raises:
+        InstallationRefused: A migration is missing before another one, or installed twice; the
+            order is wrong; or a newer version of this package installed one.
+    """
+    installed = []
     for migration in shipped:
-        mine = [f for f in files if migration.name in (f.original, f.path.stem)]
-        if len(mine) > 1:
+        copies = [f for f in files if migration.name in (f.original, f.path.stem)]
+        if len(copies) > 1:
             raise InstallationRefused(
                 f"{migration.name} is installed twice",
-                detail=", ".join(file.path.name for file in mine),
+                detail=", ".join(file.path.name for file in copies),
                 hint="Delete the one that `supabase migration list` does not show as applied",
             )
-        found += [(migration, file) for file in mine]
-    _expect_order(found, shipped)
+        installed += [(migration, file) for file in copies]
+    _expect_order(installed, shipped)
     names = {migration.name for migration in shipped}
     for file in files:
-        if file.original not in names and _is_ours(file.path, names):
+        if file.original not in names and _is_unknown(file.path, names):
             raise InstallationRefused(
-                f"{file.path.name} was installed by a newer picture-queue than this",
+                f"{file.path.name} was installed by a newer version of picture-queue",
                 hint="Upgrade this package: pip install --upgrade picture-queue",
             )
-    return found
+    return installed
 
 
-def _expect_order(found: list[tuple[Migration, _File]], shipped: list[Migration]) -> None:
-    there = [migration for migration, _ in found]
-    for migration, wanted in zip(there, shipped, strict=False):
-        if migration is not wanted:
+def _expect_order(installed: list[tuple[Migration, _File]], shipped: list[Migration]) -> None:
+    for (migration, _), expected in zip(installed, shipped, strict=False):
+        if migration is not expected:
             raise InstallationRefused(
-                f"{wanted.name} is missing, but {migration.name}, which comes after it, exists",
+                f"{expected.name} is missing, but {migration.name}, which comes after it, exists",
                 hint="Take the file from your version control, or install into an empty folder",
             )
-    names = [file.path.name for _, file in found]
+    names = [file.path.name for _, file in installed]
     if names != sorted(names):
         raise InstallationRefused(
             "The timestamps of the installed migrations are out of order",
@@ -187,23 +192,24 @@ def _expect_order(found: list[tuple[Migration, _File]], shipped: list[Migration]
         )
 
 
-def _is_ours(path: Path, known: set[str]) -> bool:
+def _is_unknown(path: Path, names: set[str]) -> bool:
+    """Return whether a file has our header, but with the name of another migration."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         header = _HEADER.fullmatch(lines.readline().rstrip())
-    return header is not None and header[1].removesuffix(".sql") not in known
+    return header is not None and header[1].removesuffix(".sql") not in names
 
 
-def _names(missing: list[Migration], files: list[_File], now: datetime) -> list[str]:
-    """Return the names of the files to write, with timestamps after now and after the newest."""
+def _new_names(missing: list[Migration], files: list[_File], now: datetime) -> list[str]:
+    """Return the names of the files to write, with timestamps after now and the newest file."""
     stamp = int(now.astimezone(UTC).strftime("%Y%m%d%H%M%S"))
     newest = max((file.version for file in files), default="")
     # The CLI compares timestamps as text.
     if missing and newest >= str(stamp):
         if len(newest) != len(str(stamp)):
             raise InstallationRefused(
-                "No timestamp comes after the newest migration of the folder",
+                "The timestamp of the newest migration does not have fourteen digits",
                 detail=newest,
-                hint="Give it fourteen digits, as `supabase migration new` does",
+                hint="Rename the file to a timestamp such as `supabase migration new` gives",
             )
         stamp = int(newest) + 1
     return [f"{stamp + i}_{migration.file_name}" for i, migration in enumerate(missing)]
@@ -212,14 +218,14 @@ def _names(missing: list[Migration], files: list[_File], now: datetime) -> list[
 def _with_header(migration: Migration, version: str) -> str:
     return (
         f"-- {migration.file_name} of picture-queue {version}, sha256 {migration.digest}. "
-        f"Installed by `picture-queue install`; leave it as it is.\n{migration.sql}"
+        f"Installed by `picture-queue install`; do not edit.\n{migration.sql}"
     )
 
 
-def _other_state(file: _File, shipped: Migration) -> InstallationRefused:
+def _other_version(file: _File, shipped: Migration) -> InstallationRefused:
     return InstallationRefused(
-        f"{file.path.name} is of another version of picture-queue than this package",
-        detail=f"before the release of 0.1.0, {shipped.name} still changes and has no upgrade",
-        hint="If no database has it yet, delete the file and install again; else see "
-        "docs/supabase.md, Pre-release schemas",
+        f"{file.path.name} was installed by another version of picture-queue",
+        detail=f"{shipped.name} may change until the release of 0.1.0, and has no upgrade",
+        hint="If it is not applied to any database yet, delete the file and install again; "
+        "otherwise see docs/supabase.md, Pre-release schemas",
     )

@@ -1,7 +1,4 @@
-"""The kind of a key, as far as its text shows.
-
-Only the doctor reads it; calls send a key as it is.
-"""
+"""Recognition of the kind of a key from its text, for the doctor."""
 
 import base64
 import binascii
@@ -12,7 +9,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 Access = Literal["service", "users", "unknown"]
-_SERVICE = "Use the secret or service_role key of the project's API settings for workers and doctor"
+_REMEDY = "Use the secret or service_role key of the project's API settings for workers and doctor"
 
 
 @dataclass(frozen=True)
@@ -20,9 +17,9 @@ class KeyKind:
     """A kind of key.
 
     Args:
-        name: Its name in the project's settings.
-        access: Whose permissions it has.
-        problem: Why it cannot work; None: no problem found.
+        name: The name of this kind in the project's settings.
+        access: The permissions of the key: those of a service, or those of users.
+        problem: The reason why the key cannot work; None if no problem was found.
         remedy: The fix for the problem.
     """
 
@@ -32,12 +29,12 @@ class KeyKind:
     remedy: str | None = None
 
 
-def kind_of(key: str, url: str) -> KeyKind:
+def recognise_key(key: str, url: str) -> KeyKind:
     """Return the kind of a key.
 
     Args:
         key: The key.
-        url: The project's address; a legacy key names the project it belongs to.
+        url: The URL of the project, to check that a legacy key belongs to it.
     """
     if key.startswith("sb_secret_"):
         return KeyKind("secret key (sb_secret_)", "service")
@@ -45,14 +42,14 @@ def kind_of(key: str, url: str) -> KeyKind:
         return KeyKind("publishable key (sb_publishable_)", "users")
     claims = _claims(key)
     if claims is None:
-        return KeyKind("unrecognised key format", "unknown", remedy=_SERVICE)
+        return KeyKind("unrecognised key format", "unknown", remedy=_REMEDY)
     role = claims.get("role")
     name = f"legacy key of role {role}"
     if role not in ("anon", "service_role"):
-        return KeyKind(name, "unknown", "it is a signed-in user's token, not a key", _SERVICE)
+        return KeyKind(name, "unknown", "it is a signed-in user's token, not a key", _REMEDY)
     access: Access = "service" if role == "service_role" else "users"
     if isinstance(claims.get("exp"), int | float) and claims["exp"] < time.time():
-        return KeyKind(name, access, "it has expired", _SERVICE)
+        return KeyKind(name, access, "it has expired", _REMEDY)
     reference, host = claims.get("ref"), urlsplit(url).hostname or ""
     if reference and host.endswith(".supabase.co") and host != f"{reference}.supabase.co":
         remedy = f"Take a key of {host}, or set SUPABASE_URL to https://{reference}.supabase.co"
@@ -61,12 +58,13 @@ def kind_of(key: str, url: str) -> KeyKind:
 
 
 def _claims(key: str) -> dict[str, Any] | None:
+    """Return the claims of a JWT; None if the key is not one."""
     parts = key.split(".")
     if len(parts) != 3:
         return None
     try:
         padded = parts[1] + "=" * (-len(parts[1]) % 4)
-        found = json.loads(base64.urlsafe_b64decode(padded))
+        claims = json.loads(base64.urlsafe_b64decode(padded))
     except (binascii.Error, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return claims if isinstance(claims, dict) else None

@@ -1,6 +1,6 @@
-"""Secrets on this machine that the next build would publish, or that everybody may read.
+"""A search for secrets that a build of a web page would publish, or that every local user can read.
 
-Only names and places are told, never a secret.
+The findings name variables and files, but never contain a secret.
 """
 
 import re
@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 
-from picture_queue.installation.keys import kind_of
+from picture_queue.installation.keys import recognise_key
 from picture_queue.records import Finding
 
-# What bundlers copy into the code of a page.
+# Prefixes of variables that bundlers copy into the code of a page.
 _PUBLISHED = re.compile(
     r"(NEXT_PUBLIC|NUXT_PUBLIC|EXPO_PUBLIC|VITE|REACT_APP|VUE_APP|GATSBY|PUBLIC)_"
 )
@@ -20,46 +20,47 @@ _BUNDLES = ("dist", "build", "out", "public", ".next/static", ".output/public")
 _SECRET = re.compile(
     rb"sb_secret_[\w-]{10,100}|\br8_\w{30,60}|eyJ[\w-]{10,1000}\.[\w-]{10,2000}\.[\w-]{10,1000}"
 )
-_MOST_FILES = 2000
+_MAX_FILES = 2000
 _LARGEST_FILE = 5_000_000  # bytes
-_REMEDY = "take it out, and make a new one: who has seen the page may have it"
+_REMEDY = "remove it, and replace it by a new secret: a visitor of the page may have copied it"
 
 
 def examine_secrets(directory: Path, environ: Mapping[str, str]) -> list[Finding]:
-    """Look for secrets in what a bundler publishes, and in files that are open to everybody.
+    """Search for secrets in variables and files that a bundler publishes or every user can read.
 
     Args:
-        directory: A project; its ``.env`` files and the usual directories of bundles are read.
-        environ: The environment.
+        directory: The directory of a project; its ``.env`` files and the usual directories of
+            bundles are read.
+        environ: The environment variables.
     """
     problems = list(_problems(directory, environ))
     if problems:
         return problems
-    detail = "none is in the environment or files here that a page would publish"
+    detail = "no secret is in the variables and files here that a page would publish"
     return [Finding(check="secrets", verdict="ok", detail=detail, remedy=None)]
 
 
 def _problems(directory: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
     for name, value in environ.items():
         if _PUBLISHED.match(name) and _is_secret(value):
-            yield _bad(f"{name} of the environment holds a secret, and bundlers publish it")
+            yield _bad(f"{name} in the environment holds a secret, and bundlers publish it")
     for file in sorted(directory.glob(".env*")):
-        values = list(_values(file))
-        for name, value in values:
+        variables = list(_read_variables(file))
+        for name, value in variables:
             if _PUBLISHED.match(name) and _is_secret(value):
-                yield _bad(f"{name} of {file.name} holds a secret, and bundlers publish it")
-        if any(_is_secret(value) for _, value in values) and file.stat().st_mode & 0o004:
-            detail = f"{file.name} holds a secret, and every user of this machine may read it"
+                yield _bad(f"{name} in {file.name} holds a secret, and bundlers publish it")
+        if any(_is_secret(value) for _, value in variables) and file.stat().st_mode & 0o004:
+            detail = f"{file.name} holds a secret, and every user of this machine can read it"
             yield Finding(
                 check="secrets", verdict="warn", detail=detail, remedy=f"chmod 600 {file.name}"
             )
     scripts = chain.from_iterable((directory / name).rglob("*.js") for name in _BUNDLES)
-    for file in islice(scripts, _MOST_FILES):
-        if any(_is_secret(found.decode()) for found in _SECRET.findall(_content(file))):
+    for file in islice(scripts, _MAX_FILES):
+        if any(_is_secret(text.decode()) for text in _SECRET.findall(_content(file))):
             yield _bad(f"{file.relative_to(directory)} holds a secret, and browsers load it")
 
 
-def _values(file: Path) -> Iterator[tuple[str, str]]:
+def _read_variables(file: Path) -> Iterator[tuple[str, str]]:
     for line in _content(file).decode(errors="replace").splitlines():
         if match := _LINE.match(line):
             yield match[1], match[2]
@@ -69,7 +70,7 @@ def _content(file: Path) -> bytes:
     try:
         if file.is_file() and file.stat().st_size <= _LARGEST_FILE:
             return file.read_bytes()
-    except OSError:  # not ours to read
+    except OSError:  # this user may not read the file
         pass
     return b""
 
@@ -77,7 +78,7 @@ def _content(file: Path) -> bytes:
 def _is_secret(value: str) -> bool:
     if value.startswith("r8_") or re.match(r"postgres(ql)?://[^/@]*:[^/@]+@", value):
         return True
-    return kind_of(value, "").access == "service"
+    return recognise_key(value, "").access == "service"
 
 
 def _bad(detail: str) -> Finding:

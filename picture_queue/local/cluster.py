@@ -1,4 +1,4 @@
-"""One Postgres cluster of the embedded stack: made once, then started and stopped."""
+"""The Postgres cluster of an embedded stack: initdb, upgrade, start and stop."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,11 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
-
-import psutil
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
@@ -23,31 +23,27 @@ from picture_queue.local.migrate import (
     set_passwords,
     upgrade_sql,
 )
-from picture_queue.local.ownership import make_own_directory, open_log, write_own
-from picture_queue.local.ports import HOST
-from picture_queue.local.processes import (
-    exit_code,
-    program_environment,
-    runs,
-    spawn,
-    tail,
-    wait_until,
+from picture_queue.local.ownership import (
+    expect_safe_path,
+    make_own_directory,
+    open_log,
+    write_own,
 )
+from picture_queue.local.ports import HOST
+from picture_queue.local.processes import exit_code, program_environment, spawn, tail
 from picture_queue.local.supervise import Guard
 
 SUPERUSER = "supabase_admin"
 
 _INITDB_TIMEOUT = 120.0
 _START_TIMEOUT = 60.0  # seconds; recovery after a crash is part of a start
-_ORPHAN_TIMEOUT = 20.0
 _SINGLE_USER_TIMEOUT = 60.0
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux takes 107, macOS 103
 _POLL = 0.01
-# Fast shutdown, then immediate: the next start recovers from the write-ahead log.
+# A fast shutdown, then an immediate one, after which the next start does a recovery.
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
     "listen_addresses": HOST,
-    "unix_socket_directories": ".",  # the cluster's own, in which the server runs
     "max_connections": "100",
     "wal_level": "logical",  # as on the platform
     "timezone": "UTC",
@@ -63,12 +59,12 @@ class Cluster:
     """A cluster in a directory.
 
     Args:
-        directory: The stack's data directory; exists.
-        program: The Postgres that made it, or is going to.
+        directory: The stack's data directory, which exists.
+        program: The Postgres that made the cluster or is going to make it.
         secrets: The passwords of its roles.
         port: TCP port on loopback.
         log: File for the server's output.
-        durable: False trades safety against power loss for speed; for data thrown away anyway.
+        durable: False makes it faster, but it may lose data at a power failure.
     """
 
     def __init__(
@@ -89,32 +85,55 @@ class Cluster:
         self._durable = durable
         self.program = program
         self.port = port
-        # Nobody else can listen on a socket in a directory that is closed to them, as they can on
-        # a port while the server is down: the stack's own programs say their passwords only here.
-        socket = self._data / f".s.PGSQL.{port}"
-        self._socket_fits = len(os.fsencode(socket)) <= _SOCKET_PATH_LIMIT
+        # The stack's own programs send their passwords only over a socket in a directory that is
+        # closed to others. Any program can listen on the port while the server is down.
+        self._sockets = self._data
 
     @property
     def dsn(self) -> str:
-        """The address for users: role `postgres`."""
-        return f"postgresql://postgres:{self._secrets.database_password}@{self._tcp}"
+        """The address for users, with the role `postgres`."""
+        password = self._secrets.database_password
+        return f"postgresql://postgres:{password}@{HOST}:{self.port}/postgres"
 
     def own_dsn(self, role: str) -> str:
         """Return the address for a program of the stack.
 
         Args:
-            role: Which it logs in as. Triggers, casts and the like of others run in its sessions,
-                so once users have been in the database no program may be the superuser.
+            role: The role it logs in as. Triggers, casts and other code of users run in its
+                sessions, so no program may log in as the superuser once users could connect.
         """
         password = self._secrets.passwords[role]
-        if not self._socket_fits:
-            return f"postgresql://{role}:{password}@{self._tcp}"
-        place = quote(str(self._data), safe="")
+        place = quote(str(self._sockets), safe="")
         return f"postgresql://{role}:{password}@/postgres?host={place}&port={self.port}"
 
-    @property
-    def _tcp(self) -> str:
-        return f"{HOST}:{self.port}/postgres"
+    @contextlib.contextmanager
+    def socket_directory(self) -> Iterator[None]:
+        """Make a short directory for the socket, if the path of the data directory is too long.
+
+        Raises:
+            LocalStackError: The path of the temporary directory is too long, or it is not safe.
+        """
+        if self._socket_fits():
+            yield
+            return
+        parent = Path(tempfile.gettempdir()).resolve()
+        expect_safe_path(parent)
+        with tempfile.TemporaryDirectory(
+            prefix="picture-queue-", dir=parent, ignore_cleanup_errors=True
+        ) as directory:
+            self._sockets = Path(directory)
+            if not self._socket_fits():
+                raise LocalStackError(
+                    "The data directory and the temporary directory have too long paths for the"
+                    " socket of Postgres",
+                    detail=f"{self._data}, {parent}",
+                    hint="Choose a shorter path with --data-dir.",
+                )
+            yield
+
+    def _socket_fits(self) -> bool:
+        path = self._sockets / f".s.PGSQL.{self.port}"
+        return len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT
 
     @property
     def complete(self) -> bool:
@@ -127,18 +146,17 @@ class Cluster:
         return self.complete and self._marker.read_text().strip() != platform_digest()
 
     async def initialise(self, guard: Guard) -> None:
-        """Make the cluster unless it is there.
+        """Make the cluster unless it exists.
 
         Args:
-            guard: Told of `initdb`.
+            guard: Watches `initdb`.
 
         Raises:
             LocalStackError: The directory cannot be used, or `initdb` failed.
         """
-        await self._end_orphan()
         if self.complete:
             return
-        # Without the marker an earlier first start was interrupted; nobody has seen its data.
+        # Without the marker, the first start was interrupted and there is no data of users yet.
         shutil.rmtree(self._data, ignore_errors=True)
         make_own_directory(self._data)
         write_own(self._password_file, self._secrets.superuser_password)
@@ -170,7 +188,7 @@ class Cluster:
             raise LocalStackError(f"initdb took over {_INITDB_TIMEOUT:.0f} s") from error
         finally:
             if process.poll() is None:
-                # Its backend would go on writing for a moment: the whole group goes.
+                # The backend that it started would still write, so kill the process group.
                 os.killpg(process.pid, signal.SIGKILL)
                 await exit_code(process)
             guard.remove(process)
@@ -178,17 +196,18 @@ class Cluster:
             raise LocalStackError("initdb failed", detail=tail(self._log))
 
     def upgrade(self) -> None:
-        """Give a stopped cluster today's roles and rights, and the passwords of `secrets`.
+        """Give a stopped cluster this version's roles and rights, and the passwords of `secrets`.
 
         Raises:
             LocalStackError: Postgres failed.
         """
-        # Without a network: with the old passwords, which everybody knows, nobody may come first.
-        # Event triggers do not run here, and with this path no object of a user's is found.
+        # In single-user mode, so that nobody can connect with the old passwords, which are public.
+        # Event triggers do not run in it, and this search_path finds no objects of users.
         statements = "\n".join(
             ("set search_path = pg_catalog, pg_temp;", upgrade_sql(), self._password_sql())
         )
-        # A semicolon before an empty line ends a command; as one command it is one transaction.
+        # With -j an empty line after a semicolon ends a command. Without empty lines all statements
+        # are one command, and so one transaction.
         command = re.sub(r";\s*\n\s*\n", ";\n", statements).strip() + "\n\n"
         try:
             with open_log(self._log) as log:
@@ -196,7 +215,7 @@ class Cluster:
                     [
                         *(self.program.path / "postgres", "--single", "-j", "-D", self._data),
                         *("-c", "exit_on_error=on", "-c", "log_min_error_statement=panic"),
-                        # A lower level than the server's refuses to start beside a logical slot.
+                        # With a lower wal_level it does not start if there is a logical slot.
                         *("-c", f"wal_level={_SETTINGS['wal_level']}", "postgres"),
                     ],
                     input=command.encode(),
@@ -227,7 +246,9 @@ class Cluster:
         Raises:
             LocalStackError: It cannot be started.
         """
-        settings = _SETTINGS | {"port": str(self.port)}
+        # The server runs in its own directory. In quotes, a comma does not separate directories.
+        sockets = "." if self._sockets == self._data else f'"{self._sockets}"'
+        settings = _SETTINGS | {"port": str(self.port), "unix_socket_directories": sockets}
         if not self._durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         return spawn(
@@ -251,7 +272,7 @@ class Cluster:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise LocalStackError("Postgres did not start", detail=tail(self._log))
-            # What `pg_ctl start` waits for: the pid in the first line, the state in the eighth.
+            # As `pg_ctl start` does: the first line is the pid, the eighth the state.
             lines = self._pid_file()
             if len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
                 return
@@ -265,24 +286,11 @@ class Cluster:
             return (self._data / "postmaster.pid").read_text().splitlines()
         return []
 
-    async def _end_orphan(self) -> None:
-        """End a server that outlived its stack, which takes a kill -9 of the stack's guard too."""
-        lines = self._pid_file()
-        if len(lines) < 3:
-            return
-        with contextlib.suppress(psutil.Error, ValueError):
-            orphan = psutil.Process(int(lines[0]))
-            # The pid may be somebody else's by now; the third line is the server's start.
-            if abs(orphan.create_time() - int(lines[2])) > 5 or "postgres" not in orphan.name():
-                return
-            orphan.send_signal(signal.SIGINT)
-            await asyncio.to_thread(wait_until, lambda: not runs(orphan), _ORPHAN_TIMEOUT)
-
     async def prepare(self, migrations: bool = True) -> list[str]:
-        """Bring the started server's database up to date: platform, then our migrations.
+        """Apply the platform's SQL and our migrations to the database of the started server.
 
         Args:
-            migrations: Whether the latter are wanted.
+            migrations: Whether to apply the migrations.
 
         Returns:
             The names of the migrations applied now.
@@ -291,9 +299,10 @@ class Cluster:
             LocalStackError: A statement failed.
         """
         if not self.complete:
-            # Nobody else has been in this database: the other roles have no passwords yet.
+            # The superuser is safe here: no user has been in this database yet, since the other
+            # roles have no passwords.
             await apply_platform(self.own_dsn(SUPERUSER))
             await set_passwords(self.own_dsn(SUPERUSER), self._password_sql())
-        # Written last: a start that ends before this repeats what it did.
+        # Written last, so that a start after an interrupted one repeats the steps before it.
         self._marker.write_text(platform_digest() + "\n")
         return await apply_migrations(self.own_dsn("postgres")) if migrations else []

@@ -1,8 +1,8 @@
-"""The process that is a running stack: `python -m picture_queue.local.daemon`.
+"""The main process of a running stack: `python -m picture_queue.local.daemon`.
 
-It starts Postgres, brings the database up to date, starts PostgREST, serves the gateway and the
-Replicate simulator, and runs a worker if asked. Whoever started it reads one JSON object from its
-standard output, ``{"ready": …}`` or ``{"error": …}``. SIGTERM, SIGINT and, with ``--lifeline``, the
+It starts Postgres, updates the database, starts PostgREST, serves the gateway and the Replicate
+simulator, and runs a worker if asked. It writes one JSON object to standard output for the process
+that started it: ``{"ready": …}`` or ``{"error": …}``. SIGTERM, SIGINT and, with ``--lifeline``, the
 end of standard input stop it.
 """
 
@@ -39,47 +39,47 @@ _log = logging.getLogger(__name__)
 _LOGS = ("daemon", "postgres", "postgrest", "worker")
 _TRIM_EVERY = 60.0  # seconds
 _POSTGREST_STOP = ((signal.SIGTERM, 5.0),)
-# The worker gives running jobs their time before it releases them.
+# The worker gives running jobs some seconds to end before it releases them.
 _WORKER_STOP = ((signal.SIGTERM, 25.0),)
 
-Say = Callable[[dict[str, Any]], None]
+Reply = Callable[[dict[str, Any]], None]
 
 
 class Daemon:
     """One run of a stack.
 
     Args:
-        options: What was asked for.
-        say: Sends one object to whoever started us.
+        options: The options of the stack.
+        reply: Sends one object to the process that started the daemon.
     """
 
-    def __init__(self, options: Options, say: Say) -> None:
+    def __init__(self, options: Options, reply: Reply) -> None:
         self._options = options
-        self._say = say
+        self._reply = reply
         self._data = DataDir(options.data_dir)
         self._stopping = asyncio.Event()
         self._failure: str | None = None
-        self._parent_lives = True
+        self._parent_runs = True
 
     async def run(self) -> None:
         """Start all programs, wait for a reason to stop, and stop them.
 
         Raises:
-            PictureQueueError: It did not start, or a program died for good.
+            PictureQueueError: It did not start, or a program died too often.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stopping.set)
         if self._options.lifeline:
             loop.add_reader(sys.stdin.fileno(), self._lifeline)
-        # Everything started is pushed on this stack, and so stopped in the reverse order.
+        # Each part that starts is pushed on this stack, so that they stop in the reverse order.
         async with contextlib.AsyncExitStack() as stack:
             starting = asyncio.create_task(self._start(stack))
             stopping = asyncio.create_task(self._stopping.wait())
             try:
                 await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if starting.done():
-                    self._say({"ready": starting.result()})
+                    self._reply({"ready": starting.result()})
                     await stopping
             finally:
                 starting.cancel()
@@ -91,7 +91,7 @@ class Daemon:
     def _lifeline(self) -> None:
         if not os.read(sys.stdin.fileno(), 1):
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-            self._parent_lives = False
+            self._parent_runs = False
             self._stopping.set()
 
     def _fail(self, reason: str) -> None:
@@ -105,19 +105,19 @@ class Daemon:
         port = self._options.port
         api = listen(port)
         stack.callback(api.close)
-        # Beside the API's port, as `supabase start` has them, where that was asked for by number.
+        # If the API's port was given by number, use the ports next to it, as `supabase start` does.
         simulator = listen_near(port and port + 2)
         stack.callback(simulator.close)
-        held = (lock, api.fileno(), simulator.fileno())
-        guard = await stack.enter_async_context(self._guard(held))
-        # Half a second of imports, done while Postgres is starting.
+        sockets = (api.fileno(), simulator.fileno())
+        guard = await stack.enter_async_context(self._guard((lock, *sockets)))
+        # These imports take half a second, while Postgres starts.
         importing = asyncio.to_thread(importlib.import_module, "picture_queue.local.servers")
         loading = asyncio.create_task(importing)
         stack.callback(loading.cancel)
         secrets = self._data.secrets() or Secrets.generate()
         cluster = await self._postgres(stack, guard, secrets, free_port(port and port + 1))
         server = await self._postgrest(stack, guard, cluster, secrets.jwt_secret)
-        apps: servers.Apps = (await loading).Apps(
+        http_servers: servers.HttpServers = (await loading).HttpServers(
             self._data,
             secrets,
             cluster,
@@ -127,11 +127,11 @@ class Daemon:
             self._options.replicate_seconds,
             self._options.allowed_origins,
         )
-        stack.push_async_callback(apps.stop)
-        await apps.start()
-        status = self._status(secrets, cluster, server, apps)
+        stack.push_async_callback(http_servers.stop)
+        await http_servers.start()
+        status = self._status(secrets, cluster, server, http_servers)
         if self._options.worker:
-            await self._worker(stack, guard, status)
+            await self._worker(stack, guard, status, sockets)
         trimming = asyncio.create_task(self._trim_logs())
         stack.callback(trimming.cancel)
         state = {"pid": os.getpid(), "status": status, "superuser_url": cluster.own_dsn(SUPERUSER)}
@@ -144,6 +144,7 @@ class Daemon:
         # Sockets in it have short names from here, however long its path is.
         os.chdir(self._data.path)
         lock = await self._data.lock()
+        await asyncio.to_thread(self._data.end_orphans)
         self._data.clear_state()
         for name in _LOGS:
             rotate(self._data.log(name))
@@ -152,13 +153,14 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _guard(self, held: Sequence[int]) -> AsyncIterator[Guard]:
-        guard = Guard(held, self._data.path if self._options.temporary else None)
+        doomed = self._data.path if self._options.temporary else None
+        guard = Guard(held, doomed, self._data.write_programs)
         lost = asyncio.create_task(self._guard_lost(guard))
         try:
             yield guard
         finally:
             lost.cancel()
-            if self._parent_lives:
+            if self._parent_runs:
                 guard.keep()
             await guard.close()
 
@@ -177,9 +179,10 @@ class Daemon:
             log=self._data.log("postgres"),
             durable=self._options.durable,
         )
+        stack.enter_context(cluster.socket_directory())
         await cluster.initialise(guard)
         if cluster.outdated or (cluster.complete and self._data.secrets() is None):
-            # An older version made it, with other rights or with passwords that everybody knows.
+            # An older version made it, with other rights or with passwords that are public.
             await asyncio.to_thread(cluster.upgrade)
         self._data.write_secrets(secrets)
         service = Service(
@@ -208,7 +211,11 @@ class Daemon:
         return server
 
     async def _worker(
-        self, stack: contextlib.AsyncExitStack, guard: Guard, status: dict[str, str]
+        self,
+        stack: contextlib.AsyncExitStack,
+        guard: Guard,
+        status: dict[str, str],
+        sockets: Sequence[int],
     ) -> None:
         real = self._options.real_replicate
         env = worker_environment(
@@ -221,27 +228,31 @@ class Daemon:
         _log.info("the worker uses %s", "the real Replicate" if real else "the simulator")
         service = Service(
             "The worker",
-            lambda: launch_worker(self._data, env, real_replicate=real),
+            lambda: launch_worker(self._data, env, sockets, real_replicate=real),
             guard,
             _WORKER_STOP,
-            # The rest of the stack is of use without it; `picture-queue health` shows it missing.
+            # The stack continues without it; `picture-queue health` shows that no worker runs.
             lambda reason: _log.error("%s; not started again", reason),
         )
         stack.push_async_callback(service.stop)
         await service.start()
 
     def _status(
-        self, secrets: Secrets, cluster: Cluster, server: PostgREST, apps: "servers.Apps"
+        self,
+        secrets: Secrets,
+        cluster: Cluster,
+        server: PostgREST,
+        http_servers: "servers.HttpServers",
     ) -> dict[str, str]:
         return {
-            "API_URL": apps.api_url,
+            "API_URL": http_servers.api_url,
             "DB_URL": cluster.dsn,
             "ANON_KEY": secrets.anon_key,
             "SERVICE_ROLE_KEY": secrets.service_role_key,
             "PUBLISHABLE_KEY": secrets.publishable_key,
             "SECRET_KEY": secrets.secret_key,
             "JWT_SECRET": secrets.jwt_secret,
-            "REPLICATE_URL": apps.replicate_url,
+            "REPLICATE_URL": http_servers.replicate_url,
             "REPLICATE_TOKEN": secrets.simulator_token,
             "DATA_DIR": str(self._data.path),
             "POSTGRES": str(cluster.program),
@@ -268,21 +279,21 @@ def _log_to(data: DataDir) -> None:
 def main() -> int:
     """Run a stack until it is told to stop; return the exit code."""
     options = parse(sys.argv[1:])
-    # Nobody else is to write to the pipe our starter reads.
+    # Only `reply` writes to the pipe that the starting process reads.
     answers = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def say(answer: dict[str, Any]) -> None:
-        # A starter that is gone is noticed by the lifeline, or does not matter.
+    def reply(answer: dict[str, Any]) -> None:
+        # If the starting process has ended, the lifeline stops the daemon, where there is one.
         with contextlib.suppress(BrokenPipeError):
             os.write(answers, json.dumps(answer).encode() + b"\n")
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Daemon(options, say).run())
+            runner.run(Daemon(options, reply).run())
     except PictureQueueError as error:
         _log.error("%s", error)
-        say({"error": [type(error).__name__, error.message, error.detail, error.hint]})
+        reply({"error": [type(error).__name__, error.message, error.detail, error.hint]})
         return 1
     return 0
 

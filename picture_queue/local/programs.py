@@ -1,22 +1,18 @@
-"""The command lines of the stack's programs: PostgREST and the worker."""
+"""Start of PostgREST and of the worker: their command lines and environments."""
 
 import asyncio
-import contextlib
 import os
-import socket
-import struct
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-import psutil
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.ports import HOST, socket_name
-from picture_queue.local.processes import program_environment, runs, spawn, tail, wait_until
+from picture_queue.local.processes import program_environment, spawn, tail
 from picture_queue.local.runtime import inherited_descriptors
 
 _READY_TIMEOUT = 30.0
@@ -25,19 +21,19 @@ _POLL = 0.02
 
 
 class PostgREST:
-    """One PostgREST, configured as the platform's.
+    """A PostgREST with the configuration of the platform.
 
-    It listens on a Unix socket in the data directory and on no port. There it asks nobody for an
-    API key or an `Origin`, and whoever took its port while it is down would get service tokens.
+    It listens on a Unix socket in the data directory and on no port, because it checks no API key
+    and no `Origin`, and because a program that took its port would get service tokens.
 
-    The platform also sets `db-hoisted-tx-settings`; 12.0 does not know it and applies every
-    setting of a function before the call.
+    The platform also sets `db-hoisted-tx-settings`. Version 12.0 does not have this setting and
+    applies every setting of a function before the call.
 
     Args:
         program: The program to run.
         database_url: DSN of the role `authenticator`.
         jwt_secret: HS256 secret of the tokens it takes.
-        data: Where its socket and its log are.
+        data: The data directory, which contains its socket and its log.
     """
 
     def __init__(
@@ -51,12 +47,11 @@ class PostgREST:
         self.socket = data.postgrest_socket
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start it; `ready` tells when it is of use.
+        """Start it; `ready` waits until it answers.
 
         Raises:
             LocalStackError: It cannot be started.
         """
-        self._end_orphan()
         return spawn(
             [self.program.path],
             log=self._log,
@@ -64,21 +59,8 @@ class PostgREST:
             env=program_environment(self._settings()),
         )
 
-    def _end_orphan(self) -> None:
-        """End a PostgREST that outlived its stack, which takes a kill -9 of the guard too."""
-        if not hasattr(socket, "SO_PEERCRED"):
-            return  # not Linux
-        with socket.socket(socket.AF_UNIX) as asked, contextlib.suppress(OSError, psutil.Error):
-            asked.settimeout(_REQUEST_TIMEOUT)
-            asked.connect(socket_name(self.socket))
-            # Its first number is the process that listens there, in a directory that is ours alone.
-            credentials = asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            orphan = psutil.Process(struct.unpack("3i", credentials)[0])
-            orphan.kill()
-            wait_until(lambda: not runs(orphan), _REQUEST_TIMEOUT)
-
     def _settings(self) -> dict[str, str]:
-        # No ADMIN_SERVER_PORT: versions after 12.0 print their secrets there for whoever asks.
+        # No ADMIN_SERVER_PORT: after version 12.0 everybody can read the secrets there.
         settings = {
             # Relative to its working directory, so that the directory's path may be long.
             "SERVER_UNIX_SOCKET": self.socket.name,
@@ -117,11 +99,11 @@ class PostgREST:
 
 
 async def status_of(address: Path | int, path: str) -> int | None:
-    """Ask a server on this machine for a path; None when there is no answer.
+    """Return the HTTP status of a GET from a server on this machine; None without an answer.
 
     Args:
         address: Its Unix socket, or its port on loopback.
-        path: What is asked for.
+        path: The path of the request.
     """
     try:
         async with asyncio.timeout(_REQUEST_TIMEOUT):
@@ -146,24 +128,24 @@ def worker_environment(
     *,
     real_replicate: bool = False,
 ) -> dict[str, str]:
-    """Return the environment of the worker: this stack, and the simulator.
+    """Return the environment of the worker, with the addresses and keys of this stack.
 
     Args:
         api_url: Address of this stack.
         service_key: Its service key.
         replicate_url: Address of the simulator's API.
         replicate_token: Its token.
-        real_replicate: Leave the caller's settings of Replicate in place of the simulator's.
+        real_replicate: Whether it gets the caller's settings of Replicate, not the simulator's.
 
     Raises:
-        LocalStackError: The real Replicate is wanted, and there is no token for it.
+        LocalStackError: `real_replicate` is true and REPLICATE_API_TOKEN is not set.
     """
     if real_replicate and not os.environ.get("REPLICATE_API_TOKEN"):
         raise LocalStackError(
             "REPLICATE_API_TOKEN is not set, which --real-replicate needs",
             hint="Set it, or leave --real-replicate out to use the simulator.",
         )
-    # The caller may have the keys of a real project set.
+    # The caller's environment may have the keys of a real project.
     foreign = ("SUPABASE_",) if real_replicate else ("SUPABASE_", "REPLICATE_")
     kept = {
         name: value
@@ -180,21 +162,29 @@ def worker_environment(
 
 
 def launch_worker(
-    data: DataDir, env: dict[str, str], *, real_replicate: bool = False
+    data: DataDir, env: dict[str, str], sockets: Sequence[int], *, real_replicate: bool = False
 ) -> subprocess.Popen[bytes]:
     """Start a worker with the built-in handlers.
+
+    Args:
+        data: The data directory, for the log.
+        env: The environment of the worker.
+        sockets: Descriptors of the listening sockets. The worker keeps them open and does not use
+            them: should the daemon and its guard be killed, no other program can take the ports and
+            get the keys that the worker sends there.
+        real_replicate: Use the real Replicate.
 
     Raises:
         LocalStackError: It cannot be started.
     """
     return spawn(
         [
-            # -P: what lies in the working directory is not to be imported.
+            # -P: the worker imports nothing from its working directory.
             *(sys.executable, "-P", "-m", "picture_queue_cli", "worker"),
             *(["--real-replicate"] if real_replicate else []),
         ],
         log=data.log("worker"),
         cwd=data.path,
         env=env,
-        descriptors=inherited_descriptors(),
+        descriptors=(*inherited_descriptors(), *sockets),
     )

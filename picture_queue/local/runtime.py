@@ -1,8 +1,9 @@
-"""The Python that runs the stack's own processes, also where the service user cannot reach it.
+"""The Python that runs the stack's own processes, even if the service user cannot reach its path.
 
-Root's Python often lies in a closed home. The service user then gets open descriptors of the
-directories it needs and finds them below /proc/self/fd: a path there starts at the directory
-itself, so that the closed ones above it do not count. Nothing else of the home opens up by that.
+Root's Python is often below a home directory that others cannot enter. The service user then gets
+open descriptors of the directories that it needs, and uses paths below /proc/self/fd. Such a path
+starts at the directory itself, so the directories above it are not checked. The rest of the home
+stays closed.
 """
 
 import importlib.util
@@ -27,10 +28,10 @@ class Runtime:
     """A Python for a child process.
 
     Args:
-        program: What to execute.
-        environment: Variables to add.
-        identity: Arguments of `Popen` that make the process the user's.
-        descriptors: To be passed on; `close` them afterwards.
+        program: The path to execute.
+        environment: Variables to add to the environment.
+        identity: Arguments of `Popen` that set the user.
+        descriptors: Descriptors that the child inherits; call `close` afterwards.
     """
 
     program: str
@@ -45,7 +46,7 @@ class Runtime:
 
 
 def inherited_descriptors() -> tuple[int, ...]:
-    """Return the descriptors that this process runs from, and its Python children need too."""
+    """Return the descriptors that this process got, which its Python children need too."""
     return tuple(int(number) for number in os.environ.get(_DESCRIPTORS, "").split())
 
 
@@ -53,11 +54,11 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
     """Return the Python that runs our modules as a user.
 
     Args:
-        user: Who; None is the caller.
+        user: The user; None is the caller.
         home: The home directory of that user's processes.
 
     Raises:
-        LocalStackError: That user cannot reach it, and cannot be helped.
+        LocalStackError: That user cannot reach it, and there is no /proc/self/fd.
     """
     if user is None:
         return Runtime(sys.executable, {}, {})
@@ -87,21 +88,21 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
 
     environment["PYTHONPATH"] = os.pathsep.join(reach(library) for library in libraries)
     if not reachable(base, user):
-        place = reach(base)
-        # Its libpython may be a shared one, which is looked for by its real path.
-        found = [f"{place}/lib", os.environ.get("LD_LIBRARY_PATH")]
-        environment |= {"PYTHONHOME": place, "LD_LIBRARY_PATH": ":".join(filter(None, found))}
+        directory = reach(base)
+        # The loader looks for a shared libpython by its real path, which is closed.
+        found = [f"{directory}/lib", os.environ.get("LD_LIBRARY_PATH")]
+        environment |= {"PYTHONHOME": directory, "LD_LIBRARY_PATH": ":".join(filter(None, found))}
     command = reach(program)
     environment[_DESCRIPTORS] = " ".join(map(str, descriptors))
     return Runtime(command, environment, identity, tuple(descriptors))
 
 
 def _libraries() -> list[Path]:
-    """Return the directories that our modules and what they import lie in."""
+    """Return the directories that contain our modules and their dependencies."""
     found = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
-        for place in (spec and spec.submodule_search_locations) or ():
-            found.append(Path(place).parent)
+        for directory in (spec and spec.submodule_search_locations) or ():
+            found.append(Path(directory).parent)
     found += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
     return list(dict.fromkeys(path.resolve() for path in found if path.is_dir()))

@@ -1,12 +1,15 @@
-"""The stack's own HTTP servers, in the daemon's event loop: the gateway and the simulator."""
+"""The HTTP servers that run in the daemon's event loop: the gateway and the simulator."""
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local import gateway, simulator
@@ -16,24 +19,26 @@ from picture_queue.local.keys import Secrets
 from picture_queue.local.ports import HOST
 from picture_queue.local.programs import PostgREST, status_of
 
+_log = logging.getLogger(__name__)
+
 _START_TIMEOUT = 20.0
 _STOP_TIMEOUT = 10.0
-_GRACE = 2  # seconds open requests get at a stop
+_GRACE = 2  # seconds that open requests have to end at a stop
 _POLL = 0.005
 
 
-class Apps:
-    """The gateway and the simulator on sockets that are listening already.
+class HttpServers:
+    """The gateway and the simulator, on sockets that are listening already.
 
     Args:
-        data: Where the gateway stores objects.
-        secrets: The stack's keys.
-        cluster: The database; started.
-        postgrest: What the gateway puts behind ``/rest/v1``.
-        api: The gateway's socket.
-        replicate: The simulator's socket.
-        replicate_seconds: How long predictions run; None: as the real models.
-        allowed_origins: Origins whose pages may call the gateway beside those on loopback.
+        data: The data directory, in which the gateway stores objects.
+        secrets: The keys of the stack.
+        cluster: The database; it runs.
+        postgrest: The PostgREST that serves ``/rest/v1``.
+        api: The listening socket of the gateway.
+        replicate: The listening socket of the simulator.
+        replicate_seconds: Duration of the simulator's predictions; None: that of the real models.
+        allowed_origins: Origins, besides loopback, whose pages may call the gateway.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class Apps:
         )
 
     async def start(self) -> None:
-        """Start both, and return when the gateway answers.
+        """Start both and wait until the gateway answers.
 
         Raises:
             LocalStackError: One of them does not start.
@@ -103,8 +108,7 @@ class _AppServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                # The implementation on websockets' old API warns that it is deprecated.
-                ws="websockets-sansio",
+                ws=_WebSocketProtocol,
                 ws_max_size=gateway.FRAME_LIMIT,
                 log_config=None,
                 access_log=False,
@@ -123,7 +127,7 @@ class _AppServer:
                 await asyncio.sleep(_POLL)
 
     async def _serve(self) -> None:
-        # SystemExit is uvicorn's way to say that the app's start failed; it has logged why.
+        # Uvicorn raises SystemExit if the app did not start, and has logged the cause.
         with contextlib.suppress(SystemExit):
             await self._server.serve(sockets=[self._listener])
 
@@ -134,6 +138,18 @@ class _AppServer:
         await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
         self._task.cancel()
         await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
+
+
+# Uvicorn's default uses an API of websockets that is deprecated.
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message of the app; a complete refusal of the handshake is not an error."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            # Without this uvicorn logs an error, because no handshake was completed.
+            self.handshake_complete = True
+            if self.initial_response:
+                _log.info("refused a WebSocket with status %d", self.initial_response[0])
 
 
 class _Server(uvicorn.Server):

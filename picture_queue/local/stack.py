@@ -1,4 +1,4 @@
-"""The embedded Supabase, as programs use it: in a `with` block, or in the background.
+"""The embedded Supabase for programs: in a `with` block or in the background.
 
 ```python
 from picture_queue.local import LocalSupabase
@@ -35,42 +35,42 @@ _STOP_TIMEOUT = launch.STOP_TIMEOUT
 
 
 def print_notice(line: str) -> None:
-    """Write a line about a slow first step to standard error."""
+    """Write a line about a download to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 class LocalSupabase:
-    """An embedded Supabase that lives as long as the block, and never longer than this process.
+    """An embedded Supabase that runs until the end of the block, and no longer than this process.
 
-    Works with `with` and `async with`. The attributes below are there while it runs.
+    Works with `with` and `async with`. The attributes below are set while it runs.
 
     Args:
-        data_dir: Where the data is kept; None takes a temporary directory, deleted at the end.
+        data_dir: The data directory; None takes a temporary one, which is deleted at the end.
         port: Port of the API; 0 takes a free one.
-        worker: Run a worker with the built-in handlers beside it.
+        worker: Whether the stack also runs a worker with the built-in handlers.
         durable: Whether committed data survives a power failure. None: yes, except in a temporary
             directory.
-        replicate_seconds: How long the Replicate simulator's predictions run; None: about as long
-            as the real models.
-        migrations: Whether the database gets our SQL; without, it is as a new project's.
-        real_replicate: Whether the worker generates with the real Replicate by
-            `REPLICATE_API_TOKEN`, which costs money.
-        allowed_origins: Origins whose pages may call the API beside those on loopback.
-        notice: Called with one line when something has to be downloaded first.
+        replicate_seconds: Duration of the simulator's predictions; None: that of the real models.
+        migrations: Whether to apply our migrations; if not, the database is like that of a new
+            project.
+        real_replicate: Whether the worker uses the real Replicate with `REPLICATE_API_TOKEN`, which
+            costs money.
+        allowed_origins: Origins, besides loopback, whose pages may call the API.
+        notice: Called with one line before a download starts.
 
     Attributes:
         api_url: Address for Supabase clients.
-        db_url: Address of the database for role `postgres`, as psql takes it.
+        db_url: Address of the database for the role `postgres`, in the form that psql accepts.
         anon_key: JWT of the role anon.
         service_role_key: JWT of the role service_role.
-        publishable_key: Key of the new kind for anon.
-        secret_key: Key of the new kind for service_role.
-        jwt_secret: HS256 secret that user tokens are signed with.
+        publishable_key: Opaque key (`sb_publishable_…`) of the role anon.
+        secret_key: Opaque key (`sb_secret_…`) of the role service_role.
+        jwt_secret: HS256 secret that signs the tokens of users.
         replicate_url: `REPLICATE_BASE_URL` of the simulator.
         replicate_token: `REPLICATE_API_TOKEN` of the simulator.
         postgres: Version and origin of Postgres.
         postgrest: Version and origin of PostgREST.
-        data_dir: Where the data is.
+        data_dir: The data directory.
     """
 
     api_url: str
@@ -123,7 +123,7 @@ class LocalSupabase:
         Raises:
             PortTaken: Another program has the port.
             StackAlreadyRunning: Another stack has the data directory.
-            MissingProgram: Postgres or PostgREST is missing and could not be fetched.
+            MissingProgram: Postgres or PostgREST is missing and could not be downloaded.
             LocalStackError: It did not start for another reason.
         """
         if self._process:
@@ -142,10 +142,10 @@ class LocalSupabase:
         return self
 
     def stop(self) -> None:
-        """Stop the stack; a temporary data directory is deleted. A second call does nothing.
+        """Stop the stack and delete a temporary data directory. A second call does nothing.
 
         Raises:
-            LocalStackError: Something of it does not end.
+            LocalStackError: A program of it does not end.
         """
         process, self._process = self._process, None
         if process is None or self._data is None:
@@ -160,7 +160,7 @@ class LocalSupabase:
             shutil.rmtree(self._data.path, ignore_errors=True)
 
     def status(self) -> dict[str, str]:
-        """Return what `picture-queue local status --json` prints.
+        """Return the values that `picture-queue local status --json` prints.
 
         Raises:
             StackNotRunning: It has not been started, or has ended.
@@ -173,8 +173,8 @@ class LocalSupabase:
     def superuser_url(self) -> str:
         """Address of the database for the superuser `supabase_admin`, over its socket.
 
-        Triggers and functions that `postgres` made have the superuser's rights in its sessions,
-        and so those of the operating system's user that the stack runs as.
+        In its sessions, triggers and functions that `postgres` made run with the rights of the
+        superuser, and so with those of the operating system's user that runs the stack.
 
         Raises:
             StackNotRunning: It has not been started, or has ended.
@@ -204,7 +204,7 @@ class LocalSupabase:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # The thread cannot be interrupted: let it finish, and leave nothing behind.
+            # The thread cannot be interrupted. Let it finish, then stop the stack.
             with contextlib.suppress(LocalStackError):
                 await starting
             await asyncio.to_thread(self.stop)
@@ -232,21 +232,21 @@ def start_background(
     """Start a stack that continues after this process, until `stop`.
 
     Args:
-        data_dir: Where the data is kept; None takes the user's default.
+        data_dir: The data directory; None takes the user's default.
         port: Port of the API; 0 takes a free one.
-        worker: Run a worker beside it.
-        real_replicate: Whether the worker generates with the real Replicate by
-            `REPLICATE_API_TOKEN`, which costs money.
-        allowed_origins: Origins whose pages may call the API beside those on loopback.
-        notice: Called with one line when something has to be downloaded first.
+        worker: Whether the stack also runs a worker.
+        real_replicate: Whether the worker uses the real Replicate with `REPLICATE_API_TOKEN`, which
+            costs money.
+        allowed_origins: Origins, besides loopback, whose pages may call the API.
+        notice: Called with one line before a download starts.
 
     Returns:
-        What `status` returns.
+        The values that `status` returns.
 
     Raises:
         PortTaken: Another program has the port.
         StackAlreadyRunning: A stack is running in that directory.
-        MissingProgram: Postgres or PostgREST is missing and could not be fetched.
+        MissingProgram: Postgres or PostgREST is missing and could not be downloaded.
         LocalStackError: It did not start for another reason.
     """
     data = DataDir(data_dir or default_data_dir())
@@ -258,7 +258,7 @@ def start_background(
         real_replicate=real_replicate,
         allowed_origins=allowed_origins,
     )
-    # It is to outlive us; if we outlive it after all, somebody has to collect it.
+    # Collects the exit code if the stack ends before this process.
     threading.Thread(target=process.wait, name="stack-ended", daemon=True).start()
     return status
 
@@ -282,11 +282,11 @@ def status(data_dir: Path | None = None) -> dict[str, str]:
 
 
 def stop(data_dir: Path | None = None) -> None:
-    """Stop the stack running in a data directory; its data stays.
+    """Stop the stack that runs in a data directory; its data stays.
 
     Raises:
         StackNotRunning: There is none.
-        LocalStackError: Something of it does not end.
+        LocalStackError: A program of it does not end.
     """
     data = DataDir(data_dir or default_data_dir())
     daemon = data.daemon()
@@ -301,10 +301,10 @@ def stop(data_dir: Path | None = None) -> None:
 
 
 def reset(data_dir: Path | None = None) -> None:
-    """Delete the data of a stack, which is stopped first if it is running.
+    """Delete the data of a stack, and stop the stack before if it is running.
 
     Raises:
-        LocalStackError: It does not stop, or something cannot be deleted.
+        LocalStackError: It does not stop, or a file cannot be deleted.
     """
     with contextlib.suppress(StackNotRunning):
         stop(data_dir)
@@ -315,7 +315,7 @@ def reset(data_dir: Path | None = None) -> None:
 
 def _temporary_directory() -> Path:
     path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
-    path.chmod(0o711)  # for a stack below it; a stack in it closes it
+    path.chmod(0o711)  # so that the service user can reach it; the stack sets mode 0700
     return path
 
 

@@ -1,4 +1,4 @@
-"""Keeps the stack's programs running, and sees to it that none outlives the stack."""
+"""Restarts of the stack's programs, and the process that ends them if the daemon is killed."""
 
 import asyncio
 import contextlib
@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 from picture_queue.errors import PictureQueueError
 from picture_queue.local.processes import exit_code, stop
@@ -27,19 +29,28 @@ Signals = Sequence[tuple[signal.Signals, float]]
 
 
 class Guard:
-    """The process that ends our programs if we are killed; see `guard.py`.
+    """The process that ends the programs if the daemon is killed; see `guard.py`.
 
     Args:
-        held: Descriptors that stay open until the guard is done: the data directory's lock, since
-            a free one means that nothing is left, and the listening sockets, since whoever took
-            the ports of a killed stack would get the service key from its worker.
+        held: Descriptors that stay open until the guard ends: the lock of the data directory, which
+            must not be free while a program runs, and the listening sockets, because whoever
+            listened on the ports of a killed stack would get the service key from its worker.
         doomed: Directory to delete at the end unless `keep` was called.
+        record: Called with the pids and start times of the programs after each change, for the case
+            that the guard is killed as well.
     """
 
-    def __init__(self, held: Sequence[int], doomed: Path | None) -> None:
+    def __init__(
+        self,
+        held: Sequence[int],
+        doomed: Path | None,
+        record: Callable[[Mapping[int, float]], None] = lambda _: None,
+    ) -> None:
+        self._record = record
+        self._started: dict[int, float] = {}
         script = Path(__file__).with_name("guard.py")
         self._process = subprocess.Popen(
-            # -P: the modules beside the script are not for it.
+            # -P: the script does not import the modules in its directory.
             [sys.executable, "-P", script, *([doomed] if doomed else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -51,10 +62,15 @@ class Guard:
     def add(self, process: subprocess.Popen[bytes]) -> None:
         """Watch a program from now on."""
         self._tell(f"+{process.pid}")
+        with contextlib.suppress(psutil.Error):
+            self._started[process.pid] = psutil.Process(process.pid).create_time()
+        self._record(self._started)
 
     def remove(self, process: subprocess.Popen[bytes]) -> None:
         """Forget a program that has ended."""
         self._tell(f"-{process.pid}")
+        self._started.pop(process.pid, None)
+        self._record(self._started)
 
     def keep(self) -> None:
         """Leave the directory in place."""
@@ -63,7 +79,7 @@ class Guard:
     def _tell(self, word: str) -> None:
         pipe = self._process.stdin
         if pipe:
-            # A guard that is gone cannot help; `ended` is how the daemon hears of it.
+            # The daemon stops when the guard has ended; see `ended`.
             with contextlib.suppress(BrokenPipeError):
                 os.write(pipe.fileno(), f"{word}\n".encode())
 
@@ -83,12 +99,12 @@ class Service:
     """A program that is started again when it dies, a bounded number of times.
 
     Args:
-        name: For the log.
+        name: Its name in the log.
         launch: Starts the program; called again for each restart.
         guard: Told of every process.
-        signals: How it is stopped: signals with their seconds.
+        signals: The signals that stop it, each with the seconds to wait after it.
         give_up: Called when it died too often.
-        ready: Waits until the started program is of use, and raises when it will not be.
+        ready: Waits until the started program is ready, and raises an error if it will not be.
     """
 
     def __init__(
@@ -111,7 +127,7 @@ class Service:
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the program, and return when it is ready; what goes wrong is raised."""
+        """Start the program and wait until it is ready."""
         await self._begin()
         self._watcher = asyncio.create_task(self._watch())
 

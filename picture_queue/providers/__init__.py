@@ -1,1 +1,1 @@
-"""Providers of pictures: clients of their APIs. They know no queue."""
+"""Clients of the APIs of picture providers; they do not depend on the queue."""

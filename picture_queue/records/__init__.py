@@ -1,4 +1,4 @@
-"""The rows and answers of the database, as values. They know no client and do no I/O."""
+"""The rows that the database holds and the results of calls, as immutable values."""
 
 from picture_queue.records.base import Record
 from picture_queue.records.batches import Batch, EnqueuedBatch

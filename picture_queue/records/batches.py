@@ -11,7 +11,7 @@ from picture_queue.records.jobs import Enqueued
 
 
 class Batch(Record):
-    """Jobs that belong together: how many there are and how they ended, ``progress`` in percent."""
+    """A batch of jobs: the number of its jobs by state, and its ``progress`` in percent."""
 
     id: UUID
     total: int
@@ -29,7 +29,7 @@ class Batch(Record):
 
 
 class EnqueuedBatch(Record):
-    """A new batch and what became of each of its jobs."""
+    """The outcome of the enqueue of a batch, and of each of its jobs."""
 
     id: UUID
     jobs: tuple[Enqueued, ...]

@@ -10,7 +10,7 @@ from picture_queue.records.jobs import JobStatus
 
 
 class Image(Record):
-    """A picture in the bucket ``pictures``."""
+    """A picture in the bucket ``pictures``; ``n`` is its number in the generation, from 1."""
 
     id: UUID
     generation_id: UUID
@@ -24,7 +24,7 @@ class Image(Record):
 
 
 class Generation(Record):
-    """A request for pictures; its status follows its job."""
+    """A request for pictures; its status is that of its job."""
 
     id: UUID
     user_id: UUID | None
@@ -41,7 +41,7 @@ class Generation(Record):
 
 
 class StartedGeneration(Record):
-    """The answer to a start: the ids to follow it by."""
+    """A started generation: its id, and the id and status of its job."""
 
     id: UUID
     job_id: UUID

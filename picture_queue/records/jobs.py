@@ -1,4 +1,4 @@
-"""Jobs, their history, and the answers to calls about them."""
+"""Jobs, their history, and the results of calls about them."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -79,8 +79,8 @@ class JobEvent(Record):
 
     ``source`` is where the state came from: ``socket`` (an event over Realtime), ``snapshot`` (the
     row, read when the watch began or reconnected) or ``poll`` (the row, read after a time without
-    events). ``explanation`` is the reason why the job does not move; it is set if an unchanged
-    state is yielded again.
+    events). If the watch yields an unchanged state again, ``explanation`` has the reason why the
+    job does not move.
     """
 
     job_id: UUID
@@ -129,7 +129,7 @@ class Enqueued(Record):
 
 
 class CancelRequest(Record):
-    """The answer to a cancel: cancelled at once, or asked to stop."""
+    """The result of a cancel. If ``cancel_requested``, the job runs and was asked to stop."""
 
     job_id: UUID
     status: JobStatus
@@ -139,7 +139,7 @@ class CancelRequest(Record):
 class Changed(Record):
     """The effect of a change of many jobs, or its preview.
 
-    ``more``: further jobs match, which need another call.
+    ``more`` is True if further jobs match; another call changes them.
     """
 
     matched: int
@@ -159,9 +159,9 @@ class FailureReason(Record):
 
 
 class JobPosition(Record):
-    """The position of a job in its queue, from 1; None if it is not ready to run.
+    """The position of a job in its queue, from 1; None if the job is not ready to run.
 
-    ``at_least``: the job may be further back.
+    ``at_least`` is True if the position is a lower bound.
     """
 
     position: int | None
@@ -177,7 +177,7 @@ class JobReason(Record):
         reason: finished, running, waiting_for_worker, no_worker, queue_paused, key_paused, limit,
             scheduled, retry, parents, event, lease_expired, step_failed, no_maintenance, unknown,
             or one that a newer database adds.
-        detail: The reason in a sentence.
+        detail: The reason as a sentence.
         until: The time when the reason ends, if known.
         key: The limit key (limit, key_paused).
         max_running: Maximum number of jobs of the key that run at once (limit).
@@ -192,7 +192,8 @@ class JobReason(Record):
         event: The name of the event (event).
         worker: The worker (running, lease_expired).
         step: The step of maintenance (step_failed).
-        error: The error (step_failed, retry), or the reason that a handler gave (scheduled).
+        error: The error (step_failed, retry), or the reason that a handler gave for a snooze
+            (scheduled).
     """
 
     reason: str

@@ -22,7 +22,7 @@ class Limit(Record):
 
 
 class PausedKey(Record):
-    """A paused or resumed limit key; a pause without ``resume_at`` lasts until it is resumed."""
+    """A paused or resumed limit key; a pause without ``resume_at`` lasts until a resume."""
 
     key: str
     paused: bool

@@ -1,4 +1,4 @@
-"""Models on offer."""
+"""Models that a project offers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from picture_queue.records.base import Record
 
 
 class Model(Record):
-    """A model on offer; ``inputs`` has the name, type and bounds of each input."""
+    """A model that a project offers; ``inputs`` has the name, type and bounds of each input."""
 
     model_id: str
     kind: str

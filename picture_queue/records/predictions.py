@@ -1,4 +1,4 @@
-"""Predictions: the rows behind a generation, which only its worker sees."""
+"""Predictions of a generation, which only its worker can read."""
 
 from typing import Any, Literal
 from uuid import UUID
@@ -21,8 +21,9 @@ class PredictionModel(Record):
     """The model to call.
 
     Attributes:
-        official: True: through its own endpoint; else by ``version``.
-        typical_seconds: Running time, None where nobody has seen it.
+        official: True if the model has an endpoint of its own; otherwise it is called by
+            ``version``.
+        typical_seconds: Typical run time of a prediction; None if it is not known.
     """
 
     model_id: str
@@ -32,13 +33,13 @@ class PredictionModel(Record):
 
 
 class PredictionRow(Record):
-    """The row that is committed before a prediction is created.
+    """A row that is committed before its prediction is created at the provider.
 
     Attributes:
-        state: ``creating`` until the id is known, ``created`` from then on, ``succeeded`` once the
-            images are saved.
-        prediction_id: The provider's id.
-        input: What to send.
+        state: ``creating`` until the id of the prediction is recorded, then ``created``;
+            ``succeeded`` once the images are saved.
+        prediction_id: The id of the prediction at the provider; None until it is recorded.
+        input: The input to send to the model.
     """
 
     id: UUID
@@ -52,10 +53,10 @@ class SavedImage(Record):
     """A picture in Storage.
 
     Attributes:
-        n: Number within the generation, from 1.
+        n: Number in the generation, from 1.
         path: Path in the bucket ``pictures``.
-        width: Pixels, None for a vector picture that does not say.
-        height: Likewise.
+        width: Width in pixels; None for a vector picture that does not specify it.
+        height: Height in pixels; None for a vector picture that does not specify it.
         bytes: Size of the file.
     """
 
@@ -68,12 +69,12 @@ class SavedImage(Record):
 
 
 class BegunPrediction(Record):
-    """The answer of `begin_prediction`.
+    """The result of `begin_prediction`.
 
     Attributes:
-        prediction: A new row, or the one another attempt left behind.
-        resumed: The row was there before.
-        owned: Prediction ids that belong to rows, of the last two hours.
+        prediction: A new row, or the unfinished row of an earlier attempt.
+        resumed: True if an earlier attempt created the row.
+        owned: Ids of the predictions of the last two hours that belong to a row.
         images: Images of the generation that are already saved.
     """
 

@@ -1,4 +1,4 @@
-"""A project as a whole: its version, health, checks and maintenance."""
+"""The whole project: version, health, checks and maintenance."""
 
 from datetime import datetime
 from typing import Literal
@@ -20,8 +20,8 @@ class Version(Record):
 class QueueHealth(Record):
     """One row of the view ``queue_health``.
 
-    `failed_last_day` counts jobs that failed in the last 24 hours and are still failed, among the
-    newest 10,000 of all queues. ``resume_at`` None: a paused queue stays so until it is resumed.
+    ``failed_last_day`` counts the jobs that failed in the last 24 hours and are still failed, among
+    the newest 10,000 failed jobs of all queues. A pause without ``resume_at`` lasts until a resume.
     """
 
     queue: str
@@ -56,7 +56,7 @@ class Health(Record):
 
 
 class Finding(Record):
-    """One check of the doctor: its verdict, what it saw, and what to do about it."""
+    """The result of one check of the doctor; ``remedy`` is the fix of a problem."""
 
     check: str
     verdict: Literal["ok", "warn", "bad"]
@@ -65,13 +65,14 @@ class Finding(Record):
 
 
 class Maintenance(Record):
-    """The answer to a call for maintenance.
+    """The result of a call for maintenance.
 
-    ``leased``: this caller did a round. It is False when another worker does the maintenance.
-    ``next_in``: seconds until the next call; 0 means that more work is waiting.
+    ``leased`` is True if this call did a round of maintenance, and False if another worker holds
+    the maintenance lease. ``next_in`` is the number of seconds until the next call; 0 means that
+    more work is waiting.
 
-    The other fields count what the round did. ``failed``: steps that failed, in this round or
-    before, and will be tried again.
+    The other fields count the work of the round. ``failed`` counts the steps that failed, in this
+    round or before, and will be tried again.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())

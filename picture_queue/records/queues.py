@@ -1,4 +1,4 @@
-"""Queues and the numbers of their jobs."""
+"""Queues and the counts of their jobs."""
 
 from datetime import datetime
 from typing import Literal
@@ -7,9 +7,9 @@ from picture_queue.records.base import Record
 
 
 class Queue(Record):
-    """A queue and its policy; None where the project's default holds.
+    """A queue and its policy; a field that is None takes the project's default.
 
-    ``jobs`` has the number of unfinished jobs by hold, or by status where there is none.
+    ``jobs`` has the number of unfinished jobs by hold; jobs without a hold are counted by status.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Queue(Record):
 
 
 class QueueCounts(Record):
-    """Number of jobs of a queue in each state; a finished job counts as long as it is kept.
+    """The number of jobs of a queue in each state; a finished job counts until it is pruned.
 
-    ``oldest_seconds`` is how long the oldest job that could be claimed has waited.
+    ``oldest_seconds`` is the waiting time of the oldest job that is ready to be claimed.
     """
 
     queue: str
@@ -55,7 +55,7 @@ class QueueCounts(Record):
 
 
 class DesiredWorkers(Record):
-    """Recommended number of workers for the jobs that run (``running``) or could (``ready``)."""
+    """The recommended number of workers for the jobs that are running or ready to run."""
 
     desired: int
     running: int

@@ -8,9 +8,9 @@ from picture_queue.records.base import Record
 
 
 class Schedule(Record):
-    """A schedule of recurring jobs. ``job`` has their type, payload and options.
+    """A schedule of recurring jobs; ``job`` has their type, payload and options.
 
-    ``last_error`` says why the latest tick made no job, None if it did.
+    ``last_error`` is the reason why the latest tick created no job; None if it created one.
     """
 
     name: str

@@ -8,7 +8,7 @@ from picture_queue.records.base import Record
 
 
 class Setting(Record):
-    """The defaults and limits of a project; the SQL reference says what each means."""
+    """The defaults and limits of a project; the SQL reference describes each of them."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 

@@ -4,7 +4,7 @@ from picture_queue.records.base import Record
 
 
 class Tenant(Record):
-    """The weight of a tenant where tenants share a queue."""
+    """A tenant and its weight in queues with fair sharing."""
 
     tenant: str
     weight: float

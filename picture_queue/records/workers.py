@@ -19,7 +19,7 @@ class WorkerSeen(Record):
         idle: Whether its last claim got fewer jobs than it asked for.
         seen_at: The time of its last call.
         seen_seconds: Seconds since then, by the clock of the database.
-        running: Number of jobs that it holds.
+        running: Number of jobs whose lease it holds.
     """
 
     worker: str
@@ -32,10 +32,10 @@ class WorkerSeen(Record):
 
 
 class Unreadable(dict[str, str]):
-    """Replacement for a field that cannot be read: ``{"unreadable": reason}``.
+    """A replacement for a field that cannot be read: ``{"unreadable": reason}``.
 
     Args:
-        reason: The fault.
+        reason: The reason why the field cannot be read.
     """
 
     def __init__(self, reason: str) -> None:
@@ -43,7 +43,7 @@ class Unreadable(dict[str, str]):
 
     @property
     def reason(self) -> str:
-        """The fault."""
+        """The reason why the field cannot be read."""
         return self["unreadable"]
 
 
@@ -52,13 +52,13 @@ class PartlyReadable(dict[str, Any]):
 
 
 class JobFields:
-    """The fields of a claimed job that its handler sees.
+    """The fields of a claimed job that its handler can read.
 
-    A view of the row that converts a field when it is read, since most handlers read few fields and
-    a worker may claim thousands of jobs a second.
+    A field is converted when it is read, because most handlers read few fields and a worker may
+    claim thousands of jobs a second.
 
     Args:
-        row: The JSON object from `claim_jobs`; an absent field is null or 0.
+        row: The JSON object from `claim_jobs`; a missing field counts as null or 0.
     """
 
     __slots__ = ("_row",)
@@ -79,13 +79,13 @@ class JobFields:
 
     @property
     def queue(self) -> str:
-        """The queue it was claimed from."""
+        """Queue of the job."""
         queue: str = self._row["queue"]
         return queue
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The payload as it was enqueued."""
+        """Payload of the job."""
         payload: dict[str, Any] = self._row["payload"]
         return payload
 
@@ -96,43 +96,43 @@ class JobFields:
 
     @property
     def max_attempts(self) -> int:
-        """Attempts before the job fails."""
+        """Number of attempts before the job fails."""
         return int(self._row["max_attempts"])
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The tags it was enqueued with."""
+        """Tags of the job."""
         return tuple(self._row.get("tags") or ())
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata it was enqueued with."""
+        """Metadata of the job."""
         metadata: dict[str, Any] = self._row.get("metadata") or {}
         return metadata
 
     @property
     def event(self) -> Any:
-        """Data of the outside event that woke it; None where none did."""
+        """Payload of the external event that woke the parked job; None without such an event."""
         return self._row.get("event")
 
     @property
     def lease_id(self) -> UUID:
-        """The lease it was claimed under."""
+        """Id of the lease under which the job was claimed."""
         return UUID(self._row["lease_id"])
 
     @property
     def user_id(self) -> UUID | None:
-        """Owner of the job."""
+        """Owner of the job; None if it has none."""
         return _uuid(self._row.get("user_id"))
 
     @property
     def generation_id(self) -> UUID | None:
-        """The generation it is about."""
+        """Generation that the job produces; None for other jobs."""
         return _uuid(self._row.get("generation_id"))
 
 
 class ClaimedJob(JobFields):
-    """A job as its worker gets it, with the lease that fences every later write.
+    """A claimed job with its lease; the database refuses later writes under another lease.
 
     Attributes:
         key: The id as text: to compare and to send.
@@ -151,7 +151,7 @@ class ClaimedJob(JobFields):
 
     @property
     def unreadable(self) -> str | None:
-        """The field of the row that Python cannot read, and why; None where there is none."""
+        """A field of the row that Python cannot read, with the reason; None if there is none."""
         if type(self._row) is dict:  # almost always
             return None
         for name, value in self._row.items():
@@ -161,7 +161,7 @@ class ClaimedJob(JobFields):
 
     @property
     def priority(self) -> int:
-        """Higher is claimed first."""
+        """Priority of the job; a job with a higher priority is claimed first."""
         return int(self._row.get("priority", 0))
 
     @property
@@ -186,33 +186,33 @@ class ClaimedJob(JobFields):
 
     @property
     def progress(self) -> int:
-        """Percent, where an earlier attempt has left it."""
+        """Progress that the last attempt reported, percent."""
         return int(self._row.get("progress", 0))
 
     @property
     def message(self) -> str | None:
-        """The last message of an earlier attempt."""
+        """Message that the last attempt reported with its progress."""
         message: str | None = self._row.get("message")
         return message
 
     @property
     def batch_id(self) -> UUID | None:
-        """The batch it belongs to."""
+        """Batch of the job; None if it has none."""
         return _uuid(self._row.get("batch_id"))
 
     @property
     def cancel_requested(self) -> bool:
-        """True if it was cancelled while it was parked."""
+        """True if a cancel was requested while the job was parked."""
         return self._row.get("cancel_requested_at") is not None
 
     @property
     def created_at(self) -> datetime:
-        """The time when it was enqueued."""
+        """Time at which the job was enqueued."""
         return datetime.fromisoformat(self._row["created_at"])
 
     @property
     def scheduled_for(self) -> datetime | None:
-        """The time when it was to start, if it was enqueued for later."""
+        """Earliest time to start; None if the job was not scheduled."""
         at = self._row.get("scheduled_for")
         return None if at is None else datetime.fromisoformat(at)
 
@@ -223,7 +223,7 @@ def _uuid(text: str | None) -> UUID | None:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatAnswer:
-    """The answer to a heartbeat: which jobs to cancel, and whose lease is lost; ids as text."""
+    """The answer to a heartbeat: the ids of the jobs to cancel and of those with a lost lease."""
 
     cancel: frozenset[str]
     lost: frozenset[str]

@@ -1,19 +1,18 @@
-"""Runs jobs: `Worker`, the decisions of its handlers, and the contexts they get.
+"""Workers: `Worker`, the decisions of its handlers, and the contexts that they get.
 
-The path of a job. A line names the task or thread first; all but the threads are tasks of one event
-loop.
+The path of a job. Each line names a task of the event loop, or a thread, and what it does:
 
     Claimer           claim_jobs -> Supervisor._take: a slot, held ahead, or released
     heartbeat thread  heartbeat_jobs confirms starts and prolongs leases;
                       Supervisor._take_heartbeat (in the event loop) starts, cancels, stops
-    AttemptTask       runs an async handler; a plain def runs in a thread of its own
+    HandlerTask       runs an async handler; a plain def runs in a thread of its own
                       -> Supervisor.settled: its outcome goes to the Reporter
                       -> Supervisor.ended: the slot is free; the next held job or a claim
     Reporter          report_jobs -> Supervisor._written: the lease is dropped
     MaintenanceLoop   maintain_jobs, for the whole project
 
-A slot is taken until the handler has ended. A lease is kept until the database has answered for the
-outcome, or until it is lost. Either can end first.
+A job keeps its slot until its handler has ended. It keeps its lease until the database has answered
+for its outcome, or until the lease is lost. Either can end first.
 """
 
 from picture_queue.worker.context import JobContext, SyncJobContext

@@ -1,8 +1,7 @@
-"""A sender of the values of one attempt: one call at a time, and a pause between two."""
+"""A sender of the values of one attempt: one call at a time, with the values that gathered."""
 
 import asyncio
 import math
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
@@ -10,31 +9,43 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class BatchSender(ABC, Generic[T]):
+class BatchSender(Generic[T]):
     """Collect values, and send those that wait in one call.
 
     Args:
         send: Writes values; raises nothing.
         keep: Values kept at most; the oldest are dropped first.
+        interval: Seconds from the end of a call to the start of the next.
+        gather: Seconds that a value waits for others.
+        batch: So many values are sent without that wait.
     """
 
-    __slots__ = ("_ended_at", "_send", "_sending", "_timer", "_waiting")
-
-    def __init__(self, send: Callable[[list[T]], Coroutine[Any, Any, None]], keep: int) -> None:
+    def __init__(
+        self,
+        send: Callable[[list[T]], Coroutine[Any, Any, None]],
+        keep: int,
+        interval: float = 0.0,
+        gather: float = 0.0,
+        batch: int = 1,
+    ) -> None:
         self._send = send
+        self._interval = interval
+        self._gather = gather
+        self._batch = batch
         self._waiting: deque[T] = deque(maxlen=keep)
         self._sending: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ended_at = -math.inf  # of the last call, by the clock of the event loop
 
-    @abstractmethod
-    def _due_at(self, now: float) -> float:
-        """Return when to send the values that wait, by the clock of the event loop."""
-
     @property
     def has_unsent(self) -> bool:
         """True while a value is not sent yet, or is being sent."""
         return bool(self._waiting) or self._sending is not None
+
+    def put(self, value: T) -> None:
+        """Take a value; it is sent as soon as the interval and the wait for others permit."""
+        self._waiting.append(value)
+        self._schedule()
 
     async def flush(self) -> None:
         """Send the values that wait, without a pause, and wait for the answer."""
@@ -51,15 +62,13 @@ class BatchSender(ABC, Generic[T]):
         self._waiting.clear()
         self._stop_timer()
 
-    def _add(self, value: T) -> None:
-        self._waiting.append(value)
-        self._schedule()
-
     def _schedule(self) -> None:
         if not self._waiting or self._sending:
             return
         loop = asyncio.get_running_loop()
-        due_at = self._due_at(loop.time())
+        due_at = self._ended_at + self._interval
+        if len(self._waiting) < self._batch:
+            due_at = max(due_at, loop.time() + self._gather)
         if due_at <= loop.time():
             self._begin()
         elif self._timer is None:

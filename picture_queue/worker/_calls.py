@@ -2,18 +2,13 @@
 
 import random
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from picture_queue._log import Log
 from picture_queue._rpc import Rpc
-from picture_queue.errors import (
-    BY_CODE,
-    Busy,
-    ConnectionFailed,
-    NotAllowed,
-    NotAuthenticated,
-    PictureQueueError,
-)
-from picture_queue.worker._log import Log
+from picture_queue._transport.base import is_transient
+from picture_queue.errors import BY_CODE, Busy, NotAllowed, NotAuthenticated, PictureQueueError
 
 if TYPE_CHECKING:
     from picture_queue._transport.backend import AsyncBackend
@@ -28,17 +23,24 @@ _ALARM_INTERVAL = 60.0  # seconds between two error messages about the same faul
 class WorkerCalls:
     """Makes the calls of one worker, and notes whether they succeed.
 
-    The thread of the heartbeat makes its calls itself, and notes their results here.
+    The heartbeat thread has a connection of its own, and notes the results of its calls here.
 
     Args:
         backend: The worker's project.
+        worker: Name of the worker.
+        emit: Called with each event inside the worker, for tests to wait for: ``idle`` (a claim
+            found less than it asked for, twice in a row), ``claimed`` (jobs), ``settled`` (job,
+            name of the outcome or None), ``reported`` (job, answer), ``beaten`` (a heartbeat was
+            answered), ``maintained`` (answer), ``listening`` (queues whose wake-ups arrive).
 
     Attributes:
         quiet_until: Time of the monotonic clock before which no call is made, since the API asked
             for that (``Retry-After``).
     """
 
-    def __init__(self, backend: "AsyncBackend") -> None:
+    def __init__(self, backend: "AsyncBackend", worker: str, emit: Callable[..., None]) -> None:
+        self.worker = worker
+        self.emit = emit
         self.quiet_until = 0.0
         self._backend = backend
         self._failing_since: float | None = None
@@ -70,9 +72,7 @@ class WorkerCalls:
         try:
             result = await self._backend.call(rpc, timeout)
         except Exception as error:
-            self.note_pause(error)
-            if counts:
-                self.note_failure(error, rpc.function)
+            self.note_failure(error, rpc.function, counts=counts)
             raise
         if counts:
             self.note_success()
@@ -86,8 +86,12 @@ class WorkerCalls:
             self._alarmed_at.clear()
             _log.info("The worker's calls succeed again after %.1f s", seconds)
 
-    def note_failure(self, error: Exception, function: str) -> None:
-        """Note that a call failed: it was refused, or not answered, or the worker is locked out."""
+    def note_failure(self, error: Exception, function: str, *, counts: bool = True) -> None:
+        """Note that a call of a function failed, and for how long the API asked for a pause."""
+        retry_after = getattr(error, "retry_after", None) or 0.0
+        self.quiet_until = max(self.quiet_until, time.monotonic() + retry_after)
+        if not counts:
+            return
         if is_refusal(error):
             self.note_success()  # a refusal is an answer: the project is up
             return
@@ -100,11 +104,6 @@ class WorkerCalls:
         elif is_first:
             _log.warning("The worker's calls fail and are repeated (%s): %s", function, reason)
 
-    def note_pause(self, error: Exception) -> None:
-        """Note for how long the API asked for a pause, if it did."""
-        seconds = getattr(error, "retry_after", None) or 0.0
-        self.quiet_until = max(self.quiet_until, time.monotonic() + seconds)
-
     def alarm(self, message: str) -> None:
         """Log an error, and again every minute while it lasts."""
         now = time.monotonic()
@@ -116,7 +115,7 @@ class WorkerCalls:
 
 def is_refusal(error: BaseException) -> bool:
     """Return whether the call itself is at fault, so that it fails again if it is repeated."""
-    if isinstance(error, NotAuthenticated | NotAllowed | Busy | ConnectionFailed):
+    if is_transient(error) or isinstance(error, NotAuthenticated | NotAllowed):
         return False
     if isinstance(error, ValueError | TypeError | RecursionError):
         return True  # it could not be written as JSON, or the database could not read it
@@ -124,20 +123,16 @@ def is_refusal(error: BaseException) -> bool:
 
 
 class RetryDelay:
-    """Growing delays between attempts, with jitter.
+    """Delays between attempts, in seconds: they grow from the first to the longest, with jitter.
 
-    Args:
-        first: The first delay, seconds.
-        longest: The longest, seconds: how late a worker may notice that an outage is over.
+    The longest one is how late a worker may notice that an outage is over.
     """
 
     def __init__(self, first: float = 0.2, longest: float = 2.0) -> None:
-        self._first = first
-        self._longest = longest
-        self._next = first
+        self._first, self._next, self._longest = first, first, longest
 
     def next(self) -> float:
-        """Return the delay before the next attempt."""
+        """Return the delay before the next attempt, seconds."""
         delay, self._next = self._next, min(self._next * 2, self._longest)
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
 

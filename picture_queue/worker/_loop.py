@@ -1,13 +1,13 @@
-"""The life cycle of everything that runs in the background of a worker."""
+"""The life cycle of a background task of a worker."""
 
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from picture_queue._log import Log
 from picture_queue.errors import PictureQueueError
-from picture_queue.worker._calls import RetryDelay
-from picture_queue.worker._log import Log
+from picture_queue.worker._calls import RetryDelay, WorkerCalls
 
 _log = Log(__name__)
 
@@ -17,7 +17,8 @@ _CANCEL_TIMEOUT = 1.0  # seconds a cancelled tick gets to end
 class BackgroundLoop(ABC):
     """A task that repeats `_tick` until it is stopped, after a growing delay where that failed."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: WorkerCalls) -> None:
+        self._calls = calls
         self._delay = RetryDelay()
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
@@ -28,9 +29,9 @@ class BackgroundLoop(ABC):
         """Start with the first tick.
 
         Args:
-            on_failure: Called if other code cancels the task. It is not started again before its
-                stop: `asyncio.run` cancels tasks in the same way at its end, and whatever cancels
-                one task of the worker most likely cancels others that it depends on.
+            on_failure: Called if other code cancels the task, as `asyncio.run` does at its end. It
+                is not started again before its stop, since whatever cancelled it most likely
+                cancelled other tasks that it depends on.
         """
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -101,10 +102,7 @@ class BackgroundLoop(ABC):
         self._woken.clear()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep; a stop that begins ends it early.
-
-        A loop that has work left while it stops sleeps in full, so it never spins.
-        """
+        """Sleep; a stop ends it early, unless work is left: then the loop must not spin."""
         if self.stopping and not self._is_finished():
             await asyncio.sleep(seconds)
         else:

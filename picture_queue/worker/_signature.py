@@ -16,7 +16,7 @@ from picture_queue.worker.context import JobContext, SyncJobContext
 
 _SHAPE = "Write it as (), (payload), (payload, job) or (job: JobContext)"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_MOST_LAYERS = 100
+_MAX_LAYERS = 100
 _CONTEXTS = (JobContext, SyncJobContext)
 _CONTEXT_NAME = re.compile(rf"\b({'|'.join(context.__name__ for context in _CONTEXTS)})\b")
 
@@ -47,6 +47,10 @@ class Shape:
     payload: TypeAdapter[Any] | None
 
 
+class _Unusable(Exception):
+    """The reason why a function cannot be a handler, and a hint."""
+
+
 def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
     """Read a handler's signature.
 
@@ -54,31 +58,41 @@ def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
         InvalidArgument: It cannot be called with a payload and a context, or the type of its
             payload cannot be validated.
     """
+    try:
+        return _shape_of(function)
+    except _Unusable as error:
+        why, hint = error.args
+        raise InvalidArgument(
+            f"The handler of {job_type!r} is not usable", detail=why, hint=hint
+        ) from error.__cause__
+
+
+def _shape_of(function: Callable[..., Any]) -> Shape:
     if inspect.isclass(function):
-        raise _refusal(
-            job_type,
-            f"{function.__name__} is a class",
-            "Register a function, or an instance of the class that has __call__",
-        )
+        hint = "Register a function, or an instance of the class that has __call__"
+        raise _Unusable(f"{function.__name__} is a class", hint)
     if not callable(function):
-        raise _refusal(job_type, f"{function!r} is not a function", _SHAPE)
+        raise _Unusable(f"{function!r} is not a function", _SHAPE)
     layers = list(_layers(function))
     if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in layers):
-        raise _refusal(job_type, "it is a generator", "Return a value instead of yielding some")
+        raise _Unusable("it is a generator", "Return a value instead of yielding some")
     is_async = any(inspect.iscoroutinefunction(layer) for layer in layers)
-    wanted = _parameters(job_type, function)
+    wanted = _parameters(function)
     takes_context = len(wanted) == 2 or (len(wanted) == 1 and bool(_contexts(wanted[0])))
-    if takes_context:
-        _check_context(job_type, wanted[-1], is_async)
+    right, wrong = (c.__name__ for c in (_CONTEXTS if is_async else reversed(_CONTEXTS)))
+    if takes_context and _contexts(wanted[-1]) == [wrong]:
+        kind = "an async" if is_async else "a sync"
+        hint = f"Annotate {wanted[-1].name} with {right}"
+        raise _Unusable(f"{kind} handler takes no {wrong}", hint)
     takes_payload = len(wanted) - takes_context == 1
-    adapter = _adapter(job_type, wanted[0]) if takes_payload else None
+    adapter = _adapter(wanted[0]) if takes_payload else None
     return Shape(is_async, takes_payload, takes_context, adapter)
 
 
 def _layers(function: Callable[..., Any]) -> Iterator[Any]:
     """Yield a callable and what it calls, through partials, decorators and `__call__`."""
     layer: Any = function
-    for _ in range(_MOST_LAYERS):  # a `__wrapped__` can lead back to itself
+    for _ in range(_MAX_LAYERS):  # a `__wrapped__` can lead back to itself
         yield layer
         if isinstance(layer, partial):
             layer = layer.func
@@ -90,38 +104,36 @@ def _layers(function: Callable[..., Any]) -> Iterator[Any]:
             return
 
 
-def _parameters(job_type: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return the parameters that take the payload and the context, as far as there are some."""
-    signature = _signature(job_type, function)
+    signature = _signature(function)
     parameters = list(signature.parameters.values())
     for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-            raise _refusal(job_type, f"{parameter.name} can only be given by name", _SHAPE)
+            raise _Unusable(f"{parameter.name} can only be given by name", _SHAPE)
     given = [p for p in parameters if p.kind in _POSITIONAL]
     if not given and any(p.kind is not p.KEYWORD_ONLY for p in parameters):
-        raise _refusal(
-            job_type,
+        raise _Unusable(
             f"{signature} does not tell whether it wants the payload and the job",
             "Name its arguments, or put @functools.wraps(function) on the wrapper",
         )
     required = [p.name for p in given if p.default is p.empty]
     names = ", ".join(required)
     if len(required) > 2:
-        raise _refusal(job_type, f"it requires {len(required)} arguments ({names})", _SHAPE)
+        raise _Unusable(f"it requires {len(required)} arguments ({names})", _SHAPE)
     if given and given[0].name in ("self", "cls"):
-        raise _refusal(
-            job_type,
+        raise _Unusable(
             f"it is a method that is bound to no object ({names})",
-            f"Register the method of an object: worker.handler({job_type!r})(object.method)",
+            "Register the method of an object: worker.handler(…)(object.method)",
         )
     found = [p.replace(annotation=_resolved(p.annotation, function)) for p in given[:2]]
     if len(found) == 2 and _contexts(found[0]):
-        raise _refusal(job_type, f"its first argument is the context ({names})", _SHAPE)
-    # A second argument with a default is the function's own affair, unless it says context.
+        raise _Unusable(f"its first argument is the context ({names})", _SHAPE)
+    # A second argument with a default is the function's own affair, unless it is the context.
     return found[:1] + [p for p in found[1:] if p.name in required or _contexts(p)]
 
 
-def _signature(job_type: str, function: Callable[..., Any]) -> inspect.Signature:
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
     """Return its signature, or that of the function to which a wrapper passes all arguments."""
 
     def names_arguments(layer: Callable[..., Any]) -> bool:
@@ -133,7 +145,7 @@ def _signature(job_type: str, function: Callable[..., Any]) -> inspect.Signature
             return _inspect(function)
         return _inspect(inspect.unwrap(function, stop=names_arguments), follow_wrapped=False)
     except (NameError, TypeError, ValueError, SyntaxError) as error:
-        raise _refusal(job_type, f"its signature cannot be read: {error}", _SHAPE) from error
+        raise _Unusable(f"its signature cannot be read: {error}", _SHAPE) from error
 
 
 def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
@@ -161,24 +173,12 @@ def _contexts(parameter: inspect.Parameter) -> list[str]:
     return [context.__name__ for context in _CONTEXTS if context in types]
 
 
-def _check_context(job_type: str, parameter: inspect.Parameter, is_async: bool) -> None:
-    right, wrong = (c.__name__ for c in (_CONTEXTS if is_async else reversed(_CONTEXTS)))
-    if _contexts(parameter) == [wrong]:
-        kind = "an async" if is_async else "a sync"
-        raise _refusal(
-            job_type,
-            f"{kind} handler takes no {wrong}",
-            f"Annotate {parameter.name} with {right}",
-        )
-
-
-def _adapter(job_type: str, parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
+def _adapter(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
     annotation = parameter.annotation
     if annotation in (inspect.Parameter.empty, Any, dict, dict[str, Any]):
         return None
     if isinstance(annotation, str):
-        raise _refusal(
-            job_type,
+        raise _Unusable(
             f"the type of {parameter.name}, {annotation}, is not defined when the program runs",
             "Define it at the top level of a module, and import it outside of `if TYPE_CHECKING:`",
         )
@@ -189,12 +189,7 @@ def _adapter(job_type: str, parameter: inspect.Parameter) -> TypeAdapter[Any] | 
         return adapter
     # That of types without a schema is a subclass.
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-        raise _refusal(
-            job_type,
+        raise _Unusable(
             f"its payload cannot be validated as {annotation!r}: {str(error).splitlines()[0]}",
             "Use a pydantic model, a dataclass, a TypedDict or dict",
         ) from error
-
-
-def _refusal(job_type: str, why: str, hint: str) -> InvalidArgument:
-    return InvalidArgument(f"The handler of {job_type!r} is not usable", detail=why, hint=hint)

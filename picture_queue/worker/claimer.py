@@ -12,26 +12,23 @@ from picture_queue.records import ClaimedJob
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import WorkerCalls, is_refusal
 from picture_queue.worker._loop import BackgroundLoop
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Slots
 
 _CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Claimer(BackgroundLoop):
-    """Keep the slots of a worker filled.
+    """Keeps the slots of a worker filled.
 
     There is one claim at a time. One whose answer was lost is repeated as it was, with the same
     request id: the database gives the same jobs.
 
     Args:
         calls: Makes the calls.
-        worker: Name of the worker.
         job_types: The types that have a handler.
         settings: Queues, lease and poll interval.
-        slots: How many jobs to claim.
+        slots: Tells how many jobs to claim.
         take: Takes a job, and the time of the monotonic clock when its lease was asked for.
-        signals: For tests.
 
     Attributes:
         receives_wake_ups: Whether the worker is woken when there are jobs. If not, it claims for
@@ -41,22 +38,17 @@ class Claimer(BackgroundLoop):
     def __init__(
         self,
         calls: WorkerCalls,
-        worker: str,
         job_types: tuple[str, ...],
         settings: WorkerSettings,
         slots: Slots,
         take: Callable[[ClaimedJob, float], None],
-        signals: Signals,
     ) -> None:
-        super().__init__()
+        super().__init__(calls)
         self.receives_wake_ups = False
-        self._calls = calls
-        self._worker = worker
         self._job_types = job_types
         self._settings = settings
         self._slots = slots
         self._take = take
-        self._signals = signals
         self._due_at = 0.0  # of the next claim
         self._open: Claim | None = None  # sent, and not answered yet
         self._sent_at = 0.0  # when it was sent first
@@ -104,7 +96,7 @@ class Claimer(BackgroundLoop):
 
     def _claim(self, demand: int) -> Claim:
         return Claim(
-            self._worker,
+            self._calls.worker,
             self._settings.queue_names,
             self._job_types,
             demand,
@@ -124,7 +116,7 @@ class Claimer(BackgroundLoop):
             if self.receives_wake_ups:
                 interval *= 2
             self._due_at = min(self._due_at, time.monotonic() + interval)
-            self._signals.idle.emit(None)
+            self._calls.emit("idle")
         else:
             # After the first answer that is not full as well: the database has only now noted that
             # this worker is idle, and did not wake it for a job written in the meantime.
@@ -132,5 +124,5 @@ class Claimer(BackgroundLoop):
         self._was_full = is_full
         for job in jobs:
             self._take(job, self._sent_at)
-        if jobs and self._signals.claimed.watched:
-            self._signals.claimed.emit(tuple(job.id for job in jobs))
+        if jobs:
+            self._calls.emit("claimed", jobs)

@@ -2,16 +2,33 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from picture_queue._text import clean, storable
 from picture_queue.errors import InvalidArgument
 from picture_queue.records.workers import JobFields
-from picture_queue.worker.joblog import Level, Line
-from picture_queue.worker.outcomes import clean
 
 if TYPE_CHECKING:
     from picture_queue.worker.executor import Attempt
+
+Level = Literal["debug", "info", "warning", "error"]
+
+_LINE_LENGTH = 2000  # characters of a line in the log of a job
+
+
+def log_line(message: object, level: Level) -> dict[str, Any]:
+    """Return a line for the log of a job, of now, as `log_job` takes it.
+
+    Raises:
+        InvalidArgument: There is no such level.
+    """
+    if level not in get_args(Level):
+        hint = f"Use {', '.join(get_args(Level))}"
+        raise InvalidArgument("That is no level of a log", detail=f"level is {level!r}", hint=hint)
+    text = storable(str(message), _LINE_LENGTH)
+    return {"at": datetime.now(UTC), "level": level, "message": text}
 
 
 class _Context(JobFields):
@@ -33,8 +50,8 @@ class _Context(JobFields):
     def cancel_requested(self) -> bool:
         """True if the job is being cancelled.
 
-        A running handler is stopped then: an async one by `asyncio.CancelledError`. It is true from
-        the start for a job that was cancelled while it was parked: such a handler is run, not
+        A running handler is stopped then: an async one by `asyncio.CancelledError`. For a job that
+        was cancelled while it was parked it is true from the start: its handler is run, not
         stopped, so that it can undo what an earlier attempt began.
         """
         return self._attempt.cancel_requested
@@ -49,17 +66,17 @@ class _Context(JobFields):
         """True once the handler should end before its work is done, whatever the reason.
 
         The job was cancelled, its time is over, its lease is lost, or the worker stops. A plain
-        function cannot be stopped from outside, so a long one looks at this now and then and raises
+        function cannot be stopped from outside, so a long one checks this now and then and raises
         `asyncio.CancelledError`: its job is then cancelled, failed or given back, as the reason
-        requires. To return would complete the job, while a worker that stops still waits for it.
+        requires. If it returns while the worker stops, its job is completed.
         """
         return self._attempt.stop_reason is not None or self._attempt.shutdown_requested
 
     def log(self, message: str, level: Level = "info") -> None:
         """Write a line into the log of the job, from any thread; the last 200 are kept.
 
-        Lines travel together, within a second and before the outcome. A line that cannot be
-        written is lost, and the job goes on.
+        Lines are sent together, within a second and before the outcome. A line that cannot be
+        written is lost, and the job continues.
 
         Args:
             message: For operators; 2,000 characters are kept.
@@ -67,12 +84,12 @@ class _Context(JobFields):
 
         Raises:
             InvalidArgument: There is no such level.
-            asyncio.CancelledError: The attempt is over; see `SyncJobContext.progress`.
+            asyncio.CancelledError: The attempt is over; see `progress`.
         """
-        line = Line.of(message, level)
-        self._in_the_loop(lambda: self._attempt.log.put(line))
+        line = log_line(message, level)
+        self._call_in_loop(lambda: self._attempt.log.put(line))
 
-    def _in_the_loop(self, function: Callable[[], None]) -> None:
+    def _call_in_loop(self, function: Callable[[], None]) -> None:
         """Call a function in the worker's event loop, from any thread or event loop."""
         if self._attempt.settled:
             # The caller was told to stop, or is a task that the handler left behind.
@@ -96,7 +113,7 @@ class _Context(JobFields):
                 "progress takes percent", detail=f"percent is {percent!r}, not 0 to 100"
             )
         text = None if message is None else clean(str(message))
-        self._in_the_loop(lambda: self._attempt.progress.put(int(percent), text))
+        self._call_in_loop(lambda: self._attempt.progress.put((int(percent), text)))
 
 
 class JobContext(_Context):
@@ -113,7 +130,8 @@ class JobContext(_Context):
 
         Raises:
             InvalidArgument: ``percent`` is out of range.
-            asyncio.CancelledError: The attempt is over.
+            asyncio.CancelledError: The attempt is over: the job was cancelled, timed out or was
+                released, or its lease is lost.
         """
         self._report(percent, message)
         # A handler that never waits cannot be cancelled, and nothing could be sent.
@@ -126,15 +144,8 @@ class SyncJobContext(_Context):
     __slots__ = ()
 
     def progress(self, percent: int, message: str | None = None) -> None:
-        """Report the progress of the job, from any thread; see `JobContext.progress`.
+        """Report the progress of the job, from any thread, as `JobContext.progress` does.
 
-        Args:
-            percent: 0 to 100.
-            message: The present step, for the owner of the job.
-
-        Raises:
-            InvalidArgument: ``percent`` is out of range.
-            asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
-                lease is lost). Do not catch it: a thread cannot be stopped from outside.
+        Do not catch its `asyncio.CancelledError`: a thread cannot be stopped from outside.
         """
         self._report(percent, message)

@@ -1,4 +1,4 @@
-"""Run one attempt of a job and return its outcome. Nothing is written here."""
+"""Run one attempt of a job, up to its outcome."""
 
 import asyncio
 import contextlib
@@ -7,17 +7,20 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
+from picture_queue import _rpc
+from picture_queue._json import is_large
+from picture_queue._log import Log
+from picture_queue._rpc import Rpc
+from picture_queue._runtime.tasks import HandlerTask, current_handler
+from picture_queue._runtime.threads import in_thread
+from picture_queue._text import clean, describe, traceback_of
 from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
-from picture_queue.worker._log import Log
-from picture_queue.worker._tasks import AttemptTask, current_handler
-from picture_queue.worker._threads import in_thread
+from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.context import JobContext, SyncJobContext
-from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.outcomes import (
     Cancelled,
     Failed,
@@ -25,11 +28,7 @@ from picture_queue.worker.outcomes import (
     Parked,
     Released,
     Snoozed,
-    clean,
-    describe,
-    traceback_of,
 )
-from picture_queue.worker.progress import Progress
 from picture_queue.worker.registry import Handler
 
 _log = Log(__name__)
@@ -38,11 +37,16 @@ _tracebacks = Log(f"{__name__}.tracebacks")
 
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
 CLEANUP = 25.0
+#: Seconds between the end of a report of progress and the start of the next.
+PROGRESS_INTERVAL = 0.25
+#: Seconds between a line of a log and the call that sends it with those that followed.
+LOG_INTERVAL = 1.0
+#: Lines that are sent without that wait.
+LOG_BATCH = 50
+#: Lines kept of those that could not be sent yet: the database keeps no more of a job either.
+LOG_KEPT = 200
 
-#: Parts of a result that is written as JSON in the event loop, at most.
-LARGE = 10_000
-_TEXT_OF_A_PART = 100  # characters of text that take as long as one part
-_SCALARS = frozenset({bool, int, float, type(None)})
+T = TypeVar("T")
 
 
 class Stop(enum.Enum):
@@ -55,7 +59,7 @@ class Stop(enum.Enum):
 
 
 class AttemptListener(Protocol):
-    """The part of a worker that takes outcomes, and sends the progress and logs of attempts."""
+    """The part of a worker that takes outcomes, and makes the calls of attempts."""
 
     def settled(self, attempt: "Attempt") -> None:
         """Take the outcome."""
@@ -63,27 +67,23 @@ class AttemptListener(Protocol):
     def ended(self, attempt: "Attempt") -> None:
         """Take the slot back, after `settled`: the handler has ended."""
 
-    async def send_progress(self, attempt: "Attempt", percent: int, message: str | None) -> None:
-        """Write the progress of its job; raise nothing."""
-
-    async def send_log(self, attempt: "Attempt", lines: list[Line]) -> None:
-        """Write lines into the log of its job; raise nothing."""
+    async def send(self, attempt: "Attempt", call: Rpc[T], name: str) -> T | None:
+        """Make a call that writes something of that name; return None if it fails."""
 
 
 class Attempt:
     """One attempt: the handler, its timeout, and the requests to stop it.
 
-    It *settles* once, with an outcome, and *ends* once, when its handler has ended.
-    The two differ for a thread, which cannot be stopped, and for a coroutine that ignores its
-    cancellation: the attempt settles and its slot stays taken.
+    It settles once, with an outcome, and ends once, when its handler has ended. The two differ for
+    a thread, which cannot be stopped, and for a coroutine that ignores its cancellation: the
+    attempt settles and its slot stays taken.
 
     Args:
         handler: The handler of its job type.
         job: The job.
-        owner: Told when it has its outcome and when it has ended.
+        listener: Told when it has its outcome and when it has ended.
 
     Attributes:
-        job: The job.
         settled: True once it has its outcome.
         outcome: None until it settled, and for good when the lease was lost.
         duration: Seconds until it settled.
@@ -92,26 +92,8 @@ class Attempt:
         shutdown_requested: True once the worker stops.
     """
 
-    __slots__ = (
-        "_began",
-        "_handler",
-        "_log",
-        "_owner",
-        "_progress",
-        "_returned",
-        "_task",
-        "_timer",
-        "cancel_requested",
-        "duration",
-        "job",
-        "outcome",
-        "settled",
-        "shutdown_requested",
-        "stop_reason",
-    )
-
-    def __init__(self, handler: Handler, job: ClaimedJob, owner: AttemptListener) -> None:
-        timeout = job.timeout_seconds  # if it cannot be read, the job is refused and not begun
+    def __init__(self, handler: Handler, job: ClaimedJob, listener: AttemptListener) -> None:
+        timeout = job.timeout_seconds  # it may raise, before the handler is called
         self.job = job
         self.settled = False
         self.outcome: Outcome | None = None
@@ -120,31 +102,31 @@ class Attempt:
         self.cancel_requested = job.cancel_requested
         self.shutdown_requested = False
         self._handler = handler
-        self._owner = owner
+        self._listener = listener
         # Most handlers use neither of the two.
-        self._progress: Progress | None = None
-        self._log: JobLog | None = None
+        self._progress: BatchSender[tuple[int, str | None]] | None = None
+        self._log: BatchSender[dict[str, Any]] | None = None
         self._returned: Outcome | None = None  # by the handler
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
-        # Not by the task factory of the loop: an eager one would run the handler here and now.
-        self._task = AttemptTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
+        # Made directly: an eager task factory of the loop would run the handler here and now.
+        self._task = HandlerTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
-        # After its first step, in which the smallest jobs end: a timer costs a quarter of them.
+        # Not yet: the smallest jobs end in their first step, and a timer takes 25 % of their time.
         self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
 
     @property
-    def progress(self) -> Progress:
-        """Progress that the handler reports."""
+    def progress(self) -> BatchSender[tuple[int, str | None]]:
+        """Sender of the progress; a newer value replaces one that waits to be sent."""
         if self._progress is None:
-            self._progress = Progress(partial(self._owner.send_progress, self))
+            self._progress = BatchSender(self._send_progress, keep=1, interval=PROGRESS_INTERVAL)
         return self._progress
 
     @property
-    def log(self) -> JobLog:
-        """Lines of the handler; the lease that fences them ends with the report of the outcome."""
+    def log(self) -> BatchSender[dict[str, Any]]:
+        """Sender of log lines; the lease that fences them ends with the report of the outcome."""
         if self._log is None:
-            self._log = JobLog(partial(self._owner.send_log, self))
+            self._log = BatchSender(self._send_log, LOG_KEPT, gather=LOG_INTERVAL, batch=LOG_BATCH)
         return self._log
 
     @property
@@ -163,7 +145,7 @@ class Attempt:
             return
         if reason is Stop.CANCEL:
             if self.cancel_requested:
-                return  # it knows, and may be busy undoing
+                return  # the handler knows, and may be undoing its work
             self.cancel_requested = True
         if self.stop_reason is not None:
             if reason is Stop.LOST:
@@ -175,7 +157,7 @@ class Attempt:
             return
         self._timer.cancel()
         self._timer = self._task.get_loop().call_later(CLEANUP, self.give_up)
-        self._task.cancel_by_worker()
+        self._task.cancel_from_outside()
 
     def give_up(self) -> None:
         """Settle a stopped attempt without waiting for its handler."""
@@ -188,6 +170,15 @@ class Attempt:
             # The end of an event loop waits for all tasks, and this one ignores its cancellation,
             # or waits for one that does.
             self._task.hold_forever()
+
+    async def _send_progress(self, values: list[tuple[int, str | None]]) -> None:
+        call = _rpc.report_progress(self.job.id, self.job.lease_id, *values[-1])
+        if await self._listener.send(self, call, "progress"):
+            self.stop(Stop.CANCEL)
+
+    async def _send_log(self, lines: list[dict[str, Any]]) -> None:
+        call = _rpc.log_job(self.job.id, self.job.lease_id, lines)
+        await self._listener.send(self, call, "log")
 
     def _start_timer(self, timeout: float) -> None:
         if not self.ended:
@@ -228,13 +219,13 @@ class Attempt:
         # What wraps an async function may return at once.
         if inspect.isawaitable(value):
             value = await value
-        if _is_large(value):
+        if is_large(value):
             # To write it as JSON can take seconds, in which other jobs are to go on.
             return await self._in_thread(lambda: value)
         return verdicts.from_value(value, self.job.queue)
 
     def _in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
-        """Call a function in a thread of its own, and return the outcome."""
+        """Call a function in a thread of its own, and return the outcome for its value."""
 
         def run() -> Outcome | None:
             try:
@@ -265,7 +256,7 @@ class Attempt:
                 # It returned nothing if it was cancelled before its first step.
                 self._settle(self._returned or self._outcome_of_stop())
         finally:
-            self._owner.ended(self)
+            self._listener.ended(self)
 
     def _settle(self, outcome: Outcome | None) -> None:
         self._timer.cancel()
@@ -276,7 +267,7 @@ class Attempt:
         self.outcome = None if self.stop_reason is Stop.LOST else outcome
         if self.outcome is None and self._log is not None:
             self._log.drop()
-        self._owner.settled(self)
+        self._listener.settled(self)
         if self.outcome is None:
             log_outcome(self.job, None, self.duration)
 
@@ -284,11 +275,9 @@ class Attempt:
         """Return the outcome that the reason of the stop asks for; None if the lease is lost."""
         match self.stop_reason:
             case Stop.TIMEOUT:
-                limit = f"{self.job.timeout_seconds:g}"
                 # The traceback of a cancellation shows what the handler waited for.
-                return Failed(
-                    f"TimeoutError: the job did not end within {limit} s", _detail_of(error)
-                )
+                text = f"TimeoutError: the job did not end within {self.job.timeout_seconds:g} s"
+                return Failed(text, traceback_of(error))
             case Stop.CANCEL:
                 return Cancelled()
             case Stop.SHUTDOWN:
@@ -298,7 +287,7 @@ class Attempt:
             case None if self.shutdown_requested:  # the handler saw it and gives the job back
                 return Released()
             case None:  # the handler let a cancellation of its own escape
-                return Failed("CancelledError: the handler cancelled itself", _detail_of(error))
+                return Failed("CancelledError: the handler cancelled itself", traceback_of(error))
 
 
 def log_outcome(
@@ -336,24 +325,3 @@ def log_outcome(
         )
     if detail:
         _tracebacks.info("The traceback of job %s:\n%s", job.key, detail)
-
-
-def _is_large(value: object) -> bool:
-    """Return whether it may take long to write a result as JSON."""
-    left: list[Any] = [value]
-    size = 0
-    while left and size <= LARGE:
-        part = left.pop()
-        if type(part) is str:
-            size += len(part) // _TEXT_OF_A_PART
-        elif type(part) in (dict, list, tuple, set, frozenset):  # no class of the user's own
-            size += len(part)
-            if size <= LARGE:
-                left.extend(part.values() if type(part) is dict else part)
-        elif type(part) not in _SCALARS and isinstance(part, Iterator):
-            return True  # each next part is made by the user's code
-    return size > LARGE
-
-
-def _detail_of(error: BaseException | None) -> str | None:
-    return None if error is None else traceback_of(error)

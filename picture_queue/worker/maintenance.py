@@ -5,10 +5,9 @@ import random
 from collections.abc import Callable
 
 from picture_queue import _rpc
+from picture_queue._log import Log
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._log import Log
 from picture_queue.worker._loop import BackgroundLoop
-from picture_queue.worker._signals import Signals
 
 _log = Log(__name__)
 
@@ -23,36 +22,29 @@ class MaintenanceLoop(BackgroundLoop):
     """Runs the maintenance of the project while this worker holds the lease for it.
 
     The database decides who holds the lease, and answers each call with the time of the next one.
+    A failure of maintenance says nothing about other calls, so it is logged here.
 
     Args:
-        calls: Makes the calls. A failure of maintenance says nothing about other calls, so it is
-            logged here.
-        worker: Name of the worker.
+        calls: Makes the calls.
         on_work: Called after a round that may have made jobs claimable.
-        signals: For tests.
 
     Attributes:
         is_holder: Whether this worker holds the lease; True until an answer says otherwise.
     """
 
-    def __init__(
-        self, calls: WorkerCalls, worker: str, on_work: Callable[[], None], signals: Signals
-    ) -> None:
-        super().__init__()
+    def __init__(self, calls: WorkerCalls, on_work: Callable[[], None]) -> None:
+        super().__init__(calls)
         self.is_holder = True
-        self._calls = calls
-        self._worker = worker
         self._on_work = on_work
-        self._signals = signals
         self._failures = 0  # in a row
 
     async def _tick(self) -> None:
-        call = _rpc.maintain_jobs(worker=self._worker)
+        call = _rpc.maintain_jobs(worker=self._calls.worker)
         answer = await self._calls.call(call, _CALL_TIMEOUT, counts=False)
         if self._failures >= _WARN_AFTER:
             _log.info("Maintenance works again after %d failures", self._failures)
         self._failures = 0
-        self._signals.maintained.emit(answer)
+        self._calls.emit("maintained", answer)
         if answer.promoted or answer.swept or answer.scheduled or answer.settled:
             self._on_work()
         self.is_holder = answer.leased

@@ -1,27 +1,19 @@
 """Outcomes of attempts, as the worker reports them.
 
-The fields of an outcome are those of `report_jobs`, in JSON that the database accepts, from the
-moment it is made. Outcomes are reported many in one call, so one that could not be encoded there
-would hold up all others.
+An outcome is made with values that the database accepts, in the fields of `report_jobs`. Many are
+reported in one call, so one that could not be encoded there would delay all others.
 """
 
 import numbers
-import re
-import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-#: Longest clean error and internal detail, in characters.
-ERROR_LENGTH = 500
-DETAIL_LENGTH = 8192
 #: Longest wait that the database accepts, in seconds.
 LONGEST_WAIT = 31_536_000.0
 #: Times that the database accepts.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9998, 12, 31, 23, 59, tzinfo=UTC)
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +81,11 @@ class Snoozed(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Parked(Outcome):
-    """The job waits outside of workers; the attempt is kept.
+    """The job waits for an external event without a worker; the attempt is kept.
 
     Attributes:
-        delay_seconds: Seconds until it is run again to look; see `wait_seconds`.
-        event: Name of the outside event that wakes it before; None: the id of the job.
+        delay_seconds: Longest wait, seconds; see `wait_seconds`.
+        event: Name of the event; None: the id of the job.
     """
 
     name: ClassVar[str] = "parked"
@@ -119,13 +111,10 @@ class Cancelled(Outcome):
 
 
 def wait_seconds(value: object) -> float | None:
-    """Return a wait that the database accepts: at most a year, in milliseconds.
+    """Return a wait that the database accepts: at most a year, in whole milliseconds.
 
     Args:
-        value: Seconds, as a handler or an exception names them.
-
-    Returns:
-        None for what is negative, infinite or no number.
+        value: Seconds; None is returned if it is negative, infinite or no number.
     """
     if not isinstance(value, numbers.Real):
         return None
@@ -150,46 +139,3 @@ def wait_until(at: datetime) -> str:
     except (OverflowError, ValueError, OSError):  # its zone moves it out of the years 1 to 9999
         instant = LATEST if at.year > EARLIEST.year else EARLIEST
     return min(max(instant, EARLIEST), LATEST).isoformat()
-
-
-def text_of(value: object) -> str:
-    """Return the text of an exception or another value; empty text if that fails."""
-    try:
-        return str(value)
-    except BaseException:  # somebody's __str__
-        return ""
-
-
-def describe(error: BaseException) -> str:
-    """Return the type of an exception and its message."""
-    text = text_of(error)
-    if text.isspace():
-        text = ""
-    try:
-        kind = type(error).__name__
-    except BaseException:  # a property of its metaclass
-        kind = "Exception"
-    return f"{kind}: {text}" if text else kind
-
-
-def clean(text: str, length: int = ERROR_LENGTH) -> str:
-    """Return any text as one line that a database can store and a terminal can show."""
-    text = text[: 10 * length]  # an exception can quote a file, and the event loop waits here
-    return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
-
-
-def traceback_of(error: BaseException) -> str | None:
-    """Return the end of a traceback, which shows the cause; None if there is no traceback."""
-    try:
-        if error.__traceback__ is None:
-            return None
-        text = "".join(traceback.format_exception(error)).strip()
-    except BaseException:  # a property of the exception's own class
-        return None
-    return storable(text[-DETAIL_LENGTH:], DETAIL_LENGTH)
-
-
-def storable(text: str, length: int) -> str:
-    """Return any text as a database can store it, shortened to a length."""
-    text = text[: length + 1].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails, to_json
+from pydantic_core import to_json
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.options import Backoff
@@ -19,86 +19,61 @@ _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SHOWN = 100  # characters of a value in an error
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Settings of the jobs of a type; None leaves one to the queue, then to the project.
-
-    Args:
-        queue: Where they are enqueued.
-        max_attempts: Attempts before a job fails.
-        timeout: Longest run of one attempt, seconds.
-        lease: Length of a lease, seconds.
-        backoff: The pauses between attempts.
+def policy_of(
+    queue: str | None = None,
+    max_attempts: int | None = None,
+    timeout: float | None = None,
+    lease: float | None = None,
+    backoff: Backoff | float | None = None,
+    backoff_cap: float | None = None,
+) -> dict[str, Any]:
+    """Return the policy of a job type as `register_worker` takes it; see `Worker.handler`.
 
     Raises:
         InvalidArgument: A setting is invalid; the error names it and its value.
     """
-
-    queue: str | None = None
-    max_attempts: int | None = None
-    timeout: float | None = None
-    lease: float | None = None
-    backoff: Backoff | None = None
-
-    def __post_init__(self) -> None:
-        queue: object = self.queue
-        if queue is not None and not (isinstance(queue, str) and _QUEUE.fullmatch(queue)):
-            raise InvalidArgument(
-                "That is no name for a queue",
-                detail=repr(self.queue),
-                hint="Use letters, digits and _ . -",
-            )
-        for name, low in (
-            ("max_attempts", 1),
-            ("timeout", 0.001),
-            ("lease", 1),
-        ):
-            value = getattr(self, name)
-            is_right = isinstance(value, int | float) and low <= value < math.inf
-            if value is not None and not is_right:
-                raise InvalidArgument(
-                    f"The policy's {name} is {value!r}", hint=f"Choose {low} or more"
-                )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what is set, as `register_worker` takes it."""
-        backoff = self.backoff or Backoff()
-        given = {
-            "queue": self.queue,
-            "max_attempts": self.max_attempts,
-            "timeout_seconds": self.timeout,
-            "lease_seconds": self.lease,
-            "backoff_policy": backoff.policy,
-            "backoff_seconds": backoff.base,
-            "backoff_cap_seconds": backoff.cap,
-            "backoff_jitter": backoff.jitter,
-        }
-        return {name: value for name, value in given.items() if value is not None}
-
-
-def as_backoff(backoff: Backoff | float | None, cap: float | None) -> Backoff | None:
-    """Return the backoff that a handler was registered with.
-
-    Raises:
-        InvalidArgument: A number is out of range, or the cap is given twice.
-    """
-    if isinstance(backoff, Backoff):
-        if cap is not None:
-            raise InvalidArgument(
-                f"backoff_cap is {cap} beside a Backoff", hint="Write it there: Backoff(cap=…)"
-            )
-        return backoff
-    return None if backoff is None and cap is None else Backoff(base=backoff, cap=cap)
+    if queue is not None and not (isinstance(queue, str) and _QUEUE.fullmatch(queue)):
+        hint = "Use letters, digits and _ . -"
+        raise InvalidArgument("That is no name for a queue", detail=repr(queue), hint=hint)
+    for name, value, low in (
+        ("max_attempts", max_attempts, 1),
+        ("timeout", timeout, 0.001),
+        ("lease", lease, 1),
+    ):
+        is_right = isinstance(value, int | float) and low <= value < math.inf
+        if value is not None and not is_right:
+            raise InvalidArgument(f"The policy's {name} is {value!r}", hint=f"Choose {low} or more")
+    if not isinstance(backoff, Backoff):
+        backoff = Backoff(base=backoff, cap=backoff_cap)
+    elif backoff_cap is not None:
+        hint = "Write it there: Backoff(cap=…)"
+        raise InvalidArgument(f"backoff_cap is {backoff_cap} beside a Backoff", hint=hint)
+    policy = {
+        "queue": queue,
+        "max_attempts": max_attempts,
+        "timeout_seconds": timeout,
+        "lease_seconds": lease,
+        "backoff_policy": backoff.policy,
+        "backoff_seconds": backoff.base,
+        "backoff_cap_seconds": backoff.cap,
+        "backoff_jitter": backoff.jitter,
+    }
+    return {name: value for name, value in policy.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """The function of one job type."""
+    """The function of one job type.
 
-    job_type: str
+    Attributes:
+        function: The function.
+        shape: The way to call it.
+        policy: The policy of the type, as `register_worker` takes it.
+    """
+
     function: Callable[..., Any]
     shape: Shape
-    policy: Policy
+    policy: dict[str, Any]
 
     def call(self, payload: dict[str, Any], context: object) -> object:
         """Call the function with the payload, the context, both or none.
@@ -123,13 +98,10 @@ class Handler:
             raise PermanentFailure(_misfit(error)) from error
 
 
-class Registry:
-    """The handlers of a worker."""
+class Registry(dict[str, Handler]):
+    """The handlers of a worker by job type."""
 
-    def __init__(self) -> None:
-        self._handlers: dict[str, Handler] = {}
-
-    def add(self, job_type: str, function: Callable[..., Any], policy: Policy) -> None:
+    def add(self, job_type: str, function: Callable[..., Any], policy: dict[str, Any]) -> None:
         """Register a handler.
 
         Raises:
@@ -137,47 +109,37 @@ class Registry:
                 has a handler already.
         """
         if not _JOB_TYPE.fullmatch(job_type):
+            hint = "Use letters, digits and _ . : -"
             raise InvalidArgument(
-                "That is no name for a job type",
-                detail=repr(job_type),
-                hint="Use letters, digits and _ . : -",
+                "That is no name for a job type", detail=repr(job_type), hint=hint
             )
-        if job_type in self._handlers:
+        if job_type in self:
             raise InvalidArgument(f"{job_type!r} has a handler already")
-        shape = shape_of(job_type, function)
-        self._handlers[job_type] = Handler(job_type, function, shape, policy)
-
-    def __getitem__(self, job_type: str) -> Handler:
-        return self._handlers[job_type]
-
-    def __iter__(self) -> Iterator[Handler]:
-        return iter(self._handlers.values())
+        self[job_type] = Handler(function, shape_of(job_type, function), policy)
 
     @property
     def job_types(self) -> tuple[str, ...]:
         """The types with a handler, sorted."""
-        return tuple(sorted(self._handlers))
+        return tuple(sorted(self))
 
     def queues(self) -> tuple[str, ...]:
         """The queues of the handlers: ``default``, and those that their policies name."""
-        named = {handler.policy.queue for handler in self if handler.policy.queue}
+        named = {handler.policy.get("queue", "default") for handler in self.values()}
         return ("default", *sorted(named - {"default"}))
 
     def policies(self) -> dict[str, dict[str, Any]]:
         """Return the policy of each type, as `register_worker` takes them."""
-        return {handler.job_type: handler.policy.as_json() for handler in self}
+        return {job_type: handler.policy for job_type, handler in self.items()}
 
 
 def _misfit(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_context=False)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"The payload does not fit: {_problem(problems[0])}{more}"
-
-
-def _problem(problem: ErrorDetails) -> str:
-    field = ".".join(str(part) for part in ("payload", *problem["loc"]))
-    if problem["type"] == "missing":
-        return f"{field} is missing"
-    value = repr(problem["input"])
-    shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
-    return f"{field} is {shown}: {problem['msg']}"
+    """Return the first fault of a payload, with the field and its value, in one line."""
+    first, *others = error.errors(include_url=False, include_context=False)
+    field = ".".join(str(part) for part in ("payload", *first["loc"]))
+    fault = f"{field} is missing"
+    if first["type"] != "missing":
+        value = repr(first["input"])
+        shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+        fault = f"{field} is {shown}: {first['msg']}"
+    more = f" (and {len(others)} more)" if others else ""
+    return f"The payload does not fit: {fault}{more}"

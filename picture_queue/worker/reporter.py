@@ -6,14 +6,14 @@ from itertools import islice
 from typing import Any
 
 from picture_queue import _rpc
+from picture_queue._log import Log
+from picture_queue._text import clean
 from picture_queue.errors import Busy, TooLarge
 from picture_queue.records import ClaimedJob
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._log import Log
 from picture_queue.worker._loop import BackgroundLoop
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import log_outcome
-from picture_queue.worker.outcomes import Failed, Outcome, Released, clean
+from picture_queue.worker.outcomes import Failed, Outcome, Released
 from picture_queue.worker.slots import Slots
 
 _log = Log(__name__)
@@ -64,7 +64,6 @@ class Reporter(BackgroundLoop):
         calls: Makes the calls.
         slots: Tells whether jobs finish in bulk.
         on_written: Called with the jobs for whose outcomes the database has answered.
-        signals: For tests.
         locked_reporter: Takes the outcomes of jobs that another transaction has locked, so that
             they delay no others; None: they are repeated here.
     """
@@ -74,16 +73,13 @@ class Reporter(BackgroundLoop):
         calls: WorkerCalls,
         slots: Slots,
         on_written: Callable[[Sequence[ClaimedJob]], None],
-        signals: Signals,
         locked_reporter: "Reporter | None" = None,
     ) -> None:
-        super().__init__()
-        self._calls = calls
+        super().__init__(calls)
         self._slots = slots
         self._on_written = on_written
-        self._signals = signals
         self._locked_reporter = locked_reporter
-        # One report a job: where there is a second, the first one's lease has ended.
+        # One report for each job: a second one means that the lease of the first has ended.
         self._waiting: dict[str, Report] = {}
         self._batch_size = BATCH
 
@@ -95,12 +91,8 @@ class Reporter(BackgroundLoop):
         """Write the outcomes that are left, and log those that could not be written."""
         await super().stop(timeout)
         for report in self._waiting.values():
-            _log.error(
-                "The outcome of job %s (%s) could not be written; the job runs again once its "
-                "lease has ended",
-                report.job.key,
-                report.outcome.name,
-            )
+            text = "The outcome of job %s (%s) could not be written; it runs again after its lease"
+            _log.error(text, report.job.key, report.outcome.name)
 
     def _add(self, report: Report) -> None:
         self._waiting[report.job.key] = report
@@ -146,8 +138,8 @@ class Reporter(BackgroundLoop):
             if is_at_fault:
                 self._fail_job(batch[0], str(error))
                 return
-            if len(batch) == 1 and isinstance(error, Busy) and self._locked_reporter is not None:
-                self._hand_over(batch[0], self._locked_reporter)
+            if len(batch) == 1 and isinstance(error, Busy):
+                self._hand_over(batch[0])
             raise
         self._batch_size = min(self._batch_size * 2, BATCH)
         self._take_answers(batch, answers)
@@ -161,38 +153,34 @@ class Reporter(BackgroundLoop):
             elif answer["outcome"] == "busy":
                 locked.append(report)
             else:
-                self._note_answer(report, answer["outcome"], answer.get("status"))
+                self._remove(report)
+                self._log_answer(report, answer["outcome"], answer.get("status"))
                 written.append(report.job)
         if written:
             self._on_written(written)
-        if self._locked_reporter is None:
-            if locked:
-                raise Busy(f"The rows of {len(locked)} jobs are locked")
-            return
+        if locked and self._locked_reporter is None:
+            raise Busy(f"The rows of {len(locked)} jobs are locked")
         for report in locked:
-            self._hand_over(report, self._locked_reporter)
+            self._hand_over(report)
 
-    def _hand_over(self, report: Report, locked: "Reporter") -> None:
-        if self._remove(report):
-            locked._add(report)
+    def _hand_over(self, report: Report) -> None:
+        """Leave the outcome of a locked job to the other reporter."""
+        if self._locked_reporter is not None and self._remove(report):
+            self._locked_reporter._add(report)
             self._slots.note_locked(report.job)
             self._on_written([])  # nothing is, but there may be more to claim
 
-    def _note_answer(self, report: Report, answer: str, status: str | None) -> None:
-        self._remove(report)
-        if answer == "stale" and not isinstance(report.outcome, Released):
-            _log.warning(
-                "The work on job %s was not recorded: its lease had ended (outcome: %s)",
-                report.job.key,
-                report.outcome.name,
-            )
-        elif answer != "stale" and report.duration is not None:
-            log_outcome(report.job, report.outcome, report.duration, status)
-        if self._signals.reported.watched:
-            self._signals.reported.emit((report.job.id, answer))
+    def _log_answer(self, report: Report, answer: str, status: str | None) -> None:
+        if answer != "stale":
+            if report.duration is not None:
+                log_outcome(report.job, report.outcome, report.duration, status)
+        elif not isinstance(report.outcome, Released):
+            text = "The work on job %s was not recorded: its lease had ended (outcome: %s)"
+            _log.warning(text, report.job.key, report.outcome.name)
+        self._calls.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
-        """Report a failure instead of an outcome that the database refuses; then give it up."""
+        """Report a failure instead of an outcome that is refused; give up if that is one."""
         if self._waiting.get(report.job.key) is not report:
             return
         if isinstance(report.outcome, Failed) and not report.outcome.detail:
@@ -200,10 +188,6 @@ class Reporter(BackgroundLoop):
             self._remove(report)
             self._on_written([report.job])
             return
-        _log.error(
-            "The outcome of job %s (%s) is refused, and the job fails: %s",
-            report.job.key,
-            report.outcome.name,
-            reason,
-        )
+        text = "The outcome of job %s (%s) is refused, and the job fails: %s"
+        _log.error(text, report.job.key, report.outcome.name, reason)
         report.fail(reason)

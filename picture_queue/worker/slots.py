@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from picture_queue._log import Log
 from picture_queue.records import ClaimedJob
-from picture_queue.worker._log import Log
 from picture_queue.worker.executor import Attempt
 
 _log = Log(__name__)
@@ -24,6 +24,7 @@ _MIN_SAMPLE = AHEAD_SECONDS / 16
 MIN_CLAIM = 500
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
+_CHECK_HELD = 0.05  # seconds between two checks of the jobs that are held ahead
 
 
 @dataclass(slots=True, eq=False)
@@ -32,12 +33,12 @@ class Lease:
 
     Attributes:
         job: The job.
-        confirmed_at: Time of the monotonic clock when the call was sent that granted or prolonged
-            the lease: it holds at least for its length from then.
-        seconds: Length of the lease.
+        confirmed_at: The time of the monotonic clock when the call that granted or prolonged the
+            lease was sent. The lease is valid for at least its length from then on.
         confirm_at: Time to confirm that it has started; infinite until it gets a slot.
         start_confirmed: Whether the database knows that it has started.
         attempt: The attempt that runs it; None before that.
+        seconds: The length of the lease.
     """
 
     job: ClaimedJob
@@ -96,13 +97,12 @@ class Slots:
         self._held: deque[tuple[Lease, float]] = deque()  # with the time to give it back
         self._leases: dict[str, Lease] = {}  # by id of the job
         self._lock = threading.Lock()
-        self._pausing: set[str] = set()
+        self._pausing: set[str] = set()  # outcomes that pause a limit key
         self._locked: set[str] = set()  # outcomes that wait for a lock of their job's row
-        # Jobs that ended, and the seconds meanwhile in which a slot was taken.
+        # Since the measurement began: jobs that ended, and seconds in which a slot was taken.
         self._ended, self._busy_seconds, self._busy_since = 0, 0.0, 0.0
         self._last_target = 0  # jobs to hold, as measured before the last answer
         self._timer: asyncio.TimerHandle | None = None
-        self._check_at = math.inf  # when it fires
 
     # --- demand ---
 
@@ -126,7 +126,7 @@ class Slots:
             return 0
         ahead = self._target_ahead()
         wanted = self.free + ahead - len(self._held)
-        # A few are not worth a call while others are to be held. Without any to hold, one is.
+        # While jobs are to be held ahead, a few are not worth a call. Otherwise a single one is.
         if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
         # Outcomes that cannot be written must not pile up. Those of locked jobs are not counted, up
@@ -190,21 +190,22 @@ class Slots:
             self._leases[lease.job.key] = lease
         return older
 
-    def drop_lease(self, job: ClaimedJob) -> bool:
-        """Forget a lease that ended; return whether it was there.
+    def lease_of(self, attempt: Attempt) -> Lease | None:
+        """Return the lease of an attempt; None if it is lost."""
+        lease = self._leases.get(attempt.job.key)
+        return lease if lease is not None and lease.attempt is attempt else None
 
-        A job that has no attempt yet loses its slot with that. An attempt keeps its slot.
-        """
+    def drop_lease(self, job: ClaimedJob) -> None:
+        """Forget a lease that ended. A job without an attempt loses its slot as well."""
         self._pausing.discard(job.key)
         self._locked.discard(job.key)
         lease = self._leases.get(job.key)
         if lease is None or lease.job.lease_key != job.lease_key:
-            return False
+            return
         if lease.attempt is None:
             self._free(lease.job)
         with self._lock:
             del self._leases[job.key]
-        return True
 
     # --- slots ---
 
@@ -214,10 +215,7 @@ class Slots:
         return [lease.attempt for lease in self._taken.values() if lease.attempt is not None]
 
     def assign_slot(self, lease: Lease, attempt: Attempt | None) -> None:
-        """Give a slot to a job. Without an attempt, it waits there until its start is confirmed.
-
-        It is called again with the attempt then.
-        """
+        """Give a slot to a job; again with its attempt once its start is confirmed."""
         lease.attempt = attempt
         lease.confirm_at = time.monotonic()
         if not self._taken:
@@ -229,7 +227,7 @@ class Slots:
         return lease.attempt is None and lease.job in self._taken
 
     def free_slot(self, job: ClaimedJob) -> None:
-        """Free the slot of a job of which nothing runs any more. Its lease stays."""
+        """Free the slot of a job whose attempt has ended. Its lease stays."""
         self._free(job)
         self._ended += 1
 
@@ -241,11 +239,10 @@ class Slots:
 
     def hold(self, lease: Lease) -> None:
         """Hold a job until a slot is free."""
-        seconds = min(MAX_HELD, lease.seconds / 3)
-        until = time.monotonic() + seconds
+        until = time.monotonic() + min(MAX_HELD, lease.seconds / 3)
         self._held.append((lease, until))
-        if until < self._check_at:
-            self._set_timer(until)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_HELD, self._check_held)
 
     def pop_held(self) -> Lease | None:
         """Remove and return the job that is held longest, of those whose lease surely holds."""
@@ -269,22 +266,14 @@ class Slots:
         self._release_held()
 
     def _release_held(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer, self._check_at = None, math.inf
         while (lease := self.pop_held()) is not None:
             self._release(lease.job)
 
-    def _set_timer(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._check_at = at
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(at - time.monotonic(), self._check_held)
-
     def _check_held(self) -> None:
         """Give back all held jobs, once one of them has waited too long for a slot."""
-        self._timer, self._check_at = None, math.inf
-        if self._held:
-            at = min(until for _, until in self._held)
-            self._set_timer(at) if at > time.monotonic() else self._release_held()
+        self._timer = None
+        now = time.monotonic()
+        if any(until <= now for _, until in self._held):
+            self._release_held()
+        elif self._held:
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_HELD, self._check_held)

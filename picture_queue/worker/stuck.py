@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from picture_queue._log import Log
 from picture_queue.errors import PictureQueueError, WorkerStuck
-from picture_queue.worker._log import Log
 from picture_queue.worker.executor import Attempt
 
 _log = Log(__name__)
@@ -28,16 +28,12 @@ class StuckDetector:
         self._slots = slots
         self._timeout = timeout
         self._on_failure = on_failure
-        self._stuck: set[Attempt] = set()
+        self._stuck: list[Attempt] = []
         self._closed = False
 
     def watch(self, attempt: Attempt) -> None:
         """Watch an attempt that settled while its handler continues."""
         asyncio.get_running_loop().call_later(self._timeout, self._check, attempt)
-
-    def ended(self, attempt: Attempt) -> None:
-        """Forget an attempt whose handler has ended."""
-        self._stuck.discard(attempt)
 
     def close(self) -> None:
         """Stop reporting."""
@@ -46,15 +42,11 @@ class StuckDetector:
     def _check(self, attempt: Attempt) -> None:
         if attempt.ended or self._closed:
             return
-        self._stuck.add(attempt)
+        self._stuck = [other for other in self._stuck if not other.ended] + [attempt]
         _log.error(
-            "The handler of job %s (%s) still runs %g s after it was given up and keeps its slot; "
-            "%d of %d slots are lost that way",
-            attempt.job.id,
-            attempt.job.job_type,
-            self._timeout,
-            len(self._stuck),
-            self._slots,
+            f"The handler of job {attempt.job.id} ({attempt.job.job_type}) still runs "
+            f"{self._timeout:g} s after it was given up and keeps its slot; "
+            f"{len(self._stuck)} of {self._slots} slots are lost that way"
         )
         if 2 * len(self._stuck) >= self._slots:
             self.close()

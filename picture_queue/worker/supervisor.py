@@ -6,26 +6,27 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from picture_queue import _rpc
+from picture_queue._log import Log
 from picture_queue._realtime.event_source import EventSource
+from picture_queue._realtime.wake_ups import WakeUps
 from picture_queue._rpc import Rpc
+from picture_queue._text import clean
+from picture_queue._transport import duplicate
 from picture_queue._transport.base import Deadline, check_version
 from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease
 from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
-from picture_queue.worker._log import Log
 from picture_queue.worker._loop import BackgroundLoop
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Stop
-from picture_queue.worker.heartbeat import HeartbeatLoop, connect, own_connections
-from picture_queue.worker.joblog import Line
+from picture_queue.worker.heartbeat import HeartbeatLoop
 from picture_queue.worker.maintenance import MaintenanceLoop
-from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed, clean
+from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Registry
 from picture_queue.worker.reporter import Reporter
 from picture_queue.worker.slots import Lease, Slots
@@ -41,7 +42,7 @@ _log = Log(__name__)
 # Seconds for an answer, retries included.
 _REGISTER_TIMEOUT = 60.0
 _REGISTER_TRY = 10.0  # of these: a connection may be dead
-_PROGRESS_TIMEOUT = 5.0  # of a report of progress, or of lines of a log
+_ATTEMPT_TIMEOUT = 5.0  # to a call of an attempt: its progress, or lines of its log
 _LAST_CLAIM_TIMEOUT = 5.0
 _LAST_REPORT_TIMEOUT = 15.0
 _UNREGISTER_TIMEOUT = 3.0
@@ -55,48 +56,43 @@ class Supervisor:
 
     Args:
         backend: The worker's project.
-        wake_ups: Tells of new jobs; None: the worker only polls.
+        events: The source of wake-ups; None: the worker only polls.
         registry: The handlers.
         settings: How to work.
         on_failure: Called with the reason when the worker cannot continue.
-        signals: For tests.
+        emit: Called with events inside the worker; see `WorkerCalls`.
     """
 
     def __init__(
         self,
         backend: "AsyncBackend",
-        wake_ups: EventSource | None,
+        events: EventSource | None,
         registry: Registry,
         settings: WorkerSettings,
         on_failure: Callable[[PictureQueueError], None],
-        signals: Signals,
+        emit: Callable[..., None],
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._client_backend = backend
-        self._backend = own_connections(backend)
-        self._wake_ups = wake_ups
+        self._backend = duplicate.with_own_pool(backend)  # handlers cannot take its connections
+        self._events = events
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
         self._on_failure = on_failure
-        self._signals = signals
         self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_failure)
         self._log_tasks: set[asyncio.Task[None]] = set()  # they write the last lines of attempts
         self._is_started = self._stopping = False
         self._is_urgent = False  # stop_now() was called
         self._wait_over = asyncio.Event()
-        self._listening = contextlib.ExitStack()
-        self._joined: set[str] = set()  # queues whose wake-ups arrive
-        calls = self._calls = WorkerCalls(self._backend)
+        calls = self._calls = WorkerCalls(self._backend, self.name, emit)
         slots = self._slots = Slots(settings.concurrency, self._release)
         # Outcomes of locked jobs are sent in calls of their own, so they delay no others.
-        self._locked_reporter = Reporter(calls, slots, self._written, signals)
-        self._reporter = Reporter(calls, slots, self._written, signals, self._locked_reporter)
-        types = registry.job_types
-        self._claimer = Claimer(calls, self.name, types, self._settings, slots, self._take, signals)
-        self._maintenance = MaintenanceLoop(calls, self.name, self._claimer.request_claim, signals)
-        self._heartbeat = HeartbeatLoop(
-            calls, self.name, slots, self._take_heartbeat, self._lose, signals
-        )
+        self._locked_reporter = Reporter(calls, slots, self._written)
+        self._reporter = Reporter(calls, slots, self._written, self._locked_reporter)
+        self._claimer = Claimer(calls, registry.job_types, self._settings, slots, self._take)
+        self._maintenance = MaintenanceLoop(calls, self._claimer.request_claim)
+        self._heartbeat = HeartbeatLoop(calls, slots, self._take_heartbeat, self._lose)
+        self._wake_ups = WakeUps(self._settings.queue_names, self._note_listening, self._wake_up)
 
     @property
     def is_ready(self) -> bool:
@@ -112,10 +108,11 @@ class Supervisor:
             PictureQueueError: The project does not answer, refuses the key, or does not fit.
         """
         check_version(await self._register())
-        self._heartbeat.start(await connect(self._backend))
+        self._heartbeat.start(await duplicate.for_thread(self._backend))
         for loop in (self._locked_reporter, self._reporter, self._claimer, self._maintenance):
             loop.start(self._on_failure)
-        self._listen()
+        if self._events is not None:
+            self._wake_ups.start(self._events)
         self._is_started = True
         _log.info(
             "Worker %s serves %s with handlers for %s",
@@ -147,7 +144,7 @@ class Supervisor:
         event loop. A stop that is cut short would lose outcomes and leases.
         """
         self._stopping = True
-        self._listening.close()
+        self._wake_ups.stop()
         self._stuck.close()
         await _outlast_cancel(self._maintenance.stop(0))
         await _stop_in_order(self._claimer, _LAST_CLAIM_TIMEOUT)
@@ -192,12 +189,11 @@ class Supervisor:
         return all(attempt.settled for attempt in self._slots.attempts)
 
     def _warn_of_unserved_queues(self) -> None:
-        message = (
-            "%s jobs are enqueued to %r, which this worker does not serve: add it to its queues"
-        )
-        for handler in self._registry:
-            if handler.policy.queue not in (None, *self._settings.queue_names):
-                _log.warning(message, handler.job_type, handler.policy.queue)
+        message = "%s jobs are enqueued to %r, which this worker does not serve: add this queue"
+        for job_type, handler in self._registry.items():
+            queue = handler.policy.get("queue")
+            if queue not in (None, *self._settings.queue_names):
+                _log.warning(message, job_type, queue)
 
     # --- the path of a job ---
 
@@ -255,13 +251,11 @@ class Supervisor:
             self._stuck.watch(attempt)
         if self._stopping and self._all_settled():
             self._wait_over.set()
-        if self._signals.settled.watched:
-            self._signals.settled.emit((job.id, outcome.name if outcome else None))
+        self._calls.emit("settled", job, outcome.name if outcome else None)
 
     def ended(self, attempt: Attempt) -> None:
         """Give the slot of an attempt to the next job."""
         self._slots.free_slot(attempt.job)
-        self._stuck.ended(attempt)
         self._fill_slots()
 
     def _fill_slots(self) -> None:
@@ -282,36 +276,16 @@ class Supervisor:
         try:
             await attempt.log.flush()
         finally:  # other code may cancel this task
-            lease = self._slots.find(attempt.job.key)
-            # A lease may be lost meanwhile: this worker may have claimed the job again.
-            if lease is not None and lease.attempt is attempt:
+            # Its lease may be lost meanwhile, and this worker may have claimed the job again.
+            if self._slots.lease_of(attempt) is not None:
                 self._reporter.put(attempt.job, outcome, attempt.duration)
 
-    # --- progress and logs of attempts ---
-
-    async def send_log(self, attempt: Attempt, lines: list[Line]) -> None:
-        """Write lines into the log of its job."""
-        job = attempt.job
-        call = _rpc.log_job(job.id, job.lease_id, [line.as_json() for line in lines])
-        await self._send(attempt, call, "log")
-
-    async def send_progress(self, attempt: Attempt, percent: int, message: str | None) -> None:
-        """Write the progress of its job; the answer may ask for its end."""
-        job = attempt.job
-        call = _rpc.report_progress(job.id, job.lease_id, percent, message)
-        if await self._send(attempt, call, "progress"):
-            attempt.stop(Stop.CANCEL)
-
-    async def _send(self, attempt: Attempt, call: Rpc[T], name: str) -> T | None:
-        """Make a call of an attempt; return None if it fails, which is no reason to stop the job.
-
-        A lost lease is a reason.
-        """
+    async def send(self, attempt: Attempt, call: Rpc[T], name: str) -> T | None:
+        """Make a call of an attempt; None if it fails. A lost lease stops the attempt."""
         try:
-            return await self._calls.call(call, _PROGRESS_TIMEOUT)
+            return await self._calls.call(call, _ATTEMPT_TIMEOUT)
         except StaleLease:
-            lease = self._slots.find(attempt.job.key)
-            if lease is not None and lease.attempt is attempt:
+            if (lease := self._slots.lease_of(attempt)) is not None:
                 self._lose(lease, f"the database refused its {name}")
         except Exception as error:
             _log.debug("The %s of job %s was not written: %s", name, attempt.job.id, error)
@@ -348,23 +322,15 @@ class Supervisor:
 
     # --- wake-ups ---
 
-    def _listen(self) -> None:
-        if self._wake_ups is None:
-            return
-        for queue in self._settings.queue_names:
-            listener = QueueListener(self, queue)
-            self._listening.enter_context(self._wake_ups.listen(f"pq:queue:{queue}", listener))
-
-    def set_listening(self, queue: str, yes: bool) -> None:
-        """Note whether wake-ups of a queue arrive, and do what those that were missed asked for."""
-        self._joined.add(queue) if yes else self._joined.discard(queue)
-        self._claimer.receives_wake_ups = len(self._joined) == len(set(self._settings.queue_names))
-        if yes:
+    def _note_listening(self, joined: bool) -> None:
+        """Note which wake-ups arrive; do what those that were missed asked for."""
+        self._claimer.receives_wake_ups = self._wake_ups.all_arrive
+        if joined:
             self._claimer.request_claim()
             self._heartbeat.beat_now()
-            self._signals.listening.emit(len(self._joined))
+            self._calls.emit("listening", len(self._wake_ups.joined))
 
-    def wake_up(self, reason: str) -> None:
+    def _wake_up(self, reason: str) -> None:
         """Do what a wake-up asks for."""
         if reason == "cancel":
             self._heartbeat.beat_now()
@@ -388,21 +354,3 @@ async def _stop_in_order(loop: BackgroundLoop, timeout: float) -> None:
     if not await _outlast_cancel(loop.stop(timeout)):
         # What cancelled the step most likely cancelled the loop as well, with work left.
         await _outlast_cancel(loop.stop(timeout))
-
-
-class QueueListener:
-    """The listener for the wake-ups of one queue."""
-
-    def __init__(self, supervisor: Supervisor, queue: str) -> None:
-        self._supervisor = supervisor
-        self._queue = queue
-
-    def joined(self) -> None:
-        self._supervisor.set_listening(self._queue, True)
-
-    def lost(self) -> None:
-        self._supervisor.set_listening(self._queue, False)
-
-    def message(self, event: str, payload: dict[str, Any]) -> None:
-        if event == "wake":
-            self._supervisor.wake_up(str(payload.get("reason")))

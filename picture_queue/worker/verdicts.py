@@ -2,7 +2,7 @@
 
 - a value that is JSON → `Completed`;
 - a `Verdict` → its outcome: run it later (`Snooze`), try again (`Retry`), pause the queue
-  (`RateLimited`), wait for something outside (`Park`), end it (`Cancel`);
+  (`RateLimited`), wait for an external event (`Park`), end it (`Cancel`);
 - `PermanentFailure` → `Failed` without another attempt;
 - any other exception → `Failed`, with another attempt after the backoff if one is left. Attributes
   of the exception refine that: ``retryable`` (bool), ``retry_after`` (seconds instead of the
@@ -21,8 +21,9 @@ from datetime import datetime
 from typing import Any
 
 from picture_queue._json import plain_result
+from picture_queue._runtime.tasks import ExitOfTask
+from picture_queue._text import clean, describe, text_of, traceback_of
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker._tasks import ExitOfTask
 from picture_queue.worker.outcomes import (
     Cancelled,
     Completed,
@@ -30,40 +31,37 @@ from picture_queue.worker.outcomes import (
     Outcome,
     Parked,
     Snoozed,
-    clean,
-    describe,
-    text_of,
-    traceback_of,
     wait_seconds,
     wait_until,
 )
 
 #: Largest result that is sent, in bytes of JSON; the database has its own, smaller limit.
-LARGEST_RESULT = 8 * 1024 * 1024
+MAX_RESULT_SIZE = 8 * 1024 * 1024
 
 _NO_REASON = "The handler asked for another attempt"
-_SNOOZE_WITHOUT_A_TIME = 10.0  # seconds
-_DEEPEST_GROUP = 100
-_LONGEST_NAME = 200  # characters of an event or a limit key
+_DEFAULT_SNOOZE = 10.0  # seconds
+_MAX_GROUP_DEPTH = 100
+_MAX_NAME_LENGTH = 200  # characters of an event or a limit key
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # in such a name
 
 
 class Verdict(Exception):
-    """Decision about a job. A handler returns it, or raises it from any depth."""
+    """Decision about a job. A handler returns it, or raises it from any depth.
+
+    Raises:
+        InvalidArgument: A time is negative or no number, or is given twice or not at all; a name
+            does not have 1 to 200 characters, or has a control character.
+    """
 
     def __post_init__(self) -> None:
         self.outcome("")  # validates the arguments where they are given
 
     def outcome(self, queue: str) -> Outcome:
-        """Return the outcome of a job of that queue.
-
-        Raises:
-            InvalidArgument: An argument is not acceptable.
-        """
+        """Return the outcome of a job of that queue; raises `InvalidArgument` as above."""
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let a verdict leave a process that the handler uses: `Exception` forgets keywords."""
+        """Pickle the fields too, for handlers that use processes: `Exception` drops keywords."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
@@ -78,9 +76,6 @@ class Snooze(Verdict):
         seconds: Seconds until then.
         until: The time to run it, instead of ``seconds``.
         reason: The reason for operators: a text or an exception.
-
-    Raises:
-        InvalidArgument: Neither or both are given, or the value is invalid.
     """
 
     seconds: float | None = None
@@ -102,9 +97,6 @@ class Retry(Verdict):
         seconds: Seconds until the next attempt.
         at: The time of the next attempt, instead of ``seconds``.
         reason: The error that the owner of the job sees: a text or an exception.
-
-    Raises:
-        InvalidArgument: Both times are given, or the value is invalid.
     """
 
     seconds: float | None = None
@@ -127,12 +119,9 @@ class RateLimited(Verdict):
 
     Args:
         seconds: Seconds until the limit ends, such as ``Retry-After`` of a response 429.
-        key: The limit key to pause; by default ``queue:<the job's queue>``, the whole queue.
+        key: The limit key to pause, without ``*``; by default ``queue:<the job's queue>``, the
+            whole queue.
         reason: The reason for operators: a text or an exception.
-
-    Raises:
-        InvalidArgument: ``seconds`` is negative or not a number, or the key does not have 1 to 200
-            characters, or has ``*`` or a control character.
     """
 
     seconds: float
@@ -147,16 +136,12 @@ class RateLimited(Verdict):
 
 @dataclass(eq=False)
 class Park(Verdict):
-    """Wait for something outside without a worker; the attempt is kept.
+    """Wait for an external event without a worker; the attempt is kept.
 
     Args:
-        seconds: After so long the job is run again to look.
-        event: Name of the outside event that wakes it before; by default the id of the job. What
-            came with the event is the context's ``event``.
-
-    Raises:
-        InvalidArgument: ``seconds`` is negative or not a number, or the name has not 1 to 200
-            characters, none of them a control character.
+        seconds: Longest wait: then the job is run again without the event.
+        event: Name of the event; by default the id of the job. Its data are the ``event`` of the
+            next context.
     """
 
     seconds: float
@@ -190,55 +175,40 @@ class PermanentFailure(Exception):
 
 
 def from_value(value: object, queue: str) -> Outcome:
-    """Return the outcome a handler's return value asks for.
-
-    Args:
-        value: What it returned.
-        queue: The queue of its job.
-    """
+    """Return the outcome that the return value of a handler asks for."""
     if isinstance(value, Verdict | PermanentFailure):
         return from_error(value, queue)
-    if isinstance(value, type) and issubclass(value, Verdict | PermanentFailure):
-        name = clean(value.__name__, 100)
-        return Failed(
-            f"The handler returned the class {name}: return an instance, {name}(…)", retryable=False
-        )
-    if inspect.iscoroutine(value):
-        value.close()
-        name = clean(value.__qualname__, 100)
-        return Failed(
-            f"The handler returned a coroutine that it did not await ({name}): write "
-            "`return await …` in a handler defined with `async def`",
-            retryable=False,
-        )
     if value is None:
         return Completed()
-    try:
-        result, size = plain_result(value)
-    except BaseException as error:  # a serializer of the user's own can raise anything
-        reason = (isinstance(error, InvalidArgument) and error.detail) or describe(error)
-        return Failed(clean(f"The result cannot be stored: {reason}"), retryable=False)
-    if size > LARGEST_RESULT:
-        return Failed(
-            f"The result has {size} bytes, the limit is {LARGEST_RESULT}: "
-            "put it into Storage and return its path",
-            retryable=False,
-        )
-    return Completed(result)
+    if isinstance(value, type) and issubclass(value, Verdict | PermanentFailure):
+        name = clean(value.__name__, 100)
+        fault = f"The handler returned the class {name}: return an instance, {name}(…)"
+    elif inspect.iscoroutine(value):
+        value.close()
+        name = clean(value.__qualname__, 100)
+        fault = f"The handler returned a coroutine that it did not await ({name}): write "
+        fault += "`return await …` in a handler defined with `async def`"
+    else:
+        try:
+            result, size = plain_result(value)
+            if size <= MAX_RESULT_SIZE:
+                return Completed(result)
+            fault = f"The result has {size} bytes, the limit is {MAX_RESULT_SIZE}: "
+            fault += "put it into Storage and return its path"
+        except BaseException as error:  # a serializer of the user's own can raise anything
+            reason = (isinstance(error, InvalidArgument) and error.detail) or describe(error)
+            fault = clean(f"The result cannot be stored: {reason}")
+    return Failed(fault, retryable=False)
 
 
 def from_error(error: BaseException, queue: str) -> Outcome:
-    """Return the outcome an exception of a handler asks for; raises nothing.
-
-    Args:
-        error: What it raised.
-        queue: The queue of its job.
-    """
+    """Return the outcome that an exception of a handler asks for; raises nothing."""
     try:
         return _outcome_of(error, queue)
     # An exception's properties are the user's code, and a verdict can be changed after it was made.
     except BaseException as fault:
-        return _unreadable(error, fault)
+        text = f"{describe(error)} (it cannot be read: {describe(fault)})"
+        return Failed(clean(text), traceback_of(error))
 
 
 def _outcome_of(error: BaseException, queue: str) -> Outcome:
@@ -252,25 +222,17 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
     if _attribute(cause, "counts") is False:
         key: Any = _attribute(cause, "pause_key")
         return Snoozed(
-            _SNOOZE_WITHOUT_A_TIME if delay is None else delay,
+            _DEFAULT_SNOOZE if delay is None else delay,
             pause_key=None if _fault_of_name("pause_key", key) else key,
             detail=clean(describe(cause)),
         )
     public = _attribute(cause, "public")
     return Failed(
-        (isinstance(public, str) and clean(public)) or clean(describe(cause)),
+        (isinstance(public, str) and clean(text_of(public))) or clean(describe(cause)),
         traceback_of(error),
         _attribute(cause, "retryable") is not False,
         delay,
     )
-
-
-def _unreadable(error: BaseException, fault: BaseException) -> Failed:
-    try:
-        text = clean(f"{describe(error)} (it cannot be read: {describe(fault)})")
-    except BaseException:  # what its __str__ returns can be an object of the user's class
-        text = "The handler raised an exception that cannot be read"
-    return Failed(text, traceback_of(error))
 
 
 def _attribute(error: BaseException, name: str) -> object:
@@ -283,7 +245,7 @@ def _attribute(error: BaseException, name: str) -> object:
 
 def cause_of(error: BaseException) -> BaseException:
     """Return the exception that was raised, without the groups of task groups around it."""
-    for _ in range(_DEEPEST_GROUP):
+    for _ in range(_MAX_GROUP_DEPTH):
         if type(error) is ExitOfTask and error.__cause__ is not None:
             error = error.__cause__
         # Not isinstance(): it asks for a property of the exception.
@@ -310,7 +272,7 @@ def _seconds(verdict: str, value: object) -> float:
 
 
 def _wait(verdict: str, seconds: object, name: str, at: Any) -> tuple[float | None, str | None]:
-    """Return the one of the two that is given: the seconds or the time."""
+    """Return the seconds or the time, whichever is given."""
     if at is None:
         return _seconds(verdict, seconds), None
     if seconds is not None:
@@ -329,9 +291,9 @@ def _checked_name(name: str, value: str | None) -> str | None:
 
 def _fault_of_name(name: str, value: object) -> str | None:
     """Return the fault for which `report_jobs` would refuse the name of an event or a limit key."""
-    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_NAME:
+    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_NAME_LENGTH:
         size = len(value) if isinstance(value, str) else repr(value)
-        return f"A name has 1 to {_LONGEST_NAME} characters: {name} has {size}"
+        return f"A name has 1 to {_MAX_NAME_LENGTH} characters: {name} has {size}"
     if _FORBIDDEN.search(value):
         return f"The {name} holds a character that a database cannot store"
     if "*" in value and name != "event":

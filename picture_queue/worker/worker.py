@@ -8,17 +8,16 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from picture_queue._async.client import AsyncPictureQueue
+from picture_queue._log import Log
 from picture_queue._realtime.follow import Watcher
+from picture_queue._runtime.stop_signals import on_stop_signal
+from picture_queue._runtime.tasks import guard_tasks, hold_forever
+from picture_queue._runtime.threads import use_daemon_threads
+from picture_queue._text import describe, traceback_of
 from picture_queue.errors import InvalidArgument, PictureQueueError, WorkerStuck
 from picture_queue.options import Backoff
 from picture_queue.settings import WorkerSettings
-from picture_queue.worker._log import Log
-from picture_queue.worker._signals import Signals
-from picture_queue.worker._stop_signals import on_stop_signal
-from picture_queue.worker._tasks import guard_tasks, hold_forever
-from picture_queue.worker._threads import use_daemon_threads
-from picture_queue.worker.outcomes import describe, traceback_of
-from picture_queue.worker.registry import Policy, Registry, as_backoff
+from picture_queue.worker.registry import Registry, policy_of
 from picture_queue.worker.supervisor import Supervisor
 
 _log = Log(__name__)
@@ -66,9 +65,9 @@ class Worker:
             self.settings = replace(self.settings, queues=queues)
         self._client = client
         self._registry = Registry()
-        self._signals = Signals()
+        self._emit: Callable[..., None] = lambda *event: None  # tests replace it
         self._after_stop: list[Callback] = []
-        self._closers: dict[str, Callback] = {}  # for what this run opened; the last one is first
+        self._closers: dict[str, Callback] = {}  # of what this run opened; the last is called first
         self._supervisor: Supervisor | None = None
         self._failure: PictureQueueError | None = None  # why it ends, or ended, by itself
         self._was_run = False
@@ -96,11 +95,11 @@ class Worker:
 
     @property
     def recycle(self) -> bool:
-        """True if it stops, or stopped, since only a new process can free what handlers hold.
+        """True if the worker stops, or stopped, because stuck handlers hold half of its slots.
 
-        A thread cannot be ended from outside. A handler that continues ``stuck_after`` seconds
-        after its timeout, its cancel or the loss of its lease counts as stuck; when half of the
-        slots are held that way, the worker lets the other jobs finish and stops.
+        Only a new process can free what they hold, since a thread cannot be ended from outside. A
+        handler is stuck if it continues ``stuck_after`` seconds after its timeout, its cancel or
+        the loss of its lease. The worker lets the other jobs finish before it stops.
         """
         return isinstance(self._failure, WorkerStuck)
 
@@ -115,14 +114,14 @@ class Worker:
         backoff: Backoff | float | None = None,
         backoff_cap: float | None = None,
     ) -> Callable[[F], F]:
-        """Register the function below it as the handler of a job type.
+        """Register the decorated function as the handler of a job type.
 
         Its first argument is the payload. Annotated with a pydantic model, a dataclass or a
         TypedDict, the payload is validated before the function runs; one that does not fit fails
         its job. Its second argument, if there is one, is the `JobContext`. A plain ``def`` runs in
-        a thread and gets a `SyncJobContext`. What it returns must be JSON; an exception fails the
+        a thread and gets a `SyncJobContext`. Its result must be JSON. An exception fails the
         attempt, `PermanentFailure` the job. A `Snooze`, `Retry`, `RateLimited`, `Park` or `Cancel`,
-        returned or raised, does what it says.
+        returned or raised, decides otherwise.
 
         Args:
             job_type: Letters, digits and ``_ . : -``.
@@ -143,11 +142,9 @@ class Worker:
                 hint='Use @worker.handler("<job type>")',
             )
         if self._supervisor is not None:
-            raise InvalidArgument(
-                f"{job_type!r} comes too late", hint="Register handlers before the worker starts"
-            )
-        pauses = as_backoff(backoff, backoff_cap)
-        policy = Policy(queue, max_attempts, timeout, lease, pauses)
+            hint = "Register handlers before the worker starts"
+            raise InvalidArgument(f"{job_type!r} comes too late", hint=hint)
+        policy = policy_of(queue, max_attempts, timeout, lease, backoff, backoff_cap)
 
         def register(function: F) -> F:
             self._registry.add(job_type, function, policy)
@@ -223,13 +220,9 @@ class Worker:
         watcher = Watcher(client._project)
         self._closers = {} if self._client else {"Closing the connections": client.aclose}
         self._closers["Closing the wake-ups"] = watcher.aclose
+        backend, events = client._project, watcher.wake_ups
         self._supervisor = Supervisor(
-            client._project,
-            watcher.wake_ups,
-            self._registry,
-            self.settings,
-            self._fail,
-            self._signals,
+            backend, events, self._registry, self.settings, self._fail, self._emit
         )
         starting = self._starting = asyncio.create_task(self._supervisor.start())
         try:
@@ -290,9 +283,6 @@ class Worker:
             _log.exception("The worker could not stop in order")
         # Not in a finally clause: a coroutine that a closed event loop left must not do it.
         self._supervisor = None
-        await self._close()
-
-    async def _close(self) -> None:
         for callback in self._after_stop:
             await _within(_CLOSE_TIMEOUT, "A callback after the stop", callback)
         while self._closers:
@@ -338,5 +328,4 @@ async def _within(seconds: float, what: str, function: Callback) -> None:
         _log.error("%s has not ended in %g s", what, seconds)
         task.cancel()
         await asyncio.wait({task}, timeout=1.0)
-    if not task.done():
         hold_forever(task)

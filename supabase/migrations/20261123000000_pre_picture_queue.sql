@@ -6,24 +6,24 @@
 -- is an *attempt* and grants a *lease*, which heartbeats prolong. A *generation* is a picture
 -- somebody asked for; it has one job, and its *images* come from *predictions* at Replicate.
 --
--- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle
--- workers. claim_jobs picks rows and leases them. The worker says how it goes through report_progress
--- and heartbeat_jobs, and how it ended through report_jobs. Each change of state, whoever asks for it,
--- is made by _transition, as a row of picture_queue.state_transition permits, and announced by _emit. What
--- it leaves to do for other jobs (children, batches, limits) is written down as follow-ups; these, due
--- jobs, expired leases and schedules are the work of maintain_jobs, which one worker calls all the time.
+-- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
+-- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs
+-- when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition permits, and
+-- _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is recorded as
+-- follow-ups. maintain_jobs, which one worker calls all the time, processes these, due jobs, expired leases and
+-- schedules.
 --
--- The way of a picture. start_generation checks the input against picture_queue.model and enqueues
--- a job of type generate-image; the worker takes begin_prediction, record_prediction, save_images
--- and finish_prediction, each under its lease; _transition mirrors the state into generations.
+-- The way of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
+-- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
+-- its lease; _transition copies the state of the job to generations.
 --
 -- Where things live. public holds what users call and see. This schema holds the rest and is not
 -- exposed by the API; a leading underscore marks what only our own functions call. Parameters of
 -- public functions are plain words, private ones are p_, variables v_.
 --
--- Idioms. Sessions keep plans, and a plan may be made while a table is empty and used when it is full. These
--- forms, which return everywhere, keep such a plan on the right index:
--- - `set seq_page_cost = 100` on what runs all day: an index wins even while the table is empty;
+-- Idioms. Sessions keep plans, and a plan may be made while a table is empty and used when it is full. With these forms
+-- such a plan uses the right index:
+-- - `set seq_page_cost = 100` on functions that are called often: the plan uses an index even while the table is empty;
 -- - `where id = any (array)` beside or instead of a join: the rows are looked up by their ids;
 -- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
 -- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;
@@ -85,16 +85,16 @@ create type picture_queue.claim as (
   has_failed boolean       -- starts of some jobs have failed
 );
 
--- The result of _apply_changes: the changed jobs, and what is special about some of them.
+-- The result of _apply_changes: the changed jobs, and which of the further steps of _transition they need.
 create type picture_queue.applied as (
   moved picture_queue.moved[],
-  announced boolean,       -- their queues send events
-  long_lived boolean,      -- their history has to be cut
-  has_generation boolean,
-  ended uuid[],            -- ran under limit keys and do not any more
-  waited uuid[],           -- have blocked_on, and moved otherwise than by block or unblock
-  takes_turn boolean,      -- get a place behind their tenant's last
-  due_at timestamptz,      -- the first of those that wait for a time
+  announced boolean,       -- some are in queues that send events
+  long_lived boolean,      -- some may have more history than is kept
+  has_generation boolean,  -- some belong to a generation
+  ended uuid[],            -- jobs that ran under limit keys and no longer do
+  waited uuid[],           -- jobs with blocked_on whose action was neither block nor unblock
+  takes_turn boolean,      -- some get a place behind their tenant's last job
+  due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
   batches jsonb            -- batch_id, from and to of each change in a batch
 );
 
@@ -119,7 +119,8 @@ create type picture_queue.outcome as (
 create type picture_queue.candidate as (
   id uuid,
   keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
-  blocked_on text          -- one of them that lets no more start
+  blocked_on text,         -- one of them that lets no more start
+  bytes bigint             -- of its payload and event, at most
 );
 
 -- A job about to be written: an item of an enqueue, with every default filled in.
@@ -161,7 +162,7 @@ create type picture_queue.event as (
   payload jsonb
 );
 
--- A change that needs no more than its action, and perhaps a reason.
+-- Builds a change of which only the action and perhaps a reason, a time or a key are given.
 create function picture_queue._change(
   p_job_id uuid, p_action text, p_error text default null, p_run_at timestamptz default null, p_key text default null)
 returns picture_queue.change
@@ -173,9 +174,9 @@ $$;
 
 -- 020_function__now.sql
 
--- The one clock. Tests replace it inside a transaction to move time. It stands still within a statement,
--- so that an index can be searched by it. In PL/pgSQL, since one in SQL takes three times as long where it
--- cannot be written out in place, and with a search_path it cannot.
+-- Returns the current time; all functions use it, and tests replace it to move time. It is stable, so that an index can
+-- be searched with it. It is in PL/pgSQL, which takes a third of the time of SQL for a function that cannot be inlined,
+-- and a function with a search_path cannot.
 create function picture_queue._now() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return clock_timestamp(); end $$;
@@ -296,9 +297,8 @@ $$;
 
 -- 040_function__caller.sql
 
--- True when the caller acts for the project rather than for one of its users: a service key, or a
--- direct connection without any token. Inside a definer function current_user is the owner, so the
--- token decides, never current_user.
+-- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
+-- direct connection without a token. The token decides, since in a definer function current_user is the owner.
 create function picture_queue._is_service() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -308,7 +308,7 @@ as $$
   ) = 'service_role'
 $$;
 
--- The user the caller is, from the token; null for a service key.
+-- Returns the user that the caller's token names; null for a service key.
 create function picture_queue._caller_id() returns uuid
 language sql stable set search_path = pg_catalog, pg_temp
 as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;
@@ -337,7 +337,6 @@ create table picture_queue.setting (
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
-  maintained_at timestamptz not null default '-infinity',
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -353,27 +352,25 @@ create table picture_queue.setting (
 );
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
-  'What an enqueue to a queue that is not there does: create, refuse.';
+  'Whether an enqueue to an unknown queue makes the queue (create) or is refused (refuse).';
 insert into picture_queue.setting default values;
-alter table picture_queue.setting enable row level security;
 
 
 -- 105_table_migration.sql
 
--- Which migrations `picture-queue migrate` applied. The Supabase CLI has a list of its own,
--- supabase_migrations.schema_migrations; where it applies them, this one is empty.
+-- If the Supabase CLI applies the migrations, it lists them in supabase_migrations.schema_migrations, and this table is
+-- empty.
 create table picture_queue.migration (
   name text primary key,
   digest text not null,
   applied_at timestamptz not null default now()
 );
-comment on table picture_queue.migration is 'What `picture-queue migrate` applied, by the names it ships under.';
-alter table picture_queue.migration enable row level security;
+comment on table picture_queue.migration is
+  'The migrations that `picture-queue migrate` applied, by the names of their files.';
 
 
 -- 110_table_queue.sql
 
--- A queue is a row; its policy columns are null where the setting's default holds.
 create table picture_queue.queue (
   name text primary key,
   events text not null default 'progress',
@@ -391,7 +388,9 @@ create table picture_queue.queue (
   paused_until timestamptz,
   pause_reason text,
   draining boolean not null default false,
+  -- After a change of the order of claims: jobs up to this seq have their new place. null: all jobs have it.
   reorder_after bigint,
+  -- When to examine all jobs once more, for jobs enqueued by transactions that were open at the change.
   reorder_again_at timestamptz,
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
@@ -404,36 +403,30 @@ create table picture_queue.queue (
     and backoff_jitter between 0 and 1
   ),
   constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
-  constraint queue_orders_one_way check (not (fair_share and aging_seconds is not null))
+  constraint queue_has_fair_share_or_aging check (not (fair_share and aging_seconds is not null))
 );
-comment on table picture_queue.queue is 'The queues and their policies; null means the default of setting.';
-comment on column picture_queue.queue.events is 'What is announced over Realtime: none, status, or progress as well.';
+comment on table picture_queue.queue is 'The queues and their policies; null: the default in setting applies.';
+comment on column picture_queue.queue.events is
+  'Which events are sent: none, status, or progress (of status and progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
-  'How much waiting one point of priority is worth; null: priority is strict.';
+  'How many seconds of waiting one point of priority is worth; null: priority is strict.';
 comment on column picture_queue.queue.breaker_failures is
-  'Failures of one kind in a row that pause the queue for breaker_seconds.';
+  'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
 comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
-comment on column picture_queue.queue.draining is 'What is there is run, nothing new is taken.';
-comment on column picture_queue.queue.reorder_after is
-  'The order of claims was changed: jobs up to this seq have their new place. null: all have.';
-comment on column picture_queue.queue.reorder_again_at is
-  'When to look at all jobs once more, for those that were enqueued by transactions open at the change.';
+comment on column picture_queue.queue.draining is 'The jobs of the queue are run, and new jobs are refused.';
 insert into picture_queue.queue (name) values ('default');
-alter table picture_queue.queue enable row level security;
 
 create table picture_queue.breaker (
   queue text primary key references picture_queue.queue (name) on delete cascade,
   reason text not null,
   failures integer not null
 );
-comment on table picture_queue.breaker is 'Failures of one kind in a row, for queues that pause after some.';
-alter table picture_queue.breaker enable row level security;
+comment on table picture_queue.breaker is 'Failures in a row for one reason, of queues with breaker_failures.';
 
 
 -- 120_table_job_type.sql
 
--- The policy of each job type, registered by the workers that have a handler for it.
 create table picture_queue.job_type (
   name text primary key,
   queue text,
@@ -444,7 +437,6 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
-  registered_at timestamptz not null default now(),
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -453,8 +445,8 @@ create table picture_queue.job_type (
   ),
   constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
 );
-comment on table picture_queue.job_type is 'Policy per job type; null means the queue''s, then the default.';
-alter table picture_queue.job_type enable row level security;
+comment on table picture_queue.job_type is
+  'The policies of job types, registered by workers; null: that of the queue, or the default in setting, applies.';
 
 
 -- 130_table_worker.sql
@@ -464,19 +456,16 @@ create table picture_queue.worker (
   queues text[] not null,
   job_types text[] not null,
   idle boolean not null default false,
-  registered_at timestamptz not null default now(),
   seen_at timestamptz not null default now(),
+  -- Where its claims begin in each queue ([rank, turn, seq]), while it is expensive to find the first job there.
   start_positions jsonb,
   positions_until timestamptz not null default '-infinity'
 );
-comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
-comment on column picture_queue.worker.start_positions is
-  'Where its claims begin in each queue ([rank, turn, seq]), while finding the first job there is expensive.';
+comment on table picture_queue.worker is 'Workers, their queues and job types, and when they called last.';
 -- Claims look up their worker, and enqueues an idle one heard of lately: the newest row version first, so that those
 -- which an old snapshot keeps from being cleaned up are not in the way.
 create index worker_newest on picture_queue.worker (name, seen_at desc);
 create index worker_idle on picture_queue.worker (seen_at) where idle;
-alter table picture_queue.worker enable row level security;
 
 
 -- 140_table_job_queue.sql
@@ -552,29 +541,29 @@ create table public.job_queue (
 );
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
--- The one hot index: what can be claimed now, in the order of claims. Its entries, and those of job_queue_listed, are
--- all different: to look for equal ones when a page is full would cost a new job half a microsecond.
+-- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so they are not
+-- deduplicated: the search for equal entries when a page is full would cost a new job half a microsecond.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
--- What becomes claimable by the clock.
+-- Jobs that become claimable at a time.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
--- Leases in force: finds the jobs of a repeated claim, and is small enough to sweep whole.
+-- Leases in force: for repeated claims, and for the sweep of expired leases, which reads the whole index.
 create index job_queue_leased on public.job_queue (lease_id)
   where status = 'processing' and hold is null;
--- The last turn of a tenant, in queues that share fairly.
+-- The last turn of each tenant, in queues with fair_share.
 create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
   where status = 'pending' and hold is null and tenant is not null;
--- Jobs held by a limit, best first, and those let through it that nobody has claimed yet.
+-- Blocked jobs of a limit key in the order of claims, and unblocked ones that are not claimed yet.
 create index job_queue_blocked on public.job_queue (blocked_on, hold, queue, job_type, rank, turn, seq)
   where status = 'pending' and blocked_on is not null;
 create index job_queue_parked on public.job_queue (parked_on, parked_at) where hold = 'parked';
 create index job_queue_expiring on public.job_queue (expires_at)
   where status = 'pending' and expires_at is not null;
--- Finished jobs by age: the failed for people, all for pruning.
+-- Finished jobs by age: for lists of failed jobs, and for pruning.
 create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
--- The jobs of a queue in one state, by age: lists, purges, and changes by filter. Running jobs are few and have
--- job_queue_leased and job_queue_parked: without them here a claim writes no entry. Ascending, since Postgres
--- fills the pages of an index that grows at the end.
+-- The jobs of a queue in one state by age: for lists, purges, and changes by filter. Running jobs are few and are found
+-- by job_queue_leased and job_queue_parked; since they are not in this index, a claim writes no entry to it. It is
+-- ascending, since Postgres fills the pages of an index that grows at its end.
 create index job_queue_listed on public.job_queue (queue, status, seq) with (deduplicate_items = off)
   where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
@@ -583,10 +572,10 @@ create unique index job_queue_idempotency on public.job_queue (idempotency_key, 
   nulls not distinct where idempotency_key is not null;
 create unique index job_queue_unique on public.job_queue (unique_key) where status = any(unique_states);
 
--- Whose a job is and what its owner said of it has no statistics: an estimated count (PostgREST's
--- count=planned) is made from them whatever row level security hides, and would tell a guess that is right
--- from one that is wrong, and by halves the id of a job (id=lt.). Each of these is found by an index of its own, or
--- not at all; elements of arrays have statistics too.
+-- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an
+-- estimated count (count=planned) from statistics, regardless of row level security: a user could learn from the
+-- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries find these columns
+-- by their own index or not at all. Array columns are among them, since statistics of their elements are kept too.
 alter table public.job_queue
   alter id set statistics 0, alter tags set statistics 0, alter limit_keys set statistics 0,
   alter slots set statistics 0,
@@ -594,31 +583,28 @@ alter table public.job_queue
   alter batch_id set statistics 0, alter idempotency_key set statistics 0, alter unique_key set statistics 0,
   alter parked_on set statistics 0, alter blocked_on set statistics 0, alter message set statistics 0,
   alter error set statistics 0;
-alter table public.job_queue enable row level security;
 
 
 -- 141_table_follow_up.sql
 
--- What a change of a job leaves to do for other jobs. Written in the transaction of the change; the first few
--- are done there as well, the rest by maintenance, in bounded steps that fail alone.
+-- Work for other jobs that follows from a change of a job. The rows are written in the transaction of the change. The
+-- first few are processed there too, the rest by maintenance, in bounded steps of which each can fail alone.
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
   subject uuid not null,
+  -- Of a batch: by how much its counts change. Of a child: "before" is a transaction id; when all transactions with a
+  -- lower id have ended, no parent can have missed the child. "looks" is how often the child was checked.
   data jsonb,
   due_at timestamptz not null default '-infinity',
   constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
 );
 comment on table picture_queue.follow_up is
-  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch.';
-comment on column picture_queue.follow_up.data is
-  'Of a batch: how much its counts change. Of a child: "before" is a transaction id; once every transaction with a'
-  ' lower id has ended, no parent can have missed the child. "looks" is how often it was looked at.';
+  'Work that follows from changes of jobs: children of a finished parent, a new child, the counts of a batch.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
-alter table picture_queue.follow_up enable row level security;
 
--- Steps that failed, for one subject each. Others go on; the step is tried again at retry_at.
+-- Steps that failed, each for one subject. Other subjects are processed; this one is tried again at retry_at.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,
@@ -631,47 +617,36 @@ create table picture_queue.failed_step (
 comment on table picture_queue.failed_step is
   'Steps of maintenance and claims that failed for one subject, to be tried again; queue_doctor() shows them.';
 create index failed_step_retry on picture_queue.failed_step (retry_at);
-alter table picture_queue.failed_step enable row level security;
 
 create table picture_queue.lease_extension (
-  -- No foreign key: it would wait for the very lock that is in the way.
+  -- No foreign key: its check would wait for the lock on the row of the job.
   job_id uuid primary key,
   lease_id uuid not null,
   lease_expires_at timestamptz not null
 );
 comment on table picture_queue.lease_extension is
-  'Leases prolonged beside their job, whose row somebody else had locked at the heartbeat.';
-alter table picture_queue.lease_extension enable row level security;
+  'Leases that a heartbeat extended here, because another transaction had locked the row of the job.';
 
--- Who does the maintenance, until when, and when they look next.
 create table picture_queue.maintenance (
   only_row boolean primary key default true constraint maintenance_has_one_row check (only_row),
   worker text,
   leased_until timestamptz not null default '-infinity',
-  done_at timestamptz not null default '-infinity',
+  done_at timestamptz not null default '-infinity',  -- when the latest round began
+  -- When the next round is to begin. Work that becomes due earlier wakes the worker that holds the lease.
   look_at timestamptz not null default '-infinity',
-  sweep_at timestamptz not null default '-infinity',
-  fold_at timestamptz not null default '-infinity',
-  tidied boolean not null default false,
-  step_size integer not null default 100
+  sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
+  fold_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
+  prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
+  tidied boolean not null default false,  -- the latest round was one of housekeeping
+  step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
 );
-comment on column picture_queue.maintenance.step_size is
-  'How many subjects a step takes: more after quick rounds, fewer after slow ones.';
 comment on table picture_queue.maintenance is
-  'The lease of maintenance: one worker for the whole project, for some seconds.';
-comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
-comment on column picture_queue.maintenance.done_at is 'When the latest round began.';
-comment on column picture_queue.maintenance.look_at is
-  'When the next round is to begin; what becomes due earlier wakes the worker that has the lease.';
-comment on column picture_queue.maintenance.sweep_at is 'When to look for expired leases next.';
-comment on column picture_queue.maintenance.fold_at is 'When to add up depth_change next.';
+  'The worker that does the maintenance of the project, until when, and the times of its next steps.';
 insert into picture_queue.maintenance default values;
-alter table picture_queue.maintenance enable row level security;
 
 
 -- 142_table_dependency_batch.sql
 
--- A child waits for its parents; a row goes when its parent has finished.
 create table picture_queue.dependency (
   child_id uuid not null references public.job_queue (id) on delete cascade,
   parent_id uuid not null,
@@ -679,12 +654,9 @@ create table picture_queue.dependency (
   primary key (child_id, parent_id),
   constraint on_parent_failure_is_known check (on_parent_failure in ('cancel', 'fail', 'run'))
 );
-comment on table picture_queue.dependency is 'Which unfinished jobs a waiting job waits for.';
+comment on table picture_queue.dependency is 'The unfinished jobs that waiting jobs depend on.';
 create index dependency_parent on picture_queue.dependency (parent_id);
-alter table picture_queue.dependency enable row level security;
 
--- Jobs that belong together. Changes of the counts are follow-ups; when all jobs have finished, the
--- callback is enqueued.
 create table picture_queue.batch (
   id uuid primary key,
   total integer not null default 0,
@@ -693,63 +665,56 @@ create table picture_queue.batch (
   cancelled integer not null default 0,
   callback jsonb,
   callback_job_id uuid,
-  callback_error text,
+  callback_error text,  -- why the callback could not be enqueued
   metadata jsonb not null default '{}',
   created_at timestamptz not null default now(),
   finished_at timestamptz,
   constraint batch_counts_fit check (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
-comment on table picture_queue.batch is 'Jobs that belong together, how far they are, and what runs after them.';
-comment on column picture_queue.batch.callback_error is 'Why the callback could not be enqueued.';
+comment on table picture_queue.batch is
+  'Batches of jobs, the counts of their finished jobs, and the callback that is enqueued then.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
--- Finished batches whose callback is still to be enqueued.
+-- Finished batches whose callback has not been enqueued yet.
 create index batch_callback on picture_queue.batch (finished_at)
   where finished_at is not null and callback is not null and callback_job_id is null and callback_error is null;
-alter table picture_queue.batch enable row level security;
 
 
 -- 144_table_limit.sql
 
--- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those
--- named at its enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind
--- ('user:*'); the rule of the key itself wins.
+-- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those named at its
+-- enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind ('user:*'). The rule of a key
+-- precedes that of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
+  -- Jobs that were running when the rule was made are counted. Before that no job of its keys starts.
   counted boolean not null default false,
+  -- When to search again for running jobs that are not counted: claims that began before the rule may start some.
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
-  constraint limit_says_something check (max_running is not null or rate is not null),
+  constraint limit_has_maximum_or_rate check (max_running is not null or rate is not null),
   constraint rate_has_a_period check ((rate is null) = (period_seconds is null))
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
-comment on column picture_queue.limit_rule.counted is
-  'Jobs that were running when the rule was made are counted; before that none of its keys starts.';
-comment on column picture_queue.limit_rule.count_at is
-  'When to look again for running jobs not counted yet: claims that began before the rule may still start some.';
-alter table picture_queue.limit_rule enable row level security;
 
--- How many jobs run under each limited key, and until when it is paused. Whoever reads the row to decide, or
--- changes it, holds the advisory lock of the key (_lock_keys). That lock makes sure that each key has one row, so no
--- unique index is needed. version rises with each change: the newest row version comes first in the index, even
--- while an old snapshot keeps the versions before it from being cleaned up.
+-- A transaction that changes a row, or reads it to decide, holds the advisory lock of the key (_lock_keys). Because of
+-- that lock each key has one row, so no unique index is needed. version rises with each change: the newest row version
+-- comes first in the index, even while an old snapshot keeps the versions before it from being cleaned up.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
   paused_until timestamptz,
-  pause_reason text,
+  pause_reason text,  -- why a handler paused it; null if an operator did
   version bigint not null default 0
 );
 comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
-comment on column picture_queue.limit_key.pause_reason is 'Why a handler paused it; null if an operator did.';
 create index limit_key_newest on picture_queue.limit_key (key, version desc);
 create index limit_key_paused on picture_queue.limit_key (paused_until) where paused_until is not null;
-alter table picture_queue.limit_key enable row level security;
 
 create table picture_queue.start (
   key text not null,
@@ -757,22 +722,20 @@ create table picture_queue.start (
 );
 comment on table picture_queue.start is 'The latest starts of each key that has a rate.';
 create index start_key on picture_queue.start (key, at);
-alter table picture_queue.start enable row level security;
 
--- One row says that n jobs of this key ended, or, with n = 0, that jobs which wait for it may start at that time by
--- the clock. Rows are appended, so that whoever ends a job need not wait for the lock of the key; _unblock_keys takes
--- them, subtracts n from limit_key.running, and unblocks jobs.
+-- A row says that n jobs of this key ended; with n = 0, that jobs which wait for the key may start at that time. Rows
+-- are appended, so that a transaction that ends a job does not wait for the lock of the key. _unblock_keys takes them,
+-- subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
   n integer not null default 1,
   at timestamptz not null default picture_queue._now()
 );
 comment on table picture_queue.freed_key is
-  'Limit keys to look at, and when: fewer jobs run, which limit_key does not count yet, or the clock frees them.';
+  'When to unblock jobs of limit keys: jobs of the key have ended, or its pause or period ends.';
 -- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
-alter table picture_queue.freed_key enable row level security;
 
 create table picture_queue.tenant (
   name text primary key,
@@ -780,13 +743,12 @@ create table picture_queue.tenant (
   constraint tenant_weight_is_in_range check (weight between 0.001 and 1000)
 );
 comment on table picture_queue.tenant is 'The weight of tenants in queues that share fairly; 1 where there is no row.';
-alter table picture_queue.tenant enable row level security;
 
 
 -- 146_table_schedule.sql
 
--- Jobs that come again: by cron in a time zone, or every so many seconds, counted from created_at.
--- job is an item of enqueue_jobs without what belongs to one job only.
+-- Schedules of recurring jobs: by a cron expression in a time zone, or at an interval counted from created_at. The
+-- column job is an item of enqueue_jobs without the fields that belong to one job only.
 create table picture_queue.schedule (
   name text primary key,
   cron text,
@@ -802,19 +764,18 @@ create table picture_queue.schedule (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint schedule_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
-  constraint schedule_has_one_rhythm check ((cron is null) <> (every_seconds is null)),
+  constraint schedule_has_cron_or_interval check ((cron is null) <> (every_seconds is null)),
   constraint schedule_interval_is_in_range check (every_seconds between 1 and 31536000),
   constraint schedule_missed_is_known check (missed in ('skip', 'once', 'all')),
   constraint schedule_job_is_object check (jsonb_typeof(job) = 'object'),
-  constraint schedule_comes_unless_paused check ((next_at is null) = paused)
+  constraint schedule_has_next_unless_paused check ((next_at is null) = paused)
 );
-comment on table picture_queue.schedule is 'Jobs that come again, by cron or at an interval.';
+comment on table picture_queue.schedule is 'Schedules of recurring jobs, by cron or at an interval.';
 comment on column picture_queue.schedule.missed is
-  'What is made up for when ticks passed unseen: skip none (two minutes are forgiven), once the latest, all.';
+  'Which missed ticks make a job: skip (none, unless under two minutes late), once (the latest), all.';
 comment on column picture_queue.schedule.last_at is 'The latest tick that made a job, and last_job_id that job.';
 comment on column picture_queue.schedule.last_error is 'Why the latest tick made no job; null if it did.';
 create index schedule_due on picture_queue.schedule (next_at) where not paused;
-alter table picture_queue.schedule enable row level security;
 
 
 -- 147_table_log_signal.sql
@@ -830,23 +791,19 @@ create table picture_queue.log (
 );
 comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each.';
 create index log_job on picture_queue.log (job_id, id);
-alter table picture_queue.log enable row level security;
 
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
+  -- When it was sent, or found the first job that parked on it later. It does not wake jobs that park after that.
   sent_at timestamptz not null,
+  -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   look_at timestamptz
 );
 comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
-comment on column picture_queue.signal.sent_at is
-  'When it was sent, or found the first job that parked on it later: jobs that park after that are not woken by it.';
-comment on column picture_queue.signal.look_at is
-  'When to look again for jobs parked on the event; null: no job was parked when it came.';
 create index signal_look on picture_queue.signal (look_at) where look_at is not null;
-alter table picture_queue.signal enable row level security;
 
--- So that a call whose answer was lost can be repeated. There is a row for each call with an id.
+-- The answers of calls with an id, so that a call whose answer was lost can be repeated.
 create table picture_queue.answer (
   call text not null,
   id text not null,
@@ -856,13 +813,12 @@ create table picture_queue.answer (
 );
 comment on table picture_queue.answer is 'Answers of calls that must not run twice, kept for a day.';
 create index answer_at on picture_queue.answer (at);
-alter table picture_queue.answer enable row level security;
 
 
 -- 148_table_depth.sql
 
--- How many jobs there are in each state. _transition appends what changed, maintenance adds it up,
--- readers take the sum of both: exact, no counting of jobs, and nobody waits for a counter's lock.
+-- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds them to depth, and
+-- readers take the sum of both. So the counts are exact, no jobs are counted, and no caller waits for a counter's lock.
 create table picture_queue.depth (
   queue text not null,
   status text not null,
@@ -870,8 +826,7 @@ create table picture_queue.depth (
   n bigint not null,
   unique nulls not distinct (queue, status, hold)
 );
-comment on table picture_queue.depth is 'Jobs by queue and state, as of the last folding.';
-alter table picture_queue.depth enable row level security;
+comment on table picture_queue.depth is 'Numbers of jobs by queue and state, without the rows of depth_change.';
 
 create table picture_queue.depth_change (
   queue text not null,
@@ -880,8 +835,7 @@ create table picture_queue.depth_change (
   n integer not null,
   at timestamptz not null
 );
-comment on table picture_queue.depth_change is 'What changed in depth since the last folding.';
-alter table picture_queue.depth_change enable row level security;
+comment on table picture_queue.depth_change is 'Changes of the numbers of jobs that are not added to depth yet.';
 
 create table picture_queue.throughput (
   queue text not null,
@@ -892,12 +846,10 @@ create table picture_queue.throughput (
 );
 comment on table picture_queue.throughput is 'Jobs finished per minute, kept for two days.';
 create index throughput_minute on picture_queue.throughput (minute);
-alter table picture_queue.throughput enable row level security;
 
 
 -- 150_table_generations.sql
 
--- What somebody asked for. status, error and finished_at follow the job (_transition keeps them).
 create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
@@ -913,14 +865,13 @@ create table public.generations (
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
-comment on table public.generations is 'Pictures asked for; status follows the job.';
+comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
 create index generations_owned on public.generations (user_id, created_at desc);
 create index generations_job on public.generations (job_id);
--- As in job_queue: no estimate may depend on what others said.
+-- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
   alter prompt set statistics 0, alter error set statistics 0;
-alter table public.generations enable row level security;
 
 create table public.images (
   id uuid primary key default gen_random_uuid(),
@@ -933,7 +884,7 @@ create table public.images (
   height integer,
   bytes bigint,
   created_at timestamptz not null default now(),
-  constraint n_counts_from_one check (n >= 1),
+  constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );
 comment on table public.images is 'The pictures of a generation, in the bucket "pictures" under path.';
@@ -941,12 +892,11 @@ create index images_owned on public.images (user_id, created_at desc);
 alter table public.images
   alter id set statistics 0, alter user_id set statistics 0, alter generation_id set statistics 0,
   alter path set statistics 0;
-alter table public.images enable row level security;
 
 
 -- 160_table_model.sql
 
--- The catalogue start_generation checks against; filled at the end of the schema.
+-- start_generation checks inputs against this catalogue. 700_data_models.sql fills it.
 create table picture_queue.model (
   model_id text primary key,
   kind text not null,
@@ -962,13 +912,12 @@ create table picture_queue.model (
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
 comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';
-alter table picture_queue.model enable row level security;
 
 
 -- 170_table_prediction.sql
 
--- Each prediction paid for, or about to be. The row is committed before Replicate is called and
--- learns the prediction's id right after, so that a new worker can attach instead of paying again.
+-- The predictions that are paid for, or are about to be. A row is committed before the call of Replicate, and the id of
+-- the prediction is written right after it, so that another worker can resume the prediction instead of paying again.
 create table picture_queue.prediction (
   id uuid primary key default gen_random_uuid(),
   job_id uuid not null,
@@ -992,14 +941,12 @@ create unique index prediction_live on picture_queue.prediction (generation_id)
   where state in ('creating', 'created');
 create index prediction_generation on picture_queue.prediction (generation_id, created_at);
 create index prediction_recent on picture_queue.prediction (created_at) where prediction_id is not null;
-alter table picture_queue.prediction enable row level security;
 
 
 -- 180_table_history.sql
 
--- The changes of state that the job's row does not show: every one but claim and complete, the last
--- 50 of each job. Rows of fail, back_off and expire are its failed attempts. Internal: owners see
--- job_queue.error.
+-- All changes of state but claim and complete, which the row of the job shows. The actions fail, back_off and expire
+-- are failed attempts. The table is internal: owners see job_queue.error.
 create table picture_queue.history (
   id bigint generated always as identity primary key,
   job_id uuid not null references public.job_queue (id) on delete cascade,
@@ -1016,13 +963,12 @@ create table picture_queue.history (
 );
 comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each.';
 create index history_job on picture_queue.history (job_id, id);
-alter table picture_queue.history enable row level security;
 
 
 -- 185_table_archive.sql
 
--- What was pruned, for projects that want to keep it (setting archive): a partition a month of
--- finishing (UTC), made when it is needed and dropped after keep_archive_months.
+-- A partition holds the jobs that finished in a month (UTC). It is created when it is needed, and dropped after
+-- keep_archive_months.
 create table picture_queue.archive (
   id uuid not null,
   seq bigint not null,
@@ -1047,15 +993,14 @@ create table picture_queue.archive (
   primary key (id, finished_at)
 ) partition by range (finished_at);
 comment on table picture_queue.archive is
-  'Jobs that were pruned, by month of finishing; only where setting.archive is on.';
+  'Jobs that were pruned while the setting archive was on, by the month in which they finished.';
 create index archive_owned on picture_queue.archive (user_id) where user_id is not null;
-alter table picture_queue.archive enable row level security;
 
 
 -- 190_table_state_transition.sql
 
--- The state machine, as data: an action moves a job from one state to another or does nothing.
--- attempt_delta: a claim counts an attempt; what ends without fault of the job gives it back.
+-- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim counts an
+-- attempt; an action that ends it without a fault of the job gives it back.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
@@ -1073,14 +1018,13 @@ create table picture_queue.state_transition (
   )
 );
 comment on table picture_queue.state_transition is 'The permitted changes of state; read by _transition.';
-alter table picture_queue.state_transition enable row level security;
 
 insert into picture_queue.state_transition (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
   ('claim',    'pending',    null,        'processing', null,         1),
   ('complete', 'processing', null,        'completed',  null,         0),
   ('fail',     'processing', null,        'failed',     null,         0),
   ('back_off', 'processing', null,        'pending',    'scheduled',  0),  -- retry after an error
-  ('expire',   'processing', null,        'pending',    null,         0),  -- the lease ended unheard
+  ('expire',   'processing', null,        'pending',    null,         0),  -- the lease expired
   ('snooze',   'processing', null,        'pending',    'scheduled', -1),
   ('release',  'processing', null,        'pending',    null,        -1),
   ('park',     'processing', null,        'processing', 'parked',     0),
@@ -1089,11 +1033,11 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('delay',    'pending',    null,        'pending',    'scheduled',  0),  -- a debounce or a replacement
   ('delay',    'pending',    'scheduled', 'pending',    'scheduled',  0),
   ('delay',    'pending',    'blocked',   'pending',    'scheduled',  0),
-  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- a claim found its key full
+  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- its key has no capacity
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
-  ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before they have
-  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- so have they, but not yet due
+  ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- they have, but it is not due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
   ('abandon',  'pending',    'blocked',   'failed',     null,         0),
@@ -1107,21 +1051,29 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('retry',    'cancelled',  null,        'pending',    null,         0);
 
 
--- 195_replica_identity.sql
+-- 195_each_table.sql
 
--- A publication `for all tables` refuses updates and deletes of a table that has no replica identity. Tables
--- without a primary key get the whole row: it is written to the log with updates and deletes only, while a
--- key would cost each insert an index entry, and depth_change gets a row from every enqueue, claim and report.
+-- Properties that each table above has.
+--
+-- Row level security: a table without a policy (800_policies.sql) shows no rows to the API roles that are bound by it.
+-- Replica identity: a publication `for all tables` refuses updates and deletes of a table that has none. Tables without
+-- a primary key get the whole row, which is written to the log with updates and deletes only. A key would cost each
+-- insert an index entry, and depth_change gets a row from every enqueue, claim and report.
 do $$
 declare
   v_table regclass;
+  v_has_key boolean;
 begin
-  for v_table in
-    select c.oid from pg_catalog.pg_class c
-    where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r'
-      and not exists (select from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary)
+  for v_table, v_has_key in
+    select c.oid, exists (select from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary)
+    from pg_catalog.pg_class c
+    where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
+      or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
   loop
-    execute format('alter table %s replica identity full', v_table);
+    execute format('alter table %s enable row level security', v_table);
+    if not v_has_key then
+      execute format('alter table %s replica identity full', v_table);
+    end if;
   end loop;
 end
 $$;
@@ -1129,8 +1081,8 @@ $$;
 
 -- 200_function__backoff.sql
 
--- Seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with
--- jitter both ways so that jobs which failed together do not come back together.
+-- Returns the seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with
+-- jitter up and down, so that jobs that failed together are not retried together.
 create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
 returns real
 language sql volatile set search_path = pg_catalog, pg_temp
@@ -1143,7 +1095,7 @@ as $$
     * (1 - p_jitter + 2 * p_jitter * random()))::real
 $$;
 
--- The backoff of a job, resolved in this order: job, job type, queue, setting.
+-- Returns the backoff of a job. Each value is resolved in this order: job, job type, queue, setting.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -1161,10 +1113,10 @@ $$;
 
 -- 205_function__answer.sql
 
--- Calls that cannot be made twice: with an id of the caller's, a repeated one gets the answer of the first.
+-- Answers of calls that must not be made twice: a call that repeats the id of an earlier one returns its answer.
 
--- The answer that the call of this id gave before; null if it is new, or has no id. A first call that has not
--- committed yet is waited for.
+-- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
+-- first call that has not committed yet.
 create function picture_queue._first_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -1180,12 +1132,14 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Keeps the answer for the repetitions of the call, and returns it.
+-- Stores the answer for repetitions of the call, if it has an id, and returns it. _first_answer has made the row.
 create function picture_queue._keep_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  update picture_queue.answer a set answer = p_answer where a.call = p_call and a.id = p_id;
+  if p_id is not null then
+    update picture_queue.answer a set answer = p_answer where a.call = p_call and a.id = p_id;
+  end if;
   return p_answer;
 end
 $$;
@@ -1193,8 +1147,8 @@ $$;
 
 -- 210_function__broadcast.sql
 
--- The one door to Realtime. Here it does nothing, so the core runs on any Postgres; the last file
--- of the schema replaces it where Realtime is present.
+-- Sends events over Realtime. This version does nothing, so that the core runs on any Postgres;
+-- 950_supabase_realtime.sql replaces it where Realtime is installed.
 create function picture_queue._broadcast(p_events picture_queue.event[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1206,8 +1160,8 @@ $$;
 
 -- 220_function__emit.sql
 
--- Announces the state of these jobs, one event each, on the owner's topic or else the job's own.
--- The whole visible state is in it, the result never.
+-- Sends an event for each of these jobs, on the topic of its owner, or of the job if it has none. The event holds the
+-- visible state of the job without its result.
 create function picture_queue._emit(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -1234,9 +1188,9 @@ begin
 end
 $$;
 
--- Wakes the workers of these queues: one message a queue, and only where a worker said that it has
--- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again'). Over Realtime for
--- workers that come through the API, by NOTIFY for those with a connection of their own.
+-- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' it sends the message
+-- only if a worker of the queue is idle. Workers that use the API receive it over Realtime, those with a connection of
+-- their own by NOTIFY.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1576,6 +1530,7 @@ begin
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
     when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
+    when 'partition' then picture_queue._drop_partitions(p_subjects)
     when 'fold' then picture_queue._fold_depth(p_limit)
     when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
@@ -1680,12 +1635,12 @@ $$;
 
 -- 235_function__follow_up.sql
 
--- Follow-ups: what a change of jobs leaves to do for other jobs. Each kind is a step that takes the ids of
--- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
+-- Follow-ups: work for other jobs that follows from a change of jobs. Each kind has a step that takes the ids of
+-- follow-ups, does a bounded part of the work, never waits for a row, and deletes the follow-ups that are done.
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
--- and to of each change). Runs the first 20, so that chains and batches are quick, and wakes maintenance for the rest;
--- neither if p_begins_follow_ups is false: then the caller does them, or the next round of maintenance.
+-- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
+-- rest. If p_begins_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
 create function picture_queue._note_follow_ups(
   p_moved picture_queue.moved[], p_batches jsonb, p_begins_follow_ups boolean)
 returns void
@@ -1727,7 +1682,7 @@ begin
 end
 $$;
 
--- Resolves the dependents of finished parents, p_limit at most, and the children of those that end with them.
+-- Resolves up to p_limit dependents of finished parents, and of those dependents that end with their parent.
 create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1761,11 +1716,11 @@ begin
     where f.id = any (v_mine) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- Children that are still not resolved are locked or failed: look again in 0.2 seconds.
+    -- The rest of the children are locked, or their change failed: try again in 0.2 seconds.
     if v_resolved = 0 or v_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
     end if;
-    -- Children that ended have children of their own: -infinity, the default, is on the follow-ups just made.
+    -- The follow-ups of children that ended, for children of their own: new ones have the default -infinity.
     v_ids := array(
       select f.id from picture_queue.follow_up f
       where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
@@ -1774,11 +1729,11 @@ begin
 end
 $$;
 
--- Resolves what these children wait for: links to finished parents go; a child whose last parent completed
--- becomes ready; one whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Children
--- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
--- finish at once cannot each wait for the other. p_begins_follow_ups: as for _transition, for the children that end;
--- _resolve_parents does theirs itself. Returns how many it found unlocked.
+-- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
+-- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The
+-- rows of children are locked before their links are counted, so two parents that finish at once cannot each leave the
+-- child to the other. p_begins_follow_ups: as for _transition, for children that end; _resolve_parents processes these
+-- itself. Returns the number of children that were not locked.
 create function picture_queue._resolve_dependents(p_children uuid[], p_begins_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1786,7 +1741,7 @@ as $$
 declare
   v_children uuid[] := array(
     select j.id from public.job_queue j where j.id = any (p_children) order by j.id for update skip locked);
-  v_broken jsonb;  -- child: what it does then, and why
+  v_broken jsonb;  -- by child that ends: the action and the reason
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
@@ -1798,14 +1753,14 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- By name rather than by a join, which for thousands of children would look at each pair. Of several parents the
-  -- first by id is named: in an object the last value of a key wins, hence the descending order.
+  -- An object rather than a join, which for thousands of children would compare each pair. Of several parents the
+  -- reason names the first by id: in an object the last value of a key wins, hence the descending order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
   into v_broken
   from resolved s
-  -- By its id, whatever the planner thinks of how few jobs have failed.
+  -- `offset 0`, so that the planner finds the job by its id even if it expects few failed jobs.
   cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
   where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
 
@@ -1825,9 +1780,9 @@ begin
 end
 $$;
 
--- Looks whether parents of new children finished while those were being enqueued: an enqueue locks no parent,
--- and a parent that finishes before the enqueue commits does not see the child. Looks again, less and less
--- often, until every transaction has ended that was under way at the first look: after that no parent can have
+-- Resolves new children whose parents finished while the children were enqueued: an enqueue does not lock parents, and
+-- a parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing
+-- intervals, until all transactions have ended that were in progress at the first check: after that no parent can have
 -- missed the child.
 create function picture_queue._resolve_new_dependents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1846,7 +1801,7 @@ begin
   delete from picture_queue.follow_up f
   where f.id = any (v_mine) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
-      -- Somebody has the child locked, or its change failed.
+      -- The child is locked, or its change failed.
       select from picture_queue.dependency d
       left join public.job_queue p on p.id = d.parent_id
       where d.child_id = f.subject and (p.id is null or p.finished_at is not null))
@@ -1860,8 +1815,8 @@ begin
 end
 $$;
 
--- Adds all noted changes to the counts of these batches, notes which are finished, or are not any more, and enqueues
--- callbacks. A batch that somebody has locked (one who adds jobs to it) is left for later.
+-- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks. A
+-- batch that another transaction has locked, for example to add jobs to it, is left for later.
 create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1903,8 +1858,8 @@ begin
 end
 $$;
 
--- Enqueues the callbacks of finished batches, once each. One that is refused is noted on its batch: it would
--- be refused again.
+-- Enqueues the callback of each of these finished batches once. If a callback is refused, the reason is written to the
+-- batch, and it is not tried again.
 create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1948,12 +1903,12 @@ $$;
 
 -- 240_function__move_jobs.sql
 
--- Moves jobs that the caller has chosen and locked. The kind says why: promote (they are due), sweep (their lease
--- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event
--- came), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
--- ends. It does not if the worker has not confirmed the start, in the row or beside it (_heartbeat): the job had not
--- started. After 20 such claims in a row it does, since the job may kill its workers before they confirm anything.
--- Returns how many jobs moved.
+-- Moves jobs that the caller has chosen and locked. The kind is the reason: promote (they are due), sweep (their lease
+-- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event was
+-- sent), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
+-- ends. It does not count if the worker has not confirmed the start, in the row or in lease_extension. After 20 such
+-- claims in a row it counts all the same, since the job may kill its workers before they confirm. Returns the number
+-- of moved jobs.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1966,7 +1921,8 @@ begin
       case p_kind
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
         when 'sweep' then case
-          -- One cancelled while it was parked is claimed once more, to undo its work: not if that claim never started.
+          -- A job that was cancelled while parked is claimed once more to undo its work. If that claim never started,
+          -- it is not cancelled but released, to be claimed again.
           when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and u.is_unstarted) is not true
             then 'cancel'
           when u.is_unstarted then 'release'
@@ -1978,7 +1934,7 @@ begin
       null,
       (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
-        when 'sweep' then 'The worker was not heard of again before its lease ended.'
+        when 'sweep' then 'The lease expired, since the worker sent no heartbeat.'
         when 'expire' then 'It was not started before it expired.'
         when 'purge' then 'The queue was purged.'
       end,
@@ -2004,7 +1960,7 @@ $$;
 -- whoever ends a job appends its keys, and whoever blocks one appends when its key may let it start. _unblock_keys
 -- subtracts the ended jobs and unblocks those that wait, in the next claim or in maintenance.
 
--- The keys a job runs under.
+-- Returns the limit keys of a job.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -2013,10 +1969,10 @@ as $$
     || p_limit_keys
 $$;
 
--- What holds for each of these keys: its own rule or that of its kind, until when it is paused, how many jobs run
--- under it, how many more may start now, and when that changes by the clock (free_at; null: only the end of a job
--- helps). Keys for which nothing holds are left out. Exact for whoever holds the locks of the keys: ends of jobs that
--- are not visible yet make the capacity less, never more.
+-- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
+-- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
+-- only when a job ends). The result is exact for a caller that holds the locks of the keys: ends of jobs that are not
+-- visible yet make the capacity smaller, never larger.
 create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -2086,7 +2042,7 @@ begin
 end
 $$;
 
--- Adds to the numbers of running jobs of locked keys, making the rows that are not there.
+-- Adds to the numbers of running jobs of locked keys, and inserts missing rows.
 create function picture_queue._add_running(p_keys text[], p_counts integer[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2095,7 +2051,7 @@ declare
   v_count integer;
 begin
   for v_key, v_count in select k, n from unnest(p_keys, p_counts) as c (k, n) loop
-    -- The newest row by its place: other versions of it may be kept by an old snapshot.
+    -- By its ctid, since an old snapshot may keep other versions of the row.
     update picture_queue.limit_key l set running = greatest(l.running + v_count, 0), version = l.version + 1
     where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = v_key order by o.version desc limit 1);
     if not found then
@@ -2105,10 +2061,10 @@ begin
 end
 $$;
 
--- Plans when to look at keys again, by rows of freed_key with a time to come: when their pause or the period of their
--- rate ends; in one second, if jobs wait although the key has capacity (more wait than one look unblocks, or those
--- unblocked are not claimed yet); at p_latest, if that is earlier, or only the end of a job helps. Without p_latest a
--- key gets no row if an earlier look is planned.
+-- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the
+-- period of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all,
+-- or those it unblocked are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an
+-- earlier one is planned, or if only the end of a job gives it capacity.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2135,11 +2091,11 @@ begin
 end
 $$;
 
--- Subtracts the ended jobs of these keys, and unblocks jobs that wait for those with capacity: of each queue and job
+-- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
 -- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
--- type without a worker, does not hold back others; claims block what is too much again. A key can block jobs of many
--- queues and types: it looks at the first hundred pairs, and at a hundred from one on that some worker takes. Keys that
--- somebody has locked are left for the next call.
+-- type without a worker, does not hold back others; claims block jobs again for which there is no capacity. A key can
+-- block jobs of many pairs of queue and type: it examines the first hundred pairs, and a hundred from a pair on that
+-- some worker takes. Locked keys are left to the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2161,7 +2117,7 @@ begin
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
   perform picture_queue._isolate('unblock', array(
     with recursive pair as (
-      -- Queues and job types, one after the other through the index.
+      -- Pairs of queue and job type, each found by a step in the index.
       select k.key, o.queue, o.job_type, 1 as n
       from unnest(v_keys) as k (key)
       cross join (
@@ -2213,7 +2169,7 @@ begin
 end
 $$;
 
--- Unblocks jobs of up to a hundred keys that block some and have a recent row in freed_key which is due.
+-- Unblocks jobs of up to a hundred keys that block jobs and have a recent row in freed_key that is due.
 create function picture_queue._unblock_freed_keys() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2235,8 +2191,8 @@ begin
 end
 $$;
 
--- The keys of these rules under which running jobs do not count yet: those jobs started before there was the rule,
--- or in a claim that did not know it yet.
+-- Returns the running jobs that do not count yet under keys of these rules, and these keys. Such a job started before
+-- the rule existed, or in a claim that did not see it yet.
 create function picture_queue._uncounted(p_rules text[]) returns table (job_id uuid, keys text[])
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2248,9 +2204,9 @@ as $$
   group by j.id
 $$;
 
--- Counts the jobs that _uncounted returns under their keys, p_limit at most. Until all are counted, nothing starts
--- under the rule. A job that somebody keeps locked for ten seconds does not stop its key for longer: from then on the
--- limit may be exceeded by it. For as long it looks again, since claims that do not know the rule may be under way.
+-- Counts up to p_limit of the jobs that _uncounted returns under their keys. Until all are counted, no job starts
+-- under the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it.
+-- For ten seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2292,13 +2248,13 @@ $$;
 
 -- 246_function__admit.sql
 
--- Decides which of these locked jobs may start, in their order: each has a place among those that name the same limited
--- key, and starts if no place is beyond what its keys have capacity for; p_max_jobs at most. Counts those that start,
--- which the caller has to start, and returns them with their limited keys. Blocks those for which a key has no capacity
--- at all. Other jobs stay pending: jobs before them in the order, started or not, have the places that are left, or
--- another transaction has locked a key of theirs. If there are so many of the latter that a claim finds no others
--- behind them (it has picked all the 5,000 it may), their key counts as full, and is looked at again soon. Locks keys
--- until the transaction ends.
+-- Decides which of these locked jobs may start, p_max_jobs at most. A job has a place, by the order of the list, among
+-- the jobs with the same limited key; it may start if for each of its keys the place is within the capacity. The
+-- function counts these jobs as running and returns them with their limited keys; the caller must start them. It blocks
+-- jobs of which a key has no capacity at all. The others stay pending: jobs before them take the capacity, or another
+-- transaction has locked one of their keys. If a claim has picked 5,000 candidates, the most that it may, a locked key
+-- counts as full, since the claim would find no jobs behind such candidates. Keys stay locked until the transaction
+-- ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -2320,7 +2276,7 @@ begin
       or split_part(k.key, ':', 1) || ':*' in (select r.key from picture_queue.limit_rule r)
       or k.key in (select l.key from picture_queue.limit_key l where l.paused_until > v_now));
   if v_limited = '{}' then
-    return array(select row(c.id, null, null)::picture_queue.candidate from unnest(p_candidates[:p_max_jobs]) c);
+    return array(select row(c.id, null, null, null)::picture_queue.candidate from unnest(p_candidates[:p_max_jobs]) c);
   end if;
   v_locked := picture_queue._lock_keys(v_limited);
   select coalesce(jsonb_object_agg(l.key, l.capacity), '{}'), array_agg(l.key) filter (where l.rate is not null)
@@ -2330,13 +2286,13 @@ begin
     select c.n, c.id, k.key,
       coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 5000 then 0 end) as capacity,
       row_number() over (partition by k.key order by c.n) as place
-    from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, n)
-    -- A key that a job names twice is one slot all the same.
+    from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, bytes, n)
+    -- A key that a job names twice takes one slot.
     left join lateral (select distinct u.key from unnest(c.keys) as u (key) where u.key = any (v_limited)) k on true
   ),
   judged as (
     select p.n, row(p.id, array_agg(p.key) filter (where p.key is not null),
-        min(p.key) filter (where p.capacity <= 0))::picture_queue.candidate as candidate,
+        min(p.key) filter (where p.capacity <= 0), null)::picture_queue.candidate as candidate,
       bool_and(p.key is null or coalesce(p.place <= p.capacity, false)) as fits
     from place p group by p.n, p.id
   )
@@ -2352,13 +2308,13 @@ begin
     select c.key, v_now from unnest(v_keys, v_counts) as c (key, n) cross join generate_series(1, c.n) where c.key = any (v_rated);
   end if;
   if v_blocked is not null then
-    -- If one was unblocked for another key, that key has its slot back.
+    -- A job may have been unblocked for another key: it does not take the slot of that key.
     insert into picture_queue.freed_key (key, n)
     select distinct j.blocked_on, 0 from unnest(v_blocked) b join public.job_queue j on j.id = b.id
     where j.blocked_on <> b.blocked_on;
     perform picture_queue._transition((
       select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
-    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
+    -- A transaction that changes the rule may not see these jobs yet: process the keys again when they are visible.
     perform picture_queue._plan_keys(
       array(select distinct b.blocked_on from unnest(v_blocked) b), v_now + interval '1 second');
   end if;
@@ -2369,12 +2325,12 @@ $$;
 
 -- 248_function__check_jobs.sql
 
--- The one validator. Every way to enqueue (one job, many, a batch and its callback, a schedule, a
--- generation) passes here, and so does the policy of a worker: what is accepted can be carried out later.
+-- The validator of every way to enqueue (one job, many, a batch and its callback, a schedule, a generation), and of the
+-- policies of job types. What it accepts can be carried out later.
 
--- What is wrong with a JSON value of a caller's, apart from its type; null if nothing. Every reader must
--- be able to read it: Python refuses integers of over 4,300 digits and stops at about 1,000 levels, and
--- to JavaScript a number beyond 1e308 is Infinity.
+-- Returns what is wrong with a JSON value of a caller, apart from its type; null if nothing. Every client must be able
+-- to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads a
+-- number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
 language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -2387,8 +2343,8 @@ begin
   elsif v_bytes > 200 and jsonb_path_exists(p_value, 'strict $.**{101}') then
     return 'is nested deeper than 100 levels';
   end if;
-  -- Of the digits of a number beyond 1e308 one stands at a multiple of 300. To look at these bytes takes a
-  -- tenth of the time of reading the numbers.
+  -- A number beyond 1e308 has a digit at a multiple of 300 bytes. To examine these bytes takes a tenth of the time of
+  -- reading all numbers.
   for i in 1..v_bytes / 300 loop
     if get_byte(v_text, i * 300 - 1) between 48 and 57 then
       return 'has a number beyond 1e308: ' || left(jsonb_path_query_first(p_value,
@@ -2399,7 +2355,7 @@ begin
 end
 $$;
 
--- Refuses what a look at arguments found, if it found anything.
+-- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
 create function picture_queue._refuse_problem(p_problem text, p_hint text default
   'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
@@ -2416,10 +2372,10 @@ begin
 end
 $$;
 
--- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
--- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
--- list (entries, characters of an entry), uuids (entries), choice (of these), object (bytes, if that is its bound); or
--- uuid, time (from 1970 to 9998), moment (any time), boolean.
+-- Returns what is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or integer
+-- (low, high), text (characters), name (characters, and which ones beside letters and digits), list (entries,
+-- characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time (from 1970 to
+-- 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2430,10 +2386,10 @@ declare
   v_shown text := left(p_value::text, 100);
   v_fits boolean;
 begin
-  -- One statement a kind: of a single one the planner would try casts that the value is not meant for.
+  -- One statement for each kind: in a single one the planner would try casts of other kinds.
   case v_kind
     when 'number' then
-      -- What is closer to zero than a real can hold is longer.
+      -- The text of a number that is closer to zero than a real can hold is longer than 40 characters.
       return case when v_type <> 'number' or length(v_text) > 40
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
@@ -2482,8 +2438,8 @@ begin
 end
 $$;
 
--- What is wrong with the fields of an object, by a rule for each that is known; null if nothing. A JSON
--- null is the default of any field.
+-- Returns what is wrong with the fields of an object; null if nothing. p_rules has a rule for each known field. A JSON
+-- null stands for the default of a field.
 create function picture_queue._fields_problem(p_path text, p_object jsonb, p_rules jsonb) returns text
 language plpgsql stable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -2519,8 +2475,8 @@ begin
 end
 $$;
 
--- What is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
--- a mistyped one for instance, would make different jobs one.
+-- Returns what is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
+-- for example a mistyped one, would make different jobs equal, so it is refused.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2572,16 +2528,16 @@ begin
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is no longer unique while it runs cannot become unique again: there may be another by then.
+    -- A job that is not unique while it runs cannot become unique again: there may be an equal job by then.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: with a finished state goes processing', v_states)
   end;
 end
 $$;
 
--- The jobs that callers describe, with their types and defaults; refuses the first that is not acceptable,
--- naming its place, the field and the value. p_name: what the caller calls it, if not one of jobs. p_first: of
--- a part of a call, the place of its first.
+-- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job, naming its
+-- place, the field and the value. p_name: the name of the argument, if it is not an entry of jobs. p_first: if p_jobs
+-- is a part of a call, the place of its first job.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -2610,7 +2566,7 @@ begin
     v_bad := 1;
   end;
   if v_error is not null and v_count > 1 then
-    -- A value is not of its type, and the database does not say which: it is in this half or in the other.
+    -- A value has the wrong type, and the error does not tell which: check each half.
     for v_half in 0..1 loop
       perform picture_queue._check_jobs(
         jsonb_path_query_array(p_jobs, '$[$from to $to]', jsonb_build_object(
@@ -2651,11 +2607,11 @@ begin
 end
 $$;
 
--- The jobs that callers describe, with their types and defaults, and the position of the first that is not acceptable.
--- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. Plain: all
--- have a place, and none has parents or a batch. Keyed: some have an id or a key of the caller's. (A pattern that
--- counts, as {0,127}, takes ten times as long.) Only nested loops are allowed: they keep the order of the call. `->>`
--- reads fields faster than jsonb_to_recordset.
+-- Returns the jobs that callers describe, with their types and defaults, and the place of the first invalid one (bad).
+-- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. is_plain:
+-- all have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested
+-- loops are allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than
+-- jsonb_to_recordset, and no pattern has a count such as {0,127}, which takes ten times as long.
 create function picture_queue._new_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -2665,7 +2621,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_max_attempts integer;
   v_max_bytes integer;
-  -- Most calls have jobs of one type, whose name is looked at once.
+  -- Most calls have jobs of one type, whose name is checked once.
   v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
   select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
@@ -3003,22 +2959,22 @@ $$;
 
 -- 252_function__enqueue_parents.sql
 
--- Dependencies of new jobs. A job may depend on jobs that are there, or that stand before it in the
--- same call: so no circle can ever form.
+-- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So no circle can
+-- form.
 
--- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
--- enqueue in a long transaction would hold up their heartbeats and reports: see _resolve_new_dependents.
+-- Refuses unknown parents, and marks the jobs that have to wait. Parents are not locked, since an enqueue in a long
+-- transaction would delay their heartbeats and reports: see _resolve_new_dependents.
 create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_places jsonb;  -- where in the call each id comes first
+  v_places jsonb;  -- by job id: its first place in the call
   v_bad record;
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
-  -- By name rather than by a join, which for thousands of jobs would look at each pair.
+  -- An object rather than a join, which for thousands of jobs would compare each pair.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
   select n.i, p.id, v_places ? p.id::text as is_later into v_bad
   from unnest(p_jobs) n
@@ -3044,14 +3000,14 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and resolves those of which a parent has finished already. A parent of the same call
--- may be a job that was there instead of it (p_answer): then that one is the parent, and may have finished long ago.
+-- Links new jobs to their parents, and resolves those with a finished parent. If the call names a parent that an
+-- existing job stands for (p_answer), the existing job is the parent; it may have finished long ago.
 create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_found jsonb;  -- id in the call: that of the job that was there
-  v_new jsonb;  -- the ids made by this call, which nobody else sees yet
+  v_found jsonb;  -- by id in the call: the id of the existing job
+  v_new jsonb;  -- the ids of new jobs, which no other transaction sees yet
   v_resolved uuid[];
 begin
   select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found
@@ -3300,7 +3256,7 @@ begin
       started_at = v_now,
       version = j.version + 1,
       updated_at = v_now
-    from unnest(v_candidates) with ordinality as c (id, keys, blocked_on, n)
+    from unnest(v_candidates) with ordinality as c (id, keys, blocked_on, bytes, n)
     where j.id = any (array(select s.id from unnest(v_candidates) s)) and j.id = c.id
     returning j.id, j.queue, j.generation_id, j.version, c.n
   ),
@@ -3423,32 +3379,55 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_rank integer := coalesce((p_positions -> p_queues[1] ->> 0)::integer, -2147483648);
+  v_turn double precision := coalesce((p_positions -> p_queues[1] ->> 1)::double precision, '-infinity');
+  v_seq bigint := coalesce((p_positions -> p_queues[1] ->> 2)::bigint, 0);
 begin
-  if p_claim.weights is not null and cardinality(p_queues) > 1 then
+  if cardinality(p_queues) > 1 then
+    -- First, without locks, how many jobs each queue is to give: a job that is locked and left cannot be claimed by
+    -- others meanwhile.
     return array(
-      select row(c.id, c.keys, c.blocked_on)::picture_queue.candidate
-      from unnest(p_queues) as w (name)
-      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_positions, p_limit))
-        with ordinality as c (id, keys, blocked_on, n)
-      order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
-        over (partition by w.name order by c.n)
-      limit p_limit);
+      with listed as (
+        select w.name as queue, j.rank, j.turn, j.seq, sum(-ln(1 - random())
+          / p_claim.weights[array_position(p_claim.queues, w.name)]) over (partition by w.name order by j.n) as gap
+        from unnest(p_queues) as w (name)
+        cross join lateral (
+          select o.rank, o.turn, o.seq, row_number() over () as n
+          from (
+            select j.rank, j.turn, j.seq from public.job_queue j
+            where j.queue = w.name and j.status = 'pending' and j.hold is null
+              and (j.rank, j.turn, j.seq) >= (coalesce((p_positions -> w.name ->> 0)::integer, -2147483648),
+                coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity'),
+                coalesce((p_positions -> w.name ->> 2)::bigint, 0))
+              and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+            order by j.rank, j.turn, j.seq limit p_limit
+          ) o
+        ) j
+      ),
+      places as (
+        select l.queue, row_number() over (order by l.gap, l.rank, l.turn, l.seq) as place,
+          row_number() over (partition by l.queue order by l.rank, l.turn, l.seq) as n
+        from listed l order by place limit p_limit
+      )
+      select row(c.id, c.keys, null, c.bytes)::picture_queue.candidate
+      from (select p.queue, count(*)::integer as jobs from places p group by p.queue) q
+      cross join lateral unnest(picture_queue._pick(p_claim, array[q.queue], p_positions, q.jobs))
+        with ordinality as c (id, keys, blocked_on, bytes, n)
+      join places p on p.queue = q.queue and p.n = c.n
+      order by p.place);
   end if;
   return array(
     -- The keys as _keys returns them: a call for each job would cost more than to pick it.
     select row(p.id, case when p_claim.is_limited then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
-      || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
-    from unnest(p_queues) as w (name)
-    cross join lateral (
-      select coalesce((p_positions -> w.name ->> 0)::integer, -2147483648) as rank,
-        coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity') as turn,
-        coalesce((p_positions -> w.name ->> 2)::bigint, 0) as seq
-    ) h
-    cross join lateral (
-      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
+      || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null, p.bytes)::picture_queue.candidate
+    from (
+      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq,
+        -- Without reading them. Compressed ones have at most a hundred times the size.
+        pg_column_size(j.payload) * case when pg_column_compression(j.payload) is null then 1 else 100 end
+          + coalesce(pg_column_size(j.event) * case when pg_column_compression(j.event) is null then 1 else 100 end, 0) as bytes
       from public.job_queue j
-      where j.queue = w.name and j.status = 'pending' and j.hold is null
-        and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
+      where j.queue = p_queues[1] and j.status = 'pending' and j.hold is null
+        and (j.rank, j.turn, j.seq) >= (v_rank, v_turn, v_seq)
         and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
         -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
         and j.lease_id is distinct from p_claim.lease_id
@@ -3459,8 +3438,7 @@ begin
           where f.kind = 'claim' and f.subject = j.id::text), true))
       order by j.rank, j.turn, j.seq limit p_limit
       for update skip locked
-    ) p
-    order by p.rank, p.turn, p.seq limit p_limit);
+    ) p);
 end
 $$;
 
@@ -3521,7 +3499,8 @@ $$;
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
 -- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or there are no
--- others. If it has picked 5,000 or a second has passed before that, it stops and tells workers to claim again.
+-- others. If it has picked 5,000 or 64 MiB, or a second has passed before that, it stops and tells workers to claim
+-- again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -3536,6 +3515,8 @@ declare
   v_started record;
   v_ids uuid[] := '{}'::uuid[];
   v_take integer := p_claim.max_jobs;
+  v_bytes bigint := 67108864;  -- of payloads and events that the answer may still have
+  v_fitting integer;  -- how many of those picked have room in it
   v_seen integer := 0;
 begin
   perform picture_queue._check_isolation();
@@ -3572,14 +3553,21 @@ begin
   loop
     v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_take);
     exit when v_picked = '{}';
-    v_started := picture_queue._start_isolated(v_picked, v_left);
+    v_fitting := 1;  -- at least, whatever its size
+    if cardinality(v_picked) > 1 then
+      select count(*), v_bytes - sum(c.bytes) into v_fitting, v_bytes
+      from (select c.bytes, sum(c.bytes) over (order by c.n) - c.bytes as before
+        from unnest(v_picked) with ordinality as c (id, keys, blocked_on, bytes, n)) c
+      where c.before < v_bytes or c.before = 0;
+    end if;
+    v_started := picture_queue._start_isolated(v_picked[:v_fitting], v_left);
     v_ids := v_ids || v_started.ids;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true;
     v_seen := v_seen + cardinality(v_picked);
     if v_seen >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
-      or v_started.has_skipped and cardinality(v_picked) < v_take
+      or v_fitting < cardinality(v_picked) or v_started.has_skipped and cardinality(v_picked) < v_take
     then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
@@ -4006,10 +3994,9 @@ $$;
 
 -- 290_function_cancel_retry.sql
 
--- Cancels a job of the caller's: at once while it is pending; a running one is asked to stop (its
--- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
--- undo what it started. Cancelling twice is the same as once. Repeated with its request id, after its answer was
--- lost, it gives the same answer, although the job may have ended by then.
+-- Cancels a job of the caller: a pending job at once; a running job is asked to stop, which its worker learns with the
+-- next heartbeat; a parked job is claimed once more, so that its handler can undo what it started. The call is
+-- idempotent. A call that repeats a request id returns the answer of the first, although the job may have ended since.
 create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4017,6 +4004,7 @@ declare
   v_job record;
   v_request text := p_job_id || '/' || p_request_id;
   v_answer jsonb;
+  v_changes boolean;
 begin
   perform picture_queue._check_isolation();
   select * into v_job from public.job_queue
@@ -4029,15 +4017,17 @@ begin
     return v_answer;
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
-  elsif v_job.status = 'cancelled' or v_job.cancel_requested_at is not null then
-    return picture_queue._cancel_answer(p_job_id);
   end if;
-  perform picture_queue._cancel_jobs(array[p_job_id]);
-  perform picture_queue._fire_deferred();
-  v_answer := picture_queue._cancel_answer(p_job_id);
-  -- Only of a call that changed the job, so that nobody fills the table by repeating it with new ids.
+  v_changes := v_job.status <> 'cancelled' and v_job.cancel_requested_at is null;
+  if v_changes then
+    perform picture_queue._cancel_jobs(array[p_job_id]);
+    perform picture_queue._fire_deferred();
+  end if;
+  select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
+  into v_answer from public.job_queue j where j.id = p_job_id;
+  -- Only the answer of a call that changed the job, so that repeated calls with new ids do not fill the table.
   insert into picture_queue.answer (call, id, answer, at)
-  select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
+  select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
 exception when others then
   perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
@@ -4045,15 +4035,8 @@ exception when others then
 end
 $$;
 
-create function picture_queue._cancel_answer(p_job_id uuid) returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
-  from public.job_queue j where j.id = p_job_id
-$$;
-
--- Between a job that parks on an event and the sender of that event: whoever comes second sees what
--- the first has done.
+-- Locks events until the transaction ends. A job that parks on an event and the sender of the event both lock it, so
+-- the second of them sees what the first has done.
 create function picture_queue._lock_events(p_events text[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -4061,10 +4044,10 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs that parked on these events before they were sent; an event that no job was parked on, those that park
--- first. An event is kept until none of its jobs is left: maintenance wakes those beyond the first thousand, and those
--- that somebody has locked or whose change fails. A job that is woken and parks again waits for the next event. Returns
--- how many jobs woke.
+-- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
+-- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
+-- beyond the first thousand, and those that are locked or whose change fails. A job that is woken and parks again waits
+-- for the next event. Returns the number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4750,8 +4733,8 @@ comment on function public.list_generations is 'Generations of the caller with t
 
 -- Dead letters: the reasons of failures, and changes of many jobs at once.
 
--- Returns the reason behind an error: the text without what differs from one failure to the next (quoted text, ids and
--- numbers).
+-- Returns the reason of an error: its text without the parts that differ from one failure to the next (quoted text, ids
+-- and numbers).
 create function picture_queue._reason(p_error text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -4763,7 +4746,8 @@ as $$
     '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
 $$;
 
--- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
+-- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first. If the filter names another
+-- status, it counts the jobs in that status that have an error, such as those to be retried.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4773,24 +4757,23 @@ declare
   v_reasons jsonb;
 begin
   execute format($sql$
-    select coalesce(jsonb_agg(jsonb_build_object('reason', r.reason, 'count', r.n, 'job_types', r.job_types,
-      'first_at', r.first_at, 'last_at', r.last_at, 'example_job_id', r.example) order by r.n desc, r.last_at desc), '[]')
+    with failed as materialized (
+      select j.id, coalesce(j.error, '') as error, j.job_type, coalesce(j.finished_at, j.updated_at) as failed_at
+      from public.job_queue j
+      where %s and (j.status = 'failed' or j.error is not null) order by j.finished_at desc limit 10000
+    ),
+    -- Once for each text, since many are equal.
+    reasons as materialized (
+      select d.error, picture_queue._reason(d.error) as reason from (select distinct f.error from failed f) d
+    )
+    select coalesce(jsonb_agg(jsonb_build_object('reason', g.reason, 'count', g.n, 'job_types', g.job_types,
+      'first_at', g.first_at, 'last_at', g.last_at, 'example_job_id', g.example) order by g.n desc, g.last_at desc), '[]')
     from (
-      select e.reason, sum(e.n) as n, min(e.first_at) as first_at, max(e.last_at) as last_at,
-        (array_agg(e.example order by e.last_at desc))[1] as example,
-        array(select distinct unnest(string_to_array(string_agg(e.job_types, ' '), ' ')) order by 1) as job_types
-      from (
-        select picture_queue._reason(d.error) as reason, count(*) as n, string_agg(distinct d.job_type, ' ') as job_types,
-          min(d.finished_at) as first_at, max(d.finished_at) as last_at,
-          (array_agg(d.id order by d.finished_at desc))[1] as example
-        from (
-          select j.id, coalesce(j.error, '') as error, j.job_type, j.finished_at from public.job_queue j
-          where %s order by j.finished_at desc limit 10000
-        ) d
-        group by d.error
-      ) e
-      group by e.reason order by n desc, last_at desc limit 100
-    ) r $sql$, v_where)
+      select r.reason, count(*) as n, array_agg(distinct f.job_type order by f.job_type) as job_types,
+        min(f.failed_at) as first_at, max(f.failed_at) as last_at, (array_agg(f.id order by f.failed_at desc))[1] as example
+      from failed f join reasons r on r.error = f.error
+      group by r.reason order by n desc, last_at desc limit 100
+    ) g $sql$, v_where)
   into v_reasons;
   return v_reasons;
 exception when lock_not_available or deadlock_detected then
@@ -4909,16 +4892,15 @@ begin
     when v_where = 'true' then 'filter names nothing'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
   foreach v_state in array v_states loop
-    v_where := picture_queue._jobs_where(filter, v_rules) || case v_state
-      when 'pending' then ' and j.status = ''pending'''
-      when 'processing' then ' and j.status = ''processing'' and j.hold is null'
-      when 'parked' then ' and j.status = ''processing'' and j.hold = ''parked'''
-      else format(' and j.status = %L and j.finished_at is not null', v_state) end;
+    v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
+      when 'parked' then picture_queue._filter_condition('hold', v_state)
+      when 'processing' then 'j.status = ''processing'' and j.hold is null'
+      else picture_queue._filter_condition('status', v_state) end;
     execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
     into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
-      -- What was asked to stop before needs no second asking.
+      -- Jobs that were asked to stop before are not asked again.
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;
@@ -4972,11 +4954,8 @@ begin
   from (
     select p.*
     from jsonb_each(job_types) e
-    cross join lateral jsonb_populate_record(
-      null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
-    where not exists (
-      select from picture_queue.job_type t
-      where t.name = e.key and to_jsonb(t) - 'registered_at' = to_jsonb(p) - 'registered_at')
+    cross join lateral jsonb_populate_record(null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key)) p
+    where not exists (select from picture_queue.job_type t where t.name = e.key and to_jsonb(t) = to_jsonb(p))
     order by e.key offset 0
   ) c;
   perform picture_queue._touch_worker(worker, queues, v_types, false);
@@ -5058,7 +5037,7 @@ create function public.get_settings() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return (select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s);
+  return (select to_jsonb(s) - 'only_row' from picture_queue.setting s);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -5153,7 +5132,7 @@ end
 $$;
 comment on function public.set_queue is 'Creates a queue or changes its settings.';
 
--- Counts of jobs by queue and state. Finished jobs count until they are pruned.
+-- Returns the numbers of jobs by queue and state. Finished jobs count until they are pruned.
 create function picture_queue._depths()
 returns table (queue text, status text, hold text, n bigint)
 language sql stable rows 100 set search_path = pg_catalog, pg_temp
@@ -5167,11 +5146,14 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Queues by name, or the one with that name, with counts of their unfinished jobs. The changes of the counts are added
--- up once for all queues.
-create function picture_queue._queues(p_queue text default null) returns setof jsonb
-language sql stable set search_path = pg_catalog, pg_temp
+-- Returns a page of the queues by name (_check_page), or the queue with that name, with counts of their unfinished
+-- jobs. The changes of the counts are added up once for all queues.
+create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
+  perform picture_queue._check_page(p_filter);
+  return query
   with states as materialized (
     select d.queue, jsonb_object_agg(coalesce(d.hold, d.status), d.n) as jobs from picture_queue._depths() d
     where d.status in ('pending', 'processing') and d.n <> 0 group by d.queue
@@ -5184,41 +5166,32 @@ as $$
   from picture_queue.queue q
   cross join (select picture_queue._now() as now offset 0) n
   left join states s on s.queue = q.name
-  where p_queue is null or q.name = p_queue
-  order by q.name
+  where (p_queue is null or q.name = p_queue) and q.name > coalesce(p_filter ->> 'after', '')
+  order by q.name limit coalesce((p_filter ->> 'limit')::integer, 10000);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+end
 $$;
 
--- One queue; refuses when there is none.
+-- Returns one queue; refuses an unknown one.
 create function picture_queue._queue(p_queue text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
+  select picture_queue._found((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
--- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after:
--- the name of the last row of the previous page.
+-- Refuses a filter of a list by name that is not valid. limit: how many rows a page has, 10,000 at most and by default;
+-- after: the name of the last row of the previous page.
 create function picture_queue._check_page(p_filter jsonb) returns void
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._check_fields('filter.', nullif(p_filter, 'null'), '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 $$;
 
--- filter: limit, after (_check_page).
 create function public.list_queues(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  perform picture_queue._check_page(filter);
-  return (
-    select coalesce(jsonb_agg(l.q), '[]')
-    from (
-      select q from picture_queue._queues() q
-      where q ->> 'name' > coalesce(filter ->> 'after', '') limit coalesce((filter ->> 'limit')::integer, 10000)) l);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$ select coalesce(jsonb_agg(q), '[]') from picture_queue._queues(filter) q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
@@ -5231,19 +5204,17 @@ begin
 end
 $$;
 
--- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
+-- No jobs are claimed from the queue until resume_at, or until it is resumed. Running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time to come, or none');
+  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time in the future, or none');
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
     'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
@@ -5265,15 +5236,8 @@ $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
 
 create function public.drain_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  perform picture_queue._queue(queue);
-  return public.set_queue(queue, '{"draining": true}');
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
 -- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
@@ -5388,11 +5352,8 @@ begin
         order by j.seq limit v_remaining)
       union all
       (select j.id, j.seq from public.job_queue j
-        where j.status = 'processing' and j.hold is null and j.queue = v_queue.name and j.seq > v_queue.reorder_after
-        order by j.seq limit v_remaining)
-      union all
-      (select j.id, j.seq from public.job_queue j
-        where j.status = 'processing' and j.hold = 'parked' and j.queue = v_queue.name and j.seq > v_queue.reorder_after
+        where j.status = 'processing' and (j.hold is null or j.hold = 'parked') and j.queue = v_queue.name
+          and j.seq > v_queue.reorder_after
         order by j.seq limit v_remaining)
       order by seq limit v_remaining
     ) o;
@@ -5446,19 +5407,20 @@ begin
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
-  end), 'pause_key() lets nothing start; delete_limit() ends a limit');
+  end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
     'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
   perform picture_queue._recheck_keys(key);
-  return (select l from picture_queue._limit_rows(array[key]) l);
+  return (select l from picture_queue._limit_rows('{}', key) l);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- The first keys that block jobs, in their order. Each is found by a step in the index, past all jobs of the last.
+-- Returns the first keys that block jobs, in their order. A step in the index finds each, past all jobs of the previous
+-- one.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5475,7 +5437,7 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys here, the
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: jobs of a hundred keys at once, the
 -- others by maintenance, which also counts running jobs under a new rule.
 create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
@@ -5506,10 +5468,14 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- The state of these limit keys, as list_limits answers it.
-create function picture_queue._limit_rows(p_keys text[]) returns setof jsonb
-language sql stable set search_path = pg_catalog, pg_temp
+-- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
+-- are to be unblocked at a time.
+create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
+  perform picture_queue._check_page(p_filter);
+  return query
   select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
     'paused', coalesce(l.paused_until > picture_queue._now(), false),
@@ -5518,90 +5484,71 @@ as $$
       select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = k.key), 0),
     'waiting', (select count(*) from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'))
-  from unnest(p_keys) with ordinality as k (key, n)
+  from (
+    select u.key
+    from (
+      select o.key from picture_queue.limit_rule o
+      union
+      select o.key from picture_queue.limit_key o where o.paused_until > picture_queue._now()
+      union
+      select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
+    ) u
+    where (p_key is null or u.key = p_key) and u.key > coalesce(p_filter ->> 'after', '')
+    order by u.key limit coalesce((p_filter ->> 'limit')::integer, 10000)
+  ) k
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
-  order by k.n
-$$;
-
--- filter: limit, after (_check_page).
-create function public.list_limits(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  perform picture_queue._check_page(filter);
-  return (
-    select coalesce(jsonb_agg(l), '[]')
-    from picture_queue._limit_rows(array(
-      select u.key
-      from (
-        select r.key from picture_queue.limit_rule r
-        union
-        select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
-        union
-        select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
-      ) u
-      where u.key > coalesce(filter ->> 'after', '')
-      order by u.key limit coalesce((filter ->> 'limit')::integer, 10000))) l);
+  order by k.key;
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  perform picture_queue._refuse_busy();
 end
 $$;
+
+create function public.list_limits(filter jsonb default '{}') returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$ select coalesce(jsonb_agg(l), '[]') from picture_queue._limit_rows(filter) l $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
--- Sets until when a key is paused; refuses when somebody has it locked for two seconds.
+-- Sets until when a key is paused (null: it is resumed). Raises PQ_BUSY if somebody has it locked for two seconds.
 create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
-    'name one key, and a resume_at to come or none');
+    'name one key, and a resume_at in the future or none');
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
       perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
-  perform picture_queue._add_running(array[p_key], array[0]);  -- makes the row if there is none
+  perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
   perform picture_queue._plan_keys(array[p_key]);
+  perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
-end
-$$;
-
--- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
-create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  return picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
+
+-- No job of the key starts until resume_at, or until it is resumed. Running jobs go on.
+create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-declare
-  v_answer jsonb;
-begin
-  v_answer := picture_queue._set_pause(key, null);
-  perform picture_queue._recheck_keys(key);
-  return v_answer;
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- A tenant of weight 3 gets three turns while one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._refuse_problem(case
@@ -5611,8 +5558,6 @@ begin
   end, 'the weight of a tenant without one is 1');
   perform picture_queue._write_row('picture_queue.tenant', 'name', tenant, jsonb_build_object('weight', weight));
   return jsonb_build_object('tenant', tenant, 'weight', weight);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
@@ -5887,9 +5832,9 @@ begin
     from unnest(v_captures[1:2]) with ordinality as e (w, i);
     v_step := coalesce(v_captures[3], '1')::integer;
     v_problem := case
-      when v_captures is null then 'is no number, range or step'
+      when v_captures is null then 'is not a number, range or step'
       when (v_captures[1] is not null and v_ends[1] is null) or (v_captures[2] is not null and v_ends[2] is null)
-        then 'is no name of one'
+        then 'is not a known name'
       when least(v_ends[1], v_ends[2]) < p_low or greatest(v_ends[1], v_ends[2]) > p_high
         then format('is not within %s to %s', p_low, p_high)
       when v_ends[1] > v_ends[2] then 'ends before it begins'
@@ -5950,127 +5895,71 @@ create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) 
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_from date := p_from;
-  v_end date := date_trunc('month', p_from);
-  v_day integer;
-  v_weekday integer;
-  v_found date;
+  v_day date := p_from;
 begin
-  for v_month in 0..96 loop
-    v_end := v_end + interval '1 month';
-    if extract(month from v_from)::integer = any (p_cron.months) then
-      v_day := extract(day from v_from);
-      v_weekday := extract(dow from v_from);
-      select v_from + min(i) into v_found
-      from generate_series(0, v_end - v_from - 1) i
-      where case when p_cron.is_either
-        then v_day + i = any (p_cron.days) or (v_weekday + i) % 7 = any (p_cron.weekdays)
-        else v_day + i = any (p_cron.days) and (v_weekday + i) % 7 = any (p_cron.weekdays)
-      end;
-      if v_found is not null then
-        return v_found;
-      end if;
+  while v_day < p_from + 2925 loop  -- eight years and two days
+    if extract(month from v_day)::integer = any (p_cron.months) and (case when p_cron.is_either
+      then extract(day from v_day)::integer = any (p_cron.days) or extract(dow from v_day)::integer = any (p_cron.weekdays)
+      else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays)
+      end)
+    then
+      return v_day;
     end if;
-    v_from := v_end;
+    v_day := v_day + 1;
   end loop;
   return null;
 end
 $$;
 
--- Returns the first matching local time after p_after. It ignores daylight saving.
-create function picture_queue._cron_clock(p_cron picture_queue.cron, p_after timestamp) returns timestamp
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_day date := picture_queue._cron_day(p_cron, p_after::date);
-  v_hour integer := extract(hour from p_after);
-  v_minute integer;
-begin
-  if v_day = p_after::date then
-    if v_hour = any (p_cron.hours) then
-      select min(m) into v_minute from unnest(p_cron.minutes) m where m > extract(minute from p_after);
-    end if;
-    if v_minute is null then
-      v_minute := p_cron.minutes[1];
-      select min(h) into v_hour from unnest(p_cron.hours) h where h > extract(hour from p_after);
-    end if;
-    if v_hour is not null then
-      return v_day + make_time(v_hour, v_minute, 0);
-    end if;
-    v_day := picture_queue._cron_day(p_cron, v_day + 1);
-  end if;
-  return v_day + make_time(p_cron.hours[1], p_cron.minutes[1], 0);
-end
-$$;
-
--- Returns when the UTC offset of a time zone changes after p_from and up to p_to, found by bisection; null if the
--- offset is the same at both ends. The ends are less than two days apart, in which there is at most one change.
-create function picture_queue._clock_change(p_timezone text, p_from timestamptz, p_to timestamptz)
-returns timestamptz
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_offset interval := (p_from at time zone p_timezone) - (p_from at time zone 'UTC');
-  v_before timestamptz := p_from;
-  v_minutes integer := ceil(extract(epoch from p_to - p_from) / 60);
-  v_half integer;
-begin
-  if v_minutes <= 0 or (p_to at time zone p_timezone) - (p_to at time zone 'UTC') = v_offset then
-    return null;
-  end if;
-  -- The change is within v_minutes after v_before.
-  while v_minutes > 1 loop
-    v_half := v_minutes / 2;
-    if (v_before + make_interval(mins => v_half)) at time zone p_timezone
-      - ((v_before + make_interval(mins => v_half)) at time zone 'UTC') = v_offset
-    then
-      v_before := v_before + make_interval(mins => v_half);
-      v_minutes := v_minutes - v_half;
-    else
-      v_minutes := v_half;
-    end if;
-  end loop;
-  return v_before + interval '1 minute';
-end
-$$;
-
--- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. The
--- search proceeds from one change of the UTC offset to the next: between two changes each local time is one moment.
+-- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a
+-- day on which the UTC offset changes, each local time is computed with the offset before and with the offset after
+-- the change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
-  v_at timestamptz := date_trunc('minute', p_after, 'UTC');
-  v_passed timestamp := v_at at time zone p_timezone;  -- local times up to this one are past
-  v_last timestamp := v_passed + interval '8 years';
-  v_time timestamp;
+  v_passed timestamp := p_after at time zone p_timezone;
+  -- From the day before on, since the clock may be set back past midnight.
+  v_day date := picture_queue._cron_day(v_cron, v_passed::date - 1);
+  v_minute integer;
+  v_before timestamptz;  -- a moment before the day, and one after it
+  v_after timestamptz;
+  v_old interval;  -- the UTC offset at these moments
+  v_new interval;
   v_next timestamptz;
-  v_change timestamptz;
 begin
-  if v_cron.is_fixed then
-    -- If the clock was set back in the last 25 hours, local times up to the change come again: they do not run again.
-    v_change := picture_queue._clock_change(p_timezone, v_at - interval '25 hours', v_at);
-    v_passed := greatest(v_passed, (v_change - interval '1 minute') at time zone p_timezone);
-  end if;
-  loop
-    v_time := picture_queue._cron_clock(v_cron, v_passed);
-    exit when v_time is null or v_time > v_last;
-    -- Look for a change of the offset in the next 25 hours. If there is none, look in the day before v_time.
-    v_change := picture_queue._clock_change(p_timezone, v_at, v_at + interval '25 hours');
-    if v_change is null then
-      v_at := greatest(v_at, (v_time - interval '25 hours') at time zone p_timezone);
-      v_change := picture_queue._clock_change(p_timezone, v_at, v_at + interval '26 hours');
+  while v_day <= v_passed + interval '8 years' loop
+    v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
+    v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
+    v_old := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
+    v_new := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
+    if v_old = v_new then
+      v_minute := floor(extract(epoch from v_passed - v_day) / 60);
+      select (v_day + make_interval(mins => min(h * 60 + m)) - v_old) at time zone 'UTC' into v_next
+      from unnest(v_cron.hours) h cross join unnest(v_cron.minutes) m where h * 60 + m > v_minute;
+    else
+      select min(c.at) into v_next
+      from unnest(v_cron.hours) h
+      cross join unnest(v_cron.minutes) m
+      cross join lateral (select v_day + make_interval(mins => h * 60 + m) as local) t
+      cross join lateral (
+        select (t.local - v_old) at time zone 'UTC' as old_at, (t.local - v_new) at time zone 'UTC' as new_at) u
+      cross join lateral (
+        select u.old_at at time zone p_timezone = t.local as is_old, u.new_at at time zone p_timezone = t.local as is_new) k
+      cross join lateral unnest(array[
+        case when k.is_old then u.old_at end,
+        case when k.is_new and not (v_cron.is_fixed and k.is_old) then u.new_at end,
+        -- The clock skips this time: it runs at the moment of the change.
+        case when v_cron.is_fixed and not (k.is_old or k.is_new) then (
+          select min(g) from generate_series(u.new_at, u.old_at, interval '1 minute') g
+          where (g at time zone p_timezone) - (g at time zone 'UTC') = v_new) end]) as c (at)
+      where c.at > p_after;
     end if;
-    v_next := (v_time - ((v_at at time zone p_timezone) - (v_at at time zone 'UTC'))) at time zone 'UTC';
-    if v_change is null or v_next < v_change then
+    if v_next is not null then
       return v_next;
-    elsif v_cron.is_fixed and v_time <= (v_change at time zone p_timezone) then
-      return v_change;
     end if;
-    v_at := v_change;
-    v_passed := greatest(
-      (v_change at time zone p_timezone) - interval '1 minute', case when v_cron.is_fixed then v_passed end);
+    v_day := picture_queue._cron_day(v_cron, v_day + 1);
   end loop;
   return null;
 end
@@ -6258,12 +6147,16 @@ begin
 end
 $$;
 
--- A schedule; refuses when there is none.
+-- Returns a schedule; refuses an unknown one.
 create function picture_queue._get_schedule(p_name text) returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
-    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))))
+begin
+  return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
+    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 
 
@@ -6271,64 +6164,55 @@ $$;
 
 -- Creates or replaces a schedule. Fields that are not given get their defaults, except that a paused schedule stays
 -- paused. The call is idempotent.
-create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
-language plpgsql volatile set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_given jsonb := p_schedule;
-  v_new picture_queue.schedule;
-  v_old picture_queue.schedule;
-begin
-  perform picture_queue._check_isolation();
-  if jsonb_typeof(p_schedule) = 'object' then
-    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
-    from jsonb_each(p_schedule) e where e.value <> 'null';
-  end if;
-  perform picture_queue._refuse_problem(picture_queue._schedule_problem(p_name, v_given),
-    'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
-    'options.delay_seconds, expires_in_seconds and unique');
-  v_new.name := p_name;
-  v_new.cron := regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
-  v_new.every_seconds := (v_given ->> 'every_seconds')::double precision;
-  v_new.timezone := picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC'));
-  v_new.missed := coalesce(v_given ->> 'missed', 'once');
-  v_new.job := v_given - '{cron,every_seconds,timezone,missed,paused}'::text[];
-  v_new.created_at := v_now;
-  v_new.next_at := picture_queue._schedule_next(v_new, v_now);
-  if v_new.next_at is null then
-    perform picture_queue._refuse('PQ_INVALID_CRON',
-      format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
-  end if;
-  -- Validate the job as a tick will enqueue it.
-  perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
-
-  select * into v_old from picture_queue.schedule s where s.name = p_name for update;
-  v_new.paused := coalesce((v_given ->> 'paused')::boolean, v_old.paused, false);
-  v_new.created_at := coalesce(v_old.created_at, v_now);
-  v_new.next_at := case
-    when v_new.paused then null
-    when not v_old.paused and (v_old.cron, v_old.every_seconds, v_old.timezone)
-      is not distinct from (v_new.cron, v_new.every_seconds, v_new.timezone) then v_old.next_at
-    else picture_queue._schedule_next(v_new, v_now)
-  end;
-  if (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused) is distinct from
-    (v_old.cron, v_old.every_seconds, v_old.timezone, v_old.job, v_old.missed, v_old.paused)
-  then
-    v_new.updated_at := v_now;
-    perform picture_queue._write_row(
-      'picture_queue.schedule', 'name', p_name, to_jsonb(v_new) - '{name,last_at,last_job_id}'::text[]);
-  end if;
-  perform picture_queue._plan_maintenance(v_new.next_at);
-  return picture_queue._get_schedule(p_name);
-end
-$$;
-
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_given jsonb := schedule;
+  v_new jsonb;
+  v_old jsonb;
+  v_next timestamptz;
 begin
-  return picture_queue._set_schedule(name, schedule);
+  perform picture_queue._check_isolation();
+  if jsonb_typeof(schedule) = 'object' then
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
+    from jsonb_each(schedule) e where e.value <> 'null';
+  end if;
+  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_given),
+    'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
+    'options.delay_seconds, expires_in_seconds and unique');
+  v_new := jsonb_build_object(
+    'name', name,
+    'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
+    'every_seconds', (v_given ->> 'every_seconds')::double precision,
+    'timezone', picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC')),
+    'missed', coalesce(v_given ->> 'missed', 'once'),
+    'job', v_given - '{cron,every_seconds,timezone,missed,paused}'::text[],
+    'created_at', v_now);
+  v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
+  if v_next is null then
+    perform picture_queue._refuse('PQ_INVALID_CRON',
+      format('cron is "%s", which does not come in eight years', v_new ->> 'cron'), 'is there such a day in that month?');
+  end if;
+  -- Validate the job as a tick will enqueue it.
+  perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(
+    jsonb_populate_record(null::picture_queue.schedule, v_new), v_now, gen_random_uuid())));
+
+  select to_jsonb(s) into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
+  v_new := v_new || jsonb_build_object('created_at', coalesce(v_old -> 'created_at', v_new -> 'created_at'),
+    'paused', coalesce(v_given -> 'paused', v_old -> 'paused', 'false'));
+  if v_old is null or v_old || v_new <> v_old then
+    v_next := case
+      when (v_new ->> 'paused')::boolean then null
+      when v_old -> 'paused' = 'false' and v_old || jsonb_build_object('cron', v_new -> 'cron', 'every_seconds',
+        v_new -> 'every_seconds', 'timezone', v_new -> 'timezone') = v_old then (v_old ->> 'next_at')::timestamptz
+      else picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now) end;
+    perform picture_queue._write_row('picture_queue.schedule', 'name', name,
+      v_new - 'name' || jsonb_build_object('next_at', v_next, 'updated_at', v_now, 'last_error', null));
+    perform picture_queue._plan_maintenance(v_next);
+  end if;
+  return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -6336,19 +6220,11 @@ $$;
 comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_answer jsonb := picture_queue._first_answer('delete_schedule', request_id::text);
-begin
-  if v_answer is not null then
-    return v_answer;
-  end if;
-  return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
-    'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null)));
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
+  select coalesce(picture_queue._first_answer('delete_schedule', request_id::text),
+    picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
+      'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null))))
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
 
@@ -6368,17 +6244,11 @@ comment on function public.pause_schedule is 'Pauses a schedule: it makes no job
 
 -- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_old jsonb;
-begin
-  v_old := picture_queue._get_schedule(name);
-  return public.set_schedule(name, v_old -> 'job' || '{"paused": false}' || jsonb_build_object('cron', v_old -> 'cron',
-    'every_seconds', v_old -> 'every_seconds', 'timezone', v_old -> 'timezone', 'missed', v_old -> 'missed'));
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
+  select public.set_schedule(name, s -> 'job' || '{"paused": false}' || jsonb_build_object('cron', s -> 'cron',
+    'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
+  from picture_queue._get_schedule(name) s
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
@@ -6451,22 +6321,8 @@ as $$
   end
 $$;
 
--- Returns what is wrong with the inputs, of several the first by name; null if nothing.
-create function picture_queue._inputs_problem(p_model picture_queue.model, p_input jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce((
-      select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
-      from jsonb_each(p_input) e
-      left join jsonb_array_elements(p_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
-      cross join lateral (select case when r.rule is null then 'is not an input of ' || p_model.model_id
-        else picture_queue._input_problem(r.rule, e.value) end as problem) p
-      where p.problem is not null order by e.key limit 1), (
-      select format('input.%s is missing', r.rule ->> 'name') from jsonb_array_elements(p_model.inputs) as r (rule)
-      where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
-$$;
-
--- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
+-- Refuses a prompt or inputs that do not fit the model, naming the field, the value and the rule; of several inputs the
+-- first by name.
 create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6490,7 +6346,15 @@ begin
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
-      || ': pass addresses of files, not the files', picture_queue._inputs_problem(v_model, p_input))
+      || ': pass addresses of files, not the files', (
+      select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
+      from jsonb_each(p_input) e
+      left join jsonb_array_elements(v_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
+      cross join lateral (select case when r.rule is null then 'is not an input of ' || p_model_id
+        else picture_queue._input_problem(r.rule, e.value) end as problem) p
+      where p.problem is not null order by e.key limit 1), (
+      select format('input.%s is missing', r.rule ->> 'name') from jsonb_array_elements(v_model.inputs) as r (rule)
+      where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
   end;
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
@@ -6588,30 +6452,26 @@ comment on function public.start_generation is 'Starts a generation; answers at 
 
 -- 420_function_generation.sql
 
--- Cancels the job of a generation, if it is the caller's.
-create function picture_queue.cancel_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+-- Cancels the job of a generation. It runs with the caller's rights, so row level security decides which generations
+-- the caller sees; picture_queue.cancel_job checks the caller's right to the job.
+create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job_id uuid;
+  v_generation jsonb;
 begin
-  select g.job_id into v_job_id from public.generations g
-  where g.id = p_generation_id and (picture_queue._is_service() or g.user_id = picture_queue._caller_id());
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
-  end if;
-  return picture_queue.cancel_job(v_job_id, p_request_id) || jsonb_build_object('generation_id', p_generation_id);
+  v_generation := picture_queue._found((
+    select to_jsonb(g) from public.generations g where g.id = cancel_generation.generation_id),
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
+  return picture_queue.cancel_job((v_generation ->> 'job_id')::uuid, request_id)
+    || jsonb_build_object('generation_id', generation_id);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
-
-create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
-language sql volatile security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.cancel_generation(generation_id, request_id) $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
--- The models on offer, with their inputs.
+-- Returns the enabled models with their inputs.
 create function picture_queue.list_models() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6885,8 +6745,8 @@ $$;
 
 -- 500_views.sql
 
--- One row a queue: what waits, what runs, and the jobs that failed in the last day and were not retried since.
--- Reads the counts and the newest failed jobs.
+-- One row for each queue: its pending and running jobs, and those that failed in the last day and were not retried
+-- since. It reads the counts and the newest failed jobs.
 create view public.queue_health with (security_invoker = true) as
 select c.queue, c.pending, c.scheduled, c.processing, c.parked, c.failed_last_day,  -- noqa: ST06
   coalesce(c.oldest_seconds, 0) as oldest_pending_seconds, c.workers
@@ -7071,24 +6931,11 @@ comment on function public.desired_workers is 'Recommended number of workers.';
 
 -- 525_function_explain.sql
 
--- Why jobs do not move. Each job is looked up by its id and what may stop it by indexes, a bounded number of rows a
--- job, so that a list of jobs can show it.
+-- The reasons why jobs do not run. For each job a bounded number of rows is read by indexes, so that a list of jobs can
+-- show the reasons.
 
--- The state of each of these keys that has a limit or a pause: until when it is paused, whether it is full, how many of
--- its jobs run, and when its rate permits one more start.
-create function picture_queue._key_states(p_keys text[]) returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
-    'max_running', l.max_running, 'rate', l.rate, 'period_seconds', l.period_seconds, 'running', greatest(l.running, 0),
-    'is_paused', l.paused_until is not null, 'paused_until', nullif(l.paused_until, 'infinity'),
-    'is_full', l.paused_until is null and l.capacity <= 0,
-    'free_at', case when l.paused_until is null then l.free_at end)), '{}')
-  from picture_queue._limits(p_keys) l
-$$;
-
--- The reasons caused by the jobs themselves. rank orders those of a job: what stops it first has the lowest.
--- p_user_id: who asks, null for a service key; p_idle_since: when maintenance was last done, if that is long ago.
+-- Returns the reasons that lie in the jobs themselves. rank orders those of a job: the first to stop it has the lowest.
+-- p_user_id: the user that asks, null for a service key; p_idle_since: when maintenance was last done, if long ago.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -7114,7 +6961,7 @@ begin
     from picture_queue.history h
     where j.hold = 'scheduled' and h.job_id = j.id order by h.id desc limit 1) h on true
   left join lateral (
-    -- A heartbeat that found the row locked prolonged the lease beside it.
+    -- A heartbeat that finds the row locked extends the lease in lease_extension.
     select coalesce(coalesce(max(x.lease_expires_at), j.lease_expires_at) <= v_now, false) as is_over
     from picture_queue.lease_extension x
     where j.status = 'processing' and j.hold is null and x.job_id = j.id and x.lease_id = j.lease_id) l on true
@@ -7164,8 +7011,8 @@ begin
 end
 $$;
 
--- The reasons caused by queues, workers and limit keys, for jobs that are not running. Of a key that is not the
--- user's own, a user is told that it is full or paused, and no numbers.
+-- Returns the reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not
+-- the user's own, a user learns that it is full or paused, and no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -7173,15 +7020,22 @@ set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_orphans text[];  -- queue and job type of those that no worker seen in the last minute takes
-  v_keys jsonb := picture_queue._key_states(array(
+  v_orphans text[];  -- queue and job type of the jobs that no worker seen in the last minute takes
+  v_keys jsonb;  -- the state of each key of the jobs that has a limit or a pause
+begin
+  select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
+    'max_running', l.max_running, 'rate', l.rate, 'period_seconds', l.period_seconds, 'running', greatest(l.running, 0),
+    'is_paused', l.paused_until is not null, 'paused_until', nullif(l.paused_until, 'infinity'),
+    'is_full', l.paused_until is null and l.capacity <= 0,
+    'free_at', case when l.paused_until is null then l.free_at end)), '{}')
+  into v_keys
+  from picture_queue._limits(array(
     select distinct k
     from public.job_queue j
     cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
-    where j.id = any (p_ids) and k is not null));
-begin
+    where j.id = any (p_ids) and k is not null)) l;
   with alive as materialized (
-    -- Most workers of a project take the same.
+    -- Most workers of a project have the same queues and job types.
     select distinct w.queues, w.job_types from picture_queue.worker w where w.seen_at > v_now - interval '1 minute'
   )
   select array_agg(p.queue || ' ' || p.job_type) into v_orphans
@@ -7202,7 +7056,7 @@ begin
     where v_keys #> array[k.key, 'is_paused'] = 'true'
     order by s.until desc nulls first limit 1) paused on true
   left join lateral (
-    -- What a job is blocked on stops it even where the key has room again: it waits for its turn.
+    -- A blocked job waits for its key even if the key has capacity again: until it is unblocked.
     select k.key, case when p_user_id is null or k.key = 'user:' || p_user_id then v_keys -> k.key end as state,
       v_keys #> array[k.key, 'is_full'] = 'true' as is_full
     from unnest(case j.hold when 'blocked' then array[j.blocked_on] else a.keys end) as k (key)
@@ -7234,7 +7088,7 @@ begin
 end
 $$;
 
--- Tells why each of these jobs does not move, in the order asked: of the caller's jobs, others are unknown.
+-- Returns why each of these jobs does not run, in the order of the ids. Jobs of other users count as unknown.
 create function picture_queue.explain_jobs(p_job_ids uuid[]) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -7243,7 +7097,7 @@ declare
   v_is_service boolean := picture_queue._is_service();
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
   v_idle_since timestamptz;
-  v_ids uuid[];  -- the caller's
+  v_ids uuid[];  -- the jobs of the caller
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
 begin
@@ -7291,11 +7145,11 @@ comment on function public.explain_jobs is 'Tells why each of up to 1,000 jobs o
 
 -- 530_function_housekeeping.sql
 
--- Housekeeping: run by whichever worker asks first in a minute, and by pg_cron where it is. Every step
--- takes a bounded number of rows; what is left is for the next time.
+-- Housekeeping: done once a minute by the worker that does the maintenance, or by pg_cron. Each step takes a bounded
+-- number of rows and leaves the rest to the next call.
 
--- Adds up what changed: counts into depth, finished jobs into throughput. What finished in the last
--- minute stays as it is, so that counts() can tell the minute exactly. Returns how many rows.
+-- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
+-- stay in depth_change, so that counts() knows the exact number of that minute. Returns the number of rows.
 create function picture_queue._fold_depth(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7334,9 +7188,8 @@ begin
 end
 $$;
 
--- Makes the partition of the archive for the month (UTC) of p_at. Made first and then attached, which waits for
--- nobody who reads the archive. A detached partition keeps its name, so the new one
--- gets another.
+-- Creates the partition of the archive for the month (UTC) of p_at. It creates a table and then attaches it, which does
+-- not wait for readers of the archive. A detached partition keeps its name, so the new one gets another name.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7357,7 +7210,7 @@ begin
 end
 $$;
 
--- The partitions that _archive_partition made and whose month ended keep_archive_months ago.
+-- Returns the partitions that _archive_partition created and whose month ended keep_archive_months ago.
 create function picture_queue._old_partitions() returns table (name text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7371,35 +7224,29 @@ as $$
   order by c.relname
 $$;
 
--- Drops up to 12 old partitions. One that somebody reads, or that a view needs, is left for the next time; the
--- doctor names it. Returns how many.
-create function picture_queue._drop_archive() returns integer
+-- Drops partitions of the archive. A step of _isolate: a partition that somebody reads, or that a view needs, is
+-- recorded in failed_step. Returns the number of dropped partitions.
+create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_name text;
-  v_dropped integer := 0;
 begin
-  for v_name in select o.name from picture_queue._old_partitions() o limit 12 loop
-    begin
-      execute format('drop table picture_queue.%I', v_name);
-      v_dropped := v_dropped + 1;
-    exception when others then
-      null;
-    end;
+  foreach v_name in array p_names loop
+    execute format('drop table picture_queue.%I', v_name);
   end loop;
-  return v_dropped;
+  return cardinality(p_names);
 end
 $$;
 
--- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status, into the
--- archive if that is on. Jobs that cannot be deleted or archived, for example because a table of the project refers to
--- them, are kept. Returns how many were deleted.
+-- Deletes the oldest p_limit jobs of each status whose retention has passed, and archives them if the setting archive
+-- is on. Jobs that cannot be deleted, for example because a table of the project refers to them, are kept. Returns the
+-- number of deleted jobs.
 create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
-  v_now timestamptz := picture_queue._now();  -- a volatile function would not be looked up in an index
+  v_now timestamptz := picture_queue._now();  -- no index is used for the result of a volatile function
 begin
   return picture_queue._isolate('prune', array(
     select d.id::text
@@ -7416,8 +7263,9 @@ begin
 end
 $$;
 
--- Deletes finished jobs that nobody has locked, into the archive if it is on; months that no partition of it takes get
--- one. A job's idempotency key and uniqueness end with it. Returns how many.
+-- Deletes those of these finished jobs that are not locked, and archives them if the setting archive is on. It creates
+-- the partitions that are missing. The idempotency key and the uniqueness of a job end with it. Returns the number of
+-- deleted jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -7452,10 +7300,7 @@ begin
 end
 $$;
 
--- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for and
--- answers that are a day old, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
--- heard of in an hour, keys under which nothing runs and that are not paused, lease extensions that ended, and
--- steps that failed and were not tried again. Returns how many rows.
+-- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the number of rows.
 create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7476,11 +7321,11 @@ begin
       ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
         || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
       ('worker', 't.seen_at < $1 - interval ''1 hour'''),
-      -- While the lease is not swept, it says that the job has started.
+      -- An extension is kept until the sweep, since it shows that the job has started.
       ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
         || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
-      -- Under the lock of the key, as whoever changes the row.
+      -- Under the lock of the key, which every change of the row takes.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
@@ -7496,8 +7341,8 @@ begin
 end
 $$;
 
--- Prunes for p_seconds at most, a thousand jobs of each status at a time. Called by maintain(), and by pg_cron under a
--- job of its own. Returns what was done; more: there is more to prune.
+-- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a job of
+-- its own. Returns what was done, and in more whether there is more to prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7507,11 +7352,11 @@ declare
   v_pruned integer := 0;
   v_done jsonb;
 begin
-  -- One at a time: the archive's partitions, and no waiting for each other.
+  -- One call at a time, since two would wait for each other's partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
     return '{}'::jsonb;
   end if;
-  -- A lock that somebody keeps, of a table that jobs are pruned into or from, costs this round and no other.
+  -- If somebody holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
     v_batch := picture_queue._prune(1000);
@@ -7520,13 +7365,16 @@ begin
   end loop;
   v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
-    'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
+    'dropped_partitions', picture_queue._isolate('partition', array(
+      select o.name from picture_queue._old_partitions() o
+      where o.name not in (select picture_queue._failing('partition')) limit 12), 12), 'more', v_batch > 0);
   perform set_config('picture_queue.deadline', '', true);
   return v_done;
 end
 $$;
 
--- Counts anew what runs under each limit key that nobody has locked just now. Returns how many were wrong.
+-- Counts the running jobs of each limit key that nobody has locked, and corrects limit_key. Returns the number of wrong
+-- keys.
 create function picture_queue._recount_keys() returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7538,8 +7386,8 @@ declare
   v_wrong text[];
   v_counts integer[];
 begin
-  -- One statement sees jobs, counts and ends not yet subtracted as of one moment: a job that ends after it still is to
-  -- be subtracted.
+  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it
+  -- is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
   ),
@@ -7560,9 +7408,9 @@ begin
 end
 $$;
 
--- Puts right what queue_doctor() finds out of step: rows that belong to nothing, keys nobody looks at,
--- and the counts, by counting all jobs once. Nothing is locked for longer than a row. For a person at
--- the database; no API role may call it.
+-- Repairs what queue_doctor() finds inconsistent: rows that belong to nothing, keys that nothing unblocks, and the
+-- counts, for which it counts all jobs once. It holds row locks only. It is for a person with a connection to the
+-- database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7583,7 +7431,7 @@ begin
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
   get diagnostics v_keys = row_count;
-  -- One statement sees jobs and counts as of one moment.
+  -- In one statement, so that jobs and counts have one snapshot.
   insert into picture_queue.depth_change (queue, status, hold, n, at)
   select c.queue, c.status, c.hold, sum(c.n), '-infinity'
   from (
@@ -7690,48 +7538,13 @@ begin
 end
 $$;
 
--- Returns when work becomes due next after p_now, at most two seconds later. A transaction that adds work due earlier
--- wakes the worker that holds the maintenance lease.
-create function picture_queue._next_due(p_now timestamptz) returns timestamptz
-language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-  select least(p_now + interval '2 seconds',
-    (select j.scheduled_for from public.job_queue j
-      where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
-    (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),
-    (select f.due_at from picture_queue.follow_up f where f.due_at > p_now order by f.due_at limit 1),
-    (select s.look_at from picture_queue.signal s where s.look_at > p_now order by s.look_at limit 1),
-    (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
-$$;
-
--- Adds the changes of the job counts to the counters and, if p_prunes, deletes old rows. Each call does a bounded part.
--- It sets the next time of both, in five seconds and in a minute; at once if there is more to do.
-create function picture_queue._do_housekeeping(p_prunes boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_done jsonb := jsonb_build_object('folded', picture_queue._isolate('fold', '{depth_change}', 50000));
-begin
-  update picture_queue.maintenance m
-  set fold_at = v_now + case when (v_done ->> 'folded')::integer < 50000 then interval '5 seconds' else interval '0' end
-  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
-  if p_prunes then
-    v_done := v_done || picture_queue.prune(0.2);
-    update picture_queue.setting s
-    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
-    where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
-  end if;
-  return v_done;
-end
-$$;
-
 -- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
 -- seconds that each of its calls extends. A caller without a name runs a round if nobody holds the lease, but does not
 -- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns whether
 -- the round was done (leased, true without a name too), what was done, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -7764,16 +7577,27 @@ begin
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
   -- other. So due work waits for one round at most, even if housekeeping has more to do, or the row that records it is
   -- locked.
-  v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
-  v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
+  v_is_tidying := p_force
+    or least(v_state.fold_at, v_state.prune_at) <= v_now and not (v_state.tidied and v_has_row);
+  v_prunes := v_is_tidying and (p_force or v_state.prune_at <= v_now);
   if v_is_tidying then
-    v_done := picture_queue._do_housekeeping(v_prunes);
+    v_done := jsonb_build_object('folded', picture_queue._isolate('fold', '{depth_change}', 50000));
+  end if;
+  if v_prunes then
+    v_done := v_done || picture_queue.prune(0.2);
   end if;
   if p_force or not v_is_tidying or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
     v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
-    v_next := picture_queue._next_due(v_now);
+    -- A transaction that adds work due before v_next wakes the worker that holds the lease.
+    v_next := least(v_now + interval '2 seconds',
+      (select j.scheduled_for from public.job_queue j
+        where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
+      (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
+      (select f.due_at from picture_queue.follow_up f where f.due_at > v_now order by f.due_at limit 1),
+      (select s.look_at from picture_queue.signal s where s.look_at > v_now order by s.look_at limit 1),
+      (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
   v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
@@ -7785,6 +7609,11 @@ begin
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,
     tidied = v_is_tidying and not p_force,
+    -- At once if there is more to do.
+    fold_at = case when not v_is_tidying then m.fold_at
+      when (v_done ->> 'folded')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
+    prune_at = case when not v_prunes then m.prune_at
+      when (v_done ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,
     leased_until = case when p_force or p_worker is null then m.leased_until
       else picture_queue._now() + interval '5 seconds' end
@@ -7817,31 +7646,6 @@ create type picture_queue.finding as (
   remedy text              -- a statement to paste, or a sentence
 );
 
--- The checks in their order: the function of each, its detail when all is well, and whether it reads jobs.
-create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
-language sql immutable rows 20 set search_path = pg_catalog, pg_temp
-as $$
-  values
-    ('held snapshots', '_check_snapshots', 'no transaction is older than a minute', false),
-    ('dead rows', '_check_vacuum', 'vacuum keeps up', false),
-    ('indexes', '_check_indexes', 'all are there and valid', false),
-    ('orphans', '_check_orphans', 'every row belongs to something', true),
-    ('counts', '_check_depth', 'the counts are those of the jobs', true),
-    ('overdue jobs', '_check_overdue', 'nothing waits for over a minute', true),
-    ('pruning', '_check_pruning', 'nothing is kept for too long', true),
-    ('failed steps', '_check_failed_steps', 'no step fails', true),
-    ('rights', '_check_rights', 'row level security is on everywhere, and nobody may do more or less than meant', false),
-    ('exposure', '_check_exposure', 'users reach what is theirs, within limits of time and number', false),
-    ('maintenance', '_check_maintenance', null, false),
-    ('pg_cron', '_check_cron', null, false),
-    ('pg_cron runs', '_check_cron_runs', null, false),
-    ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
-    ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
-    ('settings', '_check_settings', 'fit', false),
-    ('postgres', '_check_postgres', null, false),
-    ('clock', '_check_clock', null, false)
-$$;
-
 -- Runs all checks. A check without findings is answered with one that is ok, a check that raises with a warning: it
 -- waits no longer than 0.1 seconds for a table that somebody has locked. client_time: the time of the caller's clock.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
@@ -7853,19 +7657,44 @@ declare
   v_all jsonb := '[]'::jsonb;
   v_lacks_index boolean := false;
 begin
-  for v_check in select * from picture_queue._checks() loop
+  for v_check in
+    select * from (values
+      ('held snapshots', '_check_snapshots', 'no transaction is older than a minute', false),
+      ('dead rows', '_check_vacuum', 'vacuum keeps up', false),
+      ('indexes', '_check_indexes', 'all are there and valid', false),
+      ('orphans', '_check_orphans', 'every row belongs to something', true),
+      ('counts', '_check_depth', 'the counts are those of the jobs', true),
+      ('overdue jobs', '_check_overdue', 'nothing waits for over a minute', true),
+      ('pruning', '_check_pruning', 'nothing is kept for too long', true),
+      ('failed steps', '_check_failed_steps', 'no step fails', true),
+      ('rights', '_check_rights', 'row level security is on everywhere, and nobody may do more or less than meant', false),
+      ('exposure', '_check_exposure', 'users reach what is theirs, within limits of time and number', false),
+      ('maintenance', '_check_maintenance', null, false),
+      ('pg_cron', '_check_cron', null, false),
+      ('pg_cron runs', '_check_cron_runs', null, false),
+      ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
+      ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
+      ('settings', '_check_settings', 'fit', false),
+      ('postgres', null, 'version ' || current_setting('server_version'), false),
+      ('clock', '_check_clock', null, false)
+    ) as c (name, function, ok_detail, reads_jobs)
+  loop
     -- Without an index a check would read all jobs, again and again.
     continue when v_check.reads_jobs and v_lacks_index;
+    v_found := null;
     begin
-      execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function, case v_check.name when 'clock' then '$1' end)
-      into v_found using client_time;
+      if v_check.function is not null then
+        execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function,
+          case v_check.name when 'clock' then '$1' end)
+        into v_found using client_time;
+      end if;
     exception when others then
       v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
         'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
         'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
     end;
-    v_found := coalesce(v_found, case when v_check.well is null then '[]'
-      else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.well, 'remedy', null)) end);
+    v_found := coalesce(v_found, case when v_check.ok_detail is null then '[]'
+      else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.ok_detail, 'remedy', null)) end);
     v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_found @> '[{"verdict": "bad"}]';
     v_all := v_all || (
       select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
@@ -7876,7 +7705,7 @@ end
 $$;
 comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
 
--- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
+-- Finds old snapshots: while one is held, vacuum cannot remove dead rows, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -8170,8 +7999,8 @@ as $$
     case when a.age <= 300 then null
       else 'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute' end
   from (
-    select round(extract(epoch from picture_queue._now() - nullif(s.maintained_at, '-infinity'))) as age
-    from picture_queue.setting s) a
+    select round(extract(epoch from picture_queue._now() - nullif(m.done_at, '-infinity'))) as age
+    from picture_queue.maintenance m) a
 $$;
 
 create function picture_queue._check_cron() returns setof picture_queue.finding
@@ -8191,8 +8020,6 @@ begin
     when v_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
     else 'process-job-queue or prune-job-queue is not scheduled, or not active' end,
     case when v_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
-exception when insufficient_privilege then
-  return query select 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;';
 end
 $$;
 
@@ -8207,7 +8034,7 @@ as $$
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
       when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
-      when 'callback' then 'enqueuing the callback of batch' else format('step %s for', f.kind) end,
+      when 'callback' then 'enqueuing the callback of batch' when 'partition' then 'dropping partition' else format('step %s for', f.kind) end,
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
       then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
@@ -8251,10 +8078,6 @@ as $$
   from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
 $$;
 
-create function picture_queue._check_postgres() returns setof picture_queue.finding
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select 'ok', 'version ' || current_setting('server_version'), null $$;
-
 create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -8268,8 +8091,7 @@ $$;
 
 -- 546_function_doctor_platform.sql
 
--- The doctor's checks of what Supabase runs beside the database. Its tables belong to others and may
--- be absent, so they are named in text.
+-- The doctor's checks of Realtime, Storage and pg_cron. Their tables may be absent, so they are named in text.
 
 -- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
 create function picture_queue._check_realtime() returns setof picture_queue.finding
@@ -8351,7 +8173,7 @@ create function picture_queue._check_cron_runs() returns setof picture_queue.fin
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.
+  -- Their names are not in the text of the query, since a linter would report missing tables without pg_cron.
   v_jobs regclass := to_regclass('cron.job');
   v_runs regclass := to_regclass('cron.job_run_details');
 begin
@@ -8375,8 +8197,6 @@ begin
   select 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(c.reltuples)),
     'delete from cron.job_run_details where end_time < now() - interval ''7 days'';'
   from pg_catalog.pg_class c where c.oid = v_runs and c.reltuples > 100000;
-exception when insufficient_privilege then
-  return query select 'warn', 'its runs cannot be read', 'grant select on cron.job, cron.job_run_details to postgres;';
 end
 $$;
 
@@ -8449,7 +8269,8 @@ begin
 end
 $$;
 
--- The functions stamp the time themselves: calling this one for each row costs a quarter of the update.
+-- The functions of picture-queue set updated_at themselves, since a call of this one for each row costs a quarter of
+-- the update.
 create trigger job_queue_updated_at before update on public.job_queue
 for each row when (new.updated_at = old.updated_at) execute function picture_queue._set_updated_at();
 
@@ -8535,8 +8356,8 @@ create policy "picture_queue: read own images" on public.images
 
 -- 900_grants.sql
 
--- Nothing is left to defaults: old projects grant everything to the API roles, new ones nothing, and
--- PostgreSQL lets everybody execute a new function.
+-- All rights are explicit: the defaults of old projects grant everything to the API roles, those of new projects
+-- nothing, and Postgres lets everybody execute a new function.
 revoke all on schema picture_queue from public, anon, authenticated, service_role;
 revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
 revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
@@ -8544,22 +8365,27 @@ revoke all on
   public.job_queue, public.generations, public.images,
   public.queue_health, public.failed_jobs_recent, public.stuck_jobs
   from public, anon, authenticated, service_role;
-revoke execute on function
-  public.enqueue_job, public.enqueue_jobs, public.claim_next_job, public.claim_jobs, public.heartbeat_jobs,
-  public.report_progress, public.report_jobs, public.complete_job, public.cancel_job, public.retry_job,
-  public.get_job, public.list_jobs, public.get_generation, public.list_generations, public.register_worker,
-  public.unregister_worker, public.picture_queue_version, public.start_generation, public.cancel_generation,
-  public.list_models, public.begin_prediction, public.record_prediction, public.finish_prediction,
-  public.save_images, public.queue_status,
-  public.set_setting, public.get_settings, public.set_queue, public.list_queues, public.pause_queue,
-  public.resume_queue, public.drain_queue, public.purge_queue, public.set_limit, public.delete_limit,
-  public.list_limits, public.pause_key,
-  public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
-  public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
-  public.resume_schedule, public.run_schedule, public.list_schedules, public.change_jobs,
-  public.failure_reasons, public.queue_counts, public.desired_workers, public.maintain_jobs, public.queue_doctor,
-  public.job_position, public.explain_jobs
-  from public, anon, authenticated, service_role;
+-- Each function of the API: service keys may execute it, and nobody else unless a grant below says so.
+do $$
+declare
+  v_function text;
+begin
+  foreach v_function in array '{
+    enqueue_job, enqueue_jobs, claim_next_job, claim_jobs, heartbeat_jobs, report_progress, report_jobs,
+    complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
+    register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
+    list_models, begin_prediction, record_prediction, finish_prediction, save_images, queue_status,
+    set_setting, get_settings, set_queue, list_queues, pause_queue, resume_queue, drain_queue, purge_queue,
+    set_limit, delete_limit, list_limits, pause_key, resume_key, set_tenant, list_tenants, enqueue_batch,
+    get_batch, send_event, log_job, get_job_history, set_schedule, delete_schedule, pause_schedule,
+    resume_schedule, run_schedule, list_schedules, change_jobs, failure_reasons, queue_counts,
+    desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs}'::text[]
+  loop
+    execute format('revoke execute on function public.%I from public, anon, authenticated', v_function);
+    execute format('grant execute on function public.%I to service_role', v_function);
+  end loop;
+end
+$$;
 
 grant usage on schema picture_queue to authenticated, service_role;
 
@@ -8570,40 +8396,25 @@ grant execute on function
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
   public.job_position, public.explain_jobs
   to authenticated, service_role;
--- What those call with the caller's rights; each takes the caller's identity from the token.
+-- The functions that these call with the caller's rights. They take the caller's identity from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
-  picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue._found,
-  picture_queue.job_position, picture_queue.explain_jobs,
+  picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
+  picture_queue.job_position, picture_queue.explain_jobs, picture_queue._refuse, picture_queue._found,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
-  picture_queue._with_images,
-  picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
+  picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 
 -- Service keys only.
 grant select on public.queue_health, public.failed_jobs_recent, public.stuck_jobs to service_role;
 grant select on picture_queue.queue, picture_queue.worker to service_role;
-grant execute on function
-  public.enqueue_job, public.enqueue_jobs, public.claim_next_job, public.claim_jobs, public.heartbeat_jobs,
-  public.report_progress, public.report_jobs, public.complete_job, public.retry_job, public.register_worker,
-  public.unregister_worker, public.begin_prediction, public.record_prediction, public.finish_prediction,
-  public.save_images, public.queue_status,
-  public.set_setting, public.get_settings, public.set_queue, public.list_queues, public.pause_queue,
-  public.resume_queue, public.drain_queue, public.purge_queue, public.set_limit, public.delete_limit,
-  public.list_limits, public.pause_key,
-  public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
-  public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
-  public.resume_schedule, public.run_schedule, public.list_schedules, public.change_jobs,
-  public.failure_reasons, public.queue_counts, public.desired_workers, public.maintain_jobs, public.queue_doctor
-  to service_role;
 grant execute on function picture_queue.maintain, picture_queue.prune, picture_queue.counts to service_role;
 
 
 -- 950_supabase_realtime.sql
 
--- Only where Realtime is: events become rows of realtime.messages, which the server sends after
--- commit. One insert for many; realtime.send(), a subtransaction each, where the insert is refused.
--- What goes wrong is a warning: an event is a hint and must never undo the change it announces.
+-- If Realtime is installed, events are written to realtime.messages, and the server sends them after the commit. One
+-- insert writes many. If the insert is not permitted, realtime.send() writes them, in a subtransaction each. An error
+-- is raised as a warning, since an event is a hint and must not undo the change that it announces.
 do $do$
 begin
   if to_regclass('realtime.messages') is null then
@@ -8652,13 +8463,13 @@ $do$;
 
 -- 970_pg_cron.sql
 
--- Schedules the housekeeping where pg_cron is; call it again after installing pg_cron. Each job has a
--- name of its own, so that pruning can be put elsewhere without stopping the rest.
+-- Schedules the housekeeping if pg_cron is installed; call it again after installing pg_cron. Pruning has a job of its
+-- own, so that it can be rescheduled without the rest.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.
+  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron.
   v_schedule regproc := (
     select p.oid from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
     where n.nspname = 'cron' and p.proname = 'schedule' limit 1);

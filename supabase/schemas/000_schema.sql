@@ -4,24 +4,24 @@
 -- is an *attempt* and grants a *lease*, which heartbeats prolong. A *generation* is a picture
 -- somebody asked for; it has one job, and its *images* come from *predictions* at Replicate.
 --
--- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle
--- workers. claim_jobs picks rows and leases them. The worker says how it goes through report_progress
--- and heartbeat_jobs, and how it ended through report_jobs. Each change of state, whoever asks for it,
--- is made by _transition, as a row of picture_queue.state_transition permits, and announced by _emit. What
--- it leaves to do for other jobs (children, batches, limits) is written down as follow-ups; these, due
--- jobs, expired leases and schedules are the work of maintain_jobs, which one worker calls all the time.
+-- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
+-- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs
+-- when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition permits, and
+-- _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is recorded as
+-- follow-ups. maintain_jobs, which one worker calls all the time, processes these, due jobs, expired leases and
+-- schedules.
 --
--- The way of a picture. start_generation checks the input against picture_queue.model and enqueues
--- a job of type generate-image; the worker takes begin_prediction, record_prediction, save_images
--- and finish_prediction, each under its lease; _transition mirrors the state into generations.
+-- The way of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
+-- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
+-- its lease; _transition copies the state of the job to generations.
 --
 -- Where things live. public holds what users call and see. This schema holds the rest and is not
 -- exposed by the API; a leading underscore marks what only our own functions call. Parameters of
 -- public functions are plain words, private ones are p_, variables v_.
 --
--- Idioms. Sessions keep plans, and a plan may be made while a table is empty and used when it is full. These
--- forms, which return everywhere, keep such a plan on the right index:
--- - `set seq_page_cost = 100` on what runs all day: an index wins even while the table is empty;
+-- Idioms. Sessions keep plans, and a plan may be made while a table is empty and used when it is full. With these forms
+-- such a plan uses the right index:
+-- - `set seq_page_cost = 100` on functions that are called often: the plan uses an index even while the table is empty;
 -- - `where id = any (array)` beside or instead of a join: the rows are looked up by their ids;
 -- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
 -- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;

@@ -37,16 +37,16 @@ create type picture_queue.claim as (
   has_failed boolean       -- starts of some jobs have failed
 );
 
--- The result of _apply_changes: the changed jobs, and what is special about some of them.
+-- The result of _apply_changes: the changed jobs, and which of the further steps of _transition they need.
 create type picture_queue.applied as (
   moved picture_queue.moved[],
-  announced boolean,       -- their queues send events
-  long_lived boolean,      -- their history has to be cut
-  has_generation boolean,
-  ended uuid[],            -- ran under limit keys and do not any more
-  waited uuid[],           -- have blocked_on, and moved otherwise than by block or unblock
-  takes_turn boolean,      -- get a place behind their tenant's last
-  due_at timestamptz,      -- the first of those that wait for a time
+  announced boolean,       -- some are in queues that send events
+  long_lived boolean,      -- some may have more history than is kept
+  has_generation boolean,  -- some belong to a generation
+  ended uuid[],            -- jobs that ran under limit keys and no longer do
+  waited uuid[],           -- jobs with blocked_on whose action was neither block nor unblock
+  takes_turn boolean,      -- some get a place behind their tenant's last job
+  due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
   batches jsonb            -- batch_id, from and to of each change in a batch
 );
 
@@ -71,7 +71,8 @@ create type picture_queue.outcome as (
 create type picture_queue.candidate as (
   id uuid,
   keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
-  blocked_on text          -- one of them that lets no more start
+  blocked_on text,         -- one of them that lets no more start
+  bytes bigint             -- of its payload and event, at most
 );
 
 -- A job about to be written: an item of an enqueue, with every default filled in.
@@ -113,7 +114,7 @@ create type picture_queue.event as (
   payload jsonb
 );
 
--- A change that needs no more than its action, and perhaps a reason.
+-- Builds a change of which only the action and perhaps a reason, a time or a key are given.
 create function picture_queue._change(
   p_job_id uuid, p_action text, p_error text default null, p_run_at timestamptz default null, p_key text default null)
 returns picture_queue.change

@@ -1,6 +1,5 @@
--- True when the caller acts for the project rather than for one of its users: a service key, or a
--- direct connection without any token. Inside a definer function current_user is the owner, so the
--- token decides, never current_user.
+-- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
+-- direct connection without a token. The token decides, since in a definer function current_user is the owner.
 create function picture_queue._is_service() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10,7 +9,7 @@ as $$
   ) = 'service_role'
 $$;
 
--- The user the caller is, from the token; null for a service key.
+-- Returns the user that the caller's token names; null for a service key.
 create function picture_queue._caller_id() returns uuid
 language sql stable set search_path = pg_catalog, pg_temp
 as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;

@@ -19,7 +19,6 @@ create table picture_queue.setting (
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
-  maintained_at timestamptz not null default '-infinity',
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -35,6 +34,5 @@ create table picture_queue.setting (
 );
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
-  'What an enqueue to a queue that is not there does: create, refuse.';
+  'Whether an enqueue to an unknown queue makes the queue (create) or is refused (refuse).';
 insert into picture_queue.setting default values;
-alter table picture_queue.setting enable row level security;

@@ -1,9 +1,9 @@
--- Which migrations `picture-queue migrate` applied. The Supabase CLI has a list of its own,
--- supabase_migrations.schema_migrations; where it applies them, this one is empty.
+-- If the Supabase CLI applies the migrations, it lists them in supabase_migrations.schema_migrations, and this table is
+-- empty.
 create table picture_queue.migration (
   name text primary key,
   digest text not null,
   applied_at timestamptz not null default now()
 );
-comment on table picture_queue.migration is 'What `picture-queue migrate` applied, by the names it ships under.';
-alter table picture_queue.migration enable row level security;
+comment on table picture_queue.migration is
+  'The migrations that `picture-queue migrate` applied, by the names of their files.';

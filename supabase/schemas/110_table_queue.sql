@@ -1,4 +1,3 @@
--- A queue is a row; its policy columns are null where the setting's default holds.
 create table picture_queue.queue (
   name text primary key,
   events text not null default 'progress',
@@ -16,7 +15,9 @@ create table picture_queue.queue (
   paused_until timestamptz,
   pause_reason text,
   draining boolean not null default false,
+  -- After a change of the order of claims: jobs up to this seq have their new place. null: all jobs have it.
   reorder_after bigint,
+  -- When to examine all jobs once more, for jobs enqueued by transactions that were open at the change.
   reorder_again_at timestamptz,
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
@@ -29,28 +30,23 @@ create table picture_queue.queue (
     and backoff_jitter between 0 and 1
   ),
   constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
-  constraint queue_orders_one_way check (not (fair_share and aging_seconds is not null))
+  constraint queue_has_fair_share_or_aging check (not (fair_share and aging_seconds is not null))
 );
-comment on table picture_queue.queue is 'The queues and their policies; null means the default of setting.';
-comment on column picture_queue.queue.events is 'What is announced over Realtime: none, status, or progress as well.';
+comment on table picture_queue.queue is 'The queues and their policies; null: the default in setting applies.';
+comment on column picture_queue.queue.events is
+  'Which events are sent: none, status, or progress (of status and progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
-  'How much waiting one point of priority is worth; null: priority is strict.';
+  'How many seconds of waiting one point of priority is worth; null: priority is strict.';
 comment on column picture_queue.queue.breaker_failures is
-  'Failures of one kind in a row that pause the queue for breaker_seconds.';
+  'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
 comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
-comment on column picture_queue.queue.draining is 'What is there is run, nothing new is taken.';
-comment on column picture_queue.queue.reorder_after is
-  'The order of claims was changed: jobs up to this seq have their new place. null: all have.';
-comment on column picture_queue.queue.reorder_again_at is
-  'When to look at all jobs once more, for those that were enqueued by transactions open at the change.';
+comment on column picture_queue.queue.draining is 'The jobs of the queue are run, and new jobs are refused.';
 insert into picture_queue.queue (name) values ('default');
-alter table picture_queue.queue enable row level security;
 
 create table picture_queue.breaker (
   queue text primary key references picture_queue.queue (name) on delete cascade,
   reason text not null,
   failures integer not null
 );
-comment on table picture_queue.breaker is 'Failures of one kind in a row, for queues that pause after some.';
-alter table picture_queue.breaker enable row level security;
+comment on table picture_queue.breaker is 'Failures in a row for one reason, of queues with breaker_failures.';

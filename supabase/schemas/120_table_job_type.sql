@@ -1,4 +1,3 @@
--- The policy of each job type, registered by the workers that have a handler for it.
 create table picture_queue.job_type (
   name text primary key,
   queue text,
@@ -9,7 +8,6 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
-  registered_at timestamptz not null default now(),
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -18,5 +16,5 @@ create table picture_queue.job_type (
   ),
   constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
 );
-comment on table picture_queue.job_type is 'Policy per job type; null means the queue''s, then the default.';
-alter table picture_queue.job_type enable row level security;
+comment on table picture_queue.job_type is
+  'The policies of job types, registered by workers; null: that of the queue, or the default in setting, applies.';

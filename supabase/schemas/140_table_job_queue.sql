@@ -69,29 +69,29 @@ create table public.job_queue (
 );
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
--- The one hot index: what can be claimed now, in the order of claims. Its entries, and those of job_queue_listed, are
--- all different: to look for equal ones when a page is full would cost a new job half a microsecond.
+-- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so they are not
+-- deduplicated: the search for equal entries when a page is full would cost a new job half a microsecond.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
--- What becomes claimable by the clock.
+-- Jobs that become claimable at a time.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
--- Leases in force: finds the jobs of a repeated claim, and is small enough to sweep whole.
+-- Leases in force: for repeated claims, and for the sweep of expired leases, which reads the whole index.
 create index job_queue_leased on public.job_queue (lease_id)
   where status = 'processing' and hold is null;
--- The last turn of a tenant, in queues that share fairly.
+-- The last turn of each tenant, in queues with fair_share.
 create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
   where status = 'pending' and hold is null and tenant is not null;
--- Jobs held by a limit, best first, and those let through it that nobody has claimed yet.
+-- Blocked jobs of a limit key in the order of claims, and unblocked ones that are not claimed yet.
 create index job_queue_blocked on public.job_queue (blocked_on, hold, queue, job_type, rank, turn, seq)
   where status = 'pending' and blocked_on is not null;
 create index job_queue_parked on public.job_queue (parked_on, parked_at) where hold = 'parked';
 create index job_queue_expiring on public.job_queue (expires_at)
   where status = 'pending' and expires_at is not null;
--- Finished jobs by age: the failed for people, all for pruning.
+-- Finished jobs by age: for lists of failed jobs, and for pruning.
 create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
--- The jobs of a queue in one state, by age: lists, purges, and changes by filter. Running jobs are few and have
--- job_queue_leased and job_queue_parked: without them here a claim writes no entry. Ascending, since Postgres
--- fills the pages of an index that grows at the end.
+-- The jobs of a queue in one state by age: for lists, purges, and changes by filter. Running jobs are few and are found
+-- by job_queue_leased and job_queue_parked; since they are not in this index, a claim writes no entry to it. It is
+-- ascending, since Postgres fills the pages of an index that grows at its end.
 create index job_queue_listed on public.job_queue (queue, status, seq) with (deduplicate_items = off)
   where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
@@ -100,10 +100,10 @@ create unique index job_queue_idempotency on public.job_queue (idempotency_key, 
   nulls not distinct where idempotency_key is not null;
 create unique index job_queue_unique on public.job_queue (unique_key) where status = any(unique_states);
 
--- Whose a job is and what its owner said of it has no statistics: an estimated count (PostgREST's
--- count=planned) is made from them whatever row level security hides, and would tell a guess that is right
--- from one that is wrong, and by halves the id of a job (id=lt.). Each of these is found by an index of its own, or
--- not at all; elements of arrays have statistics too.
+-- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an
+-- estimated count (count=planned) from statistics, regardless of row level security: a user could learn from the
+-- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries find these columns
+-- by their own index or not at all. Array columns are among them, since statistics of their elements are kept too.
 alter table public.job_queue
   alter id set statistics 0, alter tags set statistics 0, alter limit_keys set statistics 0,
   alter slots set statistics 0,
@@ -111,4 +111,3 @@ alter table public.job_queue
   alter batch_id set statistics 0, alter idempotency_key set statistics 0, alter unique_key set statistics 0,
   alter parked_on set statistics 0, alter blocked_on set statistics 0, alter message set statistics 0,
   alter error set statistics 0;
-alter table public.job_queue enable row level security;

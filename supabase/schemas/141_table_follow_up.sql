@@ -1,23 +1,21 @@
--- What a change of a job leaves to do for other jobs. Written in the transaction of the change; the first few
--- are done there as well, the rest by maintenance, in bounded steps that fail alone.
+-- Work for other jobs that follows from a change of a job. The rows are written in the transaction of the change. The
+-- first few are processed there too, the rest by maintenance, in bounded steps of which each can fail alone.
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
   subject uuid not null,
+  -- Of a batch: by how much its counts change. Of a child: "before" is a transaction id; when all transactions with a
+  -- lower id have ended, no parent can have missed the child. "looks" is how often the child was checked.
   data jsonb,
   due_at timestamptz not null default '-infinity',
   constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
 );
 comment on table picture_queue.follow_up is
-  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch.';
-comment on column picture_queue.follow_up.data is
-  'Of a batch: how much its counts change. Of a child: "before" is a transaction id; once every transaction with a'
-  ' lower id has ended, no parent can have missed the child. "looks" is how often it was looked at.';
+  'Work that follows from changes of jobs: children of a finished parent, a new child, the counts of a batch.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
-alter table picture_queue.follow_up enable row level security;
 
--- Steps that failed, for one subject each. Others go on; the step is tried again at retry_at.
+-- Steps that failed, each for one subject. Other subjects are processed; this one is tried again at retry_at.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,
@@ -30,39 +28,29 @@ create table picture_queue.failed_step (
 comment on table picture_queue.failed_step is
   'Steps of maintenance and claims that failed for one subject, to be tried again; queue_doctor() shows them.';
 create index failed_step_retry on picture_queue.failed_step (retry_at);
-alter table picture_queue.failed_step enable row level security;
 
 create table picture_queue.lease_extension (
-  -- No foreign key: it would wait for the very lock that is in the way.
+  -- No foreign key: its check would wait for the lock on the row of the job.
   job_id uuid primary key,
   lease_id uuid not null,
   lease_expires_at timestamptz not null
 );
 comment on table picture_queue.lease_extension is
-  'Leases prolonged beside their job, whose row somebody else had locked at the heartbeat.';
-alter table picture_queue.lease_extension enable row level security;
+  'Leases that a heartbeat extended here, because another transaction had locked the row of the job.';
 
--- Who does the maintenance, until when, and when they look next.
 create table picture_queue.maintenance (
   only_row boolean primary key default true constraint maintenance_has_one_row check (only_row),
   worker text,
   leased_until timestamptz not null default '-infinity',
-  done_at timestamptz not null default '-infinity',
+  done_at timestamptz not null default '-infinity',  -- when the latest round began
+  -- When the next round is to begin. Work that becomes due earlier wakes the worker that holds the lease.
   look_at timestamptz not null default '-infinity',
-  sweep_at timestamptz not null default '-infinity',
-  fold_at timestamptz not null default '-infinity',
-  tidied boolean not null default false,
-  step_size integer not null default 100
+  sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
+  fold_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
+  prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
+  tidied boolean not null default false,  -- the latest round was one of housekeeping
+  step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
 );
-comment on column picture_queue.maintenance.step_size is
-  'How many subjects a step takes: more after quick rounds, fewer after slow ones.';
 comment on table picture_queue.maintenance is
-  'The lease of maintenance: one worker for the whole project, for some seconds.';
-comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
-comment on column picture_queue.maintenance.done_at is 'When the latest round began.';
-comment on column picture_queue.maintenance.look_at is
-  'When the next round is to begin; what becomes due earlier wakes the worker that has the lease.';
-comment on column picture_queue.maintenance.sweep_at is 'When to look for expired leases next.';
-comment on column picture_queue.maintenance.fold_at is 'When to add up depth_change next.';
+  'The worker that does the maintenance of the project, until when, and the times of its next steps.';
 insert into picture_queue.maintenance default values;
-alter table picture_queue.maintenance enable row level security;

@@ -1,4 +1,3 @@
--- A child waits for its parents; a row goes when its parent has finished.
 create table picture_queue.dependency (
   child_id uuid not null references public.job_queue (id) on delete cascade,
   parent_id uuid not null,
@@ -6,12 +5,9 @@ create table picture_queue.dependency (
   primary key (child_id, parent_id),
   constraint on_parent_failure_is_known check (on_parent_failure in ('cancel', 'fail', 'run'))
 );
-comment on table picture_queue.dependency is 'Which unfinished jobs a waiting job waits for.';
+comment on table picture_queue.dependency is 'The unfinished jobs that waiting jobs depend on.';
 create index dependency_parent on picture_queue.dependency (parent_id);
-alter table picture_queue.dependency enable row level security;
 
--- Jobs that belong together. Changes of the counts are follow-ups; when all jobs have finished, the
--- callback is enqueued.
 create table picture_queue.batch (
   id uuid primary key,
   total integer not null default 0,
@@ -20,17 +16,16 @@ create table picture_queue.batch (
   cancelled integer not null default 0,
   callback jsonb,
   callback_job_id uuid,
-  callback_error text,
+  callback_error text,  -- why the callback could not be enqueued
   metadata jsonb not null default '{}',
   created_at timestamptz not null default now(),
   finished_at timestamptz,
   constraint batch_counts_fit check (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
-comment on table picture_queue.batch is 'Jobs that belong together, how far they are, and what runs after them.';
-comment on column picture_queue.batch.callback_error is 'Why the callback could not be enqueued.';
+comment on table picture_queue.batch is
+  'Batches of jobs, the counts of their finished jobs, and the callback that is enqueued then.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
--- Finished batches whose callback is still to be enqueued.
+-- Finished batches whose callback has not been enqueued yet.
 create index batch_callback on picture_queue.batch (finished_at)
   where finished_at is not null and callback is not null and callback_job_id is null and callback_error is null;
-alter table picture_queue.batch enable row level security;

@@ -1,42 +1,36 @@
--- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those
--- named at its enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind
--- ('user:*'); the rule of the key itself wins.
+-- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those named at its
+-- enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind ('user:*'). The rule of a key
+-- precedes that of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
+  -- Jobs that were running when the rule was made are counted. Before that no job of its keys starts.
   counted boolean not null default false,
+  -- When to search again for running jobs that are not counted: claims that began before the rule may start some.
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
-  constraint limit_says_something check (max_running is not null or rate is not null),
+  constraint limit_has_maximum_or_rate check (max_running is not null or rate is not null),
   constraint rate_has_a_period check ((rate is null) = (period_seconds is null))
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
-comment on column picture_queue.limit_rule.counted is
-  'Jobs that were running when the rule was made are counted; before that none of its keys starts.';
-comment on column picture_queue.limit_rule.count_at is
-  'When to look again for running jobs not counted yet: claims that began before the rule may still start some.';
-alter table picture_queue.limit_rule enable row level security;
 
--- How many jobs run under each limited key, and until when it is paused. Whoever reads the row to decide, or
--- changes it, holds the advisory lock of the key (_lock_keys). That lock makes sure that each key has one row, so no
--- unique index is needed. version rises with each change: the newest row version comes first in the index, even
--- while an old snapshot keeps the versions before it from being cleaned up.
+-- A transaction that changes a row, or reads it to decide, holds the advisory lock of the key (_lock_keys). Because of
+-- that lock each key has one row, so no unique index is needed. version rises with each change: the newest row version
+-- comes first in the index, even while an old snapshot keeps the versions before it from being cleaned up.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
   paused_until timestamptz,
-  pause_reason text,
+  pause_reason text,  -- why a handler paused it; null if an operator did
   version bigint not null default 0
 );
 comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
-comment on column picture_queue.limit_key.pause_reason is 'Why a handler paused it; null if an operator did.';
 create index limit_key_newest on picture_queue.limit_key (key, version desc);
 create index limit_key_paused on picture_queue.limit_key (paused_until) where paused_until is not null;
-alter table picture_queue.limit_key enable row level security;
 
 create table picture_queue.start (
   key text not null,
@@ -44,22 +38,20 @@ create table picture_queue.start (
 );
 comment on table picture_queue.start is 'The latest starts of each key that has a rate.';
 create index start_key on picture_queue.start (key, at);
-alter table picture_queue.start enable row level security;
 
--- One row says that n jobs of this key ended, or, with n = 0, that jobs which wait for it may start at that time by
--- the clock. Rows are appended, so that whoever ends a job need not wait for the lock of the key; _unblock_keys takes
--- them, subtracts n from limit_key.running, and unblocks jobs.
+-- A row says that n jobs of this key ended; with n = 0, that jobs which wait for the key may start at that time. Rows
+-- are appended, so that a transaction that ends a job does not wait for the lock of the key. _unblock_keys takes them,
+-- subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
   n integer not null default 1,
   at timestamptz not null default picture_queue._now()
 );
 comment on table picture_queue.freed_key is
-  'Limit keys to look at, and when: fewer jobs run, which limit_key does not count yet, or the clock frees them.';
+  'When to unblock jobs of limit keys: jobs of the key have ended, or its pause or period ends.';
 -- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
-alter table picture_queue.freed_key enable row level security;
 
 create table picture_queue.tenant (
   name text primary key,
@@ -67,4 +59,3 @@ create table picture_queue.tenant (
   constraint tenant_weight_is_in_range check (weight between 0.001 and 1000)
 );
 comment on table picture_queue.tenant is 'The weight of tenants in queues that share fairly; 1 where there is no row.';
-alter table picture_queue.tenant enable row level security;

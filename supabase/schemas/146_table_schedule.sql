@@ -1,5 +1,5 @@
--- Jobs that come again: by cron in a time zone, or every so many seconds, counted from created_at.
--- job is an item of enqueue_jobs without what belongs to one job only.
+-- Schedules of recurring jobs: by a cron expression in a time zone, or at an interval counted from created_at. The
+-- column job is an item of enqueue_jobs without the fields that belong to one job only.
 create table picture_queue.schedule (
   name text primary key,
   cron text,
@@ -15,16 +15,15 @@ create table picture_queue.schedule (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint schedule_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
-  constraint schedule_has_one_rhythm check ((cron is null) <> (every_seconds is null)),
+  constraint schedule_has_cron_or_interval check ((cron is null) <> (every_seconds is null)),
   constraint schedule_interval_is_in_range check (every_seconds between 1 and 31536000),
   constraint schedule_missed_is_known check (missed in ('skip', 'once', 'all')),
   constraint schedule_job_is_object check (jsonb_typeof(job) = 'object'),
-  constraint schedule_comes_unless_paused check ((next_at is null) = paused)
+  constraint schedule_has_next_unless_paused check ((next_at is null) = paused)
 );
-comment on table picture_queue.schedule is 'Jobs that come again, by cron or at an interval.';
+comment on table picture_queue.schedule is 'Schedules of recurring jobs, by cron or at an interval.';
 comment on column picture_queue.schedule.missed is
-  'What is made up for when ticks passed unseen: skip none (two minutes are forgiven), once the latest, all.';
+  'Which missed ticks make a job: skip (none, unless under two minutes late), once (the latest), all.';
 comment on column picture_queue.schedule.last_at is 'The latest tick that made a job, and last_job_id that job.';
 comment on column picture_queue.schedule.last_error is 'Why the latest tick made no job; null if it did.';
 create index schedule_due on picture_queue.schedule (next_at) where not paused;
-alter table picture_queue.schedule enable row level security;

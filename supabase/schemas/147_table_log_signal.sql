@@ -9,23 +9,19 @@ create table picture_queue.log (
 );
 comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each.';
 create index log_job on picture_queue.log (job_id, id);
-alter table picture_queue.log enable row level security;
 
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
+  -- When it was sent, or found the first job that parked on it later. It does not wake jobs that park after that.
   sent_at timestamptz not null,
+  -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   look_at timestamptz
 );
 comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
-comment on column picture_queue.signal.sent_at is
-  'When it was sent, or found the first job that parked on it later: jobs that park after that are not woken by it.';
-comment on column picture_queue.signal.look_at is
-  'When to look again for jobs parked on the event; null: no job was parked when it came.';
 create index signal_look on picture_queue.signal (look_at) where look_at is not null;
-alter table picture_queue.signal enable row level security;
 
--- So that a call whose answer was lost can be repeated. There is a row for each call with an id.
+-- The answers of calls with an id, so that a call whose answer was lost can be repeated.
 create table picture_queue.answer (
   call text not null,
   id text not null,
@@ -35,4 +31,3 @@ create table picture_queue.answer (
 );
 comment on table picture_queue.answer is 'Answers of calls that must not run twice, kept for a day.';
 create index answer_at on picture_queue.answer (at);
-alter table picture_queue.answer enable row level security;

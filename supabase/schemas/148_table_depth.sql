@@ -1,5 +1,5 @@
--- How many jobs there are in each state. _transition appends what changed, maintenance adds it up,
--- readers take the sum of both: exact, no counting of jobs, and nobody waits for a counter's lock.
+-- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds them to depth, and
+-- readers take the sum of both. So the counts are exact, no jobs are counted, and no caller waits for a counter's lock.
 create table picture_queue.depth (
   queue text not null,
   status text not null,
@@ -7,8 +7,7 @@ create table picture_queue.depth (
   n bigint not null,
   unique nulls not distinct (queue, status, hold)
 );
-comment on table picture_queue.depth is 'Jobs by queue and state, as of the last folding.';
-alter table picture_queue.depth enable row level security;
+comment on table picture_queue.depth is 'Numbers of jobs by queue and state, without the rows of depth_change.';
 
 create table picture_queue.depth_change (
   queue text not null,
@@ -17,8 +16,7 @@ create table picture_queue.depth_change (
   n integer not null,
   at timestamptz not null
 );
-comment on table picture_queue.depth_change is 'What changed in depth since the last folding.';
-alter table picture_queue.depth_change enable row level security;
+comment on table picture_queue.depth_change is 'Changes of the numbers of jobs that are not added to depth yet.';
 
 create table picture_queue.throughput (
   queue text not null,
@@ -29,4 +27,3 @@ create table picture_queue.throughput (
 );
 comment on table picture_queue.throughput is 'Jobs finished per minute, kept for two days.';
 create index throughput_minute on picture_queue.throughput (minute);
-alter table picture_queue.throughput enable row level security;

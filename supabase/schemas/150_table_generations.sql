@@ -1,4 +1,3 @@
--- What somebody asked for. status, error and finished_at follow the job (_transition keeps them).
 create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
@@ -14,14 +13,13 @@ create table public.generations (
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
-comment on table public.generations is 'Pictures asked for; status follows the job.';
+comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
 create index generations_owned on public.generations (user_id, created_at desc);
 create index generations_job on public.generations (job_id);
--- As in job_queue: no estimate may depend on what others said.
+-- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
   alter prompt set statistics 0, alter error set statistics 0;
-alter table public.generations enable row level security;
 
 create table public.images (
   id uuid primary key default gen_random_uuid(),
@@ -34,7 +32,7 @@ create table public.images (
   height integer,
   bytes bigint,
   created_at timestamptz not null default now(),
-  constraint n_counts_from_one check (n >= 1),
+  constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );
 comment on table public.images is 'The pictures of a generation, in the bucket "pictures" under path.';
@@ -42,4 +40,3 @@ create index images_owned on public.images (user_id, created_at desc);
 alter table public.images
   alter id set statistics 0, alter user_id set statistics 0, alter generation_id set statistics 0,
   alter path set statistics 0;
-alter table public.images enable row level security;

@@ -1,4 +1,4 @@
--- The catalogue start_generation checks against; filled at the end of the schema.
+-- start_generation checks inputs against this catalogue. 700_data_models.sql fills it.
 create table picture_queue.model (
   model_id text primary key,
   kind text not null,
@@ -14,4 +14,3 @@ create table picture_queue.model (
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
 comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';
-alter table picture_queue.model enable row level security;

@@ -1,5 +1,5 @@
--- Each prediction paid for, or about to be. The row is committed before Replicate is called and
--- learns the prediction's id right after, so that a new worker can attach instead of paying again.
+-- The predictions that are paid for, or are about to be. A row is committed before the call of Replicate, and the id of
+-- the prediction is written right after it, so that another worker can resume the prediction instead of paying again.
 create table picture_queue.prediction (
   id uuid primary key default gen_random_uuid(),
   job_id uuid not null,
@@ -23,4 +23,3 @@ create unique index prediction_live on picture_queue.prediction (generation_id)
   where state in ('creating', 'created');
 create index prediction_generation on picture_queue.prediction (generation_id, created_at);
 create index prediction_recent on picture_queue.prediction (created_at) where prediction_id is not null;
-alter table picture_queue.prediction enable row level security;

@@ -1,6 +1,5 @@
--- The changes of state that the job's row does not show: every one but claim and complete, the last
--- 50 of each job. Rows of fail, back_off and expire are its failed attempts. Internal: owners see
--- job_queue.error.
+-- All changes of state but claim and complete, which the row of the job shows. The actions fail, back_off and expire
+-- are failed attempts. The table is internal: owners see job_queue.error.
 create table picture_queue.history (
   id bigint generated always as identity primary key,
   job_id uuid not null references public.job_queue (id) on delete cascade,
@@ -17,4 +16,3 @@ create table picture_queue.history (
 );
 comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each.';
 create index history_job on picture_queue.history (job_id, id);
-alter table picture_queue.history enable row level security;

@@ -1,5 +1,5 @@
--- What was pruned, for projects that want to keep it (setting archive): a partition a month of
--- finishing (UTC), made when it is needed and dropped after keep_archive_months.
+-- A partition holds the jobs that finished in a month (UTC). It is created when it is needed, and dropped after
+-- keep_archive_months.
 create table picture_queue.archive (
   id uuid not null,
   seq bigint not null,
@@ -24,6 +24,5 @@ create table picture_queue.archive (
   primary key (id, finished_at)
 ) partition by range (finished_at);
 comment on table picture_queue.archive is
-  'Jobs that were pruned, by month of finishing; only where setting.archive is on.';
+  'Jobs that were pruned while the setting archive was on, by the month in which they finished.';
 create index archive_owned on picture_queue.archive (user_id) where user_id is not null;
-alter table picture_queue.archive enable row level security;

@@ -1,5 +1,5 @@
--- The state machine, as data: an action moves a job from one state to another or does nothing.
--- attempt_delta: a claim counts an attempt; what ends without fault of the job gives it back.
+-- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim counts an
+-- attempt; an action that ends it without a fault of the job gives it back.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
@@ -17,14 +17,13 @@ create table picture_queue.state_transition (
   )
 );
 comment on table picture_queue.state_transition is 'The permitted changes of state; read by _transition.';
-alter table picture_queue.state_transition enable row level security;
 
 insert into picture_queue.state_transition (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
   ('claim',    'pending',    null,        'processing', null,         1),
   ('complete', 'processing', null,        'completed',  null,         0),
   ('fail',     'processing', null,        'failed',     null,         0),
   ('back_off', 'processing', null,        'pending',    'scheduled',  0),  -- retry after an error
-  ('expire',   'processing', null,        'pending',    null,         0),  -- the lease ended unheard
+  ('expire',   'processing', null,        'pending',    null,         0),  -- the lease expired
   ('snooze',   'processing', null,        'pending',    'scheduled', -1),
   ('release',  'processing', null,        'pending',    null,        -1),
   ('park',     'processing', null,        'processing', 'parked',     0),
@@ -33,11 +32,11 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('delay',    'pending',    null,        'pending',    'scheduled',  0),  -- a debounce or a replacement
   ('delay',    'pending',    'scheduled', 'pending',    'scheduled',  0),
   ('delay',    'pending',    'blocked',   'pending',    'scheduled',  0),
-  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- a claim found its key full
+  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- its key has no capacity
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
-  ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before they have
-  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- so have they, but not yet due
+  ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- they have, but it is not due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
   ('abandon',  'pending',    'blocked',   'failed',     null,         0),

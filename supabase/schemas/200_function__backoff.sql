@@ -1,5 +1,5 @@
--- Seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with
--- jitter both ways so that jobs which failed together do not come back together.
+-- Returns the seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with
+-- jitter up and down, so that jobs that failed together are not retried together.
 create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
 returns real
 language sql volatile set search_path = pg_catalog, pg_temp
@@ -12,7 +12,7 @@ as $$
     * (1 - p_jitter + 2 * p_jitter * random()))::real
 $$;
 
--- The backoff of a job, resolved in this order: job, job type, queue, setting.
+-- Returns the backoff of a job. Each value is resolved in this order: job, job type, queue, setting.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$

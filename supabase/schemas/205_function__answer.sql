@@ -1,7 +1,7 @@
--- Calls that cannot be made twice: with an id of the caller's, a repeated one gets the answer of the first.
+-- Answers of calls that must not be made twice: a call that repeats the id of an earlier one returns its answer.
 
--- The answer that the call of this id gave before; null if it is new, or has no id. A first call that has not
--- committed yet is waited for.
+-- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
+-- first call that has not committed yet.
 create function picture_queue._first_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -17,12 +17,14 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Keeps the answer for the repetitions of the call, and returns it.
+-- Stores the answer for repetitions of the call, if it has an id, and returns it. _first_answer has made the row.
 create function picture_queue._keep_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  update picture_queue.answer a set answer = p_answer where a.call = p_call and a.id = p_id;
+  if p_id is not null then
+    update picture_queue.answer a set answer = p_answer where a.call = p_call and a.id = p_id;
+  end if;
   return p_answer;
 end
 $$;

@@ -1,5 +1,5 @@
--- Announces the state of these jobs, one event each, on the owner's topic or else the job's own.
--- The whole visible state is in it, the result never.
+-- Sends an event for each of these jobs, on the topic of its owner, or of the job if it has none. The event holds the
+-- visible state of the job without its result.
 create function picture_queue._emit(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -26,9 +26,9 @@ begin
 end
 $$;
 
--- Wakes the workers of these queues: one message a queue, and only where a worker said that it has
--- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again'). Over Realtime for
--- workers that come through the API, by NOTIFY for those with a connection of their own.
+-- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' it sends the message
+-- only if a worker of the queue is idle. Workers that use the API receive it over Realtime, those with a connection of
+-- their own by NOTIFY.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

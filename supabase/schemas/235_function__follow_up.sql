@@ -1,9 +1,9 @@
--- Follow-ups: what a change of jobs leaves to do for other jobs. Each kind is a step that takes the ids of
--- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
+-- Follow-ups: work for other jobs that follows from a change of jobs. Each kind has a step that takes the ids of
+-- follow-ups, does a bounded part of the work, never waits for a row, and deletes the follow-ups that are done.
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
--- and to of each change). Runs the first 20, so that chains and batches are quick, and wakes maintenance for the rest;
--- neither if p_begins_follow_ups is false: then the caller does them, or the next round of maintenance.
+-- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
+-- rest. If p_begins_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
 create function picture_queue._note_follow_ups(
   p_moved picture_queue.moved[], p_batches jsonb, p_begins_follow_ups boolean)
 returns void
@@ -45,7 +45,7 @@ begin
 end
 $$;
 
--- Resolves the dependents of finished parents, p_limit at most, and the children of those that end with them.
+-- Resolves up to p_limit dependents of finished parents, and of those dependents that end with their parent.
 create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -79,11 +79,11 @@ begin
     where f.id = any (v_mine) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- Children that are still not resolved are locked or failed: look again in 0.2 seconds.
+    -- The rest of the children are locked, or their change failed: try again in 0.2 seconds.
     if v_resolved = 0 or v_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
     end if;
-    -- Children that ended have children of their own: -infinity, the default, is on the follow-ups just made.
+    -- The follow-ups of children that ended, for children of their own: new ones have the default -infinity.
     v_ids := array(
       select f.id from picture_queue.follow_up f
       where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
@@ -92,11 +92,11 @@ begin
 end
 $$;
 
--- Resolves what these children wait for: links to finished parents go; a child whose last parent completed
--- becomes ready; one whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Children
--- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
--- finish at once cannot each wait for the other. p_begins_follow_ups: as for _transition, for the children that end;
--- _resolve_parents does theirs itself. Returns how many it found unlocked.
+-- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
+-- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The
+-- rows of children are locked before their links are counted, so two parents that finish at once cannot each leave the
+-- child to the other. p_begins_follow_ups: as for _transition, for children that end; _resolve_parents processes these
+-- itself. Returns the number of children that were not locked.
 create function picture_queue._resolve_dependents(p_children uuid[], p_begins_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -104,7 +104,7 @@ as $$
 declare
   v_children uuid[] := array(
     select j.id from public.job_queue j where j.id = any (p_children) order by j.id for update skip locked);
-  v_broken jsonb;  -- child: what it does then, and why
+  v_broken jsonb;  -- by child that ends: the action and the reason
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
@@ -116,14 +116,14 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- By name rather than by a join, which for thousands of children would look at each pair. Of several parents the
-  -- first by id is named: in an object the last value of a key wins, hence the descending order.
+  -- An object rather than a join, which for thousands of children would compare each pair. Of several parents the
+  -- reason names the first by id: in an object the last value of a key wins, hence the descending order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
   into v_broken
   from resolved s
-  -- By its id, whatever the planner thinks of how few jobs have failed.
+  -- `offset 0`, so that the planner finds the job by its id even if it expects few failed jobs.
   cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
   where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
 
@@ -143,9 +143,9 @@ begin
 end
 $$;
 
--- Looks whether parents of new children finished while those were being enqueued: an enqueue locks no parent,
--- and a parent that finishes before the enqueue commits does not see the child. Looks again, less and less
--- often, until every transaction has ended that was under way at the first look: after that no parent can have
+-- Resolves new children whose parents finished while the children were enqueued: an enqueue does not lock parents, and
+-- a parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing
+-- intervals, until all transactions have ended that were in progress at the first check: after that no parent can have
 -- missed the child.
 create function picture_queue._resolve_new_dependents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -164,7 +164,7 @@ begin
   delete from picture_queue.follow_up f
   where f.id = any (v_mine) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
-      -- Somebody has the child locked, or its change failed.
+      -- The child is locked, or its change failed.
       select from picture_queue.dependency d
       left join public.job_queue p on p.id = d.parent_id
       where d.child_id = f.subject and (p.id is null or p.finished_at is not null))
@@ -178,8 +178,8 @@ begin
 end
 $$;
 
--- Adds all noted changes to the counts of these batches, notes which are finished, or are not any more, and enqueues
--- callbacks. A batch that somebody has locked (one who adds jobs to it) is left for later.
+-- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks. A
+-- batch that another transaction has locked, for example to add jobs to it, is left for later.
 create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -221,8 +221,8 @@ begin
 end
 $$;
 
--- Enqueues the callbacks of finished batches, once each. One that is refused is noted on its batch: it would
--- be refused again.
+-- Enqueues the callback of each of these finished batches once. If a callback is refused, the reason is written to the
+-- batch, and it is not tried again.
 create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

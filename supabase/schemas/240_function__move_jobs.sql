@@ -1,9 +1,9 @@
--- Moves jobs that the caller has chosen and locked. The kind says why: promote (they are due), sweep (their lease
--- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event
--- came), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
--- ends. It does not if the worker has not confirmed the start, in the row or beside it (_heartbeat): the job had not
--- started. After 20 such claims in a row it does, since the job may kill its workers before they confirm anything.
--- Returns how many jobs moved.
+-- Moves jobs that the caller has chosen and locked. The kind is the reason: promote (they are due), sweep (their lease
+-- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event was
+-- sent), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
+-- ends. It does not count if the worker has not confirmed the start, in the row or in lease_extension. After 20 such
+-- claims in a row it counts all the same, since the job may kill its workers before they confirm. Returns the number
+-- of moved jobs.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -16,7 +16,8 @@ begin
       case p_kind
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
         when 'sweep' then case
-          -- One cancelled while it was parked is claimed once more, to undo its work: not if that claim never started.
+          -- A job that was cancelled while parked is claimed once more to undo its work. If that claim never started,
+          -- it is not cancelled but released, to be claimed again.
           when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and u.is_unstarted) is not true
             then 'cancel'
           when u.is_unstarted then 'release'
@@ -28,7 +29,7 @@ begin
       null,
       (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
-        when 'sweep' then 'The worker was not heard of again before its lease ended.'
+        when 'sweep' then 'The lease expired, since the worker sent no heartbeat.'
         when 'expire' then 'It was not started before it expired.'
         when 'purge' then 'The queue was purged.'
       end,

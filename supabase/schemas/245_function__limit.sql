@@ -4,7 +4,7 @@
 -- whoever ends a job appends its keys, and whoever blocks one appends when its key may let it start. _unblock_keys
 -- subtracts the ended jobs and unblocks those that wait, in the next claim or in maintenance.
 
--- The keys a job runs under.
+-- Returns the limit keys of a job.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -13,10 +13,10 @@ as $$
     || p_limit_keys
 $$;
 
--- What holds for each of these keys: its own rule or that of its kind, until when it is paused, how many jobs run
--- under it, how many more may start now, and when that changes by the clock (free_at; null: only the end of a job
--- helps). Keys for which nothing holds are left out. Exact for whoever holds the locks of the keys: ends of jobs that
--- are not visible yet make the capacity less, never more.
+-- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
+-- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
+-- only when a job ends). The result is exact for a caller that holds the locks of the keys: ends of jobs that are not
+-- visible yet make the capacity smaller, never larger.
 create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -86,7 +86,7 @@ begin
 end
 $$;
 
--- Adds to the numbers of running jobs of locked keys, making the rows that are not there.
+-- Adds to the numbers of running jobs of locked keys, and inserts missing rows.
 create function picture_queue._add_running(p_keys text[], p_counts integer[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -95,7 +95,7 @@ declare
   v_count integer;
 begin
   for v_key, v_count in select k, n from unnest(p_keys, p_counts) as c (k, n) loop
-    -- The newest row by its place: other versions of it may be kept by an old snapshot.
+    -- By its ctid, since an old snapshot may keep other versions of the row.
     update picture_queue.limit_key l set running = greatest(l.running + v_count, 0), version = l.version + 1
     where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = v_key order by o.version desc limit 1);
     if not found then
@@ -105,10 +105,10 @@ begin
 end
 $$;
 
--- Plans when to look at keys again, by rows of freed_key with a time to come: when their pause or the period of their
--- rate ends; in one second, if jobs wait although the key has capacity (more wait than one look unblocks, or those
--- unblocked are not claimed yet); at p_latest, if that is earlier, or only the end of a job helps. Without p_latest a
--- key gets no row if an earlier look is planned.
+-- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the
+-- period of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all,
+-- or those it unblocked are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an
+-- earlier one is planned, or if only the end of a job gives it capacity.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -135,11 +135,11 @@ begin
 end
 $$;
 
--- Subtracts the ended jobs of these keys, and unblocks jobs that wait for those with capacity: of each queue and job
+-- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
 -- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
--- type without a worker, does not hold back others; claims block what is too much again. A key can block jobs of many
--- queues and types: it looks at the first hundred pairs, and at a hundred from one on that some worker takes. Keys that
--- somebody has locked are left for the next call.
+-- type without a worker, does not hold back others; claims block jobs again for which there is no capacity. A key can
+-- block jobs of many pairs of queue and type: it examines the first hundred pairs, and a hundred from a pair on that
+-- some worker takes. Locked keys are left to the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -161,7 +161,7 @@ begin
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
   perform picture_queue._isolate('unblock', array(
     with recursive pair as (
-      -- Queues and job types, one after the other through the index.
+      -- Pairs of queue and job type, each found by a step in the index.
       select k.key, o.queue, o.job_type, 1 as n
       from unnest(v_keys) as k (key)
       cross join (
@@ -213,7 +213,7 @@ begin
 end
 $$;
 
--- Unblocks jobs of up to a hundred keys that block some and have a recent row in freed_key which is due.
+-- Unblocks jobs of up to a hundred keys that block jobs and have a recent row in freed_key that is due.
 create function picture_queue._unblock_freed_keys() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -235,8 +235,8 @@ begin
 end
 $$;
 
--- The keys of these rules under which running jobs do not count yet: those jobs started before there was the rule,
--- or in a claim that did not know it yet.
+-- Returns the running jobs that do not count yet under keys of these rules, and these keys. Such a job started before
+-- the rule existed, or in a claim that did not see it yet.
 create function picture_queue._uncounted(p_rules text[]) returns table (job_id uuid, keys text[])
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -248,9 +248,9 @@ as $$
   group by j.id
 $$;
 
--- Counts the jobs that _uncounted returns under their keys, p_limit at most. Until all are counted, nothing starts
--- under the rule. A job that somebody keeps locked for ten seconds does not stop its key for longer: from then on the
--- limit may be exceeded by it. For as long it looks again, since claims that do not know the rule may be under way.
+-- Counts up to p_limit of the jobs that _uncounted returns under their keys. Until all are counted, no job starts
+-- under the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it.
+-- For ten seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -1,10 +1,10 @@
--- Decides which of these locked jobs may start, in their order: each has a place among those that name the same limited
--- key, and starts if no place is beyond what its keys have capacity for; p_max_jobs at most. Counts those that start,
--- which the caller has to start, and returns them with their limited keys. Blocks those for which a key has no capacity
--- at all. Other jobs stay pending: jobs before them in the order, started or not, have the places that are left, or
--- another transaction has locked a key of theirs. If there are so many of the latter that a claim finds no others
--- behind them (it has picked all the 5,000 it may), their key counts as full, and is looked at again soon. Locks keys
--- until the transaction ends.
+-- Decides which of these locked jobs may start, p_max_jobs at most. A job has a place, by the order of the list, among
+-- the jobs with the same limited key; it may start if for each of its keys the place is within the capacity. The
+-- function counts these jobs as running and returns them with their limited keys; the caller must start them. It blocks
+-- jobs of which a key has no capacity at all. The others stay pending: jobs before them take the capacity, or another
+-- transaction has locked one of their keys. If a claim has picked 5,000 candidates, the most that it may, a locked key
+-- counts as full, since the claim would find no jobs behind such candidates. Keys stay locked until the transaction
+-- ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -26,7 +26,7 @@ begin
       or split_part(k.key, ':', 1) || ':*' in (select r.key from picture_queue.limit_rule r)
       or k.key in (select l.key from picture_queue.limit_key l where l.paused_until > v_now));
   if v_limited = '{}' then
-    return array(select row(c.id, null, null)::picture_queue.candidate from unnest(p_candidates[:p_max_jobs]) c);
+    return array(select row(c.id, null, null, null)::picture_queue.candidate from unnest(p_candidates[:p_max_jobs]) c);
   end if;
   v_locked := picture_queue._lock_keys(v_limited);
   select coalesce(jsonb_object_agg(l.key, l.capacity), '{}'), array_agg(l.key) filter (where l.rate is not null)
@@ -36,13 +36,13 @@ begin
     select c.n, c.id, k.key,
       coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 5000 then 0 end) as capacity,
       row_number() over (partition by k.key order by c.n) as place
-    from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, n)
-    -- A key that a job names twice is one slot all the same.
+    from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, bytes, n)
+    -- A key that a job names twice takes one slot.
     left join lateral (select distinct u.key from unnest(c.keys) as u (key) where u.key = any (v_limited)) k on true
   ),
   judged as (
     select p.n, row(p.id, array_agg(p.key) filter (where p.key is not null),
-        min(p.key) filter (where p.capacity <= 0))::picture_queue.candidate as candidate,
+        min(p.key) filter (where p.capacity <= 0), null)::picture_queue.candidate as candidate,
       bool_and(p.key is null or coalesce(p.place <= p.capacity, false)) as fits
     from place p group by p.n, p.id
   )
@@ -58,13 +58,13 @@ begin
     select c.key, v_now from unnest(v_keys, v_counts) as c (key, n) cross join generate_series(1, c.n) where c.key = any (v_rated);
   end if;
   if v_blocked is not null then
-    -- If one was unblocked for another key, that key has its slot back.
+    -- A job may have been unblocked for another key: it does not take the slot of that key.
     insert into picture_queue.freed_key (key, n)
     select distinct j.blocked_on, 0 from unnest(v_blocked) b join public.job_queue j on j.id = b.id
     where j.blocked_on <> b.blocked_on;
     perform picture_queue._transition((
       select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
-    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
+    -- A transaction that changes the rule may not see these jobs yet: process the keys again when they are visible.
     perform picture_queue._plan_keys(
       array(select distinct b.blocked_on from unnest(v_blocked) b), v_now + interval '1 second');
   end if;

@@ -1,9 +1,9 @@
--- The one validator. Every way to enqueue (one job, many, a batch and its callback, a schedule, a
--- generation) passes here, and so does the policy of a worker: what is accepted can be carried out later.
+-- The validator of every way to enqueue (one job, many, a batch and its callback, a schedule, a generation), and of the
+-- policies of job types. What it accepts can be carried out later.
 
--- What is wrong with a JSON value of a caller's, apart from its type; null if nothing. Every reader must
--- be able to read it: Python refuses integers of over 4,300 digits and stops at about 1,000 levels, and
--- to JavaScript a number beyond 1e308 is Infinity.
+-- Returns what is wrong with a JSON value of a caller, apart from its type; null if nothing. Every client must be able
+-- to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads a
+-- number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
 language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -16,8 +16,8 @@ begin
   elsif v_bytes > 200 and jsonb_path_exists(p_value, 'strict $.**{101}') then
     return 'is nested deeper than 100 levels';
   end if;
-  -- Of the digits of a number beyond 1e308 one stands at a multiple of 300. To look at these bytes takes a
-  -- tenth of the time of reading the numbers.
+  -- A number beyond 1e308 has a digit at a multiple of 300 bytes. To examine these bytes takes a tenth of the time of
+  -- reading all numbers.
   for i in 1..v_bytes / 300 loop
     if get_byte(v_text, i * 300 - 1) between 48 and 57 then
       return 'has a number beyond 1e308: ' || left(jsonb_path_query_first(p_value,
@@ -28,7 +28,7 @@ begin
 end
 $$;
 
--- Refuses what a look at arguments found, if it found anything.
+-- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
 create function picture_queue._refuse_problem(p_problem text, p_hint text default
   'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
@@ -45,10 +45,10 @@ begin
 end
 $$;
 
--- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
--- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
--- list (entries, characters of an entry), uuids (entries), choice (of these), object (bytes, if that is its bound); or
--- uuid, time (from 1970 to 9998), moment (any time), boolean.
+-- Returns what is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or integer
+-- (low, high), text (characters), name (characters, and which ones beside letters and digits), list (entries,
+-- characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time (from 1970 to
+-- 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -59,10 +59,10 @@ declare
   v_shown text := left(p_value::text, 100);
   v_fits boolean;
 begin
-  -- One statement a kind: of a single one the planner would try casts that the value is not meant for.
+  -- One statement for each kind: in a single one the planner would try casts of other kinds.
   case v_kind
     when 'number' then
-      -- What is closer to zero than a real can hold is longer.
+      -- The text of a number that is closer to zero than a real can hold is longer than 40 characters.
       return case when v_type <> 'number' or length(v_text) > 40
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
@@ -111,8 +111,8 @@ begin
 end
 $$;
 
--- What is wrong with the fields of an object, by a rule for each that is known; null if nothing. A JSON
--- null is the default of any field.
+-- Returns what is wrong with the fields of an object; null if nothing. p_rules has a rule for each known field. A JSON
+-- null stands for the default of a field.
 create function picture_queue._fields_problem(p_path text, p_object jsonb, p_rules jsonb) returns text
 language plpgsql stable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -148,8 +148,8 @@ begin
 end
 $$;
 
--- What is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
--- a mistyped one for instance, would make different jobs one.
+-- Returns what is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
+-- for example a mistyped one, would make different jobs equal, so it is refused.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -201,16 +201,16 @@ begin
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is no longer unique while it runs cannot become unique again: there may be another by then.
+    -- A job that is not unique while it runs cannot become unique again: there may be an equal job by then.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: with a finished state goes processing', v_states)
   end;
 end
 $$;
 
--- The jobs that callers describe, with their types and defaults; refuses the first that is not acceptable,
--- naming its place, the field and the value. p_name: what the caller calls it, if not one of jobs. p_first: of
--- a part of a call, the place of its first.
+-- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job, naming its
+-- place, the field and the value. p_name: the name of the argument, if it is not an entry of jobs. p_first: if p_jobs
+-- is a part of a call, the place of its first job.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -239,7 +239,7 @@ begin
     v_bad := 1;
   end;
   if v_error is not null and v_count > 1 then
-    -- A value is not of its type, and the database does not say which: it is in this half or in the other.
+    -- A value has the wrong type, and the error does not tell which: check each half.
     for v_half in 0..1 loop
       perform picture_queue._check_jobs(
         jsonb_path_query_array(p_jobs, '$[$from to $to]', jsonb_build_object(
@@ -280,11 +280,11 @@ begin
 end
 $$;
 
--- The jobs that callers describe, with their types and defaults, and the position of the first that is not acceptable.
--- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. Plain: all
--- have a place, and none has parents or a batch. Keyed: some have an id or a key of the caller's. (A pattern that
--- counts, as {0,127}, takes ten times as long.) Only nested loops are allowed: they keep the order of the call. `->>`
--- reads fields faster than jsonb_to_recordset.
+-- Returns the jobs that callers describe, with their types and defaults, and the place of the first invalid one (bad).
+-- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. is_plain:
+-- all have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested
+-- loops are allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than
+-- jsonb_to_recordset, and no pattern has a count such as {0,127}, which takes ten times as long.
 create function picture_queue._new_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -294,7 +294,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_max_attempts integer;
   v_max_bytes integer;
-  -- Most calls have jobs of one type, whose name is looked at once.
+  -- Most calls have jobs of one type, whose name is checked once.
   v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
   select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;

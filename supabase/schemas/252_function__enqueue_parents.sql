@@ -1,19 +1,19 @@
--- Dependencies of new jobs. A job may depend on jobs that are there, or that stand before it in the
--- same call: so no circle can ever form.
+-- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So no circle can
+-- form.
 
--- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
--- enqueue in a long transaction would hold up their heartbeats and reports: see _resolve_new_dependents.
+-- Refuses unknown parents, and marks the jobs that have to wait. Parents are not locked, since an enqueue in a long
+-- transaction would delay their heartbeats and reports: see _resolve_new_dependents.
 create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_places jsonb;  -- where in the call each id comes first
+  v_places jsonb;  -- by job id: its first place in the call
   v_bad record;
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
-  -- By name rather than by a join, which for thousands of jobs would look at each pair.
+  -- An object rather than a join, which for thousands of jobs would compare each pair.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
   select n.i, p.id, v_places ? p.id::text as is_later into v_bad
   from unnest(p_jobs) n
@@ -39,14 +39,14 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and resolves those of which a parent has finished already. A parent of the same call
--- may be a job that was there instead of it (p_answer): then that one is the parent, and may have finished long ago.
+-- Links new jobs to their parents, and resolves those with a finished parent. If the call names a parent that an
+-- existing job stands for (p_answer), the existing job is the parent; it may have finished long ago.
 create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_found jsonb;  -- id in the call: that of the job that was there
-  v_new jsonb;  -- the ids made by this call, which nobody else sees yet
+  v_found jsonb;  -- by id in the call: the id of the existing job
+  v_new jsonb;  -- the ids of new jobs, which no other transaction sees yet
   v_resolved uuid[];
 begin
   select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found

@@ -1,7 +1,6 @@
--- Cancels a job of the caller's: at once while it is pending; a running one is asked to stop (its
--- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
--- undo what it started. Cancelling twice is the same as once. Repeated with its request id, after its answer was
--- lost, it gives the same answer, although the job may have ended by then.
+-- Cancels a job of the caller: a pending job at once; a running job is asked to stop, which its worker learns with the
+-- next heartbeat; a parked job is claimed once more, so that its handler can undo what it started. The call is
+-- idempotent. A call that repeats a request id returns the answer of the first, although the job may have ended since.
 create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9,6 +8,7 @@ declare
   v_job record;
   v_request text := p_job_id || '/' || p_request_id;
   v_answer jsonb;
+  v_changes boolean;
 begin
   perform picture_queue._check_isolation();
   select * into v_job from public.job_queue
@@ -21,15 +21,17 @@ begin
     return v_answer;
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
-  elsif v_job.status = 'cancelled' or v_job.cancel_requested_at is not null then
-    return picture_queue._cancel_answer(p_job_id);
   end if;
-  perform picture_queue._cancel_jobs(array[p_job_id]);
-  perform picture_queue._fire_deferred();
-  v_answer := picture_queue._cancel_answer(p_job_id);
-  -- Only of a call that changed the job, so that nobody fills the table by repeating it with new ids.
+  v_changes := v_job.status <> 'cancelled' and v_job.cancel_requested_at is null;
+  if v_changes then
+    perform picture_queue._cancel_jobs(array[p_job_id]);
+    perform picture_queue._fire_deferred();
+  end if;
+  select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
+  into v_answer from public.job_queue j where j.id = p_job_id;
+  -- Only the answer of a call that changed the job, so that repeated calls with new ids do not fill the table.
   insert into picture_queue.answer (call, id, answer, at)
-  select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
+  select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
 exception when others then
   perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
@@ -37,15 +39,8 @@ exception when others then
 end
 $$;
 
-create function picture_queue._cancel_answer(p_job_id uuid) returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
-  from public.job_queue j where j.id = p_job_id
-$$;
-
--- Between a job that parks on an event and the sender of that event: whoever comes second sees what
--- the first has done.
+-- Locks events until the transaction ends. A job that parks on an event and the sender of the event both lock it, so
+-- the second of them sees what the first has done.
 create function picture_queue._lock_events(p_events text[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -53,10 +48,10 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs that parked on these events before they were sent; an event that no job was parked on, those that park
--- first. An event is kept until none of its jobs is left: maintenance wakes those beyond the first thousand, and those
--- that somebody has locked or whose change fails. A job that is woken and parks again waits for the next event. Returns
--- how many jobs woke.
+-- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
+-- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
+-- beyond the first thousand, and those that are locked or whose change fails. A job that is woken and parks again waits
+-- for the next event. Returns the number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

@@ -1,7 +1,7 @@
 -- Dead letters: the reasons of failures, and changes of many jobs at once.
 
--- Returns the reason behind an error: the text without what differs from one failure to the next (quoted text, ids and
--- numbers).
+-- Returns the reason of an error: its text without the parts that differ from one failure to the next (quoted text, ids
+-- and numbers).
 create function picture_queue._reason(p_error text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -13,7 +13,8 @@ as $$
     '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
 $$;
 
--- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
+-- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first. If the filter names another
+-- status, it counts the jobs in that status that have an error, such as those to be retried.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -23,24 +24,23 @@ declare
   v_reasons jsonb;
 begin
   execute format($sql$
-    select coalesce(jsonb_agg(jsonb_build_object('reason', r.reason, 'count', r.n, 'job_types', r.job_types,
-      'first_at', r.first_at, 'last_at', r.last_at, 'example_job_id', r.example) order by r.n desc, r.last_at desc), '[]')
+    with failed as materialized (
+      select j.id, coalesce(j.error, '') as error, j.job_type, coalesce(j.finished_at, j.updated_at) as failed_at
+      from public.job_queue j
+      where %s and (j.status = 'failed' or j.error is not null) order by j.finished_at desc limit 10000
+    ),
+    -- Once for each text, since many are equal.
+    reasons as materialized (
+      select d.error, picture_queue._reason(d.error) as reason from (select distinct f.error from failed f) d
+    )
+    select coalesce(jsonb_agg(jsonb_build_object('reason', g.reason, 'count', g.n, 'job_types', g.job_types,
+      'first_at', g.first_at, 'last_at', g.last_at, 'example_job_id', g.example) order by g.n desc, g.last_at desc), '[]')
     from (
-      select e.reason, sum(e.n) as n, min(e.first_at) as first_at, max(e.last_at) as last_at,
-        (array_agg(e.example order by e.last_at desc))[1] as example,
-        array(select distinct unnest(string_to_array(string_agg(e.job_types, ' '), ' ')) order by 1) as job_types
-      from (
-        select picture_queue._reason(d.error) as reason, count(*) as n, string_agg(distinct d.job_type, ' ') as job_types,
-          min(d.finished_at) as first_at, max(d.finished_at) as last_at,
-          (array_agg(d.id order by d.finished_at desc))[1] as example
-        from (
-          select j.id, coalesce(j.error, '') as error, j.job_type, j.finished_at from public.job_queue j
-          where %s order by j.finished_at desc limit 10000
-        ) d
-        group by d.error
-      ) e
-      group by e.reason order by n desc, last_at desc limit 100
-    ) r $sql$, v_where)
+      select r.reason, count(*) as n, array_agg(distinct f.job_type order by f.job_type) as job_types,
+        min(f.failed_at) as first_at, max(f.failed_at) as last_at, (array_agg(f.id order by f.failed_at desc))[1] as example
+      from failed f join reasons r on r.error = f.error
+      group by r.reason order by n desc, last_at desc limit 100
+    ) g $sql$, v_where)
   into v_reasons;
   return v_reasons;
 exception when lock_not_available or deadlock_detected then
@@ -159,16 +159,15 @@ begin
     when v_where = 'true' then 'filter names nothing'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
   foreach v_state in array v_states loop
-    v_where := picture_queue._jobs_where(filter, v_rules) || case v_state
-      when 'pending' then ' and j.status = ''pending'''
-      when 'processing' then ' and j.status = ''processing'' and j.hold is null'
-      when 'parked' then ' and j.status = ''processing'' and j.hold = ''parked'''
-      else format(' and j.status = %L and j.finished_at is not null', v_state) end;
+    v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
+      when 'parked' then picture_queue._filter_condition('hold', v_state)
+      when 'processing' then 'j.status = ''processing'' and j.hold is null'
+      else picture_queue._filter_condition('status', v_state) end;
     execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
     into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
-      -- What was asked to stop before needs no second asking.
+      -- Jobs that were asked to stop before are not asked again.
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;

@@ -32,11 +32,8 @@ begin
   from (
     select p.*
     from jsonb_each(job_types) e
-    cross join lateral jsonb_populate_record(
-      null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
-    where not exists (
-      select from picture_queue.job_type t
-      where t.name = e.key and to_jsonb(t) - 'registered_at' = to_jsonb(p) - 'registered_at')
+    cross join lateral jsonb_populate_record(null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key)) p
+    where not exists (select from picture_queue.job_type t where t.name = e.key and to_jsonb(t) = to_jsonb(p))
     order by e.key offset 0
   ) c;
   perform picture_queue._touch_worker(worker, queues, v_types, false);

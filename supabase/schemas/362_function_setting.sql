@@ -32,7 +32,7 @@ create function public.get_settings() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return (select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s);
+  return (select to_jsonb(s) - 'only_row' from picture_queue.setting s);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end

@@ -42,7 +42,7 @@ end
 $$;
 comment on function public.set_queue is 'Creates a queue or changes its settings.';
 
--- Counts of jobs by queue and state. Finished jobs count until they are pruned.
+-- Returns the numbers of jobs by queue and state. Finished jobs count until they are pruned.
 create function picture_queue._depths()
 returns table (queue text, status text, hold text, n bigint)
 language sql stable rows 100 set search_path = pg_catalog, pg_temp
@@ -56,11 +56,14 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Queues by name, or the one with that name, with counts of their unfinished jobs. The changes of the counts are added
--- up once for all queues.
-create function picture_queue._queues(p_queue text default null) returns setof jsonb
-language sql stable set search_path = pg_catalog, pg_temp
+-- Returns a page of the queues by name (_check_page), or the queue with that name, with counts of their unfinished
+-- jobs. The changes of the counts are added up once for all queues.
+create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
+  perform picture_queue._check_page(p_filter);
+  return query
   with states as materialized (
     select d.queue, jsonb_object_agg(coalesce(d.hold, d.status), d.n) as jobs from picture_queue._depths() d
     where d.status in ('pending', 'processing') and d.n <> 0 group by d.queue
@@ -73,41 +76,32 @@ as $$
   from picture_queue.queue q
   cross join (select picture_queue._now() as now offset 0) n
   left join states s on s.queue = q.name
-  where p_queue is null or q.name = p_queue
-  order by q.name
+  where (p_queue is null or q.name = p_queue) and q.name > coalesce(p_filter ->> 'after', '')
+  order by q.name limit coalesce((p_filter ->> 'limit')::integer, 10000);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+end
 $$;
 
--- One queue; refuses when there is none.
+-- Returns one queue; refuses an unknown one.
 create function picture_queue._queue(p_queue text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
+  select picture_queue._found((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
--- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after:
--- the name of the last row of the previous page.
+-- Refuses a filter of a list by name that is not valid. limit: how many rows a page has, 10,000 at most and by default;
+-- after: the name of the last row of the previous page.
 create function picture_queue._check_page(p_filter jsonb) returns void
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._check_fields('filter.', nullif(p_filter, 'null'), '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 $$;
 
--- filter: limit, after (_check_page).
 create function public.list_queues(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  perform picture_queue._check_page(filter);
-  return (
-    select coalesce(jsonb_agg(l.q), '[]')
-    from (
-      select q from picture_queue._queues() q
-      where q ->> 'name' > coalesce(filter ->> 'after', '') limit coalesce((filter ->> 'limit')::integer, 10000)) l);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$ select coalesce(jsonb_agg(q), '[]') from picture_queue._queues(filter) q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
@@ -120,19 +114,17 @@ begin
 end
 $$;
 
--- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
+-- No jobs are claimed from the queue until resume_at, or until it is resumed. Running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time to come, or none');
+  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time in the future, or none');
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
     'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
@@ -154,15 +146,8 @@ $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
 
 create function public.drain_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  perform picture_queue._queue(queue);
-  return public.set_queue(queue, '{"draining": true}');
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
 -- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.

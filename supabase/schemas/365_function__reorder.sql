@@ -73,11 +73,8 @@ begin
         order by j.seq limit v_remaining)
       union all
       (select j.id, j.seq from public.job_queue j
-        where j.status = 'processing' and j.hold is null and j.queue = v_queue.name and j.seq > v_queue.reorder_after
-        order by j.seq limit v_remaining)
-      union all
-      (select j.id, j.seq from public.job_queue j
-        where j.status = 'processing' and j.hold = 'parked' and j.queue = v_queue.name and j.seq > v_queue.reorder_after
+        where j.status = 'processing' and (j.hold is null or j.hold = 'parked') and j.queue = v_queue.name
+          and j.seq > v_queue.reorder_after
         order by j.seq limit v_remaining)
       order by seq limit v_remaining
     ) o;

@@ -29,19 +29,20 @@ begin
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
-  end), 'pause_key() lets nothing start; delete_limit() ends a limit');
+  end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
     'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
   perform picture_queue._recheck_keys(key);
-  return (select l from picture_queue._limit_rows(array[key]) l);
+  return (select l from picture_queue._limit_rows('{}', key) l);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- The first keys that block jobs, in their order. Each is found by a step in the index, past all jobs of the last.
+-- Returns the first keys that block jobs, in their order. A step in the index finds each, past all jobs of the previous
+-- one.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -58,7 +59,7 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys here, the
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: jobs of a hundred keys at once, the
 -- others by maintenance, which also counts running jobs under a new rule.
 create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
@@ -89,10 +90,14 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- The state of these limit keys, as list_limits answers it.
-create function picture_queue._limit_rows(p_keys text[]) returns setof jsonb
-language sql stable set search_path = pg_catalog, pg_temp
+-- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
+-- are to be unblocked at a time.
+create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
+  perform picture_queue._check_page(p_filter);
+  return query
   select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
     'paused', coalesce(l.paused_until > picture_queue._now(), false),
@@ -101,90 +106,71 @@ as $$
       select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = k.key), 0),
     'waiting', (select count(*) from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'))
-  from unnest(p_keys) with ordinality as k (key, n)
+  from (
+    select u.key
+    from (
+      select o.key from picture_queue.limit_rule o
+      union
+      select o.key from picture_queue.limit_key o where o.paused_until > picture_queue._now()
+      union
+      select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
+    ) u
+    where (p_key is null or u.key = p_key) and u.key > coalesce(p_filter ->> 'after', '')
+    order by u.key limit coalesce((p_filter ->> 'limit')::integer, 10000)
+  ) k
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
-  order by k.n
-$$;
-
--- filter: limit, after (_check_page).
-create function public.list_limits(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  perform picture_queue._check_page(filter);
-  return (
-    select coalesce(jsonb_agg(l), '[]')
-    from picture_queue._limit_rows(array(
-      select u.key
-      from (
-        select r.key from picture_queue.limit_rule r
-        union
-        select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
-        union
-        select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
-      ) u
-      where u.key > coalesce(filter ->> 'after', '')
-      order by u.key limit coalesce((filter ->> 'limit')::integer, 10000))) l);
+  order by k.key;
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  perform picture_queue._refuse_busy();
 end
 $$;
+
+create function public.list_limits(filter jsonb default '{}') returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$ select coalesce(jsonb_agg(l), '[]') from picture_queue._limit_rows(filter) l $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
--- Sets until when a key is paused; refuses when somebody has it locked for two seconds.
+-- Sets until when a key is paused (null: it is resumed). Raises PQ_BUSY if somebody has it locked for two seconds.
 create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
-    'name one key, and a resume_at to come or none');
+    'name one key, and a resume_at in the future or none');
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
       perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
-  perform picture_queue._add_running(array[p_key], array[0]);  -- makes the row if there is none
+  perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
   perform picture_queue._plan_keys(array[p_key]);
+  perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
-end
-$$;
-
--- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
-create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  return picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
+
+-- No job of the key starts until resume_at, or until it is resumed. Running jobs go on.
+create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-declare
-  v_answer jsonb;
-begin
-  v_answer := picture_queue._set_pause(key, null);
-  perform picture_queue._recheck_keys(key);
-  return v_answer;
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- A tenant of weight 3 gets three turns while one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._refuse_problem(case
@@ -194,8 +180,6 @@ begin
   end, 'the weight of a tenant without one is 1');
   perform picture_queue._write_row('picture_queue.tenant', 'name', tenant, jsonb_build_object('weight', weight));
   return jsonb_build_object('tenant', tenant, 'weight', weight);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';

@@ -36,9 +36,9 @@ begin
     from unnest(v_captures[1:2]) with ordinality as e (w, i);
     v_step := coalesce(v_captures[3], '1')::integer;
     v_problem := case
-      when v_captures is null then 'is no number, range or step'
+      when v_captures is null then 'is not a number, range or step'
       when (v_captures[1] is not null and v_ends[1] is null) or (v_captures[2] is not null and v_ends[2] is null)
-        then 'is no name of one'
+        then 'is not a known name'
       when least(v_ends[1], v_ends[2]) < p_low or greatest(v_ends[1], v_ends[2]) > p_high
         then format('is not within %s to %s', p_low, p_high)
       when v_ends[1] > v_ends[2] then 'ends before it begins'
@@ -99,127 +99,71 @@ create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) 
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_from date := p_from;
-  v_end date := date_trunc('month', p_from);
-  v_day integer;
-  v_weekday integer;
-  v_found date;
+  v_day date := p_from;
 begin
-  for v_month in 0..96 loop
-    v_end := v_end + interval '1 month';
-    if extract(month from v_from)::integer = any (p_cron.months) then
-      v_day := extract(day from v_from);
-      v_weekday := extract(dow from v_from);
-      select v_from + min(i) into v_found
-      from generate_series(0, v_end - v_from - 1) i
-      where case when p_cron.is_either
-        then v_day + i = any (p_cron.days) or (v_weekday + i) % 7 = any (p_cron.weekdays)
-        else v_day + i = any (p_cron.days) and (v_weekday + i) % 7 = any (p_cron.weekdays)
-      end;
-      if v_found is not null then
-        return v_found;
-      end if;
+  while v_day < p_from + 2925 loop  -- eight years and two days
+    if extract(month from v_day)::integer = any (p_cron.months) and (case when p_cron.is_either
+      then extract(day from v_day)::integer = any (p_cron.days) or extract(dow from v_day)::integer = any (p_cron.weekdays)
+      else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays)
+      end)
+    then
+      return v_day;
     end if;
-    v_from := v_end;
+    v_day := v_day + 1;
   end loop;
   return null;
 end
 $$;
 
--- Returns the first matching local time after p_after. It ignores daylight saving.
-create function picture_queue._cron_clock(p_cron picture_queue.cron, p_after timestamp) returns timestamp
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_day date := picture_queue._cron_day(p_cron, p_after::date);
-  v_hour integer := extract(hour from p_after);
-  v_minute integer;
-begin
-  if v_day = p_after::date then
-    if v_hour = any (p_cron.hours) then
-      select min(m) into v_minute from unnest(p_cron.minutes) m where m > extract(minute from p_after);
-    end if;
-    if v_minute is null then
-      v_minute := p_cron.minutes[1];
-      select min(h) into v_hour from unnest(p_cron.hours) h where h > extract(hour from p_after);
-    end if;
-    if v_hour is not null then
-      return v_day + make_time(v_hour, v_minute, 0);
-    end if;
-    v_day := picture_queue._cron_day(p_cron, v_day + 1);
-  end if;
-  return v_day + make_time(p_cron.hours[1], p_cron.minutes[1], 0);
-end
-$$;
-
--- Returns when the UTC offset of a time zone changes after p_from and up to p_to, found by bisection; null if the
--- offset is the same at both ends. The ends are less than two days apart, in which there is at most one change.
-create function picture_queue._clock_change(p_timezone text, p_from timestamptz, p_to timestamptz)
-returns timestamptz
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_offset interval := (p_from at time zone p_timezone) - (p_from at time zone 'UTC');
-  v_before timestamptz := p_from;
-  v_minutes integer := ceil(extract(epoch from p_to - p_from) / 60);
-  v_half integer;
-begin
-  if v_minutes <= 0 or (p_to at time zone p_timezone) - (p_to at time zone 'UTC') = v_offset then
-    return null;
-  end if;
-  -- The change is within v_minutes after v_before.
-  while v_minutes > 1 loop
-    v_half := v_minutes / 2;
-    if (v_before + make_interval(mins => v_half)) at time zone p_timezone
-      - ((v_before + make_interval(mins => v_half)) at time zone 'UTC') = v_offset
-    then
-      v_before := v_before + make_interval(mins => v_half);
-      v_minutes := v_minutes - v_half;
-    else
-      v_minutes := v_half;
-    end if;
-  end loop;
-  return v_before + interval '1 minute';
-end
-$$;
-
--- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. The
--- search proceeds from one change of the UTC offset to the next: between two changes each local time is one moment.
+-- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a
+-- day on which the UTC offset changes, each local time is computed with the offset before and with the offset after
+-- the change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
-  v_at timestamptz := date_trunc('minute', p_after, 'UTC');
-  v_passed timestamp := v_at at time zone p_timezone;  -- local times up to this one are past
-  v_last timestamp := v_passed + interval '8 years';
-  v_time timestamp;
+  v_passed timestamp := p_after at time zone p_timezone;
+  -- From the day before on, since the clock may be set back past midnight.
+  v_day date := picture_queue._cron_day(v_cron, v_passed::date - 1);
+  v_minute integer;
+  v_before timestamptz;  -- a moment before the day, and one after it
+  v_after timestamptz;
+  v_old interval;  -- the UTC offset at these moments
+  v_new interval;
   v_next timestamptz;
-  v_change timestamptz;
 begin
-  if v_cron.is_fixed then
-    -- If the clock was set back in the last 25 hours, local times up to the change come again: they do not run again.
-    v_change := picture_queue._clock_change(p_timezone, v_at - interval '25 hours', v_at);
-    v_passed := greatest(v_passed, (v_change - interval '1 minute') at time zone p_timezone);
-  end if;
-  loop
-    v_time := picture_queue._cron_clock(v_cron, v_passed);
-    exit when v_time is null or v_time > v_last;
-    -- Look for a change of the offset in the next 25 hours. If there is none, look in the day before v_time.
-    v_change := picture_queue._clock_change(p_timezone, v_at, v_at + interval '25 hours');
-    if v_change is null then
-      v_at := greatest(v_at, (v_time - interval '25 hours') at time zone p_timezone);
-      v_change := picture_queue._clock_change(p_timezone, v_at, v_at + interval '26 hours');
+  while v_day <= v_passed + interval '8 years' loop
+    v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
+    v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
+    v_old := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
+    v_new := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
+    if v_old = v_new then
+      v_minute := floor(extract(epoch from v_passed - v_day) / 60);
+      select (v_day + make_interval(mins => min(h * 60 + m)) - v_old) at time zone 'UTC' into v_next
+      from unnest(v_cron.hours) h cross join unnest(v_cron.minutes) m where h * 60 + m > v_minute;
+    else
+      select min(c.at) into v_next
+      from unnest(v_cron.hours) h
+      cross join unnest(v_cron.minutes) m
+      cross join lateral (select v_day + make_interval(mins => h * 60 + m) as local) t
+      cross join lateral (
+        select (t.local - v_old) at time zone 'UTC' as old_at, (t.local - v_new) at time zone 'UTC' as new_at) u
+      cross join lateral (
+        select u.old_at at time zone p_timezone = t.local as is_old, u.new_at at time zone p_timezone = t.local as is_new) k
+      cross join lateral unnest(array[
+        case when k.is_old then u.old_at end,
+        case when k.is_new and not (v_cron.is_fixed and k.is_old) then u.new_at end,
+        -- The clock skips this time: it runs at the moment of the change.
+        case when v_cron.is_fixed and not (k.is_old or k.is_new) then (
+          select min(g) from generate_series(u.new_at, u.old_at, interval '1 minute') g
+          where (g at time zone p_timezone) - (g at time zone 'UTC') = v_new) end]) as c (at)
+      where c.at > p_after;
     end if;
-    v_next := (v_time - ((v_at at time zone p_timezone) - (v_at at time zone 'UTC'))) at time zone 'UTC';
-    if v_change is null or v_next < v_change then
+    if v_next is not null then
       return v_next;
-    elsif v_cron.is_fixed and v_time <= (v_change at time zone p_timezone) then
-      return v_change;
     end if;
-    v_at := v_change;
-    v_passed := greatest(
-      (v_change at time zone p_timezone) - interval '1 minute', case when v_cron.is_fixed then v_passed end);
+    v_day := picture_queue._cron_day(v_cron, v_day + 1);
   end loop;
   return null;
 end

@@ -27,22 +27,8 @@ as $$
   end
 $$;
 
--- Returns what is wrong with the inputs, of several the first by name; null if nothing.
-create function picture_queue._inputs_problem(p_model picture_queue.model, p_input jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce((
-      select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
-      from jsonb_each(p_input) e
-      left join jsonb_array_elements(p_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
-      cross join lateral (select case when r.rule is null then 'is not an input of ' || p_model.model_id
-        else picture_queue._input_problem(r.rule, e.value) end as problem) p
-      where p.problem is not null order by e.key limit 1), (
-      select format('input.%s is missing', r.rule ->> 'name') from jsonb_array_elements(p_model.inputs) as r (rule)
-      where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
-$$;
-
--- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
+-- Refuses a prompt or inputs that do not fit the model, naming the field, the value and the rule; of several inputs the
+-- first by name.
 create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -66,7 +52,15 @@ begin
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
-      || ': pass addresses of files, not the files', picture_queue._inputs_problem(v_model, p_input))
+      || ': pass addresses of files, not the files', (
+      select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
+      from jsonb_each(p_input) e
+      left join jsonb_array_elements(v_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
+      cross join lateral (select case when r.rule is null then 'is not an input of ' || p_model_id
+        else picture_queue._input_problem(r.rule, e.value) end as problem) p
+      where p.problem is not null order by e.key limit 1), (
+      select format('input.%s is missing', r.rule ->> 'name') from jsonb_array_elements(v_model.inputs) as r (rule)
+      where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
   end;
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,

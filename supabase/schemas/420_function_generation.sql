@@ -1,27 +1,23 @@
--- Cancels the job of a generation, if it is the caller's.
-create function picture_queue.cancel_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+-- Cancels the job of a generation. It runs with the caller's rights, so row level security decides which generations
+-- the caller sees; picture_queue.cancel_job checks the caller's right to the job.
+create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job_id uuid;
+  v_generation jsonb;
 begin
-  select g.job_id into v_job_id from public.generations g
-  where g.id = p_generation_id and (picture_queue._is_service() or g.user_id = picture_queue._caller_id());
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
-  end if;
-  return picture_queue.cancel_job(v_job_id, p_request_id) || jsonb_build_object('generation_id', p_generation_id);
+  v_generation := picture_queue._found((
+    select to_jsonb(g) from public.generations g where g.id = cancel_generation.generation_id),
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
+  return picture_queue.cancel_job((v_generation ->> 'job_id')::uuid, request_id)
+    || jsonb_build_object('generation_id', generation_id);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
-
-create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
-language sql volatile security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.cancel_generation(generation_id, request_id) $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
--- The models on offer, with their inputs.
+-- Returns the enabled models with their inputs.
 create function picture_queue.list_models() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

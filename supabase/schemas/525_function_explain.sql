@@ -1,21 +1,8 @@
--- Why jobs do not move. Each job is looked up by its id and what may stop it by indexes, a bounded number of rows a
--- job, so that a list of jobs can show it.
+-- The reasons why jobs do not run. For each job a bounded number of rows is read by indexes, so that a list of jobs can
+-- show the reasons.
 
--- The state of each of these keys that has a limit or a pause: until when it is paused, whether it is full, how many of
--- its jobs run, and when its rate permits one more start.
-create function picture_queue._key_states(p_keys text[]) returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
-    'max_running', l.max_running, 'rate', l.rate, 'period_seconds', l.period_seconds, 'running', greatest(l.running, 0),
-    'is_paused', l.paused_until is not null, 'paused_until', nullif(l.paused_until, 'infinity'),
-    'is_full', l.paused_until is null and l.capacity <= 0,
-    'free_at', case when l.paused_until is null then l.free_at end)), '{}')
-  from picture_queue._limits(p_keys) l
-$$;
-
--- The reasons caused by the jobs themselves. rank orders those of a job: what stops it first has the lowest.
--- p_user_id: who asks, null for a service key; p_idle_since: when maintenance was last done, if that is long ago.
+-- Returns the reasons that lie in the jobs themselves. rank orders those of a job: the first to stop it has the lowest.
+-- p_user_id: the user that asks, null for a service key; p_idle_since: when maintenance was last done, if long ago.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -41,7 +28,7 @@ begin
     from picture_queue.history h
     where j.hold = 'scheduled' and h.job_id = j.id order by h.id desc limit 1) h on true
   left join lateral (
-    -- A heartbeat that found the row locked prolonged the lease beside it.
+    -- A heartbeat that finds the row locked extends the lease in lease_extension.
     select coalesce(coalesce(max(x.lease_expires_at), j.lease_expires_at) <= v_now, false) as is_over
     from picture_queue.lease_extension x
     where j.status = 'processing' and j.hold is null and x.job_id = j.id and x.lease_id = j.lease_id) l on true
@@ -91,8 +78,8 @@ begin
 end
 $$;
 
--- The reasons caused by queues, workers and limit keys, for jobs that are not running. Of a key that is not the
--- user's own, a user is told that it is full or paused, and no numbers.
+-- Returns the reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not
+-- the user's own, a user learns that it is full or paused, and no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -100,15 +87,22 @@ set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_orphans text[];  -- queue and job type of those that no worker seen in the last minute takes
-  v_keys jsonb := picture_queue._key_states(array(
+  v_orphans text[];  -- queue and job type of the jobs that no worker seen in the last minute takes
+  v_keys jsonb;  -- the state of each key of the jobs that has a limit or a pause
+begin
+  select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
+    'max_running', l.max_running, 'rate', l.rate, 'period_seconds', l.period_seconds, 'running', greatest(l.running, 0),
+    'is_paused', l.paused_until is not null, 'paused_until', nullif(l.paused_until, 'infinity'),
+    'is_full', l.paused_until is null and l.capacity <= 0,
+    'free_at', case when l.paused_until is null then l.free_at end)), '{}')
+  into v_keys
+  from picture_queue._limits(array(
     select distinct k
     from public.job_queue j
     cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
-    where j.id = any (p_ids) and k is not null));
-begin
+    where j.id = any (p_ids) and k is not null)) l;
   with alive as materialized (
-    -- Most workers of a project take the same.
+    -- Most workers of a project have the same queues and job types.
     select distinct w.queues, w.job_types from picture_queue.worker w where w.seen_at > v_now - interval '1 minute'
   )
   select array_agg(p.queue || ' ' || p.job_type) into v_orphans
@@ -129,7 +123,7 @@ begin
     where v_keys #> array[k.key, 'is_paused'] = 'true'
     order by s.until desc nulls first limit 1) paused on true
   left join lateral (
-    -- What a job is blocked on stops it even where the key has room again: it waits for its turn.
+    -- A blocked job waits for its key even if the key has capacity again: until it is unblocked.
     select k.key, case when p_user_id is null or k.key = 'user:' || p_user_id then v_keys -> k.key end as state,
       v_keys #> array[k.key, 'is_full'] = 'true' as is_full
     from unnest(case j.hold when 'blocked' then array[j.blocked_on] else a.keys end) as k (key)
@@ -161,7 +155,7 @@ begin
 end
 $$;
 
--- Tells why each of these jobs does not move, in the order asked: of the caller's jobs, others are unknown.
+-- Returns why each of these jobs does not run, in the order of the ids. Jobs of other users count as unknown.
 create function picture_queue.explain_jobs(p_job_ids uuid[]) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -170,7 +164,7 @@ declare
   v_is_service boolean := picture_queue._is_service();
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
   v_idle_since timestamptz;
-  v_ids uuid[];  -- the caller's
+  v_ids uuid[];  -- the jobs of the caller
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
 begin

@@ -1,8 +1,8 @@
--- Housekeeping: run by whichever worker asks first in a minute, and by pg_cron where it is. Every step
--- takes a bounded number of rows; what is left is for the next time.
+-- Housekeeping: done once a minute by the worker that does the maintenance, or by pg_cron. Each step takes a bounded
+-- number of rows and leaves the rest to the next call.
 
--- Adds up what changed: counts into depth, finished jobs into throughput. What finished in the last
--- minute stays as it is, so that counts() can tell the minute exactly. Returns how many rows.
+-- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
+-- stay in depth_change, so that counts() knows the exact number of that minute. Returns the number of rows.
 create function picture_queue._fold_depth(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -41,9 +41,8 @@ begin
 end
 $$;
 
--- Makes the partition of the archive for the month (UTC) of p_at. Made first and then attached, which waits for
--- nobody who reads the archive. A detached partition keeps its name, so the new one
--- gets another.
+-- Creates the partition of the archive for the month (UTC) of p_at. It creates a table and then attaches it, which does
+-- not wait for readers of the archive. A detached partition keeps its name, so the new one gets another name.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -64,7 +63,7 @@ begin
 end
 $$;
 
--- The partitions that _archive_partition made and whose month ended keep_archive_months ago.
+-- Returns the partitions that _archive_partition created and whose month ended keep_archive_months ago.
 create function picture_queue._old_partitions() returns table (name text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -78,35 +77,29 @@ as $$
   order by c.relname
 $$;
 
--- Drops up to 12 old partitions. One that somebody reads, or that a view needs, is left for the next time; the
--- doctor names it. Returns how many.
-create function picture_queue._drop_archive() returns integer
+-- Drops partitions of the archive. A step of _isolate: a partition that somebody reads, or that a view needs, is
+-- recorded in failed_step. Returns the number of dropped partitions.
+create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_name text;
-  v_dropped integer := 0;
 begin
-  for v_name in select o.name from picture_queue._old_partitions() o limit 12 loop
-    begin
-      execute format('drop table picture_queue.%I', v_name);
-      v_dropped := v_dropped + 1;
-    exception when others then
-      null;
-    end;
+  foreach v_name in array p_names loop
+    execute format('drop table picture_queue.%I', v_name);
   end loop;
-  return v_dropped;
+  return cardinality(p_names);
 end
 $$;
 
--- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status, into the
--- archive if that is on. Jobs that cannot be deleted or archived, for example because a table of the project refers to
--- them, are kept. Returns how many were deleted.
+-- Deletes the oldest p_limit jobs of each status whose retention has passed, and archives them if the setting archive
+-- is on. Jobs that cannot be deleted, for example because a table of the project refers to them, are kept. Returns the
+-- number of deleted jobs.
 create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
-  v_now timestamptz := picture_queue._now();  -- a volatile function would not be looked up in an index
+  v_now timestamptz := picture_queue._now();  -- no index is used for the result of a volatile function
 begin
   return picture_queue._isolate('prune', array(
     select d.id::text
@@ -123,8 +116,9 @@ begin
 end
 $$;
 
--- Deletes finished jobs that nobody has locked, into the archive if it is on; months that no partition of it takes get
--- one. A job's idempotency key and uniqueness end with it. Returns how many.
+-- Deletes those of these finished jobs that are not locked, and archives them if the setting archive is on. It creates
+-- the partitions that are missing. The idempotency key and the uniqueness of a job end with it. Returns the number of
+-- deleted jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -159,10 +153,7 @@ begin
 end
 $$;
 
--- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for and
--- answers that are a day old, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
--- heard of in an hour, keys under which nothing runs and that are not paused, lease extensions that ended, and
--- steps that failed and were not tried again. Returns how many rows.
+-- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the number of rows.
 create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -183,11 +174,11 @@ begin
       ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
         || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
       ('worker', 't.seen_at < $1 - interval ''1 hour'''),
-      -- While the lease is not swept, it says that the job has started.
+      -- An extension is kept until the sweep, since it shows that the job has started.
       ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
         || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
-      -- Under the lock of the key, as whoever changes the row.
+      -- Under the lock of the key, which every change of the row takes.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
@@ -203,8 +194,8 @@ begin
 end
 $$;
 
--- Prunes for p_seconds at most, a thousand jobs of each status at a time. Called by maintain(), and by pg_cron under a
--- job of its own. Returns what was done; more: there is more to prune.
+-- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a job of
+-- its own. Returns what was done, and in more whether there is more to prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -214,11 +205,11 @@ declare
   v_pruned integer := 0;
   v_done jsonb;
 begin
-  -- One at a time: the archive's partitions, and no waiting for each other.
+  -- One call at a time, since two would wait for each other's partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
     return '{}'::jsonb;
   end if;
-  -- A lock that somebody keeps, of a table that jobs are pruned into or from, costs this round and no other.
+  -- If somebody holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
     v_batch := picture_queue._prune(1000);
@@ -227,13 +218,16 @@ begin
   end loop;
   v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
-    'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
+    'dropped_partitions', picture_queue._isolate('partition', array(
+      select o.name from picture_queue._old_partitions() o
+      where o.name not in (select picture_queue._failing('partition')) limit 12), 12), 'more', v_batch > 0);
   perform set_config('picture_queue.deadline', '', true);
   return v_done;
 end
 $$;
 
--- Counts anew what runs under each limit key that nobody has locked just now. Returns how many were wrong.
+-- Counts the running jobs of each limit key that nobody has locked, and corrects limit_key. Returns the number of wrong
+-- keys.
 create function picture_queue._recount_keys() returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -245,8 +239,8 @@ declare
   v_wrong text[];
   v_counts integer[];
 begin
-  -- One statement sees jobs, counts and ends not yet subtracted as of one moment: a job that ends after it still is to
-  -- be subtracted.
+  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it
+  -- is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
   ),
@@ -267,9 +261,9 @@ begin
 end
 $$;
 
--- Puts right what queue_doctor() finds out of step: rows that belong to nothing, keys nobody looks at,
--- and the counts, by counting all jobs once. Nothing is locked for longer than a row. For a person at
--- the database; no API role may call it.
+-- Repairs what queue_doctor() finds inconsistent: rows that belong to nothing, keys that nothing unblocks, and the
+-- counts, for which it counts all jobs once. It holds row locks only. It is for a person with a connection to the
+-- database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -290,7 +284,7 @@ begin
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
   get diagnostics v_keys = row_count;
-  -- One statement sees jobs and counts as of one moment.
+  -- In one statement, so that jobs and counts have one snapshot.
   insert into picture_queue.depth_change (queue, status, hold, n, at)
   select c.queue, c.status, c.hold, sum(c.n), '-infinity'
   from (

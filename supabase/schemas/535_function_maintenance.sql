@@ -88,48 +88,13 @@ begin
 end
 $$;
 
--- Returns when work becomes due next after p_now, at most two seconds later. A transaction that adds work due earlier
--- wakes the worker that holds the maintenance lease.
-create function picture_queue._next_due(p_now timestamptz) returns timestamptz
-language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-  select least(p_now + interval '2 seconds',
-    (select j.scheduled_for from public.job_queue j
-      where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
-    (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),
-    (select f.due_at from picture_queue.follow_up f where f.due_at > p_now order by f.due_at limit 1),
-    (select s.look_at from picture_queue.signal s where s.look_at > p_now order by s.look_at limit 1),
-    (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
-$$;
-
--- Adds the changes of the job counts to the counters and, if p_prunes, deletes old rows. Each call does a bounded part.
--- It sets the next time of both, in five seconds and in a minute; at once if there is more to do.
-create function picture_queue._do_housekeeping(p_prunes boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_done jsonb := jsonb_build_object('folded', picture_queue._isolate('fold', '{depth_change}', 50000));
-begin
-  update picture_queue.maintenance m
-  set fold_at = v_now + case when (v_done ->> 'folded')::integer < 50000 then interval '5 seconds' else interval '0' end
-  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
-  if p_prunes then
-    v_done := v_done || picture_queue.prune(0.2);
-    update picture_queue.setting s
-    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
-    where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
-  end if;
-  return v_done;
-end
-$$;
-
 -- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
 -- seconds that each of its calls extends. A caller without a name runs a round if nobody holds the lease, but does not
 -- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns whether
 -- the round was done (leased, true without a name too), what was done, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -162,16 +127,27 @@ begin
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
   -- other. So due work waits for one round at most, even if housekeeping has more to do, or the row that records it is
   -- locked.
-  v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
-  v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
+  v_is_tidying := p_force
+    or least(v_state.fold_at, v_state.prune_at) <= v_now and not (v_state.tidied and v_has_row);
+  v_prunes := v_is_tidying and (p_force or v_state.prune_at <= v_now);
   if v_is_tidying then
-    v_done := picture_queue._do_housekeeping(v_prunes);
+    v_done := jsonb_build_object('folded', picture_queue._isolate('fold', '{depth_change}', 50000));
+  end if;
+  if v_prunes then
+    v_done := v_done || picture_queue.prune(0.2);
   end if;
   if p_force or not v_is_tidying or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
     v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
-    v_next := picture_queue._next_due(v_now);
+    -- A transaction that adds work due before v_next wakes the worker that holds the lease.
+    v_next := least(v_now + interval '2 seconds',
+      (select j.scheduled_for from public.job_queue j
+        where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
+      (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
+      (select f.due_at from picture_queue.follow_up f where f.due_at > v_now order by f.due_at limit 1),
+      (select s.look_at from picture_queue.signal s where s.look_at > v_now order by s.look_at limit 1),
+      (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
   v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
@@ -183,6 +159,11 @@ begin
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,
     tidied = v_is_tidying and not p_force,
+    -- At once if there is more to do.
+    fold_at = case when not v_is_tidying then m.fold_at
+      when (v_done ->> 'folded')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
+    prune_at = case when not v_prunes then m.prune_at
+      when (v_done ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,
     leased_until = case when p_force or p_worker is null then m.leased_until
       else picture_queue._now() + interval '5 seconds' end

@@ -6,31 +6,6 @@ create type picture_queue.finding as (
   remedy text              -- a statement to paste, or a sentence
 );
 
--- The checks in their order: the function of each, its detail when all is well, and whether it reads jobs.
-create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
-language sql immutable rows 20 set search_path = pg_catalog, pg_temp
-as $$
-  values
-    ('held snapshots', '_check_snapshots', 'no transaction is older than a minute', false),
-    ('dead rows', '_check_vacuum', 'vacuum keeps up', false),
-    ('indexes', '_check_indexes', 'all are there and valid', false),
-    ('orphans', '_check_orphans', 'every row belongs to something', true),
-    ('counts', '_check_depth', 'the counts are those of the jobs', true),
-    ('overdue jobs', '_check_overdue', 'nothing waits for over a minute', true),
-    ('pruning', '_check_pruning', 'nothing is kept for too long', true),
-    ('failed steps', '_check_failed_steps', 'no step fails', true),
-    ('rights', '_check_rights', 'row level security is on everywhere, and nobody may do more or less than meant', false),
-    ('exposure', '_check_exposure', 'users reach what is theirs, within limits of time and number', false),
-    ('maintenance', '_check_maintenance', null, false),
-    ('pg_cron', '_check_cron', null, false),
-    ('pg_cron runs', '_check_cron_runs', null, false),
-    ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
-    ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
-    ('settings', '_check_settings', 'fit', false),
-    ('postgres', '_check_postgres', null, false),
-    ('clock', '_check_clock', null, false)
-$$;
-
 -- Runs all checks. A check without findings is answered with one that is ok, a check that raises with a warning: it
 -- waits no longer than 0.1 seconds for a table that somebody has locked. client_time: the time of the caller's clock.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
@@ -42,19 +17,44 @@ declare
   v_all jsonb := '[]'::jsonb;
   v_lacks_index boolean := false;
 begin
-  for v_check in select * from picture_queue._checks() loop
+  for v_check in
+    select * from (values
+      ('held snapshots', '_check_snapshots', 'no transaction is older than a minute', false),
+      ('dead rows', '_check_vacuum', 'vacuum keeps up', false),
+      ('indexes', '_check_indexes', 'all are there and valid', false),
+      ('orphans', '_check_orphans', 'every row belongs to something', true),
+      ('counts', '_check_depth', 'the counts are those of the jobs', true),
+      ('overdue jobs', '_check_overdue', 'nothing waits for over a minute', true),
+      ('pruning', '_check_pruning', 'nothing is kept for too long', true),
+      ('failed steps', '_check_failed_steps', 'no step fails', true),
+      ('rights', '_check_rights', 'row level security is on everywhere, and nobody may do more or less than meant', false),
+      ('exposure', '_check_exposure', 'users reach what is theirs, within limits of time and number', false),
+      ('maintenance', '_check_maintenance', null, false),
+      ('pg_cron', '_check_cron', null, false),
+      ('pg_cron runs', '_check_cron_runs', null, false),
+      ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
+      ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
+      ('settings', '_check_settings', 'fit', false),
+      ('postgres', null, 'version ' || current_setting('server_version'), false),
+      ('clock', '_check_clock', null, false)
+    ) as c (name, function, ok_detail, reads_jobs)
+  loop
     -- Without an index a check would read all jobs, again and again.
     continue when v_check.reads_jobs and v_lacks_index;
+    v_found := null;
     begin
-      execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function, case v_check.name when 'clock' then '$1' end)
-      into v_found using client_time;
+      if v_check.function is not null then
+        execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function,
+          case v_check.name when 'clock' then '$1' end)
+        into v_found using client_time;
+      end if;
     exception when others then
       v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
         'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
         'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
     end;
-    v_found := coalesce(v_found, case when v_check.well is null then '[]'
-      else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.well, 'remedy', null)) end);
+    v_found := coalesce(v_found, case when v_check.ok_detail is null then '[]'
+      else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.ok_detail, 'remedy', null)) end);
     v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_found @> '[{"verdict": "bad"}]';
     v_all := v_all || (
       select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
@@ -65,7 +65,7 @@ end
 $$;
 comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
 
--- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
+-- Finds old snapshots: while one is held, vacuum cannot remove dead rows, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

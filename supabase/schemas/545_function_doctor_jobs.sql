@@ -97,8 +97,8 @@ as $$
     case when a.age <= 300 then null
       else 'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute' end
   from (
-    select round(extract(epoch from picture_queue._now() - nullif(s.maintained_at, '-infinity'))) as age
-    from picture_queue.setting s) a
+    select round(extract(epoch from picture_queue._now() - nullif(m.done_at, '-infinity'))) as age
+    from picture_queue.maintenance m) a
 $$;
 
 create function picture_queue._check_cron() returns setof picture_queue.finding
@@ -118,8 +118,6 @@ begin
     when v_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
     else 'process-job-queue or prune-job-queue is not scheduled, or not active' end,
     case when v_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
-exception when insufficient_privilege then
-  return query select 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;';
 end
 $$;
 
@@ -134,7 +132,7 @@ as $$
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
       when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
-      when 'callback' then 'enqueuing the callback of batch' else format('step %s for', f.kind) end,
+      when 'callback' then 'enqueuing the callback of batch' when 'partition' then 'dropping partition' else format('step %s for', f.kind) end,
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
       then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
@@ -177,10 +175,6 @@ as $$
     'select public.set_setting(''{"archive": true, "keep_completed_seconds": 604800}'');'
   from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
 $$;
-
-create function picture_queue._check_postgres() returns setof picture_queue.finding
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select 'ok', 'version ' || current_setting('server_version'), null $$;
 
 create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp

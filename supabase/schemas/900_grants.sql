@@ -1,5 +1,5 @@
--- Nothing is left to defaults: old projects grant everything to the API roles, new ones nothing, and
--- PostgreSQL lets everybody execute a new function.
+-- All rights are explicit: the defaults of old projects grant everything to the API roles, those of new projects
+-- nothing, and Postgres lets everybody execute a new function.
 revoke all on schema picture_queue from public, anon, authenticated, service_role;
 revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
 revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
@@ -7,22 +7,27 @@ revoke all on
   public.job_queue, public.generations, public.images,
   public.queue_health, public.failed_jobs_recent, public.stuck_jobs
   from public, anon, authenticated, service_role;
-revoke execute on function
-  public.enqueue_job, public.enqueue_jobs, public.claim_next_job, public.claim_jobs, public.heartbeat_jobs,
-  public.report_progress, public.report_jobs, public.complete_job, public.cancel_job, public.retry_job,
-  public.get_job, public.list_jobs, public.get_generation, public.list_generations, public.register_worker,
-  public.unregister_worker, public.picture_queue_version, public.start_generation, public.cancel_generation,
-  public.list_models, public.begin_prediction, public.record_prediction, public.finish_prediction,
-  public.save_images, public.queue_status,
-  public.set_setting, public.get_settings, public.set_queue, public.list_queues, public.pause_queue,
-  public.resume_queue, public.drain_queue, public.purge_queue, public.set_limit, public.delete_limit,
-  public.list_limits, public.pause_key,
-  public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
-  public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
-  public.resume_schedule, public.run_schedule, public.list_schedules, public.change_jobs,
-  public.failure_reasons, public.queue_counts, public.desired_workers, public.maintain_jobs, public.queue_doctor,
-  public.job_position, public.explain_jobs
-  from public, anon, authenticated, service_role;
+-- Each function of the API: service keys may execute it, and nobody else unless a grant below says so.
+do $$
+declare
+  v_function text;
+begin
+  foreach v_function in array '{
+    enqueue_job, enqueue_jobs, claim_next_job, claim_jobs, heartbeat_jobs, report_progress, report_jobs,
+    complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
+    register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
+    list_models, begin_prediction, record_prediction, finish_prediction, save_images, queue_status,
+    set_setting, get_settings, set_queue, list_queues, pause_queue, resume_queue, drain_queue, purge_queue,
+    set_limit, delete_limit, list_limits, pause_key, resume_key, set_tenant, list_tenants, enqueue_batch,
+    get_batch, send_event, log_job, get_job_history, set_schedule, delete_schedule, pause_schedule,
+    resume_schedule, run_schedule, list_schedules, change_jobs, failure_reasons, queue_counts,
+    desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs}'::text[]
+  loop
+    execute format('revoke execute on function public.%I from public, anon, authenticated', v_function);
+    execute format('grant execute on function public.%I to service_role', v_function);
+  end loop;
+end
+$$;
 
 grant usage on schema picture_queue to authenticated, service_role;
 
@@ -33,30 +38,15 @@ grant execute on function
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
   public.job_position, public.explain_jobs
   to authenticated, service_role;
--- What those call with the caller's rights; each takes the caller's identity from the token.
+-- The functions that these call with the caller's rights. They take the caller's identity from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
-  picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue._found,
-  picture_queue.job_position, picture_queue.explain_jobs,
+  picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
+  picture_queue.job_position, picture_queue.explain_jobs, picture_queue._refuse, picture_queue._found,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
-  picture_queue._with_images,
-  picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
+  picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 
 -- Service keys only.
 grant select on public.queue_health, public.failed_jobs_recent, public.stuck_jobs to service_role;
 grant select on picture_queue.queue, picture_queue.worker to service_role;
-grant execute on function
-  public.enqueue_job, public.enqueue_jobs, public.claim_next_job, public.claim_jobs, public.heartbeat_jobs,
-  public.report_progress, public.report_jobs, public.complete_job, public.retry_job, public.register_worker,
-  public.unregister_worker, public.begin_prediction, public.record_prediction, public.finish_prediction,
-  public.save_images, public.queue_status,
-  public.set_setting, public.get_settings, public.set_queue, public.list_queues, public.pause_queue,
-  public.resume_queue, public.drain_queue, public.purge_queue, public.set_limit, public.delete_limit,
-  public.list_limits, public.pause_key,
-  public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
-  public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
-  public.resume_schedule, public.run_schedule, public.list_schedules, public.change_jobs,
-  public.failure_reasons, public.queue_counts, public.desired_workers, public.maintain_jobs, public.queue_doctor
-  to service_role;
 grant execute on function picture_queue.maintain, picture_queue.prune, picture_queue.counts to service_role;

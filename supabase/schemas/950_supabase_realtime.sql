@@ -1,6 +1,6 @@
--- Only where Realtime is: events become rows of realtime.messages, which the server sends after
--- commit. One insert for many; realtime.send(), a subtransaction each, where the insert is refused.
--- What goes wrong is a warning: an event is a hint and must never undo the change it announces.
+-- If Realtime is installed, events are written to realtime.messages, and the server sends them after the commit. One
+-- insert writes many. If the insert is not permitted, realtime.send() writes them, in a subtransaction each. An error
+-- is raised as a warning, since an event is a hint and must not undo the change that it announces.
 do $do$
 begin
   if to_regclass('realtime.messages') is null then

@@ -1,10 +1,10 @@
--- Schedules the housekeeping where pg_cron is; call it again after installing pg_cron. Each job has a
--- name of its own, so that pruning can be put elsewhere without stopping the rest.
+-- Schedules the housekeeping if pg_cron is installed; call it again after installing pg_cron. Pruning has a job of its
+-- own, so that it can be rescheduled without the rest.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.
+  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron.
   v_schedule regproc := (
     select p.oid from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
     where n.nspname = 'cron' and p.proname = 'schedule' limit 1);

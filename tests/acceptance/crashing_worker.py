@@ -53,7 +53,7 @@ async def main() -> None:
         wrap_method(ReplicateClient, name, lambda *_, name=name: name)
     lease = 600.0 if DIES_AT else 30.0  # The test expires the leases of dead workers itself.
     settings = WorkerSettings(lease=lease, poll_interval=0.2, concurrency=50)
-    handling = HandlerSettings(first_look=0.05, grace=0.5)
+    handling = HandlerSettings(first_poll_interval=0.05, recheck_delay=0.5)
     async with AsyncPictureQueue.from_env() as pq:
         await builtin_worker(pq, settings, ReplicateSettings.from_env(), handling).run()
 

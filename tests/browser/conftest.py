@@ -271,7 +271,7 @@ def new_worker(stack: Any, service: AsyncPictureQueue) -> Callable[[], Worker]:
     """Create workers with the built-in handlers, which use the Replicate simulator."""
 
     def make() -> Worker:
-        handling = HandlerSettings(first_look=0.05, longest_look=0.1)
+        handling = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1)
         replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
         settings = WorkerSettings(shutdown_grace=0, poll_interval=0.2)
         return builtin_worker(service, settings, replicate, handling)

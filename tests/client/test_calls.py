@@ -196,7 +196,7 @@ def test_exceptions_of_other_libraries_become_library_errors(api, monkeypatch):
                 raise error
 
             with monkeypatch.context() as patch:
-                patch.setattr(pq._project.client().postgrest.session, "send", fail)
+                patch.setattr(pq._project._api().client().postgrest.session, "send", fail)
                 with pytest.raises(errors.ConnectionFailed):
                     pq._project.call(CALL)
 
@@ -432,7 +432,7 @@ def test_a_missing_database_or_a_malformed_url_is_a_settings_error(stack):
     missing = pytest.raises(errors.SettingsError, match='database "nowhere" does not exist')
     with PictureQueue(database_url=nowhere) as pq, missing:
         pq.health()
-    unreadable = pytest.raises(errors.SettingsError, match="cannot be read")
+    unreadable = pytest.raises(errors.SettingsError, match="is not a PostgreSQL URL")
     with PictureQueue(database_url="nonsense:secret") as pq, unreadable as refused:
         pq.health()
     assert "secret" not in str(refused.value)

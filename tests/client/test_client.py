@@ -94,7 +94,7 @@ async def test_the_result_of_a_cancelled_job_is_an_error(service, queue):
 
 async def test_waiting_for_a_result_times_out(service, queue):
     enqueued = await service.jobs.enqueue("resize", queue=queue)
-    with pytest.raises(errors.WaitTimeout, match="goes on"):
+    with pytest.raises(errors.WaitTimeout, match="The job continues"):
         await service.jobs.result(enqueued.id, timeout=0.2)
     assert (await service.jobs.get(enqueued.id)).status is JobStatus.PENDING
 
@@ -246,7 +246,7 @@ async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, mo
 
 
 async def test_a_call_whose_response_was_lost_is_repeated_and_writes_once(service, queue):
-    client = await service._project.client()
+    client = await service._project._api().client()
     sent = 0
 
     async def lose_first(response: httpx.Response) -> None:

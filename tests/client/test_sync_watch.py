@@ -142,7 +142,7 @@ def test_breaking_out_of_a_loop_leaves_its_topic(pq, job_id):
     for event in pq.jobs.watch(job_id):
         assert event.status is JobStatus.PENDING
         break
-    until(lambda: not listeners(pq) and not pq._watcher._background._running)
+    until(lambda: not listeners(pq) and not pq._watcher._background._futures)
     pq.jobs.cancel(job_id)
     assert [event.status for event in pq.jobs.watch(job_id)] == [JobStatus.CANCELLED]
 
@@ -225,6 +225,6 @@ async def test_a_watch_reads_with_the_current_session(stack, ada, bob, monkeypat
 
 def refresh(pq, token):
     """Set a new token, as a refreshed session of supabase-py does."""
-    client = pq._project.client()
+    client = pq._project._api().client()
     client.options.headers["Authorization"] = f"Bearer {token}"
     client._postgrest = None

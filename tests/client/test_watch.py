@@ -82,15 +82,15 @@ def joined(monkeypatch):
     Listens to the topic until the test ends.
     """
     has_read = asyncio.Event()
-    read = follow._Following._read
+    read = follow._JobFollower._read
 
-    async def read_and_signal(self, job_id, reason, grace=0.0):
-        event = await read(self, job_id, reason, grace)
+    async def read_and_signal(self, job_id, reason, extra=0.0):
+        event = await read(self, job_id, reason, extra)
         if reason == "snapshot":
             has_read.set()
         return event
 
-    monkeypatch.setattr(follow._Following, "_read", read_and_signal)
+    monkeypatch.setattr(follow._JobFollower, "_read", read_and_signal)
     with contextlib.ExitStack() as listening:
 
         async def join(pq, topic):
@@ -243,7 +243,7 @@ async def test_a_watch_continues_with_a_refreshed_token(stack, ada, service, joi
         topic = f"pq:user:{ada.id}"
         watch = Watch(pq, started.job_id)
         probe = await joined(pq, topic)
-        client = await pq._project.client()
+        client = await pq._project._api().client()
         client.options.headers["Authorization"] = f"Bearer {ada.token}"
         client._postgrest = None  # A refreshed session does both.
         await probe.until_lost()

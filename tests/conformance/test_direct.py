@@ -17,6 +17,8 @@ from picture_queue._transport.connection import AsyncRawConnection
 from picture_queue.errors import SettingsError
 from picture_queue.settings import DatabaseSettings
 
+from ..signals import watch
+
 
 @pytest.fixture
 async def direct(stack):
@@ -69,7 +71,7 @@ async def test_a_user_token_with_a_database_url_is_refused(stack):
 
 async def test_images_need_the_api(direct):
     with pytest.raises(SettingsError, match="SUPABASE_URL"):
-        await direct._project.client()
+        direct._project._api()
 
 
 async def test_the_environment_selects_the_transport(stack, monkeypatch):
@@ -132,7 +134,7 @@ async def test_each_query_of_a_connection_has_its_own_timeout(direct):
     with pytest.raises(TimeoutError):
         await connection.execute(b"select pg_sleep(60)", [], 0.2)
     assert time.monotonic() - began < 25
-    assert not connection.idle
+    assert not connection.is_idle
     connection.close()
 
 
@@ -142,7 +144,7 @@ def test_a_sync_query_without_an_answer_is_abandoned_at_the_timeout(stack):
         (connection,) = pq._project.database._pool._idle
         with pytest.raises(TimeoutError):
             connection.execute(b"select pg_sleep(10)", [], 0.2)
-        assert not connection.idle
+        assert not connection.is_idle
 
 
 async def test_large_calls_and_answers_are_possible(direct, queue):
@@ -251,7 +253,7 @@ async def test_listen_is_not_used_if_its_test_notification_does_not_arrive(
 
 async def test_an_idle_worker_starts_a_job_without_polling(direct, queue):
     worker = Worker(direct, WorkerSettings(queues=(queue,), poll_interval=3600))
-    worker._signals.watch()
+    watch(worker)
     started = asyncio.Event()
 
     @worker.handler("x")

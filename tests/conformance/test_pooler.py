@@ -8,6 +8,8 @@ from picture_queue import AsyncPictureQueue, PictureQueue, Worker, WorkerSetting
 from picture_queue._realtime import notifications
 from tests.conformance import pooler
 
+from ..signals import watch
+
 pytestmark = pytest.mark.extra
 
 
@@ -40,7 +42,7 @@ async def test_a_worker_polls_because_listen_does_not_work(pooled, queue, monkey
     monkeypatch.setattr(notifications._log, "info", log_messages.put_nowait)
     async with AsyncPictureQueue(database_url=pooled) as pq:
         worker = Worker(pq, WorkerSettings(queues=(queue,), poll_interval=0.1))
-        worker._signals.watch()
+        watch(worker)
 
         @worker.handler("square")
         async def square(payload):

@@ -8,6 +8,8 @@ import pytest
 
 from picture_queue import JobStatus, Worker, WorkerSettings
 
+from ..signals import watch
+
 LONG_NUMBER = """jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"""
 DEEP = """('{"a": ' || repeat('[', 3000) || repeat(']', 3000) || '}')::jsonb"""
 
@@ -29,7 +31,7 @@ async def jobs(
 
 async def test_only_the_unreadable_job_fails(service, queue, jobs, caplog):
     worker = Worker(service, WorkerSettings(queues=(queue,), poll_interval=30))
-    worker._signals.watch()
+    watch(worker)
     ran: list[int] = []
 
     @worker.handler("resize")

@@ -64,7 +64,7 @@ async def test_a_prediction_whose_create_never_responds_is_cancelled() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         gate, job = Gate(world.client, "create"), Job()
-        short_cleanup = replace(FAST, undo=0.05)
+        short_cleanup = replace(FAST, cancel_timeout=0.05)
         task = asyncio.create_task(world.run(world.generation(), job, short_cleanup, gate))
         await gate.reached.wait()
         job.cancel_requested = True

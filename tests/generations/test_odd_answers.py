@@ -1,5 +1,6 @@
 """A single invalid response of Replicate, or of its file host, loses no paid image."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,9 @@ import httpx
 import pytest
 
 from picture_queue.providers.replicate import errors
-from picture_queue.worker import PermanentFailure
+from picture_queue.worker import PermanentFailure, RateLimited, Retry
 
-from .world import World, assert_paid_once, raises_verdict
+from .world import Job, World, assert_paid_once, raises_verdict
 
 
 class _FaultyTransport(httpx.AsyncBaseTransport):
@@ -35,6 +36,10 @@ class _FaultyTransport(httpx.AsyncBaseTransport):
 
 def _is_read(request: httpx.Request) -> bool:
     return request.method == "GET" and request.url.path.startswith("/v1/predictions/")
+
+
+def _is_create(request: httpx.Request) -> bool:
+    return request.method == "POST" and request.url.path.endswith("/predictions")
 
 
 def _is_download(request: httpx.Request) -> bool:
@@ -72,18 +77,79 @@ async def test_a_prediction_with_another_id_is_ignored(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("matches", "status", "kind", "state"),
+    ("matches", "status", "verdict", "kind", "state"),
     [
-        (_is_read, 403, errors.Unauthorized, "created"),
-        (_is_read, 404, errors.OutputExpired, "lost"),
-        (_is_download, 403, errors.OutputError, "failed"),
-        (_is_download, 404, errors.OutputExpired, "failed"),
+        (_is_read, 401, RateLimited, errors.Unauthorized, "created"),
+        (_is_read, 403, Retry, errors.Forbidden, "created"),
+        (_is_read, 404, PermanentFailure, errors.OutputExpired, "lost"),
+        (_is_download, 403, PermanentFailure, errors.OutputError, "failed"),
+        (_is_download, 404, PermanentFailure, errors.OutputExpired, "failed"),
     ],
 )
 async def test_a_repeated_refusal_fails_the_job(
-    world: World, matches: Any, status: int, kind: type[errors.ReplicateError], state: str
+    world: World,
+    matches: Any,
+    status: int,
+    verdict: type[Exception],
+    kind: type[errors.ReplicateError],
+    state: str,
 ) -> None:
     world.http._transport = _FaultyTransport(world.http._transport, matches, 99, status)
-    with raises_verdict(PermanentFailure, kind):
+    with raises_verdict(verdict, kind):
         await world.run(world.generation())
     assert [row.state for row in world.db.rows] == [state]
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "kind"),
+    [(401, RateLimited, errors.Unauthorized), (403, Retry, errors.Forbidden)],
+)
+async def test_a_token_refused_by_a_create_fails_no_job_for_good(
+    world: World, status: int, verdict: type[Exception], kind: type[errors.ReplicateError]
+) -> None:
+    """Jobs wait until the operator replaces the token, or use another attempt."""
+    world.http._transport = _FaultyTransport(
+        world.http._transport, _is_create, 1, status, json={"detail": "odd"}
+    )
+    generation = world.generation()
+    with raises_verdict(verdict, kind) as raised:
+        await world.run(generation)
+    if isinstance(raised.verdict, RateLimited):
+        assert raised.verdict.key == "type:generate-image", "all jobs of this type would fail"
+    assert [row.state for row in world.db.rows] == ["failed"]
+    await world.run(generation)
+    assert len(await world.paid()) == 1
+
+
+class _UnreachableLog(logging.Handler):
+    """A logging handler of the user that sends lines to a server that is down."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ConnectionError("the log server is down")
+
+
+async def test_a_logging_handler_that_raises_costs_no_picture(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger("picture_queue"), "handlers", [_UnreachableLog()])
+    world.http._transport = _FaultyTransport(
+        world.http._transport, _is_read, 1, 403, json={"detail": "odd"}
+    )
+    generation = world.generation()
+    await world.run(generation)
+    await assert_paid_once(world, generation)
+    assert "ConnectionError: the log server is down" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+async def test_a_refused_create_is_repeated_once(world: World, status: int) -> None:
+    world.http._transport = _FaultyTransport(
+        world.http._transport, _is_create, 2, status, json={"detail": "odd"}
+    )
+    generation = world.generation()
+    with pytest.raises(Retry):
+        await world.run(generation)
+    with pytest.raises(PermanentFailure):
+        await world.run(generation, Job(attempt=2))
+    await world.run(generation)
+    assert len(await world.paid()) == 1

@@ -110,7 +110,7 @@ async def test_an_svg_without_a_usable_size_is_stored(world: World) -> None:
 
 async def test_images_are_downloaded_one_by_one(world: World) -> None:
     counting = _Counting(world.client)
-    settings = replace(FAST, parallel=2)
+    settings = replace(FAST, max_parallel=2)
     await world.run(world.generation(num_outputs=4), settings=settings, client=counting)
     assert counting.most == 2
 

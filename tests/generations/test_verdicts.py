@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from picture_queue.errors import ConnectionFailed
+from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.generations.handler import image_handler
 from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.client import ReplicateClient
@@ -47,7 +47,7 @@ async def test_a_throttled_create_without_a_time_waits_for_the_default_pause(wor
     await world.switch(kind="rate_limit", count=100)
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(world.generation())
-    assert raised.verdict.seconds == FAST.pause
+    assert raised.verdict.seconds == FAST.default_pause
 
 
 async def test_without_credit_the_job_waits(world: World) -> None:
@@ -82,9 +82,9 @@ async def test_an_outage_of_replicate_uses_up_no_attempt(world: World, recorded:
     for _ in range(5):  # There are more outages than attempts of a job.
         with raises_verdict(RateLimited, errors.NotReached) as raised:
             await world.run(generation)
-        assert raised.verdict.seconds == FAST.pause
+        assert raised.verdict.seconds == FAST.default_pause
         assert raised.verdict.key == "type:generate-image"
-        assert "out of reach" in raised.verdict.outcome("default").detail
+        assert "Replicate cannot be reached" in raised.verdict.outcome("default").detail
     outage.on = False
     await world.run(generation)
     assert len(await world.paid()) == 1
@@ -211,7 +211,7 @@ async def test_a_failed_download_is_retried_by_the_next_attempt(world: World, ki
     # After an hour the attempts count, so that the job ends.
     await world.switch(kind=kind, on="file", count=10)
     with raises_verdict(Retry, errors.ServiceUnavailable) as raised:
-        await world.run(generation, settings=replace(FAST, outage=0.0))
+        await world.run(generation, settings=replace(FAST, outage_tolerance=0.0))
     assert raised.verdict.reason == "The picture was made and waits to be stored."
     await world.http.post(
         "/_simulator/faults", json={"kind": "fail"}
@@ -231,7 +231,7 @@ async def test_an_outage_of_storage_uses_up_no_attempt(world: World) -> None:
     generation = world.generation(num_outputs=2)
     for outage, verdict in ((3600.0, Snooze), (0.0, Retry)):
         store = _StorageOutage(world.db, generation)
-        settings = replace(FAST, outage=outage)
+        settings = replace(FAST, outage_tolerance=outage)
         with raises_verdict(verdict, errors.ServiceUnavailable) as raised:
             await image_handler(world.client, lambda _, s=store: s, settings)({}, Job())
         assert re.search(r"project.*refused", str(raised.cause))
@@ -239,3 +239,25 @@ async def test_an_outage_of_storage_uses_up_no_attempt(world: World) -> None:
             assert "project" in raised.verdict.outcome("default").detail
     await world.run(generation)
     await assert_paid_once(world, generation)
+
+
+class _ProjectAway(Store):
+    """The project does not answer, so no row can be written."""
+
+    def __init__(self, *arguments: Any, error: Exception) -> None:
+        super().__init__(*arguments)
+        self.error = error
+
+    async def begin(self) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ConnectionFailed("no answer"), Busy("locked")])
+async def test_an_outage_of_the_project_before_the_begin_gives_the_attempt_back(
+    world: World, error: Exception
+) -> None:
+    store = _ProjectAway(world.db, world.generation(), error=error)
+    with raises_verdict(Snooze, errors.ServiceUnavailable) as raised:
+        await image_handler(world.client, lambda _: store, FAST)({}, Job())
+    assert raised.verdict.seconds == FAST.pause
+    assert await world.paid() == []

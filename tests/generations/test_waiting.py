@@ -35,7 +35,7 @@ async def test_an_overdue_prediction_is_cancelled_by_the_worker(world: World) ->
     await world.switch(kind="slow", seconds=5000)
     # The local deadline has already passed at the first poll. The deadline at Replicate is far
     # away.
-    overdue = replace(FAST, margin=-FAST.deadline - 200)
+    overdue = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
     with raises_verdict(Retry, errors.DeadlinePassed):
         await world.run(world.generation(), settings=overdue)
     assert await world.paid() == []
@@ -48,7 +48,7 @@ async def test_an_overdue_prediction_that_has_ended_is_used() -> None:
         world.now = datetime.now(UTC).timestamp()
         slow = _JumpingClient(world)
         await world.run(
-            world.generation(num_outputs=2), settings=replace(FAST, margin=-900), client=slow
+            world.generation(num_outputs=2), settings=replace(FAST, stop_margin=-900), client=slow
         )
         assert world.db.rows[0].state == "succeeded"
 
@@ -57,7 +57,7 @@ async def test_an_overdue_prediction_that_is_slow_to_stop_is_given_up(world: Wor
     await world.switch(kind="slow", seconds=5000)
     # The local deadline has already passed at the first poll. The deadline at Replicate is far
     # away.
-    overdue = replace(FAST, margin=-FAST.deadline - 200)
+    overdue = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
     with raises_verdict(Retry, errors.DeadlinePassed):
         await world.run(world.generation(), settings=overdue, client=_SlowToStop(world.client))
     assert [row.state for row in world.db.rows] == ["canceled"]
@@ -80,7 +80,7 @@ class _SlowToStop:
 
 async def test_the_delay_of_the_first_poll_depends_on_the_model(world: World) -> None:
     began = asyncio.get_running_loop().time()
-    await world.run(world.generation(), settings=replace(FAST, first_look=None))
+    await world.run(world.generation(), settings=replace(FAST, first_poll_interval=None))
     # The delay is 0.25 seconds, less the jitter.
     assert asyncio.get_running_loop().time() - began >= 0.2
 

@@ -15,8 +15,9 @@ from picture_queue.providers.replicate.download import DownloadRules
 from picture_queue.settings import ReplicateSettings
 
 from ..faults.proxy import Proxy
+from ..signals import watch
 
-QUICK = HandlerSettings(first_look=0.05, longest_look=0.1)
+QUICK = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1)
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def new_builtin(stack, service) -> Callable[..., Worker]:
         replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
         chosen = WorkerSettings(shutdown_grace=0, **settings)
         worker = builtin_worker(service, chosen, replicate, QUICK)
-        worker._signals.watch()
+        watch(worker)
         return worker
 
     return make
@@ -72,7 +73,7 @@ async def test_a_throttled_account_pauses_all_generations(stack, service, new_bu
 
 
 async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, db, monkeypatch):
-    policy = RetryPolicy(tries=2, first_wait=0.01)
+    policy = RetryPolicy(max_attempts=2, first_wait=0.01)
     monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     address = httpx.URL(stack.replicate_url)
     # The images of the simulator have an address of their own.
@@ -81,10 +82,10 @@ async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, d
     with Proxy(address.host, address.port, "http") as proxy:
         proxy.refuse()
         replicate = ReplicateSettings(stack.replicate_token, f"http://127.0.0.1:{proxy.port}/v1")
-        quick = replace(QUICK, pause=0.1)
+        quick = replace(QUICK, default_pause=0.1)
         settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
         worker = builtin_worker(service, settings, replicate, quick)
-        worker._signals.watch()
+        watch(worker)
         started = await service.generations.start("a lighthouse")
         async with worker:
             for _ in range(5):  # There are more outages than attempts of a job.
@@ -100,8 +101,8 @@ async def test_an_outage_of_storage_does_not_use_up_attempts(stack, service, fau
     await faults(answer_503=1000, path="/storage/v1/object/pictures")
     replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
     settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
-    worker = builtin_worker(service, settings, replicate, replace(QUICK, pause=0.1))
-    worker._signals.watch()
+    worker = builtin_worker(service, settings, replicate, replace(QUICK, default_pause=0.1))
+    watch(worker)
     started = await service.generations.start("a lighthouse")
     async with worker:
         for _ in range(5):  # There are more outages than attempts of a job.
@@ -116,13 +117,13 @@ async def test_an_outage_of_storage_does_not_use_up_attempts(stack, service, fau
 async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
     service, caplog, monkeypatch, db, url
 ):
-    policy = RetryPolicy(tries=1)
+    policy = RetryPolicy(max_attempts=1)
     monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05, concurrency=1)
     worker = builtin_worker(service, settings, ReplicateSettings("r8_test", url), QUICK)
-    worker._signals.watch()
+    watch(worker)
     first, second = [await service.generations.start(f"lighthouse {n}") for n in range(2)]
-    expected = f"NotReached: Replicate is out of reach at {url}: ConnectError: "
+    expected = f"NotReached: Replicate cannot be reached at {url}: ConnectError: "
     async with worker:
         assert await worker._signals.settled.next() == (first.job_id, "snoozed")
         await worker._signals.reported.next()
@@ -160,7 +161,7 @@ async def test_a_cancel_of_the_job_stops_the_prediction(stack, service, new_buil
 
 async def test_without_a_token_generations_stay_pending_with_a_log_message(service, queue, caplog):
     worker = builtin_worker(service, WorkerSettings(queues=("default", queue)), None)
-    worker._signals.watch()
+    watch(worker)
     assert "REPLICATE_API_TOKEN is not set: generate-image jobs stay pending" in caplog.text
     assert worker.job_types == ()
     started = await service.generations.start("a lighthouse")

@@ -27,7 +27,7 @@ SCHNELL, DEV, SDXL = (
     "stability-ai/sdxl",
 )
 SMALL = {"megapixels": "0.25"}
-FAST = HandlerSettings(first_look=0.005, longest_look=0.02, grace=0.02)
+FAST = HandlerSettings(first_poll_interval=0.005, max_poll_interval=0.02, recheck_delay=0.02)
 
 
 @dataclass
@@ -168,7 +168,7 @@ class World:
             "r8_test",
             base_url="http://simulator.localhost/v1",
             http=self.http,
-            retry=RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=0.2),
+            retry=RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=0.2),
         )
         self.db = Database()
 

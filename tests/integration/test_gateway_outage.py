@@ -62,7 +62,7 @@ async def proxy(platform):
 
 
 async def test_each_service_reports_an_outage_of_the_database(proxy, platform, monkeypatch):
-    monkeypatch.setattr(socket, "_LISTENER_PATIENCE", 0.2)
+    monkeypatch.setattr(socket, "_LISTENER_TIMEOUT", 0.2)
     key = platform.settings.service_role_key
     headers = {"Authorization": f"Bearer {key}"}
     settings = asdict(platform.settings)

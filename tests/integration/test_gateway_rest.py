@@ -186,6 +186,8 @@ async def test_only_a_service_key_can_set_faults(stack, api):
     assert (await api.get("/_faults", headers=headers)).json()["network_cut"] is False
     for body in ({"unknown": 1}, {"answer_503": True}, {"network_cut": 1}, {"path": 1}, []):
         assert (await api.post("/_faults", json=body, headers=headers)).status_code == 400
+    for body in ({"drop_messages": -1}, {"answer_503": 10_001}, {"path": "/" * 10_001}):
+        assert (await api.post("/_faults", json=body, headers=headers)).status_code == 400
     headers["content-type"] = "application/json; charset=utf-8"
     for text in ("{", "[" * 5000, '{"path": "\\ud800"}', '{"delay_seconds": NaN}'):
         assert (await api.post("/_faults", content=text, headers=headers)).status_code == 400

@@ -21,6 +21,7 @@ import asyncpg
 import httpx
 import psutil
 import pytest
+import websockets
 
 from picture_queue._resources import Migration
 from picture_queue.errors import (
@@ -34,6 +35,7 @@ from picture_queue.local import LocalSupabase, launch, migrate
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import _tree, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir
+from picture_queue.local.ports import listen
 from picture_queue.local.processes import runs
 
 # Without fsync the tests write less. A killed process loses no data without it either.
@@ -220,6 +222,23 @@ async def test_the_simulator_answers(stack: LocalSupabase) -> None:
             assert answer.status_code == status, given
 
 
+async def test_a_refused_websocket_is_not_logged_as_an_error(stack: LocalSupabase) -> None:
+    log = DataDir(stack.data_dir).log("daemon")
+    before = len(log.read_text())
+    url = stack.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket"
+    foreign = {"apikey": stack.anon_key, "origin": "https://foreign.test"}
+    for headers, status in (({"apikey": "nonsense"}, 401), (foreign, 403)):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(url, additional_headers=headers)
+        assert refused.value.response.status_code == status
+
+    async def is_logged() -> bool:
+        return "refused a WebSocket with status 403" in log.read_text()[before:]
+
+    await _eventually(is_logged)
+    assert "ERROR" not in log.read_text()[before:]
+
+
 async def test_postgrest_is_configured_as_on_the_platform(stack: LocalSupabase) -> None:
     async with httpx.AsyncClient(
         base_url=f"{stack.api_url}/rest/v1", headers={"apikey": stack.service_role_key}
@@ -366,18 +385,36 @@ async def test_a_start_waits_for_the_processes_of_a_killed_stack(data_dir: Path)
             await footprint.wait_until_gone(0)
 
 
-async def test_the_next_start_ends_an_orphaned_server(data_dir: Path) -> None:
-    with quick(data_dir) as first:
+async def test_the_next_start_ends_orphans_which_hold_the_ports_until_then(data_dir: Path) -> None:
+    with quick(data_dir, worker=True) as first:
         token = await _keep(first.db_url)
         footprint = Footprint.of(data_dir)
         # The guard is killed too, so that no process can clean up.
         footprint.programs["guard.py"].suspend()
         footprint.processes[0].kill()
         footprint.programs["guard.py"].kill()
-    assert runs(footprint.programs["postgres"])
-    with quick(data_dir) as second:
+    daemon, *rest = footprint.processes
+    orphans = [process for process in rest if process != footprint.programs["guard.py"]]
+    (worker,) = (process for process in orphans if "picture_queue_cli" in process.cmdline())
+    assert not runs(daemon) and all(map(runs, orphans))
+    # The worker sends its keys to these ports.
+    for port in footprint.ports:
+        with pytest.raises(PortTaken):
+            listen(port)
+    port = httpx.URL(first.api_url).port
+    with quick(data_dir, port=port or 0) as second:
+        assert not runs(worker)
         assert await _has(second.db_url, token)
-    footprint.programs["postgrest"].kill()
+        assert not [process for process in orphans if runs(process)]
+
+
+async def test_a_reset_ends_orphans(empty_dir: Path) -> None:
+    with quick(empty_dir):
+        footprint = Footprint.of(empty_dir)
+        footprint.programs["guard.py"].suspend()
+        footprint.processes[0].kill()
+        footprint.programs["guard.py"].kill()
+    local.reset(empty_dir)
     await footprint.wait_until_gone()
 
 

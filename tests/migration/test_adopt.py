@@ -166,7 +166,7 @@ async def test_the_error_names_a_value_out_of_range_and_nothing_changes(new_data
         insert into job_queue (type, status, priority) values ('resize', 'pending', 9e9)"""
     )
     before = await new_database.rows(OBJECTS)
-    with pytest.raises(MigrationFailed, match=r"cannot be taken over: .*out of range"):
+    with pytest.raises(MigrationFailed, match=r"cannot be adopted: .*out of range"):
         await take_over(new_database)
     assert await new_database.rows(OBJECTS) == before
 

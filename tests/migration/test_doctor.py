@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from picture_queue.installation.keys import kind_of
+from picture_queue.installation.keys import recognise_key
 
 Cli = Callable[..., Result]
 HOST = "https://abcdefghijkl.supabase.co"
@@ -140,7 +140,7 @@ def test_an_unapplied_migration_is_a_finding_with_the_command(
     ],
 )
 def test_the_kind_of_a_key_is_recognised(key: str, access: str, problem: str | None) -> None:
-    kind = kind_of(key, HOST)
+    kind = recognise_key(key, HOST)
     assert kind.access == access
     assert (problem is None) == (kind.problem is None)
     assert (problem or "") in (kind.problem or "")
@@ -149,7 +149,9 @@ def test_the_kind_of_a_key_is_recognised(key: str, access: str, problem: str | N
 
 def test_the_checklist_in_the_docs_names_existing_checks(cli: Cli, stack: Any) -> None:
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
-    section = page.partition("\n## Before you go live\n")[2].partition("\nAnd by hand:")[0]
+    section = page.partition("\n## Before you go live\n")[2].partition(
+        "\nDo the following yourself:"
+    )[0]
     names = {
         name
         for line in section.splitlines()

@@ -94,7 +94,7 @@ def test_the_timestamp_is_later_than_now_and_the_newest_file(
 def test_a_file_name_without_a_later_timestamp_is_refused(project: Path) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / "999_a.sql").touch()
-    with pytest.raises(InstallationRefused, match="No timestamp comes after") as refused:
+    with pytest.raises(InstallationRefused, match="does not have fourteen digits") as refused:
         install(project)
     assert refused.value.detail == "999"
     assert names(project) == ["999_a.sql"]

@@ -117,10 +117,9 @@ async def use_every_service(stack: LocalSupabase) -> None:
         message = {"topic": "spied", "event": "e", "payload": {}, "private": True}
         broadcast = "/realtime/v1/api/broadcast"
         await ask("POST", broadcast, 202, json={"messages": [message]})
-        for _ in range(200):  # Postgres tells PostgREST of the new function by an event
-            if (await http.post("/rest/v1/rpc/spy_rest")).status_code != 404:
-                break
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(20):  # Postgres tells PostgREST of the new function by an event
+            while (await http.post("/rest/v1/rpc/spy_rest")).status_code == 404:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         await ask("POST", "/rest/v1/rpc/spy_rest", 204)
         client = AsyncRealtimeClient(f"{stack.api_url}/realtime/v1", stack.anon_key)
         await client.set_auth(session["access_token"])
@@ -426,6 +425,8 @@ async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
                 assert await connection.fetchval(revoked), (
                     "a privilege that the user revoked is back"
                 )
+                slots = "select count(*) from pg_replication_slots"
+                assert await connection.fetchval(slots) == 0, "a replication slot was kept"
                 if start == 0:
                     await connection.execute(PERMISSIVE)
                 await connection.close()

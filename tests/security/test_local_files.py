@@ -88,7 +88,7 @@ def test_the_attack_of_case_s7_writes_no_file(open_directory: Path):
     expect_refused(data, "belongs to nobody")
     # The same happens if only the directory itself was given to root.
     os.chown(data, 0, 0)
-    expect_refused(data, "somebody else's")
+    expect_refused(data, "a file of another user")
     assert os.listdir(target) == []
 
 
@@ -138,7 +138,7 @@ def test_a_symlink_for_the_directory_is_refused(open_directory: Path):
 def test_a_path_that_others_can_replace_is_refused(open_directory: Path):
     (open_directory / "open").mkdir()
     (open_directory / "open").chmod(0o777)
-    expect_refused(open_directory / "open" / "data", "Other users can exchange", "mode 0777")
+    expect_refused(open_directory / "open" / "data", "Other users can replace", "mode 0777")
     # A sticky directory such as /tmp protects files of its users.
     (open_directory / "open").chmod(0o1777)
     with LocalSupabase(open_directory / "open" / "data", durable=False):
@@ -155,7 +155,7 @@ def test_a_path_through_symlinks_of_others_is_refused(open_directory: Path):
     link.symlink_to(open_directory / "safe")
     expect_safe_path(link / "data")
     os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
-    expect_refused(link / "data", "Other users can exchange", "owner nobody")
+    expect_refused(link / "data", "Other users can replace", "owner nobody")
     (open_directory / "shared" / "theirs").mkdir()
     os.chown(open_directory / "shared" / "theirs", NOBODY, NOBODY)
     expect_refused(open_directory / "shared" / "theirs" / "data", "owner nobody")
@@ -168,11 +168,11 @@ def test_a_directory_with_other_files_must_be_closed(open_directory: Path):
     data = open_directory / "data"
     data.mkdir(mode=0o755)
     (data / "thesis.txt").write_text("keep me")
-    expect_refused(data, "holds other files", "mode 0755", "--data-dir")
+    expect_refused(data, "contains other files", "mode 0755", "--data-dir")
     if IS_ROOT:
         # The stack would give the directory to the service user, with all its files.
         data.chmod(0o700)
-        expect_refused(data, "holds other files")
+        expect_refused(data, "contains other files")
     (data / "thesis.txt").unlink()
     (data / "lock").touch()
     data.chmod(0o777)
@@ -196,7 +196,7 @@ def test_the_error_for_an_unreachable_directory_names_owner_and_mode(open_direct
     open_directory.chmod(0o700)
     with pytest.raises(LocalStackError) as caught:
         LocalSupabase(open_directory / "data", durable=False).start()
-    assert f"cannot pass {open_directory}: {open_directory} (owner root, mode 0700)" in str(
+    assert f"cannot enter {open_directory}: {open_directory} (owner root, mode 0700)" in str(
         caught.value
     )
     assert "/var/lib" in str(caught.value) and "/tmp," not in str(caught.value.hint)
@@ -267,5 +267,5 @@ def test_the_cache_is_writable_only_for_its_owner(
         cache_dir()
     cache.chmod(0o755)
     open_directory.chmod(0o777)
-    with pytest.raises(LocalStackError, match="Other users can exchange"):
+    with pytest.raises(LocalStackError, match="Other users can replace"):
         cache_dir()

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import httpx
@@ -26,7 +26,7 @@ import jwt
 import psutil
 import pytest
 
-from picture_queue.errors import LocalStackError, PortTaken
+from picture_queue.errors import PortTaken
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
 from picture_queue.local.datadir import DataDir
@@ -275,23 +275,6 @@ def test_the_ports_of_a_killed_stack_are_held_until_its_worker_ends():
     assert taken == set()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the socket who listens there")
-def test_a_postgrest_left_by_its_guard_is_ended_at_the_next_start():
-    """Leave PostgREST running, which has the JWT secret and a password of the database."""
-    place = local._temporary_directory()
-    try:
-        with contextlib.suppress(LocalStackError), LocalSupabase(place) as stack:
-            daemon, *others = processes(stack)
-            left = next(each for each in others if "postgrest" in each.name())
-            next(each for each in others if "guard.py" in " ".join(each.cmdline())).kill()
-            daemon.kill()
-        assert runs(left)
-        with LocalSupabase(place):
-            assert not runs(left)
-    finally:
-        local.reset(place)
-
-
 def test_a_long_path_also_uses_a_socket():
     """Use a path longer than the 103 to 107 bytes of a socket name, without a port."""
     directory = local._temporary_directory()
@@ -302,6 +285,12 @@ def test_a_long_path_also_uses_a_socket():
             key = {"apikey": stack.secret_key}
             answer = httpx.post(f"{stack.api_url}/rest/v1/rpc/picture_queue_version", headers=key)
             assert answer.status_code == 200
+            assert asyncio.run(_connections(stack)) == []
+            (sockets,) = parse_qs(urlsplit(stack.superuser_url).query)["host"]
+            info = os.stat(sockets)
+            assert stat.S_IMODE(info.st_mode) == 0o700
+            assert info.st_uid == place.stat().st_uid
+        assert not Path(sockets).exists()
         local.reset(place)
     finally:
         shutil.rmtree(directory)

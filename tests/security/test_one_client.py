@@ -1,10 +1,11 @@
 """Requests of one client that must not block the other clients of the embedded stack."""
 
+import asyncio
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,23 @@ from picture_queue.local import json_body
 from picture_queue.local.gateway.realtime.socket import Socket
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.upload import _Form
+from tests.security.world import Answer, World
 
-UNKNOWN_JOB = '{"job_id": "00000000-0000-0000-0000-000000000000"}'
+# Requests run until the test releases a lock, so that nothing depends on their duration.
+SLOW = """
+create function public.slow() returns int language plpgsql
+set statement_timeout = '60s' set lock_timeout = '60s' as $$
+begin
+  perform pg_advisory_xact_lock_shared(4711);
+  return 1;
+end $$;
+grant execute on function public.slow() to authenticated, service_role;
+"""
+BLOCKED = (
+    "select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted"
+)
+UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
+UNKNOWN_JOB = f'{{"job_id": "{UNKNOWN_ID}"}}'
 
 
 def ask(url: str, head: str, body: str) -> str:
@@ -71,6 +87,55 @@ def test_a_body_is_never_taken_for_the_next_request(sandbox: Any, coding: str):
     assert "PQ_UNKNOWN_JOB" in answer
 
 
+async def test_slow_requests_of_a_user_leave_connections_to_the_workers(
+    world: World, admin: Any, until: Callable[..., Any]
+):
+    """A user's thirty filters with a costly expression took all connections of PostgREST."""
+    await admin.execute(SLOW)
+    waiting: list[asyncio.Task[Answer]] = []
+
+    async def is_known() -> bool:
+        return (await world.rpc("service", "slow")).status != 404
+
+    async def are_blocked() -> bool:
+        return bool(await admin.fetchval(BLOCKED) == 8)
+
+    try:
+        await until(is_known)
+        await admin.execute("select pg_advisory_lock(4711)")
+        waiting += [asyncio.create_task(world.rpc("owner", "slow")) for _ in range(30)]
+        await until(are_blocked)
+        assert (await world.rpc("service", "picture_queue_version")).status == 200
+        assert await are_blocked()
+        assert not any(task.done() for task in waiting)
+        await admin.execute("select pg_advisory_unlock(4711)")
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+    finally:
+        await admin.execute("select pg_advisory_unlock_all()")
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await admin.execute("drop function public.slow()")
+
+
+async def test_the_statements_of_users_end_as_on_the_platform(
+    world: World, admin: Any, until: Callable[..., Any]
+):
+    await admin.execute(
+        "create function public.statement_limit() returns text language sql volatile as"
+        " $$ select current_setting('statement_timeout') $$;"
+        "grant execute on function public.statement_limit() to anon, authenticated, service_role"
+    )
+
+    async def is_known() -> bool:
+        return (await world.rpc("service", "statement_limit")).status != 404
+
+    try:
+        await until(is_known)
+        for role, limit in (("anon", "3s"), ("owner", "8s"), ("service", "8s")):
+            assert await world.do(role, "statement_limit") == limit
+    finally:
+        await admin.execute("drop function public.statement_limit()")
+
+
 @pytest.mark.parametrize(
     ("path", "most"),
     [
@@ -98,6 +163,17 @@ def test_a_body_above_the_limit_is_refused(sandbox: Any, path: str, most: int):
         assert (answer.status_code == 413) is refused, answer.text
         if refused:
             assert str(most) in answer.json()["message"]
+
+
+def test_a_body_sent_with_a_service_key_is_limited(sandbox: Any):
+    headers = {"apikey": sandbox.secret_key, "content-type": "application/json"}
+    user = f"/auth/v1/admin/users/{UNKNOWN_ID}"
+    for method, path in (("DELETE", user), ("POST", "/_faults")):
+        url, content = sandbox.api_url + path, b" " * 1_100_000
+        answer = httpx.request(method, url, headers=headers, content=content, timeout=30)
+        assert answer.status_code == 413, (path, answer.text)
+    # A deletion needs no body.
+    assert httpx.delete(sandbox.api_url + user, headers=headers).json()["code"] == 404
 
 
 def test_a_file_without_a_length_is_limited(sandbox: Any):

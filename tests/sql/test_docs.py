@@ -58,7 +58,7 @@ async def test_the_reference_lists_every_setting(db):
       where table_name = $1 and table_schema = 'picture_queue'"""
     setting = {row["column_name"] for row in await db.rows(columns, "setting")}
     documented = named(section(SQL, "Settings")) - {"create", "refuse"}
-    assert documented == setting - {"only_row", "maintained_at"}
+    assert documented == setting - {"only_row"}
     queue = {row["column_name"] for row in await db.rows(columns, "queue")}
     documented = {"name", "paused_until", "pause_reason", "created_at"}
     documented |= {"reorder_after", "reorder_again_at"}  # These columns are internal.

@@ -221,7 +221,7 @@ async def two(own_database: str) -> AsyncIterator[list["asyncpg.Connection[Any]"
             await connection.execute("rollback")
     await connections[0].execute("delete from public.job_queue")
     await connections[0].execute("delete from picture_queue.failed_step")
-    await connections[0].execute("update picture_queue.setting set maintained_at = '-infinity'")
+    await connections[0].execute("update picture_queue.maintenance set prune_at = '-infinity'")
     await asyncio.gather(*(connection.close() for connection in connections))
 
 
@@ -270,7 +270,10 @@ async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(two):
     assert (answer["leased"], answer["promoted"]) == (True, 1)
     assert await other.fetchval("select hold from job_queue where id = $1", job) is None
     assert not HOUSEKEEPING & answer.keys()
-    await other.execute("update picture_queue.setting set maintained_at = '-infinity'")
+    await one.execute("rollback")
+    await one.execute("update picture_queue.maintenance set prune_at = '-infinity'")
+    await one.execute("begin")
+    await one.execute("select from picture_queue.maintenance for update")
     answer = await call(other, "b")
     assert (HOUSEKEEPING | {"promoted", "swept"}) <= answer.keys()
 
@@ -291,9 +294,10 @@ async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(two):
 async def test_steps_continue_beside_an_open_transaction(two, open_transaction):
     one, other = two
     await one.execute("select set_limit('sql-open', 2)")
-    await one.execute("update picture_queue.setting set maintained_at = '-infinity'")
     await one.execute("select enqueue_job('t', queue => 'held')")
-    await one.execute("update picture_queue.maintenance set done_at = '-infinity'")
+    await one.execute(
+        "update picture_queue.maintenance set done_at = '-infinity', prune_at = '-infinity'"
+    )
     await one.execute("begin")
     await one.execute(open_transaction)
     for _ in range(2):

@@ -152,6 +152,19 @@ async def test_equal_failures_are_grouped_into_one_reason(db):
     assert error.detail == "filter.limit is not known"
 
 
+async def test_the_reasons_of_pending_jobs_are_those_of_their_last_attempt(db):
+    await enqueue(db)
+    (job,) = await db.claim()
+    await db.report(job, "failed", error="Number 5")
+    await enqueue(db)
+    filter = {"queue": db.queue, "status": "pending"}
+    (reason,) = await db.value("select failure_reasons($1)", filter)
+    assert (reason["reason"], reason["count"], reason["example_job_id"]) == (
+        "Number N", 1, job["id"]
+    )  # fmt: skip
+    assert reason["first_at"] == reason["last_at"] is not None
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

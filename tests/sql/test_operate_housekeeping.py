@@ -157,7 +157,7 @@ async def test_old_months_of_the_archive_are_dropped(db):
 @pytest.mark.parametrize(
     ("table", "column", "values", "early", "late"),
     [
-        ("worker", "name", "$1, '{q}', '{t}', true, now(), now()", 3000, 900),
+        ("worker", "name", "$1, '{q}', '{t}', true, now()", 3000, 900),
         ("signal", "name", "$1, 'null', now()", 0.9 * DAY, 0.2 * DAY),
         ("answer", "id", "'send_event', $1, '{}', now()", 0.9 * DAY, 0.2 * DAY),
         ("throughput", "queue", "$1, date_trunc('minute', now()), 'failed', 5", 1.9 * DAY, 3 * DAY),
@@ -218,7 +218,7 @@ async def test_a_key_with_blocked_jobs_is_kept(db, limit):
 
 
 async def test_housekeeping_runs_once_a_minute(db):
-    await db.run("update picture_queue.setting set maintained_at = '-infinity'")
+    await db.run("update picture_queue.maintenance set prune_at = '-infinity'")
     once = {"folded", "pruned", "tidied", "dropped_partitions", "more"}
     always = {
         "promoted",
@@ -442,3 +442,6 @@ async def test_a_partition_used_by_a_view_is_kept_and_reported(db):
     assert {"archive_2020_01"} <= set(await partitions(db))
     findings = await db.findings("pruning")
     assert "drop table picture_queue.archive_2020_01;" in {f["remedy"] for f in findings}
+    (failed,) = await db.findings("failed steps")
+    assert "dropping partition archive_2020_01 failed 1 times" in failed["detail"]
+    assert "january depends on table" in failed["detail"]

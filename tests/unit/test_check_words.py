@@ -21,6 +21,13 @@ def findings(path: Path) -> list[str]:
     [
         ("a.py", '"""How it works."""\n', "a.py:1: begin this docstring with a verb or a noun"),
         ("a.py", 'def f():\n    """Whether it is."""\n', "a.py:1: begin this docstring"),
+        ("a.py", 'def f():\n    """Returns it."""\n', "a.py:1: begin this docstring with an imp"),
+        ("a.py", '"""Polls the job."""\n', "a.py:1: begin this docstring with an imperative"),
+        (
+            "a.py",
+            'def f():\n    """Do it.\n\n    Args:\n        x: What to do.\n    """\n',
+            "a.py:1: begin this description with a noun: What to do.",
+        ),
         ("a.py", "class Trickle: ...\n", "a.py:1: Trickle is now BatchSender"),
         ("a.py", "\nx.complain()\n", "a.py:2: complain is now print_error"),
         ("a.py", "def f(hurry): ...\n", "a.py:1: hurry is now stop_now"),
@@ -36,6 +43,11 @@ def test_a_finding_has_its_line(tmp_path: Path, name: str, text: str, expected: 
     assert found.startswith(expected)
 
 
-def test_plain_words_pass(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text('"""Whole jobs."""\n\n\ndef talks():\n    """Return it."""\n')
+@pytest.mark.parametrize(
+    "first",
+    ["Whole jobs.", "Calls of SQL functions.", "Process a job.", "Limits that apply.", "Claims."],
+)
+def test_plain_words_pass(tmp_path: Path, first: str) -> None:
+    function = 'def talks():\n    """Return it.\n\n    Args:\n        x: A job.\n    """\n'
+    (tmp_path / "a.py").write_text(f'"""{first}"""\n\n\n{function}')
     assert findings(tmp_path / "a.py") == []

@@ -22,6 +22,7 @@ from picture_queue.records import (
     Hold,
     JobEvent,
     JobStatus,
+    Tenant,
     WorkerSeen,
 )
 from picture_queue.records import Image as Picture
@@ -40,6 +41,7 @@ from picture_queue_cli.parsing import seconds as read_seconds
 from picture_queue_cli.pictures import file_name
 from picture_queue_cli.preview import preview
 from picture_queue_cli.progress_bar import event_line
+from picture_queue_cli.project import every_page
 from picture_queue_cli.timeline import Timeline
 
 NOW = datetime(2030, 1, 31, 8, 0, tzinfo=UTC)
@@ -384,3 +386,12 @@ def test_a_timeline_records_the_first_event_of_each_state_and_its_source() -> No
     ]
     assert timeline.sources() == "5 states: 2 from snapshot, 2 from socket, 1 from poll"
     assert found["timeline"]["stored"]["ms"] == pytest.approx(60_000, abs=1000)
+
+
+def test_a_list_of_several_pages_is_read_to_its_end() -> None:
+    tenants = [Tenant(tenant=f"tenant-{n:02}", weight=1) for n in range(25)]
+
+    def page(*, after: str | None = None) -> list[Tenant]:
+        return [one for one in tenants if after is None or one.tenant > after][:10]
+
+    assert every_page(page, "tenant") == tenants

@@ -93,7 +93,7 @@ def expect_error(done: Result, code: int, *expected: str) -> None:
         (("watch", UNKNOWN_ID, "--timeout", "0"), 2, ("--timeout: '0' is below 0.1s",)),
         (("generate", "x", "--timeout", "1w"), 2, ("--timeout: '1w' is not a time",)),
         (("worker", "--lease", "nan"), 2, ("--lease: 'nan' is not a time",)),
-        (("worker", "--queue", "a=nan"), 2, ("weight of a is nan",)),
+        (("worker", "--queue", "a=nan"), 2, ("weight of queue a is nan",)),
         (("enqueue", "x", "--delay", "9" * 400), 2, ("--delay", "above ten years")),
         (("enqueue", "x", "--delay", "nan"), 2, ("--delay", "not a time like 90s")),
         (("enqueue", "x", "--delay", ""), 2, ("--delay", "not a time like 90s")),

@@ -51,7 +51,7 @@ def test_a_secret_in_a_public_environment_variable_is_found(
     file.write_text(f"# keys\nexport {name} = '{value}'\n")
     file.chmod(0o600)
     ((verdict, detail),) = run_check(tmp_path)
-    assert verdict == "bad" and f"{name} of .env.local" in detail
+    assert verdict == "bad" and f"{name} in .env.local" in detail
 
 
 @pytest.mark.parametrize("value", PUBLIC)

@@ -21,7 +21,7 @@ TOKEN = "r8_test_token"
 MODEL = "black-forest-labs/flux-schnell"
 CREATE = f"{BASE_URL}/models/{MODEL}/predictions"
 ONE = f"{BASE_URL}/predictions/p1"
-FAST = RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=30)
+FAST = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
 
 NEVER_SENT = [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError]
 LOST = [httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError]
@@ -152,7 +152,7 @@ async def test_a_create_without_a_connection_fails_in_the_end(
     route = api.post(CREATE).mock(side_effect=httpx.ConnectError("refused"))
     with pytest.raises(errors.NotReached):
         await create(client)
-    assert route.call_count == FAST.tries
+    assert route.call_count == FAST.max_attempts
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ async def test_a_read_fails_after_several_attempts(
     route = api.get(ONE).respond(503)
     with pytest.raises(errors.ServiceUnavailable):
         await client.get("p1")
-    assert route.call_count == FAST.tries
+    assert route.call_count == FAST.max_attempts
 
 
 async def test_a_read_of_an_unknown_prediction_is_not_repeated(
@@ -345,7 +345,7 @@ async def test_the_token_appears_in_no_text(
     api.get(ONE).mock(side_effect=[httpx.Response(500), httpx.ReadError("gone")] * 3)
     with pytest.raises(errors.ServiceUnavailable) as caught:
         await client.get("p1")
-    assert "asking Replicate again" in caplog.text
+    assert "repeating the call to Replicate" in caplog.text
     for text in (repr(client), repr(caught.value), str(caught.value), caplog.text):
         assert TOKEN not in text
 

@@ -18,7 +18,7 @@ from picture_queue.providers.replicate.download import DownloadRules
 LINK = "https://replicate.delivery/xezq/abc/out-0.webp"
 BELOW = "https://pbxt.replicate.delivery/abc/out-0.png"
 SIMULATOR = "http://127.0.0.1:54399"
-FAST = RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=30)
+FAST = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_recorded_error_responses_map_to_classes(
     ("status", "kind"),
     [
         (400, errors.RequestRefused),
-        (403, errors.Unauthorized),
+        (403, errors.Forbidden),
         (413, errors.InputTooLarge),
         (500, errors.ServiceUnavailable),
         (504, errors.ServiceUnavailable),
@@ -175,7 +175,7 @@ def test_failures_are_classified_by_code_and_then_by_text(
     error = errors.from_failure(text)
     assert type(error) is kind
     assert error.retryable is retryable
-    assert error.tries == tries
+    assert error.max_attempts == tries
 
 
 def test_the_code_overrides_the_text() -> None:

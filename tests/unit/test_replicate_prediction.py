@@ -42,12 +42,12 @@ def prediction(**fields: Any) -> Prediction:
 def test_recorded_states_are_final_or_not(name: str, case: str, terminal: bool) -> None:
     read = Prediction.model_validate(body(name, case))
     assert read.id == body(name, case)["id"]
-    assert read.terminal is terminal
+    assert read.has_ended is terminal
 
 
 def test_unknown_states_and_fields_are_accepted() -> None:
     read = prediction(status="hibernating", favourite_colour="blue")
-    assert not read.terminal
+    assert not read.has_ended
 
 
 def test_nulls_are_read_as_empty_and_errors_as_text() -> None:

@@ -540,6 +540,20 @@ async def test_an_unknown_fault_is_refused(http: httpx.AsyncClient, fault: Any) 
     assert (await http.get("/_simulator/faults")).json() == []
 
 
+@pytest.mark.parametrize("path", ["/_simulator/faults", f"/v1/models/{SCHNELL}/predictions"])
+async def test_a_body_is_bounded(http: httpx.AsyncClient, path: str) -> None:
+    body = {"kind": "fail", "input": {"prompt": "a" * 1_048_576}}
+    answer = await http.post(path, json=body)
+    assert (answer.status_code, "1048576 bytes" in answer.json()["detail"]) == (413, True)
+
+
+async def test_the_number_of_faults_is_bounded(http: httpx.AsyncClient) -> None:
+    for _ in range(1000):
+        await switch(http, kind="fail")
+    answer = await http.post("/_simulator/faults", json={"kind": "fail"})
+    assert (answer.status_code, answer.json()["detail"][:16]) == (422, "1000 faults are ")
+
+
 async def test_a_reset_deletes_all_predictions_and_faults(http: httpx.AsyncClient) -> None:
     await create(http)
     await switch(http, kind="fail")

@@ -56,7 +56,7 @@ async def test_a_prediction_exists_although_its_response_was_lost(
 async def test_the_client_downloads_an_image_over_a_socket(address: str) -> None:
     async with ReplicateClient("r8_t", base_url=f"{address}/v1") as client:
         prediction = await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
-        while not prediction.terminal:
+        while not prediction.has_ended:
             await asyncio.sleep(0.01)
             prediction = await client.get(prediction.id)
         info = read_image(await client.download(prediction.output[0]))

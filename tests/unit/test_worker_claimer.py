@@ -11,8 +11,9 @@ from picture_queue.errors import Busy, ConnectionFailed, InvalidArgument, NotAut
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker import _calls
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
+
+from ..signals import Signals
 
 
 class FakeSlots:
@@ -38,20 +39,18 @@ class Harness:
         self.asked_at: list[float] = []
         self.stock = 0
         self.project = project
-        self.signals = Signals().watch()
-        self.calls = WorkerCalls(project)
+        self.signals = Signals()
+        self.calls = WorkerCalls(project, "w", self.signals.emit)
         self._row = row
         project.answers["claim_jobs"] = self.give
         settings = WorkerSettings(queues=("a", "b"), poll_interval=poll_interval, lease=12)
         slots: Any = self.slots
         self.claimer = Claimer(
             self.calls,
-            "w",
             ("resize",),
             settings,
             slots,
             self._take,
-            self.signals,
         )
         self.claimer.receives_wake_ups = True
 
@@ -250,7 +249,7 @@ async def test_a_refused_worker_logs_an_alarm_repeatedly(
 
 
 async def test_alarms_are_logged_at_intervals(caplog):
-    calls: Any = WorkerCalls(None)  # type: ignore[arg-type]
+    calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     for _ in range(10):
         calls.note_failure(NotAuthenticated("no such key"), "claim_jobs")
     assert len(caplog.records) == 1
@@ -272,7 +271,7 @@ async def test_no_call_is_made_before_retry_after_has_passed(harness, project):
     assert time.monotonic() - began >= 0.5
     assert [name for name, _ in (project.asked.get_nowait(), project.asked.get_nowait())]
     # No other loop of the worker makes a call either.
-    harness.calls.note_pause(throttled)
+    harness.calls.note_failure(throttled, "claim_jobs")
     with pytest.raises(Busy, match="without calls"):
         await harness.calls.call(None, 1.0)  # type: ignore[arg-type]
 

@@ -23,9 +23,8 @@ from picture_queue.worker import (
     verdicts,
 )
 from picture_queue.worker.executor import Attempt, Stop
-from picture_queue.worker.joblog import Line
 from picture_queue.worker.outcomes import Cancelled, Completed, Failed, Outcome, Released, Snoozed
-from picture_queue.worker.registry import Policy, Registry
+from picture_queue.worker.registry import Registry
 
 
 class Run:
@@ -33,19 +32,19 @@ class Run:
 
     def __init__(self, function: Callable[..., Any], job: Any) -> None:
         registry = Registry()
-        registry.add("resize", function, Policy())
+        registry.add("resize", function, {})
         self.messages: list[str] = []
         self.progress: list[int] = []
-        self.lines: list[Line] = []
+        self.lines: list[dict[str, Any]] = []
         self._settled = asyncio.Event()
         self._ended = asyncio.Event()
         self.attempt = Attempt(registry["resize"], job, self)
 
-    async def send_progress(self, attempt: Attempt, percent: int, message: str | None) -> None:
-        self.progress.append(percent)
-
-    async def send_log(self, attempt: Attempt, lines: list[Line]) -> None:
-        self.lines += lines
+    async def send(self, attempt: Attempt, call: Any, name: str) -> Any:
+        if name == "log":
+            self.lines += call.params["lines"]
+        else:
+            self.progress.append(call.params["progress"])
 
     def settled(self, attempt: Attempt) -> None:
         self.messages.append("settled")
@@ -309,7 +308,7 @@ async def test_an_async_handler_may_log_from_a_thread(run):
     ran = run(handle)
     await ran.end()
     await ran.attempt.log.flush()
-    assert [line.message for line in ran.lines] == ["before", "in a thread", "after"]
+    assert [line["message"] for line in ran.lines] == ["before", "in a thread", "after"]
 
 
 async def test_a_cancelled_error_raised_by_the_handler_is_a_failure(run):
@@ -600,4 +599,4 @@ async def test_a_handler_reports_from_another_event_loop(run):
     assert await ran.outcome() == Completed()
     await ran.attempt.log.flush()
     assert ran.progress == [40]
-    assert [line.message for line in ran.lines] == ["a line"]
+    assert [line["message"] for line in ran.lines] == ["a line"]

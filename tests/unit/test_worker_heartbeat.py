@@ -12,10 +12,11 @@ from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker import heartbeat
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import Stop
 from picture_queue.worker.heartbeat import HeartbeatLoop
 from picture_queue.worker.slots import Lease, Slots
+
+from ..signals import Signals
 
 
 class FakeAttempt:
@@ -33,16 +34,14 @@ class Harness:
     def __init__(self, project: Any, claimed: Any) -> None:
         self.project = project
         self.claimed = claimed
-        self.signals = Signals().watch()
+        self.signals = Signals()
         self.slots = Slots(10, lambda job: None)
-        self.calls = WorkerCalls(project)
+        self.calls = WorkerCalls(project, "w", self.signals.emit)
         self.confirmed: asyncio.Queue[Lease] = asyncio.Queue()
         self.cancelled: asyncio.Queue[Lease] = asyncio.Queue()
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
         self.connection = project.for_thread()
-        self.heartbeat = HeartbeatLoop(
-            self.calls, "w", self.slots, self.take_answer, self.lose, self.signals
-        )
+        self.heartbeat = HeartbeatLoop(self.calls, self.slots, self.take_answer, self.lose)
         project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
 
     def start(self) -> None:
@@ -301,17 +300,59 @@ async def test_blocking_code_outside_of_handlers_is_named_by_its_task(harness, c
     assert "Code of somebody's has blocked the event loop for" in caplog.text
 
 
-async def test_no_handler_is_blamed_after_the_process_was_suspended(harness, caplog):
+async def test_no_handler_is_blamed_after_the_process_was_suspended(harness):
     """Simulate SIGSTOP and SIGCONT: neither the event loop nor the thread has run for a while."""
     harness.hold(lease_seconds=30)
     await asyncio.sleep(0.1)
-    harness.heartbeat._loop_ran_at -= 60
-    harness.heartbeat._checked_at -= 60
-    harness.heartbeat._check_loop(10)
-    assert caplog.text == ""
-    harness.heartbeat._loop_ran_at -= 60
-    harness.heartbeat._check_loop(10)
-    assert "has blocked the event loop" in caplog.text
+    monitor = harness.heartbeat._monitor
+    monitor._loop_ran_at -= 60
+    monitor._checked_at -= 60
+    assert monitor.check(10) is None
+    monitor._loop_ran_at -= 60
+    assert "has blocked the event loop" in monitor.check(10)
+
+
+async def test_an_error_in_the_check_of_the_event_loop_delays_no_heartbeat(
+    project, claimed, monkeypatch, caplog
+):
+    def fail(limit: float) -> None:
+        raise OSError("no frames")
+
+    harness = Harness(project, claimed)
+    monkeypatch.setattr(harness.heartbeat._monitor, "_check", fail)
+    monkeypatch.setattr(heartbeat, "_FAULT_DELAY", 60.0)
+    harness.start()
+    harness.hold(lease_seconds=0.3)
+    for _ in range(3):
+        await harness.signals.beaten.next()
+    await harness.heartbeat.stop()
+    assert "The event loop could not be checked: OSError('no frames')" in caplog.text
+
+
+async def test_a_slow_log_delays_no_heartbeat(project, claimed, monkeypatch):
+    """Write the warning about a blocked event loop after the heartbeat that is due."""
+    order: list[str] = []
+
+    def answer(rpc: Any, timeout: float) -> Any:
+        order.append("beat")
+        return rpc.parse({"cancel": [], "lost": []})
+
+    harness = Harness(project, claimed)
+    monkeypatch.setattr(harness.connection, "call", answer)
+    monkeypatch.setattr(harness.heartbeat._monitor, "check", lambda limit: "blocked")
+    logged = asyncio.Event()
+
+    def warning(text: str) -> None:
+        order.append(text)
+        asyncio_loop.call_soon_threadsafe(logged.set)
+
+    asyncio_loop = asyncio.get_running_loop()
+    monkeypatch.setattr(heartbeat._log, "warning", warning)
+    harness.heartbeat.beat_now()
+    harness.start()
+    await asyncio.wait_for(logged.wait(), 5)
+    await harness.heartbeat.stop()
+    assert order[:2] == ["beat", "blocked"]
 
 
 async def test_a_handler_that_holds_the_gil_is_logged(harness, caplog):

@@ -2,15 +2,21 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker import JobContext, SyncJobContext, joblog
-from picture_queue.worker.joblog import JobLog, Line
-from picture_queue.worker.progress import Progress
+from picture_queue.worker import JobContext, SyncJobContext, executor
+from picture_queue.worker._batch_sender import BatchSender
+from picture_queue.worker.context import log_line
 
 from .conftest import attempt_of
+
+
+def log_of(send: Any, gather: float = executor.LOG_INTERVAL) -> BatchSender[dict[str, Any]]:
+    """Make a sender of lines as attempts do."""
+    return BatchSender(send, executor.LOG_KEPT, gather=gather, batch=executor.LOG_BATCH)
 
 
 class FakeConnection:
@@ -21,16 +27,13 @@ class FakeConnection:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def send(self, lines: list[Line]) -> None:
-        self.sent.put_nowait([line.message for line in lines])
+    async def send(self, lines: list[dict[str, Any]]) -> None:
+        self.sent.put_nowait([line["message"] for line in lines])
         await self.open.wait()
 
     async def next(self) -> list[str]:
         async with asyncio.timeout(5):
             return await self.sent.get()
-
-
-async def no_progress(percent: int, message: str | None) -> None: ...
 
 
 @pytest.fixture
@@ -40,16 +43,16 @@ def connection():
 
 @pytest.fixture
 def log(connection):
-    return JobLog(connection.send)
+    return log_of(connection.send)
 
 
-def write(log: JobLog, *messages: str) -> None:
+def write(log: BatchSender[dict[str, Any]], *messages: str) -> None:
     for message in messages:
-        log.put(Line.of(message, "info"))
+        log.put(log_line(message, "info"))
 
 
-async def test_lines_are_collected_into_one_call(log, connection, monkeypatch):
-    monkeypatch.setattr(joblog, "INTERVAL", 0.02)
+async def test_lines_are_collected_into_one_call(connection):
+    log = log_of(connection.send, gather=0.02)
     write(log, "a", "b")
     assert connection.sent.empty()
     await asyncio.sleep(0)
@@ -60,8 +63,8 @@ async def test_lines_are_collected_into_one_call(log, connection, monkeypatch):
     assert await connection.next() == ["d"]
 
 
-async def test_fifty_lines_are_sent_at_once(log, connection, monkeypatch):
-    monkeypatch.setattr(joblog, "INTERVAL", 3600)
+async def test_fifty_lines_are_sent_at_once(connection):
+    log = log_of(connection.send, gather=3600)
     numbers = [str(n) for n in range(51)]
     write(log, *numbers)
     assert await connection.next() == numbers[:50]
@@ -91,8 +94,8 @@ async def test_dropped_lines_are_not_sent(log, connection):
 
 
 async def test_sync_and_async_handlers_can_write(claimed, log, connection):
-    JobContext(attempt_of(claimed(), Progress(no_progress), log)).log("from the loop")
-    context = SyncJobContext(attempt_of(claimed(), Progress(no_progress), log))
+    JobContext(attempt_of(claimed(), log=log)).log("from the loop")
+    context = SyncJobContext(attempt_of(claimed(), log=log))
     thread = threading.Thread(target=context.log, args=("from a thread", "error"))
     thread.start()
     thread.join()
@@ -103,19 +106,18 @@ async def test_sync_and_async_handlers_can_write(claimed, log, connection):
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
 async def test_writing_after_the_end_of_the_attempt_stops_the_handler(claimed, log, kind):
-    context = kind(attempt_of(claimed(), Progress(no_progress), log, settled=True))
+    context = kind(attempt_of(claimed(), log=log, settled=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
 
 
 def test_a_level_is_one_of_four():
     with pytest.raises(InvalidArgument, match="level is 'loud'"):
-        Line.of("a", "loud")  # type: ignore[arg-type]
+        log_line("a", "loud")  # type: ignore[arg-type]
 
 
 def test_unstorable_characters_of_a_line_are_replaced():
-    line = Line.of(f"{'x' * 5000}", "debug")
-    assert len(line.message) == 2000
-    line = Line.of("a\nb\x00", "debug")
-    assert line.as_json() == {"at": line.at, "level": "debug", "message": "a\nb\ufffd"}
-    assert Line.of(ValueError("any object"), "error").message == "any object"
+    assert len(log_line("x" * 5000, "debug")["message"]) == 2000
+    line = log_line("a\nb\x00", "debug")
+    assert line == {"at": line["at"], "level": "debug", "message": "a\nb\ufffd"}
+    assert log_line(ValueError("any object"), "error")["message"] == "any object"

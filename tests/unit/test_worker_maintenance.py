@@ -9,8 +9,9 @@ import pytest
 from picture_queue.errors import Busy
 from picture_queue.worker import maintenance
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.maintenance import MaintenanceLoop
+
+from ..signals import Signals
 
 
 class Harness:
@@ -18,12 +19,12 @@ class Harness:
 
     def __init__(self, project: Any) -> None:
         self.project = project
-        self.signals = Signals().watch()
+        self.signals = Signals()
         self.answer: dict[str, Any] = {"leased": True, "next_in": 60}
         self.called_at: list[float] = []
         self.work = asyncio.Event()
         project.answers["maintain_jobs"] = self.record_call
-        self.loop = MaintenanceLoop(WorkerCalls(project), "w", self.work.set, self.signals)
+        self.loop = MaintenanceLoop(WorkerCalls(project, "w", self.signals.emit), self.work.set)
 
     def record_call(self, params: dict[str, Any]) -> dict[str, Any]:
         self.called_at.append(asyncio.get_running_loop().time())

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from picture_queue.worker import executor
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import log_outcome
 from picture_queue.worker.outcomes import (
     Cancelled,
@@ -21,6 +20,8 @@ from picture_queue.worker.outcomes import (
 )
 from picture_queue.worker.reporter import Reporter
 from picture_queue.worker.slots import Slots
+
+from ..signals import Signals
 
 Lines = Callable[[], list[tuple[str, str]]]
 THE_LIMIT = "the database refused its result; the error of the job says why"
@@ -99,9 +100,11 @@ Report = Callable[..., Any]
 @pytest.fixture
 async def report(project, claimed) -> AsyncIterator[Report]:
     """Report an outcome to a fake database that returns the given answers in turn."""
-    signals = Signals().watch()
-    calls: Any = SimpleNamespace(call=lambda rpc, timeout, **options: project.call(rpc))
-    reporter = Reporter(calls, Slots(10, lambda job: None), lambda jobs: None, signals)
+    signals = Signals()
+    calls: Any = SimpleNamespace(
+        call=lambda rpc, timeout, **options: project.call(rpc), emit=signals.emit
+    )
+    reporter = Reporter(calls, Slots(10, lambda job: None), lambda jobs: None)
     reporter.start()
 
     async def run(outcome: Outcome, *answers: dict[str, Any], seconds: float | None = 0.5) -> Any:

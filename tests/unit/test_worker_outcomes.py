@@ -18,10 +18,11 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from picture_queue._json import encode, plain
+from picture_queue import _text
+from picture_queue._json import encode, to_plain
 from picture_queue.errors import InvalidArgument
 from picture_queue.providers.replicate import errors as replicate
-from picture_queue.worker import outcomes, verdicts
+from picture_queue.worker import verdicts
 from picture_queue.worker.outcomes import (
     Cancelled,
     Completed,
@@ -114,7 +115,7 @@ def test_a_returned_value_becomes_an_outcome(value, outcome):
     ],
 )
 def test_results_and_arguments_have_the_same_encoding(value):
-    assert from_value(value, "q") == Completed(from_json(encode(plain(value))))
+    assert from_value(value, "q") == Completed(from_json(encode(to_plain(value))))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ async def test_a_coroutine_that_was_not_awaited_is_named():
 
 
 def test_a_huge_result_is_refused_by_the_worker(monkeypatch):
-    monkeypatch.setattr(verdicts, "LARGEST_RESULT", 10)
+    monkeypatch.setattr(verdicts, "MAX_RESULT_SIZE", 10)
     outcome = from_value("x" * 20, "q")
     assert isinstance(outcome, Failed)
     assert "22 bytes" in outcome.error
@@ -261,10 +262,10 @@ def test_a_class_in_place_of_an_instance_is_named(kind):
 
 def test_error_texts_are_truncated():
     outcome = outcome_of(ValueError("x" * 100_000 + "the end"))
-    assert len(outcome.error) == outcomes.ERROR_LENGTH
+    assert len(outcome.error) == _text.LINE_LENGTH
     assert outcome.error.endswith("…")
     assert outcome.detail is not None
-    assert len(outcome.detail) <= outcomes.DETAIL_LENGTH
+    assert len(outcome.detail) <= _text.TRACEBACK_LENGTH
     assert outcome.detail.endswith("the end")
 
 

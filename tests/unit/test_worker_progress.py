@@ -1,16 +1,24 @@
 """Progress: one call at a time, with the latest value."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker import progress
+from picture_queue.worker import executor
+from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.context import JobContext, SyncJobContext
-from picture_queue.worker.joblog import JobLog, Line
-from picture_queue.worker.progress import Progress
 
 from .conftest import attempt_of
+
+Progress = BatchSender[tuple[int, str | None]]
+INTERVAL = executor.PROGRESS_INTERVAL
+
+
+def progress_of(send: Any, interval: float = INTERVAL) -> Progress:
+    """Make a sender of progress as attempts do."""
+    return BatchSender(send, keep=1, interval=interval)
 
 
 class FakeConnection:
@@ -23,10 +31,11 @@ class FakeConnection:
         self.under_way = 0
         self.most = 0
 
-    async def send(self, percent: int, message: str | None) -> None:
+    async def send(self, values: list[tuple[int, str | None]]) -> None:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
-        self.sent.put_nowait((percent, message))
+        (value,) = values
+        self.sent.put_nowait(value)
         await self.open.wait()
         self.under_way -= 1
 
@@ -35,25 +44,18 @@ class FakeConnection:
             return await self.sent.get()
 
 
-def silent() -> JobLog:
-    async def send(lines: list[Line]) -> None: ...
-
-    return JobLog(send)
-
-
 async def test_the_first_value_is_sent_at_once():
     connection = FakeConnection()
-    Progress(connection.send).put(10, "hello")
+    progress_of(connection.send).put((10, "hello"))
     assert await connection.next() == (10, "hello")
 
 
-async def test_only_the_latest_value_is_kept_during_a_call(monkeypatch):
-    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+async def test_only_the_latest_value_is_kept_during_a_call():
     connection = FakeConnection()
     connection.open.clear()
-    reports = Progress(connection.send)
+    reports = progress_of(connection.send, interval=0.0)
     for percent in range(50):
-        reports.put(percent, None)
+        reports.put((percent, None))
         await asyncio.sleep(0)
     assert await connection.next() == (0, None)
     assert connection.sent.empty()
@@ -66,44 +68,43 @@ async def test_only_the_latest_value_is_kept_during_a_call(monkeypatch):
 
 async def test_at_most_four_values_are_sent_per_second():
     connection = FakeConnection()
-    reports = Progress(connection.send)
+    reports = progress_of(connection.send)
     clock = asyncio.get_running_loop().time
     began = clock()
-    reports.put(1, None)
+    reports.put((1, None))
     await connection.next()
-    reports.put(2, None)
-    reports.put(3, None)
+    reports.put((2, None))
+    reports.put((3, None))
     assert await connection.next() == (3, None)
-    assert clock() - began >= progress.INTERVAL
+    assert clock() - began >= INTERVAL
 
 
 async def test_a_flush_ignores_the_rate_limit():
     connection = FakeConnection()
-    reports = Progress(connection.send)
+    reports = progress_of(connection.send)
     clock = asyncio.get_running_loop().time
     began = clock()
     for percent in (1, 2):
-        reports.put(percent, None)
+        reports.put((percent, None))
         await reports.flush()
     assert [await connection.next(), await connection.next()] == [(1, None), (2, None)]
-    assert clock() - began < progress.INTERVAL
+    assert clock() - began < INTERVAL
 
 
-async def test_a_dropped_value_is_not_sent(monkeypatch):
-    monkeypatch.setattr(progress, "INTERVAL", 0.01)
+async def test_a_dropped_value_is_not_sent():
     connection = FakeConnection()
-    reports = Progress(connection.send)
-    reports.put(1, None)
+    reports = progress_of(connection.send, interval=0.01)
+    reports.put((1, None))
     await connection.next()
-    reports.put(2, None)
+    reports.put((2, None))
     reports.drop()
-    reports.put(3, None)
+    reports.put((3, None))
     assert await connection.next() == (3, None)
 
 
 async def test_progress_is_sent_although_the_handler_never_waits(claimed):
     connection = FakeConnection()
-    context = JobContext(attempt_of(claimed(), Progress(connection.send), silent()))
+    context = JobContext(attempt_of(claimed(), progress=progress_of(connection.send)))
     for percent in range(10):
         await context.progress(percent, "a\nb\x00")
     assert await connection.next() == (0, "a b\ufffd")
@@ -111,20 +112,20 @@ async def test_progress_is_sent_although_the_handler_never_waits(claimed):
 
 async def test_a_thread_can_send_progress(claimed):
     connection = FakeConnection()
-    context = SyncJobContext(attempt_of(claimed(), Progress(connection.send), silent()))
+    context = SyncJobContext(attempt_of(claimed(), progress=progress_of(connection.send)))
     await asyncio.to_thread(context.progress, 30, "half")
     assert await connection.next() == (30, "half")
 
 
 @pytest.mark.parametrize("percent", [-1, 101, float("nan"), "50", None])
 async def test_progress_is_a_percentage(claimed, percent):
-    context = JobContext(attempt_of(claimed(), Progress(FakeConnection().send), silent()))
+    context = JobContext(attempt_of(claimed(), progress=progress_of(FakeConnection().send)))
     with pytest.raises(InvalidArgument, match=f"percent is {percent!r}, not 0 to 100"):
         await context.progress(percent)
 
 
 async def test_sending_progress_after_the_end_of_the_attempt_stops_the_handler(claimed):
-    attempt = attempt_of(claimed(), Progress(FakeConnection().send), silent(), settled=True)
+    attempt = attempt_of(claimed(), progress=progress_of(FakeConnection().send), settled=True)
     with pytest.raises(asyncio.CancelledError):
         await JobContext(attempt).progress(1)
     with pytest.raises(asyncio.CancelledError):
@@ -133,7 +134,7 @@ async def test_sending_progress_after_the_end_of_the_attempt_stops_the_handler(c
 
 def test_sending_progress_after_the_worker_ended_stops_the_thread(claimed):
     async def make() -> SyncJobContext:
-        return SyncJobContext(attempt_of(claimed(), Progress(FakeConnection().send), silent()))
+        return SyncJobContext(attempt_of(claimed(), progress=progress_of(FakeConnection().send)))
 
     context = asyncio.run(make())
     with pytest.raises(asyncio.CancelledError, match="worker has stopped"):
@@ -142,7 +143,7 @@ def test_sending_progress_after_the_worker_ended_stops_the_thread(claimed):
 
 async def test_the_repr_of_a_context_shows_its_job(claimed):
     job = claimed(payload={"a": 1}, attempt=2, max_attempts=5)
-    attempt = attempt_of(job, Progress(FakeConnection().send), silent())
+    attempt = attempt_of(job, progress=progress_of(FakeConnection().send))
     context = JobContext(attempt)
     assert (context.id, context.lease_id, context.job) == (job.id, job.lease_id, job)
     assert (context.job_type, context.payload) == ("resize", {"a": 1})

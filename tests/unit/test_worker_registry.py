@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from picture_queue import Backoff, InvalidArgument, JobContext, PermanentFailure, Worker
 from picture_queue.worker import SyncJobContext
-from picture_queue.worker.registry import Handler, Policy, Registry
+from picture_queue.worker.registry import Handler, Registry, policy_of
 
 if TYPE_CHECKING:
     import only_for_type_checkers
@@ -42,7 +42,7 @@ class Turn(TypedDict):
 
 def handler(function: Any, job_type: str = "resize") -> Handler:
     registry = Registry()
-    registry.add(job_type, function, Policy())
+    registry.add(job_type, function, {})
     return registry[job_type]
 
 
@@ -193,7 +193,7 @@ def test_annotations_that_are_quoted_twice_are_read():
 
 def test_a_queue_name_that_is_not_a_string_is_refused():
     with pytest.raises(InvalidArgument, match="no name for a queue: 5"):
-        Policy(queue=5)  # type: ignore[arg-type]
+        Worker().handler("resize", queue=5)  # type: ignore[arg-type]
 
 
 async def three(payload, job, more): ...  # type: ignore[no-untyped-def]
@@ -373,8 +373,8 @@ def test_a_backoff_is_a_number_of_seconds_or_a_policy(given, expected):
 
 def test_policies_are_encoded_for_the_database():
     registry = Registry()
-    registry.add("resize", nothing, Policy("big", 5, 60, 10, Backoff(base=2, cap=100)))
-    registry.add("crop", nothing, Policy())
+    registry.add("resize", nothing, policy_of("big", 5, 60, 10, Backoff(base=2, cap=100)))
+    registry.add("crop", nothing, {})
     assert registry.job_types == ("crop", "resize")
     assert registry.policies() == {
         "crop": {},

@@ -9,10 +9,11 @@ import pytest
 from picture_queue import errors
 from picture_queue.worker import reporter
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker._signals import Signals
 from picture_queue.worker.outcomes import Completed, Failed, Outcome, Released
 from picture_queue.worker.reporter import Reporter
 from picture_queue.worker.slots import Slots
+
+from ..signals import Signals
 
 
 class Harness:
@@ -21,14 +22,14 @@ class Harness:
     def __init__(self, project: Any, claimed: Any) -> None:
         self.project = project
         self.claimed = claimed
-        self.signals = Signals().watch()
+        self.signals = Signals()
         self.ended: list[UUID] = []
         self.one_ended = asyncio.Event()
         project.answers["report_jobs"] = self.take
-        calls = WorkerCalls(project)
+        calls = WorkerCalls(project, "w", self.signals.emit)
         self.slots = slots = Slots(10, lambda job: None)
-        self.locked = Reporter(calls, slots, self._written, self.signals)
-        self.reporter = Reporter(calls, slots, self._written, self.signals, self.locked)
+        self.locked = Reporter(calls, slots, self._written)
+        self.reporter = Reporter(calls, slots, self._written, self.locked)
 
     def start(self) -> None:
         self.locked.start()

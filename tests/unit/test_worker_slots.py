@@ -276,8 +276,10 @@ async def test_a_newer_lease_of_a_job_replaces_the_older_one(slots, claimed):
     older = lease_of(slots, claimed())
     again = claimed(id=older.job.key)
     assert slots.add(Lease(again, 0.0)) is older
-    assert not slots.drop_lease(older.job)
-    assert slots.drop_lease(again)
+    slots.drop_lease(older.job)
+    assert slots.find(again.key).job is again
+    slots.drop_lease(again)
+    assert slots.find(again.key) is None
 
 
 async def test_a_settled_job_needs_no_confirmation_of_its_start(slots, claimed, clock):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from picture_queue.worker._tasks import AttemptTask, ExitOfTask, current_handler, guard_tasks
+from picture_queue._runtime.tasks import ExitOfTask, HandlerTask, current_handler, guard_tasks
 
 
 @pytest.fixture
@@ -100,11 +100,11 @@ async def wait_for_ever() -> None:
 
 
 @pytest.fixture
-async def task() -> AsyncIterator[AttemptTask]:
-    task = AttemptTask(wait_for_ever(), name="resize 1")
+async def task() -> AsyncIterator[HandlerTask]:
+    task = HandlerTask(wait_for_ever(), name="resize 1")
     await asyncio.sleep(0)
     yield task
-    task.cancel_by_worker()
+    task.cancel_from_outside()
     await asyncio.wait({task})
 
 
@@ -122,7 +122,7 @@ async def test_a_handler_can_cancel_its_own_task():
         task.cancel()
         await asyncio.Event().wait()
 
-    task = AttemptTask(handle())
+    task = HandlerTask(handle())
     await asyncio.wait({task})
     assert task.cancelled()
 
@@ -134,7 +134,7 @@ async def test_code_outside_of_handlers_can_cancel_a_handlers_task(task):
 
 
 async def test_a_handler_can_cancel_its_task_through_the_worker(task, as_handler):
-    task.cancel_by_worker()
+    task.cancel_from_outside()
     await asyncio.wait({task})
     assert task.cancelled()
 
@@ -145,9 +145,9 @@ async def test_a_handler_that_awaits_all_tasks_is_cancelled_alone(task):
         await asyncio.gather(task, mine)
 
     mine = asyncio.create_task(wait_for_ever())
-    waiting = AttemptTask(handle())
+    waiting = HandlerTask(handle())
     await asyncio.sleep(0.01)
-    waiting.cancel_by_worker()
+    waiting.cancel_from_outside()
     await asyncio.wait({waiting, mine})
     assert waiting.cancelled()
     assert not task.cancelling()

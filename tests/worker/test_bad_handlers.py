@@ -28,6 +28,8 @@ from picture_queue import (
 )
 from picture_queue.worker import SyncJobContext
 
+from ..signals import watch
+
 YEAR = 31_536_000
 
 
@@ -273,7 +275,7 @@ async def test_wake_ups_continue_after_a_handler_closed_the_workers_client(servi
     async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as other:
         # Polling alone would take longer than the timeout of the results.
         worker = Worker(service, WorkerSettings(queues=(queue,), poll_interval=300))
-        worker._signals.watch()
+        watch(worker)
 
         @worker.handler("closes")
         async def closes() -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from picture_queue import JobContext, JobFailed, Park
-from picture_queue.worker import SyncJobContext, joblog
+from picture_queue.worker import SyncJobContext, executor
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def test_lines_are_stored_before_the_outcome(service, queue, new_worker, l
 async def test_lines_are_stored_while_the_handler_runs(
     service, queue, new_worker, log_of, until, monkeypatch
 ):
-    monkeypatch.setattr(joblog, "INTERVAL", 0.01)
+    monkeypatch.setattr(executor, "LOG_INTERVAL", 0.01)
     worker = new_worker()
     read = asyncio.Event()
 
@@ -114,7 +114,7 @@ async def test_a_log_that_cannot_be_written_does_not_affect_the_job(
 async def test_a_line_under_a_lost_lease_stops_the_handler(
     service, queue, new_worker, db, log_of, monkeypatch
 ):
-    monkeypatch.setattr(joblog, "INTERVAL", 0.0)
+    monkeypatch.setattr(executor, "LOG_INTERVAL", 0.0)
     worker = new_worker(lease=3600)
     started, go = asyncio.Event(), asyncio.Event()
 

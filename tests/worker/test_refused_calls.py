@@ -18,6 +18,8 @@ from starlette.routing import Route
 from picture_queue import AsyncPictureQueue, Worker, WorkerSettings
 from picture_queue.worker import _calls
 
+from ..signals import watch
+
 
 class Api:
     """A gateway that forwards calls to the real API, or refuses them."""
@@ -66,7 +68,7 @@ async def worker(stack: Any, api: Api, queue: str) -> AsyncIterator[Worker]:
     async with AsyncPictureQueue(api.url, stack.service_role_key) as pq:
         settings = WorkerSettings(queues=(queue,), poll_interval=0.05, shutdown_grace=0)
         made = Worker(pq, settings)
-        made._signals.watch()
+        watch(made)
 
         @made.handler("fine")
         async def fine() -> int:

@@ -1,9 +1,9 @@
 """The gateway of the embedded stack: one ASGI app in front of Postgres and PostgREST.
 
-It speaks what the unchanged Supabase clients speak: ``/rest/v1`` is PostgREST itself behind a thin
-proxy; ``/realtime/v1``, ``/storage/v1`` and ``/auth/v1`` are small re-implementations, because no
-package of theirs exists outside a container. A development tool: what it does not do, it says so
-with status 501 and the name of the missing thing.
+It serves the unchanged Supabase clients: ``/rest/v1`` is a thin proxy to PostgREST;
+``/realtime/v1``, ``/storage/v1`` and ``/auth/v1`` are small re-implementations, because these
+services are available only as containers. It is a development tool: for a feature that it lacks it
+answers status 501 with the name of the feature.
 """
 
 from picture_queue.local.gateway.app import create_app

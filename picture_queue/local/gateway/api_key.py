@@ -1,8 +1,8 @@
-"""The API key that requests carry beside a user's token.
+"""The check of the API key, which requests need in addition to a user's token.
 
-The platform's gateway asks for it before a service sees the request: a user's token alone opens
-nothing, and nobody signs up without one
-(https://github.com/supabase/supabase, ``docker/volumes/api/kong.yml``).
+The platform's gateway makes this check before a service gets the request. So a user's token alone
+gives no access, and a sign-up needs a key too (https://github.com/supabase/supabase,
+``docker/volumes/api/kong.yml``).
 """
 
 from typing import Final
@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse
 
 from picture_queue.local.gateway.credentials import Credentials
 
-_GUARDED: Final = ("/rest/v1/", "/auth/v1/", "/realtime/v1/")
-# What a browser opens from a link, what programs verify tokens with, and a sign of life.
+_PROTECTED_PATHS: Final = ("/rest/v1/", "/auth/v1/", "/realtime/v1/")
+# Links that a browser opens, the keys with which programs verify tokens, and the health check.
 OPEN_PATHS: Final = (
     *("/auth/v1/verify", "/auth/v1/callback", "/auth/v1/authorize"),
     *("/auth/v1/.well-known/jwks.json", "/auth/v1/health"),
@@ -30,7 +30,7 @@ _INVALID: Final = (
 
 
 def given_key(request: HTTPConnection) -> str | None:
-    """Return `apikey` of the headers, else of the query."""
+    """Return the key in the header `apikey`, else in the query; None without one."""
     return next(iter(_given_keys(request)), None)
 
 
@@ -41,8 +41,7 @@ def _given_keys(request: HTTPConnection) -> list[str]:
 def refuse_without_key(request: HTTPConnection, credentials: Credentials) -> JSONResponse | None:
     """Return the answer 401 for a request without a key of this stack; None if it has one.
 
-    A key in `Authorization` counts too, which the platform's Storage takes and its other services
-    do not.
+    A key in `Authorization` is accepted too. On the platform only Storage accepts it there.
     """
     keys = _given_keys(request)
     if not keys:
@@ -61,5 +60,5 @@ def refuse_without_key(request: HTTPConnection, credentials: Credentials) -> JSO
 
 
 def needs_key(path: str) -> bool:
-    """Return whether the gateway asks for a key at a path. Storage asks for itself."""
-    return path.startswith(_GUARDED) and not path.startswith(OPEN_PATHS)
+    """Return whether a path needs a key. Storage makes this check itself."""
+    return path.startswith(_PROTECTED_PATHS) and not path.startswith(OPEN_PATHS)

@@ -1,4 +1,4 @@
-"""Puts the services behind one address: keys, CORS, faults, and what is missing."""
+"""The app of the gateway: its services, the check of keys, CORS, faults and missing features."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -23,19 +23,17 @@ from picture_queue.local.gateway.storage.service import StorageService
 from picture_queue.local.origin_check import OriginCheck
 
 _ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-
-
 _ADMIN = "/auth/v1/admin"
 
 
 def create_app(settings: GatewaySettings) -> OriginCheck:
-    """Build the gateway. Its lifespan opens and closes all connections: serve it with lifespan on.
+    """Make the gateway. Its lifespan opens and closes all connections, so the server must run it.
 
     Args:
         settings: Addresses, keys and limits.
     """
     credentials = Credentials(settings)
-    # Each logs in as a role of its own, none of them a superuser: code of users runs in there.
+    # Each service has its own role. None is a superuser: code of users runs in their sessions.
     auth_database = Database(settings.auth_database_url)
     realtime_database = Database(settings.realtime_database_url)
     storage_database = Database(settings.storage_database_url)
@@ -69,11 +67,11 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
         ],
     )
     services: dict[str, ASGIApp] = {"/rest/v1/": rest, "/storage/v1/": storage}
-    front = _Front(app, services, credentials, faults)
+    router = _Router(app, services, credentials, faults)
     return OriginCheck(
-        # Foreign origins never get here, and the answers vary by Origin.
+        # `OriginCheck` refuses foreign origins, so CORS may allow all.
         CORSMiddleware(
-            front,
+            router,
             allow_origins=["*"],
             allow_methods=_ANY_METHOD,
             allow_headers=["*"],
@@ -90,7 +88,7 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
 
 
 async def _refuse_body(_: Request, error: Exception) -> Response:
-    # With the keys that the clients of all services look for.
+    # Each client library of Supabase reads other keys of an error body: send them all.
     message = str(error)
     code = "request_too_large"
     body = {"code": code, "error_code": code, "error": code, "message": message, "msg": message}
@@ -98,18 +96,18 @@ async def _refuse_body(_: Request, error: Exception) -> Response:
 
 
 def _is_privileged(scope: Scope, credentials: Credentials) -> bool:
-    """Return whether a request needs the owner: switches, admin routes, or a service key."""
-    asked = HTTPConnection(scope)
-    given = [asked.headers.get(name) for name in ("apikey", "authorization")]
+    """Return whether a request is for switches or admin routes, or has a service key."""
+    request = HTTPConnection(scope)
+    keys = [request.headers.get(name) for name in ("apikey", "authorization")]
     return scope["path"].startswith((FAULTS_PATH, _ADMIN)) or any(
-        map(credentials.is_of_service, [*given, asked.query_params.get("apikey")])
+        map(credentials.is_of_service, [*keys, request.query_params.get("apikey")])
     )
 
 
-class _Front:
-    """Sends each request with a key to its service.
+class _Router:
+    """ASGI app that passes each request with a valid key to its service.
 
-    PostgREST and Storage read their paths undecoded, so they are found by prefix and nothing else.
+    PostgREST and Storage need the undecoded path, so they are chosen by its prefix alone.
     """
 
     def __init__(

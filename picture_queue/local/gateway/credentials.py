@@ -1,8 +1,8 @@
-"""From the headers of a request to the role it acts as.
+"""Keys and tokens: the exchange of keys for tokens, and the verification of tokens.
 
-The platform's API gateway accepts opaque keys (``sb_publishable_…``, ``sb_secret_…``) and hands the
-services behind it a JWT in their place; a JWT passes as it is. Same here
-(https://github.com/supabase/cli, the Kong template).
+Like the platform's API gateway, this one replaces opaque keys (``sb_publishable_…``,
+``sb_secret_…``) by a JWT and passes on a JWT unchanged (https://github.com/supabase/cli, the Kong
+template).
 """
 
 import hmac
@@ -19,7 +19,7 @@ from picture_queue.local.gateway.settings import GatewaySettings
 ROLES: Final = frozenset({"anon", "authenticated", "service_role"})
 
 _REMEMBERED = 512  # tokens
-LEEWAY: Final = 30  # seconds of clock skew that PostgREST forgives
+LEEWAY: Final = 30  # seconds of clock skew that PostgREST tolerates
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Caller:
         return subject if isinstance(subject, str) and subject else None
 
 
-Flaw = Literal[
+TokenProblem = Literal[
     "malformed",
     "algorithm",
     "signature",
@@ -49,22 +49,22 @@ Flaw = Literal[
 ]
 
 
-class BadToken(Exception):
-    """A token that is not valid here. Each service has its own words for the flaw.
+class InvalidToken(Exception):
+    """An error for an invalid token. Each service has its own message for it.
 
     Args:
-        flaw: What is wrong with it.
-        message: The same for a reader.
+        problem: The kind of error.
+        message: A description of the error.
     """
 
-    def __init__(self, flaw: Flaw, message: str) -> None:
+    def __init__(self, problem: TokenProblem, message: str) -> None:
         super().__init__(message)
-        self.flaw = flaw
+        self.problem = problem
         self.message = message
 
 
-# The first that fits: PyJWT's errors are subclasses of each other.
-_FLAWS: Final[tuple[tuple[type[jwt.InvalidTokenError], Flaw], ...]] = (
+# The first match counts, since PyJWT's errors are subclasses of each other.
+_PROBLEMS: Final[tuple[tuple[type[jwt.InvalidTokenError], TokenProblem], ...]] = (
     (jwt.InvalidAlgorithmError, "algorithm"),
     (jwt.InvalidSignatureError, "signature"),
 )
@@ -75,7 +75,7 @@ class Credentials:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._secret = settings.jwt_secret
-        # A client sends the same token with each request; checking it was half of a request's cost.
+        # Clients send the same token with each request, and to verify it took half of the time.
         self._decoded = lru_cache(_REMEMBERED)(self._decode)
         self._keys = (
             (settings.secret_key, settings.service_role_key),
@@ -85,7 +85,7 @@ class Credentials:
         self._all_keys = tuple(key.encode() for pair in self._keys for key in pair)
 
     def token(self, authorization: str | None, apikey: str | None) -> str | None:
-        """Return the JWT a request stands for, unverified; None if it names no key at all."""
+        """Return the JWT of a request, unverified; None if it has neither a token nor a key."""
         if authorization is not None:
             scheme, _, value = authorization.partition(" ")
             value = value.strip()
@@ -109,41 +109,41 @@ class Credentials:
         """Return the caller of a token.
 
         Raises:
-            BadToken: It is malformed, forged, expired, or its role is none of the API's.
+            InvalidToken: It is malformed, forged or expired, or its role is not a role of the API.
         """
         claims = self.claims(token, leeway=leeway)
         role = claims.get("role", "anon")
         if not isinstance(role, str) or role not in ROLES:
-            raise BadToken("role", f'permission denied to set role "{role}"')
+            raise InvalidToken("role", f'permission denied to set role "{role}"')
         return Caller(role=role, claims=claims, token=token)
 
     def claims(self, token: str, *, leeway: float = LEEWAY) -> Mapping[str, Any]:
         """Return a token's claims, whatever its role.
 
         Raises:
-            BadToken: It is malformed, forged or expired.
+            InvalidToken: It is malformed, forged or expired.
         """
         claims = self.signed_claims(token)
         now = time.time()
         try:
             if "exp" in claims and float(claims["exp"]) <= now - leeway:
-                raise BadToken("expired", "token is expired")
+                raise InvalidToken("expired", "token is expired")
             if "nbf" in claims and float(claims["nbf"]) > now + leeway:
-                raise BadToken("not yet valid", "token is not yet valid")
+                raise InvalidToken("not yet valid", "token is not yet valid")
         except (TypeError, ValueError, OverflowError):
-            raise BadToken("malformed", "a time in the token is no number") from None
+            raise InvalidToken("malformed", "a time in the token is not a number") from None
         return claims
 
     def signed_claims(self, token: str) -> Mapping[str, Any]:
         """Return a token's claims without a check of their values.
 
         Raises:
-            BadToken: It is malformed or forged.
+            InvalidToken: It is malformed or forged.
         """
         return self._decoded(token)
 
     def _decode(self, token: str) -> dict[str, Any]:
-        """Check everything in a token but its times."""
+        """Verify a token except for its times."""
         try:
             return jwt.decode(
                 token,
@@ -158,16 +158,16 @@ class Credentials:
                 },
             )
         except RecursionError:
-            raise BadToken("malformed", "The token is nested too deeply") from None
+            raise InvalidToken("malformed", "The token is nested too deeply") from None
         except jwt.InvalidTokenError as error:
-            flaw: Flaw = next(
-                (flaw for kind, flaw in _FLAWS if isinstance(error, kind)), "malformed"
+            problem: TokenProblem = next(
+                (problem for kind, problem in _PROBLEMS if isinstance(error, kind)), "malformed"
             )
             if str(error) == "Invalid crypto padding":
-                flaw = "signature encoding"
+                problem = "signature encoding"
             elif str(error).startswith("Invalid payload string"):
-                flaw = "payload"
-            raise BadToken(flaw, str(error)) from None
+                problem = "payload"
+            raise InvalidToken(problem, str(error)) from None
 
     def is_service(self, authorization: str | None, apikey: str | None) -> bool:
         """Return whether a request carries the service or the secret key, in constant time."""
@@ -187,11 +187,11 @@ class Credentials:
         value = given[len("bearer") :] if given.lower().startswith("bearer") else given
         try:
             return self.verify(self._exchange(value.strip())).role == "service_role"
-        except BadToken:
+        except InvalidToken:
             return False
 
 
 def seconds_left(claims: Mapping[str, Any]) -> float | None:
-    """Seconds until a token ends, negative once it has; None if it never does."""
+    """Return the seconds until a token expires, negative afterwards; None if it never does."""
     expires = claims.get("exp")
     return None if expires is None else float(expires) - time.time()

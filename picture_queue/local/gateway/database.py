@@ -18,11 +18,11 @@ _MAX_CONNECTIONS = 8
 
 
 class Database:
-    """A pool of one service's connections, which act as whoever makes the request.
+    """A connection pool of one service. `act_as` gives a transaction the caller's role.
 
-    The service's role is no superuser and owns the tables that it serves. Users write triggers,
-    policies and defaults for those, which run in these sessions and can take the role back that
-    `act_as` gave away: they then have the rights of the service's role and no others.
+    The service's role is not a superuser and owns the tables of the service. Triggers, policies and
+    defaults of users run in these sessions. They can reset the role that `act_as` set, and then
+    have the rights of the service's role and no others.
 
     Connections are opened when needed and closed after five idle minutes.
     """
@@ -32,11 +32,11 @@ class Database:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
-        """Connects.
+        """Open the pool with one connection.
 
         Raises:
-            OSError: The database is not there.
-            asyncpg.PostgresError: It refuses.
+            OSError: The database cannot be reached.
+            asyncpg.PostgresError: It refuses the connection.
         """
         self._pool = await asyncpg.create_pool(
             self._dsn,
@@ -71,12 +71,12 @@ class Database:
 async def act_as(
     connection: Connection, caller: Caller, extra: Mapping[str, str] | None = None
 ) -> None:
-    """Turn the rest of the transaction into the caller's: role, claims, and what policies read.
+    """Set the caller's role and claims, which policies read, for the rest of a transaction.
 
     Args:
-        connection: Inside a transaction.
-        caller: Whose rights hold from here on.
-        extra: Further settings, by name. The role comes last.
+        connection: A connection inside a transaction.
+        caller: The caller.
+        extra: Further settings by name. The role is set last.
     """
     settings = {
         **(extra or {}),
@@ -94,10 +94,10 @@ async def act_as(
 
 
 async def one(connection: Connection, query: str, *values: object) -> asyncpg.Record:
-    """Return the row of a statement that always has one.
+    """Return the row of a statement that always returns one.
 
     Raises:
-        LookupError: It had none.
+        LookupError: It returned none.
     """
     row = await connection.fetchrow(query, *values)
     if row is None:

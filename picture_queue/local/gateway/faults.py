@@ -1,17 +1,17 @@
-"""Faults on demand, for tests of what clients do when the platform misbehaves.
+"""Faults that a test switches on, to see how clients handle failures of the platform.
 
 ``POST /_faults`` with the service or secret key merges a JSON object into the switches below and
-answers their state; ``GET`` shows it, ``DELETE`` puts everything right again. Counters count down.
+answers with their state. ``GET`` shows the state, ``DELETE`` resets it. Counters count down.
 
 =====================  ==========================================================================
 ``network_cut``        true: every socket is closed abnormally and new ones are refused, until false
-``drop_messages``      n: the next n broadcasts reach nobody
+``drop_messages``      n: the next n broadcasts are not delivered
 ``delay_messages``     n: the next n broadcasts come ``delay_seconds`` late (and after later ones)
 ``duplicate_messages`` n: the next n broadcasts come twice
 ``close_channels``     topic or ``*``: those channels get a system error and ``phx_close``, once
-``answer_503``         n: the next n requests under ``path`` are answered 503 and do nothing
+``answer_503``         n: the next n requests under ``path`` do nothing and are answered with 503
 ``cut_after_commit``   n: the next n REST writes under ``path`` succeed, and their answers are lost
-``path``               prefix of the paths the two counters above look at; default: all
+``path``               prefix of the paths to which the two counters above apply; default: all
 =====================  ==========================================================================
 """
 
@@ -26,6 +26,7 @@ from picture_queue.local import json_body
 from picture_queue.local.gateway.credentials import Credentials
 
 FAULTS_PATH: Final = "/_faults"
+_LARGEST: Final = 10_000  # times, seconds, or characters of a text
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Switches:
         """Return a copy with the changes.
 
         Raises:
-            ValueError: A switch is unknown or its value is of another type.
+            ValueError: A switch is unknown, or its value has the wrong type or is out of bounds.
         """
         if not isinstance(changes, dict):
             raise ValueError("the body must be a JSON object")
@@ -60,6 +61,8 @@ class Switches:
                 or (isinstance(value, bool) and not isinstance(default, bool))
             ):
                 raise ValueError(f"{name}: unknown switch, or a value of the wrong type")
+            if not 0 <= (len(value) if isinstance(value, str) else value) <= _LARGEST:
+                raise ValueError(f"{name}: not between 0 and {_LARGEST}")
             values[name] = value
         return replace(self, **values)
 
@@ -75,11 +78,11 @@ class Faults:
         self.switches = Switches()
 
     def take(self, counter: str, path: str | None = None) -> bool:
-        """Return whether this fault is due now, and count it down.
+        """Return whether a fault applies now, and count it down.
 
         Args:
-            counter: Name of a counting switch.
-            path: Path of the request, for those switches that look at it.
+            counter: Name of its counter.
+            path: Path of the request, for counters that apply to some paths only.
         """
         left: int = getattr(self.switches, counter)
         if left <= 0 or (path is not None and not path.startswith(self.switches.path)):
@@ -93,7 +96,7 @@ class Faults:
         headers = request.headers
         if not self._credentials.is_service(headers.get("authorization"), headers.get("apikey")):
             return JSONResponse({"message": "the service key sets faults"}, status_code=403)
-        # A page of another site can send text and forms without asking the server first.
+        # A browser sends text and forms of another site's page without a preflight.
         if request.method == "POST" and not json_body.is_json(request):
             return JSONResponse({"message": "send application/json"}, status_code=415)
         try:

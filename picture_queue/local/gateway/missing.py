@@ -1,20 +1,20 @@
-"""Parts of the platform that the embedded stack does not have: status 501, and which one it was."""
+"""Features of the platform that the embedded stack lacks: status 501 with the feature's name."""
 
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-# The keys that the clients of all services look for when they read an error body.
 _HINT: Final = "Use `supabase start` or a hosted project for it."
 
 
 def not_implemented(what: str) -> Response:
-    """The answer for one missing thing.
+    """Return the answer for a missing feature.
 
     Args:
-        what: Its name, as the platform's documentation calls it.
+        what: Its name in the platform's documentation.
     """
+    # Each client library of Supabase reads other keys of an error body: send them all.
     message = f"The embedded stack has no {what}."
     body = {
         "code": "not_implemented",
@@ -28,7 +28,7 @@ def not_implemented(what: str) -> Response:
     return JSONResponse(body, status_code=501)
 
 
-# First match wins; a path below `/auth/v1` and `/storage/v1` comes here only when not served.
+# The first match counts. Paths that a service serves do not get here.
 _MISSING: Final = (
     ("/functions/v1", "Edge Functions"),
     ("/graphql/v1", "GraphQL (pg_graphql)"),
@@ -57,7 +57,7 @@ _MISSING: Final = (
 
 
 async def endpoint(request: Request) -> Response:
-    """Answer a request without a route: 501 if the platform has one, otherwise 404."""
+    """Answer a request without a route: 501 if the platform has it, otherwise 404."""
     path = request.url.path
     for prefix, what in _MISSING:
         if path == prefix or path.startswith(prefix + "/"):

@@ -1,6 +1,8 @@
-"""``/rest/v1``: a streaming proxy to PostgREST that only exchanges the key."""
+"""``/rest/v1``: a streaming proxy to PostgREST, which replaces the key by its token."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -23,20 +25,25 @@ from picture_queue.local.gateway.upstream import (
 
 PREFIX: Final = b"/rest/v1"
 
-# RFC 9110, section 7.6.1: these belong to one connection. `transfer-encoding` stays in requests,
-# where it tells that the body comes without a length; the body is framed anew.
+# Requests of users that PostgREST runs at once, on its 10 connections to the database. The others
+# are left to service keys, so that slow requests of users do not stop the workers.
+_USER_REQUESTS: Final = 8
+_ACQUIRE_TIMEOUT: Final = 10.0  # seconds; PostgREST waits as long for a connection
+
+# RFC 9110, section 7.6.1: these headers belong to one connection. `transfer-encoding` is not among
+# them, because `Exchange.send` reads it and frames the body anew.
 _HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
      b"upgrade", b"expect"}
 )  # fmt: skip
-# The token of the key is all that PostgREST needs; SQL could read the key in `request.headers`.
+# PostgREST needs only the token of the key. SQL could read the key in `request.headers`.
 _NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization", b"apikey"}
-# The bundled PostgREST changes at most `limit` rows; the platform's looks at the filters alone.
-# What deletes one row here must not delete all of them there, so it does so here as well.
+# The bundled PostgREST changes at most `limit` rows, the platform's all that match the filters.
+# The gateway drops `limit`: what deletes one row here must not delete all of them on the platform.
 _CHANGES: Final = frozenset({"PATCH", "DELETE"})
 _LIMITS: Final = frozenset({b"limit", b"offset"})
 _KEY: Final = frozenset({b"apikey"})
-# The server in front writes its own Date and Server.
+# Uvicorn adds Date and Server.
 _NOT_RETURNED: Final = _HOP_BY_HOP | {b"transfer-encoding", b"date", b"server"}
 
 
@@ -45,12 +52,13 @@ class _RestJson(JSONResponse):
 
 
 class RestProxy:
-    """ASGI app below `PREFIX`, for requests that have a key."""
+    """ASGI app below `PREFIX`. The gateway has checked that requests have a key."""
 
     def __init__(self, postgrest: Path, credentials: Credentials, faults: Faults) -> None:
         self._upstream = Upstream(postgrest)
         self._credentials = credentials
         self._faults = faults
+        self._user_slots = asyncio.Semaphore(_USER_REQUESTS)
 
     async def close(self) -> None:
         """Close the connections to PostgREST."""
@@ -63,7 +71,7 @@ class RestProxy:
         authorization = request.headers.get("authorization")
         token = self._credentials.token(authorization, given_key(request)) or ""
         try:
-            check(self._credentials, token)
+            claims = check(self._credentials, token)
         except RefusedToken as error:
             challenge = {"WWW-Authenticate": error.challenge}
             await _RestJson(error.body(), 401, challenge)(scope, receive, send)
@@ -77,9 +85,17 @@ class RestProxy:
                 await _bad_request(message, hint)(scope, receive, send)
                 return
         headers.append((b"authorization", b"Bearer " + token.encode()))
-        await self._forward(headers, scope, receive, send)
+        slots = None if claims.get("role") == "service_role" else self._user_slots
+        await self._forward(headers, slots, scope, receive, send)
 
-    async def _forward(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(
+        self,
+        headers: Headers,
+        slots: asyncio.Semaphore | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         started = False
 
         async def start(message: Message) -> None:
@@ -90,7 +106,11 @@ class RestProxy:
         try:
             async with self._upstream.exchange() as exchange:
                 method = scope["method"].encode()
-                await exchange.send(method, _target(scope), headers, _pieces(receive))
+                # PostgREST starts when it has the whole body, and answers when it has ended its
+                # transaction. So a client that sends or reads slowly holds no slot.
+                async with contextlib.AsyncExitStack() as held:
+                    pieces = _pieces(receive, lambda: _acquire(slots, held))
+                    await exchange.send(method, _target(scope), headers, pieces)
                 if method != b"GET" and self._faults.take("cut_after_commit", scope["path"]):
                     await _cut(exchange, send)
                     return
@@ -98,13 +118,13 @@ class RestProxy:
         except ClientDisconnect:
             return
         except BodyCutShort:
-            # The server in front drops the body of a request with the header Upgrade.
+            # Uvicorn drops the body of a request with the header Upgrade.
             hint = "Send the body whole, and no header Upgrade."
             message = "The body is shorter than Content-Length"
             await _bad_request(message, hint)(scope, receive, send)
         except (UpstreamError, TimeoutError) as error:
             if started:
-                raise  # the head is out: only breaking the connection can tell the client
+                raise  # the head is sent: only a broken connection can tell the client
             await _unavailable(error)(scope, receive, send)
 
 
@@ -120,19 +140,29 @@ def _name(parameter: bytes) -> bytes:
     return unquote_to_bytes(parameter.partition(b"=")[0])
 
 
-async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
+async def _acquire(slots: asyncio.Semaphore | None, held: contextlib.AsyncExitStack) -> None:
+    if slots is not None:
+        async with asyncio.timeout(_ACQUIRE_TIMEOUT):
+            await held.enter_async_context(slots)
+
+
+async def _pieces(
+    receive: Receive, before_last: Callable[[], Awaitable[None]]
+) -> AsyncIterator[bytes]:
     more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        yield message.get("body", b"")
         more = message.get("more_body", False)
+        if not more:
+            await before_last()
+        yield message.get("body", b"")
 
 
 async def _pass_on(exchange: Exchange, send: Send) -> None:
     headers = [header for header in exchange.headers if header[0] not in _NOT_RETURNED]
-    # A function may raise PT999; no server of ours can send such a status.
+    # A function may raise PT999, which uvicorn cannot send.
     status = exchange.status if exchange.status < 600 else 500
     await send({"type": "http.response.start", "status": status, "headers": headers})
     last = b""
@@ -144,7 +174,7 @@ async def _pass_on(exchange: Exchange, send: Send) -> None:
 
 
 async def _cut(exchange: Exchange, send: Send) -> None:
-    """Let PostgREST finish, then break off: send less than the announced length."""
+    """Let PostgREST finish, then break off the answer: send less than its Content-Length."""
     async for _ in exchange.body():
         pass
     headers = [(b"content-length", b"1")]
@@ -171,6 +201,6 @@ def _unavailable(error: Exception) -> JSONResponse:
         "code": "PGRST003" if late else "PGRST000",
         "details": str(error) or None,
         "hint": None,
-        "message": "PostgREST did not answer in time" if late else "PostgREST is not there",
+        "message": "PostgREST did not answer in time" if late else "PostgREST cannot be reached",
     }
     return _RestJson(body, 504 if late else 503)

@@ -1,8 +1,8 @@
 """The tokens that PostgREST accepts, and its errors for others.
 
-PostgREST checks them again. It does so here first because the bundled one is older than the
-platform's: that has a code of its own for claims, and other texts. These are PostgREST 14's,
-recorded from it.
+PostgREST checks each token again. The gateway checks it first because the bundled PostgREST is
+older than the platform's, which has other error texts and a separate code for claims. The texts
+here are recorded from PostgREST 14.
 """
 
 import time
@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import jwt
 
-from picture_queue.local.gateway.credentials import LEEWAY, BadToken, Credentials
+from picture_queue.local.gateway.credentials import LEEWAY, Credentials, InvalidToken
 
-_UNFIT: Final = "No suitable key or wrong key type"
+_NO_SUITABLE_KEY: Final = "No suitable key or wrong key type"
 _NOT_FOUND: Final = "No suitable key was found to decode the JWT"
 
 
@@ -47,8 +47,8 @@ class RefusedToken(Exception):
         return f'Bearer error="invalid_token", error_description="{self.message}"'
 
 
-def check(credentials: Credentials, token: str) -> None:
-    """Check that PostgREST would accept a token; the database checks its role.
+def check(credentials: Credentials, token: str) -> Mapping[str, Any]:
+    """Return the claims of a token that PostgREST would accept; the database checks its role.
 
     Raises:
         RefusedToken: PostgREST would refuse it.
@@ -58,24 +58,25 @@ def check(credentials: Credentials, token: str) -> None:
         raise RefusedToken(f"Expected 3 parts in JWT; got {parts}")
     try:
         claims = credentials.signed_claims(token)
-    except BadToken as error:
+    except InvalidToken as error:
         raise _refused(error, token) from None
     if "kid" in jwt.get_unverified_header(token):
-        raise RefusedToken(_UNFIT, _NOT_FOUND)
+        raise RefusedToken(_NO_SUITABLE_KEY, _NOT_FOUND)
     _check_claims(claims)
+    return claims
 
 
-def _refused(error: BadToken, token: str) -> RefusedToken:
-    match error.flaw:
+def _refused(error: InvalidToken, token: str) -> RefusedToken:
+    match error.problem:
         case "signature":
-            return RefusedToken(_UNFIT, "None of the keys was able to decode the JWT")
+            return RefusedToken(_NO_SUITABLE_KEY, "None of the keys was able to decode the JWT")
         case "payload":
             return _claim("Parsing claims failed")
         case "algorithm" if jwt.get_unverified_header(token).get("alg") == "none":
             details = "JWT is unsecured but expected 'alg' was not 'none'"
             return RefusedToken("Wrong or unsupported encoding algorithm", details)
         case "algorithm":
-            return RefusedToken(_UNFIT, _NOT_FOUND)
+            return RefusedToken(_NO_SUITABLE_KEY, _NOT_FOUND)
     return RefusedToken("JWT cryptographic operation failed")
 
 

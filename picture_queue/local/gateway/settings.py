@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-# The largest frame of a socket, in bytes; a larger one closes it.
+# Maximum bytes of a WebSocket frame. A larger one closes the socket.
 FRAME_LIMIT: Final = 5_000_000
 
 
@@ -15,11 +15,12 @@ class RealtimeLimits:
     https://supabase.com/docs/guides/realtime/limits
 
     Args:
-        connections: Sockets at once.
-        channels: Joined topics of one socket.
-        joins_per_second: Joins of all sockets.
-        messages_per_second: Broadcasts of all sockets, over HTTP and from the database.
-        payload_bytes: Largest broadcast.
+        connections: Maximum number of open sockets.
+        channels: Maximum number of joined topics of a socket.
+        joins_per_second: Maximum rate of joins, all sockets together.
+        messages_per_second: Maximum rate of broadcasts by all clients together, and separately of
+            broadcasts by the database.
+        payload_bytes: Maximum bytes of a broadcast.
     """
 
     connections: int = 10_000
@@ -34,22 +35,23 @@ class GatewaySettings:
     """Addresses, keys and limits of one gateway.
 
     Args:
-        postgrest_socket: Unix socket that PostgREST listens on.
+        postgrest_socket: The Unix socket on which PostgREST listens.
         auth_database_url: DSN of the project's database for `supabase_auth_admin`.
         realtime_database_url: The same for `supabase_realtime_admin`.
         storage_database_url: The same for `supabase_storage_admin`.
         jwt_secret: HS256 secret shared with PostgREST.
-        api_url: What clients call the gateway; part of the issuer of user tokens.
-        storage_dir: Directory for the bytes of stored objects; made if missing.
+        api_url: URL of the gateway, which is part of the issuer of users' tokens.
+        storage_dir: Directory of the stored objects; made if it does not exist.
         anon_key: JWT of the role anon.
         service_role_key: JWT of the role service_role.
-        publishable_key: Opaque key that stands for the role anon.
-        secret_key: Opaque key that stands for the role service_role.
+        publishable_key: Opaque key for the role anon.
+        secret_key: Opaque key for the role service_role.
         token_seconds: Lifetime of a user's access token, in seconds.
-        file_size_limit: Largest object, in bytes.
-        realtime_limits: What one project may ask of Realtime.
-        subscriber_queue: Messages kept for a subscriber that does not read; one more closes it.
-        allowed_origins: Origins whose pages may call beside those on loopback.
+        file_size_limit: Maximum bytes of an object.
+        realtime_limits: The limits of Realtime.
+        subscriber_queue: Maximum number of messages that wait for a client; one more closes its
+            socket.
+        allowed_origins: Origins, besides loopback, whose pages may call the gateway.
     """
 
     postgrest_socket: Path

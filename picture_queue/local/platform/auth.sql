@@ -1,4 +1,4 @@
--- Auth's tables, as far as the gateway serves them, and functions. Source:
+-- The functions of Auth, and the tables that the gateway's part of Auth needs. Source:
 -- https://github.com/supabase/postgres (auth.*).
 
 create table auth.users (
@@ -34,7 +34,7 @@ create table auth.sessions (
 );
 create index sessions_user_id_idx on auth.sessions (user_id);
 
--- `token` holds the SHA-256 of what the client got: a dump of this table signs nobody in.
+-- `token` is the SHA-256 of the client's token, so a dump of this table cannot be used to sign in.
 create table auth.refresh_tokens (
   id bigint generated always as identity primary key,
   token text not null unique,

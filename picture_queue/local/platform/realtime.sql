@@ -1,7 +1,7 @@
 -- Realtime's table and functions. Source: https://github.com/supabase/realtime
 -- (realtime.messages, topic, send, broadcast_changes).
 
--- The platform partitions this table by day; the gateway prunes it by time instead.
+-- The platform partitions this table by day. Here the gateway deletes old rows.
 create table realtime.messages (
   topic text not null,
   extension text not null,
@@ -18,8 +18,8 @@ alter table realtime.messages enable row level security;
 grant select, insert, update on realtime.messages
   to postgres, anon, authenticated, service_role;
 
--- Tells the gateway the id of each message when its transaction commits. The gateway reads the row: every role may
--- NOTIFY, so what a notification says of a message proves nothing.
+-- Notifies the gateway of the id of each message at the commit. The gateway reads the message from
+-- the table, because every role may NOTIFY and could send a false one.
 create function realtime.notify_gateway() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin

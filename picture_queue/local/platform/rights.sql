@@ -1,9 +1,9 @@
--- Who owns the services' tables, and what nobody else may do with them. May run again: an upgrade of
--- the stack runs it on the databases that an older version made.
+-- The owners of the services' tables, and rights on them that are revoked from the API's roles. An
+-- upgrade of the stack runs this file again on the databases that an older version made.
 --
--- No table belongs to a superuser. Triggers are not the only code that a table runs with its owner's
--- rights: to check a foreign key Postgres reads the referenced table as its owner, and a cast of the
--- key's type, which everybody may make, runs in that query.
+-- No table belongs to a superuser, because code of users can run with the rights of a table's owner.
+-- For example, Postgres checks a foreign key with a query as the owner of the referenced table, and
+-- this query runs a cast of the key's type, which any user can create.
 
 alter table auth.users owner to supabase_auth_admin;
 alter table auth.sessions owner to supabase_auth_admin;
@@ -12,8 +12,8 @@ alter table realtime.messages owner to supabase_realtime_admin;
 alter table storage.buckets owner to supabase_storage_admin;
 alter table storage.objects owner to supabase_storage_admin;
 
--- The platform grants the API's roles all of it on Storage's tables, and older versions did. A
--- trigger runs in the gateway's sessions.
+-- The platform and older versions grant the API's roles all rights on Storage's tables. Here they
+-- could make triggers, which would run in the gateway's sessions.
 revoke trigger, truncate, references on all tables in schema auth, realtime, storage
   from anon, authenticated, service_role;
 

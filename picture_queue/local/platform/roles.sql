@@ -1,13 +1,14 @@
--- The roles of a Supabase project, and what they may become. May run again: an upgrade of the stack
--- runs it on the databases that an older version made.
+-- The roles of a Supabase project and their memberships. An upgrade of the stack runs this file again
+-- on the databases that an older version made.
 --
--- Differences from the platform, which has an extension (supautils) in these roles' way:
---   * `postgres` has no REPLICATION: whoever makes a replication slot names the library that the
---     server loads for it, any file that the server can read.
---   * before Postgres 16 `postgres` has no CREATEROLE: there it may grant itself every role that is
---     no superuser, also pg_execute_server_program, which runs programs as the server's user.
---   * the roles of Auth and Storage have no CREATEROLE, for the same reason; nothing here needs it.
---   * `supabase_realtime_admin` logs in: the platform's Realtime is a superuser.
+-- Differences from the platform, where the extension supautils restricts these roles:
+--   * `postgres` has no REPLICATION: the role that makes a replication slot chooses the library that
+--     the server loads for it, which may be any file that the server can read.
+--   * Before Postgres 16 `postgres` has no CREATEROLE, with which it could grant itself every role
+--     that is not a superuser, such as pg_execute_server_program, which runs programs as the
+--     operating system's user that runs the server.
+--   * The roles of Auth and Storage have no CREATEROLE, for the same reason.
+--   * `supabase_realtime_admin` can log in. The platform's Realtime logs in as a superuser.
 
 do $$
 declare
@@ -41,9 +42,9 @@ begin
 end
 $$;
 
--- Takes back what an older version let `postgres` give away. Most of it means the server's user. Before
--- Postgres 16 CREATEROLE does too, on a role that `postgres` made when it had that itself. pg_read_all_data
--- shows the stored passwords.
+-- Revokes what an older version let `postgres` grant. Most of these rights lead to those of the
+-- operating system's user that runs the server; before Postgres 16 CREATEROLE does too, on a role that
+-- `postgres` made when it had CREATEROLE. pg_read_all_data shows the stored passwords.
 do $$
 declare
   v_grant record;
@@ -73,14 +74,20 @@ begin
 end
 $$;
 
+-- Nobody may read from a replication slot that an older version let `postgres` make, and the server
+-- keeps its write-ahead log for it until the disk is full.
+select pg_catalog.pg_drop_replication_slot(slot_name)
+from pg_catalog.pg_replication_slots
+where not active;
+
 grant anon, authenticated, service_role
   to authenticator, supabase_realtime_admin, supabase_storage_admin;
 grant anon, authenticated, service_role, authenticator to postgres with admin option;
--- The platform lets `postgres` write policies on these owners' tables through the extension
--- supautils; membership gives the same right without it.
+-- On the platform, the extension supautils lets `postgres` create policies on the tables of these
+-- roles. Membership gives the same right.
 grant supabase_realtime_admin, supabase_storage_admin to postgres;
 
--- Triggers of the user's on the tables of Auth run with this path, as on the platform.
+-- Users' triggers on the tables of Auth run with this search_path, as on the platform.
 alter role supabase_auth_admin set search_path = auth;
 alter role supabase_realtime_admin set search_path = realtime;
 alter role supabase_storage_admin set search_path = storage;

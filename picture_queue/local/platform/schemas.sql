@@ -31,7 +31,7 @@ grant usage on schema auth to supabase_auth_admin;
 grant usage on schema realtime to supabase_realtime_admin;
 grant usage on schema storage to supabase_storage_admin;
 
--- The embedded Postgres comes without contrib; a system one has these.
+-- The embedded Postgres has no contrib extensions; one of the system has these.
 do $$
 declare
   v_extension text;
@@ -44,7 +44,7 @@ begin
 end
 $$;
 
--- Tell PostgREST about DDL, so that it knows a new function within a second.
+-- Notify PostgREST of DDL, so that it reloads its schema cache within a second.
 create function extensions.pgrst_ddl_watch() returns event_trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -90,6 +90,6 @@ create event trigger pgrst_ddl_watch on ddl_command_end
 create event trigger pgrst_drop_watch on sql_drop
   execute function extensions.pgrst_drop_watch();
 
--- Tables the user adds to this publication would feed postgres_changes.
+-- On the platform, postgres_changes sends the changes of the tables in this publication.
 create publication supabase_realtime;
 alter publication supabase_realtime owner to postgres;

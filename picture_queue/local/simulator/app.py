@@ -1,4 +1,4 @@
-"""The simulator's HTTP side: its routes, and who may call them."""
+"""The routes of the simulator, and the checks of tokens and switch keys."""
 
 import asyncio
 import hmac
@@ -6,8 +6,8 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Final
 
-import pydantic
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -27,9 +27,12 @@ from picture_queue.local.simulator.responses import (
     not_found,
     problem,
     problem_of,
+    refuse_large_body,
 )
 from picture_queue.local.simulator.state import Simulator, SimulatorSettings
 from picture_queue.providers.replicate.catalog import models
+
+_HANDLERS: Final = {HTTPException: problem_of, json_body.BodyTooLarge: refuse_large_body}
 
 
 def create_app(
@@ -39,11 +42,11 @@ def create_app(
 
     Args:
         settings: See `SimulatorSettings`.
-        clock: Gives the unix time; a test's own clock lets it jump an hour.
+        clock: Returns the unix time; tests pass their own to skip an hour.
 
     Returns:
-        An ASGI app: the API below ``/v1`` for whoever has the token, pictures below ``/files``,
-        switches below ``/_simulator`` for whoever has a switch key. It needs no lifespan.
+        An ASGI app: the API below ``/v1``, which needs the token, pictures below ``/files``, and
+        switches below ``/_simulator``, which need a switch key. It needs no lifespan.
     """
     simulator = Simulator(settings or SimulatorSettings(), clock)
     api = Starlette(
@@ -59,7 +62,7 @@ def create_app(
             Route("/predictions/{id}/cancel", predictions.cancel, methods=["POST"]),
             Route("/{rest:path}", _absent, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ],
-        exception_handlers={HTTPException: problem_of},
+        exception_handlers=_HANDLERS,
     )
     switches = Starlette(
         routes=[
@@ -67,7 +70,7 @@ def create_app(
             Route("/predictions", _predictions),
             Route("/reset", _reset, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: problem_of},
+        exception_handlers=_HANDLERS,
     )
     api.state.simulator = switches.state.simulator = simulator
     app = Starlette(
@@ -76,14 +79,14 @@ def create_app(
             Route("/files/{id}/{name}", _file),
             Mount("/_simulator", _SwitchKeyRequired(switches, simulator.settings.switch_keys)),
         ],
-        exception_handlers={HTTPException: problem_of},
+        exception_handlers=_HANDLERS,
     )
     app.state.simulator = simulator
     return OriginCheck(app, url=simulator.settings.base_url or "", pictures="/files/")
 
 
 class _TokenRequired:
-    """Lets requests through that carry the token. Without one in the settings nobody has it."""
+    """Refuse requests without the token; all requests if the settings have none."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
@@ -101,9 +104,9 @@ class _TokenRequired:
 
 
 class _SwitchKeyRequired:
-    """Lets requests through that carry a key of the stack's owner, and no body but JSON.
+    """Refuse requests without a switch key or with a body other than JSON.
 
-    Without keys in the settings nobody has one.
+    Without keys in the settings all requests are refused.
     """
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
@@ -117,7 +120,7 @@ class _SwitchKeyRequired:
         if not any([hmac.compare_digest(given, key) for key in self._keys]):
             app = problem(403, "The switches need the stack's secret key in the header apikey.")
         elif request.headers.get("content-type") and not json_body.is_json(request):
-            # A page of another site can send text and forms without asking the server first.
+            # A browser sends text and forms of another site's page without a preflight.
             app = problem(415, "Send application/json.")
         await app(scope, receive, send)
 
@@ -185,8 +188,8 @@ async def _faults(request: Request) -> Response:
     simulator = simulator_of(request)
     if request.method == "POST":
         try:
-            simulator.faults.add(Fault.model_validate_json(await request.body()))
-        except pydantic.ValidationError as error:
+            simulator.faults.add(Fault.model_validate_json(await json_body.receive(request)))
+        except ValueError as error:
             return problem(422, str(error))
     return JSONResponse([fault.model_dump() for fault in simulator.faults])
 

@@ -1,7 +1,7 @@
-"""Faults on demand: what shall go wrong, how often, and at which call."""
+"""Faults that a test switches on: the kind, the call and the number of times."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,17 +18,20 @@ Kind = Literal[
 Call = Literal["create", "get", "list", "cancel", "file"]
 
 
+_MAX_FAULTS: Final = 1000
+
+
 class Fault(BaseModel):
-    """One switched-on fault.
+    """A fault that is switched on.
 
     Attributes:
-        kind: ``rate_limit`` answers 429, ``server_error`` 500 or ``status``, ``out_of_credit`` 402:
-            in all three nothing happens. ``lose_answer`` makes the prediction and drops the
-            connection after ``seconds``, or answers ``status``. The rest shape the prediction that
-            is created next: ``fail`` and ``nsfw`` let it fail, ``slow`` lets it run ``seconds``
-            longer, ``expired_output`` takes its output away as soon as it has ended.
-        count: How many times.
-        on: The call that suffers, for ``rate_limit`` and ``server_error``.
+        kind: ``rate_limit`` answers 429, ``server_error`` 500 or ``status``, ``out_of_credit`` 402,
+            and the call does nothing. ``lose_answer`` makes the prediction and drops the connection
+            after ``seconds``, or answers ``status``. The others change the next prediction: with
+            ``fail`` and ``nsfw`` it fails, with ``slow`` it runs ``seconds`` longer, with
+            ``expired_output`` its output is removed as soon as it has ended.
+        count: Number of times.
+        on: The call that fails, for ``rate_limit`` and ``server_error``.
         seconds: Retry-After of ``rate_limit`` (none sent without), delay of ``lose_answer``, extra
             time of ``slow`` (30 without).
         status: HTTP status of ``server_error`` and ``lose_answer``.
@@ -43,22 +46,28 @@ class Fault(BaseModel):
     on: Call = "create"
     seconds: float | None = Field(default=None, ge=0, le=86_400)
     status: int | None = Field(default=None, ge=500, le=599)
-    message: str = "Director: unexpected error handling prediction (E9828)"
+    message: str = Field("Director: unexpected error handling prediction (E9828)", max_length=2000)
     queued: bool = False
 
 
 class Faults:
-    """The faults that are switched on, in the order they came."""
+    """The faults that are switched on, the oldest first."""
 
     def __init__(self) -> None:
         self._waiting: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
-        """Switch a fault on."""
+        """Switch a fault on.
+
+        Raises:
+            ValueError: Too many are on.
+        """
+        if len(self._waiting) >= _MAX_FAULTS:
+            raise ValueError(f"{_MAX_FAULTS} faults are on; switch them off first")
         self._waiting.append(fault)
 
     def take(self, call: Call, *kinds: Kind) -> Fault | None:
-        """Use up one fault of these kinds that is meant for this call.
+        """Use a fault of these kinds for a call, and count it down.
 
         Returns:
             The fault, or None when there is none.
@@ -72,7 +81,7 @@ class Faults:
         return None
 
     def clear(self) -> None:
-        """Switch everything off."""
+        """Switch all faults off."""
         self._waiting.clear()
 
     def __iter__(self) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""The logs of a prediction as they stand after a part of its run."""
+"""The logs of a prediction after a part of its run."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from picture_queue.providers.replicate.catalog import CatalogModel
 
 _BLOCKS = " ▏▎▍▌▋▊▉"
 _BAR = 10  # characters
-_STEPS = 20  # where a model has no such input
+_STEPS = 20  # for models without such an input
 
 
 def log_text(
@@ -17,16 +17,16 @@ def log_text(
     done: float,
     seconds: float,
 ) -> str:
-    """Write the logs.
+    """Return the logs.
 
     Args:
-        model: Its ``progress_in_logs`` decides the kind: percent bars as tqdm prints them, text,
-            or nothing.
-        given: The input; the number of steps is read from it.
+        model: The model. Its ``progress_in_logs`` chooses the kind: progress bars of tqdm, text, or
+            nothing.
+        given: The input, which may have the number of steps.
         seed: Seed of the run.
-        pictures: How many pictures it makes.
-        done: Part of the run that is over, 0 to 1.
-        seconds: Length of the whole run.
+        pictures: Number of pictures.
+        done: Completed part of the run, 0 to 1.
+        seconds: Duration of the whole run.
     """
     if model.progress_in_logs == "empty":
         return ""

@@ -1,8 +1,8 @@
 """The simulator's pictures: small landscapes that depend on prompt and seed.
 
-The words of the prompt choose the scene and the colours, the seed everything else. The same prompt,
-seed and size give the same bytes (for one version of Pillow). A picture is drawn at twice its size
-and reduced, which is the cheapest good antialiasing.
+The words of the prompt choose the scene and the colours, and the seed chooses the rest. The same
+prompt, seed and size give the same bytes with the same version of Pillow. A picture is drawn at
+twice its size and reduced, which is cheap antialiasing.
 """
 
 import io
@@ -195,7 +195,7 @@ class _Scene:
         )
 
     def _sky(self) -> Image.Image:
-        # A gradient can be drawn small and enlarged, which is cheaper than to draw it large.
+        # To draw a small gradient and enlarge it is cheaper than to draw a large one.
         size = 128
         sky = Image.new("RGB", (1, size))
         for y in range(size):
@@ -206,46 +206,46 @@ class _Scene:
         reach = self.sun_radius * 10 * size
         wide, tall = int(reach / max(1.0, aspect)), int(reach * min(1.0, aspect))
         glow = Image.radial_gradient("L").resize((max(wide, 2), max(tall, 2)))
-        # Pillow's gradient is 181 at the middle of an edge: beyond that circle nothing may shine.
+        # Pillow's gradient is 181 at the middle of an edge. The glow ends at that circle.
         glow = glow.point([round(150 * max(0.0, 1 - level / 181) ** 2) for level in range(256)])
         at = int(self.sun[0] * size - wide / 2), int(self.sun[1] * size - tall / 2)
         sky.paste(self.palette.sun, (at[0], at[1], at[0] + glow.width, at[1] + glow.height), glow)
         return sky
 
     def _discs(self) -> list[tuple[Point, float, Color]]:
-        dice = random.Random(f"discs {self.spec.prompt}\n{self.spec.seed}")  # noqa: S311 - art
+        rng = random.Random(f"discs {self.spec.prompt}\n{self.spec.seed}")  # noqa: S311 - art
         discs: list[tuple[Point, float, Color]] = []
         if self.palette.stars:
             for _ in range(140):
-                at = dice.random(), dice.random() * self.skyline
-                shine = _mix(self.palette.zenith, (255, 255, 255), dice.uniform(0.3, 0.9))
-                discs.append((at, dice.uniform(0.0006, 0.0022), shine))
+                at = rng.random(), rng.random() * self.skyline
+                shine = _mix(self.palette.zenith, (255, 255, 255), rng.uniform(0.3, 0.9))
+                discs.append((at, rng.uniform(0.0006, 0.0022), shine))
         discs.append((self.sun, self.sun_radius, self.palette.sun))
         return discs
 
     def _shapes(self) -> list[tuple[list[Point], Color]]:
-        dice = random.Random(f"shapes {self.spec.prompt}\n{self.spec.seed}")  # noqa: S311 - art
+        rng = random.Random(f"shapes {self.spec.prompt}\n{self.spec.seed}")  # noqa: S311 - art
         shapes: list[tuple[list[Point], Color]] = []
         if self.kind == "sea":
-            shapes += self._ridges(dice, 2, self.skyline - 0.02, 0.02, 0.0, 0.35)
-            shapes += self._water(dice)
+            shapes += self._ridges(rng, 2, self.skyline - 0.02, 0.02, 0.0, 0.35)
+            shapes += self._water(rng)
         elif self.kind == "city":
-            shapes += self._ridges(dice, 1, self.skyline, 0.05, 0.0, 0.1)
+            shapes += self._ridges(rng, 1, self.skyline, 0.05, 0.0, 0.1)
             for layer in range(3):
-                shapes += self._houses(dice, layer)
+                shapes += self._houses(rng, layer)
         else:
-            shapes += self._ridges(dice, 6, self.skyline, 0.075, 0.0, 1.0)
+            shapes += self._ridges(rng, 6, self.skyline, 0.075, 0.0, 1.0)
         return shapes
 
     def _ridges(
-        self, dice: random.Random, count: int, top: float, height: float, first: float, last: float
+        self, rng: random.Random, count: int, top: float, height: float, first: float, last: float
     ) -> list[tuple[list[Point], Color]]:
         shapes: list[tuple[list[Point], Color]] = []
         for layer in range(count):
             depth = first + (last - first) * (layer / max(1, count - 1))
             base = top + (1.0 - top) * (layer / max(1, count)) ** 1.3
             waves = [
-                (dice.uniform(0.8, 1.6) * 2**octave, dice.uniform(0, math.tau), 0.55**octave)
+                (rng.uniform(0.8, 1.6) * 2**octave, rng.uniform(0, math.tau), 0.55**octave)
                 for octave in range(6)
             ]
             points = [
@@ -263,7 +263,7 @@ class _Scene:
             shapes.append(([*points, (1.0, 1.0), (0.0, 1.0)], color))
         return shapes
 
-    def _water(self, dice: random.Random) -> list[tuple[list[Point], Color]]:
+    def _water(self, rng: random.Random) -> list[tuple[list[Point], Color]]:
         top = self.skyline
         bands = 28
         shapes: list[tuple[list[Point], Color]] = []
@@ -276,12 +276,12 @@ class _Scene:
         for band in range(46):
             part = (band / 46) ** 1.4
             y = top + (1 - top) * part + 0.004
-            reach = self.sun_radius * dice.uniform(0.25, 1.0) * (1 - 0.55 * part)
-            x = self.sun[0] + dice.uniform(-0.03, 0.03) * (0.4 + part)
+            reach = self.sun_radius * rng.uniform(0.25, 1.0) * (1 - 0.55 * part)
+            x = self.sun[0] + rng.uniform(-0.03, 0.03) * (0.4 + part)
             thick = 0.0015 + 0.005 * part
             color = _mix(self.palette.sun, self.palette.far, 0.15 + 0.6 * part)
             shapes.append((_lens(x, y, reach, thick), color))
-        shapes += self._boat(dice.choice((0.3, 0.68)) + dice.uniform(-0.08, 0.08), top)
+        shapes += self._boat(rng.choice((0.3, 0.68)) + rng.uniform(-0.08, 0.08), top)
         return shapes
 
     def _boat(self, x: float, top: float) -> list[tuple[list[Point], Color]]:
@@ -307,24 +307,24 @@ class _Scene:
             ),
         ]
 
-    def _houses(self, dice: random.Random, layer: int) -> list[tuple[list[Point], Color]]:
+    def _houses(self, rng: random.Random, layer: int) -> list[tuple[list[Point], Color]]:
         wall = _mix(self.palette.far, self.palette.near, (0.25, 0.6, 1.0)[layer])
         light = _mix(wall, self.palette.sun, 0.75)
         shapes: list[tuple[list[Point], Color]] = []
-        x = dice.uniform(-0.05, 0.0)
+        x = rng.uniform(-0.05, 0.0)
         while x < 1.0:
-            width = dice.uniform(0.045, 0.1) * (1 + layer * 0.35)
-            roof = self.skyline - dice.uniform(-0.1, 0.24) + layer * 0.14
+            width = rng.uniform(0.045, 0.1) * (1 + layer * 0.35)
+            roof = self.skyline - rng.uniform(-0.1, 0.24) + layer * 0.14
             shapes.append((_box(x, roof, width, 1.0), wall))
             if layer:
                 step = 0.018 * (1 + layer * 0.3)
                 for row in range(int((1 - roof) / step / 1.4) - 1):
                     for column in range(int(width / step) - 1):
-                        if dice.random() < 0.32:
+                        if rng.random() < 0.32:
                             left = x + step * (column + 0.75)
                             up = roof + step * 1.4 * (row + 0.6)
                             shapes.append((_box(left, up, step * 0.5, up + step * 0.7), light))
-            x += width + dice.uniform(0.0, 0.012)
+            x += width + rng.uniform(0.0, 0.012)
         return shapes
 
 
@@ -333,8 +333,8 @@ def _box(left: float, top: float, width: float, bottom: float) -> list[Point]:
 
 
 def _lens(x: float, y: float, reach: float, thick: float) -> list[Point]:
-    turns = [math.tau * step / 20 for step in range(20)]
-    return [(x + reach * math.cos(turn), y + thick * math.sin(turn)) for turn in turns]
+    angles = [math.tau * step / 20 for step in range(20)]
+    return [(x + reach * math.cos(angle), y + thick * math.sin(angle)) for angle in angles]
 
 
 def _mix(one: Color, other: Color, part: float) -> Color:

@@ -1,6 +1,7 @@
-"""Predictions over HTTP: create, read, list and cancel."""
+"""The routes of predictions: create, get, list and cancel."""
 
 import re
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +21,7 @@ from picture_queue.local.simulator.responses import (
     problem,
     refused_body,
 )
-from picture_queue.local.simulator.validation import complaints
+from picture_queue.local.simulator.validation import find_errors
 from picture_queue.providers.replicate.catalog import CatalogModel, models
 
 _PAGE = 100
@@ -34,14 +35,15 @@ async def create_official(request: Request) -> Response:
     model = models().get(f"{request.path_params['owner']}/{request.path_params['name']}")
     if model is None or not model.official:
         return not_found()
-    return await _create(request, model, _BODY_KEYS - {"version"})
+    return await _create(request, await json_object(request), model, _BODY_KEYS - {"version"})
 
 
 async def create_by_version(request: Request) -> Response:
     """``POST /predictions``."""
     if refused := http_fault(request, "create"):
         return refused
-    version = (await json_object(request)).get("version")
+    body = await json_object(request)
+    version = body.get("version")
     if not isinstance(version, str):
         return refused_body("version is required")
     model = _by_version(version)
@@ -52,11 +54,12 @@ async def create_by_version(request: Request) -> Response:
             " (or perhaps you don't have permission to use it?)",
             title="Invalid version or not permitted",
         )
-    return await _create(request, model, _BODY_KEYS)
+    return await _create(request, body, model, _BODY_KEYS)
 
 
-async def _create(request: Request, model: CatalogModel, keys: set[str]) -> Response:
-    body = await json_object(request)
+async def _create(
+    request: Request, body: dict[str, Any], model: CatalogModel, keys: set[str]
+) -> Response:
     if unknown := sorted(set(body) - keys):
         return refused_body(f"Additional property {unknown[0]} is not allowed")
     if "webhook" in body:
@@ -64,12 +67,12 @@ async def _create(request: Request, model: CatalogModel, keys: set[str]) -> Resp
     given = body.get("input")
     if not isinstance(given, dict):
         return refused_body("input is required")
-    if wrong := complaints(model, given):
+    if errors := find_errors(model, given):
         return problem(
             422,
-            "".join(f"- {one['field']}: {one['description']}\n" for one in wrong),
+            "".join(f"- {one['field']}: {one['description']}\n" for one in errors),
             title="Input validation failed",
-            invalid_fields=wrong,
+            invalid_fields=errors,
         )
     simulator = simulator_of(request)
     token = request.headers["authorization"].strip()
@@ -111,14 +114,14 @@ async def list_all(request: Request) -> Response:
     after, before = (moment(request, name) for name in ("created_after", "created_before"))
     cursor = request.query_params.get("cursor", "")
     newest = int(cursor) if re.fullmatch("[0-9]{1,18}", cursor) else None
-    fitting = [
+    matching = [
         run
         for run in reversed(simulator.runs.values())
         if (after is None or run.created >= after)
         and (before is None or run.created < before)
         and (newest is None or run.number < newest)
     ]
-    page, more = fitting[:_PAGE], len(fitting) > _PAGE
+    page, more = matching[:_PAGE], len(matching) > _PAGE
     following = request.url.include_query_params(cursor=page[-1].number).query if more else None
     now = simulator.clock()
     return answer(
@@ -131,12 +134,12 @@ async def list_all(request: Request) -> Response:
 
 
 def _by_version(version: str) -> CatalogModel | None:
-    """The model of ``<64 hex>``, ``owner/name:<64 hex>`` or, if it is official, ``owner/name``."""
+    """Return the model of ``<64 hex>``, ``owner/name:<64 hex>`` or an official ``owner/name``."""
     if "/" in version and ":" not in version:
         model = models().get(version)
         return model if model is not None and model.official else None
     name, _, pin = version.rpartition(":")
-    # Official models hide their version and do not run by it.
+    # Official models hide their version and cannot be run by it.
     return next(
         (
             model

@@ -1,4 +1,4 @@
-"""Parts of a request to the simulator, read and checked."""
+"""Parsing of requests to the simulator."""
 
 import re
 from typing import Any
@@ -14,13 +14,13 @@ _SPAN = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?")
 
 
 def simulator_of(request: Request) -> Simulator:
-    """Return the simulator that a request is for."""
+    """Return the simulator of a request's app."""
     simulator: Simulator = request.app.state.simulator
     return simulator
 
 
 def base_url(request: Request) -> str:
-    """Return where clients reach the simulator, without a slash at the end."""
+    """Return the URL of the simulator, without a slash at the end."""
     fixed = simulator_of(request).settings.base_url
     return (fixed or f"{request.url.scheme}://{request.url.netloc}").rstrip("/")
 
@@ -30,9 +30,10 @@ async def json_object(request: Request) -> dict[str, Any]:
 
     Raises:
         HTTPException: It is not a JSON object.
+        BodyTooLarge: It is larger than 1 MiB.
     """
     try:
-        body = json_body.parse(await request.body())
+        body = json_body.parse(await json_body.receive(request))
     except ValueError:
         body = None
     if not isinstance(body, dict):
@@ -41,10 +42,10 @@ async def json_object(request: Request) -> dict[str, Any]:
 
 
 def moment(request: Request, name: str) -> float | None:
-    """Return a date of the query as unix time; None without one.
+    """Return a time of the query as unix time; None without one.
 
     Raises:
-        HTTPException: It is not a date and time with its zone.
+        HTTPException: It is not a date and time with a time zone.
     """
     text = request.query_params.get(name)
     if text is None:
@@ -52,7 +53,7 @@ def moment(request: Request, name: str) -> float | None:
     try:
         return pydantic.TypeAdapter(pydantic.AwareDatetime).validate_python(text).timestamp()
     except pydantic.ValidationError:
-        raise HTTPException(400, f"{name} must be a date and time with its zone") from None
+        raise HTTPException(400, f"{name} must be a date and time with a time zone") from None
 
 
 def cancel_after(request: Request) -> float | None:

@@ -1,4 +1,4 @@
-"""The simulator's answers, as Replicate words them."""
+"""The simulator's answers, with the texts of Replicate."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from picture_queue.local.simulator.requests import simulator_of
 
 
 def answer(body: dict[str, Any], status: int = 200) -> Response:
-    """Return an answer with the headers of the rate limit."""
+    """Return an answer with the rate limit headers."""
     remaining = "599" if status == 201 else "2999"
     headers = {"ratelimit-remaining": remaining, "ratelimit-reset": "1"}
     return JSONResponse(body, status, headers)
@@ -32,13 +32,18 @@ def problem_of(request: Request, error: Exception) -> Response:
     return problem(error.status_code, error.detail)
 
 
+def refuse_large_body(request: Request, error: Exception) -> Response:
+    """Return the error document of a body with too many bytes."""
+    return problem(413, str(error))
+
+
 def not_found() -> Response:
-    """Return the answer for what does not exist."""
+    """Return the answer for an unknown resource."""
     return problem(404, "The requested resource could not be found.")
 
 
 def refused_body(description: str) -> Response:
-    """Return the answer for a body that the API does not take."""
+    """Return the answer for an invalid body."""
     field = {"type": "invalid", "field": "", "description": description}
     return problem(
         422, f"- {description}\n", title="Input validation failed", invalid_fields=[field]
@@ -46,18 +51,18 @@ def refused_body(description: str) -> Response:
 
 
 def http_fault(request: Request, call: Call) -> Response | None:
-    """Return the answer of a fault that is due for this call; None without one."""
+    """Return the answer of a fault that applies to this call; None without one."""
     fault = simulator_of(request).faults.take(call, "rate_limit", "server_error", "out_of_credit")
     if fault is None:
         return None
     if fault.kind == "server_error":
         return problem(fault.status or 500, "Internal server error")
     if fault.kind == "out_of_credit":
-        told = (
+        detail = (
             "You have insufficient credit to run this model. Go to"
             " https://replicate.com/account/billing#billing to purchase credit."
         )
-        return problem(402, told, title="Insufficient credit")
+        return problem(402, detail, title="Insufficient credit")
     response = problem(429, "Request was throttled.")
     if fault.seconds is not None:
         response.headers["retry-after"] = f"{fault.seconds:g}"
@@ -65,7 +70,7 @@ def http_fault(request: Request, call: Call) -> Response | None:
 
 
 class LostAnswer(Response):
-    """Begins an answer and breaks off, as a connection that dies."""
+    """An answer that breaks off after its head, like a lost connection."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -74,7 +79,7 @@ class LostAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._seconds):
-                # The request has been read: what comes next is the client hanging up.
+                # The request has been read, so the next message is the disconnect of the client.
                 await receive()
                 return
         await send(

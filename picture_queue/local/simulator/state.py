@@ -1,7 +1,7 @@
-"""The simulator's predictions; their state is a function of the clock.
+"""The simulator's predictions, whose state is a function of the time.
 
-Nothing runs in the background. A prediction knows when it starts and ends; whoever asks gets what
-is true at that moment.
+Nothing runs in the background. A prediction has the times of its start and end, and each request
+computes its state.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from picture_queue.local.simulator.pictures import Format, PictureSpec
 from picture_queue.providers.replicate.catalog import CatalogModel
 
 RETENTION_SECONDS = 3600.0
-_UNKNOWN_SECONDS = 5.0  # for models whose running time nobody has seen
+_UNKNOWN_SECONDS = 5.0  # for models with an unknown running time
 _QUEUE_SECONDS = 0.15
-_KEPT = 10_000  # predictions; older ones are forgotten
+_MAX_RUNS = 10_000  # predictions; the oldest are dropped
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class SimulatorSettings:
     """Settings of the simulator.
 
     Attributes:
-        base_url: Where clients reach it (``http://127.0.0.1:54399``); links are built from it.
-            None: from the address of each request.
-        speed: Everything runs this many times as fast as the real models.
-        seconds: Running time of every prediction instead of the model's own, None for that.
-        token: ``REPLICATE_API_TOKEN`` of its callers; without one it lets nobody in.
-        switch_keys: Keys that open the switches; without one they stay closed.
+        base_url: The URL of the simulator in links, such as ``http://127.0.0.1:54399``; None takes
+            that of each request.
+        speed: Factor by which predictions are faster than the real models.
+        seconds: Duration of every prediction; None: that of the real model.
+        token: ``REPLICATE_API_TOKEN`` of its clients; without one all requests are refused.
+        switch_keys: Keys for the switches; without one all their requests are refused.
     """
 
     base_url: str | None = None
@@ -56,9 +56,9 @@ class Plan:
 
     Attributes:
         queued: Seconds before it starts.
-        running: Seconds it runs.
-        error: Text it fails with, None to succeed.
-        expires: Its output is gone as soon as it has ended.
+        running: Seconds for which it runs.
+        error: The error with which it fails; None if it succeeds.
+        expires: Whether its output is removed as soon as it has ended.
     """
 
     queued: float
@@ -72,10 +72,10 @@ class Run:
     """One prediction.
 
     Attributes:
-        created: Unix time, as are the other moments.
-        deadline: When ``Cancel-After`` stops it.
-        stopped: When a cancel stopped it.
-        created_by: Who asked for it, for tests.
+        created: Unix time of the request, as are the other times.
+        deadline: The time at which ``Cancel-After`` stops it.
+        stopped: The time at which a cancel stopped it.
+        created_by: The token and the user agent of the request, for tests.
     """
 
     number: int
@@ -100,16 +100,16 @@ class Run:
 
     @property
     def ends(self) -> float:
-        """The time of its end if nobody stops it."""
+        """The time of its end unless it is stopped."""
         return self.starts + self.plan.running
 
     def ended_at(self, now: float) -> float | None:
-        """The time of its end; None until then."""
+        """Return the time of its end; None until then."""
         ends = min(t for t in (self.ends, self.deadline, self.stopped) if t is not None)
         return ends if ends <= now else None
 
     def status(self, now: float) -> str:
-        """Its state."""
+        """Return its status."""
         ended = self.ended_at(now)
         if ended is None:
             return "processing" if now >= self.starts else "starting"
@@ -120,7 +120,7 @@ class Run:
         return "failed" if self.plan.error else "succeeded"
 
     def removed(self, now: float) -> bool:
-        """True if input, output and logs have been removed."""
+        """Return whether its input, output and logs have been removed."""
         ended = self.ended_at(now)
         return ended is not None and (self.plan.expires or now >= ended + RETENTION_SECONDS)
 
@@ -135,8 +135,8 @@ class Run:
         model, given = self.model, self.input
         if model.output != "uri[]" or model.max_outputs_param is None:
             return 1
-        # `max_images` is an upper bound that counts only when the model may decide for itself.
-        if model.max_outputs_param == "max_images" and given.get(_DECIDES_ITSELF) != "auto":
+        # `max_images` is an upper bound, which is used only if the model chooses the number.
+        if model.max_outputs_param == "max_images" and given.get(_CHOOSES_NUMBER) != "auto":
             return 1
         known = model.input(model.max_outputs_param)
         asked = given.get(model.max_outputs_param, known.default if known else 1)
@@ -146,7 +146,7 @@ class Run:
         """Return the contents of picture ``number`` (from 0)."""
         width, height = _size(self.model, self.input)
         prompt = self.input.get("prompt")
-        # Upscalers and their like have no prompt: their picture follows from all they were given.
+        # Upscalers, for example, have no prompt: their picture depends on the whole input.
         words = prompt if isinstance(prompt, str) else repr(sorted(self.input.items()))
         digest = hashlib.sha256(f"{self.model.id} {self.seed} {number}".encode()).digest()
         quality = self.input.get("output_quality", 80)
@@ -160,7 +160,7 @@ class Run:
         )
 
     def view(self, now: float, base_url: str) -> dict[str, Any]:
-        """The prediction object as the API sends it."""
+        """Return the prediction object of the API."""
         status, ended, removed = self.status(now), self.ended_at(now), self.removed(now)
         api = f"{base_url}/v1/predictions/{self.id}"
         view: dict[str, Any] = {
@@ -234,7 +234,7 @@ class Simulator:
         cancel_after: float | None,
         created_by: dict[str, str],
     ) -> Run:
-        """Make a prediction; its input has been checked."""
+        """Make a prediction with a valid input."""
         now = self.clock()
         run = Run(
             number=next(self._numbers),
@@ -246,12 +246,12 @@ class Simulator:
             created_by=created_by,
         )
         self.runs[run.id] = run
-        if len(self.runs) > _KEPT:
+        if len(self.runs) > _MAX_RUNS:
             del self.runs[next(iter(self.runs))]
         return run
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Delete all predictions and faults."""
         self.runs.clear()
         self.faults.clear()
 
@@ -274,7 +274,7 @@ class Simulator:
         return Plan(queued, running, error, expires)
 
 
-_DECIDES_ITSELF = "sequential_image_generation"
+_CHOOSES_NUMBER = "sequential_image_generation"
 _ALPHABET = string.ascii_lowercase + string.digits
 _FORMATS: dict[str, Format] = {"png": "png", "webp": "webp", "jpg": "jpg", "jpeg": "jpg"}
 _MEGAPIXEL = 1024 * 1024
@@ -301,7 +301,7 @@ def _format(model: CatalogModel, given: dict[str, Any]) -> Format:
 
 
 def _size(model: CatalogModel, given: dict[str, Any]) -> tuple[int, int]:
-    """Width and height in pixels, from whichever inputs the model has for them."""
+    """Return width and height in pixels, from the inputs that the model has for them."""
     asked = {known.name: known.default for known in model.inputs} | given
     ratio = str(asked.get("aspect_ratio") or "")
     if match := _BY_COLON.fullmatch(ratio):

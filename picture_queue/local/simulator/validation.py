@@ -4,40 +4,40 @@ from typing import Any
 
 from picture_queue.providers.replicate.catalog import CatalogModel, ModelInput
 
-Complaint = dict[str, str]
+InvalidField = dict[str, str]
 
 
-def complaints(model: CatalogModel, given: dict[str, Any]) -> list[Complaint]:
+def find_errors(model: CatalogModel, given: dict[str, Any]) -> list[InvalidField]:
     """Return the errors of an input, in the form of ``invalid_fields``.
 
     Inputs that the catalogue does not have are accepted, since it is not documented how the real
     API treats them.
     """
-    found: list[Complaint] = []
+    found: list[InvalidField] = []
     for field in model.inputs:
         if field.name not in given:
             if field.required:
-                found.append(_complaint("required", "input", f"{field.name} is required"))
-        elif complaint := _find_error(field, given[field.name]):
-            found.append(complaint)
+                found.append(_error("required", "input", f"{field.name} is required"))
+        elif error := _find_error(field, given[field.name]):
+            found.append(error)
     return found
 
 
-def _find_error(field: ModelInput, value: Any) -> Complaint | None:
+def _find_error(field: ModelInput, value: Any) -> InvalidField | None:
     name = f"input.{field.name}"
     if not _fits(field.type, value):
-        words = f"Invalid type. Expected: {field.type}, given: {_type_name(value)}"
-        return _complaint("invalid_type", name, words)
+        description = f"Invalid type. Expected: {field.type}, given: {_type_name(value)}"
+        return _error("invalid_type", name, description)
     if field.enum is not None and value not in field.enum:
         choices = ", ".join(f'"{choice}"' for choice in field.enum)
-        words = f"{field.name} must be one of the following: {choices}"
-        return _complaint("enum", name, words)
+        description = f"{field.name} must be one of the following: {choices}"
+        return _error("enum", name, description)
     if field.minimum is not None and value < field.minimum:
-        words = f"Must be greater than or equal to {field.minimum:g}"
-        return _complaint("number_gte", name, words)
+        description = f"Must be greater than or equal to {field.minimum:g}"
+        return _error("number_gte", name, description)
     if field.maximum is not None and value > field.maximum:
-        words = f"Must be less than or equal to {field.maximum:g}"
-        return _complaint("number_lte", name, words)
+        description = f"Must be less than or equal to {field.maximum:g}"
+        return _error("number_lte", name, description)
     return None
 
 
@@ -61,5 +61,5 @@ def _type_name(value: Any) -> str:
     return "null" if value is None else names.get(type(value), "object")
 
 
-def _complaint(kind: str, field: str, description: str) -> Complaint:
+def _error(kind: str, field: str, description: str) -> InvalidField:
     return {"type": kind, "field": field, "description": description}

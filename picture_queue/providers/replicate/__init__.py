@@ -1,1 +1,1 @@
-"""The part of the HTTP API of Replicate that generations use."""
+"""A client of Replicate's HTTP API, for the part that generations use."""

@@ -1,4 +1,4 @@
-"""The catalogue of image models that ships with the package (``models.json``), typed.
+"""The catalogue of image models that ships with the package (``models.json``).
 
 It was collected from public model pages and schemas in 2025 and 2026, so it may be incomplete or
 out of date. A field whose value is not known is null.
@@ -19,8 +19,8 @@ class ModelInput(BaseModel):
 
     Attributes:
         type: JSON type: ``string``, ``integer``, ``number``, ``boolean`` or ``array``.
-        format: ``uri`` marks a file (on an array: each item is one).
-        unknown: Names of fields whose value is not known: their null does not mean "none".
+        format: ``uri`` for a file, or for an array of files; None for other inputs.
+        unknown: Names of the fields that are null because their value is not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,15 +41,18 @@ class CatalogModel(BaseModel):
     """One model.
 
     Attributes:
-        id: ``owner/name``.
-        kind: Its main purpose, for example ``text-to-image`` or ``upscale``.
-        official: True: called by model name. False: called by ``version``. None: not known.
+        id: Name of the model at Replicate, ``owner/name``.
+        kind: Main purpose of the model, such as ``text-to-image`` or ``upscale``.
+        official: True if the model is called by its name, False if it is called by ``version``;
+            None if that is not known.
         version: Hash of the last known version; used only if ``official`` is not True.
         typical_seconds: Run time of a stored example, without queue and cold start.
-        price_usd_per_image: List price; None if it is not priced per image or sources disagree.
-        max_outputs_param: The input that asks for more than one picture.
-        output: ``uri`` or ``uri[]`` in the last known version; others may differ.
-        progress_in_logs: The form of progress in the logs of a stored example.
+        price_usd_per_image: List price; None if the model is not priced per image, or if sources
+            disagree.
+        max_outputs_param: Name of the input that sets the number of pictures.
+        output: Type of the output of the last known version, ``uri`` or ``uri[]``; other versions
+            may differ.
+        progress_in_logs: Format of the progress in the logs of a stored example.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +70,7 @@ class CatalogModel(BaseModel):
     notes: str | None = None
 
     def input(self, name: str) -> ModelInput | None:
-        """Return the input of that name, or None."""
+        """Return the input with a name; None if the model has no such input."""
         return next((field for field in self.inputs if field.name == name), None)
 
 
@@ -75,5 +78,5 @@ class CatalogModel(BaseModel):
 def models() -> Mapping[str, CatalogModel]:
     """Return all models of the catalogue by id, in the order of the file."""
     text = resources.files(__package__).joinpath("models.json").read_text("utf-8")
-    listed = [CatalogModel.model_validate(entry) for entry in json.loads(text)]
-    return MappingProxyType({model.id: model for model in listed})
+    catalogue = [CatalogModel.model_validate(entry) for entry in json.loads(text)]
+    return MappingProxyType({model.id: model for model in catalogue})

@@ -1,16 +1,15 @@
-"""An async client for the part of Replicate's HTTP API that making pictures needs.
+"""An async client for the part of Replicate's HTTP API that generations use.
 
-What it repeats and what it does not (https://replicate.com/docs/reference/http):
+The client retries these calls (https://replicate.com/docs/reference/http):
 
-- reads and cancels are repeated on 429, 5xx and lost connections;
-- a create is repeated only when nothing can have been made: on 429 and when the request was never
-  sent. The API has no idempotency key, so everything else raises `OutcomeUnknown`, and the caller
-  looks before creating again.
+- reads and cancels after 429, 5xx and lost connections;
+- a create call only if no prediction can have been created: after 429, and if the request was never
+  sent. The API has no idempotency key, so any other failure raises `OutcomeUnknown`, and the caller
+  must search for the prediction before it creates another.
 """
 
 import asyncio
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,63 +29,66 @@ from tenacity import (
     wait_random,
 )
 
+from picture_queue._log import Log
 from picture_queue._loopback import is_loopback_url
 from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.download import ENCODINGS, DownloadRules, download, read_body
 from picture_queue.providers.replicate.prediction import Prediction
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 BASE_URL = "https://api.replicate.com/v1"
+#: The timeouts of the official Python client, seconds. No call here asks the server to wait.
 TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=10.0)
-"""Seconds; the numbers of the official Python client. No call here asks the server to wait."""
 
+#: Errors that httpx raises only before it has sent a request.
 _NEVER_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
     httpx.ProxyError,
 )
-_LONGEST_LIST = 10  # pages of 100: bounds a search through a busy account
+_MAX_PAGES = 10  # pages of 100 predictions, so that the search in a busy account ends
 _LARGEST_ANSWER = 32 * 1024 * 1024  # bytes; a page of the list has 100 inputs and outputs
-_LONG_ANSWER = 65_536  # bytes that take a millisecond to read
+_LONG_ANSWER = 65_536  # bytes whose JSON takes about a millisecond to parse
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """The retries of a call that may be repeated.
+    """The policy by which calls are retried.
 
     Attributes:
-        tries: Requests in all.
-        first_wait: Seconds before the second; doubles from there, plus jitter.
-        longest_wait: Seconds, the most the doubling leads to.
-        patience: Seconds spent waiting in all. A ``Retry-After`` that does not fit in is not
-            waited for: the error carries it to the caller.
+        max_attempts: Maximum number of requests.
+        first_wait: Seconds before the second request. Each following wait is twice as long. Jitter
+            is added.
+        max_wait: Longest wait before a request, seconds.
+        retry_timeout: Longest time from the first request to the start of the last one, seconds. If
+            a ``Retry-After`` exceeds it, the error is raised at once, with its ``retry_after``.
     """
 
-    tries: int = 5
+    max_attempts: int = 5
     first_wait: float = 0.5
-    longest_wait: float = 8.0
-    patience: float = 10.0
+    max_wait: float = 8.0
+    retry_timeout: float = 10.0
 
 
 class ReplicateClient:
     """A client that creates, reads and cancels predictions, and downloads their output.
 
     Args:
-        token: API token. It is sent in the Authorization header and shown nowhere.
-        base_url: Where the API is, version included.
-        http: Your own client; it stays yours to close. Without it one is made and closed here.
-        retry: How calls are repeated.
-        rules: From where, and how much, output is downloaded. The host of ``base_url`` is always
-            allowed.
-        timeout: Seconds for each part of a request.
+        token: API token. It is sent in the Authorization header, and is never shown or logged.
+        base_url: URL of the API, including its version.
+        http: Your own HTTP client, which you close; None: the client creates and closes one.
+        retry: The retry policy; None: the default one.
+        rules: The rules for downloads of output; None: the default ones. The origin of ``base_url``
+            is always allowed.
+        timeout: Timeouts of each request.
 
     Attributes:
-        rules: What may be downloaded and stored.
+        rules: The rules for downloads, including the origin of ``base_url``.
 
     Raises:
-        ValueError: ``base_url`` is no http(s) address, or the token is empty.
+        ValueError: ``base_url`` is not an http(s) URL, or the token is empty.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class ReplicateClient:
     ) -> None:
         base = urlsplit(base_url)
         if base.scheme not in ("http", "https") or not base.hostname:
-            raise ValueError(f"the Replicate base URL is no http(s) address: {base_url!r}")
+            raise ValueError(f"the Replicate base URL is {base_url!r}, not an http(s) URL")
         if not token.strip():
             raise ValueError("the Replicate token is empty")
         self._base_url = base_url.rstrip("/")
@@ -132,7 +134,7 @@ class ReplicateClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections, unless the HTTP client was given. Safe to call twice."""
+        """Close the connections, unless the caller passed the HTTP client. Idempotent."""
         if self._own_http and self._http is not None:
             await self._http.aclose()
             self._http = None
@@ -148,16 +150,16 @@ class ReplicateClient:
         """Create a prediction.
 
         Args:
-            model: ``owner/name``.
-            model_input: What the model gets.
-            version: Version hash: runs a community model by it. None: an official model, which
-                runs through its own endpoint and only through it.
-            cancel_after: Seconds from creation after which Replicate stops it, at least 5. An
-                orphan costs no more than this.
+            model: Name of the model, ``owner/name``.
+            model_input: The input of the model.
+            version: Version hash of a community model; None for an official model, which can only
+                be called through its own endpoint.
+            cancel_after: Seconds from its creation after which Replicate stops the prediction, at
+                least 5. This bounds the cost of a prediction that nobody finds again.
 
         Raises:
             OutcomeUnknown: The answer was lost; a prediction may exist.
-            ReplicateError: Nothing was made; the class says why.
+            ReplicateError: No prediction was created, for the reason that the class states.
         """
         body: dict[str, Any] = {"input": dict(model_input)}
         if version is None:
@@ -165,86 +167,90 @@ class ReplicateClient:
         else:
             path, body["version"] = "/predictions", version
         headers = {"Cancel-After": f"{max(5, cancel_after)}s"}
-        send = self._attempts(_nothing_was_made)
+        send = self._retrying(_if_nothing_was_created)
         try:
-            return _prediction(await send(self._send, "POST", path, json=body, headers=headers))
+            return _parse_prediction(
+                await send(self._send, "POST", path, json=body, headers=headers)
+            )
         except errors.NotReached:
             raise
         except (errors.ServiceUnavailable, errors.OutputRefused) as error:
             raise errors.OutcomeUnknown(
-                "The answer to a create was lost", detail=str(error)
+                "The answer to a create call was lost", detail=str(error)
             ) from error
 
     async def get(self, prediction_id: str) -> Prediction:
         """Read one prediction.
 
         Raises:
-            ResourceNotFound: There is none of that id, or it belongs to another account.
-            ReplicateError: The class says why.
+            ResourceNotFound: No prediction has that id, or it belongs to another account.
+            ReplicateError: The call failed for the reason that the class states.
         """
-        return _prediction(await self._repeat("GET", f"/predictions/{_segment(prediction_id)}"))
+        path = f"/predictions/{_segment(prediction_id)}"
+        return _parse_prediction(await self._repeat("GET", path))
 
     async def cancel(self, prediction_id: str) -> Prediction:
-        """Ask for a prediction to be cancelled; harmless when it has ended.
+        """Request the cancellation of a prediction; this has no effect if it has ended.
 
         Returns:
-            The prediction as it is now. It can still end as succeeded: later reads decide.
+            The prediction as it is now. It may still succeed, so only a later read is final.
 
         Raises:
-            ResourceNotFound: There is none of that id.
-            ReplicateError: The class says why.
+            ResourceNotFound: No prediction has that id.
+            ReplicateError: The call failed for the reason that the class states.
         """
         path = f"/predictions/{_segment(prediction_id)}/cancel"
-        return _prediction(await self._repeat("POST", path))
+        return _parse_prediction(await self._repeat("POST", path))
 
-    async def created_after(self, moment: datetime) -> list[Prediction]:
-        """List the account's predictions since a moment, newest first, at most 1000.
+    async def created_after(self, time: datetime) -> list[Prediction]:
+        """List the account's predictions since a time, newest first, at most 1000.
 
         Args:
-            moment: With a time zone.
+            time: The time of the oldest prediction, with a time zone.
 
         Raises:
-            ReplicateError: The class says why.
+            ReplicateError: The call failed for the reason that the class states.
         """
-        since = moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        since = time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         params = {"created_after": since}
-        found: list[Prediction] = []
-        for _ in range(_LONGEST_LIST):
+        predictions: list[Prediction] = []
+        for _ in range(_MAX_PAGES):
             page = await self._repeat("GET", "/predictions", params=params)
             results = page.get("results") if isinstance(page, dict) else None
             if not isinstance(results, list):
                 raise errors.ServiceUnavailable("Replicate sent an unreadable list")
-            found += [_prediction(entry) for entry in results]
+            predictions += [_parse_prediction(entry) for entry in results]
             cursor = _cursor(page.get("next"))
             if not cursor:
-                return found
+                return predictions
             params = {"created_after": since, "cursor": cursor}
-        logger.warning("stopped reading predictions after %d pages", _LONGEST_LIST)
-        return found
+        logger.warning("stopped reading predictions after %d pages", _MAX_PAGES)
+        return predictions
 
     async def download(self, link: str) -> bytes:
         """Download one output file into memory.
 
         Args:
-            link: A link out of ``output``, or the ``data:`` URI some answers hold instead.
+            link: A URL or ``data:`` URI in the ``output`` of a prediction.
 
         Raises:
-            OutputExpired: It is no longer there.
-            OutputRefused: Its host is not allowed, or it is too large.
-            ServiceUnavailable: It could not be fetched now.
+            OutputExpired: The file was deleted.
+            OutputRefused: The rules do not allow the host or the size of the file.
+            ServiceUnavailable: The file cannot be downloaded now.
         """
-        token, rules = self._headers["Authorization"], self.rules
-        repeated = self._attempts(_can_be_repeated)
-        return await repeated(download, self._client(), link, rules, token, self._timeout)
+        authorization, rules = self._headers["Authorization"], self.rules
+        retry = self._retrying(_if_transient)
+        return await retry(download, self._client(), link, rules, authorization, self._timeout)
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
-            # A simulator on this machine is never behind the proxy of the environment.
+            # The proxy of the environment must not be used for a simulator on this machine. Without
+            # the environment, its proxy need not even be valid.
             self._http = httpx.AsyncClient(trust_env=not is_loopback_url(self._base_url))
         return self._http
 
     async def _repeat(self, method: str, path: str, **options: Any) -> Any:
-        return await self._attempts(_can_be_repeated)(self._send, method, path, **options)
+        return await self._retrying(_if_transient)(self._send, method, path, **options)
 
     async def _send(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
@@ -261,7 +267,7 @@ class ReplicateClient:
                 data = await read_body(response, _LARGEST_ANSWER)
         except _NEVER_SENT as error:
             raise errors.NotReached(
-                f"Replicate is out of reach at {self._base_url}",
+                f"Replicate cannot be reached at {self._base_url}",
                 detail=_reason(error),
                 hint="Check the network of the worker, and REPLICATE_BASE_URL if it is set",
             ) from error
@@ -270,7 +276,7 @@ class ReplicateClient:
                 "Replicate did not answer", detail=_reason(error)
             ) from error
         try:
-            body = await _decoded(data)
+            body = await _decode(data)
         except errors.ReplicateError:
             if response.is_success:
                 raise
@@ -279,74 +285,75 @@ class ReplicateClient:
             raise errors.from_response(response.status_code, response.headers, body)
         return body
 
-    def _attempts(self, safe: retry_if_exception_type) -> AsyncRetrying:
+    def _retrying(self, condition: retry_if_exception_type) -> AsyncRetrying:
+        policy = self._retry
         return AsyncRetrying(
-            retry=safe,
-            wait=self._wait,
-            stop=stop_after_attempt(self._retry.tries) | stop_before_delay(self._retry.patience),
+            retry=condition,
+            wait=self._wait_seconds,
+            stop=stop_after_attempt(policy.max_attempts) | stop_before_delay(policy.retry_timeout),
             before_sleep=_log_repeat,
             reraise=True,
         )
 
-    def _wait(self, state: RetryCallState) -> float:
+    def _wait_seconds(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        stated = error.retry_after if isinstance(error, errors.ReplicateError) else None
-        if stated is None:
-            first, longest = self._retry.first_wait, self._retry.longest_wait
-            backoff = wait_exponential(first, max=longest) + wait_random(0, first)
+        retry_after = error.retry_after if isinstance(error, errors.ReplicateError) else None
+        if retry_after is None:
+            first = self._retry.first_wait
+            backoff = wait_exponential(first, max=self._retry.max_wait) + wait_random(0, first)
             return backoff(state)
-        # Only ever later than stated: earlier would be refused again.
-        return stated + wait_random(0, stated * 0.1)(state)
+        # The jitter only lengthens the wait: an earlier request would be refused again.
+        return retry_after + wait_random(0, retry_after * 0.1)(state)
 
 
-_can_be_repeated = retry_if_exception_type((errors.TooManyRequests, errors.ServiceUnavailable))
-_nothing_was_made = retry_if_exception_type((errors.TooManyRequests, errors.NotReached))
+_if_transient = retry_if_exception_type((errors.TooManyRequests, errors.ServiceUnavailable))
+_if_nothing_was_created = retry_if_exception_type((errors.TooManyRequests, errors.NotReached))
 
 
 def _log_repeat(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     wait = state.next_action.sleep if state.next_action else 0.0
-    logger.info("asking Replicate again in %.1f s after %s", wait, type(error).__name__)
+    logger.info("repeating the call to Replicate in %.1f s after %s", wait, type(error).__name__)
 
 
-async def _decoded(data: bytes | None) -> Any:
-    """Read the JSON of an answer.
+async def _decode(data: bytes | None) -> Any:
+    """Parse the JSON of an answer.
 
     Args:
-        data: The answer, None if it is above the limit.
+        data: The answer; None if it is larger than the limit.
 
     Raises:
-        ServiceUnavailable: It is no JSON; the next answer may be.
-        OutputRefused: No later answer will be within the bounds.
+        ServiceUnavailable: The answer is not JSON; a later one may be.
+        OutputRefused: The answer exceeds a limit, which later ones will too.
     """
     if data is None:
-        raise _beyond(f"it has over {_LARGEST_ANSWER} bytes")
+        raise _too_large(f"It has over {_LARGEST_ANSWER} bytes")
     try:
-        if len(data) > _LONG_ANSWER:  # heartbeats of other jobs would have to wait
+        if len(data) > _LONG_ANSWER:  # in a thread, so that the heartbeats of the worker continue
             return await asyncio.to_thread(json.loads, data)
         return json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise errors.ServiceUnavailable("Replicate sent an unreadable answer") from None
     except RecursionError:
-        raise _beyond("it is nested too deeply") from None
+        raise _too_large("It is nested too deeply") from None
     except ValueError:
-        raise _beyond("it has a number of over 4,300 digits") from None
+        raise _too_large("It has a number of over 4,300 digits") from None
 
 
-def _beyond(why: str) -> errors.OutputRefused:
-    return errors.OutputRefused("Replicate sent an answer beyond all bounds", detail=why)
+def _too_large(reason: str) -> errors.OutputRefused:
+    return errors.OutputRefused("The answer of Replicate exceeds a limit", detail=reason)
 
 
-def _prediction(body: Any) -> Prediction:
+def _parse_prediction(body: Any) -> Prediction:
     try:
         return Prediction.model_validate(body)
     except ValidationError:
-        # Without the text of the error: it quotes the input, and with it the prompt.
+        # The text of the error is omitted, since it quotes the input, which contains the prompt.
         raise errors.ServiceUnavailable("Replicate sent an unreadable prediction") from None
 
 
 def _cursor(link: object) -> str | None:
-    """Return the cursor of a link and nothing else: it must not lead the token elsewhere."""
+    """Return only the cursor of a link, so that the token is never sent to another host."""
     try:
         query = urlsplit(link if isinstance(link, str) else "").query
         return parse_qs(query).get("cursor", [None])[0]

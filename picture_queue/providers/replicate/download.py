@@ -1,8 +1,8 @@
-"""Download output files. The links come from outside, so this decides where the worker goes.
+"""Download output files from untrusted links.
 
-An allow-list of hosts, https only, no redirect out of the list, no private address behind a
-wildcard, a size limit. The token is sent only when a host of ``replicate.delivery`` asks for it:
-the links are public in practice.
+The rules prevent requests to other hosts: a list of allowed hosts, https only, redirects only to
+allowed hosts, no private address for a host that a wildcard allows, and a size limit. The token is
+sent only if a host of ``replicate.delivery`` answers 401, since the links are public in practice.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ import httpx
 from picture_queue.providers.replicate import errors
 
 DELIVERY = "replicate.delivery"
-_HOPS = 3
-_RESOLVE_SECONDS = 5.0
+_MAX_REDIRECTS = 3
+_RESOLVE_TIMEOUT = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class DownloadRules:
     """The rules for downloads.
 
     Attributes:
-        hosts: Names, or ``*.name`` for everything below a name. A host listed in full may have a
-            private address, one that only fits a wildcard may not.
-        origins: Origins (``http://127.0.0.1:9000``) allowed as they are, http included.
-        max_bytes: Largest file.
-        max_pixels: Most pixels of a picture: 16384 x 16384. A viewer needs 4 bytes for each.
+        hosts: Allowed hosts, or ``*.name`` for all subdomains of a name. A host that is listed
+            itself may have a private address; one that matches only a wildcard may not.
+        origins: Allowed origins, such as ``http://127.0.0.1:9000``; they need not use https.
+        max_bytes: Maximum size of a file.
+        max_pixels: Maximum number of pixels of a picture, by default 16384 x 16384. A viewer needs
+            4 bytes for each.
     """
 
     hosts: tuple[str, ...] = (DELIVERY, f"*.{DELIVERY}")
@@ -42,7 +43,7 @@ class DownloadRules:
     max_pixels: int = 2**28
 
     def allowing(self, origin: str) -> Self:
-        """Return the same rules with one more origin."""
+        """Return a copy of the rules that allows one more origin."""
         return dataclasses.replace(self, origins=(*self.origins, origin))
 
 
@@ -56,25 +57,25 @@ async def download(
     """Download one file into memory.
 
     Args:
-        http: The client to use.
-        link: http(s) link or base64 ``data:`` URI.
-        rules: What may be downloaded.
-        authorization: Authorization header, for a delivery host that answers 401.
-        timeout: Seconds for each part of the request.
+        http: The HTTP client to use.
+        link: An http(s) URL, or a ``data:`` URI in base64.
+        rules: The rules for downloads.
+        authorization: Authorization header, for a host of ``replicate.delivery`` that answers 401.
+        timeout: Timeouts of each request.
 
     Raises:
-        OutputExpired: 404 or 410.
-        OutputRefused: Against the rules.
-        OutputError: Any other refusal of the server.
-        ServiceUnavailable: 429, 5xx, or the connection was lost; safe to repeat.
+        OutputExpired: The server answered 404 or 410.
+        OutputRefused: The rules do not allow the download.
+        OutputError: The server answered with another error.
+        ServiceUnavailable: The server answered 429 or 5xx, or the connection was lost.
     """
     if link.startswith("data:"):
-        return await asyncio.to_thread(_decode, link, rules.max_bytes)
+        return await asyncio.to_thread(_decode_data_uri, link, rules.max_bytes)
     try:
         return await _fetch(http, link, rules, authorization, timeout)
     except (ValueError, httpx.InvalidURL):
-        # Each parser has its own words, those of host names (idna) and of redirects too.
-        raise errors.OutputRefused("The output's address is broken") from None
+        # The parsers of URLs, redirects and host names (idna) raise different errors.
+        raise errors.OutputRefused("The URL of the output is invalid") from None
 
 
 async def _fetch(
@@ -85,10 +86,10 @@ async def _fetch(
     timeout: httpx.Timeout,
 ) -> bytes:
     headers = {"Accept-Encoding": "identity"}
-    for _ in range(_HOPS + 1):
-        httpx.URL(link)  # what one parser takes and the other refuses is nothing to visit
+    for _ in range(_MAX_REDIRECTS + 1):
+        httpx.URL(link)  # raises if httpx refuses a link that urlsplit accepts
         url = urlsplit(link)
-        await _check(url, rules)
+        await _expect_allowed(url, rules)
         try:
             async with http.stream(
                 "GET", link, headers=headers, timeout=timeout, follow_redirects=False
@@ -96,13 +97,14 @@ async def _fetch(
                 if response.is_redirect:
                     link = urljoin(link, response.headers.get("location", ""))
                     headers.pop("Authorization", None)
-                elif response.status_code == 401 and _wants_token(url, headers):
+                elif response.status_code == 401 and _may_get_token(url, headers):
                     headers["Authorization"] = authorization
                 else:
                     return await _read(response, rules.max_bytes)
         except httpx.RequestError as error:
             raise errors.ServiceUnavailable(
-                f"The output could not be fetched from {url.hostname}", detail=type(error).__name__
+                f"The output could not be downloaded from {url.hostname}",
+                detail=type(error).__name__,
             ) from error
     raise errors.OutputRefused("The output is behind too many redirects")
 
@@ -110,15 +112,17 @@ async def _fetch(
 async def _read(response: httpx.Response, limit: int) -> bytes:
     status = response.status_code
     if status in (404, 410):
-        raise errors.OutputExpired("The output is no longer there", status=status)
+        raise errors.OutputExpired("The output was deleted", status=status)
     if status == 429 or status >= 500:
-        # Of one file: it is not the account that is throttled.
+        # Not TooManyRequests: a 429 for a file does not mean that the account is throttled.
         error = errors.from_response(status, response.headers, None)
         raise errors.ServiceUnavailable(
-            f"The output's server answered {status}", retry_after=error.retry_after, status=status
+            f"The host of the output answered {status}",
+            retry_after=error.retry_after,
+            status=status,
         )
     if status != 200:
-        raise errors.OutputError(f"The output's server answered {status}", status=status)
+        raise errors.OutputError(f"The host of the output answered {status}", status=status)
     data = await read_body(response, limit)
     if data is None:
         raise errors.OutputRefused(
@@ -127,22 +131,22 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
     return data
 
 
-# What httpx unpacks a piece at a time, 64 KiB at most and a thousand times as much unpacked. Other
-# encodings have no such bound.
+# httpx decompresses these encodings in pieces of at most 64 KiB, which become at most 64 MiB. Other
+# encodings have no such limit.
 ENCODINGS = "gzip, deflate"
 
 
 async def read_body(response: httpx.Response, limit: int) -> bytes | None:
-    """Read the body of an answer; None if it is larger than ``limit`` bytes.
+    """Read the body of a response; return None if it is larger than ``limit`` bytes.
 
     Raises:
-        httpx.DecodingError: It is compressed in another way than ``ENCODINGS``.
+        httpx.DecodingError: The body has an encoding other than those in ``ENCODINGS``.
     """
-    packed = response.headers.get("content-encoding", "").lower()
-    if not set(packed.replace(",", " ").split()) <= {"identity", "gzip", "deflate"}:
-        raise httpx.DecodingError(f"the answer is compressed: {packed[:40]}")
-    stated = response.headers.get("content-length", "")
-    if not packed and stated.isdecimal() and (len(stated) > 18 or int(stated) > limit):
+    encoding = response.headers.get("content-encoding", "").lower()
+    if not set(encoding.replace(",", " ").split()) <= {"identity", "gzip", "deflate"}:
+        raise httpx.DecodingError(f"the response has the encoding {encoding[:40]}")
+    length = response.headers.get("content-length", "")
+    if not encoding and length.isdecimal() and (len(length) > 18 or int(length) > limit):
         return None
     data = bytearray()
     async for chunk in response.aiter_bytes():
@@ -152,52 +156,56 @@ async def read_body(response: httpx.Response, limit: int) -> bytes | None:
     return bytes(data)
 
 
-def _decode(link: str, limit: int) -> bytes:
-    head, _, body = link.partition(",")
+def _decode_data_uri(uri: str, limit: int) -> bytes:
+    head, _, body = uri.partition(",")
     if not head.endswith(";base64") or len(body) * 3 // 4 > limit + 2:
-        raise errors.OutputRefused("The output is no acceptable data URI", detail=ascii(head[:80]))
+        raise errors.OutputRefused(
+            "The output is a data URI that is too large or not in base64", detail=ascii(head[:80])
+        )
     try:
         return base64.b64decode(body, validate=True)
     except ValueError:  # binascii.Error, or a character that is not ASCII
         raise errors.OutputRefused(
-            "The output is a broken data URI", detail=ascii(head[:80])
+            "The output is a data URI with invalid base64", detail=ascii(head[:80])
         ) from None
 
 
-async def _check(url: SplitResult, rules: DownloadRules) -> None:
+async def _expect_allowed(url: SplitResult, rules: DownloadRules) -> None:
     if f"{url.scheme}://{url.netloc}" in rules.origins:
         return
     host = (url.hostname or "").rstrip(".")
     if url.scheme != "https" or url.username is not None or not host:
-        raise _refused(url, "Its address is not acceptable")
+        raise _not_allowed(url, "The URL is not https, has a user name, or has no host")
     if host in rules.hosts:
         return
     if not any(host.endswith(rule[1:]) for rule in rules.hosts if rule.startswith("*.")):
-        raise _refused(url, "Its host is not on the list")
+        raise _not_allowed(url, "The host is not in the list of allowed hosts")
     for address in await _addresses(host):
         if not ipaddress.ip_address(address).is_global:
-            raise _refused(url, "Its host has a private address")
+            raise _not_allowed(url, "The host has a private address")
 
 
 async def _addresses(host: str) -> list[str]:
-    """Return the addresses of a host; none where only a proxy can resolve it."""
+    """Return the addresses of a host; none if it cannot be resolved here, but only by a proxy."""
     try:
-        async with asyncio.timeout(_RESOLVE_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(host, 443, type=socket.SOCK_STREAM)
+        async with asyncio.timeout(_RESOLVE_TIMEOUT):
+            entries = await asyncio.get_running_loop().getaddrinfo(
+                host, 443, type=socket.SOCK_STREAM
+            )
     except OSError:
         return []
-    return [str(entry[4][0]).partition("%")[0] for entry in found]
+    return [str(entry[4][0]).partition("%")[0] for entry in entries]
 
 
-def _wants_token(url: SplitResult, sent: dict[str, str]) -> bool:
+def _may_get_token(url: SplitResult, headers: dict[str, str]) -> bool:
     host = url.hostname or ""
-    delivers = url.scheme == "https" and (host == DELIVERY or host.endswith(f".{DELIVERY}"))
-    return delivers and "Authorization" not in sent
+    is_delivery = url.scheme == "https" and (host == DELIVERY or host.endswith(f".{DELIVERY}"))
+    return is_delivery and "Authorization" not in headers
 
 
-def _refused(url: SplitResult, why: str) -> errors.OutputRefused:
+def _not_allowed(url: SplitResult, reason: str) -> errors.OutputRefused:
     return errors.OutputRefused(
-        "The output is not fetched from there",
-        detail=f"{why}: {json.dumps((url.hostname or '')[:100])}",
+        "The output is at a URL that is not allowed",
+        detail=f"{reason}: {json.dumps((url.hostname or '')[:100])}",
         hint="Add the host to the allowed download hosts if it is Replicate's",
     )

@@ -1,29 +1,30 @@
-"""Errors of Replicate, and how to treat each.
+"""Errors of Replicate, and the effect of each on the job.
 
 ReplicateError
-├── TooManyRequests      429: nothing was made; wait ``retry_after``
-├── OutOfCredit          402: the account cannot pay; nobody's prompt is at fault
-├── ServiceUnavailable   5xx or no answer, on a call that is safe to repeat
-│   └── NotReached       no connection: nothing was sent, the attempt is given back
-├── OutcomeUnknown       a create whose answer was lost: look before creating again
-├── Unauthorized         401, 403: the token is missing, wrong or not permitted
+├── TooManyRequests      429: no prediction was created; wait ``retry_after``
+├── OutOfCredit          402: the account cannot pay
+├── ServiceUnavailable   5xx or no answer, to a call that is safe to repeat
+│   └── NotReached       no connection: nothing was sent, so the attempt does not count
+├── OutcomeUnknown       the answer to a create call was lost: search before creating again
+├── Unauthorized         401: the token is missing or wrong, for all jobs
+├── Forbidden            403: the token does not permit this call
 ├── RequestRefused       any other 4xx
 │   ├── ResourceNotFound 404: no such model, version or prediction
-│   └── InputRejected    422, or a failure the input caused
+│   └── InputRejected    422, or a failure that the input caused
 │       └── InputTooLarge
-├── PredictionFailed     the prediction itself ended without a result
-│   ├── ContentRefused   moderation or a safety checker
-│   ├── Interrupted      machine lost, provider down, platform codes
-│   ├── Misconfigured    our request was built wrong
-│   ├── DeadlinePassed   stopped by the deadline it was given
-│   └── StoppedOutside   cancelled at Replicate by somebody else
-└── OutputError          it succeeded, and the pictures could not be had
-    ├── OutputExpired    deleted an hour after completion
+├── PredictionFailed     the prediction ended without a result
+│   ├── ContentRefused   moderation or a safety checker refused it
+│   ├── Interrupted      Replicate lost the machine, was too busy, or had another fault
+│   ├── Misconfigured    the request was built incorrectly
+│   ├── DeadlinePassed   the prediction did not end before its deadline
+│   └── StoppedOutside   somebody else cancelled the prediction at Replicate
+└── OutputError          the prediction succeeded, but its pictures cannot be downloaded
+    ├── OutputExpired    Replicate deletes the output after an hour
     └── OutputRefused    unknown host, too large, or not a picture
 
-A prediction that fails answers HTTP 200; its class is read from the error text, by code first and
-by words second (https://replicate.com/docs/reference/error-codes has the four-digit codes; the
-three-digit ones come from the models and were seen in public reports).
+Reading a failed prediction answers HTTP 200. The class of its error depends on the error text: on
+its code, otherwise on its words. https://replicate.com/docs/reference/error-codes has the
+four-digit codes; the three-digit codes come from the models and were found in public reports.
 """
 
 import re
@@ -33,25 +34,28 @@ from typing import Any
 from picture_queue._retry_after import parse_retry_after
 from picture_queue.errors import PictureQueueError
 
+#: Longest wait that a server can request, seconds.
 MAX_RETRY_AFTER = 300.0
-"""Seconds; a server that asks for more is asked again after this."""
 
 
 class ReplicateError(PictureQueueError):
     """Base of all errors of this package.
 
+    The worker reads `public`, `retryable`, `counts` and `retry_after` of any exception.
+
     Attributes:
-        public: A clean sentence for the owner of the job: no token, no prompt, no billing text.
-        retryable: Whether another attempt of the job may end well.
-        tries: Attempts in all this kind of error is worth, None for as many as the job has.
-        counts: False when the job is not at fault and the attempt should be given back.
-        retry_after: Seconds to wait before the next attempt, None to leave it to the backoff.
-        status: HTTP status, where there was an answer.
+        public: The error that the owner of the job sees: no token, no prompt, no billing text.
+        retryable: True if another attempt of the job may succeed.
+        max_attempts: Attempts of the job after which this class of errors is final; None: the
+            number of the job.
+        counts: False if the attempt does not count, since the job did not cause the error.
+        retry_after: Seconds to wait before the next attempt; None: the backoff decides.
+        status: HTTP status; None if there was no response.
     """
 
     public = "The image service could not make this picture."
     retryable = False
-    tries: int | None = None
+    max_attempts: int | None = None
     counts = True
     retry_after: float | None = None
     status: int | None = None
@@ -75,7 +79,7 @@ class ReplicateError(PictureQueueError):
 
 
 class TooManyRequests(ReplicateError):
-    """Too many requests (429). Nothing was made, a create may be sent again."""
+    """Too many requests (429). No prediction was created, so a create call may be repeated."""
 
     public = "The image service is busy; the picture will be made as soon as it is free."
     retryable = True
@@ -92,33 +96,45 @@ class OutOfCredit(ReplicateError):
 
 
 class ServiceUnavailable(ReplicateError):
-    """5xx, or no answer, on a call that is safe to repeat."""
+    """Replicate answered 5xx or did not answer a call that is safe to repeat."""
 
     public = "The image service is not available at the moment."
     retryable = True
 
 
 class NotReached(ServiceUnavailable):
-    """No connection could be made: the request was never sent, so no job is at fault."""
+    """No connection could be opened, so the request was never sent."""
 
     counts = False
 
 
 class OutcomeUnknown(ReplicateError):
-    """The answer to a create was lost: a prediction may exist and be running."""
+    """The answer to a create call was lost; a prediction may be running."""
 
     public = "The image service did not answer."
     retryable = True
 
 
 class Unauthorized(ReplicateError):
-    """Replicate refused the token (401) or what it is used for (403)."""
+    """Replicate refused the token (401). The operator has to replace it; no job is at fault."""
 
     public = "The image service refused this server's credentials."
+    retryable = True
+    counts = False
+
+
+class Forbidden(ReplicateError):
+    """The token is not permitted to do this (403), perhaps to use this one model."""
+
+    public = "The image service refused this server's credentials."
+    retryable = True
 
 
 class RequestRefused(ReplicateError):
-    """Replicate refused the request; the same request will be refused again."""
+    """Replicate refused the request. It is repeated once: a single answer may be a mistake."""
+
+    retryable = True
+    tries: int | None = 2
 
 
 class ResourceNotFound(RequestRefused):
@@ -128,23 +144,25 @@ class ResourceNotFound(RequestRefused):
 
 
 class InputRejected(RequestRefused):
-    """The model does not take this input."""
+    """The model does not accept this input."""
 
     public = "The model does not accept this input."
+    retryable = False
+    tries = None
 
 
 class InputTooLarge(InputRejected):
-    """The model cannot work on an input of this size."""
+    """The model cannot process an input of this size."""
 
     public = "The model ran out of memory for this input; a smaller size may work."
 
 
 class PredictionFailed(ReplicateError):
-    """The prediction ended as failed, for a reason nobody has named."""
+    """The prediction failed for an unknown reason."""
 
     public = "The image service failed to make this picture."
     retryable = True
-    tries: int | None = 2
+    max_attempts: int | None = 2
 
 
 class ContentRefused(PredictionFailed):
@@ -155,20 +173,20 @@ class ContentRefused(PredictionFailed):
 
 
 class Interrupted(PredictionFailed):
-    """Replicate lost the machine, could not start it or was too busy."""
+    """Replicate lost the machine, could not start it, or was too busy."""
 
     public = "The image service had a fault while making this picture."
-    tries = None
+    max_attempts = None
 
 
 class Misconfigured(PredictionFailed):
-    """The request was built wrong; no other attempt will fare better."""
+    """The request was built incorrectly, so every attempt would fail."""
 
     retryable = False
 
 
 class DeadlinePassed(PredictionFailed):
-    """The prediction did not end within the time it was given."""
+    """The prediction did not end before its deadline."""
 
     public = "The image service took too long for this picture."
 
@@ -181,67 +199,69 @@ class StoppedOutside(PredictionFailed):
 
 
 class OutputError(ReplicateError):
-    """The prediction succeeded and its pictures could not be had."""
+    """The prediction succeeded, but its pictures cannot be downloaded."""
 
     public = "The picture was made, but it could not be fetched."
 
 
 class OutputExpired(OutputError):
-    """Replicate deleted the output: it keeps it for one hour after completion."""
+    """Replicate deleted the output, which it keeps for one hour after completion."""
 
     public = "The picture was made, but the image service deleted it before it could be fetched."
 
 
 class OutputRefused(OutputError):
-    """The output is not something this library fetches or stores."""
+    """The output comes from a host that is not allowed, is too large, or is not a picture."""
 
 
 def from_response(status: int, headers: Mapping[str, str], body: object) -> ReplicateError:
-    """Turn an HTTP answer that is no success into its error.
+    """Convert an unsuccessful HTTP response into its error.
 
     Args:
         status: HTTP status, 300 or above.
-        headers: Headers of the answer.
-        body: The decoded JSON, or None where there was none.
+        headers: Headers of the response.
+        body: The decoded JSON; None if the response has none.
     """
     problem: dict[str, Any] = body if isinstance(body, dict) else {}
-    told = _clip(problem.get("detail") or problem.get("title"))
+    detail = _clip(problem.get("detail") or problem.get("title"))
     message = f"Replicate answered {status}"
     if status == 429:
         return TooManyRequests(
-            message, retry_after=_retry_after(headers, problem), status=status, detail=told
+            message, retry_after=_retry_after(headers, problem), status=status, detail=detail
         )
     if status == 402:
-        # The text of Replicate links to a billing page: it is kept out of everything.
+        # The text of Replicate links to a billing page, so it is not used.
         return OutOfCredit(
             message, status=status, hint="Add credit to the Replicate account, or raise its limit"
         )
     if status >= 500:
         return ServiceUnavailable(
-            message, retry_after=_retry_after(headers, problem), status=status, detail=told
+            message, retry_after=_retry_after(headers, problem), status=status, detail=detail
         )
     if status in (401, 403):
-        return Unauthorized(message, status=status, detail=told, hint="Check REPLICATE_API_TOKEN")
+        kind = Unauthorized if status == 401 else Forbidden
+        return kind(message, status=status, detail=detail, hint="Check REPLICATE_API_TOKEN")
     if status == 404:
-        return ResourceNotFound(message, status=status, detail=told)
+        return ResourceNotFound(message, status=status, detail=detail)
     if status == 413:
-        return InputTooLarge(message, status=status, detail=told)
+        return InputTooLarge(message, status=status, detail=detail)
     if status == 422:
-        return InputRejected(message, status=status, detail=told, public=_fields(problem))
-    return RequestRefused(message, status=status, detail=told)
+        public = _refused_fields(problem)
+        return InputRejected(message, status=status, detail=detail, public=public)
+    return RequestRefused(message, status=status, detail=detail)
 
 
 _SECONDS_IN_TEXT = re.compile(r"resets? in ~?(\d+(?:\.\d+)?)\s*s", re.IGNORECASE)
 
 
 def _retry_after(headers: Mapping[str, str], problem: dict[str, Any]) -> float | None:
-    """Return the seconds to wait: from the header, else the body, else the text, else None.
+    """Return the seconds to wait: from the header, the body or the error text, in this order.
 
-    A wait of 0 counts as none: the server that has just refused a request is not asked at once.
+    A value of 0 is ignored, so that a request that was just refused is not repeated at once.
     """
-    for stated in (parse_retry_after(headers.get("retry-after")), problem.get("retry_after")):
+    for value in (parse_retry_after(headers.get("retry-after")), problem.get("retry_after")):
         try:
-            seconds = float(stated)  # type: ignore[arg-type]  # None ends in the except
+            seconds = float(value)  # type: ignore[arg-type]  # None raises a TypeError
         except (TypeError, ValueError, OverflowError):
             continue
         if seconds > 0:
@@ -250,15 +270,17 @@ def _retry_after(headers: Mapping[str, str], problem: dict[str, Any]) -> float |
     return float(match[1]) if match else None
 
 
-def _fields(problem: dict[str, Any]) -> str | None:
-    """Return the refused fields as a sentence for the owner, or None if none is named."""
+def _refused_fields(problem: dict[str, Any]) -> str | None:
+    """Return the refused fields as a sentence for the owner; None if the response names none."""
     fields = problem.get("invalid_fields")
-    named = [
+    descriptions = [
         f"{str(field.get('field', 'input')).removeprefix('input.')}: {field['description']}"
         for field in (fields if isinstance(fields, list) else [])
         if isinstance(field, dict) and field.get("description")
     ]
-    return _clip(f"The model does not accept this input: {'; '.join(named)}.") if named else None
+    if not descriptions:
+        return None
+    return _clip(f"The model does not accept this input: {'; '.join(descriptions)}.")
 
 
 def _clip(text: object, limit: int = 300) -> str | None:
@@ -269,7 +291,7 @@ def _clip(text: object, limit: int = 300) -> str | None:
 
 
 _CODE = re.compile(r"\bcode:\s*(\w+)|\b(E\d{3,4})\b")
-_LONGER = 30.0  # seconds: a busy or broken provider needs more than the usual backoff
+_LONGER_WAIT = 30.0  # seconds; longer than the usual backoff, for a busy or broken provider
 
 _BY_CODE: dict[str, type[ReplicateError]] = {
     "PA": Interrupted,
@@ -287,7 +309,7 @@ _BY_CODE: dict[str, type[ReplicateError]] = {
     "E005": ContentRefused,
     "E006": InputRejected,
 }
-_WAIT_LONGER = {"E003", "E8765"}
+_CODES_WITH_LONGER_WAIT = {"E003", "E8765"}
 
 _BY_WORDS: list[tuple[re.Pattern[str], type[ReplicateError]]] = [
     (re.compile(r"\bnsfw\b|flagged as sensitive", re.IGNORECASE), ContentRefused),
@@ -300,17 +322,17 @@ _BY_WORDS: list[tuple[re.Pattern[str], type[ReplicateError]]] = [
 
 
 def from_failure(text: str | None) -> ReplicateError:
-    """Turn the ``error`` of a failed prediction into its error.
+    """Return the exception for the ``error`` of a failed prediction.
 
     Args:
-        text: The error text of the prediction. It may quote the prompt, so it goes into the
-            internal ``detail`` only.
+        text: The error text of the prediction. It may quote the prompt, so only the internal
+            ``detail`` contains it.
     """
-    told = text or ""
-    match = _CODE.search(told)
+    text = text or ""
+    match = _CODE.search(text)
     code = (match[1] or match[2]) if match else None
-    kind = _BY_CODE.get(code or "") or next(
-        (kind for words, kind in _BY_WORDS if words.search(told)), PredictionFailed
+    class_ = _BY_CODE.get(code or "") or next(
+        (class_ for words, class_ in _BY_WORDS if words.search(text)), PredictionFailed
     )
-    wait = _LONGER if code in _WAIT_LONGER else None
-    return kind("The prediction failed", detail=_clip(text), retry_after=wait)
+    wait = _LONGER_WAIT if code in _CODES_WITH_LONGER_WAIT else None
+    return class_("The prediction failed", detail=_clip(text), retry_after=wait)

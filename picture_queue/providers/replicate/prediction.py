@@ -1,4 +1,4 @@
-"""The prediction object as Replicate sends it, and what can be read out of it."""
+"""The prediction object of Replicate's API, with its progress and the links of its output."""
 
 import re
 from datetime import datetime, timedelta
@@ -6,16 +6,15 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+#: Final states of a prediction; any other state counts as running. ``aborted`` (ended before the
+#: start) was introduced in October 2025 (https://replicate.com/changelog).
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
-"""States a prediction never leaves. ``aborted`` (ended before it ever started) came in October 2025
-(https://replicate.com/changelog); any state not named here counts as still running."""
+
+_LONGEST_TEXT = 8192  # characters of an error that the database stores
+_MAX_METRICS = 50
 
 
-_LONGEST_TEXT = 8192  # characters of an error, as many as the database keeps
-_MOST_METRICS = 50
-
-
-def _text(value: object) -> object:
+def _clean_error(value: object) -> object:
     try:
         return value if value is None else _storable(str(value))
     except RecursionError:
@@ -23,43 +22,43 @@ def _text(value: object) -> object:
 
 
 def _storable(text: str) -> str:
-    """Return text that a database can store, and not more of it."""
+    """Return the beginning of a text, without characters that a database cannot store."""
     text = text[:_LONGEST_TEXT].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()
 
 
-def _metrics(value: object) -> object:
-    """Return the metrics that can be stored: whatever is odd must not cost the picture."""
-    if not isinstance(value, dict):
+def _clean_metrics(metrics: object) -> object:
+    """Return the metrics that can be stored; an unexpected one must not fail the generation."""
+    if not isinstance(metrics, dict):
         return {}
     return {
-        _storable(name[:100]): _storable(kept[:200]) if isinstance(kept, str) else kept
-        for name, kept in list(value.items())[:_MOST_METRICS]
-        if isinstance(kept, str | bool) or (isinstance(kept, int | float) and abs(kept) < 1e15)
+        _storable(name[:100]): _storable(value[:200]) if isinstance(value, str) else value
+        for name, value in list(metrics.items())[:_MAX_METRICS]
+        if isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < 1e15)
     }
 
 
-def _or(empty: Any) -> BeforeValidator:
-    return BeforeValidator(lambda value: empty if value is None else value)
+def _replace_null(default: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: default if value is None else value)
 
 
 class Prediction(BaseModel):
-    """One prediction. Unknown fields and unknown states are let through.
+    """One prediction. Unknown fields are ignored, and unknown states are accepted.
 
-    Its repr leaves out what can hold the prompt.
+    The repr omits the fields that may contain the prompt.
 
     Attributes:
-        id: Replicate's id, text.
-        model: ``owner/name``.
-        version: Hash, or ``hidden`` for official models.
-        status: See ``TERMINAL``.
-        input: What was asked; emptied one hour after completion.
-        output: Any JSON, None until there is some and again once it is deleted.
-        error: Text, when it failed; what no database can store is replaced.
-        logs: One growing string. It can contain the prompt.
+        id: Replicate's id of the prediction.
+        model: Name of the model, ``owner/name``.
+        version: Version hash of the model; ``hidden`` for official models.
+        status: State of the prediction; see `TERMINAL`.
+        input: Input of the model; Replicate deletes it one hour after completion.
+        output: Output of the model, any JSON; None before there is one and after its deletion.
+        error: Error text of a failed prediction, without characters that a database cannot store.
+        logs: Log of the model so far. It may contain the prompt.
         metrics: ``predict_time`` and ``total_time`` in seconds, and other numbers and texts.
-        deadline: When Replicate stops it, if it was created with ``Cancel-After``.
-        data_removed: The output is gone.
+        deadline: Time at which Replicate stops the prediction; None without ``Cancel-After``.
+        data_removed: True if Replicate has deleted the output.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -69,36 +68,36 @@ class Prediction(BaseModel):
     created_at: datetime
     model: str = ""
     version: str | None = None
-    input: Annotated[dict[str, Any], _or({})] = Field(default={}, repr=False)
+    input: Annotated[dict[str, Any], _replace_null({})] = Field(default={}, repr=False)
     output: Any = None
-    error: Annotated[str | None, BeforeValidator(_text)] = None
-    logs: Annotated[str, _or("")] = Field(default="", repr=False)
-    metrics: Annotated[dict[str, Any], BeforeValidator(_metrics)] = {}
+    error: Annotated[str | None, BeforeValidator(_clean_error)] = None
+    logs: Annotated[str, _replace_null("")] = Field(default="", repr=False)
+    metrics: Annotated[dict[str, Any], BeforeValidator(_clean_metrics)] = {}
     started_at: datetime | None = None
     completed_at: datetime | None = None
     deadline: datetime | None = None
-    data_removed: Annotated[bool, _or(False)] = False
+    data_removed: Annotated[bool, _replace_null(False)] = False
 
     @property
-    def terminal(self) -> bool:
-        """True if it has ended."""
+    def has_ended(self) -> bool:
+        """True if the prediction has ended."""
         return self.status in TERMINAL
 
     @property
     def reached_deadline(self) -> bool:
-        """True if it ended at its deadline, within a second."""
+        """True if the prediction ended at its deadline, or at most a second before."""
         if self.deadline is None or self.completed_at is None:
             return False
         return self.completed_at >= self.deadline - timedelta(seconds=1)
 
     @property
     def progress(self) -> "ProgressBar | None":
-        """Progress as the model reports it, percent; None if it does not."""
+        """Latest progress bar in the logs; None if there is none."""
         return progress_from_logs(self.logs)
 
 
 class ProgressBar(NamedTuple):
-    """The latest state of a progress bar: percent, and step of steps."""
+    """The state of a progress bar: the percentage, the current step, and the number of steps."""
 
     percent: int
     step: int
@@ -106,47 +105,46 @@ class ProgressBar(NamedTuple):
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# The pattern of both official clients (replicate-python, prediction.py), after the optional prefix.
-# It does not go back over spaces, and a number has no more digits than a step can have.
+# After the optional prefix, this is the pattern of both official clients (replicate-python,
+# prediction.py). Here it does not backtrack over spaces, and limits the digits of numbers.
 _BAR = re.compile(r"^\s*+(Total progress:)?\s*+(\d{1,9})%\s*+\|.+?\|\s*+(\d{1,9})/(\d{1,9})(?!\d)")
-_TAIL = 8192
+_TAIL = 8192  # characters at the end of the logs that are searched
 
 
 def progress_from_logs(logs: str | None) -> ProgressBar | None:
-    """Read the last progress bar out of the logs.
+    """Return the last progress bar in the logs; a bar of total progress takes precedence.
 
-    Models print tqdm bars, some several one after the other, so the result can go back to 0: the
-    caller keeps what it shows from going down. Where one bar sums up others (``Total progress:``),
-    it is the one taken. Download bars (``160M/368M``) do not count.
+    Models print tqdm bars, some several in succession, so a later result may be lower. Bars of
+    downloads (``160M/368M``) are ignored.
 
     Args:
         logs: The logs so far.
 
     Returns:
-        The progress, or None when the logs hold no bar. Nothing is estimated.
+        The progress bar; None if the logs contain none.
     """
     latest = None
     for line in reversed(re.split(r"[\r\n]+", _ANSI.sub("", (logs or "")[-_TAIL:]))):
         if match := _BAR.match(line):
-            found = ProgressBar(min(int(match[2]), 100), int(match[3]), int(match[4]))
+            bar = ProgressBar(min(int(match[2]), 100), int(match[3]), int(match[4]))
             if match[1]:
-                return found
-            latest = latest or found
+                return bar
+            latest = latest or bar
     return latest
 
 
 def output_links(output: Any) -> list[str]:
-    """Collect the links of an output, in order.
+    """Return the links in an output, in order.
 
-    The shape is no stable property of a model: a link, a list of links or an object with links in
-    it. In synchronous mode the API has sent ``data:`` URIs instead.
+    An output may be a link, a list of links, or an object that contains links; the format may
+    change with each version of a model. In synchronous mode the API returned ``data:`` URIs.
 
     Args:
         output: The ``output`` of a prediction.
     """
     links: list[str] = []
     rest = [output]
-    while rest:  # and not by recursion: whoever wrote the model chose the depth
+    while rest:  # not by recursion, since the output of a model may be nested to any depth
         part = rest.pop()
         if isinstance(part, str):
             if part.startswith(("https://", "http://", "data:")):

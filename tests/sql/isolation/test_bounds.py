@@ -1,5 +1,7 @@
 """Many locked rows, or rows whose update raises an error, beside the calls of others."""
 
+import random
+import string
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from .world import QUEUE, TYPE, World
 
 pytestmark = pytest.mark.timeout(120)
 
+LETTERS = string.ascii_letters + string.digits
 MANY = """select enqueue_jobs((select jsonb_agg(
     jsonb_build_object('job_type', 'many', 'queue', $1::text) || $3::jsonb)
     from generate_series(1, $2::integer)))"""
@@ -93,3 +96,16 @@ async def test_a_locked_failed_step_does_not_stop_maintenance(world):
     state = await world.owner.fetchval("select hold from job_queue where id = $1", job)
     await holder.close()
     assert state is None
+
+
+@pytest.mark.parametrize("letters", [LETTERS, "a"], ids=["random", "compressible"])
+async def test_a_claim_returns_no_more_than_a_worker_can_hold(world: World, letters: str):
+    largest = 1024 * 1024
+    await world.owner.execute("update picture_queue.setting set max_payload_bytes = $1", largest)
+    text = "".join(random.choices(letters, k=largest - 100))
+    ids = [await world.enqueue(TYPE, {"payload": {"text": text}}) for _ in range(100)]
+    claimed: list[str] = []
+    while jobs := await world.call("select claim_jobs('w', $1, $2, 1000)", [QUEUE], [TYPE]):
+        assert len(jobs) * largest <= 64 * 1024 * 1024 + largest
+        claimed += [job["id"] for job in jobs]
+    assert sorted(claimed) == sorted(ids)

@@ -15,6 +15,8 @@ from picture_queue import (
     _rpc,
 )
 
+from ...signals import watch
+
 VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
 
@@ -59,7 +61,7 @@ class Harness:
 
     def worker(self, **settings: Any) -> Worker:
         worker = Worker(self.client, WorkerSettings(**{"poll_interval": 30, **settings}))
-        worker._signals.watch()
+        watch(worker)
         return worker
 
     def claim(self, params: dict[str, Any]) -> list[dict[str, Any]]:
@@ -94,7 +96,7 @@ def connect(monkeypatch):
     def watcher(project: Any) -> Any:
         return SimpleNamespace(wake_ups=project.subscriptions, aclose=aclose)
 
-    monkeypatch.setattr("picture_queue.worker.supervisor.connect", connect)
+    monkeypatch.setattr("picture_queue._transport.duplicate.for_thread", connect)
     monkeypatch.setattr("picture_queue.worker.worker.Watcher", watcher)
 
 

@@ -14,6 +14,7 @@ from picture_queue import (
     InvalidArgument,
 )
 
+from ...signals import watch
 from .conftest import VERSION, Harness, WaitingHandler, until
 
 
@@ -187,7 +188,7 @@ def test_a_worker_can_run_again_in_another_event_loop(harness, project):
 
     async def main() -> None:
         project.asked = asyncio.Queue()
-        worker._signals.watch()
+        watch(worker)
         job = harness.job()
         running = asyncio.create_task(worker.run())
         await worker._signals.reported.next()
@@ -220,7 +221,7 @@ def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, project
     project.answers["unregister_worker"] = lambda params: None
 
     async def main() -> None:
-        worker._signals.watch()
+        watch(worker)
         async with worker:
             await worker._signals.idle.next()
             # The collection ends the coroutines that the closed event loop left behind.

@@ -9,8 +9,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from picture_queue._runtime import loop_monitor, tasks
 from picture_queue._transport import errors, unreadable
-from picture_queue.worker import _tasks, executor, heartbeat, reporter, supervisor
+from picture_queue.worker import executor, heartbeat, reporter, supervisor
 from picture_queue.worker import verdicts as verdicts_module
 from picture_queue.worker import worker as worker_module
 
@@ -25,12 +26,12 @@ def replace(owner: object, name: str, new: Callable[..., Any]) -> Callable[..., 
 def catch_no_base_exception() -> None:
     """Let a BaseException of a handler leave its attempt."""
 
-    def failed(self: Any, error: BaseException) -> Any:
+    def outcome_of_error(self: Any, error: BaseException) -> Any:
         if not isinstance(error, Exception):
             raise error
         return old(self, error)
 
-    old = replace(executor.Attempt, "_failed", failed)
+    old = replace(executor.Attempt, "_outcome_of_error", outcome_of_error)
 
 
 def read_properties_unguarded() -> None:
@@ -47,7 +48,7 @@ def leave_waits_unbounded() -> None:
 
 def let_handlers_cancel_others() -> None:
     """Let a handler cancel the tasks of other jobs."""
-    replace(_tasks.AttemptTask, "cancel", asyncio.Task.cancel)
+    replace(tasks.HandlerTask, "cancel", asyncio.Task.cancel)
 
 
 def store_any_json() -> None:
@@ -79,7 +80,7 @@ def beat_in_the_event_loop() -> None:
 
 def name_no_blocker() -> None:
     """Do not watch the event loop."""
-    replace(heartbeat.HeartbeatLoop, "_check_loop", lambda self, limit: None)
+    replace(loop_monitor.LoopMonitor, "check", lambda self, limit: None)
 
 
 def wait_for_stuck_handlers() -> None:
@@ -91,7 +92,7 @@ def wait_for_stuck_handlers() -> None:
 
 def wait_for_stuck_tasks() -> None:
     """Let the end of the event loop wait for tasks that ignore their cancellation."""
-    replace(_tasks, "hold_forever", lambda task: None)
+    replace(tasks, "hold_forever", lambda task: None)
 
 
 def wait_for_stuck_threads() -> None:

@@ -13,8 +13,8 @@ import asyncpg
 from picture_queue.local.gateway.auth.errors import AuthError
 from picture_queue.local.gateway.database import Connection, Database, one
 
-# A client whose answer was lost may present the same refresh token once more within this time.
-_REUSE: Final = timedelta(seconds=10)
+# A client whose answer was lost may use the same refresh token again within this time.
+_REUSE_INTERVAL: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ class Accounts:
     async def refresh(self, token: str) -> Session:
         """Exchange a refresh token for the next one.
 
-        A token that was already exchanged ends the whole session: two parties hold it, and one of
-        them stole it.
+        A token that was exchanged before ends the session, because one of its two users stole it.
 
         Raises:
             AuthError: The token is unknown or was used before.
@@ -94,7 +93,7 @@ class Accounts:
                     "Invalid Refresh Token: Refresh Token Not Found",
                 )
             revoked = found["revoked_at"]
-            stolen = revoked is not None and datetime.now(UTC) - revoked > _REUSE
+            stolen = revoked is not None and datetime.now(UTC) - revoked > _REUSE_INTERVAL
             if stolen:
                 await connection.execute(
                     "delete from auth.sessions where id = $1", found["session_id"]
@@ -107,7 +106,7 @@ class Accounts:
         """Return the user of an access token.
 
         Raises:
-            AuthError: The user or the session is gone.
+            AuthError: The user or the session was deleted.
         """
         user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
         async with self._database.connection() as connection:
@@ -138,7 +137,8 @@ class Accounts:
     ) -> asyncpg.Record:
         """Change the fields that are given; null removes a key of the metadata.
 
-        A new password ends the user's sessions but one: whoever knew the old one is out.
+        A new password ends the user's other sessions, which may belong to someone who knew the old
+        one.
 
         Raises:
             AuthError: The e-mail address is taken.
@@ -199,7 +199,7 @@ async def _open_session(connection: Connection, user: asyncpg.Record) -> Session
         session_id,
         user["id"],
     )
-    user = await _touch(connection, user["id"])
+    user = await _set_last_sign_in(connection, user["id"])
     token = await _new_token(connection, session_id, None)
     return Session(user, session_id, token)
 
@@ -212,12 +212,12 @@ async def _continue_session(connection: Connection, found: asyncpg.Record) -> Se
     await connection.execute(
         "update auth.sessions set updated_at = now() where id = $1", found["session_id"]
     )
-    user = await _touch(connection, found["user_id"])
+    user = await _set_last_sign_in(connection, found["user_id"])
     token = await _new_token(connection, found["session_id"], found["id"])
     return Session(user, found["session_id"], token)
 
 
-async def _touch(connection: Connection, user_id: uuid.UUID) -> asyncpg.Record:
+async def _set_last_sign_in(connection: Connection, user_id: uuid.UUID) -> asyncpg.Record:
     return await one(
         connection,
         "update auth.users set last_sign_in_at = now() where id = $1 returning *",

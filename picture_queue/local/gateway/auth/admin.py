@@ -1,4 +1,4 @@
-"""``/auth/v1/admin/users``: users made, listed, changed and deleted with a service key."""
+"""``/auth/v1/admin/users``: the routes for users, which need a service key."""
 
 import math
 import uuid
@@ -11,12 +11,12 @@ from picture_queue.local.gateway.api_key import given_key
 from picture_queue.local.gateway.auth import bodies, passwords
 from picture_queue.local.gateway.auth.directory import Attributes, Directory
 from picture_queue.local.gateway.auth.errors import AuthError, Handler
-from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 
 _PAGE_SIZE: Final = 50
-# What a caller may ask and nobody does here: better refused than forgotten.
+# Fields that the platform supports and the embedded stack refuses.
 _MISSING: Final = {
     "phone": "phone numbers",
     "phone_confirm": "phone numbers",
@@ -30,8 +30,8 @@ class AdminUsers:
     """The routes.
 
     Args:
-        credentials: Tell who has a service key.
-        database: Where the users are.
+        credentials: Verify the service key.
+        database: The database of the users.
     """
 
     def __init__(self, credentials: Credentials, database: Database) -> None:
@@ -92,7 +92,7 @@ class AdminUsers:
 
     async def _delete(self, request: Request) -> Response:
         self._check(request)
-        body = await bodies.read(request) if await request.body() else {}
+        body = await bodies.read(request, optional=True)
         if body.get("should_soft_delete"):
             return not_implemented("soft deletion of users")
         await self._directory.remove(_uuid(request.path_params["user_id"]))
@@ -105,7 +105,7 @@ class AdminUsers:
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
         try:
             caller = self._credentials.verify(token, leeway=0)
-        except BadToken as error:
+        except InvalidToken as error:
             message = f"invalid JWT: unable to parse or verify signature, {error.message}"
             raise AuthError(403, "bad_jwt", message) from None
         if caller.role != "service_role":

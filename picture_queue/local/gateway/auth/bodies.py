@@ -1,4 +1,4 @@
-"""JSON that comes in and goes out, checked and worded as GoTrue does it."""
+"""JSON of requests and answers, with the checks and messages of GoTrue."""
 
 import re
 from datetime import datetime
@@ -11,19 +11,26 @@ from picture_queue.local import json_body
 from picture_queue.local.gateway.auth.errors import AuthError
 
 _SHORTEST_PASSWORD: Final = 6
-_LONGEST_PASSWORD: Final = 72  # bytes bcrypt looks at; the platform refuses more
+_LONGEST_PASSWORD: Final = 72  # bytes, the maximum of bcrypt
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 
 
-async def read(request: Request) -> dict[str, Any]:
+async def read(request: Request, *, optional: bool = False) -> dict[str, Any]:
     """Return the body.
 
+    Args:
+        request: The request.
+        optional: Whether an empty body counts as an empty object.
+
     Raises:
-        AuthError: It is no JSON object.
-        BodyTooLarge: It is larger than any that is needed.
+        AuthError: It is not a JSON object.
+        BodyTooLarge: It is larger than 1 MiB.
     """
+    text = await json_body.receive(request)
+    if optional and not text:
+        return {}
     try:
-        body = json_body.parse(await json_body.receive(request))
+        body = json_body.parse(text)
     except ValueError:
         body = None
     if not isinstance(body, dict):
@@ -35,7 +42,7 @@ def email(body: dict[str, Any]) -> str:
     """Return the body's e-mail address, in lower case.
 
     Raises:
-        AuthError: It is none.
+        AuthError: It is not valid.
     """
     address = str(body["email"]).strip().lower()
     if not _EMAIL.fullmatch(address):
@@ -77,7 +84,7 @@ def metadata(body: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def user_json(user: asyncpg.Record) -> dict[str, Any]:
-    """A row of ``auth.users`` as clients see it."""
+    """Return the JSON of a row of ``auth.users`` for clients."""
     return {
         "id": str(user["id"]),
         "aud": user["aud"],

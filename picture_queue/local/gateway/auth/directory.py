@@ -1,4 +1,4 @@
-"""All users of ``auth.users``, for who administers them."""
+"""The users in ``auth.users``, for administrators."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ _ADD = (
     " values ($1, 'authenticated', $2, $3, $4, case when $5 then now() end, $6, $7, now(), now())"
     " returning *"
 )
-# Null leaves a value as it is; a null inside an object of metadata removes its key.
+# A null parameter keeps a value; a null inside an object of metadata removes its key.
 _CHANGE = (
     "update auth.users set role = coalesce($2, role), email = coalesce($3, email),"
     " encrypted_password = coalesce($4, encrypted_password),"
@@ -45,7 +45,7 @@ class Attributes:
     user_metadata: dict[str, Any] = field(default_factory=dict)
 
     def values(self) -> tuple[object, ...]:
-        """In the order of the statements' parameters."""
+        """Return the fields in the order of the parameters of the statements."""
         return (
             self.role,
             self.email,
@@ -60,7 +60,7 @@ class Directory:
     """Reads and changes users.
 
     Args:
-        database: Where they are.
+        database: Their database.
     """
 
     def __init__(self, database: Database) -> None:
@@ -76,7 +76,7 @@ class Directory:
         """Return a user.
 
         Raises:
-            AuthError: There is none of that id.
+            AuthError: No user has this id.
         """
         async with self._database.connection() as connection:
             return _found(await connection.fetchrow(_FIND, user_id))
@@ -97,7 +97,7 @@ class Directory:
         """Change a user; a new password ends all its sessions.
 
         Raises:
-            AuthError: There is none of that id, or the address is taken.
+            AuthError: No user has this id, or the address is taken.
         """
         try:
             async with self._database.transaction() as connection:
@@ -112,7 +112,7 @@ class Directory:
         """Delete a user and end all its sessions.
 
         Raises:
-            AuthError: There is none of that id.
+            AuthError: No user has this id.
         """
         async with self._database.connection() as connection:
             _found(

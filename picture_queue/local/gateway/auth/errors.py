@@ -1,4 +1,4 @@
-"""Auth's errors, as GoTrue words them."""
+"""Errors of Auth, with the messages of GoTrue."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -18,7 +18,7 @@ class AuthError(Exception):
     Args:
         status: HTTP status.
         code: Stable code, https://supabase.com/docs/guides/auth/debugging/error-codes.
-        message: For the user.
+        message: The message for the user.
         extra: Further keys of the body.
     """
 
@@ -30,7 +30,7 @@ class AuthError(Exception):
         self.extra = extra
 
     def response(self, request: Request) -> JSONResponse:
-        """The answer, in the form that this version of a client reads."""
+        """Return the answer in the form for the client's version of the API."""
         if request.headers.get(_VERSION_HEADER):
             body = {"code": self.code, "message": self.message, **self.extra}
             return JSONResponse(body, self.status, headers={_VERSION_HEADER: _VERSION})

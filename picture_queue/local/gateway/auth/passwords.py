@@ -1,4 +1,4 @@
-"""Password hashes: scrypt with a salt of its own, parameters kept beside the hash."""
+"""Password hashes: scrypt with a random salt. The hash contains the salt and the parameters."""
 
 import asyncio
 import base64
@@ -7,7 +7,7 @@ import hmac
 import secrets
 from typing import Final
 
-# The usual cost of an interactive sign-in; a hash takes 16 MiB and some 40 ms of another thread.
+# The usual cost for interactive sign-ins: a hash takes 16 MiB and about 40 ms, in another thread.
 _N: Final = 2**14
 _R: Final = 8
 _P: Final = 1
@@ -21,12 +21,12 @@ async def hash_password(password: str) -> str:
     return "$".join(("scrypt", str(_N), str(_R), str(_P), _text(salt), _text(digest)))
 
 
-async def matches(password: str, kept: str | None) -> bool:
-    """Verify a password. Without an account it takes as long as a wrong password."""
-    if kept is None or not kept.startswith("scrypt$"):
+async def matches(password: str, stored: str | None) -> bool:
+    """Verify a password. Without a stored hash it takes as long as for a wrong password."""
+    if stored is None or not stored.startswith("scrypt$"):
         await hash_password(password)
         return False
-    _, n, r, p, salt, digest = kept.split("$")
+    _, n, r, p, salt, digest = stored.split("$")
     given = await asyncio.to_thread(
         _scrypt, password, base64.b64decode(salt), int(n), int(r), int(p)
     )

@@ -1,4 +1,4 @@
-"""``/auth/v1``: the routes the clients use to sign up, sign in, stay signed in and sign out."""
+"""``/auth/v1``: the routes for sign-up, sign-in, refresh of tokens, and sign-out."""
 
 import time
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from picture_queue.local.gateway.auth import bodies, passwords
 from picture_queue.local.gateway.auth.accounts import Accounts, Session
 from picture_queue.local.gateway.auth.admin import AdminUsers
 from picture_queue.local.gateway.auth.errors import AuthError, Handler
-from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.settings import GatewaySettings
@@ -29,7 +29,7 @@ _UNAVAILABLE: Final = (
 
 
 class AuthService:
-    """Accounts over HTTP. Every sign-up is confirmed at once: there is no e-mail here."""
+    """The routes of accounts. Every sign-up is confirmed at once, because no e-mail is sent."""
 
     def __init__(
         self, settings: GatewaySettings, credentials: Credentials, database: Database
@@ -81,8 +81,8 @@ class AuthService:
         if "email" not in body:
             return not_implemented("phone sign-in")
         user = await self._accounts.by_email(str(body["email"]).strip().lower())
-        kept = None if user is None else user["encrypted_password"]
-        if not await passwords.matches(str(body.get("password") or ""), kept) or user is None:
+        stored = None if user is None else user["encrypted_password"]
+        if not await passwords.matches(str(body.get("password") or ""), stored) or user is None:
             raise AuthError(400, "invalid_credentials", "Invalid login credentials")
         if user["email_confirmed_at"] is None:
             raise AuthError(400, "email_not_confirmed", "Email not confirmed")
@@ -141,7 +141,7 @@ class AuthService:
         )
 
     async def _keys(self, _: Request) -> Response:
-        # HS256: the key is a shared secret, so there is none to publish.
+        # The key of HS256 is secret, so there is no public key.
         return JSONResponse({"keys": []})
 
     def _claims(self, request: Request) -> Mapping[str, Any]:
@@ -150,7 +150,7 @@ class AuthService:
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
         try:
             claims = self._credentials.claims(token.strip(), leeway=0)
-        except BadToken as error:
+        except InvalidToken as error:
             raise AuthError(
                 403,
                 "bad_jwt",
@@ -198,14 +198,14 @@ def _answering_errors(handler: Handler) -> Handler:
         except AuthError as error:
             return error.response(request)
         except asyncpg.DataError:
-            # Too long for its column, or a zero byte, which no text in Postgres can hold.
+            # The value is too long for its column, or has a zero byte, which Postgres refuses.
             unstorable = AuthError(400, "validation_failed", "A value cannot be stored")
             return unstorable.response(request)
         except (OSError, TimeoutError, asyncpg.InterfaceError, *_UNAVAILABLE):
-            unavailable = AuthError(503, "unexpected_failure", "the database is not there")
+            unavailable = AuthError(503, "unexpected_failure", "the database cannot be reached")
             return unavailable.response(request)
         except asyncpg.PostgresError:
-            # A trigger of the project's, most likely. Postgres has logged what it said.
+            # Most likely an error of a trigger of the project. Postgres has logged it.
             creates = request.method == "POST" and request.url.path.endswith(_CREATING)
             message = "Database error" + (" saving new user" if creates else "")
             return AuthError(500, "unexpected_failure", message).response(request)

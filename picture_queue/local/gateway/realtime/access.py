@@ -1,8 +1,8 @@
-"""May this caller read or write this private topic? The policies on ``realtime.messages`` decide.
+"""Rights to read and write private topics, by the policies on ``realtime.messages``.
 
-As the Realtime server does it: in a transaction that is always rolled back, a row of the topic is
-written and looked for (read), or inserted as the caller (write), with the claims and
-``realtime.topic`` set. Source: https://github.com/supabase/realtime,
+The check is that of the Realtime server. In a transaction that is always rolled back, with the
+claims and ``realtime.topic`` set, the caller selects a row of the topic that the server inserted
+(read), or inserts one (write). Source: https://github.com/supabase/realtime,
 lib/realtime/tenants/authorization.ex.
 """
 
@@ -15,7 +15,7 @@ _INSERT = "insert into realtime.messages (topic, extension, private) values ($1,
 
 
 class Access:
-    """Asks the database. Answers are facts of the moment: callers decide how long they hold."""
+    """Checks of rights in the database. Callers decide how long they use a result."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -31,7 +31,7 @@ class Access:
             await transaction.start()
             try:
                 probe = await connection.fetchval(_INSERT + " returning id", topic)
-                await _become(connection, caller, topic)
+                await _set_caller(connection, caller, topic)
                 found = await connection.fetchval(
                     "select exists (select from realtime.messages"
                     " where topic = $1 and id = $2 and extension = 'broadcast')",
@@ -52,7 +52,7 @@ class Access:
             transaction = connection.transaction()
             await transaction.start()
             try:
-                await _become(connection, caller, topic)
+                await _set_caller(connection, caller, topic)
                 await connection.execute(_INSERT, topic)
             except asyncpg.InsufficientPrivilegeError:
                 return False
@@ -61,5 +61,5 @@ class Access:
         return True
 
 
-async def _become(connection: Connection, caller: Caller, topic: str) -> None:
+async def _set_caller(connection: Connection, caller: Caller, topic: str) -> None:
     await act_as(connection, caller, {"realtime.topic": topic})

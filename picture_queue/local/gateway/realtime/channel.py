@@ -1,4 +1,4 @@
-"""One joined topic of one socket."""
+"""A channel: a topic that a socket has joined."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from picture_queue.local.gateway.credentials import Caller, seconds_left
 from picture_queue.local.gateway.realtime import frames
 from picture_queue.local.gateway.realtime.replay import ReplayRequest
 
-# Timers reach a day ahead, then look again: no clock of an event loop likes centuries.
+# An event loop cannot wait for centuries, so a timer for a later time is set again each day.
 _LONGEST_TIMER = 86_400.0
 
 
@@ -18,25 +18,25 @@ class JoinConfig:
     """The options of a join."""
 
     private: bool = False
-    hears_itself: bool = False
-    wants_acknowledgement: bool = False
+    receives_own: bool = False
+    acknowledges: bool = False
     presence: bool = False
     wants_table_changes: bool = False
     replay: ReplayRequest | None = None
 
     @classmethod
     def parse(cls, payload: dict[str, Any]) -> "JoinConfig":
-        """Read the payload of ``phx_join``; a missing or null part means its default.
+        """Parse the payload of ``phx_join``; a missing or null field has its default.
 
         Raises:
-            ValueError: What it says of a replay makes no sense.
+            ValueError: Its replay request is not valid.
         """
         config = _object(payload.get("config"))
         broadcast = _object(config.get("broadcast"))
         return cls(
             private=bool(config.get("private")),
-            hears_itself=bool(broadcast.get("self")),
-            wants_acknowledgement=bool(broadcast.get("ack")),
+            receives_own=bool(broadcast.get("self")),
+            acknowledges=bool(broadcast.get("ack")),
             presence=bool(_object(config.get("presence")).get("enabled")),
             wants_table_changes=bool(config.get("postgres_changes")),
             replay=ReplayRequest.parse(broadcast.get("replay")),
@@ -48,12 +48,12 @@ class Channel:
     """State of a joined topic.
 
     Args:
-        topic: As on the wire, with the prefix.
-        config: How it was joined.
-        caller: Whose rights it has.
-        join_ref: The client's reference of its join.
+        topic: The topic in the protocol, with the prefix.
+        config: The options of its join.
+        caller: The caller whose rights it has.
+        join_ref: The client's reference of the join.
         deliver: Queues a frame for the socket.
-        on_expiry: Called when the caller's token ends.
+        on_expiry: Called when the caller's token expires.
     """
 
     topic: str
@@ -62,34 +62,34 @@ class Channel:
     join_ref: str | None
     deliver: Callable[[str], None]
     on_expiry: Callable[["Channel"], None]
-    may_write: bool | None = None  # of a private topic; None: not asked yet
+    may_write: bool | None = None  # for a private topic; None: not checked yet
     _timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
-        """The topic without the prefix, as policies and the database know it."""
+        """The topic without the prefix, as in policies and in the database."""
         return self.topic.removeprefix(frames.PREFIX)
 
-    def adopt(self, caller: Caller) -> None:
-        """Continue under a new token, and check its right to write again."""
+    def replace_token(self, caller: Caller) -> None:
+        """Use a new token, whose right to write is not checked yet."""
         self.caller = caller
         self.may_write = None
-        self.arm()
+        self.start_timer()
 
-    def arm(self) -> None:
-        """Start the timer for the end of the token."""
-        self.disarm()
+    def start_timer(self) -> None:
+        """Start the timer for the expiry of the token."""
+        self.stop_timer()
         left = seconds_left(self.caller.claims)
         if left is None:
             return
         loop = asyncio.get_running_loop()
         if left > _LONGEST_TIMER:
-            self._timer = loop.call_later(_LONGEST_TIMER, self.arm)
+            self._timer = loop.call_later(_LONGEST_TIMER, self.start_timer)
         else:
             self._timer = loop.call_later(max(left, 0), self.on_expiry, self)
 
-    def disarm(self) -> None:
-        """Stop the timer."""
+    def stop_timer(self) -> None:
+        """Stop the timer for the expiry of the token."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -8,7 +8,7 @@ from picture_queue.local.gateway.faults import Faults
 
 
 class Subscriber(Protocol):
-    """A joined channel, as the hub sees it."""
+    """A receiver of messages; a channel is one."""
 
     def deliver(self, text: str) -> None:
         """Queue a frame without waiting."""
@@ -17,7 +17,7 @@ class Subscriber(Protocol):
 class Hub:
     """Delivers each message to the channels of its topic.
 
-    Public and private channels of one name are different topics, as on the platform.
+    A public and a private topic with the same name are different, as on the platform.
     """
 
     def __init__(self) -> None:
@@ -41,14 +41,14 @@ class Hub:
         if not subscribers:
             del self._topics[name, private]
 
-    def listening(self, name: str, private: bool) -> bool:
+    def has_subscribers(self, name: str, private: bool) -> bool:
         """Return whether a topic has subscribers."""
         return (name, private) in self._topics
 
     def publish(
         self, name: str, private: bool, text: str, *, excluding: Subscriber | None = None
     ) -> None:
-        """Queue a frame for every subscriber of a topic but one."""
+        """Queue a frame for every subscriber of a topic except one."""
         times = 1
         if self._faults is not None:
             if self._faults.take("drop_messages"):

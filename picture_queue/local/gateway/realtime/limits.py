@@ -1,4 +1,4 @@
-"""The rates and sizes that Realtime allows a project."""
+"""The limits of rates and sizes in Realtime."""
 
 from collections import Counter
 from collections.abc import Hashable
@@ -8,10 +8,10 @@ from picture_queue.local.gateway.settings import RealtimeLimits
 
 
 class SharedRate:
-    """A limit a second that those who use it share: who floods it stops nobody else.
+    """A rate limit with fair sharing: a user who exceeds it does not block the others.
 
     Args:
-        most: How much may happen in a second.
+        most: The maximum number a second.
     """
 
     def __init__(self, most: int) -> None:
@@ -21,9 +21,9 @@ class SharedRate:
         self._second = 0.0
 
     def take(self, user: Hashable, count: int = 1) -> bool:
-        """Count some more of a user; False if that is too much, and then nothing is counted.
+        """Count events of a user and return True; False, and count none, beyond the limit.
 
-        Once the limit is used up, a user may still take an equal share of it.
+        When the limit is reached, each user may still use an equal share of it.
         """
         now = monotonic()
         if now - self._second >= 1:
@@ -38,22 +38,22 @@ class SharedRate:
 
 
 class Quota:
-    """The limits and what is used up of them, for all sockets together.
+    """The limits and their current use, for all sockets together.
 
     Args:
-        limits: How much may be.
+        limits: The limits.
     """
 
     def __init__(self, limits: RealtimeLimits) -> None:
         self.limits = limits
-        # The database has its own: clients can be as many as they like, and would share it to bits.
+        # A separate limit for the database, since many clients would leave it too small a share.
         self.events = SharedRate(limits.messages_per_second)  # by topic
         self.messages = SharedRate(limits.messages_per_second)  # by sender
         self.joins = SharedRate(limits.joins_per_second)  # by socket
         self.connections = 0
 
     def too_large(self, text: str) -> bool:
-        """Return whether a message is above the limit, given the frame that carries it."""
-        # Most are far below it, and then nothing has to be counted.
+        """Return whether the frame of a message is above the limit."""
+        # A character has at most 4 bytes, so short frames need not be encoded.
         most = self.limits.payload_bytes
         return len(text) * 4 > most and len(text.encode()) > most

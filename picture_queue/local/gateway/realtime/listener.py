@@ -1,4 +1,4 @@
-"""Hears of each committed row of ``realtime.messages`` and hands it to the hub."""
+"""Delivers each committed row of ``realtime.messages`` to the hub."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ _logger = logging.getLogger(__name__)
 _CHANNEL = "realtime_messages"
 _CONNECT_TIMEOUT = 10.0  # seconds
 _RETRY_DELAYS = (0.05, 0.2, 1.0, 2.0)  # seconds; the last one repeats
-_WATCH_INTERVAL = 15.0  # seconds between two proofs that the connection lives
-_PRUNE_EVERY = 240  # watches: an hour
-# As long as on the platform.
+_PROBE_INTERVAL = 15.0  # seconds between two checks of the connection
+_PRUNE_EVERY = 240  # checks, which is an hour
+# The platform's retention.
 _PRUNE = "delete from realtime.messages where inserted_at < now() - interval '72 hours'"
-_READ_AT_ONCE = 500
+_BATCH = 500
 _ROWS = """
 select m.id, m.topic, m.event, m.private, m.payload
 from unnest($1::uuid[]) with ordinality as n (id, i)
@@ -32,18 +32,18 @@ order by n.i
 
 
 class Listener:
-    """A connection that LISTENs, kept alive and replaced when it breaks.
+    """A connection that uses LISTEN, and is replaced when it breaks.
 
-    Delivery is at most once, as on the platform: what commits while the connection is away reaches
-    nobody.
+    Delivery is at most once, as on the platform: messages that are committed while there is no
+    connection are not delivered.
     """
 
     def __init__(self, dsn: str, hub: Hub, quota: Quota) -> None:
         self._dsn = dsn
         self._quota = quota
         self._hub = hub
-        self._notes: asyncio.Queue[str] = asyncio.Queue()
-        self._asking = asyncio.Lock()  # a connection answers one question at a time
+        self._notifications: asyncio.Queue[str] = asyncio.Queue()
+        self._querying = asyncio.Lock()  # a connection runs one query at a time
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -53,7 +53,7 @@ class Listener:
             try:
                 await self._listen()
                 attempt = 0
-            except Exception as error:  # whatever it was, without us nobody hears anything
+            except Exception as error:  # must not end: without it there are no messages
                 _logger.warning("lost the database's notifications: %r", error)
             self.connected.clear()
             await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
@@ -71,10 +71,10 @@ class Listener:
         connection.add_termination_listener(lambda _: lost.set())
         tasks = set[asyncio.Task[None]]()
         try:
-            await connection.add_listener(_CHANNEL, self._note)
+            await connection.add_listener(_CHANNEL, self._on_notify)
             self.connected.set()
             tasks.add(asyncio.create_task(self._deliver(connection)))
-            tasks.add(asyncio.create_task(self._watch(connection, lost)))
+            tasks.add(asyncio.create_task(self._probe(connection, lost)))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -84,20 +84,20 @@ class Listener:
             await asyncio.gather(*tasks, return_exceptions=True)
             connection.terminate()
 
-    async def _watch(
+    async def _probe(
         self, connection: "asyncpg.Connection[asyncpg.Record]", lost: asyncio.Event
     ) -> None:
-        """Return when the connection is gone; ask now and then, since a dead peer is silent."""
-        watches = 0
+        """Return when the connection is lost; probe it, since a dead peer sends nothing."""
+        probes = 0
         while not lost.is_set():
-            async with self._asking:
-                await connection.execute(_PRUNE if watches % _PRUNE_EVERY == 0 else "select 1")
-            watches += 1
+            async with self._querying:
+                await connection.execute(_PRUNE if probes % _PRUNE_EVERY == 0 else "select 1")
+            probes += 1
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(lost.wait(), _WATCH_INTERVAL)
+                await asyncio.wait_for(lost.wait(), _PROBE_INTERVAL)
 
-    def _note(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        self._notes.put_nowait(str(payload))
+    def _on_notify(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._notifications.put_nowait(str(payload))
 
     async def _deliver(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Publish the rows in the order of their commits.
@@ -105,21 +105,27 @@ class Listener:
         Every role may NOTIFY, so only the id of a notification is used. The row has the rest.
         """
         while True:
-            notes = [await self._notes.get()]
-            while len(notes) < _READ_AT_ONCE and not self._notes.empty():
-                notes.append(self._notes.get_nowait())
-            ids = [found for note in notes if (found := _id_in(note)) is not None]
-            async with self._asking:
+            notifications = [await self._notifications.get()]
+            while len(notifications) < _BATCH and not self._notifications.empty():
+                notifications.append(self._notifications.get_nowait())
+            ids = [
+                found
+                for notification in notifications
+                if (found := _id_in(notification)) is not None
+            ]
+            async with self._querying:
                 rows = await connection.fetch(_ROWS, ids)
             for row in rows:
                 try:
                     self._publish({**row, "payload": json.loads(row["payload"] or "null")})
                 except (ValueError, RecursionError):
-                    _logger.warning("ignored the message %s: no client can read it", row["id"])
+                    _logger.warning(
+                        "ignored the message %s: its payload cannot be parsed", row["id"]
+                    )
 
     def _publish(self, message: dict[str, Any]) -> None:
         name, private = message["topic"], bool(message["private"])
-        if not self._hub.listening(name, private):
+        if not self._hub.has_subscribers(name, private):
             return
         text = frames.broadcast(name, message["event"], message["payload"], str(message["id"]))
         if self._quota.too_large(text) or not self._quota.events.take(name):
@@ -128,9 +134,9 @@ class Listener:
         self._hub.publish(name, private, text)
 
 
-def _id_in(note: str) -> uuid.UUID | None:
+def _id_in(notification: str) -> uuid.UUID | None:
     try:
-        return uuid.UUID(json.loads(note)["id"])
+        return uuid.UUID(json.loads(notification)["id"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        _logger.warning("ignored a notification that has no id of a message")
+        _logger.warning("ignored a notification without the id of a message")
         return None

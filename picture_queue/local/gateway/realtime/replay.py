@@ -1,7 +1,7 @@
-"""Replay of messages sent to a private topic before a join.
+"""Replay of messages that were sent to a private topic before a join.
 
-As on the platform: messages of the last 72 hours, the newest 25 at most, oldest first, each marked
-as replayed (https://supabase.com/docs/guides/realtime/broadcast#broadcast-replay).
+As on the platform, at most the newest 25 messages of the last 72 hours are sent, the oldest first,
+each marked as replayed (https://supabase.com/docs/guides/realtime/broadcast#broadcast-replay).
 """
 
 import logging
@@ -15,10 +15,10 @@ from picture_queue.local.gateway.realtime import frames
 
 _logger = logging.getLogger(__name__)
 
-_MOST: Final = 25
+_MAX_MESSAGES: Final = 25
 _LATEST: Final = 1e15  # milliseconds: some 31,000 years, which Postgres can hold
-# `inserted_at` is UTC without saying so.
-_MISSED: Final = """
+# `inserted_at` has no time zone; its times are UTC.
+_SELECT: Final = """
 select * from (
   select id, event, payload, inserted_at
   from realtime.messages
@@ -33,11 +33,11 @@ order by inserted_at, id
 
 @dataclass(frozen=True)
 class ReplayRequest:
-    """The replay that a join asks for.
+    """The replay that a join requests.
 
     Args:
         since: Unix time in milliseconds.
-        limit: How many messages at most.
+        limit: Maximum number of messages.
     """
 
     since: float
@@ -45,38 +45,38 @@ class ReplayRequest:
 
     @classmethod
     def parse(cls, value: object) -> "ReplayRequest | None":
-        """Read the value of ``replay``; None where there is none.
+        """Parse the value of ``replay``; None without one.
 
         Raises:
-            ValueError: It is not what it should be.
+            ValueError: It is not valid.
         """
         if value is None:
             return None
         since = value.get("since") if isinstance(value, dict) else None
-        limit = value.get("limit", _MOST) if isinstance(value, dict) else None
+        limit = value.get("limit", _MAX_MESSAGES) if isinstance(value, dict) else None
         for number in (since, limit):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise ValueError("replay needs a number `since`, and may have one `limit`")
-        # Python's whole numbers have no bound, the database's have.
+        # Integers have no bound in Python, and have one in the database.
         latest = float(max(-_LATEST, min(since or 0, _LATEST)))
-        return cls(since=latest, limit=int(max(1, min(limit or 1, _MOST))))
+        return cls(since=latest, limit=int(max(1, min(limit or 1, _MAX_MESSAGES))))
 
 
 class History:
-    """Reads back what was sent.
+    """The messages that were sent.
 
     Args:
-        database: Where it is.
+        database: The database that stores them.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def missed(self, name: str, request: ReplayRequest) -> list[str]:
-        """Return the frames of the messages a topic had; none while the database is away."""
+    async def replay(self, name: str, request: ReplayRequest) -> list[str]:
+        """Return the frames of a replay; none if the database cannot be reached."""
         try:
             async with self._database.connection() as connection:
-                rows = await connection.fetch(_MISSED, name, request.since, request.limit)
+                rows = await connection.fetch(_SELECT, name, request.since, request.limit)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             _logger.warning("could not replay %s: %r", name, error)
             return []

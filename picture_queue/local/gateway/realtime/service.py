@@ -1,4 +1,4 @@
-"""Realtime as the app mounts it: the WebSocket, the HTTP way to broadcast, the listener."""
+"""The routes of Realtime: the WebSocket and broadcasts over HTTP."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket
 
 from picture_queue.local import json_body
 from picture_queue.local.gateway.api_key import given_key, refuse_without_key
-from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
+from picture_queue.local.gateway.credentials import Caller, Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.faults import Faults, Switches
 from picture_queue.local.gateway.missing import not_implemented
@@ -32,7 +32,7 @@ _START_TIMEOUT = 15.0  # seconds until the first LISTEN
 
 
 class RealtimeService:
-    """All sockets and what they share."""
+    """The sockets of Realtime and the parts that they share."""
 
     def __init__(
         self, settings: GatewaySettings, credentials: Credentials, database: Database
@@ -52,7 +52,7 @@ class RealtimeService:
             settings.subscriber_queue,
         )
         self._sockets: set[Socket] = set()
-        self._cut = False
+        self._network_cut = False
 
     def use(self, faults: Faults) -> None:
         """Apply these fault switches to deliveries."""
@@ -71,7 +71,7 @@ class RealtimeService:
         """Listen to the database for as long as the block runs.
 
         Raises:
-            TimeoutError: The database did not let us listen within 15 seconds.
+            TimeoutError: The database did not accept a LISTEN within 15 seconds.
         """
         listening = asyncio.create_task(self._listener.run())
         try:
@@ -86,7 +86,7 @@ class RealtimeService:
 
     async def apply(self, switches: Switches) -> None:
         """Apply the fault switches to the open sockets."""
-        self._cut = switches.network_cut
+        self._network_cut = switches.network_cut
         for socket in tuple(self._sockets):
             if switches.network_cut:
                 socket.cut()
@@ -98,8 +98,7 @@ class RealtimeService:
         key = self._token(websocket)
         version = websocket.query_params.get("vsn", versions.OBJECTS)
         refusal = self._refusal(websocket, version)
-        # The server logs the address with its query when it accepts or refuses; keys do not belong
-        # into logs.
+        # Uvicorn logs the URL with its query, and logs must not contain keys.
         websocket.scope["query_string"] = b""
         if refusal is not None:
             await websocket.send_denial_response(refusal)
@@ -111,7 +110,7 @@ class RealtimeService:
             key,
             version,
             self._backend,
-            may_serve=origin is None or is_loopback_origin(origin),
+            allows_service_role=origin is None or is_loopback_origin(origin),
         )
         self._sockets.add(socket)
         try:
@@ -120,31 +119,33 @@ class RealtimeService:
             self._sockets.discard(socket)
 
     def _refusal(self, websocket: WebSocket, version: str) -> Response | None:
-        if self._cut:
-            return JSONResponse({"message": "the network is cut"}, status_code=503)
+        if self._network_cut:
+            return JSONResponse(
+                {"message": "The network is cut by a fault switch"}, status_code=503
+            )
         if version not in (versions.OBJECTS, versions.ARRAYS):
             return not_implemented(f"Realtime protocol version {version}")
         return refuse_without_key(websocket, self._credentials)
 
     def _token(self, websocket: WebSocket) -> str:
-        """Return the token of the key; users' tokens come with each join."""
+        """Return the token of the key; a join may have a user's token."""
         key = given_key(websocket)
         authorization = None if key else websocket.headers.get("authorization")
         return self._credentials.token(authorization, key) or ""
 
     async def _send_many(self, request: Request) -> Response:
-        """A batch; private messages the caller may not send are skipped without a word."""
+        """Send a batch without the private messages that the caller may not send."""
         caller = self._caller(request)
         if caller is None:
             return JSONResponse({"message": "Unauthorized"}, status_code=401)
         try:
             body = json_body.parse(await json_body.receive(request, FRAME_LIMIT))
-            messages = [_checked(message) for message in body["messages"]]
+            messages = [_parse_message(message) for message in body["messages"]]
         except (ValueError, TypeError, KeyError, AttributeError):
             errors = {"messages": ["each needs a topic, an event and a payload object"]}
             return JSONResponse({"errors": errors}, status_code=422)
         texts = [_frame(topic, event, payload) for topic, event, payload, _ in messages]
-        refusal = self._refused(caller, texts)
+        refusal = self._check_limits(caller, texts)
         if refusal is not None:
             return refusal
         for (topic, _, _, private), text in zip(messages, texts, strict=True):
@@ -167,12 +168,12 @@ class RealtimeService:
         if private and not await self._may_write(caller, topic):
             return JSONResponse({"message": "Unauthorized"}, status_code=403)
         text = _frame(topic, event, payload)
-        refusal = self._refused(caller, [text])
+        refusal = self._check_limits(caller, [text])
         if refusal is None:
             self._hub.publish(topic, private, text)
         return refusal or Response(status_code=202)
 
-    def _refused(self, caller: Caller, texts: list[str]) -> Response | None:
+    def _check_limits(self, caller: Caller, texts: list[str]) -> Response | None:
         if any(map(self._quota.too_large, texts)):
             errors = {"messages": ["Payload size exceeds the limit"]}
             return JSONResponse({"errors": errors}, status_code=422)
@@ -185,7 +186,7 @@ class RealtimeService:
         token = self._credentials.token(authorization, given_key(request))
         try:
             return self._credentials.verify(token or "")
-        except BadToken:
+        except InvalidToken:
             return None
 
     async def _may_write(self, caller: Caller, topic: str) -> bool:
@@ -199,7 +200,7 @@ def _frame(topic: str, event: str, payload: object) -> str:
     return frames.broadcast(topic, event, payload, str(uuid.uuid4()))
 
 
-def _checked(message: dict[str, Any]) -> tuple[str, str, dict[str, Any], bool]:
+def _parse_message(message: dict[str, Any]) -> tuple[str, str, dict[str, Any], bool]:
     topic, event, payload = message["topic"], message["event"], message["payload"]
     if not (isinstance(topic, str) and isinstance(event, str) and isinstance(payload, dict)):
         raise TypeError

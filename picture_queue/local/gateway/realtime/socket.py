@@ -1,4 +1,4 @@
-"""One client's WebSocket and the channels on it."""
+"""A client's WebSocket and its channels."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
+from picture_queue.local.gateway.credentials import Caller, Credentials, InvalidToken
 from picture_queue.local.gateway.realtime import frames, versions
 from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.channel import Channel, JoinConfig
@@ -21,15 +21,13 @@ from picture_queue.local.gateway.realtime.replay import History
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
 _TRY_AGAIN_LATER = 1013
 _CLOSE_TIMEOUT = 5.0  # seconds
-_MOST_WAITING = 100_000_000  # characters of frames; a replay has up to 25 of 3 MB
-_LISTENER_PATIENCE = 5.0  # seconds a join waits for the database's notifications
-
-
+_MAX_QUEUED = 100_000_000  # characters of frames; a replay has up to 25 of 3 MB
+_LISTENER_TIMEOUT = 5.0  # seconds that a join waits for the listener's connection
 _NO_PRESENCE = "NotImplemented: The embedded stack keeps no presence."
 
 
 class Refusal(Exception):
-    """A join or a token that is not accepted; the text reads ``Code: reason``."""
+    """A join or a token that is refused; the text has the form ``Code: reason``."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,17 @@ class Backend:
 
 
 class Socket:
-    """Reads frames, keeps the channels, and writes what the hub delivers.
+    """Handles the frames of a client and sends the messages of its channels.
 
-    Frames wait in a bounded queue. A client that does not read loses its connection rather than
-    slowing anybody down; it reconnects and asks for the present state.
+    Frames to the client wait in a bounded queue. If the client does not read, the socket is closed,
+    so that it does not delay others.
 
     Args:
-        websocket: Accepted.
-        key: Token of the API key it was opened with.
-        version: Of the protocol.
-        backend: What all sockets share.
-        may_serve: Whether its channels may act as the role service_role.
+        websocket: The accepted WebSocket.
+        key: Token of the API key with which it was opened.
+        version: Version of the protocol.
+        backend: The parts that all sockets share.
+        allows_service_role: Whether its channels may have the role service_role.
     """
 
     def __init__(
@@ -66,15 +64,15 @@ class Socket:
         version: str,
         backend: Backend,
         *,
-        may_serve: bool = True,
+        allows_service_role: bool = True,
     ) -> None:
         self._websocket = websocket
         self._version = version
         self._key = key
         self._backend = backend
-        self._may_serve = may_serve
+        self._allows_service_role = allows_service_role
         self._outbox: asyncio.Queue[str] = asyncio.Queue(backend.queue_length)
-        self._waiting = 0  # characters in it
+        self._queued = 0  # characters in the outbox
         self._channels: dict[str, Channel] = {}
         self._close_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -89,18 +87,18 @@ class Socket:
         finally:
             self._backend.quota.connections -= 1
             for channel in tuple(self._channels.values()):
-                self._forget(channel)
+                self._remove(channel)
             for task in (reading, writing):
                 task.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
         code = self._close_code.result() if self._close_code.done() else ABNORMAL
-        # A client that does not read cannot be told; without a bound this would wait for it.
+        # Without a timeout this would wait for a client that does not read.
         with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._websocket.close(code)
 
     def cut(self, code: int = ABNORMAL) -> None:
-        """End the connection; frames that still wait are lost."""
+        """Close the connection without the frames that are in the queue."""
         if not self._close_code.done():
             self._close_code.set_result(code)
 
@@ -112,16 +110,16 @@ class Socket:
 
     def deliver(self, text: str) -> None:
         """Queue a frame without waiting."""
-        if self._outbox.full() or self._waiting + len(text) > _MOST_WAITING:
+        if self._outbox.full() or self._queued + len(text) > _MAX_QUEUED:
             self.cut(_TRY_AGAIN_LATER)
             return
-        self._waiting += len(text)
+        self._queued += len(text)
         self._outbox.put_nowait(text)
 
     async def _write(self) -> None:
         while True:
             text = await self._outbox.get()
-            self._waiting -= len(text)
+            self._queued -= len(text)
             await self._websocket.send_text(versions.write(self._version, text))
 
     async def _read(self) -> None:
@@ -133,7 +131,7 @@ class Socket:
                     topic, event = str(message["topic"]), str(message["event"])
                     payload = message.get("payload")
                 except (ValueError, TypeError, KeyError):
-                    return  # not the protocol: the connection is no use to anybody
+                    return  # the client does not speak the protocol
                 payload = payload if isinstance(payload, dict) else {}
                 await self._handle(topic, event, payload, message.get("ref"))
 
@@ -160,7 +158,7 @@ class Socket:
         elif event == "presence":
             self.deliver(frames.error(topic, ref, _NO_PRESENCE))
         elif event == "phx_leave":
-            self._forget(channel)
+            self._remove(channel)
             self.deliver(frames.ok(topic, ref))
             self.deliver(frames.frame(topic, "phx_close", {}, channel.join_ref))
 
@@ -173,23 +171,23 @@ class Socket:
             self.deliver(frames.error(topic, ref, str(refusal)))
             return
         # A second join of a topic replaces the first without a frame: in this version of the
-        # protocol a phx_close could not say which of the two it means.
+        # protocol a phx_close does not say which join it closes.
         if (old := self._channels.get(topic)) is not None:
-            self._forget(old)
+            self._remove(old)
         channel = Channel(topic, config, caller, ref, self.deliver, self._expire)
         self._channels[topic] = channel
-        channel.arm()
+        channel.start_timer()
         self.deliver(frames.ok(topic, ref, {"postgres_changes": []}))
         if config.presence:
             self.deliver(frames.frame(topic, "presence_state", {}))
         self._backend.hub.add(channel.name, config.private, channel)
         if config.replay is not None:
-            # What is sent meanwhile may come twice; its id tells.
-            for text in await self._backend.history.missed(channel.name, config.replay):
+            # A message that is sent during the replay may come twice, with the same id.
+            for text in await self._backend.history.replay(channel.name, config.replay):
                 self.deliver(text)
 
     def _check_quota(self, topic: str) -> None:
-        """Raise an error if this join exceeds a limit.
+        """Check the limits for a join.
 
         Raises:
             Refusal: The join exceeds the rate, the channels or the connections.
@@ -206,7 +204,7 @@ class Socket:
         """Return the caller of a join.
 
         Raises:
-            Refusal: It is not admitted.
+            Refusal: It is refused.
         """
         name = topic.removeprefix(frames.PREFIX)
         if not topic.startswith(frames.PREFIX) or not name:
@@ -221,33 +219,33 @@ class Socket:
         own = isinstance(token, str) and token and not token.startswith("sb_")
         caller = self._verify(str(token) if own else self._key)
         try:
-            async with asyncio.timeout(_LISTENER_PATIENCE):
+            async with asyncio.timeout(_LISTENER_TIMEOUT):
                 await self._backend.listener.connected.wait()
         except TimeoutError:
             raise Refusal(
                 "UnableToConnectToProject: Realtime was unable to connect to the project database"
             ) from None
         if config.private:
-            await self._check_reading(caller, name)
+            await self._check_read(caller, name)
         return caller
 
     def _verify(self, token: str) -> Caller:
         try:
             caller = self._backend.credentials.verify(token, leeway=0)
-        except BadToken as error:
-            if error.flaw == "expired":
+        except InvalidToken as error:
+            if error.problem == "expired":
                 raise Refusal("InvalidJWTToken: Token has expired 0 seconds ago") from None
-            if error.flaw in ("signature", "signature encoding", "algorithm"):
+            if error.problem in ("signature", "signature encoding", "algorithm"):
                 raise Refusal("JwtSignatureError: Failed to validate JWT signature") from None
             raise Refusal("MalformedJWT: The token provided is not a valid JWT") from None
-        if caller.role == "service_role" and not self._may_serve:
+        if caller.role == "service_role" and not self._allows_service_role:
             raise Refusal("Unauthorized: A page of this origin may not use a service key")
         if "role" not in caller.claims or not isinstance(caller.claims.get("exp"), int):
             raise Refusal("InvalidJWTToken: Fields `role` and `exp` are required in JWT")
         return caller
 
-    async def _check_reading(self, caller: Caller, name: str) -> None:
-        if not await self._ask(self._backend.access.can_read, caller, name):
+    async def _check_read(self, caller: Caller, name: str) -> None:
+        if not await self._check_right(self._backend.access.can_read, caller, name):
             raise Refusal(
                 "Unauthorized: You do not have permissions to read from this Channel topic: " + name
             )
@@ -258,12 +256,12 @@ class Socket:
         try:
             caller = self._verify(token)
             if channel.config.private:
-                await self._check_reading(caller, channel.name)
+                await self._check_read(caller, channel.name)
         except Refusal as refusal:
             self._close(channel, str(refusal).partition(": ")[2])
             return
-        if self._channels.get(channel.topic) is channel:  # it may have expired meanwhile
-            channel.adopt(caller)
+        if self._channels.get(channel.topic) is channel:  # it may have expired during the check
+            channel.replace_token(caller)
 
     async def _broadcast(self, channel: Channel, payload: dict[str, Any], ref: str | None) -> None:
         if not self._backend.quota.messages.take(self):
@@ -271,37 +269,37 @@ class Socket:
             return
         if channel.config.private and channel.may_write is None:
             try:
-                channel.may_write = await self._ask(
+                channel.may_write = await self._check_right(
                     self._backend.access.can_write, channel.caller, channel.name
                 )
             except Refusal:
-                return  # as without the right: nothing is sent and nothing acknowledged
+                return  # as without the right, send nothing and acknowledge nothing
         if channel.config.private and not channel.may_write:
             return
         text = frames.frame(channel.topic, "broadcast", payload)
         if self._backend.quota.too_large(text):
-            if channel.config.wants_acknowledgement:
+            if channel.config.acknowledges:
                 self.deliver(frames.error(channel.topic, ref, "payload_size_exceeded"))
             return
         self._backend.hub.publish(
             channel.name,
             channel.config.private,
             text,
-            excluding=None if channel.config.hears_itself else channel,
+            excluding=None if channel.config.receives_own else channel,
         )
-        if channel.config.wants_acknowledgement:
+        if channel.config.acknowledges:
             self.deliver(frames.ok(channel.topic, ref))
 
-    async def _ask(
-        self, question: Callable[[Caller, str], Awaitable[bool]], caller: Caller, name: str
+    async def _check_right(
+        self, check: Callable[[Caller, str], Awaitable[bool]], caller: Caller, name: str
     ) -> bool:
-        """Ask the database about a right.
+        """Check a right in the database.
 
         Raises:
-            Refusal: It cannot answer, or a policy failed.
+            Refusal: The database cannot be reached, or a policy failed.
         """
         try:
-            return await question(caller, name)
+            return await check(caller, name)
         except asyncpg.PostgresError as error:
             raise Refusal(f"RlsPolicyError: {error}") from None
         except (OSError, TimeoutError, asyncpg.InterfaceError):
@@ -313,13 +311,13 @@ class Socket:
         self._close(channel, "Token has expired 0 seconds ago")
 
     def _close(self, channel: Channel, message: str) -> None:
-        """The server's own end of a channel: clients do not join it again by themselves."""
-        self._forget(channel)
+        """Close a channel by the server; clients do not join it again by themselves."""
+        self._remove(channel)
         self.deliver(frames.system_error(channel.topic, message))
         self.deliver(frames.frame(channel.topic, "phx_close", {}, channel.join_ref))
 
-    def _forget(self, channel: Channel) -> None:
-        channel.disarm()
+    def _remove(self, channel: Channel) -> None:
+        channel.stop_timer()
         self._backend.hub.remove(channel.name, channel.config.private, channel)
         if self._channels.get(channel.topic) is channel:
             del self._channels[channel.topic]

@@ -1,7 +1,8 @@
-"""The two versions of the Phoenix protocol: supabase-py writes 1.0.0, supabase-js 2.0.0.
+"""The two versions of the Phoenix protocol: supabase-py uses 1.0.0, supabase-js 2.0.0.
 
-Inside, a frame is text of version 1.0.0, an object. Version 2.0.0 has arrays, and a client sends
-broadcasts in binary. Source: https://supabase.com/docs/guides/realtime/protocol.
+The gateway uses frames of version 1.0.0, which are JSON objects. In version 2.0.0 they are arrays,
+and clients send broadcasts in binary. Source:
+https://supabase.com/docs/guides/realtime/protocol.
 """
 
 import json
@@ -13,8 +14,8 @@ OBJECTS = "1.0.0"
 ARRAYS = "2.0.0"
 
 _PARTS = ("join_ref", "ref", "topic", "event", "payload")
-_BROADCAST = 3  # kind of a binary frame: a broadcast of a client
-_JSON = 1  # encoding of its payload
+_BROADCAST = 3  # the kind of a binary frame that is a broadcast of a client
+_JSON = 1  # the encoding of its payload
 
 
 def write(version: str, text: str) -> str:
@@ -27,10 +28,10 @@ def write(version: str, text: str) -> str:
 
 
 def read(data: str | bytes) -> dict[str, Any]:
-    """Return a client's frame of either version.
+    """Parse a client's frame of either version.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a frame.
     """
     if isinstance(data, bytes):
         return _read_broadcast(data)
@@ -43,7 +44,10 @@ def read(data: str | bytes) -> dict[str, Any]:
 
 
 def _read_broadcast(data: bytes) -> dict[str, Any]:
-    """Kind, five lengths and the encoding, a byte each; then the five texts and the payload."""
+    """Parse a binary broadcast.
+
+    A byte each for the kind, five lengths and the encoding; then the five texts and the payload.
+    """
     if len(data) < 7 or data[0] != _BROADCAST or data[6] != _JSON:
         raise ValueError("not a broadcast of JSON")
     texts, at = [], 7

@@ -1,4 +1,4 @@
-"""JSON bodies, checked and coerced as the server's JSON schemas do it, with the same complaints."""
+"""JSON bodies, with the checks, conversions and messages of storage-api's JSON schemas."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from picture_queue.local.gateway.storage.errors import StorageError, invalid
 _JSON = "application/json"
 
 
-def _fastify(message: str) -> StorageError:
+def _fastify_error(message: str) -> StorageError:
     return StorageError(
         400,
         "FastifyError",
@@ -23,7 +23,7 @@ async def read_object(request: Request, *required: str) -> dict[str, Any]:
     """Return the body as a JSON object with these keys.
 
     Raises:
-        StorageError: It is something else, or a key is missing.
+        StorageError: It is not an object, or a key is missing.
     """
     body = await read_optional(request)
     if not isinstance(body, dict):
@@ -38,7 +38,7 @@ async def read_optional(request: Request) -> object:
     """Return the JSON body; None for another content type.
 
     Raises:
-        StorageError: It says it is JSON and is not, or is too large.
+        StorageError: It is not valid JSON, or too large.
     """
     if not request.headers.get("content-type", "").startswith(_JSON):
         return None
@@ -47,7 +47,7 @@ async def read_optional(request: Request) -> object:
     except json_body.BodyTooLarge as error:
         raise StorageError(413, "FastifyError", str(error), "InvalidRequest", 413) from None
     if not text:
-        raise _fastify("cannot be empty")
+        raise _fastify_error("cannot be empty")
     try:
         return json_body.parse(text)
     except ValueError:
@@ -60,10 +60,10 @@ async def read_optional(request: Request) -> object:
 
 
 def integer(value: object, where: str, minimum: int) -> int:
-    """Return a whole number; texts of digits and null count as one.
+    """Return an integer; a text of digits is converted, null counts as 0.
 
     Raises:
-        StorageError: It is none, or too small.
+        StorageError: It is not an integer, or too small.
     """
     if value is None:
         number = 0
@@ -80,10 +80,10 @@ def integer(value: object, where: str, minimum: int) -> int:
 
 
 def boolean(value: object, where: str) -> bool:
-    """Return a truth value; the texts count as well.
+    """Return a boolean; the texts "true" and "false" are converted, null counts as false.
 
     Raises:
-        StorageError: It is none.
+        StorageError: It is not a boolean.
     """
     if isinstance(value, bool):
         return value
@@ -98,7 +98,7 @@ def choice(value: object, where: str, allowed: tuple[str, ...]) -> str:
     """Return one of the allowed texts.
 
     Raises:
-        StorageError: It is another.
+        StorageError: It is another value.
     """
     if value not in allowed:
         raise invalid(f"{where} must be equal to one of the allowed values")
@@ -109,7 +109,7 @@ def texts(value: object, where: str, *, most: int = 1000) -> list[str]:
     """Return a list of texts with at least one entry.
 
     Raises:
-        StorageError: It is no list, empty, or too long.
+        StorageError: It is not a list, empty, or too long.
     """
     if not isinstance(value, list):
         raise invalid(f"{where} must be array")

@@ -1,4 +1,4 @@
-"""Buckets: made, listed, changed, emptied and deleted."""
+"""The routes of buckets."""
 
 import re
 from typing import Any, Final
@@ -32,9 +32,9 @@ class Buckets:
     """The bucket routes.
 
     Args:
-        rows: Storage's tables.
-        files: The bytes of their objects.
-        limit: Largest object of the server, in bytes.
+        rows: The tables of Storage.
+        files: The files of the objects.
+        limit: Maximum bytes of an object.
     """
 
     def __init__(self, rows: Rows, files: FileStore, limit: int) -> None:
@@ -54,7 +54,7 @@ class Buckets:
         public = bodies.boolean(body.get("public", False), "body/public")
         subject = caller.subject
         try:
-            async with self._rows.acting(caller, "storage.bucket.create") as connection:
+            async with self._rows.transaction_as(caller, "storage.bucket.create") as connection:
                 await connection.execute(
                     "insert into storage.buckets"
                     " (id, name, owner, owner_id, public, file_size_limit, allowed_mime_types)"
@@ -88,7 +88,7 @@ class Buckets:
             query.get("sortColumn", "created_at"), "querystring/sortColumn", _SORT_COLUMNS
         )
         collation = ' collate "C"' if column in ("id", "name") else ""
-        async with self._rows.acting(caller, "storage.bucket.list") as connection:
+        async with self._rows.transaction_as(caller, "storage.bucket.list") as connection:
             rows = await connection.fetch(
                 "select * from storage.buckets where position(lower($1) in lower(name)) > 0"  # noqa: S608 # nosec
                 f" order by {column}{collation} {order} limit $2 offset $3",
@@ -99,7 +99,7 @@ class Buckets:
         return [{**_bucket_json(row), "type": row["type"]} for row in rows]
 
     async def update(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
-        """``PUT /bucket/{bucket}``: what is named is set, null clears it."""
+        """``PUT /bucket/{bucket}``: set the given fields; null clears one."""
         body = await bodies.read_object(request)
         changes: dict[str, Any] = {}
         if "public" in body:
@@ -109,10 +109,10 @@ class Buckets:
         if "allowed_mime_types" in body:
             changes["allowed_mime_types"] = _mime_types(body["allowed_mime_types"])
         if not changes:
-            complaints = [f"body must have required property '{name}'" for name in _CHANGEABLE]
-            raise invalid(", ".join([*complaints, "body must match a schema in anyOf"]))
+            messages = [f"body must have required property '{name}'" for name in _CHANGEABLE]
+            raise invalid(", ".join([*messages, "body must match a schema in anyOf"]))
         columns = ", ".join(f"{name} = ${n}" for n, name in enumerate(changes, 2))
-        async with self._rows.acting(caller, "storage.bucket.update") as connection:
+        async with self._rows.transaction_as(caller, "storage.bucket.update") as connection:
             changed = await connection.fetchval(
                 f"update storage.buckets set {columns} where id = $1 returning id",  # noqa: S608 # nosec
                 bucket,
@@ -123,12 +123,12 @@ class Buckets:
         return {"message": "Successfully updated"}
 
     async def delete(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
-        """``DELETE /bucket/{bucket}``: an empty one."""
+        """``DELETE /bucket/{bucket}``: delete an empty bucket."""
         await bodies.read_optional(request)
         if await self._rows.bucket(bucket, caller) is None:
             raise bucket_not_found()
         try:
-            async with self._rows.acting(caller, "storage.bucket.delete") as connection:
+            async with self._rows.transaction_as(caller, "storage.bucket.delete") as connection:
                 deleted = await connection.fetchval(
                     "delete from storage.buckets where id = $1 returning id", bucket
                 )
@@ -139,13 +139,13 @@ class Buckets:
         return {"message": "Successfully deleted"}
 
     async def empty(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
-        """``POST /bucket/{bucket}/empty``: all objects go, at once."""
+        """``POST /bucket/{bucket}/empty``: delete all objects before the answer."""
         await bodies.read_optional(request)
         if caller.role != "service_role":
             raise invalid_role()
         if await self._rows.bucket(bucket, caller) is None:
             raise bucket_not_found()
-        async with self._rows.acting(caller, "storage.bucket.empty") as connection:
+        async with self._rows.transaction_as(caller, "storage.bucket.empty") as connection:
             removed = await connection.fetch(
                 "delete from storage.objects where bucket_id = $1 returning version", bucket
             )
@@ -154,15 +154,15 @@ class Buckets:
         return {"message": "Empty bucket has been queued. Completion may take up to an hour."}
 
     def _size(self, value: object) -> int | None:
-        """Bytes of a limit: a number, or a text with a unit."""
+        """Return the bytes of a limit, which is a number or a text with a unit."""
         if value is None:
             return None
         if isinstance(value, str) and re.fullmatch(_SIZE_PATTERN, value):
             number, unit = re.split(r"(?=[a-zA-Z])", value, maxsplit=1)
-            # A number beyond every limit is infinite here, and no whole one.
+            # A very large number is infinite as a float, and cannot be converted to int.
             size = int(min(float(number) * _UNITS[unit.lower()], self._limit + 1))
         else:
-            size = _whole(value)
+            size = _size_in_bytes(value)
         if size > self._limit:
             raise too_large()
         return size
@@ -178,17 +178,17 @@ def _mime_types(value: object) -> list[str] | None:
     return mime_types
 
 
-def _whole(value: object) -> int:
+def _size_in_bytes(value: object) -> int:
     where = "body/file_size_limit"
     try:
         return bodies.integer(value, where, 0)
     except StorageError as error:
-        complaints = [error.message]
+        messages = [error.message]
         if "integer" in error.message:
-            complaints.append(f'{where} must pass "finite" keyword validation')
-        complaints.append(f'{where} must match pattern "{_SIZE_PATTERN}"')
-        complaints.append(f"{where} must match a schema in anyOf")
-        raise invalid(", ".join(complaints)) from None
+            messages.append(f'{where} must pass "finite" keyword validation')
+        messages.append(f'{where} must match pattern "{_SIZE_PATTERN}"')
+        messages.append(f"{where} must match a schema in anyOf")
+        raise invalid(", ".join(messages)) from None
 
 
 def _bucket_json(row: asyncpg.Record) -> dict[str, Any]:

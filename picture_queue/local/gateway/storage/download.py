@@ -1,4 +1,4 @@
-"""Sends an object's bytes: whole, a part, or only that nothing changed."""
+"""Answers to the download of an object: with ranges and conditions."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,19 +15,19 @@ from picture_queue.local.gateway.storage.errors import bad_range
 _CHUNK: Final = 256 * 1024
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]*")
-# What a browser shows and never runs; its viewer of PDF does not work in a sandbox.
+# Types in which a browser runs no scripts. Its viewer of PDF does not work in a sandbox.
 _PASSIVE: Final = re.compile(
     r"((image|audio|video)/[\w.-]+|application/pdf) *(;[^,]*)?", re.IGNORECASE
 )
 
 
 def http_date(moment: datetime) -> str:
-    """A time as HTTP headers write it."""
+    """Return a time in the format of HTTP headers."""
     return format_datetime(moment.astimezone(UTC).replace(microsecond=0), usegmt=True)
 
 
 def last_modified(metadata: Mapping[str, Any]) -> datetime:
-    """The time when the bytes were written."""
+    """Return the time when the bytes were written."""
     return datetime.fromisoformat(metadata["lastModified"])
 
 
@@ -37,9 +37,9 @@ def send_object(
     """Return the answer to a GET or HEAD of an object; close the file when it is sent.
 
     Args:
-        request: May ask for a range, a condition, and a name to download under.
-        file: The bytes.
-        metadata: Of the object.
+        request: The request; it may have a range, a condition, and a name for the download.
+        file: The file with the bytes.
+        metadata: The metadata of the object.
         expires: Value of ``Expires`` instead of the object's cache control.
 
     Raises:
@@ -54,7 +54,7 @@ def send_object(
         file.close()
         return Response(status_code=304, headers={**headers, "content-length": "0"})
     if "if-none-match" in request.headers and "cache-control" in headers:
-        # Whoever revalidates may show the old picture while the new one loads.
+        # A client that revalidates may show the old picture while the new one loads.
         headers["cache-control"] += ", stale-while-revalidate=30"
     first, last, status = 0, size - 1, 200
     if "range" in request.headers:
@@ -74,7 +74,7 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
     mime_type = header_value(metadata["mimetype"], "application/octet-stream")
     headers = {
         "accept-ranges": "bytes",
-        # A page from a bucket must not run in the project's origin.
+        # A page from a bucket must not run with the project's origin.
         "content-type": "text/plain" if "text/html" in mime_type.lower() else mime_type,
         "x-content-type-options": "nosniff",
         "etag": metadata["eTag"],
@@ -82,7 +82,7 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
         "last-modified": http_date(last_modified(metadata)),
     }
     if not _PASSIVE.fullmatch(mime_type):
-        # It may hold scripts (SVG, XHTML, XML): opened on its own it runs none and has no origin.
+        # SVG, XHTML and XML may contain scripts. In a sandbox none runs and the page has no origin.
         headers["content-security-policy"] = (
             "default-src 'none'; style-src 'unsafe-inline'; sandbox"
         )
@@ -96,7 +96,7 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
 
 
 def header_value(value: object, otherwise: str) -> str:
-    """Return a value that can stand in a header: fields of forms may hold line breaks."""
+    """Return a value if it is valid in a header: fields of forms may contain line breaks."""
     return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else otherwise
 
 
@@ -122,10 +122,10 @@ def _unchanged(request: Request, metadata: Mapping[str, Any]) -> bool:
 
 
 def _range(text: str, size: int) -> tuple[int, int]:
-    """First and last byte of a range; one range only.
+    """Return the first and last byte of a single range.
 
     Raises:
-        ValueError: It is none, or none of its bytes exist.
+        ValueError: It is not valid, or none of its bytes exist.
     """
     match = _RANGE.fullmatch(text.strip())
     if match is None:

@@ -1,13 +1,13 @@
-"""Storage's errors: nearly all are HTTP 400, the meaning is in the body.
+"""Errors of Storage. Nearly all have HTTP status 400; the body has the exact status.
 
-Texts and codes are those of storage-api (https://github.com/supabase/storage), recorded from it.
+Messages and codes are recorded from storage-api (https://github.com/supabase/storage).
 """
 
 from dataclasses import dataclass
 
 import asyncpg
 
-from picture_queue.local.gateway.credentials import BadToken
+from picture_queue.local.gateway.credentials import InvalidToken
 
 
 @dataclass(eq=False)
@@ -15,10 +15,10 @@ class StorageError(Exception):
     """A request that Storage refuses.
 
     Args:
-        status: What the body calls the status.
-        error: The older word for the kind.
-        message: For the user.
-        code: The newer word for the kind.
+        status: The status in the body.
+        error: The older code.
+        message: The message for the user.
+        code: The newer code.
         http: The HTTP status.
     """
 
@@ -42,12 +42,12 @@ _POLICY = "new row violates row-level security policy"
 
 
 def object_not_found() -> StorageError:
-    """No such object, or none that the caller sees."""
+    """Return the error for an object that does not exist or is not visible to the caller."""
     return StorageError(404, "not_found", "Object not found", "NoSuchKey")
 
 
 def bucket_not_found() -> StorageError:
-    """No such bucket, or none that the caller sees."""
+    """Return the error for a bucket that does not exist or is not visible to the caller."""
     return StorageError(404, "Bucket not found", "Bucket not found", "NoSuchBucket")
 
 
@@ -58,82 +58,82 @@ def bucket_not_empty() -> StorageError:
 
 
 def too_large() -> StorageError:
-    """More bytes than the bucket or the server takes."""
+    """Return the error for an object above the limit of the bucket or the server."""
     message = "The object exceeded the maximum allowed size"
     return StorageError(413, "Payload too large", message, "EntityTooLarge")
 
 
 def bad_bucket_name() -> StorageError:
-    """A name that no bucket can have."""
+    """Return the error for an invalid name of a bucket."""
     return StorageError(400, "Invalid Input", "Bucket name invalid", "InvalidBucketName")
 
 
 def bad_range() -> StorageError:
-    """A range that cannot be served."""
+    """Return the error for an invalid range."""
     message = "invalid range provided"
     return StorageError(416, "invalid_range", message, "InvalidRange", http=416)
 
 
-def database_away() -> StorageError:
-    """Nothing can be said without the database."""
-    message = "The database is not there"
+def database_unavailable() -> StorageError:
+    """Return the error for a database that cannot be reached."""
+    message = "The database cannot be reached"
     return StorageError(503, "DatabaseError", message, "DatabaseError", http=503)
 
 
 def internal() -> StorageError:
-    """The row has no bytes."""
+    """Return the error for a row whose file is missing."""
     return StorageError(500, "Internal", "Internal Server Error", "InternalError", http=500)
 
 
 def invalid_role() -> StorageError:
-    """For service keys only."""
+    """Return the error for a request that needs a service key."""
     message = "Access denied: Invalid role"
     return StorageError(403, "Unauthorized", message, "AccessDenied", http=403)
 
 
 def access_denied(message: str) -> StorageError:
-    """The caller may not."""
+    """Return the error for a caller without the right."""
     return StorageError(403, "Unauthorized", message, "AccessDenied")
 
 
 def invalid(message: str) -> StorageError:
-    """The request does not fit its schema."""
+    """Return the error for a request that does not match its schema."""
     return StorageError(400, "Error", message, "InvalidRequest")
 
 
 def invalid_request(message: str) -> StorageError:
-    """The request fits its schema and makes no sense."""
+    """Return the error for a request that matches its schema and is still not valid."""
     return StorageError(400, "InvalidRequest", message, "InvalidRequest")
 
 
 def invalid_key(name: str) -> StorageError:
-    """The object's name has characters that are not allowed."""
+    """Return the error for an invalid name of an object."""
     return StorageError(400, "InvalidKey", f"Invalid key: {name}", "InvalidKey")
 
 
 def invalid_mime_type(mime_type: str) -> StorageError:
-    """The bucket does not take this type, or it is none."""
+    """Return the error for a type that is invalid or that the bucket does not allow."""
     message = f"mime type {mime_type} is not supported"
     return StorageError(415, "invalid_mime_type", message, "InvalidMimeType")
 
 
-def invalid_jwt(error: BadToken) -> StorageError:
-    """The token in a signed URL is not valid."""
-    return StorageError(400, "InvalidJWT", token_flaw(error), "InvalidJWT")
+def invalid_jwt(error: InvalidToken) -> StorageError:
+    """Return the error for an invalid token in a signed URL."""
+    return StorageError(400, "InvalidJWT", token_message(error), "InvalidJWT")
 
 
 def invalid_signature(message: str) -> StorageError:
-    """The token in a signed URL is valid, for something else."""
+    """Return the error for the token of another signed URL."""
     return StorageError(400, "InvalidSignature", message, "InvalidSignature")
 
 
 def duplicate(code: str) -> StorageError:
-    """Something of that name exists."""
+    """Return the error for a name that is taken."""
     return StorageError(409, "Duplicate", "The resource already exists", code)
 
 
-def token_flaw(error: BadToken) -> str:
-    """The message of the server's JWT library for a bad token."""
+def token_message(error: InvalidToken) -> str:
+    """Return the message of storage-api's JWT library for an invalid token."""
     return {
         "expired": '"exp" claim timestamp check failed',
         "not yet valid": '"nbf" claim timestamp check failed',
@@ -141,15 +141,15 @@ def token_flaw(error: BadToken) -> str:
         "signature": "signature verification failed",
         "signature encoding": "Failed to base64url decode the signature",
         "role": error.message,
-    }.get(error.flaw, "Invalid Compact JWS")
+    }.get(error.problem, "Invalid Compact JWS")
 
 
 def from_database(error: asyncpg.PostgresError, *, exists: str) -> StorageError:
     """Translate an error of the database.
 
     Args:
-        error: As raised.
-        exists: Code for a duplicate.
+        error: The error of asyncpg.
+        exists: The code for a duplicate.
     """
     match error:
         case asyncpg.InsufficientPrivilegeError():
@@ -163,10 +163,10 @@ def from_database(error: asyncpg.PostgresError, *, exists: str) -> StorageError:
         case asyncpg.InvalidTextRepresentationError():
             return StorageError(400, "InvalidParameter", str(error), "InvalidParameter")
         case asyncpg.DataError(sqlstate="22000" | "22021" | "22P05"):
-            # Zero bytes, and halves of characters: asyncpg refuses those itself, quoting them.
-            message = "a text holds a character that cannot be stored"
+            # A zero byte or a lone surrogate. The message of asyncpg would quote it.
+            message = "a text contains a character that cannot be stored"
             return StorageError(400, "InvalidParameter", message, "InvalidParameter")
         case asyncpg.CannotConnectNowError() | asyncpg.TooManyConnectionsError():
-            return database_away()
+            return database_unavailable()
     message = f"database error, code: {error.sqlstate}"
     return StorageError(500, "DatabaseError", message, "DatabaseError", http=500)

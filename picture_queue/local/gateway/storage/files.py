@@ -1,4 +1,4 @@
-"""The bytes of objects. A file is named by the version's UUID, never by what a client sent."""
+"""The files of objects. The name of a file is the UUID of the version, never a client's text."""
 
 import contextlib
 import hashlib
@@ -10,11 +10,11 @@ from typing import BinaryIO
 
 
 class Incoming:
-    """A file that is being received: nobody sees it before `FileStore.keep`.
+    """A file that is being received. It is not visible before `FileStore.commit`.
 
     Args:
-        path: Where it is written meanwhile.
-        limit: Bytes kept at most, None for all; what comes after is counted and thrown away.
+        path: The temporary path.
+        limit: Maximum bytes to write; None for all. Further bytes are only counted.
     """
 
     def __init__(self, path: Path, limit: int | None) -> None:
@@ -41,7 +41,7 @@ class Incoming:
         self._file.close()
 
     def discard(self) -> None:
-        """Remove the file, if it was not kept."""
+        """Delete the file unless it was committed."""
         self.close()
         self.path.unlink(missing_ok=True)
 
@@ -50,7 +50,7 @@ class FileStore:
     """A directory of object versions.
 
     Args:
-        root: Made if missing.
+        root: The directory; made if it does not exist.
     """
 
     def __init__(self, root: Path) -> None:
@@ -67,23 +67,23 @@ class FileStore:
         """Begin a new file."""
         return Incoming(self._incoming / str(uuid.uuid4()), limit)
 
-    def keep(self, incoming: Incoming, version: uuid.UUID) -> None:
-        """Make a received file a version, in one step."""
+    def commit(self, incoming: Incoming, version: uuid.UUID) -> None:
+        """Turn a received file into a version, atomically."""
         incoming.close()
         target = self._path(version)
         target.parent.mkdir(exist_ok=True)
         os.replace(incoming.path, target)
 
     def copy(self, source: str, version: uuid.UUID) -> bool:
-        """Make a version with the bytes of another; False if that is not there."""
+        """Make a version with the bytes of another; False if there is no such version."""
         target = self._path(version)
         target.parent.mkdir(exist_ok=True)
         try:
-            # Versions never change, so two names of one file do.
+            # Versions never change, so a hard link is enough.
             os.link(self._path(uuid.UUID(source)), target)
         except (FileNotFoundError, ValueError, TypeError):
             return False
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             shutil.copyfile(self._path(uuid.UUID(source)), target)
         return True
 
@@ -95,10 +95,10 @@ class FileStore:
             return None
 
     def remove(self, version: str | None) -> None:
-        """Remove a version; one that is not there is no error."""
+        """Delete a version; a missing one is no error."""
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             self._path(uuid.UUID(version)).unlink()
 
     def _path(self, version: uuid.UUID) -> Path:
-        # 256 directories keep each one small enough to list.
+        # Spread over 256 directories, so that none becomes too large.
         return self._objects / version.hex[:2] / str(version)

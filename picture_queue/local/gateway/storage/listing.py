@@ -1,4 +1,4 @@
-"""``POST /object/list/{bucket}``: one folder of a bucket, as the caller sees it."""
+"""``POST /object/list/{bucket}``: the entries of a folder that the caller sees."""
 
 from typing import Any, Final
 
@@ -12,8 +12,8 @@ from picture_queue.local.gateway.storage.rows import Rows, timestamp
 _COLUMNS: Final = ("name", "updated_at", "created_at", "last_accessed_at")
 _ORDERS: Final = ("asc", "desc")
 
-# $1 bucket, $2 folder with its slash, $3 beginning of the names, $4 limit, $5 offset. A folder is
-# whatever stands before a slash in the rest of a name.
+# $1 bucket, $2 folder with its slash, $3 prefix of the names, $4 limit, $5 offset, $6 subfolder of
+# the search. A folder is the part of the remaining name before a slash.
 _ENTRIES: Final = """
 with found as (
   select o.*, substr(o.name, length($2) + 1) as rest
@@ -42,13 +42,13 @@ async def list_objects(
     """Return the entries of one folder.
 
     Args:
-        rows: Storage's tables.
-        bucket: Which bucket; one that is missing is empty.
-        body: The request's, with ``prefix``.
-        caller: Whose policies hold.
+        rows: The tables of Storage.
+        bucket: The bucket; a missing one counts as empty.
+        body: The body of the request, with ``prefix``.
+        caller: The caller, for the policies.
 
     Raises:
-        StorageError: The body does not fit.
+        StorageError: The body does not match its schema.
     """
     prefix = str(body["prefix"] or "")
     if prefix and not prefix.endswith("/"):
@@ -57,17 +57,17 @@ async def list_objects(
     limit = bodies.integer(body.get("limit", 100), "body/limit", 1)
     offset = bodies.integer(body.get("offset", 0), "body/offset", 0)
     order = _order(body.get("sortBy"))
-    # A slash in the search looks deeper; the names then keep what is before it.
-    deeper = search[: search.rfind("/") + 1]
-    async with rows.acting(caller, "storage.object.list") as connection:
+    # A search with a slash searches in a subfolder, and the names then start with the subfolder.
+    subfolder = search[: search.rfind("/") + 1]
+    async with rows.transaction_as(caller, "storage.object.list") as connection:
         found = await connection.fetch(
-            _ENTRIES.format(order=order), bucket, prefix, search, limit, offset, deeper
+            _ENTRIES.format(order=order), bucket, prefix, search, limit, offset, subfolder
         )
     return [_entry_json(row) for row in found]
 
 
 def _order(sort: object) -> str:
-    """SQL for the order: names regardless of case, or folders first and then by time."""
+    """Return the SQL of the order: by name regardless of case, or folders first, then by time."""
     sort = sort if isinstance(sort, dict) else {"column": "name"}
     if "column" not in sort:
         raise invalid("body/sortBy must have required property 'column'")

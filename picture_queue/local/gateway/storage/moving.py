@@ -1,4 +1,4 @@
-"""Objects moved and copied: new rows for the same bytes."""
+"""The routes that move and copy objects, without copying their bytes."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -26,11 +26,11 @@ _CHANGEABLE: Final = ("cacheControl", "mimetype")
 
 
 class Moving:
-    """The routes that take two names.
+    """The routes ``/object/move`` and ``/object/copy``.
 
     Args:
-        rows: Storage's tables.
-        files: The bytes.
+        rows: The tables of Storage.
+        files: The files of the objects.
     """
 
     def __init__(self, rows: Rows, files: FileStore) -> None:
@@ -39,7 +39,7 @@ class Moving:
 
     async def move(self, request: Request, caller: Caller) -> dict[str, Any]:
         """``POST /object/move``."""
-        _, source, target = await _places(request)
+        _, source, target = await _read_places(request)
         moved = {"message": "Successfully moved"}
         found = await self._rows.object(source.bucket, source.name, caller, "storage.object.move")
         if found is None:
@@ -47,10 +47,10 @@ class Moving:
         if source == target:
             return moved
         try:
-            if not await self._rows.try_move(source, target, caller):
+            if not await self._rows.check_move(source, target, caller):
                 raise object_not_found()
-            async with self._copied(found["version"]) as version:
-                metadata = _renewed(found["metadata"])
+            async with self._new_version(found["version"]) as version:
+                metadata = _with_new_date(found["metadata"])
                 old = await self._rows.move(source, target, version=version, metadata=metadata)
         except asyncpg.PostgresError as error:
             raise from_database(error, exists="ResourceAlreadyExists") from None
@@ -59,11 +59,11 @@ class Moving:
 
     async def copy(self, request: Request, caller: Caller) -> dict[str, Any]:
         """``POST /object/copy``."""
-        body, source, target = await _places(request)
+        body, source, target = await _read_places(request)
         found = await self._rows.object(source.bucket, source.name, caller, "storage.object.copy")
         if found is None:
             raise object_not_found()
-        metadata, user_metadata = _renewed(found["metadata"]), found["user_metadata"]
+        metadata, user_metadata = _with_new_date(found["metadata"]), found["user_metadata"]
         if not bodies.boolean(body.get("copyMetadata", True), "body/copyMetadata"):
             given = body.get("metadata") or {}
             if not isinstance(given, dict):
@@ -72,12 +72,12 @@ class Moving:
             user_metadata = decoded_metadata(request.headers.get("x-metadata"))
         upsert = request.headers.get("x-upsert") == "true"
         try:
-            await self._rows.try_write(
-                *target, caller, upsert=upsert, trial=metadata, operation="storage.object.copy"
+            await self._rows.check_write(
+                *target, caller, upsert=upsert, metadata=metadata, operation="storage.object.copy"
             )
         except asyncpg.PostgresError as error:
             raise from_database(error, exists="KeyAlreadyExists") from None
-        async with self._copied(found["version"]) as version:
+        async with self._new_version(found["version"]) as version:
             row, old = await self._rows.write(
                 *target, caller, version=version, metadata=metadata, user_metadata=user_metadata
             )
@@ -89,8 +89,8 @@ class Moving:
         }
 
     @asynccontextmanager
-    async def _copied(self, version: str) -> AsyncIterator[uuid.UUID]:
-        """A version of its own with the same bytes; gone again if the block fails."""
+    async def _new_version(self, version: str) -> AsyncIterator[uuid.UUID]:
+        """A new version with the same bytes, which is deleted if the block fails."""
         copy = uuid.uuid4()
         if not self._files.copy(version, copy):
             raise internal()
@@ -101,11 +101,11 @@ class Moving:
             raise
 
 
-async def _places(request: Request) -> tuple[dict[str, Any], Place, Place]:
-    """The request's body, and what it names in it.
+async def _read_places(request: Request) -> tuple[dict[str, Any], Place, Place]:
+    """Return the request's body, the source and the target.
 
     Raises:
-        StorageError: The body does not fit, or the new name is none.
+        StorageError: The body does not match its schema, or the new name is not valid.
     """
     body = await bodies.read_object(request, "bucketId", "sourceKey", "destinationKey")
     source = Place(str(body["bucketId"]), str(body["sourceKey"]))
@@ -114,5 +114,5 @@ async def _places(request: Request) -> tuple[dict[str, Any], Place, Place]:
     return body, source, target
 
 
-def _renewed(metadata: dict[str, Any]) -> dict[str, Any]:
+def _with_new_date(metadata: dict[str, Any]) -> dict[str, Any]:
     return {**metadata, "lastModified": timestamp(datetime.now(UTC))}

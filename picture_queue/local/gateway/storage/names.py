@@ -1,4 +1,4 @@
-"""Names of buckets and objects, and the types a bucket takes."""
+"""Checks of the names of buckets and objects, and of their MIME types."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from picture_queue.local.gateway.storage.errors import (
     invalid_mime_type,
 )
 
-# What S3 calls safe, plus a few that need care; the slash for objects only.
+# The safe characters of S3 and some others; the slash only in names of objects.
 _ALLOWED: Final = r"A-Za-z0-9_!\-.*'() &$@=;:+,?"
 _OBJECT: Final = re.compile(rf"[{_ALLOWED}/]+")
 _BUCKET: Final = re.compile(rf"[{_ALLOWED}]{{1,100}}")
@@ -18,7 +18,7 @@ _MIME: Final = re.compile(r"[^/\s]+/[^/\s]+|\*")
 
 
 def check_object_name(name: str) -> None:
-    """Refuse a name that no object can have.
+    """Check the name of an object.
 
     Raises:
         StorageError: It is empty, has other characters, or has a segment ``.`` or ``..``.
@@ -30,20 +30,20 @@ def check_object_name(name: str) -> None:
 
 
 def check_bucket_name(name: str) -> None:
-    """Refuse a name that no bucket can have.
+    """Check the name of a bucket.
 
     Raises:
-        StorageError: It is empty, too long, has other characters, or a space at an end.
+        StorageError: It is empty, too long, has other characters, or begins or ends with a space.
     """
     if not _BUCKET.fullmatch(name) or name != name.strip():
         raise bad_bucket_name()
 
 
 def check_mime_types(mime_types: Sequence[str]) -> None:
-    """Refuse a bucket's list of types.
+    """Check the MIME types that a bucket allows.
 
     Raises:
-        StorageError: One of them is no type.
+        StorageError: One of them is not a MIME type.
     """
     for mime_type in mime_types:
         if not _MIME.fullmatch(mime_type):
@@ -51,11 +51,11 @@ def check_mime_types(mime_types: Sequence[str]) -> None:
 
 
 def check_mime_type(mime_type: str, allowed: Sequence[str] | None) -> None:
-    """Refuse an object of a type the bucket does not take.
+    """Check that a bucket allows the MIME type of an object.
 
     Args:
-        mime_type: The object's.
-        allowed: The bucket's; empty or null allows all, ``video/*`` every video.
+        mime_type: The type of the object.
+        allowed: The types of the bucket; empty or None allows all, ``video/*`` every video.
 
     Raises:
         StorageError: The type is not among them.

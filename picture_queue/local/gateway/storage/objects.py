@@ -1,4 +1,4 @@
-"""Objects: uploaded, downloaded, signed, listed, looked at and removed."""
+"""The routes of objects."""
 
 import uuid
 from typing import Any, BinaryIO, Final
@@ -41,10 +41,10 @@ class Objects:
     """The object routes.
 
     Args:
-        rows: Storage's tables.
-        files: The bytes.
+        rows: The tables of Storage.
+        files: The files of the objects.
         signer: Makes and checks signed URLs.
-        limit: Largest object of the server, in bytes.
+        limit: Maximum bytes of an object.
     """
 
     def __init__(self, rows: Rows, files: FileStore, signer: Signer, limit: int) -> None:
@@ -56,12 +56,12 @@ class Objects:
     async def store(
         self, request: Request, bucket_id: str, name: str, caller: Caller
     ) -> dict[str, Any]:
-        """``POST`` and ``PUT /object/{bucket}/{name}``; PUT replaces what is there."""
+        """``POST`` and ``PUT /object/{bucket}/{name}``; PUT replaces an existing object."""
         upsert = request.method == "PUT" or _wants_upsert(request)
         return await self._store(request, bucket_id, name, caller, upsert=upsert)
 
     async def store_signed(self, request: Request, bucket: str, name: str) -> dict[str, Any]:
-        """``PUT /object/upload/sign/{bucket}/{name}?token=…``: the token decides."""
+        """``PUT /object/upload/sign/{bucket}/{name}?token=…``: the token gives the right."""
         if "token" not in request.query_params:
             raise invalid("querystring must have required property 'token'")
         owner, upsert = self._signer.check_upload(request.query_params["token"], bucket, name)
@@ -75,16 +75,16 @@ class Objects:
     ) -> dict[str, Any]:
         """``POST /object/upload/sign/{bucket}/{name}``."""
         upsert = _wants_upsert(request)
-        trial = {
+        metadata = {
             key: request.headers[header]
             for key, header in (("mimetype", "content-type"), ("contentLength", "content-length"))
             if header in request.headers
         }
-        await self._try(
+        await self._check_policies(
             bucket,
             name,
             caller,
-            trial,
+            metadata,
             upsert=upsert,
             operation="storage.object.sign_upload_url",
         )
@@ -103,16 +103,20 @@ class Objects:
             if upload.is_form(request):
                 await upload.receive_form(request, described, self._files, limit)
                 self._check(bucket, name, described)
-                await self._try(bucket_id, name, caller, described.trial(), upsert=upsert)
+                await self._check_policies(
+                    bucket_id, name, caller, described.policy_metadata(), upsert=upsert
+                )
                 if described.incoming is not None and described.incoming.size > limit:
                     raise too_large()
             else:
                 self._check(bucket, name, described, limit)
-                await self._try(bucket_id, name, caller, described.trial(), upsert=upsert)
+                await self._check_policies(
+                    bucket_id, name, caller, described.policy_metadata(), upsert=upsert
+                )
                 await upload.receive_raw(request, described, self._files, self._limit)
             if described.incoming is None:
                 raise internal()
-            return await self._keep(bucket_id, name, caller, described, described.incoming)
+            return await self._commit(bucket_id, name, caller, described, described.incoming)
         finally:
             if described.incoming is not None:
                 described.incoming.discard()
@@ -195,7 +199,7 @@ class Objects:
         return await list_page(self._rows, bucket, body, caller)
 
     async def remove(self, request: Request, bucket: str, caller: Caller) -> list[dict[str, Any]]:
-        """``DELETE /object/{bucket}``: what is not there or not allowed is left out."""
+        """``DELETE /object/{bucket}``: delete the listed objects that the caller may delete."""
         body = await bodies.read_object(request, "prefixes")
         names = bodies.texts(body["prefixes"], "body/prefixes")
         removed = await self._rows.delete(bucket, names, caller, "storage.object.delete_many")
@@ -229,35 +233,35 @@ class Objects:
         described: upload.Upload,
         limit: int | None = None,
     ) -> None:
-        """Refuse by type, size (of a raw body that tells it) and name, in this order."""
+        """Check the type, the declared size of a raw body and the name, in this order."""
         check_mime_type(described.mime_type, bucket["allowed_mime_types"])
         if limit is not None and (described.content_length or 0) > limit:
             raise too_large()
         check_object_name(name)
 
-    async def _try(
+    async def _check_policies(
         self,
         bucket: str,
         name: str,
         caller: Caller,
-        trial: dict[str, Any],
+        metadata: dict[str, Any],
         *,
         upsert: bool,
         operation: str = "",
     ) -> None:
         try:
-            await self._rows.try_write(
-                bucket, name, caller, upsert=upsert, trial=trial, operation=operation
+            await self._rows.check_write(
+                bucket, name, caller, upsert=upsert, metadata=metadata, operation=operation
             )
         except asyncpg.PostgresError as error:
             raise from_database(error, exists="KeyAlreadyExists") from None
 
-    async def _keep(
+    async def _commit(
         self, bucket: str, name: str, caller: Caller, described: upload.Upload, incoming: Incoming
     ) -> dict[str, Any]:
-        """Make the received bytes the object: the file first, then the row that names it."""
+        """Store the received bytes as the object: first the file, then its row."""
         version = uuid.uuid4()
-        self._files.keep(incoming, version)
+        self._files.commit(incoming, version)
         try:
             row, old = await self._rows.write(
                 bucket,
@@ -274,10 +278,10 @@ class Objects:
         return {"Key": f"{bucket}/{name}", "Id": str(row["id"])}
 
     async def _reader(self, bucket_id: str, caller: Caller | None) -> Caller:
-        """Return the caller for a read: the server's role for a public bucket.
+        """Return the caller for a read, which is the server for a public bucket.
 
         Raises:
-            StorageError: The bucket is missing, or private and the caller is nobody.
+            StorageError: The bucket is missing, or it is private and there is no caller.
         """
         bucket = await self._rows.bucket(bucket_id)
         if bucket is None or (caller is None and not bucket["public"]):
@@ -297,7 +301,7 @@ class Objects:
     async def _open(
         self, bucket: str, name: str, reader: Caller
     ) -> tuple[asyncpg.Record, BinaryIO]:
-        # Twice: between the row and the file, an upload may have replaced both.
+        # Twice, since an upload may replace the row and the file between the two reads.
         for _ in range(2):
             row = await self._rows.object(bucket, name, reader, "storage.object.get_authenticated")
             if row is None:

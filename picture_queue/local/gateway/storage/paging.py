@@ -1,4 +1,4 @@
-"""``POST /object/list-v2/{bucket}``: a bucket's names by pages, flat or folder by folder."""
+"""``POST /object/list-v2/{bucket}``: the objects of a bucket in pages, flat or with folders."""
 
 import base64
 import binascii
@@ -15,11 +15,11 @@ from picture_queue.local.gateway.storage import bodies
 from picture_queue.local.gateway.storage.errors import StorageError, invalid
 from picture_queue.local.gateway.storage.rows import Rows, timestamp
 
-_MOST: Final = 1000
+_MAX_ENTRIES: Final = 1000
 _COLUMNS: Final = ("name", "created_at", "updated_at")
 _ORDERS: Final = ("asc", "desc")
 
-# $1 bucket, $2 prefix, $3 whether a folder is one entry, $4 last name of the previous page or null,
+# $1 bucket, $2 prefix, $3 whether folders are entries, $4 last name of the previous page or null,
 # $5 its time, $6 limit. A folder is the part of a name up to the first slash after the prefix.
 _ENTRIES: Final = """
 with found as (
@@ -46,7 +46,7 @@ order by {order}, id nulls last limit $6
 
 @dataclass(frozen=True)
 class _Page:
-    """The start and the order of a page; None: not given."""
+    """The start and the order of a page; None for a value that is not given."""
 
     last: str | None = None
     order: str | None = None
@@ -54,14 +54,14 @@ class _Page:
     last_time: str | None = None
 
     @classmethod
-    def asked(cls, body: dict[str, Any]) -> "_Page":
-        """The request for a page.
+    def parse(cls, body: dict[str, Any]) -> "_Page":
+        """Parse the body of a request.
 
         Raises:
-            StorageError: The cursor or the order is none.
+            StorageError: The cursor or the order is not valid.
         """
         if body.get("cursor"):
-            return cls._read(str(body["cursor"]))
+            return cls._parse_cursor(str(body["cursor"]))
         sort = body.get("sortBy")
         if not isinstance(sort, dict):
             return cls()
@@ -72,7 +72,7 @@ class _Page:
         return cls(order=order, column=column)
 
     @classmethod
-    def _read(cls, cursor: str) -> "_Page":
+    def _parse_cursor(cls, cursor: str) -> "_Page":
         try:
             lines = base64.b64decode(cursor, validate=True).decode().split("\n")
             values = {line[:1]: line[2:] for line in lines if line[1:2] == ":"}
@@ -91,18 +91,18 @@ class _Page:
         return self.column not in (None, "name")
 
     def after(self, row: asyncpg.Record) -> "_Page":
-        """The page that follows one that ends with this row."""
+        """Return the page that begins after a row."""
         time = timestamp(row["by_time"]) if self.by_time else None
         return replace(self, last=row["name"], last_time=time)
 
     def cursor(self) -> str:
-        """The text that stands for the page."""
+        """Return the cursor for the page."""
         parts = (("l", self.last), ("o", self.order), ("c", self.column), ("a", self.last_time))
         text = "\n".join(f"{name}:{value}" for name, value in parts if value is not None)
         return base64.b64encode(text.encode()).decode()
 
     def query(self) -> str:
-        """The statement."""
+        """Return the SQL statement for the page."""
         direction = self.order or "asc"
         columns = ("by_time", "by_name") if self.by_time else ("by_name",)
         return _ENTRIES.format(
@@ -117,31 +117,31 @@ class _Page:
 async def list_page(
     rows: Rows, bucket: str, body: dict[str, Any], caller: Caller
 ) -> dict[str, Any] | Response:
-    """Return one page.
+    """Return a page of the objects of a bucket.
 
     Args:
-        rows: Storage's tables.
-        bucket: Which bucket; one that is missing is empty.
-        body: The request's.
-        caller: Whose policies hold.
+        rows: The tables of Storage.
+        bucket: The bucket; a missing one counts as empty.
+        body: The body of the request.
+        caller: The caller, for the policies.
 
     Raises:
-        StorageError: The body does not fit.
+        StorageError: The body does not match its schema.
     """
-    page = _Page.asked(body)
-    limit = min(bodies.integer(body.get("limit", _MOST), "body/limit", 1), _MOST)
+    page = _Page.parse(body)
+    limit = min(bodies.integer(body.get("limit", _MAX_ENTRIES), "body/limit", 1), _MAX_ENTRIES)
     folders = bodies.boolean(body.get("with_delimiter", False), "body/with_delimiter")
     if folders and page.by_time:
         return not_implemented("Storage: list v2 of folders by time")
     prefix = str(body.get("prefix") or "")
     last_time = None if page.last_time is None else datetime.fromisoformat(page.last_time)
-    async with rows.acting(caller, "storage.object.list_v2") as connection:
+    async with rows.transaction_as(caller, "storage.object.list_v2") as connection:
         found = await connection.fetch(
             page.query(), bucket, prefix, folders, page.last, last_time, limit + 2
         )
-    # An object and a folder of one name stay together: the next page begins after the name.
-    twins = len(found) > limit and found[limit]["name"] == found[limit - 1]["name"]
-    entries = found[: limit + twins]
+    # The next page begins after a name, so an object and a folder of the same name share a page.
+    same_name = len(found) > limit and found[limit]["name"] == found[limit - 1]["name"]
+    entries = found[: limit + same_name]
     answer: dict[str, Any] = {"hasNext": len(found) > len(entries)}
     if answer["hasNext"]:
         following = page.after(entries[-1])

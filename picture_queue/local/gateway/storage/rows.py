@@ -1,8 +1,8 @@
-"""Reads and writes ``storage.objects`` and ``storage.buckets``, as the caller or for the server.
+"""Reads and writes ``storage.objects`` and ``storage.buckets``, as the caller or as the server.
 
-A change is tried as the caller first and undone; the policies have then decided, and the server
-makes the change itself once the bytes are stored. Triggers on ``storage.objects`` therefore run
-twice, as on the platform.
+A change is first made with the rights of the caller and rolled back, to check the policies. The
+server makes it again with its own rights when the bytes are stored. So triggers on
+``storage.objects`` run twice, as on the platform.
 """
 
 import uuid
@@ -44,18 +44,18 @@ class Place(NamedTuple):
 
 
 class Rows:
-    """Storage's tables.
+    """The tables of Storage.
 
     Args:
-        database: Where they are.
+        database: Their database.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @asynccontextmanager
-    async def acting(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
-        """A transaction with the rights of a caller; policies may ask for the operation."""
+    async def transaction_as(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
+        """A transaction with the rights of a caller; policies can read the operation."""
         async with self._database.transaction() as connection:
             settings = {
                 "storage.operation": operation,
@@ -68,21 +68,21 @@ class Rows:
 
     async def bucket(self, bucket: str, caller: Caller = SERVER) -> asyncpg.Record | None:
         """Return a bucket if the caller sees it."""
-        async with self.acting(caller, "storage.bucket.get") as connection:
+        async with self.transaction_as(caller, "storage.bucket.get") as connection:
             return await connection.fetchrow("select * from storage.buckets where id = $1", bucket)
 
     async def object(
         self, bucket: str, name: str, caller: Caller, operation: str
     ) -> asyncpg.Record | None:
         """Return an object if the caller sees it."""
-        async with self.acting(caller, operation) as connection:
+        async with self.transaction_as(caller, operation) as connection:
             return await connection.fetchrow(
                 "select * from storage.objects where bucket_id = $1 and name = $2", bucket, name
             )
 
     async def visible(self, bucket: str, names: list[str], caller: Caller) -> set[str]:
-        """Return those of the names that the caller sees."""
-        async with self.acting(caller, "storage.object.sign_many") as connection:
+        """Return the names of objects that the caller sees."""
+        async with self.transaction_as(caller, "storage.object.sign_many") as connection:
             found = await connection.fetch(
                 "select name from storage.objects where bucket_id = $1 and name = any($2)",
                 bucket,
@@ -90,14 +90,14 @@ class Rows:
             )
         return {row["name"] for row in found}
 
-    async def try_write(
+    async def check_write(
         self,
         bucket: str,
         name: str,
         caller: Caller,
         *,
         upsert: bool,
-        trial: dict[str, Any],
+        metadata: dict[str, Any],
         operation: str = "",
     ) -> None:
         """Write a row with the rights of the caller, and roll it back.
@@ -105,18 +105,18 @@ class Rows:
         Args:
             bucket: The object's bucket.
             name: The object's name.
-            caller: Who wants to write.
+            caller: The caller, for the policies.
             upsert: Whether an existing row may be replaced.
-            trial: What is known of the object's metadata before its bytes.
-            operation: What policies are told; an upload's if empty.
+            metadata: The object's metadata as far as it is known before its bytes.
+            operation: The operation that policies read; that of an upload if empty.
 
         Raises:
             asyncpg.PostgresError: A policy or a constraint refuses.
         """
         upload = "storage.object.upload_update" if upsert else "storage.object.upload"
         statement = _UPSERT + " returning *" if upsert else _UPSERT.partition(" on conflict")[0]
-        async with self._undone(caller, operation or upload) as connection:
-            await connection.execute(statement, bucket, name, *_owner(caller), "1", trial, None)
+        async with self._rolled_back(caller, operation or upload) as connection:
+            await connection.execute(statement, bucket, name, *_owner(caller), "1", metadata, None)
 
     async def write(
         self,
@@ -131,12 +131,12 @@ class Rows:
         """Insert or replace a row with the rights of the server.
 
         Returns:
-            The object, and the version it had before.
+            The object, and its previous version.
 
         Raises:
             asyncpg.PostgresError: A constraint or a trigger refuses.
         """
-        async with self.acting(SERVER, "storage.object.upload") as connection:
+        async with self.transaction_as(SERVER, "storage.object.upload") as connection:
             old = await connection.fetchval(
                 "select version from storage.objects where bucket_id = $1 and name = $2 for update",
                 bucket,
@@ -154,13 +154,13 @@ class Rows:
             )
         return row, old
 
-    async def try_move(self, source: Place, target: Place, caller: Caller) -> bool:
+    async def check_move(self, source: Place, target: Place, caller: Caller) -> bool:
         """Move a row as the caller and roll back; False if the caller may not change it.
 
         Raises:
             asyncpg.PostgresError: A policy or a constraint refuses.
         """
-        async with self._undone(caller, "storage.object.move") as connection:
+        async with self._rolled_back(caller, "storage.object.move") as connection:
             moved = await connection.fetchval(_MOVE, *source, *target, "1", None)
         return moved is not None
 
@@ -172,7 +172,7 @@ class Rows:
         Raises:
             asyncpg.PostgresError: A constraint or a trigger refuses.
         """
-        async with self.acting(SERVER, "storage.object.move") as connection:
+        async with self.transaction_as(SERVER, "storage.object.move") as connection:
             old: str | None = await connection.fetchval(
                 "select version from storage.objects where bucket_id = $1 and name = $2 for update",
                 *source,
@@ -183,8 +183,8 @@ class Rows:
     async def delete(
         self, bucket: str, names: list[str], caller: Caller, operation: str
     ) -> list[asyncpg.Record]:
-        """Delete what the caller may delete and return it."""
-        async with self.acting(caller, operation) as connection:
+        """Delete the objects that the caller may delete and return them."""
+        async with self.transaction_as(caller, operation) as connection:
             return await connection.fetch(
                 "delete from storage.objects where bucket_id = $1 and name = any($2) returning *",
                 bucket,
@@ -192,14 +192,14 @@ class Rows:
             )
 
     @asynccontextmanager
-    async def _undone(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
-        async with self.acting(caller, operation) as connection:
-            trial = connection.transaction()
-            await trial.start()
+    async def _rolled_back(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
+        async with self.transaction_as(caller, operation) as connection:
+            savepoint = connection.transaction()
+            await savepoint.start()
             try:
                 yield connection
             finally:
-                await trial.rollback()
+                await savepoint.rollback()
 
 
 def _owner(caller: Caller) -> tuple[uuid.UUID | None, str | None]:
@@ -211,7 +211,7 @@ def _owner(caller: Caller) -> tuple[uuid.UUID | None, str | None]:
 
 
 def object_json(row: asyncpg.Record) -> dict[str, Any]:
-    """An object as removals and copies answer it."""
+    """Return the JSON of an object for deletions and copies."""
     return {
         "name": row["name"],
         "bucket_id": row["bucket_id"],
@@ -228,7 +228,7 @@ def object_json(row: asyncpg.Record) -> dict[str, Any]:
 
 
 def timestamp(moment: datetime | None) -> str | None:
-    """A time as JavaScript writes it: UTC, milliseconds."""
+    """Return a time in JavaScript's format: UTC with milliseconds."""
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Storage as the app mounts it: from method and path to what happens."""
+"""The routes of Storage."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from picture_queue.local.gateway.api_key import given_key, refuse_without_key
-from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.settings import GatewaySettings
@@ -21,10 +21,10 @@ from picture_queue.local.gateway.storage.buckets import Buckets
 from picture_queue.local.gateway.storage.errors import (
     StorageError,
     access_denied,
-    database_away,
+    database_unavailable,
     from_database,
     invalid,
-    token_flaw,
+    token_message,
 )
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.moving import Moving
@@ -39,20 +39,20 @@ _ALL: Final = "GET HEAD POST PUT PATCH DELETE OPTIONS"
 
 
 class StorageJson(JSONResponse):
-    """JSON as this server labels it."""
+    """JSON with the content type of storage-api."""
 
     media_type = "application/json; charset=utf-8"
 
 
 @dataclass(frozen=True)
 class Route:
-    """One line of the routing table.
+    """An entry of the routing table.
 
     Args:
         methods: HTTP methods, separated by spaces.
-        pattern: Path segments; ``{}`` takes one, a final ``*`` takes the rest.
-        handler: Gets the request and the segments taken, decoded.
-        missing: What the answer 501 names; empty where there is another.
+        pattern: Path segments; ``{}`` matches one segment, a final ``*`` the rest.
+        handler: Called with the request and the matched segments, decoded.
+        missing: The missing feature that the answer 501 names; empty for other routes.
     """
 
     methods: str
@@ -61,7 +61,7 @@ class Route:
     missing: str = ""
 
     def match(self, method: str, segments: list[bytes]) -> list[str] | None:
-        """Return the segments taken; None if this is another route."""
+        """Return the segments of ``{}`` and ``*``; None if the route does not match."""
         if method not in self.methods.split():
             return None
         wanted = self.pattern.split("/")
@@ -104,36 +104,36 @@ class StorageService:
         self._files.open()
 
     def _table(self) -> tuple[Route, ...]:
-        """The routes; the first that fits wins."""
-        objects, known, perhaps = self._objects, self._known, self._perhaps
+        """Return the routes; the first match counts."""
+        objects, required, optional = self._objects, self._token_required, self._token_optional
         return (
             Route("GET", "status", _status),
-            Route("POST", "bucket", known(self._buckets.create)),
-            Route("POST", "bucket/", known(self._buckets.create)),
-            Route("GET", "bucket", known(self._buckets.list_all)),
-            Route("GET", "bucket/", known(self._buckets.list_all)),
-            Route("GET", "bucket/{}", known(self._buckets.get)),
-            Route("PUT", "bucket/{}", known(self._buckets.update)),
-            Route("DELETE", "bucket/{}", known(self._buckets.delete)),
-            Route("POST", "bucket/{}/empty", known(self._buckets.empty)),
-            Route("POST", "object/sign/{}", known(objects.sign_many)),
-            Route("POST", "object/sign/{}/*", known(objects.sign)),
+            Route("POST", "bucket", required(self._buckets.create)),
+            Route("POST", "bucket/", required(self._buckets.create)),
+            Route("GET", "bucket", required(self._buckets.list_all)),
+            Route("GET", "bucket/", required(self._buckets.list_all)),
+            Route("GET", "bucket/{}", required(self._buckets.get)),
+            Route("PUT", "bucket/{}", required(self._buckets.update)),
+            Route("DELETE", "bucket/{}", required(self._buckets.delete)),
+            Route("POST", "bucket/{}/empty", required(self._buckets.empty)),
+            Route("POST", "object/sign/{}", required(objects.sign_many)),
+            Route("POST", "object/sign/{}/*", required(objects.sign)),
             Route("GET HEAD", "object/sign/{}/*", objects.signed),
-            Route("POST", "object/list/{}", known(objects.list_folder)),
-            Route("POST", "object/list-v2/{}", known(objects.list_page)),
-            Route("POST", "object/move", known(self._moving.move)),
-            Route("POST", "object/copy", known(self._moving.copy)),
-            Route("POST", "object/upload/sign/{}/*", known(objects.sign_upload)),
-            Route("PUT", "object/upload/sign/{}/*", _anybody(objects.store_signed)),
+            Route("POST", "object/list/{}", required(objects.list_folder)),
+            Route("POST", "object/list-v2/{}", required(objects.list_page)),
+            Route("POST", "object/move", required(self._moving.move)),
+            Route("POST", "object/copy", required(self._moving.copy)),
+            Route("POST", "object/upload/sign/{}/*", required(objects.sign_upload)),
+            Route("PUT", "object/upload/sign/{}/*", _token_in_url(objects.store_signed)),
             Route("GET HEAD", "object/public/{}/*", objects.public),
-            Route("GET HEAD", "object/authenticated/{}/*", known(objects.download)),
+            Route("GET HEAD", "object/authenticated/{}/*", required(objects.download)),
             Route("GET HEAD", "object/info/public/{}/*", objects.public_info),
-            Route("GET HEAD", "object/info/authenticated/{}/*", known(objects.info)),
-            Route("GET HEAD", "object/info/{}/*", perhaps(objects.info)),
-            Route("DELETE", "object/{}", known(objects.remove)),
-            Route("DELETE", "object/{}/*", known(objects.delete)),
-            Route("POST PUT", "object/{}/*", known(objects.store)),
-            Route("GET HEAD", "object/{}/*", perhaps(objects.download)),
+            Route("GET HEAD", "object/info/authenticated/{}/*", required(objects.info)),
+            Route("GET HEAD", "object/info/{}/*", optional(objects.info)),
+            Route("DELETE", "object/{}", required(objects.remove)),
+            Route("DELETE", "object/{}/*", required(objects.delete)),
+            Route("POST PUT", "object/{}/*", required(objects.store)),
+            Route("GET HEAD", "object/{}/*", optional(objects.download)),
             _missing("GET HEAD", "render/*", "image transformations"),
             _missing(_ALL, "upload/resumable", "resumable uploads (TUS)"),
             _missing(_ALL, "upload/resumable/*", "resumable uploads (TUS)"),
@@ -156,7 +156,7 @@ class StorageService:
         except ClientDisconnect:
             return
         except (OSError, TimeoutError, asyncpg.InterfaceError):
-            failure = database_away()
+            failure = database_unavailable()
             response = StorageJson(failure.body(), failure.http)
         await response(scope, receive, send)
 
@@ -183,8 +183,10 @@ class StorageService:
             return StorageJson(body, 404)
         return JSONResponse({**body, "statusCode": "404", "code": "InvalidRequest"}, 404)
 
-    def _known(self, action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
-        """Wrap an action that needs a valid token."""
+    def _token_required(
+        self, action: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Response]]:
+        """Make the handler of an action that needs a valid token."""
 
         async def handler(request: Request, *taken: str) -> Response:
             refusal = self._refusal(request)
@@ -195,28 +197,30 @@ class StorageService:
                 raise invalid("headers must have required property 'authorization'")
             try:
                 caller = self._credentials.verify(token, leeway=0)
-            except BadToken as error:
-                raise access_denied(token_flaw(error)) from None
+            except InvalidToken as error:
+                raise access_denied(token_message(error)) from None
             return _json(await action(request, *taken, caller))
 
         return handler
 
-    def _perhaps(self, action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
-        """Wrap an action that without a valid token sees only public buckets."""
+    def _token_optional(
+        self, action: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Response]]:
+        """Make the handler of an action that without a valid token sees only public buckets."""
 
         async def handler(request: Request, *taken: str) -> Response:
             refusal = self._refusal(request)
             if refusal is not None:
                 return refusal
             caller = None
-            with contextlib.suppress(BadToken):
+            with contextlib.suppress(InvalidToken):
                 caller = self._credentials.verify(self._token(request) or "", leeway=0)
             return _json(await action(request, *taken, caller))
 
         return handler
 
     def _refusal(self, request: Request) -> Response | None:
-        """Return the answer to a token, or a key, without a key of this stack."""
+        """Return the answer 401 for a token or key without a key of this stack, else None."""
         if given_key(request) or "authorization" in request.headers:
             return refuse_without_key(request, self._credentials)
         return None
@@ -229,8 +233,8 @@ class StorageService:
         return bare
 
 
-def _anybody(action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
-    """Wrap an action that needs no token, or only the one in the URL."""
+def _token_in_url(action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
+    """Make the handler of an action that needs no token but the one in the URL."""
 
     async def handler(request: Request, *taken: str) -> Response:
         return _json(await action(request, *taken))

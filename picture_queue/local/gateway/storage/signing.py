@@ -1,4 +1,4 @@
-"""Signed URLs: a token that opens one object for everybody who has it, until it expires."""
+"""Signed URLs, whose token gives everybody who has it access to an object until it expires."""
 
 import time
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import jwt
 
-from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.storage.download import http_date
 from picture_queue.local.gateway.storage.errors import (
     StorageError,
@@ -22,11 +22,11 @@ _UPLOAD_SECONDS: Final = 7200
 
 
 class Signer:
-    """Makes and checks the tokens.
+    """Makes and checks the tokens of signed URLs.
 
     Args:
         secret: The project's JWT secret.
-        credentials: Verifies with it.
+        credentials: Verifies the tokens.
     """
 
     def __init__(self, secret: str, credentials: Credentials) -> None:
@@ -37,7 +37,7 @@ class Signer:
         """Return a signed URL, relative to ``/storage/v1``.
 
         Raises:
-            StorageError: It would outlive the calendar.
+            StorageError: It would expire after the year 9999.
         """
         now = int(time.time())
         if now + seconds > _LAST_DATE:
@@ -51,7 +51,7 @@ class Signer:
     def sign_upload(
         self, bucket: str, name: str, owner: str | None, *, upsert: bool
     ) -> tuple[str, str]:
-        """Return a URL to upload to, relative to ``/storage/v1``, and the token in it."""
+        """Return a URL for an upload, relative to ``/storage/v1``, and its token."""
         path = f"{bucket}/{name}"
         claims: dict[str, object] = {"owner": owner} if owner else {}
         token = self._token(
@@ -71,7 +71,7 @@ class Signer:
             The value of the header ``Expires``.
 
         Raises:
-            StorageError: The token is not valid, or for something else.
+            StorageError: The token is not valid, or it is for another object.
         """
         claims = self._claims(token, bucket, name, _DOWNLOAD)
         expires = claims.get("exp")
@@ -83,10 +83,10 @@ class Signer:
         """Check a token for an upload.
 
         Returns:
-            Who signed it, and whether an object that is there may be replaced.
+            The subject of the signer, and whether an existing object may be replaced.
 
         Raises:
-            StorageError: The token is not valid, or for something else.
+            StorageError: The token is not valid, or it is for another object.
         """
         claims = self._claims(token, bucket, name, _UPLOAD)
         owner = claims.get("owner")
@@ -95,11 +95,11 @@ class Signer:
     def _claims(self, token: str, bucket: str, name: str, scope: str) -> Mapping[str, Any]:
         try:
             claims = self._credentials.claims(token, leeway=0)
-        except BadToken as error:
+        except InvalidToken as error:
             raise invalid_jwt(error) from None
         if claims.get("url") != f"{bucket}/{name}":
             raise invalid_signature("Invalid signature")
-        # A token without scope is an older server's; that of an upload holds `upsert`.
+        # Older servers made tokens without a scope. Tokens for uploads have the claim `upsert`.
         implied = _UPLOAD if "upsert" in claims else _DOWNLOAD
         if claims.get("scope", implied) != scope or implied != scope:
             raise invalid_signature(f"Token is not scoped for {scope}")

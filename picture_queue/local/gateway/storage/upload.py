@@ -1,4 +1,4 @@
-"""Receives an object's bytes, from a multipart form or as they are."""
+"""Upload of an object, as a multipart form or as a raw body."""
 
 import base64
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from picture_queue.local.gateway.storage.files import FileStore, Incoming
 from picture_queue.local.gateway.storage.rows import timestamp
 
 _NO_CACHE: Final = "no-cache"
-_FIELD_LIMIT: Final = 1024 * 1024  # bytes of a form's fields that are kept
+_FIELD_LIMIT: Final = 1024 * 1024  # bytes of all fields of a form; more are ignored
 _MOST_FIELDS: Final = 100
 _ROBOTS: Final = frozenset(
     {"all", "noindex", "nofollow", "none", "nosnippet", "indexifembedded", "notranslate",
@@ -25,15 +25,15 @@ _ROBOTS: Final = frozenset(
 
 @dataclass
 class Upload:
-    """An object as a client sent it.
+    """An object that a client sends.
 
     Args:
         mime_type: Content type.
-        cache_control: As it will be served.
-        user_metadata: The client's own.
-        content_length: Bytes of the request's body; None if it came without a length.
+        cache_control: Value of ``Cache-Control`` for downloads.
+        user_metadata: The metadata of the client.
+        content_length: Bytes of the request's body; None if its length is unknown.
         robots: Value of ``X-Robots-Tag``, if sent.
-        incoming: The bytes, once received; whoever asked for them discards them in the end.
+        incoming: The received bytes; None before. The caller of `receive_…` discards them.
     """
 
     mime_type: str
@@ -43,12 +43,12 @@ class Upload:
     robots: str | None = None
     incoming: Incoming | None = None
 
-    def trial(self) -> dict[str, Any]:
-        """The metadata a policy sees before the bytes are there."""
+    def policy_metadata(self) -> dict[str, Any]:
+        """Return the metadata that policies see before the bytes are received."""
         return {"mimetype": self.mime_type, "contentLength": self.content_length}
 
     def metadata(self, incoming: Incoming) -> dict[str, Any]:
-        """The metadata that is kept."""
+        """Return the metadata that is stored."""
         metadata = {
             "eTag": incoming.etag,
             "size": incoming.size,
@@ -69,7 +69,7 @@ def is_form(request: Request) -> bool:
 
 
 def describe(request: Request) -> Upload:
-    """Return what the headers tell; a form's fields follow with its body.
+    """Return the upload that the headers describe. A form has more fields in its body.
 
     Raises:
         StorageError: ``X-Robots-Tag`` is not valid.
@@ -99,8 +99,8 @@ async def receive_raw(request: Request, upload: Upload, files: FileStore, most: 
         most: Maximum size of an object on this server, bytes.
 
     Raises:
-        StorageError: It is longer.
-        ClientDisconnect: The client broke off.
+        StorageError: It is larger than `most` bytes.
+        ClientDisconnect: The client closed the connection.
     """
     upload.incoming = files.receive(None)
     async for piece in request.stream():
@@ -110,11 +110,11 @@ async def receive_raw(request: Request, upload: Upload, files: FileStore, most: 
 
 
 async def receive_form(request: Request, upload: Upload, files: FileStore, limit: int) -> None:
-    """Receive a form: its first file is the object, its fields say more about it.
+    """Receive a form, whose first file is the object and whose fields describe it.
 
     Raises:
-        StorageError: It is no form, is cut short, or has no file.
-        ClientDisconnect: The client broke off.
+        StorageError: It is not a form, is not complete, or has no file.
+        ClientDisconnect: The client closed the connection.
     """
     form = _Form(files, limit)
     _, options = parse_options_header(request.headers["content-type"])
@@ -141,7 +141,7 @@ async def receive_form(request: Request, upload: Upload, files: FileStore, limit
 
 
 class _Form:
-    """Collects the parts of a form while its body streams by."""
+    """The parts of a form, which the parser reads from the stream of the body."""
 
     def __init__(self, files: FileStore, limit: int) -> None:
         self._files = files
@@ -154,7 +154,7 @@ class _Form:
         self._start_part()
 
     def callbacks(self) -> dict[str, Any]:
-        """The parser's hooks."""
+        """Return the callbacks for the parser."""
         return {
             "on_part_begin": self._start_part,
             "on_header_field": self._add_header_name,
@@ -211,7 +211,7 @@ class _Form:
 
 
 def decoded_metadata(header: str | None) -> dict[str, Any]:
-    """The user's metadata in ``x-metadata``: JSON in base64; what is neither is ignored."""
+    """Return the user's metadata in ``x-metadata``, JSON in base64; empty if it is not valid."""
     try:
         return _parsed(base64.b64decode(header or "", validate=True).decode())
     except ValueError:
@@ -219,7 +219,7 @@ def decoded_metadata(header: str | None) -> dict[str, Any]:
 
 
 def _parsed(text: str | None) -> dict[str, Any]:
-    """User metadata that is not a JSON object is ignored."""
+    """Return the user's metadata; empty if the text is not a JSON object."""
     try:
         value = json_body.parse(text or "{}")
     except ValueError:

@@ -1,7 +1,7 @@
-"""Handlers of SIGTERM and SIGINT for all workers of a process.
+"""Handlers of SIGTERM and SIGINT for all listeners of a process, which are its workers.
 
-An event loop has one handler for each signal, and a new one replaces it. Here each worker adds a
-callback, and the last worker to stop restores the previous handlers.
+An event loop has one handler for each signal, and a new one replaces it. Here each listener adds a
+callback, and the last one to leave restores the previous handlers.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from types import FrameType
 from typing import Any
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
-#: The number of signals that workers handle; the next one goes to the previous handler.
+#: Number of signals that go to the listeners; the next one goes to the previous handler.
 _MAX_HANDLED = 2
 
 _Listener = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
 
 _listeners: list[_Listener] = []
 _previous: dict[int, Any] = {}  # the handlers before ours
-_users = 0  # running workers of the main thread
+_users = 0  # listeners of the main thread
 _received = 0  # signals since the handlers were installed
 _process = 0  # the process id that installed them
 
@@ -30,8 +30,8 @@ _process = 0  # the process id that installed them
 def on_stop_signal(callback: Callable[[], None]) -> Iterator[None]:
     """Call a function in the running event loop for each SIGTERM and SIGINT.
 
-    Only workers of the main thread install the handlers, since Python permits it only there. A
-    worker of another thread gets signals while a worker runs in the main thread.
+    Only listeners of the main thread install the handlers, since Python permits it only there. One
+    of another thread gets signals while there is one in the main thread.
 
     Args:
         callback: The function to call for the first two signals. The third goes to the previous
@@ -79,7 +79,7 @@ def _restore() -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     global _received
     _received += 1
-    # A forked child has inherited this handler, but is not the worker.
+    # A forked child has inherited this handler, but has no listeners of its own.
     if _received > _MAX_HANDLED or os.getpid() != _process:
         _restore()
         signal.raise_signal(number)

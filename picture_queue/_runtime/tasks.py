@@ -1,9 +1,10 @@
-"""Tasks of attempts and of their handlers. No handler can stop the tasks of others.
+"""Tasks of handlers, the functions of users. No handler can stop the tasks of others.
 
-A SystemExit or KeyboardInterrupt that leaves a task stops its event loop, and with it the worker
-and all its other jobs. An attempt catches those of its handler; here are those of other tasks that
-the handler starts, as `asyncio.TaskGroup` does. A task that ignores its cancellation keeps the
-event loop from ending. And `asyncio.all_tasks` gives a handler every task to cancel.
+A SystemExit or KeyboardInterrupt that leaves a task stops its event loop, and with it all other
+tasks. The task of a handler has to catch those of the handler itself; the guard here catches those
+of other tasks that the handler starts, as `asyncio.TaskGroup` does. A task that ignores its
+cancellation keeps the event loop from ending. And `asyncio.all_tasks` gives a handler every task to
+cancel.
 """
 
 import asyncio
@@ -12,18 +13,18 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
-from picture_queue.worker._log import Log
+from picture_queue._log import Log
 
 _log = Log(__name__)
 
 #: In the context of a handler, and of whatever it starts: the task that runs it.
-current_handler: ContextVar["AttemptTask | None"] = ContextVar(
+current_handler: ContextVar["HandlerTask | None"] = ContextVar(
     "picture_queue_current_handler", default=None
 )
 
 
-class AttemptTask(asyncio.Task[None]):
-    """The task of an attempt. No handler can cancel it but its own."""
+class HandlerTask(asyncio.Task[None]):
+    """The task of a handler. No other handler can cancel it."""
 
     _started: WeakSet[asyncio.Future[Any]] | None = None  # by the handler
 
@@ -37,10 +38,10 @@ class AttemptTask(asyncio.Task[None]):
             return False
         return super().cancel(msg)
 
-    def cancel_by_worker(self) -> None:
-        """Cancel it, even if the caller is a handler that stops the worker.
+    def cancel_from_outside(self) -> None:
+        """Cancel it although another handler may run now, such as one that stops the worker.
 
-        If its handler waits for tasks with `asyncio.gather`, that cancels them in its name.
+        A task that the cancelled handler waits for with `asyncio.gather` is cancelled in its name.
         """
         token = current_handler.set(self)
         try:
@@ -94,36 +95,32 @@ class _Guarded(Coroutine[Any, Any, Any]):
         return getattr(self._inner, name)
 
 
-class _TaskFactory:
-    """A factory of tasks in front of the one that was there before."""
+def guard_tasks() -> None:
+    """Guard the tasks that handlers start in this event loop."""
+    loop = asyncio.get_running_loop()
+    previous: Callable[..., Any] = loop.get_task_factory() or _new_task
+    if hasattr(previous, "guards_tasks"):
+        return
 
-    def __init__(self, previous: Callable[..., Any] | None) -> None:
-        self._make = previous or _new_task
-
-    def __call__(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Any, /, **options: Any
+    def make(
+        loop: asyncio.AbstractEventLoop, coroutine: Any, /, **options: Any
     ) -> asyncio.Future[Any]:
         handler = current_handler.get()
         if handler is not None and isinstance(coroutine, Coroutine):
             coroutine = _Guarded(coroutine)
-        made: asyncio.Future[Any] = self._make(loop, coroutine, **options)
+        made: asyncio.Future[Any] = previous(loop, coroutine, **options)
         if handler is not None:
             handler.add_started(made)
         return made
+
+    make.guards_tasks = True  # type: ignore[attr-defined]
+    loop.set_task_factory(make)
 
 
 def _new_task(
     loop: asyncio.AbstractEventLoop, coroutine: Any, /, **options: Any
 ) -> asyncio.Task[Any]:
     return asyncio.Task(coroutine, loop=loop, **options)
-
-
-def guard_tasks() -> None:
-    """Guard the tasks that handlers start in this event loop."""
-    loop = asyncio.get_running_loop()
-    factory = loop.get_task_factory()
-    if not isinstance(factory, _TaskFactory):
-        loop.set_task_factory(_TaskFactory(factory))
 
 
 async def end_tasks(seconds: float) -> None:

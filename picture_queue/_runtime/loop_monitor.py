@@ -1,0 +1,94 @@
+"""Find code that blocks an event loop, from another thread."""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from picture_queue._log import Log
+
+_log = Log(__name__)
+
+_FRAMES = 6  # of the code that blocks the event loop
+_LONGEST_INTERVAL = 0.5  # seconds between two notes that the event loop runs
+
+
+class LoopMonitor:
+    """A search for code that blocks the event loop in which it is made.
+
+    Args:
+        interval: Returns the seconds between two notes that the event loop runs, at most.
+        describe: Returns what code a task runs, by the name of the task; None if it is not known.
+    """
+
+    def __init__(
+        self, interval: Callable[[], float], describe: Callable[[str], str | None]
+    ) -> None:
+        self._interval = interval
+        self._describe = describe
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._loop_ran_at = self._checked_at = time.monotonic()
+        self._cpu_time = time.process_time()
+        self._blocked_by: str | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to note that the event loop runs; called in it."""
+        self._note_running()
+
+    def stop(self) -> None:
+        """Stop noting it."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _note_running(self) -> None:
+        now = time.monotonic()
+        if self._blocked_by is not None:
+            seconds = now - self._loop_ran_at
+            _log.warning("%s blocked the event loop for %.1f s", self._blocked_by, seconds)
+            self._blocked_by = None
+        self._loop_ran_at = now
+        seconds = min(self._interval(), _LONGEST_INTERVAL)
+        self._timer = self._loop.call_later(seconds, self._note_running)
+
+    def check(self, limit: float) -> str | None:
+        """Return a warning if the event loop is blocked, else None; called from another thread.
+
+        Args:
+            limit: Seconds for which it may be blocked, four times the interval of the checks.
+        """
+        try:
+            return self._check(limit)
+        except Exception as error:  # the caller has more important work
+            return f"The event loop could not be checked: {error!r}"
+
+    def _check(self, limit: float) -> str | None:
+        now = time.monotonic()
+        blocked, self._checked_at, before = now - self._loop_ran_at, now, self._checked_at
+        cpu_time = time.process_time() - self._cpu_time
+        self._cpu_time += cpu_time
+        # Checks are a quarter of the limit apart: a block is noticed before it has lasted so long.
+        if blocked < 0.75 * limit or self._blocked_by is not None:
+            return None
+        stalled = now - before
+        if stalled > 0.75 * limit:
+            # This thread did not run either: the process was stopped, or computed all the while.
+            if cpu_time <= 0.05 * stalled:  # little on a busy machine
+                return None
+            return (
+                f"No thread could run for {stalled:.1f} s, nor heartbeats: a handler held the GIL. "
+                "Run what does so in a process of its own"
+            )
+        task = asyncio.current_task(self._loop)
+        name = task.get_name() if task is not None else "a callback"
+        frame, places = sys._current_frames().get(self._loop_thread), list[str]()
+        while frame is not None and len(places) < _FRAMES:
+            places.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+            frame = frame.f_back
+        self._blocked_by = self._describe(name) or f"Code of {name}"
+        return (
+            f"{self._blocked_by} has blocked the event loop for {blocked:.1f} s, at "
+            f"{', called at '.join(places)}: await there, or make it a plain def"
+        )

@@ -1,0 +1,51 @@
+"""Texts of users and their exceptions, made so that a database can store them."""
+
+import re
+import traceback
+
+#: Longest clean line and longest traceback, in characters.
+LINE_LENGTH = 500
+TRACEBACK_LENGTH = 8192
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def text_of(value: object) -> str:
+    """Return the text of an exception or another value; empty text if that fails."""
+    try:
+        return str.__str__(str(value))  # exactly a str, not of somebody's subclass
+    except BaseException:  # somebody's __str__
+        return ""
+
+
+def describe(error: BaseException) -> str:
+    """Return the type of an exception and its message; raises nothing."""
+    try:
+        kind = str.__str__(type(error).__name__)
+    except BaseException:  # a property of its metaclass
+        kind = "Exception"
+    text = text_of(error)
+    return kind if not text or text.isspace() else f"{kind}: {text}"
+
+
+def clean(text: str, length: int = LINE_LENGTH) -> str:
+    """Return any text as one line that a database can store and a terminal can show."""
+    text = text[: 10 * length]  # an exception can quote a file, and the event loop waits here
+    return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
+
+
+def traceback_of(error: BaseException | None) -> str | None:
+    """Return the end of a traceback, which shows the cause; None if there is no traceback."""
+    try:
+        if error is None or error.__traceback__ is None:
+            return None
+        text = "".join(traceback.format_exception(error)).strip()
+    except BaseException:  # a property of the exception's own class
+        return None
+    return storable(text[-TRACEBACK_LENGTH:], TRACEBACK_LENGTH)
+
+
+def storable(text: str, length: int) -> str:
+    """Return any text as a database can store it, shortened to a length."""
+    text = text[: length + 1].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= length else text[: length - 1] + "…"
