@@ -104,10 +104,10 @@ async def test_a_repeated_refusal_fails_the_job(
     ("status", "verdict", "kind"),
     [(401, RateLimited, errors.Unauthorized), (403, Retry, errors.Forbidden)],
 )
-async def test_a_refused_token_at_a_create_fails_no_job_for_good(
+async def test_a_token_refused_by_a_create_fails_no_job_for_good(
     world: World, status: int, verdict: type[Exception], kind: type[errors.ReplicateError]
 ) -> None:
-    """The token is the operator's. Jobs wait until it is replaced, or use another attempt."""
+    """Jobs wait until the operator replaces the token, or use another attempt."""
     world.http._transport = _FaultyTransport(
         world.http._transport, _is_create, 1, status, json={"detail": "odd"}
     )
@@ -115,14 +115,14 @@ async def test_a_refused_token_at_a_create_fails_no_job_for_good(
     with raises_verdict(verdict, kind) as raised:
         await world.run(generation)
     if isinstance(raised.verdict, RateLimited):
-        assert raised.verdict.key == "type:generate-image", "all of them would fail"
+        assert raised.verdict.key == "type:generate-image", "all jobs of this type would fail"
     assert [row.state for row in world.db.rows] == ["failed"]
     await world.run(generation)
     assert len(await world.paid()) == 1
 
 
 class _UnreachableLog(logging.Handler):
-    """A handler of the user's that sends lines to a server which is down."""
+    """A logging handler of the user that sends lines to a server that is down."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raise ConnectionError("the log server is down")

@@ -426,7 +426,7 @@ async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
                     "a privilege that the user revoked is back"
                 )
                 slots = "select count(*) from pg_replication_slots"
-                assert await connection.fetchval(slots) == 0, "a slot keeps the log for ever"
+                assert await connection.fetchval(slots) == 0, "a replication slot was kept"
                 if start == 0:
                     await connection.execute(PERMISSIVE)
                 await connection.close()

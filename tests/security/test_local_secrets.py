@@ -275,11 +275,8 @@ def test_the_ports_of_a_killed_stack_are_held_until_its_worker_ends():
     assert taken == set()
 
 
-def test_a_stack_with_a_long_path_uses_sockets_too():
-    """Use a path longer than the 103 to 107 bytes that the path of a socket may have.
-
-    A port would be open to other programs.
-    """
+def test_a_long_path_also_uses_a_socket():
+    """Use a path longer than the 103 to 107 bytes of a socket name, without a port."""
     directory = local._temporary_directory()
     try:
         place = directory.joinpath(*["d" * 60] * 4)

@@ -20,7 +20,7 @@ from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.upload import _Form
 from tests.security.world import Answer, World
 
-# Requests run until the test gives back a lock, so that nothing depends on their duration.
+# Requests run until the test releases a lock, so that nothing depends on their duration.
 SLOW = """
 create function public.slow() returns int language plpgsql
 set statement_timeout = '60s' set lock_timeout = '60s' as $$
@@ -165,7 +165,7 @@ def test_a_body_above_the_limit_is_refused(sandbox: Any, path: str, most: int):
             assert str(most) in answer.json()["message"]
 
 
-def test_a_body_of_a_service_key_is_bounded(sandbox: Any):
+def test_a_body_sent_with_a_service_key_is_limited(sandbox: Any):
     headers = {"apikey": sandbox.secret_key, "content-type": "application/json"}
     user = f"/auth/v1/admin/users/{UNKNOWN_ID}"
     for method, path in (("DELETE", user), ("POST", "/_faults")):

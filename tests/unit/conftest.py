@@ -58,12 +58,11 @@ def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
     return lambda **columns: ClaimedJob(row(**columns))
 
 
-def attempt_of(job: Any, *, progress: Any = None, log: Any = None, settled: bool = False) -> Any:
-    """Make an attempt with the attributes that a context uses."""
+def attempt_of(job: Any, *, settled: bool = False, **senders: Any) -> Any:
+    """Make an attempt with the attributes that a context uses, and with a log or progress."""
     return SimpleNamespace(
         job=job,
-        progress=progress,
-        log=log,
+        **senders,
         settled=settled,
         stop_reason=None,
         cancel_requested=False,

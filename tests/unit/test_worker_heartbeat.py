@@ -312,7 +312,7 @@ async def test_no_handler_is_blamed_after_the_process_was_suspended(harness):
     assert "has blocked the event loop" in monitor.check(10)
 
 
-async def test_a_fault_of_the_watch_over_the_event_loop_costs_no_heartbeat(
+async def test_an_error_in_the_check_of_the_event_loop_delays_no_heartbeat(
     project, claimed, monkeypatch, caplog
 ):
     def fail(limit: float) -> None:
@@ -329,8 +329,8 @@ async def test_a_fault_of_the_watch_over_the_event_loop_costs_no_heartbeat(
     assert "The event loop could not be checked: OSError('no frames')" in caplog.text
 
 
-async def test_a_log_that_takes_long_delays_no_heartbeat(project, claimed, monkeypatch):
-    """The warning about a blocked event loop is written after the heartbeat that is due."""
+async def test_a_slow_log_delays_no_heartbeat(project, claimed, monkeypatch):
+    """Write the warning about a blocked event loop after the heartbeat that is due."""
     order: list[str] = []
 
     def answer(rpc: Any, timeout: float) -> Any:

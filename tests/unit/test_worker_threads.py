@@ -52,7 +52,7 @@ async def test_the_pool_that_asyncio_made_is_replaced():
     assert await asyncio.to_thread(lambda: threading.current_thread().daemon)
 
 
-def test_not_more_threads_run_than_permitted(pool):
+def test_no_more_threads_run_than_permitted(pool):
     assert [pool.submit(int).result(5) for _ in range(10)] == [0] * 10
     both = threading.Barrier(3)
     waiting = [pool.submit(both.wait, 5) for _ in range(2)]
