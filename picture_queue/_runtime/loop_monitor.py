@@ -15,7 +15,7 @@ _LONGEST_INTERVAL = 0.5  # seconds between two notes that the event loop runs
 
 
 class LoopMonitor:
-    """A search for code that blocks the event loop in which it is made.
+    """Detector of code that blocks the event loop in which it was created.
 
     Args:
         interval: Returns the seconds between two notes that the event loop runs, at most.

@@ -271,7 +271,7 @@ def _by_status(response: "httpx.Response", body: dict[str, Any], url: str) -> Pi
         return TooLarge(f"The call is larger than {url} accepts", code=code, detail=detail)
     if status == 429:
         return Busy(
-            f"{url} refused the call, because it limits their rate",
+            f"{url} limits the rate of calls",
             code=code,
             detail=detail,
             hint="Make fewer calls, or raise the limit of the project",

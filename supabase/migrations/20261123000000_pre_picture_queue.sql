@@ -182,11 +182,11 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return clock_timestamp(); end $$;
 
 
--- 030_function__refuse.sql
+-- 030_function__raise_error.sql
 
 -- Raises the error of that code. The message is fixed, since PostgREST copies it into the HTTP
 -- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix; null: that of the code).
-create function picture_queue._refuse(p_code text, p_detail text default null, p_hint text default null)
+create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -231,11 +231,11 @@ $$;
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
 -- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls
 -- this. It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
-create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
+create function picture_queue._raise_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row or table that this call needs'),
+  perform picture_queue._raise_error('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row or table that this call needs'),
     'repeat the call; queue_doctor() names transactions that stay open');
   return null;
 end
@@ -245,7 +245,7 @@ $$;
 -- are, and that of a read-only transaction: PostgREST answers it, to a GET, with 405. PQ_BUSY stands for what passes by
 -- itself, PQ_CONFLICT for the rest, since a trigger of the project on public.job_queue, public.generations or
 -- public.images may raise anything.
-create function picture_queue._refuse_error(p_sqlstate text, p_message text, p_busy text default null) returns void
+create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -254,9 +254,9 @@ begin
   elsif picture_queue._is_transient(p_sqlstate) then
     -- With a fixed snapshot a repeated call in the same transaction fails again.
     perform picture_queue._check_isolation() where p_sqlstate = '40001';
-    perform picture_queue._refuse_busy(p_busy);
+    perform picture_queue._raise_busy(p_busy);
   end if;
-  perform picture_queue._refuse('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
+  perform picture_queue._raise_error('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
     'look for a trigger or constraint of yours on public.job_queue, public.generations or public.images');
 end
 $$;
@@ -267,20 +267,21 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('the transaction isolation level is %s', current_setting('transaction_isolation')),
       'use read committed: alter role … set default_transaction_isolation = ''read committed''');
   end if;
 end
 $$;
 
--- The value, or the error of that code where there is none. It reads nothing, so users may call it.
-create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
+-- Returns the value; raises the error of that code if it is null. It reads nothing, so users may call it.
+create function picture_queue._require(p_value jsonb, p_code text, p_detail text, p_hint text default null)
+returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_value is null then
-    perform picture_queue._refuse(p_code, p_detail, p_hint);
+    perform picture_queue._raise_error(p_code, p_detail, p_hint);
   end if;
   return p_value;
 end
@@ -633,11 +634,11 @@ create table picture_queue.maintenance (
   leased_until timestamptz not null default '-infinity',
   done_at timestamptz not null default '-infinity',  -- when the latest round began
   -- When the next round is to begin. Work that becomes due earlier wakes the worker that holds the lease.
-  look_at timestamptz not null default '-infinity',
+  next_round_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
-  fold_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
+  aggregate_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
-  tidied boolean not null default false,  -- the latest round was one of housekeeping
+  was_housekeeping boolean not null default false,  -- the latest round was one of housekeeping
   step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
 );
 comment on table picture_queue.maintenance is
@@ -798,10 +799,10 @@ create table picture_queue.signal (
   -- When it was sent, or found the first job that parked on it later. It does not wake jobs that park after that.
   sent_at timestamptz not null,
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
-  look_at timestamptz
+  check_at timestamptz
 );
 comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
-create index signal_look on picture_queue.signal (look_at) where look_at is not null;
+create index signal_check on picture_queue.signal (check_at) where check_at is not null;
 
 -- The answers of calls with an id, so that a call whose answer was lost can be repeated.
 create table picture_queue.answer (
@@ -1117,7 +1118,7 @@ $$;
 
 -- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
 -- first call that has not committed yet.
-create function picture_queue._first_answer(p_call text, p_id text) returns jsonb
+create function picture_queue._find_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
@@ -1127,13 +1128,13 @@ begin
   insert into picture_queue.answer (call, id, at) values (p_call, p_id, picture_queue._now()) on conflict do nothing;
   return (select a.answer from picture_queue.answer a where a.call = p_call and a.id = p_id);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
   return null;
 end
 $$;
 
--- Stores the answer for repetitions of the call, if it has an id, and returns it. _first_answer has made the row.
-create function picture_queue._keep_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
+-- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has made the row.
+create function picture_queue._store_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -1259,13 +1260,13 @@ begin
     perform picture_queue._plan_maintenance(v_applied.due_at);
   end if;
   if v_applied.takes_turn then
-    perform picture_queue._take_turns(v_ids);
+    perform picture_queue._assign_turns(v_ids);
   end if;
   if num_nonnulls(v_applied.ended, v_applied.waited) > 0 then
     perform picture_queue._free_keys(v_applied.ended, v_applied.waited);
   end if;
   if v_applied.long_lived then
-    perform picture_queue._bound_history(v_ids);
+    perform picture_queue._trim_history(v_ids);
   end if;
   if v_applied.has_generation then
     perform picture_queue._mirror_generations(v_ids);
@@ -1274,7 +1275,7 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    perform picture_queue._note_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
+    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
   end if;
   return v_applied.moved;
 end
@@ -1372,7 +1373,7 @@ $$;
 -- Steps of _transition for special jobs, each only where there are such jobs. _start takes the first two as well.
 
 -- Keeps the last 50 rows of history of each job.
-create function picture_queue._bound_history(p_ids uuid[]) returns void
+create function picture_queue._trim_history(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   delete from picture_queue.history h
@@ -1442,7 +1443,7 @@ as $$
 $$;
 
 -- Jobs of queues with fair_share that become claimable (again) get a place behind their tenant's last.
-create function picture_queue._take_turns(p_ids uuid[]) returns void
+create function picture_queue._assign_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with claimable as (
@@ -1529,9 +1530,9 @@ begin
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
-    when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
+    when 'table' then picture_queue._delete_old_rows(p_subjects, p_limit)
     when 'partition' then picture_queue._drop_partitions(p_subjects)
-    when 'fold' then picture_queue._fold_depth(p_limit)
+    when 'aggregate' then picture_queue._aggregate_depth(p_limit)
     when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
@@ -1583,7 +1584,7 @@ begin
     end;
   end if;
   if v_count = 1 then
-    perform picture_queue._note_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
+    perform picture_queue._record_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
     return 0;
   end if;
   return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
@@ -1592,7 +1593,7 @@ end
 $$;
 
 -- Records that a step failed for a subject. It is retried after 2, 4, 8, … seconds, at most an hour.
-create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
+create function picture_queue._record_failure(p_kind text, p_subject text, p_error text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
 begin
@@ -1606,7 +1607,7 @@ end
 $$;
 
 -- Returns the subjects for which a step of this kind failed and which are skipped until their retry_at.
-create function picture_queue._failing(p_kind text) returns setof text
+create function picture_queue._failed_subjects(p_kind text) returns setof text
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 begin
@@ -1624,7 +1625,7 @@ declare
   v_queues text[] := (
     select w.queues from picture_queue.maintenance m
     join picture_queue.worker w on w.name = m.worker
-    where m.look_at > p_at + interval '50 milliseconds');
+    where m.next_round_at > p_at + interval '50 milliseconds');
 begin
   if v_queues <> '{}' then
     perform picture_queue._wake(v_queues[:1], 'maintain');
@@ -1641,7 +1642,7 @@ $$;
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
 -- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
 -- rest. If p_begins_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
-create function picture_queue._note_follow_ups(
+create function picture_queue._record_follow_ups(
   p_moved picture_queue.moved[], p_batches jsonb, p_begins_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1706,7 +1707,7 @@ begin
       cross join lateral (
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
-        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('resolve'))
+        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failed_subjects('resolve'))
         limit v_left for update of c skip locked) d
       limit v_left);
     v_resolved := picture_queue._isolate('resolve', v_children, v_left);
@@ -1934,7 +1935,7 @@ begin
       null,
       (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
-        when 'sweep' then 'The lease expired, since the worker sent no heartbeat.'
+        when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
         when 'expire' then 'It was not started before it expired.'
         when 'purge' then 'The queue was purged.'
       end,
@@ -2152,7 +2153,7 @@ begin
     cross join lateral (
       select j.id from public.job_queue j
       where j.status = 'pending' and j.blocked_on = s.key and j.hold = 'blocked' and j.queue = s.queue
-        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failing('unblock'))
+        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failed_subjects('unblock'))
       order by j.rank, j.turn, j.seq
       limit greatest(0, s.n - (
         -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
@@ -2186,7 +2187,7 @@ begin
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      and k.key not in (select picture_queue._failing('key'))
+      and k.key not in (select picture_queue._failed_subjects('key'))
     limit 100), 100);
 end
 $$;
@@ -2356,7 +2357,7 @@ end
 $$;
 
 -- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
-create function picture_queue._refuse_problem(p_problem text, p_hint text default
+create function picture_queue._raise_problem(p_problem text, p_hint text default
   'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
 returns void
@@ -2364,10 +2365,10 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_problem ~ ' bytes, the limit is [0-9]+$' then
-    perform picture_queue._refuse('PQ_TOO_LARGE', p_problem,
+    perform picture_queue._raise_error('PQ_TOO_LARGE', p_problem,
       'store the data elsewhere, in Supabase Storage for example, and pass its path');
   elsif p_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', p_problem, p_hint);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', p_problem, p_hint);
   end if;
 end
 $$;
@@ -2469,7 +2470,7 @@ declare
   v_problem text := picture_queue._fields_problem(p_path, p_object, p_rules);
 begin
   if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', v_problem,
       'known are ' || (select string_agg(k, ', ') from jsonb_object_keys(p_rules) k));
   end if;
 end
@@ -2551,13 +2552,13 @@ declare
   v_limit integer;
 begin
   if v_count is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
   elsif v_count > 100000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
-    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._new_jobs(p_jobs) n;
+    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._read_jobs(p_jobs) n;
     if v_bad is null then
       return;
     end if;
@@ -2576,7 +2577,7 @@ begin
   end if;
   v_job := p_jobs -> v_bad - 1;
   v_limit := (select s.max_payload_bytes from picture_queue.setting s);
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     coalesce(p_name || ': ', case when v_count > 1 or p_first is not null
       then format('jobs[%s]: ', coalesce(p_first, 0) + v_bad - 1) end, '')
     || coalesce(
@@ -2607,12 +2608,12 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults, and the place of the first invalid one (bad).
--- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. is_plain:
--- all have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested
--- loops are allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than
--- jsonb_to_recordset, and no pattern has a count such as {0,127}, which takes ten times as long.
-create function picture_queue._new_jobs(
+-- Returns the jobs that callers describe, with types and defaults, and the place of the first invalid one (bad). A job
+-- of a first-in, first-out queue gets its place (rank, turn) here, the others in _assign_order. is_plain: all have a
+-- place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
+-- allowed, since they keep the order of the call. For speed, fields are read by `->>`, not by jsonb_to_recordset, and
+-- no pattern has a count such as {0,127}.
+create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
@@ -2731,7 +2732,7 @@ begin
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
-  v_exists := cardinality(v_rest) > 1 and picture_queue._some_exist(v_rest);
+  v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
       -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
@@ -2741,7 +2742,7 @@ begin
       v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
       if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows that job
-        perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
+        perform picture_queue._raise_busy('a job with the same id or key comes and goes');
       end if;
       -- Of those that share an id or a key the first; the others will find it.
       v_next := array(
@@ -2807,16 +2808,16 @@ declare
   v_bad record;
 begin
   if v_draining is not null and not p_internal then
-    perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
+    perform picture_queue._raise_error('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
       'resume_queue() ends draining');
   elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
-    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
+    perform picture_queue._raise_error('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
       'set_queue() makes a queue; list_queues() has those there are');
   elsif v_unknown <> '{}' then
     begin
       insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
     exception when lock_not_available or deadlock_detected or serialization_failure then
-      perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction makes the same queue');
+      perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction makes the same queue');
     end;
   end if;
   -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
@@ -2829,9 +2830,9 @@ begin
     where b.id is null or b.finished_at is not null
     order by i.id limit 1;
     if v_bad.is_unknown then
-      perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+      perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
     elsif found then
-      perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+      perform picture_queue._raise_error('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
     end if;
   end if;
   return v_jobs;
@@ -2983,10 +2984,10 @@ begin
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
   if v_bad.is_later then
-    perform picture_queue._refuse('PQ_CYCLE', format('jobs[%s] depends on %s, which does not stand before it', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_CYCLE', format('jobs[%s] depends on %s, which does not stand before it', v_bad.i - 1, v_bad.id),
       'list parents before their children');
   elsif found then
-    perform picture_queue._refuse('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
       'a job can depend on jobs that are there, or stand before it in the same call');
   end if;
 
@@ -3073,7 +3074,7 @@ begin
     where coalesce(x.id, k.id) is not null
   ) f;
   if v_other is not null then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_other),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_other),
       'make a new uuid for each job');
   end if;
   return v_found;
@@ -3082,7 +3083,7 @@ $$;
 
 -- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
 -- would be done twice.
-create function picture_queue._some_exist(p_jobs picture_queue.new_job[]) returns boolean
+create function picture_queue._any_exist(p_jobs picture_queue.new_job[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set plan_cache_mode = force_generic_plan
 as $$
@@ -3123,7 +3124,7 @@ begin
     cross join lateral (
       select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u));
 
-  v_renewed := picture_queue._renew(v_unique, 'replace') || picture_queue._renew(v_unique, 'debounce');
+  v_renewed := picture_queue._update_duplicates(v_unique, 'replace') || picture_queue._update_duplicates(v_unique, 'debounce');
   return v_found || coalesce((
     select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
       when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
@@ -3139,7 +3140,7 @@ $$;
 -- Gives jobs that wait what the new ones of this kind would have had: everything but parents and batch
 -- (replace), or the newest payload and a later time (debounce). Of several for one job the last decides. A job
 -- that runs cannot be replaced; one that runs or has finished is not debounced. Returns the ids it locked.
-create function picture_queue._renew(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
+create function picture_queue._update_duplicates(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
 declare
@@ -3170,7 +3171,7 @@ begin
     where u.id = any (v_ids) and u.status = any (u.unique_states) order by u.id for update
   ) o;
   if v_replace and v_running is not null then
-    perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', v_running),
+    perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is running', v_running),
       'on_conflict ignore leaves it; with states ["pending"] a running job is not in the way');
   end if;
   with renewed as (
@@ -3277,7 +3278,7 @@ begin
   if cardinality(v_ids) < cardinality(v_candidates) then
     raise exception 'a trigger on public.job_queue left the job as it was';
   elsif v_special is not null then
-    perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
+    perform picture_queue._trim_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
   if v_may_defer then
     perform picture_queue._fire_deferred();
@@ -3308,7 +3309,7 @@ begin
       v_size := v_size * 2;
     exception when others then
       if v_size = 1 then
-        perform picture_queue._note_failure('claim', p_candidates[v_next].id::text, sqlerrm);
+        perform picture_queue._record_failure('claim', p_candidates[v_next].id::text, sqlerrm);
         v_until := coalesce(v_until, clock_timestamp() + interval '20 milliseconds');
         has_skipped := clock_timestamp() > v_until;
         v_next := v_next + case when has_skipped then greatest((cardinality(p_candidates) - v_next) / 2, 1) else 1 end;
@@ -3592,7 +3593,7 @@ begin
 exception when others then
   -- Also where the first call is not done yet, and in a deadlock: skip locked does wait where a row has changed hands
   -- since it was seen.
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
 $$;
@@ -3602,13 +3603,13 @@ $$;
 
 -- Reads the reported outcomes with their types. Refuses the report, before anything is written, if one of them is
 -- malformed.
-create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
+create function picture_queue._read_outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes picture_queue.outcome[];
 begin
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when not picture_queue._is_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
   begin
     v_outcomes := array(
@@ -3618,9 +3619,9 @@ begin
         with ordinality o);
   exception when data_exception then
     -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
-  perform picture_queue._refuse_problem((
+  perform picture_queue._raise_problem((
     select format('outcomes[%s]: %s', o.i - 1, p.problem)
     from unnest(v_outcomes) o
     cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
@@ -3662,7 +3663,7 @@ declare
   v_largest integer;
   v_may_defer boolean;
   v_answer jsonb;
-  v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
+  v_outcomes picture_queue.outcome[] := picture_queue._read_outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
@@ -3681,7 +3682,7 @@ begin
         select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o order by o.job_id, o.lease_id, o.i
       ) o);
   else
-    v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
+    v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_largest);
   end if;
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
@@ -3724,7 +3725,7 @@ begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
       if clock_timestamp() > v_started + interval '2 seconds' then
-        perform picture_queue._refuse_busy('the outcomes before it took two seconds');
+        perform picture_queue._raise_busy('the outcomes before it took two seconds');
       end if;
       perform from public.job_queue j
       where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
@@ -3735,7 +3736,7 @@ begin
       v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null, 'error', v_error,
         'outcome', case when picture_queue._is_transient(sqlstate) then 'busy' else 'refused' end);
       if not (picture_queue._is_transient(sqlstate) or sqlstate like 'PT%') then
-        perform picture_queue._note_failure('report', v_item ->> 'job_id', v_error);
+        perform picture_queue._record_failure('report', v_item ->> 'job_id', v_error);
       end if;
     end;
   end loop;
@@ -3746,7 +3747,7 @@ $$;
 -- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was
 -- requested is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did
 -- before it parked and is given back by a worker that stops.
-create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
+create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -3892,7 +3893,7 @@ $$;
 -- 280_function__lease.sql
 
 -- The job, locked; refuses when there is none.
-create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
+create function picture_queue._lock_job(p_job_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -3901,21 +3902,21 @@ begin
   perform picture_queue._check_isolation();
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   return v_job;
 end
 $$;
 
 -- The job under this lease, locked; refuses when the lease ended.
-create function picture_queue._leased(p_job_id uuid, p_lease_id uuid) returns public.job_queue
+create function picture_queue._lock_leased_job(p_job_id uuid, p_lease_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._locked_job(p_job_id);
+  v_job public.job_queue := picture_queue._lock_job(p_job_id);
 begin
   if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
-    perform picture_queue._refuse('PQ_STALE_LEASE',
+    perform picture_queue._raise_error('PQ_STALE_LEASE',
       format('job %s is %s and its lease is not %s', p_job_id, v_job.status, p_lease_id),
       'stop working on this job; another worker runs it now');
   end if;
@@ -4010,13 +4011,13 @@ begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   v_answer := (select a.answer from picture_queue.answer a where a.call = 'cancel_job' and a.id = v_request);
   if v_answer is not null then
     return v_answer;
   elsif v_job.status in ('completed', 'failed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   end if;
   v_changes := v_job.status <> 'cancelled' and v_job.cancel_requested_at is null;
   if v_changes then
@@ -4030,7 +4031,7 @@ begin
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
   raise;
 end
 $$;
@@ -4061,7 +4062,7 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set look_at = v_next, sent_at = case when s.look_at is null then v_now else s.sent_at end
+  update picture_queue.signal s set check_at = v_next, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._isolate('wake', array(
@@ -4070,14 +4071,14 @@ begin
     cross join lateral (
       select p.id from public.job_queue p
       where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
-        and p.id::text not in (select picture_queue._failing('wake'))
+        and p.id::text not in (select picture_queue._failed_subjects('wake'))
       limit 1000 for update skip locked) j
     where s.name = any (v_events) limit 1000), 1000);
   delete from picture_queue.signal s
-  where s.name = any (v_events) and s.look_at is not null and (
+  where s.name = any (v_events) and s.check_at is not null and (
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
-  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
+  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
     perform picture_queue._plan_maintenance(v_next);
   end if;
   return v_woken;
@@ -4150,7 +4151,7 @@ begin
       and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
         or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
   exception when lock_not_available or deadlock_detected then
-    perform picture_queue._refuse_busy();
+    perform picture_queue._raise_busy();
   end;
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
@@ -4169,7 +4170,7 @@ begin
         v_is_new := found;
       exception
         when lock_not_available or deadlock_detected then
-          perform picture_queue._refuse_busy('another transaction writes a job with the same id');
+          perform picture_queue._raise_busy('another transaction writes a job with the same id');
         when others then
           v_is_new := false;  -- the job is there, or the project refuses it: the way below answers
       end;
@@ -4206,10 +4207,10 @@ begin
   if request_id is null then
     return picture_queue._enqueue(jobs);
   end if;
-  return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
-    picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
+  return coalesce(picture_queue._find_answer('enqueue_jobs', request_id::text),
+    picture_queue._store_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
 end
 $$;
@@ -4240,7 +4241,7 @@ begin
   end if;
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
@@ -4260,7 +4261,7 @@ declare
   v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), lease_seconds,
     coalesce(request_id, gen_random_uuid()), weights, false, coalesce(confirms_start, false), null, null);
 begin
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when coalesce(length(worker), 0) not between 1 and 200
       then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
@@ -4300,12 +4301,12 @@ declare
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
     perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
   exception when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
   begin
     return picture_queue._heartbeat(worker, leases);
@@ -4327,7 +4328,7 @@ begin
     end;
   end loop;
   if v_answer is null then
-    return picture_queue._refuse_busy('another transaction has locked the leases or the table of jobs');
+    return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
   end if;
   return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
@@ -4346,9 +4347,9 @@ declare
   v_job record;
   v_announce boolean;
 begin
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
-  v_job := picture_queue._leased(job_id, lease_id);
+  v_job := picture_queue._lock_leased_job(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
   update public.job_queue j set
@@ -4366,7 +4367,7 @@ begin
   perform picture_queue._fire_deferred();
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -4391,7 +4392,7 @@ begin
   exception when others then
     if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
       if picture_queue._is_transient(sqlstate) then
-        perform picture_queue._refuse_busy();
+        perform picture_queue._raise_busy();
       elsif sqlstate like 'PT%' then
         raise;
       end if;
@@ -4406,7 +4407,7 @@ begin
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when data_exception or program_limit_exceeded then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+      perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
     end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
@@ -4425,19 +4426,19 @@ declare
   v_job record;
   v_outcome jsonb;
 begin
-  v_job := picture_queue._locked_job(job_id);
+  v_job := picture_queue._lock_job(job_id);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
-    perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
+    perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
   v_outcome := picture_queue._report(jsonb_build_array(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'result', result, 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
-    perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
+    perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
   return v_outcome ->> 'status';
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -4458,25 +4459,25 @@ create function public.retry_job(job_id uuid, request_id uuid default null) retu
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._first_answer('retry_job', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('retry_job', request_id::text);
   v_status text;
 begin
   if v_answer is not null then
     return v_answer;
   end if;
-  v_status := (picture_queue._locked_job(job_id)).status;
+  v_status := (picture_queue._lock_job(job_id)).status;
   if v_status in ('processing', 'completed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
       'cancel the other job first');
   end if;
   perform picture_queue._fire_deferred();
-  return picture_queue._keep_answer('retry_job', request_id::text,
+  return picture_queue._store_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -4587,10 +4588,10 @@ create function public.get_job(job_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+  return picture_queue._require((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
     'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.get_job is 'A job of the caller.';
@@ -4670,7 +4671,7 @@ begin
   end loop;
   return to_jsonb(v_jobs);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
@@ -4687,11 +4688,11 @@ create function public.get_generation(generation_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return picture_queue._found((
+  return picture_queue._require((
     select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
@@ -4723,7 +4724,7 @@ begin
   end loop;
   return to_jsonb(v_generations);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_generations is 'Generations of the caller with their images, newest first.';
@@ -4777,7 +4778,7 @@ begin
   into v_reasons;
   return v_reasons;
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.failure_reasons is 'Counts failed jobs by reason.';
@@ -4852,7 +4853,7 @@ begin
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
-  perform picture_queue._refuse('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
+  perform picture_queue._raise_error('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
   return null;
 end
 $$;
@@ -4881,13 +4882,13 @@ declare
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
   v_changed integer;
-  v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
     return v_answer;
   end if;
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
     when v_where = 'true' then 'filter names nothing'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
@@ -4908,11 +4909,11 @@ begin
     end if;
   end loop;
   v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
-  return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
+  return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';
@@ -4929,7 +4930,7 @@ declare
   v_types text[];
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
       then format('worker is %s, not 1 to 200 characters without line breaks',
         coalesce(to_jsonb(left(worker, 100)), 'null')) end,
@@ -4961,7 +4962,7 @@ begin
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.register_worker is
@@ -4981,7 +4982,7 @@ begin
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 comment on function public.unregister_worker is 'Removes a worker that has stopped.';
@@ -5023,12 +5024,12 @@ begin
     "default_model": ["text", 200]
   }');
   if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
   end if;
   perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
@@ -5039,7 +5040,7 @@ as $$
 begin
   return (select to_jsonb(s) - 'only_row' from picture_queue.setting s);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.get_settings is 'The settings of the project.';
@@ -5080,7 +5081,7 @@ begin
   get diagnostics v_rows = row_count;
   return v_rows > 0;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('another transaction is changing the row of %s in %s', quote_nullable(p_key), p_table));
+  perform picture_queue._raise_busy(format('another transaction is changing the row of %s in %s', quote_nullable(p_key), p_table));
   return null;
 end
 $$;
@@ -5107,7 +5108,7 @@ begin
     "breaker_seconds": ["number", 0.001, 31536000],
     "draining": ["boolean"]
   }');
-  perform picture_queue._refuse_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
+  perform picture_queue._raise_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
     then format('queue is %s', quote_nullable(left(queue, 100))) end);
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
   select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
@@ -5121,13 +5122,13 @@ begin
   return picture_queue._queue(queue);
 exception
   when check_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', (
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', (
       select string_agg(format('%s is %s', c.key, c.value), ', ' order by c.key)
       from jsonb_each_text(changes) as c (key, value) where c.key in ('fair_share', 'aging_seconds')),
       'a queue has one of them: set fair_share to false or aging_seconds to null');
     return null;
   when lock_not_available or deadlock_detected then
-    return picture_queue._refuse_busy();
+    return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_queue is 'Creates a queue or changes its settings.';
@@ -5169,7 +5170,7 @@ begin
   where (p_queue is null or q.name = p_queue) and q.name > coalesce(p_filter ->> 'after', '')
   order by q.name limit coalesce((p_filter ->> 'limit')::integer, 10000);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 
@@ -5177,7 +5178,7 @@ $$;
 create function picture_queue._queue(p_queue text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._found((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
+  select picture_queue._require((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
@@ -5211,7 +5212,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time in the future, or none');
+  perform picture_queue._raise_problem(picture_queue._resume_at_problem(resume_at), 'name a time in the future, or none');
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
     'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
@@ -5230,7 +5231,7 @@ begin
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
@@ -5250,7 +5251,7 @@ declare
   v_matched bigint;
   v_changed integer;
   v_ids uuid[] := '{}'::uuid[];
-  v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('purge_queue', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
@@ -5266,10 +5267,10 @@ begin
       order by j.seq limit 10000 for update skip locked);
   end if;
   v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
-  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
+  return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
     'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.purge_queue is 'Cancels the pending jobs of a queue.';
@@ -5400,7 +5401,7 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
+  perform picture_queue._raise_problem(coalesce(picture_queue._limit_key_problem(key, true), case
     when max_running < 1 then format('max_running is %s, not 1 or more', max_running)
     when rate < 1 then format('rate is %s, not 1 or more', rate)
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
@@ -5414,7 +5415,7 @@ begin
   perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows('{}', key) l);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -5454,16 +5455,16 @@ create function public.delete_limit(key text, request_id uuid default null) retu
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if picture_queue._first_answer('delete_limit', request_id::text) is not null then
+  if picture_queue._find_answer('delete_limit', request_id::text) is not null then
     return;
   end if;
-  perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
+  perform picture_queue._store_answer('delete_limit', request_id::text, '{}');
   if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
-    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
+    perform picture_queue._raise_error('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._recheck_keys(key);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -5500,7 +5501,7 @@ begin
   left join picture_queue.limit_key l on l.key = k.key
   order by k.key;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 
@@ -5515,13 +5516,13 @@ language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
     'name one key, and a resume_at in the future or none');
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
-      perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
+      perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
@@ -5531,7 +5532,7 @@ begin
   perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -5551,7 +5552,7 @@ create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when coalesce(length(tenant), 0) not between 1 and 200
       then format('tenant is %s, not 1 to 200 characters', quote_nullable(left(tenant, 200)))
     when coalesce(weight, 0) not between 0.001 and 1000 then format('weight is %s, not 0.001 to 1000', weight)
@@ -5575,7 +5576,7 @@ begin
       where o.name > coalesce(filter ->> 'after', '') order by o.name limit coalesce((filter ->> 'limit')::integer, 10000)
     ) t);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.list_tenants is 'The tenants with a weight of their own.';
@@ -5593,7 +5594,7 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._first_answer('enqueue_batch', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('enqueue_batch', request_id::text);
   v_jobs jsonb;
 begin
   if v_answer is not null then
@@ -5602,7 +5603,7 @@ begin
   batch_id := coalesce(batch_id, gen_random_uuid());
   metadata := coalesce(nullif(metadata, 'null'), '{}');
   callback := nullif(callback, 'null');
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     case when jsonb_typeof(metadata) <> 'object' then 'metadata is not an object' end,
     'metadata ' || picture_queue._json_problem(metadata, (select s.max_payload_bytes from picture_queue.setting s)),
     case when jsonb_typeof(callback) <> 'object' then 'callback is not a job' end,
@@ -5621,7 +5622,7 @@ begin
   values (enqueue_batch.batch_id, enqueue_batch.callback, enqueue_batch.metadata, picture_queue._now())
   on conflict (id) do nothing;
   if not found then
-    return picture_queue._keep_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
+    return picture_queue._store_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
       from (select * from public.job_queue o where o.batch_id = enqueue_batch.batch_id order by o.seq limit 100000) j)));
   end if;
@@ -5632,10 +5633,10 @@ begin
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- A batch without jobs is finished at once: its callback is due.
   perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
-  return picture_queue._keep_answer('enqueue_batch', request_id::text,
+  return picture_queue._store_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
 end
 $$;
@@ -5647,7 +5648,7 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp s
 as $$
 begin
   -- Changes of the counts that are still in follow_up are added here.
-  return picture_queue._found((
+  return picture_queue._require((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -5660,7 +5661,7 @@ begin
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
     where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.get_batch is 'A batch with its counts and progress.';
@@ -5679,13 +5680,13 @@ declare
   v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     case when coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]'
       then format('name is %s', quote_nullable(left(name, 300))) end,
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
     case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
     'name and event_id have 1 to 200 characters, a name no control characters');
-  v_answer := picture_queue._first_answer(v_call, event_id);
+  v_answer := picture_queue._find_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
   end if;
@@ -5693,11 +5694,11 @@ begin
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update
-  set payload = excluded.payload, sent_at = excluded.sent_at, look_at = null;
+  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
-  return picture_queue._keep_answer(v_call, event_id, v_answer);
+  return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
+  return picture_queue._raise_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
@@ -5709,8 +5710,8 @@ as $$
 declare
   v_attempt integer;
 begin
-  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
-  perform picture_queue._refuse_problem(case
+  v_attempt := (picture_queue._lock_leased_job(job_id, lease_id)).attempt;
+  perform picture_queue._raise_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
     when exists (select from jsonb_array_elements(lines) e
@@ -5735,9 +5736,9 @@ begin
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('job %s is locked by another transaction', job_id));
+    return picture_queue._raise_busy(format('job %s is locked by another transaction', job_id));
   when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
     return null;
 end
 $$;
@@ -5753,7 +5754,7 @@ declare
 begin
   select * into v_job from public.job_queue j where j.id = get_job_history.job_id;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
   end if;
   return jsonb_build_object(
     'timeline', (
@@ -5786,7 +5787,7 @@ begin
         'message', l.message) order by l.id), '[]')
       from picture_queue.log l where l.job_id = v_job.id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.get_job_history is 'The timeline, failed attempts and log of a job.';
@@ -5841,7 +5842,7 @@ begin
       when v_step not between 1 and p_high then format('has a step that is not within 1 to %s', p_high)
     end;
     if v_problem is not null then
-      perform picture_queue._refuse('PQ_INVALID_CRON', format('%s is "%s", which %s', p_field, v_part, v_problem),
+      perform picture_queue._raise_error('PQ_INVALID_CRON', format('%s is "%s", which %s', p_field, v_part, v_problem),
         'a field is * or a list of numbers and ranges, with a step if wanted, such as */15, 1-5,10 or fri-7; '
         || 'for other rhythms there is every_seconds');
     end if;
@@ -5870,7 +5871,7 @@ begin
   }'::jsonb ->> v_text, v_text);
   v_fields := regexp_split_to_array(v_text, '[[:space:]]+');
   if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
-    perform picture_queue._refuse('PQ_INVALID_CRON',
+    perform picture_queue._raise_error('PQ_INVALID_CRON',
       format('cron is "%s", which has %s fields, not 5', left(p_cron, 100), coalesce(cardinality(v_fields), 0)),
       'minute, hour, day of month, month, day of week, such as 30 9 * * mon-fri; or @hourly, @daily, @weekly, '
       || '@monthly, @yearly');
@@ -6042,7 +6043,7 @@ as $$
 begin
   return picture_queue._isolate('schedule', array(
     select s.name from picture_queue.schedule s
-    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failing('schedule'))
+    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failed_subjects('schedule'))
     order by s.next_at limit p_limit), p_limit);
 end
 $$;
@@ -6111,7 +6112,7 @@ $$;
 create function picture_queue._timezone(p_timezone text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._found(case when p_timezone = 'UTC' then '"UTC"' else (
+  select picture_queue._require(case when p_timezone = 'UTC' then '"UTC"' else (
       select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
     'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
     'a name such as Europe/Berlin; the view pg_timezone_names has them all') #>> '{}'
@@ -6152,10 +6153,10 @@ create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
+  return picture_queue._require((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
     'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -6179,7 +6180,7 @@ begin
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_given),
+  perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
     'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
     'options.delay_seconds, expires_in_seconds and unique');
   v_new := jsonb_build_object(
@@ -6192,7 +6193,7 @@ begin
     'created_at', v_now);
   v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
   if v_next is null then
-    perform picture_queue._refuse('PQ_INVALID_CRON',
+    perform picture_queue._raise_error('PQ_INVALID_CRON',
       format('cron is "%s", which does not come in eight years', v_new ->> 'cron'), 'is there such a day in that month?');
   end if;
   -- Validate the job as a tick will enqueue it.
@@ -6214,7 +6215,7 @@ begin
   end if;
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
@@ -6222,8 +6223,8 @@ comment on function public.set_schedule is 'Creates or replaces a schedule; sett
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(picture_queue._first_answer('delete_schedule', request_id::text),
-    picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
+  select coalesce(picture_queue._find_answer('delete_schedule', request_id::text),
+    picture_queue._store_answer('delete_schedule', request_id::text, jsonb_build_object(
       'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null))))
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
@@ -6237,7 +6238,7 @@ begin
   where s.name = pause_schedule.name and not s.paused;
   return picture_queue._get_schedule(pause_schedule.name);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
@@ -6261,7 +6262,7 @@ begin
     jsonb_populate_record(null::picture_queue.schedule, picture_queue._get_schedule(name)), picture_queue._now(),
     coalesce(job_id, gen_random_uuid())))) -> 0;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
 end
 $$;
@@ -6284,7 +6285,7 @@ begin
     ) s
     where s.bytes_before <= 8388608);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.list_schedules is 'The schedules, by name.';
@@ -6357,7 +6358,7 @@ begin
       where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
   end;
   if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
       (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(v_model.inputs) as r (rule))));
   end if;
 end
@@ -6391,9 +6392,9 @@ begin
   if v_is_service then
     v_user := (p_options ->> 'user_id')::uuid;
   elsif v_user is null then
-    perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
+    perform picture_queue._raise_error('PQ_NOT_AUTHENTICATED', 'the token names no user');
   elsif p_options ?| array['user_id', 'priority'] then
-    perform picture_queue._refuse('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
+    perform picture_queue._raise_error('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
       'leave them out: the generation is yours');
   end if;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
@@ -6405,7 +6406,7 @@ begin
       and j.user_id is null), gen_random_uuid());
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if found and v_existing.user_id is distinct from v_user then
-    perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'make a new uuid for each generation');
   elsif found then
     -- Answer from the generation, since its job may have been pruned.
@@ -6414,7 +6415,7 @@ begin
   select m.model_id into v_model_id from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
   perform picture_queue._check_input(v_model_id, p_prompt, p_input);
 
@@ -6435,7 +6436,7 @@ begin
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status);
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
 end
 $$;
@@ -6460,13 +6461,13 @@ as $$
 declare
   v_generation jsonb;
 begin
-  v_generation := picture_queue._found((
+  v_generation := picture_queue._require((
     select to_jsonb(g) from public.generations g where g.id = cancel_generation.generation_id),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
   return picture_queue.cancel_job((v_generation ->> 'job_id')::uuid, request_id)
     || jsonb_build_object('generation_id', generation_id);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
@@ -6483,7 +6484,7 @@ begin
     from picture_queue.model m cross join picture_queue.setting s
     where m.enabled);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -6512,14 +6513,14 @@ declare
   v_row record;
   v_resumed boolean;
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
+  v_job := picture_queue._lock_leased_job(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
   end if;
   select * into v_model from picture_queue.model m where m.model_id = v_generation.model_id;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
   end if;
   select * into v_row from picture_queue.prediction p
   where p.generation_id = v_generation.id and p.state in ('creating', 'created', 'succeeded')
@@ -6543,7 +6544,7 @@ begin
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000)));
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s or its generation is locked by another transaction', job_id));
+  return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
 $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
@@ -6554,13 +6555,13 @@ returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
+  v_job public.job_queue := picture_queue._lock_leased_job(p_job_id, p_lease_id);
   v_row picture_queue.prediction;
 begin
   select * into v_row from picture_queue.prediction p
   where p.id = p_prediction and p.generation_id = v_job.generation_id for update;
   if not found then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
   end if;
   return v_row;
 end
@@ -6573,21 +6574,21 @@ declare
   v_row record;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  perform picture_queue._refuse_problem('prediction_id ' || picture_queue._value_problem(
+  perform picture_queue._raise_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
   end if;
   update picture_queue.prediction p
   set prediction_id = record_prediction.prediction_id, state = 'created', updated_at = picture_queue._now()
   where p.id = v_row.id;
 exception
   when unique_violation then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
   when deadlock_detected or lock_not_available then
-    perform picture_queue._refuse_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
+    perform picture_queue._raise_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -6603,7 +6604,7 @@ declare
   v_row record;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
+  perform picture_queue._raise_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
@@ -6611,7 +6612,7 @@ begin
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', prediction));
+  perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
@@ -6623,10 +6624,10 @@ as $$
 declare
   v_job record;
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
-  perform picture_queue._refuse_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
+  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  perform picture_queue._raise_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
       "n": ["integer", 1, 2147483647],
       "path": ["text", 1024],
@@ -6645,7 +6646,7 @@ begin
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
 end
 $$;
@@ -6816,7 +6817,7 @@ begin
       ) u),
     'stuck', (select count(*) from public.stuck_jobs));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';
@@ -6836,7 +6837,7 @@ begin
       select * from picture_queue.counts() o
       where o.queue > coalesce(filter ->> 'after', '') order by o.queue limit coalesce((filter ->> 'limit')::integer, 10000)) c);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
@@ -6853,7 +6854,7 @@ begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id());
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   elsif v_job.status <> 'pending' or v_job.hold is not null then
     return '{"position": null, "at_least": false}'::jsonb;
   end if;
@@ -6866,7 +6867,7 @@ begin
   ) b;
   return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -6892,7 +6893,7 @@ begin
   jobs_per_worker := coalesce(jobs_per_worker, 10);
   min_workers := coalesce(min_workers, 0);
   max_workers := coalesce(max_workers, 100);
-  perform picture_queue._refuse_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
+  perform picture_queue._raise_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
     then format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers) end,
     'at least 1 job a worker, and 0 or more workers');
   if queue is not null then
@@ -6923,7 +6924,7 @@ begin
   return jsonb_build_object('desired', least(greatest(v_desired, min_workers), max_workers),
     'running', v_running, 'ready', v_ready);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.desired_workers is 'Recommended number of workers.';
@@ -7101,7 +7102,7 @@ declare
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
 begin
-  perform picture_queue._refuse_problem(case when p_job_ids is null then 'job_ids is null'
+  perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
     'pass up to 1000 ids a call');
   v_idle_since := (
@@ -7133,7 +7134,7 @@ begin
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
     from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -7150,7 +7151,7 @@ comment on function public.explain_jobs is 'Tells why each of up to 1,000 jobs o
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
 -- stay in depth_change, so that counts() knows the exact number of that minute. Returns the number of rows.
-create function picture_queue._fold_depth(p_limit integer) returns integer
+create function picture_queue._aggregate_depth(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -7257,7 +7258,7 @@ begin
     cross join lateral (
       select j.id from public.job_queue j
       where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
-        and j.id::text not in (select picture_queue._failing('prune'))
+        and j.id::text not in (select picture_queue._failed_subjects('prune'))
       order by j.finished_at limit p_limit
     ) d), p_limit);
 end
@@ -7301,7 +7302,7 @@ end
 $$;
 
 -- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the number of rows.
-create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
+create function picture_queue._delete_old_rows(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -7363,11 +7364,11 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
+  v_done := jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._isolate('partition', array(
       select o.name from picture_queue._old_partitions() o
-      where o.name not in (select picture_queue._failing('partition')) limit 12), 12), 'more', v_batch > 0);
+      where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0);
   perform set_config('picture_queue.deadline', '', true);
   return v_done;
 end
@@ -7468,46 +7469,46 @@ begin
     'promoted', picture_queue._isolate('promote', array(
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
-        and j.id::text not in (select picture_queue._failing('promote'))
+        and j.id::text not in (select picture_queue._failed_subjects('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
     'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
     'expired', picture_queue._isolate('expire', array(
       select j.id::text from public.job_queue j
-      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failing('expire'))
+      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('expire'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child'] loop
     v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
-      where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failing(v_kind))
+      where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
     'settled', v_resolved + picture_queue._isolate('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
-        where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failing('batch'))
+        where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
     + picture_queue._isolate('event', array(
       select s.name from picture_queue.signal s
-      where s.look_at <= v_now and s.name not in (select picture_queue._failing('event'))
-      order by s.look_at limit p_limit), p_limit)
+      where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
+      order by s.check_at limit p_limit), p_limit)
     + picture_queue._isolate('callback', array(
       select b.id::text from picture_queue.batch b
       where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
-        and b.id::text not in (select picture_queue._failing('callback'))
+        and b.id::text not in (select picture_queue._failed_subjects('callback'))
       order by b.finished_at limit p_limit), p_limit),
     'counted', picture_queue._isolate('rule', array(
       select r.key from picture_queue.limit_rule r
       where (r.count_at <= v_now or r.count_at is null and not r.counted)
-        and r.key not in (select picture_queue._failing('rule')) limit 100), p_limit),
+        and r.key not in (select picture_queue._failed_subjects('rule')) limit 100), p_limit),
     'reordered', picture_queue._isolate('reorder', array(
       select q.name from picture_queue.queue q
-      where q.reorder_after is not null and q.name not in (select picture_queue._failing('reorder'))), p_limit * 5),
+      where q.reorder_after is not null and q.name not in (select picture_queue._failed_subjects('reorder'))), p_limit * 5),
     'keys', picture_queue._isolate('key', array(
       select distinct f.key
       from (select o.key from picture_queue.freed_key o
-        where o.at <= v_now and o.key not in (select picture_queue._failing('key')) order by o.at limit p_limit * 10) f
+        where o.at <= v_now and o.key not in (select picture_queue._failed_subjects('key')) order by o.at limit p_limit * 10) f
       limit p_limit), p_limit));
 end
 $$;
@@ -7533,7 +7534,7 @@ begin
       and not exists (
         select from picture_queue.lease_extension x
         where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now)
-      and j.id::text not in (select picture_queue._failing('sweep'))
+      and j.id::text not in (select picture_queue._failed_subjects('sweep'))
     limit p_limit for update skip locked);
 end
 $$;
@@ -7552,7 +7553,7 @@ declare
   v_worker text := coalesce(p_worker, '');
   v_has_row boolean;
   v_prunes boolean;
-  v_is_tidying boolean;
+  v_does_housekeeping boolean;
   v_is_full boolean;
   v_started timestamptz := clock_timestamp();
   v_size integer;
@@ -7564,7 +7565,7 @@ begin
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
   elsif not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
     return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
   end if;
@@ -7577,16 +7578,16 @@ begin
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
   -- other. So due work waits for one round at most, even if housekeeping has more to do, or the row that records it is
   -- locked.
-  v_is_tidying := p_force
-    or least(v_state.fold_at, v_state.prune_at) <= v_now and not (v_state.tidied and v_has_row);
-  v_prunes := v_is_tidying and (p_force or v_state.prune_at <= v_now);
-  if v_is_tidying then
-    v_done := jsonb_build_object('folded', picture_queue._isolate('fold', '{depth_change}', 50000));
+  v_does_housekeeping := p_force
+    or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
+  v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
+  if v_does_housekeeping then
+    v_done := jsonb_build_object('aggregated', picture_queue._isolate('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
     v_done := v_done || picture_queue.prune(0.2);
   end if;
-  if p_force or not v_is_tidying or not v_has_row then
+  if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
     v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
@@ -7596,22 +7597,22 @@ begin
         where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
       (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
       (select f.due_at from picture_queue.follow_up f where f.due_at > v_now order by f.due_at limit 1),
-      (select s.look_at from picture_queue.signal s where s.look_at > v_now order by s.look_at limit 1),
+      (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
-  v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
+  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
-  update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
+  update picture_queue.maintenance m set done_at = v_now, next_round_at = v_next,
     step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,
-    tidied = v_is_tidying and not p_force,
+    was_housekeeping = v_does_housekeeping and not p_force,
     -- At once if there is more to do.
-    fold_at = case when not v_is_tidying then m.fold_at
-      when (v_done ->> 'folded')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
+    aggregate_at = case when not v_does_housekeeping then m.aggregate_at
+      when (v_done ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
     prune_at = case when not v_prunes then m.prune_at
       when (v_done ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,
@@ -7629,7 +7630,7 @@ as $$
 begin
   return picture_queue.maintain(coalesce(force, false), worker);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.maintain_jobs is
@@ -8220,7 +8221,7 @@ as $$
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
       get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,version,_refuse,_found,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
+      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
       _fields_problem,_value_problem,_with_images}'::text[])
     union all
     select 'bad', format('%s finds types and tables of its caller: its search_path is %s', f.oid::regprocedure,
@@ -8399,7 +8400,7 @@ grant execute on function
 -- The functions that these call with the caller's rights. They take the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
-  picture_queue.job_position, picture_queue.explain_jobs, picture_queue._refuse, picture_queue._found,
+  picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;

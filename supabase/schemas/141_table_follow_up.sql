@@ -44,11 +44,11 @@ create table picture_queue.maintenance (
   leased_until timestamptz not null default '-infinity',
   done_at timestamptz not null default '-infinity',  -- when the latest round began
   -- When the next round is to begin. Work that becomes due earlier wakes the worker that holds the lease.
-  look_at timestamptz not null default '-infinity',
+  next_round_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
-  fold_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
+  aggregate_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
-  tidied boolean not null default false,  -- the latest round was one of housekeeping
+  was_housekeeping boolean not null default false,  -- the latest round was one of housekeeping
   step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
 );
 comment on table picture_queue.maintenance is

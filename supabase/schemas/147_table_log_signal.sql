@@ -16,10 +16,10 @@ create table picture_queue.signal (
   -- When it was sent, or found the first job that parked on it later. It does not wake jobs that park after that.
   sent_at timestamptz not null,
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
-  look_at timestamptz
+  check_at timestamptz
 );
 comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
-create index signal_look on picture_queue.signal (look_at) where look_at is not null;
+create index signal_check on picture_queue.signal (check_at) where check_at is not null;
 
 -- The answers of calls with an id, so that a call whose answer was lost can be repeated.
 create table picture_queue.answer (

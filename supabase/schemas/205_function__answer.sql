@@ -2,7 +2,7 @@
 
 -- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
 -- first call that has not committed yet.
-create function picture_queue._first_answer(p_call text, p_id text) returns jsonb
+create function picture_queue._find_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
@@ -12,13 +12,13 @@ begin
   insert into picture_queue.answer (call, id, at) values (p_call, p_id, picture_queue._now()) on conflict do nothing;
   return (select a.answer from picture_queue.answer a where a.call = p_call and a.id = p_id);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
   return null;
 end
 $$;
 
--- Stores the answer for repetitions of the call, if it has an id, and returns it. _first_answer has made the row.
-create function picture_queue._keep_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
+-- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has made the row.
+create function picture_queue._store_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin

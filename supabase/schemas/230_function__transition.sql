@@ -40,13 +40,13 @@ begin
     perform picture_queue._plan_maintenance(v_applied.due_at);
   end if;
   if v_applied.takes_turn then
-    perform picture_queue._take_turns(v_ids);
+    perform picture_queue._assign_turns(v_ids);
   end if;
   if num_nonnulls(v_applied.ended, v_applied.waited) > 0 then
     perform picture_queue._free_keys(v_applied.ended, v_applied.waited);
   end if;
   if v_applied.long_lived then
-    perform picture_queue._bound_history(v_ids);
+    perform picture_queue._trim_history(v_ids);
   end if;
   if v_applied.has_generation then
     perform picture_queue._mirror_generations(v_ids);
@@ -55,7 +55,7 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    perform picture_queue._note_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
+    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
   end if;
   return v_applied.moved;
 end

@@ -1,7 +1,7 @@
 -- Steps of _transition for special jobs, each only where there are such jobs. _start takes the first two as well.
 
 -- Keeps the last 50 rows of history of each job.
-create function picture_queue._bound_history(p_ids uuid[]) returns void
+create function picture_queue._trim_history(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   delete from picture_queue.history h
@@ -71,7 +71,7 @@ as $$
 $$;
 
 -- Jobs of queues with fair_share that become claimable (again) get a place behind their tenant's last.
-create function picture_queue._take_turns(p_ids uuid[]) returns void
+create function picture_queue._assign_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with claimable as (

@@ -58,9 +58,9 @@ begin
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
-    when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
+    when 'table' then picture_queue._delete_old_rows(p_subjects, p_limit)
     when 'partition' then picture_queue._drop_partitions(p_subjects)
-    when 'fold' then picture_queue._fold_depth(p_limit)
+    when 'aggregate' then picture_queue._aggregate_depth(p_limit)
     when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
@@ -112,7 +112,7 @@ begin
     end;
   end if;
   if v_count = 1 then
-    perform picture_queue._note_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
+    perform picture_queue._record_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
     return 0;
   end if;
   return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
@@ -121,7 +121,7 @@ end
 $$;
 
 -- Records that a step failed for a subject. It is retried after 2, 4, 8, … seconds, at most an hour.
-create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
+create function picture_queue._record_failure(p_kind text, p_subject text, p_error text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
 begin
@@ -135,7 +135,7 @@ end
 $$;
 
 -- Returns the subjects for which a step of this kind failed and which are skipped until their retry_at.
-create function picture_queue._failing(p_kind text) returns setof text
+create function picture_queue._failed_subjects(p_kind text) returns setof text
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 begin
@@ -153,7 +153,7 @@ declare
   v_queues text[] := (
     select w.queues from picture_queue.maintenance m
     join picture_queue.worker w on w.name = m.worker
-    where m.look_at > p_at + interval '50 milliseconds');
+    where m.next_round_at > p_at + interval '50 milliseconds');
 begin
   if v_queues <> '{}' then
     perform picture_queue._wake(v_queues[:1], 'maintain');

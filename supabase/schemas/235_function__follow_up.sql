@@ -4,7 +4,7 @@
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
 -- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
 -- rest. If p_begins_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
-create function picture_queue._note_follow_ups(
+create function picture_queue._record_follow_ups(
   p_moved picture_queue.moved[], p_batches jsonb, p_begins_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -69,7 +69,7 @@ begin
       cross join lateral (
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
-        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('resolve'))
+        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failed_subjects('resolve'))
         limit v_left for update of c skip locked) d
       limit v_left);
     v_resolved := picture_queue._isolate('resolve', v_children, v_left);

@@ -29,7 +29,7 @@ begin
       null,
       (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
-        when 'sweep' then 'The lease expired, since the worker sent no heartbeat.'
+        when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
         when 'expire' then 'It was not started before it expired.'
         when 'purge' then 'The queue was purged.'
       end,

@@ -196,7 +196,7 @@ begin
     cross join lateral (
       select j.id from public.job_queue j
       where j.status = 'pending' and j.blocked_on = s.key and j.hold = 'blocked' and j.queue = s.queue
-        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failing('unblock'))
+        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failed_subjects('unblock'))
       order by j.rank, j.turn, j.seq
       limit greatest(0, s.n - (
         -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
@@ -230,7 +230,7 @@ begin
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      and k.key not in (select picture_queue._failing('key'))
+      and k.key not in (select picture_queue._failed_subjects('key'))
     limit 100), 100);
 end
 $$;

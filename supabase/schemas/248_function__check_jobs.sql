@@ -29,7 +29,7 @@ end
 $$;
 
 -- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
-create function picture_queue._refuse_problem(p_problem text, p_hint text default
+create function picture_queue._raise_problem(p_problem text, p_hint text default
   'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
 returns void
@@ -37,10 +37,10 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_problem ~ ' bytes, the limit is [0-9]+$' then
-    perform picture_queue._refuse('PQ_TOO_LARGE', p_problem,
+    perform picture_queue._raise_error('PQ_TOO_LARGE', p_problem,
       'store the data elsewhere, in Supabase Storage for example, and pass its path');
   elsif p_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', p_problem, p_hint);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', p_problem, p_hint);
   end if;
 end
 $$;
@@ -142,7 +142,7 @@ declare
   v_problem text := picture_queue._fields_problem(p_path, p_object, p_rules);
 begin
   if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', v_problem,
       'known are ' || (select string_agg(k, ', ') from jsonb_object_keys(p_rules) k));
   end if;
 end
@@ -224,13 +224,13 @@ declare
   v_limit integer;
 begin
   if v_count is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
   elsif v_count > 100000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
-    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._new_jobs(p_jobs) n;
+    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._read_jobs(p_jobs) n;
     if v_bad is null then
       return;
     end if;
@@ -249,7 +249,7 @@ begin
   end if;
   v_job := p_jobs -> v_bad - 1;
   v_limit := (select s.max_payload_bytes from picture_queue.setting s);
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     coalesce(p_name || ': ', case when v_count > 1 or p_first is not null
       then format('jobs[%s]: ', coalesce(p_first, 0) + v_bad - 1) end, '')
     || coalesce(
@@ -280,12 +280,12 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults, and the place of the first invalid one (bad).
--- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. is_plain:
--- all have a place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested
--- loops are allowed, since they keep the order of the call. For speed, fields are read by `->>` rather than
--- jsonb_to_recordset, and no pattern has a count such as {0,127}, which takes ten times as long.
-create function picture_queue._new_jobs(
+-- Returns the jobs that callers describe, with types and defaults, and the place of the first invalid one (bad). A job
+-- of a first-in, first-out queue gets its place (rank, turn) here, the others in _assign_order. is_plain: all have a
+-- place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
+-- allowed, since they keep the order of the call. For speed, fields are read by `->>`, not by jsonb_to_recordset, and
+-- no pattern has a count such as {0,127}.
+create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off

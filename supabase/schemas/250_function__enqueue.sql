@@ -35,7 +35,7 @@ begin
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
-  v_exists := cardinality(v_rest) > 1 and picture_queue._some_exist(v_rest);
+  v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
       -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
@@ -45,7 +45,7 @@ begin
       v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
       if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows that job
-        perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
+        perform picture_queue._raise_busy('a job with the same id or key comes and goes');
       end if;
       -- Of those that share an id or a key the first; the others will find it.
       v_next := array(
@@ -111,16 +111,16 @@ declare
   v_bad record;
 begin
   if v_draining is not null and not p_internal then
-    perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
+    perform picture_queue._raise_error('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
       'resume_queue() ends draining');
   elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
-    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
+    perform picture_queue._raise_error('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
       'set_queue() makes a queue; list_queues() has those there are');
   elsif v_unknown <> '{}' then
     begin
       insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
     exception when lock_not_available or deadlock_detected or serialization_failure then
-      perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction makes the same queue');
+      perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction makes the same queue');
     end;
   end if;
   -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
@@ -133,9 +133,9 @@ begin
     where b.id is null or b.finished_at is not null
     order by i.id limit 1;
     if v_bad.is_unknown then
-      perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+      perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
     elsif found then
-      perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+      perform picture_queue._raise_error('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
     end if;
   end if;
   return v_jobs;

@@ -22,10 +22,10 @@ begin
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
   if v_bad.is_later then
-    perform picture_queue._refuse('PQ_CYCLE', format('jobs[%s] depends on %s, which does not stand before it', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_CYCLE', format('jobs[%s] depends on %s, which does not stand before it', v_bad.i - 1, v_bad.id),
       'list parents before their children');
   elsif found then
-    perform picture_queue._refuse('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
       'a job can depend on jobs that are there, or stand before it in the same call');
   end if;
 

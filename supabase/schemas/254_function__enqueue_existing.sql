@@ -28,7 +28,7 @@ begin
     where coalesce(x.id, k.id) is not null
   ) f;
   if v_other is not null then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_other),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_other),
       'make a new uuid for each job');
   end if;
   return v_found;
@@ -37,7 +37,7 @@ $$;
 
 -- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
 -- would be done twice.
-create function picture_queue._some_exist(p_jobs picture_queue.new_job[]) returns boolean
+create function picture_queue._any_exist(p_jobs picture_queue.new_job[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set plan_cache_mode = force_generic_plan
 as $$
@@ -78,7 +78,7 @@ begin
     cross join lateral (
       select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u));
 
-  v_renewed := picture_queue._renew(v_unique, 'replace') || picture_queue._renew(v_unique, 'debounce');
+  v_renewed := picture_queue._update_duplicates(v_unique, 'replace') || picture_queue._update_duplicates(v_unique, 'debounce');
   return v_found || coalesce((
     select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
       when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
@@ -94,7 +94,7 @@ $$;
 -- Gives jobs that wait what the new ones of this kind would have had: everything but parents and batch
 -- (replace), or the newest payload and a later time (debounce). Of several for one job the last decides. A job
 -- that runs cannot be replaced; one that runs or has finished is not debounced. Returns the ids it locked.
-create function picture_queue._renew(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
+create function picture_queue._update_duplicates(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
 declare
@@ -125,7 +125,7 @@ begin
     where u.id = any (v_ids) and u.status = any (u.unique_states) order by u.id for update
   ) o;
   if v_replace and v_running is not null then
-    perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', v_running),
+    perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is running', v_running),
       'on_conflict ignore leaves it; with states ["pending"] a running job is not in the way');
   end if;
   with renewed as (

@@ -58,7 +58,7 @@ begin
   if cardinality(v_ids) < cardinality(v_candidates) then
     raise exception 'a trigger on public.job_queue left the job as it was';
   elsif v_special is not null then
-    perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
+    perform picture_queue._trim_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
   if v_may_defer then
     perform picture_queue._fire_deferred();
@@ -89,7 +89,7 @@ begin
       v_size := v_size * 2;
     exception when others then
       if v_size = 1 then
-        perform picture_queue._note_failure('claim', p_candidates[v_next].id::text, sqlerrm);
+        perform picture_queue._record_failure('claim', p_candidates[v_next].id::text, sqlerrm);
         v_until := coalesce(v_until, clock_timestamp() + interval '20 milliseconds');
         has_skipped := clock_timestamp() > v_until;
         v_next := v_next + case when has_skipped then greatest((cardinality(p_candidates) - v_next) / 2, 1) else 1 end;

@@ -225,7 +225,7 @@ begin
 exception when others then
   -- Also where the first call is not done yet, and in a deadlock: skip locked does wait where a row has changed hands
   -- since it was seen.
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
 $$;

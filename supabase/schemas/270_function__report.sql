@@ -1,12 +1,12 @@
 -- Reads the reported outcomes with their types. Refuses the report, before anything is written, if one of them is
 -- malformed.
-create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
+create function picture_queue._read_outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes picture_queue.outcome[];
 begin
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when not picture_queue._is_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
   begin
     v_outcomes := array(
@@ -16,9 +16,9 @@ begin
         with ordinality o);
   exception when data_exception then
     -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
-  perform picture_queue._refuse_problem((
+  perform picture_queue._raise_problem((
     select format('outcomes[%s]: %s', o.i - 1, p.problem)
     from unnest(v_outcomes) o
     cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
@@ -60,7 +60,7 @@ declare
   v_largest integer;
   v_may_defer boolean;
   v_answer jsonb;
-  v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
+  v_outcomes picture_queue.outcome[] := picture_queue._read_outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
@@ -79,7 +79,7 @@ begin
         select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o order by o.job_id, o.lease_id, o.i
       ) o);
   else
-    v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
+    v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_largest);
   end if;
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
@@ -122,7 +122,7 @@ begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
       if clock_timestamp() > v_started + interval '2 seconds' then
-        perform picture_queue._refuse_busy('the outcomes before it took two seconds');
+        perform picture_queue._raise_busy('the outcomes before it took two seconds');
       end if;
       perform from public.job_queue j
       where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
@@ -133,7 +133,7 @@ begin
       v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null, 'error', v_error,
         'outcome', case when picture_queue._is_transient(sqlstate) then 'busy' else 'refused' end);
       if not (picture_queue._is_transient(sqlstate) or sqlstate like 'PT%') then
-        perform picture_queue._note_failure('report', v_item ->> 'job_id', v_error);
+        perform picture_queue._record_failure('report', v_item ->> 'job_id', v_error);
       end if;
     end;
   end loop;
@@ -144,7 +144,7 @@ $$;
 -- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was
 -- requested is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did
 -- before it parked and is given back by a worker that stops.
-create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
+create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

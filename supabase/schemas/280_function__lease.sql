@@ -1,5 +1,5 @@
 -- The job, locked; refuses when there is none.
-create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
+create function picture_queue._lock_job(p_job_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -8,21 +8,21 @@ begin
   perform picture_queue._check_isolation();
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   return v_job;
 end
 $$;
 
 -- The job under this lease, locked; refuses when the lease ended.
-create function picture_queue._leased(p_job_id uuid, p_lease_id uuid) returns public.job_queue
+create function picture_queue._lock_leased_job(p_job_id uuid, p_lease_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._locked_job(p_job_id);
+  v_job public.job_queue := picture_queue._lock_job(p_job_id);
 begin
   if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
-    perform picture_queue._refuse('PQ_STALE_LEASE',
+    perform picture_queue._raise_error('PQ_STALE_LEASE',
       format('job %s is %s and its lease is not %s', p_job_id, v_job.status, p_lease_id),
       'stop working on this job; another worker runs it now');
   end if;

@@ -14,13 +14,13 @@ begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   v_answer := (select a.answer from picture_queue.answer a where a.call = 'cancel_job' and a.id = v_request);
   if v_answer is not null then
     return v_answer;
   elsif v_job.status in ('completed', 'failed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   end if;
   v_changes := v_job.status <> 'cancelled' and v_job.cancel_requested_at is null;
   if v_changes then
@@ -34,7 +34,7 @@ begin
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
   raise;
 end
 $$;
@@ -65,7 +65,7 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set look_at = v_next, sent_at = case when s.look_at is null then v_now else s.sent_at end
+  update picture_queue.signal s set check_at = v_next, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._isolate('wake', array(
@@ -74,14 +74,14 @@ begin
     cross join lateral (
       select p.id from public.job_queue p
       where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
-        and p.id::text not in (select picture_queue._failing('wake'))
+        and p.id::text not in (select picture_queue._failed_subjects('wake'))
       limit 1000 for update skip locked) j
     where s.name = any (v_events) limit 1000), 1000);
   delete from picture_queue.signal s
-  where s.name = any (v_events) and s.look_at is not null and (
+  where s.name = any (v_events) and s.check_at is not null and (
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
-  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
+  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
     perform picture_queue._plan_maintenance(v_next);
   end if;
   return v_woken;

@@ -61,7 +61,7 @@ begin
       and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
         or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
   exception when lock_not_available or deadlock_detected then
-    perform picture_queue._refuse_busy();
+    perform picture_queue._raise_busy();
   end;
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
@@ -80,7 +80,7 @@ begin
         v_is_new := found;
       exception
         when lock_not_available or deadlock_detected then
-          perform picture_queue._refuse_busy('another transaction writes a job with the same id');
+          perform picture_queue._raise_busy('another transaction writes a job with the same id');
         when others then
           v_is_new := false;  -- the job is there, or the project refuses it: the way below answers
       end;
@@ -117,10 +117,10 @@ begin
   if request_id is null then
     return picture_queue._enqueue(jobs);
   end if;
-  return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
-    picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
+  return coalesce(picture_queue._find_answer('enqueue_jobs', request_id::text),
+    picture_queue._store_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
 end
 $$;

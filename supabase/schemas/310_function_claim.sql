@@ -20,7 +20,7 @@ begin
   end if;
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
@@ -40,7 +40,7 @@ declare
   v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), lease_seconds,
     coalesce(request_id, gen_random_uuid()), weights, false, coalesce(confirms_start, false), null, null);
 begin
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when coalesce(length(worker), 0) not between 1 and 200
       then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'

@@ -12,12 +12,12 @@ declare
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
     perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
   exception when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
   begin
     return picture_queue._heartbeat(worker, leases);
@@ -39,7 +39,7 @@ begin
     end;
   end loop;
   if v_answer is null then
-    return picture_queue._refuse_busy('another transaction has locked the leases or the table of jobs');
+    return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
   end if;
   return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
@@ -58,9 +58,9 @@ declare
   v_job record;
   v_announce boolean;
 begin
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
-  v_job := picture_queue._leased(job_id, lease_id);
+  v_job := picture_queue._lock_leased_job(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
   update public.job_queue j set
@@ -78,7 +78,7 @@ begin
   perform picture_queue._fire_deferred();
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -103,7 +103,7 @@ begin
   exception when others then
     if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
       if picture_queue._is_transient(sqlstate) then
-        perform picture_queue._refuse_busy();
+        perform picture_queue._raise_busy();
       elsif sqlstate like 'PT%' then
         raise;
       end if;
@@ -118,7 +118,7 @@ begin
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when data_exception or program_limit_exceeded then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+      perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
     end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
@@ -137,19 +137,19 @@ declare
   v_job record;
   v_outcome jsonb;
 begin
-  v_job := picture_queue._locked_job(job_id);
+  v_job := picture_queue._lock_job(job_id);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
-    perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
+    perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
   v_outcome := picture_queue._report(jsonb_build_array(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'result', result, 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
-    perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
+    perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
   return v_outcome ->> 'status';
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;

@@ -10,25 +10,25 @@ create function public.retry_job(job_id uuid, request_id uuid default null) retu
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._first_answer('retry_job', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('retry_job', request_id::text);
   v_status text;
 begin
   if v_answer is not null then
     return v_answer;
   end if;
-  v_status := (picture_queue._locked_job(job_id)).status;
+  v_status := (picture_queue._lock_job(job_id)).status;
   if v_status in ('processing', 'completed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
       'cancel the other job first');
   end if;
   perform picture_queue._fire_deferred();
-  return picture_queue._keep_answer('retry_job', request_id::text,
+  return picture_queue._store_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;

@@ -3,10 +3,10 @@ create function public.get_job(job_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+  return picture_queue._require((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
     'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.get_job is 'A job of the caller.';
@@ -86,7 +86,7 @@ begin
   end loop;
   return to_jsonb(v_jobs);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
@@ -103,11 +103,11 @@ create function public.get_generation(generation_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return picture_queue._found((
+  return picture_queue._require((
     select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
@@ -139,7 +139,7 @@ begin
   end loop;
   return to_jsonb(v_generations);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_generations is 'Generations of the caller with their images, newest first.';

@@ -44,7 +44,7 @@ begin
   into v_reasons;
   return v_reasons;
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.failure_reasons is 'Counts failed jobs by reason.';
@@ -119,7 +119,7 @@ begin
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
-  perform picture_queue._refuse('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
+  perform picture_queue._raise_error('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
   return null;
 end
 $$;
@@ -148,13 +148,13 @@ declare
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
   v_changed integer;
-  v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
     return v_answer;
   end if;
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
     when v_where = 'true' then 'filter names nothing'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
@@ -175,11 +175,11 @@ begin
     end if;
   end loop;
   v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
-  return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
+  return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';

@@ -7,7 +7,7 @@ declare
   v_types text[];
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
       then format('worker is %s, not 1 to 200 characters without line breaks',
         coalesce(to_jsonb(left(worker, 100)), 'null')) end,
@@ -39,7 +39,7 @@ begin
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.register_worker is
@@ -59,7 +59,7 @@ begin
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 comment on function public.unregister_worker is 'Removes a worker that has stopped.';

@@ -18,12 +18,12 @@ begin
     "default_model": ["text", 200]
   }');
   if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
   end if;
   perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
@@ -34,7 +34,7 @@ as $$
 begin
   return (select to_jsonb(s) - 'only_row' from picture_queue.setting s);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.get_settings is 'The settings of the project.';
@@ -75,7 +75,7 @@ begin
   get diagnostics v_rows = row_count;
   return v_rows > 0;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('another transaction is changing the row of %s in %s', quote_nullable(p_key), p_table));
+  perform picture_queue._raise_busy(format('another transaction is changing the row of %s in %s', quote_nullable(p_key), p_table));
   return null;
 end
 $$;

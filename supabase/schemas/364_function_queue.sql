@@ -17,7 +17,7 @@ begin
     "breaker_seconds": ["number", 0.001, 31536000],
     "draining": ["boolean"]
   }');
-  perform picture_queue._refuse_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
+  perform picture_queue._raise_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
     then format('queue is %s', quote_nullable(left(queue, 100))) end);
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
   select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
@@ -31,13 +31,13 @@ begin
   return picture_queue._queue(queue);
 exception
   when check_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', (
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', (
       select string_agg(format('%s is %s', c.key, c.value), ', ' order by c.key)
       from jsonb_each_text(changes) as c (key, value) where c.key in ('fair_share', 'aging_seconds')),
       'a queue has one of them: set fair_share to false or aging_seconds to null');
     return null;
   when lock_not_available or deadlock_detected then
-    return picture_queue._refuse_busy();
+    return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_queue is 'Creates a queue or changes its settings.';
@@ -79,7 +79,7 @@ begin
   where (p_queue is null or q.name = p_queue) and q.name > coalesce(p_filter ->> 'after', '')
   order by q.name limit coalesce((p_filter ->> 'limit')::integer, 10000);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 
@@ -87,7 +87,7 @@ $$;
 create function picture_queue._queue(p_queue text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._found((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
+  select picture_queue._require((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
@@ -121,7 +121,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time in the future, or none');
+  perform picture_queue._raise_problem(picture_queue._resume_at_problem(resume_at), 'name a time in the future, or none');
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
     'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
@@ -140,7 +140,7 @@ begin
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
@@ -160,7 +160,7 @@ declare
   v_matched bigint;
   v_changed integer;
   v_ids uuid[] := '{}'::uuid[];
-  v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('purge_queue', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
@@ -176,10 +176,10 @@ begin
       order by j.seq limit 10000 for update skip locked);
   end if;
   v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
-  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
+  return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
     'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.purge_queue is 'Cancels the pending jobs of a queue.';

@@ -22,7 +22,7 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
+  perform picture_queue._raise_problem(coalesce(picture_queue._limit_key_problem(key, true), case
     when max_running < 1 then format('max_running is %s, not 1 or more', max_running)
     when rate < 1 then format('rate is %s, not 1 or more', rate)
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
@@ -36,7 +36,7 @@ begin
   perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows('{}', key) l);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -76,16 +76,16 @@ create function public.delete_limit(key text, request_id uuid default null) retu
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if picture_queue._first_answer('delete_limit', request_id::text) is not null then
+  if picture_queue._find_answer('delete_limit', request_id::text) is not null then
     return;
   end if;
-  perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
+  perform picture_queue._store_answer('delete_limit', request_id::text, '{}');
   if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
-    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
+    perform picture_queue._raise_error('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._recheck_keys(key);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -122,7 +122,7 @@ begin
   left join picture_queue.limit_key l on l.key = k.key
   order by k.key;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
+  perform picture_queue._raise_busy();
 end
 $$;
 
@@ -137,13 +137,13 @@ language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._refuse_problem(
+  perform picture_queue._raise_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
     'name one key, and a resume_at in the future or none');
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
-      perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
+      perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
@@ -153,7 +153,7 @@ begin
   perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -173,7 +173,7 @@ create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse_problem(case
+  perform picture_queue._raise_problem(case
     when coalesce(length(tenant), 0) not between 1 and 200
       then format('tenant is %s, not 1 to 200 characters', quote_nullable(left(tenant, 200)))
     when coalesce(weight, 0) not between 0.001 and 1000 then format('weight is %s, not 0.001 to 1000', weight)
@@ -197,7 +197,7 @@ begin
       where o.name > coalesce(filter ->> 'after', '') order by o.name limit coalesce((filter ->> 'limit')::integer, 10000)
     ) t);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.list_tenants is 'The tenants with a weight of their own.';

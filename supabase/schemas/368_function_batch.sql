@@ -8,7 +8,7 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._first_answer('enqueue_batch', request_id::text);
+  v_answer jsonb := picture_queue._find_answer('enqueue_batch', request_id::text);
   v_jobs jsonb;
 begin
   if v_answer is not null then
@@ -17,7 +17,7 @@ begin
   batch_id := coalesce(batch_id, gen_random_uuid());
   metadata := coalesce(nullif(metadata, 'null'), '{}');
   callback := nullif(callback, 'null');
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     case when jsonb_typeof(metadata) <> 'object' then 'metadata is not an object' end,
     'metadata ' || picture_queue._json_problem(metadata, (select s.max_payload_bytes from picture_queue.setting s)),
     case when jsonb_typeof(callback) <> 'object' then 'callback is not a job' end,
@@ -36,7 +36,7 @@ begin
   values (enqueue_batch.batch_id, enqueue_batch.callback, enqueue_batch.metadata, picture_queue._now())
   on conflict (id) do nothing;
   if not found then
-    return picture_queue._keep_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
+    return picture_queue._store_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
       from (select * from public.job_queue o where o.batch_id = enqueue_batch.batch_id order by o.seq limit 100000) j)));
   end if;
@@ -47,10 +47,10 @@ begin
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- A batch without jobs is finished at once: its callback is due.
   perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
-  return picture_queue._keep_answer('enqueue_batch', request_id::text,
+  return picture_queue._store_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
+  perform picture_queue._translate_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
 end
 $$;
@@ -62,7 +62,7 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp s
 as $$
 begin
   -- Changes of the counts that are still in follow_up are added here.
-  return picture_queue._found((
+  return picture_queue._require((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -75,7 +75,7 @@ begin
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
     where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.get_batch is 'A batch with its counts and progress.';

@@ -9,13 +9,13 @@ declare
   v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     case when coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]'
       then format('name is %s', quote_nullable(left(name, 300))) end,
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
     case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
     'name and event_id have 1 to 200 characters, a name no control characters');
-  v_answer := picture_queue._first_answer(v_call, event_id);
+  v_answer := picture_queue._find_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
   end if;
@@ -23,11 +23,11 @@ begin
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update
-  set payload = excluded.payload, sent_at = excluded.sent_at, look_at = null;
+  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
-  return picture_queue._keep_answer(v_call, event_id, v_answer);
+  return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
+  return picture_queue._raise_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
@@ -39,8 +39,8 @@ as $$
 declare
   v_attempt integer;
 begin
-  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
-  perform picture_queue._refuse_problem(case
+  v_attempt := (picture_queue._lock_leased_job(job_id, lease_id)).attempt;
+  perform picture_queue._raise_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
     when exists (select from jsonb_array_elements(lines) e
@@ -65,9 +65,9 @@ begin
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('job %s is locked by another transaction', job_id));
+    return picture_queue._raise_busy(format('job %s is locked by another transaction', job_id));
   when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
     return null;
 end
 $$;
@@ -83,7 +83,7 @@ declare
 begin
   select * into v_job from public.job_queue j where j.id = get_job_history.job_id;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
   end if;
   return jsonb_build_object(
     'timeline', (
@@ -116,7 +116,7 @@ begin
         'message', l.message) order by l.id), '[]')
       from picture_queue.log l where l.job_id = v_job.id));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.get_job_history is 'The timeline, failed attempts and log of a job.';

@@ -45,7 +45,7 @@ begin
       when v_step not between 1 and p_high then format('has a step that is not within 1 to %s', p_high)
     end;
     if v_problem is not null then
-      perform picture_queue._refuse('PQ_INVALID_CRON', format('%s is "%s", which %s', p_field, v_part, v_problem),
+      perform picture_queue._raise_error('PQ_INVALID_CRON', format('%s is "%s", which %s', p_field, v_part, v_problem),
         'a field is * or a list of numbers and ranges, with a step if wanted, such as */15, 1-5,10 or fri-7; '
         || 'for other rhythms there is every_seconds');
     end if;
@@ -74,7 +74,7 @@ begin
   }'::jsonb ->> v_text, v_text);
   v_fields := regexp_split_to_array(v_text, '[[:space:]]+');
   if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
-    perform picture_queue._refuse('PQ_INVALID_CRON',
+    perform picture_queue._raise_error('PQ_INVALID_CRON',
       format('cron is "%s", which has %s fields, not 5', left(p_cron, 100), coalesce(cardinality(v_fields), 0)),
       'minute, hour, day of month, month, day of week, such as 30 9 * * mon-fri; or @hourly, @daily, @weekly, '
       || '@monthly, @yearly');

@@ -72,7 +72,7 @@ as $$
 begin
   return picture_queue._isolate('schedule', array(
     select s.name from picture_queue.schedule s
-    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failing('schedule'))
+    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failed_subjects('schedule'))
     order by s.next_at limit p_limit), p_limit);
 end
 $$;
@@ -141,7 +141,7 @@ $$;
 create function picture_queue._timezone(p_timezone text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._found(case when p_timezone = 'UTC' then '"UTC"' else (
+  select picture_queue._require(case when p_timezone = 'UTC' then '"UTC"' else (
       select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
     'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
     'a name such as Europe/Berlin; the view pg_timezone_names has them all') #>> '{}'
@@ -182,9 +182,9 @@ create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
+  return picture_queue._require((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
     'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;

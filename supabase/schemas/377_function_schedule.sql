@@ -15,7 +15,7 @@ begin
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_given),
+  perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
     'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
     'options.delay_seconds, expires_in_seconds and unique');
   v_new := jsonb_build_object(
@@ -28,7 +28,7 @@ begin
     'created_at', v_now);
   v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
   if v_next is null then
-    perform picture_queue._refuse('PQ_INVALID_CRON',
+    perform picture_queue._raise_error('PQ_INVALID_CRON',
       format('cron is "%s", which does not come in eight years', v_new ->> 'cron'), 'is there such a day in that month?');
   end if;
   -- Validate the job as a tick will enqueue it.
@@ -50,7 +50,7 @@ begin
   end if;
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
@@ -58,8 +58,8 @@ comment on function public.set_schedule is 'Creates or replaces a schedule; sett
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(picture_queue._first_answer('delete_schedule', request_id::text),
-    picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
+  select coalesce(picture_queue._find_answer('delete_schedule', request_id::text),
+    picture_queue._store_answer('delete_schedule', request_id::text, jsonb_build_object(
       'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null))))
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
@@ -73,7 +73,7 @@ begin
   where s.name = pause_schedule.name and not s.paused;
   return picture_queue._get_schedule(pause_schedule.name);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
@@ -97,7 +97,7 @@ begin
     jsonb_populate_record(null::picture_queue.schedule, picture_queue._get_schedule(name)), picture_queue._now(),
     coalesce(job_id, gen_random_uuid())))) -> 0;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
 end
 $$;
@@ -120,7 +120,7 @@ begin
     ) s
     where s.bytes_before <= 8388608);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.list_schedules is 'The schedules, by name.';

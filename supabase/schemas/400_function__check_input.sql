@@ -63,7 +63,7 @@ begin
       where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
   end;
   if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
       (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(v_model.inputs) as r (rule))));
   end if;
 end

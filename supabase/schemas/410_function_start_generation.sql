@@ -23,9 +23,9 @@ begin
   if v_is_service then
     v_user := (p_options ->> 'user_id')::uuid;
   elsif v_user is null then
-    perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
+    perform picture_queue._raise_error('PQ_NOT_AUTHENTICATED', 'the token names no user');
   elsif p_options ?| array['user_id', 'priority'] then
-    perform picture_queue._refuse('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
+    perform picture_queue._raise_error('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
       'leave them out: the generation is yours');
   end if;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
@@ -37,7 +37,7 @@ begin
       and j.user_id is null), gen_random_uuid());
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if found and v_existing.user_id is distinct from v_user then
-    perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'make a new uuid for each generation');
   elsif found then
     -- Answer from the generation, since its job may have been pruned.
@@ -46,7 +46,7 @@ begin
   select m.model_id into v_model_id from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
   perform picture_queue._check_input(v_model_id, p_prompt, p_input);
 
@@ -67,7 +67,7 @@ begin
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status);
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
 end
 $$;

@@ -6,13 +6,13 @@ as $$
 declare
   v_generation jsonb;
 begin
-  v_generation := picture_queue._found((
+  v_generation := picture_queue._require((
     select to_jsonb(g) from public.generations g where g.id = cancel_generation.generation_id),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
   return picture_queue.cancel_job((v_generation ->> 'job_id')::uuid, request_id)
     || jsonb_build_object('generation_id', generation_id);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
@@ -29,7 +29,7 @@ begin
     from picture_queue.model m cross join picture_queue.setting s
     where m.enabled);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 

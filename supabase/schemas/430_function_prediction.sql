@@ -15,14 +15,14 @@ declare
   v_row record;
   v_resumed boolean;
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
+  v_job := picture_queue._lock_leased_job(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
   end if;
   select * into v_model from picture_queue.model m where m.model_id = v_generation.model_id;
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
   end if;
   select * into v_row from picture_queue.prediction p
   where p.generation_id = v_generation.id and p.state in ('creating', 'created', 'succeeded')
@@ -46,7 +46,7 @@ begin
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000)));
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s or its generation is locked by another transaction', job_id));
+  return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
 $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
@@ -57,13 +57,13 @@ returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
+  v_job public.job_queue := picture_queue._lock_leased_job(p_job_id, p_lease_id);
   v_row picture_queue.prediction;
 begin
   select * into v_row from picture_queue.prediction p
   where p.id = p_prediction and p.generation_id = v_job.generation_id for update;
   if not found then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
   end if;
   return v_row;
 end
@@ -76,21 +76,21 @@ declare
   v_row record;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  perform picture_queue._refuse_problem('prediction_id ' || picture_queue._value_problem(
+  perform picture_queue._raise_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
   end if;
   update picture_queue.prediction p
   set prediction_id = record_prediction.prediction_id, state = 'created', updated_at = picture_queue._now()
   where p.id = v_row.id;
 exception
   when unique_violation then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
   when deadlock_detected or lock_not_available then
-    perform picture_queue._refuse_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
+    perform picture_queue._raise_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -106,7 +106,7 @@ declare
   v_row record;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
+  perform picture_queue._raise_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
@@ -114,7 +114,7 @@ begin
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', prediction));
+  perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
@@ -126,10 +126,10 @@ as $$
 declare
   v_job record;
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
-  perform picture_queue._refuse_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
+  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  perform picture_queue._raise_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
-  perform picture_queue._refuse_problem(coalesce(
+  perform picture_queue._raise_problem(coalesce(
     picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
       "n": ["integer", 1, 2147483647],
       "path": ["text", 1024],
@@ -148,7 +148,7 @@ begin
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
 end
 $$;

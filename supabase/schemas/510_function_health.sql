@@ -43,7 +43,7 @@ begin
       ) u),
     'stuck', (select count(*) from public.stuck_jobs));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';

@@ -10,7 +10,7 @@ begin
       select * from picture_queue.counts() o
       where o.queue > coalesce(filter ->> 'after', '') order by o.queue limit coalesce((filter ->> 'limit')::integer, 10000)) c);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
@@ -27,7 +27,7 @@ begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id());
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   elsif v_job.status <> 'pending' or v_job.hold is not null then
     return '{"position": null, "at_least": false}'::jsonb;
   end if;
@@ -40,7 +40,7 @@ begin
   ) b;
   return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -66,7 +66,7 @@ begin
   jobs_per_worker := coalesce(jobs_per_worker, 10);
   min_workers := coalesce(min_workers, 0);
   max_workers := coalesce(max_workers, 100);
-  perform picture_queue._refuse_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
+  perform picture_queue._raise_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
     then format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers) end,
     'at least 1 job a worker, and 0 or more workers');
   if queue is not null then
@@ -97,7 +97,7 @@ begin
   return jsonb_build_object('desired', least(greatest(v_desired, min_workers), max_workers),
     'running', v_running, 'ready', v_ready);
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.desired_workers is 'Recommended number of workers.';

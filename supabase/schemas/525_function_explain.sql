@@ -168,7 +168,7 @@ declare
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
 begin
-  perform picture_queue._refuse_problem(case when p_job_ids is null then 'job_ids is null'
+  perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
     'pass up to 1000 ids a call');
   v_idle_since := (
@@ -200,7 +200,7 @@ begin
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
     from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 

@@ -3,7 +3,7 @@
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
 -- stay in depth_change, so that counts() knows the exact number of that minute. Returns the number of rows.
-create function picture_queue._fold_depth(p_limit integer) returns integer
+create function picture_queue._aggregate_depth(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -110,7 +110,7 @@ begin
     cross join lateral (
       select j.id from public.job_queue j
       where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
-        and j.id::text not in (select picture_queue._failing('prune'))
+        and j.id::text not in (select picture_queue._failed_subjects('prune'))
       order by j.finished_at limit p_limit
     ) d), p_limit);
 end
@@ -154,7 +154,7 @@ end
 $$;
 
 -- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the number of rows.
-create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
+create function picture_queue._delete_old_rows(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -216,11 +216,11 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
+  v_done := jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._isolate('partition', array(
       select o.name from picture_queue._old_partitions() o
-      where o.name not in (select picture_queue._failing('partition')) limit 12), 12), 'more', v_batch > 0);
+      where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0);
   perform set_config('picture_queue.deadline', '', true);
   return v_done;
 end

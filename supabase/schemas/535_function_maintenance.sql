@@ -18,46 +18,46 @@ begin
     'promoted', picture_queue._isolate('promote', array(
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
-        and j.id::text not in (select picture_queue._failing('promote'))
+        and j.id::text not in (select picture_queue._failed_subjects('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
     'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
     'expired', picture_queue._isolate('expire', array(
       select j.id::text from public.job_queue j
-      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failing('expire'))
+      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('expire'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child'] loop
     v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
-      where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failing(v_kind))
+      where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
     'settled', v_resolved + picture_queue._isolate('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
-        where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failing('batch'))
+        where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
     + picture_queue._isolate('event', array(
       select s.name from picture_queue.signal s
-      where s.look_at <= v_now and s.name not in (select picture_queue._failing('event'))
-      order by s.look_at limit p_limit), p_limit)
+      where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
+      order by s.check_at limit p_limit), p_limit)
     + picture_queue._isolate('callback', array(
       select b.id::text from picture_queue.batch b
       where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
-        and b.id::text not in (select picture_queue._failing('callback'))
+        and b.id::text not in (select picture_queue._failed_subjects('callback'))
       order by b.finished_at limit p_limit), p_limit),
     'counted', picture_queue._isolate('rule', array(
       select r.key from picture_queue.limit_rule r
       where (r.count_at <= v_now or r.count_at is null and not r.counted)
-        and r.key not in (select picture_queue._failing('rule')) limit 100), p_limit),
+        and r.key not in (select picture_queue._failed_subjects('rule')) limit 100), p_limit),
     'reordered', picture_queue._isolate('reorder', array(
       select q.name from picture_queue.queue q
-      where q.reorder_after is not null and q.name not in (select picture_queue._failing('reorder'))), p_limit * 5),
+      where q.reorder_after is not null and q.name not in (select picture_queue._failed_subjects('reorder'))), p_limit * 5),
     'keys', picture_queue._isolate('key', array(
       select distinct f.key
       from (select o.key from picture_queue.freed_key o
-        where o.at <= v_now and o.key not in (select picture_queue._failing('key')) order by o.at limit p_limit * 10) f
+        where o.at <= v_now and o.key not in (select picture_queue._failed_subjects('key')) order by o.at limit p_limit * 10) f
       limit p_limit), p_limit));
 end
 $$;
@@ -83,7 +83,7 @@ begin
       and not exists (
         select from picture_queue.lease_extension x
         where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now)
-      and j.id::text not in (select picture_queue._failing('sweep'))
+      and j.id::text not in (select picture_queue._failed_subjects('sweep'))
     limit p_limit for update skip locked);
 end
 $$;
@@ -102,7 +102,7 @@ declare
   v_worker text := coalesce(p_worker, '');
   v_has_row boolean;
   v_prunes boolean;
-  v_is_tidying boolean;
+  v_does_housekeeping boolean;
   v_is_full boolean;
   v_started timestamptz := clock_timestamp();
   v_size integer;
@@ -114,7 +114,7 @@ begin
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
   elsif not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
     return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
   end if;
@@ -127,16 +127,16 @@ begin
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
   -- other. So due work waits for one round at most, even if housekeeping has more to do, or the row that records it is
   -- locked.
-  v_is_tidying := p_force
-    or least(v_state.fold_at, v_state.prune_at) <= v_now and not (v_state.tidied and v_has_row);
-  v_prunes := v_is_tidying and (p_force or v_state.prune_at <= v_now);
-  if v_is_tidying then
-    v_done := jsonb_build_object('folded', picture_queue._isolate('fold', '{depth_change}', 50000));
+  v_does_housekeeping := p_force
+    or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
+  v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
+  if v_does_housekeeping then
+    v_done := jsonb_build_object('aggregated', picture_queue._isolate('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
     v_done := v_done || picture_queue.prune(0.2);
   end if;
-  if p_force or not v_is_tidying or not v_has_row then
+  if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
     v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
@@ -146,22 +146,22 @@ begin
         where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
       (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
       (select f.due_at from picture_queue.follow_up f where f.due_at > v_now order by f.due_at limit 1),
-      (select s.look_at from picture_queue.signal s where s.look_at > v_now order by s.look_at limit 1),
+      (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
-  v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
+  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
-  update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
+  update picture_queue.maintenance m set done_at = v_now, next_round_at = v_next,
     step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,
-    tidied = v_is_tidying and not p_force,
+    was_housekeeping = v_does_housekeeping and not p_force,
     -- At once if there is more to do.
-    fold_at = case when not v_is_tidying then m.fold_at
-      when (v_done ->> 'folded')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
+    aggregate_at = case when not v_does_housekeeping then m.aggregate_at
+      when (v_done ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
     prune_at = case when not v_prunes then m.prune_at
       when (v_done ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,
@@ -179,7 +179,7 @@ as $$
 begin
   return picture_queue.maintain(coalesce(force, false), worker);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy();
+  return picture_queue._raise_busy();
 end
 $$;
 comment on function public.maintain_jobs is

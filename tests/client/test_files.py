@@ -140,7 +140,7 @@ def test_a_signed_url_of_an_unexpected_type_is_a_library_error(api):
 async def test_a_bucket_that_the_key_cannot_see_is_a_settings_error(api):
     api.answers = [refusal(404)]
     async with AsyncPictureQueue(api.url, "key") as pq:
-        with pytest.raises(errors.SettingsError, match="no bucket pictures"):
+        with pytest.raises(errors.SettingsError, match="cannot read the bucket pictures"):
             await expect_storage(pq)
         assert api.paths == ["GET /storage/v1/bucket/pictures"]
         await expect_storage(pq)

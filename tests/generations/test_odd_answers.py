@@ -135,7 +135,7 @@ async def test_a_logging_handler_that_raises_costs_no_picture(
     world.http._transport = _FaultyTransport(
         world.http._transport, _is_read, 1, 403, json={"detail": "odd"}
     )
-    generation = world.generation()
+    generation = world.generation(num_outputs=2)
     await world.run(generation)
     await assert_paid_once(world, generation)
     assert "ConnectionError: the log server is down" in capsys.readouterr().err
@@ -146,7 +146,7 @@ async def test_a_refused_create_is_repeated_once(world: World, status: int) -> N
     world.http._transport = _FaultyTransport(
         world.http._transport, _is_create, 2, status, json={"detail": "odd"}
     )
-    generation = world.generation()
+    generation = world.generation(num_outputs=2)
     with pytest.raises(Retry):
         await world.run(generation)
     with pytest.raises(PermanentFailure):

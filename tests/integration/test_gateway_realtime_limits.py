@@ -185,7 +185,11 @@ async def test_the_bytes_of_a_frame_are_limited(gateway, platform):
 async def test_missed_messages_are_replayed(gateway, connect, sql):
     user, topic = uuid4(), f"room-{uuid4()}"
     before = int(time.time() * 1000) - 60_000
+    # When this listener has them, the gateway sends them to no later one.
+    earlier = Listener(await connect(gateway, user), topic, {"private": True})
+    await earlier.subscribe()
     await send(sql, topic, *range(30))
+    assert await earlier.receive(30) == [*range(30)]
     await send(sql, topic, "public", private=False)
     replay = {"private": True, "broadcast": {"replay": {"since": before, "limit": 3}}}
     listener = Listener(await connect(gateway, user), topic, replay)

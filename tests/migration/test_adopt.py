@@ -190,7 +190,7 @@ async def test_a_table_that_is_no_queue_is_refused(new_database: Any) -> None:
 
 
 async def test_a_database_without_a_queue_is_refused(new_database: Any) -> None:
-    with pytest.raises(InstallationRefused, match="no job queue to take over"):
+    with pytest.raises(InstallationRefused, match="no job queue to adopt"):
         await take_over(new_database)
 
 

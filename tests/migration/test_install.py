@@ -138,7 +138,7 @@ def test_a_folder_of_a_newer_package_is_refused(project: Path, ship: Any) -> Non
     ship(ONE, TWO, THREE, instead=True)
     install(project)
     ship(ONE, TWO, instead=True)
-    with pytest.raises(InstallationRefused, match="newer picture-queue"):
+    with pytest.raises(InstallationRefused, match="newer version of picture-queue"):
         install(project)
 
 

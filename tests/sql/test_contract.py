@@ -198,7 +198,7 @@ async def test_python_calls_only_existing_functions():
 
 
 async def test_the_table_of_codes_is_the_same_in_sql_and_python():
-    text = (SCHEMAS / "030_function__refuse.sql").read_text("utf-8")
+    text = (SCHEMAS / "030_function__raise_error.sql").read_text("utf-8")
     in_sql = {code: int(http) for code, http in re.findall(r"\('(PQ_\w+)',\s+'(\d+)'", text)}
     in_python = {code: error.http_status for code, error in errors.BY_CODE.items()}
     assert in_sql == in_python

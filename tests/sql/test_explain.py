@@ -286,7 +286,7 @@ async def test_a_failed_step_is_the_first_reason(db, kind, state):
         (claimed,) = await db.claim()
         await db.report(claimed, "parked")
     await db.value(
-        "select picture_queue._note_failure($1, $2, 'a trigger says no')", kind, str(job)
+        "select picture_queue._record_failure($1, $2, 'a trigger says no')", kind, str(job)
     )
     answer = await explain_one(db, job)
     assert (answer["reason"], answer["step"]) == ("step_failed", kind)
@@ -363,7 +363,7 @@ async def test_a_user_sees_no_workers_errors_or_other_users(db):
     parent = await db.enqueue("sql-parent", user_id=OTHER)
     own_parent = await db.enqueue("sql-parent", user_id=USER)
     child = await db.enqueue(user_id=USER, options={"depends_on": [str(parent), str(own_parent)]})
-    await db.value("select picture_queue._note_failure('resolve', $1, $2)", str(child), secret)
+    await db.value("select picture_queue._record_failure('resolve', $1, $2)", str(child), secret)
     await db.value("select pause_queue($1, reason => $2)", db.queue, secret)
     await db.act_as("authenticated", USER)
     answers = dict(

@@ -12,10 +12,11 @@ import pytest
 from tests.sql.conftest import Database, transaction
 
 #: The housekeeping of each minute, which runs in a call of its own.
-HOUSEKEEPING = {"folded", "pruned", "tidied", "dropped_partitions", "more"}
+HOUSEKEEPING = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
 #: The lease is free, and the next housekeeping is due in the next minute.
 FREE = """update picture_queue.maintenance
-set leased_until = '-infinity', worker = null, fold_at = 'infinity', tidied = false"""
+set leased_until = '-infinity', worker = null, aggregate_at = 'infinity',
+  was_housekeeping = false"""
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(two):
     [
         "select picture_queue.maintain()",
         "select set_setting('{\"max_attempts\": 4}')",
-        "select picture_queue._fold_depth(1000)",
+        "select picture_queue._aggregate_depth(1000)",
         "select picture_queue.prune()",
         "select set_limit('sql-open', 1)",
         "select pause_key('sql-open')",

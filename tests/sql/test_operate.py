@@ -249,7 +249,7 @@ async def test_a_discard_deletes_finished_jobs_and_keeps_the_counts(db):
     after = await counts(db)
     assert (after["failed"], after["pending"]) == (0, 1)
     assert len(await listed(db)) == 1
-    await db.value("select picture_queue._fold_depth(100000)")
+    await db.value("select picture_queue._aggregate_depth(100000)")
     assert (await counts(db))["failed"] == 0
 
 

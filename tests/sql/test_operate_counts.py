@@ -17,7 +17,7 @@ async def counts(db, queue=None):
 
 
 async def fold(db):
-    return await db.value("select picture_queue._fold_depth(1000000)")
+    return await db.value("select picture_queue._aggregate_depth(1000000)")
 
 
 async def desired(db, *args):
@@ -93,7 +93,7 @@ async def test_a_fold_takes_a_bounded_number_of_rows(db):
     for _ in range(5):
         await db.enqueue()
     await db.run("delete from picture_queue.depth_change where queue <> $1", db.queue)
-    assert await db.value("select picture_queue._fold_depth(2)") == 2
+    assert await db.value("select picture_queue._aggregate_depth(2)") == 2
     assert (await counts(db))["pending"] == 5
     assert await fold(db) == 3
     assert (await counts(db))["pending"] == 5
@@ -319,7 +319,7 @@ async def test_counts_stay_exact_during_concurrent_work_and_folding(stack, db):
 
     async def fold_all_the_time():
         while busy:
-            await folder.execute("select picture_queue._fold_depth(7)")
+            await folder.execute("select picture_queue._aggregate_depth(7)")
 
     try:
         folding = asyncio.create_task(fold_all_the_time())

@@ -273,7 +273,7 @@ async def test_a_repair_does_not_change_the_throughput(db):
     )
     await db.value("select set_queue($1)", db.queue)
     await db.value("select picture_queue.repair()")
-    await db.value("select picture_queue._fold_depth(100000)")
+    await db.value("select picture_queue._aggregate_depth(100000)")
     rows = await db.value("select queue_counts()")
     (row,) = [row for row in rows if row["queue"] == db.queue]
     assert (row["failed"], row["finished_last_hour"]) == (1, 0)

@@ -172,7 +172,7 @@ async def test_obsolete_rows_are_deleted(db, table, column, values, early, late)
     await db.run(f"insert into picture_queue.{table} values ({values})", name)
     count = f"select count(*) from picture_queue.{table} where {column} = $1"
     await db.pass_time(early)
-    tidy = "select picture_queue._tidy_tables(array[$1], 1000000)"
+    tidy = "select picture_queue._delete_old_rows(array[$1], 1000000)"
     await db.value(tidy, table)
     assert await db.value(count, name) == 1
     await db.pass_time(late)
@@ -206,7 +206,7 @@ async def test_a_key_with_blocked_jobs_is_kept(db, limit):
     if "rate" in limit:
         await db.report(job, "completed")
     await db.pass_time(3600)
-    await db.value("select picture_queue._tidy_tables('{limit_key}', 1000)")
+    await db.value("select picture_queue._delete_old_rows('{limit_key}', 1000)")
     running = "select sum(running) from picture_queue.limit_key where key = $1"
     assert await db.value(running, key) == (1 if "max_running" in limit else None)
     looks = (
@@ -219,7 +219,7 @@ async def test_a_key_with_blocked_jobs_is_kept(db, limit):
 
 async def test_housekeeping_runs_once_a_minute(db):
     await db.run("update picture_queue.maintenance set prune_at = '-infinity'")
-    once = {"folded", "pruned", "tidied", "dropped_partitions", "more"}
+    once = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
     always = {
         "promoted",
         "swept",
@@ -238,8 +238,8 @@ async def test_housekeeping_runs_once_a_minute(db):
     forced = await db.value("select maintain_jobs(force => true)")
     assert forced.keys() == once | always | answer
     await db.pass_time(59)
-    # Counts are folded every five seconds.
-    assert (await db.value("select maintain_jobs()")).keys() == {"folded"} | answer
+    # Counts are aggregated every five seconds.
+    assert (await db.value("select maintain_jobs()")).keys() == {"aggregated"} | answer
     assert (await db.value("select maintain_jobs()")).keys() == always | answer
     await db.pass_time(2)
     assert (await db.value("select maintain_jobs()")).keys() == once | answer

@@ -31,12 +31,12 @@ async def test_calls_that_update_and_delete_work_under_a_publication_for_all_tab
     await db.enqueue(**keys)
     await db.pass_time(70)
     done = await db.value("select maintain_jobs(true)")
-    assert done["folded"] > 0
+    assert done["aggregated"] > 0
     assert await db.value("select count(*) from picture_queue.start") == 0, "the starts are pruned"
     await db.pass_time(3600)
     await db.value("select purge_queue($1)", db.queue)
     await db.value("select picture_queue.repair()")
-    await db.value("select picture_queue._fold_depth(1000)")
+    await db.value("select picture_queue._aggregate_depth(1000)")
 
 
 async def test_every_table_has_a_replica_identity(db):

@@ -56,7 +56,7 @@ async def test_the_first_call_is_made_at_the_start(harness, project):
 
 
 async def test_a_call_that_promotes_nothing_leads_to_no_claim(harness):
-    harness.answer |= {"pruned": 7, "folded": 3}
+    harness.answer |= {"pruned": 7, "aggregated": 3}
     harness.loop.start()
     await harness.signals.maintained.next()
     assert not harness.work.is_set()

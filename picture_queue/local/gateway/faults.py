@@ -61,10 +61,14 @@ class Switches:
                 or (isinstance(value, bool) and not isinstance(default, bool))
             ):
                 raise ValueError(f"{name}: unknown switch, or a value of the wrong type")
-            if not 0 <= (len(value) if isinstance(value, str) else value) <= _LARGEST:
+            if not 0 <= _size(value) <= _LARGEST:
                 raise ValueError(f"{name}: not between 0 and {_LARGEST}")
             values[name] = value
         return replace(self, **values)
+
+
+def _size(value: Any) -> float:
+    return len(value) if isinstance(value, str) else value
 
 
 class Faults:

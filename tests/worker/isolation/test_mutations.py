@@ -24,7 +24,7 @@ def kind(name: str) -> Kind:
 
 
 KINDS = {
-    "catch_no_base_exception": "raises BaseException",
+    "catch_no_base_exception": "raises KeyboardInterrupt",
     "read_properties_unguarded": "property retry_after raises",
     "leave_waits_unbounded": "retry after an epoch",
     "let_handlers_cancel_others": "cancels the tasks of others",

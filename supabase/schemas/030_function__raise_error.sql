@@ -1,6 +1,6 @@
 -- Raises the error of that code. The message is fixed, since PostgREST copies it into the HTTP
 -- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix; null: that of the code).
-create function picture_queue._refuse(p_code text, p_detail text default null, p_hint text default null)
+create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -45,11 +45,11 @@ $$;
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
 -- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls
 -- this. It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
-create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
+create function picture_queue._raise_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row or table that this call needs'),
+  perform picture_queue._raise_error('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row or table that this call needs'),
     'repeat the call; queue_doctor() names transactions that stay open');
   return null;
 end
@@ -59,7 +59,7 @@ $$;
 -- are, and that of a read-only transaction: PostgREST answers it, to a GET, with 405. PQ_BUSY stands for what passes by
 -- itself, PQ_CONFLICT for the rest, since a trigger of the project on public.job_queue, public.generations or
 -- public.images may raise anything.
-create function picture_queue._refuse_error(p_sqlstate text, p_message text, p_busy text default null) returns void
+create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -68,9 +68,9 @@ begin
   elsif picture_queue._is_transient(p_sqlstate) then
     -- With a fixed snapshot a repeated call in the same transaction fails again.
     perform picture_queue._check_isolation() where p_sqlstate = '40001';
-    perform picture_queue._refuse_busy(p_busy);
+    perform picture_queue._raise_busy(p_busy);
   end if;
-  perform picture_queue._refuse('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
+  perform picture_queue._raise_error('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
     'look for a trigger or constraint of yours on public.job_queue, public.generations or public.images');
 end
 $$;
@@ -81,20 +81,21 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('the transaction isolation level is %s', current_setting('transaction_isolation')),
       'use read committed: alter role … set default_transaction_isolation = ''read committed''');
   end if;
 end
 $$;
 
--- The value, or the error of that code where there is none. It reads nothing, so users may call it.
-create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
+-- Returns the value; raises the error of that code if it is null. It reads nothing, so users may call it.
+create function picture_queue._require(p_value jsonb, p_code text, p_detail text, p_hint text default null)
+returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_value is null then
-    perform picture_queue._refuse(p_code, p_detail, p_hint);
+    perform picture_queue._raise_error(p_code, p_detail, p_hint);
   end if;
   return p_value;
 end
