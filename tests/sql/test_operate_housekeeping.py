@@ -238,7 +238,7 @@ async def test_housekeeping_runs_once_a_minute(db):
     forced = await db.value("select maintain_jobs(force => true)")
     assert forced.keys() == once | always | answer
     await db.pass_time(59)
-    # Counts are added up every five seconds.
+    # Counts are aggregated every five seconds.
     assert (await db.value("select maintain_jobs()")).keys() == {"aggregated"} | answer
     assert (await db.value("select maintain_jobs()")).keys() == always | answer
     await db.pass_time(2)
