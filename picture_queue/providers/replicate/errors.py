@@ -148,7 +148,7 @@ class InputRejected(RequestRefused):
 
     public = "The model does not accept this input."
     retryable = False
-    tries = None
+    max_attempts = None
 
 
 class InputTooLarge(InputRejected):
