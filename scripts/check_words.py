@@ -1,8 +1,8 @@
 """Check docstrings and names against the rules for plain English.
 
 A docstring begins with an imperative or a noun phrase, never with a question word or a verb in the
-third person. The description of an argument does not begin with a question word. The name of a
-test is a plain sentence. Names of objects, modules and SQL functions that were replaced do not come
+third person. The description of an argument does not begin with a question word. The name of a test
+is a plain sentence. Names of objects, modules and SQL functions that were replaced do not come
 back.
 """
 

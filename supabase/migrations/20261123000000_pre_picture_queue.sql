@@ -228,6 +228,23 @@ begin
 end
 $$;
 
+-- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
+create function picture_queue._raise_problem(p_problem text, p_hint text default
+  'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
+  'durations are in seconds, times are ISO 8601 from 1970 to 9998')
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_problem ~ ' bytes, the limit is [0-9]+$' then
+    perform picture_queue._raise_error('PQ_TOO_LARGE', p_problem,
+      'store the data elsewhere, in Supabase Storage for example, and pass its path');
+  elsif p_problem is not null then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', p_problem, p_hint);
+  end if;
+end
+$$;
+
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
 -- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls
 -- this. It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
@@ -2353,23 +2370,6 @@ begin
     end if;
   end loop;
   return null;
-end
-$$;
-
--- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
-create function picture_queue._raise_problem(p_problem text, p_hint text default
-  'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
-  'durations are in seconds, times are ISO 8601 from 1970 to 9998')
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if p_problem ~ ' bytes, the limit is [0-9]+$' then
-    perform picture_queue._raise_error('PQ_TOO_LARGE', p_problem,
-      'store the data elsewhere, in Supabase Storage for example, and pass its path');
-  elsif p_problem is not null then
-    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', p_problem, p_hint);
-  end if;
 end
 $$;
 

@@ -28,23 +28,6 @@ begin
 end
 $$;
 
--- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
-create function picture_queue._raise_problem(p_problem text, p_hint text default
-  'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
-  'durations are in seconds, times are ISO 8601 from 1970 to 9998')
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if p_problem ~ ' bytes, the limit is [0-9]+$' then
-    perform picture_queue._raise_error('PQ_TOO_LARGE', p_problem,
-      'store the data elsewhere, in Supabase Storage for example, and pass its path');
-  elsif p_problem is not null then
-    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', p_problem, p_hint);
-  end if;
-end
-$$;
-
 -- Returns what is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or integer
 -- (low, high), text (characters), name (characters, and which ones beside letters and digits), list (entries,
 -- characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time (from 1970 to

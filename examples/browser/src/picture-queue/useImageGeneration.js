@@ -35,7 +35,7 @@ const INITIAL_STATE = {
  * unmounts, the first generation continues and can be resumed later.
  */
 export function useImageGeneration() {
-  const [state, setState] = useState(NOTHING);
+  const [state, setState] = useState(INITIAL_STATE);
   const following = useRef(/** @type {AbortController | null} */ (null));
 
   useEffect(() => () => following.current?.abort(), []);
