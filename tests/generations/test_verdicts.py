@@ -259,5 +259,5 @@ async def test_an_outage_of_the_project_before_the_begin_gives_the_attempt_back(
     store = _ProjectAway(world.db, world.generation(), error=error)
     with raises_verdict(Snooze, errors.ServiceUnavailable) as raised:
         await image_handler(world.client, lambda _: store, FAST)({}, Job())
-    assert raised.verdict.seconds == FAST.pause
+    assert raised.verdict.seconds == FAST.default_pause
     assert await world.paid() == []
