@@ -198,7 +198,7 @@ async def test_a_claim_skips_the_jobs_of_a_locked_limit_key(clients, claim):
 async def test_maintenance_does_not_wait_for_a_change_of_the_settings(clients):
     holder = clients.one.connection.transaction()
     await holder.start()
-    await clients.one.value("select from picture_queue.setting for update")
+    await clients.one.value("select 1 from picture_queue.setting for update")
     assert "pruned" in await clients.other.value("select maintain_jobs(true)")
     await holder.rollback()
 
