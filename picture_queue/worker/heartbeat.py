@@ -62,7 +62,6 @@ class HeartbeatLoop:
         self._loop = asyncio.get_running_loop()
         self._monitor = LoopMonitor(lambda: _shortest(slots.leases()) / 12, self._describe)
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf  # when it fires
         self._connection: Backend
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._ended = asyncio.Event()
@@ -96,26 +95,19 @@ class HeartbeatLoop:
         if lease.attempt is not None:
             delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
             lease.confirm_at = max(lease.confirm_at + delay, self._beaten_at + _CONFIRM_INTERVAL)
-            self._set_timer(lease.confirm_at)
+            if self._timer is None:  # to wake the thread for each job costs more than a small job
+                self._start_timer(lease.confirm_at)
 
-    def _set_timer(self, at: float) -> None:
-        """Wake the thread at this time, unless all jobs that have a slot are settled by then.
-
-        To wake the thread for each job at once would cost more than the smallest job.
-        """
-        if at < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = at
-            self._timer = self._loop.call_later(at - time.monotonic(), self._wake_to_confirm)
+    def _start_timer(self, at: float) -> None:
+        self._timer = self._loop.call_later(at - time.monotonic(), self._wake_to_confirm)
 
     def _wake_to_confirm(self) -> None:
-        self._timer, self._timer_at = None, math.inf
-        due_at = min((lease.confirm_at for lease in self._slots.unconfirmed()), default=math.inf)
+        self._timer = None
+        due_at = self._slots.next_confirm_at()
         if due_at <= time.monotonic() + _CONFIRM_INTERVAL:
             self._woken.set()
         elif due_at < math.inf:
-            self._set_timer(due_at)
+            self._start_timer(due_at)
 
     async def stop(self) -> None:
         """End the thread, unless it waits for an answer for too long."""
@@ -154,14 +146,11 @@ class HeartbeatLoop:
 
     def _tick(self, leases: list[Lease], shortest: float) -> float:
         """Send a heartbeat if one is due; return the seconds until the next tick."""
-        prolong_at, confirm_at = self._beaten_at + PRESENCE, math.inf
+        prolong_at = -math.inf if self._requested else self._beaten_at + PRESENCE
+        due_at = prolong_at
         for lease in leases:  # in one pass: there may be a thousand, and the event loop waits
             prolong_at = min(prolong_at, lease.prolong_at)
-            if not lease.start_confirmed and lease.confirm_at < confirm_at and not lease.is_settled:
-                confirm_at = lease.confirm_at
-        if self._requested:
-            prolong_at = -math.inf
-        due_at = min(confirm_at, prolong_at)
+            due_at = min(due_at, lease.due_at)
         self._planned_at = max(due_at, self._retry_at)
         now = time.monotonic()
         if self._planned_at > now:

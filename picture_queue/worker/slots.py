@@ -169,13 +169,10 @@ class Slots:
         with self._lock:
             return [lease for lease in self._leases.values() if lease.confirm_at < math.inf]
 
-    def unconfirmed(self) -> list[Lease]:
-        """Return the leases of running jobs whose start is yet to be confirmed."""
-        return [
-            lease
-            for lease in self._taken.values()
-            if not (lease.start_confirmed or lease.is_settled)
-        ]
+    def next_confirm_at(self) -> float:
+        """Return when to confirm the next start of a job that still runs; infinite without one."""
+        running = (lease for lease in self._taken.values() if not lease.is_settled)
+        return min((one.confirm_at for one in running if not one.start_confirmed), default=math.inf)
 
     def find(self, job_key: str) -> Lease | None:
         """Return the lease of a job."""
