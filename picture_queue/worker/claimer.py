@@ -24,7 +24,6 @@ class Claimer(BackgroundLoop):
     request id: the database gives the same jobs.
 
     Args:
-        calls: Makes the calls.
         job_types: The types that have a handler.
         settings: Queues, lease and poll interval.
         slots: Tells how many jobs to claim.

@@ -80,7 +80,6 @@ class Attempt:
 
     Args:
         handler: The handler of its job type.
-        job: The job.
         listener: Told when it has its outcome and when it has ended.
 
     Attributes:
@@ -296,7 +295,6 @@ def log_outcome(
     """Log the end of an attempt, once the database has it.
 
     Args:
-        job: The job.
         outcome: The outcome as it was written; None: the lease was lost.
         seconds: Duration of the attempt.
         status: State of the job afterwards, which can differ from the outcome.

@@ -25,7 +25,6 @@ class MaintenanceLoop(BackgroundLoop):
     A failure of maintenance says nothing about other calls, so it is logged here.
 
     Args:
-        calls: Makes the calls.
         on_work: Called after a round that may have made jobs claimable.
 
     Attributes:

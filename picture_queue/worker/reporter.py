@@ -29,8 +29,6 @@ class Report:
     """An attempt's outcome, as it is written. It is encoded here, where it can fail alone.
 
     Args:
-        job: The job.
-        outcome: Its outcome.
         duration: Seconds the attempt took; None: there was none.
     """
 
@@ -61,7 +59,6 @@ class Reporter(BackgroundLoop):
     """Sends the outcomes that have gathered since the last answer.
 
     Args:
-        calls: Makes the calls.
         slots: Tells whether jobs finish in bulk.
         on_written: Called with the jobs for whose outcomes the database has answered.
         locked_reporter: Takes the outcomes of jobs that another transaction has locked, so that
