@@ -1,8 +1,8 @@
 """Run the tests of the SQL and of the worker on every supported version of Postgres.
 
 ``python scripts/test_matrix.py [MAJOR …]``. `make test` runs all tests on the newest version. The
-exit code is 1 if a test failed twice, or if a version is missing; then it prints the command that
-installs it.
+exit code is 1 if a test failed in both of its runs (see run_tests.py). It is also 1 if a version is
+not installed; the script then prints the command that installs it.
 """
 
 import os

@@ -10,12 +10,12 @@ from engine.workload import Figure, Samples, Size, Workload, percentile
 
 RATE = 300  # The number of jobs per second.
 _TICK = 0.02  # The interval between two claims, in seconds.
-_CLAIM = 50  # The number of jobs that a claim takes.
-_WARM_UP = 1.0  # seconds
+_CLAIM_SIZE = 50  # The largest number of jobs in a claim.
+_WARM_UP = 1.0  # The first part of a turn, in seconds, which the percentiles leave out.
 
 _CALLS = ("enqueue", "claim", "report")
 
-#: For each call: its start (in seconds since the beginning), and its duration in milliseconds.
+#: By call: the start of each call, in seconds since the turn began, and its duration in ms.
 Durations = dict[str, list[tuple[float, float]]]
 
 
@@ -50,7 +50,7 @@ class SteadyLoad:
     async def _work(self, calls: Calls) -> None:
         while not self._stopped.is_set():
             began = time.monotonic()
-            took, jobs = await calls.claim(self._queue, _CLAIM)
+            took, jobs = await calls.claim(self._queue, _CLAIM_SIZE)
             if jobs:
                 self._record("claim", began, took)
                 self._record("report", time.monotonic(), await calls.report(jobs))
@@ -83,7 +83,7 @@ class HeldSnapshot:
         name: The name of the queue, and the prefix of the names of the figures.
         title: The first words of the titles of the figures.
         limit_key: A limit key for the jobs; None for jobs without a limit.
-        bound: The permitted ratio of the last turn to the first.
+        bound: The limit of the ratio between the 95th percentiles of the last and first turn.
     """
 
     def __init__(

@@ -39,11 +39,11 @@ def _ratio(new: list[list[float]], old: list[list[float]]) -> dict[str, Any] | N
 
 
 def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
-    """Return the figures of a workload: a summary for each database, and the ratio new/old.
+    """Return a summary of each figure for each database, and the ratio of new to old.
 
     Args:
         workload: The workload.
-        turns: Its samples by the name of the database.
+        turns: The samples of each turn, by the name of the database.
     """
     results: dict[str, Any] = {}
     for name, figure in workload.figures.items():
@@ -55,7 +55,7 @@ def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
         if figure.bound:
             item["bound"] = f"{figure.bound[0]} {figure.bound[1]:g}"
         item |= {database: _summary(figure, found) for database, found in values.items()}
-        # The ratio of two percentages says little, so these figures have none.
+        # No ratio is computed for percentages, because it would say little.
         if "old" in values and figure.unit != "%":
             item["ratio"] = _ratio(values["new"], values["old"])
         results[name] = item
@@ -88,8 +88,8 @@ def show(report: dict[str, Any]) -> None:
     if baseline:
         columns += ["old median", "old p95", "new/old", "min"]
     for heading in [*columns, "", "bound"]:
-        left = heading in ("figure", "")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        is_text = heading in ("figure", "")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
     for item in report["figures"].values():
         cells = [item["what"], *_cells(item, "new")]
         if baseline:

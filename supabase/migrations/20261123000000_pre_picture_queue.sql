@@ -475,24 +475,25 @@ create table picture_queue.worker (
   job_types text[] not null,
   idle boolean not null default false,
   seen_at timestamptz not null default now(),
-  -- Where its claims begin in each queue ([rank, turn, seq]), while it is expensive to find the first job there.
+  -- The position in each queue ([rank, turn, seq]) from which the worker's claims scan until positions_until. So they
+  -- skip index entries that the worker cannot claim.
   start_positions jsonb,
   positions_until timestamptz not null default '-infinity'
 );
 comment on table picture_queue.worker is 'Workers, their queues and job types, and when they called last.';
--- Claims look up their worker, and enqueues an idle one heard of lately: the newest row version first, so that those
--- which an old snapshot keeps from being cleaned up are not in the way.
+-- A claim looks up its worker; an enqueue looks up an idle worker with a recent heartbeat. Both scans begin at the
+-- newest row version, and so do not read dead versions that an old snapshot keeps from vacuum.
 create index worker_newest on picture_queue.worker (name, seen_at desc);
 create index worker_idle on picture_queue.worker (seen_at) where idle;
 
 
 -- 140_table_job_queue.sql
 
--- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
+-- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
 -- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of them
--- again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are enforced
--- by picture_queue.state_transition (states), the checks of input and _transition; queue_doctor() reports rows that
--- break them.
+-- again in every statement that writes a row, which cost as much as the rest of an enqueue. Instead, the table
+-- picture_queue.state_transition, the input checks and _transition enforce these rules, and queue_doctor() reports rows
+-- that break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -511,18 +512,18 @@ create table public.job_queue (
   expires_at timestamptz,
   tags text[],
   metadata jsonb not null default '{}',
-  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is the time at which the
-  -- job was due first, as an epoch, or what fair share or aging makes of it.
+  -- Jobs of a queue are claimed in the order of rank, turn, seq. rank is the negated priority. turn is the time, in
+  -- epoch seconds, at which the job first became due; aging subtracts from it, and fair share replaces it.
   rank integer not null default 0,
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
-  -- The limited keys under which it counts as running: from its claim on, even if it is claimed ahead.
+  -- The limit keys in which the job occupies a slot. It does so from its claim on, even before its handler starts.
   slots text[],
-  -- The key that blocks it. It stays when the job is unblocked, delayed, finished or retried, until its next start.
+  -- The limit key that blocked the job last. The next start clears it; an unblock, a delay, an end and a retry do not.
   blocked_on text,
   parked_on text,
-  -- When it parked last: an event wakes the jobs that parked before it was sent.
+  -- The time at which the job parked last. An event wakes only jobs that parked before it was sent.
   parked_at timestamptz,
   event jsonb,
   unique_key text,
@@ -539,11 +540,11 @@ create table public.job_queue (
   error text,
   version bigint not null default 1,
   lease_id uuid,
-  -- null: there is no lease. A past time: the lease has expired, but a report still counts until the sweep.
+  -- null: there is no lease. A past time: the lease has expired, but a report is accepted until the sweep.
   lease_expires_at timestamptz,
   lease_seconds real,
   lease_is_legacy boolean not null default false,
-  -- Claims in a row whose worker has not confirmed that the job has started; 0: the start counts.
+  -- The number of consecutive claims whose start no worker has confirmed. 0: the start is confirmed, or needs none.
   unconfirmed_claims smallint not null default 0,
   worker text,
   cancel_requested_at timestamptz,
@@ -552,7 +553,8 @@ create table public.job_queue (
   started_at timestamptz,
   finished_at timestamptz
 ) with (
-  -- Room for heartbeats and progress on the same page (HOT), and a vacuum that keeps up with churn.
+  -- Free space in each page, so that updates by heartbeats and progress can be HOT; and frequent vacuums, because most
+  -- rows are updated several times.
   fillfactor = 80,
   autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_analyze_scale_factor = 0.05
@@ -560,7 +562,7 @@ create table public.job_queue (
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
 -- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so they are not
--- deduplicated: the search for equal entries when a page is full would cost a new job half a microsecond.
+-- deduplicated: on a full page, Postgres would search for equal entries in vain, half a microsecond per new job.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
 -- Jobs that become claimable at a time.
@@ -568,7 +570,7 @@ create index job_queue_due on public.job_queue (scheduled_for) where hold in ('s
 -- Leases in force: for repeated claims, and for the sweep of expired leases, which reads the whole index.
 create index job_queue_leased on public.job_queue (lease_id)
   where status = 'processing' and hold is null;
--- The last turn of each tenant, in queues with fair_share.
+-- Finds the last turn of a tenant in queues with fair_share.
 create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
   where status = 'pending' and hold is null and tenant is not null;
 -- Blocked jobs of a limit key in the order of claims, and unblocked ones that are not claimed yet.
@@ -580,8 +582,8 @@ create index job_queue_expiring on public.job_queue (expires_at)
 -- Finished jobs by age: for lists of failed jobs, and for pruning.
 create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
 -- The jobs of a queue in one state by age: for lists, purges, and changes by filter. Running jobs are few and are found
--- by job_queue_leased and job_queue_parked; since they are not in this index, a claim writes no entry to it. It is
--- ascending, since Postgres fills the pages of an index that grows at its end.
+-- by job_queue_leased and job_queue_parked; since they are not in this index, a claim writes no entry to it. seq
+-- is ascending, because Postgres fills pages completely only in an index that grows at its end.
 create index job_queue_listed on public.job_queue (queue, status, seq) with (deduplicate_items = off)
   where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
@@ -934,8 +936,8 @@ comment on table picture_queue.model is 'Models and their inputs: name, type, fo
 
 -- 170_table_prediction.sql
 
--- The predictions that are paid for, or are about to be. A row is committed before the call of Replicate, and the id of
--- the prediction is written right after it, so that another worker can resume the prediction instead of paying again.
+-- Predictions at Replicate, each of which costs money. A row is committed before the prediction is created, and the id
+-- that Replicate returns is written right after. So another worker can resume the prediction instead of paying again.
 create table picture_queue.prediction (
   id uuid primary key default gen_random_uuid(),
   job_id uuid not null,
@@ -954,7 +956,7 @@ create table picture_queue.prediction (
     check (state in ('creating', 'created', 'succeeded', 'failed', 'canceled', 'aborted', 'lost')),
   constraint created_has_an_id check (state <> 'created' or prediction_id is not null)
 );
-comment on table picture_queue.prediction is 'One row per prediction at Replicate, written before it is created.';
+comment on table picture_queue.prediction is 'One row per prediction at Replicate, committed before its creation.';
 create unique index prediction_live on picture_queue.prediction (generation_id)
   where state in ('creating', 'created');
 create index prediction_generation on picture_queue.prediction (generation_id, created_at);
@@ -1071,12 +1073,13 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
 
 -- 195_each_table.sql
 
--- Properties that each table above has.
+-- Enable row level security and set the replica identity of each table above.
 --
--- Row level security: a table without a policy (800_policies.sql) shows no rows to the API roles that are bound by it.
--- Replica identity: a publication `for all tables` refuses updates and deletes of a table that has none. Tables without
--- a primary key get the whole row, which is written to the log with updates and deletes only. A key would cost each
--- insert an index entry, and depth_change gets a row from every enqueue, claim and report.
+-- Row level security: without a policy (800_policies.sql), API roles without BYPASSRLS see no rows.
+-- Replica identity: under a publication `for all tables`, Postgres refuses updates and deletes of a table without one.
+-- For a table without a primary key, the whole row is the identity. Postgres writes it to the WAL for updates and
+-- deletes only. A primary key would cost each insert an index entry; every enqueue, claim and report inserts a row into
+-- depth_change.
 do $$
 declare
   v_table regclass;
@@ -6218,7 +6221,7 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
 $$;
-comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
+comment on function public.set_schedule is 'Creates or replaces a schedule; a repeated call changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
@@ -6227,7 +6230,7 @@ as $$
     picture_queue._store_answer('delete_schedule', request_id::text, jsonb_build_object(
       'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null))))
 $$;
-comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
+comment on function public.delete_schedule is 'Deletes a schedule, but not its jobs. Returns whether it existed.';
 
 create function public.pause_schedule(name text) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -6241,7 +6244,7 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
 $$;
-comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
+comment on function public.pause_schedule is 'Pauses a schedule, so that it enqueues no jobs.';
 
 -- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
@@ -6251,7 +6254,7 @@ as $$
     'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
   from picture_queue._get_schedule(name) s
 $$;
-comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
+comment on function public.resume_schedule is 'Resumes a schedule from its next tick on.';
 
 -- Enqueues a job of the schedule now. The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
@@ -6267,7 +6270,7 @@ exception when others then
 end
 $$;
 comment on function public.run_schedule is
-  'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
+  'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
 -- filter: limit, after (see _check_page). A page ends after limit rows, or with the row that makes it larger than
 -- 8 MiB.
@@ -6491,7 +6494,7 @@ $$;
 create function public.list_models() returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.list_models() $$;
-comment on function public.list_models is 'The models on offer, with their inputs.';
+comment on function public.list_models is 'The enabled models, with their inputs.';
 
 
 -- 430_function_prediction.sql
@@ -8413,9 +8416,9 @@ grant execute on function picture_queue.maintain, picture_queue.prune, picture_q
 
 -- 950_supabase_realtime.sql
 
--- If Realtime is installed, events are written to realtime.messages, and the server sends them after the commit. One
--- insert writes many. If the insert is not permitted, realtime.send() writes them, in a subtransaction each. An error
--- is raised as a warning, since an event is a hint and must not undo the change that it announces.
+-- If Realtime is installed, events are written to realtime.messages, and its server sends them after the commit. One
+-- insert writes all events. If the role may not insert, realtime.send() writes each event in its own subtransaction. An
+-- error becomes a warning, since an event is only a hint: a failure must not undo the change that the event announces.
 do $do$
 begin
   if to_regclass('realtime.messages') is null then

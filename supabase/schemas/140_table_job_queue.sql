@@ -1,8 +1,8 @@
--- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
+-- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
 -- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of them
--- again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are enforced
--- by picture_queue.state_transition (states), the checks of input and _transition; queue_doctor() reports rows that
--- break them.
+-- again in every statement that writes a row, which cost as much as the rest of an enqueue. Instead, the table
+-- picture_queue.state_transition, the input checks and _transition enforce these rules, and queue_doctor() reports rows
+-- that break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -21,18 +21,18 @@ create table public.job_queue (
   expires_at timestamptz,
   tags text[],
   metadata jsonb not null default '{}',
-  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is the time at which the
-  -- job was due first, as an epoch, or what fair share or aging makes of it.
+  -- Jobs of a queue are claimed in the order of rank, turn, seq. rank is the negated priority. turn is the time, in
+  -- epoch seconds, at which the job first became due; aging subtracts from it, and fair share replaces it.
   rank integer not null default 0,
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
-  -- The limited keys under which it counts as running: from its claim on, even if it is claimed ahead.
+  -- The limit keys in which the job occupies a slot. It does so from its claim on, even before its handler starts.
   slots text[],
-  -- The key that blocks it. It stays when the job is unblocked, delayed, finished or retried, until its next start.
+  -- The limit key that blocked the job last. The next start clears it; an unblock, a delay, an end and a retry do not.
   blocked_on text,
   parked_on text,
-  -- When it parked last: an event wakes the jobs that parked before it was sent.
+  -- The time at which the job parked last. An event wakes only jobs that parked before it was sent.
   parked_at timestamptz,
   event jsonb,
   unique_key text,
@@ -49,11 +49,11 @@ create table public.job_queue (
   error text,
   version bigint not null default 1,
   lease_id uuid,
-  -- null: there is no lease. A past time: the lease has expired, but a report still counts until the sweep.
+  -- null: there is no lease. A past time: the lease has expired, but a report is accepted until the sweep.
   lease_expires_at timestamptz,
   lease_seconds real,
   lease_is_legacy boolean not null default false,
-  -- Claims in a row whose worker has not confirmed that the job has started; 0: the start counts.
+  -- The number of consecutive claims whose start no worker has confirmed. 0: the start is confirmed, or needs none.
   unconfirmed_claims smallint not null default 0,
   worker text,
   cancel_requested_at timestamptz,
@@ -62,7 +62,8 @@ create table public.job_queue (
   started_at timestamptz,
   finished_at timestamptz
 ) with (
-  -- Room for heartbeats and progress on the same page (HOT), and a vacuum that keeps up with churn.
+  -- Free space in each page, so that updates by heartbeats and progress can be HOT; and frequent vacuums, because most
+  -- rows are updated several times.
   fillfactor = 80,
   autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_analyze_scale_factor = 0.05
@@ -70,7 +71,7 @@ create table public.job_queue (
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
 -- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so they are not
--- deduplicated: the search for equal entries when a page is full would cost a new job half a microsecond.
+-- deduplicated: on a full page, Postgres would search for equal entries in vain, half a microsecond per new job.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
 -- Jobs that become claimable at a time.
@@ -78,7 +79,7 @@ create index job_queue_due on public.job_queue (scheduled_for) where hold in ('s
 -- Leases in force: for repeated claims, and for the sweep of expired leases, which reads the whole index.
 create index job_queue_leased on public.job_queue (lease_id)
   where status = 'processing' and hold is null;
--- The last turn of each tenant, in queues with fair_share.
+-- Finds the last turn of a tenant in queues with fair_share.
 create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
   where status = 'pending' and hold is null and tenant is not null;
 -- Blocked jobs of a limit key in the order of claims, and unblocked ones that are not claimed yet.
@@ -90,8 +91,8 @@ create index job_queue_expiring on public.job_queue (expires_at)
 -- Finished jobs by age: for lists of failed jobs, and for pruning.
 create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
 -- The jobs of a queue in one state by age: for lists, purges, and changes by filter. Running jobs are few and are found
--- by job_queue_leased and job_queue_parked; since they are not in this index, a claim writes no entry to it. It is
--- ascending, since Postgres fills the pages of an index that grows at its end.
+-- by job_queue_leased and job_queue_parked; since they are not in this index, a claim writes no entry to it. seq
+-- is ascending, because Postgres fills pages completely only in an index that grows at its end.
 create index job_queue_listed on public.job_queue (queue, status, seq) with (deduplicate_items = off)
   where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;

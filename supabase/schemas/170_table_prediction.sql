@@ -1,5 +1,5 @@
--- The predictions that are paid for, or are about to be. A row is committed before the call of Replicate, and the id of
--- the prediction is written right after it, so that another worker can resume the prediction instead of paying again.
+-- Predictions at Replicate, each of which costs money. A row is committed before the prediction is created, and the id
+-- that Replicate returns is written right after. So another worker can resume the prediction instead of paying again.
 create table picture_queue.prediction (
   id uuid primary key default gen_random_uuid(),
   job_id uuid not null,
@@ -18,7 +18,7 @@ create table picture_queue.prediction (
     check (state in ('creating', 'created', 'succeeded', 'failed', 'canceled', 'aborted', 'lost')),
   constraint created_has_an_id check (state <> 'created' or prediction_id is not null)
 );
-comment on table picture_queue.prediction is 'One row per prediction at Replicate, written before it is created.';
+comment on table picture_queue.prediction is 'One row per prediction at Replicate, committed before its creation.';
 create unique index prediction_live on picture_queue.prediction (generation_id)
   where state in ('creating', 'created');
 create index prediction_generation on picture_queue.prediction (generation_id, created_at);

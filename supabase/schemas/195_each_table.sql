@@ -1,9 +1,10 @@
--- Properties that each table above has.
+-- Enable row level security and set the replica identity of each table above.
 --
--- Row level security: a table without a policy (800_policies.sql) shows no rows to the API roles that are bound by it.
--- Replica identity: a publication `for all tables` refuses updates and deletes of a table that has none. Tables without
--- a primary key get the whole row, which is written to the log with updates and deletes only. A key would cost each
--- insert an index entry, and depth_change gets a row from every enqueue, claim and report.
+-- Row level security: without a policy (800_policies.sql), API roles without BYPASSRLS see no rows.
+-- Replica identity: under a publication `for all tables`, Postgres refuses updates and deletes of a table without one.
+-- For a table without a primary key, the whole row is the identity. Postgres writes it to the WAL for updates and
+-- deletes only. A primary key would cost each insert an index entry; every enqueue, claim and report inserts a row into
+-- depth_change.
 do $$
 declare
   v_table regclass;

@@ -53,7 +53,7 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
 $$;
-comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
+comment on function public.set_schedule is 'Creates or replaces a schedule; a repeated call changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
@@ -62,7 +62,7 @@ as $$
     picture_queue._store_answer('delete_schedule', request_id::text, jsonb_build_object(
       'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null))))
 $$;
-comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
+comment on function public.delete_schedule is 'Deletes a schedule, but not its jobs. Returns whether it existed.';
 
 create function public.pause_schedule(name text) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -76,7 +76,7 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
 $$;
-comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
+comment on function public.pause_schedule is 'Pauses a schedule, so that it enqueues no jobs.';
 
 -- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
@@ -86,7 +86,7 @@ as $$
     'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
   from picture_queue._get_schedule(name) s
 $$;
-comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
+comment on function public.resume_schedule is 'Resumes a schedule from its next tick on.';
 
 -- Enqueues a job of the schedule now. The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
@@ -102,7 +102,7 @@ exception when others then
 end
 $$;
 comment on function public.run_schedule is
-  'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
+  'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
 -- filter: limit, after (see _check_page). A page ends after limit rows, or with the row that makes it larger than
 -- 8 MiB.

@@ -36,4 +36,4 @@ $$;
 create function public.list_models() returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.list_models() $$;
-comment on function public.list_models is 'The models on offer, with their inputs.';
+comment on function public.list_models is 'The enabled models, with their inputs.';

@@ -1,6 +1,6 @@
--- If Realtime is installed, events are written to realtime.messages, and the server sends them after the commit. One
--- insert writes many. If the insert is not permitted, realtime.send() writes them, in a subtransaction each. An error
--- is raised as a warning, since an event is a hint and must not undo the change that it announces.
+-- If Realtime is installed, events are written to realtime.messages, and its server sends them after the commit. One
+-- insert writes all events. If the role may not insert, realtime.send() writes each event in its own subtransaction. An
+-- error becomes a warning, since an event is only a hint: a failure must not undo the change that the event announces.
 do $do$
 begin
   if to_regclass('realtime.messages') is null then

@@ -1,7 +1,8 @@
-"""A worker that kills itself, like `kill -9`, at one point of a generation.
+"""A worker that kills itself with SIGKILL at one point of a generation.
 
-``python crashing_worker.py <point>``. A point is ``<before|after>:<step>``; a step is the name of a
-database call, ``upload``, or the name of a call to Replicate. Without a point the worker runs on.
+``python crashing_worker.py [<point>]``. A point is ``<before|after>:<step>``; a step is the name of
+a database function, ``look`` or ``upload`` (calls of Storage), or the name of a call of Replicate.
+Without a point, the worker never kills itself.
 """
 
 import asyncio
@@ -19,23 +20,23 @@ from picture_queue.generations.settings import HandlerSettings
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.settings import ReplicateSettings
 
-DIES_AT = sys.argv[1] if len(sys.argv) > 1 else ""
+KILL_POINT = sys.argv[1] if len(sys.argv) > 1 else ""
 
 
 def kill_at(when: str, step: str) -> None:
-    if DIES_AT and f"{when}:{step}" == DIES_AT:
+    if KILL_POINT and f"{when}:{step}" == KILL_POINT:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wrap_method(owner: type, name: str, step: Callable[..., str]) -> None:
-    """Let the process die before or after a method, if the point names it."""
+    """Wrap a method so that it kills the process before or after its call at `KILL_POINT`."""
     method: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
-        which = step(*args)
-        kill_at("before", which)
+        step_name = step(*args)
+        kill_at("before", step_name)
         result = await method(*args, **kwargs)
-        kill_at("after", which)
+        kill_at("after", step_name)
         return result
 
     setattr(owner, name, wrapped)
@@ -51,11 +52,11 @@ async def main() -> None:
     )
     for name in ("create", "get", "download"):
         wrap_method(ReplicateClient, name, lambda *_, name=name: name)
-    lease = 600.0 if DIES_AT else 30.0  # The test expires the leases of dead workers itself.
+    lease = 600.0 if KILL_POINT else 30.0  # The test expires the leases of dead workers itself.
     settings = WorkerSettings(lease=lease, poll_interval=0.2, concurrency=50)
-    handling = HandlerSettings(first_poll_interval=0.05, recheck_delay=0.5)
+    handler_settings = HandlerSettings(first_poll_interval=0.05, recheck_delay=0.5)
     async with AsyncPictureQueue.from_env() as pq:
-        await builtin_worker(pq, settings, ReplicateSettings.from_env(), handling).run()
+        await builtin_worker(pq, settings, ReplicateSettings.from_env(), handler_settings).run()
 
 
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Bad input of the command line: one line of error with a fix, an exit code, and no change."""
+"""Bad input on the command line: a one-line error that says the fix, an exit code, no change."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ SCHNELL = "black-forest-labs/flux-schnell"
 
 
 def expect_error(done: Result, code: int, *texts: str) -> None:
-    """Check the exit code, and that stderr has one line of error with these texts."""
+    """Check the exit code, and that stderr is a one-line error with these texts."""
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert done.stderr.rstrip().endswith((".", "?", ")", " --help"))
@@ -119,9 +119,9 @@ def test_unknown_jobs_and_models_are_not_found(cli: Cli) -> None:
 # --- The project ---
 
 
-def test_missing_settings_are_named(cli: Cli, tmp_path: Any) -> None:
-    nowhere = {"SUPABASE_URL": None, "SUPABASE_KEY": None, "XDG_DATA_HOME": str(tmp_path)}
-    expect_error(cli("jobs", "list", **nowhere), 2, "SUPABASE_URL", "picture-queue local start")
+def test_missing_settings_are_reported(cli: Cli, tmp_path: Any) -> None:
+    environment = {"SUPABASE_URL": None, "SUPABASE_KEY": None, "XDG_DATA_HOME": str(tmp_path)}
+    expect_error(cli("jobs", "list", **environment), 2, "SUPABASE_URL", "picture-queue local start")
     expect_error(cli("jobs", "list", SUPABASE_KEY=None), 2, "No Supabase key is set")
     expect_error(
         cli("jobs", "list", SUPABASE_URL="localhost:54321"), 2, "not an http:// or https://"
@@ -138,16 +138,16 @@ def test_a_key_without_the_permission_is_refused(cli: Cli, stack: Any) -> None:
     expect_error(cli("health", SUPABASE_KEY=stack.anon_key), 5, "service key")
 
 
-def test_an_address_without_a_server_is_named(cli: Cli) -> None:
-    with socket.socket() as taken:  # The port is bound, but has no listener.
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+def test_an_address_without_a_server_is_reported(cli: Cli) -> None:
+    with socket.socket() as bound:  # The port is bound, but has no listener.
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         expect_error(cli("jobs", "list", SUPABASE_URL=url), 6, url, "Check SUPABASE_URL")
 
 
 @contextmanager
-def answering(answer: Any, status: int = 200) -> Iterator[str]:
-    """Run a server that gives the same response to every request; yield its address."""
+def serve_response(answer: Any, status: int = 200) -> Iterator[str]:
+    """Run a server that sends the same response to every request; yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -196,10 +196,10 @@ def answering(answer: Any, status: int = 200) -> Iterator[str]:
     ],
     ids=["database too old", "client too old", "not installed", "404", "object", "list", "null"],
 )
-def test_an_incompatible_project_is_named(
+def test_an_incompatible_project_is_reported(
     cli: Cli, answer: Any, status: int, code: int, texts: str
 ) -> None:
-    with answering(answer, status) as url:
+    with serve_response(answer, status) as url:
         expect_error(cli("jobs", "list", SUPABASE_URL=url), code, texts)
 
 

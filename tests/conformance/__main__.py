@@ -69,7 +69,7 @@ def _interfaces(project: Project, open_: ExitStack) -> tuple[list[Interface], di
     direct: list[Interface] = [Psycopg(), Asyncpg()]
     absent = {}
     if project.database:
-        address = open_.enter_context(pooler.pooled(project.database))
+        address = open_.enter_context(pooler.run_pgbouncer(project.database))
         direct.append(Psycopg("pgbouncer", address))
     else:
         names = [interface.name for interface in (*direct, *ours(direct=True))]

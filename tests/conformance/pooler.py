@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-INSTALL = "apt-get install pgbouncer"
+INSTALL_COMMAND = "apt-get install pgbouncer"
 _CONFIGURATION = """
 [databases]
 {name} = host={host} port={server} dbname={name} user={user} password={password}
@@ -26,17 +26,17 @@ server_reset_query =
 """
 
 
-def program() -> str | None:
+def find_pgbouncer() -> str | None:
     """Return the path of PgBouncer; None if it is not installed."""
     return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
 @contextmanager
-def pooled(url: str) -> Iterator[str]:
-    """Run PgBouncer in front of the database of an address; yield the address through it."""
-    found = program()
-    if found is None:
-        raise FileNotFoundError(f"PgBouncer is missing: {INSTALL}")
+def run_pgbouncer(url: str) -> Iterator[str]:
+    """Run PgBouncer in front of the database of a URL; yield the URL of PgBouncer."""
+    program = find_pgbouncer()
+    if program is None:
+        raise FileNotFoundError(f"PgBouncer is missing: {INSTALL_COMMAND}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     server = urlsplit(url)
@@ -56,16 +56,16 @@ def pooled(url: str) -> Iterator[str]:
         # PgBouncer refuses to run as root.
         as_nobody = ("-u", "nobody") if os.getuid() == 0 else ()
         Path(directory).chmod(0o755)
-        process = subprocess.Popen([found, *as_nobody, file], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([program, *as_nobody, file], stderr=subprocess.DEVNULL)
         try:
-            _wait(port)
+            _wait_until_listening(port)
             yield f"postgresql://{server.username}:any@127.0.0.1:{port}/{name}"
         finally:
             process.terminate()
             process.wait(10)
 
 
-def _wait(port: int) -> None:
+def _wait_until_listening(port: int) -> None:
     for _ in range(200):
         with socket.socket() as probe:
             probe.settimeout(0.1)

@@ -79,9 +79,9 @@ def test_supabase_js_in_a_browser_answers_like_plain_http(
 
 @pytest.mark.extra
 def test_a_pooler_in_transaction_mode_answers_like_plain_http(project, stack, plain_http):
-    if pooler.program() is None:
-        pytest.fail(f"PgBouncer is missing: {pooler.INSTALL}", pytrace=False)
-    with pooler.pooled(stack.db_url) as address:
+    if pooler.find_pgbouncer() is None:
+        pytest.fail(f"PgBouncer is missing: {pooler.INSTALL_COMMAND}", pytrace=False)
+    with pooler.run_pgbouncer(stack.db_url) as address:
         assert find_differences(project, Psycopg("pgbouncer", address), plain_http) == ""
 
 

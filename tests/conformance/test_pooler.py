@@ -16,9 +16,9 @@ pytestmark = pytest.mark.extra
 @pytest.fixture
 def pooled(stack):
     """The address of a PgBouncer in front of the stack's database."""
-    if pooler.program() is None:
-        pytest.fail(f"PgBouncer is missing: {pooler.INSTALL}", pytrace=False)
-    with pooler.pooled(stack.db_url) as address:
+    if pooler.find_pgbouncer() is None:
+        pytest.fail(f"PgBouncer is missing: {pooler.INSTALL_COMMAND}", pytrace=False)
+    with pooler.run_pgbouncer(stack.db_url) as address:
         yield address
 
 

@@ -10,14 +10,14 @@ _HEADERS = 1  # The type of a HEADERS frame in HTTP/2.
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP response of the proxy itself.
+    """A response that the proxy sends itself, in HTTP/1.1.
 
     Attributes:
-        status: Status code.
-        body: Its body.
+        status: The status code.
+        body: The body.
         headers: The headers, except the content length.
-        path: The prefix of the paths that get it.
-        count: The number of requests that get it.
+        path: The proxy answers requests whose path begins with this prefix.
+        count: The number of requests to answer.
     """
 
     status: int
@@ -34,7 +34,7 @@ class Answer:
 
 
 def size_of_request(data: bytearray) -> int | None:
-    """Return the length of the first HTTP/1.1 request in these bytes, or None without a head."""
+    """Return the length of the first HTTP/1.1 request, or None while its head is incomplete."""
     head, end, _ = data.partition(b"\r\n\r\n")
     if not end:
         return None
@@ -45,44 +45,44 @@ def size_of_request(data: bytearray) -> int | None:
     return len(head) + len(end)
 
 
-class Answers:
+class ResponseParser:
     """A parser that finds the responses in the bytes of a server.
 
-    An HTTP response begins with its complete head: the server has carried the request out by then.
-    A response of Postgres ends with ReadyForQuery; its rows may come before the commit.
+    The first bytes of an HTTP response arrive after the server has executed the request. From
+    Postgres, rows may arrive before the commit; only ReadyForQuery ends the response.
     """
 
     def __init__(self, protocol: ProtocolName) -> None:
         self._protocol = protocol
-        self._asked = False
-        self._answering = False
-        self._connected = False
+        self._requested = False
+        self._responding = False
+        self._session_started = False
         self._frames = bytearray()
 
     def note_request(self) -> None:
         """Record that the client sent data."""
-        self._asked = True
+        self._requested = True
 
-    def received(self, data: bytes) -> tuple[bool, bool]:
+    def feed(self, data: bytes) -> tuple[bool, bool]:
         """Return whether a response begins, and whether one ends, in these bytes of the server."""
         if self._protocol == "h2":
             found = self._has_headers(data)
             return found, found
         if self._protocol == "http":
-            note_request, self._asked = self._asked, False
-            return note_request, note_request
+            begins, self._requested = self._requested, False
+            return begins, begins
         ready = len(data) >= 6 and data[-6:-1] == b"Z\x00\x00\x00\x05"
-        if not self._connected:
-            # The start of a session ends in the same way, but is no response.
-            self._connected = ready
-            self._asked = False
+        if not self._session_started:
+            # The startup of a session ends with ReadyForQuery too, but it is not a response.
+            self._session_started = ready
+            self._requested = False
             return False, False
-        begins = self._asked and not self._answering
+        begins = self._requested and not self._responding
         if begins:
-            self._asked, self._answering = False, True
-        ends = ready and self._answering
+            self._requested, self._responding = False, True
+        ends = ready and self._responding
         if ends:
-            self._answering = False
+            self._responding = False
         return begins, ends
 
     def _has_headers(self, data: bytes) -> bool:

@@ -1,15 +1,15 @@
-"""A TCP and TLS proxy in front of the gateway or of Postgres, with faults that a test switches.
+"""A TCP and TLS proxy in front of the gateway or of Postgres, with faults that a test turns on.
 
 =================  ================================================================================
-`black_hole`       connections drop all data in both directions; new ones work, or do the same
+`black_hole`       connections drop all data in both directions; with `new`, new ones do so too
 `half_open`        the server's side is closed without telling the client; new ones work
 `stall`            data is held back without loss, until `heal`
 `delay`            all data is delivered some seconds late
 `refuse`           new connections are refused; existing ones continue
 `reset`            connections are reset, once; new ones work
-`lose_answers`     the server carries out the next n calls; the client gets a reset
-`garble_answers`   the server carries out the next n calls; the client gets garbage
-`answer`           the proxy answers HTTP/1.1 requests itself, without the server
+`lose_answers`     the server executes the next n calls; the client gets a reset
+`garble_answers`   the server executes the next n calls; the client gets garbage
+`answer`           the proxy answers HTTP/1.1 requests instead of the server
 =================  ================================================================================
 
 `heal` ends the faults. A connection that drops data keeps doing so, as behind a firewall that lost
@@ -26,9 +26,9 @@ from collections.abc import Callable
 from typing import Self
 
 from .loop_thread import LoopThread
-from .protocols import Answer, Answers, ProtocolName, size_of_request
+from .protocols import Answer, ProtocolName, ResponseParser, size_of_request
 
-_PIECE = 65536
+_CHUNK_SIZE = 65536
 _GARBAGE = b"\x00this is no answer of this protocol\r\n\r\n"
 
 
@@ -65,70 +65,72 @@ class Proxy:
         self.delay_seconds = 0.0
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self._losing = 0
+        self._left_to_lose = 0
         self.garbles = False
         self._answer: Answer | None = None
         self._answers_left = 0.0
 
     def __enter__(self) -> Self:
         self._thread.__enter__()
-        self._do(self._listen)
+        self._run_in_loop(self._listen)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._do(self._stop_listening)
-        self._do(self._abort_all)
+        self._run_in_loop(self._stop_listening)
+        self._run_in_loop(self._abort_all)
         self._thread.__exit__()
 
     # Faults ------------------------------------------------------------------------------------
 
     def black_hole(self, *, new: bool = False) -> None:
-        """Let the connections drop all data; with `new` also those to come, until `heal`."""
+        """Drop all data of the existing connections; with `new` also of new ones, until `heal`."""
 
         def change() -> None:
             self.silent = new
             for connection in self._connections:
                 connection.silent = True
 
-        self._do(change)
+        self._run_in_loop(change)
 
     def half_open(self) -> None:
         """Close the server's side of the connections without telling the client."""
         self.black_hole()
-        self._do(lambda: [connection.end_server() for connection in list(self._connections)])
+        self._run_in_loop(
+            lambda: [connection.end_server() for connection in list(self._connections)]
+        )
 
     def stall(self) -> None:
         """Hold all data back until `heal`."""
-        self._do(self.flowing.clear)
+        self._run_in_loop(self.flowing.clear)
 
     def delay(self, seconds: float) -> None:
         """Deliver all data late, until `heal`."""
-        self._do(lambda: setattr(self, "delay_seconds", seconds))
+        self._run_in_loop(lambda: setattr(self, "delay_seconds", seconds))
 
     def refuse(self) -> None:
         """Refuse new connections until `heal`."""
-        self._do(self._stop_listening)
+        self._run_in_loop(self._stop_listening)
 
     def reset(self) -> None:
         """Reset the connections."""
-        self._do(self._abort_all)
+        self._run_in_loop(self._abort_all)
 
     def lose_answers(self, count: int = 1) -> None:
         """Reset the connection in place of each of the next responses."""
-        self._do(lambda: self._lose(count, garbles=False))
+        self._run_in_loop(lambda: self._lose(count, garbles=False))
 
     def garble_answers(self, count: int = 1) -> None:
         """Send garbage in place of each of the next responses."""
-        self._do(lambda: self._lose(count, garbles=True))
+        self._run_in_loop(lambda: self._lose(count, garbles=True))
 
     def answer(self, answer: Answer) -> None:
         """Answer requests in place of the server, until `heal` or for a number of requests."""
-        assert self.protocol == "http", "only HTTP/1.1 is answered here"
+        assert self.protocol == "http", "the proxy can answer only HTTP/1.1 requests"
 
         def change() -> None:
             self._answer, self._answers_left = answer, answer.count
 
-        self._do(change)
+        self._run_in_loop(change)
 
     def heal(self) -> None:
         """End the faults; connections that drop data keep doing so."""
@@ -136,19 +138,19 @@ class Proxy:
         def change() -> None:
             self.silent = False
             self.delay_seconds = 0.0
-            self._losing = 0
+            self._left_to_lose = 0
             self._answer = None
             self.flowing.set()
             self._listen()
 
-        self._do(change)
+        self._run_in_loop(change)
 
     def _lose(self, count: int, *, garbles: bool) -> None:
-        self._losing, self.garbles = count, garbles
+        self._left_to_lose, self.garbles = count, garbles
 
     # Connections -------------------------------------------------------------------------------
 
-    def _do(self, change: Callable[[], object]) -> None:
+    def _run_in_loop(self, change: Callable[[], object]) -> None:
         async def run() -> None:
             change()
 
@@ -194,11 +196,11 @@ class Proxy:
             self._connections.discard(connection)
             connection.close()
 
-    def take_loss(self) -> bool:
-        """Return True if the response that begins must be lost."""
-        if self._losing <= 0:
+    def should_lose(self) -> bool:
+        """Return True if the response that begins now must be lost, and count it."""
+        if self._left_to_lose <= 0:
             return False
-        self._losing -= 1
+        self._left_to_lose -= 1
         return True
 
     def take_answer(self, request: bytes) -> bytes | None:
@@ -225,11 +227,10 @@ class _Connection:
         self._socket = client
         self._client: asyncio.StreamWriter | None = None
         self._server: asyncio.StreamWriter | None = None
-        self._answers = Answers(proxy.protocol)
+        self._responses = ResponseParser(proxy.protocol)
         self._loses_answer = False  # True to lose the response that has begun.
-        self._request = (
-            bytearray()
-        )  # The request that the proxy answers itself, until it is complete.
+        # The part of a request that has arrived, while the proxy answers requests itself.
+        self._request = bytearray()
         self.silent = proxy.silent
 
     async def run(self) -> None:
@@ -237,7 +238,7 @@ class _Connection:
         loop = asyncio.get_running_loop()
         self._socket.setblocking(False)
         while self.silent:  # Data before the TLS handshake is discarded as well.
-            if not await loop.sock_recv(self._socket, _PIECE):
+            if not await loop.sock_recv(self._socket, _CHUNK_SIZE):
                 return
         from_client = asyncio.StreamReader(loop=loop)
         protocol = asyncio.StreamReaderProtocol(from_client, loop=loop)
@@ -247,20 +248,22 @@ class _Connection:
         self._client = asyncio.StreamWriter(transport, protocol, from_client, loop)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
-            self._answers = Answers("http")  # The client did not choose HTTP/2.
+            self._responses = ResponseParser("http")  # The client did not choose HTTP/2.
         from_server, self._server = await asyncio.open_connection(*self._proxy.server)
-        asking = asyncio.create_task(self._forward(from_client, self._server, self._on_client_data))
-        answering = asyncio.create_task(
+        to_server = asyncio.create_task(
+            self._forward(from_client, self._server, self._on_client_data)
+        )
+        to_client = asyncio.create_task(
             self._forward(from_server, self._client, self._on_server_data)
         )
         try:
-            await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
-            if self.silent:  # The client is not told of the end of the server's side.
-                await asking
+            await asyncio.wait({to_server, to_client}, return_when=asyncio.FIRST_COMPLETED)
+            if self.silent:  # Do not close the client's side when the server closes its own.
+                await to_server
         finally:
-            for task in (asking, answering):
+            for task in (to_server, to_client):
                 task.cancel()
-            await asyncio.gather(asking, answering, return_exceptions=True)
+            await asyncio.gather(to_server, to_client, return_exceptions=True)
 
     async def _forward(
         self,
@@ -268,7 +271,7 @@ class _Connection:
         sink: asyncio.StreamWriter,
         inspect: Callable[[bytes], bytes],
     ) -> None:
-        while data := await source.read(_PIECE):
+        while data := await source.read(_CHUNK_SIZE):
             if self._proxy.delay_seconds:
                 await asyncio.sleep(self._proxy.delay_seconds)
             await self._proxy.flowing.wait()
@@ -280,7 +283,7 @@ class _Connection:
 
     def _on_client_data(self, data: bytes) -> bytes:
         """Return the part of the client's data that must be forwarded to the server."""
-        self._answers.note_request()
+        self._responses.note_request()
         if not self._request and not self._proxy.answers_itself:
             return data
         self._request += data
@@ -302,9 +305,9 @@ class _Connection:
         Raises:
             ConnectionResetError: The response is lost, and the connection ends.
         """
-        begins, ends = self._answers.received(data)
+        begins, ends = self._responses.feed(data)
         if begins:
-            self._loses_answer = self._proxy.take_loss()
+            self._loses_answer = self._proxy.should_lose()
         if not self._loses_answer:
             return data
         if not ends:

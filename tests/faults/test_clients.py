@@ -19,7 +19,7 @@ HANG = 20.0  # A call that takes more seconds counts as unbounded.
 
 FAULTS: dict[str, Callable[[Proxy], None]] = {
     "black hole": lambda proxy: proxy.black_hole(),
-    "black hole for new ones too": lambda proxy: proxy.black_hole(new=True),
+    "black hole, new connections too": lambda proxy: proxy.black_hole(new=True),
     "half open": lambda proxy: proxy.half_open(),
     "stall": lambda proxy: proxy.stall(),
     "delay": lambda proxy: proxy.delay(2 * TIMEOUT),
@@ -27,10 +27,10 @@ FAULTS: dict[str, Callable[[Proxy], None]] = {
     "refuse": lambda proxy: proxy.refuse(),
     "garble": lambda proxy: proxy.garble_answers(100),
 }
-#: Only the existing connections are lost: one call fails, and the next one succeeds.
-HEALS = {"black hole", "half open"}
-#: The call is repeated at once.
-FREE = {"reset", "refuse"}
+#: Faults of existing connections only: the first call fails, and the next one succeeds.
+FAIL_ONCE = {"black hole", "half open"}
+#: Faults that fail no call: the client repeats the call at once, or still has a connection.
+FAIL_NEVER = {"reset", "refuse"}
 
 
 @pytest.fixture(params=["http", "https", "direct"])
@@ -53,10 +53,10 @@ def route(request, stack, tmp_path, monkeypatch) -> Iterator[tuple[Proxy, dict[s
             yield proxy, {"url": url, "key": stack.service_role_key}
 
 
-def drive(
+def run_with_client(
     route: dict[str, str], kind: str, use: Callable[[Any, Callable[[Any], Any]], Any]
 ) -> None:
-    """Run a function with a client, and with a function that awaits results."""
+    """Call `use` with a client, and with a function that awaits what a method returns."""
     if kind == "sync":
         with PictureQueue(**route) as pq:
             use(pq, lambda result: result)
@@ -90,11 +90,11 @@ def test_a_fault_costs_at_most_one_timeout(route, fault, kind):
             except errors.ConnectionFailed as error:
                 failed.append(error)
             assert time.monotonic() - began < HANG
-        assert len(failed) == (0 if fault in FREE else 1 if fault in HEALS else 2)
+        assert len(failed) == (0 if fault in FAIL_NEVER else 1 if fault in FAIL_ONCE else 2)
         proxy.heal()
         assert wait(pq.health())
 
-    drive(connection, kind, use)
+    run_with_client(connection, kind, use)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -103,22 +103,24 @@ def test_a_response_lost_after_the_commit_causes_no_second_change(route, garbled
     proxy, connection = route
 
     def use(pq: Any, wait: Callable[[Any], Any]) -> None:
-        def ask(method: Callable[[], Any]) -> Any:
+        def call_with_loss(method: Callable[[], Any]) -> Any:
             proxy.garble_answers(1) if garbled else proxy.lose_answers(1)
             return wait(method())
 
         wait(pq.health())
         jobs = [{"job_type": "x", "queue": queue}] * 3
-        assert ask(lambda: pq.jobs.enqueue("x", queue=queue)).outcome == "created"
-        assert {job.outcome for job in ask(lambda: pq.jobs.enqueue_many(jobs))} == {"created"}
-        assert ask(lambda: pq.jobs.change("cancel", queue=queue)).changed == 4
-        assert ask(lambda: pq.events.send(queue)) == 0
-        assert ask(lambda: pq.limits.set(f"x:{queue}", max_running=1)).max_running == 1
-        ask(lambda: pq.limits.delete(f"x:{queue}"))
-        assert ask(lambda: pq.schedules.set(queue, "x", every=3600)).name == queue
-        assert ask(lambda: pq.schedules.delete(queue)) is True
-        started = ask(lambda: pq.generations.start("a cat", user_id=UUID(int=1)))
-        assert ask(lambda: pq.generations.cancel(started.id)).status == "cancelled"
+        assert call_with_loss(lambda: pq.jobs.enqueue("x", queue=queue)).outcome == "created"
+        assert {job.outcome for job in call_with_loss(lambda: pq.jobs.enqueue_many(jobs))} == {
+            "created"
+        }
+        assert call_with_loss(lambda: pq.jobs.change("cancel", queue=queue)).changed == 4
+        assert call_with_loss(lambda: pq.events.send(queue)) == 0
+        assert call_with_loss(lambda: pq.limits.set(f"x:{queue}", max_running=1)).max_running == 1
+        call_with_loss(lambda: pq.limits.delete(f"x:{queue}"))
+        assert call_with_loss(lambda: pq.schedules.set(queue, "x", every=3600)).name == queue
+        assert call_with_loss(lambda: pq.schedules.delete(queue)) is True
+        started = call_with_loss(lambda: pq.generations.start("a cat", user_id=UUID(int=1)))
+        assert call_with_loss(lambda: pq.generations.cancel(started.id)).status == "cancelled"
         assert len(wait(pq.jobs.list(queue=queue))) == 4
 
-    drive(connection, kind, use)
+    run_with_client(connection, kind, use)

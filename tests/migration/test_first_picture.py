@@ -24,14 +24,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def project() -> Iterator[LocalSupabase]:
-    """A new project, with the platform but not our schema."""
+    """A new Supabase project in which our schema is not installed."""
     with LocalSupabase(migrations=False, replicate_seconds=0.3) as stack:
         yield stack
 
 
 @pytest.fixture
 def run(project: LocalSupabase, tmp_path: Path) -> Run:
-    """Run the script with the values of a hosted project, and no Supabase CLI."""
+    """Return a function that runs the script, by default without the Supabase CLI."""
     unset = {*KEY_VARIABLES, "SUPABASE_ACCESS_TOKEN"}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
     programs = Path(sys.executable).parent
@@ -59,7 +59,7 @@ def run(project: LocalSupabase, tmp_path: Path) -> Run:
     return call
 
 
-def expect_a_picture(done: subprocess.CompletedProcess[str], directory: Path) -> None:
+def expect_image(done: subprocess.CompletedProcess[str], directory: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"^\d\. (.*)$", done.stdout, re.M) == STEPS
     assert not re.search(r"^bad ", done.stdout, re.M), done.stdout
@@ -68,8 +68,8 @@ def expect_a_picture(done: subprocess.CompletedProcess[str], directory: Path) ->
 
 
 def test_the_five_steps_produce_an_image(run: Run, project: LocalSupabase, tmp_path: Path) -> None:
-    expect_a_picture(run(), tmp_path)
-    # A second run repeats no step.
+    expect_image(run(), tmp_path)
+    # A second run applies no migration again.
     again = run(key=project.service_role_key)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Nothing to apply" in again.stderr
@@ -79,9 +79,9 @@ def test_the_five_steps_produce_an_image(run: Run, project: LocalSupabase, tmp_p
 def test_the_five_steps_also_work_with_the_supabase_cli(
     run: Run, project: LocalSupabase, node: str, supabase_cli: Path, tmp_path: Path
 ) -> None:
-    expect_a_picture(run(f"{supabase_cli.parent}:{Path(node).parent}:/usr/bin:/bin"), tmp_path)
-    inherited = "select count(*) from supabase_migrations.schema_migrations"
-    assert asyncio.run(_value(project.db_url, inherited)) == 1
+    expect_image(run(f"{supabase_cli.parent}:{Path(node).parent}:/usr/bin:/bin"), tmp_path)
+    query = "select count(*) from supabase_migrations.schema_migrations"
+    assert asyncio.run(_fetch_value(project.db_url, query)) == 1
 
 
 def test_the_page_and_the_script_have_the_same_steps() -> None:
@@ -91,7 +91,7 @@ def test_the_page_and_the_script_have_the_same_steps() -> None:
     assert set(re.findall(r"picture-queue (\w+)", SCRIPT.read_text("utf-8"))) <= set(commands)
 
 
-async def _value(dsn: str, query: str) -> object:
+async def _fetch_value(dsn: str, query: str) -> object:
     connection = await asyncpg.connect(dsn, timeout=10)
     try:
         return await connection.fetchval(query)

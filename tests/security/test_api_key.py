@@ -1,6 +1,7 @@
-"""Every service requires a key of the stack; the token of a user alone is not enough.
+"""Every service of the local stack requires one of its API keys; a user's token is not enough.
 
-Without this check, any user of the machine and any program that reaches loopback could sign up.
+Without this check, any user of the machine and any program that can connect to 127.0.0.1 could
+sign up.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ def account() -> dict[str, str]:
 
 
 def requests(world: World) -> list[tuple[str, str, Any]]:
-    """Yield a request of each service, with the token of a user or without one."""
+    """Return requests to each service that are refused without an API key."""
     name = path(world)
     return [
         ("POST", "/auth/v1/signup", account()),
@@ -63,7 +64,7 @@ def requests(world: World) -> list[tuple[str, str, Any]]:
 
 
 def bad_keys(world: World, sandbox: Any) -> list[str]:
-    """Return tokens and texts that are not a key of this stack."""
+    """Return tokens and other texts that are not API keys of this stack."""
     claims = {"iss": "supabase-demo", "role": "anon", "exp": 4102444800}
     return [
         "x",
@@ -98,20 +99,20 @@ async def test_requests_without_key_and_token_are_refused(world: World):
 async def test_keys_of_other_stacks_and_malformed_keys_are_refused(world: World, sandbox: Any):
     bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
     for key in bad_keys(world, sandbox):
-        for more in ({}, bearer, {"authorization": f"Bearer {key}".encode()}):
-            headers = httpx.Headers({"apikey": key.encode(), **more})
+        for extra in ({}, bearer, {"authorization": f"Bearer {key}".encode()}):
+            headers = httpx.Headers({"apikey": key.encode(), **extra})
             for method, url, body in requests(world):
                 answer = await world.http.request(method, url, headers=headers, json=body)
                 assert answer.status_code == 401, (key, method, url)
                 assert answer.json()["message"] == "Invalid API key"
         for method, url, body in requests(world):
-            there = httpx.URL(url).copy_merge_params({"apikey": key})
-            answer = await world.http.request(method, there, headers=bearer, json=body)
+            url_with_key = httpx.URL(url).copy_merge_params({"apikey": key})
+            answer = await world.http.request(method, url_with_key, headers=bearer, json=body)
             assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key")
 
 
 async def test_two_keys_in_a_request_are_refused(world: World, sandbox: Any):
-    """Refuse two keys, because two programs might each read a different one."""
+    """Refuse two keys, because the gateway and a service might each read a different one."""
     pairs = [("apikey", sandbox.publishable_key), ("apikey", sandbox.secret_key)]
     for method, url, body in requests(world):
         answer = await world.http.request(method, url, headers=pairs, json=body)
@@ -137,7 +138,7 @@ async def test_two_keys_in_a_request_are_refused(world: World, sandbox: Any):
         "/storage/v1/object/public/../../../../auth/v1/signup",
     ],
 )
-async def test_no_other_spelling_of_a_path_bypasses_the_check(sandbox: Any, url: str):
+async def test_unusual_spellings_of_a_path_do_not_bypass_the_check(sandbox: Any, url: str):
     address = urlsplit(sandbox.api_url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     body = b'{"email": "eve@example.com", "password": "correct horse battery"}'
@@ -175,7 +176,7 @@ async def test_each_key_is_accepted_in_every_header_and_parameter(
         assert answer.status_code == (200 if is_service else 403), answer.text
 
 
-async def test_links_and_public_files_need_no_key(world: World, sandbox: Any):
+async def test_public_endpoints_and_signed_urls_need_no_key(world: World, sandbox: Any):
     for url, status in (
         ("/auth/v1/health", 200),
         ("/auth/v1/.well-known/jwks.json", 200),
@@ -188,8 +189,9 @@ async def test_links_and_public_files_need_no_key(world: World, sandbox: Any):
         answer = await world.http.get(url)
         assert answer.status_code == status, (url, answer.text)
     bucket, key = f"open-{world.queue}", {"apikey": sandbox.secret_key}
-    made = {"name": bucket, "public": True}
-    assert (await world.http.post("/storage/v1/bucket", json=made, headers=key)).status_code == 200
+    definition = {"name": bucket, "public": True}
+    created = await world.http.post("/storage/v1/bucket", json=definition, headers=key)
+    assert created.status_code == 200
     png = {"content": b"png", "headers": {**key, "content-type": "image/png"}}
     assert (await world.http.post(f"/storage/v1/object/{bucket}/a", **png)).status_code == 200
     for url in (f"/storage/v1/object/public/{bucket}/a", f"/storage/v1/object/{bucket}/a"):
@@ -220,7 +222,7 @@ async def test_a_socket_without_a_key_is_refused(world: World, sandbox: Any):
         pass
 
 
-async def test_sql_cannot_read_the_key(world: World, sandbox: Any, admin: Any):
+async def test_a_sql_function_cannot_read_the_api_key(world: World, sandbox: Any, admin: Any):
     """Check that a function cannot read the key in the headers of the request that calls it."""
     await admin.execute(
         "create function public.seen() returns json language sql as"
@@ -243,7 +245,7 @@ async def test_sql_cannot_read_the_key(world: World, sandbox: Any, admin: Any):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user of the machine")
 async def test_another_user_of_the_machine_cannot_start_a_generation(sandbox: Any):
-    """Run the whole attack: sign up, and generate an image at the expense of the stack's owner."""
+    """Try the whole attack: sign up, and generate an image that the stack's owner pays for."""
     script = (
         "import json, sys, urllib.request as r\n"
         "def ask(path, body, **headers):\n"

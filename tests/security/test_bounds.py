@@ -1,7 +1,7 @@
 """Arguments that are too long, too deep, too wide or too large are refused with a PQ error.
 
-Each extreme value is put in turn in each place of each argument of each function. The function
-either refuses it with its own error, or accepts it; and everything that it stores is bounded.
+The test puts each extreme value into each place of each argument of each function, one at a time.
+The function must refuse the value with a PQ error, or store nothing that exceeds the limits.
 """
 
 import json
@@ -15,11 +15,11 @@ from tests.security.calls import CALLS
 from tests.security.test_injection import keys, parameters
 from tests.security.world import World
 
-#: A placeholder for an extreme value in JSON that Python would not write.
+#: A placeholder for an extreme value. The value itself may be JSON that `json.dumps` cannot write.
 _PLACE = "\ue000place\ue000"
 
-#: Values that must neither be stored nor cause work in the database.
-BEYOND = {
+#: Values that are too large for any argument.
+TOO_LARGE = {
     "long": json.dumps("x" * 300_000),
     "digits": "1" + "0" * 5000,
     "deep": "[" * 1500 + "]" * 1500,
@@ -42,17 +42,18 @@ ODD = {
     "infinity": '"infinity"',
     "far": '"294276-12-31T23:59:59Z"',
 }
-#: A text parameter accepts any of these; others are converted before the function begins.
+#: The values to try, by the type of the parameter.
 EXTREMES = {
     "text": ("long", "empty", "control"),
-    "jsonb": (*BEYOND, *ODD),
+    "jsonb": (*TOO_LARGE, *ODD),
     "text[]": ("long", "deep", "wide", "nulls", "empty"),
 }
+#: The values for parameters of all other types. Postgres converts them before the call.
 OTHERS = ("long", "minus", "int8", "infinity", "far")
 
 
 def places(value: Any) -> Iterator[Any]:
-    """Yield the value with an extreme value in one place, or as one more name."""
+    """Yield copies of the value with the placeholder in one place, or as an additional name."""
     if isinstance(value, list):
         for n, entry in enumerate(value):
             for changed in places(entry):
@@ -71,34 +72,34 @@ def places(value: Any) -> Iterator[Any]:
 async def calls(
     world: World, function: str, types: dict[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Yield calls of a function with a placeholder in each place of each argument in turn."""
-    usual = CALLS[function](world)
+    """Return calls of a function, each with the placeholder in one place of one argument."""
+    valid = CALLS[function](world)
     found = []
     for name, type_ in types.items():
-        base = usual.get(name)
+        base = valid.get(name)
         if type_ == "jsonb" and isinstance(base, dict | None):
-            for key in await keys(world, function, usual, name):
-                found.append((name, {**usual, name: {**(base or {}), key: _PLACE}}))
-        found += [(name, {**usual, name: changed}) for changed in places(base)]
+            for key in await keys(world, function, valid, name):
+                found.append((name, {**valid, name: {**(base or {}), key: _PLACE}}))
+        found += [(name, {**valid, name: changed}) for changed in places(base)]
     return found
 
 
-async def refusal(
+async def call_with(
     db: Any, function: str, types: dict[str, str], arguments: dict[str, Any], extreme: str
 ) -> str | None:
-    """Call a function with arguments from JSON, like PostgREST; return an SQLSTATE."""
+    """Call a function as PostgREST does, with arguments from JSON; return its error, or None."""
     columns = ", ".join(f"{name} {types[name]}" for name in arguments)
     named = ", ".join(f"{name} => r.{name}" for name in arguments)
     statement = f"select public.{function}({named}) from json_to_record($1) as r ({columns})"
     text = json.dumps(arguments, ensure_ascii=False)
     name_only = f'"{_PLACE}":'
-    # Only text can be a name.
-    text = text.replace(name_only, f"{BEYOND['long']}:").replace(f'"{_PLACE}"', extreme)
+    # A name in JSON is always a string, so a long string replaces the placeholder.
+    text = text.replace(name_only, f"{TOO_LARGE['long']}:").replace(f'"{_PLACE}"', extreme)
     savepoint = db.transaction()
     await savepoint.start()
     try:
         await db.fetch(statement, text)
-        assert await too_large(db) == [], (function, arguments, extreme[:40])
+        assert await find_oversized_columns(db) == [], (function, arguments, extreme[:40])
     except asyncpg.PostgresError as error:
         return f"{error.sqlstate} {error}"[:150]
     finally:
@@ -106,8 +107,8 @@ async def refusal(
     return None
 
 
-async def too_large(db: Any) -> list[str]:
-    """Return columns with values that clients cannot read, or that exceed the settings."""
+async def find_oversized_columns(db: Any) -> list[str]:
+    """Return the columns that hold a value above the limits of the settings or of clients."""
     columns = await db.fetch(
         """select c.oid::regclass::text as "table", quote_ident(a.attname) as "column",
           a.atttypid = 'jsonb'::regtype as is_json,
@@ -131,21 +132,23 @@ async def too_large(db: Any) -> list[str]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("function", CALLS)
-async def test_extreme_values_are_refused(world: World, admin: Any, function: str):
+async def test_extreme_values_are_refused_or_stored_within_limits(
+    world: World, admin: Any, function: str
+):
     types = (await parameters(admin))[function]
-    raw = []
+    wrong = []
     outer = admin.transaction()
     await outer.start()
     await admin.execute("set local statement_timeout = '20s'")
     try:
         for name, arguments in await calls(world, function, types):
             for kind in EXTREMES.get(types[name], OTHERS):
-                extreme = (BEYOND | ODD)[kind]
-                code = await refusal(admin, function, types, arguments, extreme)
-                # A number, a time, an id or a list is converted before the function begins.
+                extreme = (TOO_LARGE | ODD)[kind]
+                code = await call_with(admin, function, types, arguments, extreme)
+                # For other types, the conversion by Postgres may fail before the function begins.
                 converted = types[name] not in ("text", "jsonb")
                 if code and not code.startswith(("PT4", "22", "54") if converted else "PT4"):
-                    raw.append((name, json.dumps(arguments[name])[:200], kind, code))
+                    wrong.append((name, json.dumps(arguments[name])[:200], kind, code))
     finally:
         await outer.rollback()
-    assert raw == []
+    assert wrong == []

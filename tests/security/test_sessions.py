@@ -1,4 +1,4 @@
-"""A changed password ends the sessions that began with the old one."""
+"""A changed password ends the sessions that began with the old password."""
 
 from typing import Any
 from uuid import uuid4
@@ -29,13 +29,13 @@ async def sign_in(auth: httpx.AsyncClient, email: str, password: str) -> dict[st
 
 
 async def is_valid(auth: httpx.AsyncClient, session: dict[str, Any]) -> bool:
-    """Return True if a session can be refreshed and its access token is accepted."""
+    """Return True if a session is valid: its two tokens must be both accepted or both refused."""
     token = {"refresh_token": session["refresh_token"]}
-    continued = await auth.post("/token?grant_type=refresh_token", json=token)
+    refreshed = await auth.post("/token?grant_type=refresh_token", json=token)
     bearer = {"authorization": f"Bearer {session['access_token']}"}
-    known = await auth.get("/user", headers=bearer)
-    assert (continued.status_code == 200) == (known.status_code == 200)
-    return continued.status_code == 200
+    user = await auth.get("/user", headers=bearer)
+    assert (refreshed.status_code == 200) == (user.status_code == 200)
+    return refreshed.status_code == 200
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_a_new_password_ends_the_other_sessions(auth: httpx.AsyncClient, e
     bearer = {"authorization": f"Bearer {own['access_token']}"}
     updated = await auth.put("/user", json={"data": {"name": "Ada"}}, headers=bearer)
     assert updated.status_code == 200
-    assert await is_valid(auth, stolen), "other changes end no session"
+    assert await is_valid(auth, stolen), "only a new password ends sessions"
     changed = await auth.put("/user", json={"password": NEW}, headers=bearer)
     assert changed.status_code == 200
     assert not await is_valid(auth, stolen)
@@ -61,10 +61,10 @@ async def test_a_new_password_ends_the_other_sessions(auth: httpx.AsyncClient, e
 async def test_an_administrators_new_password_ends_all_sessions(
     auth: httpx.AsyncClient, email: str, sandbox: Any
 ):
-    session = await sign_in(auth, email, OLD)
-    url = f"/admin/users/{session['user']['id']}"
+    first = await sign_in(auth, email, OLD)
+    url = f"/admin/users/{first['user']['id']}"
     key = {"authorization": f"Bearer {sandbox.service_role_key}"}
     assert (await auth.put(url, json={"role": None}, headers=key)).status_code == 200
-    again = await sign_in(auth, email, OLD)
+    second = await sign_in(auth, email, OLD)
     assert (await auth.put(url, json={"password": NEW}, headers=key)).status_code == 200
-    assert not await is_valid(auth, session) and not await is_valid(auth, again)
+    assert not await is_valid(auth, first) and not await is_valid(auth, second)

@@ -1,4 +1,4 @@
-"""Combinations of two features, and limits of sizes and types."""
+"""Combinations of two features, and arguments and results at the limits of size and type."""
 
 import json
 from uuid import UUID, uuid4
@@ -25,6 +25,7 @@ async def test_a_report_may_contain_a_stale_and_a_valid_lease_of_one_job(db):
             }
             assert outcome_by_lease == {lost["lease_id"]: "stale", job["lease_id"]: "ok"}
             assert (await db.job(job["id"]))["status"] == "completed"
+            # Undo the completion, to report in the other order.
             await db.run("update job_queue set status = 'processing', finished_at = null, "
                          "lease_expires_at = picture_queue._now() + interval '30 seconds' "
                          "where id = $1::text::uuid", job["id"])  # fmt: skip
@@ -41,7 +42,7 @@ async def test_only_failures_count_for_the_circuit_breaker(db, outcome):
         (job,) = await db.claim()
         await db.report(job, outcome, delay_seconds=0)
         await db.maintain()
-    assert len(await db.claim()) == 1, "the queue is paused"
+    assert len(await db.claim()) == 1, "the breaker must not pause the queue"
 
 
 async def test_an_expired_job_can_be_retried(db):
@@ -67,7 +68,7 @@ async def test_a_replaced_job_is_no_longer_blocked_by_its_old_limit_key(db):
     assert [job["id"] for job in await db.claim()] == [job_id]
 
 
-async def test_a_snooze_can_pause_the_queue_until_its_run_at(db):
+async def test_a_snooze_with_a_pause_key_pauses_the_queue_until_run_at(db):
     await db.enqueue()
     other = await db.enqueue()
     (job,) = await db.claim()
@@ -89,8 +90,8 @@ async def test_an_expired_lease_of_claim_next_job_is_stale(db):
 
 
 @pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
-async def test_unique_states_after_processing_must_include_processing(db, state):
-    """Refuse the option: uniqueness that ends at the start could not be restored at the end."""
+async def test_unique_states_with_a_finished_state_must_include_processing(db, state):
+    """Refuse the option: another job could take the key while this job runs."""
     options = {"unique": {"states": ["pending", state]}}
     refused = await db.refusal("select enqueue_job('a', options => $1)", options)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")

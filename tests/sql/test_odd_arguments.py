@@ -1,4 +1,4 @@
-"""Random calls of every function: each returns, or raises a PQ error that names the problem.
+"""Random calls of every function: each returns, or raises a PQ error with a detail and a hint.
 
 The calls are generated from the signatures of the installed functions, so that new functions are
 included. Most arguments are valid, so that the invalid ones are reached. Values that Postgres
@@ -26,7 +26,7 @@ select p.proname, array(
 from pg_proc p where p.oid in (select oid from picture_queue._our_functions() where is_public)
 order by p.proname
 """
-#: One of each object that a call may name.
+#: SQL that creates one of each object whose name or id an argument may contain.
 WORLD = """
 select set_config('request.jwt.claims', '{"role": "service_role"}', false);
 select set_queue('odd', '{"fair_share": true}');
@@ -48,7 +48,7 @@ select enqueue_job('odd', queue => 'odd', job_id => '00000000-0000-4000-8000-000
 
 UUIDS = [f"00000000-0000-4000-8000-{n:012}" for n in range(7)]
 RUNNING, PENDING, LEASE = UUIDS[1], UUIDS[6], UUIDS[5]
-PAINTING = "(select id from job_queue where generation_id is not null)"
+GENERATION_JOB = "(select id from job_queue where generation_id is not null)"
 TIMES = ["infinity", "-infinity", "294276-12-31", "4713-01-01 BC", "1969-12-31", "2999-01-01"]
 BACKOFF = {"policy": "linear", "base_seconds": 1, "cap_seconds": 9, "jitter": 0.5}
 UNIQUE = {"by": ["a"], "period_seconds": 9, "states": ["pending"], "on_conflict": "ignore"}
@@ -120,7 +120,7 @@ FILTER = {
     "before_seq": 9,
     "before": "2999-01-01",
 }
-#: Valid documents, with every field that a function knows.
+#: Valid values of the jsonb parameters, with every field that the functions accept.
 DOCUMENTS: dict[str, list[Any]] = {
     "jobs": [[JOB], [{"job_type": "odd"}]],
     "callback": [JOB, {"job_type": "odd"}],
@@ -144,7 +144,7 @@ PARAMETERS = {
     "action": ["'retry'", "'cancel'", "'discard'"],
     "generation_id": [f"'{UUIDS[4]}'"],
     "batch_id": [f"'{UUIDS[3]}'", f"'{UUIDS[0]}'"],
-    "job_id": [f"'{RUNNING}'", f"'{PENDING}'", PAINTING],
+    "job_id": [f"'{RUNNING}'", f"'{PENDING}'", GENERATION_JOB],
     "job_ids": [f"array['{RUNNING}', '{PENDING}']::uuid[]"],
     "lease_id": [f"'{LEASE}'"],
     "model_id": ["null", "'black-forest-labs/flux-schnell'"],
@@ -171,50 +171,50 @@ ODD_JSON = st.recursive(
 REALS = st.sampled_from(["NaN", "Infinity", "-Infinity", "0", "-1", "1e-45", "3e38", "1", "3.5"])
 
 
-def quoted(value: str) -> str:
+def quote_literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
 def arrays(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    several = st.lists(items.map(quoted) | st.just("null"), max_size=3)
-    return several.map(lambda found: f"array[{', '.join(found)}]") | st.sampled_from(
+    one_dimension = st.lists(items.map(quote_literal) | st.just("null"), max_size=3)
+    return one_dimension.map(lambda found: f"array[{', '.join(found)}]") | st.sampled_from(
         ["array[[null, null]]", "array_fill('x'::text, array[2000])"]
     )
 
 
 ODD = {
-    "text": TEXTS.map(quoted),
+    "text": TEXTS.map(quote_literal),
     "text[]": arrays(TEXTS),
     "integer": st.sampled_from(["0", "1", "-1", "50", "1001", "2147483647", "'-2147483648'"]),
-    "real": REALS.map(quoted),
+    "real": REALS.map(quote_literal),
     "real[]": arrays(REALS).filter(lambda found: "x" not in found),
     "boolean": st.sampled_from(["true", "false"]),
-    "uuid": st.sampled_from(UUIDS).map(quoted),
+    "uuid": st.sampled_from(UUIDS).map(quote_literal),
     "uuid[]": arrays(st.sampled_from(UUIDS)).filter(lambda found: "x" not in found),
-    "timestamp with time zone": st.sampled_from(TIMES).map(quoted),
-    "jsonb": ODD_JSON.map(json.dumps).map(quoted),
+    "timestamp with time zone": st.sampled_from(TIMES).map(quote_literal),
+    "jsonb": ODD_JSON.map(json.dumps).map(quote_literal),
 }
 
 
 @st.composite
 def changed(draw: st.DrawFn, document: Any) -> Any:
-    """Return the document with one invalid value, or without one of its fields."""
+    """Return the document with one random value at a random key, or without one field or item."""
     document = copy.deepcopy(document)
-    inner: Any = document
+    container: Any = document
     while True:
-        places = list(inner) if isinstance(inner, dict) else range(len(inner))
-        place = draw(st.sampled_from(places))
+        keys = list(container) if isinstance(container, dict) else range(len(container))
+        key = draw(st.sampled_from(keys))
         if (
-            not isinstance(inner[place], dict | list)
-            or not inner[place]
+            not isinstance(container[key], dict | list)
+            or not container[key]
             or draw(st.integers(0, 3)) == 0
         ):
             break
-        inner = inner[place]
+        container = container[key]
     if draw(st.integers(0, 4)) == 0:
-        del inner[place]
+        del container[key]
     else:
-        inner[place] = draw(SCALARS | ODD_JSON)
+        container[key] = draw(SCALARS | ODD_JSON)
     return document
 
 
@@ -229,9 +229,9 @@ def argument(draw: st.DrawFn, name: str, type_: str) -> str:
         document = draw(st.sampled_from(DOCUMENTS.get(name, [{"a": 1}])))
         if draw(st.booleans()):
             document = draw(changed(document))
-        return quoted(json.dumps(document))
+        return quote_literal(json.dumps(document))
     of_type = {
-        "text": ["'odd'"], "boolean": ["false"], "uuid": [quoted(UUIDS[0])],
+        "text": ["'odd'"], "boolean": ["false"], "uuid": [quote_literal(UUIDS[0])],
         "timestamp with time zone": ["null", "'2999-01-01'"],
     }  # fmt: skip
     return draw(st.sampled_from(PARAMETERS.get(name) or of_type.get(type_, ["1"])))
@@ -240,8 +240,8 @@ def argument(draw: st.DrawFn, name: str, type_: str) -> str:
 @st.composite
 def calls(draw: st.DrawFn, functions: list[tuple[str, list[list[str]]]]) -> str:
     name, parameters = draw(st.sampled_from(functions))
-    given_ = [f"{each} => {draw(argument(each, type_))}::{type_}" for each, type_ in parameters]
-    return f"select public.{name}({', '.join(given_)})"
+    arguments = [f"{each} => {draw(argument(each, type_))}::{type_}" for each, type_ in parameters]
+    return f"select public.{name}({', '.join(arguments)})"
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def find_problem(error: psycopg.Error) -> str | None:
-    """Return the problem of an error message, or none."""
+    """Return what an error lacks to be a complete PQ error, or None."""
     diagnostics = error.diag
     if not re.fullmatch("PT[45][0-9]{2}", diagnostics.sqlstate or ""):
         return f"raw {diagnostics.sqlstate}: {diagnostics.message_primary}"
@@ -265,7 +265,7 @@ def find_problem(error: psycopg.Error) -> str | None:
 
 
 @pytest.mark.timeout(3600 if LONG else 300)
-def test_any_call_returns_or_names_the_problem(connection: psycopg.Connection[Any]) -> None:
+def test_any_call_returns_or_raises_a_complete_error(connection: psycopg.Connection[Any]) -> None:
     functions = connection.execute(SIGNATURES).fetchall()
     assert len(functions) > 50
     successful = set()
@@ -288,12 +288,12 @@ def test_any_call_returns_or_names_the_problem(connection: psycopg.Connection[An
                 connection.execute(sql)
             successful.add(name)
         except psycopg.Error as error:
-            if diagnostics := find_problem(error):
+            if problem := find_problem(error):
                 # Of all calls with this problem, show the shortest.
-                text = f"{diagnostics}\n    {sql}"
-                key = name, diagnostics[:50]
+                text = f"{problem}\n    {sql}"
+                key = name, problem[:50]
                 problems[key] = min(problems.get(key, text), text, key=len)
 
     call()
     assert not problems, "\n".join(problems.values())
-    assert len(successful) > 0.9 * len(functions), "too few calls pass the validation"
+    assert len(successful) > 0.9 * len(functions), "too few functions accepted a call"

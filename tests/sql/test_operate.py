@@ -101,7 +101,7 @@ async def test_each_filter_selects_only_its_jobs(db):
         ({"before_seq": 1.5}, "before_seq"),
     ],
 )
-async def test_the_error_for_an_invalid_filter_names_it(db, given, named):
+async def test_the_error_for_an_invalid_filter_names_the_field(db, given, named):
     error = await db.refusal("select list_jobs($1)", given)
     assert (error.sqlstate, error.message.split(":")[0]) == ("PT400", "PQ_INVALID_ARGUMENT")
     assert error.detail.startswith(f"filter.{named} ")
@@ -176,11 +176,11 @@ async def test_the_reasons_of_pending_jobs_are_those_of_their_last_attempt(db):
         (None, None),
     ],
 )
-async def test_a_reason_omits_ids_and_numbers(db, error, reason):
+async def test_a_reason_has_placeholders_for_ids_numbers_and_quoted_text(db, error, reason):
     assert await db.value("select picture_queue._reason($1)", error) == reason
 
 
-async def test_a_preview_only_counts(db):
+async def test_a_preview_counts_jobs_and_changes_none(db):
     ids = await fail(db, 3)
     for action, n in (("retry", 3), ("discard", 3), ("cancel", 0)):
         answer = await change(db, action, preview=True, queue=db.queue)
@@ -210,7 +210,7 @@ async def test_a_retry_by_filter_skips_jobs_whose_unique_key_is_taken(db):
     unique = {"unique": {"states": ["pending"]}}
     first, second = await fail(db, 1, options=unique), await fail(db, 1, options=unique)
     answer = await change(db, "retry", queue=db.queue)
-    # A claim ends this uniqueness, so both jobs become pending again.
+    # The claim of each job ended its uniqueness, so both jobs become pending again.
     assert answer["changed"] == 2
     strict = {"unique": {"states": ["pending", "processing"], "by": ["n"]}}
     third = await fail(db, 1, job_type="sql-u", payload={"n": 1}, options=strict)
@@ -233,10 +233,10 @@ async def test_a_cancel_by_filter_ends_waiting_jobs_and_requests_the_stop_of_run
     assert answer == {"matched": 4, "changed": 4, "more": False}
     assert (await db.job(waiting))["status"] == (await db.job(later))["status"] == "cancelled"
     assert (await db.job(running))["cancel_requested_at"] is not None
-    undo = await db.job(parked)
-    assert (undo["status"], undo["hold"]) == ("pending", None)
-    assert undo["cancel_requested_at"] is not None
-    # A second cancel wakes no worker again.
+    unparked = await db.job(parked)
+    assert (unparked["status"], unparked["hold"]) == ("pending", None)
+    assert unparked["cancel_requested_at"] is not None
+    # A second cancel changes no job, so it does not wake the workers again.
     assert (await change(db, "cancel", queue=db.queue))["changed"] == 0
 
 
@@ -259,7 +259,7 @@ async def test_one_job_is_discarded_by_its_id(db):
     assert [UUID(row["id"]) for row in await listed(db)] == [second]
 
 
-async def test_discarding_breaks_neither_batches_nor_dependants(db):
+async def test_a_discard_changes_neither_batches_nor_dependent_jobs(db):
     batch = await db.value(
         "select enqueue_batch($1, $2)",
         [
@@ -281,7 +281,7 @@ async def test_discarding_breaks_neither_batches_nor_dependants(db):
     assert after["callback_job_id"]
 
 
-async def test_a_call_changes_a_bounded_number_and_reports_if_more_are_left(db):
+async def test_a_call_changes_at_most_limit_jobs_and_reports_if_more_are_left(db):
     await fail(db, 3)
     answer = await change(db, "discard", queue=db.queue, limit=2)
     assert answer == {"matched": 3, "changed": 2, "more": True}
@@ -349,7 +349,7 @@ async def test_a_locked_job_is_skipped(db, stack):
 
 
 async def pages(db, given):
-    """Return the seq of each job, page by page until one is empty."""
+    """List all jobs of a filter page by page, and return the seq of each."""
     found, last = [], {}
     while rows := await db.value("select list_jobs($1)", {**given, **last}):
         found += [row["seq"] for row in rows]
@@ -398,7 +398,7 @@ async def test_pages_contain_every_job_of_the_filter_newest_first(db, given, con
 
 @pytest.mark.parametrize("by", ["queue", "user_id", "batch_id"])
 async def test_the_size_of_a_page_is_limited(db, by):
-    """Limit the size of a page: a thousand results of a mebibyte would be a gibibyte."""
+    """End a page at 8 MiB: without this limit, a page of 1,000 large results would have 1 GiB."""
     batch = uuid4()
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at, user_id, batch_id, result)
@@ -428,8 +428,8 @@ async def test_a_job_larger_than_a_page_is_returned_alone(db):
     assert len(await pages(db, {"queue": db.queue})) == 2
 
 
-async def test_changes_read_only_indexes(db):
-    """Change a few of 20,000 jobs; reading them all takes hundreds of pages."""
+async def test_filters_use_an_index(db):
+    """Explain the query of each filter: a sequential scan would read all 20,000 jobs."""
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at, user_id)
         select $1, 'sql-many', case when i % 1000 = 0 then 'failed' else 'completed' end,

@@ -18,8 +18,8 @@ CHECKS = {
 }  # fmt: skip
 
 
-async def found(db, check, text="", *, client_time=None):
-    """Return the findings of a check that are not ok and contain a text."""
+async def problems(db, check, text="", *, client_time=None):
+    """Return the findings of a check that are not ok and whose detail contains a text."""
     findings = await db.value("select queue_doctor($1)", client_time)
     return [
         f for f in findings
@@ -29,10 +29,10 @@ async def found(db, check, text="", *, client_time=None):
 
 async def expect_cured(db, check, text, verdict="bad"):
     """Expect one finding, run its remedy, and expect that the finding is gone."""
-    (finding,) = await found(db, check, text)
+    (finding,) = await problems(db, check, text)
     assert finding["verdict"] == verdict, finding
     await db.run(finding["remedy"])
-    assert await found(db, check, text) == []
+    assert await problems(db, check, text) == []
     return finding
 
 
@@ -45,8 +45,8 @@ async def test_a_healthy_queue_has_a_finding_for_each_check(db):
         assert finding["verdict"] in ("ok", "warn", "bad")
         assert (finding["remedy"] is None) == (finding["verdict"] == "ok"), finding
     for check in ("indexes", "orphans", "counts", "rights", "settings", "postgres", "clock"):
-        assert await found(db, check, client_time=datetime.now(UTC)) == []
-    assert await found(db, "maintenance") == []
+        assert await problems(db, check, client_time=datetime.now(UTC)) == []
+    assert await problems(db, "maintenance") == []
 
 
 async def test_only_service_keys_may_call_the_doctor_through_the_api(stack):
@@ -69,12 +69,12 @@ async def test_a_transaction_with_an_old_snapshot_is_found(db, stack):
         pid = await holder.fetchval("select pg_backend_pid()")
         await holder.execute("begin isolation level repeatable read")
         await holder.fetchval("select count(*) from job_queue")
-        assert await found(db, "held snapshots", f"session {pid} ") == []
+        assert await problems(db, "held snapshots", f"session {pid} ") == []
         await db.pass_time(120)
-        (finding,) = await found(db, "held snapshots", f"session {pid} ")
+        (finding,) = await problems(db, "held snapshots", f"session {pid} ")
         assert finding["verdict"] == "warn"
         await db.pass_time(3600)
-        (finding,) = await found(db, "held snapshots", f"session {pid} ")
+        (finding,) = await problems(db, "held snapshots", f"session {pid} ")
         assert finding["verdict"] == "bad"
         assert await db.value(finding["remedy"].rstrip(";")) is True
         alive = "select exists (select from pg_stat_activity where pid = $1)"
@@ -93,13 +93,13 @@ async def test_every_missing_index_is_found_and_created_again(db):
     before = {r["indexname"]: r["indexdef"] for r in await db.rows(indexes)}
     for name in before.keys() - {"job_queue_pkey"}:
         await db.run(f"drop index public.{name}")
-    findings = await found(db, "indexes", "is missing")
+    findings = await problems(db, "indexes", "is missing")
     assert len(findings) == len(before) - 1
-    assert await found(db, "jobs", "not looked at while an index is missing")
+    assert await problems(db, "jobs", "not looked at while an index is missing")
     for finding in findings:
         await db.run(finding["remedy"])
     assert {r["indexname"]: r["indexdef"] for r in await db.rows(indexes)} == before
-    assert await found(db, "indexes") == []
+    assert await problems(db, "indexes") == []
 
 
 async def test_an_invalid_index_is_found(db, stack):
@@ -111,7 +111,7 @@ async def test_an_invalid_index_is_found(db, stack):
             await admin.execute(
                 "create unique index concurrently half_made on picture_queue.freed_key (key)"
             )
-        (finding,) = await found(db, "indexes", "half_made is not valid")
+        (finding,) = await problems(db, "indexes", "half_made is not valid")
         assert finding["remedy"] == "reindex index concurrently picture_queue.half_made;"
     finally:
         await admin.execute("drop index if exists picture_queue.half_made")
@@ -120,15 +120,15 @@ async def test_an_invalid_index_is_found(db, stack):
 
 
 @pytest.mark.parametrize(("counted", "ended"), [(0, 0), (5, 0), (5, 2), (1, 1)])
-async def test_keys_with_a_wrong_count_are_counted_again(db, counted, ended):
-    """Set a count in the row of a key, and jobs that ended but were not subtracted from it."""
+async def test_limit_keys_with_a_wrong_count_are_recounted(db, counted, ended):
+    """Corrupt the count of a key, and the number of ended jobs that it does not subtract yet."""
     key = f"sql-{uuid4().hex}"
     await db.value("select set_limit($1, max_running => 9)", key)
     for _ in range(3):
         await db.enqueue(options={"limit_keys": [key]})
     done, *_ = await db.claim(3)
     await db.report(done, "completed")
-    assert await found(db, "orphans", "limit keys whose count") == []
+    assert await problems(db, "orphans", "limit keys whose count") == []
     await db.run("update picture_queue.limit_key set running = $2 where key = $1", key, counted)
     await db.run("delete from picture_queue.freed_key where key = $1", key)
     await db.run("insert into picture_queue.freed_key (key, n) values ($1, $2)", key, ended)
@@ -143,7 +143,7 @@ async def test_keys_with_a_wrong_count_are_counted_again(db, counted, ended):
     assert await db.value(running, key) == 2
 
 
-async def test_a_key_without_a_row_is_counted_again(db):
+async def test_a_limit_key_without_a_row_is_recounted(db):
     key = f"sql-{uuid4().hex}"
     await db.value("select set_limit($1, max_running => 1)", key)
     for _ in range(2):
@@ -153,11 +153,11 @@ async def test_a_key_without_a_row_is_counted_again(db):
     await expect_cured(
         db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs"
     )
-    assert await db.claim() == [], "one job runs, and the limit is one"
+    assert await db.claim() == [], "one job runs already, and the limit is one"
 
 
 async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database, until):
-    """Start the recount and let a trigger delay it after the deletion of the ended jobs."""
+    """End a job while a trigger delays the recount, which has already deleted the ended jobs."""
     one, other = [await asyncpg.connect(own_database, timeout=10) for _ in range(2)]
     try:
         await one.execute("select set_limit('key', max_running => 9)")
@@ -190,7 +190,7 @@ async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database,
         await asyncio.gather(one.close(), other.close())
 
 
-async def test_a_count_of_jobs_that_do_not_run_is_corrected(db):
+async def test_a_count_of_running_jobs_that_do_not_exist_is_corrected(db):
     await db.run("insert into picture_queue.limit_key (key, running) values ('sql-lost', 3)")
     await expect_cured(
         db, "orphans", "limit keys whose count of running jobs does not fit the jobs"
@@ -199,12 +199,14 @@ async def test_a_count_of_jobs_that_do_not_run_is_corrected(db):
     assert await db.value(running) == 0
 
 
-async def test_a_job_that_waits_for_a_deleted_parent_becomes_ready(db):
+async def test_a_job_that_waits_for_a_deleted_parent_is_released(db):
     parent = await db.enqueue()
     child = await db.enqueue(options={"depends_on": [str(parent)]})
     await db.run("delete from job_queue where id = $1", parent)
     await db.run("delete from picture_queue.depth_change")
-    assert await found(db, "orphans", "dependencies on a job") == [], "maintenance still checks it"
+    assert await problems(db, "orphans", "dependencies on a job") == [], (
+        "maintenance will release the child, because a follow-up records the deletion"
+    )
     await db.run("delete from picture_queue.follow_up where subject = $1", child)
     await expect_cured(db, "orphans", "dependencies on a job that is gone")
     assert (await db.job(child))["hold"] is None
@@ -218,7 +220,7 @@ async def test_a_new_child_of_a_deleted_parent_needs_no_repair(db):
     assert (await db.job(child))["hold"] is None
 
 
-async def test_jobs_blocked_on_a_forgotten_key_are_found_and_unblocked(db):
+async def test_jobs_blocked_on_a_key_with_free_slots_are_found_and_unblocked(db):
     key = f"sql-{uuid4().hex}"
     await db.value("select set_limit($1, max_running => 1)", key)
     for _ in range(2):
@@ -228,9 +230,11 @@ async def test_jobs_blocked_on_a_forgotten_key_are_found_and_unblocked(db):
         "select id, hold from job_queue where queue = $1 and id <> $2", db.queue, UUID(job["id"])
     )
     assert waiting["hold"] == "blocked"
-    assert await found(db, "orphans", "keys that jobs wait for") == [], "it has no capacity"
+    assert await problems(db, "orphans", "keys that jobs wait for") == [], "no slot is free"
     await db.report(job, "completed")
-    assert await found(db, "orphans", "keys that jobs wait for") == [], "the end is recorded"
+    assert await problems(db, "orphans", "keys that jobs wait for") == [], (
+        "maintenance will unblock the job, because freed_key records the end of the other"
+    )
     await db.run("delete from picture_queue.freed_key where key = $1", key)
     await db.run("update picture_queue.limit_key set running = 0 where key = $1", key)
     await expect_cured(db, "orphans", "1 keys that jobs wait for, that have capacity")
@@ -240,12 +244,12 @@ async def test_jobs_blocked_on_a_forgotten_key_are_found_and_unblocked(db):
     assert [one["id"] for one in await db.claim()] == [str(waiting["id"])]
 
 
-async def test_a_batch_with_wrong_counts_is_counted_again(db):
+async def test_a_batch_with_wrong_counts_is_recounted(db):
     items = [{"job_type": "sql-resize", "queue": db.queue}] * 3
     batch = UUID((await db.value("select enqueue_batch($1)", items))["batch_id"])
     (job,) = await db.claim()
     await db.report(job, "completed")
-    assert await found(db, "orphans", "batches") == []
+    assert await problems(db, "orphans", "batches") == []
     await db.run("update picture_queue.batch set completed = 0 where id = $1", batch)
     await expect_cured(db, "orphans", "1 open batches whose counts do not fit")
     assert (await db.value("select get_batch($1)", batch))["completed"] == 1
@@ -253,7 +257,7 @@ async def test_a_batch_with_wrong_counts_is_counted_again(db):
 
 async def test_wrong_counts_of_a_queue_are_corrected(db):
     await db.value("select picture_queue.repair()")
-    assert await found(db, "counts") == []
+    assert await problems(db, "counts") == []
     await db.enqueue()
     await db.enqueue()
     await db.run(
@@ -286,36 +290,36 @@ async def test_overdue_jobs_are_reported_with_their_reason(db):
     # The doctor reports the 20 queues that wait longest. Queues of other tests are deleted.
     await db.run("delete from picture_queue.queue")
     await db.enqueue("sql-resize")
-    assert await found(db, "overdue jobs", text) == []
+    assert await problems(db, "overdue jobs", text) == []
     await db.pass_time(90)
-    (finding,) = await found(db, "overdue jobs", text)
+    (finding,) = await problems(db, "overdue jobs", text)
     assert "no worker for job type sql-resize" in finding["detail"]
     assert "start a worker" in finding["remedy"]
     await db.value("select register_worker('w9', $1, '{\"sql-resize\": {}}')", [db.queue])
-    (finding,) = await found(db, "overdue jobs", text)
+    (finding,) = await problems(db, "overdue jobs", text)
     assert "its workers do not keep up" in finding["detail"]
     await db.value("select pause_queue($1, null, 'lunch')", db.queue)
-    (finding,) = await found(db, "overdue jobs", text)
+    (finding,) = await problems(db, "overdue jobs", text)
     assert finding["verdict"] == "warn"
     assert finding["detail"].endswith("the queue is paused: lunch")
     await db.run(finding["remedy"])
     until = "select paused_until from picture_queue.queue where name = $1"
     assert await db.value(until, db.queue) is None
     await db.claim()
-    assert await found(db, "overdue jobs", text) == []
+    assert await problems(db, "overdue jobs", text) == []
 
 
 async def test_expired_leases_are_found_and_swept(db):
     await db.maintain()  # Sweep the leases that other tests left behind.
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
-    assert await found(db, "overdue jobs", "have a lease that ended") == []
+    assert await problems(db, "overdue jobs", "have a lease that ended") == []
     await db.pass_time(120, maintained=False)
     await expect_cured(db, "overdue jobs", "have a lease that ended")
     assert (await db.job(job["id"]))["status"] == "pending"
 
 
-async def test_a_lease_extended_beside_a_locked_job_is_not_overdue(db):
+async def test_a_lease_that_was_extended_while_its_job_was_locked_is_not_overdue(db):
     await db.maintain()
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
@@ -326,7 +330,7 @@ async def test_a_lease_extended_beside_a_locked_job_is_not_overdue(db):
         job["lease_id"],
     )
     await db.pass_time(120)
-    assert await found(db, "overdue jobs", "have a lease that ended") == []
+    assert await problems(db, "overdue jobs", "have a lease that ended") == []
     await db.pass_time(120, maintained=False)
     await expect_cured(db, "overdue jobs", "have a lease that ended")
 
@@ -347,15 +351,15 @@ async def test_failed_steps_are_reported_with_their_error(db):
         execute function public.trap()"""
     )
     job = await db.enqueue("sql-bad", options={"delay_seconds": 1})
-    assert await found(db, "failed steps") == []
+    assert await problems(db, "failed steps") == []
     await db.pass_time(2)
-    (finding,) = await found(db, "failed steps", f"promoting job {job} failed 1 times since")
+    (finding,) = await problems(db, "failed steps", f"promoting job {job} failed 1 times since")
     assert finding["verdict"] == "bad"
     assert finding["detail"].endswith("not on my watch")
     assert "trigger or constraint of yours on public.job_queue" in finding["remedy"]
     await db.run("drop trigger trap on public.job_queue")
     await db.pass_time(3)
-    assert await found(db, "failed steps") == []
+    assert await problems(db, "failed steps") == []
 
 
 async def test_a_table_without_row_level_security_is_found(db):
@@ -403,7 +407,7 @@ async def test_a_partition_without_row_level_security_is_found(db):
     ],
 )
 async def test_missing_and_excess_privileges_are_found(db, broken, text):
-    assert await found(db, "rights") == []
+    assert await problems(db, "rights") == []
     await db.run(broken)
     await expect_cured(db, "rights", text)
 
@@ -431,12 +435,12 @@ async def test_overdue_maintenance_is_found(db):
 
 async def test_a_wrong_clock_is_found(db):
     now = datetime.now(UTC)
-    assert await found(db, "clock", client_time=now) == []
-    (finding,) = await found(db, "clock", client_time=now - timedelta(seconds=20))
+    assert await problems(db, "clock", client_time=now) == []
+    (finding,) = await problems(db, "clock", client_time=now - timedelta(seconds=20))
     assert finding["verdict"] == "warn"
-    (finding,) = await found(db, "clock", client_time=now + timedelta(minutes=5))
+    (finding,) = await problems(db, "clock", client_time=now + timedelta(minutes=5))
     assert finding["verdict"] == "bad"
-    assert await found(db, "clock") == []
+    assert await problems(db, "clock") == []
 
 
 async def test_unsuitable_settings_are_found(db):
@@ -451,24 +455,24 @@ async def test_unsuitable_settings_are_found(db):
 
 
 async def test_dead_rows_are_found_until_they_are_vacuumed(db, stack):
-    busy = await asyncpg.connect(stack.db_url)
+    admin = await asyncpg.connect(stack.db_url)
     try:
-        await busy.execute("alter table picture_queue.freed_key set (autovacuum_enabled = off)")
-        await busy.execute(
+        await admin.execute("alter table picture_queue.freed_key set (autovacuum_enabled = off)")
+        await admin.execute(
             "insert into picture_queue.freed_key select 'sql-dead' from generate_series(1, 30000)"
         )
-        await busy.execute("delete from picture_queue.freed_key where key = 'sql-dead'")
-        await busy.execute("select pg_stat_force_next_flush()")
-        await busy.execute("select 1")
+        await admin.execute("delete from picture_queue.freed_key where key = 'sql-dead'")
+        await admin.execute("select pg_stat_force_next_flush()")
+        await admin.execute("select 1")
         await db.run("select pg_stat_clear_snapshot()")
-        (finding,) = await found(db, "dead rows", "picture_queue.freed_key has")
+        (finding,) = await problems(db, "dead rows", "picture_queue.freed_key has")
         assert finding["remedy"] == "vacuum (analyze) picture_queue.freed_key;"
-        await busy.execute(finding["remedy"])
-        await busy.execute("select pg_stat_force_next_flush()")
-        await busy.execute("select 1")
+        await admin.execute(finding["remedy"])
+        await admin.execute("select pg_stat_force_next_flush()")
+        await admin.execute("select 1")
         await db.run("select pg_stat_clear_snapshot()")
-        assert await found(db, "dead rows", "picture_queue.freed_key has") == []
+        assert await problems(db, "dead rows", "picture_queue.freed_key has") == []
     finally:
-        await busy.execute("delete from picture_queue.freed_key where key = 'sql-dead'")
-        await busy.execute("alter table picture_queue.freed_key reset (autovacuum_enabled)")
-        await busy.close()
+        await admin.execute("delete from picture_queue.freed_key where key = 'sql-dead'")
+        await admin.execute("alter table picture_queue.freed_key reset (autovacuum_enabled)")
+        await admin.close()

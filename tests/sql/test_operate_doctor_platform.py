@@ -44,7 +44,7 @@ async def finding(db, check):
         ),
     ],
 )
-async def test_each_problem_is_found_and_solved_by_its_remedy(db, check, broken, text):
+async def test_each_problem_is_found_and_its_remedy_solves_it(db, check, broken, text):
     assert (await finding(db, check))["verdict"] == "ok"
     await db.run(broken)
     found = await finding(db, check)
@@ -75,7 +75,7 @@ async def test_events_that_are_not_sent_are_found(db):
 
 @pytest.fixture
 async def cron(db):
-    """The columns of pg_cron that the doctor reads."""
+    """The tables of pg_cron, with the columns that the doctor reads."""
     await db.run(
         """create schema cron;
         create table cron.job (jobid bigint, jobname text, schedule text, command text,
@@ -103,7 +103,7 @@ async def test_failed_runs_of_pg_cron_are_found(db, cron):
     assert second["verdict"] == "ok"
 
 
-async def test_a_large_table_of_runs_is_found(db, cron):
+async def test_a_large_table_of_pg_cron_runs_is_found(db, cron):
     await db.run(
         """insert into cron.job_run_details
         select 3, n, 'succeeded', '', now() - interval '8 days', now() - interval '8 days'
@@ -117,7 +117,7 @@ async def test_a_large_table_of_runs_is_found(db, cron):
     assert "rows" not in (await findings(db, "pg_cron runs"))[-1]["detail"]
 
 
-async def test_runs_are_not_checked_without_pg_cron(db):
+async def test_pg_cron_runs_are_not_checked_without_pg_cron(db):
     assert await findings(db, "pg_cron runs") == []
 
 
@@ -160,7 +160,7 @@ OPEN_POLICY = "create policy open on public.{} for {} to {} using (true)"
     ],
 )
 async def test_excess_privileges_of_users_are_found(admin_db, broken, verdict, text):
-    """Run the remedy of each finding."""
+    """Find the privilege, and check that the remedy of the finding removes it."""
     before = await findings(admin_db, "exposure")
     assert all("one user may have any" in found["detail"] for found in before if found["remedy"])
     await admin_db.run(broken)
@@ -170,7 +170,7 @@ async def test_excess_privileges_of_users_are_found(admin_db, broken, verdict, t
     assert not any(text in f["detail"] for f in await findings(admin_db, "exposure"))
 
 
-async def test_users_without_a_limit_are_found(db):
+async def test_a_missing_limit_of_jobs_per_user_is_found(db):
     await db.run("delete from public.generations where user_id is not null")
     text = "one user may have any number of jobs running"
     assert not any(text == f["detail"] for f in await findings(db, "exposure"))

@@ -14,11 +14,13 @@ async def published(stack, own_database):
         "create publication everything for all tables",
     )
     async with transaction(own_database) as db:
-        assert await db.value("show wal_level") == "logical", "otherwise no call is refused"
+        assert await db.value("show wal_level") == "logical", (
+            "with a lower wal_level, Postgres would refuse no call"
+        )
         yield db
 
 
-async def test_calls_that_update_and_delete_work_under_a_publication_for_all_tables(published):
+async def test_calls_that_update_and_delete_rows_work_with_a_publication_for_all_tables(published):
     db = published
     await db.value("select set_limit('global', max_running => 100)")
     await db.value("select set_limit('sql-key', max_running => 1, rate => 5, period_seconds => 1)")
@@ -40,7 +42,7 @@ async def test_calls_that_update_and_delete_work_under_a_publication_for_all_tab
 
 
 async def test_every_table_has_a_replica_identity(db):
-    """Check the tables that no call above writes to."""
+    """Check all tables, because the calls above do not write to every table."""
     rows = await db.rows(
         """select c.oid::regclass::text as name from pg_class c
         where (c.relnamespace = 'picture_queue'::regnamespace

@@ -1,4 +1,4 @@
-"""Every function of the API beside a locked table: it returns, or raises PQ_BUSY in time."""
+"""While a table is locked, every API function returns or raises PQ_BUSY within its time limit."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ import pytest
 
 from tests.databases import connect
 
-#: A call of each function. Each has its own rows, so that none waits for another.
+#: A call of each function. Each uses rows of its own, so that no call waits for another one.
 CALLS = {
     "begin_prediction": "begin_prediction('{job}', '{lease}')",
     "cancel_generation": "cancel_generation('{generation}')",
@@ -77,8 +77,8 @@ CALLS = {
     "start_generation": "start_generation('a boat')",
     "unregister_worker": "unregister_worker('w-{name}')",
 }
-#: Its result has the type of the table, so the caller's statement waits for it before the call.
-TYPED_BY_ITS_TABLE = {"claim_next_job"}
+#: The result of these functions is a row of the table, so Postgres locks the table before the call.
+RETURNS_TABLE_ROW = {"claim_next_job"}
 SETUP = """
 declare
   v_name text := $1;
@@ -123,25 +123,25 @@ FUNCTIONS = """
 select p.proname from pg_proc p where p.pronamespace = 'public'::regnamespace
   and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')
 """
-# The time limit of a call in seconds: 2 for a lock, the rest for 60 concurrent calls.
-LONGEST = 3.0
+# A call may take 2 seconds for a lock, and the rest because 60 calls run at once.
+MAX_SECONDS = 3.0
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
 def calls(own_database: str) -> dict[str, str]:
-    """The statements, and the rows that they need."""
+    """The statement of each call, after its rows were created."""
 
     async def make() -> dict[str, str]:
-        one = await connect(own_database)
-        await one.execute(
+        connection = await connect(own_database)
+        await connection.execute(
             f"create function pg_temp.prepare(text) returns jsonb language plpgsql as $f${SETUP}$f$"
         )
         made = {
-            name: call.format(**await one.fetchval("select pg_temp.prepare($1)", name))
+            name: call.format(**await connection.fetchval("select pg_temp.prepare($1)", name))
             for name, call in CALLS.items()
         }
-        await one.close(timeout=5)
+        await connection.close(timeout=5)
         return made
 
     return asyncio.run(make())
@@ -166,8 +166,8 @@ async def call_and_roll_back(
         return error, took
 
 
-async def while_locked(url: str, table: str, calls: dict[str, str]) -> dict[str, Any]:
-    """Return the calls that ended with a wrong error or too late while a table was locked."""
+async def find_failures_while_locked(url: str, table: str, calls: dict[str, str]) -> dict[str, Any]:
+    """Lock a table and make the calls; return those with a wrong error or above the time limit."""
     holder = await connect(url)
     slots = asyncio.Semaphore(70)
     try:
@@ -181,14 +181,14 @@ async def while_locked(url: str, table: str, calls: dict[str, str]) -> dict[str,
     return {
         name: (error, round(took, 1))
         for name, (error, took) in zip(calls, answers, strict=True)
-        if took > LONGEST or (error and not error.startswith("PT503 PQ_BUSY"))
+        if took > MAX_SECONDS or (error and not error.startswith("PT503 PQ_BUSY"))
     }
 
 
 async def test_every_function_has_a_call_that_succeeds(own_database: str, calls: dict[str, str]):
-    one = await connect(own_database)
-    found = {row[0] for row in await one.fetch(FUNCTIONS)}
-    await one.close(timeout=5)
+    connection = await connect(own_database)
+    found = {row[0] for row in await connection.fetch(FUNCTIONS)}
+    await connection.close(timeout=5)
     assert found == CALLS.keys()
     slots = asyncio.Semaphore(1)
     answers = {
@@ -200,14 +200,14 @@ async def test_every_function_has_a_call_that_succeeds(own_database: str, calls:
 async def test_no_function_waits_for_a_locked_table_of_jobs(
     own_database: str, calls: dict[str, str]
 ):
-    bad = await while_locked(own_database, "public.job_queue", calls)
-    assert bad.keys() == TYPED_BY_ITS_TABLE, bad
+    bad = await find_failures_while_locked(own_database, "public.job_queue", calls)
+    assert bad.keys() == RETURNS_TABLE_ROW, bad
 
 
 LEASES = """(select jsonb_agg(jsonb_build_object(
   'outcome', 'completed', 'job_id', gen_random_uuid(), 'lease_id', gen_random_uuid()))
   from generate_series(1, 500))"""
-SETS = [
+BULK_CALLS = [
     ("public.job_queue", f"heartbeat_jobs('w', {LEASES})"),
     ("public.job_queue", f"report_jobs({LEASES})"),
     ("picture_queue.history", """change_jobs('cancel', '{"queue": "many"}')"""),
@@ -216,24 +216,26 @@ SETS = [
 ]
 
 
-@pytest.mark.parametrize(("table", "call"), SETS)
+@pytest.mark.parametrize(("table", "call"), BULK_CALLS)
 async def test_a_call_for_many_jobs_waits_for_the_lock_only_once(
     own_database: str, table: str, call: str
 ):
-    one = await connect(own_database)
-    await one.fetchval(
+    connection = await connect(own_database)
+    await connection.fetchval(
         """select enqueue_jobs((
           select jsonb_agg('{"job_type": "t", "queue": "many"}'::jsonb)
           from generate_series(1, 500)))"""
     )
-    await one.close(timeout=5)
-    assert await while_locked(own_database, table, {"call": call}) == {}
+    await connection.close(timeout=5)
+    assert await find_failures_while_locked(own_database, table, {"call": call}) == {}
 
 
 @pytest.mark.slow
 async def test_no_function_waits_for_a_locked_table(own_database: str, calls: dict[str, str]):
-    one = await connect(own_database)
-    tables = (await one.fetchval(TABLES)).split()
-    await one.close(timeout=5)
-    found = {table: await while_locked(own_database, table, calls) for table in tables}
+    connection = await connect(own_database)
+    tables = (await connection.fetchval(TABLES)).split()
+    await connection.close(timeout=5)
+    found = {
+        table: await find_failures_while_locked(own_database, table, calls) for table in tables
+    }
     assert {table: bad for table, bad in found.items() if bad} == {}

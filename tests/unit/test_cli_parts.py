@@ -69,7 +69,7 @@ def event(status: str, progress: int = 0, source: Any = "socket", **more: Any) -
 # --- Parsing ---
 
 
-def test_status_choices_equal_the_enum_of_the_library() -> None:
+def test_the_choices_of_status_and_hold_equal_those_of_the_library() -> None:
     assert list(STATUSES) == [state.value for state in JobStatus]
     assert set(HOLDS) == set(get_args(Hold))
 
@@ -117,7 +117,7 @@ def test_a_payload_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         ("seed=NaN", "NaN"),
     ],
 )
-def test_a_named_value_is_parsed_as_json_if_possible(text: str, value: object) -> None:
+def test_a_value_is_parsed_as_json_if_possible_and_else_as_text(text: str, value: object) -> None:
     assert list(parse_pairs([text]).values()) == [value]
 
 
@@ -133,7 +133,7 @@ def test_a_time_may_have_a_utc_offset() -> None:
     assert parse_time("2030-01-31T09:00+01:00") == NOW
 
 
-def test_an_end_is_a_duration_or_a_time_but_not_both() -> None:
+def test_a_pause_ends_after_a_duration_or_at_a_time_but_not_both() -> None:
     found = resolve_resume_at(90, None)
     assert found is not None
     assert 85 < (found - datetime.now(UTC)).total_seconds() <= 90
@@ -313,7 +313,7 @@ def test_no_preview_is_made_for_a_pipe_or_a_vector_image(tmp_path: Path) -> None
     assert preview(tmp_path / "x.png", Console(file=io.StringIO())) is None
 
 
-_PEAK = """
+_MEASURE_PEAK_MEMORY = """
 import resource, sys
 from pathlib import Path
 from rich.console import Console
@@ -329,21 +329,24 @@ print(peak() - before)
 
 
 def test_a_preview_of_a_huge_image_takes_little_memory(tmp_path: Path) -> None:
-    """Check the memory that a preview takes; a PNG of 17 KB once took 708 MB."""
+    """Limit the memory of a preview: without a limit, a PNG file of 17 KB takes 708 MB."""
     bomb = Image.new("1", (11_000, 11_000))
     files = []
     for name, options in (("png", {}), ("gif", {}), ("webp", {"lossless": True})):
         files.append(str(tmp_path / f"x.{name}"))
         bomb.save(files[-1], **options)
-    wide = bytearray(Path(files[1]).read_bytes())
-    # This file has a logical screen of one pixel and a frame of 121 million pixels.
-    wide[6:10] = b"\1\0\1\0"
+    small_screen = bytearray(Path(files[1]).read_bytes())
+    # In this GIF, the logical screen has one pixel, but the frame has 121 million pixels.
+    small_screen[6:10] = b"\1\0\1\0"
     files.append(str(tmp_path / "y.gif"))
-    Path(files[-1]).write_bytes(wide)
+    Path(files[-1]).write_bytes(small_screen)
     svg = tmp_path / "x.svg"
     svg.write_text('<svg width="9" height="9"/>')
     done = subprocess.run(
-        [sys.executable, "-c", _PEAK, *files, str(svg)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _MEASURE_PEAK_MEMORY, *files, str(svg)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert int(done.stdout) < 30  # MB
 

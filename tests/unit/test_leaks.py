@@ -73,10 +73,10 @@ def test_a_world_readable_file_with_a_secret_is_found(tmp_path: Path, value: str
 
 @pytest.mark.parametrize("value", SECRETS)
 def test_a_secret_in_a_javascript_bundle_is_found(tmp_path: Path, value: str) -> None:
-    place = tmp_path / ".next" / "static" / "chunks"
-    place.mkdir(parents=True)
-    (place / "app.js").write_text(f'createClient("https://x.supabase.co","{value}")')
-    (place / "other.js").write_text(
+    chunks = tmp_path / ".next" / "static" / "chunks"
+    chunks.mkdir(parents=True)
+    (chunks / "app.js").write_text(f'createClient("https://x.supabase.co","{value}")')
+    (chunks / "other.js").write_text(
         f'createClient("https://x.supabase.co","{PUBLIC[0]}{PUBLIC[1]}")'
     )
     assert run_check(tmp_path) == [

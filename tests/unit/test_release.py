@@ -1,4 +1,4 @@
-"""The release script: it names all obstacles, and changes nothing without `--tag`."""
+"""The release script: it prints every reason against a release, and only `--tag` changes files."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def git(root: Path, *words: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Make a project that can be released."""
+    """A project that can be released."""
     for name, text in FILES.items():
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def release(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
 
 
-def test_without_an_option_it_only_checks(project: Path) -> None:
+def test_without_an_option_the_script_only_checks(project: Path) -> None:
     done = release(project)
     assert (done.returncode, done.stderr) == (0, "")
     assert "1.2.3 can be released" in done.stdout
@@ -72,7 +72,7 @@ def test_without_an_option_it_only_checks(project: Path) -> None:
 
 
 @pytest.mark.timeout(150)
-def test_it_builds_the_release_files_and_creates_a_tag(project: Path) -> None:
+def test_the_tag_option_builds_the_release_files_and_creates_a_tag(project: Path) -> None:
     done = release(project, "--tag")
     assert done.returncode == 0, done.stdout + done.stderr
     assert git(project, "tag").split() == ["v1.2.3"]
@@ -90,7 +90,9 @@ def test_it_builds_the_release_files_and_creates_a_tag(project: Path) -> None:
         ("pyproject.toml", PYPROJECT.replace("urls", "# urls"), "no [project.urls]"),
     ],
 )
-def test_each_obstacle_is_named(project: Path, name: str, text: str, expected: str) -> None:
+def test_each_reason_against_a_release_is_printed(
+    project: Path, name: str, text: str, expected: str
+) -> None:
     (project / name).write_text(text)
     assert "the tree has changes" in release(project, "--tag").stdout
     git(project, "commit", "-qam", "Change")

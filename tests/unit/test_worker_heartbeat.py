@@ -1,4 +1,4 @@
-"""Heartbeats: their schedule, their responses, and faults that must not stop them."""
+"""Heartbeats: their times, the effect of their answers, and faults that must not stop them."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ class FakeAttempt:
 
 
 class Harness:
-    """A heartbeat, leases, and a fake database that returns the answer of the test."""
+    """A heartbeat loop, leases, and a fake database that returns the answers that the test sets."""
 
     def __init__(self, project: Any, claimed: Any) -> None:
         self.project = project
@@ -61,8 +61,8 @@ class Harness:
         self.slots.drop_lease(lease.job)
         self.lost.put_nowait((lease, reason))
 
-    def hold(self, age: float = 0.0, confirmed: bool = True, **columns: Any) -> Any:
-        """Assign a slot to a job whose lease was granted some seconds ago."""
+    def start_job(self, age: float = 0.0, confirmed: bool = True, **columns: Any) -> Any:
+        """Assign a slot to a job whose lease was granted `age` seconds ago; return the lease."""
         attempt: Any = FakeAttempt(self.claimed(**columns))
         lease = Lease(attempt.job, time.monotonic() - age, start_confirmed=confirmed)
         self.slots.add(lease)
@@ -80,11 +80,12 @@ async def harness(project, claimed) -> AsyncIterator[Harness]:
     assert made.connection.closed.is_set()
 
 
-async def test_one_call_prolongs_all_leases_when_the_first_is_due(harness, project):
-    old = harness.hold(age=11)
-    new = harness.hold()
+async def test_one_heartbeat_prolongs_all_leases_when_the_first_is_due(harness, project):
+    old = harness.start_job(age=11)
+    new = harness.start_job()
     params = await project.next("heartbeat_jobs")
-    while len(params["leases"]) < 2:  # The thread may run before the test.
+    # The thread may have sent the first heartbeat before the second lease existed.
+    while len(params["leases"]) < 2:
         old.confirmed_at -= 11
         harness.heartbeat.beat_now()
         params = await project.next("heartbeat_jobs")
@@ -96,22 +97,22 @@ async def test_one_call_prolongs_all_leases_when_the_first_is_due(harness, proje
     assert time.monotonic() - old.confirmed_at < 5
 
 
-async def test_a_lease_is_prolonged_at_a_third_of_its_length(harness):
-    lease = harness.hold(lease_seconds=0.3)
+async def test_a_lease_is_prolonged_after_a_third_of_its_length(harness):
+    lease = harness.start_job(lease_seconds=0.3)
     began = lease.confirmed_at
     await harness.signals.beaten.next()
     assert lease.confirmed_at >= began + 0.1
     assert harness.lost.empty()
 
 
-async def test_a_short_lease_is_prolonged_in_time_after_a_long_one(harness):
-    harness.hold(lease_seconds=3600)
+async def test_a_short_lease_that_follows_a_long_one_is_prolonged_in_time(harness):
+    harness.start_job(lease_seconds=3600)
     await asyncio.sleep(0)
-    harness.hold(lease_seconds=0.3)
+    harness.start_job(lease_seconds=0.3)
     await harness.signals.beaten.next()
 
 
-async def test_a_held_job_is_not_confirmed(harness, project):
+async def test_a_job_without_a_slot_is_not_confirmed(harness, project):
     harness.slots.add(Lease(harness.claimed(lease_seconds=0.3), time.monotonic() - 0.3))
     harness.heartbeat.beat_now()
     assert (await project.next("heartbeat_jobs"))["leases"] == []
@@ -121,8 +122,8 @@ async def test_a_held_job_is_not_confirmed(harness, project):
 async def test_a_start_is_confirmed_soon_without_other_leases(harness, project, in_bulk):
     if in_bulk:
         harness.slots.hold(Lease(harness.claimed(), time.monotonic()))
-    harness.hold()
-    lease = harness.hold(confirmed=False)
+    harness.start_job()
+    lease = harness.start_job(confirmed=False)
     params = await project.next("heartbeat_jobs")
     started_at = lease.confirmed_at
     assert (time.monotonic() - started_at >= heartbeat._CONFIRM_AFTER_IN_BULK) or not in_bulk
@@ -132,9 +133,9 @@ async def test_a_start_is_confirmed_soon_without_other_leases(harness, project, 
 
 
 async def test_a_job_that_ends_at_once_needs_no_heartbeat(harness, project):
-    lease = harness.hold(confirmed=False)
+    lease = harness.start_job(confirmed=False)
     lease.attempt.settled = True
-    other = harness.hold(confirmed=False)
+    other = harness.start_job(confirmed=False)
     params = await project.next("heartbeat_jobs")
     assert [item["job_id"] for item in params["leases"]] == [other.job.key]
 
@@ -148,7 +149,7 @@ async def test_a_job_that_waits_for_its_confirmation_is_confirmed_quickly(harnes
 
 
 async def test_starts_are_confirmed_in_batches(harness, project):
-    """Check that a slow connection costs one round trip for all starts, not one for each."""
+    """Confirm all waiting starts in one call: one round trip for all of them, not one for each."""
     go = asyncio.Event()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -158,11 +159,11 @@ async def test_starts_are_confirmed_in_batches(harness, project):
 
     calls: list[int] = []
     project.answers["heartbeat_jobs"] = slow
-    first = [harness.hold(confirmed=False) for _ in range(5)]
+    first = [harness.start_job(confirmed=False) for _ in range(5)]
     await project.next("heartbeat_jobs")
     later = []
     for _ in range(5):
-        later.append(harness.hold(confirmed=False))
+        later.append(harness.start_job(confirmed=False))
         await asyncio.sleep(0.01)
     go.set()
     assert [await harness.confirmed.get() for _ in range(10)] == first + later
@@ -170,8 +171,8 @@ async def test_starts_are_confirmed_in_batches(harness, project):
 
 
 async def test_a_lost_lease_is_reported_once(harness, project, monkeypatch):
-    """Name the job once, although a blocked event loop drops the lease late."""
-    lease = harness.hold(confirmed=False)
+    """Report the lease only once, even if a blocked event loop has not dropped it yet."""
+    lease = harness.start_job(confirmed=False)
     monkeypatch.setattr(harness, "lose", lambda *args: harness.lost.put_nowait(args))
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
     await harness.lost.get()
@@ -188,7 +189,7 @@ async def test_a_confirmation_without_a_response_is_repeated(harness, project):
         return {"cancel": [], "lost": []}
 
     project.answers["heartbeat_jobs"] = answer
-    lease = harness.hold(confirmed=False)
+    lease = harness.start_job(confirmed=False)
     assert await harness.confirmed.get() is lease
     assert harness.confirmed.empty()
 
@@ -202,8 +203,8 @@ async def test_a_worker_without_leases_sends_heartbeats(project, claimed, monkey
 
 
 async def test_a_cancel_request_is_delivered_to_the_event_loop(harness, project):
-    lease = harness.hold()
-    harness.hold()
+    lease = harness.start_job()
+    harness.start_job()
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [lease.job.key], "lost": []}
     harness.heartbeat.beat_now()
     await harness.signals.beaten.next()
@@ -211,9 +212,9 @@ async def test_a_cancel_request_is_delivered_to_the_event_loop(harness, project)
     assert harness.cancelled.empty() and harness.lost.empty()
 
 
-async def test_a_failed_query_for_cancel_requests_is_repeated(harness, project):
-    """Repeat the request: its wake-up is sent once, and the next heartbeat is far away."""
-    lease = harness.hold(lease_seconds=3600)
+async def test_a_failed_heartbeat_after_a_wake_up_is_repeated(harness, project):
+    """Repeat the query: the wake-up for it comes only once, and the next heartbeat is far away."""
+    lease = harness.start_job(lease_seconds=3600)
     failed = False
 
     def answer(params: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +231,7 @@ async def test_a_failed_query_for_cancel_requests_is_repeated(harness, project):
 
 
 async def test_a_lost_lease_is_delivered_to_the_event_loop(harness, project):
-    lease = harness.hold()
+    lease = harness.start_job()
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
     harness.heartbeat.beat_now()
     await harness.signals.beaten.next()
@@ -238,27 +239,27 @@ async def test_a_lost_lease_is_delivered_to_the_event_loop(harness, project):
     assert (found, reason) == (lease, "the database says so")
 
 
-async def test_a_lease_is_lost_after_its_whole_length_without_a_response(harness, project):
+async def test_a_lease_without_an_answered_heartbeat_is_lost_at_its_end(harness, project):
     def fail(params: dict[str, Any]) -> Any:
         raise ConnectionFailed("cut")
 
     project.answers["heartbeat_jobs"] = fail
-    lease = harness.hold(lease_seconds=0.3)
-    finished = harness.hold(lease_seconds=0.3)
+    lease = harness.start_job(lease_seconds=0.3)
+    finished = harness.start_job(lease_seconds=0.3)
     finished.attempt.settled = True
     async with asyncio.timeout(5):
         found, reason = await harness.lost.get()
     assert found is lease and reason == "no heartbeat was answered for its whole length"
     assert time.monotonic() >= lease.ends_at
     assert not harness.calls.is_up
-    # The outcome stays stored under its lease. It may still be in time when the database is back.
+    # A finished job keeps its lease: its outcome may still be accepted when the database is back.
     assert harness.slots.leases() == [finished]
 
 
-async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_logged(
+async def test_a_blocked_event_loop_is_logged_and_does_not_stop_heartbeats(
     project, claimed, caplog, monkeypatch
 ):
-    """Block the event loop for longer than the lease. The heartbeats run in their own thread."""
+    """Block the event loop for longer than the lease: heartbeats are sent from another thread."""
     harness = Harness(project, claimed)
     beats: list[float] = []
 
@@ -268,7 +269,7 @@ async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_logged(
 
     monkeypatch.setattr(harness.connection, "call", answer)
     harness.start()
-    lease = harness.hold(lease_seconds=0.6)
+    lease = harness.start_job(lease_seconds=0.6)
 
     async def block() -> None:
         time.sleep(2.0)  # noqa: ASYNC251
@@ -289,20 +290,22 @@ async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_logged(
     assert 1.9 < seconds < 10
 
 
-async def test_blocking_code_outside_of_handlers_is_named_by_its_task(harness, caplog):
-    harness.hold(lease_seconds=0.6)
+async def test_the_log_names_the_task_that_blocks_the_event_loop_outside_of_handlers(
+    harness, caplog
+):
+    harness.start_job(lease_seconds=0.6)
 
     async def block() -> None:
         await asyncio.sleep(0.1)
         time.sleep(1.0)  # noqa: ASYNC251
 
-    await asyncio.create_task(block(), name="somebody's")
-    assert "Code of somebody's has blocked the event loop for" in caplog.text
+    await asyncio.create_task(block(), name="another task")
+    assert "Code of another task has blocked the event loop for" in caplog.text
 
 
 async def test_no_handler_is_blamed_after_the_process_was_suspended(harness):
-    """Simulate SIGSTOP and SIGCONT: neither the event loop nor the thread has run for a while."""
-    harness.hold(lease_seconds=30)
+    """Simulate SIGSTOP and SIGCONT, during which neither the event loop nor the thread runs."""
+    harness.start_job(lease_seconds=30)
     await asyncio.sleep(0.1)
     monitor = harness.heartbeat._monitor
     monitor._loop_ran_at -= 60
@@ -312,7 +315,7 @@ async def test_no_handler_is_blamed_after_the_process_was_suspended(harness):
     assert "has blocked the event loop" in monitor.check(10)
 
 
-async def test_an_error_in_the_check_of_the_event_loop_delays_no_heartbeat(
+async def test_an_error_in_the_check_of_the_event_loop_does_not_delay_heartbeats(
     project, claimed, monkeypatch, caplog
 ):
     def fail(limit: float) -> None:
@@ -322,15 +325,15 @@ async def test_an_error_in_the_check_of_the_event_loop_delays_no_heartbeat(
     monkeypatch.setattr(harness.heartbeat._monitor, "_check", fail)
     monkeypatch.setattr(heartbeat, "_FAULT_DELAY", 60.0)
     harness.start()
-    harness.hold(lease_seconds=0.3)
+    harness.start_job(lease_seconds=0.3)
     for _ in range(3):
         await harness.signals.beaten.next()
     await harness.heartbeat.stop()
     assert "The event loop could not be checked: OSError('no frames')" in caplog.text
 
 
-async def test_a_slow_log_delays_no_heartbeat(project, claimed, monkeypatch):
-    """Write the warning about a blocked event loop after the heartbeat that is due."""
+async def test_a_slow_log_does_not_delay_heartbeats(project, claimed, monkeypatch):
+    """Send the heartbeat that is due before logging that the event loop is blocked."""
     order: list[str] = []
 
     def answer(rpc: Any, timeout: float) -> Any:
@@ -356,8 +359,8 @@ async def test_a_slow_log_delays_no_heartbeat(project, claimed, monkeypatch):
 
 
 async def test_a_handler_that_holds_the_gil_is_logged(harness, caplog):
-    """Log a handler that holds the GIL: meanwhile no thread can send a heartbeat."""
-    harness.hold(lease_seconds=0.6)
+    """Log a handler that holds the GIL, because meanwhile no thread can send a heartbeat."""
+    harness.start_job(lease_seconds=0.6)
     await asyncio.sleep(0.1)
     sum(range(5 * 10**7))  # This is one call into C. No other thread runs before it returns.
     async with asyncio.timeout(5):
@@ -365,8 +368,8 @@ async def test_a_handler_that_holds_the_gil_is_logged(harness, caplog):
             await asyncio.sleep(0.01)
 
 
-async def test_no_lease_is_lost_during_retry_after(harness, project):
-    """Send a heartbeat early if the lease would end before Retry-After has passed."""
+async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(harness, project):
+    """Repeat a refused heartbeat a few times, because the lease ends before Retry-After is over."""
     calls: list[float] = []
 
     def limit(params: dict[str, Any]) -> Any:
@@ -376,7 +379,7 @@ async def test_no_lease_is_lost_during_retry_after(harness, project):
         raise error
 
     project.answers["heartbeat_jobs"] = limit
-    lease = harness.hold(lease_seconds=0.9)
+    lease = harness.start_job(lease_seconds=0.9)
     async with asyncio.timeout(5):
         await harness.lost.get()
     assert 2 <= len(calls) <= 4
@@ -396,7 +399,7 @@ async def test_a_worker_without_jobs_respects_retry_after(project, claimed, monk
 
 
 async def test_no_thread_remains_after_the_event_loop_was_closed(project, claimed, monkeypatch):
-    """Simulate an event loop that is closed without a stop. The leases must end with it."""
+    """Close the event loop without a stop: heartbeats must end, so that the leases expire."""
     harness = Harness(project, claimed)
 
     def answer(rpc: Any, timeout: float) -> Any:
@@ -404,7 +407,7 @@ async def test_no_thread_remains_after_the_event_loop_was_closed(project, claime
 
     class ClosedLoop:
         def is_closed(self) -> bool:
-            return False  # The loop is closed right after this check.
+            return False  # Simulate a loop that is closed right after this check.
 
         def call_soon_threadsafe(self, *args: Any) -> None:
             raise RuntimeError("Event loop is closed")

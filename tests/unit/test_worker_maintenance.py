@@ -15,7 +15,7 @@ from ..signals import Signals
 
 
 class Harness:
-    """A maintenance loop, and a fake project that returns the answers of the test."""
+    """A maintenance loop, and a fake project that returns the answers that the test sets."""
 
     def __init__(self, project: Any) -> None:
         self.project = project
@@ -30,7 +30,7 @@ class Harness:
         self.called_at.append(asyncio.get_running_loop().time())
         return self.answer
 
-    async def no_call_follows(self) -> bool:
+    async def makes_no_more_calls(self) -> bool:
         while not self.project.asked.empty():
             self.project.asked.get_nowait()
         for _ in range(20):
@@ -55,7 +55,7 @@ async def test_the_first_call_is_made_at_the_start(harness, project):
     assert harness.work.is_set(), "promoted jobs make the worker claim"
 
 
-async def test_a_call_that_promotes_nothing_leads_to_no_claim(harness):
+async def test_a_call_that_promotes_no_job_causes_no_claim(harness):
     harness.answer |= {"pruned": 7, "aggregated": 3}
     harness.loop.start()
     await harness.signals.maintained.next()
@@ -71,7 +71,7 @@ async def test_the_worker_with_the_lease_waits_until_the_next_call_is_due(harnes
     assert min(second - first, third - second) >= 0.049
 
 
-async def test_calls_pause_briefly_while_work_is_left(harness):
+async def test_calls_follow_after_a_short_pause_while_work_is_left(harness):
     harness.answer["next_in"] = 0
     harness.loop.start()
     for _ in range(5):
@@ -79,14 +79,14 @@ async def test_calls_pause_briefly_while_work_is_left(harness):
     assert harness.called_at[4] - harness.called_at[0] >= 4 * maintenance._MIN_PAUSE - 0.001
 
 
-async def test_a_wake_up_leads_to_a_call_at_once(harness):
+async def test_a_wake_up_causes_a_call_at_once(harness):
     harness.loop.start()
     await harness.signals.maintained.next()
     harness.loop.wake()
     await harness.signals.maintained.next()
 
 
-async def test_a_wake_up_during_a_call_leads_to_another(harness, project):
+async def test_a_wake_up_during_a_call_causes_another_call(harness, project):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -128,10 +128,10 @@ async def test_failures_in_a_row_are_logged_once(harness, project, caplog, failu
 
     def fail_first(params: dict[str, Any]) -> Any:
         if failures:
-            found = failures.pop()
-            if isinstance(found, Exception):
-                raise found
-            return found
+            answer = failures.pop()
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
         return harness.record_call(params)
 
     project.answers["maintain_jobs"] = fail_first
@@ -181,7 +181,7 @@ async def test_a_stop_cancels_a_call_in_progress(harness, project):
     harness.loop.start()
     await project.next("maintain_jobs")
     await asyncio.wait_for(harness.loop.stop(0), 5)
-    assert await harness.no_call_follows()
+    assert await harness.makes_no_more_calls()
 
 
 @pytest.mark.parametrize("leased", [True, False])
@@ -190,4 +190,4 @@ async def test_a_stop_ends_the_wait_for_the_next_call(harness, leased):
     harness.loop.start()
     await harness.signals.maintained.next()
     await asyncio.wait_for(harness.loop.stop(60), 5)
-    assert await harness.no_call_follows()
+    assert await harness.makes_no_more_calls()

@@ -19,26 +19,26 @@ def pool() -> Iterator[DaemonThreadPool]:
     pool.shutdown()
 
 
-async def test_to_thread_keeps_its_behaviour():
+async def test_to_thread_works_as_with_the_pool_of_asyncio():
     use_daemon_threads(1)
     use_daemon_threads(1)  # A second installation changes nothing.
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     variable.set("kept")
 
-    def look(text: str, *, times: int) -> tuple[str, bool]:
+    def read_variable(text: str, *, times: int) -> tuple[str, bool]:
         return variable.get() + text * times, threading.current_thread().daemon
 
-    assert await asyncio.to_thread(look, "!", times=2) == ("kept!!", True)
+    assert await asyncio.to_thread(read_variable, "!", times=2) == ("kept!!", True)
     with pytest.raises(SystemExit):
-        await asyncio.to_thread(exit_)
+        await asyncio.to_thread(raise_system_exit)
     assert await asyncio.gather(*(asyncio.to_thread(int, n) for n in range(100))) == [*range(100)]
 
 
-def exit_() -> None:
+def raise_system_exit() -> None:
     raise SystemExit(3)
 
 
-async def test_a_pool_chosen_by_the_user_is_kept():
+async def test_a_pool_that_the_user_installed_is_kept():
     chosen = ThreadPoolExecutor(1, thread_name_prefix="mine")
     asyncio.get_running_loop().set_default_executor(chosen)
     use_daemon_threads(1)
@@ -54,23 +54,23 @@ async def test_the_pool_that_asyncio_made_is_replaced():
 
 def test_no_more_threads_run_than_permitted(pool):
     assert [pool.submit(int).result(5) for _ in range(10)] == [0] * 10
-    both = threading.Barrier(3)
-    waiting = [pool.submit(both.wait, 5) for _ in range(2)]
+    barrier = threading.Barrier(3)
+    waiting = [pool.submit(barrier.wait, 5) for _ in range(2)]
     third = pool.submit(int)
     assert not third.done()
-    both.wait(5)
+    barrier.wait(5)
     for future in (*waiting, third):
         future.result(5)
 
 
-async def test_hanging_calls_leave_threads_for_others(pool):
+async def test_a_cancelled_call_that_hangs_takes_no_thread_from_other_calls(pool):
     loop = asyncio.get_running_loop()
-    until = threading.Event()
+    release = threading.Event()
     threads: list[threading.Thread] = []
 
     def hang() -> None:
         threads.append(threading.current_thread())
-        until.wait(30)
+        release.wait(30)
 
     for _ in range(3 * 2):
         hanging = loop.run_in_executor(pool, hang)
@@ -79,32 +79,32 @@ async def test_hanging_calls_leave_threads_for_others(pool):
     assert await asyncio.gather(*(loop.run_in_executor(pool, int) for _ in range(10))) == [0] * 10
     assert len(set(threads)) == 3 * 2
     assert len(pool._pool - set(threads)) <= 2
-    until.set()
-    for thread in threads:  # The threads that left the pool end.
+    release.set()
+    for thread in threads:  # These threads have left the pool, and end when their call does.
         await asyncio.to_thread(thread.join, 30)
     assert await loop.run_in_executor(pool, int) == 0
 
 
 def test_a_closed_pool_finishes_its_calls_and_refuses_new_ones(pool):
-    go = threading.Event()
-    futures = [pool.submit(go.wait, 5) for _ in range(3)]
+    release = threading.Event()
+    futures = [pool.submit(release.wait, 5) for _ in range(3)]
     pool.shutdown(wait=False)
     with pytest.raises(RuntimeError, match="after shutdown"):
         pool.submit(int)
-    go.set()
+    release.set()
     assert all(future.result(5) for future in futures)
     pool.shutdown()
     assert not pool._pool
 
 
 def test_waiting_calls_can_be_cancelled(pool):
-    go = threading.Event()
-    running = [pool.submit(go.wait, 5) for _ in range(2)]
+    release = threading.Event()
+    running = [pool.submit(release.wait, 5) for _ in range(2)]
     waiting = [pool.submit(int) for _ in range(3)]
     assert waiting[0].cancel()
     pool.shutdown(wait=False, cancel_futures=True)
     assert all(future.cancelled() for future in waiting)
-    go.set()
+    release.set()
     assert all(future.result(5) for future in running)
     pool.shutdown()
     assert not pool._pool
@@ -112,15 +112,15 @@ def test_waiting_calls_can_be_cancelled(pool):
 
 def test_closing_a_pool_does_not_wait_for_a_hanging_call(pool, monkeypatch):
     monkeypatch.setattr(module, "_CLOSE_TIMEOUT", 0.01)
-    until = threading.Event()
-    hanging = pool.submit(until.wait, 30)
+    release = threading.Event()
+    hanging = pool.submit(release.wait, 30)
     pool.shutdown()
     assert not hanging.done()
-    until.set()
+    release.set()
 
 
 def test_threads_leave_the_pool_under_its_lock():
-    """Close a pool while its threads leave it. Without the lock, iterating over them fails."""
+    """Close a pool while threads leave it. Without the lock, iterating over the set would fail."""
     pool = DaemonThreadPool(4)
     unlocked: list[object] = []
 

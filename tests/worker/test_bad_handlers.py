@@ -1,4 +1,4 @@
-"""Handlers that end in every way that Python permits, beside ordinary jobs in the same worker."""
+"""Handlers that end in every way that Python permits, and ordinary jobs in the same worker."""
 
 import asyncio
 import functools
@@ -53,14 +53,14 @@ class NoHeader(Exception):
         return {}["Retry-After"]
 
 
-class Unprintable(Exception):
+class FailingStr(Exception):
     def __str__(self) -> str:
         raise Panic
 
     __repr__ = __str__
 
 
-class LaterEpoch(Exception):
+class EpochRetryAfter(Exception):
     retry_after = 1771404540
 
 
@@ -70,7 +70,7 @@ class Throttled(Exception):
     pause_key = "k" * 300  # The key is longer than the database accepts, so it is ignored.
 
 
-class Speechless(Snooze):
+class NoOutcome(Snooze):
     def outcome(self, queue: str) -> Any:
         return None
 
@@ -101,7 +101,7 @@ def nested(levels: int) -> Any:
     return value
 
 
-def swallow_and_fail() -> Any:
+def cancel_itself_and_fail() -> Any:
     try:
         asyncio.current_task().cancel()  # type: ignore[union-attr]
     finally:
@@ -119,16 +119,16 @@ async def in_a_group(error: BaseException) -> None:
         await asyncio.sleep(60)
 
 
-async def gathered(error: BaseException) -> None:
+async def in_a_gather(error: BaseException) -> None:
     await asyncio.gather(asyncio.sleep(60), fail_later(error))
 
 
-# --- What a handler starts, and the error of its job ---
+# --- Tasks and threads that a handler starts, and the error of its job ---
 STARTED: list[tuple[Callable[[], Any], str]] = [
     (lambda: in_a_group(Panic("in a task")), "Panic: in a task"),
     (lambda: in_a_group(SystemExit(3)), "SystemExit: 3"),
     (lambda: in_a_group(KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
-    (lambda: gathered(SystemExit(4)), "SystemExit: 4"),
+    (lambda: in_a_gather(SystemExit(4)), "SystemExit: 4"),
     (lambda: asyncio.create_task(fail_later(KeyboardInterrupt("k"))), "KeyboardInterrupt: k"),
     (lambda: asyncio.to_thread(raise_, SystemExit(5)), "SystemExit: 5"),
     (lambda: asyncio.wait_for(fail_later(SystemExit(6)), 60), "SystemExit: 6"),
@@ -139,7 +139,7 @@ def recurse() -> Any:
     return recurse()
 
 
-# --- What a handler does, and the error of its job ---
+# --- Exceptions and results of a handler, and the error of its job ---
 BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: raise_(Panic("at the core")), "Panic: at the core"),
     (lambda: raise_(GeneratorExit("g")), "GeneratorExit: g"),
@@ -148,10 +148,10 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: sys.exit(3), "SystemExit: 3"),
     (lambda: raise_(asyncio.CancelledError()), "CancelledError: the handler cancelled itself"),
     (lambda: raise_(NoHeader("429")), "NoHeader: 429"),
-    (lambda: raise_(Unprintable()), "Unprintable"),
-    (lambda: raise_(Retry(0, reason=Unprintable())), "Unprintable"),
+    (lambda: raise_(FailingStr()), "FailingStr"),
+    (lambda: raise_(Retry(0, reason=FailingStr())), "FailingStr"),
     (lambda: raise_(Retry(0, reason=ValueError("why"))), "ValueError: why"),
-    (lambda: raise_(ExceptionGroup("tasks", [Unprintable()])), "Unprintable"),
+    (lambda: raise_(ExceptionGroup("tasks", [FailingStr()])), "FailingStr"),
     (lambda: raise_(BaseExceptionGroup("tasks", [Panic("one")])), "Panic: one"),
     (recurse, "RecursionError: maximum recursion depth exceeded"),
     (lambda: raise_(PermanentFailure("the file is no picture")), "the file is no picture"),
@@ -164,8 +164,8 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: {"n": 10**400}, "The result has a number beyond 1e308"),
     (lambda: itertools.count(), "The result cannot be stored"),
     (lambda: Snooze, "The handler returned the class Snooze: return an instance"),
-    (lambda: Speechless(1), "Speechless: Speechless(seconds=1, until=None, reason=None)"),
-    (lambda: raise_(Speechless(1)), "Speechless: Speechless(seconds=1, until=None, reason=None)"),
+    (lambda: NoOutcome(1), "NoOutcome: NoOutcome(seconds=1, until=None, reason=None)"),
+    (lambda: raise_(NoOutcome(1)), "NoOutcome: NoOutcome(seconds=1, until=None, reason=None)"),
     (lambda: raise_(PermanentFailure(" ")), "PermanentFailure"),
     (lambda: {"text": "\ud800"}, "The result cannot be stored"),
     (lambda: "a\x00b", "The result cannot be stored: result has the character U+0000"),
@@ -197,18 +197,18 @@ def add_handlers(worker: Worker, is_async: bool) -> None:
 
     @worker.handler("finally", max_attempts=1)
     async def in_finally() -> None:
-        swallow_and_fail()
+        cancel_itself_and_fail()
 
     @worker.handler("fine")
     async def fine(payload: dict[str, int]) -> int:
         return payload["n"]
 
-    both = asyncio.Barrier(2)
+    barrier = asyncio.Barrier(2)
 
-    @worker.handler("meets", max_attempts=1)
+    @worker.handler("barrier", max_attempts=1)
     async def wait_for_each_other() -> str:
-        await both.wait()
-        return "met"
+        await barrier.wait()
+        return "passed"
 
 
 KINDS: list[tuple[str, dict[str, int], str]] = [
@@ -241,10 +241,10 @@ async def test_a_bad_handler_affects_only_its_job_and_frees_its_slot(
             failed = await service.jobs.get(bad_id)
             assert (failed.attempt, failed.error[: len(expected)]) == (1, expected)
         # All slots are free: each of these two jobs waits for the other.
-        both = [await service.jobs.enqueue("meets", queue=queue) for _ in range(2)]
+        both = [await service.jobs.enqueue("barrier", queue=queue) for _ in range(2)]
         for job in both:
-            assert await service.jobs.result(job.id, timeout=15) == "met"
-    assert "goes on" not in caplog.text
+            assert await service.jobs.result(job.id, timeout=15) == "passed"
+    assert "has not stopped and goes on" not in caplog.text
     first_id = jobs[0][0]
     history = await service.jobs.history(first_id)
     assert "raise_" in history.attempts[0].detail
@@ -260,7 +260,7 @@ async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(
 
     @worker.handler("large")
     async def large() -> str:
-        return "x" * 2_000_000  # The project allows half of this size.
+        return "x" * 2_000_000  # The setting max_result_bytes allows half of this size.
 
     async with worker:
         job = await service.jobs.enqueue("large", queue=queue)
@@ -302,7 +302,7 @@ WAITS: list[tuple[Callable[[], Any], str, float | None]] = [
     (lambda: RateLimited(1e9, key="an-api-of-no-other-test"), "scheduled", YEAR),
     (lambda: raise_(Throttled("429\x00")), "scheduled", YEAR),
     (lambda: Park(1e9, event="\U0001f600" * 200), "parked", YEAR),
-    (lambda: raise_(LaterEpoch("busy")), "scheduled", YEAR),
+    (lambda: raise_(EpochRetryAfter("busy")), "scheduled", YEAR),
 ]
 
 
@@ -334,17 +334,17 @@ async def test_a_delay_is_limited_and_delays_no_other_job(service, queue, new_wo
         assert await service.jobs.result(at_once.id, timeout=15) == "done"
         for job, (_, hold, seconds) in zip(waiting, WAITS, strict=True):
 
-            async def is_put_off(job_id: Any = job.id) -> bool:
+            async def is_delayed(job_id: Any = job.id) -> bool:
                 return (await service.jobs.get(job_id)).status is not JobStatus.PROCESSING or (
                     await service.jobs.get(job_id)
                 ).hold == "parked"
 
-            await until(is_put_off)
+            await until(is_delayed)
             found = await service.jobs.get(job.id)
             assert found.hold == hold
             wait = (found.scheduled_for - found.updated_at).total_seconds()
             assert wait > 200 * YEAR if seconds is None else wait == pytest.approx(seconds, abs=2)
-        assert (await service.jobs.get(waiting[-1].id)).error == "LaterEpoch: busy"
+        assert (await service.jobs.get(waiting[-1].id)).error == "EpochRetryAfter: busy"
         await asyncio.wait_for(worker.stop(), 15)
 
 

@@ -1,4 +1,4 @@
-"""The end of a process whose worker has stopped, although its handlers continue."""
+"""The end of a worker's process: it ends when the worker stops, even if handlers still run."""
 
 import asyncio
 import os
@@ -62,7 +62,7 @@ async def read_line(process: asyncio.subprocess.Process) -> str:
     ],
     indirect=["project"],
 )
-async def test_a_process_ends_although_a_handler_does_not_end(
+async def test_a_process_ends_even_if_a_handler_never_ends(
     service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any], kind: str, signals: int
 ) -> None:
     job_type = "hangs-in-thread" if kind == "sync" else "hangs"
@@ -87,7 +87,7 @@ async def test_a_handler_that_cancels_all_tasks_stops_its_worker_with_an_error(
     assert "Other code cancelled the " in await read_line(process)
     assert await asyncio.wait_for(process.wait(), 15) == 0
     failed = await service.jobs.get(job.id)
-    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1), "the outcome is written"
+    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1), "the failure must be reported"
     workers = (await service.health()).workers
     assert queue not in [name for worker in workers for name in worker.queues]
 
@@ -109,7 +109,7 @@ async def test_a_worker_can_run_twice_in_a_process(
 ) -> None:
     process = await run_app("thread", "2")
     await service.jobs.enqueue("hangs", queue=queue)
-    for _ in range(2):  # The first run releases the job.
+    for _ in range(2):  # The first run releases the job, so the second run starts it again.
         assert await read_line(process) == "started"
         process.send_signal(signal.SIGTERM)
         assert await read_line(process) == "stopped"

@@ -1,5 +1,7 @@
 """The clients of this library, async and sync, over the API and over direct connections.
-Each call is made by the method for it if there is one, and otherwise by the transport below."""
+
+A function is called by the client method for it; if there is none, the client's transport calls it.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from tests.conformance.matrix.interfaces import Interface, run_concurrently
 from tests.conformance.matrix.methods import method_of
 from tests.conformance.matrix.project import Project
 
-SERVICE_ONLY = "a database's address is the service's"
+SERVICE_ONLY = "direct connections have the rights of the service role only"
 
 
 class _Ours:
@@ -39,17 +41,17 @@ class _Ours:
         }
 
 
-#: The last answer to each function in the current call, before parsing.
+#: The last unparsed answer of each function in the current call.
 _raw_answers: ContextVar[dict[str, Any]] = ContextVar("raw_answers")
 
 
-def _asis(data: Any) -> Any:
+def _unparsed(data: Any) -> Any:
     return data
 
 
 def _answer(request: Request) -> Answer:
     answers = _raw_answers.get()
-    if request.function not in answers:  # With options, one job is enqueued like many.
+    if request.function not in answers:  # With options, `enqueue` calls enqueue_jobs.
         return Answer(data=answers["enqueue_jobs"][0]["job_id"])
     data = answers[request.function]
     return Answer(data=None if request.is_void and data == [] else data)
@@ -68,13 +70,13 @@ class OursAsync(_Ours):
             for role in {request.role for request in requests}
         }
         for client in clients.values():
-            self._listen(client)
+            self._record_answers(client)
 
         async def call(request: Request) -> Answer:
             _raw_answers.set({})
             client = clients[request.role]
             method = method_of(request.case, request.function)
-            rpc = Rpc(request.function, request.args, _asis)
+            rpc = Rpc(request.function, request.args, _unparsed)
             try:
                 if method:
                     await method(client, dict(request.args))
@@ -93,11 +95,11 @@ class OursAsync(_Ours):
             for client in clients.values():
                 await client.aclose()
 
-    def _listen(self, client: AsyncPictureQueue) -> None:
-        made = client._project.call
+    def _record_answers(self, client: AsyncPictureQueue) -> None:
+        original = client._project.call
 
         async def call(rpc: Rpc[Any]) -> Any:
-            data = await made(Rpc(rpc.function, rpc.params, _asis))
+            data = await original(Rpc(rpc.function, rpc.params, _unparsed))
             _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
@@ -120,13 +122,13 @@ class OursSync(_Ours):
             for role in {request.role for request in requests}
         }
         for client in clients.values():
-            self._listen(client)
+            self._record_answers(client)
 
         def call(request: Request) -> Answer:
             _raw_answers.set({})
             client = clients[request.role]
             method = method_of(request.case, request.function)
-            rpc = Rpc(request.function, request.args, _asis)
+            rpc = Rpc(request.function, request.args, _unparsed)
             try:
                 if method:
                     method(client, dict(request.args))
@@ -144,11 +146,11 @@ class OursSync(_Ours):
             for client in clients.values():
                 client.close()
 
-    def _listen(self, client: PictureQueue) -> None:
-        made = client._project.call
+    def _record_answers(self, client: PictureQueue) -> None:
+        original = client._project.call
 
         def call(rpc: Rpc[Any]) -> Any:
-            data = made(Rpc(rpc.function, rpc.params, _asis))
+            data = original(Rpc(rpc.function, rpc.params, _unparsed))
             _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
@@ -161,10 +163,10 @@ def ours(direct: bool) -> list[Interface]:
 
 
 def answer_of_error(error: PictureQueueError) -> Answer:
-    """Return the answer for an exception of the library; its type must be the one of its code."""
+    """Return the answer for an exception of the library, with its type, which must fit its code."""
     kind, code = type(error).__name__, error.code
     if kind == "DatabaseTooOld":
-        code = "PGRST202"  # The original error is used, because this exception has no code.
+        code = "PGRST202"  # This exception has no code, so use that of PostgREST.
     return Answer(
         code=code or kind, message=error.message, detail=error.detail, hint=error.hint, kind=kind
     )

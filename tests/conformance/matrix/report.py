@@ -12,13 +12,13 @@ from picture_queue.errors import BY_CODE
 from tests.conformance.matrix.case import Case, Refusal
 from tests.conformance.matrix.run import CASES, FUNCTIONS, Column
 
-#: Rows of codes, after those of functions: our codes in the order of the docs, then others.
+#: The rows of the table: the cases of each function or error code, by its name.
 Rows = dict[str, list[Case]]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The numbers of cases that were right, were wrong, and were not made."""
+    """The numbers of cases with a right answer, with a wrong answer, and not run."""
 
     right: int
     wrong: int
@@ -32,7 +32,10 @@ class Cell:
 
 
 def rows(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
-    """Return the cases of each function, and of each expected code."""
+    """Return the cases of each function, and those of each expected code.
+
+    Codes of this library are in the order of the docs; other codes follow.
+    """
     by_function: Rows = {function.name: [] for function in FUNCTIONS}
     by_code: Rows = {}
     for case in cases:
@@ -47,28 +50,28 @@ def rows(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
 def cell(cases: Sequence[Case], column: Column) -> Cell:
     """Return one cell of the matrix."""
     wrong = sum(case.id in column.problems for case in cases)
-    made = sum(case.id in column.answers for case in cases)
-    return Cell(made - wrong, wrong, len(cases) - made)
+    ran = sum(case.id in column.answers for case in cases)
+    return Cell(ran - wrong, wrong, len(cases) - ran)
 
 
-def show(columns: Sequence[Column], absent: Mapping[str, str], console: Console) -> None:
-    """Print the matrix, the differences, and the cases that were not made with the reason.
+def show(columns: Sequence[Column], unavailable: Mapping[str, str], console: Console) -> None:
+    """Print the matrix, the wrong answers, and the reasons why cases were not run.
 
     Args:
         columns: The result of each interface.
-        absent: The unavailable interfaces, and the reasons.
+        unavailable: The reason for each interface that could not be tested.
         console: The output.
     """
     table = Table(header_style="bold", row_styles=["", "dim"])
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column.interface, justify="right")
-    for part in rows():
-        for name, cases in part.items():
+    for group in rows():
+        for name, cases in group.items():
             table.add_row(name, *(str(cell(cases, column)) for column in columns))
         table.add_section()
     table.add_row("all", *(str(cell(CASES, column)) for column in columns))
-    table.add_row("not made", *(str(len(column.left_out)) for column in columns))
+    table.add_row("not run", *(str(len(column.left_out)) for column in columns))
     table.add_row("seconds", *(f"{column.seconds:.1f}" for column in columns))
     console.print(table)
     for column in columns:
@@ -76,30 +79,30 @@ def show(columns: Sequence[Column], absent: Mapping[str, str], console: Console)
             console.print(f"[red]{column.interface}[/] {case}: {problem}", highlight=False)
     for line in left_out(columns):
         console.print(line, highlight=False)
-    for interface, reason in absent.items():
+    for interface, reason in unavailable.items():
         console.print(f"{interface}: not available: {reason}", highlight=False)
     wrong = sum(len(column.problems) for column in columns)
-    made = sum(len(column.answers) for column in columns)
+    ran = sum(len(column.answers) for column in columns)
     console.print(
-        f"{len(FUNCTIONS)} functions, {len(CASES)} cases, {len(columns)} interfaces: {made} "
+        f"{len(FUNCTIONS)} functions, {len(CASES)} cases, {len(columns)} interfaces: {ran} "
         f"answers, {wrong} not as expected"
     )
 
 
 def left_out(columns: Sequence[Column]) -> list[str]:
-    """Return the cases that were not made, by reason, with their number and interfaces."""
+    """Return a line for each reason why cases were not run, with their number and interfaces."""
     found: dict[tuple[str, int], list[str]] = {}
     for column in columns:
         for reason, count in Counter(column.left_out.values()).items():
             found.setdefault((reason, count), []).append(column.interface)
     return [
-        f"{count} cases not made over {', '.join(interfaces)}: {reason}"
+        f"{count} cases not run over {', '.join(interfaces)}: {reason}"
         for (reason, count), interfaces in found.items()
     ]
 
 
-def as_json(columns: Sequence[Column], absent: Mapping[str, str]) -> str:
-    """Return the same results as JSON."""
+def as_json(columns: Sequence[Column], unavailable: Mapping[str, str]) -> str:
+    """Return the results as JSON."""
     functions, codes = rows()
 
     def part(found: Rows) -> dict[str, dict[str, dict[str, int]]]:
@@ -114,8 +117,8 @@ def as_json(columns: Sequence[Column], absent: Mapping[str, str]) -> str:
             "functions": part(functions),
             "codes": part(codes),
             "problems": {column.interface: column.problems for column in columns},
-            "not_made": {column.interface: column.left_out for column in columns},
-            "ways_not_gone": dict(absent),
+            "not_run": {column.interface: column.left_out for column in columns},
+            "unavailable": dict(unavailable),
             "seconds": {column.interface: round(column.seconds, 2) for column in columns},
         }
     )

@@ -37,7 +37,7 @@ class Column:
         interface: The name of the interface.
         answers: The answers by the id of the case.
         problems: The differences by the id of the case.
-        left_out: The reason why a case was not made, by its id.
+        left_out: The reason why a case was not run, by its id.
         seconds: The duration without the setups.
     """
 

@@ -14,10 +14,10 @@ CALLER = "select set_config('role', {}, true), set_config('request.jwt.claims', 
 
 
 class Call:
-    """The statement that calls a function; each argument is passed as text.
+    """A statement that calls a function, with each argument passed as text and cast to its type.
 
     Args:
-        signature: The row of `SIGNATURES`, or None for an unknown function.
+        signature: The function's row of `SIGNATURES`, or None if it is unknown.
         function: The name of the function.
         args: The arguments by name.
     """
@@ -41,7 +41,7 @@ class Call:
             self._sql = f"select coalesce(json_agg(r), '[]')::text from {call} r"
 
     def sql(self, placeholder: Callable[[int], str]) -> str:
-        """Return the statement, with the placeholders of a driver."""
+        """Return the statement; `placeholder` gives the driver's placeholder of each argument."""
         return self._sql.format(*(placeholder(i) for i in range(len(self.values))))
 
 

@@ -45,7 +45,7 @@ async def add_trigger(world: World, sqlstates: list[str]) -> None:
         {"retryable": "perhaps"},
     ],
 )
-async def test_an_outcome_with_a_wrong_type_is_refused_alone(world, bad):
+async def test_only_the_outcome_with_a_wrong_type_is_refused(world, bad):
     jobs = await run_jobs(world, 2)
     good, other = [{**lease, "outcome": "completed"} for lease in world.leases(jobs)]
     answers = await report(world, [good, {**other, **bad}])
@@ -54,7 +54,7 @@ async def test_an_outcome_with_a_wrong_type_is_refused_alone(world, bad):
     assert await internals.failed_steps(world.owner) == []
 
 
-async def test_an_error_of_a_trigger_is_not_taken_for_a_wrong_type(world):
+async def test_an_error_of_a_trigger_is_not_reported_as_a_wrong_type(world):
     [job] = await run_jobs(world, 1)
     await add_trigger(world, ["22012"])
     assert await world.report([job]) == ["refused"]
@@ -88,7 +88,7 @@ async def test_the_first_of_repeated_results_counts(world):
 
 
 @pytest.mark.parametrize("outcome", ["failed", "completed", "cancelled"])
-async def test_a_result_that_is_too_large_is_an_error_only_for_a_completed_job(world, outcome):
+async def test_a_result_that_is_too_large_matters_only_if_the_job_completes(world, outcome):
     [job] = await run_jobs(world, 1, max_attempts=1)
     await world.owner.fetchval("""select set_setting('{"max_result_bytes": 100}')""")
     if outcome == "cancelled":

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from .kinds import Kind, runs
+from .kinds import Kind, is_running
 from .world import CONCURRENCY, World, expect
 
 
@@ -13,7 +13,7 @@ def ordinary(count: int = CONCURRENCY, **payload: Any) -> list[dict[str, Any]]:
     return [{"job_type": types[n % 3], "payload": {"n": n, **payload}} for n in range(count)]
 
 
-async def place(world: World, kind: Kind) -> tuple[list[UUID], list[UUID]]:
+async def enqueue_mixed(world: World, kind: Kind) -> tuple[list[UUID], list[UUID]]:
     """Enqueue bad and ordinary jobs alternately, in a queue that is paused until all are ready.
 
     Returns:
@@ -31,18 +31,18 @@ async def place(world: World, kind: Kind) -> tuple[list[UUID], list[UUID]]:
 
 
 async def run(world: World, kind: Kind) -> None:
-    """Run ordinary jobs together with bad ones, and check that the reason is reported."""
+    """Run ordinary jobs together with bad ones, and check that the bad ones are reported."""
 
-    async def has_its_state() -> bool:
+    async def bad_jobs_have_state() -> bool:
         return all(kind.state(row) for row in await world.rows(bad))
 
-    bad, good = await place(world, kind)
+    bad, good = await enqueue_mixed(world, kind)
     await world.expect_completed(good)
-    if kind.state is runs:
-        expect(await has_its_state(), f"{[dict(row) for row in await world.rows(bad)]}")
+    if kind.state is is_running:
+        expect(await bad_jobs_have_state(), f"{[dict(row) for row in await world.rows(bad)]}")
     await world.expect_completed(await world.enqueue(*ordinary()))
     try:
-        await world.until(has_its_state, "the bad jobs have another state")
+        await world.until(bad_jobs_have_state, "the bad jobs do not reach their state")
     except AssertionError as error:
         rows = [dict(row) for row in await world.rows(bad)]
         raise type(error)(f"{rows}: {error}") from None
@@ -51,7 +51,7 @@ async def run(world: World, kind: Kind) -> None:
     if kind.pattern:
         await world.expect_reason(bad, kind.pattern)
     await kind.check_reason(world, bad)
-    # Jobs that still wait must not run during the next test.
+    # Cancel the jobs that are left, so that they do not run during the next test.
     await world.service.jobs.change("cancel", queue=world.queue)
     # Other tests read all jobs of this database, and cannot decode the spoiled payloads.
     await world.db.execute("update job_queue set payload = '{}' where id = any($1)", bad)

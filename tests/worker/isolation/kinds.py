@@ -16,27 +16,27 @@ Check = Callable[["asyncpg.Record"], bool]
 Step = Callable[[World, Sequence[UUID]], Awaitable[None]]
 
 
-async def nothing(world: World, bad: Sequence[UUID]) -> None:
+async def do_nothing(world: World, bad: Sequence[UUID]) -> None:
     """Do nothing."""
 
 
-def failed(row: "asyncpg.Record") -> bool:
+def has_failed(row: "asyncpg.Record") -> bool:
     return row["status"] == "failed"
 
 
-def waits(row: "asyncpg.Record") -> bool:
+def is_scheduled(row: "asyncpg.Record") -> bool:
     return (row["status"], row["hold"]) == ("pending", "scheduled")
 
 
-def ended(row: "asyncpg.Record") -> bool:
+def has_ended(row: "asyncpg.Record") -> bool:
     return row["status"] in ("completed", "failed")
 
 
-def runs(row: "asyncpg.Record") -> bool:
+def is_running(row: "asyncpg.Record") -> bool:
     return row["status"] == "processing"
 
 
-def cannot_start(row: "asyncpg.Record") -> bool:
+def is_pending(row: "asyncpg.Record") -> bool:
     return row["status"] == "pending"
 
 
@@ -47,29 +47,29 @@ class Kind:
     Attributes:
         name: The name of the kind.
         job: The bad job.
-        count: The number of bad jobs. By default there are as many as slots, so that the worker
-            would stop if each of them took a slot for ever.
+        count: The number of bad jobs. By default there is one for each slot, so that no ordinary
+            job could run if the bad jobs never freed their slots.
         state: The state that a bad job must reach while ordinary jobs run.
-        pattern: A pattern that its row, its history or the log must contain.
-        spoil: Makes the enqueued jobs bad before they may start.
-        check_reason: Checks in another way that the reason is reported.
-        settings: Settings that it needs, in a worker of its own.
-        is_stopped: True to test that its worker stops, in a worker of its own.
+        pattern: A regular expression that must match its row, its history or the log.
+        spoil: A step that makes the enqueued jobs bad before they may start.
+        check_reason: A step that checks that the reason is reported, in addition to `pattern`.
+        settings: Settings of the worker, which then runs only this kind of jobs.
+        is_stopped: True to test that the worker stops; it then runs only this kind of jobs.
     """
 
     name: str
     job: dict[str, Any] = field(default_factory=dict)
     count: int = CONCURRENCY
-    state: Check = failed
+    state: Check = has_failed
     pattern: str = ""
-    spoil: Step = nothing
-    check_reason: Step = nothing
+    spoil: Step = do_nothing
+    check_reason: Step = do_nothing
     settings: dict[str, Any] = field(default_factory=dict)
     is_stopped: bool = False
 
     @property
     def is_alone(self) -> bool:
-        """True if it needs a worker of its own."""
+        """True if its worker must not run other kinds of bad jobs."""
         return self.is_stopped or bool(self.settings)
 
 
@@ -93,25 +93,26 @@ HANDLERS = (
         for name in misbehaviour.RAISES
         for where, job_type in (("", "bad"), (" in a thread", "bad-thread"))
     ),
-    *(Kind(name, bad(name, max_attempts=2), state=waits,
+    *(Kind(name, bad(name, max_attempts=2), state=is_scheduled,
            pattern=REASON if "epoch" in name else "") for name in misbehaviour.WAITS),
 )  # fmt: skip
 
 HARM = (
-    Kind("cancels the tasks of others", bad("cancels the tasks of others", after=0), state=ended),
+    Kind("cancels the tasks of others",
+         bad("cancels the tasks of others", after=0), state=has_ended),
     Kind("waits for the tasks of others",
          bad("waits for the tasks of others", timeout=0.1, after=0), pattern="did not end within"),
-    Kind("leaves callbacks that raise", bad("leaves callbacks that raise"), state=ended),
-    Kind("returns in a fork", bad("returns in a fork"), count=1, state=ended),
+    Kind("leaves callbacks that raise", bad("leaves callbacks that raise"), state=has_ended),
+    Kind("returns in a fork", bad("returns in a fork"), count=1, state=has_ended),
 )  # fmt: skip
 
 STUCK = (
-    Kind("swallows cancels", bad("swallows cancels", timeout=0.3), count=1, state=runs,
+    Kind("swallows cancels", bad("swallows cancels", timeout=0.3), count=1, state=is_running,
          pattern="has not stopped|still runs|did not end", is_stopped=True),
-    Kind("swallows cancels at the stop", bad("swallows cancels"), count=1, state=runs,
+    Kind("swallows cancels at the stop", bad("swallows cancels"), count=1, state=is_running,
          pattern="has not stopped|still runs|not end|released|gave", is_stopped=True),
     Kind("leaves a task that swallows cancels", bad("leaves a task that swallows cancels"),
-         state=ended, is_stopped=True),
+         state=has_ended, is_stopped=True),
     Kind("waits in a thread of asyncio for ever",
          bad("waits in a thread of asyncio for ever", timeout=0.3), count=1,
          pattern="did not end within", is_stopped=True),
@@ -123,7 +124,7 @@ STUCK = (
 
 # Results -----------------------------------------------------------------------------------------
 
-# These results have no JSON value. Null, a text or a failure is accepted.
+# These results have no equivalent in JSON, so a job may complete with null or a text, or fail.
 CAN_COMPLETE = (
     "result NaN",
     "result with infinity",
@@ -132,7 +133,7 @@ CAN_COMPLETE = (
 )
 RESULTS = tuple(
     Kind(name, bad(name), count=1 if name in HUGE else CONCURRENCY,
-         state=ended if name in CAN_COMPLETE else failed,
+         state=has_ended if name in CAN_COMPLETE else has_failed,
          pattern="" if name in CAN_COMPLETE else "[Rr]esult|JSON|large|coroutine")
     for name in misbehaviour.RESULTS
 )  # fmt: skip
@@ -142,7 +143,7 @@ RESULTS = tuple(
 
 
 def spoil_payload(sql: str) -> Step:
-    """Give the jobs a payload that the validator would refuse."""
+    """Write a payload directly into the rows of the jobs, where no check refuses it."""
 
     async def spoil(world: World, bad: Sequence[UUID]) -> None:
         await world.db.execute(f"update job_queue set payload = {sql} where id = any($1)", bad)
@@ -151,15 +152,15 @@ def spoil_payload(sql: str) -> Step:
 
 
 ROWS = (
-    Kind("number of 5,000 digits in the payload", bad(misbehaviour.HARMLESS), count=2, state=failed,
+    Kind("number of 5,000 digits in the payload", bad(misbehaviour.HARMLESS), count=2,
          spoil=spoil_payload("jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"),
          pattern="(?i)payload|digits|number|read"),
-    Kind("payload nested 3,000 times", bad(misbehaviour.HARMLESS), count=2, state=failed,
+    Kind("payload nested 3,000 times", bad(misbehaviour.HARMLESS), count=2,
          spoil=spoil_payload("""(repeat('{"a":', 3000) || '1' || repeat('}', 3000))::jsonb"""),
          pattern="(?i)payload|nest|depth|recursion|deep|read"),
-    Kind("payload that is no object", bad(misbehaviour.HARMLESS), count=2, state=failed,
+    Kind("payload that is no object", bad(misbehaviour.HARMLESS), count=2,
          spoil=spoil_payload("'[1]'"), pattern="(?i)payload|object|list"),
-    Kind("payload without what the handler wants", bad(misbehaviour.HARMLESS), state=failed,
+    Kind("payload without the field that the handler reads", bad(misbehaviour.HARMLESS),
          spoil=spoil_payload("'{}'"), pattern="kind"),
 )  # fmt: skip
 
@@ -169,8 +170,8 @@ ROWS = (
 REFUSAL = "a trigger of the user refuses it"
 
 
-def trigger(condition: str) -> Step:
-    """Refuse some changes of the bad jobs by a trigger, as a user's trigger may do."""
+def add_trigger(condition: str) -> Step:
+    """Add a trigger that refuses some updates of the bad jobs, as a user's trigger may do."""
 
     async def spoil(world: World, bad: Sequence[UUID]) -> None:
         name = f"refuse_{world.queue.replace('-', '_')}"
@@ -186,12 +187,12 @@ def trigger(condition: str) -> Step:
 
 
 async def drop_trigger(world: World, bad: Sequence[UUID]) -> None:
-    """Drop the trigger, after reading the doctor's findings about the changes it refused."""
+    """Drop the trigger, and check that the doctor, a history or the log has its error."""
     texts = str(await world.db.fetchval("select queue_doctor()"))
     name = f"refuse_{world.queue.replace('-', '_')}"
     await world.db.execute(f"drop function public.{name}() cascade")
     texts += "".join([await world.history(job) for job in bad]) + world.worker.log
-    expect(REFUSAL in texts, f"nothing says {REFUSAL!r}: {texts[-3000:]}")
+    expect(REFUSAL in texts, f"{REFUSAL!r} is not reported: {texts[-3000:]}")
 
 
 async def pause_key(world: World, bad: Sequence[UUID]) -> None:
@@ -201,8 +202,8 @@ async def pause_key(world: World, bad: Sequence[UUID]) -> None:
 PAUSED_KEY = "isolation-paused"
 
 
-async def explain(world: World, bad: Sequence[UUID]) -> None:
-    """Expect that `explain` names a reason for each job."""
+async def check_explanation(world: World, bad: Sequence[UUID]) -> None:
+    """Check that `explain` gives the reason why each job does not start."""
     for found in await world.service.jobs.explain(bad):
         expect(found.reason in ("key_paused", "limit", "no_worker"), f"{found}")
 
@@ -210,14 +211,14 @@ async def explain(world: World, bad: Sequence[UUID]) -> None:
 SETTINGS = (
     Kind("trigger that refuses completions", bad(misbehaviour.HARMLESS),
          count=2, state=lambda row: row["status"] in ("processing", "failed"),
-         spoil=trigger("new.status = 'completed'"),
+         spoil=add_trigger("new.status = 'completed'"),
          check_reason=drop_trigger, settings={"lease": 30}),
-    Kind("trigger that refuses starts", bad(misbehaviour.HARMLESS), count=2, state=cannot_start,
-         spoil=trigger("new.status = 'processing'"),
+    Kind("trigger that refuses starts", bad(misbehaviour.HARMLESS), count=2, state=is_pending,
+         spoil=add_trigger("new.status = 'processing'"),
          check_reason=drop_trigger, settings={"lease": 30}),
     Kind("paused limit key", bad(misbehaviour.HARMLESS, limit_keys=[PAUSED_KEY]),
-         state=cannot_start, spoil=pause_key, check_reason=explain),
-    Kind("job type that nobody knows", {"job_type": "unknown-to-all"}, state=cannot_start,
-         check_reason=explain),
-    Kind("timeout of nothing", bad("swallows cancels", timeout=0.001), pattern="did not end"),
+         state=is_pending, spoil=pause_key, check_reason=check_explanation),
+    Kind("job type without a handler", {"job_type": "unknown-to-all"}, state=is_pending,
+         check_reason=check_explanation),
+    Kind("timeout of a millisecond", bad("swallows cancels", timeout=0.001), pattern="did not end"),
 )  # fmt: skip

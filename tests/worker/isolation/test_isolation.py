@@ -7,7 +7,7 @@ attempt; a generous timeout only ends a test that hangs.
 import pytest
 
 from .conftest import TRANSPORTS, environment
-from .flows import ordinary, place, run
+from .flows import enqueue_mixed, ordinary, run
 from .kinds import HANDLERS, HARM, RESULTS, ROWS, SETTINGS, STUCK, Kind, bad
 from .misbehaviour import BLOCKED
 from .world import World
@@ -70,7 +70,7 @@ async def block(world: World) -> None:
     running = await world.enqueue(*[
         {"job_type": "ordinary", "payload": {"n": n, "seconds": BLOCKED}} for n in range(3)
     ])  # fmt: skip
-    bad, good = await place(world, BLOCKS)
+    bad, good = await enqueue_mixed(world, BLOCKS)
 
     async def maintain_until_finished() -> bool:
         await world.db.execute("select maintain_jobs(force => true)")
