@@ -5847,7 +5847,7 @@ begin
     if v_problem is not null then
       perform picture_queue._raise_error('PQ_INVALID_CRON', format('%s is "%s", which %s', p_field, v_part, v_problem),
         'a field is * or a list of numbers and ranges, with a step if wanted, such as */15, 1-5,10 or fri-7; '
-        || 'for other rhythms there is every_seconds');
+        || 'use every_seconds for other intervals');
     end if;
     v_numbers := v_numbers || array(select generate_series(
       coalesce(v_ends[1], p_low),
@@ -6184,8 +6184,8 @@ begin
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
   perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
-    'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
-    'options.delay_seconds, expires_in_seconds and unique');
+    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, of whose '
+    'options a schedule takes delay_seconds, expires_in_seconds and unique');
   v_new := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
@@ -6197,7 +6197,7 @@ begin
   v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
   if v_next is null then
     perform picture_queue._raise_error('PQ_INVALID_CRON',
-      format('cron is "%s", which does not come in eight years', v_new ->> 'cron'), 'is there such a day in that month?');
+      format('cron is "%s", which has no date within eight years', v_new ->> 'cron'), 'use a day that exists in that month');
   end if;
   -- Validate the job as a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(
@@ -7814,12 +7814,12 @@ as $$
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
     union all
-    select count(*), 'limit keys whose count of running jobs does not fit the jobs'
+    select count(*), 'limit keys with a wrong count of running jobs'
     from counted c
     left join running r on r.key = c.key
     where c.n <> coalesce(r.n, 0)
     union all
-    select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
+    select count(*), 'limit keys that have capacity, but whose waiting jobs are not unblocked'
     from picture_queue._blocking_keys(1000) as k (key)
     left join picture_queue._limits(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0
@@ -8109,7 +8109,7 @@ as $$
   from messages where not exists (select from pg_catalog.pg_proc p
     where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
   union all
-  select 'bad', 'everybody may hear every private topic: realtime.messages has no row level security',
+  select 'bad', 'everybody can read every private topic: realtime.messages has no row level security',
     'alter table realtime.messages enable row level security;'
   from messages where not relrowsecurity
   union all
@@ -8248,7 +8248,7 @@ as $$
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
     union all
-    select 'warn', format('no limit of time for the statements of %s', a.name), format('alter role %I set statement_timeout = ''8s'';', a.name)
+    select 'warn', format('no statement_timeout for the role %s', a.name), format('alter role %I set statement_timeout = ''8s'';', a.name)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
     where not exists (
       select from role_setting s

@@ -47,7 +47,7 @@ begin
     if v_problem is not null then
       perform picture_queue._raise_error('PQ_INVALID_CRON', format('%s is "%s", which %s', p_field, v_part, v_problem),
         'a field is * or a list of numbers and ranges, with a step if wanted, such as */15, 1-5,10 or fri-7; '
-        || 'for other rhythms there is every_seconds');
+        || 'use every_seconds for other intervals');
     end if;
     v_numbers := v_numbers || array(select generate_series(
       coalesce(v_ends[1], p_low),

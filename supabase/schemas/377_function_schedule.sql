@@ -16,8 +16,8 @@ begin
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
   perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
-    'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
-    'options.delay_seconds, expires_in_seconds and unique');
+    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, of whose '
+    'options a schedule takes delay_seconds, expires_in_seconds and unique');
   v_new := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
@@ -29,7 +29,7 @@ begin
   v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
   if v_next is null then
     perform picture_queue._raise_error('PQ_INVALID_CRON',
-      format('cron is "%s", which does not come in eight years', v_new ->> 'cron'), 'is there such a day in that month?');
+      format('cron is "%s", which has no date within eight years', v_new ->> 'cron'), 'use a day that exists in that month');
   end if;
   -- Validate the job as a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(

@@ -170,12 +170,12 @@ as $$
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
     union all
-    select count(*), 'limit keys whose count of running jobs does not fit the jobs'
+    select count(*), 'limit keys with a wrong count of running jobs'
     from counted c
     left join running r on r.key = c.key
     where c.n <> coalesce(r.n, 0)
     union all
-    select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
+    select count(*), 'limit keys that have capacity, but whose waiting jobs are not unblocked'
     from picture_queue._blocking_keys(1000) as k (key)
     left join picture_queue._limits(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0

@@ -12,7 +12,7 @@ as $$
   from messages where not exists (select from pg_catalog.pg_proc p
     where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
   union all
-  select 'bad', 'everybody may hear every private topic: realtime.messages has no row level security',
+  select 'bad', 'everybody can read every private topic: realtime.messages has no row level security',
     'alter table realtime.messages enable row level security;'
   from messages where not relrowsecurity
   union all

@@ -39,7 +39,7 @@ as $$
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
     union all
-    select 'warn', format('no limit of time for the statements of %s', a.name), format('alter role %I set statement_timeout = ''8s'';', a.name)
+    select 'warn', format('no statement_timeout for the role %s', a.name), format('alter role %I set statement_timeout = ''8s'';', a.name)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
     where not exists (
       select from role_setting s

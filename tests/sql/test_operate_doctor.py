@@ -132,9 +132,7 @@ async def test_limit_keys_with_a_wrong_count_are_recounted(db, counted, ended):
     await db.run("update picture_queue.limit_key set running = $2 where key = $1", key, counted)
     await db.run("delete from picture_queue.freed_key where key = $1", key)
     await db.run("insert into picture_queue.freed_key (key, n) values ($1, $2)", key, ended)
-    await expect_cured(
-        db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs"
-    )
+    await expect_cured(db, "orphans", "1 limit keys with a wrong count of running jobs")
     (limit,) = [row for row in await db.value("select list_limits()") if row["key"] == key]
     assert limit["running"] == 2
     running = "select running from picture_queue.limit_key where key = $1"
@@ -150,9 +148,7 @@ async def test_a_limit_key_without_a_row_is_recounted(db):
         await db.enqueue(options={"limit_keys": [key]})
     await db.claim()
     await db.run("delete from picture_queue.limit_key where key = $1", key)
-    await expect_cured(
-        db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs"
-    )
+    await expect_cured(db, "orphans", "1 limit keys with a wrong count of running jobs")
     assert await db.claim() == [], "one job runs already, and the limit is one"
 
 
@@ -192,9 +188,7 @@ async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database,
 
 async def test_a_count_of_running_jobs_that_do_not_exist_is_corrected(db):
     await db.run("insert into picture_queue.limit_key (key, running) values ('sql-lost', 3)")
-    await expect_cured(
-        db, "orphans", "limit keys whose count of running jobs does not fit the jobs"
-    )
+    await expect_cured(db, "orphans", "limit keys with a wrong count of running jobs")
     running = "select running from picture_queue.limit_key where key = 'sql-lost'"
     assert await db.value(running) == 0
 
@@ -237,7 +231,9 @@ async def test_jobs_blocked_on_a_key_with_free_slots_are_found_and_unblocked(db)
     )
     await db.run("delete from picture_queue.freed_key where key = $1", key)
     await db.run("update picture_queue.limit_key set running = 0 where key = $1", key)
-    await expect_cured(db, "orphans", "1 keys that jobs wait for, that have capacity")
+    await expect_cured(
+        db, "orphans", "1 limit keys that have capacity, but whose waiting jobs are not unblocked"
+    )
     assert (await db.job(waiting["id"]))["hold"] == "blocked"
     await db.maintain()
     assert (await db.job(waiting["id"]))["hold"] is None

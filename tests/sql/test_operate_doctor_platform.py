@@ -20,7 +20,7 @@ async def finding(db, check):
         (
             "realtime in SQL",
             "alter table realtime.messages disable row level security",
-            "everybody may hear",
+            "everybody can read",
         ),
         (
             "realtime in SQL",
@@ -155,7 +155,7 @@ OPEN_POLICY = "create policy open on public.{} for {} to {} using (true)"
             "alter role authenticator reset statement_timeout; "
             "alter role authenticated set statement_timeout = 0",
             "warn",
-            "no limit of time for the statements of authenticated",
+            "no statement_timeout for the role authenticated",
         ),
     ],
 )
