@@ -134,7 +134,7 @@ class RequestRefused(ReplicateError):
     """Replicate refused the request. It is repeated once: a single answer may be a mistake."""
 
     retryable = True
-    tries: int | None = 2
+    max_attempts: int | None = 2
 
 
 class ResourceNotFound(RequestRefused):
@@ -148,7 +148,7 @@ class InputRejected(RequestRefused):
 
     public = "The model does not accept this input."
     retryable = False
-    tries = None
+    max_attempts = None
 
 
 class InputTooLarge(InputRejected):
