@@ -146,7 +146,7 @@ async def test_a_refused_create_is_repeated_once(world: World, status: int) -> N
     world.http._transport = _FaultyTransport(
         world.http._transport, _is_create, 2, status, json={"detail": "odd"}
     )
-    generation = world.generation()
+    generation = world.generation(num_outputs=2)
     with pytest.raises(Retry):
         await world.run(generation)
     with pytest.raises(PermanentFailure):
