@@ -308,7 +308,9 @@ async def test_a_long_response_is_parsed_in_a_thread(
     assert threads[-2:] == [True, False]
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "x-unknown"])
+@pytest.mark.parametrize(
+    "encoding", ["br", "zstd", "gzip, br", "gzip, gzip", "gzip,deflate", "x-unknown"]
+)
 async def test_a_response_in_an_unrequested_encoding_is_not_decompressed(
     client: ReplicateClient, api: respx.Router, encoding: str
 ) -> None:

@@ -49,7 +49,9 @@ _NEVER_SENT = (
     httpx.ProxyError,
 )
 _MAX_PAGES = 10  # pages of 100 predictions, so that the search in a busy account ends
-_LARGEST_ANSWER = 32 * 1024 * 1024  # bytes; a page of the list has 100 inputs and outputs
+# Bytes of JSON. Python parses at most some 10 MB a second, and no other thread runs meanwhile.
+_LARGEST_ANSWER = 8 * 1024 * 1024
+_LARGEST_PAGE = 32 * 1024 * 1024  # a page of the list has 100 inputs and outputs
 _LONG_ANSWER = 65_536  # bytes whose JSON takes about a millisecond to parse
 
 
@@ -215,7 +217,7 @@ class ReplicateClient:
         params = {"created_after": since}
         predictions: list[Prediction] = []
         for _ in range(_MAX_PAGES):
-            page = await self._repeat("GET", "/predictions", params=params)
+            page = await self._repeat("GET", "/predictions", params=params, limit=_LARGEST_PAGE)
             results = page.get("results") if isinstance(page, dict) else None
             if not isinstance(results, list):
                 raise errors.ServiceUnavailable("Replicate sent an unreadable list")
@@ -253,7 +255,13 @@ class ReplicateClient:
         return await self._retrying(_if_transient)(self._send, method, path, **options)
 
     async def _send(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        limit: int = _LARGEST_ANSWER,
+        **options: Any,
     ) -> Any:
         try:
             async with self._client().stream(
@@ -264,7 +272,7 @@ class ReplicateClient:
                 follow_redirects=False,
                 **options,
             ) as response:
-                data = await read_body(response, _LARGEST_ANSWER)
+                data = await read_body(response, limit)
         except _NEVER_SENT as error:
             raise errors.NotReached(
                 f"Replicate cannot be reached at {self._base_url}",
@@ -276,6 +284,8 @@ class ReplicateClient:
                 "Replicate did not answer", detail=_reason(error)
             ) from error
         try:
+            if data is None:
+                raise _too_large(f"It has over {limit} bytes")
             body = await _decode(data)
         except errors.ReplicateError:
             if response.is_success:
@@ -316,18 +326,13 @@ def _log_repeat(state: RetryCallState) -> None:
     logger.info("repeating the call to Replicate in %.1f s after %s", wait, type(error).__name__)
 
 
-async def _decode(data: bytes | None) -> Any:
+async def _decode(data: bytes) -> Any:
     """Parse the JSON of an answer.
-
-    Args:
-        data: The answer; None if it is larger than the limit.
 
     Raises:
         ServiceUnavailable: The answer is not JSON; a later one may be.
         OutputRefused: The answer exceeds a limit, which later ones will too.
     """
-    if data is None:
-        raise _too_large(f"It has over {_LARGEST_ANSWER} bytes")
     try:
         if len(data) > _LONG_ANSWER:  # in a thread, so that the heartbeats of the worker continue
             return await asyncio.to_thread(json.loads, data)
