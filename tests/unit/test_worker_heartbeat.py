@@ -248,7 +248,7 @@ async def test_a_lease_is_lost_after_its_whole_length_without_a_response(harness
     finished.attempt.settled = True
     async with asyncio.timeout(5):
         found, reason = await harness.lost.get()
-    assert found is lease and reason == "no heartbeat was answered for its whole length"
+    assert found is lease and reason == "no heartbeat was answered during the whole lease"
     assert time.monotonic() >= lease.ends_at
     assert not harness.calls.is_up
     # The outcome stays stored under its lease. It may still be in time when the database is back.
