@@ -38,8 +38,8 @@ _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 class HeartbeatLoop:
     """A thread that confirms starts, extends leases, and receives requests to stop jobs.
 
-    Handlers that block the event loop, or use all connections of the client, do not stop the thread.
-    It logs a warning when a handler blocks the event loop for a third of a lease.
+    Handlers that block the event loop, or use all connections of the client, do not stop it. It
+    logs a warning when a handler blocks the event loop for a third of a lease.
 
     Args:
         calls: Notes whether the calls of the thread succeed.

@@ -86,8 +86,8 @@ class Lease:
 class Slots:
     """The slots of a worker, the jobs in them, and the jobs that are held ahead.
 
-    Each job is held ahead, has a slot, or has an outcome that is not written yet. It has a lease all
-    this time. `leases` and `find` may be called from another thread.
+    Each job is held ahead, has a slot, or has an outcome that is not written yet. It has a lease
+    all this time. `leases` and `find` may be called from another thread.
 
     Args:
         concurrency: Jobs that run at the same time.
@@ -102,8 +102,8 @@ class Slots:
         self._held: deque[tuple[Lease, float]] = deque()  # with the time to release it
         self._leases: dict[str, Lease] = {}  # by id of the job
         self._lock = threading.Lock()
-        # Ids of jobs with an outcome that is not written yet: it pauses a limit key, or it waits for
-        # a lock on the row of the job.
+        # Ids of jobs with an outcome that is not written yet: it pauses a limit key, or it waits
+        # for a lock on the row of the job.
         self._pausing: set[str] = set()
         self._locked: set[str] = set()
         # Since the measurement began: jobs that ended, and seconds in which any slot was taken.
@@ -136,8 +136,8 @@ class Slots:
         # While jobs are to be held ahead, do not make a call for a few. Otherwise make it for one.
         if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
-        # Stop claiming while outcomes cannot be written. Up to MAX_CLAIM outcomes that wait for a row
-        # lock are not counted, since other outcomes can still be written.
+        # Stop claiming while outcomes cannot be written. Up to MAX_CLAIM outcomes that wait for a
+        # row lock are not counted, since other outcomes can still be written.
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
         return min(wanted, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0
@@ -154,7 +154,7 @@ class Slots:
         return time.monotonic() - self._busy_since if self._taken else 0.0
 
     def note_answer(self) -> None:
-        """Start a new measurement of the rate at a claim's answer, unless too few jobs have ended."""
+        """Measure the rate anew after the answer to a claim, unless too few jobs have ended."""
         if self._ended >= self.concurrency:
             self._last_target = self._target_ahead()
             self._ended, self._busy_seconds, self._busy_since = 0, 0.0, time.monotonic()
@@ -189,7 +189,7 @@ class Slots:
         return self._leases.get(job_key)
 
     def add(self, lease: Lease) -> Lease | None:
-        """Add a lease. If it replaces an older lease of the same job, return that one: it is lost."""
+        """Add a lease; return an older lease of the same job, which is lost, if there is one."""
         older = self._leases.get(lease.job.key)
         if older is not None:
             self.drop_lease(older.job)
