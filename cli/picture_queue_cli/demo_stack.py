@@ -160,7 +160,7 @@ async def wait_for_worker(stack: Stack) -> None:
         log = Path(stack.status["DATA_DIR"]) / "logs" / "worker.log"
         raise LocalStackError(
             f"No worker of this stack runs {_JOB_TYPE} jobs",
-            hint=f"See its worker log: {log}" if stack.is_own else "Start one: picture-queue worker",
+            hint=f"Its log is {log}" if stack.is_own else "Start one: picture-queue worker",
         )
     print_step("Worker", found.worker)
 
