@@ -1,7 +1,7 @@
 """Handlers of SIGTERM and SIGINT that call all listeners of a process: its workers.
 
 An event loop has only one handler for each signal, and a new handler replaces the old one. Here
-each listener adds a callback. When the last listener is removed, the previous handlers are restored.
+each listener adds a callback. After the last listener has left, the previous handlers are restored.
 """
 
 import asyncio
