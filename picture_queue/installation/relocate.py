@@ -48,8 +48,8 @@ select format('trigger %%I moves with %%s and does not fire for new rows', t.tgn
   t.tgrelid::regclass)
 from pg_catalog.pg_trigger t join moved m on m.oid = t.tgrelid where not t.tgisinternal
 union all
-select format('%%s has a foreign key to %%s, which still references the old rows', c.conrelid::regclass,
-  c.confrelid::regclass)
+select format('%%s has a foreign key to %%s, which still references the old rows',
+  c.conrelid::regclass, c.confrelid::regclass)
 from pg_catalog.pg_constraint c join moved m on m.oid = c.confrelid
 where c.contype = 'f' and c.conrelid not in (select m.oid from moved m)
 union all

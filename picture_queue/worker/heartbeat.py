@@ -93,7 +93,7 @@ class HeartbeatLoop:
         already is confirmed a little later, together with others: if it ends before, no call is
         needed. From now on the thread extends the lease.
         """
-        if lease.attempt is None or lease.prolong_at < self._next_beat_at:
+        if lease.attempt is None or lease.extend_at < self._next_beat_at:
             self._woken.set()
         if lease.attempt is not None:
             delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
@@ -156,21 +156,21 @@ class HeartbeatLoop:
 
     def _tick(self, leases: list[Lease], shortest: float) -> float:
         """Send a heartbeat if one is due; return the seconds until the next tick."""
-        prolong_at, confirm_at = self._last_beat_at + PRESENCE, math.inf
+        extend_at, confirm_at = self._last_beat_at + PRESENCE, math.inf
         for lease in leases:  # one pass, since it holds the GIL and the event loop waits
-            prolong_at = min(prolong_at, lease.prolong_at)
+            extend_at = min(extend_at, lease.extend_at)
             if not lease.start_confirmed and lease.confirm_at < confirm_at and not lease.is_settled:
                 confirm_at = lease.confirm_at
         if self._beat_requested:
-            prolong_at = -math.inf
-        due_at = min(confirm_at, prolong_at)
+            extend_at = -math.inf
+        due_at = min(confirm_at, extend_at)
         self._next_beat_at = max(due_at, self._retry_at)
         now = time.monotonic()
         if self._next_beat_at > now:
             return min(self._next_beat_at - now, shortest / 12, _LONGEST_SLEEP)
         # Confirm the starts that are due soon in the same call.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
-        named = leases if prolong_at <= now else confirm
+        named = leases if extend_at <= now else confirm
         requested, self._beat_requested = self._beat_requested, False
         if not self._beat(leases, shortest, named) and requested:
             self._beat_requested = True  # the caller of beat_now() does not repeat it

@@ -56,7 +56,7 @@ class Lease:
         self.seconds = self.job.lease_seconds
 
     @property
-    def prolong_at(self) -> float:
+    def extend_at(self) -> float:
         """The time at which to extend the lease."""
         return self.confirmed_at + self.seconds / 3
 
@@ -64,8 +64,8 @@ class Lease:
     def due_at(self) -> float:
         """The time at which to confirm the start or to extend the lease, whichever is first."""
         if self.start_confirmed or self.is_settled:  # the report of the outcome confirms the start
-            return self.prolong_at
-        return min(self.prolong_at, self.confirm_at)
+            return self.extend_at
+        return min(self.extend_at, self.confirm_at)
 
     @property
     def ends_at(self) -> float:

@@ -80,7 +80,7 @@ async def harness(project, claimed) -> AsyncIterator[Harness]:
     assert made.connection.closed.is_set()
 
 
-async def test_one_call_prolongs_all_leases_when_the_first_is_due(harness, project):
+async def test_one_call_extends_all_leases_when_the_first_is_due(harness, project):
     old = harness.hold(age=11)
     new = harness.hold()
     params = await project.next("heartbeat_jobs")
@@ -96,7 +96,7 @@ async def test_one_call_prolongs_all_leases_when_the_first_is_due(harness, proje
     assert time.monotonic() - old.confirmed_at < 5
 
 
-async def test_a_lease_is_prolonged_at_a_third_of_its_length(harness):
+async def test_a_lease_is_extended_at_a_third_of_its_length(harness):
     lease = harness.hold(lease_seconds=0.3)
     began = lease.confirmed_at
     await harness.signals.beaten.next()
@@ -104,7 +104,7 @@ async def test_a_lease_is_prolonged_at_a_third_of_its_length(harness):
     assert harness.lost.empty()
 
 
-async def test_a_short_lease_is_prolonged_in_time_after_a_long_one(harness):
+async def test_a_short_lease_is_extended_in_time_after_a_long_one(harness):
     harness.hold(lease_seconds=3600)
     await asyncio.sleep(0)
     harness.hold(lease_seconds=0.3)
