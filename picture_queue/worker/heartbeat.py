@@ -90,8 +90,8 @@ class HeartbeatLoop:
         """Schedule the confirmation of the start of a job that just got its slot.
 
         A job that waits for the confirmation before it runs is confirmed at once. A job that runs
-        already is confirmed a little later, together with others: if it ends before, no call is
-        needed. From now on the thread extends the lease.
+        already is confirmed a little later, together with others, so that a job that ends before
+        then costs no call. From now on the thread extends the lease.
         """
         if lease.attempt is None or lease.extend_at < self._next_beat_at:
             self._woken.set()

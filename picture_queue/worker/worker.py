@@ -131,7 +131,7 @@ class Worker:
             max_attempts: Attempts before the job fails.
             lease: Length of a lease, seconds; heartbeats extend it.
             backoff: A `Backoff`, or the delay before the second attempt in seconds.
-            backoff_cap: The longest delay, seconds, if ``backoff`` is a number.
+            backoff_cap: The longest delay, seconds; a `Backoff` has its own, ``cap``.
 
         Raises:
             InvalidArgument: A name or a number is invalid, the function cannot be called with
