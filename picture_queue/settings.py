@@ -24,8 +24,8 @@ class ProjectSettings:
     Args:
         url: ``https://<ref>.supabase.co``, or the URL of the embedded stack.
         key: Service, secret, publishable or anon key; it is sent unchanged and never decoded.
-        access_token: The token of a signed-in user, as whom calls are made; None: calls are made
-            with the rights of the key.
+        access_token: The token of a signed-in user, for calls with the rights of this user; None:
+            calls have the rights of the key.
         timeout: Longest wait for the answer to a call, retries included, seconds.
     """
 

@@ -151,12 +151,12 @@ def is_met(target: Target, reached: float) -> bool:
 def markdown(machine: dict[str, Any], results: Results) -> str:
     """Return the report as Markdown."""
     version = machine.get("server_version", "?")
-    lines = ["# picture-queue beside other queues", ""]
+    lines = ["# picture-queue compared with other queues", ""]
     lines += [f"Written by `make bench`, on Postgres {version}.", ""]
     lines += [f"- {name}: {value}" for name, value in machine.items()]
     lines += ["", "![The rates of this run](latest.svg)", "", "## Targets", ""]
-    lines += ["Ratios are the medians of those of the rounds.", ""]
-    lines += ["| workload | compared with | wanted | reached | |", "|---|---|---|---|---|"]
+    lines += ["A ratio is the median of the ratios of all rounds.", ""]
+    lines += ["| workload | compared with | target | result | |", "|---|---|---|---|---|"]
     for target, reached in verdicts(results):
         wanted = f"≥ {target.least}" if target.least is not None else f"≤ {target.most}"
         name = f"**{target.workload}**" if target.hard else target.workload
@@ -169,18 +169,18 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
         mark = "met" if is_met(target, reached) else "**missed**"
         lines.append(f"| {name} | {than} | {wanted}{times} | {reached:.2f}{times} | {mark} |")
     systems = sorted({system for found in results.values() for system in found}, key=_order)
-    lines += ["", "## Figures", "", "Medians; in brackets the least and the most.", ""]
+    lines += ["", "## Figures", "", "Medians, with the minimum and the maximum in brackets.", ""]
     lines += [f"| workload | {' | '.join(systems)} |", "|---" * (len(systems) + 1) + "|"]
     for name, found in results.items():
         unit = next(iter(found.values()))["unit"]
         cells = [_cell(found.get(system)) for system in systems]
         lines.append(f"| {name} ({unit}) | {' | '.join(cells)} |")
-    lines += ["", "## The peers beside the raw loop", ""]
+    lines += ["", "## Other queues compared with the raw loop", ""]
     lines += [
-        "What share of the raw loop's rate each has here, and had in an earlier comparison on "
-        "another machine (2 cores, PostgreSQL 15).",
+        "The rate of each queue divided by that of the raw loop, in this run and in an earlier one "
+        "on another machine (2 cores, PostgreSQL 15). The raw loop is plain SQL without a queue.",
         "",
-        "| workload | system | here | earlier | |",
+        "| workload | system | this run | earlier run | change |",
         "|---|---|---|---|---|",
     ]
     for workload, system, here, earlier in beside_raw(results):

@@ -12,7 +12,7 @@ from picture_queue_cli.translate import label, translate_error
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# The module name under which typer ships click depends on its version.
+# Typer ships click under a module name that depends on its version, so get the class from typer.
 UsageError: Any = typer.BadParameter.__base__
 _SECRETS = ("key", "db_url")  # options whose values are not printed
 
@@ -48,6 +48,7 @@ class Command(_Base, TyperCommand):
         def parse_args(args: list[str]) -> Any:
             values, rest, given = parse(args=args)
             for parameter in set(given):
+                # The help of every filter option begins with these words.
                 if getattr(parameter, "help", "").startswith("Select jobs"):
                     _expect_one_value(ctx, parameter, given.count(parameter))
             return values, rest, given
@@ -65,7 +66,7 @@ class Command(_Base, TyperCommand):
         return pieces
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the help of arguments and options, without Python's type names."""
+        """Write the help of arguments and options, without the names of Python types."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -94,7 +95,7 @@ class Command(_Base, TyperCommand):
 
 
 class Group(_Base, TyperGroup):
-    """A group of commands, listed by their panels."""
+    """A group of commands, whose help has a section for each panel."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the names of the commands and a line of help for each."""
@@ -115,7 +116,7 @@ class Commands(typer.Typer):
         super().__init__(
             cls=cls,
             no_args_is_help=True,
-            # Unexpected errors show the traceback of Python, not that of typer.
+            # For unexpected errors, show the traceback of Python instead of that of typer.
             pretty_exceptions_enable=False,
             rich_markup_mode=None,
             epilog=_example(example),
@@ -134,7 +135,7 @@ def _example(text: str) -> str:
 
 
 def _expect_one_value(ctx: Any, parameter: Any, count: int) -> None:
-    """Check that an option was given once.
+    """Check that a filter option was given only once.
 
     Otherwise ``--queue a --queue b`` would silently select the jobs of queue b only.
     """
@@ -145,8 +146,8 @@ def _expect_one_value(ctx: Any, parameter: Any, count: int) -> None:
 def check_values(ctx: Any) -> None:
     """Check the values of a command's parameters.
 
-    Command-line bytes that are not UTF-8 arrive as lone surrogates, which neither JSON nor Postgres
-    accepts. Parameters that are paths are not checked, since file names may contain such bytes.
+    Python decodes command-line bytes that are not UTF-8 as lone surrogates, which neither JSON nor
+    Postgres accepts. Paths are not checked, since file names may contain such bytes.
 
     Args:
         ctx: The command's context.

@@ -26,7 +26,7 @@ _API = "the real one, with REPLICATE_API_TOKEN; it charges for pictures"
 
 
 def print_step(label: str, text: str) -> None:
-    """Print a step that is done."""
+    """Print a completed step."""
     mark = ("✓ ", "green")
     line = Text.assemble(mark, (label.ljust(_LABEL_WIDTH), "bold"), styled(text, "dim"))
     err().print(line, soft_wrap=True)
@@ -66,8 +66,8 @@ def run_stack(keep: bool, real_replicate: bool) -> Iterator[Stack]:
         real_replicate: Let the worker use the real Replicate.
 
     Raises:
-        LocalStackError: A stack is running already, so its worker cannot be changed to use the
-            real Replicate.
+        LocalStackError: ``real_replicate`` is set, but a stack is running already. Its worker
+            cannot be changed.
     """
     status = running_stack()
     if status is not None and real_replicate:
@@ -138,10 +138,10 @@ def _describe(status: dict[str, str]) -> str:
 
 
 async def wait_for_worker(stack: Stack) -> None:
-    """Wait until a worker is running, so that the timeline does not include its start.
+    """Wait until a worker is running, so that the timeline of the demo does not include its start.
 
     Raises:
-        LocalStackError: There is none.
+        LocalStackError: No worker runs the jobs of the demo.
     """
     from picture_queue import AsyncPictureQueue
 
@@ -160,14 +160,14 @@ async def wait_for_worker(stack: Stack) -> None:
         log = Path(stack.status["DATA_DIR"]) / "logs" / "worker.log"
         raise LocalStackError(
             f"No worker of this stack runs {_JOB_TYPE} jobs",
-            hint=f"See its log: {log}" if stack.is_own else "Start one: picture-queue worker",
+            hint=f"Its log is {log}" if stack.is_own else "Start one: picture-queue worker",
         )
     print_step("Worker", found.worker)
 
 
 @asynccontextmanager
 async def realtime_cutter(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Yield a function that disconnects Realtime; the end of the block reconnects it."""
+    """Yield a function that disconnects Realtime; it is reconnected at the end of the block."""
     import httpx
 
     is_cut = False

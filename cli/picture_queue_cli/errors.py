@@ -11,7 +11,7 @@ code  meaning
 5     the key or token is wrong, or may not do that
 6     no answer: wrong address, project unreachable, embedded stack not running
 7     client and database have incompatible versions
-8     the wait ended before the job did
+8     the job did not finish in time
 9     conflict: job finished or running, queue draining, port in use, or a database or folder
       managed by another tool
 10    the embedded stack failed: a program is missing, or did not start

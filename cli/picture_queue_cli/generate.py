@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from picture_queue.records import StartedGeneration
 
 
-def _known_models(incomplete: str) -> list[str]:
-    """Complete a model's name from the catalogue in this package."""
+def _complete_model(incomplete: str) -> list[str]:
+    """Return the models of the built-in catalogue whose names begin with this text."""
     from picture_queue.providers.replicate.catalog import models
 
     return [name for name in models() if name.startswith(incomplete)]
@@ -38,7 +38,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="MODEL",
-            autocompletion=_known_models,
+            autocompletion=_complete_model,
             callback=expect_filled,
             help="Use this model instead of the default.",
         ),
@@ -84,8 +84,8 @@ async def _generate(
 
     async with connect_async(ctx) as pq:
         if out is not None:
-            # Before anything is paid, check that the pictures can be downloaded. Over the API the
-            # call of start_generation checks the key; over a direct connection nothing else does.
+            # Check that the pictures can be downloaded before anything is paid. start_generation
+            # checks the key only if it is called over the API.
             await expect_storage(pq) if pq._project.database else expect_api(pq)
         started = await pq.generations.start(**request)
         if out is not None:
@@ -109,7 +109,7 @@ async def _follow_and_save(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Follow a generation, save its pictures and print where they are."""
+    """Follow a generation, save its pictures and print their paths."""
     info(f"Generation {started.id}")
     last = await follow(pq, started.job_id, started.id, timeout)
     generation = await pq.generations.get(started.id)

@@ -284,7 +284,7 @@ def discard(
 def _change_each(
     job_ids: list[UUID], change: Callable[[UUID], T]
 ) -> tuple[list[T], PictureQueueError | None]:
-    """Change each of the jobs; return the answers, and the first error if there is one."""
+    """Change each job; return the answers, and the first error if there is one."""
     answers: list[T] = []
     refused: PictureQueueError | None = None
     for job_id in job_ids:
@@ -324,7 +324,7 @@ def _change(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Count the jobs of a filter, ask for confirmation, and change all of them."""
+    """Count the jobs that match a filter, ask for confirmation, and change all of them."""
     if not filter:
         raise typer.BadParameter(
             "select jobs by their ids, or by options such as --queue and --status"

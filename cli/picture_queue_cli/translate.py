@@ -45,13 +45,14 @@ COMMANDS = {
     "set_tenant": "tenants set",
     "start_generation": "generate",
 }
-# "jobs[3]: options.timeout_seconds" before "is 0", "has 300 characters", "are both given".
+# The field at the start of an error detail: "jobs[3]: options.timeout_seconds" in
+# "jobs[3]: options.timeout_seconds is 0".
 _FIELD = re.compile(
     r"(?:jobs\[(?P<item>\d+)\]: )?(?:(?P<part>callback): )?"
     r"(?P<path>[a-z_]+(?:\.[a-z_]+)*) (?=is\b|has\b|are\b)"
 )
 _PREFIXES = ("options.", "filter.", "unique.")
-# The parameters of commands for a parameter of SQL, where the names differ.
+# For each parameter of SQL, the names that its command-line parameter can have.
 _PARAMETERS = {
     "batch_id": ("batch_id",),
     "by": ("unique_by",),
@@ -76,7 +77,7 @@ _NAME = "Use letters, digits and _ . -"
 
 
 def label(parameter: Any) -> str:
-    """Return a parameter as its user types it: ``--timeout``, or ``JOB_ID`` for an argument."""
+    """Return the name of a parameter in the help: ``--timeout``, or ``JOB_ID`` for an argument."""
     name = str(max(parameter.opts, key=len))
     if name.startswith("-"):
         return name
@@ -94,7 +95,7 @@ def translate_error(error: errors.PictureQueueError, ctx: Any) -> None:
         error.message = "This version cannot read the project's answer"
         error.detail, error.hint = None, "See: picture-queue doctor"
     elif isinstance(error, errors.VersionMismatch):
-        error.detail = None  # the text of the API, which names functions
+        error.detail = None  # it is a text of the API with names of SQL functions
     elif isinstance(error, errors.SettingsError):
         error.message = _replace_setting(error.message, ctx)
     else:
@@ -115,7 +116,8 @@ def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
     error.detail = f"{place}{field} {detail[found.end() :]}"
     if error.code in ("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"):
         error.hint = _specific_hint(error.detail, error.hint, found["path"])
-        # A message is printed with a capital first letter; the name of a setting keeps its case.
+        # The first letter of a message is printed as a capital. The name of a setting must keep its
+        # case, so it stays in the detail.
         if field.isalpha() and field.islower():
             error.message = "Refused"
         else:
@@ -143,7 +145,7 @@ def _translate_field(path: str, parameters: Iterable[Any], part: str | None) -> 
 
 
 def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
-    """Return the hint; None if it does not belong to this field, or the detail says the same."""
+    """Return the hint for a field; None if it is about another field, or repeats the detail."""
     text = (hint or "").lower()
     if text.startswith("names are "):
         if re.search(r' (is|has) "[^"]*"$', detail):
@@ -172,7 +174,7 @@ def _replace_setting(text: str, ctx: Any) -> str:
 
 
 def _typed_addresses(ctx: Any) -> dict[str, str]:
-    """Return variables and the options that the user typed instead of them."""
+    """Return the option that the user typed for each environment variable in error texts."""
     root = ctx.find_root()
     options = {"db_url": ctx.params.get("db_url"), "url": root.params.get("url")}
     sources = {"db_url": ctx, "url": root}

@@ -72,12 +72,12 @@ async def follow(
     timeout: float | None,
     show: "Callable[[JobEvent], None] | None" = None,
 ) -> "JobEvent | None":
-    """Follow a job with a progress bar, and print why it does not move while it waits.
+    """Follow a job with a progress bar; while it waits, print the reason.
 
     Args:
         pq: The client.
         job_id: The job.
-        target_id: The id that the user gave: of the job or of its generation.
+        target_id: The id that the user gave: that of the job or of its generation.
         timeout: Longest wait for the end, seconds; None: no limit.
         show: Called with each state.
 

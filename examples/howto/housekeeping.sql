@@ -1,7 +1,7 @@
 -- Set how long jobs are kept; null resets a setting to its default.
 select set_setting('{"keep_completed_seconds": 86400, "archive": true, "keep_archive_months": 3}');
 
--- One worker at a time does the maintenance, or pg_cron if it is installed. This call runs it now.
+-- One worker or pg_cron runs the maintenance regularly. This call runs it now.
 select maintain_jobs(force => true);
 
 -- List the doctor's findings, the worst first.

@@ -1,4 +1,4 @@
-"""Park a job until an external event arrives, or until it polls."""
+"""Park a job until an external event arrives, or until it is time to poll."""
 
 import asyncio
 from typing import Any

@@ -27,7 +27,7 @@ BUCKET = "pictures"
 
 
 class AsyncGenerations:
-    """The generations of a project: with a service key all, with a user's token only their own."""
+    """The generations of a project: all with a service key, only the user's own with a token."""
 
     def __init__(self, project: AsyncBackend, watcher: Watcher) -> None:
         self._project = project
@@ -44,7 +44,7 @@ class AsyncGenerations:
         user_id: UUID | str | None = None,
         priority: int | None = None,
     ) -> StartedGeneration:
-        """Start a generation, without waiting for its pictures.
+        """Start a generation and return without waiting for its pictures.
 
         Args:
             prompt: A description of the picture; empty for models without a prompt.
@@ -105,7 +105,7 @@ class AsyncGenerations:
         return await self._project.call(rpc)
 
     async def cancel(self, generation_id: UUID | str) -> CancelRequest:
-        """Cancel a generation: a pending one at once; a running one is asked to stop.
+        """Cancel a generation at once if it is pending; ask its worker to stop if it is running.
 
         Returns:
             The state of its job.

@@ -54,8 +54,8 @@ def claim_jobs(claim: Claim) -> Rpc[list[ClaimedJob]]:
 def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[HeartbeatAnswer]:
     """Return the call that extends leases; ``leases`` has one lease id for each job id.
 
-    The field ``lost_leases`` of the answer serves calls with several leases of one job, so it is
-    not read here.
+    The field ``lost_leases`` of the answer is not read: it is needed only if a call has several
+    leases of one job.
     """
     items = [{"job_id": job, "lease_id": lease} for job, lease in leases.items()]
     return Rpc(
@@ -68,7 +68,7 @@ def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[HeartbeatAnswe
 def report_progress(
     job_id: UUID, lease_id: UUID, progress: int, message: str | None = None
 ) -> Rpc[bool]:
-    """Return the call that writes progress; its result is whether to cancel the job."""
+    """Return the call that writes progress; its result is True if the job is to be cancelled."""
     params = given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
     return Rpc("report_progress", params, lambda data: bool(data["cancel_requested"]))
 
@@ -81,10 +81,11 @@ def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) ->
 def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str, Any]]]:
     """Return the call that reports outcomes; its result has one answer for each job id.
 
-    The ``outcome`` of an answer is ok, repeated, stale, busy or refused; the ``error`` of a refused
-    one is the reason.
+    The ``outcome`` of an answer is ok, repeated, stale, busy or refused. If it is refused,
+    ``error`` has the reason.
     """
-    # The outcomes are plain JSON already: converting hundreds again takes longer than sending them.
+    # Not `given`: the outcomes are plain JSON already, and to convert hundreds of them again would
+    # take longer than to send them.
     return Rpc(
         "report_jobs",
         {"outcomes": outcomes},

@@ -1,7 +1,7 @@
-"""Handlers of SIGTERM and SIGINT for all listeners of a process, which are its workers.
+"""Handlers of SIGTERM and SIGINT that call all listeners of a process: its workers.
 
-An event loop has one handler for each signal, and a new one replaces it. Here each listener adds a
-callback, and the last one to leave restores the previous handlers.
+An event loop has only one handler for each signal, and a new handler replaces the old one. Here
+each listener adds a callback. After the last listener has left, the previous handlers are restored.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ _Listener = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
 
 _listeners: list[_Listener] = []
 _previous: dict[int, Any] = {}  # the handlers before ours
-_users = 0  # listeners of the main thread
+_main_listeners = 0  # number of listeners in the main thread
 _received = 0  # signals since the handlers were installed
-_process = 0  # the process id that installed them
+_installed_pid = 0  # the id of the process that installed them
 
 
 @contextlib.contextmanager
 def on_stop_signal(callback: Callable[[], None]) -> Iterator[None]:
     """Call a function in the running event loop for each SIGTERM and SIGINT.
 
-    Only listeners of the main thread install the handlers, since Python permits it only there. One
-    of another thread gets signals while there is one in the main thread.
+    Only a listener in the main thread installs the handlers, since Python permits it only there. A
+    listener in another thread gets signals while the main thread has a listener too.
 
     Args:
-        callback: The function to call for the first two signals. The third goes to the previous
-            handler, which ends the process unless the user has installed another one.
+        callback: The function to call for the first two signals. The third signal goes to the
+            previous handler. By default that one ends the process.
     """
     listener = (asyncio.get_running_loop(), callback)
     in_main = threading.current_thread() is threading.main_thread()
@@ -51,26 +51,27 @@ def on_stop_signal(callback: Callable[[], None]) -> Iterator[None]:
 
 
 def _install() -> None:
-    global _users, _received, _process
-    _users += 1
-    if _users > 1:
+    global _main_listeners, _received, _installed_pid
+    _main_listeners += 1
+    if _main_listeners > 1:
         return
-    _received, _process = 0, os.getpid()
+    _received, _installed_pid = 0, os.getpid()
     for number in _NUMBERS:
         with contextlib.suppress(ValueError, OSError):  # raised in a subinterpreter
             _previous[number] = signal.signal(number, _handle)
 
 
 def _uninstall() -> None:
-    global _users
-    _users -= 1
-    if _users == 0:
+    global _main_listeners
+    _main_listeners -= 1
+    if _main_listeners == 0:
         _restore()
 
 
 def _restore() -> None:
     for number, handler in _previous.items():
-        # A handler that was installed after ours stays. None: not installed from Python.
+        # Keep a handler that was installed after ours. None stands for a handler that was not
+        # installed from Python: it is replaced by the default.
         if signal.getsignal(number) is _handle:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     _previous.clear()
@@ -80,7 +81,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     global _received
     _received += 1
     # A forked child has inherited this handler, but has no listeners of its own.
-    if _received > _MAX_HANDLED or os.getpid() != _process:
+    if _received > _MAX_HANDLED or os.getpid() != _installed_pid:
         _restore()
         signal.raise_signal(number)
         return

@@ -1,7 +1,7 @@
-"""Threads for the functions of users that do not keep a stopped process alive.
+"""Daemon threads for functions of users; a thread that hangs does not keep the process alive.
 
-Those of `concurrent.futures` and of `asyncio.to_thread` are joined when the event loop or the
-interpreter ends. One that hangs would keep the process from ending.
+The threads of `concurrent.futures` and `asyncio.to_thread` are joined when the event loop or the
+interpreter ends, so one that hangs would keep the process from ending.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ def in_thread(name: str, function: Callable[[], T]) -> "asyncio.Future[T | None]
         function: A function that raises nothing.
 
     Returns:
-        What the function returned; None if it raised in spite of that. Cancelling the future does
-        not end the thread.
+        A future of the result; its value is None if the function raises after all. If the future is
+        cancelled, the thread continues.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T | None] = loop.create_future()
@@ -54,7 +54,7 @@ def in_thread(name: str, function: Callable[[], T]) -> "asyncio.Future[T | None]
 
 
 class _Call(Future[Any]):
-    """A call of a function, which waits for a thread or runs in one."""
+    """A call that waits for its thread to start, or runs in it."""
 
     def __init__(self, pool: "DaemonThreadPool", function: Callable[[], Any]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Call(Future[Any]):
         self.thread = threading.Thread(target=self._run, name="picture-queue", daemon=True)
 
     def cancel(self) -> bool:
-        """Cancel the call. One that runs goes on, and leaves the pool."""
+        """Cancel the call; a running one continues outside the pool."""
         if self.running():
             self._pool.leave(self.thread)
         return super().cancel()
@@ -77,22 +77,22 @@ class _Call(Future[Any]):
             else:
                 self.set_result(result)
         self._pool.leave(self.thread)
-        del self  # an exception refers to this frame, and would keep itself alive
+        del self  # breaks the reference cycle of an exception, its frame and this call
 
 
 class DaemonThreadPool(ThreadPoolExecutor):
     """An executor for `asyncio.to_thread` with a daemon thread for each call.
 
-    A call that nobody waits for any more, after a timeout for instance, leaves the pool: calls that
-    hang must not leave other callers without threads.
+    A call that is cancelled while it runs, for example by a timeout, leaves the pool, so that calls
+    that hang do not use up its threads.
 
     Args:
-        max_threads: Calls that run at the same time, at most.
+        max_threads: Maximum number of calls that run at the same time.
     """
 
     def __init__(self, max_threads: int) -> None:
-        super().__init__(1)  # its threads are never started
-        self._most = max_threads
+        super().__init__(1)  # the threads of the base class are never started
+        self._max_threads = max_threads
         self._waiting: deque[_Call] = deque()
         self._pool: set[threading.Thread] = set()
         self._closed = False
@@ -113,7 +113,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
         return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, and wait a few seconds at most for those that run."""
+        """Refuse new calls, and wait a few seconds at most for running ones."""
         with self._lock:
             self._closed = True
             cancelled: list[_Call] = []
@@ -122,33 +122,34 @@ class DaemonThreadPool(ThreadPoolExecutor):
             threads = list(self._pool) if wait else []
         for call in cancelled:
             call.cancel()
-        until = time.monotonic() + _CLOSE_TIMEOUT
+        deadline = time.monotonic() + _CLOSE_TIMEOUT
         for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def leave(self, thread: threading.Thread) -> None:
-        """Give the place of a thread to the next call, unless it has left before."""
+        """Remove a thread from the pool, if it is still in it, and start the next call."""
         with self._lock:
             self._pool.discard(thread)
             self._start_threads()
 
     def _start_threads(self) -> None:
-        while self._waiting and len(self._pool) < self._most:
+        while self._waiting and len(self._pool) < self._max_threads:
             thread = self._waiting.popleft().thread
-            thread.start()  # it may raise: there can be too many threads
-            self._pool.add(thread)  # it cannot have left yet: that needs the lock
+            thread.start()  # it raises if the system has too many threads
+            self._pool.add(thread)  # before it can leave, which needs the lock
 
 
 def use_daemon_threads(concurrency: int) -> None:
     """Make `asyncio.to_thread` use daemon threads in this event loop, unless the user chose a pool.
 
     Args:
-        concurrency: Functions of users at the same time: each may keep a thread.
+        concurrency: Number of functions of users that run at the same time. Each of them may keep a
+            thread, in addition to the default number of threads.
     """
     loop = asyncio.get_running_loop()
     chosen = getattr(loop, "_default_executor", None)
     if chosen is None or getattr(chosen, "_thread_name_prefix", None) == "asyncio":
-        most = min(32, (os.cpu_count() or 1) + 4) + concurrency
-        loop.set_default_executor(DaemonThreadPool(most))
+        max_threads = min(32, (os.cpu_count() or 1) + 4) + concurrency
+        loop.set_default_executor(DaemonThreadPool(max_threads))
         if chosen is not None:
             chosen.shutdown(wait=False)

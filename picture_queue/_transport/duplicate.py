@@ -1,4 +1,4 @@
-"""Connections to the project of a backend that are not shared with its other users."""
+"""Backends for the same project as another backend, with connections of their own."""
 
 from dataclasses import replace
 
@@ -7,19 +7,19 @@ from picture_queue._transport.backend_sync import Backend
 
 
 def with_own_pool(backend: AsyncBackend) -> AsyncBackend:
-    """Return the same project with a connection pool of its own, if it has a database."""
+    """Return a backend with its own pool of database connections; without a database, the same."""
     if backend.database is None:
         return backend
     return AsyncBackend(None, backend.database.settings)
 
 
 async def for_thread(backend: AsyncBackend) -> Backend:
-    """Return one connection to the same project for a thread; the first call opens it."""
+    """Return a sync backend for a thread, with one connection, which its first call opens."""
     if backend.database is not None:
         return Backend(None, replace(backend.database.settings, connections=1))
     from picture_queue._transport.postgrest_sync import Postgrest
 
-    assert backend.api is not None  # noqa: S101 - one of the two is there
+    assert backend.api is not None  # noqa: S101 - a backend has a database or an API
     settings, token = backend.api.settings, await backend.api.access_token()
-    token_of_user = None if token == settings.key else token
-    return Backend(Postgrest(replace(settings, access_token=token_of_user)))
+    user_token = None if token == settings.key else token
+    return Backend(Postgrest(replace(settings, access_token=user_token)))

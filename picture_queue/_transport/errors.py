@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import httpx
     from psycopg import Error
 
-# Error codes of PostgREST (https://docs.postgrest.org/en/v12/references/errors.html) and PostgreSQL
-# (appendix A): exception, message, hint.
+# Exception, message and hint for error codes of PostgreSQL (appendix A of its manual) and PostgREST
+# (https://docs.postgrest.org/en/v12/references/errors.html).
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "42501": (
         NotAllowed,
@@ -61,6 +61,7 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
 # SQLSTATE prefixes: lost or refused connection, or a server that is full, starting or stopping.
 _UNAVAILABLE = ("08", "53", "57P")
 _LOST = ("08", "57P01", "57P02", "57P03")
+# Texts of libpq for a refused login.
 _REFUSED = ("authentication failed", "no pg_hba.conf entry", "no password", "Tenant or user not")
 _DATABASE_HINT = "Check PICTURE_QUEUE_DATABASE_URL and that the database is running"
 _SERVER_CODE = re.compile(r"PGRST\w+|[0-9A-Z]{5}")
@@ -117,7 +118,7 @@ def translate_database_error(
     """
     from psycopg import Error
 
-    if not _is_readable(settings.url):
+    if not _can_parse(settings.url):
         # The message of libpq is omitted, since it may quote the password.
         return SettingsError(
             "PICTURE_QUEUE_DATABASE_URL (or --db-url) is not a PostgreSQL URL",
@@ -178,8 +179,8 @@ def _no_database(message: str) -> SettingsError:
     )
 
 
-def _is_readable(url: str) -> bool:
-    """Return whether libpq can parse the URL of a database."""
+def _can_parse(url: str) -> bool:
+    """Return whether libpq can parse the URL or key=value string of a database."""
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict
 
@@ -217,7 +218,7 @@ def translate_http_error(error: Exception, url: str, deadline: Deadline | None =
         reason = f"no answer in {deadline.timeout:g} s"
     else:
         reason = str(error) or type(error).__name__
-    # An exception of any class: h2, for example, raises a KeyError after a connection was lost.
+    # Treat any other class as a lost connection too: h2, for example, then raises a KeyError.
     return ConnectionFailed(
         f"{url} does not answer",
         detail=reason,
@@ -234,13 +235,13 @@ def translate_response(response: "httpx.Response", content: bytes, url: str) -> 
         url: The URL of the project, for the message.
     """
     body = _json_object(content)
-    error = _by_storage(body) or _by_body(body, url) or _by_status(response, body, url)
+    error = _storage_error(body) or _server_error(body, url) or _status_error(response, body, url)
     if isinstance(error, Busy):
         error.retry_after = parse_retry_after(response.headers.get("retry-after"))
     return error
 
 
-def _by_storage(body: dict[str, Any]) -> PictureQueueError | None:
+def _storage_error(body: dict[str, Any]) -> PictureQueueError | None:
     """Return the error that Storage reports; None if the body is not from Storage."""
     status = str(body.get("statusCode") or "")
     if not status:
@@ -249,7 +250,7 @@ def _by_storage(body: dict[str, Any]) -> PictureQueueError | None:
     return class_(f"Storage refused: {body.get('message')}", code=str(body.get("error")))
 
 
-def _by_body(body: dict[str, Any], url: str) -> Exception | None:
+def _server_error(body: dict[str, Any], url: str) -> Exception | None:
     """Return the error of PostgREST or the database; None if the body is not from them."""
     code, message = str(body.get("code") or ""), str(body.get("message") or "")
     if code in ("PGRST202", "42883"):  # 42883: dropped, but still in the cache of PostgREST
@@ -261,10 +262,10 @@ def _by_body(body: dict[str, Any], url: str) -> Exception | None:
     return None
 
 
-def _by_status(response: "httpx.Response", body: dict[str, Any], url: str) -> PictureQueueError:
+def _status_error(response: "httpx.Response", body: dict[str, Any], url: str) -> PictureQueueError:
     status = response.status_code
     code, detail = str(status), f"HTTP {status} {response.reason_phrase}".rstrip()
-    # A body with none of these keys is not from Supabase, but from another API at that URL.
+    # A body without any of these keys comes from another API at this URL, not from Supabase.
     if status in (401, 403) and (not body or body.keys() & {"message", "msg", "error"}):
         return _wrong_key(url, str(body.get("message") or detail))
     if status == 413:
@@ -301,7 +302,7 @@ def _json_object(content: bytes) -> dict[str, Any]:
 
 @contextmanager
 def require_usable_environment() -> Iterator[None]:
-    """Raise an error that names the environment variables of httpx if one of them is invalid.
+    """Translate the errors of httpx for invalid proxy and certificate variables.
 
     Raises:
         SettingsError: A proxy or certificate variable is invalid.

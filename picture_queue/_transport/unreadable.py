@@ -34,17 +34,18 @@ def read_json(data: bytes | str) -> Any:
         text = data if isinstance(data, str) else data.decode()
         if not text.startswith("["):
             return _read_row(text)
-        return [_read_row(element) for element in _members(text)]
+        return [_read_row(element) for element in _split_members(text)]
 
 
 def _read_row(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
+        # Read field by field only if the text is valid JSON that exceeds a limit of Python.
         if isinstance(error, json.JSONDecodeError) or not text.lstrip().startswith("{"):
             raise
     row = PartlyReadable()
-    for member in _members(text):
+    for member in _split_members(text):
         key = _KEY.match(member)
         if key is None:
             raise ValueError("The text is not JSON")
@@ -63,7 +64,7 @@ def _read_field(text: str) -> Any:
         return Unreadable(f"The value cannot be read: {str(error).partition(';')[0]}")
 
 
-def _members(text: str) -> Iterator[str]:
+def _split_members(text: str) -> Iterator[str]:
     """Split an array or an object at its top-level commas."""
     depth, start = 0, 0
     for token in _TOKEN.finditer(text):

@@ -10,7 +10,7 @@ from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.prediction import Prediction, output_links
 from picture_queue.records import BegunPrediction, SavedImage
 
-_MAX_LINKS = 100  # links of one output that are stored; the author of the model chose its length
+_MAX_LINKS = 100  # pictures of a prediction that are stored; a model may return any number
 
 
 async def store_images(
@@ -22,14 +22,14 @@ async def store_images(
 ) -> list[SavedImage]:
     """Download the pictures and upload them to the owner's folder.
 
-    There may be fewer pictures than requested, since some models withhold single pictures. A
-    repeated call writes the same files again.
+    There may be fewer pictures than requested, since some models withhold individual
+    pictures. A repeated call writes the same files again.
 
     Args:
         client: The client that downloads the pictures.
         store: The store to which they are uploaded.
-        begun: The row, with its generation.
-        prediction: The prediction, which has succeeded.
+        begun: The row of the prediction, with its generation.
+        prediction: The succeeded prediction, as Replicate returns it.
         max_parallel: Maximum number of pictures that are stored at the same time.
 
     Returns:

@@ -36,7 +36,8 @@ where p.pronamespace = 'public'::regnamespace and p.proname = any (%(names)s) an
   select from pg_catalog.pg_depend d where d.objid = p.oid and d.deptype = 'e')
 order by 1, 2
 """
-# Objects that still reference the old tables, or receive no more events.
+# Notes about objects outside of the move that still reference moved tables, and about triggers and
+# publications that do not cover the new tables.
 _NOTES = """
 with moved as (
   select c.oid from pg_catalog.pg_class c
@@ -47,8 +48,8 @@ select format('trigger %%I moves with %%s and does not fire for new rows', t.tgn
   t.tgrelid::regclass)
 from pg_catalog.pg_trigger t join moved m on m.oid = t.tgrelid where not t.tgisinternal
 union all
-select format('%%s references %%s and still references the old rows', c.conrelid::regclass,
-  c.confrelid::regclass)
+select format('%%s has a foreign key to %%s, which still references the old rows',
+  c.conrelid::regclass, c.confrelid::regclass)
 from pg_catalog.pg_constraint c join moved m on m.oid = c.confrelid
 where c.contype = 'f' and c.conrelid not in (select m.oid from moved m)
 union all
@@ -74,7 +75,8 @@ where f.prosrc ~ '\\mjob_queue\\M' and n.nspname not in ('pg_catalog', 'informat
   and not (n.nspname = 'public' and f.proname = any (%(names)s))
 order by 1
 """
-# Our policies on tables of the platform, which the installation creates again.
+# Policies of picture-queue on tables of the platform. They are dropped here, and the installation
+# creates them again.
 _POLICIES = """
 select p.polname, p.polrelid::regclass::text from pg_catalog.pg_policy p
 where p.polname in ('picture_queue: read own topics', 'picture_queue: read own pictures')
@@ -93,7 +95,7 @@ class Relocation:
         schema: The schema to which objects of `public` were moved.
         private: The new name of the pre-release schema `picture_queue`; None if there was none.
         moved: The kind and the old name of each moved object.
-        notes: Descriptions of objects that a person must review.
+        notes: A sentence for each object that a person must review.
     """
 
     schema: str
@@ -109,7 +111,7 @@ def relocate(connection: "Connection[Any]", shipped: list[Migration]) -> Relocat
         psycopg.Error: An object cannot be moved, since it belongs to another role.
     """
     names = {"names": [name for file in shipped for name in _CREATED.findall(file.sql)]}
-    # With an empty path, PostgreSQL prints qualified names.
+    # With an empty search path, PostgreSQL prints qualified names.
     connection.execute("set local search_path = ''")
     notes = [note for (note,) in connection.execute(_NOTES, names)]
     relations = connection.execute(_RELATIONS, names).fetchall()
@@ -151,7 +153,7 @@ def _rename_private(connection: "Connection[Any]", name: str) -> str | None:
 
 
 def _copy_cron_jobs(connection: "Connection[Any]", schema: str) -> None:
-    """Copy the pg_cron jobs whose names the installation reuses."""
+    """Copy the rows of the pg_cron jobs whose names the installation reuses."""
     exists = connection.execute("select to_regclass('cron.job') is not null").fetchone()
     if exists == (True,):
         connection.execute(sql.SQL(_CRON_JOBS).format(schema=sql.Identifier(schema)))

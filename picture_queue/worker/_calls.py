@@ -21,21 +21,21 @@ _ALARM_INTERVAL = 60.0  # seconds between two error messages about the same faul
 
 
 class WorkerCalls:
-    """Makes the calls of one worker, and notes whether they succeed.
+    """The calls of one worker, with a record of whether they succeed.
 
-    The heartbeat thread has a connection of its own, and notes the results of its calls here.
+    The heartbeat thread calls over its own connection, and records the results here.
 
     Args:
         backend: The worker's project.
         worker: Name of the worker.
-        emit: Called with each event inside the worker, for tests to wait for: ``idle`` (a claim
-            found less than it asked for, twice in a row), ``claimed`` (jobs), ``settled`` (job,
-            name of the outcome or None), ``reported`` (job, answer), ``beaten`` (a heartbeat was
-            answered), ``maintained`` (answer), ``listening`` (queues whose wake-ups arrive).
+        emit: Called with each event of the worker, so that tests can wait for it: ``idle`` (two
+            claims in a row returned fewer jobs than requested), ``claimed`` (jobs), ``settled``
+            (job, name of the outcome or None), ``reported`` (job, answer), ``beaten`` (a heartbeat
+            was answered), ``maintained`` (answer), ``listening`` (queues whose wake-ups arrive).
 
     Attributes:
-        quiet_until: Time of the monotonic clock before which no call is made, since the API asked
-            for that (``Retry-After``).
+        quiet_until: Time of the monotonic clock until which only urgent calls are made, because the
+            API asked for a pause (``Retry-After``).
     """
 
     def __init__(self, backend: "AsyncBackend", worker: str, emit: Callable[..., None]) -> None:
@@ -59,8 +59,8 @@ class WorkerCalls:
         Args:
             rpc: The call.
             timeout: Longest wait for the answer, retries included, seconds.
-            urgent: Make it although the API asked for a pause.
-            counts: Whether its result says if the project is up.
+            urgent: Whether to make the call even if the API asked for a pause.
+            counts: Whether the result of the call changes `is_up`.
 
         Raises:
             PictureQueueError: The database refused the call, or did not answer, or the API asked
@@ -87,7 +87,7 @@ class WorkerCalls:
             _log.info("The worker's calls succeed again after %.1f s", seconds)
 
     def note_failure(self, error: Exception, function: str, *, counts: bool = True) -> None:
-        """Note that a call of a function failed, and for how long the API asked for a pause."""
+        """Note that a call of a function failed, and any pause that the API asked for."""
         retry_after = getattr(error, "retry_after", None) or 0.0
         self.quiet_until = max(self.quiet_until, time.monotonic() + retry_after)
         if not counts:
@@ -105,7 +105,7 @@ class WorkerCalls:
             _log.warning("The worker's calls fail and are repeated (%s): %s", function, reason)
 
     def alarm(self, message: str) -> None:
-        """Log an error, and again every minute while it lasts."""
+        """Log an error, but the same one at most once a minute."""
         now = time.monotonic()
         last = self._alarmed_at.get(message)
         if last is None or now - last >= _ALARM_INTERVAL:
@@ -114,18 +114,18 @@ class WorkerCalls:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether the call itself is at fault, so that it fails again if it is repeated."""
+    """Return whether the call itself is at fault, so that it would fail again."""
     if is_transient(error) or isinstance(error, NotAuthenticated | NotAllowed):
         return False
     if isinstance(error, ValueError | TypeError | RecursionError):
-        return True  # it could not be written as JSON, or the database could not read it
+        return True  # not encodable as JSON, or not readable by the database
     return isinstance(error, PictureQueueError) and error.code in BY_CODE
 
 
 class RetryDelay:
-    """Delays between attempts, in seconds: they grow from the first to the longest, with jitter.
+    """Delays between attempts: exponential backoff with jitter, seconds.
 
-    The longest one is how late a worker may notice that an outage is over.
+    A worker notices the end of an outage at most ``longest`` seconds late.
     """
 
     def __init__(self, first: float = 0.2, longest: float = 2.0) -> None:

@@ -19,20 +19,20 @@ _LINE_LENGTH = 2000  # characters of a line in the log of a job
 
 
 def log_line(message: object, level: Level) -> dict[str, Any]:
-    """Return a line for the log of a job, of now, as `log_job` takes it.
+    """Return a log line with the current time, in the format of `log_job`.
 
     Raises:
         InvalidArgument: There is no such level.
     """
     if level not in get_args(Level):
         hint = f"Use {', '.join(get_args(Level))}"
-        raise InvalidArgument("That is no level of a log", detail=f"level is {level!r}", hint=hint)
+        raise InvalidArgument("The log level is not known", detail=f"level is {level!r}", hint=hint)
     text = storable(str(message), _LINE_LENGTH)
     return {"at": datetime.now(UTC), "level": level, "message": text}
 
 
 class _Context(JobFields):
-    """The parts that sync and async handlers have in common.
+    """The parts of the context that sync and async handlers share.
 
     Attributes:
         job: The job as it was claimed.
@@ -50,36 +50,36 @@ class _Context(JobFields):
     def cancel_requested(self) -> bool:
         """True if the job is being cancelled.
 
-        A running handler is stopped then: an async one by `asyncio.CancelledError`. For a job that
-        was cancelled while it was parked it is true from the start: its handler is run, not
-        stopped, so that it can undo what an earlier attempt began.
+        The worker then stops a running handler: an async one gets an `asyncio.CancelledError`. If
+        the job was cancelled while it was parked, this is true from the start. The worker does not
+        stop such a handler, so that it can undo the work of an earlier attempt.
         """
         return self._attempt.cancel_requested
 
     @property
     def shutdown_requested(self) -> bool:
-        """True once the worker stops: a handler that does not end in time is released."""
+        """True once the worker stops. It releases the job if the handler does not end in time."""
         return self._attempt.shutdown_requested
 
     @property
     def stop_requested(self) -> bool:
         """True once the handler should end before its work is done, whatever the reason.
 
-        The job was cancelled, its time is over, its lease is lost, or the worker stops. A plain
-        function cannot be stopped from outside, so a long one checks this now and then and raises
-        `asyncio.CancelledError`: its job is then cancelled, failed or given back, as the reason
-        requires. If it returns while the worker stops, its job is completed.
+        The job was cancelled, it timed out, its lease is lost, or the worker stops. A plain
+        function cannot be stopped from outside, so a long one should check this between its steps
+        and raise `asyncio.CancelledError`. The job is then cancelled, failed or released, as the
+        reason requires. If the function returns while the worker stops, the job is completed.
         """
         return self._attempt.stop_reason is not None or self._attempt.shutdown_requested
 
     def log(self, message: str, level: Level = "info") -> None:
-        """Write a line into the log of the job, from any thread; the last 200 are kept.
+        """Add a line to the log of the job, from any thread; the last 200 lines are kept.
 
         Lines are sent together, within a second and before the outcome. A line that cannot be
         written is lost, and the job continues.
 
         Args:
-            message: For operators; 2,000 characters are kept.
+            message: The text, for operators; 2,000 characters are kept.
             level: ``debug``, ``info``, ``warning`` or ``error``.
 
         Raises:
@@ -92,7 +92,7 @@ class _Context(JobFields):
     def _call_in_loop(self, function: Callable[[], None]) -> None:
         """Call a function in the worker's event loop, from any thread or event loop."""
         if self._attempt.settled:
-            # The caller was told to stop, or is a task that the handler left behind.
+            # The caller was asked to stop, or it is a task that outlived the handler.
             raise asyncio.CancelledError("the attempt is over")
         if asyncio._get_running_loop() is self._loop:
             function()
@@ -107,10 +107,10 @@ class _Context(JobFields):
         except RuntimeError as error:  # the worker ended, and its loop with it
             raise asyncio.CancelledError("the worker has stopped") from error
 
-    def _report(self, percent: int, message: str | None) -> None:
+    def _put_progress(self, percent: int, message: str | None) -> None:
         if not isinstance(percent, int | float | Real) or not 0 <= percent <= 100:
             raise InvalidArgument(
-                "progress takes percent", detail=f"percent is {percent!r}, not 0 to 100"
+                "The progress is not a percentage", detail=f"percent is {percent!r}, not 0 to 100"
             )
         text = None if message is None else clean(str(message))
         self._call_in_loop(lambda: self._attempt.progress.put((int(percent), text)))
@@ -122,19 +122,21 @@ class JobContext(_Context):
     __slots__ = ()
 
     async def progress(self, percent: int, message: str | None = None) -> None:
-        """Report the progress of the job. It is cheap: the latest value is sent, four a second.
+        """Report the progress of the job.
+
+        Frequent calls are cheap: only the latest value is sent, at most four times a second.
 
         Args:
             percent: 0 to 100.
-            message: The present step, for the owner of the job.
+            message: The current step, for the owner of the job.
 
         Raises:
             InvalidArgument: ``percent`` is out of range.
             asyncio.CancelledError: The attempt is over: the job was cancelled, timed out or was
                 released, or its lease is lost.
         """
-        self._report(percent, message)
-        # A handler that never waits cannot be cancelled, and nothing could be sent.
+        self._put_progress(percent, message)
+        # Let the event loop run: it sends the progress, and cancels the handler if requested.
         await asyncio.sleep(0)
 
 
@@ -148,4 +150,4 @@ class SyncJobContext(_Context):
 
         Do not catch its `asyncio.CancelledError`: a thread cannot be stopped from outside.
         """
-        self._report(percent, message)
+        self._put_progress(percent, message)

@@ -20,32 +20,34 @@ if TYPE_CHECKING:
 
 _log = Log(__name__)
 
-#: Seconds between two heartbeats when no lease asks for more: a worker without one for a minute is
-#: neither shown as alive nor woken.
+#: Longest time between two heartbeats, seconds. After a minute without one, a worker is not listed
+#: as alive and gets no wake-ups.
 PRESENCE = 20.0
-#: Seconds after which the start of a job is confirmed, unless its outcome is reported before.
+#: Seconds from the start of a job to its confirmation. A reported outcome makes it unnecessary.
 _CONFIRM_AFTER = 0.001
 _CONFIRM_AFTER_IN_BULK = 0.1
-_CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm jobs that run already
-_LONGEST_SLEEP = 1.0  # seconds of the thread: to confirm jobs whose handlers block the event loop
-_MIN_TIMEOUT = 1.0  # seconds for an answer, however short the lease
-_FAULT_DELAY = 1.0  # seconds
+_CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
+# Seconds that the thread sleeps: a handler that blocks the event loop also blocks the timer that
+# wakes the thread for a confirmation.
+_LONGEST_SLEEP = 1.0
+_MIN_TIMEOUT = 1.0  # seconds of a call, however short the lease is
+_FAULT_DELAY = 1.0  # seconds until the next tick after an unexpected exception
 _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 
 
 class HeartbeatLoop:
-    """Confirms that jobs have started, prolongs their leases, and learns which jobs to stop.
+    """A thread that confirms starts, extends leases, and receives requests to stop jobs.
 
-    It is a thread, so handlers that block the event loop, or take all connections of the worker's
-    client, do not stop it. It warns of those that block the event loop for as long as a third of a
-    lease.
+    Handlers that block the event loop, or use all connections of the client, do not stop it. It
+    logs a warning when a handler blocks the event loop for a third of a lease.
 
     Args:
         calls: Notes whether the calls of the thread succeed.
-        slots: Has the leases.
-        on_answer: Called in the event loop of the worker with the leases that a heartbeat named,
-            and its answer.
-        on_lost: Called there with a lease that ended without an answer, and the reason.
+        slots: The slots, with the leases.
+        on_answer: Called in the event loop of the worker with the leases in a heartbeat and its
+            answer.
+        on_lost: Called in the event loop of the worker with a lease that ended because heartbeats
+            were not answered, and the reason.
     """
 
     def __init__(
@@ -67,35 +69,36 @@ class HeartbeatLoop:
         self._ended = asyncio.Event()
         self._woken = threading.Event()
         self._stopping = False
-        self._requested = False  # by beat_now()
+        self._beat_requested = False  # by `beat_now`
         self._delay = RetryDelay()
         self._retry_at = 0.0
-        self._beaten_at = self._planned_at = time.monotonic()
+        self._last_beat_at = self._next_beat_at = time.monotonic()
 
     def start(self, connection: "Backend") -> None:
-        """Start the thread. It alone uses the connection, and closes it at the end."""
+        """Start the thread, which owns the connection and closes it at the end."""
         self._connection = connection
         self._monitor.start()
         self._thread.start()
 
     def beat_now(self) -> None:
-        """Ask at once which jobs to stop."""
-        self._requested = True
+        """Send a heartbeat at once; its answer names the jobs to stop."""
+        self._beat_requested = True
         self._woken.set()
 
     def schedule_confirm(self, lease: Lease) -> None:
-        """Plan when to confirm the start of a job that got its slot just now.
+        """Schedule the confirmation of the start of a job that just got its slot.
 
-        A job that waits for its confirmation is confirmed at once. One that runs is confirmed a
-        moment later, with others, since jobs that end at once are to cost no call. From then on
-        the thread prolongs the lease.
+        A job that waits for the confirmation before it runs is confirmed at once. A job that runs
+        already is confirmed a little later, together with others, so that a job that ends before
+        then costs no call. From now on the thread extends the lease.
         """
-        if lease.attempt is None or lease.prolong_at < self._planned_at:
+        if lease.attempt is None or lease.extend_at < self._next_beat_at:
             self._woken.set()
         if lease.attempt is not None:
             delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
-            lease.confirm_at = max(lease.confirm_at + delay, self._beaten_at + _CONFIRM_INTERVAL)
-            if self._timer is None:  # to wake the thread for each job costs more than a small job
+            lease.confirm_at = max(lease.confirm_at + delay, self._last_beat_at + _CONFIRM_INTERVAL)
+            # Waking the thread for each job at once would take longer than the smallest job.
+            if self._timer is None:
                 self._start_timer(lease.confirm_at)
 
     def _start_timer(self, at: float) -> None:
@@ -110,7 +113,7 @@ class HeartbeatLoop:
             self._start_timer(due_at)
 
     async def stop(self) -> None:
-        """End the thread, unless it waits for an answer for too long."""
+        """End the thread. If it still waits for an answer after `_STOP_TIMEOUT`, leave it."""
         self._stopping = True
         self._woken.set()
         self._monitor.stop()
@@ -125,11 +128,11 @@ class HeartbeatLoop:
     # --- in the thread ---
 
     def _run(self) -> None:
-        # A worker that was not stopped must not keep the leases of jobs that ended with its loop.
+        # If the event loop was closed without a stop, its jobs are gone: let their leases expire.
         while not (self._stopping or self._loop.is_closed()):
             wait, warning = _FAULT_DELAY, None
             try:
-                self._planned_at = math.inf  # what is added from here on wakes the thread
+                self._next_beat_at = math.inf  # a lease added from here on wakes the thread
                 leases = self._slots.leases()
                 shortest = _shortest(leases)
                 warning = self._monitor.check(shortest / 3)
@@ -146,34 +149,34 @@ class HeartbeatLoop:
 
     def _tick(self, leases: list[Lease], shortest: float) -> float:
         """Send a heartbeat if one is due; return the seconds until the next tick."""
-        prolong_at = -math.inf if self._requested else self._beaten_at + PRESENCE
-        due_at = prolong_at
-        for lease in leases:  # in one pass: there may be a thousand, and the event loop waits
-            prolong_at = min(prolong_at, lease.prolong_at)
+        extend_at = -math.inf if self._beat_requested else self._last_beat_at + PRESENCE
+        due_at = extend_at
+        for lease in leases:  # one pass, since it holds the GIL and the event loop waits
+            extend_at = min(extend_at, lease.extend_at)
             due_at = min(due_at, lease.due_at)
-        self._planned_at = max(due_at, self._retry_at)
+        self._next_beat_at = max(due_at, self._retry_at)
         now = time.monotonic()
-        if self._planned_at > now:
-            return min(self._planned_at - now, shortest / 12, _LONGEST_SLEEP)
-        # If only starts are to be confirmed, those that are due in a moment are confirmed as well.
+        if self._next_beat_at > now:
+            return min(self._next_beat_at - now, shortest / 12, _LONGEST_SLEEP)
+        # Confirm the starts that are due soon in the same call.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
-        named = leases if prolong_at <= now else confirm
-        requested, self._requested = self._requested, False
+        named = leases if extend_at <= now else confirm
+        requested, self._beat_requested = self._beat_requested, False
         if not self._beat(leases, shortest, named) and requested:
-            self._requested = True  # nobody repeats the wake-up that asked for it
+            self._beat_requested = True  # the caller of beat_now() does not repeat it
         return 0.0
 
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
-        """Send a heartbeat that names some leases; return whether the database answered."""
+        """Send a heartbeat for the named leases; return whether the database answered."""
         sent_at = time.monotonic()
-        # A pause that the API asked for must not cost leases.
+        # Honour the pause that the API asked for (Retry-After), unless a lease would expire in it.
         pause = self._calls.quiet_until - sent_at
         if pause > 0 and all(lease.ends_at > self._calls.quiet_until for lease in leases):
             self._retry_at = self._calls.quiet_until
             return False
-        # Short enough for another attempt while all leases are valid.
-        soonest = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
-        timeout = max(_MIN_TIMEOUT, min(soonest, shortest / 3))
+        # Leave time for a second call before the first lease expires.
+        first_end = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
+        timeout = max(_MIN_TIMEOUT, min(first_end, shortest / 3))
         ids = {lease.job.key: lease.job.lease_key for lease in named}
         call = _rpc.heartbeat_jobs(self._calls.worker, ids)
         try:
@@ -183,8 +186,8 @@ class HeartbeatLoop:
             return False
         self._calls.note_success()
         self._delay.reset()
-        self._beaten_at = sent_at
-        for lease in named:  # the lost ones too, so that none is named again before it is dropped
+        self._last_beat_at = sent_at
+        for lease in named:  # lost ones too: do not send them again before on_answer drops them
             lease.confirmed_at = sent_at
             lease.start_confirmed = True
         self._notify(self._on_answer, named, answer)
@@ -199,20 +202,20 @@ class HeartbeatLoop:
         pause = min(self._calls.quiet_until - now, shortest / 3)
         self._retry_at = now + max(self._delay.next(), pause)
         for lease in leases:
-            # An outcome is kept: its lease may still be in force when the database is back.
+            # Keep a job with an outcome: the database may accept its report when it answers again.
             if not (lease.is_valid or lease.is_settled):
-                reason = "no heartbeat was answered for its whole length"
+                reason = "no heartbeat was answered during the whole lease"
                 self._notify(self._on_lost, lease, reason)
 
     def _notify(self, function: Callable[..., Any], *args: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the event loop was closed, and the worker never stopped
+        except RuntimeError:  # the event loop was closed without a stop of the worker
             self._stopping = True
 
     def _describe(self, task: str) -> str | None:
-        """Return what a task of that name runs, if it is that of an attempt."""
-        lease = self._slots.find(task.rpartition(" ")[2])  # as attempts name their tasks
+        """Describe a task by its name; None if it does not belong to an attempt."""
+        lease = self._slots.find(task.rpartition(" ")[2])  # `Attempt` names its task "type id"
         return f"The handler of job {lease.job.id} ({lease.job.job_type})" if lease else None
 
 

@@ -1,7 +1,7 @@
 """Outcomes of attempts, as the worker reports them.
 
-An outcome is made with values that the database accepts, in the fields of `report_jobs`. Many are
-reported in one call, so one that could not be encoded there would delay all others.
+An outcome has the fields of `report_jobs`, with values that the database accepts. Many outcomes are
+reported in one call, so one invalid value would delay all of them.
 """
 
 import numbers
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 #: Longest wait that the database accepts, in seconds.
 LONGEST_WAIT = 31_536_000.0
-#: Times that the database accepts.
+#: Earliest and latest time that the database accepts.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9998, 12, 31, 23, 59, tzinfo=UTC)
 
@@ -23,7 +23,7 @@ class Outcome:
     name: ClassVar[str]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the outcome as `report_jobs` takes it, without the ids."""
+        """Return the outcome in the format of `report_jobs`, without the ids."""
         fields: dict[str, Any] = {"outcome": self.name}
         parts: tuple[str, ...] = self.__slots__
         for part in parts:
@@ -46,11 +46,12 @@ class Failed(Outcome):
     """The handler raised.
 
     Attributes:
-        error: One clean line for the owner.
-        detail: For operators: the traceback.
+        error: One line without control characters, for the owner.
+        detail: The traceback, for operators.
         retryable: Whether another attempt may succeed.
-        delay_seconds: Seconds until then; see `wait_seconds`.
-        run_at: Time of the next attempt instead; see `wait_until`. Neither: after the backoff.
+        delay_seconds: Seconds until the next attempt; see `wait_seconds`.
+        run_at: Time of the next attempt, instead of ``delay_seconds``; see `wait_until`. If both
+            are None, the backoff of the job applies.
     """
 
     name: ClassVar[str] = "failed"
@@ -63,13 +64,13 @@ class Failed(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Snoozed(Outcome):
-    """The job is to be run again later; the attempt is given back.
+    """The job is to be run again later; the attempt does not count.
 
     Attributes:
-        delay_seconds: Seconds until then; see `wait_seconds`.
-        run_at: Time of the next run instead; see `wait_until`.
+        delay_seconds: Seconds until the next run; see `wait_seconds`.
+        run_at: Time of the next run, instead of ``delay_seconds``; see `wait_until`.
         pause_key: A limit key that is paused for ``delay_seconds`` as well.
-        detail: One clean line for operators, where an exception was the reason.
+        detail: One line for operators, if an exception was the reason.
     """
 
     name: ClassVar[str] = "snoozed"
@@ -81,11 +82,11 @@ class Snoozed(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Parked(Outcome):
-    """The job waits for an external event without a worker; the attempt is kept.
+    """The job waits for an external event without a worker; its attempt number stays the same.
 
     Attributes:
         delay_seconds: Longest wait, seconds; see `wait_seconds`.
-        event: Name of the event; None: the id of the job.
+        event: The name of the event; None: the id of the job.
     """
 
     name: ClassVar[str] = "parked"
@@ -95,7 +96,7 @@ class Parked(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Released(Outcome):
-    """The worker stops before the handler has ended; the attempt is given back."""
+    """The worker stops before the handler has ended; the attempt does not count."""
 
     name: ClassVar[str] = "released"
 
@@ -114,7 +115,10 @@ def wait_seconds(value: object) -> float | None:
     """Return a wait that the database accepts: at most a year, in whole milliseconds.
 
     Args:
-        value: Seconds; None is returned if it is negative, infinite or no number.
+        value: Seconds.
+
+    Returns:
+        The wait; None if the value is negative, infinite or not a number.
     """
     if not isinstance(value, numbers.Real):
         return None
@@ -122,7 +126,7 @@ def wait_seconds(value: object) -> float | None:
         seconds = float(value)
     except OverflowError:  # an integer of over 308 digits
         seconds = -1.0 if value < 0 else LONGEST_WAIT
-    # Infinity and NaN are no waits, but mistakes.
+    # Infinity and NaN are mistakes of the handler, not long waits.
     if not 0 <= seconds < float("inf"):
         return None
     return round(min(seconds, LONGEST_WAIT), 3)
@@ -132,10 +136,11 @@ def wait_until(at: datetime) -> str:
     """Return a time as the database accepts it, from 1970 to 9998.
 
     Args:
-        at: A naive time is one of the worker's zone, which need not be that of the database.
+        at: The time. A naive one is in the time zone of the worker, which can differ from that of
+            the database.
     """
     try:
         instant = at.astimezone(UTC)
-    except (OverflowError, ValueError, OSError):  # its zone moves it out of the years 1 to 9999
+    except (OverflowError, ValueError, OSError):  # in UTC it is outside of the years 1 to 9999
         instant = LATEST if at.year > EARLIEST.year else EARLIEST
     return min(max(instant, EARLIEST), LATEST).isoformat()

@@ -1,4 +1,7 @@
-"""The jobs that a worker holds, and how many more it can take."""
+"""The jobs that a worker has claimed, and the number of jobs to claim next.
+
+A job is held ahead if it was claimed before a slot is free for it (prefetching).
+"""
 
 import asyncio
 import math
@@ -14,15 +17,15 @@ from picture_queue.worker.executor import Attempt
 
 _log = Log(__name__)
 
-#: Jobs of one claim at most, as `claim_jobs` has it, and jobs held ahead at most.
+#: Maximum number of jobs in one claim, which `claim_jobs` enforces, and of jobs held ahead.
 MAX_CLAIM = 1000
-#: Seconds of work to hold ahead, at the rate at which jobs end while slots are taken.
+#: Seconds of work to hold ahead, at the measured rate at which jobs end.
 AHEAD_SECONDS = 0.25
-#: Seconds over which that rate is measured at least: a few quick jobs say little about the next.
+#: Shortest measurement of that rate, seconds: a few quick jobs do not predict the next ones.
 _MIN_SAMPLE = AHEAD_SECONDS / 16
-#: Fewest jobs worth a claim while jobs are held ahead; half of the jobs to hold, if that is less.
+#: Smallest claim while jobs are to be held ahead, or half of the target if that is less.
 MIN_CLAIM = 500
-#: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
+#: Longest time that a job is held ahead, seconds. Then it is released for other workers.
 MAX_HELD = 1.0
 _CHECK_HELD = 0.05  # seconds between two checks of the jobs that are held ahead
 
@@ -33,11 +36,12 @@ class Lease:
 
     Attributes:
         job: The job.
-        confirmed_at: The time of the monotonic clock when the call that granted or prolonged the
-            lease was sent. The lease is valid for at least its length from then on.
-        confirm_at: Time to confirm that it has started; infinite until it gets a slot.
-        start_confirmed: Whether the database knows that it has started.
-        attempt: The attempt that runs it; None before that.
+        confirmed_at: The time of the monotonic clock at which the call that granted or extended the
+            lease was sent. The lease is valid for at least ``seconds`` from this time.
+        confirm_at: The time at which to confirm to the database that the job has started; infinite
+            until the job gets a slot.
+        start_confirmed: Whether the database knows that the job has started.
+        attempt: The attempt that runs the job; None before the attempt starts.
         seconds: The length of the lease.
     """
 
@@ -52,56 +56,59 @@ class Lease:
         self.seconds = self.job.lease_seconds
 
     @property
-    def prolong_at(self) -> float:
-        """The time to prolong it."""
+    def extend_at(self) -> float:
+        """The time at which to extend the lease."""
         return self.confirmed_at + self.seconds / 3
 
     @property
     def due_at(self) -> float:
-        """The time to confirm its start or to prolong it, whichever is first."""
-        if self.start_confirmed or self.is_settled:  # the report of its outcome confirms it
-            return self.prolong_at
-        return min(self.prolong_at, self.confirm_at)
+        """The time at which to confirm the start or to extend the lease, whichever is first."""
+        if self.start_confirmed or self.is_settled:  # the report of the outcome confirms the start
+            return self.extend_at
+        return min(self.extend_at, self.confirm_at)
 
     @property
     def ends_at(self) -> float:
-        """The time when it may end."""
+        """The earliest time at which the lease can expire."""
         return self.confirmed_at + self.seconds
 
     @property
     def is_valid(self) -> bool:
-        """True until the lease may have ended."""
+        """True until the lease may have expired."""
         return time.monotonic() < self.confirmed_at + self.seconds
 
     @property
     def is_settled(self) -> bool:
-        """True once its attempt has an outcome, which is yet to be written."""
+        """True once the attempt has an outcome, which is not written yet."""
         return self.attempt is not None and self.attempt.settled
 
 
 class Slots:
     """The slots of a worker, the jobs in them, and the jobs that are held ahead.
 
-    A job is held ahead, has a slot, or has an outcome that is yet to be written. It is under a
-    lease all the time. `leases` and `find` may be called from another thread.
+    Each job is held ahead, has a slot, or has an outcome that is not written yet. It has a lease
+    all this time. `leases` and `find` may be called from another thread.
 
     Args:
         concurrency: Jobs that run at the same time.
-        release: Gives back a job that has not started.
+        release: Called with a job that has not started, to release its lease.
     """
 
     def __init__(self, concurrency: int, release: Callable[[ClaimedJob], None]) -> None:
         self.concurrency = concurrency
         self._release = release
-        self._taken: dict[ClaimedJob, Lease] = {}  # an attempt keeps its slot when it has settled
-        self._held: deque[tuple[Lease, float]] = deque()  # with the time to give it back
+        # By job. A job keeps its slot until its handler has ended, even after it has an outcome.
+        self._taken: dict[ClaimedJob, Lease] = {}
+        self._held: deque[tuple[Lease, float]] = deque()  # with the time to release it
         self._leases: dict[str, Lease] = {}  # by id of the job
         self._lock = threading.Lock()
-        self._pausing: set[str] = set()  # outcomes that pause a limit key
-        self._locked: set[str] = set()  # outcomes that wait for a lock of their job's row
-        # Since the measurement began: jobs that ended, and seconds in which a slot was taken.
+        # Ids of jobs with an outcome that is not written yet: it pauses a limit key, or it waits
+        # for a lock on the row of the job.
+        self._pausing: set[str] = set()
+        self._locked: set[str] = set()
+        # Since the measurement began: jobs that ended, and seconds in which any slot was taken.
         self._ended, self._busy_seconds, self._busy_since = 0, 0.0, 0.0
-        self._last_target = 0  # jobs to hold, as measured before the last answer
+        self._last_target = 0  # jobs to hold ahead, from the previous measurement
         self._timer: asyncio.TimerHandle | None = None
 
     # --- demand ---
@@ -113,24 +120,24 @@ class Slots:
 
     @property
     def in_bulk(self) -> bool:
-        """True while other jobs are held ahead, since jobs end quickly."""
+        """True while jobs are held ahead, which means that jobs end quickly."""
         return bool(self._held)
 
     def demand(self) -> int:
         """Return how many jobs to claim now.
 
-        Jobs are claimed ahead while they end quickly, so that the slots have work until the next
-        answer: as many as would end within `AHEAD_SECONDS`. That is none where jobs take long.
+        While jobs end quickly, the worker claims more than it has slots for, so that it has work
+        until the next answer: as many as end within `AHEAD_SECONDS`. For long jobs that is none.
         """
         if self._pausing:
             return 0
         ahead = self._target_ahead()
         wanted = self.free + ahead - len(self._held)
-        # While jobs are to be held ahead, a few are not worth a call. Otherwise a single one is.
+        # While jobs are to be held ahead, do not make a call for a few. Otherwise make it for one.
         if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
-        # Outcomes that cannot be written must not pile up. Those of locked jobs are not counted, up
-        # to MAX_CLAIM of them: others can be written meanwhile.
+        # Stop claiming while outcomes cannot be written. Up to MAX_CLAIM outcomes that wait for a
+        # row lock are not counted, since other outcomes can still be written.
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
         return min(wanted, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0
@@ -140,32 +147,32 @@ class Slots:
         measured = 0
         if self._ended >= self.concurrency:
             measured = min(int(self._ended * AHEAD_SECONDS / max(seconds, _MIN_SAMPLE)), MAX_CLAIM)
-        # Until there is enough to measure, the rate before the last answer holds.
+        # Until the measurement is long enough, the previous one applies.
         return measured if seconds >= _MIN_SAMPLE else max(measured, self._last_target)
 
     def _busy_for(self) -> float:
         return time.monotonic() - self._busy_since if self._taken else 0.0
 
     def note_answer(self) -> None:
-        """Measure the rate anew from the answer to a claim, unless too few jobs have ended."""
+        """Measure the rate anew after the answer to a claim, unless too few jobs have ended."""
         if self._ended >= self.concurrency:
             self._last_target = self._target_ahead()
             self._ended, self._busy_seconds, self._busy_since = 0, 0.0, time.monotonic()
 
     def pause_claims(self, job: ClaimedJob) -> None:
-        """Claim nothing before the outcome of this job is written: it pauses a limit key."""
+        """Stop claims until the outcome of this job, which pauses a limit key, is written."""
         self._pausing.add(job.key)
         self.release_unstarted()
 
     def note_locked(self, job: ClaimedJob) -> None:
-        """Claim on although the outcome of this job waits for a lock of its row."""
+        """Allow claims although the outcome of this job waits for a lock on its row."""
         self._pausing.discard(job.key)
         self._locked.add(job.key)
 
     # --- leases ---
 
     def leases(self) -> list[Lease]:
-        """Return the leases to prolong: of the jobs that got a slot."""
+        """Return the leases to extend: those of all jobs that are not held ahead."""
         with self._lock:
             return [lease for lease in self._leases.values() if lease.confirm_at < math.inf]
 
@@ -179,7 +186,7 @@ class Slots:
         return self._leases.get(job_key)
 
     def add(self, lease: Lease) -> Lease | None:
-        """Take a lease; return an older one of the same job, which is lost with that."""
+        """Add a lease; return an older lease of the same job, which is lost, if there is one."""
         older = self._leases.get(lease.job.key)
         if older is not None:
             self.drop_lease(older.job)
@@ -193,7 +200,7 @@ class Slots:
         return lease if lease is not None and lease.attempt is attempt else None
 
     def drop_lease(self, job: ClaimedJob) -> None:
-        """Forget a lease that ended. A job without an attempt loses its slot as well."""
+        """Remove a lease that ended. If its attempt has not started, free the slot as well."""
         self._pausing.discard(job.key)
         self._locked.discard(job.key)
         lease = self._leases.get(job.key)
@@ -212,7 +219,11 @@ class Slots:
         return [lease.attempt for lease in self._taken.values() if lease.attempt is not None]
 
     def assign_slot(self, lease: Lease, attempt: Attempt | None) -> None:
-        """Give a slot to a job; again with its attempt once its start is confirmed."""
+        """Give a slot to a job.
+
+        A job that waits for the confirmation of its start has no attempt. It is assigned a second
+        time, with its attempt, after the confirmation.
+        """
         lease.attempt = attempt
         lease.confirm_at = time.monotonic()
         if not self._taken:
@@ -220,7 +231,7 @@ class Slots:
         self._taken[lease.job] = lease
 
     def is_waiting(self, lease: Lease) -> bool:
-        """Return whether a job has a slot, and waits until its start is confirmed."""
+        """Return whether a job has a slot and waits for the confirmation of its start."""
         return lease.attempt is None and lease.job in self._taken
 
     def free_slot(self, job: ClaimedJob) -> None:
@@ -242,7 +253,7 @@ class Slots:
             self._timer = asyncio.get_running_loop().call_later(_CHECK_HELD, self._check_held)
 
     def pop_held(self) -> Lease | None:
-        """Remove and return the job that is held longest, of those whose lease surely holds."""
+        """Remove and return the oldest held job whose lease is still valid."""
         dropped, found = 0, None
         while found is None and self._held:
             lease, _ = self._held.popleft()
@@ -256,7 +267,7 @@ class Slots:
         return found
 
     def release_unstarted(self) -> None:
-        """Give back all jobs that have not started."""
+        """Release all jobs that have not started."""
         for lease in [lease for lease in self._taken.values() if lease.attempt is None]:
             self._free(lease.job)
             self._release(lease.job)
@@ -267,7 +278,7 @@ class Slots:
             self._release(lease.job)
 
     def _check_held(self) -> None:
-        """Give back all held jobs, once one of them has waited too long for a slot."""
+        """Release all held jobs once one of them has waited too long for a slot."""
         self._timer = None
         now = time.monotonic()
         if any(until <= now for _, until in self._held):

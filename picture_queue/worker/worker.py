@@ -25,9 +25,9 @@ _log = Log(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 Callback = Callable[[], Awaitable[None] | None]
 
-#: Seconds a stop waits for the answer to a registration that is on its way.
+#: Longest time that a stop waits for a registration in progress, seconds.
 _REGISTRATION_TIMEOUT = 3.0
-#: Seconds each callback after a stop gets, and the closing of the connections.
+#: Timeout of each callback after a stop, and of closing the connections, seconds.
 _CLOSE_TIMEOUT = 10.0
 
 
@@ -35,14 +35,14 @@ class Worker:
     """Claim jobs and run their handlers.
 
     Args:
-        client: The project, with a service key; it stays the caller's to close. Without it one is
-            made from the environment when the worker starts.
-        settings: How to work.
-        queues: Queues to claim from, instead of those of the settings: names, or names with their
-            weights.
+        client: A client with a service key; the worker does not close it. None: the worker creates
+            a client from the environment when it starts, and closes it when it stops.
+        settings: The settings of the worker; None: the defaults.
+        queues: Queues to claim from, instead of those in ``settings``: a list of names, or weights
+            by name.
 
     Attributes:
-        settings: How to work; read when it starts.
+        settings: The settings; the worker reads them when it starts.
 
     Example:
         >>> worker = Worker()
@@ -67,12 +67,13 @@ class Worker:
         self._registry = Registry()
         self._emit: Callable[..., None] = lambda *event: None  # tests replace it
         self._after_stop: list[Callback] = []
-        self._closers: dict[str, Callback] = {}  # of what this run opened; the last is called first
+        # Functions that close what this run opened, by description; the last one is called first.
+        self._closers: dict[str, Callback] = {}
         self._supervisor: Supervisor | None = None
-        self._failure: PictureQueueError | None = None  # why it ends, or ended, by itself
+        self._failure: PictureQueueError | None = None  # the reason if it stops by itself
         self._was_run = False
         self._stop_asked = False
-        # Of the event loop it runs in; the next run may be in another one.
+        # Objects of the event loop of this run; the next run may use another loop.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -97,8 +98,8 @@ class Worker:
     def recycle(self) -> bool:
         """True if the worker stops, or stopped, because stuck handlers hold half of its slots.
 
-        Only a new process can free what they hold, since a thread cannot be ended from outside. A
-        handler is stuck if it continues ``stuck_after`` seconds after its timeout, its cancel or
+        Only a new process can free these slots, since a thread cannot be ended from outside. A
+        handler is stuck if it still runs ``stuck_after`` seconds after its timeout, its cancel or
         the loss of its lease. The worker lets the other jobs finish before it stops.
         """
         return isinstance(self._failure, WorkerStuck)
@@ -116,25 +117,25 @@ class Worker:
     ) -> Callable[[F], F]:
         """Register the decorated function as the handler of a job type.
 
-        Its first argument is the payload. Annotated with a pydantic model, a dataclass or a
-        TypedDict, the payload is validated before the function runs; one that does not fit fails
-        its job. Its second argument, if there is one, is the `JobContext`. A plain ``def`` runs in
-        a thread and gets a `SyncJobContext`. Its result must be JSON. An exception fails the
-        attempt, `PermanentFailure` the job. A `Snooze`, `Retry`, `RateLimited`, `Park` or `Cancel`,
-        returned or raised, decides otherwise.
+        Its first argument is the payload. If the argument is annotated with a pydantic model, a
+        dataclass or a TypedDict, the payload is validated first, and an invalid one fails the job.
+        The second argument, if there is one, is the `JobContext`. A plain ``def`` runs in a thread
+        and gets a `SyncJobContext`. The result must be JSON. An exception fails the attempt, and
+        `PermanentFailure` fails the job. To choose another outcome, return or raise a `Snooze`,
+        `Retry`, `RateLimited`, `Park` or `Cancel`.
 
         Args:
-            job_type: Letters, digits and ``_ . : -``.
-            queue: Where such jobs are enqueued unless the enqueuer says otherwise.
+            job_type: The job type: letters, digits and ``_ . : -``.
+            queue: The queue of such jobs, unless the call that enqueues a job names another one.
             timeout: Longest run of one attempt, seconds.
             max_attempts: Attempts before the job fails.
-            lease: Length of a lease, seconds; heartbeats prolong it.
-            backoff: The pauses between attempts, as a `Backoff`, or the first one in seconds.
-            backoff_cap: The longest one, seconds, where ``backoff`` is no `Backoff`.
+            lease: Length of a lease, seconds; heartbeats extend it.
+            backoff: A `Backoff`, or the delay before the second attempt in seconds.
+            backoff_cap: The longest delay, seconds; a `Backoff` has its own, ``cap``.
 
         Raises:
-            InvalidArgument: A name or a number is out of range, the function cannot be called with
-                payload and context, the type has a handler already, or the worker runs.
+            InvalidArgument: A name or a number is invalid, the function cannot be called with
+                payload and context, the type has a handler already, or the worker is running.
         """
         if not isinstance(job_type, str):
             raise InvalidArgument(
@@ -143,7 +144,7 @@ class Worker:
             )
         if self._supervisor is not None:
             hint = "Register handlers before the worker starts"
-            raise InvalidArgument(f"{job_type!r} comes too late", hint=hint)
+            raise InvalidArgument(f"The handler of {job_type!r} was registered too late", hint=hint)
         policy = policy_of(queue, max_attempts, timeout, lease, backoff, backoff_cap)
 
         def register(function: F) -> F:
@@ -156,7 +157,8 @@ class Worker:
         """Call a function at the end of each stop, to close what the handlers use.
 
         Args:
-            callback: It gets 10 seconds; what it raises is logged.
+            callback: A plain or async function without arguments. It gets 10 seconds, and its
+                exceptions are logged.
         """
         self._after_stop.append(callback)
 
@@ -165,22 +167,23 @@ class Worker:
 
         The first signal lets running jobs finish for ``shutdown_grace`` seconds, a second one
         releases them at once, a third one ends the process. All workers of a process stop together.
-        It may be run again afterwards, in another event loop too.
+        The worker may be run again afterwards, in another event loop as well.
 
         Raises:
-            WorkerStuck: It ended by itself: see `recycle`. End the process, or start it anew.
-            PictureQueueError: The project does not answer, refuses the key, or does not fit; or
-                other code cancelled a task of the worker.
-            InvalidArgument: It runs in another event loop.
+            WorkerStuck: Handlers are stuck; see `recycle`. End or restart the process.
+            PictureQueueError: The project does not answer, refuses the key, or has an incompatible
+                version; or other code cancelled a task of the worker.
+            InvalidArgument: The worker runs in another event loop.
         """
-        # This is no coroutine function, so that a stop() before the coroutine's first step counts.
+        # A plain function: it resets the request to stop when it is called. In a coroutine function
+        # that would happen later, and undo a stop() that is called after run().
         if self._was_run:
-            self._stop_asked = False  # that stop was for the run before
+            self._stop_asked = False  # it was for the previous run
         self._was_run = True
         return self._run()
 
     if sys.version_info >= (3, 12):
-        inspect.markcoroutinefunction(run)  # for frameworks that ask whether it is one
+        inspect.markcoroutinefunction(run)  # for frameworks that check it
 
     async def _run(self) -> None:
         with on_stop_signal(self._on_stop_signal):
@@ -197,10 +200,11 @@ class Worker:
         """Register the worker, begin to claim, and return.
 
         Raises:
-            PictureQueueError: The project does not answer, refuses the key, or does not fit.
-            InvalidArgument: It runs in another event loop.
+            PictureQueueError: The project does not answer, refuses the key, or has an incompatible
+                version.
+            InvalidArgument: The worker runs in another event loop.
         """
-        self._leave_closed_loop()
+        self._discard_closed_loop()
         self._was_run = True
         self._stop_asked = False
         if self._supervisor is not None:
@@ -216,7 +220,7 @@ class Worker:
         client = self._client or AsyncPictureQueue.from_env()
         use_daemon_threads(self.settings.concurrency)
         guard_tasks()
-        # Not the client's: a handler may close the client it was given.
+        # Not the watcher of the client, since a handler may close the client.
         watcher = Watcher(client._project)
         self._closers = {} if self._client else {"Closing the connections": client.aclose}
         self._closers["Closing the wake-ups"] = watcher.aclose
@@ -231,25 +235,25 @@ class Worker:
             await self.stop()
             raise
         if starting.cancelled() or starting.exception() is not None:
-            await self.stop()  # it may be registered all the same
+            await self.stop()  # the registration may have been written
         if not starting.cancelled():
             starting.result()
 
     async def stop(self) -> None:
         """Let running jobs finish for ``shutdown_grace`` seconds, release the rest, and end.
 
-        Before the worker was run for the first time, it makes `run` return at once.
+        If it is called before the first `run`, that `run` returns at once.
 
         Raises:
             InvalidArgument: The worker runs in another event loop.
         """
-        self._leave_closed_loop()
+        self._discard_closed_loop()
         self._begin_to_stop()
         if self._stopping is not None:
             await asyncio.shield(self._stopping)
 
-    def _leave_closed_loop(self) -> None:
-        """Forget a run whose event loop was closed before it had stopped."""
+    def _discard_closed_loop(self) -> None:
+        """Discard the state of a run whose event loop was closed before the worker stopped."""
         if self._loop is None or self._loop is asyncio.get_running_loop():
             return
         if self._supervisor is not None and not self._loop.is_closed():
@@ -262,7 +266,7 @@ class Worker:
     def _fail(self, error: PictureQueueError) -> None:
         if self._failure is None:
             self._failure = error
-            _log.error("The worker lets its jobs finish, and ends: %s", error)
+            _log.error("The worker stops after its running jobs: %s", error)
             self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
@@ -274,19 +278,20 @@ class Worker:
     async def _stop(self, supervisor: Supervisor) -> None:
         try:
             if self._starting is not None:
-                # A registration that is written after its removal would stay.
+                # Wait for it: a registration that is written after its removal would remain.
                 await asyncio.wait({self._starting}, timeout=_REGISTRATION_TIMEOUT)
                 self._starting.cancel()
                 await asyncio.wait({self._starting})
             await supervisor.stop()
         except (Exception, asyncio.CancelledError):
-            _log.exception("The worker could not stop in order")
-        # Not in a finally clause: a coroutine that a closed event loop left must not do it.
+            _log.exception("The stop of the worker failed")
+        # Not in a finally clause: Python also runs those when it destroys the coroutine of a closed
+        # event loop, and the worker may be running again by then.
         self._supervisor = None
         for callback in self._after_stop:
-            await _within(_CLOSE_TIMEOUT, "A callback after the stop", callback)
+            await _call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)
         while self._closers:
-            await _within(_CLOSE_TIMEOUT, *self._closers.popitem())
+            await _call_with_timeout(_CLOSE_TIMEOUT, *self._closers.popitem())
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -297,8 +302,9 @@ class Worker:
 
     def _on_stop_signal(self) -> None:
         if self._failure is not None:
-            # Without it run() raises nothing: the CLI would start a stuck worker anew.
-            _log.info("Stopping for good")
+            # Clear the failure, so that run() does not raise it and the CLI does not restart the
+            # worker.
+            _log.info("Stopping without a restart")
             self._failure = None
         elif self._stop_asked:
             _log.warning("Stopping now: running jobs are released")
@@ -311,8 +317,8 @@ class Worker:
             self._begin_to_stop()
 
 
-async def _within(seconds: float, what: str, function: Callback) -> None:
-    """Call a function that may hang, or raise anything, and continue after so many seconds."""
+async def _call_with_timeout(seconds: float, what: str, function: Callback) -> None:
+    """Call a function that may hang or raise; return after so many seconds at the latest."""
 
     async def call() -> None:
         try:

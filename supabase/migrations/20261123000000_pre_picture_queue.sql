@@ -3,7 +3,7 @@
 -- picture-queue: a job queue inside your own Postgres.
 --
 -- Nouns. A *job* has a type and a payload and lies in a *queue*. A *worker* claims jobs; each claim
--- is an *attempt* and grants a *lease*, which heartbeats prolong. A *generation* is a picture
+-- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a picture
 -- somebody asked for; it has one job, and its *images* come from *predictions* at Replicate.
 --
 -- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
@@ -3927,12 +3927,12 @@ begin
 end
 $$;
 
--- Prolongs the leases in force (also those that expired and were not swept), and notes that their jobs have started.
+-- Extends the leases in force (also those that expired and were not swept), and notes that their jobs have started.
 -- Answers the jobs to cancel, and those whose lease is lost; lost_leases names the lost leases of jobs of which another
 -- lease in the call is in force. A job with a cancel request, or past its timeout, keeps its lease until its grace has
 -- passed; then the heartbeat ends the lease and answers that it is lost. A job cancelled while parked is claimed once
 -- more, so that its handler can undo its work; its grace begins at that claim. If another transaction has the row of a
--- job locked, or the row is not to be written (p_beside), the lease is prolonged beside it (lease_extension). It waits
+-- job locked, or the row is not to be written (p_beside), the lease is extended beside it (lease_extension). It waits
 -- no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3942,7 +3942,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[];
   v_free uuid[];
-  v_prolonged uuid[];
+  v_extended uuid[];
   v_ends timestamptz[];
   v_answer jsonb;
 begin
@@ -3974,16 +3974,16 @@ begin
     || jsonb_strip_nulls(jsonb_build_object(
       'lost_leases', jsonb_agg(l.lease_id) filter (where h.id is null and l.job_id in (select o.id from held o)))),
     array_agg(h.id) filter (where h.is_free), array_agg(greatest(h.lease_ends_at, v_now)) filter (where h.is_free)
-  into v_answer, v_prolonged, v_ends
+  into v_answer, v_extended, v_ends
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
   -- Not at all for p_beside: an index being made on the table locks it against updates of no row, too.
-  if v_prolonged <> '{}' then
+  if v_extended <> '{}' then
     update public.job_queue j set lease_expires_at = h.ends_at, unconfirmed_claims = 0, updated_at = v_now
-    from unnest(v_prolonged, v_ends) as h (id, ends_at)
-    where j.id = any (v_prolonged) and j.id = h.id;
+    from unnest(v_extended, v_ends) as h (id, ends_at)
+    where j.id = any (v_extended) and j.id = h.id;
   end if;
-  -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
+  -- What was extended beside a row ends with the lease in the row, which a cancel may have shortened.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(
       select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
@@ -4336,7 +4336,7 @@ begin
   return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
 $$;
-comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
+comment on function public.heartbeat_jobs is 'Extends leases; answers which jobs to cancel and which are lost.';
 
 -- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
 -- always those for 0 and 100. The row always holds the newest value.
@@ -8069,11 +8069,11 @@ as $$
   where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
     and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
   union all
-  select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
+  select 'warn', format('lease_seconds is %s: a busy worker may not get to extend it', s.lease_seconds),
     'select public.set_setting(''{"lease_seconds": 30}'');'
   from picture_queue.setting s where s.lease_seconds < 10
   union all
-  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
+  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to extend it', q.name, q.lease_seconds),
     format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
   from picture_queue.queue q where q.lease_seconds < 10 order by q.name limit 20)
   union all

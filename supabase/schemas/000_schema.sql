@@ -1,7 +1,7 @@
 -- picture-queue: a job queue inside your own Postgres.
 --
 -- Nouns. A *job* has a type and a payload and lies in a *queue*. A *worker* claims jobs; each claim
--- is an *attempt* and grants a *lease*, which heartbeats prolong. A *generation* is a picture
+-- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a picture
 -- somebody asked for; it has one job, and its *images* come from *predictions* at Replicate.
 --
 -- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs

@@ -44,7 +44,7 @@ begin
   return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
 $$;
-comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
+comment on function public.heartbeat_jobs is 'Extends leases; answers which jobs to cancel and which are lost.';
 
 -- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
 -- always those for 0 and 100. The row always holds the newest value.

@@ -163,11 +163,11 @@ as $$
   where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
     and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
   union all
-  select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
+  select 'warn', format('lease_seconds is %s: a busy worker may not get to extend it', s.lease_seconds),
     'select public.set_setting(''{"lease_seconds": 30}'');'
   from picture_queue.setting s where s.lease_seconds < 10
   union all
-  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
+  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to extend it', q.name, q.lease_seconds),
     format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
   from picture_queue.queue q where q.lease_seconds < 10 order by q.name limit 20)
   union all

@@ -59,7 +59,7 @@ async def test_no_lease_is_lost_while_a_handler_blocks_the_event_loop(
 async def test_held_jobs_run_once_although_the_event_loop_is_blocked(
     stack, service, queue, new_worker, monkeypatch, until
 ):
-    """Check that the leases of held jobs are prolonged too, and that last attempts are not held."""
+    """Check that the leases of held jobs are extended too, and that last attempts are not held."""
     monkeypatch.setattr(Slots, "_target_ahead", lambda self: 5)
     worker = new_worker(lease=LEASE, concurrency=1, poll_interval=0.2)
     ran: list[tuple[int, int]] = []

@@ -189,7 +189,7 @@ async def until(condition):
 
 
 async def take_over(db, queue, job):
-    """End a job's lease and give the job to another worker, before a heartbeat can prolong it."""
+    """End a job's lease and give the job to another worker, before a heartbeat can extend it."""
     other = f"other-{uuid4()}"
     async with db.transaction():
         await db.execute(
@@ -272,7 +272,7 @@ async def test_a_lease_is_kept_for_as_long_as_its_handler_runs(
         granted = await db.fetchval("select lease_expires_at from job_queue where id = $1", job.id)
         while await db.fetchval("select now() < $1::timestamptz", granted):
             await worker._signals.beaten.next()
-        # This lease was prolonged beyond its first end, so it is not swept.
+        # This lease was extended beyond its first end, so it is not swept.
         await service.maintain(force=True)
         other = _rpc.Claim(f"other-{uuid4()}", (queue,), ("slow",), 1, 30.0, uuid4())
         assert await service._project.call(_rpc.claim_jobs(other)) == []

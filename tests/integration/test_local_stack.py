@@ -33,7 +33,7 @@ from picture_queue.errors import (
 )
 from picture_queue.local import LocalSupabase, launch, migrate
 from picture_queue.local import stack as local
-from picture_queue.local.binaries import _tree, find_postgres, find_postgrest
+from picture_queue.local.binaries import _find_parts, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.ports import listen
 from picture_queue.local.processes import runs
@@ -489,7 +489,7 @@ async def test_a_data_directory_keeps_its_postgres_version(
         assert first.postgres.startswith("16.")
         token = await _keep(first.db_url)
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(newest.path))
-    with pytest.raises(MissingProgram, match=r"made by Postgres 16.*local reset"):
+    with pytest.raises(MissingProgram, match=r"created by Postgres 16.*local reset"):
         quick(empty_dir).start()
     monkeypatch.delenv("PICTURE_QUEUE_POSTGRES_BIN")
     with quick(empty_dir) as second:
@@ -503,7 +503,7 @@ def test_programs_in_an_unreadable_home_are_copied(
     """The virtual environment is below /root, which the user who runs Postgres cannot read."""
     tmp_path.chmod(0o700)
     wheel = find_postgres().path
-    root, parts = _tree(wheel)
+    root, parts = _find_parts(wheel)
     for part in parts:
         shutil.copytree(part, tmp_path / part.relative_to(root), symlinks=True)
     moved = tmp_path / wheel.relative_to(root)

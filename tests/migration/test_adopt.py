@@ -113,7 +113,7 @@ async def test_the_notes_name_objects_that_need_attention(old: Any) -> None:
     notes = "\n".join((await take_over(old, preview=True)).notes)
     for text in (
         "trigger job_queue_updated moves with public.job_queue",
-        "public.generation_costs references public.job_queue",
+        "public.generation_costs has a foreign key to public.job_queue",
         "view public.my_dashboard still shows the old rows",
         "publication supabase_realtime",
         "function public.count_my_jobs() names job_queue",

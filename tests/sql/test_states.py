@@ -184,7 +184,7 @@ async def test_an_expired_lease_is_swept_and_uses_up_an_attempt(db):
     assert "lease" in row["error"]
 
 
-async def test_a_heartbeat_prolongs_leases_and_returns_lost_ones(db):
+async def test_a_heartbeat_extends_leases_and_returns_lost_ones(db):
     await db.enqueue()
     (job,) = await db.claim(lease=10.0)
     await db.pass_time(8)

@@ -80,7 +80,7 @@ async def harness(project, claimed) -> AsyncIterator[Harness]:
     assert made.connection.closed.is_set()
 
 
-async def test_one_heartbeat_prolongs_all_leases_when_the_first_is_due(harness, project):
+async def test_one_call_extends_all_leases_when_the_first_is_due(harness, project):
     old = harness.start_job(age=11)
     new = harness.start_job()
     params = await project.next("heartbeat_jobs")
@@ -97,7 +97,7 @@ async def test_one_heartbeat_prolongs_all_leases_when_the_first_is_due(harness, 
     assert time.monotonic() - old.confirmed_at < 5
 
 
-async def test_a_lease_is_prolonged_after_a_third_of_its_length(harness):
+async def test_a_lease_is_extended_at_a_third_of_its_length(harness):
     lease = harness.start_job(lease_seconds=0.3)
     began = lease.confirmed_at
     await harness.signals.beaten.next()
@@ -105,7 +105,7 @@ async def test_a_lease_is_prolonged_after_a_third_of_its_length(harness):
     assert harness.lost.empty()
 
 
-async def test_a_short_lease_that_follows_a_long_one_is_prolonged_in_time(harness):
+async def test_a_short_lease_is_extended_in_time_after_a_long_one(harness):
     harness.start_job(lease_seconds=3600)
     await asyncio.sleep(0)
     harness.start_job(lease_seconds=0.3)
@@ -249,7 +249,7 @@ async def test_a_lease_without_an_answered_heartbeat_is_lost_at_its_end(harness,
     finished.attempt.settled = True
     async with asyncio.timeout(5):
         found, reason = await harness.lost.get()
-    assert found is lease and reason == "no heartbeat was answered for its whole length"
+    assert found is lease and reason == "no heartbeat was answered during the whole lease"
     assert time.monotonic() >= lease.ends_at
     assert not harness.calls.is_up
     # A finished job keeps its lease: its outcome may still be accepted when the database is back.

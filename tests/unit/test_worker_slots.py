@@ -220,7 +220,7 @@ async def test_a_held_job_with_an_expired_lease_is_neither_started_nor_released(
     for job in (past, held):
         slots.hold(lease_of(slots, job, age=10))
     assert slots.pop_held().job is held
-    assert slots.find(past.key) is None, "its lease is not prolonged"
+    assert slots.find(past.key) is None, "its lease is not extended"
     for job in (past, held):
         slots.hold(lease_of(slots, job, age=10))
     slots.release_unstarted()

@@ -128,7 +128,7 @@ class Working(World):
         held = {job for job, lease in grants.items() if self.model.is_leased(job, lease)}
         self.watch(Step("heartbeat"))
         lost = set(answer["lost"])
-        assert grants.keys() - held <= lost, "a lease that ended was prolonged"
+        assert grants.keys() - held <= lost, "a lease that ended was extended"
         for job in held:
             old, new = before[job], self.model.rows[job]
             assert new.lease_expires_at and old.lease_expires_at and old.lease_seconds

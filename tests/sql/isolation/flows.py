@@ -95,12 +95,12 @@ async def heartbeat(world: World) -> None:
     leases = world.leases(world.bad["running"] + world.jobs["running"])
     answer = await world.call("select heartbeat_jobs($1, $2)", WORKER, leases)
     expect(not set(world.jobs["running"]) & set(answer["lost"]), f"{answer}")
-    prolonged = await world.owner.fetchval(
+    extended = await world.owner.fetchval(
         "select count(*) from job_queue where id::text = any($1) "
         "and lease_expires_at = picture_queue._now() + make_interval(secs => lease_seconds)",
         world.jobs["running"],
     )
-    expect(prolonged == JOBS, f"{prolonged} leases of {JOBS} were prolonged")
+    expect(extended == JOBS, f"{extended} leases of {JOBS} were extended")
 
 
 async def arrange_followups(world: World) -> None:

@@ -61,7 +61,7 @@ async def test_a_claim_over_two_queues_locks_no_job_that_it_leaves(world: World,
 
 
 @pytest.mark.parametrize("mode", ["share", "share row exclusive"])
-async def test_a_heartbeat_prolongs_leases_during_create_index(world: World, mode: str):
+async def test_a_heartbeat_extends_leases_during_create_index(world: World, mode: str):
     job = await world.enqueue(TYPE, {})
     (claimed,) = await world.claim(lease=60)
     builder = await world.session("index")

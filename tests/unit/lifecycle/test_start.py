@@ -133,7 +133,7 @@ async def test_a_worker_closes_the_client_that_it_made(monkeypatch, harness):
 async def test_a_handler_cannot_be_added_after_the_start(harness):
     worker = harness.worker()
     async with worker:
-        with pytest.raises(InvalidArgument, match="'resize' comes too late"):
+        with pytest.raises(InvalidArgument, match="'resize' was registered too late"):
             worker.handler("resize")
     worker.handler("resize")
 

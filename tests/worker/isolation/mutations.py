@@ -63,7 +63,7 @@ def read_all_or_nothing() -> None:
     def members(text: str) -> Any:
         raise ValueError("The answer cannot be read")
 
-    replace(unreadable, "_members", members)
+    replace(unreadable, "_split_members", members)
 
 
 def beat_in_the_event_loop() -> None:

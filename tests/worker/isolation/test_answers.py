@@ -86,7 +86,7 @@ async def test_jobs_complete_while_one_call_gets_but(
         queue, worker = start(environment, lease=12)
         world = World(service, db, queue, worker)
         proxy.answer(answer(bad, path=f"/rest/v1/rpc/{call}"))
-        # The lease is prolonged before it expires, and the job ends before its lease.
+        # The lease is extended before it expires, and the job ends before its lease.
         long = {"job_type": "ordinary", "payload": {"n": 1, "seconds": 5}}
         jobs = await world.enqueue(long, *ordinary())
 

@@ -1,4 +1,4 @@
-"""JSON bodies, with the checks, conversions and messages of storage-api's JSON schemas."""
+"""Parse JSON bodies with the checks, conversions and messages of storage-api's JSON schemas."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ async def read_optional(request: Request) -> object:
 
 
 def integer(value: object, where: str, minimum: int) -> int:
-    """Return an integer; a text of digits is converted, null counts as 0.
+    """Return an integer; digits in a string are converted, and null counts as 0.
 
     Raises:
         StorageError: It is not an integer, or too small.
@@ -80,7 +80,7 @@ def integer(value: object, where: str, minimum: int) -> int:
 
 
 def boolean(value: object, where: str) -> bool:
-    """Return a boolean; the texts "true" and "false" are converted, null counts as false.
+    """Return a boolean; "true" and "false" are converted, and null counts as false.
 
     Raises:
         StorageError: It is not a boolean.
@@ -98,14 +98,14 @@ def choice(value: object, where: str, allowed: tuple[str, ...]) -> str:
     """Return one of the allowed texts.
 
     Raises:
-        StorageError: It is another value.
+        StorageError: The value is not allowed.
     """
     if value not in allowed:
         raise invalid(f"{where} must be equal to one of the allowed values")
     return str(value)
 
 
-def texts(value: object, where: str, *, most: int = 1000) -> list[str]:
+def texts(value: object, where: str, *, max_items: int = 1000) -> list[str]:
     """Return a list of texts with at least one entry.
 
     Raises:
@@ -115,6 +115,6 @@ def texts(value: object, where: str, *, most: int = 1000) -> list[str]:
         raise invalid(f"{where} must be array")
     if not value:
         raise invalid(f"{where} must NOT have fewer than 1 items")
-    if len(value) > most:
-        raise invalid(f"{where} must NOT have more than {most} items")
+    if len(value) > max_items:
+        raise invalid(f"{where} must NOT have more than {max_items} items")
     return [str(entry) for entry in value]

@@ -1,4 +1,4 @@
-"""Signed URLs, whose token gives everybody who has it access to an object until it expires."""
+"""Signed URLs: their token gives its bearer access to an object until it expires."""
 
 import time
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from picture_queue.local.gateway.storage.errors import (
     invalid_signature,
 )
 
-_LAST_DATE: Final = 253_402_300_799  # the last second that Python's dates reach
+_LAST_DATE: Final = 253_402_300_799  # the last second that a datetime can represent
 _DOWNLOAD: Final = "download"
 _UPLOAD: Final = "upload"
 _UPLOAD_SECONDS: Final = 7200
 
 
 class Signer:
-    """Makes and checks the tokens of signed URLs.
+    """Creates and checks the tokens of signed URLs.
 
     Args:
         secret: The project's JWT secret.
@@ -83,7 +83,7 @@ class Signer:
         """Check a token for an upload.
 
         Returns:
-            The subject of the signer, and whether an existing object may be replaced.
+            The id of the user who signed, and whether an existing object may be replaced.
 
         Raises:
             StorageError: The token is not valid, or it is for another object.
@@ -99,7 +99,8 @@ class Signer:
             raise invalid_jwt(error) from None
         if claims.get("url") != f"{bucket}/{name}":
             raise invalid_signature("Invalid signature")
-        # Older servers made tokens without a scope. Tokens for uploads have the claim `upsert`.
+        # Older servers made tokens without a scope. The claim `upsert` then tells the scope, since
+        # only upload tokens have it.
         implied = _UPLOAD if "upsert" in claims else _DOWNLOAD
         if claims.get("scope", implied) != scope or implied != scope:
             raise invalid_signature(f"Token is not scoped for {scope}")
