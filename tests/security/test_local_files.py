@@ -6,6 +6,7 @@ then wrote and served files of root elsewhere.
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import picture_queue
 from picture_queue.errors import LocalStackError
 from picture_queue.local import stack as local
 from picture_queue.local.datadir import DataDir
@@ -251,6 +253,24 @@ def test_nothing_in_the_working_directory_is_imported(
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert not (open_directory / "imported").exists()
+
+
+@needs_root
+def test_a_package_in_a_closed_home_starts(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
+    """Install the package where its service user gets only an open descriptor of the directory."""
+    home = open_directory / "home"
+    home.mkdir(mode=0o700)
+    libraries = home / "libraries"
+    package = Path(picture_queue.__file__).parent
+    migrations = package.parent / "supabase" / "migrations"
+    shutil.copytree(
+        package, libraries / "picture_queue", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copytree(migrations, libraries / "picture_queue" / "_sql" / "migrations")
+    monkeypatch.setenv("PYTHONPATH", str(libraries))
+    with LocalSupabase(durable=False) as stack:
+        log = (stack.data_dir / "logs" / "daemon.log").read_text()
+    assert "applied " in log and " ERROR " not in log
 
 
 def test_the_cache_is_writable_only_for_its_owner(
