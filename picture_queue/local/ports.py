@@ -1,14 +1,18 @@
 """Free TCP ports on loopback, and the names of Unix sockets."""
 
+import contextlib
 import errno
 import os
 import random
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from picture_queue.errors import LocalStackError, PortTaken
 
 HOST = "127.0.0.1"
+# Browsers call ::1 first for `localhost`. They would send the keys to another program there.
+HOST_6 = "::1"
 DEFAULT_API_PORT = 54321  # where `supabase start` serves its API
 # Below the ephemeral ports of outgoing connections, so that none of them takes a port between our
 # check and the start of the program that listens there.
@@ -16,8 +20,8 @@ _FREE_RANGE = range(15000, 32000)
 _TRIES = 200
 
 
-def listen(port: int) -> socket.socket:
-    """Listen on a port.
+def listen(port: int) -> list[socket.socket]:
+    """Listen on a port of every loopback address.
 
     Args:
         port: The port; 0 takes a free one.
@@ -26,17 +30,52 @@ def listen(port: int) -> socket.socket:
         PortTaken: Another program has it.
         LocalStackError: It cannot be used.
     """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # A port that is free on one address may be taken on the other.
+    for _ in range(0 if port else _TRIES):
+        with contextlib.suppress(PortTaken):
+            return _listen(port)
+    return _listen(port)
+
+
+def _listen(port: int) -> list[socket.socket]:
+    with contextlib.ExitStack() as opened:
+        listeners: list[socket.socket] = []
+        for family, host in ((socket.AF_INET, HOST), (socket.AF_INET6, HOST_6)):
+            listener = _bind(family, host, port)
+            if listener is not None:
+                listeners.append(opened.enter_context(listener))
+                port = port_of(listeners)
+        opened.pop_all()
+        return listeners
+
+
+def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket | None:
+    """Listen on a port of an address; return None if it is IPv6 and this machine has none."""
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError:
+        if family == socket.AF_INET6:
+            return None
+        raise
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
+        listener.bind((host, port))
         listener.listen(128)
     except (OSError, OverflowError) as error:
         listener.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EADDRINUSE:
             raise port_taken(port) from error
+        if number == errno.EADDRNOTAVAIL and family == socket.AF_INET6:
+            return None
         raise LocalStackError(f"Port {port} cannot be used: {error}") from error
     return listener
+
+
+def port_of(listeners: Sequence[socket.socket]) -> int:
+    """Return the port of listening sockets."""
+    port: int = listeners[0].getsockname()[1]
+    return port
 
 
 def port_taken(port: int) -> PortTaken:
@@ -47,7 +86,7 @@ def port_taken(port: int) -> PortTaken:
     )
 
 
-def listen_near(wanted: int) -> socket.socket:
+def listen_near(wanted: int) -> list[socket.socket]:
     """Listen on the wanted port if it is free, else on any; 0 is any."""
     try:
         return listen(wanted)
@@ -67,7 +106,8 @@ def free_port(wanted: int = 0) -> int:
     picks = random.sample(_FREE_RANGE, _TRIES)
     for port in ([wanted] if wanted else []) + picks:
         try:
-            listen(port).close()
+            for listener in listen(port):
+                listener.close()
         except LocalStackError:
             continue
         return port
