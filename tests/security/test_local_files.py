@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -146,6 +147,22 @@ def test_a_path_that_others_can_replace_is_refused(open_directory: Path):
     with LocalSupabase(open_directory / "open" / "data", durable=False):
         pass
     local.reset(open_directory / "open" / "data")
+
+
+def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Path):
+    """Give one user write access by an ACL: the mode shows it as that of the caller's group."""
+    shared = open_directory / "shared"
+    shared.mkdir()
+    # Version 2, then tag, permissions and id of each entry; see <linux/posix_acl_xattr.h>.
+    entries = ((0x01, 7, -1), (0x02, 7, NOBODY), (0x04, 5, -1), (0x10, 7, -1), (0x20, 5, -1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(shared, "system.posix_acl_access", acl)
+    except (AttributeError, OSError):
+        pytest.skip("this file system has no ACLs")
+    expect_refused(shared / "data", "Other users can replace", "mode 0775")
+    shared.chmod(0o755)
+    expect_safe_path(shared / "data")
 
 
 @needs_root
