@@ -8,7 +8,10 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from picture_queue.errors import LocalStackError, PortTaken
+from picture_queue.local.datadir import DataDir
 
 HOST = "127.0.0.1"
 # Browsers call ::1 first for `localhost`. They would send the keys to another program there.
@@ -79,11 +82,29 @@ def port_of(listeners: Sequence[socket.socket]) -> int:
 
 
 def port_taken(port: int) -> PortTaken:
-    """Return the error for a port that another program has."""
+    """Return the error for a port that another program or stack has."""
+    stack = _stack_on(port)
+    if stack is None:
+        message = f"Port {port} is taken by another program"
+        return PortTaken(message, hint="Stop that program, or choose another port with --port.")
     return PortTaken(
-        f"Port {port} is taken by another program",
-        hint="Stop that program, or choose another port with --port.",
+        f"Port {port} is taken by the stack in {stack.path}",
+        hint=f"Stop it with {stack.command('stop')}, or choose another port with --port.",
     )
+
+
+def _stack_on(port: int) -> DataDir | None:
+    """Return the data directory of this user's stack, running or killed, that has a port."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError, LocalStackError):
+            # The daemon and the worker, which have the listening sockets, run in it.
+            data = DataDir(Path(process.cwd()))
+            if process not in [*data.programs(), data.daemon()]:
+                continue
+            ends = process.net_connections("tcp")
+            if any(end.status == psutil.CONN_LISTEN and end.laddr.port == port for end in ends):
+                return data
+    return None
 
 
 def listen_near(wanted: int) -> list[socket.socket]:
