@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-_PACKAGE = Path(__file__).resolve().parent
+# `resolve` would leave /proc/self/fd, the only path of a service user into a closed home.
+_PACKAGE = Path(__file__).absolute().parent
 
 
 class Migration(NamedTuple):

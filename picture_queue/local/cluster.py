@@ -29,7 +29,7 @@ from picture_queue.local.ownership import (
     open_log,
     write_own,
 )
-from picture_queue.local.ports import HOST
+from picture_queue.local.ports import HOST, HOST_6
 from picture_queue.local.processes import exit_code, program_environment, spawn, tail
 from picture_queue.local.supervise import Guard
 
@@ -43,7 +43,7 @@ _POLL = 0.01
 # A fast shutdown, then an immediate one, after which the next start does a recovery.
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
-    "listen_addresses": HOST,
+    "listen_addresses": f"{HOST},{HOST_6}",  # without IPv6 the server only logs a warning
     "max_connections": "100",
     "wal_level": "logical",  # as on the platform
     "timezone": "UTC",

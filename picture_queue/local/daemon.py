@@ -103,12 +103,11 @@ class Daemon:
         lock = await self._take_directory()
         stack.callback(os.close, lock)
         port = self._options.port
-        api = listen(port)
-        stack.callback(api.close)
+        api = [stack.enter_context(listener) for listener in listen(port)]
         # If the API's port was given by number, use the ports next to it, as `supabase start` does.
-        simulator = listen_near(port and port + 2)
-        stack.callback(simulator.close)
-        sockets = (api.fileno(), simulator.fileno())
+        near = listen_near(port and port + 2)
+        simulator = [stack.enter_context(listener) for listener in near]
+        sockets = [listener.fileno() for listener in (*api, *simulator)]
         guard = await stack.enter_async_context(self._guard((lock, *sockets)))
         # These imports take half a second, while Postgres starts.
         importing = asyncio.to_thread(importlib.import_module, "picture_queue.local.servers")

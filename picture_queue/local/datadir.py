@@ -289,21 +289,26 @@ class DataDir:
         return None
 
     def write_programs(self, started: Mapping[int, float]) -> None:
-        """Write the pids and start times of the running programs, for `end_orphans`."""
+        """Write the pids and start times of the running programs, for `programs`."""
         with contextlib.suppress(OSError):  # a full disk must not keep a stack from stopping
             write_own(self._programs, json.dumps(list(started.items())))
 
-    def end_orphans(self) -> None:
-        """End the programs that outlived their stack because its guard was killed as well.
+    def programs(self) -> list[psutil.Process]:
+        """Return the recorded programs that run, the last started first.
 
-        The caller holds the lock.
+        Without a daemon they have outlived their stack, because its guard was killed as well.
         """
         with contextlib.suppress(OSError, ValueError, TypeError, LocalStackError):
             recorded = json.loads(read_own(self._programs, self._owner()))
-            for pid, started in reversed(recorded):
-                process = find(pid, started, self._owner())
-                if process is not None:
-                    end_orphan(process)
+            found = (find(pid, started, self._owner()) for pid, started in reversed(recorded))
+            return [process for process in found if process is not None]
+        return []
+
+    def end_orphans(self) -> None:
+        """End the programs that outlived their stack. The caller holds the lock."""
+        for process in self.programs():
+            end_orphan(process)
+        with contextlib.suppress(OSError):
             self._programs.unlink()
 
     def postgres_version(self) -> int | None:
@@ -352,6 +357,22 @@ class DataDir:
         """Delete the status, at a stop and at a start after a stack was killed."""
         self._state.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def cleanup(self) -> Iterator[None]:
+        """Lock the directory, and end the programs that outlived their stack.
+
+        Raises:
+            StackAlreadyRunning: A stack is running in it.
+        """
+        descriptor = self._try_lock()
+        if descriptor is None:
+            raise self._already_running()
+        try:
+            self.end_orphans()
+            yield
+        finally:
+            os.close(descriptor)
+
     def delete(self) -> None:
         """Delete the files of a stack, and the directory if it contains no others.
 
@@ -362,29 +383,20 @@ class DataDir:
         if not self.exists():
             return
         expect_safe_path(self.path.parent)
-        descriptor = self._try_lock()
-        if descriptor is None:
-            raise StackAlreadyRunning(
-                "A stack is running in this data directory",
-                detail=str(self.path),
-                hint=f"Stop it with {self.command('stop')}.",
-            )
         try:
-            self.end_orphans()
-            for name in _STACK_FILES:
-                entry = self.path / name
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
+            with self.cleanup():
+                for name in _STACK_FILES:
+                    entry = self.path / name
+                    if entry.is_dir() and not entry.is_symlink():
+                        shutil.rmtree(entry)
+                    else:
+                        entry.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
         except OSError as error:
             raise LocalStackError(
                 f"The data cannot be deleted: {error.strerror}", detail=str(error.filename)
             ) from error
-        finally:
-            os.close(descriptor)
 
 
 def _entries(directory: int) -> Iterator[tuple[int, str, os.stat_result]]:

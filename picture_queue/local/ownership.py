@@ -10,6 +10,7 @@ import grp
 import os
 import pwd
 import stat
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -60,7 +61,7 @@ def expect_safe_path(path: Path) -> None:
             return
         if not stat.S_ISDIR(info.st_mode) and not stat.S_ISLNK(info.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(entry))
-        if info.st_uid not in trusted or _is_writable_by_others(info):
+        if info.st_uid not in trusted or _is_writable_by_others(entry, info):
             raise LocalStackError(
                 f"Other users can replace {entry}",
                 detail=describe(entry, info),
@@ -77,12 +78,27 @@ def expect_safe_path(path: Path) -> None:
         pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
-def _is_writable_by_others(info: os.stat_result) -> bool:
+def _is_writable_by_others(path: Path, info: os.stat_result) -> bool:
     if stat.S_ISLNK(info.st_mode) or info.st_mode & stat.S_ISVTX:
         return False  # a symlink has no mode; a sticky directory protects each owner's entries
     return bool(info.st_mode & 0o002) or (
-        bool(info.st_mode & 0o020) and not _is_private_group(info.st_gid)
+        bool(info.st_mode & 0o020) and (_has_acl(path) or not _is_private_group(info.st_gid))
     )
+
+
+def _has_acl(path: Path) -> bool:
+    """Return whether a directory has an access ACL (Linux).
+
+    The group's bits of its mode are then the mask: what the users and groups of the ACL may do.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access"))
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return False
+        raise
 
 
 def _is_private_group(gid: int) -> bool:

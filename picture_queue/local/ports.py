@@ -1,14 +1,21 @@
 """Free TCP ports on loopback, and the names of Unix sockets."""
 
+import contextlib
 import errno
 import os
 import random
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from picture_queue.errors import LocalStackError, PortTaken
+from picture_queue.local.datadir import DataDir
 
 HOST = "127.0.0.1"
+# Browsers call ::1 first for `localhost`. They would send the keys to another program there.
+HOST_6 = "::1"
 DEFAULT_API_PORT = 54321  # where `supabase start` serves its API
 # Below the ephemeral ports of outgoing connections, so that none of them takes a port between our
 # check and the start of the program that listens there.
@@ -16,8 +23,8 @@ _FREE_RANGE = range(15000, 32000)
 _TRIES = 200
 
 
-def listen(port: int) -> socket.socket:
-    """Listen on a port.
+def listen(port: int) -> list[socket.socket]:
+    """Listen on a port of every loopback address.
 
     Args:
         port: The port; 0 takes a free one.
@@ -26,29 +33,82 @@ def listen(port: int) -> socket.socket:
         PortTaken: Another program uses the port.
         LocalStackError: The port cannot be used for another reason.
     """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # A port that is free on one address may be taken on the other.
+    for _ in range(0 if port else _TRIES):
+        with contextlib.suppress(PortTaken):
+            return _listen(port)
+    return _listen(port)
+
+
+def _listen(port: int) -> list[socket.socket]:
+    with contextlib.ExitStack() as opened:
+        listeners: list[socket.socket] = []
+        for family, host in ((socket.AF_INET, HOST), (socket.AF_INET6, HOST_6)):
+            listener = _bind(family, host, port)
+            if listener is not None:
+                listeners.append(opened.enter_context(listener))
+                port = port_of(listeners)
+        opened.pop_all()
+        return listeners
+
+
+def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket | None:
+    """Listen on a port of an address; return None if it is IPv6 and this machine has none."""
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError:
+        if family == socket.AF_INET6:
+            return None
+        raise
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
+        listener.bind((host, port))
         listener.listen(128)
     except (OSError, OverflowError) as error:
         listener.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EADDRINUSE:
             raise port_taken(port) from error
+        if number == errno.EADDRNOTAVAIL and family == socket.AF_INET6:
+            return None
         raise LocalStackError(f"Port {port} cannot be used: {error}") from error
     return listener
 
 
+def port_of(listeners: Sequence[socket.socket]) -> int:
+    """Return the port of listening sockets."""
+    port: int = listeners[0].getsockname()[1]
+    return port
+
+
 def port_taken(port: int) -> PortTaken:
-    """Return the error for a port that another program uses."""
+    """Return the error for a port that another program or stack has."""
+    stack = _stack_on(port)
+    if stack is None:
+        message = f"Port {port} is taken by another program"
+        return PortTaken(message, hint="Stop that program, or choose another port with --port.")
     return PortTaken(
-        f"Port {port} is taken by another program",
-        hint="Stop that program, or choose another port with --port.",
+        f"Port {port} is taken by the stack in {stack.path}",
+        hint=f"Stop it with {stack.command('stop')}, or choose another port with --port.",
     )
 
 
-def listen_near(wanted: int) -> socket.socket:
-    """Listen on the wanted port if it is free, else on any free port; 0: any."""
+def _stack_on(port: int) -> DataDir | None:
+    """Return the data directory of this user's stack, running or killed, that has a port."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError, LocalStackError):
+            # The daemon and the worker, which have the listening sockets, run in it.
+            data = DataDir(Path(process.cwd()))
+            if process not in [*data.programs(), data.daemon()]:
+                continue
+            ends = process.net_connections("tcp")
+            if any(end.status == psutil.CONN_LISTEN and end.laddr.port == port for end in ends):
+                return data
+    return None
+
+
+def listen_near(wanted: int) -> list[socket.socket]:
+    """Listen on the wanted port if it is free, else on any; 0 is any."""
     try:
         return listen(wanted)
     except LocalStackError:
@@ -67,7 +127,8 @@ def free_port(wanted: int = 0) -> int:
     picks = random.sample(_FREE_RANGE, _TRIES)
     for port in ([wanted] if wanted else []) + picks:
         try:
-            listen(port).close()
+            for listener in listen(port):
+                listener.close()
         except LocalStackError:
             continue
         return port

@@ -16,7 +16,7 @@ from picture_queue.local import gateway, simulator
 from picture_queue.local.cluster import Cluster
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.keys import Secrets
-from picture_queue.local.ports import HOST
+from picture_queue.local.ports import HOST, port_of
 from picture_queue.local.programs import PostgREST, status_of
 
 _log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ class HttpServers:
         secrets: The keys of the stack.
         cluster: The running database.
         postgrest: The PostgREST that serves ``/rest/v1``.
-        api: The listening socket of the gateway.
-        replicate: The listening socket of the simulator.
+        api: The listening sockets of the gateway.
+        replicate: The listening sockets of the simulator.
         replicate_seconds: Duration of simulated predictions; None: as long as the real models.
         allowed_origins: Origins, besides loopback, whose pages may call the gateway.
     """
@@ -47,14 +47,14 @@ class HttpServers:
         secrets: Secrets,
         cluster: Cluster,
         postgrest: PostgREST,
-        api: socket.socket,
-        replicate: socket.socket,
+        api: list[socket.socket],
+        replicate: list[socket.socket],
         replicate_seconds: float | None,
         allowed_origins: tuple[str, ...],
     ) -> None:
-        self._api_port = api.getsockname()[1]
+        self._api_port = port_of(api)
         self.api_url = f"http://{HOST}:{self._api_port}"
-        base_url = f"http://{HOST}:{replicate.getsockname()[1]}"
+        base_url = f"http://{HOST}:{port_of(replicate)}"
         self.replicate_url = f"{base_url}/v1"
         gateway_app = gateway.create_app(
             gateway.GatewaySettings(
@@ -102,9 +102,9 @@ class HttpServers:
 
 
 class _AppServer:
-    def __init__(self, name: str, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, name: str, app: ASGIApp, listeners: list[socket.socket]) -> None:
         self._name = name
-        self._listener = listener
+        self._listeners = listeners
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -129,7 +129,7 @@ class _AppServer:
     async def _serve(self) -> None:
         # Uvicorn raises SystemExit if the app did not start, and has logged the cause.
         with contextlib.suppress(SystemExit):
-            await self._server.serve(sockets=[self._listener])
+            await self._server.serve(sockets=self._listeners)
 
     async def stop(self) -> None:
         if self._task is None:

@@ -282,7 +282,7 @@ def status(data_dir: Path | None = None) -> dict[str, str]:
 
 
 def stop(data_dir: Path | None = None) -> None:
-    """Stop the stack that runs in a data directory; its data stays.
+    """Stop the stack that runs in a data directory, or programs that outlived it; its data stays.
 
     Raises:
         StackNotRunning: There is none.
@@ -291,7 +291,11 @@ def stop(data_dir: Path | None = None) -> None:
     data = DataDir(data_dir or default_data_dir())
     daemon = data.daemon()
     if daemon is None:
-        raise _not_running(data)
+        if not data.locked() and not data.programs():
+            raise _not_running(data)
+        launch.expect_unlocked(data)  # the guard of a killed stack ends its programs
+        with data.cleanup():
+            return
     with contextlib.suppress(psutil.Error):
         daemon.terminate()
     if not wait_until(lambda: not (data.locked() or runs(daemon)), _STOP_TIMEOUT):
@@ -320,6 +324,11 @@ def _temporary_directory() -> Path:
 
 
 def _not_running(data: DataDir) -> StackNotRunning:
+    if data.daemon() is None and data.programs():
+        return StackNotRunning(
+            f"The stack in {data.path} was killed, and programs of it still run",
+            hint=f"End them with {data.command('stop')}.",
+        )
     return StackNotRunning(
         f"No stack is running in {data.path}", hint=f"Start it with {data.command('start')}."
     )

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -336,7 +336,8 @@ def test_the_error_names_a_taken_port_and_no_stack_runs(
     empty_dir: Path, stack: LocalSupabase
 ) -> None:
     port = httpx.URL(stack.api_url).port
-    with pytest.raises(PortTaken, match=rf"{port} is taken.*--port"):
+    holder = f"the stack in {stack.data_dir}"
+    with pytest.raises(PortTaken, match=rf"{port} is taken by {holder}.*local stop.*--port"):
         quick(empty_dir, port=port or 0).start()
     assert not DataDir(empty_dir).locked()
 
@@ -406,14 +407,32 @@ async def test_the_next_start_ends_orphans_which_hold_the_ports_until_then(data_
         assert await _has(second.db_url, token)
 
 
-async def test_a_reset_ends_orphans(empty_dir: Path) -> None:
-    with quick(empty_dir):
+@pytest.mark.parametrize("end", [local.stop, local.reset])
+async def test_a_stop_and_a_reset_end_orphans(end: Callable[[Path], None], empty_dir: Path) -> None:
+    with quick(empty_dir, worker=True) as stack:
         footprint = Footprint.of(empty_dir)
         footprint.programs["guard.py"].suspend()
         footprint.processes[0].kill()
         footprint.programs["guard.py"].kill()
-    local.reset(empty_dir)
-    await footprint.wait_until_gone()
+    command = f"local stop --data-dir {empty_dir}"
+    with pytest.raises(StackNotRunning, match=rf"programs of it still run.*{command}"):
+        local.status(empty_dir)
+    port = httpx.URL(stack.api_url).port or 0
+    with pytest.raises(PortTaken, match=rf"{port} is taken by the stack in {empty_dir}.*{command}"):
+        listen(port)
+    end(empty_dir)
+    await footprint.wait_until_gone(0)
+    with pytest.raises(StackNotRunning, match="No stack is running"):
+        local.stop(empty_dir)
+
+
+async def test_a_stop_waits_for_the_guard_of_a_killed_stack(data_dir: Path) -> None:
+    with quick(data_dir):
+        footprint = Footprint.of(data_dir)
+        footprint.processes[0].kill()
+        footprint.processes[0].wait()
+        local.stop(data_dir)
+        await footprint.wait_until_gone(0)
 
 
 @pytest.mark.parametrize("program", ["postgrest", "postgres"])

@@ -6,7 +6,9 @@ then wrote and served files of root elsewhere.
 
 import json
 import os
+import shutil
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import picture_queue
 from picture_queue.errors import LocalStackError
 from picture_queue.local import stack as local
 from picture_queue.local.datadir import DataDir
@@ -146,6 +149,22 @@ def test_a_path_that_others_can_replace_is_refused(open_directory: Path):
     local.reset(open_directory / "open" / "data")
 
 
+def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Path):
+    """Give one user write access by an ACL: the mode shows it as that of the caller's group."""
+    shared = open_directory / "shared"
+    shared.mkdir()
+    # Version 2, then tag, permissions and id of each entry; see <linux/posix_acl_xattr.h>.
+    entries = ((0x01, 7, -1), (0x02, 7, NOBODY), (0x04, 5, -1), (0x10, 7, -1), (0x20, 5, -1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(shared, "system.posix_acl_access", acl)
+    except (AttributeError, OSError):
+        pytest.skip("this file system has no ACLs")
+    expect_refused(shared / "data", "Other users can replace", "mode 0775")
+    shared.chmod(0o755)
+    expect_safe_path(shared / "data")
+
+
 @needs_root
 def test_a_path_through_symlinks_of_others_is_refused(open_directory: Path):
     (open_directory / "safe").mkdir()
@@ -251,6 +270,24 @@ def test_nothing_in_the_working_directory_is_imported(
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert not (open_directory / "imported").exists()
+
+
+@needs_root
+def test_a_package_in_a_closed_home_starts(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
+    """Install the package where its service user gets only an open descriptor of the directory."""
+    home = open_directory / "home"
+    home.mkdir(mode=0o700)
+    libraries = home / "libraries"
+    package = Path(picture_queue.__file__).parent
+    migrations = package.parent / "supabase" / "migrations"
+    shutil.copytree(
+        package, libraries / "picture_queue", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copytree(migrations, libraries / "picture_queue" / "_sql" / "migrations")
+    monkeypatch.setenv("PYTHONPATH", str(libraries))
+    with LocalSupabase(durable=False) as stack:
+        log = (stack.data_dir / "logs" / "daemon.log").read_text()
+    assert "applied " in log and " ERROR " not in log
 
 
 def test_the_cache_is_writable_only_for_its_owner(

@@ -6,6 +6,7 @@ In case S3 a page contained the secret key.
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,13 +28,11 @@ import jwt
 import psutil
 import pytest
 
-from picture_queue.errors import PortTaken
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.keys import Secrets
 from picture_queue.local.paths import ServiceUser, service_user
-from picture_queue.local.ports import listen
 from picture_queue.local.processes import runs
 from picture_queue.local.stack import LocalSupabase
 
@@ -62,6 +62,7 @@ FOREIGN = {
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can act as another user of the machine"
 )
+LOOPBACK = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
 
 
@@ -255,21 +256,41 @@ async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
     assert others == []
 
 
+def _can_listen(host: str, port: int) -> bool:
+    try:
+        with socket.create_server((host, port), family=LOOPBACK[host]):
+            return True
+    except OSError as error:
+        assert error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+        return False
+
+
+@pytest.mark.skipif(not _can_listen("::1", 0), reason="this machine has no IPv6")
+def test_no_other_program_can_listen_for_localhost(running: LocalSupabase):
+    """Listen on ::1, which a browser calls first for `localhost`."""
+    urls = (running.api_url, running.replicate_url, running.db_url)
+    for port, host in product((urlsplit(url).port or 0 for url in urls), LOOPBACK):
+        assert not _can_listen(host, port)
+    api = running.api_url.replace("127.0.0.1", "[::1]")
+    simulator = running.replicate_url.replace("127.0.0.1", "[::1]")
+    assert httpx.get(f"{api}/auth/v1/health").status_code == 200
+    assert httpx.get(f"{simulator}/account").status_code == 401
+
+
 def test_the_ports_of_a_killed_stack_are_held_until_its_worker_ends():
     """Suspend the worker, which sends the service key to the ports of the stack."""
     with LocalSupabase(worker=True, durable=False) as stack:
-        ports = [urlsplit(url).port for url in (stack.api_url, stack.replicate_url)]
+        ports = [urlsplit(url).port or 0 for url in (stack.api_url, stack.replicate_url)]
         daemon, *others = processes(stack)
         worker = next(process for process in others if "worker" in process.cmdline())
         worker.suspend()  # The guard waits some seconds for it.
         daemon.kill()
         tries, taken = 0, set()
         while runs(worker):
-            for port in ports:
+            for port, host in product(ports, LOOPBACK):
                 tries += 1
-                with contextlib.suppress(PortTaken):
-                    listen(port).close()
-                    taken.add(port)
+                if _can_listen(host, port):
+                    taken.add((host, port))
             time.sleep(0.05)
         assert tries > 10
     assert taken == set()

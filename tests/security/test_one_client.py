@@ -16,6 +16,7 @@ import pytest
 
 from picture_queue.local import json_body
 from picture_queue.local.gateway.realtime.socket import Socket
+from picture_queue.local.gateway.rest import BODY_LIMIT
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.upload import _Form
 from tests.security.world import Answer, World
@@ -174,6 +175,26 @@ def test_a_body_sent_with_a_service_key_is_limited(sandbox: Any):
         assert answer.status_code == 413, (path, answer.text)
     # A deletion needs no body.
     assert httpx.delete(sandbox.api_url + user, headers=headers).json()["code"] == 404
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_for_postgrest_is_limited(sandbox: Any, chunked: bool):
+    """Limit bodies: PostgREST buffered 3 GB of a caller who has only the publishable key."""
+    headers = {"apikey": sandbox.publishable_key, "content-type": "application/json"}
+    if not chunked:
+        headers["content-length"] = str(BODY_LIMIT + 1)
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(BODY_LIMIT // 2**20):
+            yield b" " * 2**20
+        yield b" "
+
+    url = f"{sandbox.api_url}/rest/v1/rpc/list_models"
+    answer = httpx.post(url, headers=headers, content=pieces(), timeout=60)
+    assert answer.status_code == 413
+    assert f"larger than {BODY_LIMIT} bytes" in answer.json()["message"]
+    # The next request does not get the rest of the body.
+    assert httpx.post(url, headers={"apikey": sandbox.secret_key}).status_code == 200
 
 
 def test_a_file_without_a_length_is_limited(sandbox: Any):

@@ -1,6 +1,7 @@
 """Programs of the embedded stack: discovery, download, copies, supervision and stop."""
 
 import asyncio
+import errno
 import hashlib
 import importlib
 import importlib.util
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -440,17 +442,60 @@ class TestLogs:
         assert processes.tail(tmp_path / "none") == ""
 
 
+def _close(listeners: list[socket.socket]) -> int:
+    port = ports.port_of(listeners)
+    for listener in listeners:
+        listener.close()
+    return port
+
+
 def test_listening_on_a_used_port_is_an_error() -> None:
-    with ports.listen(0) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"{port} is taken"):
-            ports.listen(port)
-        with ports.listen_near(port) as near:
-            assert near.getsockname()[1] != port
-        assert ports.free_port(port) != port
+    taken = ports.listen(0)
+    port = ports.port_of(taken)
+    with pytest.raises(PortTaken, match=f"{port} is taken"):
+        ports.listen(port)
+    assert _close(ports.listen_near(port)) != port
+    assert ports.free_port(port) != port
+    assert _close(taken) == port
     assert ports.free_port(port) == port
     with pytest.raises(LocalStackError, match="70000 cannot be used"):
         ports.listen(70000)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_that_is_used_on_one_loopback_address_is_taken(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        used = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with used:
+        port = used.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"{port} is taken"):
+            ports.listen(port)
+        assert ports.free_port(port) != port
+    assert _close(ports.listen(port)) == port
+
+
+@pytest.mark.parametrize("error", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_a_machine_without_ipv6_listens_on_ipv4(
+    error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ipv4Only(socket.socket):
+        def __init__(self, family: int, kind: int) -> None:
+            if family == socket.AF_INET6 and error == errno.EAFNOSUPPORT:
+                raise OSError(error, "no IPv6")
+            super().__init__(family, kind)
+
+        def bind(self, address: Any) -> None:
+            if self.family == socket.AF_INET6:
+                raise OSError(error, "no IPv6")
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", Ipv4Only)
+    listeners = ports.listen(0)
+    assert [listener.family for listener in listeners] == [socket.AF_INET]
+    _close(listeners)
 
 
 def test_options_are_parsed_back_from_their_arguments() -> None:

@@ -22,6 +22,7 @@ from picture_queue.local.gateway.upstream import (
     Upstream,
     UpstreamError,
 )
+from picture_queue.local.json_body import BodyTooLarge
 
 PREFIX: Final = b"/rest/v1"
 
@@ -29,6 +30,9 @@ PREFIX: Final = b"/rest/v1"
 # are left to service keys, so that slow requests of users do not stop the workers.
 _USER_REQUESTS: Final = 8
 _ACQUIRE_TIMEOUT: Final = 10.0  # seconds; PostgREST waits as long for a connection
+
+#: Bytes of a body. PostgREST reads the whole body before it checks a right.
+BODY_LIMIT: Final = 128 * 1024 * 1024
 
 # RFC 9110, section 7.6.1: these headers belong to one connection. `transfer-encoding` is not among
 # them, because `Exchange.send` reads it and frames the body anew.
@@ -122,6 +126,9 @@ class RestProxy:
             hint = "Send the body whole, and no header Upgrade."
             message = "The body is shorter than Content-Length"
             await _bad_request(message, hint)(scope, receive, send)
+        except BodyTooLarge as error:
+            body = {"code": "request_too_large", "details": None, "hint": None}
+            await _RestJson(body | {"message": str(error)}, 413)(scope, receive, send)
         except (UpstreamError, TimeoutError) as error:
             if started:
                 raise  # the head is sent: only a broken connection can tell the client
@@ -150,14 +157,19 @@ async def _pieces(
     receive: Receive, before_last: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[bytes]:
     more = True
+    length = 0
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
+        piece = message.get("body", b"")
+        length += len(piece)
+        if length > BODY_LIMIT:
+            raise BodyTooLarge(BODY_LIMIT)
         more = message.get("more_body", False)
         if not more:
             await before_last()
-        yield message.get("body", b"")
+        yield piece
 
 
 async def _pass_on(exchange: Exchange, send: Send) -> None:
