@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import math
+import resource
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from picture_queue.errors import LocalStackError
@@ -25,6 +28,10 @@ _START_TIMEOUT = 20.0
 _STOP_TIMEOUT = 10.0
 _GRACE = 2  # seconds that open requests have to end at a stop
 _POLL = 0.005
+_HEAD_TIMEOUT = 10.0  # seconds until the head of a request is complete
+# The rest of the descriptors is for files and for connections to the database and PostgREST.
+_DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
+_WARN_EVERY = 60.0  # seconds
 
 
 class HttpServers:
@@ -108,6 +115,7 @@ class _AppServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http=_HttpProtocol,
                 ws=_WebSocketProtocol,
                 ws_max_size=gateway.FRAME_LIMIT,
                 log_config=None,
@@ -138,6 +146,41 @@ class _AppServer:
         await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
         self._task.cancel()
         await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
+
+
+class _HttpProtocol(HttpToolsProtocol):
+    """The HTTP/1.1 protocol of uvicorn with bounds, since anybody on this machine can connect."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _warned_at = -math.inf
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # A new socket gets the lowest free number, so it tells how many descriptors are open.
+        if transport.get_extra_info("socket").fileno() >= _DESCRIPTOR_LIMIT:
+            transport.abort()
+            if self.loop.time() > _HttpProtocol._warned_at + _WARN_EVERY:
+                _HttpProtocol._warned_at = self.loop.time()
+                _log.warning("closing new connections: %d files are open", _DESCRIPTOR_LIMIT)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._watch_head()
+
+    def _watch_head(self) -> None:
+        """Close the connection unless the head of the next request is complete in time."""
+        # A lost connection and one that has become a WebSocket are not in the set.
+        waits = self in self.connections and (self.cycle is None or self.cycle.response_complete)
+        if waits and self._head_timer is None:
+            self._head_timer = self.loop.call_later(_HEAD_TIMEOUT, self.transport.abort)
+        elif not waits and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 # Uvicorn's default uses an API of websockets that is deprecated.
