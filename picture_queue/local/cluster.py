@@ -45,6 +45,7 @@ STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
     "listen_addresses": f"{HOST},{HOST_6}",  # without IPv6 the server only logs a warning
     "max_connections": "100",
+    "authentication_timeout": "10s",  # others on this machine can connect too
     "wal_level": "logical",  # as on the platform
     "timezone": "UTC",
     "log_timezone": "UTC",

@@ -2,10 +2,12 @@
 
 Root's Python is often below a home directory that others cannot enter. The service user then gets
 open descriptors of the directories that it needs, and uses paths below /proc/self/fd. Such a path
-starts at the directory itself, so the directories above it are not checked. The rest of the home
-stays closed.
+starts at the directory itself, so the directories above it are not checked. Each descriptor is the
+root of a detached copy of the mount, so that `..` does not lead to the rest of the home. Where the
+kernel refuses the copy, as in most containers, `..` leads to what the modes below the home permit.
 """
 
+import ctypes
 import importlib.util
 import os
 import sys
@@ -20,6 +22,10 @@ from picture_queue.local.ownership import describe
 from picture_queue.local.paths import ServiceUser, reachable
 
 _DESCRIPTORS: Final = "PICTURE_QUEUE_RUNTIME_DESCRIPTORS"
+# From <asm-generic/unistd.h>, <fcntl.h> and <linux/mount.h>.
+_OPEN_TREE: Final = 428
+_AT_FDCWD: Final = -100
+_OPEN_TREE_FLAGS: Final = 0x1 | 0x8000 | os.O_CLOEXEC  # OPEN_TREE_CLONE | AT_RECURSIVE
 _PACKAGES: Final = ("picture_queue", "picture_queue_cli")
 
 
@@ -83,7 +89,7 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
     def reach(part: Path) -> str:
         if reachable(part, user):
             return str(part)
-        descriptors.append(os.open(part, os.O_PATH))
+        descriptors.append(_open_alone(part))
         return f"/proc/self/fd/{descriptors[-1]}"
 
     environment["PYTHONPATH"] = os.pathsep.join(reach(library) for library in libraries)
@@ -95,6 +101,15 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
     command = reach(program)
     environment[_DESCRIPTORS] = " ".join(map(str, descriptors))
     return Runtime(command, environment, identity, tuple(descriptors))
+
+
+def _open_alone(path: Path) -> int:
+    """Return a descriptor for a path, if possible without a way to the directories above it."""
+    # Python has no function for open_tree(2), whose number is the same on all current processors.
+    descriptor: int = ctypes.CDLL(None).syscall(
+        _OPEN_TREE, _AT_FDCWD, os.fsencode(path), _OPEN_TREE_FLAGS
+    )
+    return descriptor if descriptor >= 0 else os.open(path, os.O_PATH)
 
 
 def _libraries() -> list[Path]:

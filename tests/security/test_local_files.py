@@ -24,6 +24,7 @@ from picture_queue.local import stack as local
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.ownership import expect_safe_path, open_own
 from picture_queue.local.paths import cache_dir, service_user
+from picture_queue.local.runtime import runtime_for
 from picture_queue.local.stack import LocalSupabase
 
 IS_ROOT = os.geteuid() == 0
@@ -31,6 +32,17 @@ needs_root = pytest.mark.skipif(
     not IS_ROOT, reason="only root can give files to another user of the machine"
 )
 NOBODY = 65534
+
+
+def _has_capability(number: int) -> bool:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return False
+    effective = next(line for line in status.read_text().splitlines() if "CapEff" in line)
+    return bool(int(effective.split()[1], 16) >> number & 1)
+
+
+CAN_CLONE_MOUNTS = _has_capability(21)  # CAP_SYS_ADMIN
 
 
 @pytest.fixture
@@ -288,6 +300,34 @@ def test_a_package_in_a_closed_home_starts(open_directory: Path, monkeypatch: py
     with LocalSupabase(durable=False) as stack:
         log = (stack.data_dir / "logs" / "daemon.log").read_text()
     assert "applied " in log and " ERROR " not in log
+
+
+@needs_root
+@pytest.mark.skipif(not CAN_CLONE_MOUNTS, reason="the kernel permits root to clone no mount")
+def test_the_service_user_reads_nothing_else_in_a_closed_home(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Go up from the directory of a module, of which the service user has a descriptor."""
+    home = open_directory / "home"
+    home.mkdir(mode=0o700)
+    libraries = home / "project" / "libraries"
+    libraries.mkdir(parents=True)
+    (libraries / "probe.py").write_text(
+        "import os, sys; print(os.path.exists(sys.path[0] + '/../notes'))"
+    )
+    (home / "project" / "notes").touch()
+    monkeypatch.setenv("PYTHONPATH", str(libraries))
+    runtime = runtime_for(service_user(), open_directory)
+    try:
+        output = subprocess.check_output(
+            [runtime.program, "-P", "-m", "probe"],
+            env={**os.environ, **runtime.environment},
+            pass_fds=runtime.descriptors,
+            **runtime.identity,
+        )
+    finally:
+        runtime.close()
+    assert output == b"False\n"
 
 
 def test_the_cache_is_writable_only_for_its_owner(

@@ -114,6 +114,12 @@ async def test_no_public_password_opens_the_database(running: LocalSupabase, rol
         assert not await can_connect(running.db_url, role, password)
 
 
+async def test_a_connection_without_a_password_is_closed(running: LocalSupabase):
+    connection = await asyncpg.connect(running.db_url)
+    assert await connection.fetchval("show authentication_timeout") == "10s"
+    await connection.close()
+
+
 async def test_public_keys_are_refused(running: LocalSupabase):
     claims = {"iss": "supabase-demo", "role": "service_role", "exp": 1983812996}
     forged = jwt.encode(claims, OLD["jwt_secret"], algorithm="HS256")

@@ -1,0 +1,120 @@
+"""Bounds of the HTTP servers of the embedded stack on connections without a request."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from picture_queue.local import ports, servers
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+UPGRADE = (
+    b"GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _answer(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("done")
+
+
+async def _echo(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text(await socket.receive_text())
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """The port of a server that answers every GET, and echoes one message of a WebSocket."""
+    app = Starlette(routes=[Route("/", _answer), WebSocketRoute("/echo", _echo)])
+    listeners = ports.listen(0)
+    server = servers._AppServer("test", app, listeners)
+    await server.start()
+    yield ports.port_of(listeners)
+    await server.stop()
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.fixture
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "_HEAD_TIMEOUT", 0.1)
+
+
+async def _open(port: int) -> Stream:
+    return await asyncio.open_connection(ports.HOST, port)
+
+
+async def _read_answer(stream: Stream) -> bytes:
+    async with asyncio.timeout(30):
+        return await stream[0].readuntil(b"done")
+
+
+async def _expect_closed(stream: Stream) -> None:
+    reader, writer = stream
+    async with asyncio.timeout(30):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.usefixtures("short_timeout")
+@pytest.mark.parametrize("sent", [b"", GET[:-2]])
+async def test_a_connection_without_a_complete_head_is_closed(port: int, sent: bytes) -> None:
+    stream = await _open(port)
+    stream[1].write(sent)
+    await _expect_closed(stream)
+
+
+@pytest.mark.usefixtures("short_timeout")
+@pytest.mark.parametrize("sent", [b"\r\n", GET[:-2]])
+async def test_a_second_request_without_a_complete_head_is_closed(port: int, sent: bytes) -> None:
+    """Send an empty line, which ends uvicorn's own timeout for an idle connection."""
+    stream = await _open(port)
+    stream[1].write(GET)
+    await _read_answer(stream)
+    stream[1].write(sent)
+    await _expect_closed(stream)
+
+
+@pytest.mark.usefixtures("short_timeout")
+async def test_a_websocket_has_no_timeout_for_its_head(port: int) -> None:
+    reader, writer = await _open(port)
+    writer.write(UPGRADE)
+    async with asyncio.timeout(30):
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        # A connection that opens later is closed first, without the timer of the WebSocket.
+        await _expect_closed(await _open(port))
+        writer.write(b"\x81\x82\0\0\0\0hi")  # a text, masked with zeros
+        assert await reader.readexactly(4) == b"\x81\x02hi"
+    writer.close()
+
+
+async def test_a_connection_beyond_the_limit_is_closed_and_logged_once(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Two descriptors for each connection, since the client is in this process too.
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    monkeypatch.setattr(servers, "_DESCRIPTOR_LIMIT", lowest_free + 4)
+    monkeypatch.setattr(servers._HttpProtocol, "_warned_at", float("-inf"))
+    caplog.set_level(logging.WARNING, servers.__name__)
+    kept = [await _open(port) for _ in range(2)]
+    for stream in kept:
+        stream[1].write(GET)
+        await _read_answer(stream)
+    for _ in range(2):
+        await _expect_closed(await _open(port))
+    assert len(caplog.records) == 1 and "closing new connections" in caplog.text
+    for _, writer in kept:
+        writer.close()
+        await writer.wait_closed()
