@@ -28,6 +28,162 @@ _START_TIMEOUT = 20.0
 _STOP_TIMEOUT = 10.0
 _SHUTDOWN_GRACE = 2  # seconds that open requests get at a stop
 _POLL_INTERVAL = 0.005
+_HEAD_TIMEOUT = 10.0  # seconds until the head of a request is complete
+# The rest of the descriptors is for files and for connections to the database and PostgREST.
+_DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
+_WARN_EVERY = 60.0  # seconds
+
+
+class HttpServers:
+    """The gateway and the simulator, on sockets that listen already.
+
+    Args:
+        data: The data directory, in which the gateway stores objects.
+        secrets: The keys of the stack.
+        cluster: The running database.
+        postgrest: The PostgREST that serves ``/rest/v1``.
+        api: The listening sockets of the gateway.
+        replicate: The listening sockets of the simulator.
+        replicate_seconds: Duration of simulated predictions; None: as long as the real models.
+        allowed_origins: Origins, besides loopback, whose pages may call the gateway.
+    """
+
+    def __init__(
+        self,
+        data: DataDir,
+        secrets: Secrets,
+        cluster: Cluster,
+        postgrest: PostgREST,
+        api: list[socket.socket],
+        replicate: list[socket.socket],
+        replicate_seconds: float | None,
+        allowed_origins: tuple[str, ...],
+    ) -> None:
+        self._api_port = port_of(api)
+        self.api_url = f"http://{HOST}:{self._api_port}"
+        base_url = f"http://{HOST}:{port_of(replicate)}"
+        self.replicate_url = f"{base_url}/v1"
+        gateway_app = gateway.create_app(
+            gateway.GatewaySettings(
+                postgrest_socket=postgrest.socket,
+                auth_database_url=cluster.own_dsn("supabase_auth_admin"),
+                realtime_database_url=cluster.own_dsn("supabase_realtime_admin"),
+                storage_database_url=cluster.own_dsn("supabase_storage_admin"),
+                jwt_secret=secrets.jwt_secret,
+                api_url=self.api_url,
+                storage_dir=data.storage,
+                anon_key=secrets.anon_key,
+                service_role_key=secrets.service_role_key,
+                publishable_key=secrets.publishable_key,
+                secret_key=secrets.secret_key,
+                allowed_origins=allowed_origins,
+            )
+        )
+        simulator_app = simulator.create_app(
+            simulator.SimulatorSettings(
+                base_url=base_url,
+                seconds=replicate_seconds,
+                token=secrets.simulator_token,
+                switch_keys=(secrets.secret_key, secrets.service_role_key),
+            )
+        )
+        self._servers = (
+            _AppServer("simulator", simulator_app, replicate),
+            _AppServer("gateway", gateway_app, api),
+        )
+
+    async def start(self) -> None:
+        """Start both servers and wait until the gateway answers.
+
+        Raises:
+            LocalStackError: One of them does not start.
+        """
+        for server in self._servers:
+            await server.start()
+        if await status_of(self._api_port, "/auth/v1/.well-known/jwks.json") is None:
+            raise LocalStackError("The gateway does not answer")
+
+    async def stop(self) -> None:
+        """Stop both servers; safe even if a start failed or was cancelled."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
+
+
+class _AppServer:
+    def __init__(self, name: str, app: ASGIApp, listeners: list[socket.socket]) -> None:
+        self._name = name
+        self._listeners = listeners
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http=_HttpProtocol,
+                ws=_WebSocketProtocol,
+                ws_max_size=gateway.FRAME_LIMIT,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=_SHUTDOWN_GRACE,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._serve(), name=self._name)
+        async with asyncio.timeout(_START_TIMEOUT):
+            while not self._server.started:
+                if self._task.done():
+                    cause = self._task.exception()
+                    raise LocalStackError(f"The {self._name} did not start") from cause
+                await asyncio.sleep(_POLL_INTERVAL)
+
+    async def _serve(self) -> None:
+        # Uvicorn raises SystemExit if the app did not start, and has logged the cause.
+        with contextlib.suppress(SystemExit):
+            await self._server.serve(sockets=self._listeners)
+
+    async def stop(self) -> None:
+        if self._task is None:
+            return
+        self._server.should_exit = True
+        await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
+        self._task.cancel()
+        await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
+
+
+class _HttpProtocol(HttpToolsProtocol):
+    """The HTTP/1.1 protocol of uvicorn with bounds, since anybody on this machine can connect."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _warned_at = -math.inf
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # A new socket gets the lowest free number, so it tells how many descriptors are open.
+        if transport.get_extra_info("socket").fileno() >= _DESCRIPTOR_LIMIT:
+            transport.abort()
+            if self.loop.time() > _HttpProtocol._warned_at + _WARN_EVERY:
+                _HttpProtocol._warned_at = self.loop.time()
+                _log.warning("closing new connections: %d files are open", _DESCRIPTOR_LIMIT)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._watch_head()
+
+    def _watch_head(self) -> None:
+        """Close the connection unless the head of the next request is complete in time."""
+        # A lost connection and one that has become a WebSocket are not in the set.
+        waits = self in self.connections and (self.cycle is None or self.cycle.response_complete)
+        if waits and self._head_timer is None:
+            self._head_timer = self.loop.call_later(_HEAD_TIMEOUT, self.transport.abort)
+        elif not waits and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+# Used instead of uvicorn's default, which depends on a deprecated API of `websockets`.
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message of the app; after a refusal, mark the handshake as complete."""
