@@ -71,8 +71,7 @@ create type picture_queue.outcome as (
 create type picture_queue.candidate as (
   id uuid,
   keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
-  blocked_on text,         -- one of them that lets no more start
-  bytes bigint             -- of its payload and event, at most
+  blocked_on text          -- one of them that lets no more start
 );
 
 -- A job about to be written: an item of an enqueue, with every default filled in.

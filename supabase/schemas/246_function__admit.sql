@@ -26,7 +26,7 @@ begin
       or split_part(k.key, ':', 1) || ':*' in (select r.key from picture_queue.limit_rule r)
       or k.key in (select l.key from picture_queue.limit_key l where l.paused_until > v_now));
   if v_limited = '{}' then
-    return array(select row(c.id, null, null, null)::picture_queue.candidate from unnest(p_candidates[:p_max_jobs]) c);
+    return array(select row(c.id, null, null)::picture_queue.candidate from unnest(p_candidates[:p_max_jobs]) c);
   end if;
   v_locked := picture_queue._lock_keys(v_limited);
   select coalesce(jsonb_object_agg(l.key, l.capacity), '{}'), array_agg(l.key) filter (where l.rate is not null)
@@ -36,13 +36,13 @@ begin
     select c.n, c.id, k.key,
       coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 5000 then 0 end) as capacity,
       row_number() over (partition by k.key order by c.n) as place
-    from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, bytes, n)
+    from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, n)
     -- A key that a job names twice takes one slot.
     left join lateral (select distinct u.key from unnest(c.keys) as u (key) where u.key = any (v_limited)) k on true
   ),
   judged as (
     select p.n, row(p.id, array_agg(p.key) filter (where p.key is not null),
-        min(p.key) filter (where p.capacity <= 0), null)::picture_queue.candidate as candidate,
+        min(p.key) filter (where p.capacity <= 0))::picture_queue.candidate as candidate,
       bool_and(p.key is null or coalesce(p.place <= p.capacity, false)) as fits
     from place p group by p.n, p.id
   )

@@ -37,7 +37,7 @@ begin
       started_at = v_now,
       version = j.version + 1,
       updated_at = v_now
-    from unnest(v_candidates) with ordinality as c (id, keys, blocked_on, bytes, n)
+    from unnest(v_candidates) with ordinality as c (id, keys, blocked_on, n)
     where j.id = any (array(select s.id from unnest(v_candidates) s)) and j.id = c.id
     returning j.id, j.queue, j.generation_id, j.version, c.n
   ),

@@ -12,55 +12,32 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_rank integer := coalesce((p_positions -> p_queues[1] ->> 0)::integer, -2147483648);
-  v_turn double precision := coalesce((p_positions -> p_queues[1] ->> 1)::double precision, '-infinity');
-  v_seq bigint := coalesce((p_positions -> p_queues[1] ->> 2)::bigint, 0);
 begin
-  if cardinality(p_queues) > 1 then
-    -- First, without locks, how many jobs each queue is to give: a job that is locked and left cannot be claimed by
-    -- others meanwhile.
+  if p_claim.weights is not null and cardinality(p_queues) > 1 then
     return array(
-      with listed as (
-        select w.name as queue, j.rank, j.turn, j.seq, sum(-ln(1 - random())
-          / p_claim.weights[array_position(p_claim.queues, w.name)]) over (partition by w.name order by j.n) as gap
-        from unnest(p_queues) as w (name)
-        cross join lateral (
-          select o.rank, o.turn, o.seq, row_number() over () as n
-          from (
-            select j.rank, j.turn, j.seq from public.job_queue j
-            where j.queue = w.name and j.status = 'pending' and j.hold is null
-              and (j.rank, j.turn, j.seq) >= (coalesce((p_positions -> w.name ->> 0)::integer, -2147483648),
-                coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity'),
-                coalesce((p_positions -> w.name ->> 2)::bigint, 0))
-              and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-            order by j.rank, j.turn, j.seq limit p_limit
-          ) o
-        ) j
-      ),
-      places as (
-        select l.queue, row_number() over (order by l.gap, l.rank, l.turn, l.seq) as place,
-          row_number() over (partition by l.queue order by l.rank, l.turn, l.seq) as n
-        from listed l order by place limit p_limit
-      )
-      select row(c.id, c.keys, null, c.bytes)::picture_queue.candidate
-      from (select p.queue, count(*)::integer as jobs from places p group by p.queue) q
-      cross join lateral unnest(picture_queue._pick(p_claim, array[q.queue], p_positions, q.jobs))
-        with ordinality as c (id, keys, blocked_on, bytes, n)
-      join places p on p.queue = q.queue and p.n = c.n
-      order by p.place);
+      select row(c.id, c.keys, c.blocked_on)::picture_queue.candidate
+      from unnest(p_queues) as w (name)
+      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_positions, p_limit))
+        with ordinality as c (id, keys, blocked_on, n)
+      order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
+        over (partition by w.name order by c.n)
+      limit p_limit);
   end if;
   return array(
     -- The keys as _keys returns them: a call for each job would cost more than to pick it.
     select row(p.id, case when p_claim.is_limited then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
-      || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null, p.bytes)::picture_queue.candidate
-    from (
-      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq,
-        -- Without reading them. Compressed ones have at most a hundred times the size.
-        pg_column_size(j.payload) * case when pg_column_compression(j.payload) is null then 1 else 100 end
-          + coalesce(pg_column_size(j.event) * case when pg_column_compression(j.event) is null then 1 else 100 end, 0) as bytes
+      || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
+    from unnest(p_queues) as w (name)
+    cross join lateral (
+      select coalesce((p_positions -> w.name ->> 0)::integer, -2147483648) as rank,
+        coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity') as turn,
+        coalesce((p_positions -> w.name ->> 2)::bigint, 0) as seq
+    ) h
+    cross join lateral (
+      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
       from public.job_queue j
-      where j.queue = p_queues[1] and j.status = 'pending' and j.hold is null
-        and (j.rank, j.turn, j.seq) >= (v_rank, v_turn, v_seq)
+      where j.queue = w.name and j.status = 'pending' and j.hold is null
+        and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
         and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
         -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
         and j.lease_id is distinct from p_claim.lease_id
@@ -71,7 +48,8 @@ begin
           where f.kind = 'claim' and f.subject = j.id::text), true))
       order by j.rank, j.turn, j.seq limit p_limit
       for update skip locked
-    ) p);
+    ) p
+    order by p.rank, p.turn, p.seq limit p_limit);
 end
 $$;
 
@@ -132,8 +110,7 @@ $$;
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
 -- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or there are no
--- others. If it has picked 5,000 or 64 MiB, or a second has passed before that, it stops and tells workers to claim
--- again.
+-- others. If it has picked 5,000 or a second has passed before that, it stops and tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -148,8 +125,6 @@ declare
   v_started record;
   v_ids uuid[] := '{}'::uuid[];
   v_take integer := p_claim.max_jobs;
-  v_bytes bigint := 67108864;  -- of payloads and events that the answer may still have
-  v_fitting integer;  -- how many of those picked have room in it
   v_seen integer := 0;
 begin
   perform picture_queue._check_isolation();
@@ -186,21 +161,14 @@ begin
   loop
     v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_take);
     exit when v_picked = '{}';
-    v_fitting := 1;  -- at least, whatever its size
-    if cardinality(v_picked) > 1 then
-      select count(*), v_bytes - sum(c.bytes) into v_fitting, v_bytes
-      from (select c.bytes, sum(c.bytes) over (order by c.n) - c.bytes as before
-        from unnest(v_picked) with ordinality as c (id, keys, blocked_on, bytes, n)) c
-      where c.before < v_bytes or c.before = 0;
-    end if;
-    v_started := picture_queue._start_isolated(v_picked[:v_fitting], v_left);
+    v_started := picture_queue._start_isolated(v_picked, v_left);
     v_ids := v_ids || v_started.ids;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true;
     v_seen := v_seen + cardinality(v_picked);
     if v_seen >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
-      or v_fitting < cardinality(v_picked) or v_started.has_skipped and cardinality(v_picked) < v_take
+      or v_started.has_skipped and cardinality(v_picked) < v_take
     then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;

@@ -239,7 +239,7 @@ async def test_an_impossible_date_is_refused(db):
     given = {"cron": "0 0 30 feb *", "job_type": "sql-resize"}
     error = await db.refusal("select set_schedule('sql-tick', $1)", given)
     assert "PQ_INVALID_CRON" in str(error)
-    assert "does not come" in str(error.detail)
+    assert "has no date" in str(error.detail)
 
 
 async def test_expressions_do_not_depend_on_standard_conforming_strings(db):

@@ -416,9 +416,6 @@ PICK_TYPES = {
     "p_positions": "jsonb",
     "p_limit": "integer",
     "v_now": "timestamptz",
-    "v_rank": "integer",
-    "v_turn": "double precision",
-    "v_seq": "bigint",
 }
 
 
@@ -436,9 +433,6 @@ async def test_the_plan_of_a_pick(many):
             "p_queues": f"array['{many.queue}']",
             "p_limit": "20",
             "v_now": "now()",
-            "v_rank": "-2147483648",
-            "v_turn": "'-infinity'",
-            "v_seq": "0",
         },
     )
     assert "Index Scan using job_queue_claimable on job_queue j" in found, found

@@ -1,6 +1,5 @@
 """Many locked rows, or rows whose update raises an error, beside the calls of others."""
 
-import random
 import string
 from typing import Any
 
@@ -96,16 +95,3 @@ async def test_a_locked_failed_step_does_not_stop_maintenance(world):
     state = await world.owner.fetchval("select hold from job_queue where id = $1", job)
     await holder.close()
     assert state is None
-
-
-@pytest.mark.parametrize("letters", [LETTERS, "a"], ids=["random", "compressible"])
-async def test_a_claim_returns_no_more_than_a_worker_can_hold(world: World, letters: str):
-    largest = 1024 * 1024
-    await world.owner.execute("update picture_queue.setting set max_payload_bytes = $1", largest)
-    text = "".join(random.choices(letters, k=largest - 100))
-    ids = [await world.enqueue(TYPE, {"payload": {"text": text}}) for _ in range(100)]
-    claimed: list[str] = []
-    while jobs := await world.call("select claim_jobs('w', $1, $2, 1000)", [QUEUE], [TYPE]):
-        assert len(jobs) * largest <= 64 * 1024 * 1024 + largest
-        claimed += [job["id"] for job in jobs]
-    assert sorted(claimed) == sorted(ids)

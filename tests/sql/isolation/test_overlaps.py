@@ -1,7 +1,5 @@
 """Calls that overlap with an open transaction, a table lock, or a missed round of maintenance."""
 
-from typing import Any
-
 import pytest
 
 from .world import EVENT, QUEUE, TYPE, World
@@ -43,21 +41,6 @@ async def test_a_job_blocked_while_its_limit_changes_is_unblocked(world: World, 
         await world.pass_time(2)
         await world.maintain()
     assert [job["id"] for job in await world.claim()] == [second]
-
-
-@pytest.mark.parametrize("weights", [None, [1.0, 1.0]])
-async def test_a_claim_over_two_queues_locks_no_job_that_it_leaves(world: World, weights: Any):
-    queues = [QUEUE, "other"]
-    jobs = {await world.enqueue(TYPE, {"queue": queue}) for queue in queues}
-    other = await world.session("claims")
-    await other.begin()
-    claim = "select claim_jobs($1, $2, $3, 1, weights => $4)"
-    (first,) = await other.call(claim, "v", queues, [TYPE], weights)
-    (left,) = jobs - {first["id"]}
-    queue = await world.owner.fetchval("select queue from job_queue where id = $1", left)
-    (second,) = await world.call(claim, "w", [queue], [TYPE], weights and [1.0])
-    assert second["id"] == left
-    await other.commit()
 
 
 @pytest.mark.parametrize("mode", ["share", "share row exclusive"])
