@@ -80,7 +80,7 @@ async def _prepare(admin: str) -> None:
                 await apply_platform(admin)
                 break
             except PictureQueueError as error:
-                if "refuses it" not in str(error):
+                if "cannot connect" not in str(error):
                     raise
                 await asyncio.sleep(0.05)
     await execute(admin, GRANTS)
