@@ -1,6 +1,5 @@
 """Many locked rows, or rows whose update raises an error, beside the calls of others."""
 
-import string
 from typing import Any
 
 import pytest
@@ -9,7 +8,6 @@ from .world import QUEUE, TYPE, World
 
 pytestmark = pytest.mark.timeout(120)
 
-LETTERS = string.ascii_letters + string.digits
 MANY = """select enqueue_jobs((select jsonb_agg(
     jsonb_build_object('job_type', 'many', 'queue', $1::text) || $3::jsonb)
     from generate_series(1, $2::integer)))"""
