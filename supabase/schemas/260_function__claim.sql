@@ -125,6 +125,7 @@ declare
   v_started record;
   v_ids uuid[] := '{}'::uuid[];
   v_take integer := p_claim.max_jobs;
+  v_last integer;  -- how many jobs the pick before had
   v_seen integer := 0;
 begin
   perform picture_queue._check_isolation();
@@ -165,7 +166,10 @@ begin
     v_ids := v_ids || v_started.ids;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
-      or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true;
+      or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true
+        and cardinality(v_picked) is not distinct from v_last;
+    -- Those that were just blocked held places under other keys: without them, others of the same jobs may start.
+    v_last := cardinality(v_picked);
     v_seen := v_seen + cardinality(v_picked);
     if v_seen >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
       or v_started.has_skipped and cardinality(v_picked) < v_take

@@ -69,12 +69,12 @@ class Operating(World):
         actions = {"retry": {"retry", "wait"}, "cancel": {"cancel", "wake"}, "discard": set()}[
             action
         ]
-        able = {
+        can_change = {
             "retry": lambda r: r.status in ("failed", "cancelled"),
             "cancel": lambda r: not r.terminal,
             "discard": lambda r: r.terminal,
         }[action]
-        targets = {r.id: frozenset(actions) for r in rows if able(r) and not preview}
+        targets = {r.id: frozenset(actions) for r in rows if can_change(r) and not preview}
         deleted = frozenset(targets if action == "discard" else ())
         answer = self.call(
             Step(f"{action} {status}", targets=targets, deleted=deleted),
@@ -86,7 +86,7 @@ class Operating(World):
             return
         if preview:
             assert answer["changed"] == 0, answer
-        assert answer["matched"] == sum(map(able, rows)), answer
+        assert answer["matched"] == sum(map(can_change, rows)), answer
 
     def purge(self, name: str) -> None:
         rows = [r for r in self.model.rows.values() if (r.queue, r.status) == (name, "pending")]

@@ -29,36 +29,36 @@ class Working(World):
     def claim_step(self, name: str, **more: Any) -> Step:
         return Step(name, others=CLAIM, **more)
 
-    @rule(who=worker, most=st.sampled_from([1, 1, 2, 5, 20]),
+    @rule(worker_n=worker, max_jobs=st.sampled_from([1, 1, 2, 5, 20]),
           queues=st.sampled_from([QUEUES, [PLAIN], [FAIR, PLAIN], [AGED, QUIET]]),
           types=st.sampled_from([TYPES, TYPES, ["a"], ["b", "c"]]),
           lease=st.sampled_from([5, 30]), weighted=st.booleans())  # fmt: skip
     def claim(
-        self, who: int, most: int, queues: Any, types: Any, lease: float, weighted: bool
+        self, worker_n: int, max_jobs: int, queues: Any, types: Any, lease: float, weighted: bool
     ) -> None:
         request = next(self.ids)
         self.tick()
         answer = self.engine.call(
             "select claim_jobs($1, $2, $3, $4, $5, $6, $7)",
-            f"w{who}", queues, types, most, lease, UUID(request),
+            f"w{worker_n}", queues, types, max_jobs, lease, UUID(request),
             [float(n + 1) for n in range(len(queues))] if weighted else None,
         )  # fmt: skip
-        claimed = self.record_claim(who, answer, request)
+        claimed = self.record_claim(worker_n, answer, request)
         candidates = {job for job, row in self.model.rows.items() if row.hold != "waiting"}
         self.watch(self.claim_step("claim", claimed=claimed))
         rows = [self.model.rows[job] for job in claimed]
-        assert len(rows) <= most
+        assert len(rows) <= max_jobs
         for row in rows:
             assert row.queue in queues and row.job_type in types, row
-            assert row.worker == f"w{who}", row
+            assert row.worker == f"w{worker_n}", row
             assert row.lease_expires_at == pytest.approx(self.model.now + lease), row
         if not weighted:
             places = [(row.rank, row.turn, row.seq) for row in rows]
             assert places == sorted(places), rows
-            self.check_left(rows, most, queues, types, candidates)
+            self.check_left(rows, max_jobs, queues, types, candidates)
 
     def check_left(
-        self, rows: list[Row], most: int, queues: Any, types: Any, candidates: set[str]
+        self, rows: list[Row], max_jobs: int, queues: Any, types: Any, candidates: set[str]
     ) -> None:
         """Check that the claim skipped no job that it should have returned.
 
@@ -76,53 +76,53 @@ class Working(World):
                 and (row.expires_at is None or row.expires_at > self.model.now)
                 and not any(map(self.model.has_no_capacity, row.keys))
             ):
-                assert len(rows) == most, f"{row} was left although only {len(rows)} were claimed"
+                assert len(rows) == max_jobs, f"{row} was left with {len(rows)} claimed"
                 assert worst and worst < (row.rank, row.turn, row.seq), f"{row} was passed over"
 
     @precondition(lambda self: self.requests)
     @rule(n=pick)
     def claim_again(self, n: int) -> None:
         """Repeat a claim whose answer was lost."""
-        who = [*self.requests][n % len(self.requests)]
-        lease, got = self.requests[who]
+        worker_n = [*self.requests][n % len(self.requests)]
+        lease, got = self.requests[worker_n]
         self.tick()
         held = {job for job in got if self.model.is_leased(job, lease)}
         running = {job for job in held if not self.model.is_overdue(job)}
         answer = self.engine.call(
-            "select claim_jobs($1, $2, $3, 20, 5, $4)", f"w{who}", QUEUES, TYPES, UUID(lease)
+            "select claim_jobs($1, $2, $3, 20, 5, $4)", f"w{worker_n}", QUEUES, TYPES, UUID(lease)
         )
         # Once all its leases have ended, the repeated claim is a new claim.
-        there = {job["id"] for job in answer}
-        anew = [
+        answered = {job["id"] for job in answer}
+        granted = [
             job
             for job in answer
             if job["id"] not in held or job["version"] > self.model.rows[job["id"]].version
         ]
-        claimed = self.record_claim(who, anew, lease) if anew else {}
+        claimed = self.record_claim(worker_n, granted, lease) if granted else {}
         self.watch(self.claim_step("claim again", claimed=claimed))
         if running:
-            assert not anew and running <= there <= held, answer
+            assert not granted and running <= answered <= held, answer
 
-    @rule(who=worker, most=st.sampled_from([1, 3, 20]))
-    def claim_all(self, who: int, most: int) -> None:
-        self.claim(who, most, QUEUES, TYPES, 30, False)
+    @rule(worker_n=worker, max_jobs=st.sampled_from([1, 3, 20]))
+    def claim_all(self, worker_n: int, max_jobs: int) -> None:
+        self.claim(worker_n, max_jobs, QUEUES, TYPES, 30, False)
 
-    @rule(who=worker)
-    def claim_legacy(self, who: int) -> None:
+    @rule(worker_n=worker)
+    def claim_legacy(self, worker_n: int) -> None:
         self.tick()
         row = self.engine.call("select to_jsonb(j) from claim_next_job('plain') j")
         claimed = {row["id"]: row["lease_id"]} if row else {}
-        self.grants[who] = [*self.grants[who], *claimed.items()][-12:]
+        self.grants[worker_n] = [*self.grants[worker_n], *claimed.items()][-12:]
         # There may be no worker, so this call does maintenance that is overdue.
         self.watch(Step("claim_next_job", others=CLAIM | MAINTENANCE, claimed=claimed))
 
-    @rule(who=worker)
-    def heartbeat(self, who: int) -> None:
-        grants = {job: lease for job, lease in self.grants[who]}
+    @rule(worker_n=worker)
+    def heartbeat(self, worker_n: int) -> None:
+        grants = {job: lease for job, lease in self.grants[worker_n]}
         before = dict(self.model.rows)
         self.tick()
         answer = self.engine.call(
-            "select heartbeat_jobs($1, $2)", f"w{who}",
+            "select heartbeat_jobs($1, $2)", f"w{worker_n}",
             [{"job_id": job, "lease_id": lease} for job, lease in grants.items()],
         )  # fmt: skip
         held = {job for job, lease in grants.items() if self.model.is_leased(job, lease)}
@@ -170,17 +170,19 @@ class Working(World):
         else:
             assert answer.code in ("PQ_STALE_LEASE", "PQ_UNKNOWN_JOB"), answer
 
-    @rule(which=st.lists(pick, min_size=1, max_size=4), outcome=outcomes,
-          late=st.sampled_from([False] * 3 + [True]), then=st.sampled_from([0, 0, 2]))  # fmt: skip
-    def report(self, which: list[int], outcome: dict[str, Any], late: bool, then: int) -> None:
+    @rule(picks=st.lists(pick, min_size=1, max_size=4), outcome=outcomes,
+          late=st.sampled_from([False] * 3 + [True]),
+          next_jobs=st.sampled_from([0, 0, 2]))  # fmt: skip
+    def report(self, picks: list[int], outcome: dict[str, Any], late: bool, next_jobs: int) -> None:
         """Report jobs, some with ended leases, and claim in the same call."""
-        picked = {job: (who, lease) for who, job, lease in (self.grant(n, late) for n in which)}
-        who = next(iter(picked.values()))[0]
+        granted = [self.grant(n, late) for n in picks]
+        picked = {job: (worker_n, lease) for worker_n, job, lease in granted}
+        worker_n = next(iter(picked.values()))[0]
         wanted = {job: self.expected(job, lease, outcome) for job, (_, lease) in picked.items()}
         items = [{"job_id": j, "lease_id": lease, **outcome} for j, (_, lease) in picked.items()]
         request = next(self.ids)
-        claim = then and {
-            "worker": f"w{who}", "queues": QUEUES, "job_types": TYPES, "max_jobs": then,
+        claim = next_jobs and {
+            "worker": f"w{worker_n}", "queues": QUEUES, "job_types": TYPES, "max_jobs": next_jobs,
             "request_id": request,
         }  # fmt: skip
         self.tick()
@@ -188,7 +190,7 @@ class Working(World):
         claimed = {job["id"]: request for job in answer["jobs"]}
         targets = {
             job: frozenset(
-                {action, *(["wake"] if action == "park" else []), *(CLAIM if then else [])}
+                {action, *(["wake"] if action == "park" else []), *(CLAIM if next_jobs else [])}
             )
             for job, (_, action) in wanted.items()
             if action
@@ -197,35 +199,35 @@ class Working(World):
             Step(
                 f"report {outcome}",
                 targets=targets,
-                others=FOLLOW_UPS | (CLAIM if then else set()),
+                others=FOLLOW_UPS | (CLAIM if next_jobs else set()),
                 claimed=claimed,
             )
         )
         assert [(o["job_id"], o["outcome"]) for o in answer["outcomes"]] == [
             (job, word) for job, (word, _) in wanted.items()
         ]
-        if then:
-            self.record_claim(who, answer["jobs"], request)
+        if next_jobs:
+            self.record_claim(worker_n, answer["jobs"], request)
         else:
             self.check_outcomes(wanted, outcome)
 
-    @rule(which=st.lists(pick, min_size=1, max_size=4))
-    def complete(self, which: list[int]) -> None:
-        self.report(which, {"outcome": "completed", "result": {"ok": True}}, False, 0)
+    @rule(picks=st.lists(pick, min_size=1, max_size=4))
+    def complete(self, picks: list[int]) -> None:
+        self.report(picks, {"outcome": "completed", "result": {"ok": True}}, False, 0)
 
-    @rule(which=st.lists(pick, min_size=1, max_size=2), event=st.sampled_from(EVENTS))
-    def park(self, which: list[int], event: str | None) -> None:
+    @rule(picks=st.lists(pick, min_size=1, max_size=2), event=st.sampled_from(EVENTS))
+    def park(self, picks: list[int], event: str | None) -> None:
         outcome = {"outcome": "parked", "event": event, "delay_seconds": 300}
-        self.report(which, outcome, False, 0)
+        self.report(picks, outcome, False, 0)
 
     @rule(n=pick, outcome=outcomes)
     def wake_up_too_late(self, n: int, outcome: dict[str, Any]) -> None:
         """Report after the leases have expired and another worker runs the jobs."""
-        who, _, _ = self.grant(n, False)
+        worker_n, _, _ = self.grant(n, False)
         self.tick(31)
         self.maintain()
-        self.claim((who + 1) % len(WORKERS), 20, QUEUES, TYPES, 30, False)
-        self.heartbeat(who)
+        self.claim((worker_n + 1) % len(WORKERS), 20, QUEUES, TYPES, 30, False)
+        self.heartbeat(worker_n)
         self.report([n, n + 1], outcome, True, 0)
 
     @rule(n=pick)

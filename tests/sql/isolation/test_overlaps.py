@@ -43,6 +43,14 @@ async def test_a_job_blocked_while_its_limit_changes_is_unblocked(world: World, 
     assert [job["id"] for job in await world.claim()] == [second]
 
 
+async def test_a_job_of_a_paused_key_takes_no_slot_of_another_limit(world: World):
+    await world.call("select set_limit('global', 1)")
+    await world.call("select pause_key($1)", KEY)
+    await world.enqueue(TYPE, KEYED)
+    second = await world.enqueue(TYPE, {})
+    assert [job["id"] for job in await world.claim()] == [second]
+
+
 @pytest.mark.parametrize("mode", ["share", "share row exclusive"])
 async def test_a_heartbeat_extends_leases_during_create_index(world: World, mode: str):
     job = await world.enqueue(TYPE, {})
