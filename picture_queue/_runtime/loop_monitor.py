@@ -66,10 +66,11 @@ class LoopMonitor:
 
     def _check(self, limit: float) -> str | None:
         now = time.monotonic()
-        blocked, self._checked_at, before = now - self._loop_ran_at, now, self._checked_at
+        before, self._checked_at = self._checked_at, now
+        blocked = now - self._loop_ran_at
         cpu_time = time.process_time() - self._cpu_time
         self._cpu_time += cpu_time
-        # Checks are a quarter of the limit apart: a block is noticed before it has lasted so long.
+        # Checks are a quarter of the limit apart, so the next one may come after the limit.
         if blocked < 0.75 * limit or self._blocked_by is not None:
             return None
         stalled = now - before

@@ -55,10 +55,10 @@ class HandlerTask(asyncio.Task[None]):
             self._started = WeakSet()
         self._started.add(task)
 
-    def hold_forever(self) -> None:
+    def abandon(self) -> None:
         """Let the event loop end without it and without what its handler started."""
         for task in (self, *(self._started or ())):
-            hold_forever(task)
+            abandon(task)
 
 
 class ExitOfTask(BaseException):
@@ -135,10 +135,10 @@ async def end_tasks(seconds: float) -> None:
     if tasks:
         await asyncio.wait(tasks, timeout=seconds)
     for task in tasks:
-        hold_forever(task)
+        abandon(task)
 
 
-def hold_forever(task: asyncio.Future[Any]) -> None:
+def abandon(task: asyncio.Future[Any]) -> None:
     """Let the event loop and the interpreter end without a task that ignores its cancellation.
 
     The end of `asyncio.run` waits for all tasks it knows. A task that is not known any more would

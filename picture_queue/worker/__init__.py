@@ -2,28 +2,21 @@
 
 The path of a job. Each line names a task of the event loop, or a thread, and what it does:
 
-    Claimer           claim_jobs -> Supervisor._take: a slot, held ahead, or released
+    Claimer           claim_jobs -> Supervisor._take: a slot, held ahead, released, or refused
     heartbeat thread  heartbeat_jobs confirms starts and extends leases;
                       Supervisor._take_heartbeat (in the event loop) starts, cancels, stops
-    HandlerTask       runs an async handler; a plain def runs in a thread of its own
+    HandlerTask       runs an async handler, or waits for the thread of a plain def
                       -> Supervisor.settled: its outcome goes to the Reporter
                       -> Supervisor.ended: the slot is free; the next held job or a claim
     Reporter          report_jobs -> Supervisor._written: the lease is dropped
     MaintenanceLoop   maintain_jobs, for the whole project
 
-A job keeps its slot until its handler has ended. It keeps its lease until the database has answered
-for its outcome, or until the lease is lost. Either can end first.
+A job that has started keeps its slot until its handler has ended. It keeps its lease until the
+database has answered for its outcome, or until the lease is lost. Either can end first.
 """
 
 from picture_queue.worker.context import JobContext, SyncJobContext
-from picture_queue.worker.verdicts import (
-    Cancel,
-    Park,
-    PermanentFailure,
-    RateLimited,
-    Retry,
-    Snooze,
-)
+from picture_queue.worker.verdicts import Cancel, Park, PermanentFailure, RateLimited, Retry, Snooze
 from picture_queue.worker.worker import Worker
 
 __all__ = [

@@ -76,11 +76,10 @@ class BatchSender(Generic[T]):
 
     def _begin(self) -> None:
         self._stop_timer()
-        if self._waiting:
-            values = list(self._waiting)
-            self._waiting.clear()
-            self._sending = asyncio.create_task(self._send(values))
-            self._sending.add_done_callback(self._sent)
+        values = list(self._waiting)
+        self._waiting.clear()
+        self._sending = asyncio.create_task(self._send(values))
+        self._sending.add_done_callback(self._sent)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None

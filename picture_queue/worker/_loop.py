@@ -23,7 +23,7 @@ class BackgroundLoop(ABC):
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._stop_asked = asyncio.Event()
-        self._is_cancelled = False
+        self._cancelled_by_stop = False
 
     def start(self, on_failure: Callable[[PictureQueueError], None] | None = None) -> None:
         """Start with the first tick.
@@ -35,7 +35,7 @@ class BackgroundLoop(ABC):
         """
 
         def ended(task: asyncio.Task[None]) -> None:
-            if task.cancelled() and not self._is_cancelled and on_failure is not None:
+            if task.cancelled() and not self._cancelled_by_stop and on_failure is not None:
                 on_failure(
                     PictureQueueError(
                         f"Other code cancelled the {task.get_name()} of the worker",
@@ -57,10 +57,10 @@ class BackgroundLoop(ABC):
         if self._task is None:
             return
         await asyncio.wait({self._task}, timeout=timeout)
-        if self._task.cancelled() and not self._is_cancelled:
+        if self._task.cancelled() and not self._cancelled_by_stop:
             self.start()  # other code cancelled it: it does what is left
             await asyncio.wait({self._task}, timeout=timeout)
-        self._is_cancelled = True
+        self._cancelled_by_stop = True
         self._task.cancel()
         await asyncio.wait({self._task}, timeout=_CANCEL_TIMEOUT)
 
@@ -98,18 +98,19 @@ class BackgroundLoop(ABC):
 
     async def _wait(self, seconds: float | None) -> None:
         """Wait to be woken, for so long at most."""
-        await _wait_for(self._woken, seconds)
+        await wait_for(self._woken, seconds)
         self._woken.clear()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep; a stop ends it early, unless work is left: then the loop must not spin."""
+        """Sleep. A stop ends it early, unless work is left: the loop must not spin then."""
         if self.stopping and not self._is_finished():
             await asyncio.sleep(seconds)
         else:
-            await _wait_for(self._stop_asked, seconds)
+            await wait_for(self._stop_asked, seconds)
 
 
-async def _wait_for(event: asyncio.Event, seconds: float | None) -> None:
+async def wait_for(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for an event, for so long at most."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

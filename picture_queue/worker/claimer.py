@@ -83,7 +83,7 @@ class Claimer(BackgroundLoop):
                 return
             self._open = self._claim(demand)
             self._sent_at = time.monotonic()
-            self._due_at = math.inf  # `request_claim` from here on asks for another claim
+            self._due_at = math.inf  # unless `request_claim` asks for another claim
         try:
             jobs = await self._calls.call(_rpc.claim_jobs(self._open), _CLAIM_TIMEOUT)
         except Exception as error:
@@ -117,8 +117,8 @@ class Claimer(BackgroundLoop):
             self._due_at = min(self._due_at, time.monotonic() + interval)
             self._calls.emit("idle")
         else:
-            # After the first answer that is not full as well: the database has only now noted that
-            # this worker is idle, and did not wake it for a job written in the meantime.
+            # Also after the first answer that is not full: only with that one did the database note
+            # that this worker is idle, so it was not woken for a job written before.
             self._due_at = 0.0
         self._was_full = is_full
         for job in jobs:

@@ -21,14 +21,7 @@ from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
 from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.context import JobContext, SyncJobContext
-from picture_queue.worker.outcomes import (
-    Cancelled,
-    Failed,
-    Outcome,
-    Parked,
-    Released,
-    Snoozed,
-)
+from picture_queue.worker.outcomes import Cancelled, Failed, Outcome, Parked, Released, Snoozed
 from picture_queue.worker.registry import Handler
 
 _log = Log(__name__)
@@ -84,7 +77,7 @@ class Attempt:
 
     Attributes:
         settled: True once it has its outcome.
-        outcome: None until it settled, and for good when the lease was lost.
+        outcome: None before it settles, and afterwards if the lease was lost.
         duration: Seconds until it settled.
         stop_reason: The reason for which it was stopped, if it was.
         cancel_requested: True once the job's cancel was requested.
@@ -111,7 +104,8 @@ class Attempt:
         # Made directly: an eager task factory of the loop would run the handler here and now.
         self._task = HandlerTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
-        # Not yet: the smallest jobs end in their first step, and a timer takes 25 % of their time.
+        # One callback later: the smallest jobs have ended by then, and a timer takes 25 % of their
+        # time. After a stop this is the timer of the cleanup.
         self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
 
     @property
@@ -139,7 +133,10 @@ class Attempt:
         return self._task.done()
 
     def stop(self, reason: Stop) -> None:
-        """Stop the handler. The first reason holds, but a lost lease outweighs every other."""
+        """Cancel an async handler, which gets `CLEANUP` seconds; settle a plain function at once.
+
+        The first reason holds, but a lost lease outweighs every other.
+        """
         if self.settled:
             return
         if reason is Stop.CANCEL:
@@ -168,7 +165,7 @@ class Attempt:
         if is_async and self.shutdown_requested and not self.ended:
             # The end of an event loop waits for all tasks, and this one ignores its cancellation,
             # or waits for one that does.
-            self._task.hold_forever()
+            self._task.abandon()
 
     async def _send_progress(self, values: list[tuple[int, str | None]]) -> None:
         call = _rpc.report_progress(self.job.id, self.job.lease_id, *values[-1])
@@ -235,7 +232,7 @@ class Attempt:
         return in_thread(self._task.get_name(), run)
 
     def _outcome_of_error(self, error: BaseException) -> Outcome | None:
-        """Return the outcome of a handler that raised; a stop comes before what it raised then."""
+        """Return the outcome of a handler that raised; after a stop only a verdict outweighs it."""
         kind = type(verdicts.cause_of(error))
         if issubclass(kind, asyncio.CancelledError):
             return self._outcome_of_stop(error)
@@ -306,7 +303,7 @@ def log_outcome(
         of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
         reason, detail = outcome.error, outcome.detail
     elif isinstance(outcome, Snoozed) and outcome.detail is not None:
-        # An exception for which the job is not at fault: it may go on for ever.
+        # A reason was given, or the job is not at fault for the exception: it may go on for ever.
         level, reason = logging.WARNING, outcome.detail
     if status == "failed" and not isinstance(outcome, Failed):
         name, level, of = status, logging.ERROR, ", for good"

@@ -13,6 +13,7 @@ from picture_queue._log import Log
 from picture_queue._runtime.loop_monitor import LoopMonitor
 from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
+from picture_queue.worker._loop import wait_for
 from picture_queue.worker.slots import Lease, Slots
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ _log = Log(__name__)
 #: Longest time between two heartbeats, seconds. After a minute without one, a worker is not listed
 #: as alive and gets no wake-ups.
 PRESENCE = 20.0
-#: Seconds from the start of a job to its confirmation. A reported outcome makes it unnecessary.
+#: Seconds from the start of a job to its confirmation. Not sent if its outcome is reported before.
 _CONFIRM_AFTER = 0.001
 _CONFIRM_AFTER_IN_BULK = 0.1
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
-# Seconds that the thread sleeps: a handler that blocks the event loop also blocks the timer that
-# wakes the thread for a confirmation.
+# Longest sleep of the thread, seconds: while a handler blocks the event loop, the timer that wakes
+# the thread for a confirmation does not run.
 _LONGEST_SLEEP = 1.0
 _MIN_TIMEOUT = 1.0  # seconds of a call, however short the lease is
 _FAULT_DELAY = 1.0  # seconds until the next tick after an unexpected exception
@@ -90,7 +91,7 @@ class HeartbeatLoop:
 
         A job that waits for the confirmation before it runs is confirmed at once. A job that runs
         already is confirmed a little later, together with others, so that a job that ends before
-        then costs no call. From now on the thread extends the lease.
+        then costs no call.
         """
         if lease.attempt is None or lease.extend_at < self._next_beat_at:
             self._woken.set()
@@ -121,9 +122,7 @@ class HeartbeatLoop:
             self._timer.cancel()
         if self._thread.ident is None:
             return  # it was not started
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_TIMEOUT):
-                await self._ended.wait()
+        await wait_for(self._ended, _STOP_TIMEOUT)
 
     # --- in the thread ---
 
@@ -170,9 +169,9 @@ class HeartbeatLoop:
         """Send a heartbeat for the named leases; return whether the database answered."""
         sent_at = time.monotonic()
         # Honour the pause that the API asked for (Retry-After), unless a lease would expire in it.
-        pause = self._calls.quiet_until - sent_at
-        if pause > 0 and all(lease.ends_at > self._calls.quiet_until for lease in leases):
-            self._retry_at = self._calls.quiet_until
+        quiet_until = self._calls.quiet_until
+        if quiet_until > sent_at and all(lease.ends_at > quiet_until for lease in leases):
+            self._retry_at = quiet_until
             return False
         # Leave time for a second call before the first lease expires.
         first_end = min((lease.ends_at for lease in leases), default=math.inf) - sent_at

@@ -48,7 +48,7 @@ class MaintenanceLoop(BackgroundLoop):
             self._on_work()
         self.is_holder = answer.leased
         if answer.leased:
-            await self._sleep(_MIN_PAUSE)
+            await self._sleep(_MIN_PAUSE)  # a wake-up does not end it, unlike the wait below
             await self._wait(max(0.0, answer.next_in - _MIN_PAUSE))
         else:
             jitter = random.uniform(1.0, 1.2)  # noqa: S311 - spreads workers started together

@@ -43,7 +43,7 @@ class Completed(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Failed(Outcome):
-    """The handler raised.
+    """The attempt failed, or the job could not be started.
 
     Attributes:
         error: One line without control characters, for the owner.
@@ -70,7 +70,7 @@ class Snoozed(Outcome):
         delay_seconds: Seconds until the next run; see `wait_seconds`.
         run_at: Time of the next run, instead of ``delay_seconds``; see `wait_until`.
         pause_key: A limit key that is paused for ``delay_seconds`` as well.
-        detail: One line for operators, if an exception was the reason.
+        detail: One line for operators: the given reason, or the exception.
     """
 
     name: ClassVar[str] = "snoozed"
@@ -96,7 +96,7 @@ class Parked(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Released(Outcome):
-    """The worker stops before the handler has ended; the attempt does not count."""
+    """The worker gives back a job that has not ended; the attempt does not count."""
 
     name: ClassVar[str] = "released"
 

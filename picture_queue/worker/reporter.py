@@ -96,7 +96,7 @@ class Reporter(BackgroundLoop):
         self.wake()
 
     def _remove(self, report: Report) -> bool:
-        """Return whether it waited, and no newer one of its job."""
+        """Remove a report; return False if it no longer waits, or a newer one took its place."""
         is_newest = self._waiting.get(report.job.key) is report
         if is_newest:
             del self._waiting[report.job.key]
@@ -110,7 +110,7 @@ class Reporter(BackgroundLoop):
             await self._wait(None)
             return
         is_few = self._slots.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping
-        # At least until the jobs that end in this turn of the event loop have an outcome.
+        # Even 0 lets the jobs that end in this turn of the event loop add their outcomes.
         await asyncio.sleep(_GATHER_TIME if is_few else 0)
         batch = list(islice(self._waiting.values(), self._batch_size))
         await self._send(batch)
@@ -118,7 +118,7 @@ class Reporter(BackgroundLoop):
     async def _send(self, batch: list[Report]) -> None:
         call = _rpc.report_jobs([report.item for report in batch])
         try:
-            # At the end of the worker there is no other try.
+            # A worker that stops has no time for a pause that the API asked for.
             answers = await self._calls.call(call, _REPORT_TIMEOUT, urgent=self.stopping)
         except Exception as error:
             is_at_fault = isinstance(error, ValueError | TypeError | RecursionError | TooLarge)
@@ -127,7 +127,7 @@ class Reporter(BackgroundLoop):
                 for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
                     await self._send(half)
                 return
-            # Others first, and in smaller batches: one that cannot be sent must not delay the rest.
+            # Others first, in smaller batches: one that cannot be sent must not delay the rest.
             self._batch_size = max(1, len(batch) // 2)
             for report in batch:
                 if self._remove(report):
@@ -165,7 +165,7 @@ class Reporter(BackgroundLoop):
         if self._locked_reporter is not None and self._remove(report):
             self._locked_reporter._add(report)
             self._slots.note_locked(report.job)
-            self._on_written([])  # nothing is, but there may be more to claim
+            self._on_written([])  # no lease ends, but claims may go on
 
     def _log_answer(self, report: Report, answer: str, status: str | None) -> None:
         if answer != "stale":
@@ -177,7 +177,7 @@ class Reporter(BackgroundLoop):
         self._calls.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
-        """Report a failure instead of an outcome that is refused; give up if that is one."""
+        """Report a failure instead of an outcome that is refused; give up if it is one already."""
         if self._waiting.get(report.job.key) is not report:
             return
         if isinstance(report.outcome, Failed) and not report.outcome.detail:

@@ -23,7 +23,8 @@ MAX_CLAIM = 1000
 AHEAD_SECONDS = 0.25
 #: Shortest measurement of that rate, seconds: a few quick jobs do not predict the next ones.
 _MIN_SAMPLE = AHEAD_SECONDS / 16
-#: Smallest claim while jobs are to be held ahead, or half of the target if that is less.
+#: While jobs are to be held ahead, a claim asks for this many at least, or for half of the target
+#: if that is less.
 MIN_CLAIM = 500
 #: Longest time that a job is held ahead, seconds. Then it is released for other workers.
 MAX_HELD = 1.0
@@ -39,7 +40,7 @@ class Lease:
         confirmed_at: The time of the monotonic clock at which the call that granted or extended the
             lease was sent. The lease is valid for at least ``seconds`` from this time.
         confirm_at: The time at which to confirm to the database that the job has started; infinite
-            until the job gets a slot.
+            until the job gets a slot. The heartbeat extends leases for which it is finite.
         start_confirmed: Whether the database knows that the job has started.
         attempt: The attempt that runs the job; None before the attempt starts.
         seconds: The length of the lease.
@@ -75,7 +76,7 @@ class Lease:
     @property
     def is_valid(self) -> bool:
         """True until the lease may have expired."""
-        return time.monotonic() < self.confirmed_at + self.seconds
+        return time.monotonic() < self.ends_at
 
     @property
     def is_settled(self) -> bool:
@@ -154,13 +155,15 @@ class Slots:
         return time.monotonic() - self._busy_since if self._taken else 0.0
 
     def note_answer(self) -> None:
-        """Measure the rate anew after the answer to a claim, unless too few jobs have ended."""
+        """Begin a new measurement of the rate after an answer, if enough jobs have ended."""
         if self._ended >= self.concurrency:
             self._last_target = self._target_ahead()
             self._ended, self._busy_seconds, self._busy_since = 0, 0.0, time.monotonic()
 
     def pause_claims(self, job: ClaimedJob) -> None:
-        """Stop claims until the outcome of this job, which pauses a limit key, is written."""
+        """Stop claims until the outcome of this job, which pauses a limit key, is written.
+
+        The jobs that have not started are released, since the limit key may be theirs."""
         self._pausing.add(job.key)
         self.release_unstarted()
 
@@ -172,7 +175,7 @@ class Slots:
     # --- leases ---
 
     def leases(self) -> list[Lease]:
-        """Return the leases to extend: those of all jobs that are not held ahead."""
+        """Return the leases to extend: those of the jobs that got a slot."""
         with self._lock:
             return [lease for lease in self._leases.values() if lease.confirm_at < math.inf]
 
@@ -201,6 +204,7 @@ class Slots:
 
     def drop_lease(self, job: ClaimedJob) -> None:
         """Remove a lease that ended. If its attempt has not started, free the slot as well."""
+        # In any case: an outcome can be handed over after its lease was lost.
         self._pausing.discard(job.key)
         self._locked.discard(job.key)
         lease = self._leases.get(job.key)
@@ -219,7 +223,7 @@ class Slots:
         return [lease.attempt for lease in self._taken.values() if lease.attempt is not None]
 
     def assign_slot(self, lease: Lease, attempt: Attempt | None) -> None:
-        """Give a slot to a job.
+        """Give a slot to a job. From then on the heartbeat extends its lease.
 
         A job that waits for the confirmation of its start has no attempt. It is assigned a second
         time, with its attempt, after the confirmation.

@@ -17,11 +17,11 @@ from picture_queue._rpc import Rpc
 from picture_queue._text import clean
 from picture_queue._transport import duplicate
 from picture_queue._transport.base import Deadline, check_version
-from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease
+from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease, WorkerStuck
 from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
-from picture_queue.worker._loop import BackgroundLoop
+from picture_queue.worker._loop import BackgroundLoop, wait_for
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Stop
 from picture_queue.worker.heartbeat import HeartbeatLoop
@@ -30,7 +30,6 @@ from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Registry
 from picture_queue.worker.reporter import Reporter
 from picture_queue.worker.slots import Lease, Slots
-from picture_queue.worker.stuck import StuckDetector
 
 if TYPE_CHECKING:
     from picture_queue._transport.backend import AsyncBackend
@@ -41,7 +40,7 @@ _log = Log(__name__)
 
 # Seconds for an answer, retries included.
 _REGISTER_TIMEOUT = 60.0
-_REGISTER_TRY = 10.0  # of these: a connection may be dead
+_REGISTER_TRY = 10.0  # of these, for one try: a connection may be dead
 _ATTEMPT_TIMEOUT = 5.0  # to a call of an attempt: its progress, or lines of its log
 _LAST_CLAIM_TIMEOUT = 5.0
 _LAST_REPORT_TIMEOUT = 15.0
@@ -79,7 +78,7 @@ class Supervisor:
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
         self._on_failure = on_failure
-        self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_failure)
+        self._stuck: list[Attempt] = []  # their handlers still run long after they were given up
         self._log_tasks: set[asyncio.Task[None]] = set()  # they write the last lines of attempts
         self._is_started = self._stopping = False
         self._is_urgent = False  # stop_now() was called
@@ -145,9 +144,8 @@ class Supervisor:
         """
         self._stopping = True
         self._wake_ups.stop()
-        self._stuck.close()
         await _outlast_cancel(self._maintenance.stop(0))
-        await _stop_in_order(self._claimer, _LAST_CLAIM_TIMEOUT)
+        await _stop_loop(self._claimer, _LAST_CLAIM_TIMEOUT)
         self._slots.release_unstarted()
         for attempt in self._slots.attempts:
             attempt.shutdown_requested = True
@@ -159,8 +157,8 @@ class Supervisor:
             attempt.give_up()
         if self._log_tasks:
             await _outlast_cancel(asyncio.wait(self._log_tasks, timeout=_LAST_REPORT_TIMEOUT))
-        await _stop_in_order(self._reporter, _LAST_REPORT_TIMEOUT)
-        await _stop_in_order(self._locked_reporter, _LAST_REPORT_TIMEOUT)
+        await _stop_loop(self._reporter, _LAST_REPORT_TIMEOUT)
+        await _stop_loop(self._locked_reporter, _LAST_REPORT_TIMEOUT)
         await _outlast_cancel(self._heartbeat.stop())
         await _outlast_cancel(self._unregister())
         _log.info("Worker %s has stopped", self.name)
@@ -181,9 +179,7 @@ class Supervisor:
         if self._is_urgent or self._all_settled():
             return
         self._wait_over.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wait_over.wait()
+        await wait_for(self._wait_over, seconds)
 
     def _all_settled(self) -> bool:
         return all(attempt.settled for attempt in self._slots.attempts)
@@ -222,7 +218,10 @@ class Supervisor:
         self._reporter.put(job, Failed(clean(error), retryable=False))
 
     def _begin(self, lease: Lease) -> None:
-        """Give a job a slot. It starts there at once, or when the database has noted its start."""
+        """Give a job a slot and start it.
+
+        If the database must note its start first, the job waits in the slot for the second call.
+        """
         job, attempt = lease.job, None
         if lease.start_confirmed or not job.confirm_start:
             try:
@@ -239,16 +238,15 @@ class Supervisor:
         job, outcome = attempt.job, attempt.outcome
         if isinstance(outcome, Snoozed) and outcome.pause_key is not None:
             self._slots.pause_claims(job)  # the jobs behind it are to wait as well
-        if outcome is None:
-            self._slots.drop_lease(job)
-        elif attempt.has_unsent_lines:
+        if outcome is not None and attempt.has_unsent_lines:
             task = asyncio.create_task(self._report_after_log(attempt, outcome))
             self._log_tasks.add(task)
             task.add_done_callback(self._log_tasks.discard)
-        else:
+        elif outcome is not None:  # None: the lease is lost, and dropped already
             self._reporter.put(job, outcome, attempt.duration)
         if not (attempt.ended or self._stopping):
-            self._stuck.watch(attempt)
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._settings.stuck_after, self._check_stuck, attempt)
         if self._stopping and self._all_settled():
             self._wait_over.set()
         self._calls.emit("settled", job, outcome.name if outcome else None)
@@ -257,6 +255,26 @@ class Supervisor:
         """Give the slot of an attempt to the next job."""
         self._slots.free_slot(attempt.job)
         self._fill_slots()
+
+    def _check_stuck(self, attempt: Attempt) -> None:
+        """Log a handler that still runs, and fail when such handlers hold half of the slots.
+
+        Only the end of the process frees these slots: a thread cannot be ended from outside, and a
+        coroutine can refuse to end.
+        """
+        if attempt.ended or self._stopping:
+            return
+        self._stuck = [other for other in self._stuck if not other.ended] + [attempt]
+        job, stuck, slots = attempt.job, len(self._stuck), self._settings.concurrency
+        _log.error(
+            f"The handler of job {job.id} ({job.job_type}) still runs "
+            f"{self._settings.stuck_after:g} s after it was given up and keeps its slot; "
+            f"{stuck} of {slots} slots are lost that way"
+        )
+        if 2 * stuck >= slots:
+            hint = "Start a new process, and give what they wait for a timeout of its own"
+            text = "Handlers that do not end hold half of the worker's slots"
+            self._on_failure(WorkerStuck(text, hint=hint))
 
     def _fill_slots(self) -> None:
         if self._stopping:
@@ -323,7 +341,7 @@ class Supervisor:
     # --- wake-ups ---
 
     def _note_listening(self, joined: bool) -> None:
-        """Note which wake-ups arrive; do what those that were missed asked for."""
+        """Note which wake-ups arrive; once they do, do what missed ones may have asked for."""
         self._claimer.receives_wake_ups = self._wake_ups.all_arrive
         if joined:
             self._claimer.request_claim()
@@ -341,7 +359,7 @@ class Supervisor:
 
 
 async def _outlast_cancel(step: Awaitable[object]) -> bool:
-    """Return whether the step was done to its end: other code may cancel it."""
+    """Await a step of the stop; return False if other code cancelled it."""
     try:
         await step
     except asyncio.CancelledError:
@@ -350,7 +368,7 @@ async def _outlast_cancel(step: Awaitable[object]) -> bool:
     return True
 
 
-async def _stop_in_order(loop: BackgroundLoop, timeout: float) -> None:
+async def _stop_loop(loop: BackgroundLoop, timeout: float) -> None:
     if not await _outlast_cancel(loop.stop(timeout)):
         # What cancelled the step most likely cancelled the loop as well, with work left.
         await _outlast_cancel(loop.stop(timeout))

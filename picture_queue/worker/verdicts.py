@@ -277,7 +277,7 @@ def _wait(verdict: str, seconds: object, name: str, at: Any) -> tuple[float | No
         return _seconds(verdict, seconds), None
     if seconds is not None:
         raise InvalidArgument(f"{verdict} takes seconds or {name}, not both")
-    if not isinstance(at, datetime) or at != at:  # a missing time of pandas
+    if not isinstance(at, datetime) or at != at:  # pandas.NaT: a datetime, not equal to itself
         raise InvalidArgument(f"{verdict} takes a datetime", detail=f"{name} is {at!r}")
     return None, wait_until(at)
 

@@ -11,7 +11,7 @@ from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue._realtime.follow import Watcher
 from picture_queue._runtime.stop_signals import on_stop_signal
-from picture_queue._runtime.tasks import guard_tasks, hold_forever
+from picture_queue._runtime.tasks import abandon, guard_tasks
 from picture_queue._runtime.threads import use_daemon_threads
 from picture_queue._text import describe, traceback_of
 from picture_queue.errors import InvalidArgument, PictureQueueError, WorkerStuck
@@ -99,8 +99,9 @@ class Worker:
         """True if the worker stops, or stopped, because stuck handlers hold half of its slots.
 
         Only a new process can free these slots, since a thread cannot be ended from outside. A
-        handler is stuck if it still runs ``stuck_after`` seconds after its timeout, its cancel or
-        the loss of its lease. The worker lets the other jobs finish before it stops.
+        handler is stuck if it still runs ``stuck_after`` seconds after its attempt was given up:
+        for a plain function at its timeout, its cancel or the loss of its lease, for an async one
+        up to 25 seconds later. The worker lets the other jobs finish before it stops.
         """
         return isinstance(self._failure, WorkerStuck)
 
@@ -224,9 +225,8 @@ class Worker:
         watcher = Watcher(client._project)
         self._closers = {} if self._client else {"Closing the connections": client.aclose}
         self._closers["Closing the wake-ups"] = watcher.aclose
-        backend, events = client._project, watcher.wake_ups
         self._supervisor = Supervisor(
-            backend, events, self._registry, self.settings, self._fail, self._emit
+            client._project, watcher.wake_ups, self._registry, self.settings, self._fail, self._emit
         )
         starting = self._starting = asyncio.create_task(self._supervisor.start())
         try:
@@ -334,4 +334,4 @@ async def _call_with_timeout(seconds: float, what: str, function: Callback) -> N
         _log.error("%s has not ended in %g s", what, seconds)
         task.cancel()
         await asyncio.wait({task}, timeout=1.0)
-        hold_forever(task)
+        abandon(task)

@@ -68,8 +68,31 @@ async def test_a_worker_with_stuck_slots_ends_in_order_to_be_restarted(
         await asyncio.wait_for(running, 15)
     assert (await service.jobs.get(slow_job.id)).result == "finished"
     assert (await service.jobs.get(later.id)).attempt == 0
-    assert f"The handler of job {first.id} (stuck) still runs" in caplog.text
+    for job, lost in ((first, 1), (second, 2)):
+        assert f"The handler of job {job.id} (stuck) still runs" in caplog.text
+        assert f"{lost} of 4 slots are lost that way" in caplog.text
     assert hangs.running == 2
+
+
+async def test_a_handler_that_ended_late_is_no_longer_counted(
+    service, queue, new_worker, until, caplog
+):
+    worker = new_worker(concurrency=3, poll_interval=0.05, stuck_after=0.0)
+    handlers = [Hangs(), Hangs()]
+    for number, handler in enumerate(handlers):
+        worker.handler(f"stuck-{number}", timeout=0.1, max_attempts=1)(handler)
+    try:
+        async with worker:
+            for number, handler in enumerate(handlers):
+                await service.jobs.enqueue(f"stuck-{number}", queue=queue)
+                await until(lambda: f"(stuck-{number}) still runs" in caplog.text)  # noqa: B023
+                assert "2 of 3" not in caplog.text
+                handler.until.set()
+                await until(lambda: not worker._supervisor._slots.attempts)
+            assert not worker.recycle
+    finally:
+        for handler in handlers:
+            handler.until.set()
 
 
 async def test_a_handler_that_ends_late_frees_its_slot(service, queue, new_worker, hangs):
@@ -87,7 +110,6 @@ async def test_a_handler_that_ends_late_frees_its_slot(service, queue, new_worke
         job = await service.jobs.enqueue("fine", queue=queue)
         hangs.until.set()
         assert await service.jobs.result(job.id, timeout=15) == 1
-        assert not worker._supervisor._stuck._stuck
         assert not worker.recycle
 
 

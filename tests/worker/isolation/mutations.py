@@ -92,7 +92,7 @@ def wait_for_stuck_handlers() -> None:
 
 def wait_for_stuck_tasks() -> None:
     """Let the end of the event loop wait for tasks that ignore their cancellation."""
-    replace(tasks, "hold_forever", lambda task: None)
+    replace(tasks, "abandon", lambda task: None)
 
 
 def wait_for_stuck_threads() -> None:
