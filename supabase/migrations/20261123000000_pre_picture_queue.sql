@@ -51,7 +51,7 @@ create type picture_queue.change as (
   job_id uuid,
   action text,
   run_at timestamptz,      -- when a scheduled or parked job becomes claimable again
-  result jsonb,            -- of complete
+  result jsonb,            -- of complete: the result; of wake: the payload of the event
   error text,              -- clean, shown to the owner
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
@@ -70,7 +70,7 @@ create type picture_queue.moved as (
   lease_id uuid
 );
 
--- A claim, as a worker asks for it.
+-- A claim, as a worker asks for it; _claim sets is_limited and has_failed.
 create type picture_queue.claim as (
   worker text,
   queues text[],           -- null: every queue
@@ -92,7 +92,7 @@ create type picture_queue.applied as (
   long_lived boolean,      -- some may have more history than is kept
   has_generation boolean,  -- some belong to a generation
   ended uuid[],            -- jobs that ran under limit keys and no longer do
-  waited uuid[],           -- jobs with blocked_on whose action was neither block nor unblock
+  was_blocked uuid[],      -- jobs with blocked_on whose action was neither block nor unblock
   takes_turn boolean,      -- some get a place behind their tenant's last job
   due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
   batches jsonb            -- batch_id, from and to of each change in a batch
@@ -501,7 +501,7 @@ create table public.job_queue (
   payload jsonb not null default '{}',
   priority integer not null default 0,
   status text not null default 'pending',
-  -- Why a pending job cannot be claimed: scheduled, blocked, waiting. A parked job has the status processing.
+  -- Why a job cannot be claimed: scheduled, blocked, waiting (status pending), or parked (status processing).
   hold text,
   attempt integer not null default 0,
   max_attempts integer not null default 3,
@@ -623,7 +623,8 @@ comment on table picture_queue.follow_up is
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
--- Steps that failed, each for one subject. Other subjects are processed; this one is tried again at retry_at.
+-- Steps that failed, each for one subject. Other subjects are processed; this one is tried again at retry_at (of kind
+-- report: when the worker repeats it). A success does not delete rows of kind claim and report; pruning does.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,
@@ -634,7 +635,7 @@ create table picture_queue.failed_step (
   primary key (kind, subject)
 );
 comment on table picture_queue.failed_step is
-  'Steps of maintenance and claims that failed for one subject, to be tried again; queue_doctor() shows them.';
+  'Steps of maintenance, claims and reports that failed for one subject, to be tried again; queue_doctor() shows them.';
 create index failed_step_retry on picture_queue.failed_step (retry_at);
 
 create table picture_queue.lease_extension (
@@ -1147,8 +1148,7 @@ begin
   insert into picture_queue.answer (call, id, at) values (p_call, p_id, picture_queue._now()) on conflict do nothing;
   return (select a.answer from picture_queue.answer a where a.call = p_call and a.id = p_id);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._raise_busy();
-  return null;
+  return picture_queue._raise_busy();
 end
 $$;
 
@@ -1208,9 +1208,9 @@ begin
 end
 $$;
 
--- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' it sends the message
--- only if a worker of the queue is idle. Workers that use the API receive it over Realtime, those with a connection of
--- their own by NOTIFY.
+-- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' (jobs became claimable,
+-- however) it sends the message only if a worker of the queue is idle. Workers that use the API receive it over
+-- Realtime, those with a connection of their own by NOTIFY.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1237,13 +1237,13 @@ $$;
 
 -- 230_function__transition.sql
 
--- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A
--- change that it does not permit is left out of what is returned, so the caller sees what happened; so is one that
--- names a lease which is not in force (one that expired is in force until maintenance takes its job back). The caller
--- holds the locks of the rows, taken in the order of their ids, unless every change names its lease. The rows, their
--- history (of all actions but complete), the counts and the events are written here. What is left to do for other jobs
--- is written down as follow-ups; the first of them are done at once, unless p_begins_follow_ups is false.
-create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
+-- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A change
+-- that it does not permit is left out of what is returned, so the caller sees what happened; so is one that names a
+-- lease which is not in force (one that expired is in force until maintenance takes its job back). Unless every change
+-- names its lease, the caller holds the locks of the rows, taken in the order of their ids or with skip locked. The
+-- rows, their history (of all actions but complete), the counts and the events are written here. What is left to do for
+-- other jobs is written down as follow-ups; the first of them are done at once, unless p_does_follow_ups is false.
+create function picture_queue._transition(p_changes picture_queue.change[], p_does_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1275,14 +1275,14 @@ begin
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
   v_ids := array(select m.id from unnest(v_applied.moved) m);
-  if v_applied.due_at < v_now + interval '2 seconds' then
-    perform picture_queue._plan_maintenance(v_applied.due_at);
+  if v_applied.due_at < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
+    perform picture_queue._wake_maintenance(v_applied.due_at);
   end if;
   if v_applied.takes_turn then
     perform picture_queue._assign_turns(v_ids);
   end if;
-  if num_nonnulls(v_applied.ended, v_applied.waited) > 0 then
-    perform picture_queue._free_keys(v_applied.ended, v_applied.waited);
+  if num_nonnulls(v_applied.ended, v_applied.was_blocked) > 0 then
+    perform picture_queue._record_freed_keys(v_applied.ended, v_applied.was_blocked);
   end if;
   if v_applied.long_lived then
     perform picture_queue._trim_history(v_ids);
@@ -1294,7 +1294,7 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
+    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_does_follow_ups);
   end if;
   return v_applied.moved;
 end
@@ -1401,7 +1401,8 @@ as $$
     select o.id from picture_queue.history o where o.job_id = j.id order by o.id desc offset 50 limit 1)
 $$;
 
--- The generations of these jobs show their state.
+-- Copies the state of these jobs to their generations. A generation that is locked for over 10 milliseconds fails the
+-- change.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
@@ -1412,10 +1413,10 @@ as $$
     and (g.status, g.error) is distinct from (j.status, j.error)
 $$;
 
--- Notes limit keys, of which the next claim or maintenance unblocks other jobs: those under which jobs ran that do not
--- any more (p_ended), and the blocked_on of jobs that moved, but neither started nor were blocked or unblocked
--- (p_waited), since such a job may have been unblocked for a slot that it does not take.
-create function picture_queue._free_keys(p_ended uuid[], p_waited uuid[]) returns void
+-- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs: those under which jobs
+-- ran that do not any more (p_ended), and the blocked_on of jobs that moved, but neither started nor were blocked or
+-- unblocked (p_was_blocked), since such a job may have been unblocked for a slot that it does not take.
+create function picture_queue._record_freed_keys(p_ended uuid[], p_was_blocked uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1427,7 +1428,7 @@ begin
     from (
       select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
       union all
-      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_waited) and j.blocked_on is not null
+      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_was_blocked) and j.blocked_on is not null
     ) k
     group by k.key
     returning key
@@ -1439,7 +1440,7 @@ begin
     where (select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1))
   then
-    perform picture_queue._plan_maintenance(picture_queue._now());
+    perform picture_queue._wake_maintenance(picture_queue._now());
   end if;
 end
 $$;
@@ -1526,16 +1527,8 @@ begin
 end
 $$;
 
--- Returns the uuids under a key of each object of a list; it skips values that are not uuids.
-create function picture_queue._uuids(p_items jsonb, p_key text) returns uuid[]
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$
-  select array(
-    select (e ->> p_key)::uuid from jsonb_array_elements(p_items) e
-    where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
-$$;
-
--- Runs the step of this kind for these subjects, for up to p_limit of their jobs. Returns the number processed.
+-- Runs the step of this kind for these subjects, for up to p_limit of their jobs where the step takes a limit. Returns
+-- the number processed.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1543,7 +1536,7 @@ begin
   return case p_kind
     when 'resolve' then picture_queue._resolve_dependents(p_subjects::uuid[])
     when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
-    when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[], p_limit)
+    when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[])
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
@@ -1637,7 +1630,7 @@ $$;
 
 -- Wakes the worker that holds the maintenance lease if work is due before its next round. The message only wakes it;
 -- the worker finds the due work in the tables.
-create function picture_queue._plan_maintenance(p_at timestamptz) returns void
+create function picture_queue._wake_maintenance(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -1656,13 +1649,14 @@ $$;
 -- 235_function__follow_up.sql
 
 -- Follow-ups: work for other jobs that follows from a change of jobs. Each kind has a step that takes the ids of
--- follow-ups, does a bounded part of the work, never waits for a row, and deletes the follow-ups that are done.
+-- follow-ups (of kind batch: of batches), does a bounded part of the work, never waits for a row, and deletes the
+-- follow-ups that are done.
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
 -- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
--- rest. If p_begins_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
+-- rest. If p_does_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
 create function picture_queue._record_follow_ups(
-  p_moved picture_queue.moved[], p_batches jsonb, p_begins_follow_ups boolean)
+  p_moved picture_queue.moved[], p_batches jsonb, p_does_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1688,7 +1682,7 @@ begin
     returning id
   )
   select array_agg(n.id) into v_ids from noted n;
-  if v_ids is null or not p_begins_follow_ups then
+  if v_ids is null or not p_does_follow_ups then
     return;
   end if;
   perform picture_queue._isolate(k.kind, k.ids, 100)
@@ -1697,7 +1691,7 @@ begin
     from picture_queue.follow_up f where f.id = any (v_ids[:20]) group by f.kind
   ) k;
   if exists (select from picture_queue.follow_up f where f.id = any (v_ids)) then
-    perform picture_queue._plan_maintenance(picture_queue._now());
+    perform picture_queue._wake_maintenance(picture_queue._now());
   end if;
 end
 $$;
@@ -1750,11 +1744,11 @@ end
 $$;
 
 -- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
--- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The
--- rows of children are locked before their links are counted, so two parents that finish at once cannot each leave the
--- child to the other. p_begins_follow_ups: as for _transition, for children that end; _resolve_parents processes these
--- itself. Returns the number of children that were not locked.
-create function picture_queue._resolve_dependents(p_children uuid[], p_begins_follow_ups boolean default false)
+-- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The rows
+-- of children are locked before their links are counted, so two parents that finish at once cannot each leave the child
+-- to the other. p_does_follow_ups: as for _transition, for children that end; _resolve_parents processes these itself;
+-- those of other callers wait for the next round of maintenance. Returns the number of children that were not locked.
+create function picture_queue._resolve_dependents(p_children uuid[], p_does_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1792,10 +1786,9 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._transition(v_changes, p_begins_follow_ups);
-  if v_moved is not null then
-    perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
-  end if;
+  v_moved := picture_queue._transition(v_changes, p_does_follow_ups);
+  perform picture_queue._wake(
+    array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return cardinality(v_children);
 end
 $$;
@@ -1804,7 +1797,7 @@ $$;
 -- a parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing
 -- intervals, until all transactions have ended that were in progress at the first check: after that no parent can have
 -- missed the child.
-create function picture_queue._resolve_new_dependents(p_ids bigint[], p_limit integer) returns integer
+create function picture_queue._resolve_new_dependents(p_ids bigint[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1815,9 +1808,9 @@ begin
   select array_agg(f.id), array_agg(f.subject::text) into v_mine, v_children
   from (
     select f.id, f.subject from picture_queue.follow_up f
-    where f.id = any (p_ids) and f.kind = 'child' order by f.id limit p_limit for update skip locked
+    where f.id = any (p_ids) and f.kind = 'child' order by f.id for update skip locked
   ) f;
-  perform picture_queue._isolate('resolve', v_children, p_limit);
+  perform picture_queue._isolate('resolve', v_children, cardinality(v_children));
   delete from picture_queue.follow_up f
   where f.id = any (v_mine) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
@@ -1924,7 +1917,7 @@ $$;
 -- 240_function__move_jobs.sql
 
 -- Moves jobs that the caller has chosen and locked. The kind is the reason: promote (they are due), sweep (their lease
--- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event was
+-- expired), abandon (they were not started before expires_at), unblock (their key has capacity), wake (their event was
 -- sent), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
 -- ends. It does not count if the worker has not confirmed the start, in the row or in lease_extension. After 20 such
 -- claims in a row it counts all the same, since the job may kill its workers before they confirm. Returns the number
@@ -1947,7 +1940,6 @@ begin
             then 'cancel'
           when u.is_unstarted then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
-        when 'expire' then 'abandon'
         when 'purge' then 'cancel'
         else p_kind
       end,
@@ -1955,7 +1947,7 @@ begin
       (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
         when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
-        when 'expire' then 'It was not started before it expired.'
+        when 'abandon' then 'It was not started before it expired.'
         when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
@@ -2003,7 +1995,8 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Older rows of freed_key were subtracted already, or were committed late and are by the next round of maintenance.
+  -- Older rows of freed_key were subtracted already, or were committed late and will be by the next round of
+  -- maintenance.
   v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
@@ -2107,7 +2100,7 @@ begin
     returning at
   )
   select min(p.at) into v_next from planned p;
-  perform picture_queue._plan_maintenance(v_next);
+  perform picture_queue._wake_maintenance(v_next);
 end
 $$;
 
@@ -2121,6 +2114,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  -- Locked without a wait; _lock_keys leaves out those whose row somebody has locked.
   v_keys text[] := picture_queue._lock_keys(array(
     select k from unnest(p_keys) k
     where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
@@ -2224,7 +2218,7 @@ as $$
   group by j.id
 $$;
 
--- Counts up to p_limit of the jobs that _uncounted returns under their keys. Until all are counted, no job starts
+-- Counts, under their keys, up to p_limit of the jobs that _uncounted returns. Until all are counted, no job starts
 -- under the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it.
 -- For ten seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
@@ -2272,9 +2266,9 @@ $$;
 -- the jobs with the same limited key; it may start if for each of its keys the place is within the capacity. The
 -- function counts these jobs as running and returns them with their limited keys; the caller must start them. It blocks
 -- jobs of which a key has no capacity at all. The others stay pending: jobs before them take the capacity, or another
--- transaction has locked one of their keys. If a claim has picked 5,000 candidates, the most that it may, a locked key
--- counts as full, since the claim would find no jobs behind such candidates. Keys stay locked until the transaction
--- ends.
+-- transaction has locked one of their keys. If a claim has picked 5,000 candidates, the most that it may, a key that
+-- another transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind
+-- them. Keys stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -2283,7 +2277,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_limited text[];
   v_locked text[];
-  v_capacity jsonb;  -- by locked key; a key without an entry lets nothing start
+  v_capacity jsonb;  -- by key that this transaction has locked; a key without an entry lets nothing start
   v_rated text[];  -- keys that have a rate
   v_starting picture_queue.candidate[];
   v_blocked picture_queue.candidate[];
@@ -2697,10 +2691,10 @@ $$;
 
 -- 250_function__enqueue.sql
 
--- Writes jobs and answers, in the order asked, the id of each and what became of it: created; existing
--- (same id, idempotency key or unique key); replaced or debounced. All or none. One job is announced;
--- of many, only the queues' workers hear. p_internal: our own follow-ups, which a queue that drains
--- still takes.
+-- Writes jobs and answers, in the order asked, the id of each and what became of it: created; existing (same id,
+-- idempotency key or unique key); replaced or debounced. All or none. One job is announced; of many, only the queues'
+-- workers hear. p_internal: callbacks of batches, which a draining queue takes, and for which an unknown queue is
+-- always made.
 create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
@@ -2714,6 +2708,8 @@ declare
   v_exists boolean;
   v_left integer;
   v_failures integer := 0;
+  v_table text;
+  v_index text;
 begin
   select c.jobs, c.is_plain, c.is_keyed into v_jobs, v_plain, v_keyed from picture_queue._check_jobs(p_jobs) c;
   if v_jobs is null then
@@ -2730,7 +2726,7 @@ begin
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
   if not v_keyed then
     -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
-    perform picture_queue._insert_jobs(v_rest, false);
+    perform picture_queue._insert_jobs(v_rest);
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
@@ -2759,10 +2755,16 @@ begin
         ) f
         where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
     end if;
-    if picture_queue._insert_jobs(v_next, true) then
+    begin  -- `on conflict` would cost each row that is new a tenth of its enqueue
+      perform picture_queue._insert_jobs(v_next);
       v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
       v_failures := 0;
-    end if;
+    exception when unique_violation then
+      get stacked diagnostics v_table = table_name, v_index = constraint_name;
+      if v_table <> 'job_queue' or v_index not in ('job_queue_pkey', 'job_queue_idempotency', 'job_queue_unique') then
+        raise;  -- by a trigger or an index of the project's
+      end if;
+    end;
     v_exists := true;
   end loop;
 
@@ -2909,29 +2911,15 @@ begin
 end
 $$;
 
--- Writes the rows and the counts, and wakes workers. Where another job may have the id or a key of one
--- (p_may_exist), tells whether it wrote them: `on conflict` would cost each row that is new a tenth of its enqueue.
-create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_may_exist boolean) returns boolean
+-- Writes the rows and the counts, and wakes workers.
+create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_queues text[];
   v_due timestamptz;
-  v_table text;
-  v_index text;
 begin
-  if p_may_exist then
-    begin
-      return picture_queue._insert_jobs(p_jobs, false);
-    exception when unique_violation then
-      get stacked diagnostics v_table = table_name, v_index = constraint_name;
-      if v_table <> 'job_queue' or v_index not in ('job_queue_pkey', 'job_queue_idempotency', 'job_queue_unique') then
-        raise;  -- by a trigger or an index of the project's
-      end if;
-      return false;
-    end;
-  end if;
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
       scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
@@ -2949,13 +2937,12 @@ begin
   )
   select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled')
   into v_queues, v_due from total t;
-  if v_due < v_now + interval '2 seconds' then
-    perform picture_queue._plan_maintenance(v_due);
+  if v_due < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
+    perform picture_queue._wake_maintenance(v_due);
   end if;
   if v_queues is not null then
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
-  return true;
 end
 $$;
 
@@ -3323,7 +3310,7 @@ end
 $$;
 
 -- The jobs that a lease of a worker holds, as the worker gets them. Optional fields are added only if at least one
--- differs from its default. p_order: the order of a claim by weights; null: that of the queues.
+-- differs from its default. p_order: the order of a claim by weights; null: rank, turn, seq.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -3372,10 +3359,11 @@ $$;
 -- lease holds. A repeated call does the last one only. A claim does no work for others, except that it unblocks jobs
 -- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
--- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
--- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which maintenance fails, and
--- those whose start failed lately. p_positions: where to begin in each queue.
+-- Picks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. It locks up to
+-- p_limit of each queue until the transaction ends; other claims skip them. With weights each queue gets its share: the
+-- gaps between its jobs are drawn so that they come at the rate of its weight, which holds for claims of one job as
+-- well as of many. Left out are jobs past expires_at, which maintenance fails, and those whose start failed lately.
+-- p_positions: where to begin in each queue.
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3478,9 +3466,10 @@ end
 $$;
 
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
--- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
--- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or there are no
--- others. If it has picked 5,000 or a second has passed before that, it stops and tells workers to claim again.
+-- the id of the lease. That is nothing if its jobs have expired and are not swept yet. If no job runs under it any
+-- more, the call is a new claim. If not all that was picked starts, because it is over a limit or its start fails, it
+-- picks more, until enough jobs have started or there are no others. If it has picked 5,000 or a second has passed
+-- before that, it stops and tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -3553,12 +3542,12 @@ begin
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
   end if;
-  -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
+  -- When the worker becomes idle, else every 5 seconds: until then its row may say idle, and enqueues wake it in vain.
   if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_left.max_jobs = 0), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  -- Where limits left picked jobs pending, later claims would miss those before the first that started.
+  -- Under limits, jobs that this claim blocked may lie before the position: once unblocked, they would wait.
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
     perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read);
   end if;
@@ -3702,7 +3691,8 @@ begin
         perform picture_queue._raise_busy('the outcomes before it took two seconds');
       end if;
       perform from public.job_queue j
-      where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
+      where j.id = case when v_item ->> 'job_id' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+        then (v_item ->> 'job_id')::uuid end for update nowait;
       v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
@@ -3727,9 +3717,8 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_changes picture_queue.change[];
 begin
-  with held as materialized (
+  return (with held as materialized (
     select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancelled,
       j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
@@ -3769,9 +3758,7 @@ begin
         else coalesce(left(d.error, 2000), 'The job failed without saying why.') end end,
       d.detail, d.duration_seconds, null,
       case when d.action = 'park' then coalesce(d.event, d.job_id::text) end, false)::picture_queue.change)
-  into v_changes
-  from decided d;
-  return v_changes;
+  from decided d);
 end
 $$;
 
@@ -3901,10 +3888,10 @@ $$;
 -- Extends the leases in force (also those that expired and were not swept), and notes that their jobs have started.
 -- Answers the jobs to cancel, and those whose lease is lost; lost_leases names the lost leases of jobs of which another
 -- lease in the call is in force. A job with a cancel request, or past its timeout, keeps its lease until its grace has
--- passed; then the heartbeat ends the lease and answers that it is lost. A job cancelled while parked is claimed once
--- more, so that its handler can undo its work; its grace begins at that claim. If another transaction has the row of a
--- job locked, or the row is not to be written (p_beside), the lease is extended beside it (lease_extension). It waits
--- no longer than lock_timeout.
+-- passed; then the heartbeat lets the lease expire and answers that it is lost; a report is accepted until the sweep. A
+-- job cancelled while parked is claimed once more, so that its handler can undo its work; its grace begins at that
+-- claim. If another transaction has the row of a job locked, or the row is not to be written (p_beside), the lease is
+-- extended beside it (lease_extension). It waits no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'
@@ -4053,7 +4040,7 @@ begin
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
   if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
-    perform picture_queue._plan_maintenance(v_next);
+    perform picture_queue._wake_maintenance(v_next);
   end if;
   return v_woken;
 end
@@ -5421,7 +5408,7 @@ begin
   insert into picture_queue.freed_key (key, n)
   select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   perform picture_queue._unblock_freed_keys();
-  perform picture_queue._plan_maintenance(picture_queue._now());
+  perform picture_queue._wake_maintenance(picture_queue._now());
 end
 $$;
 
@@ -6185,7 +6172,7 @@ begin
       else picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now) end;
     perform picture_queue._write_row('picture_queue.schedule', 'name', name,
       v_new - 'name' || jsonb_build_object('next_at', v_next, 'updated_at', v_now, 'last_error', null));
-    perform picture_queue._plan_maintenance(v_next);
+    perform picture_queue._wake_maintenance(v_next);
   end if;
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
@@ -6925,8 +6912,8 @@ begin
   left join lateral (
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
     where f.kind = any (case coalesce(j.hold, j.status)
-        when 'pending' then '{claim,expire}' when 'scheduled' then '{promote,expire}'
-        when 'waiting' then '{resolve,expire}' when 'blocked' then '{unblock,key,expire}'
+        when 'pending' then '{claim,abandon}' when 'scheduled' then '{promote,abandon}'
+        when 'waiting' then '{resolve,abandon}' when 'blocked' then '{unblock,key,abandon}'
         when 'parked' then '{promote,wake}' when 'processing' then '{sweep,report}' end::text[])
       and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
     order by f.retry_at desc limit 1) f on true
@@ -7221,7 +7208,7 @@ create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
-  v_now timestamptz := picture_queue._now();  -- no index is used for the result of a volatile function
+  v_now timestamptz := picture_queue._now();
 begin
   return picture_queue._isolate('prune', array(
     select d.id::text
@@ -7376,9 +7363,7 @@ begin
     group by k.key
   )
   select array_agg(c.key), array_agg(c.n) into v_wrong, v_counts from counted c where c.n <> 0;
-  if v_wrong is not null then
-    perform picture_queue._add_running(v_wrong, v_counts);
-  end if;
+  perform picture_queue._add_running(v_wrong, v_counts);
   return coalesce(cardinality(v_wrong), 0);
 end
 $$;
@@ -7446,9 +7431,9 @@ begin
         and j.id::text not in (select picture_queue._failed_subjects('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
     'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
-    'expired', picture_queue._isolate('expire', array(
+    'expired', picture_queue._isolate('abandon', array(
       select j.id::text from public.job_queue j
-      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('expire'))
+      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('abandon'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child'] loop
@@ -8005,7 +7990,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
       when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
-      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'resolve' then 'resolving dependent'
+      when 'abandon' then 'expiring job' when 'unblock' then 'unblocking job' when 'resolve' then 'resolving dependent'
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
       when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
@@ -8013,7 +7998,7 @@ as $$
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
       then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
-    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'resolve', 'prune', 'wake')
+    when f.kind in ('claim', 'promote', 'sweep', 'abandon', 'unblock', 'resolve', 'prune', 'wake')
       then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
     else 'it is tried again at ' || f.retry_at end
   from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)

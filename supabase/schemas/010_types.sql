@@ -3,7 +3,7 @@ create type picture_queue.change as (
   job_id uuid,
   action text,
   run_at timestamptz,      -- when a scheduled or parked job becomes claimable again
-  result jsonb,            -- of complete
+  result jsonb,            -- of complete: the result; of wake: the payload of the event
   error text,              -- clean, shown to the owner
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
@@ -22,7 +22,7 @@ create type picture_queue.moved as (
   lease_id uuid
 );
 
--- A claim, as a worker asks for it.
+-- A claim, as a worker asks for it; _claim sets is_limited and has_failed.
 create type picture_queue.claim as (
   worker text,
   queues text[],           -- null: every queue
@@ -44,7 +44,7 @@ create type picture_queue.applied as (
   long_lived boolean,      -- some may have more history than is kept
   has_generation boolean,  -- some belong to a generation
   ended uuid[],            -- jobs that ran under limit keys and no longer do
-  waited uuid[],           -- jobs with blocked_on whose action was neither block nor unblock
+  was_blocked uuid[],      -- jobs with blocked_on whose action was neither block nor unblock
   takes_turn boolean,      -- some get a place behind their tenant's last job
   due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
   batches jsonb            -- batch_id, from and to of each change in a batch

@@ -11,7 +11,7 @@ create table public.job_queue (
   payload jsonb not null default '{}',
   priority integer not null default 0,
   status text not null default 'pending',
-  -- Why a pending job cannot be claimed: scheduled, blocked, waiting. A parked job has the status processing.
+  -- Why a job cannot be claimed: scheduled, blocked, waiting (status pending), or parked (status processing).
   hold text,
   attempt integer not null default 0,
   max_attempts integer not null default 3,

@@ -15,7 +15,8 @@ comment on table picture_queue.follow_up is
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
--- Steps that failed, each for one subject. Other subjects are processed; this one is tried again at retry_at.
+-- Steps that failed, each for one subject. Other subjects are processed; this one is tried again at retry_at (of kind
+-- report: when the worker repeats it). A success does not delete rows of kind claim and report; pruning does.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,
@@ -26,7 +27,7 @@ create table picture_queue.failed_step (
   primary key (kind, subject)
 );
 comment on table picture_queue.failed_step is
-  'Steps of maintenance and claims that failed for one subject, to be tried again; queue_doctor() shows them.';
+  'Steps of maintenance, claims and reports that failed for one subject, to be tried again; queue_doctor() shows them.';
 create index failed_step_retry on picture_queue.failed_step (retry_at);
 
 create table picture_queue.lease_extension (

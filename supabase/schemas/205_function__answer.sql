@@ -12,8 +12,7 @@ begin
   insert into picture_queue.answer (call, id, at) values (p_call, p_id, picture_queue._now()) on conflict do nothing;
   return (select a.answer from picture_queue.answer a where a.call = p_call and a.id = p_id);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._raise_busy();
-  return null;
+  return picture_queue._raise_busy();
 end
 $$;
 

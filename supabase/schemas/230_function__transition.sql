@@ -1,10 +1,10 @@
--- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A
--- change that it does not permit is left out of what is returned, so the caller sees what happened; so is one that
--- names a lease which is not in force (one that expired is in force until maintenance takes its job back). The caller
--- holds the locks of the rows, taken in the order of their ids, unless every change names its lease. The rows, their
--- history (of all actions but complete), the counts and the events are written here. What is left to do for other jobs
--- is written down as follow-ups; the first of them are done at once, unless p_begins_follow_ups is false.
-create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
+-- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A change
+-- that it does not permit is left out of what is returned, so the caller sees what happened; so is one that names a
+-- lease which is not in force (one that expired is in force until maintenance takes its job back). Unless every change
+-- names its lease, the caller holds the locks of the rows, taken in the order of their ids or with skip locked. The
+-- rows, their history (of all actions but complete), the counts and the events are written here. What is left to do for
+-- other jobs is written down as follow-ups; the first of them are done at once, unless p_does_follow_ups is false.
+create function picture_queue._transition(p_changes picture_queue.change[], p_does_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -36,14 +36,14 @@ begin
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
   v_ids := array(select m.id from unnest(v_applied.moved) m);
-  if v_applied.due_at < v_now + interval '2 seconds' then
-    perform picture_queue._plan_maintenance(v_applied.due_at);
+  if v_applied.due_at < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
+    perform picture_queue._wake_maintenance(v_applied.due_at);
   end if;
   if v_applied.takes_turn then
     perform picture_queue._assign_turns(v_ids);
   end if;
-  if num_nonnulls(v_applied.ended, v_applied.waited) > 0 then
-    perform picture_queue._free_keys(v_applied.ended, v_applied.waited);
+  if num_nonnulls(v_applied.ended, v_applied.was_blocked) > 0 then
+    perform picture_queue._record_freed_keys(v_applied.ended, v_applied.was_blocked);
   end if;
   if v_applied.long_lived then
     perform picture_queue._trim_history(v_ids);
@@ -55,7 +55,7 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
+    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_does_follow_ups);
   end if;
   return v_applied.moved;
 end

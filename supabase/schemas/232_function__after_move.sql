@@ -10,7 +10,8 @@ as $$
     select o.id from picture_queue.history o where o.job_id = j.id order by o.id desc offset 50 limit 1)
 $$;
 
--- The generations of these jobs show their state.
+-- Copies the state of these jobs to their generations. A generation that is locked for over 10 milliseconds fails the
+-- change.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
@@ -21,10 +22,10 @@ as $$
     and (g.status, g.error) is distinct from (j.status, j.error)
 $$;
 
--- Notes limit keys, of which the next claim or maintenance unblocks other jobs: those under which jobs ran that do not
--- any more (p_ended), and the blocked_on of jobs that moved, but neither started nor were blocked or unblocked
--- (p_waited), since such a job may have been unblocked for a slot that it does not take.
-create function picture_queue._free_keys(p_ended uuid[], p_waited uuid[]) returns void
+-- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs: those under which jobs
+-- ran that do not any more (p_ended), and the blocked_on of jobs that moved, but neither started nor were blocked or
+-- unblocked (p_was_blocked), since such a job may have been unblocked for a slot that it does not take.
+create function picture_queue._record_freed_keys(p_ended uuid[], p_was_blocked uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -36,7 +37,7 @@ begin
     from (
       select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
       union all
-      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_waited) and j.blocked_on is not null
+      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_was_blocked) and j.blocked_on is not null
     ) k
     group by k.key
     returning key
@@ -48,7 +49,7 @@ begin
     where (select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1))
   then
-    perform picture_queue._plan_maintenance(picture_queue._now());
+    perform picture_queue._wake_maintenance(picture_queue._now());
   end if;
 end
 $$;

@@ -35,16 +35,8 @@ begin
 end
 $$;
 
--- Returns the uuids under a key of each object of a list; it skips values that are not uuids.
-create function picture_queue._uuids(p_items jsonb, p_key text) returns uuid[]
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$
-  select array(
-    select (e ->> p_key)::uuid from jsonb_array_elements(p_items) e
-    where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
-$$;
-
--- Runs the step of this kind for these subjects, for up to p_limit of their jobs. Returns the number processed.
+-- Runs the step of this kind for these subjects, for up to p_limit of their jobs where the step takes a limit. Returns
+-- the number processed.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -52,7 +44,7 @@ begin
   return case p_kind
     when 'resolve' then picture_queue._resolve_dependents(p_subjects::uuid[])
     when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
-    when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[], p_limit)
+    when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[])
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
@@ -146,7 +138,7 @@ $$;
 
 -- Wakes the worker that holds the maintenance lease if work is due before its next round. The message only wakes it;
 -- the worker finds the due work in the tables.
-create function picture_queue._plan_maintenance(p_at timestamptz) returns void
+create function picture_queue._wake_maintenance(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -1,11 +1,12 @@
 -- Follow-ups: work for other jobs that follows from a change of jobs. Each kind has a step that takes the ids of
--- follow-ups, does a bounded part of the work, never waits for a row, and deletes the follow-ups that are done.
+-- follow-ups (of kind batch: of batches), does a bounded part of the work, never waits for a row, and deletes the
+-- follow-ups that are done.
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
 -- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
--- rest. If p_begins_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
+-- rest. If p_does_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
 create function picture_queue._record_follow_ups(
-  p_moved picture_queue.moved[], p_batches jsonb, p_begins_follow_ups boolean)
+  p_moved picture_queue.moved[], p_batches jsonb, p_does_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -31,7 +32,7 @@ begin
     returning id
   )
   select array_agg(n.id) into v_ids from noted n;
-  if v_ids is null or not p_begins_follow_ups then
+  if v_ids is null or not p_does_follow_ups then
     return;
   end if;
   perform picture_queue._isolate(k.kind, k.ids, 100)
@@ -40,7 +41,7 @@ begin
     from picture_queue.follow_up f where f.id = any (v_ids[:20]) group by f.kind
   ) k;
   if exists (select from picture_queue.follow_up f where f.id = any (v_ids)) then
-    perform picture_queue._plan_maintenance(picture_queue._now());
+    perform picture_queue._wake_maintenance(picture_queue._now());
   end if;
 end
 $$;
@@ -93,11 +94,11 @@ end
 $$;
 
 -- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
--- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The
--- rows of children are locked before their links are counted, so two parents that finish at once cannot each leave the
--- child to the other. p_begins_follow_ups: as for _transition, for children that end; _resolve_parents processes these
--- itself. Returns the number of children that were not locked.
-create function picture_queue._resolve_dependents(p_children uuid[], p_begins_follow_ups boolean default false)
+-- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The rows
+-- of children are locked before their links are counted, so two parents that finish at once cannot each leave the child
+-- to the other. p_does_follow_ups: as for _transition, for children that end; _resolve_parents processes these itself;
+-- those of other callers wait for the next round of maintenance. Returns the number of children that were not locked.
+create function picture_queue._resolve_dependents(p_children uuid[], p_does_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -135,10 +136,9 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._transition(v_changes, p_begins_follow_ups);
-  if v_moved is not null then
-    perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
-  end if;
+  v_moved := picture_queue._transition(v_changes, p_does_follow_ups);
+  perform picture_queue._wake(
+    array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return cardinality(v_children);
 end
 $$;
@@ -147,7 +147,7 @@ $$;
 -- a parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing
 -- intervals, until all transactions have ended that were in progress at the first check: after that no parent can have
 -- missed the child.
-create function picture_queue._resolve_new_dependents(p_ids bigint[], p_limit integer) returns integer
+create function picture_queue._resolve_new_dependents(p_ids bigint[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -158,9 +158,9 @@ begin
   select array_agg(f.id), array_agg(f.subject::text) into v_mine, v_children
   from (
     select f.id, f.subject from picture_queue.follow_up f
-    where f.id = any (p_ids) and f.kind = 'child' order by f.id limit p_limit for update skip locked
+    where f.id = any (p_ids) and f.kind = 'child' order by f.id for update skip locked
   ) f;
-  perform picture_queue._isolate('resolve', v_children, p_limit);
+  perform picture_queue._isolate('resolve', v_children, cardinality(v_children));
   delete from picture_queue.follow_up f
   where f.id = any (v_mine) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (

@@ -1,5 +1,5 @@
 -- Moves jobs that the caller has chosen and locked. The kind is the reason: promote (they are due), sweep (their lease
--- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event was
+-- expired), abandon (they were not started before expires_at), unblock (their key has capacity), wake (their event was
 -- sent), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
 -- ends. It does not count if the worker has not confirmed the start, in the row or in lease_extension. After 20 such
 -- claims in a row it counts all the same, since the job may kill its workers before they confirm. Returns the number
@@ -22,7 +22,6 @@ begin
             then 'cancel'
           when u.is_unstarted then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
-        when 'expire' then 'abandon'
         when 'purge' then 'cancel'
         else p_kind
       end,
@@ -30,7 +29,7 @@ begin
       (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
         when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
-        when 'expire' then 'It was not started before it expired.'
+        when 'abandon' then 'It was not started before it expired.'
         when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)

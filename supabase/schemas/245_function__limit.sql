@@ -27,7 +27,8 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Older rows of freed_key were subtracted already, or were committed late and are by the next round of maintenance.
+  -- Older rows of freed_key were subtracted already, or were committed late and will be by the next round of
+  -- maintenance.
   v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
@@ -131,7 +132,7 @@ begin
     returning at
   )
   select min(p.at) into v_next from planned p;
-  perform picture_queue._plan_maintenance(v_next);
+  perform picture_queue._wake_maintenance(v_next);
 end
 $$;
 
@@ -145,6 +146,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  -- Locked without a wait; _lock_keys leaves out those whose row somebody has locked.
   v_keys text[] := picture_queue._lock_keys(array(
     select k from unnest(p_keys) k
     where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
@@ -248,7 +250,7 @@ as $$
   group by j.id
 $$;
 
--- Counts up to p_limit of the jobs that _uncounted returns under their keys. Until all are counted, no job starts
+-- Counts, under their keys, up to p_limit of the jobs that _uncounted returns. Until all are counted, no job starts
 -- under the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it.
 -- For ten seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer

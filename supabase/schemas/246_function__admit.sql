@@ -2,9 +2,9 @@
 -- the jobs with the same limited key; it may start if for each of its keys the place is within the capacity. The
 -- function counts these jobs as running and returns them with their limited keys; the caller must start them. It blocks
 -- jobs of which a key has no capacity at all. The others stay pending: jobs before them take the capacity, or another
--- transaction has locked one of their keys. If a claim has picked 5,000 candidates, the most that it may, a locked key
--- counts as full, since the claim would find no jobs behind such candidates. Keys stay locked until the transaction
--- ends.
+-- transaction has locked one of their keys. If a claim has picked 5,000 candidates, the most that it may, a key that
+-- another transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind
+-- them. Keys stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -13,7 +13,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_limited text[];
   v_locked text[];
-  v_capacity jsonb;  -- by locked key; a key without an entry lets nothing start
+  v_capacity jsonb;  -- by key that this transaction has locked; a key without an entry lets nothing start
   v_rated text[];  -- keys that have a rate
   v_starting picture_queue.candidate[];
   v_blocked picture_queue.candidate[];

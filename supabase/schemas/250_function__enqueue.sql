@@ -1,7 +1,7 @@
--- Writes jobs and answers, in the order asked, the id of each and what became of it: created; existing
--- (same id, idempotency key or unique key); replaced or debounced. All or none. One job is announced;
--- of many, only the queues' workers hear. p_internal: our own follow-ups, which a queue that drains
--- still takes.
+-- Writes jobs and answers, in the order asked, the id of each and what became of it: created; existing (same id,
+-- idempotency key or unique key); replaced or debounced. All or none. One job is announced; of many, only the queues'
+-- workers hear. p_internal: callbacks of batches, which a draining queue takes, and for which an unknown queue is
+-- always made.
 create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
@@ -15,6 +15,8 @@ declare
   v_exists boolean;
   v_left integer;
   v_failures integer := 0;
+  v_table text;
+  v_index text;
 begin
   select c.jobs, c.is_plain, c.is_keyed into v_jobs, v_plain, v_keyed from picture_queue._check_jobs(p_jobs) c;
   if v_jobs is null then
@@ -31,7 +33,7 @@ begin
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
   if not v_keyed then
     -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
-    perform picture_queue._insert_jobs(v_rest, false);
+    perform picture_queue._insert_jobs(v_rest);
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
@@ -60,10 +62,16 @@ begin
         ) f
         where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
     end if;
-    if picture_queue._insert_jobs(v_next, true) then
+    begin  -- `on conflict` would cost each row that is new a tenth of its enqueue
+      perform picture_queue._insert_jobs(v_next);
       v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
       v_failures := 0;
-    end if;
+    exception when unique_violation then
+      get stacked diagnostics v_table = table_name, v_index = constraint_name;
+      if v_table <> 'job_queue' or v_index not in ('job_queue_pkey', 'job_queue_idempotency', 'job_queue_unique') then
+        raise;  -- by a trigger or an index of the project's
+      end if;
+    end;
     v_exists := true;
   end loop;
 
@@ -210,29 +218,15 @@ begin
 end
 $$;
 
--- Writes the rows and the counts, and wakes workers. Where another job may have the id or a key of one
--- (p_may_exist), tells whether it wrote them: `on conflict` would cost each row that is new a tenth of its enqueue.
-create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_may_exist boolean) returns boolean
+-- Writes the rows and the counts, and wakes workers.
+create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_queues text[];
   v_due timestamptz;
-  v_table text;
-  v_index text;
 begin
-  if p_may_exist then
-    begin
-      return picture_queue._insert_jobs(p_jobs, false);
-    exception when unique_violation then
-      get stacked diagnostics v_table = table_name, v_index = constraint_name;
-      if v_table <> 'job_queue' or v_index not in ('job_queue_pkey', 'job_queue_idempotency', 'job_queue_unique') then
-        raise;  -- by a trigger or an index of the project's
-      end if;
-      return false;
-    end;
-  end if;
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
       scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
@@ -250,12 +244,11 @@ begin
   )
   select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled')
   into v_queues, v_due from total t;
-  if v_due < v_now + interval '2 seconds' then
-    perform picture_queue._plan_maintenance(v_due);
+  if v_due < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
+    perform picture_queue._wake_maintenance(v_due);
   end if;
   if v_queues is not null then
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
-  return true;
 end
 $$;

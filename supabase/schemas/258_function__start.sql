@@ -101,7 +101,7 @@ end
 $$;
 
 -- The jobs that a lease of a worker holds, as the worker gets them. Optional fields are added only if at least one
--- differs from its default. p_order: the order of a claim by weights; null: that of the queues.
+-- differs from its default. p_order: the order of a claim by weights; null: rank, turn, seq.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100

@@ -2,10 +2,11 @@
 -- lease holds. A repeated call does the last one only. A claim does no work for others, except that it unblocks jobs
 -- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
--- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
--- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which maintenance fails, and
--- those whose start failed lately. p_positions: where to begin in each queue.
+-- Picks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. It locks up to
+-- p_limit of each queue until the transaction ends; other claims skip them. With weights each queue gets its share: the
+-- gaps between its jobs are drawn so that they come at the rate of its weight, which holds for claims of one job as
+-- well as of many. Left out are jobs past expires_at, which maintenance fails, and those whose start failed lately.
+-- p_positions: where to begin in each queue.
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -108,9 +109,10 @@ end
 $$;
 
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
--- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
--- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or there are no
--- others. If it has picked 5,000 or a second has passed before that, it stops and tells workers to claim again.
+-- the id of the lease. That is nothing if its jobs have expired and are not swept yet. If no job runs under it any
+-- more, the call is a new claim. If not all that was picked starts, because it is over a limit or its start fails, it
+-- picks more, until enough jobs have started or there are no others. If it has picked 5,000 or a second has passed
+-- before that, it stops and tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -183,12 +185,12 @@ begin
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
   end if;
-  -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
+  -- When the worker becomes idle, else every 5 seconds: until then its row may say idle, and enqueues wake it in vain.
   if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_left.max_jobs = 0), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  -- Where limits left picked jobs pending, later claims would miss those before the first that started.
+  -- Under limits, jobs that this claim blocked may lie before the position: once unblocked, they would wait.
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
     perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read);
   end if;

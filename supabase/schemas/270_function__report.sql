@@ -125,7 +125,8 @@ begin
         perform picture_queue._raise_busy('the outcomes before it took two seconds');
       end if;
       perform from public.job_queue j
-      where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
+      where j.id = case when v_item ->> 'job_id' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+        then (v_item ->> 'job_id')::uuid end for update nowait;
       v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
@@ -150,9 +151,8 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_changes picture_queue.change[];
 begin
-  with held as materialized (
+  return (with held as materialized (
     select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancelled,
       j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
@@ -192,9 +192,7 @@ begin
         else coalesce(left(d.error, 2000), 'The job failed without saying why.') end end,
       d.detail, d.duration_seconds, null,
       case when d.action = 'park' then coalesce(d.event, d.job_id::text) end, false)::picture_queue.change)
-  into v_changes
-  from decided d;
-  return v_changes;
+  from decided d);
 end
 $$;
 

@@ -33,10 +33,10 @@ $$;
 -- Extends the leases in force (also those that expired and were not swept), and notes that their jobs have started.
 -- Answers the jobs to cancel, and those whose lease is lost; lost_leases names the lost leases of jobs of which another
 -- lease in the call is in force. A job with a cancel request, or past its timeout, keeps its lease until its grace has
--- passed; then the heartbeat ends the lease and answers that it is lost. A job cancelled while parked is claimed once
--- more, so that its handler can undo its work; its grace begins at that claim. If another transaction has the row of a
--- job locked, or the row is not to be written (p_beside), the lease is extended beside it (lease_extension). It waits
--- no longer than lock_timeout.
+-- passed; then the heartbeat lets the lease expire and answers that it is lost; a report is accepted until the sweep. A
+-- job cancelled while parked is claimed once more, so that its handler can undo its work; its grace begins at that
+-- claim. If another transaction has the row of a job locked, or the row is not to be written (p_beside), the lease is
+-- extended beside it (lease_extension). It waits no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'

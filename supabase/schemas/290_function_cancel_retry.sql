@@ -82,7 +82,7 @@ begin
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
   if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
-    perform picture_queue._plan_maintenance(v_next);
+    perform picture_queue._wake_maintenance(v_next);
   end if;
   return v_woken;
 end

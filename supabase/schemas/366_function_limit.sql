@@ -68,7 +68,7 @@ begin
   insert into picture_queue.freed_key (key, n)
   select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   perform picture_queue._unblock_freed_keys();
-  perform picture_queue._plan_maintenance(picture_queue._now());
+  perform picture_queue._wake_maintenance(picture_queue._now());
 end
 $$;
 

@@ -46,7 +46,7 @@ begin
       else picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now) end;
     perform picture_queue._write_row('picture_queue.schedule', 'name', name,
       v_new - 'name' || jsonb_build_object('next_at', v_next, 'updated_at', v_now, 'last_error', null));
-    perform picture_queue._plan_maintenance(v_next);
+    perform picture_queue._wake_maintenance(v_next);
   end if;
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then

@@ -17,8 +17,8 @@ begin
   left join lateral (
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
     where f.kind = any (case coalesce(j.hold, j.status)
-        when 'pending' then '{claim,expire}' when 'scheduled' then '{promote,expire}'
-        when 'waiting' then '{resolve,expire}' when 'blocked' then '{unblock,key,expire}'
+        when 'pending' then '{claim,abandon}' when 'scheduled' then '{promote,abandon}'
+        when 'waiting' then '{resolve,abandon}' when 'blocked' then '{unblock,key,abandon}'
         when 'parked' then '{promote,wake}' when 'processing' then '{sweep,report}' end::text[])
       and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
     order by f.retry_at desc limit 1) f on true

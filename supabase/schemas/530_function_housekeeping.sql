@@ -99,7 +99,7 @@ create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
-  v_now timestamptz := picture_queue._now();  -- no index is used for the result of a volatile function
+  v_now timestamptz := picture_queue._now();
 begin
   return picture_queue._isolate('prune', array(
     select d.id::text
@@ -254,9 +254,7 @@ begin
     group by k.key
   )
   select array_agg(c.key), array_agg(c.n) into v_wrong, v_counts from counted c where c.n <> 0;
-  if v_wrong is not null then
-    perform picture_queue._add_running(v_wrong, v_counts);
-  end if;
+  perform picture_queue._add_running(v_wrong, v_counts);
   return coalesce(cardinality(v_wrong), 0);
 end
 $$;

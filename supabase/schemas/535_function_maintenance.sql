@@ -21,9 +21,9 @@ begin
         and j.id::text not in (select picture_queue._failed_subjects('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
     'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
-    'expired', picture_queue._isolate('expire', array(
+    'expired', picture_queue._isolate('abandon', array(
       select j.id::text from public.job_queue j
-      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('expire'))
+      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('abandon'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child'] loop

@@ -128,7 +128,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
       when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
-      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'resolve' then 'resolving dependent'
+      when 'abandon' then 'expiring job' when 'unblock' then 'unblocking job' when 'resolve' then 'resolving dependent'
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
       when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
@@ -136,7 +136,7 @@ as $$
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
       then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
-    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'resolve', 'prune', 'wake')
+    when f.kind in ('claim', 'promote', 'sweep', 'abandon', 'unblock', 'resolve', 'prune', 'wake')
       then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
     else 'it is tried again at ' || f.retry_at end
   from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)

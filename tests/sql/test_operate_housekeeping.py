@@ -57,16 +57,16 @@ async def test_jobs_are_kept_as_long_as_the_setting_of_their_state(db):
     pending = await db.enqueue(max_attempts=9)
     await db.value("select set_setting($1)", {"keep_cancelled_seconds": 20 * DAY})
     await db.pass_time(7 * DAY - 60)
-    await maintain(db)
+    await prune_all(db)
     assert await remaining(db) == {completed, failed, cancelled, pending}
     await db.pass_time(120)
-    assert (await maintain(db))["pruned"] >= 1
+    await prune_all(db)
     assert await remaining(db) == {failed, cancelled, pending}
     await db.pass_time(13 * DAY)
-    await maintain(db)
+    await prune_all(db)
     assert await remaining(db) == {failed, pending}
     await db.pass_time(10 * DAY)
-    await maintain(db)
+    await prune_all(db)
     assert await remaining(db) == {pending}
 
 
@@ -99,7 +99,7 @@ async def test_pruning_deletes_a_bounded_number_of_the_oldest_jobs(db):
 async def test_nothing_is_archived_by_default(db):
     await finish(db, "completed")
     await db.pass_time(8 * DAY)
-    await maintain(db)
+    await prune_all(db)
     assert await remaining(db) == set()
     assert await archived(db) == []
 
@@ -109,7 +109,7 @@ async def test_pruned_jobs_are_archived_in_the_partition_of_their_month(db):
     (job,) = await finish(db, "failed")
     before = await db.job(job)
     await db.pass_time(31 * DAY)
-    await maintain(db)
+    await prune_all(db)
     assert await remaining(db) == set()
     (row,) = await archived(db)
     for column in ("id", "seq", "status", "error", "payload", "attempt", "worker", "finished_at"):
@@ -418,7 +418,7 @@ async def test_a_job_that_cannot_be_pruned_does_not_keep_others(db):
     await db.run("create table public.orders (job uuid references job_queue (id))")
     await db.run("insert into public.orders values ($1)", two)
     await db.pass_time(7.5 * DAY)
-    assert (await maintain(db))["pruned"] >= 2
+    await prune_all(db)
     assert await remaining(db) == {two}
     assert (await db.findings("pruning"))[0]["verdict"] == "ok"
     await db.pass_time(DAY)

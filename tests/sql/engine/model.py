@@ -113,6 +113,7 @@ class Model:
         self.last_event: dict[str, dict[str, Any]] = {}
         self.event_levels: dict[str, str] = {}  # queue -> none, status or progress (the default)
         self.rules: dict[str, Rule] = {}
+        self.uncounted: Rule | None = None  # new: jobs that run already are not counted yet
         self.paused_keys: dict[str, float] = {}
         self.paused_queues: dict[str, float] = {}
         self.starts: list[Start] = []
@@ -348,7 +349,11 @@ class Model:
         for row in self.rows.values():
             if row.running:
                 slots = set(row.slots or ())
-                limited = {key for key in row.keys if (rule := self.rule(key)) and rule.max_running}
+                rules = {key: rule for key in row.keys if (rule := self.rule(key))}
+                limited = {
+                    key for key, rule in rules.items()
+                    if rule.max_running and rule is not self.uncounted
+                }  # fmt: skip
                 assert limited <= slots <= row.keys, f"{row} has the slots {slots}, not {limited}"
                 for key in slots:
                     counted[key] += 1

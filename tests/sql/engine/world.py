@@ -172,11 +172,12 @@ class World(RuleBasedStateMachine):
         # The database counts starts only from the time at which the key first had a rate.
         if old and old.rate and new.rate:
             new = new._replace(since=old.since)
-        self.model.rules[key] = new
+        self.model.rules[key] = self.model.uncounted = new
         self.call(
             Step("set_limit", targets=self.unblockable(key)),
             "select set_limit($1, $2, $3, $4)", key, new.max_running, new.rate, new.period,
         )  # fmt: skip
+        self.model.uncounted = None
         self.maintain()  # Maintenance counts the jobs that already run.
 
     def item(self, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
