@@ -274,6 +274,7 @@ class Slots:
         """Release all jobs that have not started."""
         for lease in [lease for lease in self._taken.values() if lease.attempt is None]:
             self._free(lease.job)
+            lease.confirm_at = math.inf  # a heartbeat must not confirm a start that never comes
             self._release(lease.job)
         self._release_held()
 

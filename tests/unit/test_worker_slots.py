@@ -263,6 +263,7 @@ async def test_a_slot_becomes_free_if_the_job_does_not_start(slots, claimed, ret
         slots.release_unstarted()
         assert await returned.get() is lease.job
     assert slots.free == 10
+    assert slots.leases() == [], "a heartbeat would confirm a start that never comes"
 
 
 async def test_a_newer_lease_frees_the_slot_of_an_unconfirmed_older_one(slots, claimed):
