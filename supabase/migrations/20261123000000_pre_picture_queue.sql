@@ -315,13 +315,15 @@ $$;
 -- 040_function__caller.sql
 
 -- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
--- direct connection without a token. The token decides, since in a definer function current_user is the owner.
+-- direct connection without a token. The token decides, since in a definer function current_user is the owner. Without
+-- one, a session that has logged in as a role of the API, or was set to one, does not act for the project.
 create function picture_queue._is_service() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role',
-    case when session_user in ('anon', 'authenticated', 'authenticator') then 'anon' else 'service_role' end
+    case when array[session_user::text, current_setting('role')] && array['anon', 'authenticated', 'authenticator']
+      then 'anon' else 'service_role' end
   ) = 'service_role'
 $$;
 
@@ -1501,7 +1503,9 @@ as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
 -- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
 -- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
--- Postgres would refuse or resolve to another constraint.
+-- Postgres would refuse or resolve to another constraint. It also skips those on tables of roles that do not have all
+-- rights of the current role: their triggers and expressions would run as that role, and a caller can write such code
+-- for a temporary table. Foreign keys run no such code.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1511,6 +1515,8 @@ declare
     select string_agg(format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
     from pg_catalog.pg_constraint c
     where c.condeferred and has_schema_privilege(c.connamespace, 'usage') and not pg_is_other_temp_schema(c.connamespace)
+      and (c.contype = 'f' or (
+        select pg_has_role(t.relowner, current_user, 'member') from pg_catalog.pg_class t where t.oid = c.conrelid))
       and (
         exists (select from pg_catalog.pg_trigger t where t.tgconstraint = c.oid and t.tgrelid = any (v_ours))
         or current_setting('picture_queue.is_worker', true) = 'true' and exists (
@@ -6299,12 +6305,12 @@ begin
   v_takes_prompt := v_model.inputs @> '[{"name": "prompt"}]';
   v_problem := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
+    when length(p_prompt) > v_setting.max_prompt_length
+      then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     -- Spaces of any width, line breaks, control and format characters: nothing that shows.
     when v_takes_prompt and coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
       || E'\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
       || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') then 'prompt is empty'
-    when length(p_prompt) > v_setting.max_prompt_length
-      then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
@@ -8203,6 +8209,19 @@ as $$
     from pg_catalog.pg_policy p join pg_catalog.pg_class c on c.oid = p.polrelid
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
+    union all
+    -- Policies add up, so one without a condition on the topic or the bucket is also for ours.
+    select 'warn', format('policy %I on %s %s', p.polname, p.polrelid::regclass, o.effect),
+      format('drop policy %I on %s; -- or add a condition on the %s', p.polname, p.polrelid::regclass, o."column")
+    from (values
+      ('realtime.messages', 'topic', 'topic', 'is for every topic: users may read or send events of others'),
+      ('storage.objects', 'bucket_id', 'bucket_id|owner|foldername', 'is for every bucket: users may reach pictures of others')
+    ) as o (table_name, "column", pattern, effect)
+    join pg_catalog.pg_policy p on p.polrelid = to_regclass(o.table_name)
+    where p.polpermissive and left(p.polname, 15) <> 'picture_queue: '
+      and concat(pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) !~ o.pattern
+      and exists (select from unnest(p.polroles) u (role)
+        left join pg_catalog.pg_roles r on r.oid = u.role where u.role = 0 or r.rolname in (select a.name from api_role a))
     union all
     select 'warn', format('no statement_timeout for the role %s', a.name), format('alter role %I set statement_timeout = ''8s'';', a.name)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name

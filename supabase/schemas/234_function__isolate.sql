@@ -9,7 +9,9 @@ as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
 -- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
 -- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
--- Postgres would refuse or resolve to another constraint.
+-- Postgres would refuse or resolve to another constraint. It also skips those on tables of roles that do not have all
+-- rights of the current role: their triggers and expressions would run as that role, and a caller can write such code
+-- for a temporary table. Foreign keys run no such code.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -19,6 +21,8 @@ declare
     select string_agg(format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
     from pg_catalog.pg_constraint c
     where c.condeferred and has_schema_privilege(c.connamespace, 'usage') and not pg_is_other_temp_schema(c.connamespace)
+      and (c.contype = 'f' or (
+        select pg_has_role(t.relowner, current_user, 'member') from pg_catalog.pg_class t where t.oid = c.conrelid))
       and (
         exists (select from pg_catalog.pg_trigger t where t.tgconstraint = c.oid and t.tgrelid = any (v_ours))
         or current_setting('picture_queue.is_worker', true) = 'true' and exists (

@@ -43,12 +43,12 @@ begin
   v_takes_prompt := v_model.inputs @> '[{"name": "prompt"}]';
   v_problem := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
+    when length(p_prompt) > v_setting.max_prompt_length
+      then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     -- Spaces of any width, line breaks, control and format characters: nothing that shows.
     when v_takes_prompt and coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
       || E'\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
       || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') then 'prompt is empty'
-    when length(p_prompt) > v_setting.max_prompt_length
-      then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)

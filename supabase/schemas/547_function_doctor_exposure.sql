@@ -39,6 +39,19 @@ as $$
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
     union all
+    -- Policies add up, so one without a condition on the topic or the bucket is also for ours.
+    select 'warn', format('policy %I on %s %s', p.polname, p.polrelid::regclass, o.effect),
+      format('drop policy %I on %s; -- or add a condition on the %s', p.polname, p.polrelid::regclass, o."column")
+    from (values
+      ('realtime.messages', 'topic', 'topic', 'is for every topic: users may read or send events of others'),
+      ('storage.objects', 'bucket_id', 'bucket_id|owner|foldername', 'is for every bucket: users may reach pictures of others')
+    ) as o (table_name, "column", pattern, effect)
+    join pg_catalog.pg_policy p on p.polrelid = to_regclass(o.table_name)
+    where p.polpermissive and left(p.polname, 15) <> 'picture_queue: '
+      and concat(pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) !~ o.pattern
+      and exists (select from unnest(p.polroles) u (role)
+        left join pg_catalog.pg_roles r on r.oid = u.role where u.role = 0 or r.rolname in (select a.name from api_role a))
+    union all
     select 'warn', format('no statement_timeout for the role %s', a.name), format('alter role %I set statement_timeout = ''8s'';', a.name)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
     where not exists (

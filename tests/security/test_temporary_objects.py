@@ -295,3 +295,58 @@ async def test_every_function_has_a_fixed_path_and_qualified_types(admin):
     )
     # A definer function with a polymorphic parameter would run operators of the caller's type.
     assert polymorphic == []
+
+
+#: Deferred constraints of a temporary table: they run code of the caller when they are checked.
+_DEFERRED = {
+    "trigger": """
+create temp table bait (n integer);
+create constraint trigger evil after insert on bait deferrable initially deferred
+for each row execute function pg_temp.evil_row();
+insert into bait values (1);
+""",
+    "exclusion": """
+create function pg_temp.evil_index(n integer) returns boolean language plpgsql immutable as
+$$ begin return pg_temp.evil('exclusion'); end $$;
+create temp table bait (
+  n integer, exclude using btree ((pg_temp.evil_index(n)) with =) deferrable initially deferred);
+insert into bait values (1), (1);
+""",
+}
+
+
+@pytest.mark.parametrize("kind", _DEFERRED)
+@pytest.mark.parametrize("role", ROLES)
+async def test_no_deferred_constraint_of_the_caller_is_checked_as_another_role(
+    debian: Any, role: str, kind: str
+):
+    """Before Postgres 18, a check runs with the role that is current when it is made."""
+    admin = await asyncpg.connect(debian.db_url, timeout=10)
+    notices: list[str] = []
+    admin.add_log_listener(lambda _, message: notices.append(message.message))
+    user_id = "6f1d1c8e-0000-4000-8000-000000000001"
+    outer = admin.transaction()
+    await outer.start()
+    try:
+        await admin.execute(
+            """create function public.of_project() returns trigger language plpgsql
+            as $$ begin return new; end $$;
+            create trigger of_project after update on public.job_queue
+            for each row execute function public.of_project()"""
+        )
+        job_id = await admin.fetchval(
+            "select public.enqueue_job('deferred', user_id => $1::text::uuid)", user_id
+        )
+        claims = {"role": role, "sub": user_id}
+        await admin.fetchval(
+            "select set_config('request.jwt.claims', $1, true)", json.dumps(claims)
+        )
+        await admin.execute(f"set local role {role}; set local picture_queue.is_worker = 'true'")
+        await admin.execute(_EVIL.format(role=role) + _DEFERRED[kind])
+        await admin.fetchval("select public.cancel_job($1)", job_id)
+        if role == "service_role":
+            await admin.fetchval("select public.maintain_jobs(true)")
+        assert [notice for notice in notices if notice.startswith("EVIL")] == []
+    finally:
+        await outer.rollback()
+        await admin.close(timeout=5)

@@ -122,6 +122,10 @@ async def test_pg_cron_runs_are_not_checked_without_pg_cron(db):
 
 
 OPEN_POLICY = "create policy open on public.{} for {} to {} using (true)"
+OPEN_TOPICS = "create policy open on realtime.messages for {} to authenticated {} (true)"
+OPEN_BUCKETS = (
+    "create policy open on storage.objects for select to {} using (auth.uid() is not null)"
+)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,9 @@ OPEN_POLICY = "create policy open on public.{} for {} to {} using (true)"
         ("alter role authenticated bypassrls", "bad", "authenticated passes row level security"),
         (OPEN_POLICY.format("job_queue", "select", "authenticated"), "warn", "policy open on"),
         (OPEN_POLICY.format("images", "all", "public"), "warn", "policy open on public.images"),
+        (OPEN_TOPICS.format("select", "using"), "warn", "policy open on realtime.messages is for"),
+        (OPEN_TOPICS.format("insert", "with check"), "warn", "policy open on realtime.messages"),
+        (OPEN_BUCKETS.format("public"), "warn", "policy open on storage.objects is for every"),
         (
             "alter role authenticator reset statement_timeout; "
             "alter role authenticated set statement_timeout = 0",
@@ -168,6 +175,18 @@ async def test_excess_privileges_of_users_are_found(admin_db, broken, verdict, t
     assert found["verdict"] == verdict
     await admin_db.run(found["remedy"])
     assert not any(text in f["detail"] for f in await findings(admin_db, "exposure"))
+
+
+async def test_policies_of_other_topics_buckets_and_roles_are_accepted(admin_db):
+    before = await findings(admin_db, "exposure")
+    await admin_db.run(
+        """create policy rooms on realtime.messages for select to authenticated
+        using ((select realtime.topic()) like 'room:%');
+        create policy avatars on storage.objects for select using (bucket_id = 'avatars');
+        create policy owned on storage.objects for all using (owner_id = auth.uid()::text);
+        create policy services on storage.objects for all to service_role using (true)"""
+    )
+    assert await findings(admin_db, "exposure") == before
 
 
 async def test_a_missing_limit_of_jobs_per_user_is_found(db):

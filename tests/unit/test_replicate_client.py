@@ -259,15 +259,28 @@ async def test_an_endless_list_is_read_up_to_a_limit(
     assert route.call_count == 10
 
 
+async def test_a_page_with_too_many_predictions_is_an_error(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    entry = {"id": "p", "status": "failed", "created_at": "2026-01-01T00:00:00Z"}
+    api.get(f"{BASE_URL}/predictions").respond(json={"results": [entry] * 1001, "next": None})
+    with pytest.raises(errors.ServiceUnavailable):
+        await client.created_after(datetime.now(UTC))
+
+
 EXCESSIVE = [
     b'{"id": "p", "metrics": {"n": 1' + b"0" * 5000 + b"}}",
     b'{"output": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     b'{"logs": "' + b"x" * 34_000_000 + b'"}',
     b"[" * 20_000_000,
+    b'{"output": [' + b"[]," * 2_000_000 + b"0]}",
+    b'{"output": ["\\"", ' + b'{"":""},' * 900_000 + b"0]}",
 ]
 
 
-@pytest.mark.parametrize("content", EXCESSIVE, ids=["digits", "depth", "bytes", "long and deep"])
+@pytest.mark.parametrize(
+    "content", EXCESSIVE, ids=["digits", "depth", "bytes", "long and deep", "lists", "objects"]
+)
 async def test_a_request_with_an_excessive_response_is_not_repeated(
     client: ReplicateClient, api: respx.Router, content: bytes
 ) -> None:
@@ -288,6 +301,13 @@ async def test_an_error_with_an_excessive_body_keeps_its_type(
     api.get(ONE).respond(404, content=EXCESSIVE[1])
     with pytest.raises(errors.ResourceNotFound):
         await client.get("p1")
+    # Parsed in a thread, whose stack is shallow, and too deep to be converted to text here.
+    for depth in range(900, 1000):
+        detail = "[" * depth + "]" * depth
+        content = f'{{"logs": "{"x" * 66_000}", "detail": {detail}}}'
+        api.get(ONE).respond(404, content=content.encode())
+        with pytest.raises(errors.ResourceNotFound):
+            await client.get("p1")
 
 
 async def test_a_long_response_is_parsed_in_a_thread(

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_nulls_are_read_as_empty_and_errors_as_text() -> None:
     read = prediction(input=None, logs=None, metrics=None, data_removed=None, error={"a": 1})
     assert (read.input, read.logs, read.metrics, read.data_removed) == ({}, "", {}, False)
     assert read.error == "{'a': 1}"
+
+
+@pytest.mark.parametrize(
+    "moment", ["2026-01-01T10:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]
+)
+def test_times_without_a_zone_and_at_the_limits_are_read(moment: str) -> None:
+    read = prediction(status="canceled", created_at=moment, deadline=moment, completed_at=moment)
+    assert read.reached_deadline
+    assert (read.created_at >= datetime.now(UTC)) is moment.startswith("9999")
 
 
 def test_the_repr_does_not_hold_the_prompt() -> None:

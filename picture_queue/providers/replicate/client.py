@@ -10,6 +10,7 @@ The client retries these calls (https://replicate.com/docs/reference/http):
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,6 +54,13 @@ _MAX_PAGES = 10  # pages of 100 predictions, so that the search in a busy accoun
 _LARGEST_ANSWER = 8 * 1024 * 1024
 _LARGEST_PAGE = 32 * 1024 * 1024  # a page of the list has 100 inputs and outputs
 _LONG_ANSWER = 65_536  # bytes whose JSON takes about a millisecond to parse
+# Of an answer, a 16th may be outside of strings. Each byte there costs a hundred times as much as
+# one in a string: 8 MiB of empty lists take seconds and 300 MB.
+_SYNTAX_SHARE = 16
+# A string that does not end matches up to the end of the text, because a new search from each quote
+# in it would be quadratic.
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_MAX_RESULTS = 1000  # predictions in a page of the list; Replicate sends 100
 
 
 @dataclass(frozen=True)
@@ -219,7 +227,7 @@ class ReplicateClient:
         for _ in range(_MAX_PAGES):
             page = await self._repeat("GET", "/predictions", params=params, limit=_LARGEST_PAGE)
             results = page.get("results") if isinstance(page, dict) else None
-            if not isinstance(results, list):
+            if not isinstance(results, list) or len(results) > _MAX_RESULTS:
                 raise errors.ServiceUnavailable("Replicate sent an unreadable list")
             predictions += [_parse_prediction(entry) for entry in results]
             cursor = _cursor(page.get("next"))
@@ -286,7 +294,7 @@ class ReplicateClient:
         try:
             if data is None:
                 raise _too_large(f"It has over {limit} bytes")
-            body = await _decode(data)
+            body = await _decode(data, limit // _SYNTAX_SHARE)
         except errors.ReplicateError:
             if response.is_success:
                 raise
@@ -326,8 +334,12 @@ def _log_repeat(state: RetryCallState) -> None:
     logger.info("repeating the call to Replicate in %.1f s after %s", wait, type(error).__name__)
 
 
-async def _decode(data: bytes) -> Any:
+async def _decode(data: bytes, most_syntax: int) -> Any:
     """Parse the JSON of an answer.
+
+    Args:
+        data: The answer.
+        most_syntax: Maximum number of characters outside of strings.
 
     Raises:
         ServiceUnavailable: The answer is not JSON; a later one may be.
@@ -335,7 +347,7 @@ async def _decode(data: bytes) -> Any:
     """
     try:
         if len(data) > _LONG_ANSWER:  # in a thread, so that the heartbeats of the worker continue
-            return await asyncio.to_thread(json.loads, data)
+            return await asyncio.to_thread(_parse, data.decode(), most_syntax)
         return json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise errors.ServiceUnavailable("Replicate sent an unreadable answer") from None
@@ -343,6 +355,12 @@ async def _decode(data: bytes) -> Any:
         raise _too_large("It is nested too deeply") from None
     except ValueError:
         raise _too_large("It has a number of over 4,300 digits") from None
+
+
+def _parse(text: str, most_syntax: int) -> Any:
+    if len(text) > most_syntax and len(_STRING.sub("", text)) > most_syntax:
+        raise _too_large(f"It has over {most_syntax} characters outside of strings")
+    return json.loads(text)
 
 
 def _too_large(reason: str) -> errors.OutputRefused:

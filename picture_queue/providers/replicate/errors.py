@@ -222,7 +222,15 @@ def from_response(status: int, headers: Mapping[str, str], body: object) -> Repl
         headers: Headers of the response.
         body: The decoded JSON; None if the response has none.
     """
-    problem: dict[str, Any] = body if isinstance(body, dict) else {}
+    try:
+        return _from_response(status, headers, body if isinstance(body, dict) else {})
+    except RecursionError:  # a value is nested too deeply to be shown as text
+        return _from_response(status, headers, {})
+
+
+def _from_response(
+    status: int, headers: Mapping[str, str], problem: dict[str, Any]
+) -> ReplicateError:
     detail = _clip(problem.get("detail") or problem.get("title"))
     message = f"Replicate answered {status}"
     if status == 429:

@@ -1,10 +1,10 @@
 """The prediction object of Replicate's API, with its progress and the links of its output."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 #: Final states of a prediction; any other state counts as running. ``aborted`` (ended before the
 #: start) was introduced in October 2025 (https://replicate.com/changelog).
@@ -42,6 +42,14 @@ def _replace_null(default: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: default if value is None else value)
 
 
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+#: A time; one without a time zone is in UTC.
+_Time = Annotated[datetime, AfterValidator(_aware)]
+
+
 class Prediction(BaseModel):
     """One prediction. Unknown fields are ignored, and unknown states are accepted.
 
@@ -65,7 +73,7 @@ class Prediction(BaseModel):
 
     id: str = Field(min_length=1, max_length=200)
     status: str = Field(max_length=200)
-    created_at: datetime
+    created_at: _Time
     model: str = ""
     version: str | None = None
     input: Annotated[dict[str, Any], _replace_null({})] = Field(default={}, repr=False)
@@ -73,9 +81,9 @@ class Prediction(BaseModel):
     error: Annotated[str | None, BeforeValidator(_clean_error)] = None
     logs: Annotated[str, _replace_null("")] = Field(default="", repr=False)
     metrics: Annotated[dict[str, Any], BeforeValidator(_clean_metrics)] = {}
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-    deadline: datetime | None = None
+    started_at: _Time | None = None
+    completed_at: _Time | None = None
+    deadline: _Time | None = None
     data_removed: Annotated[bool, _replace_null(False)] = False
 
     @property
@@ -88,7 +96,7 @@ class Prediction(BaseModel):
         """True if the prediction ended at its deadline, or at most a second before."""
         if self.deadline is None or self.completed_at is None:
             return False
-        return self.completed_at >= self.deadline - timedelta(seconds=1)
+        return self.deadline - self.completed_at <= timedelta(seconds=1)
 
     @property
     def progress(self) -> "ProgressBar | None":
