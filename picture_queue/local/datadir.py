@@ -135,8 +135,8 @@ class DataDir:
         """Check that the directory contains only files of a stack, which only its owner wrote.
 
         Args:
-            directory: Its descriptor.
-            info: Its owner and mode before it was closed.
+            directory: The file descriptor of the directory.
+            info: The owner and mode of the directory before it was closed to others.
         """
         names = os.listdir(directory)
         if not _STACK_FILES.issuperset(names):

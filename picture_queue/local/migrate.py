@@ -1,4 +1,4 @@
-"""Applies the platform's SQL and our migrations to the embedded database.
+"""Apply the platform's SQL and our migrations to the embedded database.
 
 The applied migrations are in the Supabase CLI's table `supabase_migrations.schema_migrations`, with
 its columns (pkg/migration/history.go of https://github.com/supabase/cli). So a later start applies

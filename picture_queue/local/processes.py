@@ -42,14 +42,14 @@ def spawn(
     """Start a program in a session of its own, so that Ctrl-C in a terminal does not reach it.
 
     Args:
-        command: Program and arguments.
-        log: The file to which its output is appended.
-        cwd: Its working directory.
-        env: Its whole environment.
-        descriptors: Further descriptors that it inherits.
+        command: The program and its arguments.
+        log: The file to which the program's output is appended.
+        cwd: The working directory.
+        env: The complete environment.
+        descriptors: Other file descriptors that the program inherits.
 
     Raises:
-        LocalStackError: It cannot be started.
+        LocalStackError: The program cannot be started.
     """
     try:
         with open_log(log) as output:

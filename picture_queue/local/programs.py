@@ -102,7 +102,7 @@ async def status_of(address: Path | int, path: str) -> int | None:
     """Return the HTTP status of a GET from a server on this machine; None without an answer.
 
     Args:
-        address: Its Unix socket, or its port on loopback.
+        address: The Unix socket of the server, or its port on loopback.
         path: The path of the request.
     """
     try:
@@ -131,11 +131,12 @@ def worker_environment(
     """Return the environment of the worker, with the addresses and keys of this stack.
 
     Args:
-        api_url: Address of this stack.
-        service_key: Its service key.
-        replicate_url: Address of the simulator's API.
-        replicate_token: Its token.
-        real_replicate: Whether it gets the caller's settings of Replicate, not the simulator's.
+        api_url: The URL of this stack.
+        service_key: The service key of this stack.
+        replicate_url: The URL of the simulator's API.
+        replicate_token: The token of the simulator.
+        real_replicate: Whether the worker gets the caller's settings for Replicate instead of the
+            simulator's.
 
     Raises:
         LocalStackError: `real_replicate` is true and REPLICATE_API_TOKEN is not set.

@@ -1,4 +1,4 @@
-"""Watches: a watch always ends in the true state, even if events are lost, late or repeated."""
+"""Tests of watches: each ends in the true state, even if events are lost, late or repeated."""
 
 import asyncio
 import contextlib

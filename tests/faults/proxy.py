@@ -37,7 +37,7 @@ class Proxy:
 
     Args:
         host: The host of the server.
-        port: Its port.
+        port: The port of the server.
         protocol: The protocol, which determines where a response ends.
         tls: The TLS context for clients; None for connections without TLS.
 

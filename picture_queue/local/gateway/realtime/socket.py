@@ -44,15 +44,15 @@ class Backend:
 
 
 class Socket:
-    """Handles the frames of a client and sends the messages of its channels.
+    """A WebSocket: it handles the frames of the client and sends the messages of its channels.
 
     Frames to the client wait in a bounded queue. If the client does not read, the socket is closed,
     so that it does not delay others.
 
     Args:
         websocket: The accepted WebSocket.
-        key: Token of the API key with which it was opened.
-        version: Version of the protocol.
+        key: The token of the API key with which the client opened it.
+        version: The version of the protocol.
         backend: The parts that all sockets share.
         allows_service_role: Whether its channels may have the role service_role.
     """

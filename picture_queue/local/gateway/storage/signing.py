@@ -22,7 +22,7 @@ _UPLOAD_SECONDS: Final = 7200
 
 
 class Signer:
-    """Creates and checks the tokens of signed URLs.
+    """A maker and checker of the tokens of signed URLs.
 
     Args:
         secret: The project's JWT secret.
