@@ -182,7 +182,7 @@ def _raise_if_faulty(value: Any, field: str) -> None:
 def _error(path: str, problem: str, hint: str) -> InvalidArgument:
     # The database raises the same message, so that users see one error for one fault.
     detail = f"{path[:200]} {problem}".strip()
-    return InvalidArgument("An argument is not acceptable", detail=detail, hint=hint)
+    return InvalidArgument("An argument is invalid", detail=detail, hint=hint)
 
 
 def _find_fault(value: Any, path: str, depth: int) -> tuple[str, str, str] | None:

@@ -3,7 +3,7 @@
 import re
 import traceback
 
-#: Longest clean line and longest traceback, in characters.
+#: The maximum length of a clean line and of a traceback, in characters.
 LINE_LENGTH = 500
 TRACEBACK_LENGTH = 8192
 

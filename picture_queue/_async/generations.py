@@ -123,7 +123,7 @@ class AsyncGenerations:
 
         Args:
             generation_id: The id of the generation.
-            timeout: Longest wait for the end of the generation, seconds; None: no limit.
+            timeout: Seconds to wait for the end of the generation; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.

@@ -175,7 +175,7 @@ class Jobs:
     def explain(
         self, job_id: UUID | str | Iterable[UUID | str]
     ) -> JobExplanation | builtins.list[JobExplanation]:
-        """Explain why a job does not move.
+        """Explain why a job does not run.
 
         A job that does not exist, or belongs to somebody else, has the reason ``unknown``.
 
@@ -226,7 +226,7 @@ class Jobs:
 
         Args:
             job_id: The id of the job.
-            timeout: Longest wait for the end of the job, seconds; None: no limit.
+            timeout: Seconds to wait for the end of the job; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
@@ -239,11 +239,11 @@ class Jobs:
     def result(self, job_id: UUID | str, *, timeout: float | None = None) -> Any:
         """Wait until a job has completed, and return its result.
 
-        If the job does not move, the reason is logged.
+        If the job does not run, the reason is logged.
 
         Args:
             job_id: The id of the job.
-            timeout: Longest wait for the end of the job, seconds; None: no limit.
+            timeout: Seconds to wait for the end of the job; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.

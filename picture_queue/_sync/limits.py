@@ -43,7 +43,7 @@ class Limits:
             key: The key. ``user:*``, for example, gives each key ``user:<id>`` this limit.
             max_running: Maximum number of jobs of the key that run at once; None: no maximum.
             rate: Maximum number of jobs of the key that start in any ``period``; None: no maximum.
-            period: Length of the period, seconds.
+            period: The length of the period, in seconds.
 
         Returns:
             The limit.

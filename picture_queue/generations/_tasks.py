@@ -16,7 +16,7 @@ async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
 
     Args:
         work: The coroutine.
-        timeout: Longest delay of a cancellation, seconds; then the coroutine is cancelled too.
+        timeout: Maximum delay of a cancellation, in seconds; then the coroutine is cancelled too.
     """
     task = asyncio.ensure_future(work)
     try:

@@ -197,7 +197,7 @@ class Cluster:
             raise LocalStackError("initdb failed", detail=tail(self._log))
 
     def upgrade(self) -> None:
-        """Give a stopped cluster this version's roles and rights, and the passwords of `secrets`.
+        """Give a stopped cluster the roles and privileges of this version, and new passwords.
 
         Raises:
             LocalStackError: Postgres failed.

@@ -181,7 +181,7 @@ class Daemon:
         stack.enter_context(cluster.socket_directory())
         await cluster.initialise(guard)
         if cluster.outdated or (cluster.complete and self._data.secrets() is None):
-            # An older version made it, with other rights or with passwords that are public.
+            # An older version made it, with other privileges or with passwords that are public.
             await asyncio.to_thread(cluster.upgrade)
         self._data.write_secrets(secrets)
         service = Service(

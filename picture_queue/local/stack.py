@@ -173,7 +173,7 @@ class LocalSupabase:
     def superuser_url(self) -> str:
         """Address of the database for the superuser `supabase_admin`, over its socket.
 
-        In its sessions, triggers and functions that `postgres` made run with the rights of the
+        In its sessions, triggers and functions that `postgres` made run with the privileges of the
         superuser, and so with those of the operating system's user that runs the stack.
 
         Raises:

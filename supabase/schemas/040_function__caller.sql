@@ -1,5 +1,5 @@
--- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
--- direct connection without a token. The token decides, since in a definer function current_user is the owner.
+-- Returns whether the caller has a service key, or a direct connection without a token, and so is not one of the
+-- project's users. This depends on the token, since in a security definer function current_user is the owner.
 create function picture_queue._is_service() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -129,7 +129,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
         await worker._signals.reported.next()
         snoozed, paused = await service.jobs.explain([first.job_id, second.job_id])
         assert (snoozed.reason, paused.reason) == ("scheduled", "key_paused")
-        assert snoozed.detail.startswith(f"A handler put it off: {expected}")
+        assert snoozed.detail.startswith(f"A handler postponed it: {expected}")
         assert snoozed.error.startswith(expected)
         assert paused.detail.startswith(f"Limit key type:generate-image is paused: {expected}")
         assert paused.pause_reason.startswith(expected)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.security.access_attempts import MARKS, NO, YES, AccessAttempts
 from tests.security.calls import CALLS
-from tests.security.matrix import OPERATIONS, ROLES, Rule, objects, rights, rules
+from tests.security.matrix import OPERATIONS, ROLES, Rule, objects, privileges, rules
 from tests.security.realtime_socket import broadcast_event, open_socket
 from tests.security.world import SECRET, World, path, places
 
@@ -50,7 +50,7 @@ async def test_the_grants_equal_the_table(admin):
         for role, cell in zip(_DATABASE_ROLES, rule.cells, strict=True):
             if cell != "-":
                 documented[rule.kind, rule.name, role] = cell
-    assert await rights(admin, "picture_queue", _DATABASE_ROLES) == documented
+    assert await privileges(admin, "picture_queue", _DATABASE_ROLES) == documented
     documented = {("usage", "public", role): "x" for role in _DATABASE_ROLES}
     for rule in REST:
         anon, owner, other, service = rule.cells
@@ -59,7 +59,7 @@ async def test_the_grants_equal_the_table(admin):
         for role, cell in zip(_DATABASE_ROLES, (anon, owner, service), strict=True):
             if marks := cell.replace("-", ""):
                 documented[rule.kind, rule.name, role] = marks
-    assert await rights(admin, "public", _DATABASE_ROLES) == documented
+    assert await privileges(admin, "public", _DATABASE_ROLES) == documented
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values())
@@ -194,7 +194,7 @@ async def test_operations_on_buckets(world: World):
 
 
 async def test_no_role_can_create_objects(admin):
-    """Check the right to create objects; without it, USAGE of a type is useless."""
+    """Check the privilege to create objects; without it, USAGE of a type is useless."""
     for schema in ("public", "picture_queue"):
         for role in _DATABASE_ROLES:
             assert not await admin.fetchval(

@@ -1,4 +1,4 @@
-"""explain_jobs: each reason why a job does not move, their order, and their visibility."""
+"""explain_jobs: each reason why a job does not run, their order, and their visibility."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4

@@ -22,7 +22,7 @@ class Database:
 
     The service's role is not a superuser and owns the tables of the service. Triggers, policies and
     defaults of users run in these sessions. They can reset the role that `act_as` set, and then
-    have the rights of the service's role and no others.
+    have the privileges of the service's role and no others.
 
     Connections are opened when needed and closed after five idle minutes.
     """

@@ -31,7 +31,7 @@ PREFIX: Final = b"/rest/v1"
 _USER_REQUESTS: Final = 8
 _ACQUIRE_TIMEOUT: Final = 10.0  # seconds; PostgREST waits as long for a connection
 
-#: Bytes of a body. PostgREST reads the whole body before it checks a right.
+#: Bytes of a body. PostgREST reads the whole body before it checks a privilege.
 BODY_LIMIT: Final = 128 * 1024 * 1024
 
 # RFC 9110, section 7.6.1: these headers belong to one connection. `transfer-encoding` is not among

@@ -34,7 +34,7 @@ from typing import Any
 from picture_queue._retry_after import parse_retry_after
 from picture_queue.errors import PictureQueueError
 
-#: Longest wait that a server can request, seconds.
+#: Maximum wait that a server can request, in seconds.
 MAX_RETRY_AFTER = 300.0
 
 

@@ -293,7 +293,7 @@ class Socket:
     async def _check_right(
         self, check: Callable[[Caller, str], Awaitable[bool]], caller: Caller, name: str
     ) -> bool:
-        """Check a right in the database.
+        """Check a privilege in the database.
 
         Raises:
             Refusal: The database cannot be reached, or a policy failed.

@@ -1,7 +1,7 @@
--- The owners of the services' tables, and rights on them that are revoked from the API's roles. An
+-- The owners of the services' tables, and privileges on them that are revoked from the API's roles. An
 -- upgrade of the stack runs this file again on the databases that an older version made.
 --
--- No table belongs to a superuser, because code of users can run with the rights of a table's owner.
+-- No table belongs to a superuser, because code of users can run with the privileges of a table's owner.
 -- For example, Postgres checks a foreign key with a query as the owner of the referenced table, and
 -- this query runs a cast of the key's type, which any user can create.
 
@@ -12,7 +12,7 @@ alter table realtime.messages owner to supabase_realtime_admin;
 alter table storage.buckets owner to supabase_storage_admin;
 alter table storage.objects owner to supabase_storage_admin;
 
--- The platform and older versions grant the API's roles all rights on Storage's tables. Here they
+-- The platform and older versions grant the API's roles all privileges on Storage's tables. Here they
 -- could make triggers, which would run in the gateway's sessions.
 revoke trigger, truncate, references on all tables in schema auth, realtime, storage
   from anon, authenticated, service_role;
