@@ -150,19 +150,19 @@ class NotAllowed(PictureQueueError):
 
 
 class NotFound(PictureQueueError):
-    """No object has that id, or it belongs to somebody else."""
+    """No object has that id, or it belongs to another user."""
 
     http_status = 404
 
 
 class JobNotFound(NotFound):
-    """No such job, or it belongs to somebody else."""
+    """No such job, or it belongs to another user."""
 
     code = "PQ_UNKNOWN_JOB"
 
 
 class GenerationNotFound(NotFound):
-    """No such generation, or it belongs to somebody else."""
+    """No such generation, or it belongs to another user."""
 
     code = "PQ_UNKNOWN_GENERATION"
 

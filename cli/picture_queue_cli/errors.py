@@ -84,7 +84,7 @@ class Program(Group):
         """Run the command.
 
         Raises:
-            typer.Exit: It was interrupted.
+            typer.Exit: The command was interrupted.
         """
         try:
             check_values(ctx)

@@ -82,7 +82,7 @@ class AsyncJobs:
         """Return a job.
 
         Raises:
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
         """
         return await self._project.call(_rpc.get_job(job_id))
 
@@ -158,7 +158,7 @@ class AsyncJobs:
         """Return the position of a job in its queue.
 
         Raises:
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
         """
         return await self._project.call(_rpc.job_position(job_id))
 
@@ -175,7 +175,7 @@ class AsyncJobs:
     ) -> JobExplanation | builtins.list[JobExplanation]:
         """Explain why a job does not run.
 
-        A job that does not exist, or belongs to somebody else, has the reason ``unknown``.
+        A job that does not exist, or belongs to another user, has the reason ``unknown``.
 
         Args:
             job_id: The id of a job, or up to 1000 ids; the explanations have the same order.
@@ -194,7 +194,7 @@ class AsyncJobs:
             The state of the job.
 
         Raises:
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
             JobFinished: The job has already completed or failed.
         """
         return await self._project.call(_rpc.cancel_job(job_id))
@@ -228,7 +228,7 @@ class AsyncJobs:
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
             WaitTimeout: The job did not finish in time; the error has the reason. The job itself
                 continues.
         """
@@ -245,7 +245,7 @@ class AsyncJobs:
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
             JobFailed: The job failed after its last attempt.
             JobCancelled: The job was cancelled.
             WaitTimeout: The job did not finish in time; the error has the reason. The job itself

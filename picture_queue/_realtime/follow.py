@@ -125,7 +125,7 @@ def follow(
 
     Raises:
         InvalidArgument: The timeout is not a number of seconds, or below zero.
-        JobNotFound: No such job, or it belongs to somebody else.
+        JobNotFound: No such job, or it belongs to another user.
         WaitTimeout: The job did not finish in time.
     """
     return _JobFollower(watcher, check_timeout(timeout)).events(target)

@@ -65,7 +65,7 @@ class Daemon:
         """Start all programs, wait for a reason to stop, and stop them.
 
         Raises:
-            PictureQueueError: It did not start, or a program died too often.
+            PictureQueueError: The stack did not start, or a program died too often.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -48,7 +48,7 @@ def launch_daemon(
         The process, and the values that `status` returns.
 
     Raises:
-        LocalStackError: It did not start.
+        LocalStackError: The daemon did not start.
     """
     user = service_user()
     data.prepare(user)

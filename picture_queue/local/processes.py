@@ -19,7 +19,7 @@ from picture_queue.local.ownership import open_log, open_own
 _POLL = 0.02
 _ORPHAN_TIMEOUT = 20.0  # seconds
 _CLOCK_SLACK = 2.0  # seconds by which two readings of a process's start time may differ
-LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept beside it
+LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept
 # The variables that Postgres and PostgREST get from the caller's environment: no settings of other
 # servers and clients, and no tokens, which SQL could read.
 _PASSED = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")

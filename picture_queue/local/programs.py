@@ -50,7 +50,7 @@ class PostgREST:
         """Start it; `ready` waits until it answers.
 
         Raises:
-            LocalStackError: It cannot be started.
+            LocalStackError: The program cannot be started.
         """
         return spawn(
             [self.program.path],
@@ -60,7 +60,7 @@ class PostgREST:
         )
 
     def _settings(self) -> dict[str, str]:
-        # No ADMIN_SERVER_PORT: after version 12.0 everybody can read the secrets there.
+        # No ADMIN_SERVER_PORT: after version 12.0 every user can read the secrets there.
         settings = {
             # Relative to its working directory, so that the directory's path may be long.
             "SERVER_UNIX_SOCKET": self.socket.name,
@@ -83,7 +83,7 @@ class PostgREST:
         """Wait until it has read the schema.
 
         Raises:
-            LocalStackError: It ended, or took too long.
+            LocalStackError: The program ended, or took too long.
         """
         deadline = time.monotonic() + _READY_TIMEOUT
         while time.monotonic() < deadline:
@@ -176,7 +176,7 @@ def launch_worker(
         real_replicate: Use the real Replicate.
 
     Raises:
-        LocalStackError: It cannot be started.
+        LocalStackError: The program cannot be started.
     """
     return spawn(
         [

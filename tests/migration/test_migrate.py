@@ -1,4 +1,4 @@
-"""`picture-queue migrate`: the SQL is applied directly, by a role that is no superuser."""
+"""`picture-queue migrate`: the SQL is applied directly, by a role that is not a superuser."""
 
 import asyncio
 from typing import Any

@@ -117,7 +117,7 @@ async def use_every_service(stack: LocalSupabase) -> None:
         message = {"topic": "spied", "event": "e", "payload": {}, "private": True}
         broadcast = "/realtime/v1/api/broadcast"
         await ask("POST", broadcast, 202, json={"messages": [message]})
-        async with asyncio.timeout(20):  # Postgres tells PostgREST of the new function by an event
+        async with asyncio.timeout(20):  # Postgres notifies PostgREST of the new function
             while (await http.post("/rest/v1/rpc/spy_rest")).status_code == 404:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await ask("POST", "/rest/v1/rpc/spy_rest", 204)

@@ -54,7 +54,7 @@ async def test_the_grants_equal_the_table(admin):
     documented = {("usage", "public", role): "x" for role in _DATABASE_ROLES}
     for rule in REST:
         anon, owner, other, service = rule.cells
-        # Owner and other user have the same role in the database. Policies tell their rows apart.
+        # Owner and other user have the same role in the database. Policies distinguish their rows.
         assert [mark == "-" for mark in owner] == [mark == "-" for mark in other], rule
         for role, cell in zip(_DATABASE_ROLES, (anon, owner, service), strict=True):
             if marks := cell.replace("-", ""):

@@ -386,7 +386,7 @@ async def test_a_user_sees_no_workers_errors_or_other_users(db):
 
 
 async def test_explaining_reads_only_indexes(db):
-    """Explain 1,000 jobs beside 20,000 others, without sequential scans of any table."""
+    """Explain 1,000 of 21,000 jobs, without sequential scans of any table."""
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 20000)""",

@@ -1,4 +1,4 @@
-"""Maintenance: its lease, its behaviour beside open transactions, and steps that fail."""
+"""Maintenance: its lease, its behaviour during open transactions, and steps that fail."""
 
 import asyncio
 import json

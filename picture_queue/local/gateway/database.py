@@ -36,7 +36,7 @@ class Database:
 
         Raises:
             OSError: The database cannot be reached.
-            asyncpg.PostgresError: It refuses the connection.
+            asyncpg.PostgresError: Postgres refuses the connection.
         """
         self._pool = await asyncpg.create_pool(
             self._dsn,
@@ -97,7 +97,7 @@ async def one(connection: Connection, query: str, *values: object) -> asyncpg.Re
     """Return the row of a statement that always returns one.
 
     Raises:
-        LookupError: It returned none.
+        LookupError: The statement returned no row.
     """
     row = await connection.fetchrow(query, *values)
     if row is None:

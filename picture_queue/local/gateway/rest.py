@@ -131,7 +131,7 @@ class RestProxy:
             await _RestJson(body | {"message": str(error)}, 413)(scope, receive, send)
         except (UpstreamError, TimeoutError) as error:
             if started:
-                raise  # the head is sent: only a broken connection can tell the client
+                raise  # the head is sent: only a broken connection informs the client
             await _unavailable(error)(scope, receive, send)
 
 

@@ -157,7 +157,7 @@ class ReplicateClient:
             version: Version hash of a community model; None for an official model, which can only
                 be called through its own endpoint.
             cancel_after: Seconds from its creation after which Replicate stops the prediction, at
-                least 5. This bounds the cost of a prediction that nobody finds again.
+                least 5. This bounds the cost of a prediction that is never found again.
 
         Raises:
             OutcomeUnknown: The answer was lost; a prediction may exist.

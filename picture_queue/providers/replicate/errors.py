@@ -17,7 +17,7 @@ ReplicateError
 │   ├── Interrupted      Replicate lost the machine, was too busy, or had another fault
 │   ├── Misconfigured    the request was built incorrectly
 │   ├── DeadlinePassed   the prediction did not end before its deadline
-│   └── StoppedOutside   somebody else cancelled the prediction at Replicate
+│   └── StoppedOutside   the prediction was cancelled outside of picture-queue
 └── OutputError          the prediction succeeded, but its pictures cannot be downloaded
     ├── OutputExpired    Replicate deletes the output after an hour
     └── OutputRefused    unknown host, too large, or not a picture

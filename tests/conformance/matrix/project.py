@@ -156,7 +156,7 @@ class Calls:
 
     def forget(self) -> None:
         """Delete all other rows with names of cases, including queues and tenants, for which there
-        is no function: lists of them would become slower with each interface."""
+        is not a function: lists of them would become slower with each interface."""
         if self._database is None:
             return
         for table, column in _NAMED.items():

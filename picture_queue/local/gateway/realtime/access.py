@@ -15,7 +15,7 @@ _INSERT = "insert into realtime.messages (topic, extension, private) values ($1,
 
 
 class Access:
-    """Checks of privileges in the database. Callers decide how long they use a result."""
+    """Checks of privileges in the database. A caller decides how long it caches a result."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

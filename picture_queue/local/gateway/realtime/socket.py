@@ -204,7 +204,7 @@ class Socket:
         """Return the caller of a join.
 
         Raises:
-            Refusal: It is refused.
+            Refusal: The join is refused.
         """
         name = topic.removeprefix(frames.PREFIX)
         if not topic.startswith(frames.PREFIX) or not name:
