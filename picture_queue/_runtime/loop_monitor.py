@@ -35,11 +35,11 @@ class LoopMonitor:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to note that the event loop runs; called in it."""
+        """Start to record that the event loop runs; call this in the event loop."""
         self._note_running()
 
     def stop(self) -> None:
-        """Stop noting it."""
+        """Stop recording."""
         if self._timer is not None:
             self._timer.cancel()
 

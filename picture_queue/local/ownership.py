@@ -43,7 +43,7 @@ def expect_safe_path(path: Path) -> None:
         path: An absolute path.
 
     Raises:
-        LocalStackError: Another user can replace one, or the path has too many symlinks.
+        LocalStackError: Another user can replace a directory, or the path has too many symlinks.
         OSError: A part is not a directory, or cannot be read.
     """
     # In a container the owner of / may be root by another number.

@@ -119,7 +119,7 @@ def cache_dir() -> Path:
     raise LocalStackError(
         "There is no directory to keep programs in",
         detail="; ".join(reasons),
-        hint="Set XDG_CACHE_HOME to a directory of yours.",
+        hint="Set XDG_CACHE_HOME to your own directory.",
     )
 
 

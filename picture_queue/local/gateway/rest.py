@@ -43,7 +43,7 @@ _HOP_BY_HOP: Final = frozenset(
 # PostgREST needs only the token of the key. SQL could read the key in `request.headers`.
 _NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization", b"apikey"}
 # The bundled PostgREST changes at most `limit` rows, the platform's all that match the filters.
-# The gateway drops `limit`: what deletes one row here must not delete all of them on the platform.
+# The gateway drops `limit`: a call that deletes one row here must not delete all on the platform.
 _CHANGES: Final = frozenset({"PATCH", "DELETE"})
 _LIMITS: Final = frozenset({b"limit", b"offset"})
 _KEY: Final = frozenset({b"apikey"})

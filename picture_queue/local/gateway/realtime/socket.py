@@ -273,7 +273,7 @@ class Socket:
                     self._backend.access.can_write, channel.caller, channel.name
                 )
             except Refusal:
-                return  # as without the right, send nothing and acknowledge nothing
+                return  # as without the privilege, send nothing and acknowledge nothing
         if channel.config.private and not channel.may_write:
             return
         text = frames.frame(channel.topic, "broadcast", payload)
@@ -311,7 +311,7 @@ class Socket:
         self._close(channel, "Token has expired 0 seconds ago")
 
     def _close(self, channel: Channel, message: str) -> None:
-        """Close a channel by the server; clients do not join it again by themselves."""
+        """Close a channel by the server; clients do not join it again."""
         self._remove(channel)
         self.deliver(frames.system_error(channel.topic, message))
         self.deliver(frames.frame(channel.topic, "phx_close", {}, channel.join_ref))

@@ -61,7 +61,7 @@ class Objects:
         return await self._store(request, bucket_id, name, caller, upsert=upsert)
 
     async def store_signed(self, request: Request, bucket: str, name: str) -> dict[str, Any]:
-        """``PUT /object/upload/sign/{bucket}/{name}?token=…``: the token gives the right."""
+        """``PUT /object/upload/sign/{bucket}/{name}?token=…``: the token permits it."""
         if "token" not in request.query_params:
             raise invalid("querystring must have required property 'token'")
         owner, upsert = self._signer.check_upload(request.query_params["token"], bucket, name)
