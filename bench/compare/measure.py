@@ -32,7 +32,7 @@ class Unsound(Exception):
 
 @dataclass
 class Bench:
-    """A system in a database of its own.
+    """A system in its own database.
 
     Args:
         system: The measured system.

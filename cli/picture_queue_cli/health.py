@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # A worker reports to the database at least every 20 s.
 _LATE = 25.0  # seconds
 _MAX_EXPLAINED = 100  # newest pending jobs
-# Reasons that need no warning, or that have a warning of their own.
+# Reasons that need no warning, or that have their own warning.
 _NOT_SHOWN = (
     "waiting_for_worker",
     "no_worker",

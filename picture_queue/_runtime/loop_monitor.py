@@ -80,7 +80,7 @@ class LoopMonitor:
                 return None
             return (
                 f"No thread could run for {stalled:.1f} s, nor heartbeats: a handler held the GIL. "
-                "Run what does so in a process of its own"
+                "Run such code in a separate process"
             )
         task = asyncio.current_task(self._loop)
         name = task.get_name() if task is not None else "a callback"

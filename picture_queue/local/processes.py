@@ -39,7 +39,7 @@ def spawn(
     env: Mapping[str, str],
     descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, so that Ctrl-C in a terminal does not reach it.
+    """Start a program in its own session, so that Ctrl-C in a terminal does not reach it.
 
     Args:
         command: The program and its arguments.

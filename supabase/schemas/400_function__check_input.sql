@@ -49,7 +49,7 @@ begin
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
-    when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
+    when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is a separate argument'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
       || ': pass the URLs of files, not the files', (
       select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)

@@ -33,7 +33,7 @@ _GARBAGE = b"\x00this is no answer of this protocol\r\n\r\n"
 
 
 class Proxy:
-    """A proxy on a port of its own.
+    """A proxy on its own port.
 
     Args:
         host: The host of the server.

@@ -53,7 +53,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("15", marks=pytest.mark.extra)])
 def spied(request: pytest.FixtureRequest) -> Iterator[LocalSupabase]:
-    """A stack for these tests only, on each Postgres version with rules of its own."""
+    """A stack for these tests only, on each Postgres version with its own rules."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "15":
             assert DEBIAN.exists(), "apt-get install postgresql-15"

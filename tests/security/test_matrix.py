@@ -89,7 +89,7 @@ async def test_private_objects_are_unreachable(world: World, admin: Any):
     """Try every name as the other user, and as the other roles each name with a privilege."""
     (rule,) = (rule for rule in API if rule.kind == "private")
     assert set(rule.cells) == {"---"}
-    # A public wrapper of the same name is another function, with a row of its own.
+    # A public wrapper of the same name is another function, with its own row.
     public = {(rule.kind, rule.name) for rule in REST}
     inside = [found for found in await objects(admin, "picture_queue") if found not in public]
     held = {(rule.kind, rule.name) for rule in INSIDE}

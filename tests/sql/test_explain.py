@@ -116,7 +116,7 @@ async def test_a_paused_queue_has_its_end_and_reason(db):
     assert (await explain_one(db, job))["until"] is None, "until it is resumed"
 
 
-async def test_a_draining_queue_is_no_reason(db):
+async def test_a_draining_queue_is_not_a_reason(db):
     job = await db.enqueue()
     await db.value("select drain_queue($1)", db.queue)
     assert reasons(await explain_one(db, job)) == ["waiting_for_worker"]

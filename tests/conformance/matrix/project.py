@@ -136,7 +136,7 @@ class Calls:
             self._signatures = {row["name"]: row for row in found}
 
     def make(self, function: str, args: dict[str, Any]) -> Any:
-        """Make a call and returns its answer.
+        """Make a call and return its answer.
 
         Raises:
             Refused: The call was refused.
