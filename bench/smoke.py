@@ -1,6 +1,6 @@
 """Measure latencies and the cost of an idle worker, on an embedded Supabase.
 
-``python bench/smoke.py [--json] [--rounds N]``. The worker runs in a process of its own. A number
+``python bench/smoke.py [--json] [--rounds N]``. The worker runs in a separate process. A number
 that misses its target is shown in red; the exit code stays 0.
 """
 
@@ -53,7 +53,7 @@ def figures(seconds: list[float]) -> dict[str, float]:
 
 @asynccontextmanager
 async def running_worker(stack: LocalSupabase) -> AsyncIterator[psutil.Process]:
-    """Run the worker of this benchmark in a process of its own."""
+    """Run the worker of this benchmark in a separate process."""
     environment = {
         **os.environ,
         "SUPABASE_URL": stack.api_url,

@@ -15,7 +15,7 @@ if command -v supabase >/dev/null; then
 else
   picture-queue migrate
 fi
-picture-queue doctor --check version --check migrations --check rights --check storage
+picture-queue doctor --check version --check migrations --check privileges --check storage
 
 echo "3. Events and maintenance"
 picture-queue maintain

@@ -83,7 +83,7 @@ def plain_result(value: Any) -> tuple[Any, int]:
 
 
 def is_large(value: object) -> bool:
-    """Return whether it may take long to write a value as JSON: longer than an event loop can wait.
+    """Return whether to write a value as JSON may block an event loop for too long.
 
     A value that the caller's own code produces part by part counts as large.
     """
@@ -182,14 +182,14 @@ def _raise_if_faulty(value: Any, field: str) -> None:
 def _error(path: str, problem: str, hint: str) -> InvalidArgument:
     # The database raises the same message, so that users see one error for one fault.
     detail = f"{path[:200]} {problem}".strip()
-    return InvalidArgument("An argument is not acceptable", detail=detail, hint=hint)
+    return InvalidArgument("An argument is invalid", detail=detail, hint=hint)
 
 
 def _find_fault(value: Any, path: str, depth: int) -> tuple[str, str, str] | None:
     """Return the path of the first part that cannot be written as JSON, its fault, and a hint."""
     if depth > _MAX_DEPTH:
         field = path.partition("[")[0].partition(".")[0]
-        return field, f"is nested deeper than {_MAX_DEPTH} levels", "Make it flatter"
+        return field, f"is nested deeper than {_MAX_DEPTH} levels", "Reduce the nesting"
     if isinstance(value, Mapping):
         for key, item in value.items():
             name = f"{path}.{key}" if path else str(key)

@@ -3,7 +3,7 @@
 import re
 import traceback
 
-#: Longest clean line and longest traceback, in characters.
+#: The maximum length of a clean line and of a traceback, in characters.
 LINE_LENGTH = 500
 TRACEBACK_LENGTH = 8192
 
@@ -13,8 +13,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def text_of(value: object) -> str:
     """Return the text of an exception or another value; empty text if that fails."""
     try:
-        return str.__str__(str(value))  # exactly a str, not of somebody's subclass
-    except BaseException:  # somebody's __str__
+        return str.__str__(str(value))  # exactly a str, not a subclass
+    except BaseException:  # a user's __str__ may raise
         return ""
 
 

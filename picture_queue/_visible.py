@@ -1,7 +1,7 @@
 """Escape control characters and invisible characters in untrusted text.
 
 Users, workers and providers write text into jobs, and operators read it in a terminal or a log. The
-text must not move the cursor, set the title of the terminal, reorder or hide the text beside it, or
+text must not move the cursor, set the title of the terminal, reorder or hide other text, or
 imitate a log line.
 """
 

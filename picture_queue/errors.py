@@ -105,7 +105,7 @@ def _sentence(text: str) -> str:
 
 
 class InvalidArgument(PictureQueueError, ValueError):
-    """An argument is not acceptable; nothing was written."""
+    """An argument is invalid; nothing was written."""
 
     code = "PQ_INVALID_ARGUMENT"
     http_status = 400
@@ -150,19 +150,19 @@ class NotAllowed(PictureQueueError):
 
 
 class NotFound(PictureQueueError):
-    """No object has that id, or it belongs to somebody else."""
+    """No object has that id, or it belongs to another user."""
 
     http_status = 404
 
 
 class JobNotFound(NotFound):
-    """No such job, or it belongs to somebody else."""
+    """No such job, or it belongs to another user."""
 
     code = "PQ_UNKNOWN_JOB"
 
 
 class GenerationNotFound(NotFound):
-    """No such generation, or it belongs to somebody else."""
+    """No such generation, or it belongs to another user."""
 
     code = "PQ_UNKNOWN_GENERATION"
 
@@ -204,7 +204,7 @@ class LimitNotFound(NotFound):
 
 
 class Conflict(PictureQueueError):
-    """The call does not fit what the database already holds."""
+    """The call conflicts with existing data."""
 
     code = "PQ_CONFLICT"
     http_status = 409
@@ -229,7 +229,7 @@ class JobRunning(Conflict):
 
 
 class QueueDraining(Conflict):
-    """The queue takes no new jobs until it is resumed."""
+    """The queue accepts no new jobs until it is resumed."""
 
     code = "PQ_QUEUE_DRAINING"
 
@@ -306,7 +306,7 @@ class WaitTimeout(PictureQueueError, TimeoutError):
     """The job did not finish within the timeout of the wait; the job itself continues.
 
     Attributes:
-        explanation: The reason why the job does not move; None if the project did not answer.
+        explanation: The reason why the job does not run; None if the project did not answer.
     """
 
     explanation: "JobExplanation | None" = None

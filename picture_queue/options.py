@@ -24,8 +24,8 @@ class Backoff:
     Args:
         policy: ``constant`` keeps the first delay, ``linear`` adds it each time, ``exponential``
             doubles the delay each time.
-        base: The first delay, seconds.
-        cap: The longest delay, seconds.
+        base: The first delay, in seconds.
+        cap: The maximum delay, in seconds.
         jitter: The part of a delay, 0 to 1, by which it varies at random in both directions.
 
     Raises:
@@ -83,7 +83,7 @@ class JobOptions(TypedDict, total=False):
         delay: Seconds until the earliest time to start, instead of ``scheduled_for``.
         max_attempts: Attempts before the job fails; by default that of the job type, otherwise of
             the queue, otherwise 3.
-        timeout: Longest run of one attempt, seconds.
+        timeout: Maximum duration of one attempt, in seconds.
         expires_at: The latest time to start; a job that has not started by then fails.
         expires_in: Seconds from now until the latest time to start, instead of ``expires_at``.
         backoff: The delays after failed attempts.
@@ -139,12 +139,12 @@ class QueueChanges(TypedDict, total=False):
         events: The events to send over Realtime: ``none``, ``status``, or ``progress``, which
             includes ``status``.
         max_attempts: Attempts before a job fails.
-        timeout_seconds: Longest run of one attempt.
+        timeout_seconds: Maximum duration of one attempt.
         lease_seconds: Length of a lease; a worker that sends no heartbeat for this time loses its
             jobs.
         backoff_policy: ``constant``, ``linear`` or ``exponential``.
         backoff_seconds: Delay after the first failed attempt.
-        backoff_cap_seconds: Longest delay after a failed attempt.
+        backoff_cap_seconds: Maximum delay after a failed attempt.
         backoff_jitter: The part of a delay, 0 to 1, by which it varies at random.
         fair_share: Whether tenants take turns within a priority.
         aging_seconds: Seconds of waiting that raise the priority by one; None: waiting does not

@@ -23,10 +23,10 @@ class ProjectSettings:
 
     Args:
         url: ``https://<ref>.supabase.co``, or the URL of the embedded stack.
-        key: Service, secret, publishable or anon key; it is sent unchanged and never decoded.
-        access_token: The token of a signed-in user, for calls with the rights of this user; None:
-            calls have the rights of the key.
-        timeout: Longest wait for the answer to a call, retries included, seconds.
+        key: A service, secret, publishable or anon key; it is sent unchanged and never decoded.
+        access_token: The token of a signed-in user, whose privileges calls then have; None: calls
+            have the privileges of the key.
+        timeout: Seconds to wait for the answer to a call, retries included.
     """
 
     url: str
@@ -92,8 +92,8 @@ class DatabaseSettings:
     Args:
         url: ``postgresql://user:password@host:port/database``, or libpq's ``key=value`` form. The
             server may be a pooler; only a pooler in session mode supports wake-ups by LISTEN.
-        timeout: Longest wait for the answer to a call, retries included, seconds.
-        connect_timeout: Longest wait for a connection, seconds.
+        timeout: Seconds to wait for the answer to a call, retries included.
+        connect_timeout: Seconds to wait for a connection.
         connections: Maximum number of connections.
     """
 
@@ -171,7 +171,7 @@ class WorkerSettings:
             proportion to its weight.
         concurrency: Maximum number of jobs that run at the same time.
         lease: Length of a lease; a heartbeat extends it three times in that time.
-        poll_interval: Longest time between two claims of an idle worker; twice as long while the
+        poll_interval: Maximum time between two claims of an idle worker; twice as long while the
             worker receives wake-ups.
         shutdown_grace: Time that running jobs get to finish at shutdown before they are released.
         stuck_after: Time that a handler may continue after its attempt was given up; then its slot

@@ -18,14 +18,7 @@ QUESTION = re.compile(r"(What|Who|Whose|How|Whether|Where|Which|When|Why|Of|As|I
 #: Words that make the name of a test a riddle.
 RIDDLE = re.compile(r"test_\w*(?<=_)(nobody|somebody|whoever|heard|told|said|says|goes_on)(_|$)")
 #: Not checked for the third person and for the descriptions of arguments yet.
-UNCHECKED = (
-    "bench/",
-    "cli/",
-    "picture_queue/local/",
-    "picture_queue/worker/",
-    "scripts/",
-    "tests/",
-)
+UNCHECKED = ("picture_queue/worker/",)
 #: A verb in the third person: one that is not also a plural noun, or any before an article.
 THIRD_PERSON = re.compile(
     r"(Adds|Applies|Asks|Begins|Collects|Confirms|Converts|Creates|Decodes|Deletes|Delivers|Does"

@@ -32,7 +32,7 @@ select format('create policy %I on %I.%I for %s to %s using (%s);', p.policyname
 from pg_policies p where p.schemaname in ('realtime', 'storage') order by 1
 """
 BUCKET = "insert into storage.buckets (id, name, public) values ('pictures', 'pictures', false);"
-# Lines of a dump that are left out: session settings, psql commands, objects of every database.
+# Lines that are removed from a dump: session settings, psql commands, objects of every database.
 LEFT_OUT = re.compile(
     r"^(SET (?!check_function_bodies).*|\\.*|CREATE SCHEMA public;|.* ON SCHEMA public .*)$"
 )

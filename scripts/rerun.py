@@ -14,7 +14,7 @@ def rerun_failed(failed: Sequence[str], passes_alone: Callable[[str], bool]) -> 
 
     Args:
         failed: The ids of the tests that failed in the first run.
-        passes_alone: Runs one test in a process of its own; returns whether it passed.
+        passes_alone: Runs one test in a separate process; returns whether it passed.
 
     Returns:
         Whether every failed test passed the second time.

@@ -1,4 +1,4 @@
-"""Run pytest, then each failed test once more in a process of its own.
+"""Run pytest, then each failed test once more in a separate process.
 
 ``python scripts/run_tests.py [ARGUMENT OF PYTEST …]``. The exit code is 0 if every test passed in
 the first or the second run (see `rerun`). After a crash, a collection error, coverage below its
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rerun import rerun_failed
 
-RERUN_TIMEOUT = 300  # seconds; tests have a shorter one of their own
+RERUN_TIMEOUT = 300  # seconds; each test has a shorter timeout
 
 
 class FailureRecorder:

@@ -139,7 +139,7 @@ async def service(stack: Any) -> AsyncIterator[AsyncPictureQueue]:
 
 @pytest.fixture
 def queue() -> str:
-    """A queue of the test's own."""
+    """A queue for this test only."""
     return f"q-{uuid4().hex[:12]}"
 
 
@@ -156,7 +156,7 @@ async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
         await http.delete("/_faults")
 
 
-# --- Workers on the real stack, each with a queue of its own ---
+# --- Workers on the real stack, each with its own queue ---
 
 
 @pytest.fixture

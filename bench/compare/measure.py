@@ -32,7 +32,7 @@ class Unsound(Exception):
 
 @dataclass
 class Bench:
-    """A system in a database of its own.
+    """A system in its own database.
 
     Args:
         system: The measured system.
@@ -229,7 +229,7 @@ async def run_prefilled(bench: Bench, jobs: int, workers: int, longest: float = 
 
 
 async def pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
-    """Enqueue jobs one by one beside an idle worker, and measure the delay until each starts.
+    """Enqueue jobs one by one for an idle worker, and measure the delay until each starts.
 
     Returns:
         Milliseconds from the commit to the handler (p50, p95, p99), and the unfinished jobs

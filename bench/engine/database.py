@@ -171,7 +171,7 @@ class Database:
 
     Args:
         name: `new` for the working tree, `old` for the baseline.
-        dsn: Its address.
+        dsn: The connection string of the database.
         maintains_by_worker: See `Calls`.
     """
 

@@ -40,14 +40,14 @@ async def measure_limits(database: Database, size: Size) -> Samples:
             limited = await _time(calls, "limited", options={"limit_keys": ["model:a"]})
             for key in ("user:*", "model:a"):  # These limits would apply to the plain queue too.
                 await calls.run("select delete_limit($1)", key)
-            beside = await _time(calls, "plain")
+            unlimited = await _time(calls, "plain")
             await calls.run("select delete_limit('queue:limited')")
             if turn == 0:
                 continue  # In the first turn Postgres plans the statements.
             found["cycle_plain"].append(CLAIM * 1000 / plain)
             found["cycle_limited"].append(CLAIM * 1000 / limited)
             found["limits_cost"].append((1 - plain / limited) * 100)
-            found["beside_cost"].append((1 - plain / beside) * 100)
+            found["unlimited_cost"].append((1 - plain / unlimited) * 100)
     return found
 
 
@@ -57,7 +57,7 @@ LIMITS = Workload(
         "cycle_plain": Figure("claim and report, no limits", "jobs/s"),
         "cycle_limited": Figure("claim and report, fair share and limits", "jobs/s"),
         "limits_cost": Figure("… cost of fair share and limits where used", "%", ("≤", 25)),
-        "beside_cost": Figure("… cost in a plain queue beside a limited one", "%"),
+        "unlimited_cost": Figure("… cost in a plain queue while another has limits", "%"),
     },
     measure_limits,
     prepare_limits,

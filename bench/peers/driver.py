@@ -188,7 +188,7 @@ def _peak_memory() -> float:
 
 async def _enqueue(driver: Driver, command: str, args: argparse.Namespace) -> None:
     if command == "enqueue-one":
-        # Connections, caches and plans exist from then on.
+        # Open connections, and fill caches and plans, before the measurement.
         await _enqueue_concurrently(driver, range(20 * args.lanes), args.lanes)
     began = time.perf_counter()
     if command == "enqueue-one":
@@ -228,12 +228,12 @@ async def _work(driver: Driver, args: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     print_json(event="ready", pid=__import__("os").getpid())
     await loop.run_in_executor(None, sys.stdin.readline)
-    telling = asyncio.create_task(record.report_progress())
+    reporting = asyncio.create_task(record.report_progress())
     working = asyncio.create_task(driver.work(record.handle, args.tuned))
     loop.add_signal_handler(signal.SIGTERM, working.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await working
-    telling.cancel()
+    reporting.cancel()
     if args.file is not None:
         with open(args.file, "w") as file:  # noqa: ASYNC230 - the measuring is over
             json.dump(dict(zip(record.numbers, record.times, strict=True)), file)

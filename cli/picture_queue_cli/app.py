@@ -12,15 +12,19 @@ from picture_queue_cli import (
     demo,
     doctor,
     enqueue,
+    events,
     generate,
     health,
     jobs,
     limits,
     local,
+    maintain,
     migrate,
-    operate,
+    models,
     queues,
     schedules,
+    settings,
+    tenants,
     watch,
     worker,
 )
@@ -77,21 +81,21 @@ def _add(panel: str, command: Callable[..., None], example: str) -> None:
 
 _add(_PICTURES, demo.demo, "demo --prompt 'A cat'")
 _add(_PICTURES, generate.generate, "generate 'A cat' --timeout 5m")
-_add(_PICTURES, health.models, "models black-forest-labs/flux-schnell")
+_add(_PICTURES, models.models, "models black-forest-labs/flux-schnell")
 _add(_JOBS, enqueue.enqueue, """enqueue resize '{"path": "a.png"}'""")
 _add(_JOBS, watch.watch, f"watch {EXAMPLE_ID}")
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_JOBS)
 app.add_typer(batches.app, name="batches", rich_help_panel=_JOBS)
 app.add_typer(schedules.app, name="schedules", rich_help_panel=_JOBS)
-app.add_typer(batches.events, name="events", rich_help_panel=_JOBS)
+app.add_typer(events.app, name="events", rich_help_panel=_JOBS)
 _add(_OPERATE, worker.worker, "worker --app jobs:worker --queue mail")
 _add(_OPERATE, health.health, "health")
 app.add_typer(queues.app, name="queues", rich_help_panel=_OPERATE)
 app.add_typer(limits.app, name="limits", rich_help_panel=_OPERATE)
-app.add_typer(limits.tenants, name="tenants", rich_help_panel=_OPERATE)
-app.add_typer(operate.settings, name="settings", rich_help_panel=_OPERATE)
+app.add_typer(tenants.app, name="tenants", rich_help_panel=_OPERATE)
+app.add_typer(settings.app, name="settings", rich_help_panel=_OPERATE)
 _add(_OPERATE, doctor.doctor, "doctor --check workers")
-_add(_OPERATE, operate.maintain, "maintain --force")
+_add(_OPERATE, maintain.maintain, "maintain --force")
 app.add_typer(local.app, name="local", rich_help_panel=_SET_UP)
 _add(_SET_UP, migrate.install, "install --dir supabase")
 _add(_SET_UP, migrate.migrate, "migrate --preview --db-url URL")

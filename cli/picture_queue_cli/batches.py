@@ -1,4 +1,4 @@
-"""``picture-queue batches`` and ``picture-queue events``."""
+"""``picture-queue batches``: batches of jobs."""
 
 import json
 import time
@@ -12,12 +12,10 @@ from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag
 from picture_queue_cli.parsing import (
     EXAMPLE_ID,
-    expect_filled,
     expect_object,
     file_hint,
     parse_json,
     parse_uuid,
-    read_json,
     read_object,
     read_text,
 )
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from picture_queue.records import Batch
 
 app = Commands(help="Enqueue and follow batches of jobs.", example="batches enqueue @jobs.jsonl")
-events = Commands(
-    help="Send an external event to waiting jobs.", example="events send order-17-paid"
-)
 
 _POLL_INTERVAL = 0.5  # seconds
 _EXAMPLE = """Write a job as '{"job_type": "resize", "payload": {…}}'"""
@@ -130,26 +125,3 @@ def _details(batch: "Batch") -> dict[str, Any]:
         "callback refused": batch.callback_error,
         "metadata": json.dumps(batch.metadata) if batch.metadata else None,
     }
-
-
-@events.command(example="events send order-17-paid")
-def send(
-    ctx: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(callback=expect_filled, help="Wake the jobs parked on this event."),
-    ],
-    payload: Annotated[
-        str, typer.Argument(help="Pass JSON to the jobs, @FILE, or - (stdin).")
-    ] = "null",
-    *,
-    as_json: JsonFlag = False,
-) -> None:
-    """Send an event to the jobs that wait for it."""
-    content = read_json(payload, "payload")
-    with connect(ctx) as pq:
-        woken = pq.events.send(name, content)
-    if as_json:
-        print_json({"woken": woken})
-    else:
-        out().print("Woke 1 job" if woken == 1 else f"Woke {woken} jobs")

@@ -21,8 +21,8 @@ _JOB_TYPE = "generate-image"
 _WORKER_TIMEOUT = 20.0  # seconds; it starts together with the stack
 _POLL_INTERVAL = 0.05  # seconds
 _LABEL_WIDTH = 12
-_SIMULATOR = "a simulator; --real-replicate uses the real one"
-_API = "the real one, with REPLICATE_API_TOKEN; it charges for pictures"
+_SIMULATOR = "a simulator; --real-replicate uses the real service"
+_API = "the real service, with REPLICATE_API_TOKEN; it charges for pictures"
 
 
 def print_step(label: str, text: str) -> None:

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 CHECKS = (
     *("address", "key", "api", "version", "postgrest", "schemas", "realtime", "migrations"),
     *("secrets", "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs"),
-    *("pruning", "failed steps", "rights", "exposure", "maintenance", "pg_cron", "pg_cron runs"),
+    *(
+        "pruning",
+        "failed steps",
+        "privileges",
+        "exposure",
+        "maintenance",
+        "pg_cron",
+        "pg_cron runs",
+    ),
     *("realtime in SQL", "storage", "settings", "postgres", "clock", "workers"),
 )
 _VERDICTS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("bad", "bold red")}

@@ -44,7 +44,7 @@ def enqueue(
 ) -> None:
     """Enqueue a job and print its id."""
     if at is not None and "delay" in options:
-        raise typer.BadParameter("give one of --delay and --at, not both")
+        raise typer.BadParameter("give either --delay or --at, not both")
     content = read_object(payload)
     with connect(ctx) as pq:
         job = pq.jobs.enqueue(

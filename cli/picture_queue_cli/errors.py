@@ -8,7 +8,7 @@ code  meaning
 2     the command line or a setting is wrong
 3     an argument, an input or a payload was refused; nothing was written
 4     no such job, generation, picture, model, queue, schedule, batch or limit
-5     the key or token is wrong, or may not do that
+5     the key or token is wrong, or lacks permission
 6     no answer: wrong address, project unreachable, embedded stack not running
 7     client and database have incompatible versions
 8     the job did not finish in time
@@ -84,7 +84,7 @@ class Program(Group):
         """Run the command.
 
         Raises:
-            typer.Exit: It was interrupted.
+            typer.Exit: The command was interrupted.
         """
         try:
             check_values(ctx)

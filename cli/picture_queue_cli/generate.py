@@ -84,8 +84,8 @@ async def _generate(
 
     async with connect_async(ctx) as pq:
         if out is not None:
-            # Check that the pictures can be downloaded before anything is paid. start_generation
-            # checks the key only if it is called over the API.
+            # Check that the pictures can be downloaded before a prediction is paid for.
+            # start_generation checks the key only if it is called over the API.
             await expect_storage(pq) if pq._project.database else expect_api(pq)
         started = await pq.generations.start(**request)
         if out is not None:

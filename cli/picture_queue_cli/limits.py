@@ -1,4 +1,4 @@
-"""``picture-queue limits`` and ``picture-queue tenants``."""
+"""``picture-queue limits``: limits of keys."""
 
 from typing import Annotated
 
@@ -10,7 +10,6 @@ from picture_queue_cli.options import MAX_INTEGER, JsonFlag
 from picture_queue_cli.parsing import (
     Rate,
     expect_filled,
-    parse_number,
     parse_rate,
     resolve_resume_at,
     whole_number,
@@ -32,7 +31,6 @@ app = Commands(
     help="Limit concurrency and rate by key.",
     example="limits set queue:mail --max-running 4",
 )
-tenants = Commands(help="Set tenant weights for fair sharing.", example="tenants set acme 3")
 
 Key = Annotated[
     str,
@@ -148,42 +146,3 @@ def resume(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
         print_json(plain(resumed))
     else:
         print_line(f"{key}: not paused")
-
-
-@tenants.command("list", example="tenants list")
-def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """List tenant weights; the default is 1."""
-    with connect(ctx) as pq:
-        found = every_page(pq.tenants.list, "tenant")
-    if as_json:
-        print_json([plain(tenant) for tenant in found])
-        return
-    if not found:
-        info("Every tenant has weight 1.")
-        return
-    shown = table("tenant", "weight", right=("weight",))
-    for tenant in found:
-        shown.add_row(tenant.tenant, f"{tenant.weight:g}")
-    out().print(shown)
-
-
-@tenants.command("set", example="tenants set acme 3")
-def set_tenant(
-    ctx: typer.Context,
-    tenant: Annotated[
-        str, typer.Argument(callback=expect_filled, help="Set the weight of this tenant.")
-    ],
-    weight: Annotated[
-        float,
-        typer.Argument(parser=parse_number, help="Start this many jobs for each one of weight 1."),
-    ],
-    *,
-    as_json: JsonFlag = False,
-) -> None:
-    """Set the weight of a tenant."""
-    with connect(ctx) as pq:
-        changed = pq.tenants.set(tenant, weight)
-    if as_json:
-        print_json(plain(changed))
-    else:
-        print_line(f"{changed.tenant}: {changed.weight:g}")

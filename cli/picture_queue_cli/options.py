@@ -133,7 +133,7 @@ def expect_terminal(action: str) -> None:
     """Check that standard input is a terminal, on which a question can be answered.
 
     Raises:
-        typer.BadParameter: It is not a terminal.
+        typer.BadParameter: Standard input is not a terminal.
     """
     if not sys.stdin.isatty():
         raise typer.BadParameter(

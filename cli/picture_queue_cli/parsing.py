@@ -198,7 +198,7 @@ def resolve_resume_at(length: float | None, at: datetime | None) -> datetime | N
         typer.BadParameter: Both are given.
     """
     if length is not None and at is not None:
-        raise typer.BadParameter("give one of --for and --until, not both")
+        raise typer.BadParameter("give either --for or --until, not both")
     return at if length is None else datetime.now(UTC) + timedelta(seconds=length)
 
 

@@ -157,7 +157,7 @@ def pairs(rows: Mapping[str, Any]) -> Table:
 
 
 def reason_lines(why: "JobExplanation") -> str | None:
-    """Return why a job does not move, one reason a line; None if it runs or has finished."""
+    """Return why a job does not run, one reason a line; None if it runs or has finished."""
     if why.moves:
         return None
     return "\n".join(

@@ -103,7 +103,7 @@ def set_schedule(
 ) -> None:
     """Create or change a schedule."""
     if (cron is None) == (every is None):
-        raise typer.BadParameter("give one of --cron and --every")
+        raise typer.BadParameter("give either --cron or --every")
     content = read_object(payload)
     with connect(ctx) as pq:
         schedule = pq.schedules.set(

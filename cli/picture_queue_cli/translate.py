@@ -147,7 +147,7 @@ def _translate_field(path: str, parameters: Iterable[Any], part: str | None) -> 
 def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
     """Return the hint for a field; None if it is about another field, or repeats the detail."""
     text = (hint or "").lower()
-    if text.startswith("names are "):
+    if text.startswith("names consist of "):
         if re.search(r' (is|has) "[^"]*"$', detail):
             return f"{_NAME} :" if path == "job_type" else _NAME
         return None

@@ -78,7 +78,7 @@ async def follow(
         pq: The client.
         job_id: The job.
         target_id: The id that the user gave: that of the job or of its generation.
-        timeout: Longest wait for the end, seconds; None: no limit.
+        timeout: Seconds to wait for the end; None: no limit.
         show: Called with each state.
 
     Returns:

@@ -6,7 +6,7 @@ insert into orders values (7, 'ada@example.com');
 select enqueue_job('send-receipt', '{"order": 7}', queue => 'howto-sql');
 commit;
 
--- A trigger enqueues a job for every new order. Its function runs with the rights of its owner,
+-- A trigger enqueues a job for every new order. Its function runs with the privileges of its owner,
 -- because users cannot enqueue.
 create function enqueue_receipt() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp

@@ -31,14 +31,14 @@ class AsyncPictureQueue:
 
     Args:
         url: The URL of the project; ``SUPABASE_URL`` by default.
-        key: Service, secret, publishable or anon key; from the environment by default.
-        access_token: The token of a signed-in user, as whom calls are made;
+        key: A service, secret, publishable or anon key; from the environment by default.
+        access_token: The token of a signed-in user, whose privileges calls then have;
             ``SUPABASE_ACCESS_TOKEN`` by default.
-        client: Your own supabase client, instead of these three arguments; you close it.
-        database_url: URL of the project's database. Calls then go directly to the database, with
-            the rights of a service key; only pictures and Realtime events need ``url`` and ``key``.
-            It requires the extra ``postgres``.
-        timeout: Longest wait for the answer to a call, retries included, seconds.
+        client: Your own supabase client, in place of these three arguments; you close it.
+        database_url: The URL of the project's database. Calls then go directly to the database,
+            with the privileges of a service key; only pictures and Realtime events need ``url`` and
+            ``key``. It requires the extra ``postgres``.
+        timeout: Seconds to wait for the answer to a call, retries included.
 
     Raises:
         SettingsError: The URL or the key is missing or invalid, or both an access token and a

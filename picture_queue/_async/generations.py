@@ -80,7 +80,7 @@ class AsyncGenerations:
         """Return a generation with its images.
 
         Raises:
-            GenerationNotFound: No such generation, or it belongs to somebody else.
+            GenerationNotFound: No such generation, or it belongs to another user.
         """
         return await self._project.call(_rpc.get_generation(generation_id))
 
@@ -111,7 +111,7 @@ class AsyncGenerations:
             The state of its job.
 
         Raises:
-            GenerationNotFound: No such generation, or it belongs to somebody else.
+            GenerationNotFound: No such generation, or it belongs to another user.
             JobFinished: The generation has already completed or failed.
         """
         return await self._project.call(_rpc.cancel_generation(generation_id))
@@ -123,11 +123,11 @@ class AsyncGenerations:
 
         Args:
             generation_id: The id of the generation.
-            timeout: Longest wait for the end of the generation, seconds; None: no limit.
+            timeout: Seconds to wait for the end of the generation; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            GenerationNotFound: No such generation, or it belongs to somebody else.
+            GenerationNotFound: No such generation, or it belongs to another user.
             WaitTimeout: The generation did not finish in time; the error has the reason. The
                 generation continues.
         """
@@ -140,7 +140,7 @@ class AsyncGenerations:
             The bytes of the picture.
 
         Raises:
-            NotFound: The picture was deleted, or belongs to somebody else.
+            NotFound: The picture was deleted, or belongs to another user.
             ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
         return await self._project.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
@@ -152,14 +152,14 @@ class AsyncGenerations:
             The path of the file.
 
         Raises:
-            NotFound: The picture was deleted, or belongs to somebody else.
+            NotFound: The picture was deleted, or belongs to another user.
         """
         target = Path(path)
         target.write_bytes(await self.download(image))  # noqa: ASYNC240 - small, and local
         return target
 
     async def url(self, image: Image, *, expires_in: int = 3600) -> str:
-        """Create a signed URL, with which anybody can read a picture until the URL expires.
+        """Create a signed URL, with which anyone can read a picture until it expires.
 
         Args:
             image: The picture.
@@ -169,7 +169,7 @@ class AsyncGenerations:
             The URL.
 
         Raises:
-            NotFound: The picture was deleted, or belongs to somebody else.
+            NotFound: The picture was deleted, or belongs to another user.
         """
         call = StorageCall(
             "POST",

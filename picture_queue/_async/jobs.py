@@ -82,7 +82,7 @@ class AsyncJobs:
         """Return a job.
 
         Raises:
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
         """
         return await self._project.call(_rpc.get_job(job_id))
 
@@ -158,7 +158,7 @@ class AsyncJobs:
         """Return the position of a job in its queue.
 
         Raises:
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
         """
         return await self._project.call(_rpc.job_position(job_id))
 
@@ -173,9 +173,9 @@ class AsyncJobs:
     async def explain(
         self, job_id: UUID | str | Iterable[UUID | str]
     ) -> JobExplanation | builtins.list[JobExplanation]:
-        """Explain why a job does not move.
+        """Explain why a job does not run.
 
-        A job that does not exist, or belongs to somebody else, has the reason ``unknown``.
+        A job that does not exist, or belongs to another user, has the reason ``unknown``.
 
         Args:
             job_id: The id of a job, or up to 1000 ids; the explanations have the same order.
@@ -194,7 +194,7 @@ class AsyncJobs:
             The state of the job.
 
         Raises:
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
             JobFinished: The job has already completed or failed.
         """
         return await self._project.call(_rpc.cancel_job(job_id))
@@ -224,11 +224,11 @@ class AsyncJobs:
 
         Args:
             job_id: The id of the job.
-            timeout: Longest wait for the end of the job, seconds; None: no limit.
+            timeout: Seconds to wait for the end of the job; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
             WaitTimeout: The job did not finish in time; the error has the reason. The job itself
                 continues.
         """
@@ -237,15 +237,15 @@ class AsyncJobs:
     async def result(self, job_id: UUID | str, *, timeout: float | None = None) -> Any:
         """Wait until a job has completed, and return its result.
 
-        If the job does not move, the reason is logged.
+        If the job does not run, the reason is logged.
 
         Args:
             job_id: The id of the job.
-            timeout: Longest wait for the end of the job, seconds; None: no limit.
+            timeout: Seconds to wait for the end of the job; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            JobNotFound: No such job, or it belongs to somebody else.
+            JobNotFound: No such job, or it belongs to another user.
             JobFailed: The job failed after its last attempt.
             JobCancelled: The job was cancelled.
             WaitTimeout: The job did not finish in time; the error has the reason. The job itself

@@ -11,8 +11,8 @@ from picture_queue.records import Limit, PausedKey
 class AsyncLimits:
     """The limits on the number of jobs of a key that run at once or start in a period.
 
-    A job has the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<id>`` and its own
-    ``limit_keys``. Every method needs a service key.
+    A job has the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<user id>`` and its
+    own ``limit_keys``. Every method needs a service key.
     """
 
     def __init__(self, project: AsyncBackend) -> None:
@@ -41,7 +41,7 @@ class AsyncLimits:
             key: The key. ``user:*``, for example, gives each key ``user:<id>`` this limit.
             max_running: Maximum number of jobs of the key that run at once; None: no maximum.
             rate: Maximum number of jobs of the key that start in any ``period``; None: no maximum.
-            period: Length of the period, seconds.
+            period: The length of the period, in seconds.
 
         Returns:
             The limit.

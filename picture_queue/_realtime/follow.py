@@ -34,7 +34,7 @@ POLL_ALONE = 1.0
 #: Seconds until the first read if the client has no source of events. Each following interval is
 #: 1.5 times as long, up to POLL_ALONE.
 POLL_FIRST = 0.05
-#: Longest wait for one read, seconds. It is bounded because events wait in the inbox meanwhile.
+#: Seconds to wait for one read. It is bounded because events wait in the inbox meanwhile.
 READ_TIMEOUT = 5.0
 #: Seconds without a change before the first `explain_jobs`. Each following interval is twice as
 #: long, up to EXPLAIN_LONGEST.
@@ -115,29 +115,29 @@ def follow(
 ) -> AsyncGenerator[JobEvent, None]:
     """Yield the states of a job in order of their versions, until it has finished.
 
-    Intermediate states may be skipped, but not the final one. If a job does not move, its newest
+    Intermediate states may be skipped, but not the final one. If a job does not run, its newest
     state is yielded again with the reason, and again when the reason changes.
 
     Args:
         watcher: The sources of events and rows.
         target: The call that reads the job, or the generation that it belongs to.
-        timeout: Longest wait for the end of the job, seconds; None: no limit.
+        timeout: Seconds to wait for the end of the job; None: no limit.
 
     Raises:
         InvalidArgument: The timeout is not a number of seconds, or below zero.
-        JobNotFound: No such job, or it belongs to somebody else.
+        JobNotFound: No such job, or it belongs to another user.
         WaitTimeout: The job did not finish in time.
     """
     return _JobFollower(watcher, check_timeout(timeout)).events(target)
 
 
 async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None = None) -> Job:
-    """Wait until a job has finished, log why it does not move, and return its row.
+    """Wait until a job has finished, log why it does not run, and return its row.
 
     Args:
         watcher: The sources of events and rows.
         target: The call that reads the job.
-        timeout: Longest wait for the end of the job, seconds; None: no limit.
+        timeout: Seconds to wait for the end of the job; None: no limit.
 
     Raises:
         PictureQueueError: For the same reasons as in `follow`.
@@ -261,11 +261,11 @@ class _JobFollower:
         return JobEvent.of(self.job, reason)
 
     async def _explain(self, job_id: UUID, extra: float = 0.0) -> JobExplanation | None:
-        """Return the reason why the job does not move; None if it cannot be read."""
+        """Return the reason why the job does not run; None if it cannot be read."""
         try:
             return (await self._call(_rpc.explain_jobs([job_id]), extra))[0]
         except (PictureQueueError, TimeoutError) as error:
-            _log.debug("Cannot read why job %s does not move: %s", job_id, error)
+            _log.debug("Cannot read why job %s does not run: %s", job_id, error)
             return None
 
     async def _call(self, rpc: Rpc[T], extra: float) -> T:

@@ -79,7 +79,7 @@ class Subscriptions:
         self._closed = True
         if self._task is None or not self._is_running():
             return
-        if not self._closing_socket:  # otherwise the task ends by itself
+        if not self._closing_socket:  # otherwise the task has ended
             self._task.cancel()
         await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT + 1)
 

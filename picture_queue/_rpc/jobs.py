@@ -120,7 +120,7 @@ def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _invalid_jobs(detail: str) -> InvalidArgument:
     return InvalidArgument(
-        "An argument is not acceptable",
+        "An argument is invalid",
         detail=detail,
         hint='Pass a list of dicts, such as [{"job_type": "resize", "payload": {"path": "a.png"}}]',
     )

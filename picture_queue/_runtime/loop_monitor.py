@@ -35,11 +35,11 @@ class LoopMonitor:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to note that the event loop runs; called in it."""
+        """Start to record that the event loop runs; call this in the event loop."""
         self._note_running()
 
     def stop(self) -> None:
-        """Stop noting it."""
+        """Stop recording."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -80,7 +80,7 @@ class LoopMonitor:
                 return None
             return (
                 f"No thread could run for {stalled:.1f} s, nor heartbeats: a handler held the GIL. "
-                "Run what does so in a process of its own"
+                "Run such code in a separate process"
             )
         task = asyncio.current_task(self._loop)
         name = task.get_name() if task is not None else "a callback"

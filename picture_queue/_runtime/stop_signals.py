@@ -80,7 +80,7 @@ def _restore() -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     global _received
     _received += 1
-    # A forked child has inherited this handler, but has no listeners of its own.
+    # A forked child has inherited this handler, but has no listeners.
     if _received > _MAX_HANDLED or os.getpid() != _installed_pid:
         _restore()
         signal.raise_signal(number)

@@ -1,10 +1,10 @@
 """Tasks of handlers, the functions of users. No handler can stop the tasks of others.
 
-A SystemExit or KeyboardInterrupt that leaves a task stops its event loop, and with it all other
-tasks. The task of a handler has to catch those of the handler itself; the guard here catches those
-of other tasks that the handler starts, as `asyncio.TaskGroup` does. A task that ignores its
-cancellation keeps the event loop from ending. And `asyncio.all_tasks` gives a handler every task to
-cancel.
+Three things would stop other tasks. A SystemExit or KeyboardInterrupt that leaves a task stops its
+event loop: the task of a handler catches that of the handler, and the guard here catches that of a
+task which the handler starts. A task that ignores its cancellation keeps the event loop from
+ending, so it is abandoned here. A handler can cancel all tasks that `asyncio.all_tasks` returns, so
+`HandlerTask` ignores a cancellation by another handler.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from picture_queue._log import Log
 
 _log = Log(__name__)
 
-#: In the context of a handler, and of whatever it starts: the task that runs it.
+#: The task that runs the current handler, in the context of the handler and of its own tasks.
 current_handler: ContextVar["HandlerTask | None"] = ContextVar(
     "picture_queue_current_handler", default=None
 )
@@ -39,9 +39,10 @@ class HandlerTask(asyncio.Task[None]):
         return super().cancel(msg)
 
     def cancel_from_outside(self) -> None:
-        """Cancel it although another handler may run now, such as one that stops the worker.
+        """Cancel the task even if another handler calls this, such as one that stops the worker.
 
-        A task that the cancelled handler waits for with `asyncio.gather` is cancelled in its name.
+        The handler counts as the caller, so that tasks it waits for with `asyncio.gather` accept
+        the cancellation too.
         """
         token = current_handler.set(self)
         try:
@@ -56,7 +57,7 @@ class HandlerTask(asyncio.Task[None]):
         self._started.add(task)
 
     def abandon(self) -> None:
-        """Let the event loop end without it and without what its handler started."""
+        """Let the event loop end without this task and the tasks that its handler started."""
         for task in (self, *(self._started or ())):
             abandon(task)
 
@@ -124,10 +125,10 @@ def _new_task(
 
 
 async def end_tasks(seconds: float) -> None:
-    """Cancel what still runs in this event loop, so that the loop can end.
+    """Cancel all other tasks of this event loop, so that the loop can end.
 
     Args:
-        seconds: Time to end for each; the loop ends without those that take longer.
+        seconds: Seconds to wait for the tasks; the loop ends without those that take longer.
     """
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
@@ -141,8 +142,8 @@ async def end_tasks(seconds: float) -> None:
 def abandon(task: asyncio.Future[Any]) -> None:
     """Let the event loop and the interpreter end without a task that ignores its cancellation.
 
-    The end of `asyncio.run` waits for all tasks it knows. A task that is not known any more would
-    be closed with its last reference, which runs its code once more, so that one is never released.
+    At its end `asyncio.run` waits for all registered tasks, so the task is unregistered. When the
+    last reference to a task is deleted, its coroutine runs once more, so one reference is kept.
     """
     if task.done() or not isinstance(task, asyncio.Task):
         return

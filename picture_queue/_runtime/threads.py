@@ -23,7 +23,7 @@ _CLOSE_TIMEOUT = 2.0  # seconds a pool waits for its threads when it is closed
 
 
 def in_thread(name: str, function: Callable[[], T]) -> "asyncio.Future[T | None]":
-    """Call a function in a daemon thread of its own, with the context variables of the caller.
+    """Call a function in a separate daemon thread, with the context variables of the caller.
 
     Args:
         name: Name of the thread.

@@ -82,7 +82,7 @@ class Generations:
         """Return a generation with its images.
 
         Raises:
-            GenerationNotFound: No such generation, or it belongs to somebody else.
+            GenerationNotFound: No such generation, or it belongs to another user.
         """
         return self._project.call(_rpc.get_generation(generation_id))
 
@@ -113,7 +113,7 @@ class Generations:
             The state of its job.
 
         Raises:
-            GenerationNotFound: No such generation, or it belongs to somebody else.
+            GenerationNotFound: No such generation, or it belongs to another user.
             JobFinished: The generation has already completed or failed.
         """
         return self._project.call(_rpc.cancel_generation(generation_id))
@@ -125,11 +125,11 @@ class Generations:
 
         Args:
             generation_id: The id of the generation.
-            timeout: Longest wait for the end of the generation, seconds; None: no limit.
+            timeout: Seconds to wait for the end of the generation; None: no limit.
 
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
-            GenerationNotFound: No such generation, or it belongs to somebody else.
+            GenerationNotFound: No such generation, or it belongs to another user.
             WaitTimeout: The generation did not finish in time; the error has the reason. The
                 generation continues.
         """
@@ -142,7 +142,7 @@ class Generations:
             The bytes of the picture.
 
         Raises:
-            NotFound: The picture was deleted, or belongs to somebody else.
+            NotFound: The picture was deleted, or belongs to another user.
             ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
         return self._project.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
@@ -154,14 +154,14 @@ class Generations:
             The path of the file.
 
         Raises:
-            NotFound: The picture was deleted, or belongs to somebody else.
+            NotFound: The picture was deleted, or belongs to another user.
         """
         target = Path(path)
         target.write_bytes(self.download(image))  # noqa: ASYNC240 - small, and local
         return target
 
     def url(self, image: Image, *, expires_in: int = 3600) -> str:
-        """Create a signed URL, with which anybody can read a picture until the URL expires.
+        """Create a signed URL, with which anyone can read a picture until it expires.
 
         Args:
             image: The picture.
@@ -171,7 +171,7 @@ class Generations:
             The URL.
 
         Raises:
-            NotFound: The picture was deleted, or belongs to somebody else.
+            NotFound: The picture was deleted, or belongs to another user.
         """
         call = StorageCall(
             "POST",

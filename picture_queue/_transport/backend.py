@@ -64,7 +64,7 @@ class AsyncBackend:
 
         Args:
             rpc: The call.
-            timeout: Longest wait for the answer, retries included, seconds; None: the timeout of
+            timeout: Seconds to wait for the answer, retries included; None: the timeout of
                 the settings.
 
         Raises:
@@ -87,7 +87,7 @@ class AsyncBackend:
 
         Args:
             call: The call.
-            timeout: Longest wait for the answer, retries included, seconds; None: the timeout of
+            timeout: Seconds to wait for the answer, retries included; None: the timeout of
                 the settings.
 
         Raises:

@@ -66,7 +66,7 @@ class Backend:
 
         Args:
             rpc: The call.
-            timeout: Longest wait for the answer, retries included, seconds; None: the timeout of
+            timeout: Seconds to wait for the answer, retries included; None: the timeout of
                 the settings.
 
         Raises:
@@ -89,7 +89,7 @@ class Backend:
 
         Args:
             call: The call.
-            timeout: Longest wait for the answer, retries included, seconds; None: the timeout of
+            timeout: Seconds to wait for the answer, retries included; None: the timeout of
                 the settings.
 
         Raises:

@@ -100,7 +100,7 @@ class AsyncRawConnection:
         Args:
             statement: The SQL.
             values: The parameters in PostgreSQL's text format; None: null.
-            timeout: Longest wait for the answer, seconds.
+            timeout: Seconds to wait for the answer.
 
         Raises:
             TimeoutError: No answer arrived in time.

@@ -1,4 +1,4 @@
-"""Backends for the same project as another backend, with connections of their own."""
+"""Backends for the same project as another backend, with their own connections."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Helpers to run coroutines that asyncio does not provide."""
+"""Helpers for coroutines that asyncio does not provide."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -16,7 +16,7 @@ async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
 
     Args:
         work: The coroutine.
-        timeout: Longest delay of a cancellation, seconds; then the coroutine is cancelled too.
+        timeout: Maximum delay of a cancellation, in seconds; then the coroutine is cancelled too.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -34,7 +34,7 @@ async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
 async def run_all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run coroutines at the same time and return the results in order.
 
-    The first error cancels the other coroutines. It is raised itself, not in an exception group.
+    The first error cancels the other coroutines. It is raised without an exception group.
     """
     try:
         async with asyncio.TaskGroup() as group:

@@ -11,7 +11,7 @@ from picture_queue.worker import JobContext, Worker
 
 _log = Log(__name__)
 
-#: Longest run of one attempt, seconds. It is longer than a prediction, since an attempt may also
+#: Seconds that one attempt may take. It is longer than a prediction, since an attempt may also
 #: search for the prediction of an earlier attempt, and stores the pictures.
 TIMEOUT = 900.0
 

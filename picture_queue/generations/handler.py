@@ -51,7 +51,7 @@ def image_handler(
     Returns:
         The coroutine function ``generate_image(payload, job)``. Its result is
         ``{"images": [...]}``. After an error of the provider it raises `RateLimited`, `Snooze`,
-        `Retry` or `PermanentFailure`, which tells the worker what to do with the job.
+        `Retry` or `PermanentFailure`, which decides what the worker does with the job.
     """
     handler_settings = settings or HandlerSettings()
 
@@ -100,7 +100,7 @@ class _GenerationRun:
         raise await self._verdict_of(failure) from failure
 
     async def _verdict_of(self, error: errors.ReplicateError) -> Exception:
-        """Return the exception that tells the worker what to do with the job after an error."""
+        """Return the exception that decides what the worker does with the job after an error."""
         public, wait = error.public, error.retry_after
         key, counts = None, error.counts
         begun, prediction = self._manager.begun, self._manager.prediction

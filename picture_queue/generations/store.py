@@ -12,7 +12,7 @@ from picture_queue._transport.base import StorageCall
 from picture_queue.errors import NotFound, SettingsError
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
 
-#: Longest time to store a file, retries included, seconds.
+#: Seconds to store a file, retries included.
 _UPLOAD_TIMEOUT = 120.0
 
 

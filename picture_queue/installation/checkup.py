@@ -124,7 +124,7 @@ def _check_key(kind: KeyKind) -> Finding:
         return _finding("key", "warn", kind.name, kind.remedy)
     if kind.access == "users":
         remedy = "use a secret or service_role key for workers, and for the rest of the doctor"
-        detail = f"{kind.name}: it has only the rights of signed-in users"
+        detail = f"{kind.name}: it has only the privileges of signed-in users"
         return _finding("key", "warn", detail, remedy)
     return _finding("key", "ok", kind.name)
 

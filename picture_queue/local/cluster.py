@@ -197,12 +197,12 @@ class Cluster:
             raise LocalStackError("initdb failed", detail=tail(self._log))
 
     def upgrade(self) -> None:
-        """Give a stopped cluster this version's roles and rights, and the passwords of `secrets`.
+        """Give a stopped cluster the roles and privileges of this version, and new passwords.
 
         Raises:
             LocalStackError: Postgres failed.
         """
-        # In single-user mode, so that nobody can connect with the old passwords, which are public.
+        # Single-user mode accepts no connections with the old passwords, which are public.
         # Event triggers do not run in it, and this search_path finds no objects of users.
         statements = "\n".join(
             ("set search_path = pg_catalog, pg_temp;", upgrade_sql(), self._password_sql())
@@ -242,10 +242,10 @@ class Cluster:
         )
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start the server on `port`; `ready` tells when it takes connections.
+        """Start the server on `port`; `ready` waits until it accepts connections.
 
         Raises:
-            LocalStackError: It cannot be started.
+            LocalStackError: The server cannot be started.
         """
         # The server runs in its own directory. In quotes, a comma does not separate directories.
         sockets = "." if self._sockets == self._data else f'"{self._sockets}"'
@@ -267,7 +267,7 @@ class Cluster:
         """Wait until the server takes connections.
 
         Raises:
-            LocalStackError: It ended, or took too long.
+            LocalStackError: The server ended, or took too long.
         """
         deadline = time.monotonic() + _START_TIMEOUT
         while time.monotonic() < deadline:

@@ -65,7 +65,7 @@ class Daemon:
         """Start all programs, wait for a reason to stop, and stop them.
 
         Raises:
-            PictureQueueError: It did not start, or a program died too often.
+            PictureQueueError: The stack did not start, or a program died too often.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -181,7 +181,7 @@ class Daemon:
         stack.enter_context(cluster.socket_directory())
         await cluster.initialise(guard)
         if cluster.outdated or (cluster.complete and self._data.secrets() is None):
-            # An older version made it, with other rights or with passwords that are public.
+            # An older version made it, with other privileges or with passwords that are public.
             await asyncio.to_thread(cluster.upgrade)
         self._data.write_secrets(secrets)
         service = Service(

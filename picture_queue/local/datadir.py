@@ -90,8 +90,8 @@ class DataDir:
             user: The user that the stack runs as; None is the caller.
 
         Raises:
-            LocalStackError: It cannot be made, other users can replace it, or it contains files
-                that are not a stack's.
+            LocalStackError: The directory cannot be made, other users can replace it, or it
+                contains files that do not belong to a stack.
         """
         try:
             expect_safe_path(self.path.parent)
@@ -135,8 +135,8 @@ class DataDir:
         """Check that the directory contains only files of a stack, which only its owner wrote.
 
         Args:
-            directory: Its descriptor.
-            info: Its owner and mode before it was closed.
+            directory: The file descriptor of the directory.
+            info: The owner and mode of the directory before it was closed to others.
         """
         names = os.listdir(directory)
         if not _STACK_FILES.issuperset(names):
@@ -168,7 +168,7 @@ class DataDir:
         """Return whether the directory exists.
 
         Raises:
-            LocalStackError: It belongs to another user, is a symlink, or is not a directory.
+            LocalStackError: The path belongs to another user, is a symlink, or is not a directory.
         """
         try:
             info = self.path.lstat()
@@ -198,10 +198,10 @@ class DataDir:
         return True
 
     def make(self) -> None:
-        """Make its subdirectories, as the user that the stack runs as.
+        """Make the subdirectories, as the user that the stack runs as.
 
         Raises:
-            LocalStackError: They cannot be made, or are something else.
+            LocalStackError: One cannot be made, or exists and is not a directory.
         """
         try:
             for directory in (self.logs, self.storage):

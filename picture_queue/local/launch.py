@@ -48,7 +48,7 @@ def launch_daemon(
         The process, and the values that `status` returns.
 
     Raises:
-        LocalStackError: It did not start.
+        LocalStackError: The daemon did not start.
     """
     user = service_user()
     data.prepare(user)
@@ -131,7 +131,7 @@ def end_daemon(process: subprocess.Popen[bytes], data: DataDir) -> None:
     """Stop a daemon that we started, and wait until its guard is done too.
 
     Raises:
-        LocalStackError: Something of it does not end.
+        LocalStackError: The daemon or one of its programs does not end.
     """
     process.terminate()
     try:
@@ -151,7 +151,7 @@ def expect_unlocked(data: DataDir) -> None:
     """Wait until no program of a stack holds its data directory.
 
     Raises:
-        LocalStackError: One does not end.
+        LocalStackError: A program does not end.
     """
     if not wait_until(lambda: not data.locked(), _KILL_TIMEOUT):
         raise LocalStackError("Programs of the stack do not end", detail=str(data.path))

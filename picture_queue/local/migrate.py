@@ -1,4 +1,4 @@
-"""Applies the platform's SQL and our migrations to the embedded database.
+"""Apply the platform's SQL and our migrations to the embedded database.
 
 The applied migrations are in the Supabase CLI's table `supabase_migrations.schema_migrations`, with
 its columns (pkg/migration/history.go of https://github.com/supabase/cli). So a later start applies
@@ -26,7 +26,7 @@ create table if not exists supabase_migrations.schema_migrations (
 
 
 # The order in which they are applied. The first and the last also upgrade an older database.
-_PLATFORM = ("roles", "schemas", "auth", "realtime", "storage", "rights")
+_PLATFORM = ("roles", "schemas", "auth", "realtime", "storage", "privileges")
 _UPGRADE = (_PLATFORM[0], _PLATFORM[-1])
 
 
@@ -41,7 +41,7 @@ def platform_sql() -> str:
 
 
 def upgrade_sql() -> str:
-    """Return the SQL that gives an older database the roles and rights of this version."""
+    """Return the SQL that gives an older database the roles and privileges of this version."""
     return "\n".join(map(_platform_file, _UPGRADE))
 
 

@@ -17,7 +17,7 @@ class Options:
         postgrest: The PostgREST to run.
         port: Port of the API; 0 takes a free one.
         worker: Whether the stack also runs a worker.
-        durable: False trades safety against power loss for speed.
+        durable: False is faster, but data may be lost at a power failure.
         lifeline: Stop when standard input closes, since then the process that started the stack has
             ended.
         migrations: Whether to apply our migrations; if not, the database is like that of a new

@@ -1,6 +1,6 @@
 """A check that refuses requests of foreign web pages to the servers of the embedded stack.
 
-Every page that a developer opens can send requests to loopback. The browser tells where a request
+Every page that a developer opens can send requests to loopback. The browser states where a request
 comes from: in ``Origin`` for each POST, preflight and WebSocket, in ``Sec-Fetch-Site`` for all
 others. A page whose own name resolves to 127.0.0.1 (DNS rebinding) counts as the same origin, but
 its name is in ``Host``.

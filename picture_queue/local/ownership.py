@@ -43,7 +43,7 @@ def expect_safe_path(path: Path) -> None:
         path: An absolute path.
 
     Raises:
-        LocalStackError: Another user can replace one, or the path has too many symlinks.
+        LocalStackError: Another user can replace a directory, or the path has too many symlinks.
         OSError: A part is not a directory, or cannot be read.
     """
     # In a container the owner of / may be root by another number.
@@ -125,8 +125,8 @@ def open_own(path: Path, flags: int, owner: int | None = None) -> int:
         The descriptor, which child processes do not inherit.
 
     Raises:
-        LocalStackError: It is something else, or belongs to another user.
-        OSError: It cannot be opened.
+        LocalStackError: The path is something else, or belongs to another user.
+        OSError: The file cannot be opened.
     """
     # O_NONBLOCK: to open a FIFO would block until another process opens its other end.
     safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -152,8 +152,8 @@ def open_log(path: Path) -> IO[bytes]:
     """Open a log file for appending.
 
     Raises:
-        LocalStackError: It is something else, or belongs to another user.
-        OSError: It cannot be opened.
+        LocalStackError: The path is something else, or belongs to another user.
+        OSError: The file cannot be opened.
     """
     return open(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
 
@@ -178,8 +178,8 @@ def make_own_directory(path: Path) -> None:
     """Make a directory with mode 0700, or check the owner of an existing one.
 
     Raises:
-        LocalStackError: It is something else, or belongs to another user.
-        OSError: It cannot be made.
+        LocalStackError: The path is something else, or belongs to another user.
+        OSError: The directory cannot be made.
     """
     try:
         path.mkdir(mode=0o700)

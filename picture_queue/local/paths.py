@@ -78,7 +78,7 @@ def expect_passable(path: Path, user: ServiceUser) -> None:
             raise LocalStackError(
                 f"User {user.name}, who runs the stack for root, cannot enter {directory}",
                 detail=describe(directory, directory.stat()),
-                hint="Choose a data directory below one that everybody may enter, such as "
+                hint="Choose a data directory below one that every user may enter, such as "
                 "/var/lib, or start the stack as an ordinary user.",
             )
 
@@ -119,15 +119,15 @@ def cache_dir() -> Path:
     raise LocalStackError(
         "There is no directory to keep programs in",
         detail="; ".join(reasons),
-        hint="Set XDG_CACHE_HOME to a directory of yours.",
+        hint="Set XDG_CACHE_HOME to your own directory.",
     )
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and those above it, which everybody may enter, whatever the umask is.
+    """Make a directory and its parents with mode 0755, whatever the umask is.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The directory cannot be made.
     """
     if path.is_dir():
         return
@@ -143,7 +143,7 @@ def _make_cache(path: Path) -> None:
 
     Raises:
         LocalStackError: Other users can write programs there.
-        OSError: It cannot be made or written.
+        OSError: The cache cannot be made or written.
     """
     expect_safe_path(path.parent)
     make_directory(path.parent)

@@ -19,7 +19,7 @@ from picture_queue.local.ownership import open_log, open_own
 _POLL = 0.02
 _ORPHAN_TIMEOUT = 20.0  # seconds
 _CLOCK_SLACK = 2.0  # seconds by which two readings of a process's start time may differ
-LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept beside it
+LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept
 # The variables that Postgres and PostgREST get from the caller's environment: no settings of other
 # servers and clients, and no tokens, which SQL could read.
 _PASSED = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -39,17 +39,17 @@ def spawn(
     env: Mapping[str, str],
     descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, so that Ctrl-C in a terminal does not reach it.
+    """Start a program in its own session, so that Ctrl-C in a terminal does not reach it.
 
     Args:
-        command: Program and arguments.
-        log: The file to which its output is appended.
-        cwd: Its working directory.
-        env: Its whole environment.
-        descriptors: Further descriptors that it inherits.
+        command: The program and its arguments.
+        log: The file to which the program's output is appended.
+        cwd: The working directory.
+        env: The complete environment.
+        descriptors: Other file descriptors that the program inherits.
 
     Raises:
-        LocalStackError: It cannot be started.
+        LocalStackError: The program cannot be started.
     """
     try:
         with open_log(log) as output:

@@ -50,7 +50,7 @@ class PostgREST:
         """Start it; `ready` waits until it answers.
 
         Raises:
-            LocalStackError: It cannot be started.
+            LocalStackError: The program cannot be started.
         """
         return spawn(
             [self.program.path],
@@ -60,7 +60,7 @@ class PostgREST:
         )
 
     def _settings(self) -> dict[str, str]:
-        # No ADMIN_SERVER_PORT: after version 12.0 everybody can read the secrets there.
+        # No ADMIN_SERVER_PORT: after version 12.0 every user can read the secrets there.
         settings = {
             # Relative to its working directory, so that the directory's path may be long.
             "SERVER_UNIX_SOCKET": self.socket.name,
@@ -83,7 +83,7 @@ class PostgREST:
         """Wait until it has read the schema.
 
         Raises:
-            LocalStackError: It ended, or took too long.
+            LocalStackError: The program ended, or took too long.
         """
         deadline = time.monotonic() + _READY_TIMEOUT
         while time.monotonic() < deadline:
@@ -102,7 +102,7 @@ async def status_of(address: Path | int, path: str) -> int | None:
     """Return the HTTP status of a GET from a server on this machine; None without an answer.
 
     Args:
-        address: Its Unix socket, or its port on loopback.
+        address: The Unix socket of the server, or its port on loopback.
         path: The path of the request.
     """
     try:
@@ -131,11 +131,12 @@ def worker_environment(
     """Return the environment of the worker, with the addresses and keys of this stack.
 
     Args:
-        api_url: Address of this stack.
-        service_key: Its service key.
-        replicate_url: Address of the simulator's API.
-        replicate_token: Its token.
-        real_replicate: Whether it gets the caller's settings of Replicate, not the simulator's.
+        api_url: The URL of this stack.
+        service_key: The service key of this stack.
+        replicate_url: The URL of the simulator's API.
+        replicate_token: The token of the simulator.
+        real_replicate: Whether the worker gets the caller's settings for Replicate instead of the
+            simulator's.
 
     Raises:
         LocalStackError: `real_replicate` is true and REPLICATE_API_TOKEN is not set.
@@ -175,7 +176,7 @@ def launch_worker(
         real_replicate: Use the real Replicate.
 
     Raises:
-        LocalStackError: It cannot be started.
+        LocalStackError: The program cannot be started.
     """
     return spawn(
         [

@@ -81,7 +81,7 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
         raise LocalStackError(
             "The stack's user cannot reach this Python",
             detail=f"{user.name}: {describe(closed, closed.stat())}",
-            hint="Install picture-queue where everybody may read, such as below /opt, or start "
+            hint="Install picture-queue where every user may read, such as below /opt, or start "
             "the stack as an ordinary user.",
         )
     descriptors: list[int] = []

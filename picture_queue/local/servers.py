@@ -149,14 +149,14 @@ class _AppServer:
 
 
 class _HttpProtocol(HttpToolsProtocol):
-    """The HTTP/1.1 protocol of uvicorn with bounds, since anybody on this machine can connect."""
+    """The HTTP/1.1 protocol of uvicorn with bounds, since any local user can connect."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _warned_at = -math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # A new socket gets the lowest free number, so it tells how many descriptors are open.
+        # A new socket gets the lowest free number, so it shows how many descriptors are open.
         if transport.get_extra_info("socket").fileno() >= _DESCRIPTOR_LIMIT:
             transport.abort()
             if self.loop.time() > _HttpProtocol._warned_at + _WARN_EVERY:

@@ -124,7 +124,7 @@ class LocalSupabase:
             PortTaken: Another program has the port.
             StackAlreadyRunning: Another stack has the data directory.
             MissingProgram: Postgres or PostgREST is missing and could not be downloaded.
-            LocalStackError: It did not start for another reason.
+            LocalStackError: The stack did not start for another reason.
         """
         if self._process:
             raise errors.StackAlreadyRunning("This stack is running already")
@@ -163,7 +163,7 @@ class LocalSupabase:
         """Return the values that `picture-queue local status --json` prints.
 
         Raises:
-            StackNotRunning: It has not been started, or has ended.
+            StackNotRunning: The stack has not been started, or has ended.
         """
         if self._process is None or self._process.poll() is not None:
             raise StackNotRunning("This stack is not running")
@@ -173,11 +173,11 @@ class LocalSupabase:
     def superuser_url(self) -> str:
         """Address of the database for the superuser `supabase_admin`, over its socket.
 
-        In its sessions, triggers and functions that `postgres` made run with the rights of the
+        In its sessions, triggers and functions that `postgres` made run with the privileges of the
         superuser, and so with those of the operating system's user that runs the stack.
 
         Raises:
-            StackNotRunning: It has not been started, or has ended.
+            StackNotRunning: The stack has not been started, or has ended.
         """
         state = self._data and self._data.read_state()
         if not state:
@@ -247,7 +247,7 @@ def start_background(
         PortTaken: Another program has the port.
         StackAlreadyRunning: A stack is running in that directory.
         MissingProgram: Postgres or PostgREST is missing and could not be downloaded.
-        LocalStackError: It did not start for another reason.
+        LocalStackError: The stack did not start for another reason.
     """
     data = DataDir(data_dir or default_data_dir())
     process, status = launch.launch_daemon(
@@ -308,7 +308,7 @@ def reset(data_dir: Path | None = None) -> None:
     """Delete the data of a stack, and stop the stack before if it is running.
 
     Raises:
-        LocalStackError: It does not stop, or a file cannot be deleted.
+        LocalStackError: The stack does not stop, or a file cannot be deleted.
     """
     with contextlib.suppress(StackNotRunning):
         stop(data_dir)

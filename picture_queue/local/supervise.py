@@ -99,11 +99,11 @@ class Service:
     """A program that is started again when it dies, a bounded number of times.
 
     Args:
-        name: Its name in the log.
+        name: The name of the program in the log.
         launch: Starts the program; called again for each restart.
-        guard: Told of every process.
-        signals: The signals that stop it, each with the seconds to wait after it.
-        give_up: Called when it died too often.
+        guard: Gets every process, to kill it if this process dies.
+        signals: The signals that stop the program, each with the seconds to wait after it.
+        give_up: Called when the program died too often.
         ready: Waits until the started program is ready, and raises an error if it will not be.
     """
 

@@ -11,7 +11,7 @@ from picture_queue.records.base import Record
 
 
 class JobStatus(StrEnum):
-    """State of a job; ``hold`` says why a job that is not finished does not move."""
+    """State of a job; ``hold`` says why a job that is not finished does not run."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -80,7 +80,7 @@ class JobEvent(Record):
     ``source`` is where the state came from: ``socket`` (an event over Realtime), ``snapshot`` (the
     row, read when the watch began or reconnected) or ``poll`` (the row, read after a time without
     events). If the watch yields an unchanged state again, ``explanation`` has the reason why the
-    job does not move.
+    job does not run.
     """
 
     job_id: UUID
@@ -216,7 +216,7 @@ class JobReason(Record):
 
 
 class JobExplanation(JobReason):
-    """The reason why a job does not move; if there are several, the first one.
+    """The reason why a job does not run; if there are several, the first one.
 
     Attributes:
         job_id: The job.

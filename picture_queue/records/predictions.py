@@ -21,7 +21,7 @@ class PredictionModel(Record):
     """The model to call.
 
     Attributes:
-        official: True if the model has an endpoint of its own; otherwise it is called by
+        official: True if the model has its own endpoint; otherwise it is called by
             ``version``.
         typical_seconds: Typical run time of a prediction; None if it is not known.
     """

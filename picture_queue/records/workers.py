@@ -135,7 +135,7 @@ class ClaimedJob(JobFields):
     """A claimed job with its lease; the database refuses later writes under another lease.
 
     Attributes:
-        key: The id as text: to compare and to send.
+        key: The id of the job as text, to compare and to send.
         lease_key: The id of the lease as text.
     """
 
@@ -171,12 +171,12 @@ class ClaimedJob(JobFields):
 
     @property
     def lease_seconds(self) -> float:
-        """Length of the lease, seconds."""
+        """Length of the lease, in seconds."""
         return float(self._row["lease_seconds"])
 
     @property
     def timeout_seconds(self) -> float:
-        """Longest run of this attempt, seconds."""
+        """Maximum duration of this attempt, in seconds."""
         return float(self._row["timeout_seconds"])
 
     @property

@@ -2,46 +2,46 @@
 
 -- picture-queue: a job queue inside your own Postgres.
 --
--- Nouns. A *job* has a type and a payload and lies in a *queue*. A *worker* claims jobs; each claim
--- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a picture
--- somebody asked for; it has one job, and its *images* come from *predictions* at Replicate.
+-- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim
+-- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a request for
+-- pictures; it has one job, and its *images* come from *predictions* at Replicate.
 --
--- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
+-- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
 -- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs
 -- when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition permits, and
 -- _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is recorded as
--- follow-ups. maintain_jobs, which one worker calls all the time, processes these, due jobs, expired leases and
+-- follow-ups. maintain_jobs, which one worker calls in a loop, processes these, due jobs, expired leases and
 -- schedules.
 --
--- The way of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
+-- The path of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
 -- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
 -- its lease; _transition copies the state of the job to generations.
 --
--- Where things live. public holds what users call and see. This schema holds the rest and is not
--- exposed by the API; a leading underscore marks what only our own functions call. Parameters of
--- public functions are plain words, private ones are p_, variables v_.
+-- Schemas and names. The schema public has the functions, tables and views for users. This schema has the rest, and
+-- the API does not expose it. The name of a function that only our own functions call begins with an underscore.
+-- Parameters of public functions have no prefix, those of private functions have p_, variables have v_.
 --
--- Idioms. Sessions keep plans, and a plan may be made while a table is empty and used when it is full. With these forms
--- such a plan uses the right index:
+-- Idioms. Sessions cache plans, and a plan may be made while a table is empty and used when it is full. With these
+-- forms such a plan uses the right index:
 -- - `set seq_page_cost = 100` on functions that are called often: the plan uses an index even while the table is empty;
--- - `where id = any (array)` beside or instead of a join: the rows are looked up by their ids;
+-- - `where id = any (array)` in addition to a join or instead of it: the rows are looked up by their ids;
 -- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
 -- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;
--- - `= any (array(select … for update skip locked))`: changes the rows that nobody has locked, and waits for none.
+-- - `= any (array(select … for update skip locked))`: changes the rows that are not locked, and waits for no lock.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then
     raise exception 'picture-queue is in this database already'
-      using hint = 'If `picture-queue migrate` put it there, go on with that. `picture-queue doctor` tells.';
+      using hint = 'Upgrade it with the tool that `picture-queue doctor` names, such as `picture-queue migrate`.';
   elsif to_regclass('public.job_queue') is not null then
-    raise exception 'public.job_queue is there already, and is not of picture-queue'
-      using hint = '`picture-queue adopt --preview` says how its jobs come along.';
+    raise exception 'public.job_queue exists already, and does not belong to picture-queue'
+      using hint = '`picture-queue adopt --preview` shows how its jobs would be copied.';
   end if;
 end
 $$;
 
 create schema picture_queue;
-comment on schema picture_queue is 'The private half of picture-queue: settings, policies, functions.';
+comment on schema picture_queue is 'The private objects of picture-queue: settings, policies, functions.';
 
 
 -- 010_types.sql
@@ -55,13 +55,13 @@ create type picture_queue.change as (
   error text,              -- clean, shown to the owner
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
-  lease_id uuid,           -- the lease that has to be in force, or null
+  lease_id uuid,           -- the change requires that this lease is in force; null: no lease is required
   key text,                -- of block: the limit key it waits for; of park: the event it waits for
   lease_expired boolean    -- the lease expired without a report: its id is cleared, so that a late report is stale
 );
 
--- A job after a change of state. Only these columns, since handing on whole rows costs more: the few callers that
--- need more read the row again.
+-- A job after a change of state. It has only these columns, since whole rows are slower to pass; the few callers that
+-- need other columns read the row again.
 create type picture_queue.moved as (
   id uuid,
   queue text,
@@ -76,10 +76,10 @@ create type picture_queue.claim as (
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  lease_seconds real,      -- where job type and queue say nothing; null: that of setting
+  lease_seconds real,      -- the default if job type and queue set none; null: the one in setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
-  weights real[],          -- of the queues; null: claimed in one order by priority
-  is_legacy boolean,       -- by a caller that never heartbeats
+  weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
+  is_legacy boolean,       -- the caller sends no heartbeats
   confirms_start boolean,  -- the worker confirms that a job has started: until then an expired lease costs no attempt
   is_limited boolean,      -- there are limits or paused keys
   has_failed boolean       -- starts of some jobs have failed
@@ -89,11 +89,11 @@ create type picture_queue.claim as (
 create type picture_queue.applied as (
   moved picture_queue.moved[],
   announced boolean,       -- some are in queues that send events
-  long_lived boolean,      -- some may have more history than is kept
+  long_lived boolean,      -- the history of some may be above its limit
   has_generation boolean,  -- some belong to a generation
   ended uuid[],            -- jobs that ran under limit keys and no longer do
   was_blocked uuid[],      -- jobs with blocked_on whose action was neither block nor unblock
-  takes_turn boolean,      -- some get a place behind their tenant's last job
+  takes_turn boolean,      -- some get a place after their tenant's last job
   due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
   batches jsonb            -- batch_id, from and to of each change in a batch
 );
@@ -108,23 +108,23 @@ create type picture_queue.outcome as (
   detail text,
   retryable boolean,
   delay_seconds real,      -- of failed, snoozed, parked: until the next attempt, instead of the backoff
-  run_at timestamptz,      -- when instead
+  run_at timestamptz,      -- the time of the next attempt, as an alternative to delay_seconds
   duration_seconds real,
-  event text,              -- of parked: what wakes it
-  pause_key text,          -- a limit key or queue to pause for as long
-  i bigint                 -- its place in the report, from 1
+  event text,              -- of parked: the event that wakes it
+  pause_key text,          -- a limit key or queue to pause until the next attempt
+  i bigint                 -- its position in the report, from 1
 );
 
 -- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
-  blocked_on text          -- one of them that lets no more start
+  keys text[],             -- before _admit all limit keys of the job; after it those with a limit, which are its slots
+  blocked_on text          -- one of them, which is full or paused
 );
 
--- A job about to be written: an item of an enqueue, with every default filled in.
+-- A job to be inserted: an item of an enqueue, with all defaults filled in.
 create type picture_queue.new_job as (
-  i integer,               -- its place in the call
+  i integer,               -- its position in the call
   job_id uuid,
   job_type text,
   queue text,
@@ -161,7 +161,7 @@ create type picture_queue.event as (
   payload jsonb
 );
 
--- Builds a change of which only the action and perhaps a reason, a time or a key are given.
+-- Builds a change from an action, and optionally a reason, a time or a key.
 create function picture_queue._change(
   p_job_id uuid, p_action text, p_error text default null, p_run_at timestamptz default null, p_key text default null)
 returns picture_queue.change
@@ -173,9 +173,9 @@ $$;
 
 -- 020_function__now.sql
 
--- Returns the current time; all functions use it, and tests replace it to move time. It is stable, so that an index can
--- be searched with it. It is in PL/pgSQL, which takes a third of the time of SQL for a function that cannot be inlined,
--- and a function with a search_path cannot.
+-- Returns the current time. All functions use it, and tests replace it to set the time. It is stable, so that an index
+-- can be searched with it. A function with a search_path cannot be inlined, and such a function takes a third of the
+-- time in PL/pgSQL.
 create function picture_queue._now() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return clock_timestamp(); end $$;
@@ -183,8 +183,8 @@ as $$ begin return clock_timestamp(); end $$;
 
 -- 030_function__raise_error.sql
 
--- Raises the error of that code. The message is fixed, since PostgREST copies it into the HTTP
--- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix; null: that of the code).
+-- Raises the error with this code. Its message is fixed, since PostgREST copies it into the HTTP reason phrase. DETAIL
+-- has the field and the value, HINT the fix (null: the default hint of the code).
 create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -196,26 +196,26 @@ declare
 begin
   select e.status, e.message, e.hint into v_status, v_message, v_hint
   from (values
-    ('PQ_INVALID_ARGUMENT',   '400', 'an argument is not acceptable', 'docs/sql.md says what each argument may be'),
-    ('PQ_INVALID_CRON',       '400', 'no such cron expression or time zone', 'such as 30 9 * * mon-fri and Europe/Berlin'),
+    ('PQ_INVALID_ARGUMENT',   '400', 'an argument is invalid', 'docs/sql.md describes each argument'),
+    ('PQ_INVALID_CRON',       '400', 'invalid cron expression or time zone', 'examples: 30 9 * * mon-fri, and Europe/Berlin'),
     ('PQ_NOT_AUTHENTICATED',  '401', 'sign in first', 'send the token of a user, or a service key'),
-    ('PQ_NOT_ALLOWED',        '403', 'this caller may not do that', 'use a service key'),
-    ('PQ_UNKNOWN_JOB',        '404', 'no such job', 'the id is wrong, the job was pruned, or it is of another user'),
-    ('PQ_UNKNOWN_GENERATION', '404', 'no such generation', 'list_generations() has those there are'),
-    ('PQ_UNKNOWN_MODEL',      '404', 'no such model', 'list_models() has those this project offers'),
-    ('PQ_UNKNOWN_QUEUE',      '404', 'no such queue', 'list_queues() has those there are'),
-    ('PQ_UNKNOWN_DEPENDENCY', '404', 'no such job to depend on', 'enqueue the job it depends on first'),
-    ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule', 'list_schedules() has those there are'),
-    ('PQ_UNKNOWN_BATCH',      '404', 'no such batch', 'enqueue_batch() answers the id of a batch'),
-    ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit', 'list_limits() has those there are'),
-    ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop working on this job; whoever holds it now goes on'),
-    ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit that', 'get_job() has its state'),
+    ('PQ_NOT_ALLOWED',        '403', 'this caller has no permission', 'use a service key'),
+    ('PQ_UNKNOWN_JOB',        '404', 'no such job', 'the id is wrong, the job was pruned, or it belongs to another user'),
+    ('PQ_UNKNOWN_GENERATION', '404', 'no such generation', 'list_generations() shows the existing generations'),
+    ('PQ_UNKNOWN_MODEL',      '404', 'no such model', 'list_models() shows the models of this project'),
+    ('PQ_UNKNOWN_QUEUE',      '404', 'no such queue', 'list_queues() shows the existing queues'),
+    ('PQ_UNKNOWN_DEPENDENCY', '404', 'no such job to depend on', 'enqueue that job first'),
+    ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule', 'list_schedules() shows the existing schedules'),
+    ('PQ_UNKNOWN_BATCH',      '404', 'no such batch', 'enqueue_batch() returns the id of a batch'),
+    ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit', 'list_limits() shows the existing limits'),
+    ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop this attempt; another worker may run the job'),
+    ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit this', 'get_job() shows its state'),
     ('PQ_RUNNING_JOB',        '409', 'the job is running already', 'wait until it has finished, or cancel it'),
-    ('PQ_QUEUE_DRAINING',     '409', 'the queue takes no new jobs', 'resume_queue() ends draining'),
-    ('PQ_CONFLICT',           '409', 'that does not fit what is already there', 'read what is there, then change the call'),
+    ('PQ_QUEUE_DRAINING',     '409', 'the queue accepts no new jobs', 'resume_queue() ends the draining'),
+    ('PQ_CONFLICT',           '409', 'the call conflicts with existing data', 'read the existing data, then change the call'),
     ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
-    ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model', 'list_models() has the inputs of each model'),
-    ('PQ_CYCLE',              '422', 'the dependencies form a circle', 'leave out one of the dependencies'),
+    ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model', 'list_models() shows the inputs of each model'),
+    ('PQ_CYCLE',              '422', 'the dependencies form a cycle', 'remove one of the dependencies'),
     ('PQ_BUSY',               '503', 'the database is busy, repeat the call', 'repeat the call')
   ) as e (code, status, message, hint)
   where e.code = p_code;
@@ -229,7 +229,7 @@ $$;
 
 -- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
 create function picture_queue._raise_problem(p_problem text, p_hint text default
-  'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
+  'names consist of letters, digits and _ . - (job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -244,9 +244,10 @@ begin
 end
 $$;
 
--- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
--- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls
--- this. It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
+-- Raises PQ_BUSY because another transaction holds a lock that the caller needs. Every function of the API that reads
+-- or changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and an exception handler
+-- that calls this. Such a function has no parameter or variable of a table's row type, because Postgres would lock that
+-- table before the handler can catch the error.
 create function picture_queue._raise_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -257,10 +258,10 @@ begin
 end
 $$;
 
--- Raises the error that a call ended with as one of ours. For the handler `when others`, which raises ours as they
--- are, and that of a read-only transaction: PostgREST answers it, to a GET, with 405. PQ_BUSY stands for what passes by
--- itself, PQ_CONFLICT for the rest, since a trigger of the project on public.job_queue, public.generations or
--- public.images may raise anything.
+-- Raises one of our errors in place of another error; exception handlers `when others` call it. It returns if the error
+-- is one of ours, or that of a read-only transaction, for which PostgREST answers a GET with 405: the handler then
+-- raises it again. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a trigger of the project on
+-- public.job_queue, public.generations or public.images may raise any error.
 create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -273,7 +274,7 @@ begin
     perform picture_queue._raise_busy(p_busy);
   end if;
   perform picture_queue._raise_error('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
-    'look for a trigger or constraint of yours on public.job_queue, public.generations or public.images');
+    'check your own triggers and constraints on public.job_queue, public.generations and public.images');
 end
 $$;
 
@@ -290,7 +291,7 @@ begin
 end
 $$;
 
--- Returns the value; raises the error of that code if it is null. It reads nothing, so users may call it.
+-- Returns the value; raises the error with this code if it is null. It reads no table, so users may call it.
 create function picture_queue._require(p_value jsonb, p_code text, p_detail text, p_hint text default null)
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -303,7 +304,7 @@ begin
 end
 $$;
 
--- Whether it is a list of objects, which jsonb_to_recordset asks for.
+-- Returns whether it is a list of objects, which jsonb_to_recordset requires.
 create function picture_queue._is_list(p_value jsonb) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -315,8 +316,9 @@ $$;
 -- 040_function__caller.sql
 
 -- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
--- direct connection without a token. The token decides, since in a definer function current_user is the owner. Without
--- one, a session that has logged in as a role of the API, or was set to one, does not act for the project.
+-- direct connection without a token. The token decides, since in a security definer function current_user is the
+-- owner. Without one, a session that has logged in as a role of the API, or was set to one, does not act for the
+-- project.
 create function picture_queue._is_service() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -371,7 +373,7 @@ create table picture_queue.setting (
 );
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
-  'Whether an enqueue to an unknown queue makes the queue (create) or is refused (refuse).';
+  'Whether an enqueue to an unknown queue creates the queue (create) or is refused (refuse).';
 insert into picture_queue.setting default values;
 
 
@@ -429,11 +431,11 @@ comment on column picture_queue.queue.events is
   'Which events are sent: none, status, or progress (of status and progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
-  'How many seconds of waiting one point of priority is worth; null: priority is strict.';
+  'The seconds of waiting that raise the priority by one; null: waiting does not raise it.';
 comment on column picture_queue.queue.breaker_failures is
   'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
-comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
-comment on column picture_queue.queue.draining is 'The jobs of the queue are run, and new jobs are refused.';
+comment on column picture_queue.queue.paused_until is 'No job is claimed until then; infinity: until it is resumed.';
+comment on column picture_queue.queue.draining is 'Whether new jobs are refused; the jobs of the queue are still run.';
 insert into picture_queue.queue (name) values ('default');
 
 create table picture_queue.breaker (
@@ -465,7 +467,7 @@ create table picture_queue.job_type (
   constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
 );
 comment on table picture_queue.job_type is
-  'The policies of job types, registered by workers; null: that of the queue, or the default in setting, applies.';
+  'The policies of job types, registered by workers; null: the policy of the queue or the default in setting applies.';
 
 
 -- 130_table_worker.sql
@@ -491,7 +493,7 @@ create index worker_idle on picture_queue.worker (seen_at) where idle;
 -- 140_table_job_queue.sql
 
 -- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
--- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of them
+-- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each of them
 -- again in every statement that writes a row, which cost as much as the rest of an enqueue. Instead, the table
 -- picture_queue.state_transition, the input checks and _transition enforce these rules, and queue_doctor() reports rows
 -- that break them.
@@ -519,9 +521,9 @@ create table public.job_queue (
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
-  -- The limit keys in which the job occupies a slot. It does so from its claim on, even before its handler starts.
+  -- The limit keys in which the job occupies a slot, from its claim until its end.
   slots text[],
-  -- The limit key that blocked the job last. The next start clears it; an unblock, a delay, an end and a retry do not.
+  -- The limit key that blocked the job last. Only the next start clears it, not an unblock, a delay, an end or a retry.
   blocked_on text,
   parked_on text,
   -- The time at which the job parked last. An event wakes only jobs that parked before it was sent.
@@ -582,9 +584,9 @@ create index job_queue_expiring on public.job_queue (expires_at)
   where status = 'pending' and expires_at is not null;
 -- Finished jobs by age: for lists of failed jobs, and for pruning.
 create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
--- The jobs of a queue in one state by age: for lists, purges, and changes by filter. Running jobs are few and are found
--- by job_queue_leased and job_queue_parked; since they are not in this index, a claim writes no entry to it. seq
--- is ascending, because Postgres fills pages completely only in an index that grows at its end.
+-- The jobs of a queue in one state by age: for lists, purges, and changes by filter. Running jobs are not in this
+-- index, so that a claim writes no entry to it; job_queue_leased and job_queue_parked have these few jobs. seq is
+-- ascending, because Postgres fills pages completely only in an index that grows at its end.
 create index job_queue_listed on public.job_queue (queue, status, seq) with (deduplicate_items = off)
   where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
@@ -595,8 +597,8 @@ create unique index job_queue_unique on public.job_queue (unique_key) where stat
 
 -- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an
 -- estimated count (count=planned) from statistics, regardless of row level security: a user could learn from the
--- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries find these columns
--- by their own index or not at all. Array columns are among them, since statistics of their elements are kept too.
+-- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries search these columns
+-- by an index of their own or not at all. Array columns are included, since Postgres also keeps statistics of elements.
 alter table public.job_queue
   alter id set statistics 0, alter tags set statistics 0, alter limit_keys set statistics 0,
   alter slots set statistics 0,
@@ -609,7 +611,7 @@ alter table public.job_queue
 -- 141_table_follow_up.sql
 
 -- Work for other jobs that follows from a change of a job. The rows are written in the transaction of the change. The
--- first few are processed there too, the rest by maintenance, in bounded steps of which each can fail alone.
+-- same transaction processes the first few, maintenance the rest, in bounded steps. A failed step stops no other.
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
@@ -625,8 +627,8 @@ comment on table picture_queue.follow_up is
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
--- Steps that failed, each for one subject. Other subjects are processed; this one is tried again at retry_at (of kind
--- report: when the worker repeats it). A success does not delete rows of kind claim and report; pruning does.
+-- Steps that failed for one subject, such as a job. Other subjects are processed; this one is retried at retry_at (of
+-- kind report: when the worker repeats it). A success does not delete rows of kind claim and report; pruning does.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,
@@ -695,7 +697,7 @@ create table picture_queue.batch (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
 comment on table picture_queue.batch is
-  'Batches of jobs, the counts of their finished jobs, and the callback that is enqueued then.';
+  'Batches of jobs, the counts of their finished jobs, and the callback to enqueue when all have finished.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
 -- Finished batches whose callback has not been enqueued yet.
 create index batch_callback on picture_queue.batch (finished_at)
@@ -705,15 +707,15 @@ create index batch_callback on picture_queue.batch (finished_at)
 -- 144_table_limit.sql
 
 -- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those named at its
--- enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind ('user:*'). The rule of a key
--- precedes that of its kind.
+-- enqueue, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a key
+-- takes precedence over that of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
-  -- Jobs that were running when the rule was made are counted. Before that no job of its keys starts.
+  -- Whether the jobs that were running when the rule was set are counted. Before that no job of its keys starts.
   counted boolean not null default false,
   -- When to search again for running jobs that are not counted: claims that began before the rule may start some.
   count_at timestamptz,
@@ -764,7 +766,7 @@ create table picture_queue.tenant (
   weight real not null,
   constraint tenant_weight_is_in_range check (weight between 0.001 and 1000)
 );
-comment on table picture_queue.tenant is 'The weight of tenants in queues that share fairly; 1 where there is no row.';
+comment on table picture_queue.tenant is 'The weights of tenants in queues with fair_share; 1 without a row.';
 
 
 -- 146_table_schedule.sql
@@ -794,9 +796,9 @@ create table picture_queue.schedule (
 );
 comment on table picture_queue.schedule is 'Schedules of recurring jobs, by cron or at an interval.';
 comment on column picture_queue.schedule.missed is
-  'Which missed ticks make a job: skip (none, unless under two minutes late), once (the latest), all.';
-comment on column picture_queue.schedule.last_at is 'The latest tick that made a job, and last_job_id that job.';
-comment on column picture_queue.schedule.last_error is 'Why the latest tick made no job; null if it did.';
+  'Which missed ticks enqueue a job: skip (none, unless under two minutes late), once (the latest), all.';
+comment on column picture_queue.schedule.last_at is 'The latest tick that enqueued a job; last_job_id is that job.';
+comment on column picture_queue.schedule.last_error is 'Why the latest tick enqueued no job; null if it did.';
 create index schedule_due on picture_queue.schedule (next_at) where not paused;
 
 
@@ -840,7 +842,7 @@ create index answer_at on picture_queue.answer (at);
 -- 148_table_depth.sql
 
 -- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds them to depth, and
--- readers take the sum of both. So the counts are exact, no jobs are counted, and no caller waits for a counter's lock.
+-- readers add both. So the counts are exact, no query counts jobs, and no caller waits for the lock of a counter.
 create table picture_queue.depth (
   queue text not null,
   status text not null,
@@ -967,8 +969,8 @@ create index prediction_recent on picture_queue.prediction (created_at) where pr
 
 -- 180_table_history.sql
 
--- All changes of state but claim and complete, which the row of the job shows. The actions fail, back_off and expire
--- are failed attempts. The table is internal: owners see job_queue.error.
+-- All changes of state except claim and complete, which the row of the job shows. The actions fail, back_off and expire
+-- are failed attempts. The table is internal: owners see only job_queue.error.
 create table picture_queue.history (
   id bigint generated always as identity primary key,
   job_id uuid not null references public.job_queue (id) on delete cascade,
@@ -1021,8 +1023,8 @@ create index archive_owned on picture_queue.archive (user_id) where user_id is n
 
 -- 190_table_state_transition.sql
 
--- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim counts an
--- attempt; an action that ends it without a fault of the job gives it back.
+-- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim adds one
+-- to the attempts; an action that ends the attempt for a reason outside of the job subtracts it again.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
@@ -1077,7 +1079,7 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
 
 -- Enable row level security and set the replica identity of each table above.
 --
--- Row level security: without a policy (800_policies.sql), API roles without BYPASSRLS see no rows.
+-- Row level security: API roles without BYPASSRLS see no rows of a table without a policy (800_policies.sql).
 -- Replica identity: under a publication `for all tables`, Postgres refuses updates and deletes of a table without one.
 -- For a table without a primary key, the whole row is the identity. Postgres writes it to the WAL for updates and
 -- deletes only. A primary key would cost each insert an index entry; every enqueue, claim and report inserts a row into
@@ -6260,8 +6262,7 @@ comment on function public.list_schedules is 'The schedules, by name.';
 
 -- 400_function__check_input.sql
 
--- Returns what is wrong with the value of one input; null if nothing.
--- p_rule is one entry of model.inputs.
+-- Returns the problem of the value of one input; null if it is valid. p_rule is an entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -6289,8 +6290,8 @@ as $$
   end
 $$;
 
--- Refuses a prompt or inputs that do not fit the model, naming the field, the value and the rule; of several inputs the
--- first by name.
+-- Refuses a prompt or input that does not fit the model. The error names the field, the value and the rule. If several
+-- inputs are invalid, it names the first by name.
 create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6307,14 +6308,14 @@ begin
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
-    -- Spaces of any width, line breaks, control and format characters: nothing that shows.
+    -- A prompt of spaces of any width, line breaks, control and format characters is empty.
     when v_takes_prompt and coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
       || E'\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
       || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') then 'prompt is empty'
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
-    when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
+    when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is a separate argument'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
-      || ': pass addresses of files, not the files', (
+      || ': pass the URLs of files, not the files', (
       select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
       from jsonb_each(p_input) e
       left join jsonb_array_elements(v_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
@@ -6362,7 +6363,7 @@ begin
     perform picture_queue._raise_error('PQ_NOT_AUTHENTICATED', 'the token names no user');
   elsif p_options ?| array['user_id', 'priority'] then
     perform picture_queue._raise_error('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
-      'leave them out: the generation is yours');
+      'omit them: the generation belongs to the caller');
   end if;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
     select j.generation_id from public.job_queue j
@@ -6374,7 +6375,7 @@ begin
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if found and v_existing.user_id is distinct from v_user then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
-      'make a new uuid for each generation');
+      'use a new uuid for each generation');
   elsif found then
     -- Answer from the generation, since its job may have been pruned.
     return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
@@ -6415,13 +6416,13 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
-comment on function public.start_generation is 'Starts a generation; answers at once with generation_id and job_id.';
+comment on function public.start_generation is 'Starts a generation; returns at once, with generation_id and job_id.';
 
 
 -- 420_function_generation.sql
 
--- Cancels the job of a generation. It runs with the caller's rights, so row level security decides which generations
--- the caller sees; picture_queue.cancel_job checks the caller's right to the job.
+-- Cancels the job of a generation. It runs with the caller's privileges, so row level security decides which
+-- generations the caller sees; picture_queue.cancel_job checks that the caller may cancel the job.
 create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6528,7 +6529,7 @@ begin
   select * into v_row from picture_queue.prediction p
   where p.id = p_prediction and p.generation_id = v_job.generation_id for update;
   if not found then
-    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s does not belong to job %s', p_prediction, p_job_id));
   end if;
   return v_row;
 end
@@ -6622,10 +6623,10 @@ comment on function public.save_images is 'Writes the images of a generation und
 
 -- 490_function__counts.sql
 
--- Counts that never read all jobs: picture_queue.depth with the changes since, and short index scans.
+-- Counts that never read all jobs: they add picture_queue.depth and the changes since, and use short index scans.
 
--- Returns since when the oldest claimable job of a queue waits: the oldest of the first 50 jobs of each of the first 16
--- priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
+-- Returns the time since which the oldest claimable job of a queue has waited. It reads the first 50 jobs of each of
+-- the first 16 priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6650,8 +6651,8 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- Counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes are not
--- aggregated yet; the hour begins with a full minute.
+-- Returns the counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes
+-- are not aggregated yet; the hour begins with a full minute.
 create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
@@ -6687,7 +6688,7 @@ as $$
         and c.status in ('completed', 'failed', 'cancelled')) f
     group by f.queue
   ),
-  -- Jobs, not failures: what was retried since is not among them. The newest 10,000 of all queues are looked at.
+  -- This counts failed jobs, not failures: jobs that were retried since are not counted. It reads the newest 10,000.
   day as materialized (
     select f.queue, count(*) as n
     from (
@@ -6719,7 +6720,7 @@ create view public.queue_health with (security_invoker = true) as
 select c.queue, c.pending, c.scheduled, c.processing, c.parked, c.failed_last_day,  -- noqa: ST06
   coalesce(c.oldest_seconds, 0) as oldest_pending_seconds, c.workers
 from picture_queue.counts() c;
-comment on view public.queue_health is 'One row a queue: what waits, what runs, what failed in the last day.';
+comment on view public.queue_health is 'One row for each queue: its pending, running and recently failed jobs.';
 
 create view public.failed_jobs_recent with (security_invoker = true) as
 select id, queue, job_type, error, attempt, max_attempts, user_id, created_at, finished_at
@@ -6734,14 +6735,14 @@ from public.job_queue
 where status = 'processing' and hold is null
   and (started_at < now() - interval '10 minutes' or lease_expires_at < now())
 order by started_at;
-comment on view public.stuck_jobs is 'Jobs processing for over ten minutes, or with an expired lease.';
+comment on view public.stuck_jobs is 'Jobs that have run for over ten minutes, or have an expired lease.';
 
 
 -- 510_function_health.sql
 
--- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
--- worker knows, the first 1,000 of each. Such jobs stay at the head of their queue, so the first 5,000 jobs of each
--- queue are read.
+-- Returns an overview for operators: the queues, the workers of the last minute, and the job types with pending jobs
+-- for which no worker has a handler, the first 1,000 of each. Such jobs stay at the head of their queue, so only the
+-- first 5,000 jobs of each queue are read.
 create function public.queue_status() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -6787,7 +6788,7 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
 $$;
-comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';
+comment on function public.queue_status is 'Queues, workers, and pending job types without a worker.';
 
 
 -- 520_function_counts.sql
@@ -6809,8 +6810,8 @@ end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
--- Returns the position of a job of the caller in its queue, from 1 to 10,000 (at_least: or further back); null if it
--- cannot be claimed, since it is held, runs or has finished.
+-- Returns the position of a job of the caller in its queue, from 1 to 10,000 (with at_least: or further back); null if
+-- the job cannot be claimed, because it has a hold, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6844,7 +6845,8 @@ as $$ select picture_queue.job_position(job_id) $$;
 comment on function public.job_position is 'Position of a job of the caller in its queue, from 1.';
 
 -- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Due jobs count,
--- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all.
+-- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all
+-- queues.
 create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
@@ -6862,7 +6864,7 @@ begin
   max_workers := coalesce(max_workers, 100);
   perform picture_queue._raise_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
     then format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers) end,
-    'at least 1 job a worker, and 0 or more workers');
+    'use at least 1 job for each worker, and 0 or more workers');
   if queue is not null then
     perform picture_queue._queue(queue);
   end if;
@@ -6902,8 +6904,8 @@ comment on function public.desired_workers is 'Recommended number of workers.';
 -- The reasons why jobs do not run. For each job a bounded number of rows is read by indexes, so that a list of jobs can
 -- show the reasons.
 
--- Returns the reasons that lie in the jobs themselves. rank orders those of a job: the first to stop it has the lowest.
--- p_user_id: the user that asks, null for a service key; p_idle_since: when maintenance was last done, if long ago.
+-- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main one has the lowest.
+-- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done, if long ago.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -6947,16 +6949,16 @@ begin
   cross join lateral (values
     (0, j.status in ('completed', 'failed', 'cancelled'), 'finished', null::timestamptz,
       case j.status when 'cancelled' then 'It was cancelled.' else format('It has %s.', j.status) end, '{}'::jsonb),
-    (0, f.kind is not null, 'step_failed', f.retry_at, format('The step %s failed for it and is tried again.', f.kind),
+    (0, f.kind is not null, 'step_failed', f.retry_at, format('The step %s failed for it and is retried.', f.kind),
       jsonb_build_object('step', f.kind, 'error', case when p_user_id is null then f.last_error end)),
     (1, j.hold is null and l.is_over, 'lease_expired', null,
-      'Its lease has expired, and maintenance has not taken the job back yet.',
+      'Its lease has expired, and maintenance has not swept it yet.',
       jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
     (1, j.status = 'processing' and j.hold is null and not l.is_over, 'running', null, 'A worker runs it.',
       jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
     (2, p_idle_since is not null and (m.needs_maintenance or j.hold = 'blocked'), 'no_maintenance', null, case
-        when p_idle_since = '-infinity' then 'No worker has done maintenance yet; the job needs it to go on.'
-        else format('No worker has done maintenance for %s seconds; the job needs it to go on.',
+        when p_idle_since = '-infinity' then 'No worker has done maintenance yet; the job waits for it.'
+        else format('No worker has done maintenance for %s seconds; the job waits for it.',
           floor(extract(epoch from v_now - p_idle_since))) end, '{}'),
     (3, j.hold = 'waiting' and not (p.n = 0 and p_idle_since is not null), 'parents', null, case p.n
         when 0 then 'The jobs it depends on have finished; it becomes claimable in a moment.'
@@ -6971,7 +6973,7 @@ begin
       case when h.is_retry then 'retry' else 'scheduled' end, j.scheduled_for,
       case when m.needs_maintenance then 'It is due and becomes claimable in a moment.'
         when h.is_retry then format('Attempt %s of %s failed; the next one is scheduled.', j.attempt, j.max_attempts)
-        when h.put_off is not null then format('A handler put it off: %s', left(h.put_off, 500))
+        when h.put_off is not null then format('A handler postponed it: %s', left(h.put_off, 500))
         else 'It is scheduled for later.' end,
       jsonb_build_object('error', case when h.is_retry then j.error else left(h.put_off, 500) end))
   ) as r (rank, holds, reason, until, detail, more)
@@ -6979,8 +6981,8 @@ begin
 end
 $$;
 
--- Returns the reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not
--- the user's own, a user learns that it is full or paused, and no numbers.
+-- Returns the reasons that concern queues, workers and limit keys, for jobs that are not running. For a key that is not
+-- the user's own, a user learns only that it is full or paused, but no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -7024,7 +7026,7 @@ begin
     where v_keys #> array[k.key, 'is_paused'] = 'true'
     order by s.until desc nulls first limit 1) paused on true
   left join lateral (
-    -- A blocked job waits for its key even if the key has capacity again: until it is unblocked.
+    -- A blocked job waits until it is unblocked, even if its key has capacity again.
     select k.key, case when p_user_id is null or k.key = 'user:' || p_user_id then v_keys -> k.key end as state,
       v_keys #> array[k.key, 'is_full'] = 'true' as is_full
     from unnest(case j.hold when 'blocked' then array[j.blocked_on] else a.keys end) as k (key)
@@ -7071,7 +7073,7 @@ declare
 begin
   perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
-    'pass up to 1000 ids a call');
+    'pass up to 1000 ids in a call');
   v_idle_since := (
     select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
   v_ids := array(
@@ -7108,16 +7110,16 @@ $$;
 create function public.explain_jobs(job_ids uuid[]) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.explain_jobs(job_ids) $$;
-comment on function public.explain_jobs is 'Tells why each of up to 1,000 jobs of the caller''s does not move.';
+comment on function public.explain_jobs is 'Explains why each of up to 1,000 jobs of the caller does not run.';
 
 
 -- 530_function_housekeeping.sql
 
--- Housekeeping: done once a minute by the worker that does the maintenance, or by pg_cron. Each step takes a bounded
--- number of rows and leaves the rest to the next call.
+-- Housekeeping: done once a minute by the worker that does the maintenance, or by pg_cron. Each step processes a
+-- bounded number of rows and leaves the rest to the next call.
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
--- stay in depth_change, so that counts() knows the exact number of that minute. Returns the number of rows.
+-- stay in depth_change, so that counts() can return the exact number of that minute. Returns the number of rows.
 create function picture_queue._aggregate_depth(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7192,7 +7194,7 @@ as $$
   order by c.relname
 $$;
 
--- Drops partitions of the archive. A step of _isolate: a partition that somebody reads, or that a view needs, is
+-- Drops partitions of the archive. A step of _isolate: a partition that a session reads, or on which a view depends, is
 -- recorded in failed_step. Returns the number of dropped partitions.
 create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -7232,7 +7234,7 @@ end
 $$;
 
 -- Deletes those of these finished jobs that are not locked, and archives them if the setting archive is on. It creates
--- the partitions that are missing. The idempotency key and the uniqueness of a job end with it. Returns the number of
+-- missing partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of
 -- deleted jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -7293,7 +7295,7 @@ begin
       ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
         || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
-      -- Under the lock of the key, which every change of the row takes.
+      -- Every change of the row takes the lock of the key.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
@@ -7309,8 +7311,8 @@ begin
 end
 $$;
 
--- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a job of
--- its own. Returns what was done, and in more whether there is more to prune.
+-- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a separate
+-- job. Returns the numbers of deleted rows, and in more whether there is more to prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7320,11 +7322,11 @@ declare
   v_pruned integer := 0;
   v_done jsonb;
 begin
-  -- One call at a time, since two would wait for each other's partitions of the archive.
+  -- One call at a time, since two calls would wait for each other's locks on partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
     return '{}'::jsonb;
   end if;
-  -- If somebody holds a lock on one of the tables, the steps stop waiting at this time.
+  -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
     v_batch := picture_queue._prune(1000);
@@ -7341,8 +7343,8 @@ begin
 end
 $$;
 
--- Counts the running jobs of each limit key that nobody has locked, and corrects limit_key. Returns the number of wrong
--- keys.
+-- Counts the running jobs of each limit key that is not locked, and corrects limit_key. Returns the number of keys with
+-- a wrong count.
 create function picture_queue._recount_keys() returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7374,8 +7376,8 @@ begin
 end
 $$;
 
--- Repairs what queue_doctor() finds inconsistent: rows that belong to nothing, keys that nothing unblocks, and the
--- counts, for which it counts all jobs once. It holds row locks only. It is for a person with a connection to the
+-- Repairs the inconsistencies that queue_doctor() finds: orphaned rows, keys whose jobs are not unblocked, and wrong
+-- counts, for which it counts all jobs once. It takes only row locks. An operator calls it over a connection to the
 -- database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -7478,8 +7480,8 @@ begin
 end
 $$;
 
--- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the more there are, the later is
--- the next scan (sweep_at).
+-- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the time of the next scan
+-- (sweep_at) depends on their number.
 create function picture_queue._overdue_jobs(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -7505,9 +7507,10 @@ end
 $$;
 
 -- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
--- seconds that each of its calls extends. A caller without a name runs a round if nobody holds the lease, but does not
--- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns whether
--- the round was done (leased, true without a name too), what was done, and in next_in the seconds until the next call.
+-- seconds that each of its calls extends. A caller without a name runs a round if no worker holds the lease, but does
+-- not acquire it. With p_force the lease is ignored; that is the default here, for pg_cron, but not in maintain_jobs.
+-- Returns whether the round was done (leased, also true for a caller without a name), the number of subjects of each
+-- step, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '500ms'
@@ -7536,7 +7539,8 @@ begin
   end if;
   perform from picture_queue.maintenance for update skip locked;
   v_has_row := found;
-  -- Another round is running. If it has run for over ten seconds, this one runs beside it: each step skips locked rows.
+  -- Another round is running. If it has run for over ten seconds, this one runs concurrently: each step skips locked
+  -- rows.
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
@@ -7599,7 +7603,7 @@ exception when deadlock_detected or lock_not_available then
 end
 $$;
 comment on function public.maintain_jobs is
-  'Does the maintenance that is due, and says what was done and when to call again.';
+  'Does the maintenance that is due; returns the work done and the time of the next call.';
 
 
 -- 540_function_doctor.sql
@@ -7612,8 +7616,9 @@ create type picture_queue.finding as (
   remedy text              -- a statement to paste, or a sentence
 );
 
--- Runs all checks. A check without findings is answered with one that is ok, a check that raises with a warning: it
--- waits no longer than 0.1 seconds for a table that somebody has locked. client_time: the time of the caller's clock.
+-- Runs all checks. A check without findings gives a finding that is ok. A check that raises an error gives a warning,
+-- for example because it waits no longer than 0.1 seconds for a locked table. client_time: the time of the caller's
+-- clock.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -7627,25 +7632,25 @@ begin
     select * from (values
       ('held snapshots', '_check_snapshots', 'no transaction is older than a minute', false),
       ('dead rows', '_check_vacuum', 'vacuum keeps up', false),
-      ('indexes', '_check_indexes', 'all are there and valid', false),
-      ('orphans', '_check_orphans', 'every row belongs to something', true),
-      ('counts', '_check_depth', 'the counts are those of the jobs', true),
-      ('overdue jobs', '_check_overdue', 'nothing waits for over a minute', true),
-      ('pruning', '_check_pruning', 'nothing is kept for too long', true),
+      ('indexes', '_check_indexes', 'all indexes exist and are valid', false),
+      ('orphans', '_check_orphans', 'no row is orphaned', true),
+      ('counts', '_check_depth', 'the counts match the jobs', true),
+      ('overdue jobs', '_check_overdue', 'no job is overdue by more than a minute', true),
+      ('pruning', '_check_pruning', 'no job is kept for too long', true),
       ('failed steps', '_check_failed_steps', 'no step fails', true),
-      ('rights', '_check_rights', 'row level security is on everywhere, and nobody may do more or less than meant', false),
-      ('exposure', '_check_exposure', 'users reach what is theirs, within limits of time and number', false),
+      ('privileges', '_check_privileges', 'every table has row level security, and every role has its privileges only', false),
+      ('exposure', '_check_exposure', 'users reach only their own rows, within limits of time and number', false),
       ('maintenance', '_check_maintenance', null, false),
       ('pg_cron', '_check_cron', null, false),
       ('pg_cron runs', '_check_cron_runs', null, false),
-      ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
+      ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users receive their own', false),
       ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
-      ('settings', '_check_settings', 'fit', false),
+      ('settings', '_check_settings', 'the settings are suitable', false),
       ('postgres', null, 'version ' || current_setting('server_version'), false),
       ('clock', '_check_clock', null, false)
     ) as c (name, function, ok_detail, reads_jobs)
   loop
-    -- Without an index a check would read all jobs, again and again.
+    -- Without an index a check would read the whole table several times.
     continue when v_check.reads_jobs and v_lacks_index;
     v_found := null;
     begin
@@ -7657,7 +7662,7 @@ begin
     exception when others then
       v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
         'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
-        'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
+        'remedy', 'check for a lock or a missing privilege; if there is none, report this as a bug of picture-queue'));
     end;
     v_found := coalesce(v_found, case when v_check.ok_detail is null then '[]'
       else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.ok_detail, 'remedy', null)) end);
@@ -7666,17 +7671,17 @@ begin
       select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
   end loop;
   return v_all || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
-    'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
+    'detail', 'not checked while an index is missing', 'remedy', 'create the indexes, and run the doctor again')) else '[]' end;
 end
 $$;
-comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
+comment on function public.queue_doctor is 'Checks the queue; returns findings with their remedies.';
 
 -- Finds old snapshots: while one is held, vacuum cannot remove dead rows, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
-    format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy
+    format('%s has kept vacuum from removing dead rows for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy
   from (
     select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
       picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
@@ -7688,7 +7693,7 @@ as $$
     select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
     from pg_catalog.pg_prepared_xacts p where p.database = current_database()
     union all
-    select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
+    select format('inactive replication slot %L', r.slot_name), interval '1 hour',
       format('select pg_drop_replication_slot(%L);', r.slot_name)
     from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
     order by age desc limit 10
@@ -7697,7 +7702,7 @@ as $$
   order by h.age desc
 $$;
 
--- The tables of picture-queue, partitions of the archive included.
+-- Returns the tables of picture-queue, including the partitions of the archive.
 create function picture_queue._our_tables() returns setof pg_catalog.pg_class
 language sql stable rows 40 set search_path = pg_catalog, pg_temp
 as $$
@@ -7710,7 +7715,7 @@ create function picture_queue._check_vacuum() returns setof picture_queue.findin
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
-    format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
+    format('%s.%s has %s dead rows and %s live rows, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
       coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
     format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)
   from pg_catalog.pg_stat_user_tables t
@@ -7719,7 +7724,7 @@ as $$
   order by t.n_dead_tup desc limit 20
 $$;
 
--- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list.
+-- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list with them.
 create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7752,8 +7757,8 @@ as $$
   where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
--- Finds rows that belong to nothing among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that
--- their table is never read as a whole.
+-- Finds orphaned rows among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that their table is
+-- never read as a whole.
 create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -7771,7 +7776,7 @@ as $$
     select r.key, 0 from running r where not exists (select from picture_queue.limit_key l where l.key = r.key)
   ),
   found (n, what) as (
-    select count(*), 'dependencies on a job that is gone or finished, and nobody resolves them'
+    select count(*), 'dependencies on a missing or finished job, which no follow-up resolves'
     from (select * from picture_queue.dependency limit 10000) d
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
@@ -7789,7 +7794,7 @@ as $$
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)
       and exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')
     union all
-    select count(*), 'open batches whose counts do not fit their jobs'
+    select count(*), 'open batches whose counts do not match their jobs'
     from (select * from picture_queue.batch b where b.finished_at is null and b.total between 1 and 10000 limit 200) b
     where b.total - b.completed - b.failed - b.cancelled <> (
       select count(*) from public.job_queue j where j.batch_id = b.id and j.finished_at is null)
@@ -7825,24 +7830,24 @@ as $$
       group by s.state
     ) d
   )
-  select 'bad', format('%s jobs are counted as %s, there are %s', c.n, c.state,
-    coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'others')), 'select picture_queue.repair();'
+  select 'bad', format('the count of %s jobs is %s, the real number is %s', c.state, c.n,
+    coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'unknown')), 'select picture_queue.repair();'
   from counted c where c.n < 0 or c.really <> c.n order by c.state
 $$;
 
--- Finds what pruning should have deleted: jobs a day past their retention and partitions of the archive past theirs;
--- also detached partitions whose month has a new partition.
+-- Finds jobs and partitions of the archive that pruning should have deleted: jobs a day after the end of their
+-- retention, partitions after the end of theirs. Also finds detached partitions whose month has a new partition.
 create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
       round(extract(epoch from n.now - o.finished_at) / 86400), (
-        select ': these tables refer to public.job_queue and may hold it: '
+        select ': these tables refer to public.job_queue and may prevent its deletion: '
           || string_agg(distinct c.conrelid::regclass::text, ', ')
         from pg_catalog.pg_constraint c
         where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
         having count(*) > 0)),
-    format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
+    format('select picture_queue._prune_jobs(array[%L::uuid]); -- its error is the reason', o.id)
   from picture_queue.setting s
   cross join (select picture_queue._now() as now offset 0) n
   cross join lateral (values
@@ -7853,11 +7858,11 @@ as $$
     where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
     order by j.finished_at limit 1) o
   union all
-  select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
+  select 'warn', format('picture_queue.%I is older than keep_archive_months', o.name), format('drop table picture_queue.%I;', o.name)
   from picture_queue._old_partitions() o
   union all
-  select 'warn', format('%s is no partition of the archive', c.oid::regclass),
-    'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
+  select 'warn', format('%s is not a partition of the archive', c.oid::regclass),
+    'rename it, or drop it if its jobs are kept elsewhere; pruned jobs of its month go to a new partition'
   from pg_catalog.pg_class c
   where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
     and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
@@ -7866,7 +7871,7 @@ $$;
 
 -- 545_function_doctor_jobs.sql
 
--- The doctor's checks of the work, the rights and the settings.
+-- The doctor's checks of the jobs, the maintenance, the privileges and the settings.
 
 -- Finds jobs that have been claimable for over a minute, in up to 20 queues; expired leases that were not swept; and
 -- due jobs that were not promoted.
@@ -7883,7 +7888,7 @@ as $$
     order by o.at limit 20
   ),
   late (n, what) as (
-    select count(*), 'jobs have a lease that ended over a minute ago and was not taken back'
+    select count(*), 'jobs have a lease that expired over a minute ago and was not swept'
     from (select from public.job_queue j where j.status = 'processing' and j.hold is null
       and j.lease_expires_at < (select picture_queue._now() - interval '1 minute') and not exists (
         select from picture_queue.lease_extension x
@@ -7895,13 +7900,13 @@ as $$
       and j.scheduled_for < (select picture_queue._now() - interval '1 minute') order by j.scheduled_for limit 1000) s
   )
   select case when j.paused then 'warn' else 'bad' end,
-    format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
+    format('queue %s: a job has waited for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
       when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
-      when not w.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+      when not w.has_worker then format('no worker for job type %s was seen in the last minute', j.job_type)
       else 'its workers do not keep up' end),
     case when j.paused then format('select public.resume_queue(%L);', j.name)
       when not w.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
-      else format('start more workers; select public.desired_workers(%L); says how many', j.name) end
+      else format('start more workers; select public.desired_workers(%L); returns their number', j.name) end
   from due j
   cross join lateral (select exists (
     select from picture_queue.worker w where j.name = any (w.queues) and j.job_type = any (w.job_types)
@@ -7912,7 +7917,8 @@ as $$
   from late l where l.n > 0
 $$;
 
--- The functions of picture-queue. Those in public are recognised by what their bodies call.
+-- Returns the functions of picture-queue. Those in public are recognised by their owner and by references in their
+-- body.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
@@ -7923,7 +7929,7 @@ as $$
       and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
 $$;
 
-create function picture_queue._check_rights() returns setof picture_queue.finding
+create function picture_queue._check_privileges() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
@@ -7977,7 +7983,7 @@ declare
   v_jobs bigint;
 begin
   if v_cron is null then
-    return query select 'ok', 'not installed: the workers do the housekeeping', null;
+    return query select 'ok', 'not installed: the workers do the maintenance', null;
     return;
   end if;
   execute format('select count(*) from %s where active and jobname = any ($1)', v_cron)
@@ -7990,33 +7996,33 @@ end
 $$;
 
 -- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and
--- schedules whose latest tick made no job.
+-- schedules whose latest tick enqueued no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
-      when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
+      when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'sweeping job'
       when 'abandon' then 'expiring job' when 'unblock' then 'unblocking job' when 'resolve' then 'resolving dependent'
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
-      when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
+      when 'wake' then 'waking job' when 'renumber' then 'renumbering job'
       when 'callback' then 'enqueuing the callback of batch' when 'partition' then 'dropping partition' else format('step %s for', f.kind) end,
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
-      then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
+      then 'check your own triggers and constraints on public.job_queue and public.generations, then repeat the call'
     when f.kind in ('claim', 'promote', 'sweep', 'abandon', 'unblock', 'resolve', 'prune', 'wake')
-      then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
-    else 'it is tried again at ' || f.retry_at end
+      then 'check your own triggers and constraints on public.job_queue; the step is retried at ' || f.retry_at
+    else 'the step is retried at ' || f.retry_at end
   from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
   union all
   (select 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
-    format('enqueue it yourself; select public.get_batch(%L); has it', b.id)
+    format('enqueue it yourself; select public.get_batch(%L); returns it', b.id)
   from picture_queue.batch b
   where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
   order by b.finished_at desc limit 10)
   union all
-  (select 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
-    format('select public.set_schedule(%L, …); -- with what is right', s.name)
+  (select 'warn', format('the latest tick of schedule %s enqueued no job: %s', s.name, s.last_error),
+    format('select public.set_schedule(%L, …); -- with valid values', s.name)
   from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
 $$;
 
@@ -8031,11 +8037,11 @@ as $$
   where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
     and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
   union all
-  select 'warn', format('lease_seconds is %s: a busy worker may not get to extend it', s.lease_seconds),
+  select 'warn', format('lease_seconds is %s: a busy worker may fail to extend its leases in time', s.lease_seconds),
     'select public.set_setting(''{"lease_seconds": 30}'');'
   from picture_queue.setting s where s.lease_seconds < 10
   union all
-  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to extend it', q.name, q.lease_seconds),
+  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may fail to extend its leases in time', q.name, q.lease_seconds),
     format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
   from picture_queue.queue q where q.lease_seconds < 10 order by q.name limit 20)
   union all
@@ -8047,17 +8053,18 @@ $$;
 create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
-    case when c.away is null then 'not compared: pass client_time'
-      else format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)) end,
-    case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end
-  from (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away) c
+  select case when c.difference > 60 then 'bad' when c.difference > 5 then 'warn' else 'ok' end,
+    case when c.difference is null then 'not compared: pass client_time'
+      else format('the caller''s clock differs by %s seconds, including the network delay', round(c.difference, 1)) end,
+    case when c.difference > 5
+      then 'synchronise the clock of that machine by NTP; times that it sends, such as scheduled_for, are wrong by as much' end
+  from (select abs(extract(epoch from picture_queue._now() - p_client_time)) as difference) c
 $$;
 
 
 -- 546_function_doctor_platform.sql
 
--- The doctor's checks of Realtime, Storage and pg_cron. Their tables may be absent, so they are named in text.
+-- The doctor's checks of Realtime, Storage and pg_cron. Their tables may be missing, so they are looked up by name.
 
 -- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
 create function picture_queue._check_realtime() returns setof picture_queue.finding
@@ -8066,35 +8073,35 @@ as $$
   with messages as (
     select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
   )
-  select 'bad', 'events are not sent: Realtime was not there when picture-queue was installed',
+  select 'bad', 'events are not sent: Realtime was missing when picture-queue was installed',
     'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
   from messages where not exists (select from pg_catalog.pg_proc p
     where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
   union all
-  select 'bad', 'everybody can read every private topic: realtime.messages has no row level security',
+  select 'bad', 'every user can read every private topic: realtime.messages has no row level security',
     'alter table realtime.messages enable row level security;'
   from messages where not relrowsecurity
   union all
-  select 'bad', 'users cannot hear their own topic: its policy is missing',
+  select 'bad', 'users cannot read their own topic: its policy is missing',
     'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
       || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
   from messages m where not exists (select from pg_catalog.pg_policy p
     where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
   union all
-  select 'warn', 'realtime.messages has no partition of today: events are lost until a client connects',
-    'open a channel, as a watch or this doctor does; Realtime then makes the partition'
+  select 'warn', 'realtime.messages has no partition for today: events are lost until a client connects',
+    'open a channel, as a watch or this doctor does; Realtime then creates the partition'
   from messages m where m.relkind = 'p' and not exists (
     select from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
     where i.inhparent = m.oid and c.relname = 'messages_' || to_char(picture_queue._now() at time zone 'utc', 'YYYY_MM_DD'))
   union all
-  select 'bad', 'publication supabase_realtime_messages_publication does not have realtime.messages: no event gets out',
+  select 'bad', 'publication supabase_realtime_messages_publication lacks realtime.messages: no event is delivered',
     'restart Realtime in the project''s settings'
   from messages
   where exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime_messages_publication')
     and not exists (select from pg_catalog.pg_publication_tables t
       where t.pubname = 'supabase_realtime_messages_publication' and t.schemaname = 'realtime')
   union all
-  select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
+  select 'warn', format('publication supabase_realtime also sends every change of %s, with a check for each subscriber',
     array_to_string(p.tables, ', ')),
     format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
   from (
@@ -8104,7 +8111,7 @@ as $$
   ) p
   where p.tables is not null
   union all
-  select 'ok', 'there is no Realtime: who watches polls', null where not exists (select from messages)
+  select 'ok', 'there is no Realtime: watches poll', null where not exists (select from messages)
 $$;
 
 create function picture_queue._check_storage() returns setof picture_queue.finding
@@ -8114,15 +8121,15 @@ declare
   v_public boolean;
 begin
   if to_regclass('storage.buckets') is null then
-    return query select 'ok', 'there is no Storage: pictures are not kept', null;
+    return query select 'ok', 'there is no Storage: pictures are not stored', null;
     return;
   end if;
   execute 'select b.public from storage.buckets b where b.id = ''pictures''' into v_public;
   if v_public is null then
-    return query select 'bad', 'bucket pictures is missing: no picture can be kept',
+    return query select 'bad', 'bucket pictures is missing: no picture can be stored',
       'insert into storage.buckets (id, name, public) values (''pictures'', ''pictures'', false);';
   elsif v_public then
-    return query select 'bad', 'bucket pictures is public: whoever has an address sees the picture',
+    return query select 'bad', 'bucket pictures is public: anyone with a URL can see the picture',
       'update storage.buckets set public = false where id = ''pictures'';';
   elsif not exists (select from pg_catalog.pg_policy p
     where p.polrelid = to_regclass('storage.objects') and p.polname = 'picture_queue: read own pictures')
@@ -8134,7 +8141,7 @@ begin
 end
 $$;
 
--- Checks the last run of each of our jobs in pg_cron, and the size of its list of runs.
+-- Checks the last run of each of our pg_cron jobs, and the size of pg_cron's list of runs.
 create function picture_queue._check_cron_runs() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -8151,7 +8158,7 @@ begin
       case when d.status is null then j.jobname || ' has not run yet'
         else format('%%s: the last run, at %%s, %%s%%s', j.jobname, to_char(d.start_time, 'YYYY-MM-DD HH24:MI:SSOF'), d.status,
           case when d.status = 'failed' then ': ' || coalesce(d.return_message, '') else '' end) end,
-      case when d.status is null then 'wait a minute; if it stays so, see that cron.database_name is this database'
+      case when d.status is null then 'wait a minute; if nothing changes, check that cron.database_name is this database'
         when d.status = 'failed' then 'run it by hand to see why: ' || j.command end
     from %s j
     left join lateral (
@@ -8160,7 +8167,7 @@ begin
     where j.active and j.jobname in ('process-job-queue', 'prune-job-queue') order by j.jobname
   $sql$, v_jobs, v_runs);
   return query
-  select 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(c.reltuples)),
+  select 'warn', format('cron.job_run_details has %s rows, and old ones are not deleted', round(c.reltuples)),
     'delete from cron.job_run_details where end_time < now() - interval ''7 days'';'
   from pg_catalog.pg_class c where c.oid = v_runs and c.reltuples > 100000;
 end
@@ -8169,8 +8176,8 @@ $$;
 
 -- 547_function_doctor_exposure.sql
 
--- The doctor's check of permissions: end users must not reach more than their own rows. The functions they may execute
--- are granted in 900_grants.sql; docs/security.md has the reasons.
+-- The doctor's check of the access of users: they must not reach more than their own rows. 900_grants.sql grants the
+-- functions that they may execute; docs/security.md has the reasons.
 create function picture_queue._check_exposure() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -8189,23 +8196,23 @@ as $$
       explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
       _fields_problem,_value_problem,_with_images}'::text[])
     union all
-    select 'bad', format('%s finds types and tables of its caller: its search_path is %s', f.oid::regprocedure,
+    select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
         coalesce(substr(c.setting, 13), 'not set')),
       format('alter function %s set search_path = pg_catalog, pg_temp;', f.oid::regprocedure)
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     left join lateral unnest(p.proconfig) as c (setting) on c.setting like 'search_path=%'
     where c.setting is distinct from 'search_path=pg_catalog, pg_temp'
     union all
-    select 'bad', format('role %s passes row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
+    select 'bad', format('role %s bypasses row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name where r.rolsuper or r.rolbypassrls
     union all
-    select 'bad', format('role %s has the rights of service_role', r.rolname), format('revoke service_role from %I;', r.rolname)
+    select 'bad', format('role %s has the privileges of service_role', r.rolname), format('revoke service_role from %I;', r.rolname)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
     join pg_catalog.pg_roles s on s.rolname = 'service_role'
     where not r.rolsuper and pg_has_role(r.oid, s.oid, 'member')
     union all
-    select 'warn', format('policy %I on %s is not of picture-queue: users may see more than their own rows', p.polname, c.oid::regclass),
-      format('drop policy %I on %s; -- unless that is meant', p.polname, c.oid::regclass)
+    select 'warn', format('policy %I on %s is not from picture-queue: users may see more than their own rows', p.polname, c.oid::regclass),
+      format('drop policy %I on %s; -- unless it is intended', p.polname, c.oid::regclass)
     from pg_catalog.pg_policy p join pg_catalog.pg_class c on c.oid = p.polrelid
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
@@ -8229,7 +8236,7 @@ as $$
       select from role_setting s
       where s.role in (a.name, 'authenticator') and s.setting ~ '^statement_timeout=' and s.setting !~ '^statement_timeout=0[a-z]*$')
     union all
-    select 'warn', 'one user may have any number of jobs running', 'select public.set_limit(''user:*'', 4); -- or what suits you'
+    select 'warn', 'a user can have any number of running jobs', 'select public.set_limit(''user:*'', 4); -- or another number'
     where exists (select from public.generations g where g.user_id is not null)
       and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
   )
@@ -8248,8 +8255,8 @@ begin
 end
 $$;
 
--- The functions of picture-queue set updated_at themselves, since a call of this one for each row costs a quarter of
--- the update.
+-- The functions of picture-queue set updated_at themselves, since a call of this one for each row takes a quarter of
+-- the time of the update.
 create trigger job_queue_updated_at before update on public.job_queue
 for each row when (new.updated_at = old.updated_at) execute function picture_queue._set_updated_at();
 
@@ -8324,7 +8331,7 @@ $models$) as m (id text, kind text, official boolean, version text, typical_seco
 
 -- 800_policies.sql
 
--- Users read their own rows and write none: every change goes through a function.
+-- Users can read their own rows and write none: functions make all changes.
 create policy "picture_queue: read own jobs" on public.job_queue
   for select to authenticated using ((select auth.uid()) = user_id);
 create policy "picture_queue: read own generations" on public.generations
@@ -8335,8 +8342,8 @@ create policy "picture_queue: read own images" on public.images
 
 -- 900_grants.sql
 
--- All rights are explicit: the defaults of old projects grant everything to the API roles, those of new projects
--- nothing, and Postgres lets everybody execute a new function.
+-- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, and
+-- Postgres lets every role execute a new function.
 revoke all on schema picture_queue from public, anon, authenticated, service_role;
 revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
 revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
@@ -8344,7 +8351,7 @@ revoke all on
   public.job_queue, public.generations, public.images,
   public.queue_health, public.failed_jobs_recent, public.stuck_jobs
   from public, anon, authenticated, service_role;
--- Each function of the API: service keys may execute it, and nobody else unless a grant below says so.
+-- Service keys may execute each function of the API. Other roles may execute only those that are granted below.
 do $$
 declare
   v_function text;
@@ -8375,7 +8382,7 @@ grant execute on function
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
   public.job_position, public.explain_jobs
   to authenticated, service_role;
--- The functions that these call with the caller's rights. They take the caller's identity from the token.
+-- The functions that these call with the caller's privileges. They take the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,
@@ -8423,8 +8430,8 @@ $do$;
 
 -- 960_supabase_storage.sql
 
--- If the project has Supabase Storage: the private bucket of the pictures, and a policy by which users read their own
--- folder of it.
+-- Creates the private bucket of the pictures if the project has Supabase Storage, and a policy that lets users read
+-- their own folder in it.
 do $do$
 begin
   if to_regclass('storage.buckets') is null then
@@ -8442,8 +8449,8 @@ $do$;
 
 -- 970_pg_cron.sql
 
--- Schedules the housekeeping if pg_cron is installed; call it again after installing pg_cron. Pruning has a job of its
--- own, so that it can be rescheduled without the rest.
+-- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
+-- job, so that it can be rescheduled without the rest.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

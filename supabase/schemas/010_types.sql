@@ -7,13 +7,13 @@ create type picture_queue.change as (
   error text,              -- clean, shown to the owner
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
-  lease_id uuid,           -- the lease that has to be in force, or null
+  lease_id uuid,           -- the change requires that this lease is in force; null: no lease is required
   key text,                -- of block: the limit key it waits for; of park: the event it waits for
   lease_expired boolean    -- the lease expired without a report: its id is cleared, so that a late report is stale
 );
 
--- A job after a change of state. Only these columns, since handing on whole rows costs more: the few callers that
--- need more read the row again.
+-- A job after a change of state. It has only these columns, since whole rows are slower to pass; the few callers that
+-- need other columns read the row again.
 create type picture_queue.moved as (
   id uuid,
   queue text,
@@ -28,10 +28,10 @@ create type picture_queue.claim as (
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  lease_seconds real,      -- where job type and queue say nothing; null: that of setting
+  lease_seconds real,      -- the default if job type and queue set none; null: the one in setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
-  weights real[],          -- of the queues; null: claimed in one order by priority
-  is_legacy boolean,       -- by a caller that never heartbeats
+  weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
+  is_legacy boolean,       -- the caller sends no heartbeats
   confirms_start boolean,  -- the worker confirms that a job has started: until then an expired lease costs no attempt
   is_limited boolean,      -- there are limits or paused keys
   has_failed boolean       -- starts of some jobs have failed
@@ -41,11 +41,11 @@ create type picture_queue.claim as (
 create type picture_queue.applied as (
   moved picture_queue.moved[],
   announced boolean,       -- some are in queues that send events
-  long_lived boolean,      -- some may have more history than is kept
+  long_lived boolean,      -- the history of some may be above its limit
   has_generation boolean,  -- some belong to a generation
   ended uuid[],            -- jobs that ran under limit keys and no longer do
   was_blocked uuid[],      -- jobs with blocked_on whose action was neither block nor unblock
-  takes_turn boolean,      -- some get a place behind their tenant's last job
+  takes_turn boolean,      -- some get a place after their tenant's last job
   due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
   batches jsonb            -- batch_id, from and to of each change in a batch
 );
@@ -60,23 +60,23 @@ create type picture_queue.outcome as (
   detail text,
   retryable boolean,
   delay_seconds real,      -- of failed, snoozed, parked: until the next attempt, instead of the backoff
-  run_at timestamptz,      -- when instead
+  run_at timestamptz,      -- the time of the next attempt, as an alternative to delay_seconds
   duration_seconds real,
-  event text,              -- of parked: what wakes it
-  pause_key text,          -- a limit key or queue to pause for as long
-  i bigint                 -- its place in the report, from 1
+  event text,              -- of parked: the event that wakes it
+  pause_key text,          -- a limit key or queue to pause until the next attempt
+  i bigint                 -- its position in the report, from 1
 );
 
 -- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
-  blocked_on text          -- one of them that lets no more start
+  keys text[],             -- before _admit all limit keys of the job; after it those with a limit, which are its slots
+  blocked_on text          -- one of them, which is full or paused
 );
 
--- A job about to be written: an item of an enqueue, with every default filled in.
+-- A job to be inserted: an item of an enqueue, with all defaults filled in.
 create type picture_queue.new_job as (
-  i integer,               -- its place in the call
+  i integer,               -- its position in the call
   job_id uuid,
   job_type text,
   queue text,
@@ -113,7 +113,7 @@ create type picture_queue.event as (
   payload jsonb
 );
 
--- Builds a change of which only the action and perhaps a reason, a time or a key are given.
+-- Builds a change from an action, and optionally a reason, a time or a key.
 create function picture_queue._change(
   p_job_id uuid, p_action text, p_error text default null, p_run_at timestamptz default null, p_key text default null)
 returns picture_queue.change

@@ -34,5 +34,5 @@ create table picture_queue.setting (
 );
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
-  'Whether an enqueue to an unknown queue makes the queue (create) or is refused (refuse).';
+  'Whether an enqueue to an unknown queue creates the queue (create) or is refused (refuse).';
 insert into picture_queue.setting default values;

@@ -37,11 +37,11 @@ comment on column picture_queue.queue.events is
   'Which events are sent: none, status, or progress (of status and progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
-  'How many seconds of waiting one point of priority is worth; null: priority is strict.';
+  'The seconds of waiting that raise the priority by one; null: waiting does not raise it.';
 comment on column picture_queue.queue.breaker_failures is
   'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
-comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
-comment on column picture_queue.queue.draining is 'The jobs of the queue are run, and new jobs are refused.';
+comment on column picture_queue.queue.paused_until is 'No job is claimed until then; infinity: until it is resumed.';
+comment on column picture_queue.queue.draining is 'Whether new jobs are refused; the jobs of the queue are still run.';
 insert into picture_queue.queue (name) values ('default');
 
 create table picture_queue.breaker (

@@ -17,4 +17,4 @@ create table picture_queue.job_type (
   constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
 );
 comment on table picture_queue.job_type is
-  'The policies of job types, registered by workers; null: that of the queue, or the default in setting, applies.';
+  'The policies of job types, registered by workers; null: the policy of the queue or the default in setting applies.';

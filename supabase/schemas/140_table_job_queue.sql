@@ -1,5 +1,5 @@
 -- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
--- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of them
+-- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each of them
 -- again in every statement that writes a row, which cost as much as the rest of an enqueue. Instead, the table
 -- picture_queue.state_transition, the input checks and _transition enforce these rules, and queue_doctor() reports rows
 -- that break them.
@@ -27,9 +27,9 @@ create table public.job_queue (
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
-  -- The limit keys in which the job occupies a slot. It does so from its claim on, even before its handler starts.
+  -- The limit keys in which the job occupies a slot, from its claim until its end.
   slots text[],
-  -- The limit key that blocked the job last. The next start clears it; an unblock, a delay, an end and a retry do not.
+  -- The limit key that blocked the job last. Only the next start clears it, not an unblock, a delay, an end or a retry.
   blocked_on text,
   parked_on text,
   -- The time at which the job parked last. An event wakes only jobs that parked before it was sent.
@@ -90,9 +90,9 @@ create index job_queue_expiring on public.job_queue (expires_at)
   where status = 'pending' and expires_at is not null;
 -- Finished jobs by age: for lists of failed jobs, and for pruning.
 create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
--- The jobs of a queue in one state by age: for lists, purges, and changes by filter. Running jobs are few and are found
--- by job_queue_leased and job_queue_parked; since they are not in this index, a claim writes no entry to it. seq
--- is ascending, because Postgres fills pages completely only in an index that grows at its end.
+-- The jobs of a queue in one state by age: for lists, purges, and changes by filter. Running jobs are not in this
+-- index, so that a claim writes no entry to it; job_queue_leased and job_queue_parked have these few jobs. seq is
+-- ascending, because Postgres fills pages completely only in an index that grows at its end.
 create index job_queue_listed on public.job_queue (queue, status, seq) with (deduplicate_items = off)
   where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
@@ -103,8 +103,8 @@ create unique index job_queue_unique on public.job_queue (unique_key) where stat
 
 -- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an
 -- estimated count (count=planned) from statistics, regardless of row level security: a user could learn from the
--- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries find these columns
--- by their own index or not at all. Array columns are among them, since statistics of their elements are kept too.
+-- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries search these columns
+-- by an index of their own or not at all. Array columns are included, since Postgres also keeps statistics of elements.
 alter table public.job_queue
   alter id set statistics 0, alter tags set statistics 0, alter limit_keys set statistics 0,
   alter slots set statistics 0,

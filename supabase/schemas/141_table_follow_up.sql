@@ -1,5 +1,5 @@
 -- Work for other jobs that follows from a change of a job. The rows are written in the transaction of the change. The
--- first few are processed there too, the rest by maintenance, in bounded steps of which each can fail alone.
+-- same transaction processes the first few, maintenance the rest, in bounded steps. A failed step stops no other.
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
@@ -15,8 +15,8 @@ comment on table picture_queue.follow_up is
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
--- Steps that failed, each for one subject. Other subjects are processed; this one is tried again at retry_at (of kind
--- report: when the worker repeats it). A success does not delete rows of kind claim and report; pruning does.
+-- Steps that failed for one subject, such as a job. Other subjects are processed; this one is retried at retry_at (of
+-- kind report: when the worker repeats it). A success does not delete rows of kind claim and report; pruning does.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,

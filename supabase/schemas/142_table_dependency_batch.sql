@@ -24,7 +24,7 @@ create table picture_queue.batch (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
 comment on table picture_queue.batch is
-  'Batches of jobs, the counts of their finished jobs, and the callback that is enqueued then.';
+  'Batches of jobs, the counts of their finished jobs, and the callback to enqueue when all have finished.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
 -- Finished batches whose callback has not been enqueued yet.
 create index batch_callback on picture_queue.batch (finished_at)

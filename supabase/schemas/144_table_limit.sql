@@ -1,13 +1,13 @@
 -- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those named at its
--- enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind ('user:*'). The rule of a key
--- precedes that of its kind.
+-- enqueue, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a key
+-- takes precedence over that of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
-  -- Jobs that were running when the rule was made are counted. Before that no job of its keys starts.
+  -- Whether the jobs that were running when the rule was set are counted. Before that no job of its keys starts.
   counted boolean not null default false,
   -- When to search again for running jobs that are not counted: claims that began before the rule may start some.
   count_at timestamptz,
@@ -58,4 +58,4 @@ create table picture_queue.tenant (
   weight real not null,
   constraint tenant_weight_is_in_range check (weight between 0.001 and 1000)
 );
-comment on table picture_queue.tenant is 'The weight of tenants in queues that share fairly; 1 where there is no row.';
+comment on table picture_queue.tenant is 'The weights of tenants in queues with fair_share; 1 without a row.';

@@ -1,5 +1,5 @@
 -- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds them to depth, and
--- readers take the sum of both. So the counts are exact, no jobs are counted, and no caller waits for a counter's lock.
+-- readers add both. So the counts are exact, no query counts jobs, and no caller waits for the lock of a counter.
 create table picture_queue.depth (
   queue text not null,
   status text not null,

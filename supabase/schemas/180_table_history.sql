@@ -1,5 +1,5 @@
--- All changes of state but claim and complete, which the row of the job shows. The actions fail, back_off and expire
--- are failed attempts. The table is internal: owners see job_queue.error.
+-- All changes of state except claim and complete, which the row of the job shows. The actions fail, back_off and expire
+-- are failed attempts. The table is internal: owners see only job_queue.error.
 create table picture_queue.history (
   id bigint generated always as identity primary key,
   job_id uuid not null references public.job_queue (id) on delete cascade,

@@ -1,5 +1,5 @@
--- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim counts an
--- attempt; an action that ends it without a fault of the job gives it back.
+-- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim adds one
+-- to the attempts; an action that ends the attempt for a reason outside of the job subtracts it again.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,

@@ -1,5 +1,4 @@
--- Returns what is wrong with the value of one input; null if nothing.
--- p_rule is one entry of model.inputs.
+-- Returns the problem of the value of one input; null if it is valid. p_rule is an entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -27,8 +26,8 @@ as $$
   end
 $$;
 
--- Refuses a prompt or inputs that do not fit the model, naming the field, the value and the rule; of several inputs the
--- first by name.
+-- Refuses a prompt or input that does not fit the model. The error names the field, the value and the rule. If several
+-- inputs are invalid, it names the first by name.
 create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -45,14 +44,14 @@ begin
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
-    -- Spaces of any width, line breaks, control and format characters: nothing that shows.
+    -- A prompt of spaces of any width, line breaks, control and format characters is empty.
     when v_takes_prompt and coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
       || E'\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
       || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') then 'prompt is empty'
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
-    when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
+    when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is a separate argument'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
-      || ': pass addresses of files, not the files', (
+      || ': pass the URLs of files, not the files', (
       select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
       from jsonb_each(p_input) e
       left join jsonb_array_elements(v_model.inputs) as r (rule) on r.rule ->> 'name' = e.key

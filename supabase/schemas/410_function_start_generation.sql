@@ -26,7 +26,7 @@ begin
     perform picture_queue._raise_error('PQ_NOT_AUTHENTICATED', 'the token names no user');
   elsif p_options ?| array['user_id', 'priority'] then
     perform picture_queue._raise_error('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
-      'leave them out: the generation is yours');
+      'omit them: the generation belongs to the caller');
   end if;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
     select j.generation_id from public.job_queue j
@@ -38,7 +38,7 @@ begin
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if found and v_existing.user_id is distinct from v_user then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
-      'make a new uuid for each generation');
+      'use a new uuid for each generation');
   elsif found then
     -- Answer from the generation, since its job may have been pruned.
     return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
@@ -79,4 +79,4 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
-comment on function public.start_generation is 'Starts a generation; answers at once with generation_id and job_id.';
+comment on function public.start_generation is 'Starts a generation; returns at once, with generation_id and job_id.';

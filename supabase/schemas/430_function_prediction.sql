@@ -63,7 +63,7 @@ begin
   select * into v_row from picture_queue.prediction p
   where p.id = p_prediction and p.generation_id = v_job.generation_id for update;
   if not found then
-    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
+    perform picture_queue._raise_error('PQ_CONFLICT', format('prediction %s does not belong to job %s', p_prediction, p_job_id));
   end if;
   return v_row;
 end

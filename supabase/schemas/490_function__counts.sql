@@ -1,7 +1,7 @@
--- Counts that never read all jobs: picture_queue.depth with the changes since, and short index scans.
+-- Counts that never read all jobs: they add picture_queue.depth and the changes since, and use short index scans.
 
--- Returns since when the oldest claimable job of a queue waits: the oldest of the first 50 jobs of each of the first 16
--- priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
+-- Returns the time since which the oldest claimable job of a queue has waited. It reads the first 50 jobs of each of
+-- the first 16 priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -26,8 +26,8 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- Counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes are not
--- aggregated yet; the hour begins with a full minute.
+-- Returns the counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes
+-- are not aggregated yet; the hour begins with a full minute.
 create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
@@ -63,7 +63,7 @@ as $$
         and c.status in ('completed', 'failed', 'cancelled')) f
     group by f.queue
   ),
-  -- Jobs, not failures: what was retried since is not among them. The newest 10,000 of all queues are looked at.
+  -- This counts failed jobs, not failures: jobs that were retried since are not counted. It reads the newest 10,000.
   day as materialized (
     select f.queue, count(*) as n
     from (

@@ -1,6 +1,6 @@
--- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
--- worker knows, the first 1,000 of each. Such jobs stay at the head of their queue, so the first 5,000 jobs of each
--- queue are read.
+-- Returns an overview for operators: the queues, the workers of the last minute, and the job types with pending jobs
+-- for which no worker has a handler, the first 1,000 of each. Such jobs stay at the head of their queue, so only the
+-- first 5,000 jobs of each queue are read.
 create function public.queue_status() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -46,4 +46,4 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
 $$;
-comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';
+comment on function public.queue_status is 'Queues, workers, and pending job types without a worker.';

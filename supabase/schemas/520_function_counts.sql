@@ -15,8 +15,8 @@ end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
--- Returns the position of a job of the caller in its queue, from 1 to 10,000 (at_least: or further back); null if it
--- cannot be claimed, since it is held, runs or has finished.
+-- Returns the position of a job of the caller in its queue, from 1 to 10,000 (with at_least: or further back); null if
+-- the job cannot be claimed, because it has a hold, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -50,7 +50,8 @@ as $$ select picture_queue.job_position(job_id) $$;
 comment on function public.job_position is 'Position of a job of the caller in its queue, from 1.';
 
 -- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Due jobs count,
--- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all.
+-- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all
+-- queues.
 create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
@@ -68,7 +69,7 @@ begin
   max_workers := coalesce(max_workers, 100);
   perform picture_queue._raise_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
     then format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers) end,
-    'at least 1 job a worker, and 0 or more workers');
+    'use at least 1 job for each worker, and 0 or more workers');
   if queue is not null then
     perform picture_queue._queue(queue);
   end if;

@@ -1,8 +1,8 @@
 -- The reasons why jobs do not run. For each job a bounded number of rows is read by indexes, so that a list of jobs can
 -- show the reasons.
 
--- Returns the reasons that lie in the jobs themselves. rank orders those of a job: the first to stop it has the lowest.
--- p_user_id: the user that asks, null for a service key; p_idle_since: when maintenance was last done, if long ago.
+-- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main one has the lowest.
+-- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done, if long ago.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -46,16 +46,16 @@ begin
   cross join lateral (values
     (0, j.status in ('completed', 'failed', 'cancelled'), 'finished', null::timestamptz,
       case j.status when 'cancelled' then 'It was cancelled.' else format('It has %s.', j.status) end, '{}'::jsonb),
-    (0, f.kind is not null, 'step_failed', f.retry_at, format('The step %s failed for it and is tried again.', f.kind),
+    (0, f.kind is not null, 'step_failed', f.retry_at, format('The step %s failed for it and is retried.', f.kind),
       jsonb_build_object('step', f.kind, 'error', case when p_user_id is null then f.last_error end)),
     (1, j.hold is null and l.is_over, 'lease_expired', null,
-      'Its lease has expired, and maintenance has not taken the job back yet.',
+      'Its lease has expired, and maintenance has not swept it yet.',
       jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
     (1, j.status = 'processing' and j.hold is null and not l.is_over, 'running', null, 'A worker runs it.',
       jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
     (2, p_idle_since is not null and (m.needs_maintenance or j.hold = 'blocked'), 'no_maintenance', null, case
-        when p_idle_since = '-infinity' then 'No worker has done maintenance yet; the job needs it to go on.'
-        else format('No worker has done maintenance for %s seconds; the job needs it to go on.',
+        when p_idle_since = '-infinity' then 'No worker has done maintenance yet; the job waits for it.'
+        else format('No worker has done maintenance for %s seconds; the job waits for it.',
           floor(extract(epoch from v_now - p_idle_since))) end, '{}'),
     (3, j.hold = 'waiting' and not (p.n = 0 and p_idle_since is not null), 'parents', null, case p.n
         when 0 then 'The jobs it depends on have finished; it becomes claimable in a moment.'
@@ -70,7 +70,7 @@ begin
       case when h.is_retry then 'retry' else 'scheduled' end, j.scheduled_for,
       case when m.needs_maintenance then 'It is due and becomes claimable in a moment.'
         when h.is_retry then format('Attempt %s of %s failed; the next one is scheduled.', j.attempt, j.max_attempts)
-        when h.put_off is not null then format('A handler put it off: %s', left(h.put_off, 500))
+        when h.put_off is not null then format('A handler postponed it: %s', left(h.put_off, 500))
         else 'It is scheduled for later.' end,
       jsonb_build_object('error', case when h.is_retry then j.error else left(h.put_off, 500) end))
   ) as r (rank, holds, reason, until, detail, more)
@@ -78,8 +78,8 @@ begin
 end
 $$;
 
--- Returns the reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not
--- the user's own, a user learns that it is full or paused, and no numbers.
+-- Returns the reasons that concern queues, workers and limit keys, for jobs that are not running. For a key that is not
+-- the user's own, a user learns only that it is full or paused, but no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -123,7 +123,7 @@ begin
     where v_keys #> array[k.key, 'is_paused'] = 'true'
     order by s.until desc nulls first limit 1) paused on true
   left join lateral (
-    -- A blocked job waits for its key even if the key has capacity again: until it is unblocked.
+    -- A blocked job waits until it is unblocked, even if its key has capacity again.
     select k.key, case when p_user_id is null or k.key = 'user:' || p_user_id then v_keys -> k.key end as state,
       v_keys #> array[k.key, 'is_full'] = 'true' as is_full
     from unnest(case j.hold when 'blocked' then array[j.blocked_on] else a.keys end) as k (key)
@@ -170,7 +170,7 @@ declare
 begin
   perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
-    'pass up to 1000 ids a call');
+    'pass up to 1000 ids in a call');
   v_idle_since := (
     select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
   v_ids := array(
@@ -207,4 +207,4 @@ $$;
 create function public.explain_jobs(job_ids uuid[]) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.explain_jobs(job_ids) $$;
-comment on function public.explain_jobs is 'Tells why each of up to 1,000 jobs of the caller''s does not move.';
+comment on function public.explain_jobs is 'Explains why each of up to 1,000 jobs of the caller does not run.';

@@ -1,8 +1,8 @@
--- Housekeeping: done once a minute by the worker that does the maintenance, or by pg_cron. Each step takes a bounded
--- number of rows and leaves the rest to the next call.
+-- Housekeeping: done once a minute by the worker that does the maintenance, or by pg_cron. Each step processes a
+-- bounded number of rows and leaves the rest to the next call.
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
--- stay in depth_change, so that counts() knows the exact number of that minute. Returns the number of rows.
+-- stay in depth_change, so that counts() can return the exact number of that minute. Returns the number of rows.
 create function picture_queue._aggregate_depth(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -77,7 +77,7 @@ as $$
   order by c.relname
 $$;
 
--- Drops partitions of the archive. A step of _isolate: a partition that somebody reads, or that a view needs, is
+-- Drops partitions of the archive. A step of _isolate: a partition that a session reads, or on which a view depends, is
 -- recorded in failed_step. Returns the number of dropped partitions.
 create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -117,7 +117,7 @@ end
 $$;
 
 -- Deletes those of these finished jobs that are not locked, and archives them if the setting archive is on. It creates
--- the partitions that are missing. The idempotency key and the uniqueness of a job end with it. Returns the number of
+-- missing partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of
 -- deleted jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -178,7 +178,7 @@ begin
       ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
         || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
-      -- Under the lock of the key, which every change of the row takes.
+      -- Every change of the row takes the lock of the key.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
@@ -194,8 +194,8 @@ begin
 end
 $$;
 
--- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a job of
--- its own. Returns what was done, and in more whether there is more to prune.
+-- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a separate
+-- job. Returns the numbers of deleted rows, and in more whether there is more to prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -205,11 +205,11 @@ declare
   v_pruned integer := 0;
   v_done jsonb;
 begin
-  -- One call at a time, since two would wait for each other's partitions of the archive.
+  -- One call at a time, since two calls would wait for each other's locks on partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
     return '{}'::jsonb;
   end if;
-  -- If somebody holds a lock on one of the tables, the steps stop waiting at this time.
+  -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
     v_batch := picture_queue._prune(1000);
@@ -226,8 +226,8 @@ begin
 end
 $$;
 
--- Counts the running jobs of each limit key that nobody has locked, and corrects limit_key. Returns the number of wrong
--- keys.
+-- Counts the running jobs of each limit key that is not locked, and corrects limit_key. Returns the number of keys with
+-- a wrong count.
 create function picture_queue._recount_keys() returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -259,8 +259,8 @@ begin
 end
 $$;
 
--- Repairs what queue_doctor() finds inconsistent: rows that belong to nothing, keys that nothing unblocks, and the
--- counts, for which it counts all jobs once. It holds row locks only. It is for a person with a connection to the
+-- Repairs the inconsistencies that queue_doctor() finds: orphaned rows, keys whose jobs are not unblocked, and wrong
+-- counts, for which it counts all jobs once. It takes only row locks. An operator calls it over a connection to the
 -- database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp

@@ -62,8 +62,8 @@ begin
 end
 $$;
 
--- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the more there are, the later is
--- the next scan (sweep_at).
+-- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the time of the next scan
+-- (sweep_at) depends on their number.
 create function picture_queue._overdue_jobs(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -89,9 +89,10 @@ end
 $$;
 
 -- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
--- seconds that each of its calls extends. A caller without a name runs a round if nobody holds the lease, but does not
--- acquire it. With p_force the lease is ignored (the default here, for cron, but not in maintain_jobs). Returns whether
--- the round was done (leased, true without a name too), what was done, and in next_in the seconds until the next call.
+-- seconds that each of its calls extends. A caller without a name runs a round if no worker holds the lease, but does
+-- not acquire it. With p_force the lease is ignored; that is the default here, for pg_cron, but not in maintain_jobs.
+-- Returns whether the round was done (leased, also true for a caller without a name), the number of subjects of each
+-- step, and in next_in the seconds until the next call.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '500ms'
@@ -120,7 +121,8 @@ begin
   end if;
   perform from picture_queue.maintenance for update skip locked;
   v_has_row := found;
-  -- Another round is running. If it has run for over ten seconds, this one runs beside it: each step skips locked rows.
+  -- Another round is running. If it has run for over ten seconds, this one runs concurrently: each step skips locked
+  -- rows.
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
@@ -183,4 +185,4 @@ exception when deadlock_detected or lock_not_available then
 end
 $$;
 comment on function public.maintain_jobs is
-  'Does the maintenance that is due, and says what was done and when to call again.';
+  'Does the maintenance that is due; returns the work done and the time of the next call.';

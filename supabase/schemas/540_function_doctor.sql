@@ -6,8 +6,9 @@ create type picture_queue.finding as (
   remedy text              -- a statement to paste, or a sentence
 );
 
--- Runs all checks. A check without findings is answered with one that is ok, a check that raises with a warning: it
--- waits no longer than 0.1 seconds for a table that somebody has locked. client_time: the time of the caller's clock.
+-- Runs all checks. A check without findings gives a finding that is ok. A check that raises an error gives a warning,
+-- for example because it waits no longer than 0.1 seconds for a locked table. client_time: the time of the caller's
+-- clock.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -21,25 +22,25 @@ begin
     select * from (values
       ('held snapshots', '_check_snapshots', 'no transaction is older than a minute', false),
       ('dead rows', '_check_vacuum', 'vacuum keeps up', false),
-      ('indexes', '_check_indexes', 'all are there and valid', false),
-      ('orphans', '_check_orphans', 'every row belongs to something', true),
-      ('counts', '_check_depth', 'the counts are those of the jobs', true),
-      ('overdue jobs', '_check_overdue', 'nothing waits for over a minute', true),
-      ('pruning', '_check_pruning', 'nothing is kept for too long', true),
+      ('indexes', '_check_indexes', 'all indexes exist and are valid', false),
+      ('orphans', '_check_orphans', 'no row is orphaned', true),
+      ('counts', '_check_depth', 'the counts match the jobs', true),
+      ('overdue jobs', '_check_overdue', 'no job is overdue by more than a minute', true),
+      ('pruning', '_check_pruning', 'no job is kept for too long', true),
       ('failed steps', '_check_failed_steps', 'no step fails', true),
-      ('rights', '_check_rights', 'row level security is on everywhere, and nobody may do more or less than meant', false),
-      ('exposure', '_check_exposure', 'users reach what is theirs, within limits of time and number', false),
+      ('privileges', '_check_privileges', 'every table has row level security, and every role has its privileges only', false),
+      ('exposure', '_check_exposure', 'users reach only their own rows, within limits of time and number', false),
       ('maintenance', '_check_maintenance', null, false),
       ('pg_cron', '_check_cron', null, false),
       ('pg_cron runs', '_check_cron_runs', null, false),
-      ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
+      ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users receive their own', false),
       ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
-      ('settings', '_check_settings', 'fit', false),
+      ('settings', '_check_settings', 'the settings are suitable', false),
       ('postgres', null, 'version ' || current_setting('server_version'), false),
       ('clock', '_check_clock', null, false)
     ) as c (name, function, ok_detail, reads_jobs)
   loop
-    -- Without an index a check would read all jobs, again and again.
+    -- Without an index a check would read the whole table several times.
     continue when v_check.reads_jobs and v_lacks_index;
     v_found := null;
     begin
@@ -51,7 +52,7 @@ begin
     exception when others then
       v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
         'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
-        'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
+        'remedy', 'check for a lock or a missing privilege; if there is none, report this as a bug of picture-queue'));
     end;
     v_found := coalesce(v_found, case when v_check.ok_detail is null then '[]'
       else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.ok_detail, 'remedy', null)) end);
@@ -60,17 +61,17 @@ begin
       select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
   end loop;
   return v_all || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
-    'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
+    'detail', 'not checked while an index is missing', 'remedy', 'create the indexes, and run the doctor again')) else '[]' end;
 end
 $$;
-comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
+comment on function public.queue_doctor is 'Checks the queue; returns findings with their remedies.';
 
 -- Finds old snapshots: while one is held, vacuum cannot remove dead rows, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
-    format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy
+    format('%s has kept vacuum from removing dead rows for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy
   from (
     select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
       picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
@@ -82,7 +83,7 @@ as $$
     select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
     from pg_catalog.pg_prepared_xacts p where p.database = current_database()
     union all
-    select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
+    select format('inactive replication slot %L', r.slot_name), interval '1 hour',
       format('select pg_drop_replication_slot(%L);', r.slot_name)
     from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
     order by age desc limit 10
@@ -91,7 +92,7 @@ as $$
   order by h.age desc
 $$;
 
--- The tables of picture-queue, partitions of the archive included.
+-- Returns the tables of picture-queue, including the partitions of the archive.
 create function picture_queue._our_tables() returns setof pg_catalog.pg_class
 language sql stable rows 40 set search_path = pg_catalog, pg_temp
 as $$
@@ -104,7 +105,7 @@ create function picture_queue._check_vacuum() returns setof picture_queue.findin
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
-    format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
+    format('%s.%s has %s dead rows and %s live rows, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
       coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
     format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)
   from pg_catalog.pg_stat_user_tables t
@@ -113,7 +114,7 @@ as $$
   order by t.n_dead_tup desc limit 20
 $$;
 
--- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list.
+-- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list with them.
 create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -146,8 +147,8 @@ as $$
   where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
--- Finds rows that belong to nothing among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that
--- their table is never read as a whole.
+-- Finds orphaned rows among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that their table is
+-- never read as a whole.
 create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -165,7 +166,7 @@ as $$
     select r.key, 0 from running r where not exists (select from picture_queue.limit_key l where l.key = r.key)
   ),
   found (n, what) as (
-    select count(*), 'dependencies on a job that is gone or finished, and nobody resolves them'
+    select count(*), 'dependencies on a missing or finished job, which no follow-up resolves'
     from (select * from picture_queue.dependency limit 10000) d
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
@@ -183,7 +184,7 @@ as $$
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)
       and exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')
     union all
-    select count(*), 'open batches whose counts do not fit their jobs'
+    select count(*), 'open batches whose counts do not match their jobs'
     from (select * from picture_queue.batch b where b.finished_at is null and b.total between 1 and 10000 limit 200) b
     where b.total - b.completed - b.failed - b.cancelled <> (
       select count(*) from public.job_queue j where j.batch_id = b.id and j.finished_at is null)
@@ -219,24 +220,24 @@ as $$
       group by s.state
     ) d
   )
-  select 'bad', format('%s jobs are counted as %s, there are %s', c.n, c.state,
-    coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'others')), 'select picture_queue.repair();'
+  select 'bad', format('the count of %s jobs is %s, the real number is %s', c.state, c.n,
+    coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'unknown')), 'select picture_queue.repair();'
   from counted c where c.n < 0 or c.really <> c.n order by c.state
 $$;
 
--- Finds what pruning should have deleted: jobs a day past their retention and partitions of the archive past theirs;
--- also detached partitions whose month has a new partition.
+-- Finds jobs and partitions of the archive that pruning should have deleted: jobs a day after the end of their
+-- retention, partitions after the end of theirs. Also finds detached partitions whose month has a new partition.
 create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
       round(extract(epoch from n.now - o.finished_at) / 86400), (
-        select ': these tables refer to public.job_queue and may hold it: '
+        select ': these tables refer to public.job_queue and may prevent its deletion: '
           || string_agg(distinct c.conrelid::regclass::text, ', ')
         from pg_catalog.pg_constraint c
         where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
         having count(*) > 0)),
-    format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
+    format('select picture_queue._prune_jobs(array[%L::uuid]); -- its error is the reason', o.id)
   from picture_queue.setting s
   cross join (select picture_queue._now() as now offset 0) n
   cross join lateral (values
@@ -247,11 +248,11 @@ as $$
     where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
     order by j.finished_at limit 1) o
   union all
-  select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
+  select 'warn', format('picture_queue.%I is older than keep_archive_months', o.name), format('drop table picture_queue.%I;', o.name)
   from picture_queue._old_partitions() o
   union all
-  select 'warn', format('%s is no partition of the archive', c.oid::regclass),
-    'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
+  select 'warn', format('%s is not a partition of the archive', c.oid::regclass),
+    'rename it, or drop it if its jobs are kept elsewhere; pruned jobs of its month go to a new partition'
   from pg_catalog.pg_class c
   where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
     and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'

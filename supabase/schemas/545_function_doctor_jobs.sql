@@ -1,4 +1,4 @@
--- The doctor's checks of the work, the rights and the settings.
+-- The doctor's checks of the jobs, the maintenance, the privileges and the settings.
 
 -- Finds jobs that have been claimable for over a minute, in up to 20 queues; expired leases that were not swept; and
 -- due jobs that were not promoted.
@@ -15,7 +15,7 @@ as $$
     order by o.at limit 20
   ),
   late (n, what) as (
-    select count(*), 'jobs have a lease that ended over a minute ago and was not taken back'
+    select count(*), 'jobs have a lease that expired over a minute ago and was not swept'
     from (select from public.job_queue j where j.status = 'processing' and j.hold is null
       and j.lease_expires_at < (select picture_queue._now() - interval '1 minute') and not exists (
         select from picture_queue.lease_extension x
@@ -27,13 +27,13 @@ as $$
       and j.scheduled_for < (select picture_queue._now() - interval '1 minute') order by j.scheduled_for limit 1000) s
   )
   select case when j.paused then 'warn' else 'bad' end,
-    format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
+    format('queue %s: a job has waited for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
       when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
-      when not w.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+      when not w.has_worker then format('no worker for job type %s was seen in the last minute', j.job_type)
       else 'its workers do not keep up' end),
     case when j.paused then format('select public.resume_queue(%L);', j.name)
       when not w.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
-      else format('start more workers; select public.desired_workers(%L); says how many', j.name) end
+      else format('start more workers; select public.desired_workers(%L); returns their number', j.name) end
   from due j
   cross join lateral (select exists (
     select from picture_queue.worker w where j.name = any (w.queues) and j.job_type = any (w.job_types)
@@ -44,7 +44,8 @@ as $$
   from late l where l.n > 0
 $$;
 
--- The functions of picture-queue. Those in public are recognised by what their bodies call.
+-- Returns the functions of picture-queue. Those in public are recognised by their owner and by references in their
+-- body.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
@@ -55,7 +56,7 @@ as $$
       and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
 $$;
 
-create function picture_queue._check_rights() returns setof picture_queue.finding
+create function picture_queue._check_privileges() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
@@ -109,7 +110,7 @@ declare
   v_jobs bigint;
 begin
   if v_cron is null then
-    return query select 'ok', 'not installed: the workers do the housekeeping', null;
+    return query select 'ok', 'not installed: the workers do the maintenance', null;
     return;
   end if;
   execute format('select count(*) from %s where active and jobname = any ($1)', v_cron)
@@ -122,33 +123,33 @@ end
 $$;
 
 -- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and
--- schedules whose latest tick made no job.
+-- schedules whose latest tick enqueued no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
-      when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
+      when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'sweeping job'
       when 'abandon' then 'expiring job' when 'unblock' then 'unblocking job' when 'resolve' then 'resolving dependent'
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
-      when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
+      when 'wake' then 'waking job' when 'renumber' then 'renumbering job'
       when 'callback' then 'enqueuing the callback of batch' when 'partition' then 'dropping partition' else format('step %s for', f.kind) end,
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
-      then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
+      then 'check your own triggers and constraints on public.job_queue and public.generations, then repeat the call'
     when f.kind in ('claim', 'promote', 'sweep', 'abandon', 'unblock', 'resolve', 'prune', 'wake')
-      then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
-    else 'it is tried again at ' || f.retry_at end
+      then 'check your own triggers and constraints on public.job_queue; the step is retried at ' || f.retry_at
+    else 'the step is retried at ' || f.retry_at end
   from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
   union all
   (select 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
-    format('enqueue it yourself; select public.get_batch(%L); has it', b.id)
+    format('enqueue it yourself; select public.get_batch(%L); returns it', b.id)
   from picture_queue.batch b
   where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
   order by b.finished_at desc limit 10)
   union all
-  (select 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
-    format('select public.set_schedule(%L, …); -- with what is right', s.name)
+  (select 'warn', format('the latest tick of schedule %s enqueued no job: %s', s.name, s.last_error),
+    format('select public.set_schedule(%L, …); -- with valid values', s.name)
   from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
 $$;
 
@@ -163,11 +164,11 @@ as $$
   where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
     and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
   union all
-  select 'warn', format('lease_seconds is %s: a busy worker may not get to extend it', s.lease_seconds),
+  select 'warn', format('lease_seconds is %s: a busy worker may fail to extend its leases in time', s.lease_seconds),
     'select public.set_setting(''{"lease_seconds": 30}'');'
   from picture_queue.setting s where s.lease_seconds < 10
   union all
-  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to extend it', q.name, q.lease_seconds),
+  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may fail to extend its leases in time', q.name, q.lease_seconds),
     format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
   from picture_queue.queue q where q.lease_seconds < 10 order by q.name limit 20)
   union all
@@ -179,9 +180,10 @@ $$;
 create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
-    case when c.away is null then 'not compared: pass client_time'
-      else format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)) end,
-    case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end
-  from (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away) c
+  select case when c.difference > 60 then 'bad' when c.difference > 5 then 'warn' else 'ok' end,
+    case when c.difference is null then 'not compared: pass client_time'
+      else format('the caller''s clock differs by %s seconds, including the network delay', round(c.difference, 1)) end,
+    case when c.difference > 5
+      then 'synchronise the clock of that machine by NTP; times that it sends, such as scheduled_for, are wrong by as much' end
+  from (select abs(extract(epoch from picture_queue._now() - p_client_time)) as difference) c
 $$;

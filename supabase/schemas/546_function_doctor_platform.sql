@@ -1,4 +1,4 @@
--- The doctor's checks of Realtime, Storage and pg_cron. Their tables may be absent, so they are named in text.
+-- The doctor's checks of Realtime, Storage and pg_cron. Their tables may be missing, so they are looked up by name.
 
 -- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
 create function picture_queue._check_realtime() returns setof picture_queue.finding
@@ -7,35 +7,35 @@ as $$
   with messages as (
     select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
   )
-  select 'bad', 'events are not sent: Realtime was not there when picture-queue was installed',
+  select 'bad', 'events are not sent: Realtime was missing when picture-queue was installed',
     'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
   from messages where not exists (select from pg_catalog.pg_proc p
     where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
   union all
-  select 'bad', 'everybody can read every private topic: realtime.messages has no row level security',
+  select 'bad', 'every user can read every private topic: realtime.messages has no row level security',
     'alter table realtime.messages enable row level security;'
   from messages where not relrowsecurity
   union all
-  select 'bad', 'users cannot hear their own topic: its policy is missing',
+  select 'bad', 'users cannot read their own topic: its policy is missing',
     'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
       || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
   from messages m where not exists (select from pg_catalog.pg_policy p
     where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
   union all
-  select 'warn', 'realtime.messages has no partition of today: events are lost until a client connects',
-    'open a channel, as a watch or this doctor does; Realtime then makes the partition'
+  select 'warn', 'realtime.messages has no partition for today: events are lost until a client connects',
+    'open a channel, as a watch or this doctor does; Realtime then creates the partition'
   from messages m where m.relkind = 'p' and not exists (
     select from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
     where i.inhparent = m.oid and c.relname = 'messages_' || to_char(picture_queue._now() at time zone 'utc', 'YYYY_MM_DD'))
   union all
-  select 'bad', 'publication supabase_realtime_messages_publication does not have realtime.messages: no event gets out',
+  select 'bad', 'publication supabase_realtime_messages_publication lacks realtime.messages: no event is delivered',
     'restart Realtime in the project''s settings'
   from messages
   where exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime_messages_publication')
     and not exists (select from pg_catalog.pg_publication_tables t
       where t.pubname = 'supabase_realtime_messages_publication' and t.schemaname = 'realtime')
   union all
-  select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
+  select 'warn', format('publication supabase_realtime also sends every change of %s, with a check for each subscriber',
     array_to_string(p.tables, ', ')),
     format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
   from (
@@ -45,7 +45,7 @@ as $$
   ) p
   where p.tables is not null
   union all
-  select 'ok', 'there is no Realtime: who watches polls', null where not exists (select from messages)
+  select 'ok', 'there is no Realtime: watches poll', null where not exists (select from messages)
 $$;
 
 create function picture_queue._check_storage() returns setof picture_queue.finding
@@ -55,15 +55,15 @@ declare
   v_public boolean;
 begin
   if to_regclass('storage.buckets') is null then
-    return query select 'ok', 'there is no Storage: pictures are not kept', null;
+    return query select 'ok', 'there is no Storage: pictures are not stored', null;
     return;
   end if;
   execute 'select b.public from storage.buckets b where b.id = ''pictures''' into v_public;
   if v_public is null then
-    return query select 'bad', 'bucket pictures is missing: no picture can be kept',
+    return query select 'bad', 'bucket pictures is missing: no picture can be stored',
       'insert into storage.buckets (id, name, public) values (''pictures'', ''pictures'', false);';
   elsif v_public then
-    return query select 'bad', 'bucket pictures is public: whoever has an address sees the picture',
+    return query select 'bad', 'bucket pictures is public: anyone with a URL can see the picture',
       'update storage.buckets set public = false where id = ''pictures'';';
   elsif not exists (select from pg_catalog.pg_policy p
     where p.polrelid = to_regclass('storage.objects') and p.polname = 'picture_queue: read own pictures')
@@ -75,7 +75,7 @@ begin
 end
 $$;
 
--- Checks the last run of each of our jobs in pg_cron, and the size of its list of runs.
+-- Checks the last run of each of our pg_cron jobs, and the size of pg_cron's list of runs.
 create function picture_queue._check_cron_runs() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -92,7 +92,7 @@ begin
       case when d.status is null then j.jobname || ' has not run yet'
         else format('%%s: the last run, at %%s, %%s%%s', j.jobname, to_char(d.start_time, 'YYYY-MM-DD HH24:MI:SSOF'), d.status,
           case when d.status = 'failed' then ': ' || coalesce(d.return_message, '') else '' end) end,
-      case when d.status is null then 'wait a minute; if it stays so, see that cron.database_name is this database'
+      case when d.status is null then 'wait a minute; if nothing changes, check that cron.database_name is this database'
         when d.status = 'failed' then 'run it by hand to see why: ' || j.command end
     from %s j
     left join lateral (
@@ -101,7 +101,7 @@ begin
     where j.active and j.jobname in ('process-job-queue', 'prune-job-queue') order by j.jobname
   $sql$, v_jobs, v_runs);
   return query
-  select 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(c.reltuples)),
+  select 'warn', format('cron.job_run_details has %s rows, and old ones are not deleted', round(c.reltuples)),
     'delete from cron.job_run_details where end_time < now() - interval ''7 days'';'
   from pg_catalog.pg_class c where c.oid = v_runs and c.reltuples > 100000;
 end

@@ -1,5 +1,5 @@
--- The doctor's check of permissions: end users must not reach more than their own rows. The functions they may execute
--- are granted in 900_grants.sql; docs/security.md has the reasons.
+-- The doctor's check of the access of users: they must not reach more than their own rows. 900_grants.sql grants the
+-- functions that they may execute; docs/security.md has the reasons.
 create function picture_queue._check_exposure() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -18,23 +18,23 @@ as $$
       explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
       _fields_problem,_value_problem,_with_images}'::text[])
     union all
-    select 'bad', format('%s finds types and tables of its caller: its search_path is %s', f.oid::regprocedure,
+    select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
         coalesce(substr(c.setting, 13), 'not set')),
       format('alter function %s set search_path = pg_catalog, pg_temp;', f.oid::regprocedure)
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     left join lateral unnest(p.proconfig) as c (setting) on c.setting like 'search_path=%'
     where c.setting is distinct from 'search_path=pg_catalog, pg_temp'
     union all
-    select 'bad', format('role %s passes row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
+    select 'bad', format('role %s bypasses row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name where r.rolsuper or r.rolbypassrls
     union all
-    select 'bad', format('role %s has the rights of service_role', r.rolname), format('revoke service_role from %I;', r.rolname)
+    select 'bad', format('role %s has the privileges of service_role', r.rolname), format('revoke service_role from %I;', r.rolname)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
     join pg_catalog.pg_roles s on s.rolname = 'service_role'
     where not r.rolsuper and pg_has_role(r.oid, s.oid, 'member')
     union all
-    select 'warn', format('policy %I on %s is not of picture-queue: users may see more than their own rows', p.polname, c.oid::regclass),
-      format('drop policy %I on %s; -- unless that is meant', p.polname, c.oid::regclass)
+    select 'warn', format('policy %I on %s is not from picture-queue: users may see more than their own rows', p.polname, c.oid::regclass),
+      format('drop policy %I on %s; -- unless it is intended', p.polname, c.oid::regclass)
     from pg_catalog.pg_policy p join pg_catalog.pg_class c on c.oid = p.polrelid
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
@@ -58,7 +58,7 @@ as $$
       select from role_setting s
       where s.role in (a.name, 'authenticator') and s.setting ~ '^statement_timeout=' and s.setting !~ '^statement_timeout=0[a-z]*$')
     union all
-    select 'warn', 'one user may have any number of jobs running', 'select public.set_limit(''user:*'', 4); -- or what suits you'
+    select 'warn', 'a user can have any number of running jobs', 'select public.set_limit(''user:*'', 4); -- or another number'
     where exists (select from public.generations g where g.user_id is not null)
       and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
   )

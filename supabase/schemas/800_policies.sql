@@ -1,4 +1,4 @@
--- Users read their own rows and write none: every change goes through a function.
+-- Users can read their own rows and write none: functions make all changes.
 create policy "picture_queue: read own jobs" on public.job_queue
   for select to authenticated using ((select auth.uid()) = user_id);
 create policy "picture_queue: read own generations" on public.generations

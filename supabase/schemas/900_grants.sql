@@ -1,5 +1,5 @@
--- All rights are explicit: the defaults of old projects grant everything to the API roles, those of new projects
--- nothing, and Postgres lets everybody execute a new function.
+-- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, and
+-- Postgres lets every role execute a new function.
 revoke all on schema picture_queue from public, anon, authenticated, service_role;
 revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
 revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
@@ -7,7 +7,7 @@ revoke all on
   public.job_queue, public.generations, public.images,
   public.queue_health, public.failed_jobs_recent, public.stuck_jobs
   from public, anon, authenticated, service_role;
--- Each function of the API: service keys may execute it, and nobody else unless a grant below says so.
+-- Service keys may execute each function of the API. Other roles may execute only those that are granted below.
 do $$
 declare
   v_function text;
@@ -38,7 +38,7 @@ grant execute on function
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
   public.job_position, public.explain_jobs
   to authenticated, service_role;
--- The functions that these call with the caller's rights. They take the caller's identity from the token.
+-- The functions that these call with the caller's privileges. They take the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,

@@ -1,5 +1,5 @@
--- If the project has Supabase Storage: the private bucket of the pictures, and a policy by which users read their own
--- folder of it.
+-- Creates the private bucket of the pictures if the project has Supabase Storage, and a policy that lets users read
+-- their own folder in it.
 do $do$
 begin
   if to_regclass('storage.buckets') is null then

@@ -1,4 +1,4 @@
-"""The program as users call it: in this process, or as a process of its own."""
+"""The program as users call it: in this process, or as a separate process."""
 
 import os
 import subprocess
@@ -77,7 +77,7 @@ def home() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def program(home: dict[str, str], tmp_path: Path) -> Program:
-    """Call the program as a process of its own, in the environment of that user."""
+    """Call the program as a separate process, in the environment of that user."""
 
     def call(*args: str, timeout: float = 50, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

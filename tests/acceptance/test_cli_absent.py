@@ -95,7 +95,7 @@ def test_the_error_names_the_missing_object(
         assert (error["exit_code"], expected in error["error"]) == (4, True)
 
 
-def test_existing_jobs_are_changed_beside_missing_ones(cli: Cli, queue: str) -> None:
+def test_existing_jobs_are_changed_although_others_are_missing(cli: Cli, queue: str) -> None:
     made = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
     done = cli("jobs", "cancel", UNKNOWN_ID, made)
     assert (done.exit_code, done.stdout.strip()) == (4, "cancelled")

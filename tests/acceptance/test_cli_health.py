@@ -170,7 +170,7 @@ def test_a_snoozed_job_is_shown_with_its_reason(
     outcome = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "snoozed"}
     snoozed = {"delay_seconds": 60, "detail": "NotReached: out of reach"}
     rpc("report_jobs", outcomes=[outcome | snoozed])
-    expected = "A handler put it off: NotReached: out of reach"
+    expected = "A handler postponed it: NotReached: out of reach"
     found = json.loads(cli("health", "--json").stdout)
     (held,) = [row for row in found["held"] if row["queue"] == queue]
     assert (held["reason"], held["detail"]) == ("scheduled", expected)

@@ -257,7 +257,7 @@ def test_the_doctor_shows_verdicts(cli: Cli) -> None:
         (("limits", "set", "k", "--rate", "fast"), 2, "10/1m"),
         (("tenants", "set", "t", "0"), 3, "WEIGHT is 0"),
         (("schedules", "set", "s", "t", "--cron", "61 * * * *"), 3, "61"),
-        (("schedules", "set", "s", "t"), 2, "one of --cron and --every"),
+        (("schedules", "set", "s", "t"), 2, "either --cron or --every"),
         (("enqueue", "t", "--delay", "1h", "--at", "2030-01-31T08:00"), 2, "not both"),
         (("enqueue", "t", "--metadata", "[1]"), 3, "not a JSON object"),
         (("batches", "show", str(uuid4())), 4, "No such batch"),

@@ -53,7 +53,7 @@ async def test_a_page_shows_the_code_of_a_refused_start(studio):
     await studio.page("fill", "#prompt", "A lighthouse")
     await studio.page("click", "#generate")
     await studio.until("document.querySelector('#error')?.dataset.code === 'PQ_UNKNOWN_MODEL'")
-    assert "list_models() has those this project offers" in await studio.text("#error")
+    assert "list_models() shows the models of this project" in await studio.text("#error")
     await studio.wait_for_state("nothing")
 
 

@@ -303,7 +303,7 @@ sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
 
 @pytest.mark.parametrize("kind", ["sync", "async", "within"])
 @pytest.mark.parametrize("direct", [False, True])
-def test_a_fork_has_connections_of_its_own(stack, queue, kind, direct):
+def test_a_fork_has_its_own_connections(stack, queue, kind, direct):
     program = [
         sys.executable,
         "-P",

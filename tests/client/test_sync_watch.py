@@ -32,7 +32,7 @@ def job_id(pq, queue):
 
 
 class Program:
-    """A Python program with `pq` and `job_id`, in a process of its own."""
+    """A Python program with `pq` and `job_id`, in a separate process."""
 
     def __init__(self, stack, job_id, text, **client):
         arguments = client or {"url": stack.api_url, "key": stack.service_role_key}

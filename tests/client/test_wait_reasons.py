@@ -1,4 +1,4 @@
-"""The reasons why a job does not move, as waiting callers get them."""
+"""The reasons why a job does not run, as waiting callers get them."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Watches: a watch always ends in the true state, even if events are lost, late or repeated."""
+"""Tests of watches: each ends in the true state, even if events are lost, late or repeated."""
 
 import asyncio
 import contextlib
@@ -294,7 +294,7 @@ async def test_ending_a_watch_leaves_its_topic(service, queue):
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(following, 0.1)
     socket = service._watcher.subscriptions._task
-    # The task ends by itself, because the topic has no listener.
+    # The task ends, because the topic has no listener.
     await asyncio.wait_for(socket, 15)
 
 

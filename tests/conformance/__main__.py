@@ -1,6 +1,6 @@
 """``make conformance``: run every case over every interface; print the matrix, or JSON if JSON=1.
 
-It fails if an interface gives an unexpected answer, or another answer than plain HTTP.
+It fails if an interface gives an unexpected answer, or an answer that differs from plain HTTP.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from tests.conformance.matrix.run import Column, compare, run
 from tests.conftest import RemoteStack
 
 _MODULES = Path(__file__).parent.parent / "npm" / "node_modules"
-_NO_DATABASE = "set PICTURE_QUEUE_TEST_DB_URL: it goes to the database itself"
+_NO_DATABASE = "set PICTURE_QUEUE_TEST_DB_URL: it connects to the database directly"
 
 
 def main() -> int:
     """Run the matrix and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="a document for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     wants_json = parser.parse_args().json
     with ExitStack() as open_:
         project = project_of(open_.enter_context(_stack()))

@@ -238,7 +238,7 @@ async def test_a_queue_is_paused_drained_and_purged(service, queue, kind, work):
     assert not (await service.queues.resume(queue)).draining
 
 
-async def test_a_queue_has_a_policy_of_its_own(service, queue, kind):
+async def test_a_queue_has_its_own_policy(service, queue, kind):
     made = await service.queues.set(queue, max_attempts=9, fair_share=True, events="none")
     assert (made.max_attempts, made.fair_share, made.events) == (9, True, "none")
     job = await service.jobs.enqueue(kind, queue=queue)

@@ -48,7 +48,9 @@ def plain_http(project):
 def find_differences(project, interface, plain_http):
     """Return the differences of an interface as text."""
     if interface.direct and not project.database:
-        pytest.fail("set PICTURE_QUEUE_TEST_DB_URL: it goes to the database itself", pytrace=False)
+        pytest.fail(
+            "set PICTURE_QUEUE_TEST_DB_URL: it connects to the database directly", pytrace=False
+        )
     column = asyncio.run(run(project, interface))
     compare(column, plain_http)
     made = len(column.answers)

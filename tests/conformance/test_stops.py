@@ -209,7 +209,7 @@ async def test_a_handler_whose_lease_is_lost_is_stopped(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waits.running()
-        # The heartbeat after the join would extend the lease beside the locked row.
+        # The heartbeat after the join would extend the lease in lease_extension.
         await worker._signals.listening.next()
         await no_heartbeat_in_progress(worker)
         other = await take_over(db, queue, job)

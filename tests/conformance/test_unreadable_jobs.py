@@ -51,7 +51,7 @@ async def test_only_the_unreadable_job_fails(service, queue, jobs, caplog):
     assert str(failed.id) in record.getMessage()
 
 
-async def test_a_list_contains_the_other_jobs_beside_an_unreadable_one(service, queue, jobs):
+async def test_a_list_contains_the_other_jobs_if_one_is_unreadable(service, queue, jobs):
     found = {job.id: job.payload for job in await service.jobs.list(queue=queue)}
     assert found.keys() == {job.id for job in jobs}
     assert [found[job.id] for job in jobs if job is not jobs[2]] == [

@@ -25,7 +25,7 @@ def h2_front(host: str, port: int) -> Iterator[int]:
 
     Args:
         host: The host of the HTTP/1.1 server.
-        port: Its port.
+        port: The port of the HTTP/1.1 server.
 
     Yields:
         The port on 127.0.0.1.

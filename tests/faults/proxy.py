@@ -33,11 +33,11 @@ _GARBAGE = b"\x00this is no answer of this protocol\r\n\r\n"
 
 
 class Proxy:
-    """A proxy on a port of its own.
+    """A proxy on its own port.
 
     Args:
         host: The host of the server.
-        port: Its port.
+        port: The port of the server.
         protocol: The protocol, which determines where a response ends.
         tls: The TLS context for clients; None for connections without TLS.
 

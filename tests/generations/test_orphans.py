@@ -70,11 +70,11 @@ def test_a_matching_prediction_is_a_candidate(fitting: Prediction) -> None:
         prediction(input={}),
     ],
 )
-def test_a_different_prediction_is_no_candidate(other: Prediction) -> None:
+def test_a_different_prediction_is_not_a_candidate(other: Prediction) -> None:
     assert found(other) == []
 
 
-def test_a_prediction_of_another_row_is_no_candidate() -> None:
+def test_a_prediction_of_another_row_is_not_a_candidate() -> None:
     assert found(prediction("a"), prediction("b"), taken=frozenset("a")) == ["b"]
 
 

@@ -166,7 +166,7 @@ async def test_an_output_against_the_rules_fails_for_good(world: World) -> None:
 
 
 @pytest.mark.parametrize("data", [b"<html>", b""])
-async def test_an_output_that_is_no_image_is_not_stored(world: World, data: bytes) -> None:
+async def test_an_output_that_is_not_an_image_is_not_stored(world: World, data: bytes) -> None:
     with raises_verdict(PermanentFailure, errors.OutputRefused):
         await world.run(world.generation(), client=FakeDownloads(world.client, data))
     assert world.db.files == {}

@@ -76,7 +76,7 @@ async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, d
     policy = RetryPolicy(max_attempts=2, first_wait=0.01)
     monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     address = httpx.URL(stack.replicate_url)
-    # The images of the simulator have an address of their own.
+    # The images of the simulator have their own address.
     rules = DownloadRules(origins=(f"http://{address.host}:{address.port}",))
     monkeypatch.setattr("picture_queue.providers.replicate.client.DownloadRules", lambda: rules)
     with Proxy(address.host, address.port, "http") as proxy:
@@ -129,7 +129,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
         await worker._signals.reported.next()
         snoozed, paused = await service.jobs.explain([first.job_id, second.job_id])
         assert (snoozed.reason, paused.reason) == ("scheduled", "key_paused")
-        assert snoozed.detail.startswith(f"A handler put it off: {expected}")
+        assert snoozed.detail.startswith(f"A handler postponed it: {expected}")
         assert snoozed.error.startswith(expected)
         assert paused.detail.startswith(f"Limit key type:generate-image is paused: {expected}")
         assert paused.pause_reason.startswith(expected)

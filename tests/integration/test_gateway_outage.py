@@ -85,7 +85,7 @@ async def test_each_service_reports_an_outage_of_the_database(proxy, platform, m
             await realtime.channel("room").subscribe(lambda *state: states.put_nowait(state))
             assert "UnableToConnectToProject" in str((await states.get())[1])
             await proxy.restore()
-            # The client joins again by itself, until it succeeds.
+            # The client repeats the join until it succeeds.
             async with asyncio.timeout(20):
                 while (await states.get())[0] != RealtimeSubscribeStates.SUBSCRIBED:
                     pass

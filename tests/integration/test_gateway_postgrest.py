@@ -180,7 +180,7 @@ def authorization(case: dict[str, Any]) -> str | None:
 
 
 class Replay:
-    """Send the recorded requests to a gateway and compares the answers.
+    """A replay of the recorded requests: it sends them to a gateway and compares the answers.
 
     Args:
         url: The gateway's address.
@@ -297,7 +297,7 @@ def postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[Pat
 
 @pytest.fixture(scope="module")
 def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A gateway and its platform with the recordings' schema, on a Postgres cluster of its own.
+    """A gateway and its platform with the recordings' schema, on its own Postgres cluster.
 
     The schema changes the statement timeouts of roles, which apply to the whole cluster.
     """

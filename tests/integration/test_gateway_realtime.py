@@ -29,7 +29,7 @@ create policy write_shared on realtime.messages for insert to authenticated
 
 
 class Listener:
-    """A channel of a client of its own, and its messages."""
+    """A channel with its own client, and its messages."""
 
     def __init__(self, client: AsyncRealtimeClient, topic: str, options: dict[str, Any]) -> None:
         self.client = client

@@ -1,7 +1,7 @@
 """The gateway answers Storage requests like the real server, except for the listed differences.
 
-`recordings.json`: requests and answers of storage-api v1.70.6 with its file backend, and some
-statements, one case per line, in the order in which they ran. Each depends on the cases before it.
+`recordings.json` has requests and answers of storage-api v1.70.6 with its file backend, and some
+statements, one case per line, in the order in which they ran. A case depends on earlier cases.
 Cases with two connections, or with a broken one, are in `test_gateway_storage`.
 `<jwt {header}.{claims}>` stands for a token with these claims, `<SERVICE>`, `<ANON>`, `<USER_A>`,
 `<USER_B>` for the usual tokens; `volatile` points to values that differ from run to run.
@@ -55,23 +55,23 @@ create policy see_public_pics on storage.buckets for select to authenticated
 _GATEWAY = "the recording had no API gateway in front, which turns a key into a token"
 _DOTS = "the server's message has a path of its file backend"
 
-_ESCAPED = "the token writes a letter beyond ASCII as an escape"
-_NO_VERSIONS = "the column `versioning_status`, of which nothing may be made yet, is left out"
+_ESCAPED = "the token has an escape for a letter that is not ASCII"
+_NO_VERSIONS = "the column `versioning_status` is missing; the server does not use it yet"
 _RESUMABLE = "501: resumable uploads"
 
 DIFFERENCES = {
     "auth-apikey-only": _GATEWAY,
     "auth-sb-secret": _GATEWAY,
-    "auth-role-authenticator": "other wording: only the API's three roles are known here",
+    "auth-role-authenticator": "another message: only the API's three roles are known here",
     "auth-unknown-role": "400 instead of 500: only the API's three roles are known here",
     "bucket-list-old-client": "clients of 2024 get the key `type` as well",
-    "list2-created-desc-cursor": "its cursor holds a time of the recording's",
+    "list2-created-desc-cursor": "the cursor contains a time of the recording",
     "list-name-desc": "the server forgets a folder in this order, a bug not worth copying",
     "name-dot": _DOTS,
     "name-dotdot": _DOTS,
     "name-dotdot-deep": _DOTS,
     "name-dotdot-encoded": _DOTS,
-    "name-long-segment": "no file is named by a client here, so no name is too long for one",
+    "name-long-segment": "files are named by ids here, so a long name is accepted",
     "other-health": "an endpoint for operators",
     "other-options": "the gateway answers a browser's preflight",
     "render-disabled": "501: image transformations; the recorded server had them switched off",
@@ -86,7 +86,7 @@ DIFFERENCES = {
         ),
         _RESUMABLE,
     ),
-    "tus-download": "what would have been uploaded so",
+    "tus-download": "the object of a resumable upload does not exist",
 }
 
 

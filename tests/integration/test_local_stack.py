@@ -134,7 +134,7 @@ def _answers(port: int) -> bool:
 
 
 def _hold(*arguments: str) -> tuple[subprocess.Popen[str], Path]:
-    """Start a program that runs a stack, in a process group of its own as in a terminal."""
+    """Start a program that runs a stack, in its own process group, as in a terminal."""
     process = subprocess.Popen(
         [sys.executable, "-c", STACK_PROGRAM, *arguments],
         stdout=subprocess.PIPE,

@@ -89,7 +89,7 @@ class Workers:
     def _note_end(self, log: str) -> None:
         if " serves " in log:
             self.crashes += 1
-            print(f"a worker ended by itself:\n{log[-2000:]}", file=sys.stderr)
+            print(f"a worker ended unexpectedly:\n{log[-2000:]}", file=sys.stderr)
         else:
             self.refused += 1
             print(f"a worker could not start:\n{log[-2000:]}", file=sys.stderr)
@@ -142,7 +142,7 @@ class Chaos:
         self._proxies = proxies
         self._workers = workers
         self._random = random.Random(seed)
-        self._beside: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.done: Counter[str] = Counter()
         self._signalled_at: dict[signal.Signals, float] = defaultdict(lambda: -_BETWEEN_SIGNALS)
         self._weights: dict[Callable[[], Awaitable[None]], float] = {
@@ -169,11 +169,11 @@ class Chaos:
                         self.done[act.__name__.strip("_").replace("_", " ")] += 1
                     await act()
                     self._workers.start_all()
-        await asyncio.gather(*self._beside)
+        await asyncio.gather(*self._tasks)
         for proxy in self._proxies:
             proxy.heal()
         for place in list(self._workers.stopped):
-            self._go_on(place)
+            self._resume(place)
         self._workers.start_all()
 
     # Workers -----------------------------------------------------------------------------------
@@ -195,11 +195,11 @@ class Chaos:
         async def thaw() -> None:
             await asyncio.sleep(seconds)
             if self._workers.processes[place] is process:
-                self._go_on(place)
+                self._resume(place)
 
-        self._start_beside(thaw())
+        self._start_task(thaw())
 
-    def _go_on(self, place: int) -> None:
+    def _resume(self, place: int) -> None:
         self._workers.processes[place].send_signal(signal.SIGCONT)
         self._workers.stopped.discard(place)
 
@@ -275,10 +275,10 @@ class Chaos:
     def _superuser(self) -> str:
         return self._stack.superuser_url
 
-    def _start_beside(self, work: Awaitable[None]) -> None:
+    def _start_task(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 async def execute(dsn: str, statement: str) -> None:

@@ -23,7 +23,7 @@ from ..databases import address, execute
 
 @dataclass(frozen=True)
 class Database:
-    """A database, used as the role `postgres`, which owns it and is no superuser."""
+    """A database, used as the role `postgres`, which owns it and is not a superuser."""
 
     url: str
 

@@ -183,7 +183,7 @@ async def test_jobs_with_numeric_ids_get_uuids_and_keep_the_old_ids(new_database
     assert sorted(rows) == [("1",), ("2",), ("3",)]
 
 
-async def test_a_table_that_is_no_queue_is_refused(new_database: Any) -> None:
+async def test_a_table_that_is_not_a_queue_is_refused(new_database: Any) -> None:
     await new_database.run("create table job_queue (id uuid)")
     with pytest.raises(InstallationRefused, match="it is not a job queue"):
         await take_over(new_database)

@@ -45,7 +45,7 @@ def test_with_a_service_key_every_check_runs(cli: Cli, stack: Any, kind: str) ->
     assert found["key"] == [{"check": "key", "verdict": "ok", "detail": KEYS[kind], "remedy": None}]
     for check in ("address", "api", "version", "postgrest", "realtime", "migrations", "postgres"):
         assert [f["verdict"] for f in found[check]] == ["ok"], found[check]
-    for check in ("rights", "realtime in SQL", "storage", "clock"):
+    for check in ("privileges", "realtime in SQL", "storage", "clock"):
         assert [f["verdict"] for f in found[check]] == ["ok"], found[check]
     assert found["postgrest"][0]["detail"].startswith("version 1")
     assert found["realtime"][0]["detail"] == "a private channel was joined"
@@ -59,7 +59,7 @@ def test_with_a_users_key_only_the_public_checks_run(cli: Cli, stack: Any, kind:
     (key,) = found["key"]
     assert key["verdict"] == "warn" and key["detail"].startswith(KEYS[kind])
     assert found["version"][0]["detail"].startswith("installed")
-    assert "rights" not in found
+    assert "privileges" not in found
 
 
 def test_a_wrong_key_is_a_finding(cli: Cli, stack: Any) -> None:
@@ -105,7 +105,7 @@ def test_the_database_can_be_checked_without_the_api(
     assert done.exit_code == 0, done.stdout
     found = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert found["migrations"]["detail"].endswith("by `picture-queue migrate`")
-    assert found["rights"]["verdict"] == "ok"
+    assert found["privileges"]["verdict"] == "ok"
     assert found["workers"]["verdict"] == "warn"
 
 

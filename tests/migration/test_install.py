@@ -117,7 +117,7 @@ def test_an_edited_file_is_reported_and_not_changed(project: Path) -> None:
     assert first.read_text("utf-8") == edited
 
 
-def test_windows_line_endings_are_no_edit(project: Path) -> None:
+def test_windows_line_endings_are_not_an_edit(project: Path) -> None:
     first = install(project).written[0]
     first.write_bytes(first.read_bytes().replace(b"\n", b"\r\n"))
     assert install(project).edited == ()

@@ -1,4 +1,4 @@
-"""`picture-queue migrate`: the SQL is applied directly, by a role that is no superuser."""
+"""`picture-queue migrate`: the SQL is applied directly, by a role that is not a superuser."""
 
 import asyncio
 from typing import Any
@@ -142,7 +142,7 @@ async def test_applying_a_file_by_hand_fails_with_a_hint(new_database: Any) -> N
         await new_database.run(migrations()[0].sql)
     assert "picture-queue migrate" in failed.value.hint
     await new_database.run("drop schema picture_queue cascade")
-    with pytest.raises(asyncpg.RaiseError, match=r"public\.job_queue is there already") as failed:
+    with pytest.raises(asyncpg.RaiseError, match=r"public\.job_queue exists already") as failed:
         await new_database.run(migrations()[0].sql)
     assert "picture-queue adopt" in failed.value.hint
 

@@ -22,7 +22,7 @@ Supabase = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(params=["supabase_cli", "supabase_cli_3"])
 def supabase(request: pytest.FixtureRequest, new_database: Any, tmp_path: Path) -> Supabase:
-    """Call the CLI in a project of its own, for this database."""
+    """Call the CLI in its own project, for this database."""
     (tmp_path / "supabase").mkdir()
     cli = request.getfixturevalue(request.param)
     # The embedded Postgres has no TLS, which the CLI requires by default.

@@ -17,7 +17,7 @@ from tests.security.world import World, make
 from ..databases import execute
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
-# A client would otherwise make an SSL context of its own, which is slow.
+# A client would otherwise make its own SSL context, which is slow.
 _TLS = ssl.create_default_context()
 
 
@@ -41,7 +41,7 @@ def filled(sandbox: Any) -> World:
 
 @pytest.fixture
 async def world(filled: World) -> AsyncIterator[World]:
-    """The same project, with HTTP connections of the test's own."""
+    """The same project, with separate HTTP connections for each test."""
     async with httpx.AsyncClient(base_url=filled.api_url, timeout=30, verify=_TLS) as http:
         yield replace(filled, http=http)
 

@@ -78,7 +78,7 @@ async def objects(db: Any, schema: str) -> list[tuple[str, str]]:
     return [(row["kind"], row["name"]) for row in await db.fetch(_OBJECTS, schema)]
 
 
-async def rights(db: Any, schema: str, roles: list[str]) -> dict[tuple[str, str, str], str]:
+async def privileges(db: Any, schema: str, roles: list[str]) -> dict[tuple[str, str, str], str]:
     """Return the privileges of each role: marks by kind, name and role."""
     rows = await db.fetch(_RIGHTS, schema, roles)
     return {(row["kind"], row["name"], row["role"]): row["marks"] for row in rows}

@@ -1,6 +1,6 @@
 """The spy function that is attached to the tables of the services, and its places."""
 
-#: Its findings go to the log of the server, which no rollback undoes.
+#: The spy writes its findings to the log of the server, since a rollback does not undo that.
 SPY = """
 create function public.spy(place text) returns void language plpgsql as $$
 declare
@@ -9,7 +9,7 @@ declare
   v_roles name[] := '{}';
   v_powers text[] := '{}';
 begin
-  -- First as it is: while Postgres checks a foreign key no role can be set.
+  -- First without a change of the role: no role can be set while Postgres checks a foreign key.
   for v_role in
     select null union all select 'none' union all select rolname from pg_roles
   loop

@@ -90,7 +90,7 @@ async def test_the_token_of_a_user_alone_is_refused(world: World):
 async def test_requests_without_key_and_token_are_refused(world: World):
     for method, url, body in requests(world):
         answer = await world.http.request(method, url, json=body)
-        if url.startswith("/storage/"):  # The Storage server has an error format of its own.
+        if url.startswith("/storage/"):  # The Storage server has its own error format.
             assert answer.status_code == 400, (method, url)
         else:
             assert (answer.status_code, answer.json()) == (401, NO_KEY), (method, url)

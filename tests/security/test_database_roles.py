@@ -53,7 +53,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("15", marks=pytest.mark.extra)])
 def spied(request: pytest.FixtureRequest) -> Iterator[LocalSupabase]:
-    """A stack for these tests only, on each Postgres version with rules of its own."""
+    """A stack for these tests only, on each Postgres version with its own rules."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "15":
             assert DEBIAN.exists(), "apt-get install postgresql-15"
@@ -117,7 +117,7 @@ async def use_every_service(stack: LocalSupabase) -> None:
         message = {"topic": "spied", "event": "e", "payload": {}, "private": True}
         broadcast = "/realtime/v1/api/broadcast"
         await ask("POST", broadcast, 202, json={"messages": [message]})
-        async with asyncio.timeout(20):  # Postgres tells PostgREST of the new function by an event
+        async with asyncio.timeout(20):  # Postgres notifies PostgREST of the new function
             while (await http.post("/rest/v1/rpc/spy_rest")).status_code == 404:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await ask("POST", "/rest/v1/rpc/spy_rest", 204)

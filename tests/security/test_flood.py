@@ -18,7 +18,7 @@ from tests.security.world import World
 
 @pytest.fixture
 def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that stands still, so that the second of the rate limit never ends."""
+    """A stopped clock, so that the second of the rate limit never ends."""
     monkeypatch.setattr(limits, "monotonic", lambda: 100.0)
 
 
@@ -147,7 +147,7 @@ async def test_a_malformed_notification_suppresses_no_event(
     async with open_socket(sandbox.api_url, sandbox.publishable_key) as socket:
         assert await socket.join(f"pq:user:{owner}", world.tokens["owner"]) is None
         for n, note in enumerate(("[" * 7000, "nonsense", '{"topic": 1}', '{"id": 1}', "9" * 7000)):
-            # Each is a statement of its own, so that the events follow at once.
+            # The notification is a separate statement, so that the event is sent directly after it.
             await admin.execute("select pg_notify('realtime_messages', $1)", note)
             await admin.execute(
                 "select realtime.send('{}', $1, $2, true)", f"odd {n}", f"pq:user:{owner}"

@@ -247,7 +247,7 @@ async def test_no_name_in_storage_is_executed(world, attack_counter):
 
 
 async def test_no_claim_of_a_token_is_executed(world, admin, attack_counter, sandbox):
-    """Change the claims that policies read; a sub that is no uuid selects no rows."""
+    """Change the claims that policies read; a sub that is not a uuid selects no rows."""
     for attack in ATTACKS:
         claims = {"role": "authenticated", "sub": attack, "email": attack, "exp": 4102444800}
         token = jwt.encode(claims, sandbox.jwt_secret, algorithm="HS256")

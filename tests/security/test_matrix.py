@@ -7,7 +7,7 @@ import pytest
 
 from tests.security.access_attempts import MARKS, NO, YES, AccessAttempts
 from tests.security.calls import CALLS
-from tests.security.matrix import OPERATIONS, ROLES, Rule, objects, rights, rules
+from tests.security.matrix import OPERATIONS, ROLES, Rule, objects, privileges, rules
 from tests.security.realtime_socket import broadcast_event, open_socket
 from tests.security.world import SECRET, World, path, places
 
@@ -50,16 +50,16 @@ async def test_the_grants_equal_the_table(admin):
         for role, cell in zip(_DATABASE_ROLES, rule.cells, strict=True):
             if cell != "-":
                 documented[rule.kind, rule.name, role] = cell
-    assert await rights(admin, "picture_queue", _DATABASE_ROLES) == documented
+    assert await privileges(admin, "picture_queue", _DATABASE_ROLES) == documented
     documented = {("usage", "public", role): "x" for role in _DATABASE_ROLES}
     for rule in REST:
         anon, owner, other, service = rule.cells
-        # Owner and other user have the same role in the database. Policies tell their rows apart.
+        # Owner and other user have the same role in the database. Policies distinguish their rows.
         assert [mark == "-" for mark in owner] == [mark == "-" for mark in other], rule
         for role, cell in zip(_DATABASE_ROLES, (anon, owner, service), strict=True):
             if marks := cell.replace("-", ""):
                 documented[rule.kind, rule.name, role] = marks
-    assert await rights(admin, "public", _DATABASE_ROLES) == documented
+    assert await privileges(admin, "public", _DATABASE_ROLES) == documented
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values())
@@ -89,7 +89,7 @@ async def test_private_objects_are_unreachable(world: World, admin: Any):
     """Try every name as the other user, and as the other roles each name with a privilege."""
     (rule,) = (rule for rule in API if rule.kind == "private")
     assert set(rule.cells) == {"---"}
-    # A public wrapper of the same name is another function, with a row of its own.
+    # A public wrapper of the same name is another function, with its own row.
     public = {(rule.kind, rule.name) for rule in REST}
     inside = [found for found in await objects(admin, "picture_queue") if found not in public]
     held = {(rule.kind, rule.name) for rule in INSIDE}
@@ -194,7 +194,7 @@ async def test_operations_on_buckets(world: World):
 
 
 async def test_no_role_can_create_objects(admin):
-    """Check the right to create objects; without it, USAGE of a type is useless."""
+    """Check the privilege to create objects; without it, USAGE of a type is useless."""
     for schema in ("public", "picture_queue"):
         for role in _DATABASE_ROLES:
             assert not await admin.fetchval(

@@ -52,7 +52,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "drop_messages": 0,
     },
 }  # fmt: skip
-#: Method and path; `{}` is replaced by a malformed segment. "simulator:" marks the simulator's.
+#: Method and path; `{}` is replaced by a malformed segment. "simulator:" marks its routes.
 ROUTES = [
     tuple(line.split())
     for line in """

@@ -206,7 +206,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "local stop": [["--data-dir", f"/none/{HOSTILE}"]],
     "local reset": [["--data-dir", f"/none/{HOSTILE}"], ["--data-dir", f"/none/{HOSTILE}", "-y"]],
 }
-#: This command starts a stack of its own and shows only its own objects.
+#: This command starts its own stack and shows only its own objects.
 SHOWS_NOTHING_STORED = {"demo"}
 
 

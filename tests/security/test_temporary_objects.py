@@ -33,7 +33,7 @@ begin
 end $$;
 """
 
-#: Each object is made in a block of its own, because Postgres refuses some of them.
+#: Each object is made in its own block, because Postgres refuses some of them.
 _MAKE = """
 do $do$
 declare

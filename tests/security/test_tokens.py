@@ -63,7 +63,7 @@ BAD: dict[str, Callable[[World, str], str]] = {
     "expired": lambda w, s: _signed(_claims(w, exp=int(time.time()) - 60), s),
     "not yet valid": lambda w, s: _signed(_claims(w, nbf=int(time.time()) + 3600), s),
     "a role of the database": lambda w, s: _signed(_claims(w, role="postgres"), s),
-    "a role that is no text": lambda w, s: _signed(_claims(w, role=["service_role"]), s),
+    "a role that is not a text": lambda w, s: _signed(_claims(w, role=["service_role"]), s),
     "no token": lambda w, s: "nonsense",
 }
 

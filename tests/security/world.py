@@ -190,7 +190,7 @@ async def _add_jobs(world: World) -> None:
             idempotency_key=f"{SECRET}-{name}",
             priority=int(name == "pending"),
         )
-    # The job has no owner, so its events go to a topic of its own.
+    # The job has no owner, so it has its own topic for events.
     world.ids["ownerless"] = await world.do(
         "service", "enqueue_job", job_type=world.job_type, queue=world.queue
     )

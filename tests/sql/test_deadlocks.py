@@ -1,4 +1,4 @@
-"""Deadlocks: two transactions make the same calls in opposite order, and one is told to retry."""
+"""Deadlocks: two transactions make the same calls in opposite order, and one fails as busy."""
 
 import asyncio
 from uuid import UUID, uuid4

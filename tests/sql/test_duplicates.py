@@ -173,7 +173,7 @@ async def test_payloads_that_are_equal_as_jsonb_are_duplicates(db, one, other, b
     ("one", "other"),
     [('{"n": "1.0"}', '{"n": "1.00"}'), ('{"n": 10}', '{"n": 1}'), ('{"n": 1}', '{"n": "1"}')],
 )
-async def test_payloads_that_differ_as_jsonb_are_no_duplicates(db, one, other):
+async def test_payloads_that_differ_as_jsonb_are_not_duplicates(db, one, other):
     sql = "select enqueue_job('a', $1::text::jsonb, queue => $2, options => '{\"unique\": {}}')"
     assert await db.value(sql, one, db.queue) != await db.value(sql, other, db.queue)
 

@@ -105,7 +105,7 @@ async def test_ten_thousand_jobs_in_one_call(db):
 async def test_the_error_for_an_invalid_job_names_it(db, job, detail):
     refused = await db.refusal("select enqueue_jobs($1)", [job])
     assert (refused.sqlstate, refused.detail) == ("PT400", detail)
-    assert refused.message == "PQ_INVALID_ARGUMENT: an argument is not acceptable"
+    assert refused.message == "PQ_INVALID_ARGUMENT: an argument is invalid"
 
 
 @pytest.mark.parametrize("jobs", [{}, "x", 1, None])

@@ -1,4 +1,4 @@
-"""Enqueues that conflict with open transactions wait two seconds at most, then raise PQ_BUSY."""
+"""Tests of enqueues that conflict with open transactions: after two seconds they fail as busy."""
 
 import asyncio
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""explain_jobs: each reason why a job does not move, their order, and their visibility."""
+"""explain_jobs: each reason why a job does not run, their order, and their visibility."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -116,7 +116,7 @@ async def test_a_paused_queue_has_its_end_and_reason(db):
     assert (await explain_one(db, job))["until"] is None, "until it is resumed"
 
 
-async def test_a_draining_queue_is_no_reason(db):
+async def test_a_draining_queue_is_not_a_reason(db):
     job = await db.enqueue()
     await db.value("select drain_queue($1)", db.queue)
     assert reasons(await explain_one(db, job)) == ["waiting_for_worker"]
@@ -386,7 +386,7 @@ async def test_a_user_sees_no_workers_errors_or_other_users(db):
 
 
 async def test_explaining_reads_only_indexes(db):
-    """Explain 1,000 jobs beside 20,000 others, without sequential scans of any table."""
+    """Explain 1,000 of 21,000 jobs, without sequential scans of any table."""
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 20000)""",

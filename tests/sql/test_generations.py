@@ -9,7 +9,7 @@ START = "select start_generation($1, $2, $3, $4)"
 
 
 async def claimed_generation(db, user_id=None):
-    """Start a generation in a queue of its own and claim its job."""
+    """Start a generation in a separate queue and claim its job."""
     await db.value(
         "select register_worker('w1', array[$1], $2)",
         db.queue,
@@ -88,7 +88,7 @@ async def test_a_generation_id_of_another_user_is_refused(db):
         ({"output_format": "bmp"}, 'input.output_format is "bmp" and is not one of webp, jpg, png'),
         ({"nope": 1}, "input.nope is 1 and is not an input of " + MODEL),
         ({"seed": None}, "input.seed is null and is not a whole number"),
-        ({"prompt": "x"}, "input.prompt is not permitted, prompt is an argument of its own"),
+        ({"prompt": "x"}, "input.prompt is not permitted, prompt is a separate argument"),
         ([], "input is not an object"),
     ],
 )

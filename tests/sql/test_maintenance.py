@@ -1,4 +1,4 @@
-"""Maintenance: its lease, its behaviour beside open transactions, and steps that fail."""
+"""Maintenance: its lease, its behaviour during open transactions, and steps that fail."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from tests.sql.conftest import Database, transaction
 
-#: The housekeeping of each minute, which runs in a call of its own.
+#: The housekeeping of each minute, which runs in its own call.
 HOUSEKEEPING = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
 #: The lease is free, and the next housekeeping is due in the next minute.
 FREE = """update picture_queue.maintenance
@@ -292,7 +292,7 @@ async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(two):
         "lock table picture_queue.depth in share mode",
     ],
 )
-async def test_steps_continue_beside_an_open_transaction(two, open_transaction):
+async def test_steps_continue_during_an_open_transaction(two, open_transaction):
     one, other = two
     await one.execute("select set_limit('sql-open', 2)")
     await one.execute("select enqueue_job('t', queue => 'held')")

@@ -265,7 +265,7 @@ async def test_desired_workers_refuses_an_unknown_queue(db):
 
 
 async def test_counts_do_not_scan_the_jobs(db):
-    """Count beside 50,000 finished jobs, without reading their pages."""
+    """Count jobs among 50,000 finished ones, without reading their pages."""
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 50000)""",

@@ -13,7 +13,7 @@ CHECKS = {
     "realtime in SQL",
     "storage",
     "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "pruning",
-    "rights", "exposure",
+    "privileges", "exposure",
     "failed steps", "maintenance", "pg_cron", "settings", "postgres", "clock",
 }  # fmt: skip
 
@@ -44,7 +44,7 @@ async def test_a_healthy_queue_has_a_finding_for_each_check(db):
         assert finding.keys() == {"check", "verdict", "detail", "remedy"}
         assert finding["verdict"] in ("ok", "warn", "bad")
         assert (finding["remedy"] is None) == (finding["verdict"] == "ok"), finding
-    for check in ("indexes", "orphans", "counts", "rights", "settings", "postgres", "clock"):
+    for check in ("indexes", "orphans", "counts", "privileges", "settings", "postgres", "clock"):
         assert await problems(db, check, client_time=datetime.now(UTC)) == []
     assert await problems(db, "maintenance") == []
 
@@ -95,7 +95,7 @@ async def test_every_missing_index_is_found_and_created_again(db):
         await db.run(f"drop index public.{name}")
     findings = await problems(db, "indexes", "is missing")
     assert len(findings) == len(before) - 1
-    assert await problems(db, "jobs", "not looked at while an index is missing")
+    assert await problems(db, "jobs", "not checked while an index is missing")
     for finding in findings:
         await db.run(finding["remedy"])
     assert {r["indexname"]: r["indexdef"] for r in await db.rows(indexes)} == before
@@ -202,7 +202,7 @@ async def test_a_job_that_waits_for_a_deleted_parent_is_released(db):
         "maintenance will release the child, because a follow-up records the deletion"
     )
     await db.run("delete from picture_queue.follow_up where subject = $1", child)
-    await expect_cured(db, "orphans", "dependencies on a job that is gone")
+    await expect_cured(db, "orphans", "dependencies on a missing or finished job")
     assert (await db.job(child))["hold"] is None
 
 
@@ -247,7 +247,7 @@ async def test_a_batch_with_wrong_counts_is_recounted(db):
     await db.report(job, "completed")
     assert await problems(db, "orphans", "batches") == []
     await db.run("update picture_queue.batch set completed = 0 where id = $1", batch)
-    await expect_cured(db, "orphans", "1 open batches whose counts do not fit")
+    await expect_cured(db, "orphans", "1 open batches whose counts do not match")
     assert (await db.value("select get_batch($1)", batch))["completed"] == 1
 
 
@@ -260,7 +260,7 @@ async def test_wrong_counts_of_a_queue_are_corrected(db):
         "delete from job_queue where id = (select id from job_queue where queue = $1 limit 1)",
         db.queue,
     )
-    await expect_cured(db, "counts", "are counted as pending")
+    await expect_cured(db, "counts", "the count of pending jobs is")
     rows = await db.value("select queue_counts()")
     assert next(row["pending"] for row in rows if row["queue"] == db.queue) == 1
 
@@ -309,9 +309,9 @@ async def test_expired_leases_are_found_and_swept(db):
     await db.maintain()  # Sweep the leases that other tests left behind.
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
-    assert await problems(db, "overdue jobs", "have a lease that ended") == []
+    assert await problems(db, "overdue jobs", "have a lease that expired") == []
     await db.pass_time(120, maintained=False)
-    await expect_cured(db, "overdue jobs", "have a lease that ended")
+    await expect_cured(db, "overdue jobs", "have a lease that expired")
     assert (await db.job(job["id"]))["status"] == "pending"
 
 
@@ -326,9 +326,9 @@ async def test_a_lease_that_was_extended_while_its_job_was_locked_is_not_overdue
         job["lease_id"],
     )
     await db.pass_time(120)
-    assert await problems(db, "overdue jobs", "have a lease that ended") == []
+    assert await problems(db, "overdue jobs", "have a lease that expired") == []
     await db.pass_time(120, maintained=False)
-    await expect_cured(db, "overdue jobs", "have a lease that ended")
+    await expect_cured(db, "overdue jobs", "have a lease that expired")
 
 
 async def test_due_jobs_are_found_and_promoted(db):
@@ -352,7 +352,7 @@ async def test_failed_steps_are_reported_with_their_error(db):
     (finding,) = await problems(db, "failed steps", f"promoting job {job} failed 1 times since")
     assert finding["verdict"] == "bad"
     assert finding["detail"].endswith("not on my watch")
-    assert "trigger or constraint of yours on public.job_queue" in finding["remedy"]
+    assert "your own triggers and constraints on public.job_queue" in finding["remedy"]
     await db.run("drop trigger trap on public.job_queue")
     await db.pass_time(3)
     assert await problems(db, "failed steps") == []
@@ -360,15 +360,15 @@ async def test_failed_steps_are_reported_with_their_error(db):
 
 async def test_a_table_without_row_level_security_is_found(db):
     await db.run("alter table picture_queue.batch disable row level security")
-    await expect_cured(db, "rights", "table picture_queue.batch has no row level security")
+    await expect_cured(db, "privileges", "table picture_queue.batch has no row level security")
     await db.run("alter table public.job_queue disable row level security")
-    await expect_cured(db, "rights", "job_queue has no row level security")
+    await expect_cured(db, "privileges", "job_queue has no row level security")
 
 
 async def test_a_partition_without_row_level_security_is_found(db):
     await db.value("select picture_queue._archive_partition('2031-05-05')")
     await db.run("alter table picture_queue.archive_2031_05 disable row level security")
-    await expect_cured(db, "rights", "archive_2031_05 has no row level security")
+    await expect_cured(db, "privileges", "archive_2031_05 has no row level security")
 
 
 @pytest.mark.parametrize(
@@ -403,9 +403,9 @@ async def test_a_partition_without_row_level_security_is_found(db):
     ],
 )
 async def test_missing_and_excess_privileges_are_found(db, broken, text):
-    assert await problems(db, "rights") == []
+    assert await problems(db, "privileges") == []
     await db.run(broken)
-    await expect_cured(db, "rights", text)
+    await expect_cured(db, "privileges", text)
 
 
 async def test_the_doctor_knows_every_public_function(db):

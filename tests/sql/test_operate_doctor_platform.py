@@ -20,7 +20,7 @@ async def finding(db, check):
         (
             "realtime in SQL",
             "alter table realtime.messages disable row level security",
-            "everybody can read",
+            "every user can read",
         ),
         (
             "realtime in SQL",
@@ -40,7 +40,7 @@ async def finding(db, check):
         (
             "realtime in SQL",
             "alter publication supabase_realtime add table public.job_queue, public.images",
-            "sends every change of images, job_queue as well",
+            "also sends every change of images, job_queue",
         ),
     ],
 )
@@ -144,15 +144,15 @@ OPEN_BUCKETS = (
         (
             "alter function public.list_models() set search_path = ''",
             "bad",
-            'list_models() finds types and tables of its caller: its search_path is ""',
+            'list_models() can use types and tables of its caller: its search_path is ""',
         ),
         (
             "alter function picture_queue._caller_id() reset search_path",
             "bad",
-            "_caller_id() finds types and tables of its caller: its search_path is not set",
+            "_caller_id() can use types and tables of its caller: its search_path is not set",
         ),
-        ("grant service_role to authenticated", "bad", "authenticated has the rights of serv"),
-        ("alter role authenticated bypassrls", "bad", "authenticated passes row level security"),
+        ("grant service_role to authenticated", "bad", "authenticated has the privileges of serv"),
+        ("alter role authenticated bypassrls", "bad", "authenticated bypasses row level security"),
         (OPEN_POLICY.format("job_queue", "select", "authenticated"), "warn", "policy open on"),
         (OPEN_POLICY.format("images", "all", "public"), "warn", "policy open on public.images"),
         (OPEN_TOPICS.format("select", "using"), "warn", "policy open on realtime.messages is for"),
@@ -169,7 +169,7 @@ OPEN_BUCKETS = (
 async def test_excess_privileges_of_users_are_found(admin_db, broken, verdict, text):
     """Find the privilege, and check that the remedy of the finding removes it."""
     before = await findings(admin_db, "exposure")
-    assert all("one user may have any" in found["detail"] for found in before if found["remedy"])
+    assert all("a user can have any" in found["detail"] for found in before if found["remedy"])
     await admin_db.run(broken)
     (found,) = (f for f in await findings(admin_db, "exposure") if text in f["detail"])
     assert found["verdict"] == verdict
@@ -191,7 +191,7 @@ async def test_policies_of_other_topics_buckets_and_roles_are_accepted(admin_db)
 
 async def test_a_missing_limit_of_jobs_per_user_is_found(db):
     await db.run("delete from public.generations where user_id is not null")
-    text = "one user may have any number of jobs running"
+    text = "a user can have any number of running jobs"
     assert not any(text == f["detail"] for f in await findings(db, "exposure"))
     await db.run(
         """insert into public.generations (user_id, job_id, model_id, prompt)

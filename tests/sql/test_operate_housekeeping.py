@@ -389,7 +389,9 @@ async def test_a_detached_partition_of_the_archive_does_not_stop_pruning(db):
     await maintain(db)
     assert len(await archived(db)) == 2
     findings = await db.findings("pruning")
-    assert f"picture_queue.{name} is no partition of the archive" in {f["detail"] for f in findings}
+    assert f"picture_queue.{name} is not a partition of the archive" in {
+        f["detail"] for f in findings
+    }
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ async def scans_beside(db, table, sql, *args):
 
 
 async def test_a_report_reads_the_children_of_its_jobs(many):
-    """Report beside 5,000 children of other jobs."""
+    """Report an outcome while 5,000 children of other jobs exist."""
     await many.run(FAMILIES, many.queue)
     parent = await many.enqueue(priority=100)
     for _ in range(3):
@@ -217,7 +217,7 @@ async def test_a_report_reads_the_children_of_its_jobs(many):
 
 
 async def test_a_report_reads_the_changes_of_its_batch(many):
-    """Report beside 5,000 uncounted changes of other batches."""
+    """Report an outcome while 5,000 changes of other batches are not counted."""
     await many.run(
         "insert into picture_queue.follow_up (kind, subject, data) "
         "select 'batch', gen_random_uuid(), '{}' from generate_series(1, 5000)"
@@ -234,7 +234,7 @@ async def test_a_report_reads_the_changes_of_its_batch(many):
 
 
 async def test_maintenance_reads_the_dependents_it_resolves(many):
-    """Resolve 200 children of one parent in two rounds, beside 5,000 children of others."""
+    """Resolve 200 children of one parent in two rounds, among 5,000 children of others."""
     await many.run(FAMILIES, many.queue)
     parent = await many.enqueue(priority=100)
     child = {

@@ -162,7 +162,7 @@ async def test_a_parked_job_has_no_lease_and_uses_up_no_attempt(db):
     await db.report(job, "parked", delay_seconds=60)
     row = await db.job(job["id"])
     assert (row["status"], row["hold"], row["lease_expires_at"]) == ("processing", "parked", None)
-    await db.pass_time(30)  # This is far beyond the lease, but a parked job is not swept.
+    await db.pass_time(30)  # The lease would have expired, but a parked job is not swept.
     assert await db.claim() == []
     assert (await db.job(job["id"]))["hold"] == "parked"
     await db.pass_time(31)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.databases import connect
 
-#: A call of each function. Each uses rows of its own, so that no call waits for another one.
+#: A call of each function. Each uses its own rows, so that no call waits for another one.
 CALLS = {
     "begin_prediction": "begin_prediction('{job}', '{lease}')",
     "cancel_generation": "cancel_generation('{generation}')",

@@ -95,7 +95,7 @@ async def test_every_way_to_enqueue_reports_the_same_error(db, call, rule):
     refused = await db.refusal(f"select {ENQUEUES[call]}")
     assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT409", "PQ_CONFLICT")
     assert "not on my watch" in refused.detail or '"mine"' in refused.detail
-    assert "trigger or constraint of yours" in refused.hint
+    assert "your own triggers and constraints" in refused.hint
 
 
 async def test_a_simple_job_takes_the_fast_path_without_user_triggers(db):

@@ -234,7 +234,7 @@ async def test_the_size_of_a_generations_input_is_limited(db):
     )
     assert (
         refused.detail
-        == "input has 1000023 bytes, the limit is 65536: pass addresses of files, not the files"
+        == "input has 1000023 bytes, the limit is 65536: pass the URLs of files, not the files"
     )
     refused = await db.refusal(START, {"seed": 2**63})
     assert refused.detail == "input.seed is 9223372036854775808 and is beyond 64 bits"

@@ -198,28 +198,26 @@ def test_every_command_in_the_translation_table_exists() -> None:
         (
             ["enqueue"],
             errors.InvalidArgument(
-                "An argument is not acceptable",
+                "An argument is invalid",
                 detail="options.timeout_seconds is 0.0, not 0.001 to 31536000",
-                hint="Names are letters, digits and _ . -",
+                hint="Names consist of letters, digits and _ . -",
             ),
             "--timeout is 0.0, not 0.001 to 31536000.",
         ),
         (
             ["enqueue"],
-            errors.InvalidArgument("An argument is not acceptable", detail='queue is "a b"'),
+            errors.InvalidArgument("An argument is invalid", detail='queue is "a b"'),
             '--queue is "a b".',
         ),
         (
             ["batches", "enqueue"],
-            errors.InvalidArgument(
-                "An argument is not acceptable", detail="jobs[3]: job_type is null"
-            ),
+            errors.InvalidArgument("An argument is invalid", detail="jobs[3]: job_type is null"),
             "Item 4 of the list: job_type is null.",
         ),
         (
             ["batches", "enqueue"],
             errors.InvalidArgument(
-                "An argument is not acceptable", detail="callback: job_type is missing"
+                "An argument is invalid", detail="callback: job_type is missing"
             ),
             "--callback: job_type is missing.",
         ),
@@ -231,9 +229,11 @@ def test_every_command_in_the_translation_table_exists() -> None:
         (
             ["queues", "pause"],
             errors.QueueNotFound(
-                "No such queue", detail="queue is 'x'", hint="list_queues() has those there are"
+                "No such queue",
+                detail="queue is 'x'",
+                hint="list_queues() shows the existing queues",
             ),
-            "No such queue: QUEUE is 'x'. `picture-queue queues list` has those there are.",
+            "No such queue: QUEUE is 'x'. `picture-queue queues list` shows the existing queues.",
         ),
         (
             ["jobs", "list"],

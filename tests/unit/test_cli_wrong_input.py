@@ -112,9 +112,9 @@ def expect_error(done: Result, code: int, *expected: str) -> None:
         (
             ("schedules", "set", "x", "y", "--cron", "@daily", "--every", "1m"),
             2,
-            ("one of --cron and --every",),
+            ("either --cron or --every",),
         ),
-        (("schedules", "set", "x", "y"), 2, ("one of --cron and --every",)),
+        (("schedules", "set", "x", "y"), 2, ("either --cron or --every",)),
         # Blank names.
         (("limits", "pause", ""), 2, ("KEY: '' is blank",)),
         (("limits", "delete", "\u00a0"), 2, ("KEY", "is blank")),

@@ -153,7 +153,7 @@ def test_a_collection_error_fails_the_run(run):
     assert not was_rerun(lines)
 
 
-def test_a_collection_error_fails_the_run_beside_a_flaky_test(run):
+def test_a_collection_error_fails_the_run_despite_a_flaky_test(run):
     code, lines = run(
         "--continue-on-collection-errors", test_a=FLAKY, test_b="import nothing_of_that_name\n"
     )
@@ -167,7 +167,7 @@ def test_a_crashed_worker_fails_the_run(run):
     assert not was_rerun(lines)
 
 
-def test_insufficient_coverage_fails_the_run_beside_a_flaky_test(run):
+def test_insufficient_coverage_fails_the_run_despite_a_flaky_test(run):
     code, lines = run(
         *("-p", "pytest_cov", "--cov=unused"),
         "--cov-fail-under=90",

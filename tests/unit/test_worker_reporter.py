@@ -153,7 +153,7 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, project)
     locked = {jobs[0].key, jobs[3].key}
     free = {job.id for job in jobs if job.key not in locked}
     assert {job_id for job_id, _ in await harness.reported(3)} == free
-    # Each outcome is written in a call of its own, while those of locked jobs are repeated.
+    # Each outcome is written in its own call, while those of locked jobs are repeated.
     for _ in range(20):
         job = harness.put()
         assert await harness.reported(1) == [(job.id, "ok")]

@@ -1,4 +1,4 @@
-"""A worker in a process of its own: ``python app.py <queue> <lease seconds>``.
+"""A worker in a separate process: ``python app.py <queue> <lease seconds>``.
 
 The environment names the project. The handler prints a line when it starts and when it stops, so
 that the parent process can wait for these events.

@@ -142,7 +142,7 @@ async def test_a_worker_with_an_anonymous_key_is_refused(stack):
 async def running(
     stack: Any, queue: str, lease: float = 1
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A worker in a process of its own."""
+    """A worker in a separate process."""
     env = {**os.environ, "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(APP), queue, str(lease), env=env, stdout=asyncio.subprocess.PIPE

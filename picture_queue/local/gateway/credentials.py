@@ -109,7 +109,7 @@ class Credentials:
         """Return the caller of a token.
 
         Raises:
-            InvalidToken: It is malformed, forged or expired, or its role is not a role of the API.
+            InvalidToken: The token is malformed, forged or expired, or has no role of the API.
         """
         claims = self.claims(token, leeway=leeway)
         role = claims.get("role", "anon")
@@ -121,7 +121,7 @@ class Credentials:
         """Return a token's claims, whatever its role.
 
         Raises:
-            InvalidToken: It is malformed, forged or expired.
+            InvalidToken: The token is malformed, forged or expired.
         """
         claims = self.signed_claims(token)
         now = time.time()
@@ -138,7 +138,7 @@ class Credentials:
         """Return a token's claims without a check of their values.
 
         Raises:
-            InvalidToken: It is malformed or forged.
+            InvalidToken: The token is malformed or forged.
         """
         return self._decoded(token)
 

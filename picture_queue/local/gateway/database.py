@@ -22,7 +22,7 @@ class Database:
 
     The service's role is not a superuser and owns the tables of the service. Triggers, policies and
     defaults of users run in these sessions. They can reset the role that `act_as` set, and then
-    have the rights of the service's role and no others.
+    have the privileges of the service's role and no others.
 
     Connections are opened when needed and closed after five idle minutes.
     """
@@ -36,7 +36,7 @@ class Database:
 
         Raises:
             OSError: The database cannot be reached.
-            asyncpg.PostgresError: It refuses the connection.
+            asyncpg.PostgresError: Postgres refuses the connection.
         """
         self._pool = await asyncpg.create_pool(
             self._dsn,
@@ -97,7 +97,7 @@ async def one(connection: Connection, query: str, *values: object) -> asyncpg.Re
     """Return the row of a statement that always returns one.
 
     Raises:
-        LookupError: It returned none.
+        LookupError: The statement returned no row.
     """
     row = await connection.fetchrow(query, *values)
     if row is None:

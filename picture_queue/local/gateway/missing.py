@@ -12,7 +12,7 @@ def not_implemented(what: str) -> Response:
     """Return the answer for a missing feature.
 
     Args:
-        what: Its name in the platform's documentation.
+        what: The name of the feature in the platform's documentation.
     """
     # Each client library of Supabase reads other keys of an error body: send them all.
     message = f"The embedded stack has no {what}."

@@ -31,7 +31,7 @@ PREFIX: Final = b"/rest/v1"
 _USER_REQUESTS: Final = 8
 _ACQUIRE_TIMEOUT: Final = 10.0  # seconds; PostgREST waits as long for a connection
 
-#: Bytes of a body. PostgREST reads the whole body before it checks a right.
+#: Bytes of a body. PostgREST reads the whole body before it checks a privilege.
 BODY_LIMIT: Final = 128 * 1024 * 1024
 
 # RFC 9110, section 7.6.1: these headers belong to one connection. `transfer-encoding` is not among
@@ -43,7 +43,7 @@ _HOP_BY_HOP: Final = frozenset(
 # PostgREST needs only the token of the key. SQL could read the key in `request.headers`.
 _NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization", b"apikey"}
 # The bundled PostgREST changes at most `limit` rows, the platform's all that match the filters.
-# The gateway drops `limit`: what deletes one row here must not delete all of them on the platform.
+# The gateway drops `limit`: a call that deletes one row here must not delete all on the platform.
 _CHANGES: Final = frozenset({"PATCH", "DELETE"})
 _LIMITS: Final = frozenset({b"limit", b"offset"})
 _KEY: Final = frozenset({b"apikey"})
@@ -131,7 +131,7 @@ class RestProxy:
             await _RestJson(body | {"message": str(error)}, 413)(scope, receive, send)
         except (UpstreamError, TimeoutError) as error:
             if started:
-                raise  # the head is sent: only a broken connection can tell the client
+                raise  # the head is sent: only a broken connection informs the client
             await _unavailable(error)(scope, receive, send)
 
 

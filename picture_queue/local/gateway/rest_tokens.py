@@ -20,11 +20,11 @@ _NOT_FOUND: Final = "No suitable key was found to decode the JWT"
 
 @dataclass(eq=False)
 class RefusedToken(Exception):
-    """A token that PostgREST does not take.
+    """A token that PostgREST does not accept.
 
     Args:
-        message: For the user.
-        details: More of it.
+        message: The message for the user.
+        details: The details of the error.
         code: ``PGRST301`` for the token, ``PGRST303`` for its claims.
     """
 

@@ -42,7 +42,7 @@ begin
 end
 $$;
 
--- Revokes what an older version let `postgres` grant. Most of these rights lead to those of the
+-- Revokes what an older version let `postgres` grant. Most of these privileges lead to those of the
 -- operating system's user that runs the server; before Postgres 16 CREATEROLE does too, on a role that
 -- `postgres` made when it had CREATEROLE. pg_read_all_data shows the stored passwords.
 do $$

@@ -29,8 +29,8 @@ async def json_object(request: Request) -> dict[str, Any]:
     """Return the body.
 
     Raises:
-        HTTPException: It is not a JSON object.
-        BodyTooLarge: It is larger than 1 MiB.
+        HTTPException: The body is not a JSON object.
+        BodyTooLarge: The body is larger than 1 MiB.
     """
     try:
         body = json_body.parse(await json_body.receive(request))
@@ -45,7 +45,7 @@ def moment(request: Request, name: str) -> float | None:
     """Return a time of the query as unix time; None without one.
 
     Raises:
-        HTTPException: It is not a date and time with a time zone.
+        HTTPException: The value is not a date and time with a time zone.
     """
     text = request.query_params.get(name)
     if text is None:
@@ -60,7 +60,7 @@ def cancel_after(request: Request) -> float | None:
     """Return the header ``Cancel-After`` in seconds; None without one.
 
     Raises:
-        HTTPException: It is not a duration, or below 5 seconds.
+        HTTPException: The value is not a duration, or is below 5 seconds.
     """
     text = request.headers.get("cancel-after")
     if text is None:

@@ -39,7 +39,7 @@ from picture_queue.providers.replicate.prediction import Prediction
 logger = Log(__name__)
 
 BASE_URL = "https://api.replicate.com/v1"
-#: The timeouts of the official Python client, seconds. No call here asks the server to wait.
+#: The timeouts of the official Python client, in seconds. No call here asks the server to wait.
 TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=10.0)
 
 #: Errors that httpx raises only before it has sent a request.
@@ -71,8 +71,8 @@ class RetryPolicy:
         max_attempts: Maximum number of requests.
         first_wait: Seconds before the second request. Each following wait is twice as long. Jitter
             is added.
-        max_wait: Longest wait before a request, seconds.
-        retry_timeout: Longest time from the first request to the start of the last one, seconds. If
+        max_wait: Maximum seconds to wait before a request.
+        retry_timeout: Maximum seconds from the first request to the start of the last one. If
             a ``Retry-After`` exceeds it, the error is raised at once, with its ``retry_after``.
     """
 
@@ -165,7 +165,7 @@ class ReplicateClient:
             version: Version hash of a community model; None for an official model, which can only
                 be called through its own endpoint.
             cancel_after: Seconds from its creation after which Replicate stops the prediction, at
-                least 5. This bounds the cost of a prediction that nobody finds again.
+                least 5. This bounds the cost of a prediction that is never found again.
 
         Raises:
             OutcomeUnknown: The answer was lost; a prediction may exist.

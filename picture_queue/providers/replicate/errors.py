@@ -17,7 +17,7 @@ ReplicateError
 │   ├── Interrupted      Replicate lost the machine, was too busy, or had another fault
 │   ├── Misconfigured    the request was built incorrectly
 │   ├── DeadlinePassed   the prediction did not end before its deadline
-│   └── StoppedOutside   somebody else cancelled the prediction at Replicate
+│   └── StoppedOutside   the prediction was cancelled outside of picture-queue
 └── OutputError          the prediction succeeded, but its pictures cannot be downloaded
     ├── OutputExpired    Replicate deletes the output after an hour
     └── OutputRefused    unknown host, too large, or not a picture
@@ -34,7 +34,7 @@ from typing import Any
 from picture_queue._retry_after import parse_retry_after
 from picture_queue.errors import PictureQueueError
 
-#: Longest wait that a server can request, seconds.
+#: Maximum wait that a server can request, in seconds.
 MAX_RETRY_AFTER = 300.0
 
 

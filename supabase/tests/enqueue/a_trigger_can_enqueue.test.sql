@@ -10,7 +10,7 @@ end
 $$;
 create trigger enqueue_order after insert on orders for each row execute function enqueue_order();
 insert into orders values (7);
-select is((select payload ->> 'order' from job_queue where queue = 'q'), '7', 'the row made a job');
+select is((select payload ->> 'order' from job_queue where queue = 'q'), '7', 'the insert enqueued a job');
 
 select * from finish();
 rollback;

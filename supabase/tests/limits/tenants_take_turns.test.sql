@@ -7,11 +7,11 @@ select enqueue_jobs((select jsonb_agg('{"job_type": "t", "queue": "q", "payload"
 create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 11))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
-select is((select count(*) from claimed where payload ? 'b'), 5::bigint, 'the second tenant does not wait for a hundred');
+select is((select count(*) from claimed where payload ? 'b'), 5::bigint, 'the second tenant does not wait for 100 jobs of the first');
 create temp table rest as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 10))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
-select is((select count(*) from rest), 10::bigint, 'and the first goes on');
+select is((select count(*) from rest), 10::bigint, 'the first tenant gets the next jobs');
 
 select * from finish();
 rollback;

@@ -13,7 +13,7 @@ create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid);
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id) || '{"outcome": "snoozed", "delay_seconds": 0}')) from claimed;
-select is((select paused_until from picture_queue.queue where name = 'q'), null, 'a snooze is none');
+select is((select paused_until from picture_queue.queue where name = 'q'), null, 'a snooze does not count as a failure');
 
 select * from finish();
 rollback;

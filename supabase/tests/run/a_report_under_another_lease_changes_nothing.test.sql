@@ -7,12 +7,12 @@ values ('00000000-0000-0000-0000-00000000000a', 't', 'processing', 1, '00000000-
 
 select is(
   report_jobs('[{"job_id": "00000000-0000-0000-0000-00000000000a", "lease_id": "00000000-0000-0000-0000-000000000002",
-    "outcome": "completed"}]') #>> '{outcomes,0,outcome}', 'stale', 'another lease is stale');
+    "outcome": "completed"}]') #>> '{outcomes,0,outcome}', 'stale', 'a report under another lease is stale');
 select is(
-  (select status from public.job_queue where id = '00000000-0000-0000-0000-00000000000a'), 'processing', 'the job runs on');
+  (select status from public.job_queue where id = '00000000-0000-0000-0000-00000000000a'), 'processing', 'the job still runs');
 select is(
   report_jobs('[{"job_id": "00000000-0000-0000-0000-00000000000a", "lease_id": "00000000-0000-0000-0000-000000000001",
-    "outcome": "completed"}]') #>> '{outcomes,0,outcome}', 'ok', 'its own lease ends it');
+    "outcome": "completed"}]') #>> '{outcomes,0,outcome}', 'ok', 'a report under the current lease is accepted');
 
 select * from finish();
 rollback;

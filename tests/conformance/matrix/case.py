@@ -44,7 +44,7 @@ NO_JOB = refused("PQ_UNKNOWN_JOB")
 MISSING = Refusal("PGRST202", 404)
 NOT_A_VALUE = Refusal("22P02", 400)
 NOT_A_TIME = Refusal("22007", 400)
-#: The right to execute is missing: 401 without a signed-in user.
+#: The privilege to execute is missing: 401 without a signed-in user.
 ANONYMOUS = Refusal("42501", 401)
 FORBIDDEN = Refusal("42501", 403)
 #: These errors occur before the function looks for rows, so that no setup is needed.

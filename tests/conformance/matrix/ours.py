@@ -17,7 +17,7 @@ from tests.conformance.matrix.interfaces import Interface, run_concurrently
 from tests.conformance.matrix.methods import method_of
 from tests.conformance.matrix.project import Project
 
-SERVICE_ONLY = "direct connections have the rights of the service role only"
+SERVICE_ONLY = "direct connections have the privileges of the service role only"
 
 
 class _Ours:

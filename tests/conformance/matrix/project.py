@@ -136,7 +136,7 @@ class Calls:
             self._signatures = {row["name"]: row for row in found}
 
     def make(self, function: str, args: dict[str, Any]) -> Any:
-        """Make a call and returns its answer.
+        """Make a call and return its answer.
 
         Raises:
             Refused: The call was refused.
@@ -156,7 +156,7 @@ class Calls:
 
     def forget(self) -> None:
         """Delete all other rows with names of cases, including queues and tenants, for which there
-        is no function: lists of them would become slower with each interface."""
+        is not a function: lists of them would become slower with each interface."""
         if self._database is None:
             return
         for table, column in _NAMED.items():

@@ -1,4 +1,4 @@
-"""Eight clients that make calls at the same time, on a queue of their own."""
+"""Eight clients that make calls at the same time, on their own queue."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ class Refusal(NamedTuple):
 
 
 class Client:
-    """A connection whose calls are transactions of their own.
+    """A connection whose calls are separate transactions.
 
     A call returns a refusal as a `Refusal`. A deadlock fails the test, and so does PQ_BUSY, which
     the functions raise in place of a deadlock. A claim may raise PQ_BUSY once: it skips locked

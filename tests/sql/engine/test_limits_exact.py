@@ -51,7 +51,7 @@ async def test_no_more_jobs_than_the_limit_run_at_once(db, key_kind):
     assert done == ids
 
 
-async def test_each_key_of_a_kind_has_a_limit_of_its_own(db):
+async def test_each_key_of_a_kind_has_its_own_limit(db):
     await limit(db, "k:*", 1)
     await limit(db, "k:2", 2)
     for key in ("k:1", "k:2", "k:3"):

@@ -1,4 +1,4 @@
-"""A database of its own for each test, copied from a template with the schema installed."""
+"""A separate database for each test, copied from a template with the schema installed."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

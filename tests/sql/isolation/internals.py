@@ -60,7 +60,7 @@ async def insert_generation(connection: Connection, job_id: str, prompt: str) ->
 
 
 async def lock_rows(connection: Connection, table: str, where: str, *args: Any) -> int:
-    """Lock rows of a table of ours until the transaction ends; return how many."""
+    """Lock rows of one of our tables until the transaction ends; return their number."""
     rows = await connection.fetch(
         f"select from picture_queue.{table} where {where} for update", *args
     )
@@ -87,7 +87,7 @@ async def failed_steps(connection: Connection) -> list[dict[str, Any]]:
 
 
 async def function_text(connection: Connection, name: str) -> str:
-    """Return the definition of a function of ours."""
+    """Return the definition of one of our functions."""
     return await connection.fetchval(
         "select pg_get_functiondef(p.oid) from pg_proc p "
         "where p.pronamespace in ('picture_queue'::regnamespace, 'public'::regnamespace) "

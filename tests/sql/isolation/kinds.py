@@ -158,7 +158,7 @@ def spoil_payloads(payload: str) -> Step:
 
 
 def check_validator(payload: str, *words: str) -> Step:
-    """Check that an error names such a job and the reason, when a valid one is beside it."""
+    """Check that an error names an invalid job and the reason, in a call with a valid job."""
 
     async def check(world: World) -> None:
         await world.provoke()

@@ -1,4 +1,4 @@
-"""Many locked rows, or rows whose update raises an error, beside the calls of others."""
+"""Many locked rows, or rows whose update raises an error, during other calls."""
 
 from typing import Any
 

@@ -426,7 +426,7 @@ async def test_a_job_whose_start_was_confirmed_loses_its_attempt(world, confirm)
     assert (await get(world, job))["attempt"] == 1
 
 
-async def test_a_start_confirmed_beside_a_locked_row_counts(world):
+async def test_a_start_confirmed_while_the_row_is_locked_counts(world):
     job = await world.enqueue(TYPE, {})
     (claimed,) = await world.call(UNCONFIRMED, [QUEUE], [TYPE])
     holder = await world.hold("select from job_queue for update")

@@ -66,7 +66,7 @@ MUTATIONS = (
              also=("lock_timeout TO '10ms'", "lock_timeout TO '0'")),
     Mutation("heartbeats are not made again lease by lease", "heartbeat_jobs", CATCHES,
              CATCHES_NOTHING, "trigger on any update", "heartbeat_jobs"),
-    Mutation("a callback that is refused is not noted", "_enqueue_callbacks", CATCHES,
+    Mutation("a refused callback is not recorded", "_enqueue_callbacks", CATCHES,
              CATCHES_NOTHING, "callback with an unknown field", "report_jobs"),
     Mutation("the tick of a schedule catches no error", "_run_due_schedules", CATCHES,
              CATCHES_NOTHING, "failing schedule", "maintain_jobs"),

@@ -1,4 +1,4 @@
-"""Locked rows, many waiting jobs and invalid values, beside the calls of others."""
+"""Locked rows, many waiting jobs and invalid values, during other calls."""
 
 import asyncio
 from typing import Any

@@ -24,7 +24,7 @@ Start = Callable[..., tuple[str, Process]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a worker on a queue of its own, for this test."""
+    """Start a worker on its own queue, for this test."""
     processes: list[Process] = []
 
     def run(env: dict[str, str], mutation: str = "", **settings: Any) -> tuple[str, Process]:

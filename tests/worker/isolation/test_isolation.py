@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.parametrize("transport", TRANSPORTS),
 ]
 
-# The kinds of bad jobs that share one worker, and those that need a worker of their own.
+# The kinds of bad jobs that share one worker, and those that need a separate worker.
 SHARING = [one for one in (*HANDLERS, *HARM, *RESULTS, *ROWS, *SETTINGS) if not one.is_alone]
 SEPARATE = [one for one in (*STUCK, *SETTINGS) if one.is_alone]
 

@@ -57,13 +57,13 @@ class AdminUsers:
         if page < last:
             links.insert(0, f'</admin/users?page={page + 1}&per_page={size}>; rel="next"')
         return JSONResponse(
-            {"users": [bodies.user_json(user) for user in users], "aud": "authenticated"},
+            {"users": [bodies.encode_user(user) for user in users], "aud": "authenticated"},
             headers={"X-Total-Count": str(total), "Link": ", ".join(links)},
         )
 
     async def _create(self, request: Request) -> Response:
         self._check(request)
-        body = await bodies.read(request)
+        body = await bodies.read_object(request)
         missing = _missing(body)
         if missing is not None:
             return missing
@@ -74,25 +74,25 @@ class AdminUsers:
         user_id = _uuid(body["id"]) if body.get("id") else uuid.uuid4()
         given = await _attributes(body)
         user = await self._directory.add(user_id, given)
-        return JSONResponse(bodies.user_json(user))
+        return JSONResponse(bodies.encode_user(user))
 
     async def _get(self, request: Request) -> Response:
         self._check(request)
         user = await self._directory.find(_uuid(request.path_params["user_id"]))
-        return JSONResponse(bodies.user_json(user))
+        return JSONResponse(bodies.encode_user(user))
 
     async def _change(self, request: Request) -> Response:
         self._check(request)
-        user_id, body = _uuid(request.path_params["user_id"]), await bodies.read(request)
+        user_id, body = _uuid(request.path_params["user_id"]), await bodies.read_object(request)
         missing = _missing(body)
         if missing is not None:
             return missing
         user = await self._directory.change(user_id, await _attributes(body, new=False))
-        return JSONResponse(bodies.user_json(user))
+        return JSONResponse(bodies.encode_user(user))
 
     async def _delete(self, request: Request) -> Response:
         self._check(request)
-        body = await bodies.read(request, optional=True)
+        body = await bodies.read_object(request, optional=True)
         if body.get("should_soft_delete"):
             return not_implemented("soft deletion of users")
         await self._directory.remove(_uuid(request.path_params["user_id"]))
@@ -113,20 +113,20 @@ class AdminUsers:
 
 
 async def _attributes(body: dict[str, Any], *, new: bool = True) -> Attributes:
-    app_metadata = bodies.metadata(body, "app_metadata")
+    app_metadata = bodies.parse_metadata(body, "app_metadata")
     if new:
         app_metadata = {"provider": "email", "providers": ["email"]} | app_metadata
     password_hash = None
     if body.get("password"):
-        password_hash = await passwords.hash_password(bodies.password(body))
+        password_hash = await passwords.hash_password(bodies.parse_password(body))
     role = body.get("role")
     return Attributes(
         role=str(role) if role else "authenticated" if new else None,
-        email=bodies.email(body) if body.get("email") else None,
+        email=bodies.parse_email(body) if body.get("email") else None,
         password_hash=password_hash,
         confirmed=body.get("email_confirm") is True,
         app_metadata=app_metadata,
-        user_metadata=bodies.metadata(body, "user_metadata"),
+        user_metadata=bodies.parse_metadata(body, "user_metadata"),
     )
 
 

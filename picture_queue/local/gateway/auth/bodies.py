@@ -15,16 +15,16 @@ _LONGEST_PASSWORD: Final = 72  # bytes, the maximum of bcrypt
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 
 
-async def read(request: Request, *, optional: bool = False) -> dict[str, Any]:
-    """Return the body.
+async def read_object(request: Request, *, optional: bool = False) -> dict[str, Any]:
+    """Read the body of a request as a JSON object.
 
     Args:
         request: The request.
         optional: Whether an empty body counts as an empty object.
 
     Raises:
-        AuthError: It is not a JSON object.
-        BodyTooLarge: It is larger than 1 MiB.
+        AuthError: The body is not a JSON object.
+        BodyTooLarge: The body is larger than 1 MiB.
     """
     text = await json_body.receive(request)
     if optional and not text:
@@ -38,11 +38,11 @@ async def read(request: Request, *, optional: bool = False) -> dict[str, Any]:
     return body
 
 
-def email(body: dict[str, Any]) -> str:
+def parse_email(body: dict[str, Any]) -> str:
     """Return the body's e-mail address, in lower case.
 
     Raises:
-        AuthError: It is not valid.
+        AuthError: The address is not valid.
     """
     address = str(body["email"]).strip().lower()
     if not _EMAIL.fullmatch(address):
@@ -52,11 +52,11 @@ def email(body: dict[str, Any]) -> str:
     return address
 
 
-def password(body: dict[str, Any]) -> str:
+def parse_password(body: dict[str, Any]) -> str:
     """Return the body's new password.
 
     Raises:
-        AuthError: It is missing, too long or too weak.
+        AuthError: The password is missing, too long or too weak.
     """
     given = body.get("password")
     if not isinstance(given, str) or not given:
@@ -77,14 +77,14 @@ def password(body: dict[str, Any]) -> str:
     return given
 
 
-def metadata(body: dict[str, Any], name: str) -> dict[str, Any]:
+def parse_metadata(body: dict[str, Any], name: str) -> dict[str, Any]:
     """Return an object of the body; any other value counts as an empty object."""
     value = body.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def user_json(user: asyncpg.Record) -> dict[str, Any]:
-    """Return the JSON of a row of ``auth.users`` for clients."""
+def encode_user(user: asyncpg.Record) -> dict[str, Any]:
+    """Encode a row of ``auth.users`` as JSON for clients."""
     return {
         "id": str(user["id"]),
         "aud": user["aud"],

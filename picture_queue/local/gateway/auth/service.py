@@ -60,11 +60,11 @@ class AuthService:
         ]
 
     async def _sign_up(self, request: Request) -> Response:
-        body = await bodies.read(request)
+        body = await bodies.read_object(request)
         if "email" not in body:
             return not_implemented("phone sign-up" if "phone" in body else "anonymous sign-in")
-        email, password = bodies.email(body), bodies.password(body)
-        metadata = bodies.metadata(body, "data")
+        email, password = bodies.parse_email(body), bodies.parse_password(body)
+        metadata = bodies.parse_metadata(body, "data")
         digest = await passwords.hash_password(password)
         return self._session(await self._accounts.create(email, digest, metadata))
 
@@ -72,7 +72,7 @@ class AuthService:
         grant = request.query_params.get("grant_type", "")
         if grant not in ("password", "refresh_token"):
             return not_implemented(f"grant type {grant or '(none)'}")
-        body = await bodies.read(request)
+        body = await bodies.read_object(request)
         if grant == "refresh_token":
             token = body.get("refresh_token")
             if not isinstance(token, str) or not token:
@@ -89,17 +89,17 @@ class AuthService:
         return self._session(await self._accounts.sign_in(user))
 
     async def _user(self, request: Request) -> Response:
-        return JSONResponse(bodies.user_json(await self._accounts.current(self._claims(request))))
+        return JSONResponse(bodies.encode_user(await self._accounts.current(self._claims(request))))
 
     async def _change_user(self, request: Request) -> Response:
         claims = self._claims(request)
         user = await self._accounts.current(claims)
-        body = await bodies.read(request)
+        body = await bodies.read_object(request)
         if body.get("phone"):
             return not_implemented("phone numbers")
         digest = None
         if body.get("password") is not None:
-            password = bodies.password(body)
+            password = bodies.parse_password(body)
             if await passwords.matches(password, user["encrypted_password"]):
                 raise AuthError(
                     422,
@@ -109,12 +109,12 @@ class AuthService:
             digest = await passwords.hash_password(password)
         changed = await self._accounts.update(
             user["id"],
-            email=bodies.email(body) if body.get("email") else None,
+            email=bodies.parse_email(body) if body.get("email") else None,
             password_hash=digest,
-            metadata=bodies.metadata(body, "data"),
+            metadata=bodies.parse_metadata(body, "data"),
             session_id=claims.get("session_id"),
         )
-        return JSONResponse(bodies.user_json(changed))
+        return JSONResponse(bodies.encode_user(changed))
 
     async def _sign_out(self, request: Request) -> Response:
         scope = request.query_params.get("scope", "global")
@@ -162,7 +162,7 @@ class AuthService:
 
     def _session(self, session: Session) -> Response:
         now = int(time.time())
-        user = bodies.user_json(session.user)
+        user = bodies.encode_user(session.user)
         claims = {
             "iss": self._issuer,
             "sub": user["id"],

@@ -1,4 +1,4 @@
-"""Rights to read and write private topics, by the policies on ``realtime.messages``.
+"""Privileges to read and write private topics, by the policies on ``realtime.messages``.
 
 The check is that of the Realtime server. In a transaction that is always rolled back, with the
 claims and ``realtime.topic`` set, the caller selects a row of the topic that the server inserted
@@ -15,7 +15,7 @@ _INSERT = "insert into realtime.messages (topic, extension, private) values ($1,
 
 
 class Access:
-    """Checks of rights in the database. Callers decide how long they use a result."""
+    """Checks of privileges in the database. A caller decides how long it caches a result."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -50,7 +50,7 @@ class Channel:
     Args:
         topic: The topic in the protocol, with the prefix.
         config: The options of its join.
-        caller: The caller whose rights it has.
+        caller: The caller whose privileges it has.
         join_ref: The client's reference of the join.
         deliver: Queues a frame for the socket.
         on_expiry: Called when the caller's token expires.
@@ -71,7 +71,7 @@ class Channel:
         return self.topic.removeprefix(frames.PREFIX)
 
     def replace_token(self, caller: Caller) -> None:
-        """Use a new token, whose right to write is not checked yet."""
+        """Use a new token, whose privilege to write is not checked yet."""
         self.caller = caller
         self.may_write = None
         self.start_timer()

@@ -15,7 +15,7 @@ class Subscriber(Protocol):
 
 
 class Hub:
-    """Delivers each message to the channels of its topic.
+    """A distributor of messages to the channels of their topic.
 
     A public and a private topic with the same name are different, as on the platform.
     """
@@ -33,7 +33,7 @@ class Hub:
         self._topics[name, private].add(subscriber)
 
     def remove(self, name: str, private: bool, subscriber: Subscriber) -> None:
-        """Stop deliveries to a subscriber; an unknown one is no error."""
+        """Stop deliveries to a subscriber; ignore an unknown one."""
         subscribers = self._topics.get((name, private))
         if subscribers is None:
             return

@@ -1,4 +1,4 @@
-"""Delivers each committed row of ``realtime.messages`` to the hub."""
+"""Delivery of each committed row of ``realtime.messages`` to the hub."""
 
 import asyncio
 import contextlib

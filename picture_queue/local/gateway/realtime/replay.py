@@ -48,7 +48,7 @@ class ReplayRequest:
         """Parse the value of ``replay``; None without one.
 
         Raises:
-            ValueError: It is not valid.
+            ValueError: The value is not valid.
         """
         if value is None:
             return None

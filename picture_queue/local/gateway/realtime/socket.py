@@ -44,15 +44,15 @@ class Backend:
 
 
 class Socket:
-    """Handles the frames of a client and sends the messages of its channels.
+    """A WebSocket: it handles the frames of the client and sends the messages of its channels.
 
     Frames to the client wait in a bounded queue. If the client does not read, the socket is closed,
     so that it does not delay others.
 
     Args:
         websocket: The accepted WebSocket.
-        key: Token of the API key with which it was opened.
-        version: Version of the protocol.
+        key: The token of the API key with which the client opened it.
+        version: The version of the protocol.
         backend: The parts that all sockets share.
         allows_service_role: Whether its channels may have the role service_role.
     """
@@ -204,7 +204,7 @@ class Socket:
         """Return the caller of a join.
 
         Raises:
-            Refusal: It is refused.
+            Refusal: The join is refused.
         """
         name = topic.removeprefix(frames.PREFIX)
         if not topic.startswith(frames.PREFIX) or not name:
@@ -273,7 +273,7 @@ class Socket:
                     self._backend.access.can_write, channel.caller, channel.name
                 )
             except Refusal:
-                return  # as without the right, send nothing and acknowledge nothing
+                return  # as without the privilege, send nothing and acknowledge nothing
         if channel.config.private and not channel.may_write:
             return
         text = frames.frame(channel.topic, "broadcast", payload)
@@ -293,7 +293,7 @@ class Socket:
     async def _check_right(
         self, check: Callable[[Caller, str], Awaitable[bool]], caller: Caller, name: str
     ) -> bool:
-        """Check a right in the database.
+        """Check a privilege in the database.
 
         Raises:
             Refusal: The database cannot be reached, or a policy failed.
@@ -311,7 +311,7 @@ class Socket:
         self._close(channel, "Token has expired 0 seconds ago")
 
     def _close(self, channel: Channel, message: str) -> None:
-        """Close a channel by the server; clients do not join it again by themselves."""
+        """Close a channel by the server; clients do not join it again."""
         self._remove(channel)
         self.deliver(frames.system_error(channel.topic, message))
         self.deliver(frames.frame(channel.topic, "phx_close", {}, channel.join_ref))

@@ -31,7 +31,7 @@ def read(data: str | bytes) -> dict[str, Any]:
     """Parse a client's frame of either version.
 
     Raises:
-        ValueError: It is not a frame.
+        ValueError: The message is not a frame.
     """
     if isinstance(data, bytes):
         return _read_broadcast(data)

@@ -23,7 +23,7 @@ async def read_object(request: Request, *required: str) -> dict[str, Any]:
     """Return the body as a JSON object with these keys.
 
     Raises:
-        StorageError: It is not an object, or a key is missing.
+        StorageError: The body is not an object, or a key is missing.
     """
     body = await read_optional(request)
     if not isinstance(body, dict):
@@ -38,7 +38,7 @@ async def read_optional(request: Request) -> object:
     """Return the JSON body; None for another content type.
 
     Raises:
-        StorageError: It is not valid JSON, or too large.
+        StorageError: The body is not valid JSON, or too large.
     """
     if not request.headers.get("content-type", "").startswith(_JSON):
         return None
@@ -59,11 +59,11 @@ async def read_optional(request: Request) -> object:
         ) from None
 
 
-def integer(value: object, where: str, minimum: int) -> int:
+def parse_integer(value: object, where: str, minimum: int) -> int:
     """Return an integer; digits in a string are converted, and null counts as 0.
 
     Raises:
-        StorageError: It is not an integer, or too small.
+        StorageError: The value is not an integer, or too small.
     """
     if value is None:
         number = 0
@@ -79,11 +79,11 @@ def integer(value: object, where: str, minimum: int) -> int:
     return number
 
 
-def boolean(value: object, where: str) -> bool:
+def parse_boolean(value: object, where: str) -> bool:
     """Return a boolean; "true" and "false" are converted, and null counts as false.
 
     Raises:
-        StorageError: It is not a boolean.
+        StorageError: The value is not a boolean.
     """
     if isinstance(value, bool):
         return value
@@ -94,7 +94,7 @@ def boolean(value: object, where: str) -> bool:
     raise invalid(f"{where} must be boolean")
 
 
-def choice(value: object, where: str, allowed: tuple[str, ...]) -> str:
+def parse_choice(value: object, where: str, allowed: tuple[str, ...]) -> str:
     """Return one of the allowed texts.
 
     Raises:
@@ -105,11 +105,11 @@ def choice(value: object, where: str, allowed: tuple[str, ...]) -> str:
     return str(value)
 
 
-def texts(value: object, where: str, *, max_items: int = 1000) -> list[str]:
+def parse_texts(value: object, where: str, *, max_items: int = 1000) -> list[str]:
     """Return a list of texts with at least one entry.
 
     Raises:
-        StorageError: It is not a list, empty, or too long.
+        StorageError: The value is not a list, or the list is empty or too long.
     """
     if not isinstance(value, list):
         raise invalid(f"{where} must be array")

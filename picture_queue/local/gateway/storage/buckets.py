@@ -51,7 +51,7 @@ class Buckets:
         check_bucket_name(bucket)
         mime_types = _mime_types(body.get("allowed_mime_types"))
         size = self._size(body.get("file_size_limit"))
-        public = bodies.boolean(body.get("public", False), "body/public")
+        public = bodies.parse_boolean(body.get("public", False), "body/public")
         subject = caller.subject
         try:
             async with self._rows.transaction_as(caller, "storage.bucket.create") as connection:
@@ -81,10 +81,10 @@ class Buckets:
     async def list_all(self, request: Request, caller: Caller) -> list[dict[str, Any]]:
         """``GET /bucket``."""
         query = request.query_params
-        limit = bodies.integer(query.get("limit", "100000000"), "querystring/limit", 1)
-        offset = bodies.integer(query.get("offset", "0"), "querystring/offset", 0)
-        order = bodies.choice(query.get("sortOrder", "asc"), "querystring/sortOrder", _ORDERS)
-        column = bodies.choice(
+        limit = bodies.parse_integer(query.get("limit", "100000000"), "querystring/limit", 1)
+        offset = bodies.parse_integer(query.get("offset", "0"), "querystring/offset", 0)
+        order = bodies.parse_choice(query.get("sortOrder", "asc"), "querystring/sortOrder", _ORDERS)
+        column = bodies.parse_choice(
             query.get("sortColumn", "created_at"), "querystring/sortColumn", _SORT_COLUMNS
         )
         collation = ' collate "C"' if column in ("id", "name") else ""
@@ -103,7 +103,7 @@ class Buckets:
         body = await bodies.read_object(request)
         changes: dict[str, Any] = {}
         if "public" in body:
-            changes["public"] = bodies.boolean(body["public"], "body/public")
+            changes["public"] = bodies.parse_boolean(body["public"], "body/public")
         if "file_size_limit" in body:
             changes["file_size_limit"] = self._size(body["file_size_limit"])
         if "allowed_mime_types" in body:
@@ -181,7 +181,7 @@ def _mime_types(value: object) -> list[str] | None:
 def _size_in_bytes(value: object) -> int:
     where = "body/file_size_limit"
     try:
-        return bodies.integer(value, where, 0)
+        return bodies.parse_integer(value, where, 0)
     except StorageError as error:
         messages = [error.message]
         if "integer" in error.message:

@@ -125,7 +125,7 @@ def _range(text: str, size: int) -> tuple[int, int]:
     """Return the first and last byte of a single range.
 
     Raises:
-        ValueError: It is not valid, or none of its bytes exist.
+        ValueError: The range is not valid, or none of its bytes exist.
     """
     match = _RANGE.fullmatch(text.strip())
     if match is None:

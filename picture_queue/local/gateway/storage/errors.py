@@ -92,7 +92,7 @@ def invalid_role() -> StorageError:
 
 
 def access_denied(message: str) -> StorageError:
-    """Return the error for a caller without the right."""
+    """Return the error for a caller without the privilege."""
     return StorageError(403, "Unauthorized", message, "AccessDenied")
 
 

@@ -95,7 +95,7 @@ class FileStore:
             return None
 
     def remove(self, version: str | None) -> None:
-        """Delete a version; a missing one is no error."""
+        """Delete a version, if it exists."""
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             self._path(uuid.UUID(version)).unlink()
 

@@ -54,8 +54,8 @@ async def list_objects(
     if prefix and not prefix.endswith("/"):
         prefix += "/"
     search = str(body.get("search") or "")
-    limit = bodies.integer(body.get("limit", 100), "body/limit", 1)
-    offset = bodies.integer(body.get("offset", 0), "body/offset", 0)
+    limit = bodies.parse_integer(body.get("limit", 100), "body/limit", 1)
+    offset = bodies.parse_integer(body.get("offset", 0), "body/offset", 0)
     order = _order(body.get("sortBy"))
     # A search with a slash searches in a subfolder, and the names then start with the subfolder.
     subfolder = search[: search.rfind("/") + 1]
@@ -71,8 +71,8 @@ def _order(sort: object) -> str:
     sort = sort if isinstance(sort, dict) else {"column": "name"}
     if "column" not in sort:
         raise invalid("body/sortBy must have required property 'column'")
-    column = bodies.choice(sort["column"], "body/sortBy/column", _COLUMNS)
-    direction = bodies.choice(sort.get("order", "asc"), "body/sortBy/order", _ORDERS)
+    column = bodies.parse_choice(sort["column"], "body/sortBy/column", _COLUMNS)
+    direction = bodies.parse_choice(sort.get("order", "asc"), "body/sortBy/order", _ORDERS)
     by_name = f'lower(name) collate "C" {direction}'
     if column == "name":
         return by_name

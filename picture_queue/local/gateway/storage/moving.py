@@ -64,7 +64,7 @@ class Moving:
         if found is None:
             raise object_not_found()
         metadata, user_metadata = _with_new_date(found["metadata"]), found["user_metadata"]
-        if not bodies.boolean(body.get("copyMetadata", True), "body/copyMetadata"):
+        if not bodies.parse_boolean(body.get("copyMetadata", True), "body/copyMetadata"):
             given = body.get("metadata") or {}
             if not isinstance(given, dict):
                 raise invalid("body/metadata must be object")

@@ -21,7 +21,7 @@ def check_object_name(name: str) -> None:
     """Check the name of an object.
 
     Raises:
-        StorageError: It is empty, has other characters, or has a segment ``.`` or ``..``.
+        StorageError: The name is empty, or has other characters or a segment ``.`` or ``..``.
     """
     if not _OBJECT.fullmatch(name):
         raise invalid_key(name)
@@ -33,7 +33,7 @@ def check_bucket_name(name: str) -> None:
     """Check the name of a bucket.
 
     Raises:
-        StorageError: It is empty, too long, has other characters, or begins or ends with a space.
+        StorageError: The name is empty or too long, has other characters, or has a space at an end.
     """
     if not _BUCKET.fullmatch(name) or name != name.strip():
         raise bad_bucket_name()

@@ -61,7 +61,7 @@ class Objects:
         return await self._store(request, bucket_id, name, caller, upsert=upsert)
 
     async def store_signed(self, request: Request, bucket: str, name: str) -> dict[str, Any]:
-        """``PUT /object/upload/sign/{bucket}/{name}?token=…``: the token gives the right."""
+        """``PUT /object/upload/sign/{bucket}/{name}?token=…``: the token permits it."""
         if "token" not in request.query_params:
             raise invalid("querystring must have required property 'token'")
         owner, upsert = self._signer.check_upload(request.query_params["token"], bucket, name)
@@ -159,7 +159,7 @@ class Objects:
     ) -> dict[str, Any] | Response:
         """``POST /object/sign/{bucket}/{name}``."""
         body = await bodies.read_object(request, "expiresIn")
-        seconds = bodies.integer(body["expiresIn"], "body/expiresIn", 1)
+        seconds = bodies.parse_integer(body["expiresIn"], "body/expiresIn", 1)
         if body.get("transform"):
             return not_implemented("Storage: image transformations")
         row = await self._rows.object(bucket, name, caller, "storage.object.sign")
@@ -172,8 +172,8 @@ class Objects:
     ) -> list[dict[str, Any]]:
         """``POST /object/sign/{bucket}``."""
         body = await bodies.read_object(request, "expiresIn", "paths")
-        seconds = bodies.integer(body["expiresIn"], "body/expiresIn", 1)
-        names = bodies.texts(body["paths"], "body/paths")
+        seconds = bodies.parse_integer(body["expiresIn"], "body/expiresIn", 1)
+        names = bodies.parse_texts(body["paths"], "body/paths")
         visible = await self._rows.visible(bucket, names, caller)
         return [
             {
@@ -201,7 +201,7 @@ class Objects:
     async def remove(self, request: Request, bucket: str, caller: Caller) -> list[dict[str, Any]]:
         """``DELETE /object/{bucket}``: delete the listed objects that the caller may delete."""
         body = await bodies.read_object(request, "prefixes")
-        names = bodies.texts(body["prefixes"], "body/prefixes")
+        names = bodies.parse_texts(body["prefixes"], "body/prefixes")
         removed = await self._rows.delete(bucket, names, caller, "storage.object.delete_many")
         for row in removed:
             self._files.remove(row["version"])

@@ -67,8 +67,8 @@ class _Page:
             return cls()
         if "column" not in sort:
             raise invalid("body/sortBy must have required property 'column'")
-        column = bodies.choice(sort["column"], "body/sortBy/column", _COLUMNS)
-        order = bodies.choice(sort.get("order", "asc"), "body/sortBy/order", _ORDERS)
+        column = bodies.parse_choice(sort["column"], "body/sortBy/column", _COLUMNS)
+        order = bodies.parse_choice(sort.get("order", "asc"), "body/sortBy/order", _ORDERS)
         return cls(order=order, column=column)
 
     @classmethod
@@ -129,8 +129,10 @@ async def list_page(
         StorageError: The body does not match its schema.
     """
     page = _Page.parse(body)
-    limit = min(bodies.integer(body.get("limit", _MAX_ENTRIES), "body/limit", 1), _MAX_ENTRIES)
-    folders = bodies.boolean(body.get("with_delimiter", False), "body/with_delimiter")
+    limit = min(
+        bodies.parse_integer(body.get("limit", _MAX_ENTRIES), "body/limit", 1), _MAX_ENTRIES
+    )
+    folders = bodies.parse_boolean(body.get("with_delimiter", False), "body/with_delimiter")
     if folders and page.by_time:
         return not_implemented("Storage: list v2 of folders by time")
     prefix = str(body.get("prefix") or "")

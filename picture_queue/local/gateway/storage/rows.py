@@ -1,7 +1,7 @@
 """Reads and writes ``storage.objects`` and ``storage.buckets``, as the caller or as the server.
 
-A change is first made with the rights of the caller and rolled back, to check the policies. The
-server makes it again with its own rights when the bytes are stored. So triggers on
+A change is first made with the privileges of the caller and rolled back, to check the policies. The
+server makes it again with its own privileges when the bytes are stored. So triggers on
 ``storage.objects`` run twice, as on the platform.
 """
 
@@ -55,7 +55,7 @@ class Rows:
 
     @asynccontextmanager
     async def transaction_as(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
-        """A transaction with the rights of a caller; policies can read the operation."""
+        """A transaction with the privileges of a caller; policies can read the operation."""
         async with self._database.transaction() as connection:
             settings = {
                 "storage.operation": operation,
@@ -100,7 +100,7 @@ class Rows:
         metadata: dict[str, Any],
         operation: str = "",
     ) -> None:
-        """Write a row with the rights of the caller, and roll it back.
+        """Write a row with the privileges of the caller, and roll it back.
 
         Args:
             bucket: The object's bucket.
@@ -128,7 +128,7 @@ class Rows:
         metadata: dict[str, Any],
         user_metadata: dict[str, Any],
     ) -> tuple[asyncpg.Record, str | None]:
-        """Insert or replace a row with the rights of the server.
+        """Insert or replace a row with the privileges of the server.
 
         Returns:
             The object, and its previous version.
@@ -167,7 +167,7 @@ class Rows:
     async def move(
         self, source: Place, target: Place, *, version: uuid.UUID, metadata: dict[str, Any]
     ) -> str | None:
-        """Move a row with the rights of the server; return its previous version.
+        """Move a row with the privileges of the server; return its previous version.
 
         Raises:
             asyncpg.PostgresError: A constraint or a trigger refuses.

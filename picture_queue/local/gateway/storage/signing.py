@@ -22,7 +22,7 @@ _UPLOAD_SECONDS: Final = 7200
 
 
 class Signer:
-    """Creates and checks the tokens of signed URLs.
+    """A maker and checker of the tokens of signed URLs.
 
     Args:
         secret: The project's JWT secret.
@@ -37,7 +37,7 @@ class Signer:
         """Return a signed URL, relative to ``/storage/v1``.
 
         Raises:
-            StorageError: It would expire after the year 9999.
+            StorageError: The URL would expire after the year 9999.
         """
         now = int(time.time())
         if now + seconds > _LAST_DATE:
@@ -99,7 +99,7 @@ class Signer:
             raise invalid_jwt(error) from None
         if claims.get("url") != f"{bucket}/{name}":
             raise invalid_signature("Invalid signature")
-        # Older servers made tokens without a scope. The claim `upsert` then tells the scope, since
+        # Older servers made tokens without a scope. The claim `upsert` then shows the scope, since
         # only upload tokens have it.
         implied = _UPLOAD if "upsert" in claims else _DOWNLOAD
         if claims.get("scope", implied) != scope or implied != scope:

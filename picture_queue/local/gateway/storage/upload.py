@@ -99,7 +99,7 @@ async def receive_raw(request: Request, upload: Upload, files: FileStore, most: 
         most: Maximum size of an object on this server, bytes.
 
     Raises:
-        StorageError: It is larger than `most` bytes.
+        StorageError: The body is larger than `most` bytes.
         ClientDisconnect: The client closed the connection.
     """
     upload.incoming = files.receive(None)
@@ -113,7 +113,7 @@ async def receive_form(request: Request, upload: Upload, files: FileStore, limit
     """Receive a form, whose first file is the object and whose fields describe it.
 
     Raises:
-        StorageError: It is not a form, is not complete, or has no file.
+        StorageError: The body is not a form, is incomplete, or has no file.
         ClientDisconnect: The client closed the connection.
     """
     form = _Form(files, limit)

@@ -1,7 +1,0 @@
-begin;
-select plan(1);
-
-select throws_like($$ select enqueue_job('t', options => '{"unique": {"states": ["pending", "completed"]}}') $$, 'PQ_INVALID_ARGUMENT%', 'processing is missing');
-
-select * from finish();
-rollback;

@@ -1,0 +1,37 @@
+begin;
+select plan(23);
+
+select enqueue_job('t', queue => 'q', job_id => '00000000-0000-0000-0000-000000000001', options => '{"unique": {}}');
+select claim_jobs('w', '{q}', '{t}', 1);
+insert into job_queue (id, job_type, status, finished_at) values ('00000000-0000-0000-0000-000000000002', 't', 'completed', now());
+select set_queue('dry', '{"draining": true}');
+select throws_ok($$ select enqueue_job('t', options => '{"delay_seconds": -1}') $$, 'PT400', 'PQ_INVALID_ARGUMENT: an argument is invalid', 'a negative delay is an invalid argument');
+select throws_ok($$ select set_limit('k', 0) $$, 'PT400', 'PQ_INVALID_ARGUMENT: an argument is invalid', 'a limit of zero is an invalid argument');
+select throws_ok($$ select enqueue_job('t', options => '{"metadata": [1]}') $$, 'PT400', 'PQ_INVALID_ARGUMENT: an argument is invalid', 'a list as metadata is an invalid argument');
+select throws_ok($$ select enqueue_jobs('[{"job_type": "t", "priority": "high"}]') $$, 'PT400', 'PQ_INVALID_ARGUMENT: an argument is invalid', 'a text as priority is an invalid argument');
+select throws_ok($$ select set_schedule('s', '{"cron": "61 * * * *", "job_type": "t"}') $$, 'PT400', 'PQ_INVALID_CRON: invalid cron expression or time zone', 'minute 61 is an invalid cron expression');
+select throws_ok($$ select cancel_job(gen_random_uuid()) $$, 'PT404', 'PQ_UNKNOWN_JOB: no such job', 'a random id is an unknown job');
+select throws_ok($$ select cancel_generation(gen_random_uuid()) $$, 'PT404', 'PQ_UNKNOWN_GENERATION: no such generation', 'a random id is an unknown generation');
+select throws_ok($$ select start_generation('a', 'nobody/nothing', options => '{"user_id": "00000000-0000-0000-0000-000000000001"}') $$, 'PT404', 'PQ_UNKNOWN_MODEL: no such model', 'a made-up name is an unknown model');
+select throws_ok($$ select pause_queue('nowhere') $$, 'PT404', 'PQ_UNKNOWN_QUEUE: no such queue', 'a queue without jobs and settings is unknown');
+select throws_ok($$ select enqueue_job('t', options => '{"depends_on": ["00000000-0000-0000-0000-000000000003"]}') $$, 'PT404', 'PQ_UNKNOWN_DEPENDENCY: no such job to depend on', 'a missing parent is an unknown dependency');
+select throws_ok($$ select run_schedule('never') $$, 'PT404', 'PQ_UNKNOWN_SCHEDULE: no such schedule', 'a name that was not set is an unknown schedule');
+select throws_ok($$ select get_batch(gen_random_uuid()) $$, 'PT404', 'PQ_UNKNOWN_BATCH: no such batch', 'a random id is an unknown batch');
+select throws_ok($$ select delete_limit('k') $$, 'PT404', 'PQ_UNKNOWN_LIMIT: no such limit', 'a key without a limit is an unknown limit');
+select throws_ok($$ select report_progress('00000000-0000-0000-0000-000000000001', gen_random_uuid(), 1) $$, 'PT409', 'PQ_STALE_LEASE: the lease ended', 'a random lease id is a stale lease');
+select throws_ok($$ select cancel_job('00000000-0000-0000-0000-000000000002') $$, 'PT409', 'PQ_FINISHED_JOB: the state of the job does not permit this', 'a completed job cannot be cancelled');
+select throws_ok($$ select enqueue_job('t', queue => 'q', options => '{"unique": {"on_conflict": "replace"}}') $$, 'PT409', 'PQ_RUNNING_JOB: the job is running already', 'a running job cannot be replaced');
+select throws_ok($$ select enqueue_job('t', queue => 'dry') $$, 'PT409', 'PQ_QUEUE_DRAINING: the queue accepts no new jobs', 'a draining queue accepts no jobs');
+select throws_ok($$ select enqueue_job('other', job_id => '00000000-0000-0000-0000-000000000001') $$, 'PT409', 'PQ_CONFLICT: the call conflicts with existing data', 'the id of a job of another type is a conflict');
+select throws_ok($$ select enqueue_job('t', jsonb_build_object('x', repeat('y', 70000))) $$, 'PT413', 'PQ_TOO_LARGE: too large', 'a payload of 70,000 characters is too large');
+select throws_ok($$ select start_generation('', options => '{"user_id": "00000000-0000-0000-0000-000000000001"}') $$, 'PT422', 'PQ_INVALID_INPUT: the input does not fit the model', 'an empty prompt is an invalid input');
+select throws_ok($$ select enqueue_job('t', job_id => '00000000-0000-0000-0000-000000000003', options => '{"depends_on": ["00000000-0000-0000-0000-000000000003"]}') $$, 'PT422', 'PQ_CYCLE: the dependencies form a cycle', 'a job that depends on itself is a cycle');
+set local role authenticated;
+select set_config('request.jwt.claims', '{"role": "authenticated"}', true);
+select throws_ok($$ select start_generation('a') $$, 'PT401', 'PQ_NOT_AUTHENTICATED: sign in first', 'a token without a user is not authenticated');
+select set_config('request.jwt.claims', '{"role": "authenticated", "sub": "00000000-0000-0000-0000-0000000000a1"}', true);
+select throws_ok($$ select start_generation('a', options => '{"priority": 1}') $$, 'PT403', 'PQ_NOT_ALLOWED: this caller has no permission', 'a user may not set the priority');
+reset role;
+
+select * from finish();
+rollback;
