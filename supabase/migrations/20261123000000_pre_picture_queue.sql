@@ -1496,10 +1496,11 @@ $$;
 
 -- Steps that process many subjects, so that a failure of one does not stop the others.
 
--- Returns whether a retry may succeed: after a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
+-- Returns whether a retry may succeed: after a deadlock (40), a lack of resources (53), a lock timeout (55P03), an
+-- object in use (55006), PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
+as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '55006', 'PT503') $$;
 
 -- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
@@ -1662,7 +1663,8 @@ $$;
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
 -- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
--- rest. If p_does_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
+-- rest, and for batches that another transaction has locked. If p_does_follow_ups is false, it does neither: the caller
+-- or the next round of maintenance processes them.
 create function picture_queue._record_follow_ups(
   p_moved picture_queue.moved[], p_batches jsonb, p_does_follow_ups boolean)
 returns void
@@ -1673,10 +1675,10 @@ declare
 begin
   with noted as (
     insert into picture_queue.follow_up (kind, subject, data)
-    select distinct 'parent', d.parent_id, null::jsonb
-    from picture_queue.dependency d
-    where d.parent_id = any (array(
-      select m.id from unnest(p_moved) m where m.status in ('completed', 'failed', 'cancelled')))
+    select 'parent', m.id, null::jsonb
+    from unnest(p_moved) m
+    where m.status in ('completed', 'failed', 'cancelled')
+      and (select true from picture_queue.dependency d where d.parent_id = m.id limit 1)
     union all
     select 'batch', e.batch_id, jsonb_build_object('completed', e.completed, 'failed', e.failed, 'cancelled', e.cancelled)
     from (
@@ -1696,7 +1698,10 @@ begin
   perform picture_queue._isolate(k.kind, k.ids, 100)
   from (
     select f.kind, array_agg(case f.kind when 'batch' then f.subject::text else f.id::text end order by f.id) as ids
-    from picture_queue.follow_up f where f.id = any (v_ids[:20]) group by f.kind
+    from picture_queue.follow_up f
+    where f.id = any (v_ids[:20]) and (f.kind <> 'batch'
+      or (select true from picture_queue.batch b where b.id = f.subject for update skip locked))
+    group by f.kind
   ) k;
   if exists (select from picture_queue.follow_up f where f.id = any (v_ids)) then
     perform picture_queue._wake_maintenance(picture_queue._now());
@@ -1837,7 +1842,8 @@ end
 $$;
 
 -- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks. A
--- batch that another transaction has locked, for example to add jobs to it, is left for later.
+-- batch that another transaction has locked, for example to add jobs to it, is left for later; its changes are added up
+-- to one, since there may be many until then.
 create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1848,17 +1854,24 @@ declare
 begin
   with taken as (
     delete from picture_queue.follow_up f
-    where f.subject = any (p_ids) and f.kind = 'batch' and not exists (
-      select from picture_queue.batch b where b.id = f.subject and b.id <> all (v_locked))
+    where f.id = any (array(
+      select o.id from picture_queue.follow_up o where o.subject = any (p_ids) and o.kind = 'batch' for update skip locked))
     returning f.subject, f.data
   ),
   sums as (
-    select l.id, coalesce(sum((t.data ->> 'completed')::integer), 0) as completed,
+    select b.id, coalesce(sum((t.data ->> 'completed')::integer), 0) as completed,
       coalesce(sum((t.data ->> 'failed')::integer), 0) as failed,
       coalesce(sum((t.data ->> 'cancelled')::integer), 0) as cancelled
-    from unnest(v_locked) as l (id)
-    left join taken t on t.subject = l.id
-    group by l.id
+    from picture_queue.batch b
+    left join taken t on t.subject = b.id
+    where b.id = any (p_ids)
+    group by b.id
+  ),
+  postponed as (
+    insert into picture_queue.follow_up (kind, subject, data, due_at)
+    select 'batch', s.id, jsonb_build_object('completed', s.completed, 'failed', s.failed, 'cancelled', s.cancelled),
+      picture_queue._now() + interval '0.2 seconds'
+    from sums s where s.id <> all (v_locked) and (s.completed, s.failed, s.cancelled) <> (0, 0, 0)
   ),
   counted as (
     update picture_queue.batch b set completed = b.completed + s.completed, failed = b.failed + s.failed,
@@ -1872,9 +1885,6 @@ begin
   from counted c
   where c.finished_at is not null and c.callback is not null and c.callback_job_id is null;
   perform picture_queue._isolate('callback', v_finished, 20);
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
-  where f.id = any (array(
-    select o.id from picture_queue.follow_up o where o.subject = any (p_ids) and o.kind = 'batch' for update skip locked));
   return cardinality(p_ids);
 end
 $$;
@@ -2927,6 +2937,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_queues text[];
   v_due timestamptz;
+  v_written bigint;
 begin
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
@@ -2943,8 +2954,11 @@ begin
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select t.queue, 'pending', t.hold, t.n, v_now from total t
   )
-  select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled')
-  into v_queues, v_due from total t;
+  select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled'), sum(t.n)
+  into v_queues, v_due, v_written from total t;
+  if coalesce(v_written, 0) <> cardinality(p_jobs) then
+    raise exception 'a trigger on public.job_queue left out a job';
+  end if;
   if v_due < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
     perform picture_queue._wake_maintenance(v_due);
   end if;
@@ -3367,11 +3381,11 @@ $$;
 -- lease holds. A repeated call does the last one only. A claim does no work for others, except that it unblocks jobs
 -- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
 
--- Picks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. It locks up to
--- p_limit of each queue until the transaction ends; other claims skip them. With weights each queue gets its share: the
--- gaps between its jobs are drawn so that they come at the rate of its weight, which holds for claims of one job as
--- well as of many. Left out are jobs past expires_at, which maintenance fails, and those whose start failed lately.
--- p_positions: where to begin in each queue.
+-- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With weights
+-- each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight, which
+-- holds for claims of one job as well as of many; up to p_limit jobs of each queue stay locked until the transaction
+-- ends, and other claims skip them. Left out are jobs past expires_at, which maintenance fails, and those whose start
+-- failed lately. p_positions: where to begin in each queue.
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3388,6 +3402,8 @@ begin
       order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
         over (partition by w.name order by c.n)
       limit p_limit);
+  elsif cardinality(p_queues) > 1 then
+    return picture_queue._pick_of_several(p_claim, p_queues, p_positions, p_limit);
   end if;
   return array(
     -- The keys as _keys returns them: a call for each job would cost more than to pick it.
@@ -3416,6 +3432,55 @@ begin
       for update skip locked
     ) p
     order by p.rank, p.turn, p.seq limit p_limit);
+end
+$$;
+
+-- As _pick, for several queues without weights. It lists the first jobs without locks, and locks them in this order
+-- until there are enough: a job that was locked and left could not be claimed by others, and a caller of claim_next_job
+-- may keep its transaction open while the job runs. If too many of the list are locked or left out, it makes a longer
+-- one.
+create function picture_queue._pick_of_several(
+  p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
+returns picture_queue.candidate[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_size integer := p_limit;
+  v_listed uuid[];
+  v_picked picture_queue.candidate[];
+begin
+  loop
+    v_listed := array(
+      select l.id
+      from unnest(p_queues) as w (name)
+      cross join lateral (
+        select j.id, j.rank, j.turn, j.seq from public.job_queue j
+        where j.queue = w.name and j.status = 'pending' and j.hold is null
+          and (j.rank, j.turn, j.seq) >= (coalesce((p_positions -> w.name ->> 0)::integer, -2147483648),
+            coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity'),
+            coalesce((p_positions -> w.name ->> 2)::bigint, 0))
+          and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+        order by j.rank, j.turn, j.seq limit v_size
+      ) l
+      order by l.rank, l.turn, l.seq limit v_size);
+    v_picked := array(
+      select row(j.id, case when p_claim.is_limited
+        then picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
+      from unnest(v_listed) with ordinality as l (id, n)
+      join public.job_queue j on j.id = l.id
+      where j.queue = any (p_queues) and j.status = 'pending' and j.hold is null
+        and j.lease_id is distinct from p_claim.lease_id
+        and (j.expires_at is null or j.expires_at > v_now)
+        and (not p_claim.has_failed or coalesce((
+          select f.retry_at <= v_now from picture_queue.failed_step f
+          where f.kind = 'claim' and f.subject = j.id::text), true))
+      order by l.n limit p_limit
+      for update of j skip locked);
+    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_size;
+    v_size := v_size * 4;
+  end loop;
+  return v_picked;
 end
 $$;
 
@@ -3790,8 +3855,12 @@ begin
     for v_pause in
       select o.pause_key as key, left(max(o.detail), 500) as reason,
         max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
-      from unnest(p_outcomes) o
-      join unnest(p_moved) m on m.id = o.job_id
+      from (
+        -- The outcomes that counted.
+        select distinct on (u.job_id) u.* from unnest(p_outcomes) u
+        join unnest(p_moved) m on m.id = u.job_id and m.lease_id = u.lease_id
+        order by u.job_id, u.i
+      ) o
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
     loop
@@ -3816,7 +3885,7 @@ begin
     -- What was put off may still show the error of an earlier attempt.
     perform picture_queue._check_breakers(array(
       select distinct m.id from unnest(p_moved) m
-      join unnest(p_outcomes) o on o.job_id = m.id
+      join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
       where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
   end if;
 end
@@ -4085,6 +4154,7 @@ declare
   v_max_attempts integer;
   v_events text;
   v_wakes boolean;
+  v_has_trigger boolean;
   v_may_raise boolean;
   v_is_new boolean := false;
   v_jobs jsonb;
@@ -4102,19 +4172,18 @@ begin
         select true from picture_queue.worker w
         where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
         order by w.seen_at desc limit 1),
-      -- Where the insert is in a handler, only what may raise later: deferred triggers, which such constraints have too.
-      case when job_id is not null then
-        exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tginitdeferred)
-      else
-        -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours. Of indexes that
-        -- may refuse a row, unique ones and those of expressions, three are.
-        exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
-          or exists (select from pg_catalog.pg_constraint c
-            where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
-          or (select count(*) > 3 from pg_catalog.pg_index i
-            where i.indrelid = 'public.job_queue'::regclass and (i.indisunique or i.indexprs is not null))
-      end
-    into v_max_attempts, v_events, v_wakes, v_may_raise
+      -- A trigger for insert (4), which foreign keys have too: it may change the row or refuse it.
+      exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0),
+      -- Whether another job may have the id, or the project may refuse the row otherwise: by a rule or check; an index,
+      -- since ours are 14; a column, since ours are 49; a type of its own or with a length; or a column that must not be
+      -- null, since of ours 18 must not.
+      job_id is not null
+        or (select c.relhasrules or c.relchecks > 0 from pg_catalog.pg_class c where c.oid = 'public.job_queue'::regclass)
+        or (select count(*) > 14 from pg_catalog.pg_index i where i.indrelid = 'public.job_queue'::regclass)
+        or (select count(*) filter (where a.attnotnull) > 18 or max(a.attnum) > 49 or max(a.atttypid) >= 16384
+              or max(a.atttypmod) >= 0
+            from pg_catalog.pg_attribute a where a.attrelid = 'public.job_queue'::regclass and a.attnum > 0)
+    into v_max_attempts, v_events, v_wakes, v_has_trigger, v_may_raise
     from picture_queue.setting s
     left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
       and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
@@ -4124,14 +4193,8 @@ begin
   end;
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
-  if v_events is not null and not v_may_raise then
-    if job_id is null then
-      -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
-      insert into public.job_queue
-        (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
-      values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
-      v_is_new := true;
-    else
+  if v_events is not null and not v_has_trigger then
+    if v_may_raise then
       begin
         insert into public.job_queue
           (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
@@ -4143,6 +4206,12 @@ begin
         when others then
           v_is_new := false;  -- the job is there, or the project refuses it: the way below answers
       end;
+    else
+      -- Without a subtransaction, since a trigger may enqueue 100,000 jobs at once.
+      insert into public.job_queue
+        (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
+      values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
+      v_is_new := found;
     end if;
     if v_is_new then
       insert into picture_queue.depth_change (queue, status, hold, n, at) values (v_queue, 'pending', null, 1, v_now);
@@ -4159,7 +4228,7 @@ begin
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
-  if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 and not v_may_raise then
+  if not (v_has_trigger or v_may_raise) and num_nonnulls(idempotency_key, nullif(options, '{}')) = 0 then
     return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
   end if;
   return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
@@ -4256,14 +4325,19 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 
 -- 320_function_report.sql
 
--- Extends leases; returns the jobs to cancel and those whose lease is lost. If the update of all fails because of one
--- job, the leases are extended one by one, for two seconds at most; a lease whose row cannot be written is extended in
--- lease_extension. If none can be extended, the call raises PQ_BUSY.
+-- Extends leases; returns the jobs to cancel and those whose lease is lost. If a list of leases cannot be extended
+-- together, each half of it is tried, down to the lease at fault, for two seconds at most. A lease whose row cannot be
+-- written is extended in lease_extension; one that is malformed is lost. If none can be extended, the call raises
+-- PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_item jsonb;
+  v_lists jsonb[] := array[leases];  -- those that are left
+  v_list jsonb;
+  v_count integer;
+  v_malformed jsonb := '[]'::jsonb;  -- their job ids
+  v_problem text;
   v_one jsonb;
   v_answer jsonb;
   v_started timestamptz := clock_timestamp();
@@ -4271,34 +4345,38 @@ begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   perform picture_queue._raise_problem(
-    case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
-  begin
-    perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
-  exception when data_exception then
-    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
-  end;
-  begin
-    return picture_queue._heartbeat(worker, leases);
-  exception when others then
-    null;  -- any error, since a trigger of the project may raise one for one of the jobs
-  end;
-  for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
-    exit when clock_timestamp() > v_started + interval '2 seconds';
+    case when jsonb_typeof(leases) is distinct from 'array' then 'leases is not a list of {job_id, lease_id}' end);
+  while v_lists <> '{}' and clock_timestamp() < v_started + interval '2 seconds' loop
+    v_list := v_lists[1];
+    v_lists := v_lists[2:];
+    v_count := jsonb_array_length(v_list);
     begin
       begin
-        v_one := picture_queue._heartbeat(worker, v_item);
-      exception when others then
-        v_one := picture_queue._heartbeat(worker, v_item, true);
+        v_one := picture_queue._heartbeat(worker, v_list);
+      exception when others then  -- any error, since a trigger of the project may raise one for one of the jobs
+        if v_count > 1 then
+          v_lists := array[
+            jsonb_path_query_array(v_list, '$[0 to $n]', jsonb_build_object('n', v_count / 2 - 1)),
+            jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_count / 2))] || v_lists;
+          continue;
+        end if;
+        v_one := picture_queue._heartbeat(worker, v_list, true);
       end;
       select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
       from unnest('{cancel,lost,lost_leases}'::text[]) k;
-    exception when lock_not_available then
-      null;  -- another heartbeat is extending this lease
+    exception
+      when data_exception then
+        v_malformed := v_malformed || jsonb_build_array(v_list #> '{0,job_id}');
+        v_problem := sqlerrm;
+      when lock_not_available then
+        null;  -- another heartbeat is extending this lease
     end;
   end loop;
   if v_answer is null then
+    perform picture_queue._raise_problem(v_problem, 'leases is a list of {job_id, lease_id}');
     return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
   end if;
+  v_answer := v_answer || jsonb_build_object('lost', v_answer -> 'lost' || v_malformed);
   return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
 $$;
@@ -4345,21 +4423,23 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
 -- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
 -- one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed value
--- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim rolls back the
--- report: repeat both.
+-- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim does not undo the
+-- report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
 declare
   v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
+  v_error text;
+  v_detail text;
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   begin
     v_outcomes := picture_queue._report(outcomes);
   exception when others then
-    if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
+    if coalesce(jsonb_array_length(case jsonb_typeof(outcomes) when 'array' then outcomes end), 0) < 2 then
       if picture_queue._is_transient(sqlstate) then
         perform picture_queue._raise_busy();
       elsif sqlstate like 'PT%' then
@@ -4375,11 +4455,15 @@ begin
       into v_jobs
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
-    exception when data_exception or program_limit_exceeded then
-      perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+    exception when others then
+      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      -- Without a code of ours: a parameter has the wrong type.
+      v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
+        || concat_ws(': ', v_error, nullif(v_detail, ''));
     end;
   end if;
-  return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
+  return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs)
+    || jsonb_strip_nulls(jsonb_build_object('claim_error', v_error));
 end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';

@@ -4,7 +4,8 @@
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
 -- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
--- rest. If p_does_follow_ups is false, it does neither: the caller or the next round of maintenance processes them.
+-- rest, and for batches that another transaction has locked. If p_does_follow_ups is false, it does neither: the caller
+-- or the next round of maintenance processes them.
 create function picture_queue._record_follow_ups(
   p_moved picture_queue.moved[], p_batches jsonb, p_does_follow_ups boolean)
 returns void
@@ -15,10 +16,10 @@ declare
 begin
   with noted as (
     insert into picture_queue.follow_up (kind, subject, data)
-    select distinct 'parent', d.parent_id, null::jsonb
-    from picture_queue.dependency d
-    where d.parent_id = any (array(
-      select m.id from unnest(p_moved) m where m.status in ('completed', 'failed', 'cancelled')))
+    select 'parent', m.id, null::jsonb
+    from unnest(p_moved) m
+    where m.status in ('completed', 'failed', 'cancelled')
+      and (select true from picture_queue.dependency d where d.parent_id = m.id limit 1)
     union all
     select 'batch', e.batch_id, jsonb_build_object('completed', e.completed, 'failed', e.failed, 'cancelled', e.cancelled)
     from (
@@ -38,7 +39,10 @@ begin
   perform picture_queue._isolate(k.kind, k.ids, 100)
   from (
     select f.kind, array_agg(case f.kind when 'batch' then f.subject::text else f.id::text end order by f.id) as ids
-    from picture_queue.follow_up f where f.id = any (v_ids[:20]) group by f.kind
+    from picture_queue.follow_up f
+    where f.id = any (v_ids[:20]) and (f.kind <> 'batch'
+      or (select true from picture_queue.batch b where b.id = f.subject for update skip locked))
+    group by f.kind
   ) k;
   if exists (select from picture_queue.follow_up f where f.id = any (v_ids)) then
     perform picture_queue._wake_maintenance(picture_queue._now());
@@ -179,7 +183,8 @@ end
 $$;
 
 -- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks. A
--- batch that another transaction has locked, for example to add jobs to it, is left for later.
+-- batch that another transaction has locked, for example to add jobs to it, is left for later; its changes are added up
+-- to one, since there may be many until then.
 create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -190,17 +195,24 @@ declare
 begin
   with taken as (
     delete from picture_queue.follow_up f
-    where f.subject = any (p_ids) and f.kind = 'batch' and not exists (
-      select from picture_queue.batch b where b.id = f.subject and b.id <> all (v_locked))
+    where f.id = any (array(
+      select o.id from picture_queue.follow_up o where o.subject = any (p_ids) and o.kind = 'batch' for update skip locked))
     returning f.subject, f.data
   ),
   sums as (
-    select l.id, coalesce(sum((t.data ->> 'completed')::integer), 0) as completed,
+    select b.id, coalesce(sum((t.data ->> 'completed')::integer), 0) as completed,
       coalesce(sum((t.data ->> 'failed')::integer), 0) as failed,
       coalesce(sum((t.data ->> 'cancelled')::integer), 0) as cancelled
-    from unnest(v_locked) as l (id)
-    left join taken t on t.subject = l.id
-    group by l.id
+    from picture_queue.batch b
+    left join taken t on t.subject = b.id
+    where b.id = any (p_ids)
+    group by b.id
+  ),
+  postponed as (
+    insert into picture_queue.follow_up (kind, subject, data, due_at)
+    select 'batch', s.id, jsonb_build_object('completed', s.completed, 'failed', s.failed, 'cancelled', s.cancelled),
+      picture_queue._now() + interval '0.2 seconds'
+    from sums s where s.id <> all (v_locked) and (s.completed, s.failed, s.cancelled) <> (0, 0, 0)
   ),
   counted as (
     update picture_queue.batch b set completed = b.completed + s.completed, failed = b.failed + s.failed,
@@ -214,9 +226,6 @@ begin
   from counted c
   where c.finished_at is not null and c.callback is not null and c.callback_job_id is null;
   perform picture_queue._isolate('callback', v_finished, 20);
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
-  where f.id = any (array(
-    select o.id from picture_queue.follow_up o where o.subject = any (p_ids) and o.kind = 'batch' for update skip locked));
   return cardinality(p_ids);
 end
 $$;

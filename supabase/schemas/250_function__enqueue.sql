@@ -226,6 +226,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_queues text[];
   v_due timestamptz;
+  v_written bigint;
 begin
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
@@ -242,8 +243,11 @@ begin
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select t.queue, 'pending', t.hold, t.n, v_now from total t
   )
-  select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled')
-  into v_queues, v_due from total t;
+  select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled'), sum(t.n)
+  into v_queues, v_due, v_written from total t;
+  if coalesce(v_written, 0) <> cardinality(p_jobs) then
+    raise exception 'a trigger on public.job_queue left out a job';
+  end if;
   if v_due < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
     perform picture_queue._wake_maintenance(v_due);
   end if;

@@ -216,8 +216,12 @@ begin
     for v_pause in
       select o.pause_key as key, left(max(o.detail), 500) as reason,
         max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
-      from unnest(p_outcomes) o
-      join unnest(p_moved) m on m.id = o.job_id
+      from (
+        -- The outcomes that counted.
+        select distinct on (u.job_id) u.* from unnest(p_outcomes) u
+        join unnest(p_moved) m on m.id = u.job_id and m.lease_id = u.lease_id
+        order by u.job_id, u.i
+      ) o
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
     loop
@@ -242,7 +246,7 @@ begin
     -- What was put off may still show the error of an earlier attempt.
     perform picture_queue._check_breakers(array(
       select distinct m.id from unnest(p_moved) m
-      join unnest(p_outcomes) o on o.job_id = m.id
+      join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
       where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
   end if;
 end

@@ -26,6 +26,7 @@ declare
   v_max_attempts integer;
   v_events text;
   v_wakes boolean;
+  v_has_trigger boolean;
   v_may_raise boolean;
   v_is_new boolean := false;
   v_jobs jsonb;
@@ -43,19 +44,18 @@ begin
         select true from picture_queue.worker w
         where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
         order by w.seen_at desc limit 1),
-      -- Where the insert is in a handler, only what may raise later: deferred triggers, which such constraints have too.
-      case when job_id is not null then
-        exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tginitdeferred)
-      else
-        -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours. Of indexes that
-        -- may refuse a row, unique ones and those of expressions, three are.
-        exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
-          or exists (select from pg_catalog.pg_constraint c
-            where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
-          or (select count(*) > 3 from pg_catalog.pg_index i
-            where i.indrelid = 'public.job_queue'::regclass and (i.indisunique or i.indexprs is not null))
-      end
-    into v_max_attempts, v_events, v_wakes, v_may_raise
+      -- A trigger for insert (4), which foreign keys have too: it may change the row or refuse it.
+      exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0),
+      -- Whether another job may have the id, or the project may refuse the row otherwise: by a rule or check; an index,
+      -- since ours are 14; a column, since ours are 49; a type of its own or with a length; or a column that must not be
+      -- null, since of ours 18 must not.
+      job_id is not null
+        or (select c.relhasrules or c.relchecks > 0 from pg_catalog.pg_class c where c.oid = 'public.job_queue'::regclass)
+        or (select count(*) > 14 from pg_catalog.pg_index i where i.indrelid = 'public.job_queue'::regclass)
+        or (select count(*) filter (where a.attnotnull) > 18 or max(a.attnum) > 49 or max(a.atttypid) >= 16384
+              or max(a.atttypmod) >= 0
+            from pg_catalog.pg_attribute a where a.attrelid = 'public.job_queue'::regclass and a.attnum > 0)
+    into v_max_attempts, v_events, v_wakes, v_has_trigger, v_may_raise
     from picture_queue.setting s
     left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
       and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
@@ -65,14 +65,8 @@ begin
   end;
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
-  if v_events is not null and not v_may_raise then
-    if job_id is null then
-      -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
-      insert into public.job_queue
-        (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
-      values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
-      v_is_new := true;
-    else
+  if v_events is not null and not v_has_trigger then
+    if v_may_raise then
       begin
         insert into public.job_queue
           (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
@@ -84,6 +78,12 @@ begin
         when others then
           v_is_new := false;  -- the job is there, or the project refuses it: the way below answers
       end;
+    else
+      -- Without a subtransaction, since a trigger may enqueue 100,000 jobs at once.
+      insert into public.job_queue
+        (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
+      values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
+      v_is_new := found;
     end if;
     if v_is_new then
       insert into picture_queue.depth_change (queue, status, hold, n, at) values (v_queue, 'pending', null, 1, v_now);
@@ -100,7 +100,7 @@ begin
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
-  if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 and not v_may_raise then
+  if not (v_has_trigger or v_may_raise) and num_nonnulls(idempotency_key, nullif(options, '{}')) = 0 then
     return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
   end if;
   return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;

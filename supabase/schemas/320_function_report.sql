@@ -1,11 +1,16 @@
--- Extends leases; returns the jobs to cancel and those whose lease is lost. If the update of all fails because of one
--- job, the leases are extended one by one, for two seconds at most; a lease whose row cannot be written is extended in
--- lease_extension. If none can be extended, the call raises PQ_BUSY.
+-- Extends leases; returns the jobs to cancel and those whose lease is lost. If a list of leases cannot be extended
+-- together, each half of it is tried, down to the lease at fault, for two seconds at most. A lease whose row cannot be
+-- written is extended in lease_extension; one that is malformed is lost. If none can be extended, the call raises
+-- PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_item jsonb;
+  v_lists jsonb[] := array[leases];  -- those that are left
+  v_list jsonb;
+  v_count integer;
+  v_malformed jsonb := '[]'::jsonb;  -- their job ids
+  v_problem text;
   v_one jsonb;
   v_answer jsonb;
   v_started timestamptz := clock_timestamp();
@@ -13,34 +18,38 @@ begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   perform picture_queue._raise_problem(
-    case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
-  begin
-    perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
-  exception when data_exception then
-    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
-  end;
-  begin
-    return picture_queue._heartbeat(worker, leases);
-  exception when others then
-    null;  -- any error, since a trigger of the project may raise one for one of the jobs
-  end;
-  for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
-    exit when clock_timestamp() > v_started + interval '2 seconds';
+    case when jsonb_typeof(leases) is distinct from 'array' then 'leases is not a list of {job_id, lease_id}' end);
+  while v_lists <> '{}' and clock_timestamp() < v_started + interval '2 seconds' loop
+    v_list := v_lists[1];
+    v_lists := v_lists[2:];
+    v_count := jsonb_array_length(v_list);
     begin
       begin
-        v_one := picture_queue._heartbeat(worker, v_item);
-      exception when others then
-        v_one := picture_queue._heartbeat(worker, v_item, true);
+        v_one := picture_queue._heartbeat(worker, v_list);
+      exception when others then  -- any error, since a trigger of the project may raise one for one of the jobs
+        if v_count > 1 then
+          v_lists := array[
+            jsonb_path_query_array(v_list, '$[0 to $n]', jsonb_build_object('n', v_count / 2 - 1)),
+            jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_count / 2))] || v_lists;
+          continue;
+        end if;
+        v_one := picture_queue._heartbeat(worker, v_list, true);
       end;
       select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
       from unnest('{cancel,lost,lost_leases}'::text[]) k;
-    exception when lock_not_available then
-      null;  -- another heartbeat is extending this lease
+    exception
+      when data_exception then
+        v_malformed := v_malformed || jsonb_build_array(v_list #> '{0,job_id}');
+        v_problem := sqlerrm;
+      when lock_not_available then
+        null;  -- another heartbeat is extending this lease
     end;
   end loop;
   if v_answer is null then
+    perform picture_queue._raise_problem(v_problem, 'leases is a list of {job_id, lease_id}');
     return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
   end if;
+  v_answer := v_answer || jsonb_build_object('lost', v_answer -> 'lost' || v_malformed);
   return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
 $$;
@@ -87,21 +96,23 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
 -- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
 -- one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed value
--- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim rolls back the
--- report: repeat both.
+-- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim does not undo the
+-- report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
 declare
   v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
+  v_error text;
+  v_detail text;
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
   begin
     v_outcomes := picture_queue._report(outcomes);
   exception when others then
-    if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
+    if coalesce(jsonb_array_length(case jsonb_typeof(outcomes) when 'array' then outcomes end), 0) < 2 then
       if picture_queue._is_transient(sqlstate) then
         perform picture_queue._raise_busy();
       elsif sqlstate like 'PT%' then
@@ -117,11 +128,15 @@ begin
       into v_jobs
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
-    exception when data_exception or program_limit_exceeded then
-      perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+    exception when others then
+      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      -- Without a code of ours: a parameter has the wrong type.
+      v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
+        || concat_ws(': ', v_error, nullif(v_detail, ''));
     end;
   end if;
-  return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
+  return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs)
+    || jsonb_strip_nulls(jsonb_build_object('claim_error', v_error));
 end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';

@@ -216,6 +216,24 @@ async def test_a_report_reads_the_children_of_its_jobs(many):
     assert await many.value(left, parent) == 0
 
 
+async def test_a_report_reads_only_the_children_that_it_resolves(many):
+    parent = await many.enqueue(priority=100)
+    await many.run(
+        """with child as (
+          insert into public.job_queue (queue, job_type, status, hold)
+          select $1, 'sql-resize', 'pending', 'waiting' from generate_series(1, 3000) returning id
+        )
+        insert into picture_queue.dependency (child_id, parent_id) select id, $2 from child""",
+        many.queue,
+        parent,
+    )
+    (job,) = await many.claim()
+    done = [{"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "completed"}]
+    table = "picture_queue.dependency"
+    _, dependencies = await scans_beside(many, table, "select report_jobs($1)", done)
+    assert dependencies <= 1000
+
+
 async def test_a_report_reads_the_changes_of_its_batch(many):
     """Report an outcome while 5,000 changes of other batches are not counted."""
     await many.run(

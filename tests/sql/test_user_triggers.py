@@ -83,7 +83,36 @@ RULES = {
         language plpgsql immutable
         as $$ begin raise exception 'not on my watch' using errcode = '22P02'; end $$;
         create index mine on public.job_queue (public.refuse_for_test(job_type))""",
+    "condition of an index": """create function public.refuse_for_test(text) returns boolean
+        language plpgsql immutable as $$ begin raise exception 'not on my watch'; end $$;
+        create index mine on public.job_queue (seq) where public.refuse_for_test(job_type)""",
+    "column that must not be null": """alter table public.job_queue add mine text;
+        alter table public.job_queue alter mine set not null""",
+    "column of ours that must not be null": """delete from public.job_queue;
+        alter table public.job_queue alter user_id set not null""",
+    "default of a column": """create function public.refuse_for_test() returns text
+        language plpgsql as $$ begin raise exception 'not on my watch'; end $$;
+        alter table public.job_queue add mine text;
+        alter table public.job_queue alter mine set default public.refuse_for_test()""",
+    "generated column": """create function public.refuse_for_test(text) returns text
+        language plpgsql immutable as $$ begin
+          if $1 = 't' then raise exception 'not on my watch'; end if; return $1; end $$;
+        alter table public.job_queue add mine text
+        generated always as (public.refuse_for_test(job_type)) stored""",
+    "domain": """create domain public.mine as double precision check (value < 5);
+        alter table public.job_queue alter turn type public.mine""",
+    "length of a column": "alter table public.job_queue alter turn type numeric(3)",
+    "rule": "create rule mine as on insert to public.job_queue do instead nothing",
+    "trigger that returns null": """create function public.refuse_for_test() returns trigger
+        language plpgsql as $$ begin return null; end $$;
+        create trigger mine before insert on public.job_queue
+        for each row execute function public.refuse_for_test()""",
 }
+#: Words of which the detail of the error has one.
+REASONS = (
+    *("not on my watch", '"mine"', "domain public.mine", '"user_id"', "numeric field overflow"),
+    *('relation "job_queue"', "a trigger on public.job_queue left out a job"),
+)
 
 
 @pytest.mark.parametrize("rule", list(RULES))
@@ -94,8 +123,30 @@ async def test_every_way_to_enqueue_reports_the_same_error(db, call, rule):
     await db.run(RULES[rule])
     refused = await db.refusal(f"select {ENQUEUES[call]}")
     assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT409", "PQ_CONFLICT")
-    assert "not on my watch" in refused.detail or '"mine"' in refused.detail
+    assert any(reason in refused.detail for reason in REASONS), refused.detail
     assert "your own triggers and constraints" in refused.hint
+
+
+async def test_a_simple_job_takes_no_transaction_id_of_its_own(db):
+    await db.value("select set_queue('q')")
+    ids = [await db.value("select enqueue_job('t', queue => 'q')") for _ in range(2)]
+    written = "select array_agg(distinct xmin::text) from job_queue where id = any($1)"
+    current = await db.value("select pg_current_xact_id()::xid::text")
+    assert await db.value(written, ids) == [current]
+
+
+@pytest.mark.parametrize("call", ["enqueue_job", "with an id", "enqueue_jobs"])
+async def test_a_job_that_a_trigger_moves_to_another_queue_is_counted_there(db, call):
+    await db.value("select set_queue('q')")
+    await db.run(
+        """create function public.move_for_test() returns trigger language plpgsql
+        as $$ begin new.queue := 'sql-elsewhere'; return new; end $$;
+        create trigger mine before insert on public.job_queue
+        for each row execute function public.move_for_test()"""
+    )
+    await db.value(f"select {ENQUEUES[call]}")
+    counted = await db.rows("select * from picture_queue._depths() where queue = 'sql-elsewhere'")
+    assert [(row["status"], row["n"]) for row in counted] == [("pending", 1)]
 
 
 async def test_a_simple_job_takes_the_fast_path_without_user_triggers(db):

@@ -55,7 +55,7 @@ MUTATIONS = (
              "trigger on the completion", "report_jobs"),
     Mutation("reports wait for locked jobs", "report_jobs", "lock_timeout TO '300ms'",
              "lock_timeout TO '0'", "held lock on a job", "report_jobs"),
-    Mutation("reports wait for a locked batch", "_count_batches", SKIPS, WAITS,
+    Mutation("reports wait for a locked batch", "_record_follow_ups", SKIPS, WAITS,
              "held lock on a batch", "report_jobs"),
     Mutation("reports wait for a locked queue", "_check_breakers", "of q skip locked", "of q",
              "held lock on a queue", "report_jobs that fail"),

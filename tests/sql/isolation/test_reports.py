@@ -1,11 +1,12 @@
 """Reports in which one outcome is malformed, repeated or cannot be written."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from . import internals
-from .world import TYPE, Refused, World
+from .world import QUEUE, TYPE, Refused, World
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -52,6 +53,69 @@ async def test_only_the_outcome_with_a_wrong_type_is_refused(world, bad):
     assert [one["outcome"] for one in answers] == ["ok", "refused"]
     assert answers[1]["error"].startswith("PQ_INVALID_ARGUMENT")
     assert await internals.failed_steps(world.owner) == []
+
+
+@pytest.mark.parametrize("bad", [None, 1, "x", []])
+async def test_an_outcome_that_is_no_object_refuses_no_other(world, bad):
+    [job] = await run_jobs(world, 1)
+    [lease] = world.leases([job])
+    answers = await report(world, [{**lease, "outcome": "completed"}, bad])
+    assert [one["outcome"] for one in answers] == ["ok", "refused"]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"worker": "w", "queues": [QUEUE], "job_types": [TYPE], "max_jobs": 1001},
+        {"worker": "w", "queues": [QUEUE], "job_types": [TYPE], "max_jobs": "many"},
+        {"worker": "w", "queues": "{{", "job_types": [TYPE]},
+        {},
+        [],
+        "x",
+    ],
+)
+async def test_a_refused_claim_does_not_undo_the_report(world, claim):
+    [job] = await run_jobs(world, 1)
+    [lease] = world.leases([job])
+    items = [{**lease, "outcome": "completed"}]
+    answer = await world.call("select report_jobs($1, $2)", items, claim)
+    assert [one["outcome"] for one in answer["outcomes"]] == ["ok"]
+    assert answer["jobs"] == []
+    assert answer["claim_error"].startswith("PQ_INVALID_ARGUMENT: ")
+    assert await world.states([job]) == ["completed"]
+
+
+async def test_a_busy_claim_does_not_undo_the_report(world):
+    [job] = await run_jobs(world, 1)
+    [lease] = world.leases([job])
+    claim = {"worker": "w", "queues": [QUEUE], "job_types": [TYPE], "request_id": str(uuid4())}
+    await world.hold(
+        "select claim_jobs('w', $1, $2, request_id => $3::text::uuid)",
+        [QUEUE], [TYPE], claim["request_id"],
+    )  # fmt: skip
+    items = [{**lease, "outcome": "completed"}]
+    answer = await world.call("select report_jobs($1, $2)", items, claim)
+    assert [one["outcome"] for one in answer["outcomes"]] == ["ok"]
+    assert answer["claim_error"].startswith("PQ_BUSY: ")
+
+
+@pytest.mark.parametrize("first", ["ended lease", "same lease"])
+async def test_an_outcome_that_does_not_count_pauses_nothing(world, first):
+    [job] = await run_jobs(world, 1)
+    [lease] = world.leases([job])
+    late = {**lease, "outcome": "snoozed", "delay_seconds": 60, "pause_key": f"queue:{QUEUE}"}
+    if first == "ended lease":
+        late["lease_id"] = str(uuid4())
+    answers = await report(world, [{**lease, "outcome": "completed"}, late])
+    assert answers[0]["outcome"] == "ok"
+    [queue] = [one for one in await world.call("select list_queues()") if one["name"] == QUEUE]
+    assert not queue["paused"]
+
+
+async def test_a_permanent_error_of_class_55_is_refused_and_not_busy(world):
+    [job] = await run_jobs(world, 1)
+    await add_trigger(world, ["55000"])
+    assert await world.report([job]) == ["refused"]
 
 
 async def test_an_error_of_a_trigger_is_not_reported_as_a_wrong_type(world):

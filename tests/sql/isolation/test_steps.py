@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from . import internals
-from .world import EVENT, QUEUE, TYPE, World
+from .world import EVENT, QUEUE, TYPE, Refused, World
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -112,6 +112,29 @@ async def test_counting_a_batch_does_not_wait_for_a_lock_on_it(world):
     assert (await world.call("select get_batch($1::text::uuid)", batch))["open"] == 0
 
 
+async def test_reports_beside_a_locked_batch_do_not_touch_each_others_counts(world):
+    """Report while another transaction has the batch locked; maintenance adds the counts up."""
+    jobs = await make_batch(world, 5)
+    batch = world.saved["batch"]
+    holder = await world.hold(
+        "select from picture_queue.batch where id::text = $1 for update", batch
+    )
+    changes = "select array_agg(xmin::text order by id) from picture_queue.follow_up"
+    await world.report(jobs[:1])
+    first = await world.owner.fetchval(changes)
+    await world.report(jobs[1:2])
+    assert (await world.owner.fetchval(changes))[:1] == first
+    await world.report(jobs[2:3])
+    await world.maintain(1)
+    assert len(await world.owner.fetchval(changes)) == 1
+    assert (await world.call("select get_batch($1::text::uuid)", batch))["open"] == 2
+    await holder.execute("rollback")
+    await world.pass_time(1)
+    await world.maintain(1)
+    assert await world.owner.fetchval(changes) is None
+    assert (await world.call("select get_batch($1::text::uuid)", batch))["completed"] == 3
+
+
 async def test_waking_parked_jobs_does_not_wait_for_a_lock_on_the_event(world):
     job = await world.enqueue(TYPE, {})
     await world.claim()
@@ -177,3 +200,47 @@ async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
         "select lease_expires_at - picture_queue._now() from job_queue where id::text = $1", jobs[1]
     )
     assert ends.total_seconds() == 60
+
+
+async def ends_in(world: World, job: str) -> float:
+    """Return the seconds until the lease of a job ends."""
+    return await world.owner.fetchval(
+        "select extract(epoch from lease_expires_at - picture_queue._now())::float8 "
+        "from job_queue where id::text = $1",
+        job,
+    )
+
+
+@pytest.mark.parametrize("bad", [None, 1, "x", [], {"job_id": "x"}, {"lease_id": 5}])
+async def test_a_malformed_lease_costs_no_other_lease(world, bad):
+    jobs = [await world.enqueue(TYPE, {}) for _ in range(2)]
+    await world.claim(lease=60)
+    first, second = world.leases(jobs)
+    await world.pass_time(30)
+    answer = await world.call("select heartbeat_jobs('w', $1)", [first, bad, second])
+    lost = bad.get("job_id") if isinstance(bad, dict) else None
+    assert answer == {"cancel": [], "lost": [lost]}
+    assert [await ends_in(world, job) for job in jobs] == [60, 60]
+
+
+async def test_a_list_of_malformed_leases_is_refused(world):
+    with pytest.raises(Refused, match="PQ_INVALID_ARGUMENT"):
+        await world.ask("select heartbeat_jobs('w', $1)", [None, {"job_id": "x"}])
+
+
+async def test_a_heartbeat_splits_a_list_with_a_lease_that_cannot_be_written(world):
+    jobs = [await world.enqueue(TYPE, {}) for _ in range(100)]
+    await world.claim(lease=60)
+    await world.owner.execute(
+        f"""create function public.refuse() returns trigger language plpgsql as $$ begin
+          if new.id = '{jobs[50]}' then raise exception 'refused'; end if; return new; end $$;
+        create trigger refuse before update on public.job_queue
+        for each row execute function public.refuse()"""
+    )
+    await world.pass_time(30)
+    answer = await world.call("select heartbeat_jobs('w', $1)", world.leases(jobs))
+    assert answer == {"cancel": [], "lost": []}
+    assert {await ends_in(world, job) for job in jobs if job != jobs[50]} == {60}
+    # Each list that was extended has a transaction id of its own.
+    lists = await world.owner.fetchval("select count(distinct xmin::text) from job_queue")
+    assert lists < 10
