@@ -75,6 +75,24 @@ def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket |
     return listener
 
 
+def expect_listening(pid: int, port: int) -> None:
+    """Check that a program listens on a port of every loopback address.
+
+    Raises:
+        PortTaken: It does not. Another program may have the port of an address.
+    """
+    ends = psutil.Process(pid).net_connections("tcp")
+    found = {
+        end.laddr.ip for end in ends if (end.status, end.laddr.port) == (psutil.CONN_LISTEN, port)
+    }
+    expected = set()
+    for listener in listen(0):
+        with listener:
+            expected.add(listener.getsockname()[0])
+    if not expected <= found:
+        raise port_taken(port)
+
+
 def port_of(listeners: Sequence[socket.socket]) -> int:
     """Return the port of listening sockets."""
     port: int = listeners[0].getsockname()[1]

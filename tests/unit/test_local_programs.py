@@ -477,6 +477,16 @@ def test_a_port_that_is_used_on_one_loopback_address_is_taken(host: str) -> None
     assert _close(ports.listen(port)) == port
 
 
+def test_a_program_must_listen_on_every_loopback_address() -> None:
+    listeners = ports.listen(0)
+    port = ports.port_of(listeners)
+    ports.expect_listening(os.getpid(), port)
+    while listeners:
+        listeners.pop().close()
+        with pytest.raises(PortTaken, match=f"{port} is taken"):
+            ports.expect_listening(os.getpid(), port)
+
+
 @pytest.mark.parametrize("error", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
 def test_a_machine_without_ipv6_listens_on_ipv4(
     error: int, monkeypatch: pytest.MonkeyPatch
