@@ -81,16 +81,21 @@ def expect_listening(pid: int, port: int) -> None:
     Raises:
         PortTaken: It does not. Another program may have the port of an address.
     """
+    listeners = listen(0)
+    # Of our own, too, because some kernels do not list all connections.
+    wanted = _addresses(os.getpid(), port_of(listeners))
+    for listener in listeners:
+        listener.close()
+    if not wanted <= _addresses(pid, port):
+        raise port_taken(port)
+
+
+def _addresses(pid: int, port: int) -> set[str]:
+    """Return the addresses on whose port a process listens."""
     ends = psutil.Process(pid).net_connections("tcp")
-    found = {
+    return {
         end.laddr.ip for end in ends if (end.status, end.laddr.port) == (psutil.CONN_LISTEN, port)
     }
-    expected = set()
-    for listener in listen(0):
-        with listener:
-            expected.add(listener.getsockname()[0])
-    if not expected <= found:
-        raise port_taken(port)
 
 
 def port_of(listeners: Sequence[socket.socket]) -> int:
