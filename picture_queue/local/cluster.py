@@ -29,7 +29,7 @@ from picture_queue.local.ownership import (
     open_log,
     write_own,
 )
-from picture_queue.local.ports import HOST, HOST_6
+from picture_queue.local.ports import HOST, HOST_6, expect_listening
 from picture_queue.local.processes import exit_code, program_environment, spawn, tail
 from picture_queue.local.supervise import Guard
 
@@ -44,8 +44,10 @@ _POLL = 0.01
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
     "listen_addresses": f"{HOST},{HOST_6}",  # without IPv6 the server only logs a warning
-    "max_connections": "100",
-    "authentication_timeout": "10s",  # others on this machine can connect too
+    # Others on this machine can connect too, and so can pages: in Chromium with 256 connections.
+    # Postgres accepts twice as many that send no password.
+    "max_connections": "300",
+    "authentication_timeout": "10s",
     "wal_level": "logical",  # as on the platform
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -267,6 +269,7 @@ class Cluster:
         """Wait until the server takes connections.
 
         Raises:
+            PortTaken: Another program has the port on one of the addresses.
             LocalStackError: The server ended, or took too long.
         """
         deadline = time.monotonic() + _START_TIMEOUT
@@ -276,6 +279,8 @@ class Cluster:
             # As `pg_ctl start` does: the first line is the pid, the eighth the state.
             lines = self._pid_file()
             if len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
+                # It starts even if another program has the port of one address.
+                expect_listening(process.pid, self.port)
                 return
             await asyncio.sleep(_POLL)
         raise LocalStackError(

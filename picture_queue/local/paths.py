@@ -134,7 +134,7 @@ def make_directory(path: Path) -> None:
     make_directory(path.parent)
     # If another process has just made it, its mode stays as it is.
     with contextlib.suppress(FileExistsError):
-        path.mkdir()
+        path.mkdir(0o755)
         path.chmod(0o755)
 
 
@@ -150,7 +150,7 @@ def _make_cache(path: Path) -> None:
     # The service user reads root's cache.
     mode = 0o755 if os.geteuid() == 0 else 0o700
     with contextlib.suppress(FileExistsError):
-        path.mkdir()
+        path.mkdir(mode)  # never open to others, whose entries would stay in it
         path.chmod(mode)
     expect_safe_path(path)
     info = path.lstat()

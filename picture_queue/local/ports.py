@@ -75,6 +75,29 @@ def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket |
     return listener
 
 
+def expect_listening(pid: int, port: int) -> None:
+    """Check that a program listens on a port of every loopback address.
+
+    Raises:
+        PortTaken: It does not. Another program may have the port of an address.
+    """
+    listeners = listen(0)
+    # Of our own, too, because some kernels do not list all connections.
+    wanted = _addresses(os.getpid(), port_of(listeners))
+    for listener in listeners:
+        listener.close()
+    if not wanted <= _addresses(pid, port):
+        raise port_taken(port)
+
+
+def _addresses(pid: int, port: int) -> set[str]:
+    """Return the addresses on whose port a process listens."""
+    ends = psutil.Process(pid).net_connections("tcp")
+    return {
+        end.laddr.ip for end in ends if (end.status, end.laddr.port) == (psutil.CONN_LISTEN, port)
+    }
+
+
 def port_of(listeners: Sequence[socket.socket]) -> int:
     """Return the port of listening sockets."""
     port: int = listeners[0].getsockname()[1]

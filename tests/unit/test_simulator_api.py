@@ -81,6 +81,28 @@ async def test_a_token_is_required(http: httpx.AsyncClient, value: str | bytes) 
     assert answer.json() == recorded["response"]["body"]
 
 
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/account", 401), ("/_simulator/faults", 403), ("/files/a/b", None)]
+)
+async def test_a_websocket_is_refused(path: str, status: int | None) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "websocket", "path": path, "query_string": b"", "headers": [(b"host", b"localhost")]
+    }  # fmt: skip
+    await create_app(SimulatorSettings(token="r8_test"))(scope, receive, send)
+    if status:
+        assert sent[0]["type"] == "websocket.http.response.start" and sent[0]["status"] == status
+    else:
+        assert sent[0]["type"] == "websocket.close"
+
+
 async def test_the_account_is_the_simulator(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/account")).json()["username"] == "simulator"
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -94,7 +94,7 @@ class _TokenRequired:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app: ASGIApp = self._app
-        scheme, _, given = Request(scope).headers.get("authorization", "").partition(" ")
+        scheme, _, given = HTTPConnection(scope).headers.get("authorization", "").partition(" ")
         is_token = hmac.compare_digest(given.strip().encode(), self._token)
         if not (self._token and is_token and scheme.lower() == "bearer"):
             app = problem(
@@ -115,7 +115,7 @@ class _SwitchKeyRequired:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app: ASGIApp = self._app
-        request = Request(scope)
+        request = HTTPConnection(scope)
         given = request.headers.get("apikey", "").encode()
         if not any([hmac.compare_digest(given, key) for key in self._keys]):
             app = problem(403, "The switches need the stack's secret key in the header apikey.")
