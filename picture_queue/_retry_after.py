@@ -4,12 +4,18 @@ import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+#: Longest wait that a server can request, seconds. Nothing is called meanwhile.
+MAX_RETRY_AFTER = 300.0
+
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a server asks to wait; None if the header is absent or unreadable.
+    """Return the seconds that a server asks to wait, at most `MAX_RETRY_AFTER`.
 
     Args:
         value: The value of the header: seconds, or an HTTP date.
+
+    Returns:
+        The seconds; None if the header is absent or unreadable.
     """
     if not value:
         return None
@@ -17,12 +23,12 @@ def parse_retry_after(value: str | None) -> float | None:
         seconds = float(value)
     except ValueError:
         seconds = _seconds_until(value)
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER) if math.isfinite(seconds) else None
 
 
 def _seconds_until(date: str) -> float:
     try:
         at = parsedate_to_datetime(date)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError):
         return math.nan
     return (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

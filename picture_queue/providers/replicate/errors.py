@@ -31,11 +31,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from picture_queue._retry_after import parse_retry_after
+from picture_queue._retry_after import MAX_RETRY_AFTER, parse_retry_after
 from picture_queue.errors import PictureQueueError
-
-#: Maximum wait that a server can request, in seconds.
-MAX_RETRY_AFTER = 300.0
 
 
 class ReplicateError(PictureQueueError):
