@@ -86,7 +86,7 @@ async def _generate(
         if out is not None:
             # Check that the pictures can be downloaded before a prediction is paid for.
             # start_generation checks the key only if it is called over the API.
-            await expect_storage(pq) if pq._project.database else expect_api(pq)
+            await expect_storage(pq) if pq._backend.database else expect_api(pq)
         started = await pq.generations.start(**request)
         if out is not None:
             await _follow_and_save(pq, started, out, timeout, as_json)

@@ -14,8 +14,8 @@ from picture_queue.records import Batch, EnqueuedBatch
 class AsyncBatches:
     """The batches of a project. Every method needs a service key."""
 
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
 
     async def enqueue(
         self,
@@ -41,7 +41,7 @@ class AsyncBatches:
             PictureQueueError: For the same reasons as in `Jobs.enqueue_many`.
         """
         rpc = _rpc.enqueue_batch(jobs, callback, batch_id, metadata)
-        return await self._project.call(rpc)
+        return await self._backend.call(rpc)
 
     async def get(self, batch_id: UUID | str) -> Batch:
         """Return a batch with its progress.
@@ -49,4 +49,4 @@ class AsyncBatches:
         Raises:
             BatchNotFound: No such batch.
         """
-        return await self._project.call(_rpc.get_batch(batch_id))
+        return await self._backend.call(_rpc.get_batch(batch_id))

@@ -77,18 +77,18 @@ class AsyncPictureQueue:
                     "a user",
                     hint="Unset SUPABASE_ACCESS_TOKEN or PICTURE_QUEUE_DATABASE_URL",
                 )
-        self._project = AsyncBackend(api, database)
-        self._watcher = Watcher(self._project)
-        self.jobs = AsyncJobs(self._project, self._watcher)
-        self.generations = AsyncGenerations(self._project, self._watcher)
-        self.models = AsyncModels(self._project)
-        self.batches = AsyncBatches(self._project)
-        self.schedules = AsyncSchedules(self._project)
-        self.queues = AsyncQueues(self._project)
-        self.limits = AsyncLimits(self._project)
-        self.tenants = AsyncTenants(self._project)
-        self.events = AsyncEvents(self._project)
-        self.settings = AsyncSettings(self._project)
+        self._backend = AsyncBackend(api, database)
+        self._watcher = Watcher(self._backend)
+        self.jobs = AsyncJobs(self._backend, self._watcher)
+        self.generations = AsyncGenerations(self._backend, self._watcher)
+        self.models = AsyncModels(self._backend)
+        self.batches = AsyncBatches(self._backend)
+        self.schedules = AsyncSchedules(self._backend)
+        self.queues = AsyncQueues(self._backend)
+        self.limits = AsyncLimits(self._backend)
+        self.tenants = AsyncTenants(self._backend)
+        self.events = AsyncEvents(self._backend)
+        self.settings = AsyncSettings(self._backend)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -114,7 +114,7 @@ class AsyncPictureQueue:
         Raises:
             NotAllowed: The key is not a service key.
         """
-        return await self._project.call(_rpc.queue_status())
+        return await self._backend.call(_rpc.queue_status())
 
     async def doctor(self) -> list[Finding]:
         """Check the project.
@@ -125,7 +125,7 @@ class AsyncPictureQueue:
         Raises:
             NotAllowed: The key is not a service key.
         """
-        return await self._project.call(_rpc.queue_doctor(datetime.now(UTC)))
+        return await self._backend.call(_rpc.queue_doctor(datetime.now(UTC)))
 
     async def maintain(self, *, force: bool = False) -> Maintenance:
         """Run one round of maintenance, unless a worker holds the maintenance lease.
@@ -139,16 +139,16 @@ class AsyncPictureQueue:
         Raises:
             NotAllowed: The key is not a service key.
         """
-        return await self._project.call(_rpc.maintain_jobs(force=force))
+        return await self._backend.call(_rpc.maintain_jobs(force=force))
 
     async def version(self) -> Version:
         """Return the version of picture-queue in the project's database."""
-        return await self._project.call(_rpc.picture_queue_version())
+        return await self._backend.call(_rpc.picture_queue_version())
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._watcher.aclose()
-        await self._project.aclose()
+        await self._backend.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -14,8 +14,8 @@ class AsyncEvents:
     Every method needs a service key.
     """
 
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
 
     async def send(
         self, name: str, payload: JsonValue = None, *, event_id: UUID | str | None = None
@@ -39,4 +39,4 @@ class AsyncEvents:
             InvalidArgument: The name is empty, or longer than 200 characters.
             TooLarge: The payload is larger than the limit.
         """
-        return await self._project.call(_rpc.send_event(name, payload, event_id))
+        return await self._backend.call(_rpc.send_event(name, payload, event_id))

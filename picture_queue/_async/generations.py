@@ -29,8 +29,8 @@ BUCKET = "pictures"
 class AsyncGenerations:
     """The generations of a project: all with a service key, only the user's own with a token."""
 
-    def __init__(self, project: AsyncBackend, watcher: Watcher) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend, watcher: Watcher) -> None:
+        self._backend = backend
         self._watcher = watcher
 
     async def start(
@@ -74,7 +74,7 @@ class AsyncGenerations:
             user_id=user_id,
             priority=priority,
         )
-        return await self._project.call(rpc)
+        return await self._backend.call(rpc)
 
     async def get(self, generation_id: UUID | str) -> Generation:
         """Return a generation with its images.
@@ -82,7 +82,7 @@ class AsyncGenerations:
         Raises:
             GenerationNotFound: No such generation, or it belongs to another user.
         """
-        return await self._project.call(_rpc.get_generation(generation_id))
+        return await self._backend.call(_rpc.get_generation(generation_id))
 
     async def list(
         self,
@@ -102,7 +102,7 @@ class AsyncGenerations:
             The generations, newest first.
         """
         rpc = _rpc.list_generations(status=status, limit=limit, before=before)
-        return await self._project.call(rpc)
+        return await self._backend.call(rpc)
 
     async def cancel(self, generation_id: UUID | str) -> CancelRequest:
         """Cancel a generation at once if it is pending; ask its worker to stop if it is running.
@@ -114,7 +114,7 @@ class AsyncGenerations:
             GenerationNotFound: No such generation, or it belongs to another user.
             JobFinished: The generation has already completed or failed.
         """
-        return await self._project.call(_rpc.cancel_generation(generation_id))
+        return await self._backend.call(_rpc.cancel_generation(generation_id))
 
     def watch(
         self, generation_id: UUID | str, *, timeout: float | None = None
@@ -143,7 +143,7 @@ class AsyncGenerations:
             NotFound: The picture was deleted, or belongs to another user.
             ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
-        return await self._project.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
+        return await self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
 
     async def save(self, image: Image, path: str | Path) -> Path:
         """Write a picture to a file.
@@ -177,6 +177,6 @@ class AsyncGenerations:
             encode({"expiresIn": expires_in}),
             {"Content-Type": "application/json"},
         )
-        answer = await self._project.storage(call)
+        answer = await self._backend.storage(call)
         path = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
-        return f"{self._project.storage_url}{path}"
+        return f"{self._backend.storage_url}{path}"

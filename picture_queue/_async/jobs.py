@@ -29,8 +29,8 @@ from picture_queue.records import (
 class AsyncJobs:
     """The jobs of a project: with a service key all, with a user's token only their own."""
 
-    def __init__(self, project: AsyncBackend, watcher: Watcher) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend, watcher: Watcher) -> None:
+        self._backend = backend
         self._watcher = watcher
 
     async def enqueue(
@@ -60,7 +60,7 @@ class AsyncJobs:
             JobRunning: The unique job that the new one should replace is already running.
         """
         job: NewJob = {"job_type": job_type, "payload": payload, **options}
-        return await self._project.call(_rpc.enqueue_job(job))
+        return await self._backend.call(_rpc.enqueue_job(job))
 
     async def enqueue_many(self, jobs: Iterable[NewJob]) -> builtins.list[Enqueued]:
         """Enqueue many jobs in one call: all of them or none.
@@ -76,7 +76,7 @@ class AsyncJobs:
                 the job.
             DependencyCycle: A job depends on a job that comes later in the list.
         """
-        return await self._project.call(_rpc.enqueue_jobs(jobs))
+        return await self._backend.call(_rpc.enqueue_jobs(jobs))
 
     async def get(self, job_id: UUID | str) -> Job:
         """Return a job.
@@ -84,7 +84,7 @@ class AsyncJobs:
         Raises:
             JobNotFound: No such job, or it belongs to another user.
         """
-        return await self._project.call(_rpc.get_job(job_id))
+        return await self._backend.call(_rpc.get_job(job_id))
 
     async def list(
         self,
@@ -107,7 +107,7 @@ class AsyncJobs:
         Raises:
             InvalidArgument: The filter is invalid; the error names the field and the value.
         """
-        return await self._project.call(_rpc.list_jobs(filter, limit=limit, before_seq=before_seq))
+        return await self._backend.call(_rpc.list_jobs(filter, limit=limit, before_seq=before_seq))
 
     async def change(
         self,
@@ -133,7 +133,7 @@ class AsyncJobs:
             InvalidArgument: The filter is invalid; the error names the field and the value.
         """
         rpc = _rpc.change_jobs(action, filter, preview=preview, limit=limit)
-        return await self._project.call(rpc)
+        return await self._backend.call(rpc)
 
     async def failure_reasons(self, **filter: Unpack[JobFilter]) -> builtins.list[FailureReason]:
         """Group the failed jobs by the reason of their failure, and count them.
@@ -144,7 +144,7 @@ class AsyncJobs:
         Returns:
             The reasons, the most frequent first.
         """
-        return await self._project.call(_rpc.failure_reasons(filter))
+        return await self._backend.call(_rpc.failure_reasons(filter))
 
     async def history(self, job_id: UUID | str) -> JobHistory:
         """Return the timeline, the failed attempts and the log of a job.
@@ -152,7 +152,7 @@ class AsyncJobs:
         Raises:
             JobNotFound: No such job.
         """
-        return await self._project.call(_rpc.get_job_history(job_id))
+        return await self._backend.call(_rpc.get_job_history(job_id))
 
     async def position(self, job_id: UUID | str) -> JobPosition:
         """Return the position of a job in its queue.
@@ -160,7 +160,7 @@ class AsyncJobs:
         Raises:
             JobNotFound: No such job, or it belongs to another user.
         """
-        return await self._project.call(_rpc.job_position(job_id))
+        return await self._backend.call(_rpc.job_position(job_id))
 
     @overload
     async def explain(  # type: ignore[overload-overlap]
@@ -184,8 +184,8 @@ class AsyncJobs:
             InvalidArgument: More than 1000 jobs.
         """
         if isinstance(job_id, str | UUID):
-            return (await self._project.call(_rpc.explain_jobs([job_id])))[0]
-        return await self._project.call(_rpc.explain_jobs(job_id))
+            return (await self._backend.call(_rpc.explain_jobs([job_id])))[0]
+        return await self._backend.call(_rpc.explain_jobs(job_id))
 
     async def cancel(self, job_id: UUID | str) -> CancelRequest:
         """Cancel a job: a pending one at once; a running one is asked to stop.
@@ -197,7 +197,7 @@ class AsyncJobs:
             JobNotFound: No such job, or it belongs to another user.
             JobFinished: The job has already completed or failed.
         """
-        return await self._project.call(_rpc.cancel_job(job_id))
+        return await self._backend.call(_rpc.cancel_job(job_id))
 
     async def retry(self, job_id: UUID | str) -> Job:
         """Retry a failed or cancelled job, with one more attempt if none is left.
@@ -210,7 +210,7 @@ class AsyncJobs:
             JobFinished: The job is running, or it has completed.
             Conflict: Another job now has the unique key of this one.
         """
-        await self._project.call(_rpc.retry_job(job_id))
+        await self._backend.call(_rpc.retry_job(job_id))
         return await self.get(job_id)
 
     def watch(

@@ -15,8 +15,8 @@ class AsyncLimits:
     own ``limit_keys``. Every method needs a service key.
     """
 
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
 
     async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Limit]:
         """Return the keys that have a limit, are paused, or have waiting jobs.
@@ -25,7 +25,7 @@ class AsyncLimits:
             limit: Maximum number of results, up to 10,000.
             after: The key of the last limit of the previous page.
         """
-        return await self._project.call(_rpc.list_limits(limit, after))
+        return await self._backend.call(_rpc.list_limits(limit, after))
 
     async def set(
         self,
@@ -49,7 +49,7 @@ class AsyncLimits:
         Raises:
             InvalidArgument: A value is invalid; the error names the field and the value.
         """
-        return await self._project.call(_rpc.set_limit(key, max_running, rate, period))
+        return await self._backend.call(_rpc.set_limit(key, max_running, rate, period))
 
     async def delete(self, key: str) -> None:
         """Delete the limit of a key.
@@ -57,7 +57,7 @@ class AsyncLimits:
         Raises:
             LimitNotFound: The key has no limit.
         """
-        await self._project.call(_rpc.delete_limit(key))
+        await self._backend.call(_rpc.delete_limit(key))
 
     async def pause(self, key: str, resume_at: datetime | None = None) -> PausedKey:
         """Pause a key: its jobs do not start until the key is resumed.
@@ -72,7 +72,7 @@ class AsyncLimits:
         Raises:
             InvalidArgument: ``resume_at`` is in the past.
         """
-        return await self._project.call(_rpc.pause_key(key, resume_at))
+        return await self._backend.call(_rpc.pause_key(key, resume_at))
 
     async def resume(self, key: str) -> PausedKey:
         """Resume a paused key.
@@ -80,4 +80,4 @@ class AsyncLimits:
         Returns:
             The key as it is now.
         """
-        return await self._project.call(_rpc.resume_key(key))
+        return await self._backend.call(_rpc.resume_key(key))

@@ -8,9 +8,9 @@ from picture_queue.records import Model
 class AsyncModels:
     """The models that `generations.start` accepts."""
 
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
 
     async def list(self) -> list[Model]:
         """Return the models, sorted by id."""
-        return await self._project.call(_rpc.list_models())
+        return await self._backend.call(_rpc.list_models())

@@ -13,8 +13,8 @@ from picture_queue.records import Changed, DesiredWorkers, Queue, QueueCounts
 class AsyncQueues:
     """The queues of a project. Every method needs a service key."""
 
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
 
     async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Queue]:
         """Return the queues with their policies and the counts of their jobs.
@@ -23,7 +23,7 @@ class AsyncQueues:
             limit: Maximum number of results, up to 10,000.
             after: The name of the last queue of the previous page.
         """
-        return await self._project.call(_rpc.list_queues(limit, after))
+        return await self._backend.call(_rpc.list_queues(limit, after))
 
     async def set(self, queue: str, **changes: Unpack[QueueChanges]) -> Queue:
         """Change the policy of a queue; create the queue if it does not exist.
@@ -38,7 +38,7 @@ class AsyncQueues:
         Raises:
             InvalidArgument: A value is invalid; the error names the field and the value.
         """
-        return await self._project.call(_rpc.set_queue(queue, changes))
+        return await self._backend.call(_rpc.set_queue(queue, changes))
 
     async def pause(
         self, queue: str, *, resume_at: datetime | None = None, reason: str | None = None
@@ -57,7 +57,7 @@ class AsyncQueues:
             QueueNotFound: No such queue.
             InvalidArgument: ``resume_at`` is in the past.
         """
-        return await self._project.call(_rpc.pause_queue(queue, resume_at, reason))
+        return await self._backend.call(_rpc.pause_queue(queue, resume_at, reason))
 
     async def resume(self, queue: str) -> Queue:
         """Resume a paused or draining queue.
@@ -68,7 +68,7 @@ class AsyncQueues:
         Raises:
             QueueNotFound: No such queue.
         """
-        return await self._project.call(_rpc.resume_queue(queue))
+        return await self._backend.call(_rpc.resume_queue(queue))
 
     async def drain(self, queue: str) -> Queue:
         """Drain a queue: refuse new jobs, and run the existing ones.
@@ -79,7 +79,7 @@ class AsyncQueues:
         Raises:
             QueueNotFound: No such queue.
         """
-        return await self._project.call(_rpc.drain_queue(queue))
+        return await self._backend.call(_rpc.drain_queue(queue))
 
     async def purge(self, queue: str, *, preview: bool = False) -> Changed:
         """Cancel the pending jobs of a queue, up to 10,000 in a call.
@@ -94,7 +94,7 @@ class AsyncQueues:
         Raises:
             QueueNotFound: No such queue.
         """
-        return await self._project.call(_rpc.purge_queue(queue, preview))
+        return await self._backend.call(_rpc.purge_queue(queue, preview))
 
     async def counts(
         self, *, limit: int = 10_000, after: str | None = None
@@ -107,7 +107,7 @@ class AsyncQueues:
             limit: Maximum number of results, up to 10,000.
             after: The name of the last queue of the previous page.
         """
-        return await self._project.call(_rpc.queue_counts(limit, after))
+        return await self._backend.call(_rpc.queue_counts(limit, after))
 
     async def desired_workers(
         self,
@@ -132,4 +132,4 @@ class AsyncQueues:
             QueueNotFound: No such queue.
         """
         rpc = _rpc.desired_workers(queue, jobs_per_worker, min_workers, max_workers)
-        return await self._project.call(rpc)
+        return await self._backend.call(rpc)

@@ -19,8 +19,8 @@ class AsyncSchedules:
     one job, even with many workers.
     """
 
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
 
     async def list(
         self, *, limit: int = 10_000, after: str | None = None
@@ -32,7 +32,7 @@ class AsyncSchedules:
             after: The name of the last schedule of the previous page. A page of more than 8 MiB
                 ends early, so continue until a page is empty.
         """
-        return await self._project.call(_rpc.list_schedules(limit, after))
+        return await self._backend.call(_rpc.list_schedules(limit, after))
 
     async def set(
         self,
@@ -78,7 +78,7 @@ class AsyncSchedules:
             "paused": paused,
         }
         job = {"job_type": job_type, "payload": payload, **options}
-        return await self._project.call(_rpc.set_schedule(name, timing, job))
+        return await self._backend.call(_rpc.set_schedule(name, timing, job))
 
     async def delete(self, name: str) -> bool:
         """Delete a schedule, but not the jobs that it enqueued.
@@ -86,7 +86,7 @@ class AsyncSchedules:
         Returns:
             True if the schedule existed.
         """
-        return await self._project.call(_rpc.delete_schedule(name))
+        return await self._backend.call(_rpc.delete_schedule(name))
 
     async def pause(self, name: str) -> Schedule:
         """Pause a schedule: it enqueues no jobs until it is resumed.
@@ -97,7 +97,7 @@ class AsyncSchedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return await self._project.call(_rpc.pause_schedule(name))
+        return await self._backend.call(_rpc.pause_schedule(name))
 
     async def resume(self, name: str) -> Schedule:
         """Resume a schedule; the ticks of the pause do not count as missed.
@@ -108,7 +108,7 @@ class AsyncSchedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return await self._project.call(_rpc.resume_schedule(name))
+        return await self._backend.call(_rpc.resume_schedule(name))
 
     async def run(self, name: str) -> Enqueued:
         """Enqueue the job of a schedule now, even if the schedule is paused.
@@ -121,4 +121,4 @@ class AsyncSchedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return await self._project.call(_rpc.run_schedule(name))
+        return await self._backend.call(_rpc.run_schedule(name))

@@ -10,12 +10,12 @@ from picture_queue.records import Setting
 class AsyncSettings:
     """The defaults and limits of a project. Every method needs a service key."""
 
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
 
     async def get(self) -> Setting:
         """Return the settings."""
-        return await self._project.call(_rpc.get_settings())
+        return await self._backend.call(_rpc.get_settings())
 
     async def set(self, **changes: Any) -> Setting:
         """Change settings.
@@ -29,4 +29,4 @@ class AsyncSettings:
         Raises:
             InvalidArgument: A value is invalid; the error names the field and the value.
         """
-        return await self._project.call(_rpc.set_setting(changes))
+        return await self._backend.call(_rpc.set_setting(changes))

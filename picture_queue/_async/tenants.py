@@ -10,8 +10,8 @@ from picture_queue.records import Tenant
 class AsyncTenants:
     """The weights of tenants in queues with fair sharing. Every method needs a service key."""
 
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
 
     async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Tenant]:
         """Return the tenants whose weight was set; all others have the weight 1.
@@ -20,7 +20,7 @@ class AsyncTenants:
             limit: Maximum number of results, up to 10,000.
             after: The name of the last tenant of the previous page.
         """
-        return await self._project.call(_rpc.list_tenants(limit, after))
+        return await self._backend.call(_rpc.list_tenants(limit, after))
 
     async def set(self, tenant: str, weight: float) -> Tenant:
         """Set the weight of a tenant in fair sharing.
@@ -37,4 +37,4 @@ class AsyncTenants:
         Raises:
             InvalidArgument: The tenant or the weight is invalid; the error names the value.
         """
-        return await self._project.call(_rpc.set_tenant(tenant, weight))
+        return await self._backend.call(_rpc.set_tenant(tenant, weight))

@@ -54,25 +54,25 @@ class Watcher:
     """The sources of events and rows for all waits of one client.
 
     Attributes:
-        project: The backend that reads the rows.
+        backend: The backend that reads the rows.
         subscriptions: The source of events; None if the client does not use the API.
         wake_ups: The source of wake-ups for workers: the database if it is configured, otherwise
             the API.
     """
 
-    def __init__(self, project: AsyncBackend) -> None:
-        self.project = project
+    def __init__(self, backend: AsyncBackend) -> None:
+        self.backend = backend
         self._inboxes: set[_Inbox] = set()
         self.subscriptions: EventSource | None = None
-        if project.api is not None:
+        if backend.api is not None:
             from picture_queue._realtime.subscriptions import Subscriptions
 
-            self.subscriptions = Subscriptions(project.api)
+            self.subscriptions = Subscriptions(backend.api)
         self.wake_ups: EventSource | None = self.subscriptions
-        if project.database is not None:
+        if backend.database is not None:
             from picture_queue._realtime.notifications import Notifications
 
-            self.wake_ups = Notifications(project.database.settings)
+            self.wake_ups = Notifications(backend.database.settings)
 
     @contextmanager
     def listen(self, topic: str, inbox: "_Inbox") -> Iterator[None]:
@@ -211,9 +211,9 @@ class _JobFollower:
         """
         try:
             async with asyncio.timeout(self._remaining(math.inf, _LAST_CALL_TIMEOUT)):
-                row: Job | Generation = await self._watcher.project.call(target)
+                row: Job | Generation = await self._watcher.backend.call(target)
                 if isinstance(row, Generation):
-                    row = await self._watcher.project.call(_rpc.get_job(row.job_id))
+                    row = await self._watcher.backend.call(_rpc.get_job(row.job_id))
         except TimeoutError as error:
             name, value = next(iter(target.params.items()))
             subject = f"{name.removesuffix('_id').capitalize()} {value}"
@@ -273,7 +273,7 @@ class _JobFollower:
         if not timeout:
             raise TimeoutError
         async with asyncio.timeout(timeout):
-            return await self._watcher.project.call(rpc)
+            return await self._watcher.backend.call(rpc)
 
     @property
     def _is_over(self) -> bool:

@@ -41,11 +41,11 @@ class Subscriptions:
     """The listeners of one project, and the websocket that serves them.
 
     Args:
-        project: The API client, which has the URL, the key and the current token.
+        api: The API client, which has the URL, the key and the current token.
     """
 
-    def __init__(self, project: AsyncPostgrest) -> None:
-        self._project = project
+    def __init__(self, api: AsyncPostgrest) -> None:
+        self._api = api
         self._listeners: dict[str, list[Listener]] = {}
         self._joined: set[str] = set()
         self._changed = asyncio.Event()
@@ -140,7 +140,7 @@ class Subscriptions:
         return self._has_joined
 
     async def _make_client(self) -> RealtimeClient:
-        supabase = await self._project.client()
+        supabase = await self._api.client()
         client = RealtimeClient(
             str(supabase.realtime_url),
             token=supabase.supabase_key,
@@ -148,12 +148,12 @@ class Subscriptions:
             hb_interval=_HEARTBEAT_INTERVAL,
             timeout=_JOIN_TIMEOUT,
         )
-        await client.set_auth(await self._project.access_token())
+        await client.set_auth(await self._api.access_token())
         return client
 
     async def _refresh_token(self, client: RealtimeClient) -> None:
         """Send a refreshed user token to the server, before it closes the topics."""
-        token = await self._project.access_token()
+        token = await self._api.access_token()
         if token != client.access_token and client.is_connected:
             await client.set_auth(token)
 

@@ -39,11 +39,11 @@ class Watcher:
     It ends with `close`, when the client is garbage-collected, or with the process.
 
     Args:
-        project: The backend of the sync client.
+        backend: The backend of the sync client.
     """
 
-    def __init__(self, project: Backend) -> None:
-        self._project = project
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._lock = threading.Lock()
         self._background: _LoopThread | None = None
 
@@ -52,7 +52,7 @@ class Watcher:
         events: _Events = queue.SimpleQueue()
         with self._lock:
             if self._background is None or not self._background.is_alive:
-                self._background = _LoopThread(self._project)
+                self._background = _LoopThread(self._backend)
                 weakref.finalize(self, self._background.stop)
             background = self._background
             future = background.submit(work, events)
@@ -107,14 +107,14 @@ class _LoopThread:
     """A thread with an event loop, and an async connection to the project of a sync client.
 
     Args:
-        project: The backend of the sync client.
+        backend: The backend of the sync client.
     """
 
-    def __init__(self, project: Backend) -> None:
-        api = None if project.api is None else _same_caller(project.api)
-        database = project.database.settings if project.database is not None else None
-        self._project = AsyncBackend(api, database)
-        self._watcher = asynchronous.Watcher(self._project)
+    def __init__(self, backend: Backend) -> None:
+        api = None if backend.api is None else _same_caller(backend.api)
+        database = backend.database.settings if backend.database is not None else None
+        self._backend = AsyncBackend(api, database)
+        self._watcher = asynchronous.Watcher(self._backend)
         self._futures: set[Future[Any]] = set()
         self._stopping = asyncio.Event()
         self._process = os.getpid()
@@ -172,7 +172,7 @@ class _LoopThread:
     async def _serve(self) -> None:
         await self._stopping.wait()
         await self._watcher.aclose()
-        await self._project.aclose()
+        await self._backend.aclose()
 
 
 def _same_caller(api: "Postgrest") -> "AsyncPostgrest":

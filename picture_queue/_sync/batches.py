@@ -16,8 +16,8 @@ from picture_queue.records import Batch, EnqueuedBatch
 class Batches:
     """The batches of a project. Every method needs a service key."""
 
-    def __init__(self, project: Backend) -> None:
-        self._project = project
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def enqueue(
         self,
@@ -43,7 +43,7 @@ class Batches:
             PictureQueueError: For the same reasons as in `Jobs.enqueue_many`.
         """
         rpc = _rpc.enqueue_batch(jobs, callback, batch_id, metadata)
-        return self._project.call(rpc)
+        return self._backend.call(rpc)
 
     def get(self, batch_id: UUID | str) -> Batch:
         """Return a batch with its progress.
@@ -51,4 +51,4 @@ class Batches:
         Raises:
             BatchNotFound: No such batch.
         """
-        return self._project.call(_rpc.get_batch(batch_id))
+        return self._backend.call(_rpc.get_batch(batch_id))

@@ -79,18 +79,18 @@ class PictureQueue:
                     "a user",
                     hint="Unset SUPABASE_ACCESS_TOKEN or PICTURE_QUEUE_DATABASE_URL",
                 )
-        self._project = Backend(api, database)
-        self._watcher = Watcher(self._project)
-        self.jobs = Jobs(self._project, self._watcher)
-        self.generations = Generations(self._project, self._watcher)
-        self.models = Models(self._project)
-        self.batches = Batches(self._project)
-        self.schedules = Schedules(self._project)
-        self.queues = Queues(self._project)
-        self.limits = Limits(self._project)
-        self.tenants = Tenants(self._project)
-        self.events = Events(self._project)
-        self.settings = Settings(self._project)
+        self._backend = Backend(api, database)
+        self._watcher = Watcher(self._backend)
+        self.jobs = Jobs(self._backend, self._watcher)
+        self.generations = Generations(self._backend, self._watcher)
+        self.models = Models(self._backend)
+        self.batches = Batches(self._backend)
+        self.schedules = Schedules(self._backend)
+        self.queues = Queues(self._backend)
+        self.limits = Limits(self._backend)
+        self.tenants = Tenants(self._backend)
+        self.events = Events(self._backend)
+        self.settings = Settings(self._backend)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -116,7 +116,7 @@ class PictureQueue:
         Raises:
             NotAllowed: The key is not a service key.
         """
-        return self._project.call(_rpc.queue_status())
+        return self._backend.call(_rpc.queue_status())
 
     def doctor(self) -> list[Finding]:
         """Check the project.
@@ -127,7 +127,7 @@ class PictureQueue:
         Raises:
             NotAllowed: The key is not a service key.
         """
-        return self._project.call(_rpc.queue_doctor(datetime.now(UTC)))
+        return self._backend.call(_rpc.queue_doctor(datetime.now(UTC)))
 
     def maintain(self, *, force: bool = False) -> Maintenance:
         """Run one round of maintenance, unless a worker holds the maintenance lease.
@@ -141,16 +141,16 @@ class PictureQueue:
         Raises:
             NotAllowed: The key is not a service key.
         """
-        return self._project.call(_rpc.maintain_jobs(force=force))
+        return self._backend.call(_rpc.maintain_jobs(force=force))
 
     def version(self) -> Version:
         """Return the version of picture-queue in the project's database."""
-        return self._project.call(_rpc.picture_queue_version())
+        return self._backend.call(_rpc.picture_queue_version())
 
     def close(self) -> None:
         """Close all connections."""
         self._watcher.close()
-        self._project.close()
+        self._backend.close()
 
     def __enter__(self) -> Self:
         return self

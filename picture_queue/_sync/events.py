@@ -16,8 +16,8 @@ class Events:
     Every method needs a service key.
     """
 
-    def __init__(self, project: Backend) -> None:
-        self._project = project
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def send(
         self, name: str, payload: JsonValue = None, *, event_id: UUID | str | None = None
@@ -41,4 +41,4 @@ class Events:
             InvalidArgument: The name is empty, or longer than 200 characters.
             TooLarge: The payload is larger than the limit.
         """
-        return self._project.call(_rpc.send_event(name, payload, event_id))
+        return self._backend.call(_rpc.send_event(name, payload, event_id))

@@ -31,8 +31,8 @@ BUCKET = "pictures"
 class Generations:
     """The generations of a project: all with a service key, only the user's own with a token."""
 
-    def __init__(self, project: Backend, watcher: Watcher) -> None:
-        self._project = project
+    def __init__(self, backend: Backend, watcher: Watcher) -> None:
+        self._backend = backend
         self._watcher = watcher
 
     def start(
@@ -76,7 +76,7 @@ class Generations:
             user_id=user_id,
             priority=priority,
         )
-        return self._project.call(rpc)
+        return self._backend.call(rpc)
 
     def get(self, generation_id: UUID | str) -> Generation:
         """Return a generation with its images.
@@ -84,7 +84,7 @@ class Generations:
         Raises:
             GenerationNotFound: No such generation, or it belongs to another user.
         """
-        return self._project.call(_rpc.get_generation(generation_id))
+        return self._backend.call(_rpc.get_generation(generation_id))
 
     def list(
         self,
@@ -104,7 +104,7 @@ class Generations:
             The generations, newest first.
         """
         rpc = _rpc.list_generations(status=status, limit=limit, before=before)
-        return self._project.call(rpc)
+        return self._backend.call(rpc)
 
     def cancel(self, generation_id: UUID | str) -> CancelRequest:
         """Cancel a generation at once if it is pending; ask its worker to stop if it is running.
@@ -116,7 +116,7 @@ class Generations:
             GenerationNotFound: No such generation, or it belongs to another user.
             JobFinished: The generation has already completed or failed.
         """
-        return self._project.call(_rpc.cancel_generation(generation_id))
+        return self._backend.call(_rpc.cancel_generation(generation_id))
 
     def watch(
         self, generation_id: UUID | str, *, timeout: float | None = None
@@ -145,7 +145,7 @@ class Generations:
             NotFound: The picture was deleted, or belongs to another user.
             ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
-        return self._project.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
+        return self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
 
     def save(self, image: Image, path: str | Path) -> Path:
         """Write a picture to a file.
@@ -179,6 +179,6 @@ class Generations:
             encode({"expiresIn": expires_in}),
             {"Content-Type": "application/json"},
         )
-        answer = self._project.storage(call)
+        answer = self._backend.storage(call)
         path = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
-        return f"{self._project.storage_url}{path}"
+        return f"{self._backend.storage_url}{path}"

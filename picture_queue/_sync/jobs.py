@@ -31,8 +31,8 @@ from picture_queue.records import (
 class Jobs:
     """The jobs of a project: with a service key all, with a user's token only their own."""
 
-    def __init__(self, project: Backend, watcher: Watcher) -> None:
-        self._project = project
+    def __init__(self, backend: Backend, watcher: Watcher) -> None:
+        self._backend = backend
         self._watcher = watcher
 
     def enqueue(
@@ -62,7 +62,7 @@ class Jobs:
             JobRunning: The unique job that the new one should replace is already running.
         """
         job: NewJob = {"job_type": job_type, "payload": payload, **options}
-        return self._project.call(_rpc.enqueue_job(job))
+        return self._backend.call(_rpc.enqueue_job(job))
 
     def enqueue_many(self, jobs: Iterable[NewJob]) -> builtins.list[Enqueued]:
         """Enqueue many jobs in one call: all of them or none.
@@ -78,7 +78,7 @@ class Jobs:
                 the job.
             DependencyCycle: A job depends on a job that comes later in the list.
         """
-        return self._project.call(_rpc.enqueue_jobs(jobs))
+        return self._backend.call(_rpc.enqueue_jobs(jobs))
 
     def get(self, job_id: UUID | str) -> Job:
         """Return a job.
@@ -86,7 +86,7 @@ class Jobs:
         Raises:
             JobNotFound: No such job, or it belongs to another user.
         """
-        return self._project.call(_rpc.get_job(job_id))
+        return self._backend.call(_rpc.get_job(job_id))
 
     def list(
         self,
@@ -109,7 +109,7 @@ class Jobs:
         Raises:
             InvalidArgument: The filter is invalid; the error names the field and the value.
         """
-        return self._project.call(_rpc.list_jobs(filter, limit=limit, before_seq=before_seq))
+        return self._backend.call(_rpc.list_jobs(filter, limit=limit, before_seq=before_seq))
 
     def change(
         self,
@@ -135,7 +135,7 @@ class Jobs:
             InvalidArgument: The filter is invalid; the error names the field and the value.
         """
         rpc = _rpc.change_jobs(action, filter, preview=preview, limit=limit)
-        return self._project.call(rpc)
+        return self._backend.call(rpc)
 
     def failure_reasons(self, **filter: Unpack[JobFilter]) -> builtins.list[FailureReason]:
         """Group the failed jobs by the reason of their failure, and count them.
@@ -146,7 +146,7 @@ class Jobs:
         Returns:
             The reasons, the most frequent first.
         """
-        return self._project.call(_rpc.failure_reasons(filter))
+        return self._backend.call(_rpc.failure_reasons(filter))
 
     def history(self, job_id: UUID | str) -> JobHistory:
         """Return the timeline, the failed attempts and the log of a job.
@@ -154,7 +154,7 @@ class Jobs:
         Raises:
             JobNotFound: No such job.
         """
-        return self._project.call(_rpc.get_job_history(job_id))
+        return self._backend.call(_rpc.get_job_history(job_id))
 
     def position(self, job_id: UUID | str) -> JobPosition:
         """Return the position of a job in its queue.
@@ -162,7 +162,7 @@ class Jobs:
         Raises:
             JobNotFound: No such job, or it belongs to another user.
         """
-        return self._project.call(_rpc.job_position(job_id))
+        return self._backend.call(_rpc.job_position(job_id))
 
     @overload
     def explain(  # type: ignore[overload-overlap]
@@ -186,8 +186,8 @@ class Jobs:
             InvalidArgument: More than 1000 jobs.
         """
         if isinstance(job_id, str | UUID):
-            return (self._project.call(_rpc.explain_jobs([job_id])))[0]
-        return self._project.call(_rpc.explain_jobs(job_id))
+            return (self._backend.call(_rpc.explain_jobs([job_id])))[0]
+        return self._backend.call(_rpc.explain_jobs(job_id))
 
     def cancel(self, job_id: UUID | str) -> CancelRequest:
         """Cancel a job: a pending one at once; a running one is asked to stop.
@@ -199,7 +199,7 @@ class Jobs:
             JobNotFound: No such job, or it belongs to another user.
             JobFinished: The job has already completed or failed.
         """
-        return self._project.call(_rpc.cancel_job(job_id))
+        return self._backend.call(_rpc.cancel_job(job_id))
 
     def retry(self, job_id: UUID | str) -> Job:
         """Retry a failed or cancelled job, with one more attempt if none is left.
@@ -212,7 +212,7 @@ class Jobs:
             JobFinished: The job is running, or it has completed.
             Conflict: Another job now has the unique key of this one.
         """
-        self._project.call(_rpc.retry_job(job_id))
+        self._backend.call(_rpc.retry_job(job_id))
         return self.get(job_id)
 
     def watch(

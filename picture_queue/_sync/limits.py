@@ -17,8 +17,8 @@ class Limits:
     own ``limit_keys``. Every method needs a service key.
     """
 
-    def __init__(self, project: Backend) -> None:
-        self._project = project
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Limit]:
         """Return the keys that have a limit, are paused, or have waiting jobs.
@@ -27,7 +27,7 @@ class Limits:
             limit: Maximum number of results, up to 10,000.
             after: The key of the last limit of the previous page.
         """
-        return self._project.call(_rpc.list_limits(limit, after))
+        return self._backend.call(_rpc.list_limits(limit, after))
 
     def set(
         self,
@@ -51,7 +51,7 @@ class Limits:
         Raises:
             InvalidArgument: A value is invalid; the error names the field and the value.
         """
-        return self._project.call(_rpc.set_limit(key, max_running, rate, period))
+        return self._backend.call(_rpc.set_limit(key, max_running, rate, period))
 
     def delete(self, key: str) -> None:
         """Delete the limit of a key.
@@ -59,7 +59,7 @@ class Limits:
         Raises:
             LimitNotFound: The key has no limit.
         """
-        self._project.call(_rpc.delete_limit(key))
+        self._backend.call(_rpc.delete_limit(key))
 
     def pause(self, key: str, resume_at: datetime | None = None) -> PausedKey:
         """Pause a key: its jobs do not start until the key is resumed.
@@ -74,7 +74,7 @@ class Limits:
         Raises:
             InvalidArgument: ``resume_at`` is in the past.
         """
-        return self._project.call(_rpc.pause_key(key, resume_at))
+        return self._backend.call(_rpc.pause_key(key, resume_at))
 
     def resume(self, key: str) -> PausedKey:
         """Resume a paused key.
@@ -82,4 +82,4 @@ class Limits:
         Returns:
             The key as it is now.
         """
-        return self._project.call(_rpc.resume_key(key))
+        return self._backend.call(_rpc.resume_key(key))

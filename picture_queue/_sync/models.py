@@ -10,9 +10,9 @@ from picture_queue.records import Model
 class Models:
     """The models that `generations.start` accepts."""
 
-    def __init__(self, project: Backend) -> None:
-        self._project = project
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def list(self) -> list[Model]:
         """Return the models, sorted by id."""
-        return self._project.call(_rpc.list_models())
+        return self._backend.call(_rpc.list_models())

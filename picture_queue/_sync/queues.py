@@ -15,8 +15,8 @@ from picture_queue.records import Changed, DesiredWorkers, Queue, QueueCounts
 class Queues:
     """The queues of a project. Every method needs a service key."""
 
-    def __init__(self, project: Backend) -> None:
-        self._project = project
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Queue]:
         """Return the queues with their policies and the counts of their jobs.
@@ -25,7 +25,7 @@ class Queues:
             limit: Maximum number of results, up to 10,000.
             after: The name of the last queue of the previous page.
         """
-        return self._project.call(_rpc.list_queues(limit, after))
+        return self._backend.call(_rpc.list_queues(limit, after))
 
     def set(self, queue: str, **changes: Unpack[QueueChanges]) -> Queue:
         """Change the policy of a queue; create the queue if it does not exist.
@@ -40,7 +40,7 @@ class Queues:
         Raises:
             InvalidArgument: A value is invalid; the error names the field and the value.
         """
-        return self._project.call(_rpc.set_queue(queue, changes))
+        return self._backend.call(_rpc.set_queue(queue, changes))
 
     def pause(
         self, queue: str, *, resume_at: datetime | None = None, reason: str | None = None
@@ -59,7 +59,7 @@ class Queues:
             QueueNotFound: No such queue.
             InvalidArgument: ``resume_at`` is in the past.
         """
-        return self._project.call(_rpc.pause_queue(queue, resume_at, reason))
+        return self._backend.call(_rpc.pause_queue(queue, resume_at, reason))
 
     def resume(self, queue: str) -> Queue:
         """Resume a paused or draining queue.
@@ -70,7 +70,7 @@ class Queues:
         Raises:
             QueueNotFound: No such queue.
         """
-        return self._project.call(_rpc.resume_queue(queue))
+        return self._backend.call(_rpc.resume_queue(queue))
 
     def drain(self, queue: str) -> Queue:
         """Drain a queue: refuse new jobs, and run the existing ones.
@@ -81,7 +81,7 @@ class Queues:
         Raises:
             QueueNotFound: No such queue.
         """
-        return self._project.call(_rpc.drain_queue(queue))
+        return self._backend.call(_rpc.drain_queue(queue))
 
     def purge(self, queue: str, *, preview: bool = False) -> Changed:
         """Cancel the pending jobs of a queue, up to 10,000 in a call.
@@ -96,7 +96,7 @@ class Queues:
         Raises:
             QueueNotFound: No such queue.
         """
-        return self._project.call(_rpc.purge_queue(queue, preview))
+        return self._backend.call(_rpc.purge_queue(queue, preview))
 
     def counts(
         self, *, limit: int = 10_000, after: str | None = None
@@ -109,7 +109,7 @@ class Queues:
             limit: Maximum number of results, up to 10,000.
             after: The name of the last queue of the previous page.
         """
-        return self._project.call(_rpc.queue_counts(limit, after))
+        return self._backend.call(_rpc.queue_counts(limit, after))
 
     def desired_workers(
         self,
@@ -134,4 +134,4 @@ class Queues:
             QueueNotFound: No such queue.
         """
         rpc = _rpc.desired_workers(queue, jobs_per_worker, min_workers, max_workers)
-        return self._project.call(rpc)
+        return self._backend.call(rpc)

@@ -21,8 +21,8 @@ class Schedules:
     one job, even with many workers.
     """
 
-    def __init__(self, project: Backend) -> None:
-        self._project = project
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def list(
         self, *, limit: int = 10_000, after: str | None = None
@@ -34,7 +34,7 @@ class Schedules:
             after: The name of the last schedule of the previous page. A page of more than 8 MiB
                 ends early, so continue until a page is empty.
         """
-        return self._project.call(_rpc.list_schedules(limit, after))
+        return self._backend.call(_rpc.list_schedules(limit, after))
 
     def set(
         self,
@@ -80,7 +80,7 @@ class Schedules:
             "paused": paused,
         }
         job = {"job_type": job_type, "payload": payload, **options}
-        return self._project.call(_rpc.set_schedule(name, timing, job))
+        return self._backend.call(_rpc.set_schedule(name, timing, job))
 
     def delete(self, name: str) -> bool:
         """Delete a schedule, but not the jobs that it enqueued.
@@ -88,7 +88,7 @@ class Schedules:
         Returns:
             True if the schedule existed.
         """
-        return self._project.call(_rpc.delete_schedule(name))
+        return self._backend.call(_rpc.delete_schedule(name))
 
     def pause(self, name: str) -> Schedule:
         """Pause a schedule: it enqueues no jobs until it is resumed.
@@ -99,7 +99,7 @@ class Schedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return self._project.call(_rpc.pause_schedule(name))
+        return self._backend.call(_rpc.pause_schedule(name))
 
     def resume(self, name: str) -> Schedule:
         """Resume a schedule; the ticks of the pause do not count as missed.
@@ -110,7 +110,7 @@ class Schedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return self._project.call(_rpc.resume_schedule(name))
+        return self._backend.call(_rpc.resume_schedule(name))
 
     def run(self, name: str) -> Enqueued:
         """Enqueue the job of a schedule now, even if the schedule is paused.
@@ -123,4 +123,4 @@ class Schedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return self._project.call(_rpc.run_schedule(name))
+        return self._backend.call(_rpc.run_schedule(name))

@@ -12,12 +12,12 @@ from picture_queue.records import Setting
 class Settings:
     """The defaults and limits of a project. Every method needs a service key."""
 
-    def __init__(self, project: Backend) -> None:
-        self._project = project
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def get(self) -> Setting:
         """Return the settings."""
-        return self._project.call(_rpc.get_settings())
+        return self._backend.call(_rpc.get_settings())
 
     def set(self, **changes: Any) -> Setting:
         """Change settings.
@@ -31,4 +31,4 @@ class Settings:
         Raises:
             InvalidArgument: A value is invalid; the error names the field and the value.
         """
-        return self._project.call(_rpc.set_setting(changes))
+        return self._backend.call(_rpc.set_setting(changes))

@@ -12,8 +12,8 @@ from picture_queue.records import Tenant
 class Tenants:
     """The weights of tenants in queues with fair sharing. Every method needs a service key."""
 
-    def __init__(self, project: Backend) -> None:
-        self._project = project
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Tenant]:
         """Return the tenants whose weight was set; all others have the weight 1.
@@ -22,7 +22,7 @@ class Tenants:
             limit: Maximum number of results, up to 10,000.
             after: The name of the last tenant of the previous page.
         """
-        return self._project.call(_rpc.list_tenants(limit, after))
+        return self._backend.call(_rpc.list_tenants(limit, after))
 
     def set(self, tenant: str, weight: float) -> Tenant:
         """Set the weight of a tenant in fair sharing.
@@ -39,4 +39,4 @@ class Tenants:
         Raises:
             InvalidArgument: The tenant or the weight is invalid; the error names the value.
         """
-        return self._project.call(_rpc.set_tenant(tenant, weight))
+        return self._backend.call(_rpc.set_tenant(tenant, weight))

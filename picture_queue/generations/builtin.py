@@ -69,7 +69,7 @@ def add_generations(
     api = ReplicateClient(replicate.token, base_url=replicate.base_url)
 
     def store_for(job: JobContext) -> GenerationStore:
-        return GenerationStore(client._project, job.id, job.lease_id)
+        return GenerationStore(client._backend, job.id, job.lease_id)
 
     worker.handler(JOB_TYPE, timeout=TIMEOUT)(image_handler(api, store_for, handling))
     worker.after_stop(api.aclose)

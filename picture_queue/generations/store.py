@@ -22,7 +22,7 @@ def expect_api(client: AsyncPictureQueue) -> None:
     Raises:
         SettingsError: The client has only the URL of the database.
     """
-    if client._project.api is None:
+    if client._backend.api is None:
         raise SettingsError(
             "Pictures are stored through the project's API, and SUPABASE_URL is not set",
             hint="Set SUPABASE_URL and a service key in addition to PICTURE_QUEUE_DATABASE_URL",
@@ -39,7 +39,7 @@ async def expect_storage(client: AsyncPictureQueue) -> None:
     expect_api(client)
     await client.version()  # its errors name a wrong URL, a wrong key, or missing SQL
     try:
-        await client._project.storage(StorageCall("GET", f"bucket/{BUCKET}"))
+        await client._backend.storage(StorageCall("GET", f"bucket/{BUCKET}"))
     except NotFound as error:
         raise SettingsError(
             f"This key cannot read the bucket {BUCKET} in Storage",

@@ -222,11 +222,11 @@ class Worker:
         use_daemon_threads(self.settings.concurrency)
         guard_tasks()
         # Not the watcher of the client, since a handler may close the client.
-        watcher = Watcher(client._project)
+        watcher = Watcher(client._backend)
         self._closers = {} if self._client else {"Closing the connections": client.aclose}
         self._closers["Closing the wake-ups"] = watcher.aclose
         self._supervisor = Supervisor(
-            client._project, watcher.wake_ups, self._registry, self.settings, self._fail, self._emit
+            client._backend, watcher.wake_ups, self._registry, self.settings, self._fail, self._emit
         )
         starting = self._starting = asyncio.create_task(self._supervisor.start())
         try:

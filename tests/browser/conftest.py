@@ -292,7 +292,7 @@ class ManualWorker:
         request = _rpc.Claim(
             "manual worker", ("default",), ("generate-image",), 100, 120.0, uuid4()
         )
-        jobs = await self._service._project.call(_rpc.claim_jobs(request))
+        jobs = await self._service._backend.call(_rpc.claim_jobs(request))
         (self._job,) = [job for job in jobs if job.id == self._job_id]
         return self
 
@@ -300,14 +300,14 @@ class ManualWorker:
         """Report progress."""
         assert self._job
         call = _rpc.report_progress(self._job_id, self._job.lease_id, percent, "drawing")
-        await self._service._project.call(call)
+        await self._service._backend.call(call)
 
     async def report(self, outcome: str, **given: Any) -> None:
         """Report the outcome of the attempt."""
         assert self._job
         item = {"job_id": str(self._job_id), "lease_id": str(self._job.lease_id)}
         item |= {"outcome": outcome, **given}
-        await self._service._project.call(_rpc.report_jobs([item]))
+        await self._service._backend.call(_rpc.report_jobs([item]))
 
 
 @pytest.fixture

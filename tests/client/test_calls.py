@@ -33,13 +33,13 @@ def call(api: Api, timeout: float | None = None) -> Any:
     """Make a call with a sync client, and the same call with an async one."""
     answers, asked = list(api.answers), []
     with PictureQueue(api.url, "key") as pq:
-        results = [outcome(lambda: pq._project.call(CALL, timeout))]
+        results = [outcome(lambda: pq._backend.call(CALL, timeout))]
     asked.append(len(api.asked))
     api.answers = answers
 
     async def use() -> Any:
         async with AsyncPictureQueue(api.url, "key") as client:
-            return await client._project.call(CALL, timeout)
+            return await client._backend.call(CALL, timeout)
 
     results.append(outcome(lambda: asyncio.run(use())))
     asked.append(len(api.asked) - asked[0])
@@ -61,26 +61,26 @@ def outcome(work: Any) -> Any:
 
 def test_a_hanging_connection_costs_one_timeout_and_is_not_reused(api):
     with PictureQueue(api.url, "key") as pq:
-        assert pq._project.call(CALL) == "ok"
+        assert pq._backend.call(CALL) == "ok"
         api.answers = [Answer(write=hang)]
         began = time.monotonic()
         with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.5 s"):
-            pq._project.call(CALL, timeout=0.5)
+            pq._backend.call(CALL, timeout=0.5)
         assert time.monotonic() - began < 20
-        assert pq._project.call(CALL) == "ok"
+        assert pq._backend.call(CALL) == "ok"
     assert api.sockets[0] == api.sockets[1] != api.sockets[2]
 
 
 async def test_a_connection_is_not_reused_after_an_async_caller_gave_up(api):
     async with AsyncPictureQueue(api.url, "key") as pq:
-        assert await pq._project.call(CALL) == "ok"
+        assert await pq._backend.call(CALL) == "ok"
         api.answers = [Answer(write=hang), Answer(write=hang)]
         with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.3 s"):
-            await pq._project.call(CALL, timeout=0.3)
+            await pq._backend.call(CALL, timeout=0.3)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
-                await pq._project.call(CALL)
-        assert await pq._project.call(CALL) == "ok"
+                await pq._backend.call(CALL)
+        assert await pq._backend.call(CALL) == "ok"
     assert api.sockets[0] == api.sockets[1]
     assert len(set(api.sockets)) == 3
 
@@ -95,15 +95,15 @@ async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
         handler.wfile.write(b'"ok"')
 
     async with AsyncPictureQueue(api.url, "key") as pq:
-        await pq._project.call(CALL)
+        await pq._backend.call(CALL)
         api.answers = [Answer(write=together)] * 6
-        await asyncio.gather(*(pq._project.call(CALL) for _ in range(6)))
+        await asyncio.gather(*(pq._backend.call(CALL) for _ in range(6)))
         assert len(set(api.sockets)) == 6
         api.silent = set(api.sockets)
         with pytest.raises(errors.ConnectionFailed):
-            await pq._project.call(CALL, timeout=0.5)
+            await pq._backend.call(CALL, timeout=0.5)
         for _ in range(6):
-            assert await pq._project.call(CALL, timeout=10) == "ok"
+            assert await pq._backend.call(CALL, timeout=10) == "ok"
     assert len(set(api.sockets)) == 7
 
 
@@ -192,16 +192,16 @@ def test_a_response_of_an_unexpected_type_is_a_library_error(api):
 def test_exceptions_of_other_libraries_become_library_errors(api, monkeypatch):
     monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
     with PictureQueue(api.url, "key") as pq:
-        assert pq._project.call(CALL) == "ok"
+        assert pq._backend.call(CALL) == "ok"
         for error in (KeyError(7), RuntimeError("Event loop is closed"), OSError("no route")):
 
             def fail(*args: Any, error: Exception = error, **kwargs: Any) -> None:
                 raise error
 
             with monkeypatch.context() as patch:
-                patch.setattr(pq._project._api().client().postgrest.session, "send", fail)
+                patch.setattr(pq._backend._api().client().postgrest.session, "send", fail)
                 with pytest.raises(errors.ConnectionFailed):
-                    pq._project.call(CALL)
+                    pq._backend.call(CALL)
 
 
 # --- Threads, event loops and processes ---
@@ -364,7 +364,7 @@ def test_no_call_fails_after_all_idle_connections_were_closed(stack, queue):
 
         def hold(_: int) -> None:
             barrier.wait(10)
-            pq._project.call(Rpc("enqueue_job", {"job_type": "x", "queue": queue}, str))
+            pq._backend.call(Rpc("enqueue_job", {"job_type": "x", "queue": queue}, str))
 
         pq.health()
         with ThreadPoolExecutor(4) as pool:
@@ -372,7 +372,7 @@ def test_no_call_fails_after_all_idle_connections_were_closed(stack, queue):
                 list(pool.map(hold, range(4)))
         with PictureQueue(database_url=stack.db_url) as other:
             other.health()
-            (connection,) = other._project.database._pool._idle
+            (connection,) = other._backend.database._pool._idle
             connection.execute(
                 b"select pg_terminate_backend(pid) from pg_stat_activity "
                 b"where application_name = 'picture_queue' and pid <> pg_backend_pid()",
@@ -388,7 +388,7 @@ def test_a_server_that_never_responds_is_abandoned_at_the_timeout():
         url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
         began = time.monotonic()
         with PictureQueue(database_url=url) as pq, pytest.raises(errors.ConnectionFailed) as late:
-            pq._project.call(CALL, timeout=0.5)
+            pq._backend.call(CALL, timeout=0.5)
         assert "secret" not in str(late.value)
 
         async def use() -> None:
@@ -413,7 +413,7 @@ def test_a_sync_call_waits_at_most_its_timeout_for_a_connection(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
         with PictureQueue(database_url=url) as pq, pytest.raises(errors.ConnectionFailed):
-            pq._project.call(CALL, timeout=0.5)
+            pq._backend.call(CALL, timeout=0.5)
     assert waits
     assert max(waits) <= 0.5
 
@@ -426,7 +426,7 @@ async def test_the_error_of_an_exhausted_pool_names_the_reason(stack, db):
             waiting = [asyncio.create_task(pq.settings.get()) for _ in range(4)]
             await asyncio.sleep(0.2)
             with pytest.raises(errors.Busy, match=r"in use for 0\.3 s"):
-                await pq._project.call(CALL, timeout=0.3)
+                await pq._backend.call(CALL, timeout=0.3)
         assert len(await asyncio.gather(*waiting)) == 4
 
 

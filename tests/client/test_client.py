@@ -18,12 +18,12 @@ from picture_queue.records import (
 
 async def claim(service, queue, *types):
     request = _rpc.Claim("test", (queue,), types or ("resize",), 10, 30.0, uuid4())
-    return await service._project.call(_rpc.claim_jobs(request))
+    return await service._backend.call(_rpc.claim_jobs(request))
 
 
 async def report(service, job, outcome, **given):
     item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": outcome, **given}
-    return await service._project.call(_rpc.report_jobs([item]))
+    return await service._backend.call(_rpc.report_jobs([item]))
 
 
 async def test_a_job_is_enqueued_read_and_listed(service, queue):
@@ -171,7 +171,7 @@ async def test_conflicts_stale_leases_and_finished_jobs_raise_typed_errors(servi
         await service.jobs.enqueue("other", job_id=enqueued.id)
     (job,) = await claim(service, queue)
     with pytest.raises(errors.StaleLease):
-        await service._project.call(_rpc.report_progress(job.id, uuid4(), 5))
+        await service._backend.call(_rpc.report_progress(job.id, uuid4(), 5))
     with pytest.raises(errors.JobFinished):
         await service.jobs.retry(job.id)
     await report(service, job, "completed")
@@ -231,7 +231,7 @@ async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, mo
             return version
 
         async with AsyncPictureQueue("http://unused", "key") as pq:
-            monkeypatch.setattr(pq._project.api, "call", fake_call)
+            monkeypatch.setattr(pq._backend.api, "call", fake_call)
             await pq.jobs.list()
 
     with pytest.raises(errors.DatabaseTooOld, match=r"db push"):
@@ -246,7 +246,7 @@ async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, mo
 
 
 async def test_a_call_whose_response_was_lost_is_repeated_and_writes_once(service, queue):
-    client = await service._project._api().client()
+    client = await service._backend._api().client()
     sent = 0
 
     async def lose_first(response: httpx.Response) -> None:

@@ -111,7 +111,7 @@ async def test_a_refreshed_token_is_sent_before_the_old_one_expires(stack, ada, 
         listener = Recorder()
         with pq._watcher.subscriptions.listen(f"pq:user:{ada.id}", listener):
             assert await listener.next() == "joined"
-            client = await pq._project._api().client()
+            client = await pq._backend._api().client()
             client.options.headers["Authorization"] = f"Bearer {ada.token}"
             with pytest.raises(TimeoutError):
                 await listener.next(timeout=4.5)

@@ -58,7 +58,7 @@ def download_async(api: Api, timeout: float) -> bytes:
 def upload(api: Api, timeout: float) -> None:
     async def use() -> None:
         async with AsyncPictureQueue(api.url, "key", timeout=timeout) as pq:
-            store = GenerationStore(pq._project, UUID(int=1), UUID(int=2))
+            store = GenerationStore(pq._backend, UUID(int=1), UUID(int=2))
             await store.upload(IMAGE.path, b"png", "image/png")
 
     asyncio.run(use())

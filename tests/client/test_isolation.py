@@ -13,7 +13,7 @@ async def generation_of_ada(ada, service):
     """Return a generation of Ada with an image row and its file."""
     started = await ada.pq.generations.start("a secret cat")
     path = f"{ada.id}/{started.id}/1.png"
-    storage = (await service._project._api().client()).storage.from_("pictures")
+    storage = (await service._backend._api().client()).storage.from_("pictures")
     await storage.upload(path, b"\x89PNG", {"content-type": "image/png"})
     return started, path
 

@@ -109,7 +109,7 @@ if os.fork() == 0:
         next(watch)
     except errors.ConnectionFailed as error:
         print(error, flush=True)
-    own = PictureQueue(pq._project.api.settings.url, pq._project.api.settings.key)
+    own = PictureQueue(pq._backend.api.settings.url, pq._backend.api.settings.key)
     print(next(own.jobs.watch(job_id)).status, flush=True)
     os._exit(0)
 os.wait()
@@ -179,7 +179,7 @@ def test_the_thread_of_a_garbage_collected_client_ends(stack, pq, job_id):
     other = PictureQueue(stack.api_url, stack.service_role_key)
     next(other.jobs.watch(job_id))
     thread = other._watcher._background._thread
-    other._project.close()
+    other._backend.close()
     del other
     gc.collect()
     thread.join(GUARD)
@@ -225,6 +225,6 @@ async def test_a_watch_reads_with_the_current_session(stack, ada, bob, monkeypat
 
 def refresh(pq, token):
     """Set a new token, as a refreshed session of supabase-py does."""
-    client = pq._project._api().client()
+    client = pq._backend._api().client()
     client.options.headers["Authorization"] = f"Bearer {token}"
     client._postgrest = None

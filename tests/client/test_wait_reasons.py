@@ -86,13 +86,13 @@ async def test_result_logs_each_reason_once(service, queue, caplog):
 async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkeypatch):
     monkeypatch.setattr(follow, "EXPLAIN_LONGEST", 60.0)
     called = []
-    call = service._project.call
+    call = service._backend.call
 
     async def count(rpc, *more, **options):
         called.append(rpc.function)
         return await call(rpc, *more, **options)
 
-    monkeypatch.setattr(service._project, "call", count)
+    monkeypatch.setattr(service._backend, "call", count)
     job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     with pytest.raises(errors.WaitTimeout):
         await service.jobs.result(job_id, timeout=2)

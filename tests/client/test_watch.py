@@ -104,12 +104,12 @@ def joined(monkeypatch):
 
 async def claim(pq, queue):
     request = _rpc.Claim("test", (queue,), ("resize",), 1, 30.0, uuid4())
-    return (await pq._project.call(_rpc.claim_jobs(request)))[0]
+    return (await pq._backend.call(_rpc.claim_jobs(request)))[0]
 
 
 async def finish(pq, job):
     item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": "completed"}
-    await pq._project.call(_rpc.report_jobs([item]))
+    await pq._backend.call(_rpc.report_jobs([item]))
 
 
 async def test_all_states_arrive_over_the_socket(service, queue, joined):
@@ -117,7 +117,7 @@ async def test_all_states_arrive_over_the_socket(service, queue, joined):
     watch = Watch(service, job_id)
     await joined(service, f"pq:job:{job_id}")
     job = await claim(service, queue)
-    await service._project.call(_rpc.report_progress(job.id, job.lease_id, 40, "downloading"))
+    await service._backend.call(_rpc.report_progress(job.id, job.lease_id, 40, "downloading"))
     await watch.until(lambda event: event.progress == 40)
     await finish(service, job)
     events = await watch.finish()
@@ -243,7 +243,7 @@ async def test_a_watch_continues_with_a_refreshed_token(stack, ada, service, joi
         topic = f"pq:user:{ada.id}"
         watch = Watch(pq, started.job_id)
         probe = await joined(pq, topic)
-        client = await pq._project._api().client()
+        client = await pq._backend._api().client()
         client.options.headers["Authorization"] = f"Bearer {ada.token}"
         client._postgrest = None  # A refreshed session does both.
         await probe.until_lost()

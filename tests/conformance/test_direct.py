@@ -71,15 +71,15 @@ async def test_a_user_token_with_a_database_url_is_refused(stack):
 
 async def test_images_need_the_api(direct):
     with pytest.raises(SettingsError, match="SUPABASE_URL"):
-        direct._project._api()
+        direct._backend._api()
 
 
 async def test_the_environment_selects_the_transport(stack, monkeypatch):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
     monkeypatch.setenv("PICTURE_QUEUE_DATABASE_URL", stack.db_url)
     async with AsyncPictureQueue.from_env() as pq:
-        assert pq._project.database is not None
-        assert pq._project.api is None
+        assert pq._backend.database is not None
+        assert pq._backend.api is None
         assert await pq.health()
 
 
@@ -116,14 +116,14 @@ async def test_a_call_without_an_answer_is_abandoned_at_the_timeout(direct, db):
         await db.execute("lock table picture_queue.setting in access exclusive mode")
         began = time.monotonic()
         with pytest.raises(errors.ConnectionFailed, match=r"0\.3 s"):
-            await direct._project.call(_rpc.get_settings(), timeout=0.3)
+            await direct._backend.call(_rpc.get_settings(), timeout=0.3)
         assert time.monotonic() - began < 25
     assert await direct.settings.get()
 
 
 async def test_each_query_of_a_connection_has_its_own_timeout(direct):
     await direct.health()
-    connection = direct._project.database._pool._idle.pop()
+    connection = direct._backend.database._pool._idle.pop()
     began = time.monotonic()
     await connection.execute(b"select 1", [], 0.3)
     await connection.execute(b"select pg_sleep(0.2)", [], 60)
@@ -141,7 +141,7 @@ async def test_each_query_of_a_connection_has_its_own_timeout(direct):
 def test_a_sync_query_without_an_answer_is_abandoned_at_the_timeout(stack):
     with PictureQueue(database_url=stack.db_url) as pq:
         pq.health()
-        (connection,) = pq._project.database._pool._idle
+        (connection,) = pq._backend.database._pool._idle
         with pytest.raises(TimeoutError):
             connection.execute(b"select pg_sleep(10)", [], 0.2)
         assert not connection.is_idle
@@ -157,12 +157,12 @@ async def test_large_calls_and_answers_are_possible(direct, queue):
 
 async def test_concurrent_calls_share_a_few_connections(direct, db):
     await asyncio.gather(*(direct.health() for _ in range(50)))
-    assert 1 <= len(direct._project.database._pool._idle) <= DatabaseSettings("").connections
+    assert 1 <= len(direct._backend.database._pool._idle) <= DatabaseSettings("").connections
 
 
 async def test_no_prepared_statement_is_left(direct):
     await direct.health()
-    (connection,) = direct._project.database._pool._idle
+    (connection,) = direct._backend.database._pool._idle
     result = await connection.execute(b"select count(*) from pg_prepared_statements", [], 10)
     assert result.get_value(0, 0) == b"0"
 
@@ -182,7 +182,7 @@ async def test_a_cancelled_call_leaves_a_usable_pool(direct, db, queue):
 async def test_the_error_names_a_missing_function(direct):
     for function in ("enqueue_job", f"missing_{uuid4().hex}"):
         with pytest.raises(errors.DatabaseTooOld, match=function):
-            await direct._project.call(Rpc(function, {"unknown": 1}, lambda data: data))
+            await direct._backend.call(Rpc(function, {"unknown": 1}, lambda data: data))
 
 
 # --- Wake-ups ---
@@ -269,7 +269,7 @@ async def test_an_idle_worker_starts_a_job_without_polling(direct, queue):
 
 async def test_a_value_larger_than_the_socket_buffer_is_written_in_parts(direct):
     await direct.health()
-    (connection,) = direct._project.database._pool._idle
+    (connection,) = direct._backend.database._pool._idle
     assert isinstance(connection, AsyncRawConnection)
     value = b"x" * 30_000_000
     result = await connection.execute(b"select length($1)", [value], 30)

@@ -36,11 +36,11 @@ def work(service, queue, kind):
     class Work:
         async def claim(self, max_jobs=1):
             claim = Claim("hand", (queue,), (kind,), max_jobs, 30.0, uuid4())
-            return await service._project.call(_rpc.claim_jobs(claim))
+            return await service._backend.call(_rpc.claim_jobs(claim))
 
         async def report(self, job, outcome, **given):
             item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": outcome}
-            return await service._project.call(_rpc.report_jobs([{**item, **given}]))
+            return await service._backend.call(_rpc.report_jobs([{**item, **given}]))
 
         async def run(self, count, outcome="completed", **given):
             jobs = await self.claim(count)
@@ -368,7 +368,7 @@ async def test_history_and_position_of_a_job_are_returned(service, queue, kind, 
     assert (await service.jobs.position(last.id)).position == 2
     (job,) = await work.claim()
     lines = [{"level": "info", "message": "half way"}]
-    await service._project.call(_rpc.log_job(job.id, job.lease_id, lines))
+    await service._backend.call(_rpc.log_job(job.id, job.lease_id, lines))
     await work.report(job, "failed", error="no", detail="Traceback", delay_seconds=0)
     await service.maintain(force=True)
     await work.run(1)

@@ -16,7 +16,7 @@ from picture_queue._transport.base import Deadline
 @pytest.fixture
 def lose(service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Lose the first response of a function, after the database has committed."""
-    transport = service._project._transport
+    transport = service._backend._transport
     made = transport.call
     calls: dict[str, int] = {}
 
@@ -82,7 +82,7 @@ async def test_a_repeated_retry_succeeds_although_the_job_was_claimed_meanwhile(
     made = await service.jobs.enqueue("x", queue=queue)
     await service.jobs.cancel(made.id)
     lose("retry_job")
-    transport = service._project._transport
+    transport = service._backend._transport
     call = transport.call
 
     async def claim_between(rpc, deadline):
@@ -104,7 +104,7 @@ async def test_a_repeated_cancel_returns_the_same_although_the_job_ended_meanwhi
     made = await service.jobs.enqueue("x", queue=queue)
     await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
     lose("cancel_job")
-    transport = service._project._transport
+    transport = service._backend._transport
     call = transport.call
 
     async def complete_between(rpc, deadline):
@@ -153,8 +153,8 @@ async def test_lines_are_logged_once(service, db, queue, lose):
     now = datetime.now(UTC)
     lines = [{"at": now, "level": "info", "message": message} for message in ("a", "b")]
     lose("log_job")
-    await service._project.call(_rpc.log_job(made.id, lease, lines))
-    await service._project.call(_rpc.log_job(made.id, lease, [{"message": "b"}] * 2))
+    await service._backend.call(_rpc.log_job(made.id, lease, lines))
+    await service._backend.call(_rpc.log_job(made.id, lease, [{"message": "b"}] * 2))
     log = (await service.jobs.history(made.id)).log
     assert [line.message for line in log] == ["a", "b", "b", "b"]
 

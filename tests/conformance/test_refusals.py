@@ -27,14 +27,14 @@ class Calls:
         self.kind = f"refused-{uuid4().hex[:8]}"
 
     async def call(self, name: str, **parameters: Any) -> Any:
-        return await self.pq._project.call(Rpc(name, parameters, plain))
+        return await self.pq._backend.call(Rpc(name, parameters, plain))
 
     async def job(self, **given: Any) -> Any:
         return await self.pq.jobs.enqueue(self.kind, queue=self.queue, **given)
 
     async def claimed(self) -> Any:
         claim = Claim("hand", (self.queue,), (self.kind,), 1, 30.0, uuid4())
-        (job,) = await self.pq._project.call(_rpc.claim_jobs(claim))
+        (job,) = await self.pq._backend.call(_rpc.claim_jobs(claim))
         return job
 
     async def invalid_argument(self) -> None:
@@ -82,7 +82,7 @@ class Calls:
         await self.job()
         job = await self.claimed()
         item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": "completed"}
-        await self.pq._project.call(_rpc.report_jobs([item]))
+        await self.pq._backend.call(_rpc.report_jobs([item]))
         await self.pq.jobs.cancel(job.id)
 
     async def running_job(self) -> None:
@@ -131,6 +131,6 @@ async def test_a_call_that_is_not_permitted_raises_its_exception(stack, claims, 
     token = jwt.encode(claims, stack.jwt_secret, "HS256")
     async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=token) as pq:
         with pytest.raises(error):
-            await pq._project.call(
+            await pq._backend.call(
                 Rpc("start_generation", {"prompt": "a", "options": options}, plain)
             )

@@ -275,7 +275,7 @@ async def test_a_lease_is_kept_for_as_long_as_its_handler_runs(
         # This lease was extended beyond its first end, so it is not swept.
         await service.maintain(force=True)
         other = _rpc.Claim(f"other-{uuid4()}", (queue,), ("slow",), 1, 30.0, uuid4())
-        assert await service._project.call(_rpc.claim_jobs(other)) == []
+        assert await service._backend.call(_rpc.claim_jobs(other)) == []
         waits.finish.set()
         assert await service.jobs.result(job.id, timeout=15) == "finished"
     assert (await service.jobs.get(job.id)).attempt == 1

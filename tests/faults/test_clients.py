@@ -86,7 +86,7 @@ def test_a_fault_costs_at_most_one_timeout(route, fault, kind):
         for _ in range(2):
             began = time.monotonic()
             try:
-                wait(pq._project.call(_rpc.queue_status(), TIMEOUT))
+                wait(pq._backend.call(_rpc.queue_status(), TIMEOUT))
             except errors.ConnectionFailed as error:
                 failed.append(error)
             assert time.monotonic() - began < HANG

@@ -131,7 +131,7 @@ async def test_transient_errors_are_retried(case, monkeypatch):
     ) as http:
         backend = await api(http)
         async with AsyncPictureQueue(client=await backend.client()) as pq:
-            assert await pq._project.call(Rpc("f", {}, lambda value: value)) == "done"
+            assert await pq._backend.call(Rpc("f", {}, lambda value: value)) == "done"
 
 
 async def test_an_expired_token_and_an_invalid_one_raise_different_errors():

@@ -1,4 +1,4 @@
-"""A factory of claimed jobs, and a fake project whose answers each test writes."""
+"""A factory of claimed jobs, and a fake backend whose answers each test writes."""
 
 import asyncio
 import inspect
@@ -70,7 +70,7 @@ def attempt_of(job: Any, *, settled: bool = False, **senders: Any) -> Any:
     )
 
 
-class Project:
+class FakeBackend:
     """A transport that returns the answers of the test.
 
     `answers` maps the name of a SQL function to a function that gets the parameters and returns the
@@ -88,9 +88,9 @@ class Project:
         answer = self.answers[rpc.function](rpc.params)
         return rpc.parse(await answer if inspect.isawaitable(answer) else answer)
 
-    def for_thread(self) -> "ThreadProject":
-        """Return the same project, for another thread."""
-        return ThreadProject(self)
+    def for_thread(self) -> "FakeThreadBackend":
+        """Return the same backend, for another thread."""
+        return FakeThreadBackend(self)
 
     async def next(self, function: str) -> dict[str, Any]:
         """Return the parameters of the next call of a function; each call is returned once."""
@@ -101,16 +101,16 @@ class Project:
                     return params
 
 
-class ThreadProject:
-    """A project that is called from a thread. The event loop of the test produces its answers."""
+class FakeThreadBackend:
+    """A backend that is called from a thread. The event loop of the test produces its answers."""
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
+    def __init__(self, backend: FakeBackend) -> None:
+        self._backend = backend
         self._loop = asyncio.get_running_loop()
         self.closed = threading.Event()
 
     def call(self, rpc: Rpc[Any], timeout: float | None = None) -> Any:
-        answering = asyncio.run_coroutine_threadsafe(self._project.call(rpc), self._loop)
+        answering = asyncio.run_coroutine_threadsafe(self._backend.call(rpc), self._loop)
         return answering.result(timeout)
 
     def close(self) -> None:
@@ -118,5 +118,5 @@ class ThreadProject:
 
 
 @pytest.fixture
-def project() -> Project:
-    return Project()
+def backend() -> FakeBackend:
+    return FakeBackend()

@@ -33,16 +33,16 @@ class FakeSlots:
 class Harness:
     """A claimer, its slots, and a fake database with a fixed supply of jobs."""
 
-    def __init__(self, project: Any, row: Any, poll_interval: float = 30.0) -> None:
+    def __init__(self, backend: Any, row: Any, poll_interval: float = 30.0) -> None:
         self.slots = FakeSlots()
         self.taken: list[Any] = []
         self.asked_at: list[float] = []
         self.stock = 0
-        self.project = project
+        self.backend = backend
         self.signals = Signals()
-        self.calls = WorkerCalls(project, "w", self.signals.emit)
+        self.calls = WorkerCalls(backend, "w", self.signals.emit)
         self._row = row
-        project.answers["claim_jobs"] = self.give
+        backend.answers["claim_jobs"] = self.give
         settings = WorkerSettings(queues=("a", "b"), poll_interval=poll_interval, lease=12)
         slots: Any = self.slots
         self.claimer = Claimer(
@@ -67,25 +67,25 @@ class Harness:
     async def idle(self) -> None:
         """Wait until the claimer is idle, and forget the claims so far."""
         await self.signals.idle.next()
-        while not self.project.asked.empty():
-            self.project.asked.get_nowait()
+        while not self.backend.asked.empty():
+            self.backend.asked.get_nowait()
 
     async def no_claim_follows(self) -> bool:
         for _ in range(20):
             await asyncio.sleep(0)
-        return bool(self.project.asked.empty())
+        return bool(self.backend.asked.empty())
 
 
 @pytest.fixture
-async def harness(project, row) -> AsyncIterator[Harness]:
-    made = Harness(project, row)
+async def harness(backend, row) -> AsyncIterator[Harness]:
+    made = Harness(backend, row)
     yield made
     await made.claimer.stop(1)
 
 
-async def test_a_claim_names_the_worker_and_its_queues(harness, project):
+async def test_a_claim_names_the_worker_and_its_queues(harness, backend):
     harness.claimer.start()
-    params = await project.next("claim_jobs")
+    params = await backend.next("claim_jobs")
     assert params.pop("request_id")
     assert params == {
         "worker": "w",
@@ -97,7 +97,7 @@ async def test_a_claim_names_the_worker_and_its_queues(harness, project):
     }
 
 
-async def test_all_free_slots_are_filled_by_one_claim(harness, project):
+async def test_all_free_slots_are_filled_by_one_claim(harness, backend):
     harness.stock = 5
     harness.claimer.start()
     assert len(await harness.signals.claimed.next()) == 3
@@ -108,29 +108,29 @@ async def test_all_free_slots_are_filled_by_one_claim(harness, project):
     harness.slots.free = 2
     harness.claimer.slot_freed()
     assert len(await harness.signals.claimed.next()) == 2
-    first, second = [await project.next("claim_jobs") for _ in range(2)]
+    first, second = [await backend.next("claim_jobs") for _ in range(2)]
     assert (first["max_jobs"], second["max_jobs"]) == (3, 2)
     assert first["request_id"] != second["request_id"]
 
 
-async def test_a_worker_that_becomes_idle_claims_once_more(harness, project):
+async def test_a_worker_that_becomes_idle_claims_once_more(harness, backend):
     harness.claimer.start()
     await harness.signals.idle.next()
-    assert [(await project.next("claim_jobs"))["max_jobs"] for _ in range(2)] == [3, 3]
-    assert project.asked.empty()
+    assert [(await backend.next("claim_jobs"))["max_jobs"] for _ in range(2)] == [3, 3]
+    assert backend.asked.empty()
 
 
-async def test_a_wake_up_makes_an_idle_worker_claim(harness, project):
+async def test_a_wake_up_makes_an_idle_worker_claim(harness, backend):
     harness.claimer.start()
     await harness.idle()
     harness.stock = 1
     harness.claimer.request_claim()
     assert len(await harness.signals.claimed.next()) == 1
     await harness.idle()
-    assert project.asked.empty()
+    assert backend.asked.empty()
 
 
-async def test_a_wake_up_without_a_free_slot_is_remembered(harness, project):
+async def test_a_wake_up_without_a_free_slot_is_remembered(harness, backend):
     harness.claimer.start()
     await harness.idle()
     harness.slots.free, harness.stock = 0, 1
@@ -141,7 +141,7 @@ async def test_a_wake_up_without_a_free_slot_is_remembered(harness, project):
     assert len(await harness.signals.claimed.next()) == 1
 
 
-async def test_a_wake_up_during_a_claim_leads_to_another(harness, project):
+async def test_a_wake_up_during_a_claim_leads_to_another(harness, backend):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -150,16 +150,16 @@ async def test_a_wake_up_during_a_claim_leads_to_another(harness, project):
 
     harness.claimer.start()
     await harness.idle()
-    project.answers["claim_jobs"] = slow
+    backend.answers["claim_jobs"] = slow
     harness.claimer.request_claim()
-    await project.next("claim_jobs")
+    await backend.next("claim_jobs")
     harness.claimer.request_claim()
     answer.set_result(None)
-    await project.next("claim_jobs")
+    await backend.next("claim_jobs")
 
 
 @pytest.mark.parametrize("receives", [True, False])
-async def test_a_free_slot_leads_to_a_claim_if_the_queue_may_have_jobs(harness, project, receives):
+async def test_a_free_slot_leads_to_a_claim_if_the_queue_may_have_jobs(harness, backend, receives):
     """Check that a worker without wake-ups claims when a slot becomes free."""
     harness.claimer.start()
     await harness.idle()
@@ -168,8 +168,8 @@ async def test_a_free_slot_leads_to_a_claim_if_the_queue_may_have_jobs(harness, 
     assert await harness.no_claim_follows() is receives
 
 
-async def test_a_worker_without_wake_ups_polls(project, row):
-    harness = Harness(project, row, poll_interval=0.02)
+async def test_a_worker_without_wake_ups_polls(backend, row):
+    harness = Harness(backend, row, poll_interval=0.02)
     harness.claimer.start()
     await harness.idle()
     harness.stock = 1
@@ -177,7 +177,7 @@ async def test_a_worker_without_wake_ups_polls(project, row):
     await harness.claimer.stop(1)
 
 
-async def test_a_claim_without_a_response_is_repeated_unchanged(harness, project):
+async def test_a_claim_without_a_response_is_repeated_unchanged(harness, backend):
     failures = [Busy("not now"), ConnectionFailed("cut")]
 
     def fail_first(params: dict[str, Any]) -> Any:
@@ -185,17 +185,17 @@ async def test_a_claim_without_a_response_is_repeated_unchanged(harness, project
             raise failures.pop(0)
         return harness.give(params)
 
-    project.answers["claim_jobs"] = fail_first
+    backend.answers["claim_jobs"] = fail_first
     harness.stock = 2
     harness.claimer.start()
     assert len(await harness.signals.claimed.next()) == 2
-    asked = [await project.next("claim_jobs") for _ in range(3)]
+    asked = [await backend.next("claim_jobs") for _ in range(3)]
     assert asked[0] == asked[1] == asked[2]
     # The lease counts from the first call, because the lost response may have been the one to it.
     assert harness.asked_at[0] < time.monotonic() - 0.1
 
 
-async def test_an_outage_is_logged_once(harness, project, caplog):
+async def test_an_outage_is_logged_once(harness, backend, caplog):
     caplog.set_level("INFO")
     failures = [Busy("not now")] * 3
 
@@ -204,7 +204,7 @@ async def test_an_outage_is_logged_once(harness, project, caplog):
             raise failures.pop()
         return harness.give(params)
 
-    project.answers["claim_jobs"] = fail_first
+    backend.answers["claim_jobs"] = fail_first
     harness.claimer.start()
     await harness.signals.idle.next()
     messages = [record.getMessage() for record in caplog.records]
@@ -226,7 +226,7 @@ async def test_retry_delays_are_short_even_after_a_long_outage():
     ],
 )
 async def test_a_refused_worker_logs_an_alarm_repeatedly(
-    harness, project, caplog, monkeypatch, error, text
+    harness, backend, caplog, monkeypatch, error, text
 ):
     monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.0)
     failures = [error] * 3
@@ -236,10 +236,10 @@ async def test_a_refused_worker_logs_an_alarm_repeatedly(
             raise failures.pop()
         return harness.give(params)
 
-    project.answers["claim_jobs"] = refuse
+    backend.answers["claim_jobs"] = refuse
     harness.claimer.start()
     for _ in range(3):
-        await project.next("claim_jobs")
+        await backend.next("claim_jobs")
         assert harness.calls.is_up is not isinstance(error, NotAuthenticated)
     await harness.signals.idle.next()
     assert harness.calls.is_up
@@ -255,21 +255,21 @@ async def test_alarms_are_logged_at_intervals(caplog):
     assert len(caplog.records) == 1
 
 
-async def test_no_call_is_made_before_retry_after_has_passed(harness, project):
+async def test_no_call_is_made_before_retry_after_has_passed(harness, backend):
     throttled = Busy("too many calls")
     throttled.retry_after = 0.5
 
     def limit(params: dict[str, Any]) -> Any:
-        project.answers["claim_jobs"] = harness.give
+        backend.answers["claim_jobs"] = harness.give
         raise throttled
 
-    project.answers["claim_jobs"] = limit
+    backend.answers["claim_jobs"] = limit
     harness.stock = 1
     began = time.monotonic()
     harness.claimer.start()
     assert len(await harness.signals.claimed.next()) == 1
     assert time.monotonic() - began >= 0.5
-    assert [name for name, _ in (project.asked.get_nowait(), project.asked.get_nowait())]
+    assert [name for name, _ in (backend.asked.get_nowait(), backend.asked.get_nowait())]
     # No other loop of the worker makes a call either.
     harness.calls.note_failure(throttled, "claim_jobs")
     with pytest.raises(Busy, match="without calls"):
@@ -277,7 +277,7 @@ async def test_no_call_is_made_before_retry_after_has_passed(harness, project):
 
 
 async def test_an_unexpected_exception_does_not_end_the_claimer(
-    harness, project, caplog, monkeypatch
+    harness, backend, caplog, monkeypatch
 ):
     harness.claimer._delay = _calls.RetryDelay(first=0.0)
     claim = harness.claimer._claim
@@ -294,7 +294,7 @@ async def test_an_unexpected_exception_does_not_end_the_claimer(
     assert "Claimer failed and continues" in caplog.text
 
 
-async def test_a_stopping_worker_makes_no_new_claim_but_awaits_the_open_one(harness, project):
+async def test_a_stopping_worker_makes_no_new_claim_but_awaits_the_open_one(harness, backend):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -302,18 +302,18 @@ async def test_a_stopping_worker_makes_no_new_claim_but_awaits_the_open_one(harn
         return harness.give(params)
 
     harness.stock = 1
-    project.answers["claim_jobs"] = slow
+    backend.answers["claim_jobs"] = slow
     harness.claimer.start()
-    await project.next("claim_jobs")
+    await backend.next("claim_jobs")
     stopping = asyncio.create_task(harness.claimer.stop(5))
     await asyncio.sleep(0)
     answer.set_result(None)
     await stopping
     assert len(harness.taken) == 1
-    assert project.asked.empty()
+    assert backend.asked.empty()
 
 
-async def test_nothing_is_claimed_while_claims_are_paused(harness, project):
+async def test_nothing_is_claimed_while_claims_are_paused(harness, backend):
     harness.claimer.start()
     await harness.idle()
     harness.slots.is_paused, harness.stock = True, 1

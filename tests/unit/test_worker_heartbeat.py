@@ -31,18 +31,18 @@ class FakeAttempt:
 class Harness:
     """A heartbeat loop, leases, and a fake database that returns the answers that the test sets."""
 
-    def __init__(self, project: Any, claimed: Any) -> None:
-        self.project = project
+    def __init__(self, backend: Any, claimed: Any) -> None:
+        self.backend = backend
         self.claimed = claimed
         self.signals = Signals()
         self.slots = Slots(10, lambda job: None)
-        self.calls = WorkerCalls(project, "w", self.signals.emit)
+        self.calls = WorkerCalls(backend, "w", self.signals.emit)
         self.confirmed: asyncio.Queue[Lease] = asyncio.Queue()
         self.cancelled: asyncio.Queue[Lease] = asyncio.Queue()
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
-        self.connection = project.for_thread()
+        self.connection = backend.for_thread()
         self.heartbeat = HeartbeatLoop(self.calls, self.slots, self.take_answer, self.lose)
-        project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
+        backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
 
     def start(self) -> None:
         connection: Any = self.connection
@@ -72,23 +72,23 @@ class Harness:
 
 
 @pytest.fixture
-async def harness(project, claimed) -> AsyncIterator[Harness]:
-    made = Harness(project, claimed)
+async def harness(backend, claimed) -> AsyncIterator[Harness]:
+    made = Harness(backend, claimed)
     made.start()
     yield made
     await made.heartbeat.stop()
     assert made.connection.closed.is_set()
 
 
-async def test_one_call_extends_all_leases_when_the_first_is_due(harness, project):
+async def test_one_call_extends_all_leases_when_the_first_is_due(harness, backend):
     old = harness.start_job(age=11)
     new = harness.start_job()
-    params = await project.next("heartbeat_jobs")
+    params = await backend.next("heartbeat_jobs")
     # The thread may have sent the first heartbeat before the second lease existed.
     while len(params["leases"]) < 2:
         old.confirmed_at -= 11
         harness.heartbeat.beat_now()
-        params = await project.next("heartbeat_jobs")
+        params = await backend.next("heartbeat_jobs")
     assert params["worker"] == "w"
     assert {item["job_id"]: item["lease_id"] for item in params["leases"]} == {
         lease.job.key: lease.job.lease_key for lease in (old, new)
@@ -112,19 +112,19 @@ async def test_a_short_lease_is_extended_in_time_after_a_long_one(harness):
     await harness.signals.beaten.next()
 
 
-async def test_a_job_without_a_slot_is_not_confirmed(harness, project):
+async def test_a_job_without_a_slot_is_not_confirmed(harness, backend):
     harness.slots.add(Lease(harness.claimed(lease_seconds=0.3), time.monotonic() - 0.3))
     harness.heartbeat.beat_now()
-    assert (await project.next("heartbeat_jobs"))["leases"] == []
+    assert (await backend.next("heartbeat_jobs"))["leases"] == []
 
 
 @pytest.mark.parametrize("in_bulk", [False, True])
-async def test_a_start_is_confirmed_soon_without_other_leases(harness, project, in_bulk):
+async def test_a_start_is_confirmed_soon_without_other_leases(harness, backend, in_bulk):
     if in_bulk:
         harness.slots.hold(Lease(harness.claimed(), time.monotonic()))
     harness.start_job()
     lease = harness.start_job(confirmed=False)
-    params = await project.next("heartbeat_jobs")
+    params = await backend.next("heartbeat_jobs")
     started_at = lease.confirmed_at
     assert (time.monotonic() - started_at >= heartbeat._CONFIRM_AFTER_IN_BULK) or not in_bulk
     assert [item["job_id"] for item in params["leases"]] == [lease.job.key]
@@ -132,11 +132,11 @@ async def test_a_start_is_confirmed_soon_without_other_leases(harness, project, 
     assert lease.start_confirmed
 
 
-async def test_a_job_that_ends_at_once_needs_no_heartbeat(harness, project):
+async def test_a_job_that_ends_at_once_needs_no_heartbeat(harness, backend):
     lease = harness.start_job(confirmed=False)
     lease.attempt.settled = True
     other = harness.start_job(confirmed=False)
-    params = await project.next("heartbeat_jobs")
+    params = await backend.next("heartbeat_jobs")
     assert [item["job_id"] for item in params["leases"]] == [other.job.key]
 
 
@@ -148,7 +148,7 @@ async def test_a_job_that_waits_for_its_confirmation_is_confirmed_quickly(harnes
     assert await harness.confirmed.get() is lease
 
 
-async def test_starts_are_confirmed_in_batches(harness, project):
+async def test_starts_are_confirmed_in_batches(harness, backend):
     """Confirm all waiting starts in one call: one round trip for all of them, not one for each."""
     go = asyncio.Event()
 
@@ -158,9 +158,9 @@ async def test_starts_are_confirmed_in_batches(harness, project):
         return {"cancel": [], "lost": []}
 
     calls: list[int] = []
-    project.answers["heartbeat_jobs"] = slow
+    backend.answers["heartbeat_jobs"] = slow
     first = [harness.start_job(confirmed=False) for _ in range(5)]
-    await project.next("heartbeat_jobs")
+    await backend.next("heartbeat_jobs")
     later = []
     for _ in range(5):
         later.append(harness.start_job(confirmed=False))
@@ -170,17 +170,17 @@ async def test_starts_are_confirmed_in_batches(harness, project):
     assert calls == [5, 5]
 
 
-async def test_a_lost_lease_is_reported_once(harness, project, monkeypatch):
+async def test_a_lost_lease_is_reported_once(harness, backend, monkeypatch):
     """Report the lease only once, even if a blocked event loop has not dropped it yet."""
     lease = harness.start_job(confirmed=False)
     monkeypatch.setattr(harness, "lose", lambda *args: harness.lost.put_nowait(args))
-    project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
+    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
     await harness.lost.get()
     await asyncio.sleep(0.1)
     assert harness.lost.empty()
 
 
-async def test_a_confirmation_without_a_response_is_repeated(harness, project):
+async def test_a_confirmation_without_a_response_is_repeated(harness, backend):
     answers = iter([ConnectionFailed("cut"), ConnectionFailed("cut")])
 
     def answer(params: dict[str, Any]) -> Any:
@@ -188,31 +188,31 @@ async def test_a_confirmation_without_a_response_is_repeated(harness, project):
             raise error
         return {"cancel": [], "lost": []}
 
-    project.answers["heartbeat_jobs"] = answer
+    backend.answers["heartbeat_jobs"] = answer
     lease = harness.start_job(confirmed=False)
     assert await harness.confirmed.get() is lease
     assert harness.confirmed.empty()
 
 
-async def test_a_worker_without_leases_sends_heartbeats(project, claimed, monkeypatch):
+async def test_a_worker_without_leases_sends_heartbeats(backend, claimed, monkeypatch):
     monkeypatch.setattr(heartbeat, "PRESENCE", 0.02)
-    harness = Harness(project, claimed)
+    harness = Harness(backend, claimed)
     harness.start()
-    assert (await project.next("heartbeat_jobs"))["leases"] == []
+    assert (await backend.next("heartbeat_jobs"))["leases"] == []
     await harness.heartbeat.stop()
 
 
-async def test_a_cancel_request_is_delivered_to_the_event_loop(harness, project):
+async def test_a_cancel_request_is_delivered_to_the_event_loop(harness, backend):
     lease = harness.start_job()
     harness.start_job()
-    project.answers["heartbeat_jobs"] = lambda params: {"cancel": [lease.job.key], "lost": []}
+    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [lease.job.key], "lost": []}
     harness.heartbeat.beat_now()
     await harness.signals.beaten.next()
     assert harness.cancelled.get_nowait() is lease
     assert harness.cancelled.empty() and harness.lost.empty()
 
 
-async def test_a_failed_heartbeat_after_a_wake_up_is_repeated(harness, project):
+async def test_a_failed_heartbeat_after_a_wake_up_is_repeated(harness, backend):
     """Repeat the query: the wake-up for it comes only once, and the next heartbeat is far away."""
     lease = harness.start_job(lease_seconds=3600)
     failed = False
@@ -224,26 +224,26 @@ async def test_a_failed_heartbeat_after_a_wake_up_is_repeated(harness, project):
             raise ConnectionFailed("reset by peer")
         return {"cancel": [lease.job.key], "lost": []}
 
-    project.answers["heartbeat_jobs"] = answer
+    backend.answers["heartbeat_jobs"] = answer
     harness.heartbeat.beat_now()
     async with asyncio.timeout(5):
         assert await harness.cancelled.get() is lease
 
 
-async def test_a_lost_lease_is_delivered_to_the_event_loop(harness, project):
+async def test_a_lost_lease_is_delivered_to_the_event_loop(harness, backend):
     lease = harness.start_job()
-    project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
+    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
     harness.heartbeat.beat_now()
     await harness.signals.beaten.next()
     found, reason = harness.lost.get_nowait()
     assert (found, reason) == (lease, "the database says so")
 
 
-async def test_a_lease_without_an_answered_heartbeat_is_lost_at_its_end(harness, project):
+async def test_a_lease_without_an_answered_heartbeat_is_lost_at_its_end(harness, backend):
     def fail(params: dict[str, Any]) -> Any:
         raise ConnectionFailed("cut")
 
-    project.answers["heartbeat_jobs"] = fail
+    backend.answers["heartbeat_jobs"] = fail
     lease = harness.start_job(lease_seconds=0.3)
     finished = harness.start_job(lease_seconds=0.3)
     finished.attempt.settled = True
@@ -264,10 +264,10 @@ def block_until(condition: Callable[[], bool], at_least: float = 0.0) -> None:
 
 
 async def test_a_blocked_event_loop_is_logged_and_does_not_stop_heartbeats(
-    project, claimed, caplog, monkeypatch
+    backend, claimed, caplog, monkeypatch
 ):
     """Block the event loop for longer than the lease: heartbeats are sent from another thread."""
-    harness = Harness(project, claimed)
+    harness = Harness(backend, claimed)
     beats: list[float] = []
 
     def answer(rpc: Any, timeout: float) -> Any:
@@ -323,12 +323,12 @@ async def test_no_handler_is_blamed_after_the_process_was_suspended(harness):
 
 
 async def test_an_error_in_the_check_of_the_event_loop_does_not_delay_heartbeats(
-    project, claimed, monkeypatch, caplog
+    backend, claimed, monkeypatch, caplog
 ):
     def fail(limit: float) -> None:
         raise OSError("no frames")
 
-    harness = Harness(project, claimed)
+    harness = Harness(backend, claimed)
     monkeypatch.setattr(harness.heartbeat._monitor, "_check", fail)
     monkeypatch.setattr(heartbeat, "_FAULT_DELAY", 60.0)
     harness.start()
@@ -339,7 +339,7 @@ async def test_an_error_in_the_check_of_the_event_loop_does_not_delay_heartbeats
     assert "The event loop could not be checked: OSError('no frames')" in caplog.text
 
 
-async def test_a_slow_log_does_not_delay_heartbeats(project, claimed, monkeypatch):
+async def test_a_slow_log_does_not_delay_heartbeats(backend, claimed, monkeypatch):
     """Send the heartbeat that is due before logging that the event loop is blocked."""
     order: list[str] = []
 
@@ -347,7 +347,7 @@ async def test_a_slow_log_does_not_delay_heartbeats(project, claimed, monkeypatc
         order.append("beat")
         return rpc.parse({"cancel": [], "lost": []})
 
-    harness = Harness(project, claimed)
+    harness = Harness(backend, claimed)
     monkeypatch.setattr(harness.connection, "call", answer)
     monkeypatch.setattr(harness.heartbeat._monitor, "check", lambda limit: "blocked")
     logged = asyncio.Event()
@@ -375,7 +375,7 @@ async def test_a_handler_that_holds_the_gil_is_logged(harness, caplog):
             await asyncio.sleep(0.01)
 
 
-async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(harness, project):
+async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(harness, backend):
     """Repeat a refused heartbeat a few times, because the lease ends before Retry-After is over."""
     calls: list[float] = []
 
@@ -385,7 +385,7 @@ async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(h
         error.retry_after = 30.0
         raise error
 
-    project.answers["heartbeat_jobs"] = limit
+    backend.answers["heartbeat_jobs"] = limit
     lease = harness.start_job(lease_seconds=0.9)
     async with asyncio.timeout(5):
         await harness.lost.get()
@@ -394,20 +394,20 @@ async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(h
     assert time.monotonic() >= lease.ends_at
 
 
-async def test_a_worker_without_jobs_respects_retry_after(project, claimed, monkeypatch):
+async def test_a_worker_without_jobs_respects_retry_after(backend, claimed, monkeypatch):
     monkeypatch.setattr(heartbeat, "PRESENCE", 0.02)
-    harness = Harness(project, claimed)
+    harness = Harness(backend, claimed)
     harness.calls.quiet_until = time.monotonic() + 0.5
     harness.start()
     began = time.monotonic()
-    await project.next("heartbeat_jobs")
+    await backend.next("heartbeat_jobs")
     assert time.monotonic() - began >= 0.45
     await harness.heartbeat.stop()
 
 
-async def test_no_thread_remains_after_the_event_loop_was_closed(project, claimed, monkeypatch):
+async def test_no_thread_remains_after_the_event_loop_was_closed(backend, claimed, monkeypatch):
     """Close the event loop without a stop: heartbeats must end, so that the leases expire."""
-    harness = Harness(project, claimed)
+    harness = Harness(backend, claimed)
 
     def answer(rpc: Any, timeout: float) -> Any:
         return rpc.parse({"cancel": [], "lost": []})

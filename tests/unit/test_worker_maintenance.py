@@ -15,40 +15,40 @@ from ..signals import Signals
 
 
 class Harness:
-    """A maintenance loop, and a fake project that returns the answers that the test sets."""
+    """A maintenance loop, and a fake backend that returns the answers that the test sets."""
 
-    def __init__(self, project: Any) -> None:
-        self.project = project
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
         self.signals = Signals()
         self.answer: dict[str, Any] = {"leased": True, "next_in": 60}
         self.called_at: list[float] = []
         self.work = asyncio.Event()
-        project.answers["maintain_jobs"] = self.record_call
-        self.loop = MaintenanceLoop(WorkerCalls(project, "w", self.signals.emit), self.work.set)
+        backend.answers["maintain_jobs"] = self.record_call
+        self.loop = MaintenanceLoop(WorkerCalls(backend, "w", self.signals.emit), self.work.set)
 
     def record_call(self, params: dict[str, Any]) -> dict[str, Any]:
         self.called_at.append(asyncio.get_running_loop().time())
         return self.answer
 
     async def makes_no_more_calls(self) -> bool:
-        while not self.project.asked.empty():
-            self.project.asked.get_nowait()
+        while not self.backend.asked.empty():
+            self.backend.asked.get_nowait()
         for _ in range(20):
             await asyncio.sleep(0)
-        return bool(self.project.asked.empty())
+        return bool(self.backend.asked.empty())
 
 
 @pytest.fixture
-async def harness(project) -> AsyncIterator[Harness]:
-    harness = Harness(project)
+async def harness(backend) -> AsyncIterator[Harness]:
+    harness = Harness(backend)
     yield harness
     await harness.loop.stop(0)
 
 
-async def test_the_first_call_is_made_at_the_start(harness, project):
+async def test_the_first_call_is_made_at_the_start(harness, backend):
     harness.answer |= {"promoted": 2, "pruned": 7}
     harness.loop.start()
-    assert await project.next("maintain_jobs") == {"force": False, "worker": "w"}
+    assert await backend.next("maintain_jobs") == {"force": False, "worker": "w"}
     done = await harness.signals.maintained.next()
     assert (done.leased, done.promoted, done.swept) == (True, 2, 0)
     assert done.model_dump()["pruned"] == 7
@@ -86,23 +86,23 @@ async def test_a_wake_up_causes_a_call_at_once(harness):
     await harness.signals.maintained.next()
 
 
-async def test_a_wake_up_during_a_call_causes_another_call(harness, project):
+async def test_a_wake_up_during_a_call_causes_another_call(harness, backend):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
         await answer
         return harness.record_call(params)
 
-    project.answers["maintain_jobs"] = slow
+    backend.answers["maintain_jobs"] = slow
     harness.loop.start()
-    await project.next("maintain_jobs")
+    await backend.next("maintain_jobs")
     harness.loop.wake()
     answer.set_result(None)
     for _ in range(2):
         await harness.signals.maintained.next()
 
 
-async def test_a_wake_up_makes_a_worker_without_the_lease_call_at_once(harness, project):
+async def test_a_wake_up_makes_a_worker_without_the_lease_call_at_once(harness, backend):
     harness.answer = {"leased": False, "next_in": 60}
     harness.loop.start()
     await harness.signals.maintained.next()
@@ -121,7 +121,7 @@ async def test_a_worker_without_the_lease_calls_again(harness):
 @pytest.mark.parametrize(
     "failure", [Busy("not now"), TimeoutError(), RuntimeError("a bug"), {"no": "answer"}]
 )
-async def test_failures_in_a_row_are_logged_once(harness, project, caplog, failure):
+async def test_failures_in_a_row_are_logged_once(harness, backend, caplog, failure):
     caplog.set_level("INFO")
     harness.loop._delay = RetryDelay(first=0.001, longest=0.002)
     failures = [failure] * 10
@@ -134,7 +134,7 @@ async def test_failures_in_a_row_are_logged_once(harness, project, caplog, failu
             return answer
         return harness.record_call(params)
 
-    project.answers["maintain_jobs"] = fail_first
+    backend.answers["maintain_jobs"] = fail_first
     harness.loop.start()
     await harness.signals.maintained.next()
     first, second = [record.getMessage() for record in caplog.records]
@@ -142,44 +142,44 @@ async def test_failures_in_a_row_are_logged_once(harness, project, caplog, failu
     assert second == "Maintenance works again after 10 failures"
 
 
-async def test_delays_between_failures_grow(harness, project):
+async def test_delays_between_failures_grow(harness, backend):
     harness.loop._delay = RetryDelay(first=0.004, longest=0.064)
 
     def fail(params: dict[str, Any]) -> Any:
         harness.record_call(params)
         raise Busy("not now")
 
-    project.answers["maintain_jobs"] = fail
+    backend.answers["maintain_jobs"] = fail
     harness.loop.start()
     for _ in range(6):
-        await project.next("maintain_jobs")
+        await backend.next("maintain_jobs")
     # Jitter shortens each delay by half at most.
     assert (
         harness.called_at[5] - harness.called_at[0] >= (0.004 + 0.008 + 0.016 + 0.032 + 0.064) / 2
     )
 
 
-async def test_a_call_has_a_timeout(harness, project, monkeypatch):
+async def test_a_call_has_a_timeout(harness, backend, monkeypatch):
     timeouts: list[float | None] = []
-    call = project.call
+    call = backend.call
 
     async def record_timeout(rpc: Any, timeout: float | None = None) -> Any:
         timeouts.append(timeout)
         return await call(rpc, timeout)
 
-    monkeypatch.setattr(project, "call", record_timeout)
+    monkeypatch.setattr(backend, "call", record_timeout)
     harness.loop.start()
     await harness.signals.maintained.next()
     assert timeouts == [maintenance._CALL_TIMEOUT]
 
 
-async def test_a_stop_cancels_a_call_in_progress(harness, project):
+async def test_a_stop_cancels_a_call_in_progress(harness, backend):
     async def never(params: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
-    project.answers["maintain_jobs"] = never
+    backend.answers["maintain_jobs"] = never
     harness.loop.start()
-    await project.next("maintain_jobs")
+    await backend.next("maintain_jobs")
     await asyncio.wait_for(harness.loop.stop(0), 5)
     assert await harness.makes_no_more_calls()
 

@@ -98,11 +98,11 @@ Report = Callable[..., Any]
 
 
 @pytest.fixture
-async def report(project, claimed) -> AsyncIterator[Report]:
+async def report(backend, claimed) -> AsyncIterator[Report]:
     """Report an outcome to a fake database that returns the given answers in turn."""
     signals = Signals()
     calls: Any = SimpleNamespace(
-        call=lambda rpc, timeout, **options: project.call(rpc), emit=signals.emit
+        call=lambda rpc, timeout, **options: backend.call(rpc), emit=signals.emit
     )
     reporter = Reporter(calls, Slots(10, lambda job: None), lambda jobs: None)
     reporter.start()
@@ -113,7 +113,7 @@ async def report(project, claimed) -> AsyncIterator[Report]:
         def answer(params: dict[str, Any]) -> Any:
             return {"outcomes": [{"job_id": job.key, **waiting.pop(0)}], "jobs": []}
 
-        project.answers["report_jobs"] = answer
+        backend.answers["report_jobs"] = answer
         job = claimed()
         reporter.put(job, outcome, seconds)
         await signals.reported.next()

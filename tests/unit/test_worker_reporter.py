@@ -19,14 +19,14 @@ from ..signals import Signals
 class Harness:
     """A reporter, and a fake database that accepts every outcome."""
 
-    def __init__(self, project: Any, claimed: Any) -> None:
-        self.project = project
+    def __init__(self, backend: Any, claimed: Any) -> None:
+        self.backend = backend
         self.claimed = claimed
         self.signals = Signals()
         self.ended: list[UUID] = []
         self.one_ended = asyncio.Event()
-        project.answers["report_jobs"] = self.take
-        calls = WorkerCalls(project, "w", self.signals.emit)
+        backend.answers["report_jobs"] = self.take
+        calls = WorkerCalls(backend, "w", self.signals.emit)
         self.slots = slots = Slots(10, lambda job: None)
         self.locked = Reporter(calls, slots, self._written)
         self.reporter = Reporter(calls, slots, self._written, self.locked)
@@ -66,17 +66,17 @@ class Harness:
 
 
 @pytest.fixture
-async def harness(project, claimed):
-    made = Harness(project, claimed)
+async def harness(backend, claimed):
+    made = Harness(backend, claimed)
     made.start()
     yield made
     await made.stop(1)
 
 
-async def test_an_outcome_is_written_at_once(harness, project):
+async def test_an_outcome_is_written_at_once(harness, backend):
     job = harness.put({"a": 1})
     assert await harness.reported(1) == [(job.id, "ok")]
-    params = await project.next("report_jobs")
+    params = await backend.next("report_jobs")
     assert params == {
         "outcomes": [
             {
@@ -92,23 +92,23 @@ async def test_an_outcome_is_written_at_once(harness, project):
     assert harness.backlog == 0
 
 
-async def test_outcomes_that_arrive_during_a_call_are_sent_together(harness, project):
+async def test_outcomes_that_arrive_during_a_call_are_sent_together(harness, backend):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
         await answer
         return harness.take(params)
 
-    project.answers["report_jobs"] = slow
+    backend.answers["report_jobs"] = slow
     harness.put()
-    await project.next("report_jobs")
+    await backend.next("report_jobs")
     later = [harness.put() for _ in range(20)]
     answer.set_result(None)
-    assert len((await project.next("report_jobs"))["outcomes"]) == 20
+    assert len((await backend.next("report_jobs"))["outcomes"]) == 20
     assert [job_id for job_id, _ in (await harness.reported(21))[1:]] == [job.id for job in later]
 
 
-async def test_a_report_is_repeated_until_it_gets_a_response(harness, project):
+async def test_a_report_is_repeated_until_it_gets_a_response(harness, backend):
     failures = [errors.ConnectionFailed("cut"), TimeoutError(), errors.AuthenticationFailed("old")]
 
     def fail_first(params: dict[str, Any]) -> Any:
@@ -116,26 +116,26 @@ async def test_a_report_is_repeated_until_it_gets_a_response(harness, project):
             raise failures.pop(0)
         return harness.take(params, "repeated")
 
-    project.answers["report_jobs"] = fail_first
+    backend.answers["report_jobs"] = fail_first
     job = harness.put()
     assert await harness.reported(1) == [(job.id, "repeated")]
-    asked = [await project.next("report_jobs") for _ in range(4)]
+    asked = [await backend.next("report_jobs") for _ in range(4)]
     assert asked[0]["outcomes"] == asked[3]["outcomes"]
 
 
-async def test_a_report_that_always_fails_does_not_delay_the_others(harness, project, claimed):
+async def test_a_report_that_always_fails_does_not_delay_the_others(harness, backend, claimed):
     def fail_for_one(params: dict[str, Any]) -> Any:
         if any(item["job_id"] == str(bad.id) for item in params["outcomes"]):
             raise errors.ConnectionFailed("a proxy in between finds it too large")
         return harness.take(params)
 
-    project.answers["report_jobs"] = fail_for_one
+    backend.answers["report_jobs"] = fail_for_one
     bad, *good = [harness.put() for _ in range(4)]
     assert {job_id for job_id, _ in await harness.reported(3)} == {job.id for job in good}
     assert harness.backlog == 1
 
 
-async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, project):
+async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, backend):
     """Lock the rows of two jobs. The other outcomes are written without a delay."""
 
     def answer(params: dict[str, Any]) -> Any:
@@ -148,7 +148,7 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, project)
 
     calls: list[list[str]] = []
     unlocked = asyncio.Event()
-    project.answers["report_jobs"] = answer
+    backend.answers["report_jobs"] = answer
     jobs = [harness.put() for _ in range(5)]
     locked = {jobs[0].key, jobs[3].key}
     free = {job.id for job in jobs if job.key not in locked}
@@ -163,22 +163,22 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, project)
     assert harness.backlog == 0
 
 
-async def test_a_single_outcome_of_a_locked_job_delays_no_other(harness, project):
+async def test_a_single_outcome_of_a_locked_job_delays_no_other(harness, backend):
     def answer(params: dict[str, Any]) -> Any:
         if len(params["outcomes"]) == 1 and params["outcomes"][0]["job_id"] == locked.key:
             raise errors.Busy("somebody has it locked")
         return harness.take(params)
 
-    project.answers["report_jobs"] = answer
+    backend.answers["report_jobs"] = answer
     locked = harness.put()
-    await project.next("report_jobs")
+    await backend.next("report_jobs")
     jobs = [harness.put() for _ in range(3)]
     assert {job_id for job_id, _ in await harness.reported(3)} == {job.id for job in jobs}
     assert harness.backlog == 1
     assert harness.slots._locked == {locked.key}, "its slots continue to claim"
 
 
-async def test_a_refused_batch_is_halved_without_a_delay(harness, project):
+async def test_a_refused_batch_is_halved_without_a_delay(harness, backend):
     """The invalid outcome fails its job. The others are written unchanged."""
 
     def refuse_one(params: dict[str, Any]) -> Any:
@@ -188,7 +188,7 @@ async def test_a_refused_batch_is_halved_without_a_delay(harness, project):
         return harness.take(params)
 
     calls: list[int] = []
-    project.answers["report_jobs"] = refuse_one
+    backend.answers["report_jobs"] = refuse_one
     jobs = [harness.put("bad" if n == 5 else "good") for n in range(16)]
     first = [job_id for job_id, _ in await harness.reported(15)]
     assert set(first) == {job.id for job in jobs} - {jobs[5].id}
@@ -196,7 +196,7 @@ async def test_a_refused_batch_is_halved_without_a_delay(harness, project):
     assert len(calls) < 14
 
 
-async def test_a_refused_outcome_is_found_although_new_ones_arrive_with_each_call(harness, project):
+async def test_a_refused_outcome_is_found_although_new_ones_arrive_with_each_call(harness, backend):
     refused = 0
 
     def refuse_one(params: dict[str, Any]) -> Any:
@@ -210,16 +210,16 @@ async def test_a_refused_outcome_is_found_although_new_ones_arrive_with_each_cal
         return harness.take(params)
 
     jobs = [harness.put("bad" if n == 5 else "good") for n in range(64)]
-    project.answers["report_jobs"] = refuse_one
+    backend.answers["report_jobs"] = refuse_one
     async with asyncio.timeout(20):
         while jobs[5].id not in harness.ended:
             await harness.reported(1)
-    project.answers["report_jobs"] = harness.take
+    backend.answers["report_jobs"] = harness.take
     # The sizes are 64, 32, 16, 8, 4, 2 and 1, after the batch of the first call.
     assert refused <= 8
 
 
-async def test_an_outcome_that_cannot_be_encoded_fails_only_its_job(harness, project):
+async def test_an_outcome_that_cannot_be_encoded_fails_only_its_job(harness, backend):
     class Odd(Outcome):
         name = "completed"
 
@@ -229,7 +229,7 @@ async def test_an_outcome_that_cannot_be_encoded_fails_only_its_job(harness, pro
     job, good = harness.claimed(), harness.put("good")
     harness.reporter.put(job, Odd())
     assert {job_id for job_id, _ in await harness.reported(2)} == {job.id, good.id}
-    items = {item["job_id"]: item for item in (await project.next("report_jobs"))["outcomes"]}
+    items = {item["job_id"]: item for item in (await backend.next("report_jobs"))["outcomes"]}
     assert items[good.key]["outcome"] == "completed"
     assert items[job.key]["outcome"] == "failed"
     assert "date value out of range" in items[job.key]["error"]
@@ -237,7 +237,7 @@ async def test_an_outcome_that_cannot_be_encoded_fails_only_its_job(harness, pro
 
 @pytest.mark.parametrize("refuses", ["the result", "everything"])
 async def test_an_outcome_refused_by_the_database_fails_or_abandons_its_job(
-    harness, project, refuses, caplog
+    harness, backend, refuses, caplog
 ):
     def refuse_one(params: dict[str, Any]) -> Any:
         response = harness.take(params)
@@ -250,7 +250,7 @@ async def test_an_outcome_refused_by_the_database_fails_or_abandons_its_job(
         return response
 
     taken: dict[str, str] = {}
-    project.answers["report_jobs"] = refuse_one
+    backend.answers["report_jobs"] = refuse_one
     other, good = harness.put(), harness.put()
     assert await harness.signals.reported.next() == (good.id, "ok")
     if refuses == "the result":
@@ -274,7 +274,7 @@ async def test_an_outcome_refused_by_the_database_fails_or_abandons_its_job(
     "error",
     [errors.InvalidArgument("untranslatable", code="22P05"), errors.TooLarge("x"), ValueError("x")],
 )
-async def test_an_outcome_that_causes_a_database_error_fails_only_its_job(harness, project, error):
+async def test_an_outcome_that_causes_a_database_error_fails_only_its_job(harness, backend, error):
     def refuse_one(params: dict[str, Any]) -> Any:
         for item in params["outcomes"]:
             if item.get("result") == "bad":
@@ -283,7 +283,7 @@ async def test_an_outcome_that_causes_a_database_error_fails_only_its_job(harnes
         return harness.take(params)
 
     taken: list[dict[str, Any]] = []
-    project.answers["report_jobs"] = refuse_one
+    backend.answers["report_jobs"] = refuse_one
     good, bad = harness.put("good"), harness.put("bad")
     assert {job_id for job_id, _ in await harness.reported(2)} == {good.id, bad.id}
     by_job = {item["job_id"]: item for item in taken}
@@ -294,74 +294,74 @@ async def test_an_outcome_that_causes_a_database_error_fails_only_its_job(harnes
 
 
 async def test_a_job_that_cannot_be_failed_is_left_until_its_lease_expires(
-    harness, project, caplog
+    harness, backend, caplog
 ):
     def refuse(params: dict[str, Any]) -> Any:
         raise errors.InvalidArgument("never")
 
-    project.answers["report_jobs"] = refuse
+    backend.answers["report_jobs"] = refuse
     job = harness.put()
     while harness.backlog:
-        await project.next("report_jobs")
+        await backend.next("report_jobs")
         await asyncio.sleep(0)
     assert "cannot be written" in caplog.text
     assert harness.ended == [job.id]
 
 
-async def test_a_stale_report_is_logged_as_lost_work(harness, project, caplog):
-    project.answers["report_jobs"] = lambda params: harness.take(params, "stale")
+async def test_a_stale_report_is_logged_as_lost_work(harness, backend, caplog):
+    backend.answers["report_jobs"] = lambda params: harness.take(params, "stale")
     job = harness.put()
     assert await harness.reported(1) == [(job.id, "stale")]
     assert f"The work on job {job.id} was not recorded" in caplog.text
     assert harness.ended == [job.id]
 
 
-async def test_a_stale_release_is_not_logged_as_lost_work(harness, project, caplog):
-    project.answers["report_jobs"] = lambda params: harness.take(params, "stale")
+async def test_a_stale_release_is_not_logged_as_lost_work(harness, backend, caplog):
+    backend.answers["report_jobs"] = lambda params: harness.take(params, "stale")
     job = harness.claimed()
     harness.reporter.put(job, Released())
     assert await harness.reported(1) == [(job.id, "stale")]
     assert caplog.text == ""
 
 
-async def test_a_report_of_a_newer_attempt_replaces_an_older_one(project, claimed, monkeypatch):
-    harness = Harness(project, claimed)
+async def test_a_report_of_a_newer_attempt_replaces_an_older_one(backend, claimed, monkeypatch):
+    harness = Harness(backend, claimed)
     job = claimed()
     again = claimed(id=job.key, lease_id=str(UUID(int=1)))
     harness.reporter.put(job, Failed("old"))
     harness.reporter.put(again, Completed("new"))
     harness.start()
     await harness.reported(1)
-    (item,) = (await project.next("report_jobs"))["outcomes"]
+    (item,) = (await backend.next("report_jobs"))["outcomes"]
     assert (item["lease_id"], item["outcome"]) == (str(UUID(int=1)), "completed")
     await harness.stop(1)
 
 
-async def test_the_number_of_outcomes_in_a_call_is_limited(project, claimed, monkeypatch):
+async def test_the_number_of_outcomes_in_a_call_is_limited(backend, claimed, monkeypatch):
     monkeypatch.setattr(reporter, "BATCH", 4)
-    harness = Harness(project, claimed)
+    harness = Harness(backend, claimed)
     for _ in range(10):
         harness.put()
     harness.start()
     await harness.reported(10)
-    assert [len((await project.next("report_jobs"))["outcomes"]) for _ in range(3)] == [4, 4, 2]
+    assert [len((await backend.next("report_jobs"))["outcomes"]) for _ in range(3)] == [4, 4, 2]
     await harness.stop(1)
 
 
-async def test_a_stop_writes_the_remaining_outcomes(harness, project):
+async def test_a_stop_writes_the_remaining_outcomes(harness, backend):
     job = harness.put()
     await harness.reporter.stop(5)
     assert harness.ended == [job.id]
 
 
-async def test_a_stop_logs_outcomes_that_could_not_be_written(harness, project, caplog):
+async def test_a_stop_logs_outcomes_that_could_not_be_written(harness, backend, caplog):
     def refuse(params: dict[str, Any]) -> Any:
         calls.append(params)
         raise errors.ConnectionFailed("gone")
 
     calls: list[Any] = []
 
-    project.answers["report_jobs"] = refuse
+    backend.answers["report_jobs"] = refuse
     job = harness.put()
     await harness.reporter.stop(0.05)
     assert f"The outcome of job {job.id} (completed) could not be written" in caplog.text

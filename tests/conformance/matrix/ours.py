@@ -82,9 +82,9 @@ class OursAsync(_Ours):
                     await method(client, dict(request.args))
                 elif request.once:
                     # The retries of the client would make the call succeed.
-                    await client._project._transport.call(rpc, Deadline(30))
+                    await client._backend._transport.call(rpc, Deadline(30))
                 else:
-                    await client._project.call(rpc)
+                    await client._backend.call(rpc)
             except PictureQueueError as error:
                 return answer_of_error(error)
             return _answer(request)
@@ -96,14 +96,14 @@ class OursAsync(_Ours):
                 await client.aclose()
 
     def _record_answers(self, client: AsyncPictureQueue) -> None:
-        original = client._project.call
+        original = client._backend.call
 
         async def call(rpc: Rpc[Any]) -> Any:
             data = await original(Rpc(rpc.function, rpc.params, _unparsed))
             _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
-        client._project.call = call  # type: ignore[method-assign]
+        client._backend.call = call  # type: ignore[method-assign]
 
 
 class OursSync(_Ours):
@@ -133,9 +133,9 @@ class OursSync(_Ours):
                 if method:
                     method(client, dict(request.args))
                 elif request.once:
-                    client._project._transport.call(rpc, Deadline(30))
+                    client._backend._transport.call(rpc, Deadline(30))
                 else:
-                    client._project.call(rpc)
+                    client._backend.call(rpc)
             except PictureQueueError as error:
                 return answer_of_error(error)
             return _answer(request)
@@ -147,14 +147,14 @@ class OursSync(_Ours):
                 client.close()
 
     def _record_answers(self, client: PictureQueue) -> None:
-        original = client._project.call
+        original = client._backend.call
 
         def call(rpc: Rpc[Any]) -> Any:
             data = original(Rpc(rpc.function, rpc.params, _unparsed))
             _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
-        client._project.call = call  # type: ignore[method-assign]
+        client._backend.call = call  # type: ignore[method-assign]
 
 
 def ours(direct: bool) -> list[Interface]:

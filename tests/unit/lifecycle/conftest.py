@@ -1,4 +1,4 @@
-"""A whole worker with a fake project, for the tests of its life cycle."""
+"""A whole worker with a fake backend, for the tests of its life cycle."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -40,16 +40,16 @@ class Subscriptions:
 class Harness:
     """A worker, and a fake database without rules."""
 
-    def __init__(self, project: Any, row: Any) -> None:
-        self.project = project
+    def __init__(self, backend: Any, row: Any) -> None:
+        self.backend = backend
         self.row = row
         self.jobs: list[dict[str, Any]] = []
         self.reported: dict[str, dict[str, Any]] = {}
         self.beat: dict[str, list[str]] = {"cancel": [], "lost": []}
         self.subscriptions = Subscriptions()
-        self.client: Any = SimpleNamespace(_project=project)
-        project.subscriptions = self.subscriptions
-        project.answers |= {
+        self.client: Any = SimpleNamespace(_backend=backend)
+        backend.subscriptions = self.subscriptions
+        backend.answers |= {
             "register_worker": lambda params: VERSION,
             "unregister_worker": lambda params: None,
             "claim_jobs": lambda params: self.claim(params),
@@ -86,23 +86,23 @@ class Harness:
 
 @pytest.fixture(autouse=True)
 def connect(monkeypatch):
-    """Connect the heartbeat thread to the project of the test."""
+    """Connect the heartbeat thread to the backend of the test."""
 
     async def connect(backend: Any) -> Any:
         return backend.for_thread()
 
     async def aclose() -> None: ...
 
-    def watcher(project: Any) -> Any:
-        return SimpleNamespace(wake_ups=project.subscriptions, aclose=aclose)
+    def watcher(backend: Any) -> Any:
+        return SimpleNamespace(wake_ups=backend.subscriptions, aclose=aclose)
 
     monkeypatch.setattr("picture_queue._transport.duplicate.for_thread", connect)
     monkeypatch.setattr("picture_queue.worker.worker.Watcher", watcher)
 
 
 @pytest.fixture
-def harness(project, row):
-    return Harness(project, row)
+def harness(backend, row):
+    return Harness(backend, row)
 
 
 class WaitingHandler:

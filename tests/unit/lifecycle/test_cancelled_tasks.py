@@ -21,7 +21,7 @@ def cancel_other_tasks(keep: asyncio.Task[Any]) -> None:
 
 @pytest.mark.parametrize("how", ["run", "start"])
 async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
-    harness, project, how, caplog
+    harness, backend, how, caplog
 ):
     """Cancel while outcomes wait in the reporter and in a log, and a claim is in progress."""
     test: Any = asyncio.current_task()
@@ -47,7 +47,7 @@ async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
             raise errors.Busy("not now")
         return harness.report(params)
 
-    project.answers |= {"claim_jobs": claim, "report_jobs": report, "log_job": log}
+    backend.answers |= {"claim_jobs": claim, "report_jobs": report, "log_job": log}
     worker = harness.worker(concurrency=4)
 
     @worker.handler("ends")
@@ -84,7 +84,7 @@ async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
     assert caplog.text.count("Other code cancelled the ") == 1
 
 
-async def test_cancelling_the_tasks_of_a_stop_loses_no_outcome(harness, project):
+async def test_cancelling_the_tasks_of_a_stop_loses_no_outcome(harness, backend):
     test: Any = asyncio.current_task()
     worker = harness.worker(shutdown_grace=30)
     handler = WaitingHandler(worker)
@@ -97,10 +97,10 @@ async def test_cancelling_the_tasks_of_a_stop_loses_no_outcome(harness, project)
     await asyncio.wait({stopping}, timeout=10)
     await until(lambda: worker.name is None)
     assert harness.reported[job]["outcome"] == "released"
-    await project.next("unregister_worker")
+    await backend.next("unregister_worker")
 
 
-async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness, project):
+async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness, backend):
     """The reporter is cancelled as well, while it sends an outcome."""
     test: Any = asyncio.current_task()
     reporting = asyncio.Event()
@@ -111,7 +111,7 @@ async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness
             await asyncio.Event().wait()
         return harness.report(params)
 
-    project.answers["report_jobs"] = report
+    backend.answers["report_jobs"] = report
     worker = harness.worker()
     worker.handler("resize")(lambda: 1)
     job = harness.job()
@@ -125,7 +125,7 @@ async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness
     assert harness.reported[job]["outcome"] == "completed"
 
 
-async def test_cancelling_a_stop_during_a_claim_releases_the_claimed_jobs(harness, project):
+async def test_cancelling_a_stop_during_a_claim_releases_the_claimed_jobs(harness, backend):
     test: Any = asyncio.current_task()
     # The database repeats these jobs in the answer to a repeated claim.
     answers: dict[str, list[dict[str, Any]]] = {}
@@ -139,7 +139,7 @@ async def test_cancelling_a_stop_during_a_claim_releases_the_claimed_jobs(harnes
             await asyncio.Event().wait()
         return jobs
 
-    project.answers["claim_jobs"] = claim
+    backend.answers["claim_jobs"] = claim
     worker = harness.worker()
     worker.handler("resize")(lambda: 1)
     job = harness.job()

@@ -45,7 +45,7 @@ async def test_a_wake_up_for_a_cancel_leads_to_a_heartbeat_at_once(harness):
     assert handler.context.cancel_requested
 
 
-async def test_a_worker_without_wake_ups_claims_when_a_slot_becomes_free(harness, project):
+async def test_a_worker_without_wake_ups_claims_when_a_slot_becomes_free(harness, backend):
     worker = harness.worker(concurrency=1)
     handler = WaitingHandler(worker)
     async with worker:
@@ -64,14 +64,14 @@ async def test_a_worker_without_wake_ups_claims_when_a_slot_becomes_free(harness
     ("answer", "outcome"), [({"cancel_requested": True}, "cancelled"), (None, None)]
 )
 async def test_the_response_to_progress_can_stop_a_handler(
-    harness, project, answer, outcome, caplog
+    harness, backend, answer, outcome, caplog
 ):
     def progress(params: dict[str, Any]) -> Any:
         if answer is None:
             raise errors.StaleLease("the lease ended")
         return answer
 
-    project.answers["report_progress"] = progress
+    backend.answers["report_progress"] = progress
     worker = harness.worker()
 
     @worker.handler("resize")
@@ -86,17 +86,17 @@ async def test_the_response_to_progress_can_stop_a_handler(
     assert ("is lost and its handler stopped" in caplog.text) is (outcome is None)
 
 
-async def test_a_failed_progress_call_does_not_stop_the_handler(harness, project):
+async def test_a_failed_progress_call_does_not_stop_the_handler(harness, backend):
     def fail(params: dict[str, Any]) -> Any:
         raise errors.Busy("not now")
 
-    project.answers["report_progress"] = fail
+    backend.answers["report_progress"] = fail
     worker = harness.worker()
 
     @worker.handler("resize")
     async def resize(job: JobContext) -> int:
         await job.progress(10)
-        await project.next("report_progress")
+        await backend.next("report_progress")
         return 1
 
     job = harness.job()
@@ -114,7 +114,7 @@ def clock(monkeypatch):
     return jump
 
 
-async def test_jobs_held_past_their_lease_are_not_started(harness, project, clock, monkeypatch):
+async def test_jobs_held_past_their_lease_are_not_started(harness, backend, clock, monkeypatch):
     monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 3)
     worker = harness.worker(concurrency=1)
     started: list[str] = []
@@ -127,13 +127,13 @@ async def test_jobs_held_past_their_lease_are_not_started(harness, project, cloc
     jobs = [harness.job(lease_seconds=30) for _ in range(4)]
     async with worker:
         await worker._signals.reported.next()
-    claim = await project.next("claim_jobs")
+    claim = await backend.next("claim_jobs")
     assert claim["max_jobs"] == 4
     assert started == jobs[:1]
     assert harness.reported.keys() == set(jobs[:1])
 
 
-async def test_a_last_attempt_starts_after_its_confirmation(harness, project):
+async def test_a_last_attempt_starts_after_its_confirmation(harness, backend):
     worker = harness.worker(concurrency=1)
     handler = WaitingHandler(worker)
     noting, note = asyncio.Event(), asyncio.Event()
@@ -144,7 +144,7 @@ async def test_a_last_attempt_starts_after_its_confirmation(harness, project):
             await note.wait()
         return harness.beat
 
-    project.answers["heartbeat_jobs"] = beat
+    backend.answers["heartbeat_jobs"] = beat
     job = harness.job(confirm_start=True)
     async with worker:
         await asyncio.wait_for(noting.wait(), 5)
@@ -158,7 +158,7 @@ async def test_a_last_attempt_starts_after_its_confirmation(harness, project):
 
 
 async def test_last_attempts_are_confirmed_together_on_a_slow_connection(
-    harness, project, monkeypatch
+    harness, backend, monkeypatch
 ):
     """Check that none is released meanwhile, although held jobs are."""
     monkeypatch.setattr(slots, "MAX_HELD", 0.02)
@@ -170,7 +170,7 @@ async def test_last_attempts_are_confirmed_together_on_a_slow_connection(
         await asyncio.sleep(1.1 if params["leases"] else 0)
         return harness.beat
 
-    project.answers["heartbeat_jobs"] = beat
+    backend.answers["heartbeat_jobs"] = beat
     worker = harness.worker(concurrency=4)
     started: list[float] = []
 
@@ -186,7 +186,7 @@ async def test_last_attempts_are_confirmed_together_on_a_slow_connection(
     assert next(count for count in calls if count) == 4
 
 
-async def test_a_stop_releases_a_job_that_waits_for_its_confirmation(harness, project):
+async def test_a_stop_releases_a_job_that_waits_for_its_confirmation(harness, backend):
     worker = harness.worker()
     handler = WaitingHandler(worker)
     noting, note = asyncio.Event(), asyncio.Event()
@@ -196,7 +196,7 @@ async def test_a_stop_releases_a_job_that_waits_for_its_confirmation(harness, pr
         await note.wait()
         return harness.beat
 
-    project.answers["heartbeat_jobs"] = beat
+    backend.answers["heartbeat_jobs"] = beat
     job = harness.job(confirm_start=True)
     async with worker:
         await asyncio.wait_for(noting.wait(), 5)
@@ -205,7 +205,7 @@ async def test_a_stop_releases_a_job_that_waits_for_its_confirmation(harness, pr
     assert not handler.started.is_set()
 
 
-async def test_a_lease_lost_before_the_confirmation_frees_the_slot(harness, project):
+async def test_a_lease_lost_before_the_confirmation_frees_the_slot(harness, backend):
     worker = harness.worker(concurrency=1)
     handler = WaitingHandler(worker)
     lost, job = harness.job(confirm_start=True), harness.job()
@@ -218,7 +218,7 @@ async def test_a_lease_lost_before_the_confirmation_frees_the_slot(harness, proj
     assert harness.reported.keys() == {job}
 
 
-async def test_a_cancelled_job_that_waits_for_its_confirmation_is_cancelled(harness, project):
+async def test_a_cancelled_job_that_waits_for_its_confirmation_is_cancelled(harness, backend):
     worker = harness.worker()
     handler = WaitingHandler(worker)
     job = harness.job(confirm_start=True)
@@ -229,7 +229,7 @@ async def test_a_cancelled_job_that_waits_for_its_confirmation_is_cancelled(harn
     assert not handler.started.is_set()
 
 
-async def test_a_job_received_after_the_end_of_its_lease_is_released(harness, project, clock):
+async def test_a_job_received_after_the_end_of_its_lease_is_released(harness, backend, clock):
     worker = harness.worker()
     handler = WaitingHandler(worker)
 
@@ -237,7 +237,7 @@ async def test_a_job_received_after_the_end_of_its_lease_is_released(harness, pr
         clock.seconds = 40
         return harness.claim(params)
 
-    project.answers["claim_jobs"] = late
+    backend.answers["claim_jobs"] = late
     job = harness.job(lease_seconds=30)
     async with worker:
         await worker._signals.reported.next()
@@ -260,7 +260,7 @@ async def test_a_job_that_cannot_be_started_does_not_affect_others(harness):
     assert harness.reported[good]["outcome"] == "completed"
 
 
-async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, project):
+async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, backend):
     """Claim no job of a key before the outcome that pauses the key is written."""
     answer = asyncio.Event()
 
@@ -268,7 +268,7 @@ async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, p
         await answer.wait()
         return harness.report(params)
 
-    project.answers["report_jobs"] = slow
+    backend.answers["report_jobs"] = slow
     worker = harness.worker(concurrency=1)
 
     @worker.handler("resize")
@@ -278,21 +278,21 @@ async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, p
     async with worker:
         harness.job()
         harness.subscriptions.wake("default", "enqueue")
-        params = await project.next("report_jobs")
+        params = await backend.next("report_jobs")
         assert params["outcomes"][0]["pause_key"] == "model:flux"
-        while not project.asked.empty():
-            project.asked.get_nowait()
+        while not backend.asked.empty():
+            backend.asked.get_nowait()
         harness.job()
         harness.subscriptions.wake("default", "enqueue")
         for _ in range(20):
             await asyncio.sleep(0)
-        calls = [project.asked.get_nowait()[0] for _ in range(project.asked.qsize())]
+        calls = [backend.asked.get_nowait()[0] for _ in range(backend.asked.qsize())]
         assert "claim_jobs" not in calls
         answer.set()
-        await project.next("claim_jobs")
+        await backend.next("claim_jobs")
 
 
-async def test_a_worker_is_ready_only_while_its_key_is_accepted(harness, project):
+async def test_a_worker_is_ready_only_while_its_key_is_accepted(harness, backend):
     worker = harness.worker(poll_interval=0.02)
     async with worker:
         await worker._signals.idle.next()
@@ -301,13 +301,13 @@ async def test_a_worker_is_ready_only_while_its_key_is_accepted(harness, project
         def refuse(params: dict[str, Any]) -> Any:
             raise errors.AuthenticationFailed("the key was rotated")
 
-        project.answers["claim_jobs"] = refuse
+        backend.answers["claim_jobs"] = refuse
         await until(lambda: not worker.is_ready)
-        project.answers["claim_jobs"] = harness.claim
+        backend.answers["claim_jobs"] = harness.claim
         await until(lambda: worker.is_ready)
 
 
-async def test_claims_stop_while_outcomes_cannot_be_written(harness, project, monkeypatch):
+async def test_claims_stop_while_outcomes_cannot_be_written(harness, backend, monkeypatch):
     # With prefetching, the number of claims would depend on the speed of the machine.
     monkeypatch.setattr(slots, "AHEAD_SECONDS", 0.0)
     open_again = False
@@ -317,7 +317,7 @@ async def test_claims_stop_while_outcomes_cannot_be_written(harness, project, mo
             raise errors.Busy("not now")
         return harness.report(params)
 
-    project.answers["report_jobs"] = fail_at_first
+    backend.answers["report_jobs"] = fail_at_first
     worker = harness.worker(concurrency=2)
 
     @worker.handler("resize")

@@ -17,7 +17,7 @@ from picture_queue.worker import supervisor
 from .conftest import VERSION
 
 
-async def test_a_worker_registers_and_unregisters(harness, project):
+async def test_a_worker_registers_and_unregisters(harness, backend):
     worker = harness.worker(name="me", queues=("default", "big"))
 
     @worker.handler("resize", queue="big", timeout=5)
@@ -26,13 +26,13 @@ async def test_a_worker_registers_and_unregisters(harness, project):
     assert worker.name is None
     async with worker:
         assert worker.name == "me"
-        assert await project.next("register_worker") == {
+        assert await backend.next("register_worker") == {
             "worker": "me",
             "queues": ["default", "big"],
             "job_types": {"resize": {"queue": "big", "timeout_seconds": 5}},
         }
         await worker._signals.idle.next()
-    assert await project.next("unregister_worker") == {"worker": "me"}
+    assert await backend.next("unregister_worker") == {"worker": "me"}
     assert worker.name is None
     assert harness.subscriptions.listeners == {}
 
@@ -55,8 +55,8 @@ async def test_a_worker_can_be_started_again(harness):
         (VERSION | {"contract": 9, "oldest_client_contract": 9}, errors.ClientTooOld),
     ],
 )
-async def test_a_worker_refuses_to_start_on_an_incompatible_schema(harness, project, found, error):
-    project.answers["register_worker"] = lambda params: found
+async def test_a_worker_refuses_to_start_on_an_incompatible_schema(harness, backend, found, error):
+    backend.answers["register_worker"] = lambda params: found
     worker = harness.worker()
     closed: list[bool] = []
 
@@ -68,10 +68,10 @@ async def test_a_worker_refuses_to_start_on_an_incompatible_schema(harness, proj
         await worker.run()
     assert worker.name is None
     assert closed == [True]
-    await project.next("unregister_worker")
+    await backend.next("unregister_worker")
 
 
-async def test_the_start_fails_if_the_project_never_responds(harness, project, monkeypatch):
+async def test_the_start_fails_if_the_project_never_responds(harness, backend, monkeypatch):
     timeouts: list[Any] = []
 
     async def call(rpc: Any, timeout: float | None = None) -> Any:
@@ -79,7 +79,7 @@ async def test_the_start_fails_if_the_project_never_responds(harness, project, m
             timeouts.append(timeout)
         raise errors.ConnectionFailed("no answer in time")
 
-    monkeypatch.setattr(project, "call", call)
+    monkeypatch.setattr(backend, "call", call)
     monkeypatch.setattr(supervisor, "_REGISTER_TIMEOUT", 0.5)
     async with asyncio.timeout(5):
         with pytest.raises(errors.ConnectionFailed, match="No answer"):
@@ -90,7 +90,7 @@ async def test_the_start_fails_if_the_project_never_responds(harness, project, m
 
 @pytest.mark.parametrize("error", [errors.ConnectionFailed("down"), errors.Busy("starting")])
 async def test_the_start_is_retried_while_the_project_is_unreachable(
-    harness, project, error, caplog
+    harness, backend, error, caplog
 ):
     faults = [error] * 3
 
@@ -99,7 +99,7 @@ async def test_the_start_is_retried_while_the_project_is_unreachable(
             raise faults.pop()
         return VERSION
 
-    project.answers["register_worker"] = register
+    backend.answers["register_worker"] = register
     worker = harness.worker()
     async with asyncio.timeout(10):
         async with worker:
@@ -145,7 +145,7 @@ async def test_the_queues_of_all_handlers_are_served(harness):
     async def resize() -> None: ...
 
     async with worker:
-        claim = await harness.project.next("claim_jobs")
+        claim = await harness.backend.next("claim_jobs")
         assert claim["queues"] == ["default", "big"]
 
 
@@ -162,34 +162,34 @@ async def test_a_warning_names_a_queue_of_a_handler_that_is_not_served(harness, 
 async def test_each_claim_contains_the_weights_of_the_queues(harness):
     worker = harness.worker(queues={"a": 3, "b": 1})
     async with worker:
-        claim = await harness.project.next("claim_jobs")
+        claim = await harness.backend.next("claim_jobs")
         assert (claim["queues"], claim["weights"]) == (["a", "b"], [3, 1])
 
 
-async def test_a_wake_up_for_maintenance_leads_to_no_claim(harness, project):
+async def test_a_wake_up_for_maintenance_leads_to_no_claim(harness, backend):
     async with harness.worker(name="me") as worker:
         await worker._signals.maintained.next()
         await worker._signals.idle.next()
         await worker._signals.beaten.next()
-        while not project.asked.empty():
-            project.asked.get_nowait()
+        while not backend.asked.empty():
+            backend.asked.get_nowait()
         harness.subscriptions.wake("default", "maintain")
         await worker._signals.maintained.next()
-        assert project.asked.get_nowait() == ("maintain_jobs", {"force": False, "worker": "me"})
-        assert project.asked.empty()
+        assert backend.asked.get_nowait() == ("maintain_jobs", {"force": False, "worker": "me"})
+        assert backend.asked.empty()
 
 
-async def test_wake_ups_for_maintenance_are_ignored_without_the_lease(harness, project):
-    project.answers["maintain_jobs"] = lambda params: {"leased": False, "next_in": 60}
+async def test_wake_ups_for_maintenance_are_ignored_without_the_lease(harness, backend):
+    backend.answers["maintain_jobs"] = lambda params: {"leased": False, "next_in": 60}
     async with harness.worker() as worker:
         await worker._signals.maintained.next()
         await worker._signals.idle.next()
         await worker._signals.beaten.next()
-        while not project.asked.empty():
-            project.asked.get_nowait()
+        while not backend.asked.empty():
+            backend.asked.get_nowait()
         harness.subscriptions.wake("default", "maintain")
         for _ in range(20):
             await asyncio.sleep(0)
-        assert project.asked.empty()
+        assert backend.asked.empty()
         harness.subscriptions.wake("default", "take over")
         await worker._signals.maintained.next()

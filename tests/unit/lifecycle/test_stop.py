@@ -66,18 +66,18 @@ async def test_a_second_signal_stops_without_a_grace_period(harness):
     go.set()
 
 
-async def test_a_signal_before_the_first_response_stops_the_worker(harness, project):
+async def test_a_signal_before_the_first_response_stops_the_worker(harness, backend):
     async def never(params: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
-    project.answers["register_worker"] = never
+    backend.answers["register_worker"] = never
     running = asyncio.create_task(harness.worker().run())
-    await project.next("register_worker")
+    await backend.next("register_worker")
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(running, 5)
 
 
-async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(project, row):
+async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(backend, row):
     received: list[int] = []
 
     def handler(number: int, frame: Any) -> None:
@@ -85,7 +85,7 @@ async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(proj
 
     before = signal.signal(signal.SIGTERM, handler)
     try:
-        workers = [Harness(type(project)(), row).worker() for _ in range(3)]
+        workers = [Harness(type(backend)(), row).worker() for _ in range(3)]
         third = workers.pop()
         running = [asyncio.create_task(worker.run()) for worker in workers]
         for worker in workers:
@@ -142,8 +142,8 @@ async def test_a_process_forked_by_a_handler_can_be_terminated(harness):
     await asyncio.wait_for(running, 5)
 
 
-async def test_a_signal_also_stops_a_worker_in_another_thread(harness, project, row):
-    other = Harness(type(project)(), row)
+async def test_a_signal_also_stops_a_worker_in_another_thread(harness, backend, row):
+    other = Harness(type(backend)(), row)
     started = threading.Event()
 
     def work() -> None:
@@ -165,11 +165,11 @@ async def test_a_signal_also_stops_a_worker_in_another_thread(harness, project, 
     await asyncio.wait_for(asyncio.gather(running, thread), 5)
 
 
-async def test_a_stop_before_the_run_ends_it(harness, project):
+async def test_a_stop_before_the_run_ends_it(harness, backend):
     worker = harness.worker()
     await worker.stop()
     await asyncio.wait_for(worker.run(), 5)
-    assert project.asked.empty()
+    assert backend.asked.empty()
 
 
 async def test_a_stop_before_the_first_step_of_a_run_ends_it(harness):
@@ -180,14 +180,14 @@ async def test_a_stop_before_the_first_step_of_a_run_ends_it(harness):
         await asyncio.wait_for(running, 5)
 
 
-def test_a_worker_can_run_again_in_another_event_loop(harness, project):
+def test_a_worker_can_run_again_in_another_event_loop(harness, backend):
     worker = harness.worker()
 
     @worker.handler("resize")
     async def resize() -> None: ...
 
     async def main() -> None:
-        project.asked = asyncio.Queue()
+        backend.asked = asyncio.Queue()
         watch(worker)
         job = harness.job()
         running = asyncio.create_task(worker.run())
@@ -201,12 +201,12 @@ def test_a_worker_can_run_again_in_another_event_loop(harness, project):
         asyncio.run(main())
 
 
-def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, project):
+def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, backend):
     worker = harness.worker()
-    project.answers["unregister_worker"] = never  # The cancelled worker cannot stop in time.
+    backend.answers["unregister_worker"] = never  # The cancelled worker cannot stop in time.
 
     async def abandon() -> None:
-        project.asked = asyncio.Queue()
+        backend.asked = asyncio.Queue()
         await worker.start()
         asyncio.get_running_loop().stop()
         await asyncio.sleep(0)
@@ -218,7 +218,7 @@ def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, project
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0.01))
     loop.close()
-    project.answers["unregister_worker"] = lambda params: None
+    backend.answers["unregister_worker"] = lambda params: None
 
     async def main() -> None:
         watch(worker)
@@ -246,7 +246,7 @@ async def never(params: dict[str, Any]) -> None:
 @pytest.mark.parametrize("how", ["stop", "cancel", "signal"])
 @pytest.mark.parametrize("is_answered", [True, False])
 async def test_a_stop_during_the_start_leaves_nothing_registered(
-    harness, project, monkeypatch, how, is_answered
+    harness, backend, monkeypatch, how, is_answered
 ):
     monkeypatch.setattr("picture_queue.worker.worker._REGISTRATION_TIMEOUT", 5 * is_answered)
     registered: set[str] = set()
@@ -257,12 +257,12 @@ async def test_a_stop_during_the_start_leaves_nothing_registered(
         registered.add(params["worker"])
         return VERSION
 
-    project.answers["register_worker"] = register
-    project.answers["unregister_worker"] = lambda params: registered.discard(params["worker"])
+    backend.answers["register_worker"] = register
+    backend.answers["unregister_worker"] = lambda params: registered.discard(params["worker"])
     worker = harness.worker()
     harness.job()
     running = asyncio.create_task(worker.run())
-    await project.next("register_worker")
+    await backend.next("register_worker")
     if how == "stop":
         stopping = asyncio.create_task(worker.stop())
     elif how == "cancel":
@@ -278,20 +278,20 @@ async def test_a_stop_during_the_start_leaves_nothing_registered(
     if how == "stop":
         await asyncio.wait_for(stopping, 5)
     assert registered == set()
-    await project.next("unregister_worker")
+    await backend.next("unregister_worker")
 
 
-async def test_a_stopped_start_returns(harness, project):
+async def test_a_stopped_start_returns(harness, backend):
     go = asyncio.Event()
 
     async def register(params: dict[str, Any]) -> Any:
         await go.wait()
         return VERSION
 
-    project.answers["register_worker"] = register
+    backend.answers["register_worker"] = register
     worker = harness.worker()
     starting = asyncio.create_task(worker.start())
-    await project.next("register_worker")
+    await backend.next("register_worker")
     stopping = asyncio.create_task(worker.stop())
     await until(lambda: worker._stopping is not None)
     again = asyncio.create_task(worker.start())  # The start waits for the stop to end.
@@ -309,7 +309,7 @@ async def test_a_run_ends_when_the_worker_is_stopped(harness):
     await asyncio.wait_for(running, 5)
 
 
-async def test_jobs_claimed_during_a_stop_are_released_without_running(harness, project):
+async def test_jobs_claimed_during_a_stop_are_released_without_running(harness, backend):
     worker = harness.worker()
     handler = WaitingHandler(worker)
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -318,10 +318,10 @@ async def test_jobs_claimed_during_a_stop_are_released_without_running(harness, 
         await answer
         return harness.claim(params)
 
-    project.answers["claim_jobs"] = slow
+    backend.answers["claim_jobs"] = slow
     job = harness.job()
     await worker.start()
-    await project.next("claim_jobs")
+    await backend.next("claim_jobs")
     stopping = asyncio.create_task(worker.stop())
     await until(lambda: not harness.subscriptions.listeners)
     answer.set_result(None)
