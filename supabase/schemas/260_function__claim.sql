@@ -2,11 +2,11 @@
 -- lease holds. A repeated call does the last one only. A claim does no work for others, except that it unblocks jobs
 -- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With weights
--- each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight, which
--- holds for claims of one job as well as of many; up to p_limit jobs of each queue stay locked until the transaction
--- ends, and other claims skip them. Left out are jobs past expires_at, which maintenance fails, and those whose start
--- failed lately. p_positions: where to begin in each queue.
+-- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
+-- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
+-- which holds for claims of one job as well as of many; up to p_limit jobs of each queue stay locked until the
+-- transaction ends, and other claims skip them. Left out are jobs past expires_at, which maintenance fails, and those
+-- whose start failed lately. p_positions: where to begin in each queue.
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
