@@ -1,11 +1,12 @@
 -- Extends leases; returns the jobs to cancel and those whose lease is lost. If the update of all fails because of one
--- job, the leases are extended one by one, for two seconds at most; a lease whose row cannot be written is extended in
--- lease_extension. If none can be extended, the call raises PQ_BUSY.
+-- job, the leases are extended one by one for half a second; a lease whose row cannot be written is extended in
+-- lease_extension, and so are all that are left then. If none can be extended, the call raises PQ_BUSY.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_item jsonb;
+  v_part jsonb;
+  v_is_late boolean;
   v_one jsonb;
   v_answer jsonb;
   v_started timestamptz := clock_timestamp();
@@ -24,19 +25,22 @@ begin
   exception when others then
     null;  -- any error, since a trigger of the project may raise one for one of the jobs
   end;
-  for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
-    exit when clock_timestamp() > v_started + interval '2 seconds';
+  for v_i in 0 .. jsonb_array_length(leases) - 1 loop
+    v_is_late := clock_timestamp() > v_started + interval '0.5 seconds';
+    v_part := case when v_is_late then jsonb_path_query_array(leases, '$[$i to last]', jsonb_build_object('i', v_i))
+      else jsonb_build_array(leases -> v_i) end;
     begin
       begin
-        v_one := picture_queue._heartbeat(worker, v_item);
+        v_one := picture_queue._heartbeat(worker, v_part, v_is_late);
       exception when others then
-        v_one := picture_queue._heartbeat(worker, v_item, true);
+        v_one := picture_queue._heartbeat(worker, v_part, true);
       end;
       select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
       from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception when lock_not_available then
       null;  -- another heartbeat is extending this lease
     end;
+    exit when v_is_late;
   end loop;
   if v_answer is null then
     return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
@@ -47,10 +51,11 @@ $$;
 comment on function public.heartbeat_jobs is 'Extends leases; answers which jobs to cancel and which are lost.';
 
 -- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
--- always those for 0 and 100. The row always holds the newest value.
+-- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly: each such
+-- call holds a connection of its worker, or of the API, that others need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 set plan_cache_mode = force_generic_plan
 as $$
 declare
