@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CLOSE_TIMEOUT = 2.0  # seconds a pool waits for its threads when it is closed
+_MAX_LOOKUPS = 32  # look-ups of host names at the same time
 
 
 def in_thread(name: str, function: Callable[[], T]) -> "asyncio.Future[T | None]":
@@ -88,11 +90,14 @@ class DaemonThreadPool(ThreadPoolExecutor):
 
     Args:
         max_threads: Maximum number of calls that run at the same time.
+        lookups: The pool for look-ups of host names by the event loop. They must not wait for
+            functions of users that hang, since without them no connection can be opened.
     """
 
-    def __init__(self, max_threads: int) -> None:
+    def __init__(self, max_threads: int, lookups: "DaemonThreadPool | None" = None) -> None:
         super().__init__(1)  # the threads of the base class are never started
         self._max_threads = max_threads
+        self._lookups = lookups
         self._waiting: deque[_Call] = deque()
         self._pool: set[threading.Thread] = set()
         self._closed = False
@@ -104,6 +109,9 @@ class DaemonThreadPool(ThreadPoolExecutor):
         Raises:
             RuntimeError: The pool is closed.
         """
+        is_lookup = fn is socket.getaddrinfo
+        if is_lookup and self._lookups is not None:
+            return self._lookups.submit(fn, *args, **kwargs)
         call = _Call(self, partial(fn, *args, **kwargs))
         with self._lock:
             if self._closed:
@@ -134,9 +142,14 @@ class DaemonThreadPool(ThreadPoolExecutor):
 
     def _start_threads(self) -> None:
         while self._waiting and len(self._pool) < self._max_threads:
-            thread = self._waiting.popleft().thread
-            thread.start()  # it raises if the system has too many threads
-            self._pool.add(thread)  # before it can leave, which needs the lock
+            call = self._waiting.popleft()
+            try:
+                call.thread.start()
+            except RuntimeError as error:  # the system has too many threads
+                if call.set_running_or_notify_cancel():
+                    call.set_exception(error)
+            else:
+                self._pool.add(call.thread)  # before it can leave, which needs the lock
 
 
 def use_daemon_threads(concurrency: int) -> None:
@@ -150,6 +163,6 @@ def use_daemon_threads(concurrency: int) -> None:
     chosen = getattr(loop, "_default_executor", None)
     if chosen is None or getattr(chosen, "_thread_name_prefix", None) == "asyncio":
         max_threads = min(32, (os.cpu_count() or 1) + 4) + concurrency
-        loop.set_default_executor(DaemonThreadPool(max_threads))
+        loop.set_default_executor(DaemonThreadPool(max_threads, DaemonThreadPool(_MAX_LOOKUPS)))
         if chosen is not None:
             chosen.shutdown(wait=False)

@@ -18,6 +18,7 @@ T = TypeVar("T")
 _log = Log(__name__)
 
 _ALARM_INTERVAL = 60.0  # seconds between two error messages about the same fault
+_LONGEST_PAUSE = 60.0  # seconds: one odd Retry-After must not silence the worker for hours
 
 
 class WorkerCalls:
@@ -43,13 +44,13 @@ class WorkerCalls:
         self.emit = emit
         self.quiet_until = 0.0
         self._backend = backend
-        self._failing_since: float | None = None
+        self._failing_since: dict[str, float] = {}  # by function
         self._alarmed_at: dict[str, float] = {}
 
     @property
     def is_up(self) -> bool:
-        """True if the last call was answered."""
-        return self._failing_since is None
+        """True if the last call of each function was answered."""
+        return not self._failing_since
 
     async def call(
         self, rpc: Rpc[T], timeout: float, *, urgent: bool = False, counts: bool = True
@@ -75,34 +76,31 @@ class WorkerCalls:
             self.note_failure(error, rpc.function, counts=counts)
             raise
         if counts:
-            self.note_success()
+            self.note_success(rpc.function)
         return result
 
-    def note_success(self) -> None:
-        """Note that the project answered."""
-        if self._failing_since is not None:
-            seconds = time.monotonic() - self._failing_since
-            self._failing_since = None
+    def note_success(self, function: str) -> None:
+        """Note that the project answered a call of a function."""
+        if (since := self._failing_since.pop(function, None)) is not None:
+            seconds = time.monotonic() - since
             self._alarmed_at.clear()
-            _log.info("The worker's calls succeed again after %.1f s", seconds)
+            _log.info("The worker's calls succeed again after %.1f s (%s)", seconds, function)
 
     def note_failure(self, error: Exception, function: str, *, counts: bool = True) -> None:
         """Note that a call of a function failed, and any pause that the API asked for."""
-        retry_after = getattr(error, "retry_after", None) or 0.0
-        self.quiet_until = max(self.quiet_until, time.monotonic() + retry_after)
+        pause = min(getattr(error, "retry_after", None) or 0.0, _LONGEST_PAUSE)
+        self.quiet_until = max(self.quiet_until, time.monotonic() + pause)
         if not counts:
             return
         if is_refusal(error):
-            self.note_success()  # a refusal is an answer: the project is up
+            self.note_success(function)  # a refusal is an answer: the project is up
             return
-        is_first = self._failing_since is None
-        if is_first:
-            self._failing_since = time.monotonic()
         reason = str(error) or type(error).__name__
         if isinstance(error, NotAuthenticated | NotAllowed):
             self.alarm(f"The project refuses the worker, which can do nothing: {reason}")
-        elif is_first:
+        elif function not in self._failing_since:
             _log.warning("The worker's calls fail and are repeated (%s): %s", function, reason)
+        self._failing_since.setdefault(function, time.monotonic())
 
     def alarm(self, message: str) -> None:
         """Log an error, but the same one at most once a minute."""

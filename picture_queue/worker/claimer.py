@@ -12,7 +12,7 @@ from picture_queue.records import ClaimedJob
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import WorkerCalls, is_refusal
 from picture_queue.worker._loop import BackgroundLoop
-from picture_queue.worker.slots import Slots
+from picture_queue.worker.slots import MAX_CLAIM, Slots
 
 _CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
@@ -48,10 +48,10 @@ class Claimer(BackgroundLoop):
         self._settings = settings
         self._slots = slots
         self._take = take
-        self._due_at = 0.0  # of the next claim
+        self._due_at = self._sent_at = 0.0  # times of the next claim, and of the open one
         self._open: Claim | None = None  # sent, and not answered yet
-        self._sent_at = 0.0  # when it was sent first
         self._was_full = True  # the last answer had as many jobs as were asked for
+        self._most = MAX_CLAIM  # jobs to ask for; fewer after a failure: they may be too large
 
     def request_claim(self) -> None:
         """Claim at once, or as soon as a slot is free."""
@@ -81,12 +81,13 @@ class Claimer(BackgroundLoop):
             if not (demand := self._slots.demand()):
                 await self._wait(None)  # until a slot is free
                 return
-            self._open = self._claim(demand)
+            self._open = self._claim(min(demand, self._most))
             self._sent_at = time.monotonic()
             self._due_at = math.inf  # unless `request_claim` asks for another claim
         try:
             jobs = await self._calls.call(_rpc.claim_jobs(self._open), _CLAIM_TIMEOUT)
         except Exception as error:
+            self._most = max(1, self._most // 2)
             if is_refusal(error):
                 self._calls.alarm(f"The project refuses claims: {error}")
                 self._open, self._due_at = None, 0.0
@@ -107,6 +108,7 @@ class Claimer(BackgroundLoop):
 
     def _take_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
         self._open = None
+        self._most = min(2 * self._most, MAX_CLAIM)
         self._slots.note_answer()
         is_full = len(jobs) >= claim.max_jobs
         if not (is_full or self._was_full):

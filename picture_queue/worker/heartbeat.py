@@ -70,7 +70,7 @@ class HeartbeatLoop:
         self._ended = asyncio.Event()
         self._woken = threading.Event()
         self._stopping = False
-        self._beat_requested = False  # by `beat_now`
+        self._requests = self._served = 0  # calls of `beat_now`, and those with a heartbeat since
         self._delay = RetryDelay()
         self._retry_at = 0.0
         self._last_beat_at = self._next_beat_at = time.monotonic()
@@ -83,7 +83,7 @@ class HeartbeatLoop:
 
     def beat_now(self) -> None:
         """Send a heartbeat at once; its answer names the jobs to stop."""
-        self._beat_requested = True
+        self._requests += 1
         self._woken.set()
 
     def schedule_confirm(self, lease: Lease) -> None:
@@ -148,7 +148,8 @@ class HeartbeatLoop:
 
     def _tick(self, leases: list[Lease], shortest: float) -> float:
         """Send a heartbeat if one is due; return the seconds until the next tick."""
-        extend_at = -math.inf if self._beat_requested else self._last_beat_at + PRESENCE
+        requests = self._requests  # `beat_now` may be called from here on
+        extend_at = self._last_beat_at + PRESENCE if requests == self._served else -math.inf
         due_at = extend_at
         for lease in leases:  # one pass, since it holds the GIL and the event loop waits
             extend_at = min(extend_at, lease.extend_at)
@@ -160,9 +161,8 @@ class HeartbeatLoop:
         # Confirm the starts that are due soon in the same call.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
         named = leases if extend_at <= now else confirm
-        requested, self._beat_requested = self._beat_requested, False
-        if not self._beat(leases, shortest, named) and requested:
-            self._beat_requested = True  # the caller of beat_now() does not repeat it
+        if self._beat(leases, shortest, named):
+            self._served = requests  # until then, since the caller of beat_now() does not repeat it
         return 0.0
 
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
@@ -183,7 +183,7 @@ class HeartbeatLoop:
         except Exception as error:
             self._note_failure(error, leases, shortest)
             return False
-        self._calls.note_success()
+        self._calls.note_success(call.function)
         self._delay.reset()
         self._last_beat_at = sent_at
         for lease in named:  # lost ones too: do not send them again before on_answer drops them

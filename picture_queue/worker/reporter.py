@@ -8,7 +8,7 @@ from typing import Any
 from picture_queue import _rpc
 from picture_queue._log import Log
 from picture_queue._text import clean
-from picture_queue.errors import Busy, TooLarge
+from picture_queue.errors import Busy, ConnectionFailed, TooLarge
 from picture_queue.records import ClaimedJob
 from picture_queue.worker._calls import WorkerCalls
 from picture_queue.worker._loop import BackgroundLoop
@@ -119,7 +119,8 @@ class Reporter(BackgroundLoop):
         call = _rpc.report_jobs([report.item for report in batch])
         try:
             # A worker that stops has no time for a pause that the API asked for.
-            answers = await self._calls.call(call, _REPORT_TIMEOUT, urgent=self.stopping)
+            how = {"urgent": self.stopping, "counts": self._locked_reporter is not None}
+            answers = await self._calls.call(call, _REPORT_TIMEOUT, **how)
         except Exception as error:
             is_at_fault = isinstance(error, ValueError | TypeError | RecursionError | TooLarge)
             if is_at_fault and len(batch) > 1:
@@ -135,7 +136,7 @@ class Reporter(BackgroundLoop):
             if is_at_fault:
                 self._fail_job(batch[0], str(error))
                 return
-            if len(batch) == 1 and isinstance(error, Busy):
+            if len(batch) == 1 and not isinstance(error, ConnectionFailed):
                 self._hand_over(batch[0])
             raise
         self._batch_size = min(self._batch_size * 2, BATCH)

@@ -301,7 +301,7 @@ class Supervisor:
     async def send(self, attempt: Attempt, call: Rpc[T], name: str) -> T | None:
         """Make a call of an attempt; None if it fails. A lost lease stops the attempt."""
         try:
-            return await self._calls.call(call, _ATTEMPT_TIMEOUT)
+            return await self._calls.call(call, _ATTEMPT_TIMEOUT, counts=False)
         except StaleLease:
             if (lease := self._slots.lease_of(attempt)) is not None:
                 self._lose(lease, f"the database refused its {name}")
@@ -330,12 +330,11 @@ class Supervisor:
     def _lose(self, lease: Lease, reason: str) -> None:
         """Drop a lease that ended, and stop its handler."""
         self._slots.drop_lease(lease.job)
-        if lease.attempt is None:
-            self._fill_slots()
-        elif not lease.attempt.settled:
-            _log.warning(
-                "The lease of job %s is lost and its handler stopped: %s", lease.job.id, reason
-            )
+        if lease.attempt is None or lease.attempt.settled:
+            self._fill_slots()  # claims may have waited for its outcome
+        else:
+            text = "The lease of job %s is lost and its handler stopped: %s"
+            _log.warning(text, lease.job.id, reason)
             lease.attempt.stop(Stop.LOST)
 
     # --- wake-ups ---

@@ -4326,9 +4326,9 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 -- 320_function_report.sql
 
 -- Extends leases; returns the jobs to cancel and those whose lease is lost. If a list of leases cannot be extended
--- together, each half of it is tried, down to the lease at fault, for two seconds at most. A lease whose row cannot be
--- written is extended in lease_extension; one that is malformed is lost. If none can be extended, the call raises
--- PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
+-- together, each half of it is tried, down to the lease at fault. A lease whose row cannot be written is extended in
+-- lease_extension, and after half a second so are all that are left; one that is malformed is lost. If none can be
+-- extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4352,7 +4352,7 @@ begin
     v_count := jsonb_array_length(v_list);
     begin
       begin
-        v_one := picture_queue._heartbeat(worker, v_list);
+        v_one := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started + interval '0.5 seconds');
       exception when others then  -- any error, since a trigger of the project may raise one for one of the jobs
         if v_count > 1 then
           v_lists := array[
@@ -4383,10 +4383,11 @@ $$;
 comment on function public.heartbeat_jobs is 'Extends leases; answers which jobs to cancel and which are lost.';
 
 -- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
--- always those for 0 and 100. The row always holds the newest value.
+-- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly: each such
+-- call holds a connection of its worker, or of the API, that others need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -5758,7 +5759,7 @@ comment on function public.send_event is 'Sends an external event to the jobs pa
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
 declare
   v_attempt integer;

@@ -34,7 +34,7 @@ comment on function public.send_event is 'Sends an external event to the jobs pa
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
 declare
   v_attempt integer;

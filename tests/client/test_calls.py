@@ -439,3 +439,9 @@ def test_a_missing_database_or_a_malformed_url_is_a_settings_error(stack):
     with PictureQueue(database_url="nonsense:secret") as pq, unreadable as refused:
         pq.health()
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("timeout", [1e9, float("inf")])
+def test_a_call_may_wait_without_a_limit(stack, timeout):
+    with PictureQueue(database_url=stack.db_url, timeout=timeout) as pq:
+        assert pq.version().version

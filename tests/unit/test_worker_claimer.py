@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -193,6 +194,57 @@ async def test_a_claim_without_a_response_is_repeated_unchanged(harness, backend
     assert asked[0] == asked[1] == asked[2]
     # The lease counts from the first call, because the lost response may have been the one to it.
     assert harness.asked_at[0] < time.monotonic() - 0.1
+
+
+async def test_fewer_jobs_are_claimed_after_a_claim_that_is_too_large(harness, backend):
+    def limit(params: dict[str, Any]) -> Any:
+        if params["max_jobs"] > 300:
+            raise InvalidArgument("the answer would be too large")
+        return harness.give(params)
+
+    backend.answers["claim_jobs"] = limit
+    harness.slots.free = harness.stock = 1000
+    harness.claimer.start()
+    assert len(await harness.signals.claimed.next()) == 250
+    sizes = [(await backend.next("claim_jobs"))["max_jobs"] for _ in range(3)]
+    assert sizes == [1000, 500, 250]
+
+
+async def test_a_function_that_always_fails_is_logged_once_beside_others(caplog):
+    caplog.set_level("INFO")
+    calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
+    for _ in range(10):
+        calls.note_failure(ConnectionFailed("cut"), "heartbeat_jobs")
+        calls.note_success("claim_jobs")
+        assert not calls.is_up
+    calls.note_success("heartbeat_jobs")
+    assert calls.is_up
+    assert len(caplog.records) == 2
+
+
+async def test_two_threads_may_note_a_success_at_the_same_time(monkeypatch):
+    """The heartbeat thread notes results as well; here during the note of the event loop."""
+
+    def monotonic() -> float:
+        if others:
+            calls.note_success(others.pop())
+        return 0.0
+
+    calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
+    others: list[str] = []
+    calls.note_failure(Busy("not now"), "claim_jobs")
+    others.append("claim_jobs")
+    monkeypatch.setattr(_calls, "time", SimpleNamespace(monotonic=monotonic))
+    calls.note_success("claim_jobs")
+    assert calls.is_up
+
+
+async def test_a_single_retry_after_does_not_silence_a_worker_for_hours():
+    calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
+    throttled = Busy("too many calls")
+    throttled.retry_after = 86_400.0
+    calls.note_failure(throttled, "claim_jobs")
+    assert calls.quiet_until <= time.monotonic() + 60
 
 
 async def test_an_outage_is_logged_once(harness, backend, caplog):

@@ -424,3 +424,28 @@ async def test_no_thread_remains_after_the_event_loop_was_closed(backend, claime
     monkeypatch.setattr(harness.heartbeat, "_loop", ClosedLoop())
     harness.heartbeat.beat_now()
     assert await asyncio.to_thread(harness.connection.closed.wait, 5)
+
+
+async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(project, claimed):
+    """The heartbeat that is about to be sent only confirms a start, and asks for no cancels."""
+    harness = Harness(project, claimed)
+
+    class Late(Lease):
+        @property
+        def due_at(self) -> float:
+            if not requested.is_set():
+                requested.set()
+                harness.heartbeat.beat_now()
+            return self.confirm_at
+
+    requested = asyncio.Event()
+    running = harness.start_job(lease_seconds=3600)
+    late = Late(claimed(lease_seconds=3600), time.monotonic())
+    harness.slots.add(late)
+    attempt: Any = FakeAttempt(late.job)
+    harness.slots.assign_slot(late, attempt)
+    harness.start()
+    params = await project.next("heartbeat_jobs")
+    while running.job.key not in [item["job_id"] for item in params["leases"]]:
+        params = await project.next("heartbeat_jobs")
+    await harness.heartbeat.stop()

@@ -163,10 +163,18 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, backend)
     assert harness.backlog == 0
 
 
-async def test_a_single_outcome_of_a_locked_job_delays_no_other(harness, backend):
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.Busy("somebody has it locked"),
+        errors.AuthenticationFailed("a firewall refuses its text"),
+        errors.ServerError("a proxy in between fails"),
+    ],
+)
+async def test_a_single_outcome_that_cannot_be_written_delays_no_other(harness, backend, error):
     def answer(params: dict[str, Any]) -> Any:
         if len(params["outcomes"]) == 1 and params["outcomes"][0]["job_id"] == locked.key:
-            raise errors.Busy("somebody has it locked")
+            raise error
         return harness.take(params)
 
     backend.answers["report_jobs"] = answer
@@ -176,6 +184,7 @@ async def test_a_single_outcome_of_a_locked_job_delays_no_other(harness, backend
     assert {job_id for job_id, _ in await harness.reported(3)} == {job.id for job in jobs}
     assert harness.backlog == 1
     assert harness.slots._locked == {locked.key}, "its slots continue to claim"
+    assert harness.reporter._calls.is_up, "the calls of the other outcomes succeed"
 
 
 async def test_a_refused_batch_is_halved_without_a_delay(harness, backend):

@@ -52,6 +52,35 @@ async def test_the_pool_that_asyncio_made_is_replaced():
     assert await asyncio.to_thread(lambda: threading.current_thread().daemon)
 
 
+async def test_host_names_are_looked_up_while_functions_hang_in_all_threads(monkeypatch):
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 1)
+    use_daemon_threads(1)
+    release = threading.Event()
+    hanging = [asyncio.create_task(asyncio.to_thread(release.wait, 30)) for _ in range(40)]
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    assert await asyncio.wait_for(loop.getaddrinfo("localhost", 80), 10)
+    assert not any(call.done() for call in hanging)
+    release.set()
+    await asyncio.gather(*hanging)
+
+
+def test_a_call_whose_thread_cannot_start_raises_and_the_next_one_runs(pool, monkeypatch):
+    def fail(thread: threading.Thread) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("can't start new thread")
+
+    release = threading.Event()
+    running = [pool.submit(release.wait, 5) for _ in range(2)]
+    waiting = [pool.submit(int) for _ in range(2)]
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    release.set()
+    assert all(future.result(5) for future in running)
+    with pytest.raises(RuntimeError, match="new thread"):
+        waiting[0].result(5)
+    assert waiting[1].result(5) == 0
+
+
 def test_no_more_threads_run_than_permitted(pool):
     assert [pool.submit(int).result(5) for _ in range(10)] == [0] * 10
     barrier = threading.Barrier(3)

@@ -66,6 +66,16 @@ async def test_an_error_for_one_job_does_not_affect_others_in_the_call(world, co
     assert [job["job_type"] for job in await jobs()] == ["many", "many"]
 
 
+async def test_all_leases_are_extended_while_the_table_is_locked(world):
+    await world.call(MANY, "many", 400, {})
+    held = await world.call(CLAIM, "many", "many", "many", 400, 60)
+    holder = await world.hold("lock table job_queue in share mode")  # as `create index` does
+    answer = await world.call("select heartbeat_jobs('w', $1)", [world.lease(job) for job in held])
+    extended = await world.owner.fetchval("select count(*) from picture_queue.lease_extension")
+    await holder.close()
+    assert (answer, extended) == ({"cancel": [], "lost": []}, 400)
+
+
 async def test_all_running_jobs_count_under_a_new_limit(world):
     await world.call(MANY, "many", 2000, {})
     for _ in range(2):

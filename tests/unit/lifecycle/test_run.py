@@ -4,6 +4,7 @@ import asyncio
 import time
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -354,3 +355,27 @@ async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(c
     running._slots.add(slots.Lease(job, 0.0, attempt=attempt))
     await running._report_after_log(attempt, Completed("one"))
     assert reported == []
+
+
+async def test_claims_go_on_after_a_pausing_job_lost_its_lease_before_its_report(harness, project):
+    """Claims wait for the report of such a job, and there is none after its lease is lost."""
+
+    async def lose(params: dict[str, Any]) -> Any:
+        await asyncio.sleep(0)  # its slot is free by then, and claims are paused
+        raise errors.StaleLease("another worker runs it")
+
+    project.answers["log_job"] = lose
+    worker = harness.worker(concurrency=1)
+
+    @worker.handler("resize")
+    async def resize(payload: dict[str, Any], job: JobContext) -> RateLimited | None:
+        if job.id != UUID(first):
+            return None
+        job.log("the service is busy")
+        harness.job()
+        return RateLimited(60, key="a-service")
+
+    first = harness.job()
+    async with worker:
+        for _ in range(2):
+            await worker._signals.settled.next()
