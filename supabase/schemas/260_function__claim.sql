@@ -2,11 +2,11 @@
 -- lease holds. A repeated call does the last one only. A claim does no work for others, except that it unblocks jobs
 -- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
 
--- Picks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. It locks up to
--- p_limit of each queue until the transaction ends; other claims skip them. With weights each queue gets its share: the
--- gaps between its jobs are drawn so that they come at the rate of its weight, which holds for claims of one job as
--- well as of many. Left out are jobs past expires_at, which maintenance fails, and those whose start failed lately.
--- p_positions: where to begin in each queue.
+-- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
+-- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
+-- which holds for claims of one job as well as of many; up to p_limit jobs of each queue stay locked until the
+-- transaction ends, and other claims skip them. Left out are jobs past expires_at, which maintenance fails, and those
+-- whose start failed lately. p_positions: where to begin in each queue.
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -23,6 +23,8 @@ begin
       order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
         over (partition by w.name order by c.n)
       limit p_limit);
+  elsif cardinality(p_queues) > 1 then
+    return picture_queue._pick_of_several(p_claim, p_queues, p_positions, p_limit);
   end if;
   return array(
     -- The keys as _keys returns them: a call for each job would cost more than to pick it.
@@ -51,6 +53,55 @@ begin
       for update skip locked
     ) p
     order by p.rank, p.turn, p.seq limit p_limit);
+end
+$$;
+
+-- As _pick, for several queues without weights. It lists the first jobs without locks, and locks them in this order
+-- until there are enough: a job that was locked and left could not be claimed by others, and a caller of claim_next_job
+-- may keep its transaction open while the job runs. If too many of the list are locked or left out, it makes a longer
+-- one.
+create function picture_queue._pick_of_several(
+  p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
+returns picture_queue.candidate[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_size integer := p_limit;
+  v_listed uuid[];
+  v_picked picture_queue.candidate[];
+begin
+  loop
+    v_listed := array(
+      select l.id
+      from unnest(p_queues) as w (name)
+      cross join lateral (
+        select j.id, j.rank, j.turn, j.seq from public.job_queue j
+        where j.queue = w.name and j.status = 'pending' and j.hold is null
+          and (j.rank, j.turn, j.seq) >= (coalesce((p_positions -> w.name ->> 0)::integer, -2147483648),
+            coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity'),
+            coalesce((p_positions -> w.name ->> 2)::bigint, 0))
+          and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+        order by j.rank, j.turn, j.seq limit v_size
+      ) l
+      order by l.rank, l.turn, l.seq limit v_size);
+    v_picked := array(
+      select row(j.id, case when p_claim.is_limited
+        then picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
+      from unnest(v_listed) with ordinality as l (id, n)
+      join public.job_queue j on j.id = l.id
+      where j.queue = any (p_queues) and j.status = 'pending' and j.hold is null
+        and j.lease_id is distinct from p_claim.lease_id
+        and (j.expires_at is null or j.expires_at > v_now)
+        and (not p_claim.has_failed or coalesce((
+          select f.retry_at <= v_now from picture_queue.failed_step f
+          where f.kind = 'claim' and f.subject = j.id::text), true))
+      order by l.n limit p_limit
+      for update of j skip locked);
+    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_size;
+    v_size := v_size * 4;
+  end loop;
+  return v_picked;
 end
 $$;
 

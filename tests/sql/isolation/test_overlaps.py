@@ -167,3 +167,32 @@ async def test_a_stored_event_wakes_a_job_whose_first_wake_up_failed(world: Worl
     await world.pass_time(10)
     await world.maintain()
     assert await world.states([job]) == ["pending"]
+
+
+async def test_a_claim_of_several_queues_locks_only_the_job_that_it_returns(world: World):
+    queues = [QUEUE, "other", "third"]
+    jobs = {await world.enqueue(TYPE, {"queue": queue}): queue for queue in queues}
+    consumer = await world.session("claims and works in one transaction")
+    await consumer.begin()
+    first = await consumer.call("select id::text from claim_next_job()")
+    left = [job for job in jobs if job != first]
+    for job in left:
+        claim = "select claim_jobs('w', $1, $2, 1)"
+        assert [one["id"] for one in await world.call(claim, [jobs[job]], [TYPE])] == [job]
+
+
+@pytest.mark.parametrize("locked", [1, 7])
+async def test_a_claim_of_several_queues_gets_past_locked_and_expired_jobs(world, locked: int):
+    """Claim in the common order of the queues, past jobs that cannot be claimed now."""
+    queues = [QUEUE, "other"]
+    jobs = [
+        await world.enqueue(TYPE, {"queue": queues[n % 2], "priority": -n, **given})
+        for n, given in enumerate(
+            [{}] * locked + [{"options": {"expires_in_seconds": 1}}] * 5 + [{}] * 4
+        )
+    ]
+    await world.hold("select from job_queue where id::text = any($1) for update", jobs[:locked])
+    await world.pass_time(2)
+    claim = "select claim_jobs('w', $1, $2, 3)"
+    claimed = [one["id"] for one in await world.call(claim, queues, [TYPE])]
+    assert claimed == jobs[locked + 5 : locked + 8]
