@@ -12,6 +12,7 @@ import importlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 _LOGS = ("daemon", "postgres", "postgrest", "worker")
 _TRIM_EVERY = 60.0  # seconds
+# macOS permits 256, of which a page in Chromium can use all that the servers take.
+_OPEN_FILES = 4096
 _POSTGREST_STOP = ((signal.SIGTERM, 5.0),)
 # The worker gives running jobs some seconds to end before it releases them.
 _WORKER_STOP = ((signal.SIGTERM, 25.0),)
@@ -275,9 +278,17 @@ def _log_to(data: DataDir) -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main() -> int:
     """Run a stack until it is told to stop; return the exit code."""
     options = parse(sys.argv[1:])
+    _raise_file_limit()  # before `servers` is imported, which reads the limit
     # Only `reply` writes to the pipe that the starting process reads.
     answers = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

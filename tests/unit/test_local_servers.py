@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -206,3 +209,19 @@ async def test_a_connection_beyond_the_limit_is_closed_and_logged_once(
     for _, writer in kept:
         writer.close()
         await writer.wait_closed()
+
+
+def test_the_daemon_raises_a_low_limit_of_open_files() -> None:
+    """Start with the limit of macOS, which the connections of one page reach."""
+    program = """if True:
+        import resource
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        from picture_queue.local import daemon
+        daemon._raise_file_limit()
+        from picture_queue.local import servers
+        print(servers._DESCRIPTOR_LIMIT, hard)
+    """
+    output = subprocess.check_output([sys.executable, "-c", program], text=True)
+    limit, hard = map(int, output.split())
+    assert limit == (3072 if hard == resource.RLIM_INFINITY else min(4096, hard) * 3 // 4)
