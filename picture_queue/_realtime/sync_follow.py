@@ -182,10 +182,10 @@ def _same_caller(api: "Postgrest") -> "AsyncPostgrest":
     class SameCaller(AsyncPostgrest):
         async def client(self) -> Any:
             client = await super().client()
-            authorization = f"Bearer {api.access_token()}"
-            if client.options.headers.get("Authorization") != authorization:
-                client.options.headers["Authorization"] = authorization
-                client.postgrest.headers["Authorization"] = authorization
+            # All headers: those of the caller's own client may include some that its gateway needs.
+            client.postgrest.headers.update(api.client().postgrest.headers)
+            for headers in (client.options.headers, client.postgrest.headers):
+                headers["Authorization"] = f"Bearer {api.access_token()}"
             return client
 
     return SameCaller(api.settings)

@@ -20,6 +20,7 @@ async def for_thread(backend: AsyncBackend) -> Backend:
     from picture_queue._transport.postgrest_sync import Postgrest
 
     assert backend.api is not None  # noqa: S101 - a backend has a database or an API
-    settings, token = backend.api.settings, await backend.api.access_token()
-    user_token = None if token == settings.key else token
-    return Backend(Postgrest(replace(settings, access_token=user_token)))
+    api = Postgrest(backend.api.settings)
+    # All headers: those of the caller's own client may include some that its gateway requires.
+    api.client().postgrest.headers = (await backend.api.client()).postgrest.headers
+    return Backend(api)

@@ -12,12 +12,20 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import httpx
 import pytest
+from supabase import (
+    AsyncClientOptions,
+    ClientOptions,
+    acreate_client,
+    create_client,
+)
 
 from picture_queue import AsyncPictureQueue, PictureQueue, errors
+from picture_queue._realtime import sync_follow
 from picture_queue._retry_after import parse_retry_after
 from picture_queue._rpc import Rpc
-from picture_queue._transport import connection
+from picture_queue._transport import connection, duplicate
 from tests.client.api import Answer, Api, hang, trickle
 
 CALL: Rpc[Any] = Rpc("f", {}, lambda data: data)
@@ -445,3 +453,22 @@ def test_a_missing_database_or_a_malformed_url_is_a_settings_error(stack):
 def test_a_call_may_wait_without_a_limit(stack, timeout):
     with PictureQueue(database_url=stack.db_url, timeout=timeout) as pq:
         assert pq.version().version
+
+
+async def test_separate_connections_send_the_headers_of_the_callers_client():
+    """The heartbeat of a worker and a sync watch open connections of their own."""
+    url, headers = "http://127.0.0.1:9", {"X-Gateway": "open"}
+    async with httpx.AsyncClient() as http:
+        options = AsyncClientOptions(headers=dict(headers), httpx_client=http)
+        mine = await acreate_client(url, "a-key", options)
+        heartbeat = await duplicate.for_thread(AsyncPictureQueue(client=mine)._project)
+        assert heartbeat.api is not None
+        assert heartbeat.api.client().postgrest.headers["x-gateway"] == "open"
+        heartbeat.close()
+    with httpx.Client() as http:
+        sync_options = ClientOptions(headers=dict(headers), httpx_client=http)
+        pq = PictureQueue(client=create_client(url, "a-key", sync_options))
+        assert pq._project.api is not None
+        watch = sync_follow._same_caller(pq._project.api)
+        assert (await watch.client()).postgrest.headers["x-gateway"] == "open"
+        await watch.aclose()
