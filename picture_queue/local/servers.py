@@ -32,6 +32,7 @@ _HEAD_TIMEOUT = 10.0  # seconds until the head of a request is complete
 _HEAD_LIMIT = 64 * 1024  # bytes; PostgREST accepts 50 KiB
 _PIPELINE_LIMIT = 100  # requests that wait for the answer to an earlier one on their connection
 _WRITE_TIMEOUT = 60.0  # seconds for which a client may read nothing of an answer
+_UNREAD_LIMIT = 2 * gateway.FRAME_LIMIT  # bytes; at most one message waits behind another
 # The rest of the descriptors is for files and for connections to the database and PostgREST.
 _DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
 _WARN_EVERY = 60.0  # seconds
@@ -152,12 +153,36 @@ class _AppServer:
         await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
 
 
-class _HttpProtocol(HttpToolsProtocol):
+class _ReadingClient(asyncio.Protocol):
+    """A part of both protocols that disconnects a client which does not read."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _write_timer: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(_WRITE_TIMEOUT, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_write_timer()
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+
+class _HttpProtocol(_ReadingClient, HttpToolsProtocol):
     """The HTTP/1.1 protocol of uvicorn with bounds, since any local user can connect."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_size = 0  # bytes since the last head or piece of a body
-    _write_timer: asyncio.TimerHandle | None = None
     _warned_at = -math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -188,23 +213,9 @@ class _HttpProtocol(HttpToolsProtocol):
         self._head_size = 0
         super().on_body(body)
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._write_timer = self.loop.call_later(_WRITE_TIMEOUT, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._stop_write_timer()
-
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
-
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._watch_head()
-        self._stop_write_timer()
 
     def _watch_head(self) -> None:
         """Close the connection unless the head of the next request is complete in time."""
@@ -218,9 +229,11 @@ class _HttpProtocol(HttpToolsProtocol):
 
 
 # Used instead of uvicorn's default, which depends on a deprecated API of `websockets`.
-class _WebSocketProtocol(WebSocketsSansIOProtocol):
+class _WebSocketProtocol(_ReadingClient, WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self.transport.get_write_buffer_size() > _UNREAD_LIMIT:
+            self.transport.abort()  # uvicorn answers each ping, without a limit
         if not self.handshake_initiated:
             # The first data is a whole head. Where `websockets` refuses it, such as for a line of
             # over 8 KiB, uvicorn would leave the connection open for ever.

@@ -177,6 +177,20 @@ async def test_a_client_that_reads_no_answer_is_disconnected(
                     await loop.sock_sendall(client, LARGE)
 
 
+async def test_a_websocket_that_sends_pings_and_reads_no_pong_is_closed(port: int) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, (ports.HOST, port))
+        await loop.sock_sendall(client, UPGRADE)
+        assert b" 101 " in await loop.sock_recv(client, 4096)
+        pings = (b"\x89\xfd\0\0\0\0" + b"a" * 125) * 1000
+        with pytest.raises(ConnectionError):
+            for _ in range(1000):  # 131 MB
+                await loop.sock_sendall(client, pings)
+
+
 @pytest.mark.usefixtures("short_timeout")
 async def test_a_websocket_has_no_timeout_for_its_head(port: int) -> None:
     reader, writer = await _open(port)
