@@ -243,11 +243,12 @@ begin
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
   then
-    -- What was put off may still show the error of an earlier attempt.
+    -- What was put off may still show the error of an earlier attempt. A failure that another attempt cannot repair is
+    -- about its job: with inputs that fail, a user could pause the queue for all.
     perform picture_queue._check_breakers(array(
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
-      where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
+      where (o.outcome = 'completed' or o.outcome = 'failed' and o.retryable is not false) and m.status <> 'cancelled'));
   end if;
 end
 $$;
