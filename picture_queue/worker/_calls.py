@@ -30,7 +30,7 @@ class WorkerCalls:
         backend: The worker's project.
         worker: Name of the worker.
         emit: Called with each event of the worker, so that tests can wait for it: ``idle`` (two
-            claims in a row returned fewer jobs than requested), ``claimed`` (jobs), ``settled``
+            claims in a row returned fewer jobs than requested), ``claimed`` (jobs), ``outcome``
             (job, name of the outcome or None), ``reported`` (job, answer), ``beaten`` (a heartbeat
             was answered), ``maintained`` (answer), ``listening`` (queues whose wake-ups arrive).
 

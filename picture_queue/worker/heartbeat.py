@@ -202,7 +202,7 @@ class HeartbeatLoop:
         self._retry_at = now + max(self._delay.next(), pause)
         for lease in leases:
             # Keep a job with an outcome: the database may accept its report when it answers again.
-            if not (lease.is_valid or lease.is_settled):
+            if not (lease.is_valid or lease.has_outcome):
                 reason = "no heartbeat was answered during the whole lease"
                 self._notify(self._on_lost, lease, reason)
 

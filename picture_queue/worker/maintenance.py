@@ -44,7 +44,7 @@ class MaintenanceLoop(BackgroundLoop):
             _log.info("Maintenance works again after %d failures", self._failures)
         self._failures = 0
         self._calls.emit("maintained", answer)
-        if answer.promoted or answer.swept or answer.scheduled or answer.settled:
+        if answer.promoted or answer.swept or answer.scheduled or answer.resolved:
             self._on_work()
         self.is_holder = answer.leased
         if answer.leased:

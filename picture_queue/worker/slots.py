@@ -64,7 +64,7 @@ class Lease:
     @property
     def due_at(self) -> float:
         """The time at which to confirm the start or to extend the lease, whichever is first."""
-        if self.start_confirmed or self.is_settled:  # the report of the outcome confirms the start
+        if self.start_confirmed or self.has_outcome:  # the report of the outcome confirms the start
             return self.extend_at
         return min(self.extend_at, self.confirm_at)
 
@@ -79,9 +79,9 @@ class Lease:
         return time.monotonic() < self.ends_at
 
     @property
-    def is_settled(self) -> bool:
+    def has_outcome(self) -> bool:
         """True once the attempt has an outcome, which is not written yet."""
-        return self.attempt is not None and self.attempt.settled
+        return self.attempt is not None and self.attempt.has_outcome
 
 
 class Slots:
@@ -181,7 +181,7 @@ class Slots:
 
     def next_confirm_at(self) -> float:
         """Return when to confirm the next start of a job that still runs; infinite without one."""
-        running = (lease for lease in self._taken.values() if not lease.is_settled)
+        running = (lease for lease in self._taken.values() if not lease.has_outcome)
         return min((one.confirm_at for one in running if not one.start_confirmed), default=math.inf)
 
     def find(self, job_key: str) -> Lease | None:

@@ -175,14 +175,14 @@ class Supervisor:
         self._wait_over.set()
 
     async def _wait_for_attempts(self, seconds: float) -> None:
-        """Wait until all attempts are settled, for so long at most and not after `stop_now`."""
-        if self._is_urgent or self._all_settled():
+        """Wait until all attempts have an outcome, at most so long and not after `stop_now`."""
+        if self._is_urgent or self._all_have_outcomes():
             return
         self._wait_over.clear()
         await wait_for(self._wait_over, seconds)
 
-    def _all_settled(self) -> bool:
-        return all(attempt.settled for attempt in self._slots.attempts)
+    def _all_have_outcomes(self) -> bool:
+        return all(attempt.has_outcome for attempt in self._slots.attempts)
 
     def _warn_of_unserved_queues(self) -> None:
         message = "%s jobs are enqueued to %r, which this worker does not serve: add this queue"
@@ -233,8 +233,8 @@ class Supervisor:
         self._slots.assign_slot(lease, attempt)
         self._heartbeat.schedule_confirm(lease)
 
-    def settled(self, attempt: Attempt) -> None:
-        """Hand the outcome of an attempt to the reporter. Its slot stays taken until `ended`."""
+    def on_outcome(self, attempt: Attempt) -> None:
+        """Hand the outcome of an attempt to the reporter. Its slot stays taken until `on_end`."""
         job, outcome = attempt.job, attempt.outcome
         if isinstance(outcome, Snoozed) and outcome.pause_key is not None:
             self._slots.pause_claims(job)  # the jobs behind it are to wait as well
@@ -247,11 +247,11 @@ class Supervisor:
         if not (attempt.ended or self._stopping):
             loop = asyncio.get_running_loop()
             loop.call_later(self._settings.stuck_after, self._check_stuck, attempt)
-        if self._stopping and self._all_settled():
+        if self._stopping and self._all_have_outcomes():
             self._wait_over.set()
-        self._calls.emit("settled", job, outcome.name if outcome else None)
+        self._calls.emit("outcome", job, outcome.name if outcome else None)
 
-    def ended(self, attempt: Attempt) -> None:
+    def on_end(self, attempt: Attempt) -> None:
         """Give the slot of an attempt to the next job."""
         self._slots.free_slot(attempt.job)
         self._fill_slots()
@@ -330,7 +330,7 @@ class Supervisor:
     def _lose(self, lease: Lease, reason: str) -> None:
         """Drop a lease that ended, and stop its handler."""
         self._slots.drop_lease(lease.job)
-        if lease.attempt is None or lease.attempt.settled:
+        if lease.attempt is None or lease.attempt.has_outcome:
             self._fill_slots()  # claims may have waited for its outcome
         else:
             text = "The lease of job %s is lost and its handler stopped: %s"

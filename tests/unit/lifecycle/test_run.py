@@ -82,7 +82,7 @@ async def test_the_response_to_progress_can_stop_a_handler(
 
     job = harness.job()
     async with worker:
-        assert str((await worker._signals.settled.next())[0]) == job
+        assert str((await worker._signals.outcome.next())[0]) == job
     assert harness.reported.get(job, {}).get("outcome") == outcome
     assert ("is lost and its handler stopped" in caplog.text) is (outcome is None)
 
@@ -329,7 +329,7 @@ async def test_claims_stop_while_outcomes_cannot_be_written(harness, backend, mo
             harness.job()
         for _ in range(4):
             harness.subscriptions.wake("default", "enqueue")
-            await worker._signals.settled.next()
+            await worker._signals.outcome.next()
         await until(lambda: not worker._supervisor._slots.attempts)
         harness.subscriptions.wake("default", "enqueue")
         for _ in range(10):
