@@ -18,16 +18,16 @@ _CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Claimer(BackgroundLoop):
-    """Keeps the slots of a worker filled.
+    """Keep the slots of a worker filled.
 
-    There is one claim at a time. One whose answer was lost is repeated as it was, with the same
-    request id: the database gives the same jobs.
+    There is one claim at a time. A claim whose answer was lost is repeated with the same request
+    id, and the database returns the same jobs.
 
     Args:
         job_types: The types that have a handler.
         settings: Queues, lease and poll interval.
-        slots: Tells how many jobs to claim.
-        take: Takes a job, and the time of the monotonic clock when its lease was asked for.
+        slots: The slots, which determine how many jobs to claim.
+        take: Called with a job, and the time of the monotonic clock at which it was claimed.
 
     Attributes:
         receives_wake_ups: Whether the worker is woken when there are jobs. If not, it claims for
@@ -70,7 +70,7 @@ class Claimer(BackgroundLoop):
             self.wake()
 
     def _is_finished(self) -> bool:
-        return self._open is None  # the answer may bring jobs, which are to be given back
+        return self._open is None  # the answer may contain jobs, which must be released
 
     async def _tick(self) -> None:
         if self._open is None:

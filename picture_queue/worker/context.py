@@ -141,7 +141,7 @@ class JobContext(_Context):
 
 
 class SyncJobContext(_Context):
-    """The context of a sync handler, which runs in a thread of its own."""
+    """The context of a sync handler, which runs in a separate thread."""
 
     __slots__ = ()
 

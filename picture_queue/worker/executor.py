@@ -25,14 +25,14 @@ from picture_queue.worker.outcomes import Cancelled, Failed, Outcome, Parked, Re
 from picture_queue.worker.registry import Handler
 
 _log = Log(__name__)
-#: Apart from the lines about outcomes, so that a program can show one without the other.
+#: A separate logger, so that a program can show the lines about outcomes without tracebacks.
 _tracebacks = Log(f"{__name__}.tracebacks")
 
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
 CLEANUP = 25.0
 #: Seconds between the end of a report of progress and the start of the next.
 PROGRESS_INTERVAL = 0.25
-#: Seconds between a line of a log and the call that sends it with those that followed.
+#: Seconds between a line of a log and the call that sends it with the lines that followed.
 LOG_INTERVAL = 1.0
 #: Lines that are sent without that wait.
 LOG_BATCH = 50
@@ -221,7 +221,7 @@ class Attempt:
         return verdicts.from_value(value, self.job.queue)
 
     def _in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
-        """Call a function in a thread of its own, and return the outcome for its value."""
+        """Call a function in a separate thread, and return the outcome for its value."""
 
         def run() -> Outcome | None:
             try:
@@ -280,9 +280,9 @@ class Attempt:
                 return Released()
             case Stop.LOST:
                 return None
-            case None if self.shutdown_requested:  # the handler saw it and gives the job back
+            case None if self.shutdown_requested:  # the handler saw it and stopped
                 return Released()
-            case None:  # the handler let a cancellation of its own escape
+            case None:  # the handler cancelled something itself and did not catch that
                 return Failed("CancelledError: the handler cancelled itself", traceback_of(error))
 
 
@@ -303,7 +303,7 @@ def log_outcome(
         of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
         reason, detail = outcome.error, outcome.detail
     elif isinstance(outcome, Snoozed) and outcome.detail is not None:
-        # A reason was given, or the job is not at fault for the exception: it may go on for ever.
+        # A reason was given, or the job is not at fault for the exception. It can recur for ever.
         level, reason = logging.WARNING, outcome.detail
     if status == "failed" and not isinstance(outcome, Failed):
         name, level, of = status, logging.ERROR, ", for good"

@@ -1,4 +1,4 @@
-"""Keep the leases of a worker alive, from a thread and over a connection of its own."""
+"""Keep the leases of a worker alive, from a separate thread with its own connection."""
 
 import asyncio
 import contextlib
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 _log = Log(__name__)
 
-#: Longest time between two heartbeats, seconds. After a minute without one, a worker is not listed
-#: as alive and gets no wake-ups.
+#: Maximum number of seconds between two heartbeats. After a minute without one, a worker is not
+#: listed as alive and gets no wake-ups.
 PRESENCE = 20.0
-#: Seconds from the start of a job to its confirmation. Not sent if its outcome is reported before.
+#: Seconds from the start of a job to its confirmation, which is not sent if the outcome of the job
+#: is reported first.
 _CONFIRM_AFTER = 0.001
 _CONFIRM_AFTER_IN_BULK = 0.1
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
-# Longest sleep of the thread, seconds: while a handler blocks the event loop, the timer that wakes
-# the thread for a confirmation does not run.
+# Maximum number of seconds that the thread sleeps: while a handler blocks the event loop, the timer
+# that wakes the thread for a confirmation does not run.
 _LONGEST_SLEEP = 1.0
 _MIN_TIMEOUT = 1.0  # seconds of a call, however short the lease is
 _FAULT_DELAY = 1.0  # seconds until the next tick after an unexpected exception
@@ -43,7 +44,7 @@ class HeartbeatLoop:
     logs a warning when a handler blocks the event loop for a third of a lease.
 
     Args:
-        calls: Notes whether the calls of the thread succeed.
+        calls: The calls of the worker, which record whether those of the thread succeed.
         slots: The slots, with the leases.
         on_answer: Called in the event loop of the worker with the leases in a heartbeat and its
             answer.
@@ -98,7 +99,7 @@ class HeartbeatLoop:
         if lease.attempt is not None:
             delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
             lease.confirm_at = max(lease.confirm_at + delay, self._last_beat_at + _CONFIRM_INTERVAL)
-            # Waking the thread for each job at once would take longer than the smallest job.
+            # To wake the thread for each job at once would take longer than the smallest job.
             if self._timer is None:
                 self._start_timer(lease.confirm_at)
 
@@ -127,7 +128,7 @@ class HeartbeatLoop:
     # --- in the thread ---
 
     def _run(self) -> None:
-        # If the event loop was closed without a stop, its jobs are gone: let their leases expire.
+        # If the event loop was closed without a stop, its handlers have ended: let leases expire.
         while not (self._stopping or self._loop.is_closed()):
             wait, warning = _FAULT_DELAY, None
             try:
@@ -219,5 +220,5 @@ class HeartbeatLoop:
 
 
 def _shortest(leases: list[Lease]) -> float:
-    """Return the length of the shortest lease, seconds."""
+    """Return the length of the shortest lease, in seconds."""
     return min((lease.seconds for lease in leases), default=3 * PRESENCE)

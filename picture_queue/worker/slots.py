@@ -21,12 +21,12 @@ _log = Log(__name__)
 MAX_CLAIM = 1000
 #: Seconds of work to hold ahead, at the measured rate at which jobs end.
 AHEAD_SECONDS = 0.25
-#: Shortest measurement of that rate, seconds: a few quick jobs do not predict the next ones.
+#: Minimum duration of that measurement in seconds: a few quick jobs do not predict the next ones.
 _MIN_SAMPLE = AHEAD_SECONDS / 16
 #: While jobs are to be held ahead, a claim asks for this many at least, or for half of the target
 #: if that is less.
 MIN_CLAIM = 500
-#: Longest time that a job is held ahead, seconds. Then it is released for other workers.
+#: Seconds that a job is held ahead at most. Then it is released for other workers.
 MAX_HELD = 1.0
 _CHECK_HELD = 0.05  # seconds between two checks of the jobs that are held ahead
 

@@ -48,16 +48,17 @@ _UNREGISTER_TIMEOUT = 3.0
 
 
 class Supervisor:
-    """Owns the parts of a running worker.
+    """The parts of a running worker, and the path of its jobs between them.
 
-    The claimer brings jobs, each under a lease. A job becomes an attempt when there is a slot for
-    it; the attempt's outcome goes to the reporter, and the lease ends when that has written it.
+    The claimer takes jobs, each with a lease. An attempt of a job starts when there is a slot for
+    it. The outcome of the attempt goes to the reporter, and the lease ends when the reporter has
+    written it.
 
     Args:
-        backend: The worker's project.
+        backend: The connection to the worker's project.
         events: The source of wake-ups; None: the worker only polls.
         registry: The handlers.
-        settings: How to work.
+        settings: The settings of the worker.
         on_failure: Called with the reason when the worker cannot continue.
         emit: Called with events inside the worker; see `WorkerCalls`.
     """
@@ -85,7 +86,7 @@ class Supervisor:
         self._wait_over = asyncio.Event()
         calls = self._calls = WorkerCalls(self._backend, self.name, emit)
         slots = self._slots = Slots(settings.concurrency, self._release)
-        # Outcomes of locked jobs are sent in calls of their own, so they delay no others.
+        # Outcomes of locked jobs are sent in separate calls, so they do not delay other outcomes.
         self._locked_reporter = Reporter(calls, slots, self._written)
         self._reporter = Reporter(calls, slots, self._written, self._locked_reporter)
         self._claimer = Claimer(calls, registry.job_types, self._settings, slots, self._take)
@@ -104,7 +105,8 @@ class Supervisor:
         """Register the worker and begin to claim.
 
         Raises:
-            PictureQueueError: The project does not answer, refuses the key, or does not fit.
+            PictureQueueError: The project does not answer, refuses the key, or has an incompatible
+                version.
         """
         check_version(await self._register())
         self._heartbeat.start(await duplicate.for_thread(self._backend))
@@ -272,7 +274,7 @@ class Supervisor:
             f"{stuck} of {slots} slots are lost that way"
         )
         if 2 * stuck >= slots:
-            hint = "Start a new process, and give what they wait for a timeout of its own"
+            hint = "Start a new process, and set a timeout for whatever the handlers wait for"
             text = "Handlers that do not end hold half of the worker's slots"
             self._on_failure(WorkerStuck(text, hint=hint))
 
@@ -340,7 +342,7 @@ class Supervisor:
     # --- wake-ups ---
 
     def _note_listening(self, joined: bool) -> None:
-        """Note which wake-ups arrive; once they do, do what missed ones may have asked for."""
+        """Note which wake-ups arrive; after a new subscription, act as if one was missed."""
         self._claimer.receives_wake_ups = self._wake_ups.all_arrive
         if joined:
             self._claimer.request_claim()
@@ -348,7 +350,7 @@ class Supervisor:
             self._calls.emit("listening", len(self._wake_ups.joined))
 
     def _wake_up(self, reason: str) -> None:
-        """Do what a wake-up asks for."""
+        """Do what a wake-up requests."""
         if reason == "cancel":
             self._heartbeat.beat_now()
         elif reason == "take over" or (reason == "maintain" and self._maintenance.is_holder):
