@@ -378,4 +378,4 @@ async def test_claims_go_on_after_a_pausing_job_lost_its_lease_before_its_report
     first = harness.job()
     async with worker:
         for _ in range(2):
-            await worker._signals.settled.next()
+            await worker._signals.outcome.next()
