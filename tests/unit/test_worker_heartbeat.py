@@ -426,9 +426,9 @@ async def test_no_thread_remains_after_the_event_loop_was_closed(backend, claime
     assert await asyncio.to_thread(harness.connection.closed.wait, 5)
 
 
-async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(project, claimed):
+async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(backend, claimed):
     """The heartbeat that is about to be sent only confirms a start, and asks for no cancels."""
-    harness = Harness(project, claimed)
+    harness = Harness(backend, claimed)
 
     class Late(Lease):
         @property
@@ -445,7 +445,7 @@ async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(
     attempt: Any = FakeAttempt(late.job)
     harness.slots.assign_slot(late, attempt)
     harness.start()
-    params = await project.next("heartbeat_jobs")
+    params = await backend.next("heartbeat_jobs")
     while running.job.key not in [item["job_id"] for item in params["leases"]]:
-        params = await project.next("heartbeat_jobs")
+        params = await backend.next("heartbeat_jobs")
     await harness.heartbeat.stop()
