@@ -31,7 +31,7 @@ _POLL_INTERVAL = 0.005
 _HEAD_TIMEOUT = 10.0  # seconds until the head of a request is complete
 _HEAD_LIMIT = 64 * 1024  # bytes; PostgREST accepts 50 KiB
 _PIPELINE_LIMIT = 100  # requests that wait for the answer to an earlier one on their connection
-_WRITE_TIMEOUT = 60.0  # seconds for which a client may read nothing of an answer
+_WRITE_TIMEOUT = 60.0  # seconds in which a client reads nothing of its answer
 # The rest of the descriptors is for files and for connections to the database and PostgREST.
 _DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
 _WARN_EVERY = 60.0  # seconds
@@ -177,7 +177,7 @@ class _HttpProtocol(HttpToolsProtocol):
             # The parser keeps all of it, and also headers that follow a body.
             self.send_400_response("The head of the request is too large.")
         if len(self.pipeline) > _PIPELINE_LIMIT:
-            self.transport.abort()  # uvicorn reads on with each answer, without a limit
+            self.transport.abort()  # uvicorn reads more after each answer, without a limit
         self._watch_head()
 
     def on_headers_complete(self) -> None:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _log = Log(__name__)
 
 _ALARM_INTERVAL = 60.0  # seconds between two error messages about the same fault
-_LONGEST_PAUSE = 60.0  # seconds: one odd Retry-After must not silence the worker for hours
+_MAX_PAUSE = 60.0  # seconds: one wrong Retry-After must not stop all calls for hours
 
 
 class WorkerCalls:
@@ -88,7 +88,7 @@ class WorkerCalls:
 
     def note_failure(self, error: Exception, function: str, *, counts: bool = True) -> None:
         """Note that a call of a function failed, and any pause that the API asked for."""
-        pause = min(getattr(error, "retry_after", None) or 0.0, _LONGEST_PAUSE)
+        pause = min(getattr(error, "retry_after", None) or 0.0, _MAX_PAUSE)
         self.quiet_until = max(self.quiet_until, time.monotonic() + pause)
         if not counts:
             return

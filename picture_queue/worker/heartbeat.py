@@ -31,7 +31,7 @@ _CONFIRM_AFTER_IN_BULK = 0.1
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
 # Maximum number of seconds that the thread sleeps: while a handler blocks the event loop, the timer
 # that wakes the thread for a confirmation does not run.
-_LONGEST_SLEEP = 1.0
+_MAX_SLEEP = 1.0
 _MIN_TIMEOUT = 1.0  # seconds of a call, however short the lease is
 _FAULT_DELAY = 1.0  # seconds until the next tick after an unexpected exception
 _STOP_TIMEOUT = 3.0  # seconds for the thread to end
@@ -71,7 +71,7 @@ class HeartbeatLoop:
         self._ended = asyncio.Event()
         self._woken = threading.Event()
         self._stopping = False
-        self._requests = self._served = 0  # calls of `beat_now`, and those with a heartbeat since
+        self._requests = self._served = 0  # calls of `beat_now`, and those followed by a heartbeat
         self._delay = RetryDelay()
         self._retry_at = 0.0
         self._last_beat_at = self._next_beat_at = time.monotonic()
@@ -158,12 +158,12 @@ class HeartbeatLoop:
         self._next_beat_at = max(due_at, self._retry_at)
         now = time.monotonic()
         if self._next_beat_at > now:
-            return min(self._next_beat_at - now, shortest / 12, _LONGEST_SLEEP)
+            return min(self._next_beat_at - now, shortest / 12, _MAX_SLEEP)
         # Confirm the starts that are due soon in the same call.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
         named = leases if extend_at <= now else confirm
         if self._beat(leases, shortest, named):
-            self._served = requests  # until then, since the caller of beat_now() does not repeat it
+            self._served = requests  # not before: the caller of beat_now() does not call it again
         return 0.0
 
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:

@@ -95,7 +95,7 @@ class Handler:
             # As JSON: strict types take a date or a uuid from text there, as they should.
             return self.shape.payload.validate_json(to_json(payload))
         except ValidationError as error:
-            raise PermanentFailure(_misfit(error)) from error
+            raise PermanentFailure(_describe_fault(error)) from error
 
 
 class Registry(dict[str, Handler]):
@@ -132,7 +132,7 @@ class Registry(dict[str, Handler]):
         return {job_type: handler.policy for job_type, handler in self.items()}
 
 
-def _misfit(error: ValidationError) -> str:
+def _describe_fault(error: ValidationError) -> str:
     """Return the first fault of a payload, with the field and its value, in one line."""
     first, *others = error.errors(include_url=False, include_context=False)
     field = ".".join(str(part) for part in ("payload", *first["loc"]))
@@ -142,4 +142,4 @@ def _misfit(error: ValidationError) -> str:
         shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
         fault = f"{field} is {shown}: {first['msg']}"
     more = f" (and {len(others)} more)" if others else ""
-    return f"The payload does not fit: {fault}{more}"
+    return f"The payload is invalid: {fault}{more}"

@@ -427,7 +427,7 @@ async def test_no_thread_remains_after_the_event_loop_was_closed(backend, claime
 
 
 async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(backend, claimed):
-    """The heartbeat that is about to be sent only confirms a start, and asks for no cancels."""
+    """The call that is about to be sent only confirms a start, and does not return cancels."""
     harness = Harness(backend, claimed)
 
     class Late(Lease):

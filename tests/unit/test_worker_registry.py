@@ -276,7 +276,7 @@ def test_a_payload_is_validated(annotation, payload, value):
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
-        ({}, "The payload does not fit: payload.path is missing"),
+        ({}, "The payload is invalid: payload.path is missing"),
         ({"path": "a", "width": 0}, "payload.width is 0: Input should be greater than or equal"),
         ({"path": 1, "width": "x"}, "payload.path is 1: Input should be a valid string (and 1 mor"),
         ({"path": "a", "width": "x" * 999}, f"payload.width is '{'x' * 98}…: Input should be"),
