@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-#: Longest wait that a server can request, seconds. Nothing is called meanwhile.
+#: Seconds that a server can ask to wait at most. Nothing is called meanwhile.
 MAX_RETRY_AFTER = 300.0
 
 

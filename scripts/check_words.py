@@ -17,8 +17,7 @@ FOLDERS = ("picture_queue", "cli", "scripts", "bench", "tests", "examples")
 QUESTION = re.compile(r"(What|Who|Whose|How|Whether|Where|Which|When|Why|Of|As|It)\b")
 #: Words that make the name of a test a riddle.
 RIDDLE = re.compile(r"test_\w*(?<=_)(nobody|somebody|whoever|heard|told|said|says|goes_on)(_|$)")
-#: Not checked for the third person and for the descriptions of arguments yet.
-UNCHECKED = ("picture_queue/worker/",)
+
 #: A verb in the third person: one that is not also a plural noun, or any before an article.
 THIRD_PERSON = re.compile(
     r"(Adds|Applies|Asks|Begins|Collects|Confirms|Converts|Creates|Decodes|Deletes|Delivers|Does"
@@ -116,11 +115,10 @@ def _findings_in_python(file: str, tree: ast.Module) -> Iterator[str]:
             first = text.partition("\n")[0]
             if QUESTION.match(first):
                 yield f"{where}: begin this docstring with a verb or a noun: {first}"
-            if not file.startswith(UNCHECKED):
-                if THIRD_PERSON.match(first):
-                    yield f"{where}: begin this docstring with an imperative: {first}"
-                for argument in ARGUMENT.findall(text):
-                    yield f"{where}: begin this description with a noun: {argument[0]}"
+            if THIRD_PERSON.match(first):
+                yield f"{where}: begin this docstring with an imperative: {first}"
+            for argument in ARGUMENT.findall(text):
+                yield f"{where}: begin this description with a noun: {argument[0]}"
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and RIDDLE.match(node.name):
             yield f"{where}: say in plain words what {node.name} tests"
         for part in ("name", "id", "arg", "attr"):

@@ -25,7 +25,7 @@ class Signals:
     def __init__(self) -> None:
         self.idle = Signal()
         self.claimed = Signal()
-        self.settled = Signal()
+        self.outcome = Signal()
         self.reported = Signal()
         self.beaten = Signal()
         self.maintained = Signal()

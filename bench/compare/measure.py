@@ -260,10 +260,10 @@ async def idle(bench: Bench, seconds: float) -> Figures:
     commits = "select xact_commit from pg_stat_database where datname = current_database()"
     async with bench.workers(1) as (worker,):
         await asyncio.sleep(3)
-        cpu, before = worker.process.cpu_times(), await _settled(bench.connection, commits)
+        cpu, before = worker.process.cpu_times(), await _read_count(bench.connection, commits)
         began = time.perf_counter()
         await asyncio.sleep(seconds)
-        after, used = await _settled(bench.connection, commits), worker.process.cpu_times()
+        after, used = await _read_count(bench.connection, commits), worker.process.cpu_times()
         took = time.perf_counter() - began
     return {
         "queries": (after - before - _OWN) / took,
@@ -274,7 +274,7 @@ async def idle(bench: Bench, seconds: float) -> Figures:
 _OWN = 2  # The number of the benchmark's own statements between the two queries.
 
 
-async def _settled(connection: Connection, statement: str) -> float:
+async def _read_count(connection: Connection, statement: str) -> float:
     # A session reports its counts after it has been idle for a second.
     await asyncio.sleep(1.2)
     await connection.execute("select pg_stat_clear_snapshot()")

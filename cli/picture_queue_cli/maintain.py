@@ -13,7 +13,7 @@ _LABELS = {
     "promoted": "due jobs promoted",
     "swept": "expired leases swept",
     "scheduled": "jobs of schedules enqueued",
-    "settled": "dependent jobs and batches updated",
+    "resolved": "dependent jobs and batches updated",
     "failed": "steps that failed",
     "next_in": "seconds until the next round",
 }

@@ -19,7 +19,7 @@ from picture_queue.errors import InvalidArgument
 EXAMPLE_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
-_LONGEST_DURATION = 10 * 365 * 86_400  # seconds; no setting of a project is longer
+_MAX_DURATION = 10 * 365 * 86_400  # seconds; no setting of a project is longer
 _SHORTEST_WAIT = 0.1  # seconds
 _MAX_DIGITS = 300  # every JSON parser can read a whole number of this length
 
@@ -157,7 +157,7 @@ def parse_duration(text: str) -> float:
     if not match:
         raise typer.BadParameter(f"{_short(text)!r} is not a duration like 90s, 10m, 2h or 1d")
     duration = float(match[1]) * _UNITS[match[2] or ""]
-    if duration > _LONGEST_DURATION:
+    if duration > _MAX_DURATION:
         raise typer.BadParameter(f"{_short(text)!r} is above ten years")
     return duration
 

@@ -27,7 +27,7 @@ _STYLES = {
 }
 # Output to a pipe is neither wrapped nor cut.
 _PIPE_WIDTH = 10_000
-_LONGEST_ERROR = 900  # characters
+_MAX_ERROR_LENGTH = 900  # characters
 # The streams on which JSON was printed.
 _json_streams: "WeakSet[IO[str]]" = WeakSet()
 
@@ -89,8 +89,8 @@ def info(text: str) -> None:
 def print_error(text: str) -> None:
     """Print an error in one line."""
     line = " ".join(text.split())
-    if len(line) > _LONGEST_ERROR:  # the end has the hint, so the middle is cut
-        line = f"{line[: _LONGEST_ERROR - 200]} … {line[-200:]}"
+    if len(line) > _MAX_ERROR_LENGTH:  # the end has the hint, so the middle is cut
+        line = f"{line[: _MAX_ERROR_LENGTH - 200]} … {line[-200:]}"
     shown = Text.assemble(("error: ", "bold red"), styled(line, "red"))
     err().print(shown, soft_wrap=True)
 

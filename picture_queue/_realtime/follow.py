@@ -37,9 +37,9 @@ POLL_FIRST = 0.05
 #: Seconds to wait for one read. It is bounded because events wait in the inbox meanwhile.
 READ_TIMEOUT = 5.0
 #: Seconds without a change before the first `explain_jobs`. Each following interval is twice as
-#: long, up to EXPLAIN_LONGEST.
+#: long, up to EXPLAIN_MAX_INTERVAL.
 EXPLAIN_AFTER = 3.0
-EXPLAIN_LONGEST = 60.0
+EXPLAIN_MAX_INTERVAL = 60.0
 #: Seconds after the deadline in which the last calls may still be answered; below 1, so that a wait
 #: exceeds its timeout by less than a second.
 _LAST_CALL_TIMEOUT = 0.7
@@ -346,7 +346,7 @@ class _Stall:
 
     def drop_repeated(self, explanation: JobExplanation | None) -> JobExplanation | None:
         """Return the explanation; None if it repeats the reasons of the previous one."""
-        self._interval = min(self._interval * 2, EXPLAIN_LONGEST)
+        self._interval = min(self._interval * 2, EXPLAIN_MAX_INTERVAL)
         self._due_at = time.monotonic() + self._interval
         if explanation is None:
             return None

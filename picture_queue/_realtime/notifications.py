@@ -32,7 +32,7 @@ _TEST_CHANNEL = "picture_queue_proof"
 _TEST_TIMEOUT = 5.0  # seconds in which a test notification has to arrive
 _TEST_INTERVAL = 30.0  # seconds between two tests
 _FIRST_PAUSE = 0.25  # seconds before the next connection; each failure doubles it
-_LONGEST_PAUSE = 10.0
+_MAX_PAUSE = 10.0
 _UNUSABLE_PAUSE = 60.0  # after a failed test, since a pooler that drops LISTEN will not change soon
 _TOPIC_PREFIX = "pq:queue:"
 
@@ -97,7 +97,7 @@ class Notifications:
             elif did_deliver:
                 pause = _FIRST_PAUSE
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, _MAX_PAUSE)
 
     async def _serve(self) -> bool:
         """Listen over one connection until it breaks, or until a test of LISTEN fails.

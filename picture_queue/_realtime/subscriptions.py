@@ -25,7 +25,7 @@ _log = Log(__name__)
 _JOIN_TIMEOUT = 10  # seconds, to connect and for each join
 _CLOSE_TIMEOUT = 2.0  # seconds
 _FIRST_PAUSE = 0.25  # seconds before the next websocket; each failure doubles it
-_LONGEST_PAUSE = 10.0
+_MAX_PAUSE = 10.0
 _HEARTBEAT_INTERVAL = 25  # seconds; Phoenix closes a websocket after 60 seconds of silence
 _TOKEN_INTERVAL = 10.0  # seconds between two checks whether the user's token was refreshed
 _CHANNEL_OPTIONS: RealtimeChannelOptions = {
@@ -102,7 +102,7 @@ class Subscriptions:
             self._joined.clear()
             if self._listeners and not self._closed:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, _MAX_PAUSE)
 
     async def _serve(self) -> bool:
         """Serve the listeners over one websocket until it breaks or no listener is left.

@@ -11,7 +11,7 @@ from picture_queue._log import Log
 _log = Log(__name__)
 
 _FRAMES = 6  # of the code that blocks the event loop
-_LONGEST_INTERVAL = 0.5  # seconds between two notes that the event loop runs
+_MAX_INTERVAL = 0.5  # seconds between two notes that the event loop runs
 
 
 class LoopMonitor:
@@ -50,7 +50,7 @@ class LoopMonitor:
             _log.warning("%s blocked the event loop for %.1f s", self._blocked_by, seconds)
             self._blocked_by = None
         self._loop_ran_at = now
-        seconds = min(self._interval(), _LONGEST_INTERVAL)
+        seconds = min(self._interval(), _MAX_INTERVAL)
         self._timer = self._loop.call_later(seconds, self._note_running)
 
     def check(self, limit: float) -> str | None:

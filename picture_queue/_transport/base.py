@@ -29,7 +29,7 @@ from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 T = TypeVar("T")
 
-_LONGEST_TIMEOUT = 1e6  # seconds: locks and sockets refuse longer waits
+_MAX_TIMEOUT = 1e6  # seconds: locks and sockets refuse longer waits
 
 UPGRADE = (
     "Apply the SQL that ships with this version: picture-queue install && supabase db push, "
@@ -48,7 +48,7 @@ class Deadline:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self._at = time.monotonic() + min(timeout, _LONGEST_TIMEOUT)
+        self._at = time.monotonic() + min(timeout, _MAX_TIMEOUT)
 
     def remaining(self) -> float:
         """Return the seconds until the deadline; 0 if it has passed."""

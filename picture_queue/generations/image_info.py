@@ -121,7 +121,7 @@ _SVG_TAG = re.compile(rb"""<(?:\w++:)?+svg(?=[\s/>])((?:"[^"]*+"|'[^']*+'|[^"'>]
 # This pattern matches at every position, so `finditer` reads each byte of the tag once.
 _ATTRIBUTE = re.compile(rb"""\s*+([^\s=]*+)\s*+(?:=\s*+("[^"]*+"|'[^']*+'|[^\s"']*+))?+""")
 _LENGTH = re.compile(rb"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?:px)?")
-_LONGEST_SIDE = 2**31 - 1  # the largest value of the columns images.width and images.height
+_MAX_SIDE = 2**31 - 1  # the largest value of the columns images.width and images.height
 
 
 def _svg_tag(data: bytes) -> bytes | None:
@@ -170,4 +170,4 @@ def _svg_length(text: bytes) -> int | None:
     """Return a length in pixels; None if it has another unit or is too long for its column."""
     match = _LENGTH.fullmatch(text[:40])
     length = float(match[1]) if match else 0.0  # infinite above 1e308
-    return round(length) if 0.5 < length <= _LONGEST_SIDE else None
+    return round(length) if 0.5 < length <= _MAX_SIDE else None

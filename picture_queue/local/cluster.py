@@ -44,8 +44,8 @@ _POLL = 0.01
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
     "listen_addresses": f"{HOST},{HOST_6}",  # without IPv6 the server only logs a warning
-    # Others on this machine can connect too, and so can pages: in Chromium with 256 connections.
-    # Postgres accepts twice as many that send no password.
+    # Other users of this machine can connect too, and so can web pages: one in Chromium opens up to
+    # 256 connections. Postgres accepts twice as many that have not sent a password yet.
     "max_connections": "300",
     "authentication_timeout": "10s",
     "wal_level": "logical",  # as on the platform

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 _LOGS = ("daemon", "postgres", "postgrest", "worker")
 _TRIM_EVERY = 60.0  # seconds
-# macOS permits 256, of which a page in Chromium can use all that the servers take.
+# The limit of macOS is 256, and the connections of one page in Chromium could reach it.
 _OPEN_FILES = 4096
 _POSTGREST_STOP = ((signal.SIGTERM, 5.0),)
 # The worker gives running jobs some seconds to end before it releases them.

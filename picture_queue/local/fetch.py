@@ -29,7 +29,7 @@ from picture_queue.local.pins import NODE_REQUIREMENT, POSTGREST_RELEASE, postgr
 
 _TIMEOUT = 300  # seconds for one download
 _COMMAND = "python -m picture_queue.local.fetch"
-_OWN = f"Or set {POSTGREST_SETTING} to a PostgREST of your own."
+_OWN = f"Or set {POSTGREST_SETTING} to your own PostgREST."
 
 
 def ensure_postgrest(notice: Callable[[str], None]) -> Program:
@@ -131,10 +131,10 @@ def _installer() -> list[str]:
 
 
 def _run(command: Sequence[str], path: str, directory: Path) -> None:
-    """Run a program in a directory of ours.
+    """Run a program in a directory to which only this user can write.
 
     `python -m pip` imports modules from its working directory, and uv reads its settings there. The
-    caller's may belong to another user.
+    working directory of the caller may belong to another user.
     """
     try:
         subprocess.run(

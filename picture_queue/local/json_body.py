@@ -10,8 +10,9 @@ from starlette.requests import HTTPConnection, Request
 #: Bytes of a body. Parsing it blocks the event loop, and so all other requests.
 MAX_BYTES: Final = 1_048_576
 _MAX_DEPTH: Final = 100  # levels, as in the SQL
-# A string that does not end matches up to the end of the text, because a new search from each quote
-# in it would be quadratic. `++` and `*+` do not backtrack, which took 100 bytes a character.
+# A string without an end matches up to the end of the text. Otherwise the search would start again
+# at each quote in it, which takes quadratic time. `++` and `*+` do not backtrack: that would take
+# 100 bytes of memory for each character.
 _STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 

@@ -79,10 +79,10 @@ def expect_listening(pid: int, port: int) -> None:
     """Check that a program listens on a port of every loopback address.
 
     Raises:
-        PortTaken: It does not. Another program may have the port of an address.
+        PortTaken: The program does not. Another program may have the port of an address.
     """
     listeners = listen(0)
-    # Of our own, too, because some kernels do not list all connections.
+    # Compare with listeners of this process, because some kernels do not list all connections.
     wanted = _addresses(os.getpid(), port_of(listeners))
     for listener in listeners:
         listener.close()

@@ -202,7 +202,7 @@ class _HttpProtocol(_ReadingClient, HttpToolsProtocol):
             # The parser keeps all of it, and also headers that follow a body.
             self.send_400_response("The head of the request is too large.")
         if len(self.pipeline) > _PIPELINE_LIMIT:
-            self.transport.abort()  # uvicorn reads on with each answer, without a limit
+            self.transport.abort()  # uvicorn reads more after each answer, without a limit
         self._watch_head()
 
     def on_headers_complete(self) -> None:

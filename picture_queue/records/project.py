@@ -82,5 +82,5 @@ class Maintenance(Record):
     promoted: int = 0
     swept: int = 0
     scheduled: int = 0
-    settled: int = 0
+    resolved: int = 0
     failed: int = 0

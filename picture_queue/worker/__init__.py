@@ -6,8 +6,8 @@ The path of a job. Each line names a task of the event loop, or a thread, and wh
     heartbeat thread  heartbeat_jobs confirms starts and extends leases;
                       Supervisor._take_heartbeat (in the event loop) starts, cancels, stops
     HandlerTask       runs an async handler, or waits for the thread of a plain def
-                      -> Supervisor.settled: its outcome goes to the Reporter
-                      -> Supervisor.ended: the slot is free; the next held job or a claim
+                      -> Supervisor.on_outcome: its outcome goes to the Reporter
+                      -> Supervisor.on_end: the slot is free; the next held job or a claim
     Reporter          report_jobs -> Supervisor._written: the lease is dropped
     MaintenanceLoop   maintain_jobs, for the whole project
 

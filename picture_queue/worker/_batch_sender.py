@@ -1,4 +1,4 @@
-"""A sender of the values of one attempt: one call at a time, with the values that gathered."""
+"""Send the values of one attempt: one call at a time, with all values that wait."""
 
 import asyncio
 import math
@@ -13,11 +13,11 @@ class BatchSender(Generic[T]):
     """Collect values, and send those that wait in one call.
 
     Args:
-        send: Writes values; raises nothing.
-        keep: Values kept at most; the oldest are dropped first.
+        send: The function that writes values; it must not raise.
+        keep: Maximum number of values that are kept; the oldest are dropped first.
         interval: Seconds from the end of a call to the start of the next.
         gather: Seconds that a value waits for others.
-        batch: So many values are sent without that wait.
+        batch: Number of values that are sent without that wait.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _log = Log(__name__)
 
 _ALARM_INTERVAL = 60.0  # seconds between two error messages about the same fault
-_LONGEST_PAUSE = 60.0  # seconds: one odd Retry-After must not silence the worker for hours
+_MAX_PAUSE = 60.0  # seconds: one wrong Retry-After must not stop all calls for hours
 
 
 class WorkerCalls:
@@ -30,7 +30,7 @@ class WorkerCalls:
         backend: The worker's project.
         worker: Name of the worker.
         emit: Called with each event of the worker, so that tests can wait for it: ``idle`` (two
-            claims in a row returned fewer jobs than requested), ``claimed`` (jobs), ``settled``
+            claims in a row returned fewer jobs than requested), ``claimed`` (jobs), ``outcome``
             (job, name of the outcome or None), ``reported`` (job, answer), ``beaten`` (a heartbeat
             was answered), ``maintained`` (answer), ``listening`` (queues whose wake-ups arrive).
 
@@ -59,7 +59,7 @@ class WorkerCalls:
 
         Args:
             rpc: The call.
-            timeout: Longest wait for the answer, retries included, seconds.
+            timeout: Seconds to wait for the answer, retries included.
             urgent: Whether to make the call even if the API asked for a pause.
             counts: Whether the result of the call changes `is_up`.
 
@@ -88,7 +88,7 @@ class WorkerCalls:
 
     def note_failure(self, error: Exception, function: str, *, counts: bool = True) -> None:
         """Note that a call of a function failed, and any pause that the API asked for."""
-        pause = min(getattr(error, "retry_after", None) or 0.0, _LONGEST_PAUSE)
+        pause = min(getattr(error, "retry_after", None) or 0.0, _MAX_PAUSE)
         self.quiet_until = max(self.quiet_until, time.monotonic() + pause)
         if not counts:
             return
@@ -103,7 +103,7 @@ class WorkerCalls:
         self._failing_since.setdefault(function, time.monotonic())
 
     def alarm(self, message: str) -> None:
-        """Log an error, but the same one at most once a minute."""
+        """Log an error, but the same error at most once a minute."""
         now = time.monotonic()
         last = self._alarmed_at.get(message)
         if last is None or now - last >= _ALARM_INTERVAL:
@@ -121,7 +121,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 class RetryDelay:
-    """Delays between attempts: exponential backoff with jitter, seconds.
+    """Delays between attempts in seconds: exponential backoff with jitter.
 
     A worker notices the end of an outage at most ``longest`` seconds late.
     """
@@ -130,7 +130,7 @@ class RetryDelay:
         self._first, self._next, self._longest = first, first, longest
 
     def next(self) -> float:
-        """Return the delay before the next attempt, seconds."""
+        """Return the delay before the next attempt, in seconds."""
         delay, self._next = self._next, min(self._next * 2, self._longest)
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
 

@@ -15,7 +15,7 @@ _CANCEL_TIMEOUT = 1.0  # seconds a cancelled tick gets to end
 
 
 class BackgroundLoop(ABC):
-    """A task that repeats `_tick` until it is stopped, after a growing delay where that failed."""
+    """A task that repeats `_tick` until it is stopped, with a growing delay after failures."""
 
     def __init__(self, calls: WorkerCalls) -> None:
         self._calls = calls
@@ -39,7 +39,7 @@ class BackgroundLoop(ABC):
                 on_failure(
                     PictureQueueError(
                         f"Other code cancelled the {task.get_name()} of the worker",
-                        hint="Cancel only tasks of your own, not all of asyncio.all_tasks()",
+                        hint="Cancel only your own tasks, not all of asyncio.all_tasks()",
                     )
                 )
 
@@ -50,7 +50,7 @@ class BackgroundLoop(ABC):
         """End after the current tick, or as soon as `_is_finished` permits.
 
         Args:
-            timeout: Longest wait for that, seconds; then the tick is cancelled.
+            timeout: Seconds to wait for that; then the tick is cancelled.
         """
         self._stop_asked.set()
         self.wake()
@@ -97,12 +97,12 @@ class BackgroundLoop(ABC):
                 self._delay.reset()
 
     async def _wait(self, seconds: float | None) -> None:
-        """Wait to be woken, for so long at most."""
+        """Wait for `wake`, at most so many seconds."""
         await wait_for(self._woken, seconds)
         self._woken.clear()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep. A stop ends it early, unless work is left: the loop must not spin then."""
+        """Sleep. A stop ends the sleep, unless work is left: the loop would be a busy loop."""
         if self.stopping and not self._is_finished():
             await asyncio.sleep(seconds)
         else:
@@ -110,7 +110,7 @@ class BackgroundLoop(ABC):
 
 
 async def wait_for(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for an event, for so long at most."""
+    """Wait for an event, at most so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -34,11 +34,11 @@ class Shape:
     """The way to call a handler.
 
     Attributes:
-        is_async: It is called in the event loop, and what it returns is awaited; else it runs in a
-            thread.
-        takes_payload: Its first argument is the payload.
-        takes_context: Its last argument is the context.
-        payload: Validates the payload; None hands the JSON object over as it is.
+        is_async: Whether the handler is called in the event loop, and what it returns is awaited;
+            otherwise it runs in a thread.
+        takes_payload: Whether its first argument is the payload.
+        takes_context: Whether its last argument is the context.
+        payload: The type that validates the payload; None: it is passed as a dict, unvalidated.
     """
 
     is_async: bool
@@ -55,8 +55,8 @@ def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
     """Read a handler's signature.
 
     Raises:
-        InvalidArgument: It cannot be called with a payload and a context, or the type of its
-            payload cannot be validated.
+        InvalidArgument: The handler cannot be called with a payload and a context, or the type of
+            its payload cannot be validated.
     """
     try:
         return _shape_of(function)
@@ -105,7 +105,7 @@ def _layers(function: Callable[..., Any]) -> Iterator[Any]:
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters that take the payload and the context, as far as there are some."""
+    """Return the parameters that take the payload and the context, if there are any."""
     signature = _signature(function)
     parameters = list(signature.parameters.values())
     for parameter in parameters:
@@ -114,7 +114,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     given = [p for p in parameters if p.kind in _POSITIONAL]
     if not given and any(p.kind is not p.KEYWORD_ONLY for p in parameters):
         raise _Unusable(
-            f"{signature} does not tell whether it wants the payload and the job",
+            f"{signature} does not show whether it takes the payload and the job",
             "Name its arguments, or put @functools.wraps(function) on the wrapper",
         )
     required = [p.name for p in given if p.default is p.empty]
@@ -123,18 +123,18 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         raise _Unusable(f"it requires {len(required)} arguments ({names})", _SHAPE)
     if given and given[0].name in ("self", "cls"):
         raise _Unusable(
-            f"it is a method that is bound to no object ({names})",
+            f"it is a method that is not bound to an object ({names})",
             "Register the method of an object: worker.handler(…)(object.method)",
         )
     found = [p.replace(annotation=_resolved(p.annotation, function)) for p in given[:2]]
     if len(found) == 2 and _contexts(found[0]):
         raise _Unusable(f"its first argument is the context ({names})", _SHAPE)
-    # A second argument with a default is the function's own affair, unless it is the context.
+    # A second argument with a default is left to the function, unless it is the context.
     return found[:1] + [p for p in found[1:] if p.name in required or _contexts(p)]
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Return its signature, or that of the function to which a wrapper passes all arguments."""
+    """Return the signature, or that of the function to which a wrapper passes all arguments."""
 
     def names_arguments(layer: Callable[..., Any]) -> bool:
         parameters = _inspect(layer, follow_wrapped=False).parameters.values()
@@ -154,7 +154,7 @@ def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
     if not isinstance(text, str):
         return annotation
     for layer in _layers(function):
-        with contextlib.suppress(Exception):  # no function, or not defined in its module
+        with contextlib.suppress(Exception):  # not a function, or the name is not defined there
             code = getattr(layer, "__func__", layer)
             local = dict(inspect.getclosurevars(code).nonlocals)
             local.update((p.__name__, p) for p in getattr(code, "__type_params__", ()))
@@ -187,7 +187,7 @@ def _adapter(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
         if not getattr(adapter, "pydantic_complete", True):  # an undefined name in it
             adapter.rebuild(raise_errors=True)
         return adapter
-    # That of types without a schema is a subclass.
+    # The error for types without a schema is a subclass of PydanticUserError.
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise _Unusable(
             f"its payload cannot be validated as {annotation!r}: {str(error).splitlines()[0]}",

@@ -18,16 +18,16 @@ _CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Claimer(BackgroundLoop):
-    """Keeps the slots of a worker filled.
+    """Keep the slots of a worker filled.
 
-    There is one claim at a time. One whose answer was lost is repeated as it was, with the same
-    request id: the database gives the same jobs.
+    There is one claim at a time. A claim whose answer was lost is repeated with the same request
+    id, and the database returns the same jobs.
 
     Args:
         job_types: The types that have a handler.
         settings: Queues, lease and poll interval.
-        slots: Tells how many jobs to claim.
-        take: Takes a job, and the time of the monotonic clock when its lease was asked for.
+        slots: The slots, which determine how many jobs to claim.
+        take: Called with a job, and the time of the monotonic clock at which it was claimed.
 
     Attributes:
         receives_wake_ups: Whether the worker is woken when there are jobs. If not, it claims for
@@ -50,8 +50,8 @@ class Claimer(BackgroundLoop):
         self._take = take
         self._due_at = self._sent_at = 0.0  # times of the next claim, and of the open one
         self._open: Claim | None = None  # sent, and not answered yet
-        self._was_full = True  # the last answer had as many jobs as were asked for
-        self._most = MAX_CLAIM  # jobs to ask for; fewer after a failure: they may be too large
+        self._was_full = True  # the last answer had as many jobs as were requested
+        self._max_claim = MAX_CLAIM  # less after a failure: the jobs may be too large for an answer
 
     def request_claim(self) -> None:
         """Claim at once, or as soon as a slot is free."""
@@ -70,7 +70,7 @@ class Claimer(BackgroundLoop):
             self.wake()
 
     def _is_finished(self) -> bool:
-        return self._open is None  # the answer may bring jobs, which are to be given back
+        return self._open is None  # the answer may contain jobs, which must be released
 
     async def _tick(self) -> None:
         if self._open is None:
@@ -81,13 +81,13 @@ class Claimer(BackgroundLoop):
             if not (demand := self._slots.demand()):
                 await self._wait(None)  # until a slot is free
                 return
-            self._open = self._claim(min(demand, self._most))
+            self._open = self._claim(min(demand, self._max_claim))
             self._sent_at = time.monotonic()
             self._due_at = math.inf  # unless `request_claim` asks for another claim
         try:
             jobs = await self._calls.call(_rpc.claim_jobs(self._open), _CLAIM_TIMEOUT)
         except Exception as error:
-            self._most = max(1, self._most // 2)
+            self._max_claim = max(1, self._max_claim // 2)
             if is_refusal(error):
                 self._calls.alarm(f"The project refuses claims: {error}")
                 self._open, self._due_at = None, 0.0
@@ -108,7 +108,7 @@ class Claimer(BackgroundLoop):
 
     def _take_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
         self._open = None
-        self._most = min(2 * self._most, MAX_CLAIM)
+        self._max_claim = min(2 * self._max_claim, MAX_CLAIM)
         self._slots.note_answer()
         is_full = len(jobs) >= claim.max_jobs
         if not (is_full or self._was_full):

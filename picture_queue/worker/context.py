@@ -91,7 +91,7 @@ class _Context(JobFields):
 
     def _call_in_loop(self, function: Callable[[], None]) -> None:
         """Call a function in the worker's event loop, from any thread or event loop."""
-        if self._attempt.settled:
+        if self._attempt.has_outcome:
             # The caller was asked to stop, or it is a task that outlived the handler.
             raise asyncio.CancelledError("the attempt is over")
         if asyncio._get_running_loop() is self._loop:
@@ -99,7 +99,7 @@ class _Context(JobFields):
             return
 
         def call() -> None:
-            if not self._attempt.settled:
+            if not self._attempt.has_outcome:
                 function()
 
         try:
@@ -141,7 +141,7 @@ class JobContext(_Context):
 
 
 class SyncJobContext(_Context):
-    """The context of a sync handler, which runs in a thread of its own."""
+    """The context of a sync handler, which runs in a separate thread."""
 
     __slots__ = ()
 

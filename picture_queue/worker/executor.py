@@ -25,14 +25,14 @@ from picture_queue.worker.outcomes import Cancelled, Failed, Outcome, Parked, Re
 from picture_queue.worker.registry import Handler
 
 _log = Log(__name__)
-#: Apart from the lines about outcomes, so that a program can show one without the other.
+#: A separate logger, so that a program can show the lines about outcomes without tracebacks.
 _tracebacks = Log(f"{__name__}.tracebacks")
 
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
 CLEANUP = 25.0
 #: Seconds between the end of a report of progress and the start of the next.
 PROGRESS_INTERVAL = 0.25
-#: Seconds between a line of a log and the call that sends it with those that followed.
+#: Seconds between a line of a log and the call that sends it with the lines that followed.
 LOG_INTERVAL = 1.0
 #: Lines that are sent without that wait.
 LOG_BATCH = 50
@@ -52,13 +52,13 @@ class Stop(enum.Enum):
 
 
 class AttemptListener(Protocol):
-    """The part of a worker that takes outcomes, and makes the calls of attempts."""
+    """The part of a worker that takes the outcomes of attempts and makes their calls."""
 
-    def settled(self, attempt: "Attempt") -> None:
+    def on_outcome(self, attempt: "Attempt") -> None:
         """Take the outcome."""
 
-    def ended(self, attempt: "Attempt") -> None:
-        """Take the slot back, after `settled`: the handler has ended."""
+    def on_end(self, attempt: "Attempt") -> None:
+        """Free the slot: the handler has ended. Called after `on_outcome`."""
 
     async def send(self, attempt: "Attempt", call: Rpc[T], name: str) -> T | None:
         """Make a call that writes something of that name; return None if it fails."""
@@ -67,18 +67,18 @@ class AttemptListener(Protocol):
 class Attempt:
     """One attempt: the handler, its timeout, and the requests to stop it.
 
-    It settles once, with an outcome, and ends once, when its handler has ended. The two differ for
-    a thread, which cannot be stopped, and for a coroutine that ignores its cancellation: the
-    attempt settles and its slot stays taken.
+    An attempt gets its outcome once, and ends once, when its handler has ended. The outcome comes
+    first for a thread, which cannot be stopped, and for a coroutine that ignores its cancellation:
+    the slot stays taken until the handler ends.
 
     Args:
         handler: The handler of its job type.
-        listener: Told when it has its outcome and when it has ended.
+        listener: Called when the attempt has its outcome and when it has ended.
 
     Attributes:
-        settled: True once it has its outcome.
-        outcome: None before it settles, and afterwards if the lease was lost.
-        duration: Seconds until it settled.
+        has_outcome: True once the outcome is known, or the lease was lost.
+        outcome: The outcome; None before it is known, and afterwards if the lease was lost.
+        duration: Seconds until the outcome was known.
         stop_reason: The reason for which it was stopped, if it was.
         cancel_requested: True once the job's cancel was requested.
         shutdown_requested: True once the worker stops.
@@ -87,7 +87,7 @@ class Attempt:
     def __init__(self, handler: Handler, job: ClaimedJob, listener: AttemptListener) -> None:
         timeout = job.timeout_seconds  # it may raise, before the handler is called
         self.job = job
-        self.settled = False
+        self.has_outcome = False
         self.outcome: Outcome | None = None
         self.duration = 0.0
         self.stop_reason: Stop | None = None
@@ -133,11 +133,11 @@ class Attempt:
         return self._task.done()
 
     def stop(self, reason: Stop) -> None:
-        """Cancel an async handler, which gets `CLEANUP` seconds; settle a plain function at once.
+        """Cancel an async handler, which gets `CLEANUP` seconds; give up a plain function at once.
 
         The first reason holds, but a lost lease outweighs every other.
         """
-        if self.settled:
+        if self.has_outcome:
             return
         if reason is Stop.CANCEL:
             if self.cancel_requested:
@@ -156,10 +156,10 @@ class Attempt:
         self._task.cancel_from_outside()
 
     def give_up(self) -> None:
-        """Settle a stopped attempt without waiting for its handler."""
+        """Set the outcome of a stopped attempt without waiting for its handler."""
         is_async = self._handler.shape.is_async
-        if not self.settled:
-            self._settle(self._outcome_of_stop())
+        if not self.has_outcome:
+            self._set_outcome(self._outcome_of_stop())
             if is_async:
                 _log.warning("The handler of job %s has not stopped and goes on", self.job.key)
         if is_async and self.shutdown_requested and not self.ended:
@@ -221,7 +221,7 @@ class Attempt:
         return verdicts.from_value(value, self.job.queue)
 
     def _in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
-        """Call a function in a thread of its own, and return the outcome for its value."""
+        """Call a function in a separate thread, and return the outcome for its value."""
 
         def run() -> Outcome | None:
             try:
@@ -248,22 +248,22 @@ class Attempt:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         try:
-            if not self.settled:
+            if not self.has_outcome:
                 # It returned nothing if it was cancelled before its first step.
-                self._settle(self._returned or self._outcome_of_stop())
+                self._set_outcome(self._returned or self._outcome_of_stop())
         finally:
-            self._listener.ended(self)
+            self._listener.on_end(self)
 
-    def _settle(self, outcome: Outcome | None) -> None:
+    def _set_outcome(self, outcome: Outcome | None) -> None:
         self._timer.cancel()
         if self._progress is not None:
             self._progress.drop()
-        self.settled = True
+        self.has_outcome = True
         self.duration = time.monotonic() - self._began
         self.outcome = None if self.stop_reason is Stop.LOST else outcome
         if self.outcome is None and self._log is not None:
             self._log.drop()
-        self._listener.settled(self)
+        self._listener.on_outcome(self)
         if self.outcome is None:
             log_outcome(self.job, None, self.duration)
 
@@ -280,9 +280,9 @@ class Attempt:
                 return Released()
             case Stop.LOST:
                 return None
-            case None if self.shutdown_requested:  # the handler saw it and gives the job back
+            case None if self.shutdown_requested:  # the handler saw it and stopped
                 return Released()
-            case None:  # the handler let a cancellation of its own escape
+            case None:  # the handler cancelled something itself and did not catch that
                 return Failed("CancelledError: the handler cancelled itself", traceback_of(error))
 
 
@@ -303,7 +303,7 @@ def log_outcome(
         of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
         reason, detail = outcome.error, outcome.detail
     elif isinstance(outcome, Snoozed) and outcome.detail is not None:
-        # A reason was given, or the job is not at fault for the exception: it may go on for ever.
+        # A reason was given, or the job is not at fault for the exception. It can recur for ever.
         level, reason = logging.WARNING, outcome.detail
     if status == "failed" and not isinstance(outcome, Failed):
         name, level, of = status, logging.ERROR, ", for good"

@@ -1,4 +1,4 @@
-"""Keep the leases of a worker alive, from a thread and over a connection of its own."""
+"""Keep the leases of a worker alive, from a separate thread with its own connection."""
 
 import asyncio
 import contextlib
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 _log = Log(__name__)
 
-#: Longest time between two heartbeats, seconds. After a minute without one, a worker is not listed
-#: as alive and gets no wake-ups.
+#: Maximum number of seconds between two heartbeats. After a minute without one, a worker is not
+#: listed as alive and gets no wake-ups.
 PRESENCE = 20.0
-#: Seconds from the start of a job to its confirmation. Not sent if its outcome is reported before.
+#: Seconds from the start of a job to its confirmation, which is not sent if the outcome of the job
+#: is reported first.
 _CONFIRM_AFTER = 0.001
 _CONFIRM_AFTER_IN_BULK = 0.1
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
-# Longest sleep of the thread, seconds: while a handler blocks the event loop, the timer that wakes
-# the thread for a confirmation does not run.
-_LONGEST_SLEEP = 1.0
+# Maximum number of seconds that the thread sleeps: while a handler blocks the event loop, the timer
+# that wakes the thread for a confirmation does not run.
+_MAX_SLEEP = 1.0
 _MIN_TIMEOUT = 1.0  # seconds of a call, however short the lease is
 _FAULT_DELAY = 1.0  # seconds until the next tick after an unexpected exception
 _STOP_TIMEOUT = 3.0  # seconds for the thread to end
@@ -43,7 +44,7 @@ class HeartbeatLoop:
     logs a warning when a handler blocks the event loop for a third of a lease.
 
     Args:
-        calls: Notes whether the calls of the thread succeed.
+        calls: The calls of the worker, which record whether those of the thread succeed.
         slots: The slots, with the leases.
         on_answer: Called in the event loop of the worker with the leases in a heartbeat and its
             answer.
@@ -70,7 +71,7 @@ class HeartbeatLoop:
         self._ended = asyncio.Event()
         self._woken = threading.Event()
         self._stopping = False
-        self._requests = self._served = 0  # calls of `beat_now`, and those with a heartbeat since
+        self._requests = self._served = 0  # calls of `beat_now`, and those followed by a heartbeat
         self._delay = RetryDelay()
         self._retry_at = 0.0
         self._last_beat_at = self._next_beat_at = time.monotonic()
@@ -98,7 +99,7 @@ class HeartbeatLoop:
         if lease.attempt is not None:
             delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
             lease.confirm_at = max(lease.confirm_at + delay, self._last_beat_at + _CONFIRM_INTERVAL)
-            # Waking the thread for each job at once would take longer than the smallest job.
+            # To wake the thread for each job at once would take longer than the smallest job.
             if self._timer is None:
                 self._start_timer(lease.confirm_at)
 
@@ -127,7 +128,7 @@ class HeartbeatLoop:
     # --- in the thread ---
 
     def _run(self) -> None:
-        # If the event loop was closed without a stop, its jobs are gone: let their leases expire.
+        # If the event loop was closed without a stop, its handlers have ended: let leases expire.
         while not (self._stopping or self._loop.is_closed()):
             wait, warning = _FAULT_DELAY, None
             try:
@@ -157,12 +158,12 @@ class HeartbeatLoop:
         self._next_beat_at = max(due_at, self._retry_at)
         now = time.monotonic()
         if self._next_beat_at > now:
-            return min(self._next_beat_at - now, shortest / 12, _LONGEST_SLEEP)
+            return min(self._next_beat_at - now, shortest / 12, _MAX_SLEEP)
         # Confirm the starts that are due soon in the same call.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
         named = leases if extend_at <= now else confirm
         if self._beat(leases, shortest, named):
-            self._served = requests  # until then, since the caller of beat_now() does not repeat it
+            self._served = requests  # not before: the caller of beat_now() does not call it again
         return 0.0
 
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
@@ -202,7 +203,7 @@ class HeartbeatLoop:
         self._retry_at = now + max(self._delay.next(), pause)
         for lease in leases:
             # Keep a job with an outcome: the database may accept its report when it answers again.
-            if not (lease.is_valid or lease.is_settled):
+            if not (lease.is_valid or lease.has_outcome):
                 reason = "no heartbeat was answered during the whole lease"
                 self._notify(self._on_lost, lease, reason)
 
@@ -219,5 +220,5 @@ class HeartbeatLoop:
 
 
 def _shortest(leases: list[Lease]) -> float:
-    """Return the length of the shortest lease, seconds."""
+    """Return the length of the shortest lease, in seconds."""
     return min((lease.seconds for lease in leases), default=3 * PRESENCE)

@@ -1,4 +1,4 @@
-"""Maintenance of the project: one of its workers does it at a time."""
+"""Maintenance of the project, by one of its workers at a time."""
 
 import logging
 import random
@@ -12,14 +12,14 @@ from picture_queue.worker._loop import BackgroundLoop
 _log = Log(__name__)
 
 _CALL_TIMEOUT = 10.0  # seconds, retries included
-#: Seconds between two rounds at least: the database does other work as well.
+#: Minimum number of seconds between two rounds: the database does other work as well.
 _MIN_PAUSE = 0.01
 #: Failures in a row before a warning. A single one, such as a restart of the database, is normal.
 _WARN_AFTER = 3
 
 
 class MaintenanceLoop(BackgroundLoop):
-    """Runs the maintenance of the project while this worker holds the lease for it.
+    """Run the maintenance of the project while this worker holds the lease for it.
 
     The database decides who holds the lease, and answers each call with the time of the next one.
     A failure of maintenance says nothing about other calls, so it is logged here.
@@ -44,7 +44,7 @@ class MaintenanceLoop(BackgroundLoop):
             _log.info("Maintenance works again after %d failures", self._failures)
         self._failures = 0
         self._calls.emit("maintained", answer)
-        if answer.promoted or answer.swept or answer.scheduled or answer.settled:
+        if answer.promoted or answer.swept or answer.scheduled or answer.resolved:
             self._on_work()
         self.is_holder = answer.leased
         if answer.leased:

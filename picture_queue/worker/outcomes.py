@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-#: Longest wait that the database accepts, in seconds.
-LONGEST_WAIT = 31_536_000.0
+#: The maximum wait that the database accepts, in seconds.
+MAX_WAIT = 31_536_000.0
 #: Earliest and latest time that the database accepts.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9998, 12, 31, 23, 59, tzinfo=UTC)
@@ -85,7 +85,7 @@ class Parked(Outcome):
     """The job waits for an external event without a worker; its attempt number stays the same.
 
     Attributes:
-        delay_seconds: Longest wait, seconds; see `wait_seconds`.
+        delay_seconds: Seconds to wait at most; see `wait_seconds`.
         event: The name of the event; None: the id of the job.
     """
 
@@ -96,7 +96,7 @@ class Parked(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Released(Outcome):
-    """The worker gives back a job that has not ended; the attempt does not count."""
+    """The worker releases a job that has not ended; the attempt does not count."""
 
     name: ClassVar[str] = "released"
 
@@ -125,11 +125,11 @@ def wait_seconds(value: object) -> float | None:
     try:
         seconds = float(value)
     except OverflowError:  # an integer of over 308 digits
-        seconds = -1.0 if value < 0 else LONGEST_WAIT
+        seconds = -1.0 if value < 0 else MAX_WAIT
     # Infinity and NaN are mistakes of the handler, not long waits.
     if not 0 <= seconds < float("inf"):
         return None
-    return round(min(seconds, LONGEST_WAIT), 3)
+    return round(min(seconds, MAX_WAIT), 3)
 
 
 def wait_until(at: datetime) -> str:

@@ -34,7 +34,7 @@ def policy_of(
     """
     if queue is not None and not (isinstance(queue, str) and _QUEUE.fullmatch(queue)):
         hint = "Use letters, digits and _ . -"
-        raise InvalidArgument("That is no name for a queue", detail=repr(queue), hint=hint)
+        raise InvalidArgument("The name of the queue is invalid", detail=repr(queue), hint=hint)
     for name, value, low in (
         ("max_attempts", max_attempts, 1),
         ("timeout", timeout, 0.001),
@@ -47,7 +47,7 @@ def policy_of(
         backoff = Backoff(base=backoff, cap=backoff_cap)
     elif backoff_cap is not None:
         hint = "Write it there: Backoff(cap=…)"
-        raise InvalidArgument(f"backoff_cap is {backoff_cap} beside a Backoff", hint=hint)
+        raise InvalidArgument(f"backoff_cap is {backoff_cap} with a Backoff", hint=hint)
     policy = {
         "queue": queue,
         "max_attempts": max_attempts,
@@ -79,7 +79,7 @@ class Handler:
         """Call the function with the payload, the context, both or none.
 
         Raises:
-            PermanentFailure: The payload does not fit; names the field and its value.
+            PermanentFailure: The payload is invalid; the message names the field and its value.
         """
         given: list[Any] = []
         if self.shape.takes_payload:
@@ -95,7 +95,7 @@ class Handler:
             # As JSON: strict types take a date or a uuid from text there, as they should.
             return self.shape.payload.validate_json(to_json(payload))
         except ValidationError as error:
-            raise PermanentFailure(_misfit(error)) from error
+            raise PermanentFailure(_describe_fault(error)) from error
 
 
 class Registry(dict[str, Handler]):
@@ -105,13 +105,13 @@ class Registry(dict[str, Handler]):
         """Register a handler.
 
         Raises:
-            InvalidArgument: The name, or the function's signature, is not acceptable, or the type
-                has a handler already.
+            InvalidArgument: The name or the signature of the function is invalid, or the type has
+                a handler already.
         """
         if not _JOB_TYPE.fullmatch(job_type):
             hint = "Use letters, digits and _ . : -"
             raise InvalidArgument(
-                "That is no name for a job type", detail=repr(job_type), hint=hint
+                "The name of the job type is invalid", detail=repr(job_type), hint=hint
             )
         if job_type in self:
             raise InvalidArgument(f"{job_type!r} has a handler already")
@@ -132,7 +132,7 @@ class Registry(dict[str, Handler]):
         return {job_type: handler.policy for job_type, handler in self.items()}
 
 
-def _misfit(error: ValidationError) -> str:
+def _describe_fault(error: ValidationError) -> str:
     """Return the first fault of a payload, with the field and its value, in one line."""
     first, *others = error.errors(include_url=False, include_context=False)
     field = ".".join(str(part) for part in ("payload", *first["loc"]))
@@ -142,4 +142,4 @@ def _misfit(error: ValidationError) -> str:
         shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
         fault = f"{field} is {shown}: {first['msg']}"
     more = f" (and {len(others)} more)" if others else ""
-    return f"The payload does not fit: {fault}{more}"
+    return f"The payload is invalid: {fault}{more}"

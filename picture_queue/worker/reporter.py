@@ -1,4 +1,4 @@
-"""Writes outcomes, many in one call. An outcome is kept until the database has answered for it."""
+"""Write outcomes, many in one call. An outcome is kept until the database has answered for it."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +18,18 @@ from picture_queue.worker.slots import Slots
 
 _log = Log(__name__)
 
-#: Outcomes in one call at most.
+#: Maximum number of outcomes in one call.
 BATCH = 500
-#: Seconds that outcomes wait for others while jobs finish in bulk; else they are sent at once.
+#: Seconds that outcomes wait for others while many jobs finish; otherwise they are sent at once.
 _GATHER_TIME = 0.005
 _REPORT_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Report:
-    """An attempt's outcome, as it is written. It is encoded here, where it can fail alone.
+    """The outcome of an attempt, encoded alone so that an error does not affect other outcomes.
 
     Args:
-        duration: Seconds the attempt took; None: there was none.
+        duration: The duration of the attempt in seconds; None: the job was not started.
     """
 
     __slots__ = ("duration", "item", "job", "outcome")
@@ -56,13 +56,13 @@ class Report:
 
 
 class Reporter(BackgroundLoop):
-    """Sends the outcomes that have gathered since the last answer.
+    """Send the outcomes that were added since the last answer.
 
     Args:
-        slots: Tells whether jobs finish in bulk.
+        slots: The slots, which show whether many jobs finish at the same time.
         on_written: Called with the jobs for whose outcomes the database has answered.
-        locked_reporter: Takes the outcomes of jobs that another transaction has locked, so that
-            they delay no others; None: they are repeated here.
+        locked_reporter: The reporter for jobs whose rows another transaction has locked, so that
+            they do not delay other outcomes; None: this reporter tries them again.
     """
 
     def __init__(

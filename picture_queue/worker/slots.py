@@ -21,12 +21,12 @@ _log = Log(__name__)
 MAX_CLAIM = 1000
 #: Seconds of work to hold ahead, at the measured rate at which jobs end.
 AHEAD_SECONDS = 0.25
-#: Shortest measurement of that rate, seconds: a few quick jobs do not predict the next ones.
+#: Minimum duration of that measurement in seconds: a few quick jobs do not predict the next ones.
 _MIN_SAMPLE = AHEAD_SECONDS / 16
 #: While jobs are to be held ahead, a claim asks for this many at least, or for half of the target
 #: if that is less.
 MIN_CLAIM = 500
-#: Longest time that a job is held ahead, seconds. Then it is released for other workers.
+#: Seconds that a job is held ahead at most. Then it is released for other workers.
 MAX_HELD = 1.0
 _CHECK_HELD = 0.05  # seconds between two checks of the jobs that are held ahead
 
@@ -64,7 +64,7 @@ class Lease:
     @property
     def due_at(self) -> float:
         """The time at which to confirm the start or to extend the lease, whichever is first."""
-        if self.start_confirmed or self.is_settled:  # the report of the outcome confirms the start
+        if self.start_confirmed or self.has_outcome:  # the report of the outcome confirms the start
             return self.extend_at
         return min(self.extend_at, self.confirm_at)
 
@@ -79,9 +79,9 @@ class Lease:
         return time.monotonic() < self.ends_at
 
     @property
-    def is_settled(self) -> bool:
+    def has_outcome(self) -> bool:
         """True once the attempt has an outcome, which is not written yet."""
-        return self.attempt is not None and self.attempt.settled
+        return self.attempt is not None and self.attempt.has_outcome
 
 
 class Slots:
@@ -181,7 +181,7 @@ class Slots:
 
     def next_confirm_at(self) -> float:
         """Return when to confirm the next start of a job that still runs; infinite without one."""
-        running = (lease for lease in self._taken.values() if not lease.is_settled)
+        running = (lease for lease in self._taken.values() if not lease.has_outcome)
         return min((one.confirm_at for one in running if not one.start_confirmed), default=math.inf)
 
     def find(self, job_key: str) -> Lease | None:

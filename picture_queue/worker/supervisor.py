@@ -48,16 +48,17 @@ _UNREGISTER_TIMEOUT = 3.0
 
 
 class Supervisor:
-    """Owns the parts of a running worker.
+    """The parts of a running worker, and the path of its jobs between them.
 
-    The claimer brings jobs, each under a lease. A job becomes an attempt when there is a slot for
-    it; the attempt's outcome goes to the reporter, and the lease ends when that has written it.
+    The claimer takes jobs, each with a lease. An attempt of a job starts when there is a slot for
+    it. The outcome of the attempt goes to the reporter, and the lease ends when the reporter has
+    written it.
 
     Args:
-        backend: The worker's project.
+        backend: The connection to the worker's project.
         events: The source of wake-ups; None: the worker only polls.
         registry: The handlers.
-        settings: How to work.
+        settings: The settings of the worker.
         on_failure: Called with the reason when the worker cannot continue.
         emit: Called with events inside the worker; see `WorkerCalls`.
     """
@@ -85,7 +86,7 @@ class Supervisor:
         self._wait_over = asyncio.Event()
         calls = self._calls = WorkerCalls(self._backend, self.name, emit)
         slots = self._slots = Slots(settings.concurrency, self._release)
-        # Outcomes of locked jobs are sent in calls of their own, so they delay no others.
+        # Outcomes of locked jobs are sent in separate calls, so they do not delay other outcomes.
         self._locked_reporter = Reporter(calls, slots, self._written)
         self._reporter = Reporter(calls, slots, self._written, self._locked_reporter)
         self._claimer = Claimer(calls, registry.job_types, self._settings, slots, self._take)
@@ -104,7 +105,8 @@ class Supervisor:
         """Register the worker and begin to claim.
 
         Raises:
-            PictureQueueError: The project does not answer, refuses the key, or does not fit.
+            PictureQueueError: The project does not answer, refuses the key, or has an incompatible
+                version.
         """
         check_version(await self._register())
         self._heartbeat.start(await duplicate.for_thread(self._backend))
@@ -175,14 +177,14 @@ class Supervisor:
         self._wait_over.set()
 
     async def _wait_for_attempts(self, seconds: float) -> None:
-        """Wait until all attempts are settled, for so long at most and not after `stop_now`."""
-        if self._is_urgent or self._all_settled():
+        """Wait until all attempts have an outcome, at most so long and not after `stop_now`."""
+        if self._is_urgent or self._all_have_outcomes():
             return
         self._wait_over.clear()
         await wait_for(self._wait_over, seconds)
 
-    def _all_settled(self) -> bool:
-        return all(attempt.settled for attempt in self._slots.attempts)
+    def _all_have_outcomes(self) -> bool:
+        return all(attempt.has_outcome for attempt in self._slots.attempts)
 
     def _warn_of_unserved_queues(self) -> None:
         message = "%s jobs are enqueued to %r, which this worker does not serve: add this queue"
@@ -233,8 +235,8 @@ class Supervisor:
         self._slots.assign_slot(lease, attempt)
         self._heartbeat.schedule_confirm(lease)
 
-    def settled(self, attempt: Attempt) -> None:
-        """Hand the outcome of an attempt to the reporter. Its slot stays taken until `ended`."""
+    def on_outcome(self, attempt: Attempt) -> None:
+        """Hand the outcome of an attempt to the reporter. Its slot stays taken until `on_end`."""
         job, outcome = attempt.job, attempt.outcome
         if isinstance(outcome, Snoozed) and outcome.pause_key is not None:
             self._slots.pause_claims(job)  # the jobs behind it are to wait as well
@@ -247,11 +249,11 @@ class Supervisor:
         if not (attempt.ended or self._stopping):
             loop = asyncio.get_running_loop()
             loop.call_later(self._settings.stuck_after, self._check_stuck, attempt)
-        if self._stopping and self._all_settled():
+        if self._stopping and self._all_have_outcomes():
             self._wait_over.set()
-        self._calls.emit("settled", job, outcome.name if outcome else None)
+        self._calls.emit("outcome", job, outcome.name if outcome else None)
 
-    def ended(self, attempt: Attempt) -> None:
+    def on_end(self, attempt: Attempt) -> None:
         """Give the slot of an attempt to the next job."""
         self._slots.free_slot(attempt.job)
         self._fill_slots()
@@ -272,7 +274,7 @@ class Supervisor:
             f"{stuck} of {slots} slots are lost that way"
         )
         if 2 * stuck >= slots:
-            hint = "Start a new process, and give what they wait for a timeout of its own"
+            hint = "Start a new process, and set a timeout for whatever the handlers wait for"
             text = "Handlers that do not end hold half of the worker's slots"
             self._on_failure(WorkerStuck(text, hint=hint))
 
@@ -330,7 +332,7 @@ class Supervisor:
     def _lose(self, lease: Lease, reason: str) -> None:
         """Drop a lease that ended, and stop its handler."""
         self._slots.drop_lease(lease.job)
-        if lease.attempt is None or lease.attempt.settled:
+        if lease.attempt is None or lease.attempt.has_outcome:
             self._fill_slots()  # claims may have waited for its outcome
         else:
             text = "The lease of job %s is lost and its handler stopped: %s"
@@ -340,7 +342,7 @@ class Supervisor:
     # --- wake-ups ---
 
     def _note_listening(self, joined: bool) -> None:
-        """Note which wake-ups arrive; once they do, do what missed ones may have asked for."""
+        """Note which wake-ups arrive; after a new subscription, act as if one was missed."""
         self._claimer.receives_wake_ups = self._wake_ups.all_arrive
         if joined:
             self._claimer.request_claim()
@@ -348,7 +350,7 @@ class Supervisor:
             self._calls.emit("listening", len(self._wake_ups.joined))
 
     def _wake_up(self, reason: str) -> None:
-        """Do what a wake-up asks for."""
+        """Do what a wake-up requests."""
         if reason == "cancel":
             self._heartbeat.beat_now()
         elif reason == "take over" or (reason == "maintain" and self._maintenance.is_holder):

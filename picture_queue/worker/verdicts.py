@@ -7,8 +7,8 @@
 - any other exception → `Failed`, with another attempt after the backoff if one is left. Attributes
   of the exception refine that: ``retryable`` (bool), ``retry_after`` (seconds instead of the
   backoff), ``public`` (the text the owner of the job sees instead of ``Type: message``), ``counts``
-  (False: the job is not at fault, the attempt is given back) and, with that, ``pause_key`` (a limit
-  key that is paused for ``retry_after`` seconds).
+  (False: the job is not at fault, the attempt does not count) and, with that, ``pause_key`` (a
+  limit key that is paused for ``retry_after`` seconds).
 
 A wait is at most a year: a longer one is shortened to that.
 """
@@ -49,7 +49,7 @@ class Verdict(Exception):
     """Decision about a job. A handler returns it, or raises it from any depth.
 
     Raises:
-        InvalidArgument: A time is negative or no number, or is given twice or not at all; a name
+        InvalidArgument: A time is negative or not a number, or is given twice or not at all; a name
             does not have 1 to 200 characters, or has a control character.
     """
 
@@ -139,7 +139,7 @@ class Park(Verdict):
     """Wait for an external event without a worker; the attempt is kept.
 
     Args:
-        seconds: Longest wait: then the job is run again without the event.
+        seconds: Seconds to wait at most; then the job is run again without the event.
         event: Name of the event; by default the id of the job. Its data are the ``event`` of the
             next context.
     """
@@ -160,7 +160,7 @@ class Cancel(Verdict):
 
 
 class PermanentFailure(Exception):
-    """Raise it to fail the job, although attempts may be left.
+    """An exception that fails the job, although attempts may be left.
 
     Args:
         message: The error the owner of the job sees.
@@ -170,7 +170,7 @@ class PermanentFailure(Exception):
 
     @property
     def public(self) -> str:
-        """The message alone."""
+        """The message, without the type."""
         return str(self)
 
 
@@ -195,7 +195,7 @@ def from_value(value: object, queue: str) -> Outcome:
                 return Completed(result)
             fault = f"The result has {size} bytes, the limit is {MAX_RESULT_SIZE}: "
             fault += "put it into Storage and return its path"
-        except BaseException as error:  # a serializer of the user's own can raise anything
+        except BaseException as error:  # a serializer of the user can raise anything
             reason = (isinstance(error, InvalidArgument) and error.detail) or describe(error)
             fault = clean(f"The result cannot be stored: {reason}")
     return Failed(fault, retryable=False)
@@ -215,7 +215,7 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
     cause = cause_of(error)
     if isinstance(cause, Verdict):
         outcome: object = cause.outcome(queue)
-        if not isinstance(outcome, Outcome):  # of a subclass of the user's
+        if not isinstance(outcome, Outcome):  # of a subclass that the user wrote
             raise TypeError(f"its outcome() returned {outcome!r}")
         return outcome
     delay = wait_seconds(_attribute(cause, "retry_after"))

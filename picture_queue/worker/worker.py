@@ -25,9 +25,9 @@ _log = Log(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 Callback = Callable[[], Awaitable[None] | None]
 
-#: Longest time that a stop waits for a registration in progress, seconds.
+#: Seconds that a stop waits for a registration in progress.
 _REGISTRATION_TIMEOUT = 3.0
-#: Timeout of each callback after a stop, and of closing the connections, seconds.
+#: Timeout in seconds of each callback after a stop, and of closing the connections.
 _CLOSE_TIMEOUT = 10.0
 
 
@@ -70,7 +70,7 @@ class Worker:
         # Functions that close what this run opened, by description; the last one is called first.
         self._closers: dict[str, Callback] = {}
         self._supervisor: Supervisor | None = None
-        self._failure: PictureQueueError | None = None  # the reason if it stops by itself
+        self._failure: PictureQueueError | None = None  # the reason if it stops without a request
         self._was_run = False
         self._stop_asked = False
         # Objects of the event loop of this run; the next run may use another loop.
@@ -128,11 +128,11 @@ class Worker:
         Args:
             job_type: The job type: letters, digits and ``_ . : -``.
             queue: The queue of such jobs, unless the call that enqueues a job names another one.
-            timeout: Longest run of one attempt, seconds.
+            timeout: Seconds that one attempt may take.
             max_attempts: Attempts before the job fails.
-            lease: Length of a lease, seconds; heartbeats extend it.
+            lease: Length of a lease in seconds; heartbeats extend it.
             backoff: A `Backoff`, or the delay before the second attempt in seconds.
-            backoff_cap: The longest delay, seconds; a `Backoff` has its own, ``cap``.
+            backoff_cap: The longest delay in seconds; a `Backoff` has its own, ``cap``.
 
         Raises:
             InvalidArgument: A name or a number is invalid, the function cannot be called with

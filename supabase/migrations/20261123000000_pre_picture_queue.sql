@@ -598,7 +598,7 @@ create unique index job_queue_unique on public.job_queue (unique_key) where stat
 -- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an
 -- estimated count (count=planned) from statistics, regardless of row level security: a user could learn from the
 -- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries search these columns
--- by an index of their own or not at all. Array columns are included, since Postgres also keeps statistics of elements.
+-- by a separate index or not at all. Array columns are included, since Postgres also keeps statistics of elements.
 alter table public.job_queue
   alter id set statistics 0, alter tags set statistics 0, alter limit_keys set statistics 0,
   alter slots set statistics 0,
@@ -7537,7 +7537,7 @@ begin
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
-    'settled', v_resolved + picture_queue._isolate('batch', array(
+    'resolved', v_resolved + picture_queue._isolate('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))

@@ -104,7 +104,7 @@ create unique index job_queue_unique on public.job_queue (unique_key) where stat
 -- No statistics are kept for columns that name the owner of a job or hold the owner's text. PostgREST makes an
 -- estimated count (count=planned) from statistics, regardless of row level security: a user could learn from the
 -- estimate whether a guessed value exists, and find the id of a job by bisection (id=lt.). Queries search these columns
--- by an index of their own or not at all. Array columns are included, since Postgres also keeps statistics of elements.
+-- by a separate index or not at all. Array columns are included, since Postgres also keeps statistics of elements.
 alter table public.job_queue
   alter id set statistics 0, alter tags set statistics 0, alter limit_keys set statistics 0,
   alter slots set statistics 0,

@@ -33,7 +33,7 @@ begin
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
-    'settled', v_resolved + picture_queue._isolate('batch', array(
+    'resolved', v_resolved + picture_queue._isolate('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))

@@ -148,7 +148,7 @@ def test_a_retry_after_beyond_the_deadline_is_left_to_the_caller(api, status, by
         ("0", 0), ("1.5", 1.5), ("-3", 0), ("", None), (None, None), ("soon", None),
         ("nan", None), ("inf", None), ("1e400", None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Wed, 99 Oct 2015", None), (" 7 ", 7),
-        # One answer must not stop a worker for a year.
+        # A wrong header must not stop a worker for a year.
         ("31536000", 300), ("Fri, 31 Dec 9999 23:59:59 GMT", 300), ("1e300", 300),
         (f"Wed, {10**20} Oct 2026 07:28:00 GMT", None),
     ],

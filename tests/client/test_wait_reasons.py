@@ -12,7 +12,7 @@ from picture_queue._realtime import follow
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(follow, "EXPLAIN_AFTER", 0.1)
-    monkeypatch.setattr(follow, "EXPLAIN_LONGEST", 0.1)
+    monkeypatch.setattr(follow, "EXPLAIN_MAX_INTERVAL", 0.1)
     monkeypatch.setattr(follow, "POLL_CONNECTED", 0.05)
     monkeypatch.setattr(follow, "POLL_ALONE", 0.05)
 
@@ -84,7 +84,7 @@ async def test_result_logs_each_reason_once(service, queue, caplog):
 
 
 async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkeypatch):
-    monkeypatch.setattr(follow, "EXPLAIN_LONGEST", 60.0)
+    monkeypatch.setattr(follow, "EXPLAIN_MAX_INTERVAL", 60.0)
     called = []
     call = service._backend.call
 

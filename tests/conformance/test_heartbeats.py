@@ -155,7 +155,7 @@ async def test_a_blocking_handler_is_stopped_when_the_event_loop_runs_again(
     job = await service.jobs.enqueue("blocks", queue=queue)
     async with worker:
         outcome = "cancelled" if request_ == "cancel" else None
-        assert await worker._signals.settled.next(timeout=40) == (job.id, outcome)
+        assert await worker._signals.outcome.next(timeout=40) == (job.id, outcome)
     assert not continued
 
 

@@ -214,7 +214,7 @@ async def test_a_handler_whose_lease_is_lost_is_stopped(
         await no_heartbeat_in_progress(worker)
         other = await take_over(db, queue, job)
         worker._supervisor._heartbeat.beat_now()
-        assert await worker._signals.settled.next() == (job.id, None)
+        assert await worker._signals.outcome.next() == (job.id, None)
     assert waits.stopped.is_set()
     assert "is lost and its handler stopped" in caplog.text
     held = await service.jobs.get(job.id)
@@ -258,7 +258,7 @@ async def test_progress_under_a_lost_lease_stops_the_handler(service, queue, new
         await no_heartbeat_in_progress(worker)
         await take_over(db, queue, job)
         go.set()
-        assert await worker._signals.settled.next() == (job.id, None)
+        assert await worker._signals.outcome.next() == (job.id, None)
 
 
 async def test_a_lease_is_kept_for_as_long_as_its_handler_runs(

@@ -60,7 +60,7 @@ async def test_a_throttled_account_pauses_all_generations(stack, service, new_bu
         (await http.post(origin, json=fault)).raise_for_status()
     first, *others = [await service.generations.start(f"lighthouse {n}") for n in range(3)]
     async with new_builtin(concurrency=1, poll_interval=0.05) as worker:
-        assert await worker._signals.settled.next() == (first.job_id, "snoozed")
+        assert await worker._signals.outcome.next() == (first.job_id, "snoozed")
         await worker._signals.idle.next()
         for generation in others:
             waiting = await service.jobs.get(generation.job_id)
@@ -89,7 +89,7 @@ async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, d
         started = await service.generations.start("a lighthouse")
         async with worker:
             for _ in range(5):  # There are more outages than attempts of a job.
-                assert await worker._signals.settled.next() == (started.job_id, "snoozed")
+                assert await worker._signals.outcome.next() == (started.job_id, "snoozed")
             proxy.heal()
             result = await service.jobs.result(started.job_id, timeout=30)
     assert len(result["images"]) == 1
@@ -106,7 +106,7 @@ async def test_an_outage_of_storage_does_not_use_up_attempts(stack, service, fau
     started = await service.generations.start("a lighthouse")
     async with worker:
         for _ in range(5):  # There are more outages than attempts of a job.
-            assert await worker._signals.settled.next() == (started.job_id, "snoozed")
+            assert await worker._signals.outcome.next() == (started.job_id, "snoozed")
         await faults(answer_503=0, path="/storage/v1/object/pictures")
         result = await service.jobs.result(started.job_id, timeout=30)
     assert len(result["images"]) == 1
@@ -125,7 +125,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
     first, second = [await service.generations.start(f"lighthouse {n}") for n in range(2)]
     expected = f"NotReached: Replicate cannot be reached at {url}: ConnectError: "
     async with worker:
-        assert await worker._signals.settled.next() == (first.job_id, "snoozed")
+        assert await worker._signals.outcome.next() == (first.job_id, "snoozed")
         await worker._signals.reported.next()
         snoozed, paused = await service.jobs.explain([first.job_id, second.job_id])
         assert (snoozed.reason, paused.reason) == ("scheduled", "key_paused")

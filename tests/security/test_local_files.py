@@ -181,7 +181,7 @@ def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Pa
 
 @needs_root
 def test_a_directory_of_a_group_with_unknown_members_is_refused(open_directory: Path):
-    """Use a group without members, as that of users of a directory service looks."""
+    """Use a group without members, as a group of a directory service appears here."""
     shared = open_directory / "shared"
     shared.mkdir()
     shared.chmod(0o775)

@@ -314,7 +314,7 @@ def test_a_program_that_takes_the_databases_port_during_the_start_stops_it(
 
 
 async def test_silent_connections_of_a_page_leave_some_of_the_database(running: LocalSupabase):
-    """Open as many as a page can in Chromium, with `<link rel=preconnect>`."""
+    """Open as many connections as a page in Chromium can, with `<link rel=preconnect>`."""
     address = urlsplit(running.db_url)
     assert address.port
     with contextlib.ExitStack() as opened:

@@ -225,7 +225,7 @@ async def test_housekeeping_runs_once_a_minute(db):
         "swept",
         "expired",
         "scheduled",
-        "settled",
+        "resolved",
         "keys",
         "reordered",
         "counted",

@@ -108,7 +108,7 @@ RULES = {
         create trigger mine before insert on public.job_queue
         for each row execute function public.refuse_for_test()""",
 }
-#: Words of which the detail of the error has one.
+#: The detail of the error has one of these texts.
 REASONS = (
     *("not on my watch", '"mine"', "domain public.mine", '"user_id"', "numeric field overflow"),
     *('relation "job_queue"', "a trigger on public.job_queue left out a job"),

@@ -58,12 +58,12 @@ def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
     return lambda **columns: ClaimedJob(row(**columns))
 
 
-def attempt_of(job: Any, *, settled: bool = False, **senders: Any) -> Any:
+def attempt_of(job: Any, *, has_outcome: bool = False, **senders: Any) -> Any:
     """Make an attempt with the attributes that a context uses, and with a log or progress."""
     return SimpleNamespace(
         job=job,
         **senders,
-        settled=settled,
+        has_outcome=has_outcome,
         stop_reason=None,
         cancel_requested=False,
         shutdown_requested=False,

@@ -291,7 +291,7 @@ class TestFetching:
     def test_pip_imports_nothing_from_the_working_directory(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Start in a directory in which another user may have written a `pip`."""
+        """Start in a directory that contains a module `pip`, perhaps by another user."""
         _script(tmp_path / "pip" / "__init__.py", f"open({str(tmp_path / 'ran')!r}, 'w')\n")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("PATH", str(tmp_path))

@@ -127,7 +127,7 @@ async def test_a_malformed_websocket_handshake_is_refused(port: int, head: bytes
     ids=["path", "value", "headers", "trailers", "chunk extension"],
 )
 async def test_an_endless_head_is_refused(port: int, sent: bytes, endless: bytes) -> None:
-    """The server waits for the end of the head no longer than a few reads."""
+    """The server stops reading after a few parts of the head without an end."""
     reader, writer = await _open(port)
     writer.write(sent)
     with contextlib.suppress(ConnectionError):
@@ -141,7 +141,7 @@ async def test_an_endless_head_is_refused(port: int, sent: bytes, endless: bytes
 
 
 async def test_a_long_body_is_accepted(port: int) -> None:
-    """Send more in the pieces of a body, and in their frames, than a head may have."""
+    """Send chunks of a body, and chunk headers, that are together longer than a head may be."""
     stream = await _open(port)
     stream[1].write(GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\n")
     for _ in range(20):

@@ -301,7 +301,7 @@ async def test_an_error_with_an_excessive_body_keeps_its_type(
     api.get(ONE).respond(404, content=EXCESSIVE[1])
     with pytest.raises(errors.ResourceNotFound):
         await client.get("p1")
-    # Parsed in a thread, whose stack is shallow, and too deep to be converted to text here.
+    # The thread that parses them has a small stack. Here they are too deep to be shown as text.
     for depth in range(900, 1000):
         detail = "[" * depth + "]" * depth
         content = f'{{"logs": "{"x" * 66_000}", "detail": {detail}}}'

@@ -223,7 +223,7 @@ async def test_a_function_that_always_fails_is_logged_once_beside_others(caplog)
 
 
 async def test_two_threads_may_note_a_success_at_the_same_time(monkeypatch):
-    """The heartbeat thread notes results as well; here during the note of the event loop."""
+    """The heartbeat thread notes a success while the event loop is noting one."""
 
     def monotonic() -> float:
         if others:

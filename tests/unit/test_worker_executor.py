@@ -36,7 +36,7 @@ class Run:
         self.messages: list[str] = []
         self.progress: list[int] = []
         self.lines: list[dict[str, Any]] = []
-        self._settled = asyncio.Event()
+        self._got_outcome = asyncio.Event()
         self._ended = asyncio.Event()
         self.attempt = Attempt(registry["resize"], job, self)
 
@@ -46,23 +46,23 @@ class Run:
         else:
             self.progress.append(call.params["progress"])
 
-    def settled(self, attempt: Attempt) -> None:
-        self.messages.append("settled")
-        self._settled.set()
+    def on_outcome(self, attempt: Attempt) -> None:
+        self.messages.append("outcome")
+        self._got_outcome.set()
 
-    def ended(self, attempt: Attempt) -> None:
-        self.messages.append("ended")
+    def on_end(self, attempt: Attempt) -> None:
+        self.messages.append("end")
         self._ended.set()
 
     async def outcome(self) -> Outcome | None:
         async with asyncio.timeout(5):
-            await self._settled.wait()
+            await self._got_outcome.wait()
         return self.attempt.outcome
 
     async def end(self) -> None:
         async with asyncio.timeout(5):
             await self._ended.wait()
-        assert self.messages == ["settled", "ended"]
+        assert self.messages == ["outcome", "end"]
 
 
 @pytest.fixture
@@ -269,10 +269,10 @@ async def test_a_slot_is_released_even_if_the_listener_fails(run):
     ran = run(handle)
 
     def fail(attempt: Attempt) -> None:
-        ran.messages.append("settled")
+        ran.messages.append("outcome")
         raise RuntimeError("no")
 
-    ran.settled = fail
+    ran.on_outcome = fail
     failed: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
     await ran.end()
@@ -390,7 +390,7 @@ async def test_a_stop_after_the_end_changes_nothing(run):
         ran.attempt.stop(reason)
     ran.attempt.give_up()
     assert await ran.outcome() == Completed(1)
-    assert ran.messages == ["settled", "ended"]
+    assert ran.messages == ["outcome", "end"]
 
 
 async def test_a_handler_that_ignores_its_stop_occupies_only_its_slot(run, quick_cleanup, caplog):
@@ -406,7 +406,7 @@ async def test_a_handler_that_ignores_its_stop_occupies_only_its_slot(run, quick
     outcome = await ran.outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
-    assert ran.messages == ["settled"]
+    assert ran.messages == ["outcome"]
     assert "has not stopped and goes on" in caplog.text
     until.set()
     await ran.end()
@@ -429,7 +429,7 @@ async def test_a_handler_can_see_the_shutdown(run):
     await handler.started.wait()
     ran.attempt.shutdown_requested = True
     assert handler.context.shutdown_requested
-    assert not ran.attempt.settled
+    assert not ran.attempt.has_outcome
     ran.attempt.stop(Stop.SHUTDOWN)
     await ran.end()
 
@@ -506,7 +506,7 @@ async def test_a_stopped_thread_is_reported_at_once_but_occupies_its_slot(run, r
     ran = run(handle)
     await started.wait()
     ran.attempt.stop(reason)
-    assert ran.messages == ["settled"]
+    assert ran.messages == ["outcome"]
     assert await ran.outcome() == outcome
     until.set()
     await ran.end()
@@ -566,7 +566,7 @@ async def test_an_attempt_in_a_thread_times_out_although_the_thread_runs_on(run)
     outcome = await ran.outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
-    assert ran.messages == ["settled"]
+    assert ran.messages == ["outcome"]
     until.set()
     await ran.end()
 

@@ -24,7 +24,7 @@ class FakeAttempt:
 
     def __init__(self, job: Any) -> None:
         self.job = job
-        self.settled = False
+        self.has_outcome = False
         self.stops: list[Stop] = []
 
 
@@ -134,7 +134,7 @@ async def test_a_start_is_confirmed_soon_without_other_leases(harness, backend, 
 
 async def test_a_job_that_ends_at_once_needs_no_heartbeat(harness, backend):
     lease = harness.start_job(confirmed=False)
-    lease.attempt.settled = True
+    lease.attempt.has_outcome = True
     other = harness.start_job(confirmed=False)
     params = await backend.next("heartbeat_jobs")
     assert [item["job_id"] for item in params["leases"]] == [other.job.key]
@@ -246,7 +246,7 @@ async def test_a_lease_without_an_answered_heartbeat_is_lost_at_its_end(harness,
     backend.answers["heartbeat_jobs"] = fail
     lease = harness.start_job(lease_seconds=0.3)
     finished = harness.start_job(lease_seconds=0.3)
-    finished.attempt.settled = True
+    finished.attempt.has_outcome = True
     async with asyncio.timeout(5):
         found, reason = await harness.lost.get()
     assert found is lease and reason == "no heartbeat was answered during the whole lease"
@@ -426,9 +426,9 @@ async def test_no_thread_remains_after_the_event_loop_was_closed(backend, claime
     assert await asyncio.to_thread(harness.connection.closed.wait, 5)
 
 
-async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(project, claimed):
-    """The heartbeat that is about to be sent only confirms a start, and asks for no cancels."""
-    harness = Harness(project, claimed)
+async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(backend, claimed):
+    """The call that is about to be sent only confirms a start, and does not return cancels."""
+    harness = Harness(backend, claimed)
 
     class Late(Lease):
         @property
@@ -445,7 +445,7 @@ async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(
     attempt: Any = FakeAttempt(late.job)
     harness.slots.assign_slot(late, attempt)
     harness.start()
-    params = await project.next("heartbeat_jobs")
+    params = await backend.next("heartbeat_jobs")
     while running.job.key not in [item["job_id"] for item in params["leases"]]:
-        params = await project.next("heartbeat_jobs")
+        params = await backend.next("heartbeat_jobs")
     await harness.heartbeat.stop()

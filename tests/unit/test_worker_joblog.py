@@ -106,7 +106,7 @@ async def test_sync_and_async_handlers_can_write(claimed, log, connection):
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
 async def test_writing_after_the_end_of_the_attempt_stops_the_handler(claimed, log, kind):
-    context = kind(attempt_of(claimed(), log=log, settled=True))
+    context = kind(attempt_of(claimed(), log=log, has_outcome=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
 

@@ -125,7 +125,7 @@ async def test_progress_is_a_percentage(claimed, percent):
 
 
 async def test_sending_progress_after_the_end_of_the_attempt_stops_the_handler(claimed):
-    attempt = attempt_of(claimed(), progress=progress_of(FakeConnection().send), settled=True)
+    attempt = attempt_of(claimed(), progress=progress_of(FakeConnection().send), has_outcome=True)
     with pytest.raises(asyncio.CancelledError):
         await JobContext(attempt).progress(1)
     with pytest.raises(asyncio.CancelledError):

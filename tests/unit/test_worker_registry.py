@@ -192,7 +192,7 @@ def test_annotations_that_are_quoted_twice_are_read():
 
 
 def test_a_queue_name_that_is_not_a_string_is_refused():
-    with pytest.raises(InvalidArgument, match="no name for a queue: 5"):
+    with pytest.raises(InvalidArgument, match="The name of the queue is invalid: 5"):
         Worker().handler("resize", queue=5)  # type: ignore[arg-type]
 
 
@@ -234,11 +234,11 @@ class Incomplete(BaseModel):
         (unknown_inside, r"the type of payload, list\[Nowhere\], is not defined"),
         (incomplete, "Incomplete.*Nowhere"),
         (context_first, r"its first argument is the context .job, payload."),
-        (anything, r"\*args.* does not tell .* @functools.wraps"),
-        (by_name_only, r"\*\*payload.* does not tell"),
+        (anything, r"\*args.* does not show .* @functools.wraps"),
+        (by_name_only, r"\*\*payload.* does not show"),
         (Callable_, "Callable_ is a class. Register a function, or an instance"),
         (Resize, "Resize is a class"),
-        (Callable_.method, r"bound to no object .self, payload. .*object.method"),
+        (Callable_.method, r"not bound to an object .self, payload. .*object.method"),
         (no_schema, "Registry"),
         ("resize", "not a function"),
     ],
@@ -276,7 +276,7 @@ def test_a_payload_is_validated(annotation, payload, value):
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
-        ({}, "The payload does not fit: payload.path is missing"),
+        ({}, "The payload is invalid: payload.path is missing"),
         ({"path": "a", "width": 0}, "payload.width is 0: Input should be greater than or equal"),
         ({"path": 1, "width": "x"}, "payload.path is 1: Input should be a valid string (and 1 mor"),
         ({"path": "a", "width": "x" * 999}, f"payload.width is '{'x' * 98}…: Input should be"),
@@ -292,7 +292,7 @@ def test_a_validation_error_names_field_and_value(payload, expected):
 
 @pytest.mark.parametrize("name", ["", "no spaces", "-first", "x" * 129])
 def test_an_invalid_job_type_is_refused(name):
-    with pytest.raises(InvalidArgument, match="no name for a job type"):
+    with pytest.raises(InvalidArgument, match="The name of the job type is invalid"):
         Worker().handler(name)(nothing)
 
 
@@ -323,7 +323,7 @@ def test_a_second_handler_of_a_job_type_is_refused():
         ({"backoff": -1}, "backoff's base is -1"),
         ({"backoff": float("nan")}, "backoff's base is nan"),
         ({"backoff_cap": 0}, "backoff's cap is 0"),
-        ({"backoff": Backoff("linear"), "backoff_cap": 9}, "backoff_cap is 9 beside a Backoff"),
+        ({"backoff": Backoff("linear"), "backoff_cap": 9}, "backoff_cap is 9 with a Backoff"),
         ({"queue": "no spaces"}, "queue"),
     ],
 )

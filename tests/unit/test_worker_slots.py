@@ -43,7 +43,7 @@ class FakeAttempt:
 
     def __init__(self, job: Any) -> None:
         self.job = job
-        self.settled = False
+        self.has_outcome = False
 
 
 def run(slots: Slots, job: Any) -> Any:
@@ -283,12 +283,12 @@ async def test_a_newer_lease_of_a_job_replaces_the_older_one(slots, claimed):
     assert slots.find(again.key) is None
 
 
-async def test_a_settled_job_needs_no_confirmation_of_its_start(slots, claimed, clock):
+async def test_a_job_with_an_outcome_needs_no_confirmation_of_its_start(slots, claimed, clock):
     attempt = run(slots, claimed(lease_seconds=30))
     lease = slots.find(attempt.job.key)
     lease.confirm_at = lease.confirmed_at + 0.1
     assert lease.due_at == lease.confirm_at
-    attempt.settled = True
+    attempt.has_outcome = True
     # Like every lease, it is due for a heartbeat after a third of its length.
     assert lease.due_at == lease.confirmed_at + 10
 

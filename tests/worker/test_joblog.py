@@ -130,7 +130,7 @@ async def test_a_handler_that_logs_under_a_lost_lease_is_stopped(
         await asyncio.wait_for(started.wait(), 15)
         await db.execute("update job_queue set lease_id = gen_random_uuid() where id = $1", job.id)
         go.set()
-        assert await worker._signals.settled.next() == (job.id, None)
+        assert await worker._signals.outcome.next() == (job.id, None)
     assert await read_log(job.id) == []
 
 

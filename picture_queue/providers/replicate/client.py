@@ -54,11 +54,11 @@ _MAX_PAGES = 10  # pages of 100 predictions, so that the search in a busy accoun
 _LARGEST_ANSWER = 8 * 1024 * 1024
 _LARGEST_PAGE = 32 * 1024 * 1024  # a page of the list has 100 inputs and outputs
 _LONG_ANSWER = 65_536  # bytes whose JSON takes about a millisecond to parse
-# Of an answer, a 16th may be outside of strings. Each byte there costs a hundred times as much as
-# one in a string: 8 MiB of empty lists take seconds and 300 MB.
+# At most a 16th of an answer may be outside of strings. A byte there costs a hundred times as much
+# to parse as one in a string: 8 MiB of empty lists take seconds and 300 MB.
 _SYNTAX_SHARE = 16
-# A string that does not end matches up to the end of the text, because a new search from each quote
-# in it would be quadratic.
+# A string without an end matches up to the end of the text. Otherwise the search would start again
+# at each quote in it, which takes quadratic time.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _MAX_RESULTS = 1000  # predictions in a page of the list; Replicate sends 100
 

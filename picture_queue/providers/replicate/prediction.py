@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 #: start) was introduced in October 2025 (https://replicate.com/changelog).
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
 
-_LONGEST_TEXT = 8192  # characters of an error that the database stores
+_MAX_TEXT = 8192  # characters of an error that the database stores
 _MAX_METRICS = 50
 
 
@@ -23,7 +23,7 @@ def _clean_error(value: object) -> object:
 
 def _storable(text: str) -> str:
     """Return the beginning of a text, without characters that a database cannot store."""
-    text = text[:_LONGEST_TEXT].replace("\0", "\ufffd")
+    text = text[:_MAX_TEXT].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()
 
 

@@ -59,7 +59,7 @@ MUTATIONS = (
              "held lock on a batch", "report_jobs"),
     Mutation("reports wait for a locked queue", "_check_breakers", "of q skip locked", "of q",
              "held lock on a queue", "report_jobs that fail"),
-    Mutation("reports settle all dependents", "_record_follow_ups", "k.ids, 100)", "k.ids, 100000)",
+    Mutation("reports resolve many at once", "_record_follow_ups", "k.ids, 100)", "k.ids, 100000)",
              "many dependents", "report_jobs"),
     Mutation("heartbeats wait for locked jobs", "_heartbeat", SKIPS, WAITS,
              "held lock on a job", "heartbeat_jobs",

@@ -241,6 +241,6 @@ async def test_a_heartbeat_splits_a_list_with_a_lease_that_cannot_be_written(wor
     answer = await world.call("select heartbeat_jobs('w', $1)", world.leases(jobs))
     assert answer == {"cancel": [], "lost": []}
     assert {await ends_in(world, job) for job in jobs if job != jobs[50]} == {60}
-    # Each list that was extended has a transaction id of its own.
+    # Each list that was extended has its own transaction id.
     lists = await world.owner.fetchval("select count(distinct xmin::text) from job_queue")
     assert lists < 10

@@ -82,7 +82,7 @@ async def test_the_response_to_progress_can_stop_a_handler(
 
     job = harness.job()
     async with worker:
-        assert str((await worker._signals.settled.next())[0]) == job
+        assert str((await worker._signals.outcome.next())[0]) == job
     assert harness.reported.get(job, {}).get("outcome") == outcome
     assert ("is lost and its handler stopped" in caplog.text) is (outcome is None)
 
@@ -329,7 +329,7 @@ async def test_claims_stop_while_outcomes_cannot_be_written(harness, backend, mo
             harness.job()
         for _ in range(4):
             harness.subscriptions.wake("default", "enqueue")
-            await worker._signals.settled.next()
+            await worker._signals.outcome.next()
         await until(lambda: not worker._supervisor._slots.attempts)
         harness.subscriptions.wake("default", "enqueue")
         for _ in range(10):
@@ -357,14 +357,14 @@ async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(c
     assert reported == []
 
 
-async def test_claims_go_on_after_a_pausing_job_lost_its_lease_before_its_report(harness, project):
+async def test_claims_go_on_after_a_pausing_job_lost_its_lease_before_its_report(harness, backend):
     """Claims wait for the report of such a job, and there is none after its lease is lost."""
 
     async def lose(params: dict[str, Any]) -> Any:
         await asyncio.sleep(0)  # its slot is free by then, and claims are paused
         raise errors.StaleLease("another worker runs it")
 
-    project.answers["log_job"] = lose
+    backend.answers["log_job"] = lose
     worker = harness.worker(concurrency=1)
 
     @worker.handler("resize")
@@ -378,4 +378,4 @@ async def test_claims_go_on_after_a_pausing_job_lost_its_lease_before_its_report
     first = harness.job()
     async with worker:
         for _ in range(2):
-            await worker._signals.settled.next()
+            await worker._signals.outcome.next()

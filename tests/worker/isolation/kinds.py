@@ -158,7 +158,7 @@ ROWS = (
     Kind("payload nested 3,000 times", bad(misbehaviour.HARMLESS), count=2,
          spoil=spoil_payload("""(repeat('{"a":', 3000) || '1' || repeat('}', 3000))::jsonb"""),
          pattern="(?i)payload|nest|depth|recursion|deep|read"),
-    Kind("payload that is no object", bad(misbehaviour.HARMLESS), count=2,
+    Kind("payload that is not an object", bad(misbehaviour.HARMLESS), count=2,
          spoil=spoil_payload("'[1]'"), pattern="(?i)payload|object|list"),
     Kind("payload without the field that the handler reads", bad(misbehaviour.HARMLESS),
          spoil=spoil_payload("'{}'"), pattern="kind"),

@@ -118,9 +118,9 @@ class BrokenModel(BaseModel):
 
 # Results that the database cannot store or a client cannot read.
 RESULTS: dict[str, Callable[[], object]] = {
-    "result that is no JSON": object,
+    "result that is not JSON": object,
     "result whose serialiser raises": BrokenModel,
-    "result with keys that are no text": lambda: {object(): 1},
+    "result with keys that are not text": lambda: {object(): 1},
     "result of 2 MB": lambda: "x" * 2_000_000,
     "result of 9 MB": lambda: "x" * 9_000_000,
     "result of 100 MB": lambda: "x" * 100_000_000,

@@ -28,7 +28,7 @@ KINDS = {
     "read_properties_unguarded": "property retry_after raises",
     "leave_waits_unbounded": "retry after an epoch",
     "let_handlers_cancel_others": "cancels the tasks of others",
-    "store_any_json": "result that is no JSON",
+    "store_any_json": "result that is not JSON",
     "read_all_or_nothing": "number of 5,000 digits in the payload",
     "wait_for_stuck_handlers": "swallows cancels at the stop",
     "wait_for_stuck_tasks": "swallows cancels at the stop",

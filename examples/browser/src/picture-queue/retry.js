@@ -5,7 +5,7 @@ import { PictureQueueError } from "./errors.js";
 
 const REQUEST_TIMEOUT = 10_000; // milliseconds
 const FIRST_DELAY = 250; // milliseconds
-const LONGEST_DELAY = 5_000; // milliseconds
+const MAX_DELAY = 5_000; // milliseconds
 
 /**
  * Sends a request until there is an answer. The request must be safe to repeat, because the first
@@ -18,7 +18,7 @@ const LONGEST_DELAY = 5_000; // milliseconds
  * @throws {PictureQueueError} `Refused`
  */
 export async function sendRequest(supabase, request, signal) {
-  for (let delay = FIRST_DELAY; ; delay = Math.min(delay * 2, LONGEST_DELAY)) {
+  for (let delay = FIRST_DELAY; ; delay = Math.min(delay * 2, MAX_DELAY)) {
     const answer = await tryRequest(supabase, request, signal);
     if (answer) return answer.data;
     await sleep(delay, signal);

@@ -8,7 +8,7 @@
  */
 
 const FIRST_DELAY = 500; // milliseconds before a closed channel is joined again; doubled each time
-const LONGEST_DELAY = 10_000; // milliseconds
+const MAX_DELAY = 10_000; // milliseconds
 
 /** @type {WeakMap<SupabaseClient, Map<string, Topic>>} */
 const topics = new WeakMap();
@@ -76,7 +76,7 @@ class Topic {
 
   #updateLater() {
     setTimeout(() => this.#updateChannel(), this.#delay);
-    this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY);
+    this.#delay = Math.min(this.#delay * 2, MAX_DELAY);
   }
 
   async #join() {

@@ -11,7 +11,7 @@ from picture_queue.local import json_body
 from picture_queue.local.gateway.auth.errors import AuthError
 
 _SHORTEST_PASSWORD: Final = 6
-_LONGEST_PASSWORD: Final = 72  # bytes, the maximum of bcrypt
+_MAX_PASSWORD_SIZE: Final = 72  # bytes, the maximum of bcrypt
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 
 
@@ -61,11 +61,11 @@ def parse_password(body: dict[str, Any]) -> str:
     given = body.get("password")
     if not isinstance(given, str) or not given:
         raise AuthError(400, "validation_failed", "Signup requires a valid password")
-    if len(given.encode()) > _LONGEST_PASSWORD:
+    if len(given.encode()) > _MAX_PASSWORD_SIZE:
         raise AuthError(
             400,
             "validation_failed",
-            f"Password cannot be longer than {_LONGEST_PASSWORD} characters",
+            f"Password cannot be longer than {_MAX_PASSWORD_SIZE} characters",
         )
     if len(given) < _SHORTEST_PASSWORD:
         raise AuthError(

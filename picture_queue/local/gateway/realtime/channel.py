@@ -10,7 +10,7 @@ from picture_queue.local.gateway.realtime import frames
 from picture_queue.local.gateway.realtime.replay import ReplayRequest
 
 # An event loop cannot wait for centuries, so a timer for a later time is set again each day.
-_LONGEST_TIMER = 86_400.0
+_MAX_TIMER = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Channel:
         if left is None:
             return
         loop = asyncio.get_running_loop()
-        if left > _LONGEST_TIMER:
-            self._timer = loop.call_later(_LONGEST_TIMER, self.start_timer)
+        if left > _MAX_TIMER:
+            self._timer = loop.call_later(_MAX_TIMER, self.start_timer)
         else:
             self._timer = loop.call_later(max(left, 0), self.on_expiry, self)
 
