@@ -30,7 +30,7 @@ from picture_queue_cli import (
 )
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.errors import Program
-from picture_queue_cli.parsing import EXAMPLE_ID
+from picture_queue_cli.parsing import EXAMPLE_ID, expect_filled
 from picture_queue_cli.project import Target
 from picture_queue_cli.render import print_line
 
@@ -57,10 +57,14 @@ def root(
     ctx: typer.Context,
     *,
     url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Use the Supabase project at this address.")
+        str | None,
+        typer.Option(
+            metavar="URL", callback=expect_filled, help="Use the Supabase project at this address."
+        ),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Use this key of the project.")
+        str | None,
+        typer.Option(metavar="KEY", callback=expect_filled, help="Use this key of the project."),
     ] = None,
     version: Annotated[
         bool,

@@ -12,6 +12,7 @@ from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag
 from picture_queue_cli.parsing import (
     EXAMPLE_ID,
+    describe_syntax,
     expect_object,
     file_hint,
     parse_json,
@@ -50,19 +51,19 @@ def enqueue(
 ) -> None:
     """Enqueue jobs as a batch and print its id."""
     items = _parse_jobs(jobs)
-    callback_job: Any = read_object(callback, "callback") if callback is not None else None
-    metadata_object = read_object(metadata, "metadata") if metadata is not None else None
+    callback_job: Any = read_object(callback, "--callback") if callback is not None else None
+    metadata_object = read_object(metadata, "--metadata") if metadata is not None else None
     with connect(ctx) as pq:
         batch = pq.batches.enqueue(items, callback=callback_job, metadata=metadata_object)
     if as_json:
         print_json(plain(batch))
         return
-    info(f"{len(batch.jobs)} jobs")
+    info("1 job" if len(batch.jobs) == 1 else f"{len(batch.jobs)} jobs")
     print_line(str(batch.id))
 
 
 def _parse_jobs(text: str) -> Any:
-    content = read_text(text, "list of jobs").strip()
+    content = read_text(text, "JOBS").strip()
     if content.startswith("["):
         jobs = [(f"Item {n}", job) for n, job in enumerate(_parse_json(content), 1)]
     else:
@@ -77,8 +78,8 @@ def _parse_json(text: str, line: int | None = None) -> Any:
     except ValueError as error:
         place = "" if line is None else f"line {line}: "
         raise InvalidArgument(
-            "The list of jobs is not JSON",
-            detail=f"{place}{error}",
+            "JOBS is not JSON",
+            detail=f"{place}{describe_syntax(error)}",
             hint=file_hint(text) or _EXAMPLE,
         ) from error
 

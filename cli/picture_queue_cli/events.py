@@ -27,7 +27,7 @@ def send(
     as_json: JsonFlag = False,
 ) -> None:
     """Send an event to the jobs that wait for it."""
-    content = read_json(payload, "payload")
+    content = read_json(payload, "PAYLOAD")
     with connect(ctx) as pq:
         woken = pq.events.send(name, content)
     if as_json:

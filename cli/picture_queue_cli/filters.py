@@ -1,5 +1,7 @@
 """Filters of jobs: check their values, and describe them in messages."""
 
+import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -113,4 +115,9 @@ def describe_no_match(filter: dict[str, Any], action: str | None = None) -> str:
 
 
 def _format(value: Any) -> str:
-    return (local_time(value) or "") if isinstance(value, datetime) else str(value)
+    if isinstance(value, datetime):
+        return local_time(value) or ""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    text = str(value)
+    return text if re.fullmatch(r"[\w.:-]+", text) else repr(text)

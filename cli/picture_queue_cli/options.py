@@ -168,6 +168,15 @@ def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
     return _with_options(command, "options", _JOB, _build_job_options)
 
 
+def with_schedule_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of the jobs of a schedule to a command, which receives them as ``options``.
+
+    Parents are for one job, so the database refuses them for a schedule.
+    """
+    shared = {k: v for k, v in _JOB.items() if k not in ("depends_on", "on_parent_failure")}
+    return _with_options(command, "options", shared, _build_job_options)
+
+
 def _with_options(
     command: Callable[..., None],
     name: str,
@@ -205,7 +214,7 @@ def _with_options(
 def _build_filter(given: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in given.items() if value is not None}
     if "metadata" in found:
-        found["metadata"] = read_object(found["metadata"], "metadata")
+        found["metadata"] = read_object(found["metadata"], "--metadata")
     return found
 
 
@@ -219,7 +228,7 @@ def _build_job_options(given: dict[str, Any]) -> dict[str, Any]:
         **given,
         "tags": given.pop("tag"),
         "limit_keys": given.pop("limit_key"),
-        "metadata": None if metadata is None else read_object(metadata, "metadata"),
+        "metadata": None if metadata is None else read_object(metadata, "--metadata"),
         "unique": Unique(by=by or None, on_conflict=on_conflict) if wants_unique else None,
     }
     return {

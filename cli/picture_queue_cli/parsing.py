@@ -43,7 +43,7 @@ def read_text(text: str, name: str) -> str:
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a path
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         detail = f"{'standard input' if path is None else path}: {reason}"
-        raise InvalidArgument(f"The {name} cannot be read", detail=detail) from error
+        raise InvalidArgument(f"{name} cannot be read", detail=detail) from error
 
 
 def read_json(text: str, name: str) -> Any:
@@ -57,10 +57,20 @@ def read_json(text: str, name: str) -> Any:
         return parse_json(content)
     except ValueError as error:
         raise InvalidArgument(
-            f"The {name} is not JSON",
-            detail=str(error),
+            f"{name} is not JSON",
+            detail=describe_syntax(error),
             hint=file_hint(text) or """Write it as '{"path": "a.png"}', or as @FILE""",
         ) from error
+
+
+def describe_syntax(error: ValueError) -> str:
+    """Return the reason and the place of an error of `parse_json`, and the text at this place."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    rest = error.doc[error.pos :]
+    found = f"{_short(rest)!r} at column {error.colno}" if rest else "the end of the text"
+    line = f" of line {error.lineno}" if "\n" in error.doc else ""
+    return f"{error.msg[:1].lower()}{error.msg[1:]}, found {found}{line if rest else ''}"
 
 
 def file_hint(text: str) -> str | None:
@@ -118,13 +128,13 @@ def _short(text: str) -> str:
     return text if len(text) <= 20 else f"{text[:20]}…"
 
 
-def read_object(text: str, name: str = "payload") -> dict[str, Any]:
+def read_object(text: str, name: str = "PAYLOAD") -> dict[str, Any]:
     """Read a JSON object as `read_json` does.
 
     Raises:
         InvalidArgument: The text cannot be read, is not JSON, or is not an object.
     """
-    return expect_object(read_json(text, name), f"The {name}")
+    return expect_object(read_json(text, name), name)
 
 
 def expect_object(value: Any, name: str, hint: str | None = None) -> dict[str, Any]:
@@ -163,7 +173,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_wait(text: str) -> float:
-    """Parse the duration of a wait; return seconds.
+    """Parse the duration of a wait or a pause; return seconds.
 
     Raises:
         typer.BadParameter: The text is not a duration, or it is too short or too long.
@@ -303,12 +313,14 @@ def parse_changes(settings: list[str]) -> dict[str, Any]:
     The value of a setting in seconds may have a unit: lease_seconds=5m.
 
     Raises:
-        typer.BadParameter: A change has no name or equals sign, or is not a duration.
+        typer.BadParameter: A change has no name or equals sign, is blank, or is not a duration.
     """
     found = parse_pairs(settings)
     for name, value in found.items():
         if value == "default":
             found[name] = None
+        elif value == "":
+            raise typer.BadParameter("'' is blank; write =default to reset it", param_hint=name)
         elif name.endswith("_seconds") and isinstance(value, str):
             try:
                 found[name] = parse_duration(value)

@@ -11,8 +11,8 @@ from picture_queue_cli.options import MAX_INTEGER, JsonFlag, PreviewFlag, YesFla
 from picture_queue_cli.parsing import (
     expect_filled,
     parse_changes,
-    parse_duration,
     parse_time,
+    parse_wait,
     resolve_resume_at,
     whole_number,
 )
@@ -41,9 +41,7 @@ Name = Annotated[
 ]
 For = Annotated[
     float | None,
-    typer.Option(
-        "--for", metavar="DURATION", parser=parse_duration, help="Pause for 90s, 10m or 2h."
-    ),
+    typer.Option("--for", metavar="DURATION", parser=parse_wait, help="Pause for 90s, 10m or 2h."),
 ]
 Until = Annotated[
     datetime | None,

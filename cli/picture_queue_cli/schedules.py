@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 
 from picture_queue_cli.commands import Commands
-from picture_queue_cli.options import JsonFlag, with_job_options
+from picture_queue_cli.options import JsonFlag, with_schedule_options
 from picture_queue_cli.parsing import choice, expect_filled, parse_duration, read_object
 from picture_queue_cli.project import connect, every_page
 from picture_queue_cli.render import (
@@ -66,16 +66,21 @@ def _recurrence(schedule: "Schedule") -> str:
 
 
 @app.command("set", example="schedules set tidy cleanup --every 10m")
-@with_job_options
+@with_schedule_options
 def set_schedule(
     ctx: typer.Context,
     name: Name,
-    job_type: Annotated[str, typer.Argument(help="Run the handler of this job type.")],
+    job_type: Annotated[
+        str, typer.Argument(callback=expect_filled, help="Run the handler of this job type.")
+    ],
     payload: Annotated[str, typer.Argument(help="Pass a JSON object, @FILE, or - (stdin).")] = "{}",
     *,
     options: dict[str, Any],
     cron: Annotated[
-        str | None, typer.Option(metavar="CRON", help="Run at '30 9 * * mon-fri', or @daily.")
+        str | None,
+        typer.Option(
+            metavar="CRON", callback=expect_filled, help="Run at '30 9 * * mon-fri', or @daily."
+        ),
     ] = None,
     every: Annotated[
         float | None,
@@ -86,7 +91,8 @@ def set_schedule(
         ),
     ] = None,
     timezone: Annotated[
-        str, typer.Option(metavar="ZONE", help="Read --cron in this time zone.")
+        str,
+        typer.Option(metavar="ZONE", callback=expect_filled, help="Read --cron in this time zone."),
     ] = "UTC",
     missed: Annotated[
         Missed,

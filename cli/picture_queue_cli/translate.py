@@ -72,8 +72,21 @@ _PARAMETERS = {
     "scheduled_for": ("at",),
     "tags": ("tag",),
     "timeout_seconds": ("timeout",),
+    "worker": ("name",),
 }
-_NAME = "Use letters, digits and _ . -"
+_NAME = "Begin with a letter or digit; use at most {} letters, digits and {}"
+# The hint for each field whose error gives only the value.
+_NAME_HINTS = {
+    "job_type": _NAME.format(128, "_ . - :"),
+    "key": "Use 1 to 200 characters without control characters",
+    "name": _NAME.format(128, "_ . - :"),
+    "queue": _NAME.format(63, "_ . -"),
+    "queues": _NAME.format(63, "_ . -"),
+}
+# A detail that ends with the value, of which the database cuts long ones.
+_VALUE_ONLY = re.compile(
+    r""" (?:is|has) (?:"(?:[^"\\]|\\.)*(?:\\|")?|'(?:[^']|'')*'?)$""", re.DOTALL
+)
 
 
 def label(parameter: Any) -> str:
@@ -147,10 +160,12 @@ def _translate_field(path: str, parameters: Iterable[Any], part: str | None) -> 
 def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
     """Return the hint for a field; None if it is about another field, or repeats the detail."""
     text = (hint or "").lower()
-    if text.startswith("names consist of "):
-        if re.search(r' (is|has) "[^"]*"$', detail):
-            return f"{_NAME} :" if path == "job_type" else _NAME
+    if path in _NAME_HINTS and _VALUE_ONLY.search(detail) and "event_id" not in text:
+        return _NAME_HINTS[path]
+    if text.startswith(("names consist of ", "pass cron ")):
         return None
+    if text.startswith("pause_key() "):
+        return hint if " or more" in detail else None
     if text.startswith("known are "):
         return hint if "is not known" in detail else None
     if text.startswith("inputs of ") and not path.startswith("input."):

@@ -27,8 +27,9 @@ console.log(`  React             http://localhost:${port}/react.html`);
 
 /** Returns the address and key of your project (SUPABASE_URL and a key), or of the embedded stack. */
 function findProject() {
-  const { SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_ANON_KEY } = process.env;
-  const key = SUPABASE_PUBLISHABLE_KEY ?? SUPABASE_ANON_KEY;
+  const { SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_ANON_KEY, API_URL, PUBLISHABLE_KEY } = process.env;
+  // `picture-queue local env` sets the last two.
+  const key = SUPABASE_PUBLISHABLE_KEY ?? SUPABASE_ANON_KEY ?? (SUPABASE_URL === API_URL ? PUBLISHABLE_KEY : undefined);
   if (SUPABASE_URL && key) return { url: SUPABASE_URL, key };
   if (SUPABASE_URL) stop("SUPABASE_URL needs a key: set SUPABASE_PUBLISHABLE_KEY. Do not use a secret key in a page.");
   const checkout = `${import.meta.dirname}/../../.venv/bin/picture-queue`;

@@ -20,7 +20,7 @@ def enqueue_batch(
 ) -> Rpc[EnqueuedBatch]:
     params, ids = encode_new_jobs(jobs)
     params |= given(
-        callback=encode_job(callback) if callback else None,
+        callback=encode_job(callback) if callback is not None else None,
         batch_id=batch_id or new_id(),
         metadata=metadata,
     )

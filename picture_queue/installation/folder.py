@@ -68,13 +68,19 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
         now: The time for the timestamps; None: the present time.
 
     Raises:
-        SettingsError: There is no such directory, or it cannot be written.
+        SettingsError: It is not such a directory, or cannot be written.
         InstallationRefused: The files in the folder conflict; nothing was written.
     """
     if not project.is_dir():
         raise SettingsError(
             f"`{project}` is not a directory",
             hint="Run `supabase init` in your project first, or name its directory with --dir",
+        )
+    nested = project / "supabase"
+    if not (project / "config.toml").exists() and (nested / "config.toml").exists():
+        raise SettingsError(
+            f"`{project}` is not the directory that `supabase init` created",
+            hint=f"Use --dir {nested}",
         )
     directory, shipped = project / "migrations", migrations()
     try:

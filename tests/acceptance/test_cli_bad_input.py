@@ -86,13 +86,13 @@ def test_an_invalid_generation_is_refused(
 @pytest.mark.parametrize(
     ("args", "code", "texts"),
     [
-        (("resize", "{path: 1}"), 3, "The payload is not JSON"),
-        (("resize", "[1]"), 3, "The payload is not a JSON object"),
-        (("resize", "@none.json"), 3, "The payload cannot be read"),
+        (("resize", "{path: 1}"), 3, "PAYLOAD is not JSON"),
+        (("resize", "[1]"), 3, "PAYLOAD is not a JSON object"),
+        (("resize", "@none.json"), 3, "PAYLOAD cannot be read"),
         (("resize", json.dumps({"a": "x" * 65_536})), 3, "65"),
         (("resize", "--max-attempts", "0"), 2, "--max-attempts: 0 is not between 1 and 1000"),
         (("resize", "--timeout", "0"), 3, "--timeout is 0.0, not 0.001 to"),
-        (("resize", "--queue", "a b"), 3, '--queue is "a b". Use letters'),
+        (("resize", "--queue", "a b"), 3, '--queue is "a b". Begin with a letter'),
         (("",), 2, "JOB_TYPE: '' is blank"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",

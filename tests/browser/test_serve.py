@@ -58,6 +58,22 @@ def test_without_a_stack_it_prints_how_to_start_one(serve, tmp_path):
     assert "picture-queue local start" in stderr and "Error" not in stderr
 
 
+def test_it_accepts_the_variables_of_local_env(serve):
+    api = "http://127.0.0.1:1"
+    with serve(SUPABASE_URL=api, API_URL=api, PUBLISHABLE_KEY="sb_publishable_x") as server:
+        first = server.stdout.readline()
+        server.terminate()
+    assert first == f"Pictures of {api}\n"
+
+
+def test_the_key_of_another_stack_is_not_used(serve):
+    api = "http://127.0.0.1:1"
+    with serve(SUPABASE_URL="https://x.supabase.co", API_URL=api, PUBLISHABLE_KEY="x") as server:
+        _, stderr = server.communicate(timeout=30)
+    assert server.returncode == 1
+    assert "set SUPABASE_PUBLISHABLE_KEY" in stderr
+
+
 def test_an_address_without_a_key_is_refused(serve):
     with serve(SUPABASE_URL="https://x.supabase.co") as server:
         _, stderr = server.communicate(timeout=30)

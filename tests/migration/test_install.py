@@ -189,3 +189,12 @@ def test_the_error_without_a_project_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is not a directory") as refused:
         install(tmp_path / "supabase")
     assert "supabase init" in (refused.value.hint or "")
+
+
+def test_the_parent_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "supabase").mkdir()
+    (tmp_path / "supabase" / "config.toml").touch()
+    with pytest.raises(SettingsError, match="is not the directory") as refused:
+        install(tmp_path)
+    assert refused.value.hint == f"Use --dir {tmp_path / 'supabase'}"
+    assert not (tmp_path / "migrations").exists()

@@ -207,7 +207,50 @@ def test_every_command_in_the_translation_table_exists() -> None:
         (
             ["enqueue"],
             errors.InvalidArgument("An argument is invalid", detail='queue is "a b"'),
-            '--queue is "a b".',
+            '--queue is "a b". Begin with a letter or digit; '
+            "use at most 63 letters, digits and _ . -.",
+        ),
+        (
+            ["enqueue"],  # the database cuts the value after 100 characters
+            errors.InvalidArgument("An argument is invalid", detail='job_type is "a\\"' + "b" * 95),
+            'JOB_TYPE is "a\\"' + "b" * 95 + ". Begin with a letter or digit; use at most 128 "
+            "letters, digits and _ . - :.",
+        ),
+        (
+            ["queues", "set"],
+            errors.InvalidArgument(
+                "An argument is invalid",
+                detail="queue is 'a''b'",
+                hint="Names consist of letters, digits and _ . -",
+            ),
+            "QUEUE is 'a''b'. Begin with a letter or digit; "
+            "use at most 63 letters, digits and _ . -.",
+        ),
+        (
+            ["schedules", "set"],
+            errors.InvalidArgument(
+                "An argument is invalid",
+                detail="every_seconds is 0, not 1 to 31536000",
+                hint="Pass cron or every_seconds; optionally timezone, missed and paused",
+            ),
+            "--every is 0, not 1 to 31536000.",
+        ),
+        (
+            ["limits", "set"],
+            errors.InvalidArgument(
+                "An argument is invalid",
+                detail="key is 'a\nb'",
+                hint="pause_key() stops all starts; delete_limit() ends a limit",
+            ),
+            "KEY is 'a b'. Use 1 to 200 characters without control characters.",
+        ),
+        (
+            ["worker"],
+            errors.InvalidArgument(
+                "An argument is invalid",
+                detail='worker is "a\\nb", not 1 to 200 characters without line breaks',
+            ),
+            '--name is "a\\nb", not 1 to 200 characters without line breaks.',
         ),
         (
             ["batches", "enqueue"],

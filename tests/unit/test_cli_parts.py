@@ -27,6 +27,7 @@ from picture_queue.records import (
 )
 from picture_queue.records import Image as Picture
 from picture_queue_cli import health, render
+from picture_queue_cli.filters import describe_no_match
 from picture_queue_cli.options import HOLDS, STATUSES
 from picture_queue_cli.parsing import (
     Rate,
@@ -88,9 +89,9 @@ def test_a_payload_is_read_from_an_argument_a_file_or_standard_input(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{path: 1}", "The payload is not JSON"),
-        ("[1, 2]", "The payload is not a JSON object: it is [1, 2]"),
-        ("@/nowhere/x.json", "The payload cannot be read: /nowhere/x.json: No such file"),
+        ("{path: 1}", "PAYLOAD is not JSON"),
+        ("[1, 2]", "PAYLOAD is not a JSON object: it is [1, 2]"),
+        ("@/nowhere/x.json", "PAYLOAD cannot be read: /nowhere/x.json: No such file"),
     ],
 )
 def test_an_invalid_payload_is_refused(text: str, expected: str) -> None:
@@ -224,6 +225,13 @@ def test_a_worker_without_a_recent_heartbeat_is_reported(
     found = Health(queues=(), workers=(worker,), job_types_without_worker=(), stuck=0)
     assert health._worker_state(worker).plain == state
     assert bool(health._warnings(found, [])) is warns
+
+
+def test_a_filter_without_a_match_is_shown_on_one_line_as_it_was_typed() -> None:
+    filter = {"queue": "mail", "reason": "no space\n\x1b", "metadata": {"a": True}}
+    assert describe_no_match(filter) == (
+        r"""No job matches --queue mail and --reason 'no space\n\x1b' and --metadata {"a": true}."""
+    )
 
 
 def test_an_event_is_shown_on_one_line() -> None:
