@@ -103,6 +103,22 @@ class DatabaseSettings:
     connections: int = 4
 
 
+def refuse_empty(**arguments: str | None) -> None:
+    """Refuse an argument that is given but empty.
+
+    The environment would replace it. Without the token, calls have the privileges of the key.
+
+    Raises:
+        SettingsError: An argument is empty.
+    """
+    for name, value in arguments.items():
+        if value == "":
+            raise SettingsError(
+                f"`{name}` is empty",
+                hint="Give it a value, or omit it to use the environment",
+            )
+
+
 def _is_http(url: str) -> bool:
     if any(character.isspace() or not character.isprintable() for character in url):
         return False

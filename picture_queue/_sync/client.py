@@ -22,7 +22,7 @@ from picture_queue._rpc import project as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.errors import SettingsError
 from picture_queue.records import Finding, Health, Maintenance, Version
-from picture_queue.settings import DatabaseSettings, ProjectSettings
+from picture_queue.settings import DatabaseSettings, ProjectSettings, refuse_empty
 
 if TYPE_CHECKING:
     from supabase import Client
@@ -43,8 +43,8 @@ class PictureQueue:
         timeout: Seconds to wait for the answer to a call, retries included.
 
     Raises:
-        SettingsError: The URL or the key is missing or invalid, or both an access token and a
-            database URL are set.
+        SettingsError: The URL or the key is missing or invalid, an argument is empty, or both an
+            access token and a database URL are set.
 
     Example:
         >>> with PictureQueue.from_env() as pq:
@@ -62,6 +62,7 @@ class PictureQueue:
         database_url: str | None = None,
         timeout: float = 30.0,
     ) -> None:
+        refuse_empty(url=url, key=key, access_token=access_token, database_url=database_url)
         database = DatabaseSettings(database_url, timeout) if database_url else None
         settings, api = None, None
         if client is not None:
@@ -105,7 +106,7 @@ class PictureQueue:
         Raises:
             SettingsError: The URL or the key is missing.
         """
-        return cls(database_url=os.environ.get("PICTURE_QUEUE_DATABASE_URL"))
+        return cls(database_url=os.environ.get("PICTURE_QUEUE_DATABASE_URL") or None)
 
     def health(self) -> Health:
         """Return the health of the queues and workers.

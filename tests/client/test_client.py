@@ -307,6 +307,15 @@ async def test_settings_come_from_the_environment(stack, monkeypatch):
         AsyncPictureQueue("ftp://example.com", "key")
 
 
+@pytest.mark.parametrize("name", ["url", "key", "access_token", "database_url"])
+@pytest.mark.parametrize("client", [PictureQueue, AsyncPictureQueue])
+def test_an_empty_argument_is_not_replaced_by_the_environment(client, name, monkeypatch):
+    monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "key")
+    with pytest.raises(errors.SettingsError, match=f"`{name}` is empty"):
+        client(**{name: ""})
+
+
 def test_all_exported_names_exist_and_are_sorted():
     assert picture_queue.__all__ == sorted(picture_queue.__all__)
     for name in picture_queue.__all__:
