@@ -102,7 +102,7 @@ def examine_database(settings: DatabaseSettings | None) -> list[Finding]:
     if pending:
         detail = f"not applied yet: {', '.join(pending)}"
         return [_finding("migrations", "bad", detail, state.COMMANDS[installed.tool])]
-    detail = f"all {len(shipped)} are applied, by `{installed.tool}`"
+    detail = f"{len(shipped)} of {len(shipped)} applied, by `{installed.tool}`"
     return [_finding("migrations", "ok", detail)]
 
 
