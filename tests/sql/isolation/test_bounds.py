@@ -1,10 +1,11 @@
 """Many locked rows, or rows whose update raises an error, during other calls."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from .world import QUEUE, TYPE, World
+from .world import QUEUE, TYPE, Refused, World
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -64,6 +65,19 @@ async def test_an_error_for_one_job_does_not_affect_others_in_the_call(world, co
     await world.call("select report_jobs($1)", outcomes)
     await trigger(world, "bad-one", code)
     assert [job["job_type"] for job in await jobs()] == ["many", "many"]
+
+
+@pytest.mark.parametrize("call", ["report_progress($1, $2, 5)", "log_job($1, $2, '[]')"])
+async def test_handlers_of_locked_jobs_hold_no_connection_for_long(world, call):
+    """A worker, or the API, has few connections, and its claims and reports need them as well."""
+    await world.enqueue(TYPE, {})
+    [job] = await world.claim()
+    holder = await world.hold("select from job_queue for update")
+    async with asyncio.timeout(30):  # It takes 50 seconds if each call waits two seconds.
+        for _ in range(25):
+            with pytest.raises(Refused, match="PQ_BUSY"):
+                await world.ask(f"select {call}", job["id"], job["lease_id"])
+    await holder.close()
 
 
 async def test_all_leases_are_extended_while_the_table_is_locked(world):
