@@ -65,22 +65,10 @@ as $$
         'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
 $$;
 
--- Enqueues the jobs of due schedules: at most p_limit, shared among the schedules. Returns the number of jobs.
-create function picture_queue._run_schedules(p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return picture_queue._isolate('schedule', array(
-    select s.name from picture_queue.schedule s
-    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failed_subjects('schedule'))
-    order by s.next_at limit p_limit), p_limit);
-end
-$$;
-
 -- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
 -- An error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the
 -- error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job.
--- Returns the number of jobs.
+-- At most p_limit jobs are enqueued, shared among the schedules. Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$

@@ -25,7 +25,10 @@ begin
       select j.id::text from public.job_queue j
       where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('abandon'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
-    'scheduled', picture_queue._run_schedules(p_limit));
+    'scheduled', picture_queue._isolate('schedule', array(
+      select s.name from picture_queue.schedule s
+      where not s.paused and s.next_at <= v_now and s.name not in (select picture_queue._failed_subjects('schedule'))
+      order by s.next_at limit p_limit), p_limit));
   foreach v_kind in array array['parent', 'child'] loop
     v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f

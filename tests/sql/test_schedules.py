@@ -25,8 +25,11 @@ async def clock(db):
     return set_
 
 
+TICK = "select (picture_queue._do_due_steps($1, false) ->> 'scheduled')::integer"
+
+
 async def tick(db, limit=100):
-    return await db.value("select picture_queue._run_schedules($1)", limit)
+    return await db.value(TICK, limit)
 
 
 async def schedule(db, name="sql-tick", **given):
@@ -270,10 +273,10 @@ async def test_two_connections_enqueue_one_job_for_a_tick(stack, db):
         )
         first = one.transaction()
         await first.start()
-        assert await one.fetchval("select picture_queue._run_schedules(100)") >= 1
-        assert await other.fetchval("select picture_queue._run_schedules(100)") == 0
+        assert await one.fetchval(TICK, 100) >= 1
+        assert await other.fetchval(TICK, 100) == 0
         await first.commit()
-        assert await other.fetchval("select picture_queue._run_schedules(100)") == 0
+        assert await other.fetchval(TICK, 100) == 0
         count = "select count(*) from job_queue where queue = $1"
         assert await one.fetchval(count, queue) == 1
     finally:

@@ -359,7 +359,9 @@ async def test_concurrent_maintenance_enqueues_one_job_for_a_tick(clients):
             "created_at = now() - make_interval(hours => 10, secs => $2) where name = $1",
             name, n + 1,
         )  # fmt: skip
-        await clients.all(lambda client: client.value("select picture_queue._run_schedules(100)"))
+        await clients.all(
+            lambda client: client.value("select picture_queue._do_due_steps(100, false)")
+        )
         assert await clients.open() == n + 1
     await clients.one.value("select delete_schedule($1)", name)
 
