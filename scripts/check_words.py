@@ -26,9 +26,11 @@ THIRD_PERSON = re.compile(
     r"|Tells|Validates|Verifies|Watches|Writes|Yields)\b"
     r"|[A-Z][a-z]*[a-rt-z]s (a|an|the|all|each|every|its|it|one|no|whether)\b|Waits until\b"
 )
-#: A description of an argument that begins with a question word, a preposition or a pronoun.
+#: A description of an argument that begins with a question word, preposition, pronoun or verb.
 ARGUMENT = re.compile(
-    r"^ +\*{0,2}[a-z]\w*: ((What|Who|Whose|How|Where|Which|When|Why|As|Of|It|Its|Likewise) .*)",
+    r"^ +\*{0,2}[a-z]\w*: ((What|Who|Whose|How|Where|Which|When|Why|As|Of|It|Its|They|Likewise"
+    r"|Closes|Converts|Gets|Gives|Holds|Makes|Notes|Only|Returns|Sends|Takes|Tells|Told|Validates"
+    r"|Writes) .*)",
     re.MULTILINE,
 )
 #: Retired names, and the names that replaced them.

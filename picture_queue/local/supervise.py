@@ -100,8 +100,8 @@ class Service:
 
     Args:
         name: The name of the program in the log.
-        launch: Starts the program; called again for each restart.
-        guard: Gets every process, to kill it if this process dies.
+        launch: A function that starts the program; it is called again for each restart.
+        guard: The guard that kills every process of the program if this process dies.
         signals: The signals that stop the program, each with the seconds to wait after it.
         give_up: Called when the program died too often.
         ready: Waits until the started program is ready, and raises an error if it will not be.

@@ -42,7 +42,7 @@ def create_app(
 
     Args:
         settings: See `SimulatorSettings`.
-        clock: Returns the unix time; tests pass their own to skip an hour.
+        clock: A function that returns the Unix time; tests pass their own to skip an hour.
 
     Returns:
         An ASGI app: the API below ``/v1``, which needs the token, pictures below ``/files``, and
