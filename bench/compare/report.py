@@ -130,7 +130,7 @@ def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
     return float(one["median"] / other["median"])
 
 
-def beside_raw(results: Results) -> list[tuple[str, str, float, float]]:
+def compare_with_raw(results: Results) -> list[tuple[str, str, float, float]]:
     """Return each peer's share of the raw loop's rate: workload, system, here, earlier."""
     return [
         (workload, system, _ratio(found[system], found["raw"]), rate / earlier["raw"])
@@ -183,7 +183,7 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
         "| workload | system | this run | earlier run | change |",
         "|---|---|---|---|---|",
     ]
-    for workload, system, here, earlier in beside_raw(results):
+    for workload, system, here, earlier in compare_with_raw(results):
         difference = f"{here / earlier - 1:+.0%}"
         lines.append(f"| {workload} | {system} | {here:.3f} | {earlier:.3f} | {difference} |")
     lines += ["", "## Settings", ""]

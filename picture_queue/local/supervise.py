@@ -61,22 +61,22 @@ class Guard:
 
     def add(self, process: subprocess.Popen[bytes]) -> None:
         """Watch a program from now on."""
-        self._tell(f"+{process.pid}")
+        self._send(f"+{process.pid}")
         with contextlib.suppress(psutil.Error):
             self._started[process.pid] = psutil.Process(process.pid).create_time()
         self._record(self._started)
 
     def remove(self, process: subprocess.Popen[bytes]) -> None:
         """Forget a program that has ended."""
-        self._tell(f"-{process.pid}")
+        self._send(f"-{process.pid}")
         self._started.pop(process.pid, None)
         self._record(self._started)
 
     def keep(self) -> None:
         """Leave the directory in place."""
-        self._tell("keep")
+        self._send("keep")
 
-    def _tell(self, word: str) -> None:
+    def _send(self, word: str) -> None:
         pipe = self._process.stdin
         if pipe:
             # The daemon stops when the guard has ended; see `ended`.
