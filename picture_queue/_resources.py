@@ -57,7 +57,7 @@ def migrations() -> list[Migration]:
     return [Migration(file.name, file.read_text(encoding="utf-8")) for file in files]
 
 
-def place_of(sql: str, position: str | int | None, context: str | None) -> str | None:
+def find_place(sql: str, position: str | int | None, context: str | None) -> str | None:
     """Return the place where a migration failed: the line of the file, or the PL/pgSQL context.
 
     Args:

@@ -26,17 +26,21 @@ THIRD_PERSON = re.compile(
     r"|Tells|Validates|Verifies|Watches|Writes|Yields)\b"
     r"|[A-Z][a-z]*[a-rt-z]s (a|an|the|all|each|every|its|it|one|no|whether)\b|Waits until\b"
 )
-#: A description of an argument that begins with a question word, a preposition or a pronoun.
+#: A description of an argument that begins with a question word, preposition, pronoun or verb.
 ARGUMENT = re.compile(
-    r"^ +\*{0,2}[a-z]\w*: ((What|Who|Whose|How|Where|Which|When|Why|As|Of|It|Its|Likewise) .*)",
+    r"^ +\*{0,2}[a-z]\w*: ((What|Who|Whose|How|Where|Which|When|Why|As|Of|It|Its|They|Likewise"
+    r"|Closes|Converts|Gets|Gives|Holds|Makes|Notes|Only|Returns|Sends|Takes|Tells|Told|Validates"
+    r"|Writes) .*)",
     re.MULTILINE,
 )
 #: Retired names, and the names that replaced them.
 RETIRED = {
     "AsyncProject": "AsyncBackend",
+    "EXPLAIN_LONGEST": "EXPLAIN_MAX_INTERVAL",
     "Ears": "EventSource",
     "Housekeeper": "MaintenanceLoop",
     "Keeper": "MigrationTool",
+    "LONGEST_WAIT": "MAX_WAIT",
     "Link": "WorkerCalls",
     "Pauses": "RetryDelay",
     "REPEATING": "RETRY_POLICY",
@@ -46,21 +50,36 @@ RETIRED = {
     "_FAREWELL": "a constant that ends with _TIMEOUT",
     "_NEWS": "a constant that ends with _TIMEOUT",
     "_WHERE": "_LAZY_EXPORTS",
+    "_all_settled": "_all_have_outcomes",
+    "_answering_errors": "_respond_to_errors",
+    "_first_of": "_wait_for_first",
     "_news": "_wait_readable",
     "_pause": "_wait",
+    "_receiving": "_receive_in_block",
     "_rest": "_sleep",
     "_ring": "_on_deadline",
+    "_rolled_back": "_rollback_transaction",
     "_room": "_slots",
     "_round": "_tick",
+    "_same_caller": "_duplicate_for_caller",
+    "_stack_on": "_find_stack",
+    "_tell": "_send",
+    "_unless_broken": "_run_unless_broken",
     "ask_along": "piggyback",
+    "beside_raw": "compare_with_raw",
     "complain": "print_error",
-    "going_on_without_us": "hint_on_interrupt",
     "first_look": "first_poll_interval",
+    "going_on_without_us": "hint_on_interrupt",
     "hurry": "stop_now",
+    "is_settled": "has_outcome",
     "job_item": "encode_job",
     "longest_look": "max_poll_interval",
     "name_error": "translate_error",
     "named_error": "translate_error",
+    "obtain": "find_or_create",
+    "place_of": "find_place",
+    "put_back": "release",
+    "settled": "has_outcome",
     "talk": "info",
     "worth_having": "target_size",
     "worth_repeating": "is_transient",

@@ -190,21 +190,23 @@ async def bench(
         await connection.close()
 
 
-async def run_prefilled(bench: Bench, jobs: int, workers: int, longest: float = 120.0) -> Figures:
+async def run_prefilled(
+    bench: Bench, jobs: int, workers: int, time_limit: float = 120.0
+) -> Figures:
     """Let workers run the prefilled jobs; check by number that each ran exactly once.
 
     Args:
         bench: The system with its jobs.
         jobs: The number of jobs, which are numbered from 0.
         workers: The number of worker processes.
-        longest: The time limit in seconds, after which the rate counts only the finished jobs.
+        time_limit: The time limit in seconds, after which the rate counts only the finished jobs.
 
     Returns:
         Jobs per second, from the first call of a handler until no job is unfinished;
         peak memory and CPU of the first worker.
     """
     async with bench.workers(workers) as running:
-        deadline = time.time() + longest
+        deadline = time.time() + time_limit
         while time.time() < deadline:
             done = sum(worker.count for worker in running)
             # The count is correct only for the time at which it began. In a large table it takes a

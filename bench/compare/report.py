@@ -21,8 +21,8 @@ class Target:
     Args:
         workload: The workload.
         than: The system that ours is compared with; None to bound our figure itself.
-        least: The lower bound of the ratio or figure.
-        most: The upper bound of the ratio or figure.
+        minimum: The lower bound of the ratio or figure.
+        maximum: The upper bound of the ratio or figure.
         hard: True if the target must be met.
         of: The workload of the other system, if it is a different one.
         system: The variant of ours: direct, over HTTP, or with events.
@@ -30,8 +30,8 @@ class Target:
 
     workload: str
     than: str | None
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     hard: bool = False
     of: str | None = None
     system: str = OURS
@@ -46,20 +46,20 @@ TARGETS = (
     Target("noop_tuned", "graphile_worker", 1.0),
     Target("noop_long", "pgqueuer", 1.0, hard=True),
     Target("noop_two", "pgqueuer", 1.3),
-    Target("latency_idle.p50", "pgqueuer", most=1.0, hard=True),
-    Target("latency_idle.p95", "pgqueuer", most=1.0, hard=True),
-    Target("latency_500.p95", None, most=10),
+    Target("latency_idle.p50", "pgqueuer", maximum=1.0, hard=True),
+    Target("latency_idle.p95", "pgqueuer", maximum=1.0, hard=True),
+    Target("latency_500.p95", None, maximum=10),
     Target("growth.before", OURS, 0.9, hard=True, of="growth.empty"),
     Target("growth.after", OURS, 0.9, hard=True, of="growth.empty"),
-    Target("held_snapshot.p95", None, most=50),
-    Target("noop_tuned.rss", None, most=60),
-    Target("idle.queries", None, most=2),
-    Target("idle.core", None, most=1),
+    Target("held_snapshot.p95", None, maximum=50),
+    Target("noop_tuned.rss", None, maximum=60),
+    Target("idle.queries", None, maximum=2),
+    Target("idle.core", None, maximum=1),
     Target("noop_tuned", OURS, 0.5, system=EVENTS),
     Target("noop_tuned", "pgqueuer", 1.0, of="noop_default", system=HTTP),
     Target("enqueue_one", "procrastinate", 0.5, system=HTTP),
     Target("enqueue_eight", "procrastinate", 1.0, of="enqueue_one", system=HTTP),
-    Target("latency_idle.p50", None, most=15, system=HTTP),
+    Target("latency_idle.p50", None, maximum=15, system=HTTP),
 )
 
 #: Jobs a second in an earlier comparison on another machine (2 cores, PostgreSQL 15). A peer whose
@@ -130,7 +130,7 @@ def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
     return float(one["median"] / other["median"])
 
 
-def beside_raw(results: Results) -> list[tuple[str, str, float, float]]:
+def compare_with_raw(results: Results) -> list[tuple[str, str, float, float]]:
     """Return each peer's share of the raw loop's rate: workload, system, here, earlier."""
     return [
         (workload, system, _ratio(found[system], found["raw"]), rate / earlier["raw"])
@@ -143,9 +143,9 @@ def beside_raw(results: Results) -> list[tuple[str, str, float, float]]:
 
 def is_met(target: Target, reached: float) -> bool:
     """Return True if a target is met."""
-    if target.least is not None:
-        return reached >= target.least
-    return target.most is not None and reached <= target.most
+    if target.minimum is not None:
+        return reached >= target.minimum
+    return target.maximum is not None and reached <= target.maximum
 
 
 def markdown(machine: dict[str, Any], results: Results) -> str:
@@ -158,7 +158,7 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
     lines += ["A ratio is the median of the ratios of all rounds.", ""]
     lines += ["| workload | compared with | target | result | |", "|---|---|---|---|---|"]
     for target, reached in verdicts(results):
-        wanted = f"≥ {target.least}" if target.least is not None else f"≤ {target.most}"
+        wanted = f"≥ {target.minimum}" if target.minimum is not None else f"≤ {target.maximum}"
         name = f"**{target.workload}**" if target.hard else target.workload
         if target.system != OURS:
             name += f" ({target.system})"
@@ -183,7 +183,7 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
         "| workload | system | this run | earlier run | change |",
         "|---|---|---|---|---|",
     ]
-    for workload, system, here, earlier in beside_raw(results):
+    for workload, system, here, earlier in compare_with_raw(results):
         difference = f"{here / earlier - 1:+.0%}"
         lines.append(f"| {workload} | {system} | {here:.3f} | {earlier:.3f} | {difference} |")
     lines += ["", "## Settings", ""]
@@ -222,10 +222,10 @@ def chart(results: Results) -> str:
         title = next(w.title for w in WORKLOADS if w.name == name)
         rows.append(_text(10, y, f"{title} (jobs/s)", bold=True))
         y += 8
-        longest = max(item["median"] for item in found.values())
+        highest = max(item["median"] for item in found.values())
         for system in sorted(found, key=_order):
             rate = found[system]["median"]
-            length = max(1, int(_BAR * rate / longest))
+            length = max(1, int(_BAR * rate / highest))
             colour = "#3ecf8e" if system.startswith(OURS) else "#9aa5b1"
             rows.append(_text(10, y + 13, system))
             rows.append(

@@ -24,7 +24,7 @@ class Size:
         finished: The number of finished rows of the growth workload; a fifth as many are due later.
         held: The seconds of the held snapshot.
         idle: The seconds for which an idle worker is measured.
-        longest: The time limit in seconds for slow workers.
+        time_limit: The time limit in seconds for slow workers.
         settle: The seconds of rest for the disk after large writes.
     """
 
@@ -36,7 +36,7 @@ class Size:
     finished: int = 1_000_000
     held: int = 120
     idle: int = 10
-    longest: float = 8.0
+    time_limit: float = 8.0
     settle: float = 5.0
 
 
@@ -49,7 +49,7 @@ QUICK = Size(
     finished=200_000,
     held=15,
     idle=5,
-    longest=5.0,
+    time_limit=5.0,
     settle=3.0,
 )
 
@@ -76,7 +76,7 @@ class Workload:
         name: The name in the report.
         title: The title in the report.
         units: The names of its figures, and their units.
-        measure: Returns the figures; measurements in turns are a list.
+        measure: A function that returns the figures; measurements in turns are a list.
         rounds: The maximum number of rounds; long measurements need not be repeated.
         only: The names of its systems; empty for all.
         repeats: The number of measurements per round, for short ones with much noise.
@@ -114,36 +114,36 @@ async def prefilled(found: Bench, jobs: int, priorities: int = 1) -> None:
 async def default_worker(at: Context) -> Figures:
     async with at.bench(tuned=False) as found:
         await prefilled(found, at.size.bulk)
-        return await run_prefilled(found, at.size.bulk, 1, longest=at.size.longest)
+        return await run_prefilled(found, at.size.bulk, 1, time_limit=at.size.time_limit)
 
 
 async def one_worker(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.bulk)
-        return await run_prefilled(found, at.size.bulk, 1, longest=at.size.longest)
+        return await run_prefilled(found, at.size.bulk, 1, time_limit=at.size.time_limit)
 
 
 async def long_run(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.many)
-        return await run_prefilled(found, at.size.many, 1, longest=2 * at.size.longest)
+        return await run_prefilled(found, at.size.many, 1, time_limit=2 * at.size.time_limit)
 
 
 async def two_workers(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.bulk)
-        return await run_prefilled(found, at.size.bulk, 2, longest=at.size.longest)
+        return await run_prefilled(found, at.size.bulk, 2, time_limit=at.size.time_limit)
 
 
 async def priorities(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, 10_000, priorities=10)
-        return await run_prefilled(found, 10_000, 1, longest=at.size.longest)
+        return await run_prefilled(found, 10_000, 1, time_limit=at.size.time_limit)
 
 
 async def rate_of(found: Bench, at: Context, jobs: int) -> float:
     await prefilled(found, jobs)
-    return (await run_prefilled(found, jobs, 1, longest=at.size.longest))["rate"]
+    return (await run_prefilled(found, jobs, 1, time_limit=at.size.time_limit))["rate"]
 
 
 async def grown(at: Context) -> list[Figures]:

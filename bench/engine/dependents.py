@@ -10,7 +10,7 @@ from engine.workload import Figure, Samples, Size, Workload, percentile
 
 _PAUSE = 0.01  # The interval between two claims of the other queue, in seconds.
 _POLL = 0.25  # The interval between two queries for waiting dependents, in seconds.
-_LONGEST = 600.0  # The time limit of the measurement, in seconds.
+_TIME_LIMIT = 600.0  # The time limit of the measurement, in seconds.
 
 _WAITING = """
 select exists (select from public.job_queue where queue = $1 and hold = 'waiting')
@@ -32,10 +32,10 @@ async def _claim_elsewhere(
 
 
 async def _wait_until_resolved(calls: Calls, queue: str) -> None:
-    deadline = time.monotonic() + _LONGEST
+    deadline = time.monotonic() + _TIME_LIMIT
     while await calls.run(_WAITING, queue):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"dependents still wait after {_LONGEST:.0f} s")
+            raise RuntimeError(f"dependents still wait after {_TIME_LIMIT:.0f} s")
         await asyncio.sleep(_POLL)
 
 

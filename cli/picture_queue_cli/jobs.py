@@ -22,8 +22,8 @@ from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm, w
 from picture_queue_cli.parsing import EXAMPLE_ID, parse_uuid, whole_number
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
-    ago,
     err,
+    format_age,
     info,
     local_time,
     out,
@@ -92,7 +92,7 @@ def _overview(jobs: "Sequence[Job]", *, wide: bool) -> Table:
         if job.status == "processing":
             state.append(f" {job.progress} %")
         more = (job.queue, f"{job.attempt} of {job.max_attempts}") if wide else ()
-        shown.add_row(str(job.id), job.job_type, *more, state, ago(job.created_at))
+        shown.add_row(str(job.id), job.job_type, *more, state, format_age(job.created_at))
     return shown
 
 
@@ -200,7 +200,7 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
         return
     shown = table("jobs", "reason", "types", "last", right=("jobs",))
     for reason in found:
-        last = ago(reason.last_at)
+        last = format_age(reason.last_at)
         shown.add_row(str(reason.count), reason.reason, ", ".join(reason.job_types), last)
     out().print(shown)
 

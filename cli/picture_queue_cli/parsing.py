@@ -68,7 +68,7 @@ def describe_syntax(error: ValueError) -> str:
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
     rest = error.doc[error.pos :]
-    found = f"{_short(rest)!r} at column {error.colno}" if rest else "the end of the text"
+    found = f"{_shorten(rest)!r} at column {error.colno}" if rest else "the end of the text"
     line = f" of line {error.lineno}" if "\n" in error.doc else ""
     return f"{error.msg[:1].lower()}{error.msg[1:]}, found {found}{line if rest else ''}"
 
@@ -114,17 +114,17 @@ def _refuse_constant(name: str) -> None:
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"it has {_short(text)}, which is above 1e308")
+        raise ValueError(f"it has {_shorten(text)}, which is above 1e308")
     return number
 
 
 def _bounded(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise ValueError(f"it has {_short(text)}, a number of {len(text.lstrip('-'))} digits")
+        raise ValueError(f"it has {_shorten(text)}, a number of {len(text.lstrip('-'))} digits")
     return int(text)
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= 20 else f"{text[:20]}…"
 
 
@@ -165,10 +165,10 @@ def parse_duration(text: str) -> float:
     """
     match = _DURATION.fullmatch(text.strip())
     if not match:
-        raise typer.BadParameter(f"{_short(text)!r} is not a duration like 90s, 10m, 2h or 1d")
+        raise typer.BadParameter(f"{_shorten(text)!r} is not a duration like 90s, 10m, 2h or 1d")
     duration = float(match[1]) * _UNITS[match[2] or ""]
     if duration > _MAX_DURATION:
-        raise typer.BadParameter(f"{_short(text)!r} is above ten years")
+        raise typer.BadParameter(f"{_shorten(text)!r} is above ten years")
     return duration
 
 
@@ -180,7 +180,7 @@ def parse_wait(text: str) -> float:
     """
     duration = parse_duration(text)
     if duration < _SHORTEST_WAIT:
-        raise typer.BadParameter(f"{_short(text)!r} is below {_SHORTEST_WAIT:g}s")
+        raise typer.BadParameter(f"{_shorten(text)!r} is below {_SHORTEST_WAIT:g}s")
     return duration
 
 
@@ -194,7 +194,9 @@ def parse_time(text: str) -> datetime:
         found = datetime.fromisoformat(text)
         return found if found.tzinfo else found.astimezone()
     except (ValueError, OverflowError, OSError) as error:  # the last two: outside the calendar
-        raise typer.BadParameter(f"{_short(text)!r} is not a time like 2030-01-31T08:00") from error
+        raise typer.BadParameter(
+            f"{_shorten(text)!r} is not a time like 2030-01-31T08:00"
+        ) from error
 
 
 def resolve_resume_at(length: float | None, at: datetime | None) -> datetime | None:
@@ -218,9 +220,9 @@ def whole_number(low: int, high: int) -> Callable[[Any], int]:
     def parse(text: Any) -> int:
         value = str(text)  # a default is a number already
         if not re.fullmatch(r"[+-]?[0-9]+", value):
-            raise typer.BadParameter(f"{_short(value)!r} is not a whole number")
+            raise typer.BadParameter(f"{_shorten(value)!r} is not a whole number")
         if len(value) > _MAX_DIGITS or not low <= int(value) <= high:
-            raise typer.BadParameter(f"{_short(value)} is not between {low} and {high}")
+            raise typer.BadParameter(f"{_shorten(value)} is not between {low} and {high}")
         return int(value)
 
     return parse
@@ -237,7 +239,7 @@ def parse_number(text: Any) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise typer.BadParameter(f"{_short(str(text))!r} is not a number")
+        raise typer.BadParameter(f"{_shorten(str(text))!r} is not a number")
     return value
 
 
@@ -250,7 +252,9 @@ def parse_uuid(text: Any) -> UUID:
     try:
         return UUID(str(text))
     except ValueError:
-        raise typer.BadParameter(f"{_short(str(text))!r} is not an id like {EXAMPLE_ID}") from None
+        raise typer.BadParameter(
+            f"{_shorten(str(text))!r} is not an id like {EXAMPLE_ID}"
+        ) from None
 
 
 def parse_directory(text: Any) -> Path:
@@ -268,9 +272,9 @@ def parse_directory(text: Any) -> Path:
         return path
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise typer.BadParameter(f"`{_short(str(text))}`: {reason}") from error
+        raise typer.BadParameter(f"`{_shorten(str(text))}`: {reason}") from error
     if not stat.S_ISDIR(mode):
-        raise typer.BadParameter(f"`{_short(str(text))}` is not a directory")
+        raise typer.BadParameter(f"`{_shorten(str(text))}` is not a directory")
     return path
 
 
@@ -279,7 +283,7 @@ def choice(*values: str) -> Callable[[Any], str]:
 
     def parse(text: Any) -> str:
         if text not in values:
-            raise typer.BadParameter(f"{_short(str(text))!r} is not one of {', '.join(values)}")
+            raise typer.BadParameter(f"{_shorten(str(text))!r} is not one of {', '.join(values)}")
         return str(text)
 
     return parse
@@ -350,7 +354,7 @@ def parse_rate(text: str) -> Rate:
             return Rate(int(count), parse_duration(duration))
     except typer.BadParameter:
         pass
-    raise typer.BadParameter(f"{_short(text)!r} is not a rate like 10/1m")
+    raise typer.BadParameter(f"{_shorten(text)!r} is not a rate like 10/1m")
 
 
 def expect_filled(value: Any) -> Any:

@@ -166,7 +166,7 @@ def reason_lines(why: "JobExplanation") -> str | None:
     )
 
 
-def ago(moment: datetime | None) -> str:
+def format_age(moment: datetime | None) -> str:
     """Return a time relative to now: "5 min ago" or "in 5 min"; "" for None."""
     if moment is None:
         return ""

@@ -10,7 +10,7 @@ from picture_queue_cli.options import JsonFlag, with_schedule_options
 from picture_queue_cli.parsing import choice, expect_filled, parse_duration, read_object
 from picture_queue_cli.project import connect, every_page
 from picture_queue_cli.render import (
-    ago,
+    format_age,
     info,
     local_time,
     out,
@@ -51,15 +51,17 @@ def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
         shown.add_row(
             schedule.name,
             str(schedule.job.get("job_type")),
-            _recurrence(schedule),
-            Text("paused", style="yellow") if schedule.paused else Text(ago(schedule.next_at)),
-            ago(schedule.last_at),
+            _format_recurrence(schedule),
+            Text("paused", style="yellow")
+            if schedule.paused
+            else Text(format_age(schedule.next_at)),
+            format_age(schedule.last_at),
             styled(schedule.last_error or "", "red"),
         )
     out().print(shown)
 
 
-def _recurrence(schedule: "Schedule") -> str:
+def _format_recurrence(schedule: "Schedule") -> str:
     if schedule.cron is None:
         return f"every {schedule.every_seconds:g} s"
     return f"{schedule.cron} {schedule.timezone}"
@@ -178,7 +180,7 @@ def _print_schedule(schedule: "Schedule", as_json: bool) -> None:
             {
                 "name": schedule.name,
                 "type": schedule.job.get("job_type"),
-                "runs": _recurrence(schedule),
+                "runs": _format_recurrence(schedule),
                 "missed": schedule.missed,
                 "next": "paused" if schedule.paused else local_time(schedule.next_at),
                 "last": local_time(schedule.last_at),

@@ -83,7 +83,7 @@ _NAME_HINTS = {
     "queue": _NAME.format(63, "_ . -"),
     "queues": _NAME.format(63, "_ . -"),
 }
-# A detail that ends with the value, of which the database cuts long ones.
+# A detail that ends with the value; the database truncates a long value.
 _VALUE_ONLY = re.compile(
     r""" (?:is|has) (?:"(?:[^"\\]|\\.)*(?:\\|")?|'(?:[^']|'')*'?)$""", re.DOTALL
 )

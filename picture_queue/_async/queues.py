@@ -86,7 +86,7 @@ class AsyncQueues:
 
         Args:
             queue: The name of the queue.
-            preview: Only count the jobs; change nothing.
+            preview: Whether to count the jobs without changing them.
 
         Returns:
             The number of jobs that matched, and the number that were cancelled.

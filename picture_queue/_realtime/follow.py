@@ -279,9 +279,9 @@ class _JobFollower:
     def _is_over(self) -> bool:
         return self._remaining(1) < 0.01  # no call is that fast
 
-    def _remaining(self, longest: float, extra: float = 0.0) -> float:
-        """Return the seconds until ``extra`` seconds after the deadline, at most ``longest``."""
-        return min(longest, max(0.0, self._deadline + extra - time.monotonic()))
+    def _remaining(self, maximum: float, extra: float = 0.0) -> float:
+        """Return the seconds until ``extra`` seconds after the deadline, at most ``maximum``."""
+        return min(maximum, max(0.0, self._deadline + extra - time.monotonic()))
 
 
 class _Inbox:

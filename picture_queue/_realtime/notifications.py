@@ -109,11 +109,11 @@ class Notifications:
         async with _connection(self._settings) as (connection, server):
             for channel in (_CHANNEL, _TEST_CHANNEL):
                 await connection.execute(f"listen {channel}".encode(), [], _TEST_TIMEOUT)
-            with self._receiving(server, tokens) as broken:
-                while await _unless_broken(broken, self._test_delivery(tokens)):
+            with self._receive_in_block(server, tokens) as broken:
+                while await _run_unless_broken(broken, self._test_delivery(tokens)):
                     self._set_delivers(True)
                     pause = _TEST_INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                    await _unless_broken(broken, asyncio.sleep(pause))
+                    await _run_unless_broken(broken, asyncio.sleep(pause))
         if not self._has_warned:
             self._has_warned = True
             _log.info(
@@ -123,7 +123,7 @@ class Notifications:
         return True
 
     @contextmanager
-    def _receiving(
+    def _receive_in_block(
         self, server: PGconn, tokens: asyncio.Queue[str]
     ) -> Iterator[asyncio.Future[None]]:
         """Dispatch notifications until the block ends; the future fails if the connection breaks.
@@ -187,7 +187,7 @@ class Notifications:
                 listener.joined() if delivers else listener.lost()
 
 
-async def _unless_broken(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T:
+async def _run_unless_broken(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T:
     """Await a coroutine and return its result, unless the connection breaks first.
 
     Raises:

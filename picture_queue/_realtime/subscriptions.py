@@ -128,7 +128,7 @@ class Subscriptions:
                     self._joined.discard(topic)
                     joins.pop(topic).cancel()
                     await client.remove_channel(channels.pop(topic))
-                await _first_of(self._changed, broken, timeout=_TOKEN_INTERVAL)
+                await _wait_for_first(self._changed, broken, timeout=_TOKEN_INTERVAL)
                 await self._refresh_token(client)
         finally:
             self._closing_socket = True
@@ -224,7 +224,7 @@ async def _close(client: RealtimeClient) -> None:
             connection.transport.abort()  # in case the server has not closed its side
 
 
-async def _first_of(*events: asyncio.Event, timeout: float) -> None:
+async def _wait_for_first(*events: asyncio.Event, timeout: float) -> None:
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

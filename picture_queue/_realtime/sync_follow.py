@@ -111,7 +111,7 @@ class _LoopThread:
     """
 
     def __init__(self, backend: Backend) -> None:
-        api = None if backend.api is None else _same_caller(backend.api)
+        api = None if backend.api is None else _duplicate_for_caller(backend.api)
         database = backend.database.settings if backend.database is not None else None
         self._backend = AsyncBackend(api, database)
         self._watcher = asynchronous.Watcher(self._backend)
@@ -175,7 +175,7 @@ class _LoopThread:
         await self._backend.aclose()
 
 
-def _same_caller(api: "Postgrest") -> "AsyncPostgrest":
+def _duplicate_for_caller(api: "Postgrest") -> "AsyncPostgrest":
     """Return an async API client that always uses the current token of the sync one."""
     from picture_queue._transport.postgrest import AsyncPostgrest
 

@@ -18,8 +18,10 @@ class LoopMonitor:
     """Detector of code that blocks the event loop in which it was created.
 
     Args:
-        interval: Returns the seconds between two notes that the event loop runs, at most.
-        describe: Returns what code a task runs, by the name of the task; None if it is not known.
+        interval: A function that returns the maximum number of seconds between two notes that the
+            event loop runs.
+        describe: A function that returns what code a task runs, by the name of the task; None if
+            it is not known.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ class _Call(Future[Any]):
     def cancel(self) -> bool:
         """Cancel the call; a running one continues outside the pool."""
         if self.running():
-            self._pool.leave(self.thread)
+            self._pool.remove_thread(self.thread)
         return super().cancel()
 
     def _run(self) -> None:
@@ -78,7 +78,7 @@ class _Call(Future[Any]):
                 self.set_exception(error)
             else:
                 self.set_result(result)
-        self._pool.leave(self.thread)
+        self._pool.remove_thread(self.thread)
         del self  # breaks the reference cycle of an exception, its frame and this call
 
 
@@ -134,7 +134,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def leave(self, thread: threading.Thread) -> None:
+    def remove_thread(self, thread: threading.Thread) -> None:
         """Remove a thread from the pool, if it is still in it, and start the next call."""
         with self._lock:
             self._pool.discard(thread)

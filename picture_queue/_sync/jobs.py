@@ -123,7 +123,7 @@ class Jobs:
 
         Args:
             action: The change to make.
-            preview: Only count the jobs; change nothing.
+            preview: Whether to count the jobs without changing them.
             limit: Maximum number of jobs in this call, up to 10,000.
             **filter: The conditions that the jobs must meet; see `JobFilter`. An empty filter is
                 refused.

@@ -88,7 +88,7 @@ class Queues:
 
         Args:
             queue: The name of the queue.
-            preview: Only count the jobs; change nothing.
+            preview: Whether to count the jobs without changing them.
 
         Returns:
             The number of jobs that matched, and the number that were cancelled.

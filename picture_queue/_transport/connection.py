@@ -276,8 +276,8 @@ class _Pool(Generic[C]):
                 return connection
             connection.close()
 
-    def put_back(self, connection: C) -> None:
-        """Keep a connection for the next call, or close it."""
+    def release(self, connection: C) -> None:
+        """Return a connection to the pool for the next call, or close it."""
         # A busy connection may still deliver an old answer, so close it.
         if connection.is_idle and not self._closed:
             self._idle.append(connection)

@@ -73,7 +73,7 @@ class AsyncPostgres:
             raise translated from (None if needs_no_cause else error)
         finally:
             if connection is not None:
-                pool.put_back(connection)
+                pool.release(connection)
             pool.release_slot()
         return parse_answer(rpc, answer, statement.decode)
 

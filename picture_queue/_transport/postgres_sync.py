@@ -75,7 +75,7 @@ class Postgres:
             raise translated from (None if needs_no_cause else error)
         finally:
             if connection is not None:
-                pool.put_back(connection)
+                pool.release(connection)
             pool.release_slot()
         return parse_answer(rpc, answer, statement.decode)
 

@@ -125,7 +125,7 @@ class _GenerationRun:
         return RateLimited(wait, key, reason=error) if key else Snooze(wait, reason=error)
 
     async def _generate(self) -> dict[str, Any]:
-        begun, prediction = await self._manager.obtain()
+        begun, prediction = await self._manager.find_or_create()
         if prediction is None:  # an earlier attempt stored the pictures, but did not report it
             return _result(begun.images)
         prediction = await self._wait_for_end(begun, prediction)

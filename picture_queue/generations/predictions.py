@@ -54,7 +54,7 @@ class PredictionManager:
         self.begun: BegunPrediction | None = None
         self.prediction: Prediction | None = None
 
-    async def obtain(self) -> tuple[BegunPrediction, Prediction | None]:
+    async def find_or_create(self) -> tuple[BegunPrediction, Prediction | None]:
         """Attach to the prediction of this generation, or create it.
 
         Returns:
@@ -75,7 +75,7 @@ class PredictionManager:
                 timeout = self._settings.cancel_timeout
                 if prediction := await run_to_end(self._create(begun), timeout):
                     return begun, prediction
-            if prediction := await self._search(begun):
+            if prediction := await self._find_lost(begun):
                 return begun, prediction
             _log.warning("prediction %s: the answer to the create call was lost; repeating", row.id)
             await self._store.finish(row.id, "lost", error="No prediction was found")
@@ -184,7 +184,7 @@ class PredictionManager:
         self.prediction = prediction
         return True
 
-    async def _search(self, begun: BegunPrediction) -> Prediction | None:
+    async def _find_lost(self, begun: BegunPrediction) -> Prediction | None:
         """Search twice for the prediction that a lost create call may have created; record it."""
         taken = set(begun.owned)
         for is_last in (False, True):

@@ -8,7 +8,7 @@ the pending migrations under the lock. A lock of the session would not work behi
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from picture_queue._resources import Migration, migrations, place_of
+from picture_queue._resources import Migration, find_place, migrations
 from picture_queue.errors import MigrationFailed
 from picture_queue.installation import state
 from picture_queue.installation.state import MigrationTool, connected
@@ -106,6 +106,6 @@ def apply(connection: "Connection[Any]", migration: Migration) -> None:
         diagnosis = error.diag
         raise MigrationFailed(
             f"{migration.file_name} cannot be applied: {diagnosis.message_primary or error}",
-            detail=place_of(migration.sql, diagnosis.statement_position, diagnosis.context),
+            detail=find_place(migration.sql, diagnosis.statement_position, diagnosis.context),
             hint=diagnosis.message_hint,
         ) from error

@@ -53,7 +53,7 @@ class Daemon:
 
     Args:
         options: The options of the stack.
-        reply: Sends one object to the process that started the daemon.
+        reply: A function that sends one object to the process that started the daemon.
     """
 
     def __init__(self, options: Options, reply: Reply) -> None:
@@ -280,9 +280,9 @@ def _log_to(data: DataDir) -> None:
 
 def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-    if soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def main() -> int:

@@ -37,25 +37,25 @@ class BodyTooLarge(Exception):
     """An error for a body with too many bytes.
 
     Args:
-        most: The maximum number of bytes.
+        max_bytes: The maximum number of bytes.
     """
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"The body is larger than {most} bytes; send less in one request.")
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The body is larger than {max_bytes} bytes; send less in one request.")
 
 
-async def receive(request: Request, most: int = MAX_BYTES) -> bytes:
+async def receive(request: Request, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the body of a request.
 
     Raises:
-        BodyTooLarge: The body is larger than `most` bytes.
+        BodyTooLarge: The body is larger than `max_bytes` bytes.
         ClientDisconnect: The client closed the connection.
     """
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > most:
-            raise BodyTooLarge(most)
+        if len(body) > max_bytes:
+            raise BodyTooLarge(max_bytes)
     return bytes(body)
 
 

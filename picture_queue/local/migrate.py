@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 
-from picture_queue._resources import migrations, place_of
+from picture_queue._resources import find_place, migrations
 from picture_queue.errors import LocalStackError
 
 _CONNECT_TIMEOUT = 10.0
@@ -134,5 +134,5 @@ async def _execute(
                     *ledger,
                 )
     except asyncpg.PostgresError as error:
-        place = place_of(sql, getattr(error, "position", None), getattr(error, "context", None))
+        place = find_place(sql, getattr(error, "position", None), getattr(error, "context", None))
         raise LocalStackError(f"{file_name} cannot be applied: {error}", detail=place) from error

@@ -41,7 +41,8 @@ class OriginCheck:
         url: The URL of the app; ``Host`` may be its host or loopback.
         allowed_origins: Further origins whose pages may call; ``Host`` may be their hosts too.
         pictures: Prefix of the public paths, which a page of any site may show or link to.
-        is_privileged: Returns whether a request is refused even to pages of `allowed_origins`.
+        is_privileged: A function that returns whether a request is refused even to pages of
+            `allowed_origins`.
 
     Raises:
         LocalStackError: One of `allowed_origins` is not an origin.

@@ -106,7 +106,7 @@ def port_of(listeners: Sequence[socket.socket]) -> int:
 
 def port_taken(port: int) -> PortTaken:
     """Return the error for a port that another program or stack has."""
-    stack = _stack_on(port)
+    stack = _find_stack(port)
     if stack is None:
         message = f"Port {port} is taken by another program"
         return PortTaken(message, hint="Stop that program, or choose another port with --port.")
@@ -116,7 +116,7 @@ def port_taken(port: int) -> PortTaken:
     )
 
 
-def _stack_on(port: int) -> DataDir | None:
+def _find_stack(port: int) -> DataDir | None:
     """Return the data directory of this user's stack, running or killed, that has a port."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError, LocalStackError):

@@ -61,22 +61,22 @@ class Guard:
 
     def add(self, process: subprocess.Popen[bytes]) -> None:
         """Watch a program from now on."""
-        self._tell(f"+{process.pid}")
+        self._send(f"+{process.pid}")
         with contextlib.suppress(psutil.Error):
             self._started[process.pid] = psutil.Process(process.pid).create_time()
         self._record(self._started)
 
     def remove(self, process: subprocess.Popen[bytes]) -> None:
         """Forget a program that has ended."""
-        self._tell(f"-{process.pid}")
+        self._send(f"-{process.pid}")
         self._started.pop(process.pid, None)
         self._record(self._started)
 
     def keep(self) -> None:
         """Leave the directory in place."""
-        self._tell("keep")
+        self._send("keep")
 
-    def _tell(self, word: str) -> None:
+    def _send(self, word: str) -> None:
         pipe = self._process.stdin
         if pipe:
             # The daemon stops when the guard has ended; see `ended`.
@@ -100,8 +100,8 @@ class Service:
 
     Args:
         name: The name of the program in the log.
-        launch: Starts the program; called again for each restart.
-        guard: Gets every process, to kill it if this process dies.
+        launch: A function that starts the program; it is called again for each restart.
+        guard: The guard that kills every process of the program if this process dies.
         signals: The signals that stop the program, each with the seconds to wait after it.
         give_up: Called when the program died too often.
         ready: Waits until the started program is ready, and raises an error if it will not be.

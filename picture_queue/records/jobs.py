@@ -11,7 +11,7 @@ from picture_queue.records.base import Record
 
 
 class JobStatus(StrEnum):
-    """State of a job; ``hold`` says why a job that is not finished does not run."""
+    """State of a job; ``hold`` is the reason why a job that is not finished does not run."""
 
     PENDING = "pending"
     PROCESSING = "processing"

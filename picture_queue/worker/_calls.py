@@ -123,15 +123,15 @@ def is_refusal(error: BaseException) -> bool:
 class RetryDelay:
     """Delays between attempts in seconds: exponential backoff with jitter.
 
-    A worker notices the end of an outage at most ``longest`` seconds late.
+    A worker notices the end of an outage at most ``maximum`` seconds late.
     """
 
-    def __init__(self, first: float = 0.2, longest: float = 2.0) -> None:
-        self._first, self._next, self._longest = first, first, longest
+    def __init__(self, first: float = 0.2, maximum: float = 2.0) -> None:
+        self._first, self._next, self._maximum = first, first, maximum
 
     def next(self) -> float:
         """Return the delay before the next attempt, in seconds."""
-        delay, self._next = self._next, min(self._next * 2, self._longest)
+        delay, self._next = self._next, min(self._next * 2, self._maximum)
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
 
     def reset(self) -> None:

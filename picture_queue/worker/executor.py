@@ -161,7 +161,7 @@ class Attempt:
         if not self.has_outcome:
             self._set_outcome(self._outcome_of_stop())
             if is_async:
-                _log.warning("The handler of job %s has not stopped and goes on", self.job.key)
+                _log.warning("The handler of job %s has not stopped and still runs", self.job.key)
         if is_async and self.shutdown_requested and not self.ended:
             # The end of an event loop waits for all tasks, and this one ignores its cancellation,
             # or waits for one that does.
@@ -195,7 +195,7 @@ class Attempt:
             outcome = self._outcome_of_error(error)
         if os.getpid() != pid:
             # The handler forked, and this is the child. It shares the sockets of the event loop,
-            # and would go on as a second worker of the same jobs.
+            # and would continue as a second worker of the same jobs.
             _log.error("The handler of job %s returned in a fork, which is ended", self.job.key)
             os._exit(1)
         # Not by `return`: that is lost if the handler cancels its task in the last step.
@@ -216,7 +216,7 @@ class Attempt:
         if inspect.isawaitable(value):
             value = await value
         if is_large(value):
-            # To write it as JSON can take seconds, in which other jobs are to go on.
+            # To write it as JSON can take seconds, and must not block the event loop.
             return await self._in_thread(lambda: value)
         return verdicts.from_value(value, self.job.queue)
 
@@ -307,7 +307,7 @@ def log_outcome(
         level, reason = logging.WARNING, outcome.detail
     if status == "failed" and not isinstance(outcome, Failed):
         name, level, of = status, logging.ERROR, ", for good"
-        reason = "the database refused its result; the error of the job says why"
+        reason = "the database refused its result; the error of the job has the reason"
     elif status == "cancelled":  # whatever the handler made of it
         name = status
     if _log.isEnabledFor(level):

@@ -28,7 +28,7 @@ class MaintenanceLoop(BackgroundLoop):
         on_work: Called after a round that may have made jobs claimable.
 
     Attributes:
-        is_holder: Whether this worker holds the lease; True until an answer says otherwise.
+        is_holder: Whether this worker holds the lease; True until an answer denies it.
     """
 
     def __init__(self, calls: WorkerCalls, on_work: Callable[[], None]) -> None:

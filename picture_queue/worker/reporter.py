@@ -166,7 +166,7 @@ class Reporter(BackgroundLoop):
         if self._locked_reporter is not None and self._remove(report):
             self._locked_reporter._add(report)
             self._slots.note_locked(report.job)
-            self._on_written([])  # no lease ends, but claims may go on
+            self._on_written([])  # no lease ends, but the worker may claim again
 
     def _log_answer(self, report: Report, answer: str, status: str | None) -> None:
         if answer != "stale":

@@ -22,7 +22,7 @@ class Answer:
         status: The HTTP status.
         body: The body.
         headers: Further headers.
-        write: Writes the rest of the response in place of the body.
+        write: A function that writes the rest of the response in place of the body.
     """
 
     status: int = 200

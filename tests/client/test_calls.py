@@ -456,19 +456,19 @@ def test_a_call_may_wait_without_a_limit(stack, timeout):
 
 
 async def test_separate_connections_send_the_headers_of_the_callers_client():
-    """The heartbeat of a worker and a sync watch open connections of their own."""
+    """The heartbeat of a worker and a sync watch open separate connections."""
     url, headers = "http://127.0.0.1:9", {"X-Gateway": "open"}
     async with httpx.AsyncClient() as http:
         options = AsyncClientOptions(headers=dict(headers), httpx_client=http)
         mine = await acreate_client(url, "a-key", options)
-        heartbeat = await duplicate.for_thread(AsyncPictureQueue(client=mine)._project)
+        heartbeat = await duplicate.for_thread(AsyncPictureQueue(client=mine)._backend)
         assert heartbeat.api is not None
         assert heartbeat.api.client().postgrest.headers["x-gateway"] == "open"
         heartbeat.close()
     with httpx.Client() as http:
         sync_options = ClientOptions(headers=dict(headers), httpx_client=http)
         pq = PictureQueue(client=create_client(url, "a-key", sync_options))
-        assert pq._project.api is not None
-        watch = sync_follow._same_caller(pq._project.api)
+        assert pq._backend.api is not None
+        watch = sync_follow._duplicate_for_caller(pq._backend.api)
         assert (await watch.client()).postgrest.headers["x-gateway"] == "open"
         await watch.aclose()

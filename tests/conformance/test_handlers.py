@@ -252,13 +252,13 @@ async def test_a_result_that_cannot_be_stored_fails_its_job(
 
 async def test_many_jobs_run_in_few_slots(service, queue, new_worker):
     worker = new_worker(concurrency=4)
-    running = most = 0
+    running = peak = 0
 
     @worker.handler("count")
     async def count(payload: dict[str, int], job: JobContext) -> int:
-        nonlocal running, most
+        nonlocal running, peak
         running += 1
-        most = max(most, running)
+        peak = max(peak, running)
         await job.progress(0)
         running -= 1
         return payload["n"]
@@ -272,4 +272,4 @@ async def test_many_jobs_run_in_few_slots(service, queue, new_worker):
     done = await service.jobs.list(queue=queue, status="completed")
     assert sorted(job.result for job in done) == list(range(60))
     assert all(job.attempt == 1 for job in done)
-    assert most == 4
+    assert peak == 4

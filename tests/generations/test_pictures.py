@@ -112,7 +112,7 @@ async def test_images_are_downloaded_one_by_one(world: World) -> None:
     counting = _Counting(world.client)
     settings = replace(FAST, max_parallel=2)
     await world.run(world.generation(num_outputs=4), settings=settings, client=counting)
-    assert counting.most == 2
+    assert counting.peak == 2
 
 
 class _Counting:
@@ -121,14 +121,14 @@ class _Counting:
     def __init__(self, client: ReplicateClient) -> None:
         self._client = client
         self._now = 0
-        self.most = 0
+        self.peak = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     async def download(self, link: str) -> bytes:
         self._now += 1
-        self.most = max(self.most, self._now)
+        self.peak = max(self.peak, self._now)
         data = await self._client.download(link)
         self._now -= 1
         return data

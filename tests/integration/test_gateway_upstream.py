@@ -137,13 +137,13 @@ async def test_a_slow_reader_causes_backpressure():
         client.exchange() as exchange,
     ):
         await exchange.send(b"GET", b"/", [(b"host", b"x")], no_body())
-        received, most = 0, 0
+        received, largest = 0, 0
         async for piece in exchange.body():
             received += len(piece)
-            most = max(most, len(piece))
+            largest = max(largest, len(piece))
             await asyncio.sleep(0)
     assert received == size
-    assert most < 2 * upstream._BUFFER
+    assert largest < 2 * upstream._BUFFER
 
 
 @contextlib.asynccontextmanager

@@ -138,7 +138,7 @@ async def test_the_statements_of_users_end_as_on_the_platform(
 
 
 @pytest.mark.parametrize(
-    ("path", "most"),
+    ("path", "limit"),
     [
         ("/auth/v1/signup", 1_048_576),
         ("/auth/v1/token?grant_type=password", 1_048_576),
@@ -147,7 +147,7 @@ async def test_the_statements_of_users_end_as_on_the_platform(
         ("/realtime/v1/api/broadcast/a/events/b", 5_000_000),
     ],
 )
-def test_a_body_above_the_limit_is_refused(sandbox: Any, path: str, most: int):
+def test_a_body_above_the_limit_is_refused(sandbox: Any, path: str, limit: int):
     """Limit bodies: 30 MB of numbers took the gateway 13 seconds, and 300 MB of text 1.5 GB."""
     headers = {"apikey": sandbox.publishable_key, "content-type": "application/json"}
 
@@ -157,13 +157,13 @@ def test_a_body_above_the_limit_is_refused(sandbox: Any, path: str, most: int):
             yield b"x" * 10_000
         yield b'"}'
 
-    for length, refused in ((most - 20_000, False), (most + 20_000, True)):
+    for length, refused in ((limit - 20_000, False), (limit + 20_000, True)):
         answer = httpx.post(
             sandbox.api_url + path, headers=headers, content=body(length), timeout=30
         )
         assert (answer.status_code == 413) is refused, answer.text
         if refused:
-            assert str(most) in answer.json()["message"]
+            assert str(limit) in answer.json()["message"]
 
 
 def test_a_body_sent_with_a_service_key_is_limited(sandbox: Any):

@@ -196,9 +196,9 @@ def test_a_duration_is_shown_in_one_unit(seconds: float, shown: str) -> None:
 
 def test_a_time_is_shown_relative_to_now() -> None:
     now = datetime.now(UTC)
-    assert render.ago(now - timedelta(seconds=300.2)) == "5 min ago"
-    assert render.ago(now + timedelta(seconds=300.2)) == "in 5 min"
-    assert render.ago(None) == ""
+    assert render.format_age(now - timedelta(seconds=300.2)) == "5 min ago"
+    assert render.format_age(now + timedelta(seconds=300.2)) == "in 5 min"
+    assert render.format_age(None) == ""
 
 
 @pytest.mark.parametrize(

@@ -407,7 +407,7 @@ async def test_a_handler_that_ignores_its_stop_occupies_only_its_slot(run, quick
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
     assert ran.messages == ["outcome"]
-    assert "has not stopped and goes on" in caplog.text
+    assert "has not stopped and still runs" in caplog.text
     until.set()
     await ran.end()
     assert await ran.outcome() is outcome

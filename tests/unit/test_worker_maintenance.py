@@ -123,7 +123,7 @@ async def test_a_worker_without_the_lease_calls_again(harness):
 )
 async def test_failures_in_a_row_are_logged_once(harness, backend, caplog, failure):
     caplog.set_level("INFO")
-    harness.loop._delay = RetryDelay(first=0.001, longest=0.002)
+    harness.loop._delay = RetryDelay(first=0.001, maximum=0.002)
     failures = [failure] * 10
 
     def fail_first(params: dict[str, Any]) -> Any:
@@ -143,7 +143,7 @@ async def test_failures_in_a_row_are_logged_once(harness, backend, caplog, failu
 
 
 async def test_delays_between_failures_grow(harness, backend):
-    harness.loop._delay = RetryDelay(first=0.004, longest=0.064)
+    harness.loop._delay = RetryDelay(first=0.004, maximum=0.064)
 
     def fail(params: dict[str, Any]) -> Any:
         harness.record_call(params)

@@ -24,7 +24,7 @@ from picture_queue.worker.slots import Slots
 from ..signals import Signals
 
 Lines = Callable[[], list[tuple[str, str]]]
-THE_LIMIT = "the database refused its result; the error of the job says why"
+THE_LIMIT = "the database refused its result; the error of the job has the reason"
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ class FakeConnection:
         self.open = asyncio.Event()
         self.open.set()
         self.under_way = 0
-        self.most = 0
+        self.peak = 0
 
     async def send(self, values: list[tuple[int, str | None]]) -> None:
         self.under_way += 1
-        self.most = max(self.most, self.under_way)
+        self.peak = max(self.peak, self.under_way)
         (value,) = values
         self.sent.put_nowait(value)
         await self.open.wait()
@@ -63,7 +63,7 @@ async def test_only_the_latest_value_is_kept_during_a_call():
     assert await connection.next() == (49, None)
     await reports.flush()
     assert connection.sent.empty()
-    assert connection.most == 1
+    assert connection.peak == 1
 
 
 async def test_at_most_four_values_are_sent_per_second():

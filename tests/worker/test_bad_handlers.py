@@ -244,7 +244,7 @@ async def test_a_bad_handler_affects_only_its_job_and_frees_its_slot(
         both = [await service.jobs.enqueue("barrier", queue=queue) for _ in range(2)]
         for job in both:
             assert await service.jobs.result(job.id, timeout=15) == "passed"
-    assert "has not stopped and goes on" not in caplog.text
+    assert "has not stopped and still runs" not in caplog.text
     first_id = jobs[0][0]
     history = await service.jobs.history(first_id)
     assert "raise_" in history.attempts[0].detail

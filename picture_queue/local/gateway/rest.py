@@ -116,7 +116,7 @@ class RestProxy:
                     pieces = _pieces(receive, lambda: _acquire(slots, held))
                     await exchange.send(method, _target(scope), headers, pieces)
                 if method != b"GET" and self._faults.take("cut_after_commit", scope["path"]):
-                    await _cut(exchange, send)
+                    await _abort_response(exchange, send)
                     return
                 await _pass_on(exchange, start)
         except ClientDisconnect:
@@ -185,8 +185,8 @@ async def _pass_on(exchange: Exchange, send: Send) -> None:
     await send({"type": "http.response.body", "body": last})
 
 
-async def _cut(exchange: Exchange, send: Send) -> None:
-    """Let PostgREST finish, then break off the answer: send less than its Content-Length."""
+async def _abort_response(exchange: Exchange, send: Send) -> None:
+    """Let PostgREST finish, then abort the response: send less than its Content-Length."""
     async for _ in exchange.body():
         pass
     headers = [(b"content-length", b"1")]

@@ -86,7 +86,7 @@ def _claim(message: str) -> RefusedToken:
 
 def _check_claims(claims: Mapping[str, Any]) -> None:
     now = time.time()
-    times = {name: _seconds(claims, name) for name in ("exp", "nbf", "iat")}
+    times = {name: _read_time(claims, name) for name in ("exp", "nbf", "iat")}
     if times["exp"] is not None and times["exp"] <= now - LEEWAY:
         raise _claim("JWT expired")
     if times["nbf"] is not None and times["nbf"] > now + LEEWAY:
@@ -99,7 +99,7 @@ def _check_claims(claims: Mapping[str, Any]) -> None:
         raise _claim("The JWT 'aud' claim must be a string or an array of strings")
 
 
-def _seconds(claims: Mapping[str, Any], name: str) -> int | None:
+def _read_time(claims: Mapping[str, Any], name: str) -> int | None:
     value = claims.get(name)
     if value is None:
         return None

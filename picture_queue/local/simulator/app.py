@@ -42,7 +42,7 @@ def create_app(
 
     Args:
         settings: See `SimulatorSettings`.
-        clock: Returns the unix time; tests pass their own to skip an hour.
+        clock: A function that returns the Unix time; tests pass their own to skip an hour.
 
     Returns:
         An ASGI app: the API below ``/v1``, which needs the token, pictures below ``/files``, and
@@ -60,7 +60,11 @@ def create_app(
             Route("/predictions", predictions.create_by_version, methods=["POST"]),
             Route("/predictions/{id}", predictions.get),
             Route("/predictions/{id}/cancel", predictions.cancel, methods=["POST"]),
-            Route("/{rest:path}", _absent, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+            Route(
+                "/{rest:path}",
+                _respond_not_found,
+                methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            ),
         ],
         exception_handlers=_HANDLERS,
     )
@@ -165,7 +169,7 @@ async def _account(request: Request) -> Response:
     return answer({"type": "user", "username": "simulator", "name": "Replicate simulator"})
 
 
-async def _absent(request: Request) -> Response:
+async def _respond_not_found(request: Request) -> Response:
     what = f"{request.method} /v1/{request.path_params['rest']}"
     return problem(501, f"The Replicate simulator does not have {what}.")
 

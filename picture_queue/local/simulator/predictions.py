@@ -10,7 +10,7 @@ from picture_queue.local.simulator.requests import (
     base_url,
     cancel_after,
     json_object,
-    moment,
+    read_time,
     simulator_of,
 )
 from picture_queue.local.simulator.responses import (
@@ -111,7 +111,7 @@ async def list_all(request: Request) -> Response:
     if refused := http_fault(request, "list"):
         return refused
     simulator, base = simulator_of(request), base_url(request)
-    after, before = (moment(request, name) for name in ("created_after", "created_before"))
+    after, before = (read_time(request, name) for name in ("created_after", "created_before"))
     cursor = request.query_params.get("cursor", "")
     newest = int(cursor) if re.fullmatch("[0-9]{1,18}", cursor) else None
     matching = [

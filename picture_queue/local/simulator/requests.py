@@ -41,7 +41,7 @@ async def json_object(request: Request) -> dict[str, Any]:
     return body
 
 
-def moment(request: Request, name: str) -> float | None:
+def read_time(request: Request, name: str) -> float | None:
     """Return a time of the query as unix time; None without one.
 
     Raises:

@@ -217,7 +217,7 @@ class Simulator:
 
     Args:
         settings: See `SimulatorSettings`.
-        clock: Gives the unix time.
+        clock: A function that returns the Unix time.
     """
 
     def __init__(self, settings: SimulatorSettings, clock: Callable[[], float] = time.time) -> None:

@@ -334,12 +334,12 @@ def _log_repeat(state: RetryCallState) -> None:
     logger.info("repeating the call to Replicate in %.1f s after %s", wait, type(error).__name__)
 
 
-async def _decode(data: bytes, most_syntax: int) -> Any:
+async def _decode(data: bytes, max_syntax: int) -> Any:
     """Parse the JSON of an answer.
 
     Args:
         data: The answer.
-        most_syntax: Maximum number of characters outside of strings.
+        max_syntax: Maximum number of characters outside of strings.
 
     Raises:
         ServiceUnavailable: The answer is not JSON; a later one may be.
@@ -347,7 +347,7 @@ async def _decode(data: bytes, most_syntax: int) -> Any:
     """
     try:
         if len(data) > _LONG_ANSWER:  # in a thread, so that the heartbeats of the worker continue
-            return await asyncio.to_thread(_parse, data.decode(), most_syntax)
+            return await asyncio.to_thread(_parse, data.decode(), max_syntax)
         return json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise errors.ServiceUnavailable("Replicate sent an unreadable answer") from None
@@ -357,9 +357,9 @@ async def _decode(data: bytes, most_syntax: int) -> Any:
         raise _too_large("It has a number of over 4,300 digits") from None
 
 
-def _parse(text: str, most_syntax: int) -> Any:
-    if len(text) > most_syntax and len(_STRING.sub("", text)) > most_syntax:
-        raise _too_large(f"It has over {most_syntax} characters outside of strings")
+def _parse(text: str, max_syntax: int) -> Any:
+    if len(text) > max_syntax and len(_STRING.sub("", text)) > max_syntax:
+        raise _too_large(f"It has over {max_syntax} characters outside of strings")
     return json.loads(text)
 
 

@@ -57,9 +57,9 @@ class Client:
         jobs = [{"job_type": TYPE, "queue": self.queue, **item} for item in items]
         return await self.value("select enqueue_jobs($1)", jobs)
 
-    async def claim(self, most: int = 1) -> list[dict[str, Any]]:
+    async def claim(self, max_jobs: int = 1) -> list[dict[str, Any]]:
         return await self.value(
-            "select claim_jobs($1, $2, $3, $4)", self.name, [self.queue], [TYPE], most, tries=2
+            "select claim_jobs($1, $2, $3, $4)", self.name, [self.queue], [TYPE], max_jobs, tries=2
         )
 
     async def report(self, jobs: list[dict[str, Any]], outcome: str, **given: Any) -> list[str]:
@@ -110,7 +110,7 @@ class Clients:
             "select count(*) from job_queue where queue = $1 and finished_at is null", self.queue
         )
 
-    async def work(self, most: int = 3, each: Callable[[list[Any]], Any] | None = None) -> None:
+    async def work(self, max_jobs: int = 3, each: Callable[[list[Any]], Any] | None = None) -> None:
         """Let all clients claim and complete jobs until all have finished."""
 
         async def until_done(client: Client) -> None:
@@ -118,7 +118,7 @@ class Clients:
                 "select exists (select from job_queue where queue = $1 and finished_at is null)",
                 self.queue,
             ):
-                jobs = await client.claim(most)
+                jobs = await client.claim(max_jobs)
                 if each:
                     each(jobs)
                 await client.report(jobs, "completed")

@@ -73,7 +73,7 @@ class Watcher:
             self.seen.append((is_lowered, await self.observer.running()))
 
 
-async def complete_all(clients: Any, watcher: Watcher, most: int = 3) -> None:
+async def complete_all(clients: Any, watcher: Watcher, max_jobs: int = 3) -> None:
     """Let seven connections complete all jobs while the eighth counts the running ones."""
 
     async def work(client: Any) -> None:
@@ -81,7 +81,7 @@ async def complete_all(clients: Any, watcher: Watcher, most: int = 3) -> None:
             await watcher.count_running()
             return
         while not watcher.is_over:
-            await client.report(await client.claim(most), "completed")
+            await client.report(await client.claim(max_jobs), "completed")
             if not await is_open(client):
                 watcher.is_over = True
 

@@ -15,7 +15,7 @@ class Flow:
 
     Attributes:
         name: The call that is tested.
-        act: Makes the call and checks the ordinary jobs.
+        act: A function that makes the call and checks the ordinary jobs.
         states: The states to create jobs in: in each several ordinary jobs and a bad one.
         arrange: Creates more ordinary jobs, before the bad jobs are made bad.
         maintains: True if `act` runs maintenance, which may do the follow-ups of many jobs.

@@ -41,7 +41,7 @@ class Kind:
 
     Attributes:
         name: The name of the kind.
-        spoil: Makes the created jobs bad, or creates the disturbance.
+        spoil: A function that makes the created jobs bad, or creates the disturbance.
         check_reason: Checks that the doctor, a failed step or the history names the cause.
         make: Enqueues a job that `spoil` makes bad.
         check: Checks further conditions right after a call other than maintenance.

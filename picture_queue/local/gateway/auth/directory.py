@@ -79,7 +79,7 @@ class Directory:
             AuthError: No user has this id.
         """
         async with self._database.connection() as connection:
-            return _found(await connection.fetchrow(_FIND, user_id))
+            return _expect_found(await connection.fetchrow(_FIND, user_id))
 
     async def add(self, user_id: uuid.UUID, attributes: Attributes) -> asyncpg.Record:
         """Make a user.
@@ -101,7 +101,9 @@ class Directory:
         """
         try:
             async with self._database.transaction() as connection:
-                user = _found(await connection.fetchrow(_CHANGE, user_id, *attributes.values()))
+                user = _expect_found(
+                    await connection.fetchrow(_CHANGE, user_id, *attributes.values())
+                )
                 if attributes.password_hash is not None:
                     await end_sessions(connection, user_id)
                 return user
@@ -115,14 +117,14 @@ class Directory:
             AuthError: No user has this id.
         """
         async with self._database.connection() as connection:
-            _found(
+            _expect_found(
                 await connection.fetchrow(
                     "delete from auth.users where id = $1 returning id", user_id
                 )
             )
 
 
-def _found(user: asyncpg.Record | None) -> asyncpg.Record:
+def _expect_found(user: asyncpg.Record | None) -> asyncpg.Record:
     if user is None:
         raise AuthError(404, "user_not_found", "User not found")
     return user

@@ -55,7 +55,7 @@ class AuthService:
             *self._admin.served(),
         )
         return [
-            Route("/auth/v1" + path, _answering_errors(handler), methods=[method])
+            Route("/auth/v1" + path, _respond_to_errors(handler), methods=[method])
             for method, path, handler in served
         ]
 
@@ -191,7 +191,7 @@ class AuthService:
         )
 
 
-def _answering_errors(handler: Handler) -> Handler:
+def _respond_to_errors(handler: Handler) -> Handler:
     async def answer(request: Request) -> Response:
         try:
             return await handler(request)

@@ -11,11 +11,11 @@ class SharedRate:
     """A rate limit with fair sharing: a user who exceeds it does not block the others.
 
     Args:
-        most: The maximum number a second.
+        maximum: The maximum number per second.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
         self._total = 0
         self._taken: Counter[Hashable] = Counter()
         self._second = 0.0
@@ -30,7 +30,10 @@ class SharedRate:
             self._second, self._total = now, 0
             self._taken.clear()
         users = len(self._taken) + (user not in self._taken)
-        if self._total + count > self._most and self._taken[user] + count > self._most // users:
+        if (
+            self._total + count > self._maximum
+            and self._taken[user] + count > self._maximum // users
+        ):
             return False
         self._total += count
         self._taken[user] += count
@@ -55,5 +58,5 @@ class Quota:
     def too_large(self, text: str) -> bool:
         """Return whether the frame of a message is above the limit."""
         # A character has at most 4 bytes, so short frames need not be encoded.
-        most = self.limits.payload_bytes
-        return len(text) * 4 > most and len(text.encode()) > most
+        limit = self.limits.payload_bytes
+        return len(text) * 4 > limit and len(text.encode()) > limit

@@ -82,14 +82,14 @@ class RealtimeService:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
             for socket in tuple(self._sockets):
-                socket.cut(1001)
+                socket.drop(1001)
 
     async def apply(self, switches: Switches) -> None:
         """Apply the fault switches to the open sockets."""
         self._network_cut = switches.network_cut
         for socket in tuple(self._sockets):
             if switches.network_cut:
-                socket.cut()
+                socket.drop()
             elif switches.close_channels:
                 socket.close_channels(switches.close_channels, "Closed by a fault switch")
 

@@ -97,8 +97,8 @@ class Socket:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._websocket.close(code)
 
-    def cut(self, code: int = ABNORMAL) -> None:
-        """Close the connection without the frames that are in the queue."""
+    def drop(self, code: int = ABNORMAL) -> None:
+        """Close the connection without sending the frames that are in the queue."""
         if not self._close_code.done():
             self._close_code.set_result(code)
 
@@ -111,7 +111,7 @@ class Socket:
     def deliver(self, text: str) -> None:
         """Queue a frame without waiting."""
         if self._outbox.full() or self._queued + len(text) > _MAX_QUEUED:
-            self.cut(_TRY_AGAIN_LATER)
+            self.drop(_TRY_AGAIN_LATER)
             return
         self._queued += len(text)
         self._outbox.put_nowait(text)

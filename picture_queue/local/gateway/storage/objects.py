@@ -43,7 +43,7 @@ class Objects:
     Args:
         rows: The tables of Storage.
         files: The files of the objects.
-        signer: Makes and checks signed URLs.
+        signer: The signer, which makes and checks signed URLs.
         limit: Maximum bytes of an object.
     """
 

@@ -115,7 +115,7 @@ class Rows:
         """
         upload = "storage.object.upload_update" if upsert else "storage.object.upload"
         statement = _UPSERT + " returning *" if upsert else _UPSERT.partition(" on conflict")[0]
-        async with self._rolled_back(caller, operation or upload) as connection:
+        async with self._rollback_transaction(caller, operation or upload) as connection:
             await connection.execute(statement, bucket, name, *_owner(caller), "1", metadata, None)
 
     async def write(
@@ -160,7 +160,7 @@ class Rows:
         Raises:
             asyncpg.PostgresError: A policy or a constraint refuses.
         """
-        async with self._rolled_back(caller, "storage.object.move") as connection:
+        async with self._rollback_transaction(caller, "storage.object.move") as connection:
             moved = await connection.fetchval(_MOVE, *source, *target, "1", None)
         return moved is not None
 
@@ -192,7 +192,9 @@ class Rows:
             )
 
     @asynccontextmanager
-    async def _rolled_back(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
+    async def _rollback_transaction(
+        self, caller: Caller, operation: str
+    ) -> AsyncIterator[Connection]:
         async with self.transaction_as(caller, operation) as connection:
             savepoint = connection.transaction()
             await savepoint.start()

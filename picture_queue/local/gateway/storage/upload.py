@@ -87,7 +87,7 @@ def describe(request: Request) -> Upload:
     )
 
 
-async def receive_raw(request: Request, upload: Upload, files: FileStore, most: int) -> None:
+async def receive_raw(request: Request, upload: Upload, files: FileStore, max_bytes: int) -> None:
     """Receive the body as the object.
 
     As on the platform, the limit of the bucket applies only to a declared length.
@@ -96,15 +96,15 @@ async def receive_raw(request: Request, upload: Upload, files: FileStore, most: 
         request: The request with the body.
         upload: The upload that gets the bytes.
         files: The store that holds the bytes until the upload is complete.
-        most: Maximum size of an object on this server, bytes.
+        max_bytes: The maximum size of an object on this server, in bytes.
 
     Raises:
-        StorageError: The body is larger than `most` bytes.
+        StorageError: The body is larger than `max_bytes` bytes.
         ClientDisconnect: The client closed the connection.
     """
     upload.incoming = files.receive(None)
     async for piece in request.stream():
-        if upload.incoming.size + len(piece) > most:
+        if upload.incoming.size + len(piece) > max_bytes:
             raise too_large()
         upload.incoming.write(piece)
 
