@@ -76,7 +76,7 @@ begin
   if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
     perform picture_queue._raise_error('PQ_INVALID_CRON',
       format('cron is "%s", which has %s fields, not 5', left(p_cron, 100), coalesce(cardinality(v_fields), 0)),
-      'minute, hour, day of month, month, day of week, such as 30 9 * * mon-fri; or @hourly, @daily, @weekly, '
+      'write minute, hour, day of month, month, day of week, such as 30 9 * * mon-fri; or @hourly, @daily, @weekly, '
       || '@monthly, @yearly');
   end if;
   v_cron.minutes := picture_queue._cron_field('minute', v_fields[1], 0, 59);
