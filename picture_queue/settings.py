@@ -115,7 +115,7 @@ def refuse_empty(**arguments: str | None) -> None:
         if value == "":
             raise SettingsError(
                 f"`{name}` is empty",
-                hint="Give it a value, or omit it to use the environment",
+                hint="Pass a value, or omit it to use the environment",
             )
 
 

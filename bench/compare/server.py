@@ -99,7 +99,7 @@ class Server:
             await connection.close()
 
     async def clear(self, database: str) -> None:
-        """Empty a database of ours behind the API, which cannot be dropped."""
+        """Empty our database behind the API, which cannot be dropped."""
         connection = await asyncpg.connect(self.dsn(database), command_timeout=120)
         await connection.execute(
             "truncate public.job_queue, picture_queue.depth, picture_queue.depth_change cascade"

@@ -140,7 +140,7 @@ def _expect_one_value(ctx: Any, parameter: Any, count: int) -> None:
     Otherwise ``--queue a --queue b`` would silently select the jobs of queue b only.
     """
     if count > 1:
-        raise typer.BadParameter(f"given {count} times; give it once", ctx=ctx, param=parameter)
+        raise typer.BadParameter(f"given {count} times; use it once", ctx=ctx, param=parameter)
 
 
 def check_values(ctx: Any) -> None:
@@ -167,7 +167,7 @@ def check_values(ctx: Any) -> None:
             if isinstance(item, float) and not math.isfinite(item):
                 raise InvalidArgument(
                     f"{label(parameter)} is {item}, which is not a number",
-                    hint="Give a finite number",
+                    hint="Use a finite number",
                 )
 
 

@@ -58,5 +58,5 @@ def _expect_model(model_id: str) -> None:
         raise UnknownModel(
             "No such model",
             detail=f"--model is {model_id!r}",
-            hint=f"Give one of {', '.join(sorted(models()))}",
+            hint=f"Use one of {', '.join(sorted(models()))}",
         )

@@ -79,7 +79,7 @@ def _select_checks(found: "list[Finding]", names: list[str]) -> "list[Finding]":
     for name in names:
         if name not in seen and name not in CHECKS:
             known = ", ".join(dict.fromkeys([*CHECKS, *sorted(seen)]))
-            raise typer.BadParameter(f"{name!r} is not a check; give {known}", param_hint="--check")
+            raise typer.BadParameter(f"{name!r} is not a check; use {known}", param_hint="--check")
     return [finding for finding in found if finding.check in names] + [
         _finding(name, "bad", "did not run", "see the reason: picture-queue doctor")
         for name in names

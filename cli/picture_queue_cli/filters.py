@@ -68,7 +68,7 @@ def expect_possible(action: str, filter: dict[str, Any]) -> None:
     status = filter.get("status", states[0])
     if status not in states:
         raise typer.BadParameter(
-            f"{status} jobs cannot be {word}; give {_join_words(states)}", param_hint="--status"
+            f"{status} jobs cannot be {word}; use {_join_words(states)}", param_hint="--status"
         )
     if "hold" in filter and action != "cancel":
         raise typer.BadParameter(
@@ -89,7 +89,7 @@ def expect_failures(filter: dict[str, Any]) -> None:
     """
     if filter.get("status", "failed") not in ("failed", "cancelled"):
         raise typer.BadParameter(
-            f"{filter['status']} jobs have not failed; give failed or cancelled",
+            f"{filter['status']} jobs have not failed; use failed or cancelled",
             param_hint="--status",
         )
 

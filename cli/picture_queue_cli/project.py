@@ -67,7 +67,7 @@ def _check_no_key_is_ignored(given: Target) -> None:
         if value:
             raise SettingsError(
                 f"{name} is set together with PICTURE_QUEUE_DATABASE_URL, and has no effect then",
-                hint="Unset PICTURE_QUEUE_DATABASE_URL, or give --url to call the API",
+                hint="Unset PICTURE_QUEUE_DATABASE_URL, or use --url to call the API",
             )
 
 

@@ -106,7 +106,7 @@ def check_timeout(timeout: float | None) -> float:
     if isinstance(timeout, int | float) and timeout >= 0:
         return float(min(timeout, sys.float_info.max))
     raise InvalidArgument(
-        f"`timeout` is {timeout!r}", hint="Give seconds, 0 or more, or None for no limit"
+        f"`timeout` is {timeout!r}", hint="Pass seconds, 0 or more, or None for no limit"
     )
 
 

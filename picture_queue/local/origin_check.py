@@ -62,7 +62,7 @@ class OriginCheck:
             if not is_origin(origin):
                 raise LocalStackError(
                     f"--allow-origin is {origin!r}, which is not an origin",
-                    hint="Give scheme, host and port without a path, such as https://app.test:3000",
+                    hint="Use scheme, host and port without a path, such as https://app.test:3000",
                 )
         self._allowed_origins = frozenset(origin.lower() for origin in allowed_origins)
         self._allowed_hosts = {urlsplit(known).hostname for known in (url, *allowed_origins)}

@@ -16,7 +16,7 @@ from typing import IO
 
 from picture_queue.errors import LocalStackError
 
-_MAX_LINKS = 40  # as the kernel
+_MAX_LINKS = 40  # the limit of Linux
 
 
 def describe(path: Path, info: os.stat_result) -> str:
@@ -25,7 +25,7 @@ def describe(path: Path, info: os.stat_result) -> str:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or the number of one without a name."""
+    """Return the name of a user, or the user id if the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -46,7 +46,7 @@ def expect_safe_path(path: Path) -> None:
         LocalStackError: Another user can replace a directory, or the path has too many symlinks.
         OSError: A part is not a directory, or cannot be read.
     """
-    # In a container the owner of / may be root by another number.
+    # In a container the owner of / may be root with another user id.
     trusted = {0, os.geteuid(), os.stat("/").st_uid}
     directory, pending, link_count = Path("/"), list(reversed(path.parts[1:])), 0
     while pending:
@@ -142,7 +142,7 @@ def open_own(path: Path, flags: int, owner: int | None = None) -> int:
             raise LocalStackError(f"{path} is a symlink, where a file of the stack is") from error
         raise
     info = os.fstat(descriptor)
-    # With a second name the file may be a hard link that another user made to a file of ours.
+    # A file with several names may be a hard link that another user made to one of our files.
     if (
         not stat.S_ISREG(info.st_mode)
         or info.st_nlink > 1

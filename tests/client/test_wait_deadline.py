@@ -70,7 +70,7 @@ async def test_sync_waits_end_in_time_as_well(hanging, service, queue, monkeypat
 @pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf, "5"])
 async def test_an_invalid_timeout_is_refused_without_a_request(service, timeout):
     nothing = "0190f4c1-0000-7000-8000-000000000000"
-    with pytest.raises(errors.InvalidArgument, match=r"`timeout` is .*Give seconds"):
+    with pytest.raises(errors.InvalidArgument, match=r"`timeout` is .*Pass seconds"):
         service.jobs.watch(nothing, timeout=timeout)
     with pytest.raises(errors.InvalidArgument, match="`timeout` is "):
         service.generations.watch(nothing, timeout=timeout)

@@ -16,7 +16,7 @@ async def counts(db, queue=None):
     return next(row for row in rows if row["queue"] == (queue or db.queue))
 
 
-async def fold(db):
+async def aggregate(db):
     return await db.value("select picture_queue._aggregate_depth(1000000)")
 
 
@@ -28,7 +28,7 @@ async def desired(db, *args):
     )
 
 
-async def test_each_state_is_counted_before_and_after_folding(db):
+async def test_each_state_is_counted_before_and_after_aggregation(db):
     await db.value("select set_limit('sql-full', max_running => 1)")
     for given in (
         {},
@@ -59,7 +59,7 @@ async def test_each_state_is_counted_before_and_after_folding(db):
     before = await counts(db)
     assert {key: before[key] for key in expected} == expected
     assert before["oldest_seconds"] >= 0
-    assert await fold(db) > 0
+    assert await aggregate(db) > 0
     after = await counts(db)
     assert {key: after[key] for key in expected} == expected
     assert sum(expected[state] for state in list(expected)[:9]) == await db.value(
@@ -67,17 +67,17 @@ async def test_each_state_is_counted_before_and_after_folding(db):
     )
 
 
-async def test_folding_adds_finished_jobs_to_their_minute(db):
+async def test_aggregation_adds_finished_jobs_to_their_minute(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "completed")
-    await fold(db)
+    await aggregate(db)
     rows = "select n from picture_queue.throughput where queue = $1"
     assert await db.rows(rows, db.queue) == [], "the counts of the last minute are exact"
     await db.pass_time(90)
     assert (await counts(db))["finished_last_minute"] == 0
     assert (await counts(db))["finished_last_hour"] == 1
-    await fold(db)
+    await aggregate(db)
     assert await db.rows(rows, db.queue) == [{"n": 1}]
     assert (await counts(db))["finished_last_hour"] == 1
     assert (await counts(db))["completed"] == 1
@@ -89,13 +89,13 @@ async def test_folding_adds_finished_jobs_to_their_minute(db):
     assert (await counts(db))["finished_last_hour"] == 0
 
 
-async def test_a_fold_takes_a_bounded_number_of_rows(db):
+async def test_an_aggregation_takes_a_bounded_number_of_rows(db):
     for _ in range(5):
         await db.enqueue()
     await db.run("delete from picture_queue.depth_change where queue <> $1", db.queue)
     assert await db.value("select picture_queue._aggregate_depth(2)") == 2
     assert (await counts(db))["pending"] == 5
-    assert await fold(db) == 3
+    assert await aggregate(db) == 3
     assert (await counts(db))["pending"] == 5
 
 
@@ -293,10 +293,10 @@ async def test_counts_do_not_scan_the_jobs(db):
     assert await db.value(read) - before >= 50000, "the measurement works"
 
 
-async def test_counts_stay_exact_during_concurrent_work_and_folding(stack, db):
+async def test_counts_stay_exact_during_concurrent_work_and_aggregation(stack, db):
     queue = f"{db.queue}-busy"
     connections = [await asyncpg.connect(stack.db_url) for _ in range(4)]
-    *workers, folder = connections
+    *workers, maintainer = connections
     busy = True
 
     async def work(connection, name):
@@ -317,15 +317,15 @@ async def test_counts_stay_exact_during_concurrent_work_and_folding(stack, db):
                 given = json.dumps({"queue": queue, "status": "failed", "limit": 2})
                 await connection.execute("select change_jobs('discard', $1)", given)
 
-    async def fold_all_the_time():
+    async def aggregate_all_the_time():
         while busy:
-            await folder.execute("select picture_queue._aggregate_depth(7)")
+            await maintainer.execute("select picture_queue._aggregate_depth(7)")
 
     try:
-        folding = asyncio.create_task(fold_all_the_time())
+        aggregation = asyncio.create_task(aggregate_all_the_time())
         await asyncio.gather(*(work(c, f"w{i}-{queue}") for i, c in enumerate(workers)))
         busy = False
-        await folding
+        await aggregation
         row = await counts(db, queue)
         found = await db.rows(
             """select coalesce(hold, status) as state, count(*) as n from job_queue
@@ -341,15 +341,15 @@ async def test_counts_stay_exact_during_concurrent_work_and_folding(stack, db):
     finally:
         busy = False
         for status in ("pending", "processing"):
-            await folder.execute(
+            await maintainer.execute(
                 "select change_jobs('cancel', $1)", json.dumps({"queue": queue, "status": status})
             )
-        await folder.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
-        await folder.execute("delete from job_queue where queue = $1", queue)
-        await folder.execute("delete from picture_queue.depth where queue = $1", queue)
-        await folder.execute("delete from picture_queue.depth_change where queue = $1", queue)
-        await folder.execute("delete from picture_queue.throughput where queue = $1", queue)
-        await folder.execute("delete from picture_queue.worker where name like '%' || $1", queue)
+        await maintainer.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
+        await maintainer.execute("delete from job_queue where queue = $1", queue)
+        await maintainer.execute("delete from picture_queue.depth where queue = $1", queue)
+        await maintainer.execute("delete from picture_queue.depth_change where queue = $1", queue)
+        await maintainer.execute("delete from picture_queue.throughput where queue = $1", queue)
+        await maintainer.execute("delete from picture_queue.worker where name like '%' || $1", queue)
         for connection in connections:
             await connection.close()
 

@@ -1,4 +1,4 @@
-"""Housekeeping, run once a minute by any worker or pg_cron: fold, prune, archive and clean up."""
+"""Housekeeping, run once a minute by any worker or pg_cron: aggregate, prune, archive."""
 
 import asyncio
 import json

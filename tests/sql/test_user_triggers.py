@@ -88,7 +88,7 @@ RULES = {
         create index mine on public.job_queue (seq) where public.refuse_for_test(job_type)""",
     "column that must not be null": """alter table public.job_queue add mine text;
         alter table public.job_queue alter mine set not null""",
-    "column of ours that must not be null": """delete from public.job_queue;
+    "our column that must not be null": """delete from public.job_queue;
         alter table public.job_queue alter user_id set not null""",
     "default of a column": """create function public.refuse_for_test() returns text
         language plpgsql as $$ begin raise exception 'not on my watch'; end $$;

@@ -42,7 +42,7 @@ async def json_object(request: Request) -> dict[str, Any]:
 
 
 def read_time(request: Request, name: str) -> float | None:
-    """Return a time of the query as unix time; None without one.
+    """Return a time in the query string as Unix time; None without one.
 
     Raises:
         HTTPException: The value is not a date and time with a time zone.

@@ -261,7 +261,7 @@ def normalised(value: Json, names: Names, key: str = "") -> Json:
     """Replace values by their names, and by ``<uuid>``, ``<time>``, ``<number>`` what differs
     from one call to the next."""
     if isinstance(value, dict):
-        # A key may be a value of ours as well.
+        # A key may also be one of our values.
         return {
             normalised(name, names): normalised(item, names, name) for name, item in value.items()
         }
