@@ -296,7 +296,7 @@ async def test_counts_do_not_scan_the_jobs(db):
 async def test_counts_stay_exact_during_concurrent_work_and_aggregation(stack, db):
     queue = f"{db.queue}-busy"
     connections = [await asyncpg.connect(stack.db_url) for _ in range(4)]
-    *workers, maintainer = connections
+    *workers, service = connections
     busy = True
 
     async def work(connection, name):
@@ -319,7 +319,7 @@ async def test_counts_stay_exact_during_concurrent_work_and_aggregation(stack, d
 
     async def aggregate_all_the_time():
         while busy:
-            await maintainer.execute("select picture_queue._aggregate_depth(7)")
+            await service.execute("select picture_queue._aggregate_depth(7)")
 
     try:
         aggregation = asyncio.create_task(aggregate_all_the_time())
@@ -341,15 +341,15 @@ async def test_counts_stay_exact_during_concurrent_work_and_aggregation(stack, d
     finally:
         busy = False
         for status in ("pending", "processing"):
-            await maintainer.execute(
+            await service.execute(
                 "select change_jobs('cancel', $1)", json.dumps({"queue": queue, "status": status})
             )
-        await maintainer.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
-        await maintainer.execute("delete from job_queue where queue = $1", queue)
-        await maintainer.execute("delete from picture_queue.depth where queue = $1", queue)
-        await maintainer.execute("delete from picture_queue.depth_change where queue = $1", queue)
-        await maintainer.execute("delete from picture_queue.throughput where queue = $1", queue)
-        await maintainer.execute("delete from picture_queue.worker where name like '%' || $1", queue)
+        await service.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
+        await service.execute("delete from job_queue where queue = $1", queue)
+        await service.execute("delete from picture_queue.depth where queue = $1", queue)
+        await service.execute("delete from picture_queue.depth_change where queue = $1", queue)
+        await service.execute("delete from picture_queue.throughput where queue = $1", queue)
+        await service.execute("delete from picture_queue.worker where name like '%' || $1", queue)
         for connection in connections:
             await connection.close()
 
