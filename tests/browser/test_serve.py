@@ -58,7 +58,7 @@ def test_without_a_stack_it_prints_how_to_start_one(serve, tmp_path):
     assert "picture-queue local start" in stderr and "Error" not in stderr
 
 
-def test_it_accepts_the_variables_of_local_env(serve):
+def test_the_example_accepts_the_variables_of_local_env(serve):
     api = "http://127.0.0.1:1"
     with serve(SUPABASE_URL=api, API_URL=api, PUBLISHABLE_KEY="sb_publishable_x") as server:
         first = server.stdout.readline()

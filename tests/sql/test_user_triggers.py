@@ -127,7 +127,7 @@ async def test_every_way_to_enqueue_reports_the_same_error(db, call, rule):
     assert "your own triggers and constraints" in refused.hint
 
 
-async def test_a_simple_job_takes_no_transaction_id_of_its_own(db):
+async def test_a_simple_job_uses_no_separate_transaction_id(db):
     await db.value("select set_queue('q')")
     ids = [await db.value("select enqueue_job('t', queue => 'q')") for _ in range(2)]
     written = "select array_agg(distinct xmin::text) from job_queue where id = any($1)"

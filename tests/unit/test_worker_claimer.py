@@ -210,7 +210,7 @@ async def test_fewer_jobs_are_claimed_after_a_claim_that_is_too_large(harness, b
     assert sizes == [1000, 500, 250]
 
 
-async def test_a_function_that_always_fails_is_logged_once_beside_others(caplog):
+async def test_a_function_that_always_fails_is_logged_once_while_others_succeed(caplog):
     caplog.set_level("INFO")
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     for _ in range(10):
@@ -239,7 +239,7 @@ async def test_two_threads_may_note_a_success_at_the_same_time(monkeypatch):
     assert calls.is_up
 
 
-async def test_a_single_retry_after_does_not_silence_a_worker_for_hours():
+async def test_a_single_retry_after_does_not_stop_a_worker_for_hours():
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     throttled = Busy("too many calls")
     throttled.retry_after = 86_400.0

@@ -182,7 +182,7 @@ async def test_a_claim_of_several_queues_locks_only_the_job_that_it_returns(worl
 
 
 @pytest.mark.parametrize("locked", [1, 7])
-async def test_a_claim_of_several_queues_gets_past_locked_and_expired_jobs(world, locked: int):
+async def test_a_claim_of_several_queues_skips_locked_and_expired_jobs(world, locked: int):
     """Claim without weights, while the first jobs of the queues cannot be claimed."""
     queues = [QUEUE, "other"]
     jobs = [

@@ -56,7 +56,7 @@ async def test_only_the_outcome_with_a_wrong_type_is_refused(world, bad):
 
 
 @pytest.mark.parametrize("bad", [None, 1, "x", []])
-async def test_an_outcome_that_is_no_object_refuses_no_other(world, bad):
+async def test_an_outcome_that_is_not_an_object_does_not_refuse_others(world, bad):
     [job] = await run_jobs(world, 1)
     [lease] = world.leases([job])
     answers = await report(world, [{**lease, "outcome": "completed"}, bad])

@@ -112,7 +112,7 @@ async def test_counting_a_batch_does_not_wait_for_a_lock_on_it(world):
     assert (await world.call("select get_batch($1::text::uuid)", batch))["open"] == 0
 
 
-async def test_reports_beside_a_locked_batch_do_not_touch_each_others_counts(world):
+async def test_concurrent_reports_during_a_lock_on_a_batch_do_not_change_each_others_counts(world):
     """Report while another transaction has the batch locked; maintenance adds the counts up."""
     jobs = await make_batch(world, 5)
     batch = world.saved["batch"]
@@ -212,7 +212,7 @@ async def ends_in(world: World, job: str) -> float:
 
 
 @pytest.mark.parametrize("bad", [None, 1, "x", [], {"job_id": "x"}, {"lease_id": 5}])
-async def test_a_malformed_lease_costs_no_other_lease(world, bad):
+async def test_a_malformed_lease_does_not_affect_other_leases(world, bad):
     jobs = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim(lease=60)
     first, second = world.leases(jobs)

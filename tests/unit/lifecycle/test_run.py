@@ -357,7 +357,9 @@ async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(c
     assert reported == []
 
 
-async def test_claims_go_on_after_a_pausing_job_lost_its_lease_before_its_report(harness, backend):
+async def test_claims_continue_after_a_pausing_job_lost_its_lease_before_its_report(
+    harness, backend
+):
     """Claims wait for the report of such a job, and there is none after its lease is lost."""
 
     async def lose(params: dict[str, Any]) -> Any:
