@@ -43,7 +43,7 @@ def data_home() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def test_it_finds_the_embedded_stack(serve, data_home):
+def test_the_example_finds_the_embedded_stack(serve, data_home):
     with LocalSupabase(data_home / "picture-queue" / "local", durable=False) as stack:
         with serve(XDG_DATA_HOME=str(data_home)) as server:
             first = server.stdout.readline()
