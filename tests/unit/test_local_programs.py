@@ -91,7 +91,7 @@ class TestCache:
         # The cache of root is also read by the user that runs the stack.
         assert paths.reachable(cache, NOBODY) is (os.geteuid() == 0)
 
-    def test_the_socket_falls_back_to_a_private_directory_in_tmp(
+    def test_the_cache_falls_back_to_a_private_directory_in_tmp(
         self, open_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
