@@ -3469,12 +3469,13 @@ begin
         then picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
       from unnest(v_listed) with ordinality as l (id, n)
       join public.job_queue j on j.id = l.id
-      where j.queue = any (p_queues) and j.status = 'pending' and j.hold is null
-        and j.lease_id is distinct from p_claim.lease_id
-        and (j.expires_at is null or j.expires_at > v_now)
-        and (not p_claim.has_failed or coalesce((
+      -- In a case, so that each job is found by its id: there may be very many of these queues.
+      where case when j.queue = any (p_queues) and j.status = 'pending' and j.hold is null
+          and j.lease_id is distinct from p_claim.lease_id
+          and (j.expires_at is null or j.expires_at > v_now)
+        then not p_claim.has_failed or coalesce((
           select f.retry_at <= v_now from picture_queue.failed_step f
-          where f.kind = 'claim' and f.subject = j.id::text), true))
+          where f.kind = 'claim' and f.subject = j.id::text), true) end
       order by l.n limit p_limit
       for update of j skip locked);
     exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_size;

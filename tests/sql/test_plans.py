@@ -95,6 +95,17 @@ async def test_a_claim_reads_its_candidates_from_the_claim_index(many, weights):
     reads_only(found, claimable=40, pkey=60, leased=20)
 
 
+async def test_a_claim_of_two_queues_reads_its_candidates_by_id(many):
+    """Claim from both queues; the first one has 500 jobs."""
+    await many.value("select set_queue('sql-second')")
+    await many.value("select enqueue_job('sql-resize', queue => 'sql-second')")
+    both = [many.queue, "sql-second"]
+    for _ in range(2):
+        found = await scans(many, CLAIM, "w1", both, ["sql-resize"], 20, None)
+    # In addition to the claim of one queue, it reads each candidate by its id to lock it.
+    reads_only(found, claimable=60, pkey=80, leased=20)
+
+
 async def test_a_repeated_claim_reads_only_its_lease(many):
     lease = uuid4()
     first = await many.claim(20, request_id=lease)
