@@ -61,7 +61,7 @@ test-all: test test-extra test-matrix ## Run test, test-extra and test-matrix
 test-faults: $(READY) ## Run workers with bad connections, bad answers and stuck handlers (about 15 minutes)
 	@$(BIN)/python scripts/run_tests.py -m slow -n 2 --dist loadscope $(ARGS)
 
-test-security: $(READY) $(NPM_READY) ## Test permissions, injection, hostile text and bounds, and run security linters (ARGS= for pytest)
+test-security: $(READY) $(NPM_READY) ## Test permissions, injection, hostile text and size limits, and run security linters (ARGS= for pytest)
 	@$(BIN)/bandit -q -r picture_queue cli -ll
 	@$(BIN)/python scripts/run_tests.py tests/security -m "extra or not extra" $(ARGS)
 

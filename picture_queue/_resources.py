@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-# `resolve` would leave /proc/self/fd, the only path of a service user into a closed home.
+# Not `resolve`: a service user may reach the package only by a path below /proc/self/fd, which
+# `resolve` would replace with a path through a home directory that this user cannot enter.
 _PACKAGE = Path(__file__).absolute().parent
 
 
@@ -21,7 +22,7 @@ class Migration(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file name without ``.sql``; it identifies the migration, even in a renamed copy."""
+        """The file name without ``.sql``; a copy with a new timestamp contains it unchanged."""
         return self.file_name.removesuffix(".sql")
 
     @property

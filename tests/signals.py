@@ -27,7 +27,7 @@ class Signals:
         self.claimed = Signal()
         self.outcome = Signal()
         self.reported = Signal()
-        self.beaten = Signal()
+        self.heartbeat_answered = Signal()
         self.maintained = Signal()
         self.listening = Signal()
 

@@ -31,7 +31,7 @@ def set_settings(
     ctx: typer.Context,
     values: Annotated[
         list[str],
-        typer.Argument(metavar="NAME=VALUE", help="Set max_attempts=5, or =default to reset."),
+        typer.Argument(metavar="NAME=VALUE", help="Such as max_attempts=5; =default resets it."),
     ],
     *,
     as_json: JsonFlag = False,

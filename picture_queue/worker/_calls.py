@@ -31,8 +31,8 @@ class WorkerCalls:
         worker: Name of the worker.
         emit: Called with each event of the worker, so that tests can wait for it: ``idle`` (two
             claims in a row returned fewer jobs than requested), ``claimed`` (jobs), ``outcome``
-            (job, name of the outcome or None), ``reported`` (job, answer), ``beaten`` (a heartbeat
-            was answered), ``maintained`` (answer), ``listening`` (queues whose wake-ups arrive).
+            (job, name of the outcome or None), ``reported`` (job, answer), ``heartbeat_answered``,
+            ``maintained`` (answer), ``listening`` (queues whose wake-ups arrive).
 
     Attributes:
         quiet_until: Time of the monotonic clock until which only urgent calls are made, because the

@@ -23,7 +23,7 @@ _log = Log(__name__)
 
 #: Maximum number of seconds between two heartbeats. After a minute without one, a worker is not
 #: listed as alive and gets no wake-ups.
-PRESENCE = 20.0
+MAX_INTERVAL = 20.0
 #: Seconds from the start of a job to its confirmation, which is not sent if the outcome of the job
 #: is reported first.
 _CONFIRM_AFTER = 0.001
@@ -44,7 +44,7 @@ class HeartbeatLoop:
     logs a warning when a handler blocks the event loop for a third of a lease.
 
     Args:
-        calls: The calls of the worker, which record whether those of the thread succeed.
+        calls: The calls of the worker; they record whether the heartbeats of the thread succeed.
         slots: The slots, with the leases.
         on_answer: Called in the event loop of the worker with the leases in a heartbeat and its
             answer.
@@ -150,7 +150,7 @@ class HeartbeatLoop:
     def _tick(self, leases: list[Lease], shortest: float) -> float:
         """Send a heartbeat if one is due; return the seconds until the next tick."""
         requests = self._requests  # `beat_now` may be called from here on
-        extend_at = self._last_beat_at + PRESENCE if requests == self._served else -math.inf
+        extend_at = self._last_beat_at + MAX_INTERVAL if requests == self._served else -math.inf
         due_at = extend_at
         for lease in leases:  # one pass, since it holds the GIL and the event loop waits
             extend_at = min(extend_at, lease.extend_at)
@@ -163,7 +163,7 @@ class HeartbeatLoop:
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
         named = leases if extend_at <= now else confirm
         if self._beat(leases, shortest, named):
-            self._served = requests  # not before: the caller of beat_now() does not call it again
+            self._served = requests  # only after success, since beat_now() is not called again
         return 0.0
 
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
@@ -191,7 +191,7 @@ class HeartbeatLoop:
             lease.confirmed_at = sent_at
             lease.start_confirmed = True
         self._notify(self._on_answer, named, answer)
-        self._notify(self._calls.emit, "beaten")
+        self._notify(self._calls.emit, "heartbeat_answered")
         return True
 
     def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
@@ -221,4 +221,4 @@ class HeartbeatLoop:
 
 def _shortest(leases: list[Lease]) -> float:
     """Return the length of the shortest lease, in seconds."""
-    return min((lease.seconds for lease in leases), default=3 * PRESENCE)
+    return min((lease.seconds for lease in leases), default=3 * MAX_INTERVAL)

@@ -1,5 +1,5 @@
--- Returns the seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with
--- jitter up and down, so that jobs that failed together are not retried together.
+-- Returns the seconds until the next attempt: the delay of the policy (constant, linear, exponential), at most the cap,
+-- times a random factor from 1 - jitter to 1 + jitter, so that jobs that failed together are not retried together.
 create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
 returns real
 language sql volatile set search_path = pg_catalog, pg_temp
@@ -12,7 +12,7 @@ as $$
     * (1 - p_jitter + 2 * p_jitter * random()))::real
 $$;
 
--- Returns the backoff of a job. Each value is resolved in this order: job, job type, queue, setting.
+-- Returns the backoff of a job. Each value is resolved in this order: job, job type, queue, project.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$

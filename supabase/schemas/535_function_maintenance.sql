@@ -1,9 +1,9 @@
 -- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
 -- Does the due work: promotes jobs, ends expired leases and jobs, runs schedules, processes follow-ups and events,
--- recounts limits. It does up to p_limit subjects of each kind; a subject that fails does not stop the others
--- (_isolate). Jobs are locked when they are selected, so that locked ones do not use up p_limit. Returns the number of
--- subjects of each kind.
+-- recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that fails
+-- does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions have
+-- locked do not use up p_limit. Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -94,8 +94,8 @@ $$;
 -- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
 -- seconds that each of its calls extends. A caller without a name runs a round if no worker holds the lease, but does
 -- not acquire it. With p_force the lease is ignored; that is the default here, for pg_cron, but not in maintain_jobs.
--- Returns whether the round was done (leased, also true for a caller without a name), the number of subjects of each
--- step, and in next_in the seconds until the next call.
+-- Returns leased (true if the round was done, also for a caller without a name), the number of subjects of each step,
+-- and next_in (the seconds until the next call).
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '500ms'
@@ -114,7 +114,7 @@ declare
   v_next timestamptz;
 begin
   perform picture_queue._check_isolation();
-  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'true', true);  -- lets _fire_deferred check constraints on all tables
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
@@ -124,14 +124,14 @@ begin
   end if;
   perform from picture_queue.maintenance for update skip locked;
   v_has_row := found;
-  -- Another round is running. If it has run for over ten seconds, this one runs concurrently: each step skips locked
-  -- rows.
+  -- Another round is running. If the last recorded round began over ten seconds ago, this one runs concurrently: each
+  -- step skips locked rows.
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
-  -- other. So due work waits for one round at most, even if housekeeping has more to do, or the row that records it is
-  -- locked.
+  -- other. A round that cannot lock the row of the state cannot record housekeeping, so it does the due work as well.
+  -- So due work waits for one round at most.
   v_does_housekeeping := p_force
     or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
   v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);

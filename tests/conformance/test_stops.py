@@ -271,7 +271,7 @@ async def test_a_lease_is_kept_for_as_long_as_its_handler_runs(
         await waits.running()
         granted = await db.fetchval("select lease_expires_at from job_queue where id = $1", job.id)
         while await db.fetchval("select now() < $1::timestamptz", granted):
-            await worker._signals.beaten.next()
+            await worker._signals.heartbeat_answered.next()
         # This lease was extended beyond its first end, so it is not swept.
         await service.maintain(force=True)
         other = _rpc.Claim(f"other-{uuid4()}", (queue,), ("slow",), 1, 30.0, uuid4())

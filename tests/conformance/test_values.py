@@ -60,7 +60,7 @@ ACCEPTED: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("value", "read"), ACCEPTED, ids=lambda value: type(value).__name__)
-async def test_a_value_is_read_back_the_same(service, queue, value, read):
+async def test_a_value_is_read_back_as_its_json(service, queue, value, read):
     made = await service.jobs.enqueue("x", {"value": value}, queue=queue)
     job = await service.jobs.get(made.id)
     assert job.payload == {"value": read}
@@ -117,7 +117,7 @@ REFUSED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("value", "expected"), REFUSED, ids=lambda value: type(value).__name__)
-async def test_the_error_for_a_value_without_json_names_its_path(service, queue, value, expected):
+async def test_the_error_for_a_non_json_value_names_its_path(service, queue, value, expected):
     with pytest.raises(errors.InvalidArgument) as refused:
         await service.jobs.enqueue("x", {"a": [value]}, queue=queue)
     assert expected in str(refused.value)
@@ -155,7 +155,7 @@ async def test_every_argument_refuses_the_same_values(service, queue):
         assert expected in str(refused.value)
 
 
-async def test_an_iterable_is_read_once_although_the_call_is_repeated(service, queue):
+async def test_an_iterator_is_accepted_in_the_payload_and_in_tags(service, queue):
     made = await service.jobs.enqueue(
         "x", {"n": (n for n in (1, 2))}, queue=queue, tags=(tag for tag in ("a", "b"))
     )
@@ -169,8 +169,8 @@ async def test_none_in_place_of_an_id_raises_a_library_error(service):
 
 
 @pytest.fixture
-def far_west(monkeypatch):
-    """The local zone is five hours behind UTC, so `datetime.max` is outside of the calendar."""
+def zone_behind_utc(monkeypatch):
+    """Set the local zone five hours behind UTC, where `datetime.max` is after year 9999 in UTC."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Etc/GMT+5")
         time.tzset()
@@ -178,6 +178,6 @@ def far_west(monkeypatch):
     time.tzset()
 
 
-async def test_a_time_beyond_the_calendar_is_refused(service, queue, far_west):
+async def test_a_time_after_the_year_9999_is_refused(service, queue, zone_behind_utc):
     with pytest.raises(errors.InvalidArgument, match="scheduled_for is of type datetime"):
         await service.jobs.enqueue("x", queue=queue, scheduled_for=datetime.max)

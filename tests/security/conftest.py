@@ -48,7 +48,7 @@ async def world(filled: World) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def admin(sandbox: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection as the role that owns the migrations."""
+    """A connection as the role that applies the migrations."""
     connection = await asyncpg.connect(sandbox.db_url, timeout=10)
     yield connection
     await connection.close(timeout=5)
@@ -56,7 +56,7 @@ async def admin(sandbox: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Recor
 
 @pytest.fixture(scope="module")
 def debian() -> Iterator[LocalSupabase]:
-    """A stack on Postgres 15 with plpgsql_check, installed as the platform lets `postgres` do."""
+    """A stack on Debian's Postgres 15, in which a superuser installed plpgsql_check."""
     control = Path("/usr/share/postgresql/15/extension/plpgsql_check.control")
     if not (DEBIAN / "initdb").exists() or not control.exists():
         pytest.fail("plpgsql_check is missing: apt-get install postgresql-15-plpgsql-check")

@@ -1,4 +1,4 @@
-"""The id of another user and an unknown id get the same answer, in every place that takes an id."""
+"""Another user's row and an unknown id get the same answer, wherever a caller passes an id."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from tests.security.calls import CALLS
 from tests.security.world import Answer, World, path
 
-_UNLIKE = ("date", "content-length")
+_VARYING_HEADERS = ("date", "content-length")
 
 
 def without_id(answer: Answer, asked: str) -> tuple[Any, ...]:
@@ -18,7 +18,7 @@ def without_id(answer: Answer, asked: str) -> tuple[Any, ...]:
     headers = sorted(
         (name, value.replace(asked, "<id>"))
         for name, value in answer.headers.multi_items()
-        if name not in _UNLIKE
+        if name not in _VARYING_HEADERS
     )
     return answer.status, headers, answer.text.replace(asked, "<id>")
 
@@ -94,8 +94,8 @@ async def test_queries_answer_foreign_and_unknown_rows_alike(world: World, admin
 
 async def test_storage_answers_foreign_and_unknown_files_alike(world: World):
     """Compare all requests except the deletion of one file, which gives 403 or 404."""
-    mine = path(world)
-    missing = re.sub(r"[^/]+\.png$", "7.png", mine)
+    foreign = path(world)
+    missing = re.sub(r"[^/]+\.png$", "7.png", foreign)
     for method, target, content in (
         ("GET", "object/pictures/{}", {}),
         ("HEAD", "object/pictures/{}", {}),
@@ -109,7 +109,7 @@ async def test_storage_answers_foreign_and_unknown_files_alike(world: World):
     ):
         for role in ("anon", "other_user"):
             answers = []
-            for asked in (mine, missing):
+            for asked in (foreign, missing):
                 sent = dict(content)
                 if "json" in sent:
                     sent["json"] = json.loads(json.dumps(sent["json"]).replace("{}", asked))
@@ -132,7 +132,7 @@ async def test_a_generation_id_in_use_is_refused_and_changes_nothing(world: Worl
         assert (
             world.users["owner"] not in answer.text and world["generation_job"] not in answer.text
         )
-    # The answer is the same if the job is deleted and the generation still exists.
+    # The refused calls changed nothing.
     await admin.execute("begin")
     assert await admin.fetch("select * from public.generations order by id") == before
     assert await admin.fetchval("select count(*) from public.job_queue") == jobs
@@ -149,7 +149,7 @@ async def test_the_owner_of_a_generation_comes_from_the_token(world: World, admi
     ):
         answer = await world.rpc("other_user", "start_generation", prompt="x", options=options)
         assert (answer.status, answer.code) == (403, "PQ_NOT_ALLOWED"), options
-    # These are columns that no caller may set.
+    # Try every column as an option and as a parameter; only a few names are accepted.
     columns = await admin.fetch(
         """select distinct column_name::text from information_schema.columns
         where table_schema = 'public'"""

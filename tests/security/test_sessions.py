@@ -1,4 +1,4 @@
-"""A changed password ends the sessions that began with the old password."""
+"""A changed password ends the user's other sessions; one set by an administrator ends all."""
 
 from typing import Any
 from uuid import uuid4
@@ -58,7 +58,7 @@ async def test_a_new_password_ends_the_other_sessions(auth: httpx.AsyncClient, e
     assert await is_valid(auth, await sign_in(auth, email, NEW))
 
 
-async def test_an_administrators_new_password_ends_all_sessions(
+async def test_a_password_set_by_an_administrator_ends_all_sessions(
     auth: httpx.AsyncClient, email: str, sandbox: Any
 ):
     first = await sign_in(auth, email, OLD)

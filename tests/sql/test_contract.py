@@ -1,4 +1,4 @@
-"""The public contract: signatures, roles, and statements of the system that this one replaces."""
+"""The public contract: signatures and roles, and statements of the old system that still run."""
 
 import json
 import re

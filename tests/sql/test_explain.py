@@ -13,7 +13,7 @@ USER, OTHER = uuid4(), uuid4()
 
 @pytest.fixture
 async def db(own_database):
-    """A database with a worker for sql-resize jobs, whose maintenance is done."""
+    """A database in which maintenance just ran, with a worker for sql-resize jobs."""
     async with transaction(own_database) as database:
         await database.value(
             "select register_worker('w1', $1, '{\"sql-resize\": {}}')", [database.queue]
@@ -47,7 +47,7 @@ def when(text):
 
 
 async def rule(db, key, *args):
-    """Set a limit whose running jobs are already counted."""
+    """Set a limit; the arguments after the key are SQL expressions."""
     await db.value(
         f"select set_limit($1{''.join(f', {a}' for a in args)})",
         key,
@@ -105,7 +105,7 @@ async def test_a_worker_of_another_queue_does_not_count(db):
     assert reasons(await explain_one(db, await db.enqueue("sql-other"))) == ["waiting_for_worker"]
 
 
-async def test_a_paused_queue_has_its_end_and_reason(db):
+async def test_the_answer_for_a_paused_queue_has_the_end_and_reason_of_the_pause(db):
     job = await db.enqueue()
     until = datetime.now(UTC) + timedelta(hours=1)
     await db.value("select pause_queue($1, $2, 'disk full')", db.queue, until)
@@ -166,7 +166,7 @@ async def test_a_limit_whose_jobs_are_not_counted_yet_is_full(db):
 
 
 @pytest.mark.parametrize("claimed", [False, True])
-async def test_a_paused_key_has_its_end(db, claimed):
+async def test_the_answer_for_a_paused_key_has_the_end_of_the_pause(db, claimed):
     job = await db.enqueue(options={"limit_keys": ["model:flux"]})
     until = datetime.now(UTC) + timedelta(minutes=5)
     await db.value("select pause_key('model:flux', $1)", until)
@@ -402,6 +402,6 @@ async def test_explaining_reads_only_indexes(db):
     before = await db.value(read)
     answers = await explain(db, *[UUID(m["job_id"]) for m in made])
     assert {a["reason"] for a in answers} == {"waiting_for_worker"}
-    assert await db.value(read) == before, "only sequential scans return rows of a table"
+    assert await db.value(read) == before, "this statistic counts only rows of sequential scans"
     await db.value("select count(payload) from job_queue")
     assert await db.value(read) > before, "the measurement works"

@@ -1,8 +1,9 @@
 """Random calls of every function: each returns, or raises a PQ error with a detail and a hint.
 
 The calls are generated from the signatures of the installed functions, so that new functions are
-included. Most arguments are valid, so that the invalid ones are reached. Values that Postgres
-itself refuses before a function begins (NUL, lone surrogates, malformed uuids) are left out.
+included. Most arguments are valid, so that a call reaches the checks of the invalid ones. Values
+that Postgres itself refuses before a function begins (NUL, lone surrogates, malformed uuids) are
+left out.
 """
 
 import copy

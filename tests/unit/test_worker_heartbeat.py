@@ -93,14 +93,14 @@ async def test_one_call_extends_all_leases_when_the_first_is_due(harness, backen
     assert {item["job_id"]: item["lease_id"] for item in params["leases"]} == {
         lease.job.key: lease.job.lease_key for lease in (old, new)
     }
-    await harness.signals.beaten.next()
+    await harness.signals.heartbeat_answered.next()
     assert time.monotonic() - old.confirmed_at < 5
 
 
 async def test_a_lease_is_extended_at_a_third_of_its_length(harness):
     lease = harness.start_job(lease_seconds=0.3)
     began = lease.confirmed_at
-    await harness.signals.beaten.next()
+    await harness.signals.heartbeat_answered.next()
     assert lease.confirmed_at >= began + 0.1
     assert harness.lost.empty()
 
@@ -109,7 +109,7 @@ async def test_a_short_lease_is_extended_in_time_after_a_long_one(harness):
     harness.start_job(lease_seconds=3600)
     await asyncio.sleep(0)
     harness.start_job(lease_seconds=0.3)
-    await harness.signals.beaten.next()
+    await harness.signals.heartbeat_answered.next()
 
 
 async def test_a_job_without_a_slot_is_not_confirmed(harness, backend):
@@ -195,7 +195,7 @@ async def test_a_confirmation_without_a_response_is_repeated(harness, backend):
 
 
 async def test_a_worker_without_leases_sends_heartbeats(backend, claimed, monkeypatch):
-    monkeypatch.setattr(heartbeat, "PRESENCE", 0.02)
+    monkeypatch.setattr(heartbeat, "MAX_INTERVAL", 0.02)
     harness = Harness(backend, claimed)
     harness.start()
     assert (await backend.next("heartbeat_jobs"))["leases"] == []
@@ -207,7 +207,7 @@ async def test_a_cancel_request_is_delivered_to_the_event_loop(harness, backend)
     harness.start_job()
     backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [lease.job.key], "lost": []}
     harness.heartbeat.beat_now()
-    await harness.signals.beaten.next()
+    await harness.signals.heartbeat_answered.next()
     assert harness.cancelled.get_nowait() is lease
     assert harness.cancelled.empty() and harness.lost.empty()
 
@@ -234,7 +234,7 @@ async def test_a_lost_lease_is_delivered_to_the_event_loop(harness, backend):
     lease = harness.start_job()
     backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
     harness.heartbeat.beat_now()
-    await harness.signals.beaten.next()
+    await harness.signals.heartbeat_answered.next()
     found, reason = harness.lost.get_nowait()
     assert (found, reason) == (lease, "the database says so")
 
@@ -334,7 +334,7 @@ async def test_an_error_in_the_check_of_the_event_loop_does_not_delay_heartbeats
     harness.start()
     harness.start_job(lease_seconds=0.3)
     for _ in range(3):
-        await harness.signals.beaten.next()
+        await harness.signals.heartbeat_answered.next()
     await harness.heartbeat.stop()
     assert "The event loop could not be checked: OSError('no frames')" in caplog.text
 
@@ -395,7 +395,7 @@ async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(h
 
 
 async def test_a_worker_without_jobs_respects_retry_after(backend, claimed, monkeypatch):
-    monkeypatch.setattr(heartbeat, "PRESENCE", 0.02)
+    monkeypatch.setattr(heartbeat, "MAX_INTERVAL", 0.02)
     harness = Harness(backend, claimed)
     harness.calls.quiet_until = time.monotonic() + 0.5
     harness.start()

@@ -1,4 +1,4 @@
-"""Errors of mypy in the code of handlers."""
+"""Errors and inferred types that mypy reports for the handler decorator."""
 
 import subprocess
 import sys

@@ -21,8 +21,8 @@ class Database:
     """A connection pool of one service. `act_as` gives a transaction the caller's role.
 
     The service's role is not a superuser and owns the tables of the service. Triggers, policies and
-    defaults of users run in these sessions. They can reset the role that `act_as` set, and then
-    have the privileges of the service's role and no others.
+    column defaults that users define run in these sessions. They can reset the role that `act_as`
+    set, and then have the privileges of the service's role and no others.
 
     Connections are opened when needed and closed after five idle minutes.
     """

@@ -46,13 +46,14 @@ class CatalogModel(BaseModel):
         official: True if the model is called by its name, False if it is called by ``version``;
             None if that is not known.
         version: Hash of the last known version; used only if ``official`` is not True.
-        typical_seconds: Run time of a stored example, without queue and cold start.
+        typical_seconds: Run time of an example prediction on the page of the model, without queue
+            time and cold start.
         price_usd_per_image: List price; None if the model is not priced per image, or if sources
             disagree.
         max_outputs_param: Name of the input that sets the number of pictures.
         output: Type of the output of the last known version, ``uri`` or ``uri[]``; other versions
             may differ.
-        progress_in_logs: Format of the progress in the logs of a stored example.
+        progress_in_logs: Format of the progress in the logs of that example prediction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""Calls that overlap with an open transaction, a table lock, or a missed round of maintenance."""
+"""Calls during an open transaction or a table lock, or before maintenance has run."""
 
 import pytest
 
@@ -12,7 +12,7 @@ CLAIM = "select claim_jobs('w', $1, $2, 1, 60, confirms_start => true)"
 
 
 async def claim_unconfirmed(world: World) -> dict[str, str]:
-    """Claim a job whose start is not confirmed yet."""
+    """Claim a job, but do not confirm its start."""
     (job,) = await world.call(CLAIM, [QUEUE], [TYPE])
     return job
 
@@ -68,7 +68,7 @@ async def test_a_heartbeat_extends_leases_during_create_index(world: World, mode
     assert await world.states([job]) == ["processing"]
 
 
-async def test_a_start_confirmed_in_lease_extension_counts_until_the_sweep(world):
+async def test_a_start_confirmed_in_lease_extension_is_counted_by_the_sweep(world):
     job = await world.enqueue(TYPE, {"max_attempts": 1})
     claimed = await claim_unconfirmed(world)
     holder = await world.hold("select from job_queue where id = $1 for update", job)
@@ -81,7 +81,7 @@ async def test_a_start_confirmed_in_lease_extension_counts_until_the_sweep(world
     assert await world.states([job]) == ["failed"]
 
 
-async def test_a_job_cancelled_while_parked_is_claimed_for_cleanup_again(world: World):
+async def test_a_claim_for_cleanup_is_repeated_if_its_start_was_not_confirmed(world: World):
     job = await world.enqueue(TYPE, {})
     (claimed,) = await world.claim()
     await world.report([claimed["id"]], "parked", event=EVENT)
@@ -119,8 +119,8 @@ async def test_an_event_is_kept_although_an_older_one_of_its_name_is_stored(worl
     assert await world.states([second]) == ["pending"]
 
 
-async def park_beside_a_stored_event(world: World) -> tuple[str, str]:
-    """Park two jobs on an event that wakes only one of them, and park that one again."""
+async def park_again_while_event_is_stored(world: World) -> tuple[str, str]:
+    """Park two jobs, send an event while one is locked, and park the woken one again."""
     locked, free = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim()
     await world.report([locked, free], "parked", event=EVENT)
@@ -136,7 +136,7 @@ async def park_beside_a_stored_event(world: World) -> tuple[str, str]:
 
 
 async def test_a_job_that_parks_again_is_not_woken_by_the_event_that_woke_it(world: World):
-    locked, free = await park_beside_a_stored_event(world)
+    locked, free = await park_again_while_event_is_stored(world)
     assert await world.states([locked, free]) == ["parked", "parked"]
     await world.pass_time(1)
     await world.maintain()
@@ -145,7 +145,7 @@ async def test_a_job_that_parks_again_is_not_woken_by_the_event_that_woke_it(wor
 
 
 async def test_a_second_event_wakes_the_job_that_parked_again(world: World):
-    locked, free = await park_beside_a_stored_event(world)
+    locked, free = await park_again_while_event_is_stored(world)
     assert await world.call("select send_event($1)", EVENT) == {"woken": 2}
     assert await world.states([locked, free]) == ["pending", "pending"]
 

@@ -1,4 +1,4 @@
-"""Jobs that wait for a key, a parent or a lease, and the checks that start them later."""
+"""Jobs that wait for a limit key, a parent or a lease, and the maintenance that unblocks them."""
 
 from typing import Any
 from uuid import uuid4
@@ -23,7 +23,7 @@ async def claim_one(world: World, request: str | None = None) -> list[Any]:
     return await world.call(CLAIM_ONE, [QUEUE], [TYPE], request or str(uuid4()), "w")
 
 
-async def work_off(world: World, rounds: int = 10) -> int:
+async def run_all_jobs(world: World, rounds: int = 10) -> int:
     """Claim, report and maintain for some seconds; return how many jobs ran."""
     ran = 0
     for _ in range(rounds):
@@ -36,7 +36,7 @@ async def work_off(world: World, rounds: int = 10) -> int:
 
 
 @pytest.mark.parametrize("end", ["delete_limit", "resume_key"])
-async def test_all_jobs_run_after_a_limit_or_pause_ends_even_if_one_check_is_not_enough(world, end):
+async def test_all_jobs_run_after_a_limit_or_pause_ends_even_if_one_round_is_not_enough(world, end):
     if end == "delete_limit":
         await world.call("select set_limit($1, 1)", KEY)
     else:
@@ -47,7 +47,7 @@ async def test_all_jobs_run_after_a_limit_or_pause_ends_even_if_one_check_is_not
     if running:
         await world.report(running)
         await world.maintain(1)
-    assert await work_off(world) + len(running) == 1300
+    assert await run_all_jobs(world) + len(running) == 1300
 
 
 async def test_a_rate_starts_jobs_while_earlier_ones_still_run(world):
@@ -61,7 +61,7 @@ async def test_a_rate_starts_jobs_while_earlier_ones_still_run(world):
     assert started == 4
 
 
-async def test_a_slot_passes_to_the_next_job_if_the_unblocked_job_loses_the_key(world):
+async def test_a_freed_slot_goes_to_the_next_job_if_the_first_is_replaced_without_its_key(world):
     await world.call("select set_limit($1, 1)", KEY)
     await enqueue_many(world, 1)
     [first] = await world.claim()
@@ -72,7 +72,7 @@ async def test_a_slot_passes_to_the_next_job_if_the_unblocked_job_loses_the_key(
     await world.report([first["id"]])
     await world.maintain()
     await world.enqueue(TYPE, {"priority": 5, "options": unique})
-    assert await work_off(world) == 4
+    assert await run_all_jobs(world) == 4
 
 
 @pytest.mark.parametrize("fault", ["refused", "locked"])
@@ -94,7 +94,7 @@ async def test_a_job_that_cannot_start_does_not_occupy_the_slot_of_its_key(world
             create trigger refuse before update on job_queue for each row
             when (new.id = '{bad}' and new.status = 'processing') execute function refuse()"""
         )
-    assert await work_off(world) == 2
+    assert await run_all_jobs(world) == 2
 
 
 async def test_a_locked_key_at_the_head_of_the_queue_delays_no_other_job(world):
@@ -170,7 +170,7 @@ async def test_a_late_repetition_of_a_claim_does_not_renew_an_ended_lease(world)
     assert [one["id"] for one in await claim_one(world)] == [job]
 
 
-async def test_a_cancel_with_a_fixed_snapshot_is_refused(world):
+async def test_a_cancel_in_repeatable_read_is_refused(world):
     parent = await world.enqueue(TYPE, {})
     caller = await world.session("caller")
     await caller.connection.execute("begin isolation level repeatable read")

@@ -76,9 +76,9 @@ class World:
         owner: A connection without a timeout, for preparations and checks.
         jobs: The ordinary jobs by the state that they were created in.
         bad: The bad jobs by the state that they were created in.
-        neighbours: More ordinary jobs, created by a kind, which must start too.
+        neighbours: More ordinary jobs, created by a `Kind` (`kinds.py`), which must start too.
         queues: The queues that an ordinary worker claims from, and `types` its job types.
-        saved: Values that a kind or a flow needs later in the test.
+        saved: Values that a `Kind` or a `Flow` (`flows.py`) needs later in the test.
     """
 
     def __init__(self, owner: internals.Connection, connect: Callable[..., Awaitable[Any]]) -> None:
@@ -185,7 +185,7 @@ class World:
     # Creating jobs -----------------------------------------------------------------------------
 
     async def place(self, state: str, job_type: str, make: Make, count: int) -> list[str]:
-        """Create jobs in a state. Delays, and leases that expire, last ten seconds."""
+        """Create jobs in a state; the delay of `due` and lease of `expired` jobs is ten seconds."""
         given: dict[str, Any] = {"priority": 5 if job_type == BAD_TYPE else 0}
         options: dict[str, Any] = {"tags": [TAG]}
         if state == "due":

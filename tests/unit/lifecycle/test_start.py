@@ -170,7 +170,7 @@ async def test_a_wake_up_for_maintenance_leads_to_no_claim(harness, backend):
     async with harness.worker(name="me") as worker:
         await worker._signals.maintained.next()
         await worker._signals.idle.next()
-        await worker._signals.beaten.next()
+        await worker._signals.heartbeat_answered.next()
         while not backend.asked.empty():
             backend.asked.get_nowait()
         harness.subscriptions.wake("default", "maintain")
@@ -184,7 +184,7 @@ async def test_wake_ups_for_maintenance_are_ignored_without_the_lease(harness, b
     async with harness.worker() as worker:
         await worker._signals.maintained.next()
         await worker._signals.idle.next()
-        await worker._signals.beaten.next()
+        await worker._signals.heartbeat_answered.next()
         while not backend.asked.empty():
             backend.asked.get_nowait()
         harness.subscriptions.wake("default", "maintain")

@@ -8,7 +8,7 @@ from picture_queue.local.gateway.settings import RealtimeLimits
 
 
 class SharedRate:
-    """A rate limit with fair sharing: a user who exceeds it does not block the others.
+    """A rate limit with fair sharing: a key that exceeds it does not block the others.
 
     Args:
         maximum: The maximum number per second.
@@ -20,23 +20,20 @@ class SharedRate:
         self._taken: Counter[Hashable] = Counter()
         self._second = 0.0
 
-    def take(self, user: Hashable, count: int = 1) -> bool:
-        """Count events of a user and return True; False, and count none, beyond the limit.
+    def take(self, key: Hashable, count: int = 1) -> bool:
+        """Count events of a key and return True; if they exceed the limit, only return False.
 
-        When the limit is reached, each user may still use an equal share of it.
+        When the limit is reached, each key may still use an equal share of it.
         """
         now = monotonic()
         if now - self._second >= 1:
             self._second, self._total = now, 0
             self._taken.clear()
-        users = len(self._taken) + (user not in self._taken)
-        if (
-            self._total + count > self._maximum
-            and self._taken[user] + count > self._maximum // users
-        ):
+        keys = len(self._taken) + (key not in self._taken)
+        if self._total + count > self._maximum and self._taken[key] + count > self._maximum // keys:
             return False
         self._total += count
-        self._taken[user] += count
+        self._taken[key] += count
         return True
 
 

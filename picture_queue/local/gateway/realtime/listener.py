@@ -54,7 +54,7 @@ class Listener:
                 await self._listen()
                 attempt = 0
             except Exception as error:  # must not end: without it there are no messages
-                _logger.warning("lost the database's notifications: %r", error)
+                _logger.warning("lost the notification connection; reconnecting: %r", error)
             self.connected.clear()
             await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
             attempt += 1

@@ -1,4 +1,4 @@
-"""Answers to the download of an object: with ranges and conditions."""
+"""Responses to downloads of objects, with range and conditional requests."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,8 @@ from picture_queue.local.gateway.storage.errors import bad_range
 _CHUNK: Final = 256 * 1024
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]*")
-# Types in which a browser runs no scripts. Its viewer of PDF does not work in a sandbox.
+# Types in which browsers run no scripts, so they need no sandbox. PDF is among them also because
+# the PDF viewers of browsers do not work in a sandbox.
 _PASSIVE: Final = re.compile(
     r"((image|audio|video)/[\w.-]+|application/pdf) *(;[^,]*)?", re.IGNORECASE
 )
@@ -96,7 +97,10 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
 
 
 def header_value(value: object, otherwise: str) -> str:
-    """Return a value if it is valid in a header: fields of forms may contain line breaks."""
+    """Return the value if it is valid in a header, else `otherwise`.
+
+    Values from form fields may contain line breaks.
+    """
     return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else otherwise
 
 
