@@ -23,7 +23,7 @@ PictureQueueError
 │   ├── JobRunning         PQ_RUNNING_JOB        409
 │   └── QueueDraining      PQ_QUEUE_DRAINING     409
 ├── TooLarge               PQ_TOO_LARGE          413
-├── Busy                   PQ_BUSY               503
+├── Busy                   PQ_BUSY               429
 ├── ConnectionFailed       (no answer from the project)
 ├── VersionMismatch
 │   ├── NotInstalled       (the project has no picture-queue functions)
@@ -245,7 +245,7 @@ class Busy(PictureQueueError):
     """The database could not serve the call now; repeating it is safe."""
 
     code = "PQ_BUSY"
-    http_status = 503
+    http_status = 429  # after a 503, PostgREST reconnects and reloads its schema cache
 
 
 class ConnectionFailed(PictureQueueError):

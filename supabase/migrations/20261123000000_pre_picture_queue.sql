@@ -216,7 +216,7 @@ begin
     ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
     ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model', 'list_models() shows the inputs of each model'),
     ('PQ_CYCLE',              '422', 'the dependencies form a cycle', 'remove one of the dependencies'),
-    ('PQ_BUSY',               '503', 'the database is busy, repeat the call', 'repeat the call')
+    ('PQ_BUSY',               '429', 'the database is busy, repeat the call', 'repeat the call')
   ) as e (code, status, message, hint)
   where e.code = p_code;
   raise exception using
@@ -1500,7 +1500,7 @@ $$;
 -- object in use (55006), PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '55006', 'PT503') $$;
+as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '55006', 'PT429') $$;
 
 -- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the

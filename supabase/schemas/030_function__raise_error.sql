@@ -31,7 +31,7 @@ begin
     ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
     ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model', 'list_models() shows the inputs of each model'),
     ('PQ_CYCLE',              '422', 'the dependencies form a cycle', 'remove one of the dependencies'),
-    ('PQ_BUSY',               '503', 'the database is busy, repeat the call', 'repeat the call')
+    ('PQ_BUSY',               '429', 'the database is busy, repeat the call', 'repeat the call')
   ) as e (code, status, message, hint)
   where e.code = p_code;
   raise exception using

@@ -107,7 +107,7 @@ async def test_an_enqueue_that_waits_for_an_open_transaction_raises_busy(two, na
     await one.execute("begin")
     await make(one, before)
     async with asyncio.timeout(30):
-        assert await refusal(other, call) == ("PT503", "PQ_BUSY")
+        assert await refusal(other, call) == ("PT429", "PQ_BUSY")
     # The caller's lock_timeout is restored, and the repeated call succeeds.
     assert await other.fetchval("show lock_timeout") == "0"
     await one.execute("commit")
@@ -123,7 +123,7 @@ async def test_an_enqueue_with_an_older_snapshot_succeeds_or_is_refused(two, nam
     await other.fetchval("select count(*) from job_queue")
     await make(one, before)
     # In the same transaction a retry fails again: its snapshot does not show the conflicting row.
-    refused = {("PT503", "PQ_BUSY"), ("PT400", "PQ_INVALID_ARGUMENT")}
+    refused = {("PT429", "PQ_BUSY"), ("PT400", "PQ_INVALID_ARGUMENT")}
     assert await refusal(other, call) in {None, *refused}
     await other.execute("rollback")
     assert await refusal(other, call) is None
@@ -142,8 +142,8 @@ async def test_two_transactions_that_create_queues_in_opposite_orders_do_not_dea
     answers = await asyncio.gather(
         turn(two[0], "new1", "new2", barrier), turn(two[1], "new2", "new1", barrier)
     )
-    assert set(answers) <= {None, ("PT503", "PQ_BUSY")}
-    assert ("PT503", "PQ_BUSY") in answers
+    assert set(answers) <= {None, ("PT429", "PQ_BUSY")}
+    assert ("PT429", "PQ_BUSY") in answers
 
 
 @pytest.mark.parametrize("queue", ["default", "fair", "new"])

@@ -53,7 +53,7 @@ async def refusal(url, call):
 async def test_calls_of_operators_raise_busy(held):
     url, _ = held
     answers = await asyncio.gather(*(refusal(url, call) for call in CALLS))
-    assert answers == [(call, "PT503", "PQ_BUSY") for call in CALLS]
+    assert answers == [(call, "PT429", "PQ_BUSY") for call in CALLS]
 
 
 async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held):
@@ -125,7 +125,7 @@ async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(generating, held
         return call, None
 
     answers = await asyncio.gather(*(answer(call) for call in calls))
-    assert answers == [(call, "PT503") for call in calls]
+    assert answers == [(call, "PT429") for call in calls]
 
 
 async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(generating):
@@ -137,7 +137,7 @@ async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(
         await holder.execute("select from public.generations for update")
         with pytest.raises(asyncpg.PostgresError) as refused:
             await other.fetchval("select begin_prediction($1, $2)", job, lease)
-        assert refused.value.sqlstate == "PT503"
+        assert refused.value.sqlstate == "PT429"
         await holder.execute("rollback")
         begun = await other.fetchval("select begin_prediction($1, $2)", job, lease)
         await holder.execute("begin")
@@ -153,7 +153,7 @@ async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(
                 lease,
                 UUID(begun["prediction"]["id"]),
             )
-        assert refused.value.sqlstate == "PT503"
+        assert refused.value.sqlstate == "PT429"
     finally:
         await other.close(timeout=5)
 
@@ -186,7 +186,7 @@ async def test_only_a_changed_policy_conflicts_with_an_open_registration(own_dat
         await holder.fetchval(f"select {call.format('one', 3)}")
         same, other = call.format("two", 2), call.format("three", 4)
         answers = await asyncio.gather(*(refusal(own_database, each) for each in (same, other)))
-        assert answers == [(same, None, None), (other, "PT503", "PQ_BUSY")]
+        assert answers == [(same, None, None), (other, "PT429", "PQ_BUSY")]
     finally:
         await holder.close(timeout=5)
 
@@ -208,6 +208,6 @@ async def test_repeating_a_call_of_an_open_transaction_raises_busy(own_database)
         for call in IDEMPOTENT:
             await holder.fetchval(f"select {call}")
         answers = await asyncio.gather(*(refusal(own_database, call) for call in IDEMPOTENT))
-        assert answers == [(call, "PT503", "PQ_BUSY") for call in IDEMPOTENT]
+        assert answers == [(call, "PT429", "PQ_BUSY") for call in IDEMPOTENT]
     finally:
         await holder.close(timeout=5)

@@ -181,7 +181,7 @@ async def find_failures_while_locked(url: str, table: str, calls: dict[str, str]
     return {
         name: (error, round(took, 1))
         for name, (error, took) in zip(calls, answers, strict=True)
-        if took > MAX_SECONDS or (error and not error.startswith("PT503 PQ_BUSY"))
+        if took > MAX_SECONDS or (error and not error.startswith("PT429 PQ_BUSY"))
     }
 
 
