@@ -122,7 +122,8 @@ def _find_stack(port: int) -> DataDir | None:
         with contextlib.suppress(psutil.Error, OSError, LocalStackError):
             # The daemon and the worker, which have the listening sockets, run in it.
             data = DataDir(Path(process.cwd()))
-            if process not in [*data.programs(), data.daemon()]:
+            own = process.pid == os.getpid()  # it has just opened another address of the port
+            if own or process not in [*data.programs(), data.daemon()]:
                 continue
             ends = process.net_connections("tcp")
             if any(end.status == psutil.CONN_LISTEN and end.laddr.port == port for end in ends):

@@ -32,6 +32,7 @@ _HEAD_TIMEOUT = 10.0  # seconds until the head of a request is complete
 _HEAD_LIMIT = 64 * 1024  # bytes; PostgREST accepts 50 KiB
 _PIPELINE_LIMIT = 100  # requests that wait for the answer to an earlier one on their connection
 _WRITE_TIMEOUT = 60.0  # seconds for which a client may read nothing of an answer
+_SEND_BUFFER = 64 * 1024  # bytes that the system holds for a client
 _UNREAD_LIMIT = 2 * gateway.FRAME_LIMIT  # bytes; at most one message waits behind another
 # The rest of the descriptors is for files and for connections to the database and PostgREST.
 _DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
@@ -162,7 +163,17 @@ class _ReadingClient(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(_WRITE_TIMEOUT, self.transport.abort)
+        self._watch_reading()
+
+    def _watch_reading(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(_WRITE_TIMEOUT, self._expect_less, unread)
+
+    def _expect_less(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() < unread:
+            self._watch_reading()
+        else:
+            self.transport.abort()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -187,8 +198,12 @@ class _HttpProtocol(_ReadingClient, HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        # Linux takes up to 4 MB, and more only when a third of them is read. A client that reads
+        # slowly would seem to read nothing.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         # A new socket gets the lowest free number, so it shows how many descriptors are open.
-        if transport.get_extra_info("socket").fileno() >= _DESCRIPTOR_LIMIT:
+        if connection.fileno() >= _DESCRIPTOR_LIMIT:
             transport.abort()
             if self.loop.time() > _HttpProtocol._warned_at + _WARN_EVERY:
                 _HttpProtocol._warned_at = self.loop.time()

@@ -1508,7 +1508,8 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 -- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
 -- Postgres would refuse or resolve to another constraint. It also skips those on tables of roles that do not have all
 -- rights of the current role: their triggers and expressions would run as that role, and a caller can write such code
--- for a temporary table. Foreign keys run no such code.
+-- for a temporary table. Foreign keys run no such code. A name stands for all constraints of the schema that have it,
+-- so one of these is enough to skip it.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1518,16 +1519,15 @@ declare
     select string_agg(format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
     from pg_catalog.pg_constraint c
     where c.condeferred and has_schema_privilege(c.connamespace, 'usage') and not pg_is_other_temp_schema(c.connamespace)
-      and (c.contype = 'f' or (
-        select pg_has_role(t.relowner, current_user, 'member') from pg_catalog.pg_class t where t.oid = c.conrelid))
       and (
         exists (select from pg_catalog.pg_trigger t where t.tgconstraint = c.oid and t.tgrelid = any (v_ours))
         or current_setting('picture_queue.is_worker', true) = 'true' and exists (
           select from pg_catalog.pg_trigger t
           where t.tgrelid = any (v_ours) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
       and not exists (
-        select from pg_catalog.pg_constraint o
-        where o.conname = c.conname and o.connamespace = c.connamespace and not o.condeferred));
+        select from pg_catalog.pg_constraint o left join pg_catalog.pg_class t on t.oid = o.conrelid
+        where o.conname = c.conname and o.connamespace = c.connamespace
+          and not (o.condeferred and (o.contype = 'f' or pg_has_role(t.relowner, current_user, 'member')))));
 begin
   if v_names is not null then
     execute 'set constraints ' || v_names || ' immediate';

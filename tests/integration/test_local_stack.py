@@ -35,7 +35,7 @@ from picture_queue.local import LocalSupabase, launch, migrate
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import _find_parts, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.ports import listen
+from picture_queue.local.ports import HOST_6, listen
 from picture_queue.local.processes import runs
 
 # Without fsync the tests write less. A killed process loses no data without it either.
@@ -340,6 +340,13 @@ def test_the_error_names_a_taken_port_and_no_stack_runs(
     with pytest.raises(PortTaken, match=rf"{port} is taken by {holder}.*local stop.*--port"):
         quick(empty_dir, port=port or 0).start()
     assert not DataDir(empty_dir).locked()
+
+
+def test_the_error_names_no_stack_if_another_program_has_the_port_of_ipv6(empty_dir: Path) -> None:
+    with socket.create_server((HOST_6, 0), family=socket.AF_INET6) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"{port} is taken by another program"):
+            quick(empty_dir, port=port).start()
 
 
 @pytest.mark.parametrize("temporary", [True, False])

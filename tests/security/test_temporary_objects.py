@@ -312,6 +312,15 @@ create temp table bait (
   n integer, exclude using btree ((pg_temp.evil_index(n)) with =) deferrable initially deferred);
 insert into bait values (1), (1);
 """,
+    "name of a foreign key": """
+create temp table bait (n integer);
+create constraint trigger evil after insert on bait deferrable initially deferred
+for each row execute function pg_temp.evil_row();
+create temp table decoy (n integer primary key);
+create temp table decoys (
+  n integer constraint evil references decoy deferrable initially deferred);
+insert into bait values (1);
+""",
 }
 
 

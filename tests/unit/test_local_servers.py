@@ -177,6 +177,38 @@ async def test_a_client_that_reads_no_answer_is_disconnected(
                     await loop.sock_sendall(client, LARGE)
 
 
+async def test_a_client_that_reads_slowly_is_not_disconnected(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read a 30th of an answer within the timeout, which ends when this test says so."""
+    paused: asyncio.Queue[servers._HttpProtocol] = asyncio.Queue()
+
+    def pause_writing(self: servers._HttpProtocol) -> None:
+        servers._ReadingClient.pause_writing(self)
+        paused.put_nowait(self)
+
+    monkeypatch.setattr(servers, "_WRITE_TIMEOUT", 3600.0)
+    monkeypatch.setattr(servers._HttpProtocol, "pause_writing", pause_writing)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, (ports.HOST, port))
+        await loop.sock_sendall(client, LARGE)
+        async with asyncio.timeout(60):
+            protocol = await paused.get()
+            unread = protocol.transport.get_write_buffer_size()
+            got = 0
+            while got < 300_000:
+                got += len(await loop.sock_recv(client, 4096))
+            while protocol.transport.get_write_buffer_size() >= unread:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        protocol._expect_less(unread)
+        assert not protocol.transport.is_closing()
+        protocol._expect_less(protocol.transport.get_write_buffer_size())
+        assert protocol.transport.is_closing()
+
+
 async def test_a_websocket_that_sends_pings_and_reads_no_pong_is_closed(port: int) -> None:
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
