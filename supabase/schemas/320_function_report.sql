@@ -124,6 +124,7 @@ begin
   end;
   if jsonb_typeof(claim) <> 'null' then
     begin
+      perform picture_queue._raise_problem(case when jsonb_typeof(claim) <> 'object' then 'claim is not an object' end);
       select public.claim_jobs(
         c.worker, c.queues, c.job_types, c.max_jobs, c.lease_seconds, c.request_id, c.weights, c.confirms_start)
       into v_jobs

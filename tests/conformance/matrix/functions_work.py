@@ -116,7 +116,18 @@ WORKERS = [
             "jobs": [],
         },
         null={"outcomes": INVALID},
-        wrong={"outcomes": ("done", INVALID), "claim": ("more", INVALID)},
+        wrong={
+            "outcomes": ("done", INVALID),
+            "claim": (
+                "more",
+                {
+                    "outcomes": [{"job_id": "$job", "outcome": "ok", "status": "completed"}],
+                    "jobs": [],
+                    "claim_error": "PQ_INVALID_ARGUMENT: an argument is invalid: "
+                    "claim is not an object",
+                },
+            ),
+        },
     ),
     Function(
         "claim_next_job",
