@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local import gateway, simulator
@@ -34,6 +35,7 @@ _PIPELINE_LIMIT = 100  # requests that wait for the answer to an earlier one on 
 _WRITE_TIMEOUT = 60.0  # seconds for which a client may read nothing of an answer
 _SEND_BUFFER = 64 * 1024  # bytes that the system holds for a client
 _UNREAD_LIMIT = 2 * gateway.FRAME_LIMIT  # bytes; at most one message waits behind another
+_FRAGMENT_LIMIT = 10_000  # fragments of a WebSocket message; empty ones do not count as bytes
 # The rest of the descriptors is for files and for connections to the database and PostgREST.
 _DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
 _WARN_EVERY = 60.0  # seconds
@@ -254,6 +256,11 @@ class _WebSocketProtocol(_ReadingClient, WebSocketsSansIOProtocol):
             # over 8 KiB, uvicorn would leave the connection open for ever.
             self.transport.write(_BAD_HANDSHAKE)
             self.transport.close()
+
+    def handle_cont(self, event: Frame) -> None:
+        super().handle_cont(event)
+        if len(self.frames) > _FRAGMENT_LIMIT:
+            self.transport.abort()
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message of the app; after a refusal, mark the handshake as complete."""

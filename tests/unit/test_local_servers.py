@@ -223,6 +223,22 @@ async def test_a_websocket_that_sends_pings_and_reads_no_pong_is_closed(port: in
                 await loop.sock_sendall(client, pings)
 
 
+async def test_a_websocket_message_of_very_many_fragments_is_refused(port: int) -> None:
+    """Send empty fragments, which a limit of bytes does not end."""
+    reader, writer = await _open(port)
+    writer.write(UPGRADE)
+    async with asyncio.timeout(60):
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 100_000)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        # Ends the message, so that the server would answer a message of any number of fragments.
+        writer.write(b"\x80\x80\0\0\0\0")
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
+
+
 @pytest.mark.usefixtures("short_timeout")
 async def test_a_websocket_has_no_timeout_for_its_head(port: int) -> None:
     reader, writer = await _open(port)
