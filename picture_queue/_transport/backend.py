@@ -74,7 +74,7 @@ class AsyncBackend:
         if not self._version_is_checked:
             await self._check_version(deadline)
         try:
-            return await self._repeat(partial(self._transport.call, rpc), deadline)
+            return await self._retry(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
             # The database may have been migrated meanwhile: raise if its version no longer fits.
             await self._check_version(deadline)
@@ -96,14 +96,14 @@ class AsyncBackend:
         """
         api = self._api()
         deadline = Deadline(api.settings.timeout if timeout is None else timeout)
-        return await self._repeat(partial(api.storage, call), deadline)
+        return await self._retry(partial(api.storage, call), deadline)
 
     @property
     def storage_url(self) -> str:
         """The URL of Storage."""
         return f"{self._api().settings.url}/storage/v1"
 
-    async def _repeat(self, call: Callable[[Deadline], Awaitable[T]], deadline: Deadline) -> T:
+    async def _retry(self, call: Callable[[Deadline], Awaitable[T]], deadline: Deadline) -> T:
         try:
             return await call(deadline)
         except Exception as error:
@@ -123,7 +123,7 @@ class AsyncBackend:
     async def _check_version(self, deadline: Deadline) -> None:
         try:
             call = partial(self._transport.call, _rpc.picture_queue_version())
-            version = await self._repeat(call, deadline)
+            version = await self._retry(call, deadline)
         except FunctionMissing:
             version = None
         except UnreadableAnswer as error:  # all versions of the SQL answer in the same format

@@ -76,7 +76,7 @@ class Backend:
         if not self._version_is_checked:
             self._check_version(deadline)
         try:
-            return self._repeat(partial(self._transport.call, rpc), deadline)
+            return self._retry(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
             # The database may have been migrated meanwhile: raise if its version no longer fits.
             self._check_version(deadline)
@@ -98,14 +98,14 @@ class Backend:
         """
         api = self._api()
         deadline = Deadline(api.settings.timeout if timeout is None else timeout)
-        return self._repeat(partial(api.storage, call), deadline)
+        return self._retry(partial(api.storage, call), deadline)
 
     @property
     def storage_url(self) -> str:
         """The URL of Storage."""
         return f"{self._api().settings.url}/storage/v1"
 
-    def _repeat(self, call: Callable[[Deadline], T], deadline: Deadline) -> T:
+    def _retry(self, call: Callable[[Deadline], T], deadline: Deadline) -> T:
         try:
             return call(deadline)
         except Exception as error:
@@ -125,7 +125,7 @@ class Backend:
     def _check_version(self, deadline: Deadline) -> None:
         try:
             call = partial(self._transport.call, _rpc.picture_queue_version())
-            version = self._repeat(call, deadline)
+            version = self._retry(call, deadline)
         except FunctionMissing:
             version = None
         except UnreadableAnswer as error:  # all versions of the SQL answer in the same format

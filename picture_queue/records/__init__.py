@@ -34,10 +34,10 @@ from picture_queue.records.predictions import (
 from picture_queue.records.project import (
     Finding,
     Health,
+    JobTypeWithoutWorker,
     Maintenance,
     QueueHealth,
     Version,
-    WaitingType,
 )
 from picture_queue.records.queues import DesiredWorkers, Queue, QueueCounts
 from picture_queue.records.schedules import Schedule
@@ -76,6 +76,7 @@ __all__ = [
     "JobPosition",
     "JobReason",
     "JobStatus",
+    "JobTypeWithoutWorker",
     "Limit",
     "LogLine",
     "Maintenance",
@@ -98,6 +99,5 @@ __all__ = [
     "Transition",
     "Unreadable",
     "Version",
-    "WaitingType",
     "WorkerSeen",
 ]

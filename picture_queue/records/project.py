@@ -38,7 +38,7 @@ class QueueHealth(Record):
     draining: bool = False
 
 
-class WaitingType(Record):
+class JobTypeWithoutWorker(Record):
     """Pending jobs of a type that no worker of their queue knows."""
 
     job_type: str
@@ -51,7 +51,7 @@ class Health(Record):
 
     queues: tuple[QueueHealth, ...]
     workers: tuple[WorkerSeen, ...]
-    job_types_without_worker: tuple[WaitingType, ...]
+    job_types_without_worker: tuple[JobTypeWithoutWorker, ...]
     stuck: int
 
 

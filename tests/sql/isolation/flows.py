@@ -208,8 +208,8 @@ async def run(world: World, kind: Kind, flow: Flow) -> None:
         return await world.enqueue(TYPE, given)
 
     for state in flow.states:
-        world.jobs[state] = await world.place(state, TYPE, make_ordinary, JOBS)
-        world.bad[state] = await world.place(state, BAD_TYPE, kind.make, 1)
+        world.jobs[state] = await world.create_jobs(state, TYPE, make_ordinary, JOBS)
+        world.bad[state] = await world.create_jobs(state, BAD_TYPE, kind.make, 1)
     if flow.arrange:
         await flow.arrange(world)
     await kind.spoil(world)

@@ -83,7 +83,7 @@ async def spoil_callback_policy(world: World) -> None:
 
 async def check_batches(world: World) -> None:
     """Check that the batch of a refused callback records the reason."""
-    await world.provoke()
+    await world.run_bad_jobs()
     for batch in world.saved["batches"]:
         found = await world.call("select get_batch($1::text::uuid)", batch)
         ended = found["open"] == 0
@@ -94,7 +94,7 @@ async def check_batch_counts(world: World) -> None:
     """Check that the batch is counted after the lock is released."""
     await world.saved["lock"].execute("rollback")
     await world.pass_time(1)  # Maintenance retries locked rows after a moment.
-    await world.provoke()
+    await world.run_bad_jobs()
     for batch in world.saved["batches"]:
         found = await world.call("select get_batch($1::text::uuid)", batch)
         expect(found["open"] == 0 and found["callback_job_id"], f"{found}")
@@ -135,7 +135,7 @@ async def check_few_changed(world: World) -> None:
 
 async def check_children(world: World) -> None:
     """Check that all dependents change in bounded rounds, and that cancelled ones have a reason."""
-    await world.provoke()
+    await world.run_bad_jobs()
     for _ in range(DEPENDENTS // 200):
         if not await count_children(world, "hold = 'waiting'"):
             break
@@ -161,9 +161,9 @@ def check_validator(payload: str, *words: str) -> Step:
     """Check that an error names an invalid job and the reason, in a call with a valid job."""
 
     async def check(world: World) -> None:
-        await world.provoke()
+        await world.run_bad_jobs()
         try:
-            await world.ask(
+            await world.try_call(
                 f"""select enqueue_jobs(jsonb_build_array('{{"job_type": "{TYPE}"}}'::jsonb,
                 jsonb_build_object('job_type', '{BAD_TYPE}', 'payload', {payload})))"""
             )
@@ -182,7 +182,7 @@ async def spoil_policy(world: World) -> None:
 async def check_policy(world: World) -> None:
     """Check that the error of an enqueue names the queue in the policy of the job type."""
     try:
-        await world.ask("select enqueue_job('bad-policy')")
+        await world.try_call("select enqueue_job('bad-policy')")
     except Refused as refused:
         expect(internals.BAD_QUEUE_NAME in refused.text, refused.text)
     else:
@@ -282,7 +282,7 @@ def check_trigger(make: Callable[[World, dict[str, Any]], Awaitable[str]] = make
     async def check(world: World) -> None:
         # Jobs that were created earlier may have ended in a way that does not fire the trigger.
         world.bad["asked"] = [await make(world, {"options": {}})]
-        await world.provoke()
+        await world.run_bad_jobs()
         await world.expect_reason(REFUSAL)
 
     return check
@@ -299,13 +299,13 @@ async def check_holder(world: World) -> None:
 
 def hold(sql: str) -> Step:
     async def spoil(world: World) -> None:
-        world.saved["lock"] = await world.hold(sql)
+        world.saved["lock"] = await world.open_transaction(sql)
 
     return spoil
 
 
 async def lock_jobs(world: World) -> None:
-    await world.hold(f"select from job_queue where job_type = '{BAD_TYPE}' for update")
+    await world.open_transaction(f"select from job_queue where job_type = '{BAD_TYPE}' for update")
 
 
 async def make_with_key(world: World, given: dict[str, Any]) -> str:
@@ -315,14 +315,14 @@ async def make_with_key(world: World, given: dict[str, Any]) -> str:
 
 
 async def lock_batches(world: World) -> None:
-    world.saved["lock"] = connection = await world.hold("select 1")
+    world.saved["lock"] = connection = await world.open_transaction("select 1")
     await internals.lock_rows(connection, "batch", "id::text = any($1)", world.saved["batches"])
 
 
 def lock(table: str, where: str, prepare: Step = nothing) -> Step:
     async def spoil(world: World) -> None:
         await prepare(world)
-        connection = await world.hold("select 1")
+        connection = await world.open_transaction("select 1")
         expect(
             await internals.lock_rows(connection, table, where) > 0, f"nothing to lock in {table}"
         )
@@ -331,7 +331,7 @@ def lock(table: str, where: str, prepare: Step = nothing) -> Step:
 
 
 async def lock_key(world: World) -> None:
-    connection = await world.hold("select 1")
+    connection = await world.open_transaction("select 1")
     expect(await internals.lock_key(connection, "bad-key") > 0, "nothing to lock")
 
 
@@ -347,7 +347,7 @@ async def register(world: World) -> None:
 async def work_in_one_transaction(world: World) -> None:
     """Leave open a transaction that claims a job, and would also work and complete it."""
     await world.enqueue(BAD_TYPE, {"priority": 9})
-    await world.hold("select * from claim_next_job($1)", QUEUE)
+    await world.open_transaction("select * from claim_next_job($1)", QUEUE)
 
 
 def operate(sql: str) -> Step:
@@ -357,7 +357,7 @@ def operate(sql: str) -> Step:
         await world.owner.fetchval("select set_limit('old-key', 5)")
         await set_bad_schedule(world)
         world.saved["sql"] = f"select {sql}"
-        await world.hold(world.saved["sql"])
+        await world.open_transaction(world.saved["sql"])
 
     return spoil
 
@@ -365,7 +365,7 @@ def operate(sql: str) -> Step:
 async def check_operator(world: World) -> None:
     """Check that the call of a second operator returns, or raises PQ_BUSY."""
     try:
-        await world.ask(world.saved["sql"])
+        await world.try_call(world.saved["sql"])
     except Refused as refused:
         expect(refused.code == "PQ_BUSY", refused.text)
     await check_holder(world)

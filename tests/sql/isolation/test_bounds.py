@@ -36,7 +36,7 @@ async def test_many_locked_jobs_do_not_delay_the_maintenance_of_others(world, st
         for _ in range(2):
             await world.call(CLAIM, "many", "many", "many", 1000, 1)
     await world.pass_time(2)
-    holder = await world.hold("select from job_queue where queue = 'many' for update")
+    holder = await world.open_transaction("select from job_queue where queue = 'many' for update")
     await world.call(MANY, "one", 1, given[step])
     if step == "sweep":
         await world.call(CLAIM, "one", "many", "many", 1, 1)
@@ -72,18 +72,20 @@ async def test_handlers_of_locked_jobs_hold_no_connection_for_long(world, call):
     """A worker, or the API, has few connections, and its claims and reports need them as well."""
     await world.enqueue(TYPE, {})
     [job] = await world.claim()
-    holder = await world.hold("select from job_queue for update")
+    holder = await world.open_transaction("select from job_queue for update")
     async with asyncio.timeout(30):  # It takes 50 seconds if each call waits two seconds.
         for _ in range(25):
             with pytest.raises(Refused, match="PQ_BUSY"):
-                await world.ask(f"select {call}", job["id"], job["lease_id"])
+                await world.try_call(f"select {call}", job["id"], job["lease_id"])
     await holder.close()
 
 
 async def test_all_leases_are_extended_while_the_table_is_locked(world):
     await world.call(MANY, "many", 400, {})
     held = await world.call(CLAIM, "many", "many", "many", 400, 60)
-    holder = await world.hold("lock table job_queue in share mode")  # as `create index` does
+    holder = await world.open_transaction(
+        "lock table job_queue in share mode"
+    )  # as `create index` does
     answer = await world.call("select heartbeat_jobs('w', $1)", [world.lease(job) for job in held])
     extended = await world.owner.fetchval("select count(*) from picture_queue.lease_extension")
     await holder.close()
@@ -108,7 +110,7 @@ async def test_a_locked_failed_step_does_not_stop_maintenance(world):
     await trigger(world, "many", "P0001")
     await world.pass_time(2)
     await world.maintain()
-    holder = await world.hold("select from picture_queue.failed_step for update")
+    holder = await world.open_transaction("select from picture_queue.failed_step for update")
     job = await world.call(
         "select enqueue_job($1, queue => $2, options => '{\"delay_seconds\": 1}')", TYPE, QUEUE
     )

@@ -32,7 +32,7 @@ async def claim(
 )
 async def test_a_callback_that_could_not_be_enqueued_is_refused_with_its_batch(world, callback):
     with pytest.raises(Refused, match="PQ_INVALID_ARGUMENT"):
-        await world.ask(
+        await world.try_call(
             "select enqueue_batch($1, $2)",
             [{"job_type": TYPE, "queue": QUEUE}], {"job_type": "after", **callback},
         )  # fmt: skip
@@ -41,7 +41,7 @@ async def test_a_callback_that_could_not_be_enqueued_is_refused_with_its_batch(w
 async def test_a_policy_with_a_bad_queue_name_is_refused(world):
     types = {TYPE: {"queue": internals.BAD_QUEUE_NAME}}
     with pytest.raises(Refused, match="PQ_INVALID_ARGUMENT") as refused:
-        await world.ask("select register_worker('w', $1, $2)", [QUEUE], types)
+        await world.try_call("select register_worker('w', $1, $2)", [QUEUE], types)
     assert internals.BAD_QUEUE_NAME in refused.value.text
 
 
@@ -92,7 +92,7 @@ async def test_a_repeated_claim_does_not_take_a_job_back_from_another_worker(wor
         await b.call("select maintain_jobs()")
     (given,) = await claim(b, "b")
     repeating = world.start(claim(a, "a", 5, request))
-    await world.blocked_or_done(a, repeating)
+    await world.wait_until_blocked_or_done(a, repeating)
     await b.commit()
     assert await repeating == []
     row = await world.call("select get_job($1::text::uuid)", job)
@@ -138,8 +138,8 @@ async def test_no_claim_waits_behind_a_waiting_operator(world, leave_open, sql):
     await leave_open(world, await world.session("open"))
     await world.enqueue("other", {})
     operator = await world.session("operator", statement_timeout="0")
-    operating = world.start(operator.ask(f"select {sql}"))
-    await world.blocked_or_done(operator, operating)
+    operating = world.start(operator.try_call(f"select {sql}"))
+    await world.wait_until_blocked_or_done(operator, operating)
     claimed = await world.claim("other")
     assert len(claimed) == 1
     try:
@@ -204,7 +204,7 @@ async def test_claims_and_reports_refuse_fixed_snapshots(world, call, level):
         ),
     }[call]
     with pytest.raises(Refused, match="PQ_INVALID_ARGUMENT") as refused:
-        await session.ask(sql, *args)
+        await session.try_call(sql, *args)
     assert level in refused.value.text.lower()
 
 
@@ -216,7 +216,7 @@ async def test_a_limit_is_exact_while_another_claim_is_not_committed(world):
     await a.begin()
     assert len(await claim(a, "a")) == 1
     claiming = world.start(claim(b, "b"))
-    await world.blocked_or_done(b, claiming)
+    await world.wait_until_blocked_or_done(b, claiming)
     await a.commit()
     assert await claiming == []
     assert await claim(b, "b") == []
@@ -256,7 +256,7 @@ async def test_a_report_after_the_last_attempt_expired_is_stale(world):
     assert await world.report([job]) == ["stale"]
     (lease,) = world.leases([job])
     with pytest.raises(Refused, match="PQ_STALE_LEASE"):
-        await world.ask(
+        await world.try_call(
             "select complete_job($1::text::uuid, '{}', lease_id => $2::text::uuid)",
             job, lease["lease_id"],
         )  # fmt: skip
@@ -377,7 +377,7 @@ async def test_dead_rows_kept_by_a_held_snapshot_are_not_read(world, leave_dead,
     await world.claim()
     for _ in range(3):
         before = await pages(world)
-    await world.hold("select 1 from job_queue")
+    await world.open_transaction("select 1 from job_queue")
     await leave_dead(world.owner, count)
     for _ in range(3):
         after = await pages(world)
@@ -429,7 +429,7 @@ async def test_a_job_whose_start_was_confirmed_loses_its_attempt(world, confirm)
 async def test_a_start_confirmed_while_the_row_is_locked_counts(world):
     job = await world.enqueue(TYPE, {})
     (claimed,) = await world.call(UNCONFIRMED, [QUEUE], [TYPE])
-    holder = await world.hold("select from job_queue for update")
+    holder = await world.open_transaction("select from job_queue for update")
     await world.call(
         "select heartbeat_jobs('w', jsonb_build_array(jsonb_build_object("
         "'job_id', $1::text, 'lease_id', $2::text)))",

@@ -219,7 +219,7 @@ async def test_the_error_of_a_users_trigger_has_a_code_and_its_message(world, ca
         await world.report([job], "failed")
     await refuse(world, timing)
     with pytest.raises(Refused, match=REFUSAL) as refused:
-        await world.ask(CALLS[call].format(**lease))
+        await world.try_call(CALLS[call].format(**lease))
     assert refused.value.code == "PQ_CONFLICT"
 
 

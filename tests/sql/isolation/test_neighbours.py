@@ -17,7 +17,7 @@ HANG = 3  # A call that takes more seconds is taken to wait.
 
 async def refused(world: World, sql: str, *args: Any) -> str:
     with pytest.raises(Refused) as caught:
-        await world.ask(sql, *args)
+        await world.try_call(sql, *args)
     return str(caught.value)
 
 
@@ -41,7 +41,7 @@ async def test_a_locked_table_of_the_archive_does_not_stop_maintenance(world):
     await world.claim()
     await world.report(old)
     await world.pass_time(400 * 86400)
-    await world.hold("lock table picture_queue.archive in access exclusive mode")
+    await world.open_transaction("lock table picture_queue.archive in access exclusive mode")
     late = await world.enqueue(TYPE, {"options": {"delay_seconds": 1}})
     await world.pass_time(2)
     for _ in range(3):
@@ -70,7 +70,7 @@ async def test_a_locked_generation_delays_neither_sweep_nor_claim(world):
         f"select generation_id, id, 'm', 'x' from job_queue where id::text = '{bound}'"
     )
     others = [await world.enqueue(TYPE, {}) for _ in range(3)]
-    await world.hold("select from generations for update")
+    await world.open_transaction("select from generations for update")
     claimed = await asyncio.wait_for(world.claim(), HANG)
     assert {job["id"] for job in claimed} == set(others)
     assert bound not in {job["id"] for job in claimed}
@@ -122,7 +122,7 @@ async def test_a_locked_row_of_a_worker_delays_no_claim(world):
     await world.enqueue(TYPE, {})
     await world.claim()
     await world.enqueue(TYPE, {})
-    await world.hold("select from picture_queue.worker for update")
+    await world.open_transaction("select from picture_queue.worker for update")
     assert len(await asyncio.wait_for(world.claim(), HANG)) == 1
 
 
@@ -131,4 +131,4 @@ async def test_calls_that_must_see_concurrent_commits_refuse_fixed_snapshots(wor
     await world.enqueue(TYPE, {})
     session = await world.session("reader", default_transaction_isolation="repeatable read")
     with pytest.raises(Refused, match="isolation"):
-        await session.ask(sql)
+        await session.try_call(sql)

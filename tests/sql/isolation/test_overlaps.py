@@ -57,7 +57,7 @@ async def test_a_heartbeat_extends_leases_during_create_index(world: World, mode
     (claimed,) = await world.claim(lease=60)
     builder = await world.session("index")
     await builder.begin()
-    await builder.ask(f"lock table job_queue in {mode} mode")
+    await builder.try_call(f"lock table job_queue in {mode} mode")
     beat = await world.call("select heartbeat_jobs('w', $1)", [world.lease(claimed)])
     assert beat == {"cancel": [], "lost": []}
     await builder.commit()
@@ -71,7 +71,7 @@ async def test_a_heartbeat_extends_leases_during_create_index(world: World, mode
 async def test_a_start_confirmed_in_lease_extension_is_counted_by_the_sweep(world):
     job = await world.enqueue(TYPE, {"max_attempts": 1})
     claimed = await claim_unconfirmed(world)
-    holder = await world.hold("select from job_queue where id = $1 for update", job)
+    holder = await world.open_transaction("select from job_queue where id = $1 for update", job)
     await world.call("select heartbeat_jobs('w', $1)", [world.lease(claimed)])
     await holder.execute("rollback")
     await world.owner.execute(
@@ -108,7 +108,7 @@ async def test_an_event_is_kept_although_an_older_one_of_its_name_is_stored(worl
     first, second = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim()
     await world.report([first], "parked", event=EVENT)
-    holder = await world.hold("select from job_queue where id = $1 for update", first)
+    holder = await world.open_transaction("select from job_queue where id = $1 for update", first)
     await world.call("select send_event($1)", EVENT)
     await holder.execute("rollback")
     await world.call("select cancel_job($1)", first)
@@ -124,7 +124,7 @@ async def park_again_while_event_is_stored(world: World) -> tuple[str, str]:
     locked, free = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim()
     await world.report([locked, free], "parked", event=EVENT)
-    holder = await world.hold("select from job_queue where id = $1 for update", locked)
+    holder = await world.open_transaction("select from job_queue where id = $1 for update", locked)
     assert await world.call("select send_event($1)", EVENT) == {"woken": 1}
     await world.pass_time(1)
     await world.claim()
@@ -191,7 +191,9 @@ async def test_a_claim_of_several_queues_skips_locked_and_expired_jobs(world, lo
             [{}] * locked + [{"options": {"expires_in_seconds": 1}}] * 5 + [{}] * 4
         )
     ]
-    await world.hold("select from job_queue where id::text = any($1) for update", jobs[:locked])
+    await world.open_transaction(
+        "select from job_queue where id::text = any($1) for update", jobs[:locked]
+    )
     await world.pass_time(2)
     claim = "select claim_jobs('w', $1, $2, 3)"
     claimed = [one["id"] for one in await world.call(claim, queues, [TYPE])]

@@ -89,7 +89,7 @@ async def test_a_busy_claim_does_not_undo_the_report(world):
     [job] = await run_jobs(world, 1)
     [lease] = world.leases([job])
     claim = {"worker": "w", "queues": [QUEUE], "job_types": [TYPE], "request_id": str(uuid4())}
-    await world.hold(
+    await world.open_transaction(
         "select claim_jobs('w', $1, $2, request_id => $3::text::uuid)",
         [QUEUE], [TYPE], claim["request_id"],
     )  # fmt: skip
@@ -174,7 +174,7 @@ async def test_complete_job_does_not_return_null_when_the_job_is_busy(world):
     [lease] = world.leases([job])
     await add_trigger(world, ["55P03"])
     with pytest.raises(Refused, match="PQ_BUSY"):
-        await world.ask(
+        await world.try_call(
             "select complete_job($1::text::uuid, lease_id => $2::text::uuid)",
             job, lease["lease_id"],
         )  # fmt: skip

@@ -58,7 +58,9 @@ async def test_a_new_limit_counts_a_running_job_whose_row_is_locked(world):
     await world.enqueue(TYPE, LIMITED)
     [running] = await world.claim()
     await world.enqueue(TYPE, LIMITED)
-    holder = await world.hold("select from job_queue where id::text = $1 for update", running["id"])
+    holder = await world.open_transaction(
+        "select from job_queue where id::text = $1 for update", running["id"]
+    )
     await world.call("select set_limit($1, 1)", KEY)
     for _ in range(3):
         await world.maintain(1)
@@ -78,7 +80,9 @@ async def test_a_job_locked_for_over_ten_seconds_no_longer_blocks_its_key(world)
     await world.enqueue(TYPE, LIMITED)
     [running] = await world.claim()
     await world.enqueue(TYPE, LIMITED)
-    await world.hold("select from job_queue where id::text = $1 for update", running["id"])
+    await world.open_transaction(
+        "select from job_queue where id::text = $1 for update", running["id"]
+    )
     await world.call("select set_limit($1, 1)", KEY)
     await world.pass_time(11)
     await world.maintain(1)
@@ -96,7 +100,7 @@ async def make_batch(world: World, count: int) -> list[str]:
 async def test_counting_a_batch_does_not_wait_for_a_lock_on_it(world):
     first, second = await make_batch(world, 2)
     batch = world.saved["batch"]
-    holder = await world.hold(
+    holder = await world.open_transaction(
         "select from picture_queue.batch where id::text = $1 for update", batch
     )
     await world.report([first])
@@ -116,7 +120,7 @@ async def test_concurrent_reports_during_a_lock_on_a_batch_do_not_change_each_ot
     """Report while another transaction has the batch locked; maintenance adds the counts up."""
     jobs = await make_batch(world, 5)
     batch = world.saved["batch"]
-    holder = await world.hold(
+    holder = await world.open_transaction(
         "select from picture_queue.batch where id::text = $1 for update", batch
     )
     changes = "select array_agg(xmin::text order by id) from picture_queue.follow_up"
@@ -139,10 +143,12 @@ async def test_waking_parked_jobs_does_not_wait_for_a_lock_on_the_event(world):
     job = await world.enqueue(TYPE, {})
     await world.claim()
     await world.report([job], "parked", event=EVENT)
-    holder = await world.hold("select from job_queue where id::text = $1 for update", job)
+    holder = await world.open_transaction(
+        "select from job_queue where id::text = $1 for update", job
+    )
     await world.call("select send_event($1)", EVENT)
     await holder.execute("rollback")
-    await world.hold("select from picture_queue.signal for update")
+    await world.open_transaction("select from picture_queue.signal for update")
     await world.pass_time(1)
     await asyncio.wait_for(world.maintain(1), TIMEOUT)
     assert await internals.failed_steps(world.owner) == []
@@ -169,7 +175,7 @@ async def test_a_repeated_claim_returns_a_job_with_a_row_in_lease_extension(worl
     sql = "select claim_jobs('w', $1, $2, 5, 6, $3::text::uuid)", [QUEUE], [TYPE], request
     [first] = await world.call(*sql)
     later = await world.enqueue(TYPE, {})
-    await world.hold("select from job_queue where id::text = $1 for update", job)
+    await world.open_transaction("select from job_queue where id::text = $1 for update", job)
     for _ in range(2):
         await world.pass_time(4)
         answer = await world.call("select heartbeat_jobs('w', $1)", [world.lease(first)])
@@ -184,7 +190,9 @@ async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
     jobs = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim(lease=60)
     leases = world.leases(jobs)
-    holder = await world.hold("select from job_queue where id::text = $1 for update", jobs[0])
+    holder = await world.open_transaction(
+        "select from job_queue where id::text = $1 for update", jobs[0]
+    )
     if free:
         await world.call("select heartbeat_jobs('w', $1)", leases[:1])
     open_one = await world.session("open")
@@ -225,7 +233,7 @@ async def test_a_malformed_lease_does_not_affect_other_leases(world, bad):
 
 async def test_a_list_of_malformed_leases_is_refused(world):
     with pytest.raises(Refused, match="PQ_INVALID_ARGUMENT"):
-        await world.ask("select heartbeat_jobs('w', $1)", [None, {"job_id": "x"}])
+        await world.try_call("select heartbeat_jobs('w', $1)", [None, {"job_id": "x"}])
 
 
 async def test_a_heartbeat_splits_a_list_with_a_lease_that_cannot_be_written(world):

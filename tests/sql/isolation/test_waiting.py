@@ -86,7 +86,7 @@ async def test_a_job_that_cannot_start_does_not_occupy_the_slot_of_its_key(world
     await world.report([first["id"]])
     await world.maintain()
     if fault == "locked":
-        await world.hold("select from job_queue where id::text = $1 for update", bad)
+        await world.open_transaction("select from job_queue where id::text = $1 for update", bad)
     else:
         await world.owner.execute(
             f"""create function refuse() returns trigger language plpgsql
@@ -175,5 +175,5 @@ async def test_a_cancel_in_repeatable_read_is_refused(world):
     caller = await world.session("caller")
     await caller.connection.execute("begin isolation level repeatable read")
     with pytest.raises(Refused, match="PQ_INVALID_ARGUMENT"):
-        await caller.ask("select cancel_job($1::text::uuid)", parent)
+        await caller.try_call("select cancel_job($1::text::uuid)", parent)
     await caller.connection.execute("rollback")

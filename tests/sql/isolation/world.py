@@ -46,7 +46,7 @@ class Session:
     def __init__(self, connection: internals.Connection) -> None:
         self.connection = connection
 
-    async def ask(self, sql: str, *args: Any) -> Any:
+    async def try_call(self, sql: str, *args: Any) -> Any:
         """Make a call; a refusal raises `Refused`, and any other error fails the test."""
         try:
             return await self.connection.fetchval(sql, *args)
@@ -58,7 +58,7 @@ class Session:
     async def call(self, sql: str, *args: Any) -> Any:
         """Make a call that must not be refused."""
         try:
-            return await self.ask(sql, *args)
+            return await self.try_call(sql, *args)
         except Refused as refused:
             raise NotIsolated(f"{sql} was refused: {refused}") from refused
 
@@ -99,8 +99,8 @@ class World:
         """Return the session of this name; the settings apply when it is first opened."""
         return Session(await self._connect(name, **{"statement_timeout": CALL_TIMEOUT, **settings}))
 
-    async def ask(self, sql: str, *args: Any) -> Any:
-        return await (await self.session("caller")).ask(sql, *args)
+    async def try_call(self, sql: str, *args: Any) -> Any:
+        return await (await self.session("caller")).try_call(sql, *args)
 
     async def call(self, sql: str, *args: Any) -> Any:
         return await (await self.session("caller")).call(sql, *args)
@@ -116,7 +116,7 @@ class World:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def blocked_or_done(self, session: Session, task: "asyncio.Task[Any]") -> None:
+    async def wait_until_blocked_or_done(self, session: Session, task: "asyncio.Task[Any]") -> None:
         """Wait until a call of this session has returned or waits for a lock."""
         async with asyncio.timeout(20):
             while not task.done() and not await self.is_waiting(session):
@@ -127,8 +127,8 @@ class World:
         pid = session.connection.get_server_pid()
         return await self.owner.fetchval("select cardinality(pg_blocking_pids($1)) > 0", pid)
 
-    async def hold(self, sql: str, *args: Any) -> "internals.Connection":
-        """Run a statement in a transaction that stays open until the test ends."""
+    async def open_transaction(self, sql: str, *args: Any) -> "internals.Connection":
+        """Run a statement in a transaction that stays open; the end of the test closes it."""
         connection = await self._connect(f"holder-{uuid4()}")
         await connection.execute("begin")
         await connection.fetch(sql, *args)
@@ -184,7 +184,7 @@ class World:
 
     # Creating jobs -----------------------------------------------------------------------------
 
-    async def place(self, state: str, job_type: str, make: Make, count: int) -> list[str]:
+    async def create_jobs(self, state: str, job_type: str, make: Make, count: int) -> list[str]:
         """Create jobs in a state; the delay of `due` and lease of `expired` jobs is ten seconds."""
         given: dict[str, Any] = {"priority": 5 if job_type == BAD_TYPE else 0}
         options: dict[str, Any] = {"tags": [TAG]}
@@ -219,9 +219,9 @@ class World:
         states = await self.states(self.neighbours)
         expect({*states} <= {"processing", "completed"}, f"neighbours are {states}")
 
-    async def provoke(self) -> None:
+    async def run_bad_jobs(self) -> None:
         """Wake, claim and complete the bad jobs as far as possible."""
-        await self.ask("select send_event($1)", EVENT)
+        await self.try_call("select send_event($1)", EVENT)
         await self.claim(BAD_TYPE, worker=BAD_WORKER)
         # This includes bad jobs that other calls claimed.
         rows = await self.owner.fetch(
