@@ -114,31 +114,36 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 s
 as $$
 declare
   v_item jsonb;
-  v_answers jsonb := '[]'::jsonb;
+  v_i bigint;
+  v_answers jsonb[] := '{}';
   v_started timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
-  for v_item in select e from jsonb_array_elements(p_outcomes) e loop
+  for v_item, v_i in select o.item, o.i from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) loop
+    if clock_timestamp() > v_started + interval '2 seconds' then
+      v_answers := v_answers || array(
+        select jsonb_build_object('job_id', o.item -> 'job_id', 'status', null, 'outcome', 'busy',
+          'error', 'PQ_BUSY: the outcomes before it took two seconds')
+        from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) where o.i >= v_i order by o.i);
+      exit;
+    end if;
     begin
-      if clock_timestamp() > v_started + interval '2 seconds' then
-        perform picture_queue._raise_busy('the outcomes before it took two seconds');
-      end if;
       perform from public.job_queue j
       where j.id = case when v_item ->> 'job_id' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
         then (v_item ->> 'job_id')::uuid end for update nowait;
-      v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
+      v_answers := array_append(v_answers, picture_queue._report(jsonb_build_array(v_item)) -> 0);
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
-      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null, 'error', v_error,
-        'outcome', case when picture_queue._is_transient(sqlstate) then 'busy' else 'refused' end);
+      v_answers := array_append(v_answers, jsonb_build_object('job_id', v_item -> 'job_id', 'status', null,
+        'error', v_error, 'outcome', case when picture_queue._is_transient(sqlstate) then 'busy' else 'refused' end));
       if not (picture_queue._is_transient(sqlstate) or sqlstate like 'PT%') then
         perform picture_queue._record_failure('report', v_item ->> 'job_id', v_error);
       end if;
     end;
   end loop;
-  return v_answers;
+  return to_jsonb(v_answers);
 end
 $$;
 
