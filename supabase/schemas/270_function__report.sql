@@ -115,7 +115,7 @@ as $$
 declare
   v_item jsonb;
   v_i bigint;
-  v_answers jsonb[] := '{}';
+  v_answers jsonb[] := '{}'::jsonb[];
   v_started timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
