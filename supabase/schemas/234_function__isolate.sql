@@ -11,9 +11,10 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 -- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
 -- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
 -- Postgres would refuse or resolve to another constraint. It also skips those on tables of roles that do not have all
--- rights of the current role: their triggers and expressions would run as that role, and a caller can write such code
--- for a temporary table. Foreign keys run no such code. A name stands for all constraints of the schema that have it,
--- so one of these is enough to skip it.
+-- rights of the current role, since a caller can make a temporary table whose constraint runs code of the caller: a
+-- trigger or an expression would run as the current role, and the cast of a foreign key could set the search_path of
+-- our functions around it. A name stands for all constraints of the schema that have it, so one of these is enough to
+-- skip it.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -31,7 +32,7 @@ declare
       and not exists (
         select from pg_catalog.pg_constraint o left join pg_catalog.pg_class t on t.oid = o.conrelid
         where o.conname = c.conname and o.connamespace = c.connamespace
-          and not (o.condeferred and (o.contype = 'f' or pg_has_role(t.relowner, current_user, 'member')))));
+          and not (o.condeferred and pg_has_role(t.relowner, current_user, 'member'))));
 begin
   if v_names is not null then
     execute 'set constraints ' || v_names || ' immediate';

@@ -321,12 +321,28 @@ create temp table decoys (
   n integer constraint evil references decoy deferrable initially deferred);
 insert into bait values (1);
 """,
+    # The cast runs as the caller, but can set the search_path of the owner's function around it.
+    "cast of a foreign key": """
+create type pg_temp.key as (n integer);
+create function pg_temp.evil_cast(given pg_temp.key) returns integer language plpgsql as $$
+begin
+  if current_setting('search_path') = 'pg_catalog, pg_temp' then
+    raise notice 'EVIL: cast inside a function of the owner';
+  end if;
+  return given.n;
+end $$;
+create cast (pg_temp.key as integer) with function pg_temp.evil_cast(pg_temp.key) as implicit;
+create temp table bait (n integer primary key);
+create temp table baits (n pg_temp.key references bait deferrable initially deferred);
+insert into bait values (1);
+insert into baits values (row(1)::pg_temp.key);
+""",
 }
 
 
 @pytest.mark.parametrize("kind", _DEFERRED)
 @pytest.mark.parametrize("role", ROLES)
-async def test_no_deferred_constraint_of_the_caller_is_checked_as_another_role(
+async def test_no_deferred_constraint_of_the_caller_is_checked_by_the_owner(
     debian: Any, role: str, kind: str
 ):
     """Before Postgres 18, a check runs with the role that is current when it is made."""
