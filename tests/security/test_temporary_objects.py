@@ -375,3 +375,45 @@ async def test_no_deferred_constraint_of_the_caller_is_checked_by_the_owner(
     finally:
         await outer.rollback()
         await admin.close(timeout=5)
+
+
+async def test_a_session_of_a_user_cannot_fire_a_deferred_trigger_of_the_project_early(debian: Any):
+    """The trigger would run with the owner's search_path, and so find a table of the caller."""
+    admin = await asyncpg.connect(debian.db_url, timeout=10)
+    notices: list[str] = []
+    admin.add_log_listener(lambda _, message: notices.append(message.message))
+    user_id = "6f1d1c8e-0000-4000-8000-000000000001"
+    outer = admin.transaction()
+    await outer.start()
+    try:
+        await admin.execute(
+            """create table public.visit (n integer);
+            create table public.audit (n integer);
+            grant insert on public.visit, public.audit to authenticated;
+            create function public.of_project() returns trigger language plpgsql
+            as $$ begin insert into audit values (1); return null; end $$;
+            create constraint trigger of_project after insert on public.visit
+            deferrable initially deferred for each row execute function public.of_project();
+            create trigger of_project after truncate on public.job_queue
+            for each statement execute function public.of_project()"""
+        )
+        job_id = await admin.fetchval(
+            "select public.enqueue_job('deferred', user_id => $1::text::uuid)", user_id
+        )
+        claims = json.dumps({"role": "authenticated", "sub": user_id})
+        await admin.fetchval("select set_config('request.jwt.claims', $1, true)", claims)
+        await admin.execute(
+            "set local role authenticated; set local picture_queue.is_worker = 'true'"
+        )
+        await admin.execute(
+            _EVIL.format(role="authenticated")
+            + """create temp table audit (n integer);
+            create trigger evil after insert on pg_temp.audit
+            for each row execute function pg_temp.evil_row();
+            insert into public.visit values (1)"""
+        )
+        await admin.fetchval("select public.cancel_job($1)", job_id)
+        assert [notice for notice in notices if notice.startswith("EVIL")] == []
+    finally:
+        await outer.rollback()
+        await admin.close(timeout=5)
