@@ -35,11 +35,13 @@ class ProjectSettings:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse an invalid URL, key or token.
+        """Refuse an invalid URL, key, token or timeout.
 
         Raises:
-            SettingsError: The URL is not http(s), or the key or the token is not printable ASCII.
+            SettingsError: The URL is not http(s), the key or the token is not printable ASCII, or
+                the timeout is not a number of seconds.
         """
+        _check_timeout(self.timeout)
         if not _is_http(self.url):
             raise SettingsError(
                 f"SUPABASE_URL is {self.url!r}, not an http:// or https:// URL",
@@ -102,6 +104,14 @@ class DatabaseSettings:
     connect_timeout: int = 10
     connections: int = 4
 
+    def __post_init__(self) -> None:
+        """Refuse an invalid timeout.
+
+        Raises:
+            SettingsError: The timeout is not a number of seconds.
+        """
+        _check_timeout(self.timeout)
+
 
 def refuse_empty(**arguments: str | None) -> None:
     """Refuse an argument that is given but empty.
@@ -117,6 +127,11 @@ def refuse_empty(**arguments: str | None) -> None:
                 f"`{name}` is empty",
                 hint="Pass a value, or omit it to use the environment",
             )
+
+
+def _check_timeout(seconds: object) -> None:
+    if not isinstance(seconds, int | float) or not seconds >= 0:
+        raise SettingsError(f"`timeout` is {seconds!r}", hint="Pass seconds, 0 or more")
 
 
 def _is_http(url: str) -> bool:

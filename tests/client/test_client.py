@@ -322,3 +322,14 @@ def test_all_exported_names_exist_and_are_sorted():
         assert getattr(picture_queue, name)
     with pytest.raises(AttributeError):
         _ = picture_queue.nothing
+
+
+@pytest.mark.parametrize("timeout", [None, "5", -1, float("nan")])
+@pytest.mark.parametrize(
+    "project",
+    [("http://unused", "key", None), (None, None, "postgresql://unused")],
+    ids=["http", "direct"],
+)
+def test_a_timeout_that_is_not_a_number_of_seconds_is_refused(project, timeout):
+    with pytest.raises(errors.SettingsError, match="`timeout` is "):
+        PictureQueue(*project[:2], database_url=project[2], timeout=timeout)
