@@ -157,31 +157,3 @@ async def test_a_blocking_handler_is_stopped_when_the_event_loop_runs_again(
         outcome = "cancelled" if request_ == "cancel" else None
         assert await worker._signals.outcome.next(timeout=40) == (job.id, outcome)
     assert not continued
-
-
-async def test_progress_of_locked_jobs_delays_no_other_job(service, queue, new_worker, db):
-    """Let more handlers report to locked rows than the worker has connections."""
-    worker = new_worker(concurrency=31, poll_interval=0.2)
-    started, stop = asyncio.Semaphore(0), asyncio.Event()
-
-    @worker.handler("locked")
-    async def locked(job: JobContext) -> None:
-        started.release()
-        while not stop.is_set():
-            job.log("a line")
-            await job.progress(50)
-            await asyncio.sleep(0.05)
-
-    @worker.handler("fine")
-    async def fine() -> None: ...
-
-    jobs = [await service.jobs.enqueue("locked", queue=queue) for _ in range(30)]
-    async with worker, db.transaction():
-        for _ in jobs:
-            await asyncio.wait_for(started.acquire(), 15)
-        await db.execute("select from job_queue where queue = $1 for update", queue)
-        # A call that waits for the lock holds a connection, which these jobs need.
-        for _ in range(3):
-            job = await service.jobs.enqueue("fine", queue=queue)
-            await service.jobs.result(job.id, timeout=60)
-        stop.set()
