@@ -10,29 +10,35 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
 -- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
 -- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
--- Postgres would refuse or resolve to another constraint. It also skips those on tables of roles that do not have all
--- rights of the current role, since a caller can make a temporary table whose constraint runs code of the caller: a
--- trigger or an expression would run as the current role, and the cast of a foreign key could set the search_path of
--- our functions around it. A name stands for all constraints of the schema that have it, so one of these is enough to
+-- Postgres would refuse or resolve to another constraint. Since the code of a constraint runs as the current role, with
+-- our search_path, it also skips what could run code of the caller: constraints on tables of roles that do not have all
+-- rights of the current role (such a table can be temporary, and the cast of a foreign key could set our search_path),
+-- and constraint triggers on tables other than ours whose function does not set its own search_path (it would find
+-- temporary objects first). A name stands for all constraints of the schema that have it, so one of these is enough to
 -- skip it.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_ours regclass[] := array['public.job_queue'::regclass, 'public.generations'::regclass];
+  v_checks_all boolean := current_setting('picture_queue.is_worker', true) = 'true' and exists (
+    select from pg_catalog.pg_trigger t
+    where t.tgrelid = any (v_ours) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at');
   v_names text := (
-    select string_agg(format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
-    from pg_catalog.pg_constraint c
-    where c.condeferred and has_schema_privilege(c.connamespace, 'usage') and not pg_is_other_temp_schema(c.connamespace)
-      and (
-        exists (select from pg_catalog.pg_trigger t where t.tgconstraint = c.oid and t.tgrelid = any (v_ours))
-        or current_setting('picture_queue.is_worker', true) = 'true' and exists (
-          select from pg_catalog.pg_trigger t
-          where t.tgrelid = any (v_ours) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
-      and not exists (
-        select from pg_catalog.pg_constraint o left join pg_catalog.pg_class t on t.oid = o.conrelid
-        where o.conname = c.conname and o.connamespace = c.connamespace
-          and not (o.condeferred and pg_has_role(t.relowner, current_user, 'member'))));
+    select string_agg(format('%s.%I', d.connamespace::regnamespace, d.conname), ', ')
+    from (select distinct c.connamespace, c.conname from pg_catalog.pg_constraint c where c.condeferred) d
+    cross join lateral (
+      select bool_or(o.conrelid = any (v_ours) or t.tgrelid = any (v_ours)) as is_ours,
+        bool_and(o.condeferred and pg_has_role(r.relowner, current_user, 'member')
+          and (o.conrelid = any (v_ours) or o.contype in ('f', 'p', 'u')
+            or p.proconfig::text like '%search_path=%')) as is_safe
+      from pg_catalog.pg_constraint o
+      left join pg_catalog.pg_class r on r.oid = o.conrelid
+      left join pg_catalog.pg_trigger t on t.tgconstraint = o.oid
+      left join pg_catalog.pg_proc p on p.oid = t.tgfoid
+      where o.conname = d.conname and o.connamespace = d.connamespace) o
+    where o.is_safe and (o.is_ours or v_checks_all)
+      and has_schema_privilege(d.connamespace, 'usage') and not pg_is_other_temp_schema(d.connamespace));
 begin
   if v_names is not null then
     execute 'set constraints ' || v_names || ' immediate';

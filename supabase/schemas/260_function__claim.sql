@@ -13,6 +13,10 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_position jsonb := p_positions -> p_queues[1];
+  v_rank integer := coalesce((v_position ->> 0)::integer, -2147483648);
+  v_turn double precision := coalesce((v_position ->> 1)::double precision, '-infinity');
+  v_seq bigint := coalesce((v_position ->> 2)::bigint, 0);
 begin
   if p_claim.weights is not null and cardinality(p_queues) > 1 then
     return array(
@@ -28,31 +32,21 @@ begin
   end if;
   return array(
     -- The keys as _keys returns them: a call for each job would cost more than to pick it.
-    select row(p.id, case when p_claim.is_limited then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
-      || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
-    from unnest(p_queues) as w (name)
-    cross join lateral (
-      select coalesce((p_positions -> w.name ->> 0)::integer, -2147483648) as rank,
-        coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity') as turn,
-        coalesce((p_positions -> w.name ->> 2)::bigint, 0) as seq
-    ) h
-    cross join lateral (
-      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
-      from public.job_queue j
-      where j.queue = w.name and j.status = 'pending' and j.hold is null
-        and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
-        and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-        -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
-        and j.lease_id is distinct from p_claim.lease_id
-        and (j.expires_at is null or j.expires_at > v_now)
-        -- Looked up for each job, however many others have failed.
-        and (not p_claim.has_failed or coalesce((
-          select f.retry_at <= v_now from picture_queue.failed_step f
-          where f.kind = 'claim' and f.subject = j.id::text), true))
-      order by j.rank, j.turn, j.seq limit p_limit
-      for update skip locked
-    ) p
-    order by p.rank, p.turn, p.seq limit p_limit);
+    select row(j.id, case when p_claim.is_limited then array['global', 'queue:' || j.queue, 'type:' || j.job_type]
+      || case when j.user_id is not null then array['user:' || j.user_id] end || j.limit_keys end, null)::picture_queue.candidate
+    from public.job_queue j
+    where j.queue = p_queues[1] and j.status = 'pending' and j.hold is null
+      and (j.rank, j.turn, j.seq) >= (v_rank, v_turn, v_seq)
+      and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+      -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
+      and j.lease_id is distinct from p_claim.lease_id
+      and (j.expires_at is null or j.expires_at > v_now)
+      -- Looked up for each job, however many others have failed.
+      and (not p_claim.has_failed or coalesce((
+        select f.retry_at <= v_now from picture_queue.failed_step f
+        where f.kind = 'claim' and f.subject = j.id::text), true))
+    order by j.rank, j.turn, j.seq limit p_limit
+    for update skip locked);
 end
 $$;
 
@@ -186,11 +180,7 @@ begin
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
-    array(select q.name from picture_queue.queue q
-      where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
-    exists (select from picture_queue.queue q
-      where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, q.names as queues, q.is_announced,
     exists (select from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker)
       as is_repeated,
@@ -201,6 +191,10 @@ begin
     w.is_same and w.seen_at > v_now - interval '5 seconds' as is_current
   into v_known
   from picture_queue.setting s
+  cross join (
+    select coalesce(array_agg(q.name) filter (where coalesce(q.paused_until <= v_now, true)), '{}') as names,
+      bool_or(q.events <> 'none') as is_announced
+    from picture_queue.queue q where p_claim.queues is null or q.name = any (p_claim.queues)) q
   left join lateral (
     select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_same
     from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
