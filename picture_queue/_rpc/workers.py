@@ -61,7 +61,9 @@ def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[HeartbeatAnswe
     return Rpc(
         "heartbeat_jobs",
         {"worker": worker, "leases": items},
-        lambda data: HeartbeatAnswer(frozenset(data["cancel"]), frozenset(data["lost"])),
+        lambda data: HeartbeatAnswer(
+            frozenset(data["cancel"]), frozenset(data["lost"]), frozenset(data.get("busy", ()))
+        ),
     )
 
 

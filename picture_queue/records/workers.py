@@ -223,7 +223,14 @@ def _uuid(text: str | None) -> UUID | None:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatAnswer:
-    """The answer to a heartbeat: the ids of the jobs to cancel and of those with a lost lease."""
+    """The answer to a heartbeat, as ids of jobs.
+
+    Attributes:
+        cancel: The jobs to cancel.
+        lost: The jobs whose lease is lost.
+        busy: The jobs whose lease was not extended, because another transaction had it locked.
+    """
 
     cancel: frozenset[str]
     lost: frozenset[str]
+    busy: frozenset[str] = frozenset()

@@ -167,7 +167,7 @@ class HeartbeatLoop:
         return 0.0
 
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
-        """Send a heartbeat for the named leases; return whether the database answered."""
+        """Send a heartbeat for the named leases; return False if one was not extended."""
         sent_at = time.monotonic()
         # Honour the pause that the API asked for (Retry-After), unless a lease would expire in it.
         quiet_until = self._calls.quiet_until
@@ -185,14 +185,18 @@ class HeartbeatLoop:
             self._note_failure(error, leases, shortest)
             return False
         self._calls.note_success(call.function)
-        self._delay.reset()
         self._last_beat_at = sent_at
+        if answer.busy:
+            self._retry_at = sent_at + self._delay.next()
+            named = [lease for lease in named if lease.job.key not in answer.busy]
+        else:
+            self._delay.reset()
         for lease in named:  # lost ones too: do not send them again before on_answer drops them
             lease.confirmed_at = sent_at
             lease.start_confirmed = True
         self._notify(self._on_answer, named, answer)
         self._notify(self._calls.emit, "heartbeat_answered")
-        return True
+        return not answer.busy
 
     def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
         self._calls.note_failure(error, "heartbeat_jobs")

@@ -4338,7 +4338,8 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 
 -- 320_function_report.sql
 
--- Extends leases; returns the jobs to cancel and those whose lease is lost. If a list of leases cannot be extended
+-- Extends leases; returns the jobs to cancel, those whose lease is lost, and those that were busy: another transaction
+-- is extending their lease, or the time was up before it was their turn. A worker names these again soon. If a list of leases cannot be extended
 -- together, each half of it is tried, down to the lease at fault. A lease whose row cannot be written is extended in
 -- lease_extension, and after half a second so are all that are left; one that is malformed is lost. If none can be
 -- extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
@@ -4350,6 +4351,7 @@ declare
   v_list jsonb;
   v_count integer;
   v_malformed jsonb := '[]'::jsonb;  -- their job ids
+  v_busy jsonb := '[]'::jsonb;  -- job ids
   v_problem text;
   v_one jsonb;
   v_answer jsonb;
@@ -4382,15 +4384,18 @@ begin
         v_malformed := v_malformed || jsonb_build_array(v_list #> '{0,job_id}');
         v_problem := sqlerrm;
       when lock_not_available then
-        null;  -- another heartbeat is extending this lease
+        v_busy := v_busy || jsonb_build_array(v_list #> '{0,job_id}');  -- another heartbeat is extending this lease
     end;
+  end loop;
+  foreach v_list in array v_lists loop
+    v_busy := v_busy || jsonb_path_query_array(v_list, 'lax $[*].job_id');
   end loop;
   if v_answer is null then
     perform picture_queue._raise_problem(v_problem, 'leases is a list of {job_id, lease_id}');
     return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
   end if;
-  v_answer := v_answer || jsonb_build_object('lost', v_answer -> 'lost' || v_malformed);
-  return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
+  v_answer := v_answer || jsonb_build_object('lost', v_answer -> 'lost' || v_malformed, 'busy', v_busy);
+  return v_answer - array(select k from unnest('{lost_leases,busy}'::text[]) k where v_answer -> k = '[]');
 end
 $$;
 comment on function public.heartbeat_jobs is 'Extends leases; answers which jobs to cancel and which are lost.';

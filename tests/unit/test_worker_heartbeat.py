@@ -449,3 +449,21 @@ async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(
     while running.job.key not in [item["job_id"] for item in params["leases"]]:
         params = await backend.next("heartbeat_jobs")
     await harness.heartbeat.stop()
+
+
+async def test_a_busy_lease_is_sent_again_soon_and_counts_as_not_extended(harness, backend):
+    free = harness.start_job(confirmed=False)
+    busy = harness.start_job(confirmed=False)
+    granted_at = busy.confirmed_at
+    backend.answers["heartbeat_jobs"] = lambda params: {
+        "cancel": [],
+        "lost": [],
+        "busy": [busy.job.key],
+    }
+    harness.heartbeat.beat_now()
+    assert await harness.confirmed.get() is free
+    assert (busy.start_confirmed, busy.confirmed_at) == (False, granted_at)
+    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
+    while await harness.confirmed.get() is not busy:
+        pass
+    assert busy.start_confirmed

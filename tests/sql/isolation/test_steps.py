@@ -203,11 +203,29 @@ async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
     await world.pass_time(1)
     beat = world.call("select heartbeat_jobs('w', $1)", leases)
     answer = await asyncio.wait_for(beat, TIMEOUT)
-    assert answer == {"cancel": [], "lost": []}
+    busy = {} if free else {"busy": jobs[:1]}
+    assert answer == {"cancel": [], "lost": []} | busy
     ends = await world.owner.fetchval(
         "select lease_expires_at - picture_queue._now() from job_queue where id::text = $1", jobs[1]
     )
     assert ends.total_seconds() == 60
+
+
+async def test_a_heartbeat_names_the_leases_that_it_had_no_time_for(world):
+    """Each try of a list with a lease that another heartbeat extends waits for its lock."""
+    jobs = [await world.enqueue(TYPE, {}) for _ in range(300)]
+    await world.claim(lease=60)
+    free, *taken = world.leases(jobs)
+    await world.open_transaction(
+        "select from job_queue where id::text <> $1 for update", free["job_id"]
+    )
+    open_one = await world.session("open")
+    await open_one.begin()
+    await open_one.call("select heartbeat_jobs('w', $1)", taken)
+    answer = await world.call("select heartbeat_jobs('w', $1)", [free, *taken])
+    busy = answer.pop("busy")
+    assert answer == {"cancel": [], "lost": []}
+    assert sorted(busy) == sorted(lease["job_id"] for lease in taken)
 
 
 async def ends_in(world: World, job: str) -> float:
