@@ -3,7 +3,8 @@
 realtime-py 2.34 gives up silently in several cases: after five failed reconnects, when the server
 closes a channel (for an expired token, for example), and when a callback raises. So its own
 reconnecting is switched off: after any failure this module opens a new websocket with the current
-token. Events of the meantime are lost, so a listener reads the row when `joined` is called.
+token. Events that were sent before it has joined are lost, so a listener reads the row when
+`joined` is called.
 """
 
 import asyncio
@@ -79,7 +80,7 @@ class Subscriptions:
         self._closed = True
         if self._task is None or not self._is_running():
             return
-        if not self._closing_socket:  # otherwise the task has ended
+        if not self._closing_socket:  # otherwise the task is about to end
             self._task.cancel()
         await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT + 1)
 
@@ -168,7 +169,7 @@ class Subscriptions:
 
         def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
             if channels.get(topic) is not channel:
-                return  # a late answer about a channel that was left
+                return  # a late answer for a channel that was removed
             if state is RealtimeSubscribeStates.SUBSCRIBED:
                 self._has_joined = True
                 self._joined.add(topic)
@@ -206,8 +207,8 @@ class Subscriptions:
 
 
 def _reader_task(client: RealtimeClient) -> "asyncio.Task[None]":
-    # The task is not public. But after an exception has ended it, nothing else shows that: the
-    # client still claims to be connected.
+    # The task is private, but only the task shows that an exception has ended it: the client still
+    # claims to be connected.
     task: asyncio.Task[None] | None = client._listen_task
     if task is None:
         raise ConnectionError("realtime-py has not started to read the websocket")

@@ -1,4 +1,4 @@
-"""Calls about the whole project: version, health, checks and maintenance."""
+"""Calls about a project: its version, health, checks and maintenance."""
 
 from datetime import datetime
 

@@ -87,7 +87,7 @@ class AsyncPostgres:
     def _renew_pool(self) -> AsyncPool:
         with self._pool_lock:
             pool = self._pool
-            if pool is None or not pool.owner.is_current():  # no other thread was faster
+            if pool is None or not pool.owner.is_current():  # no other thread has renewed it
                 if pool is not None:
                     pool.abandon()
                 pool = self._pool = AsyncPool(self.settings.connections)

@@ -89,7 +89,7 @@ class Postgres:
     def _renew_pool(self) -> Pool:
         with self._pool_lock:
             pool = self._pool
-            if pool is None or not pool.owner.is_current():  # no other thread was faster
+            if pool is None or not pool.owner.is_current():  # no other thread has renewed it
                 if pool is not None:
                     pool.abandon()
                 pool = self._pool = Pool(self.settings.connections)

@@ -11,7 +11,7 @@ from picture_queue.records.base import Record
 
 
 class JobStatus(StrEnum):
-    """State of a job; ``hold`` is the reason why a job that is not finished does not run."""
+    """State of a job. The field ``hold`` tells why an unfinished job does not run."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -129,7 +129,7 @@ class Enqueued(Record):
 
 
 class CancelRequest(Record):
-    """The result of a cancel. If ``cancel_requested``, the job runs and was asked to stop."""
+    """The result of a cancel; with ``cancel_requested``, the running job was asked to stop."""
 
     job_id: UUID
     status: JobStatus
@@ -137,7 +137,7 @@ class CancelRequest(Record):
 
 
 class Changed(Record):
-    """The effect of a change of many jobs, or its preview.
+    """The number of jobs that a call changed, or would change if it were not a preview.
 
     ``more`` is True if further jobs match; another call changes them.
     """

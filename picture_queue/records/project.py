@@ -1,4 +1,4 @@
-"""The whole project: version, health, checks and maintenance."""
+"""Version, health, checks and maintenance of a project."""
 
 from datetime import datetime
 from typing import Literal
@@ -39,7 +39,7 @@ class QueueHealth(Record):
 
 
 class JobTypeWithoutWorker(Record):
-    """Pending jobs of a type that no worker of their queue knows."""
+    """Pending jobs of a type for which no worker of their queue has a handler."""
 
     job_type: str
     queue: str
