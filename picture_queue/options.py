@@ -64,7 +64,8 @@ class Unique:
         states: The states in which a job blocks duplicates, always including ``pending``; by
             default ``pending`` and ``processing``.
         on_conflict: ``ignore`` keeps the existing job unchanged; ``replace`` gives it all fields of
-            the new one, unless it is running; ``debounce`` gives it the new payload and time.
+            the new one except parents and batch; ``debounce`` gives it the new payload and time.
+            `JobRunning` is raised if a running job would have to be replaced.
     """
 
     by: Sequence[str] | None = None

@@ -202,7 +202,7 @@ class WorkerSettings:
             ``{"images": 3, "default": 1}``, each queue that has jobs gets a share of the claims in
             proportion to its weight.
         concurrency: Maximum number of jobs that run at the same time.
-        lease: Length of a lease; a heartbeat extends it three times in that time.
+        lease: Length of a lease; the worker extends each lease after a third of this time.
         poll_interval: Maximum time between two claims of an idle worker; twice as long while the
             worker receives wake-ups.
         shutdown_grace: Time that running jobs get to finish at shutdown before they are released.

@@ -120,7 +120,7 @@ def follow(
 
     Args:
         watcher: The sources of events and rows.
-        target: The call that reads the job, or the generation that it belongs to.
+        target: The call that reads the job, or the generation of the job.
         timeout: Seconds to wait for the end of the job; None: no limit.
 
     Raises:
@@ -146,11 +146,11 @@ async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None
     logged = set()
     async with aclosing(follower.events(target)) as events:
         async for event in events:
-            why = event.explanation
-            if why is not None and (why.reason, why.key) not in logged:
-                logged.add((why.reason, why.key))
-                level = logging.WARNING if why.reason in _NEED_OPERATOR else logging.INFO
-                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, why.detail)
+            cause = event.explanation
+            if cause is not None and (cause.reason, cause.key) not in logged:
+                logged.add((cause.reason, cause.key))
+                level = logging.WARNING if cause.reason in _NEED_OPERATOR else logging.INFO
+                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, cause.detail)
     job = follower.job
     if not job.finished:  # the final state came as an event, which has no result
         job = await follower.read_target(_rpc.get_job(job.id))
@@ -277,7 +277,7 @@ class _JobFollower:
 
     @property
     def _deadline_has_passed(self) -> bool:
-        return self._remaining(1) < 0.01  # every call takes longer
+        return self._remaining(1) < 0.01  # every call takes longer than this
 
     def _remaining(self, maximum: float, extra: float = 0.0) -> float:
         """Return the seconds until ``extra`` seconds after the deadline, at most ``maximum``."""

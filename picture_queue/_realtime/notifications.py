@@ -66,7 +66,7 @@ class Notifications:
             if not self._listeners[topic]:
                 del self._listeners[topic]
             if not self._listeners and self._task is not None:
-                # The task ends later, and a listener that is added until then needs a new task.
+                # The task ends later. A listener that is added before its end needs a new task.
                 self._task.cancel()
                 self._task = None
                 self._delivers = False

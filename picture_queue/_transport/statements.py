@@ -10,7 +10,7 @@ from picture_queue._transport.unreadable import read_json
 
 #: Query for the parameters of the function $1, their types and defaults, and the type of its
 #: result; no row if there is no such function.
-SIGNATURE = b"""
+SIGNATURE_QUERY = b"""
 select json_build_object(
   'names', coalesce(p.proargnames, '{}'), 'types', p.proargtypes::regtype[]::text[],
   'defaults', array(
@@ -25,7 +25,7 @@ class Statement:
 
     Args:
         function: Name of the function in the schema ``public``.
-        signature: The result of `SIGNATURE`.
+        signature: The result of `SIGNATURE_QUERY`.
     """
 
     __slots__ = ("_defaults", "_encoders", "_function", "_select", "_sql", "decode")

@@ -25,9 +25,10 @@ class JobStatus(StrEnum):
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
+#: The reason why an unfinished job cannot be claimed.
 Hold = Literal["scheduled", "blocked", "waiting", "parked"]
 
-
+#: The origin of the state in a `JobEvent`.
 Source = Literal["socket", "snapshot", "poll"]
 
 

@@ -10,7 +10,11 @@ from picture_queue.records.workers import WorkerSeen
 
 
 class Version(Record):
-    """The version of picture-queue in a database."""
+    """The version of picture-queue in a database.
+
+    ``contract`` is the version of its SQL interface. Clients that need a version older than
+    ``oldest_client_contract`` cannot use it.
+    """
 
     version: str
     contract: int
@@ -47,7 +51,10 @@ class JobTypeWithoutWorker(Record):
 
 
 class Health(Record):
-    """The state of queues and workers."""
+    """The state of queues and workers.
+
+    ``stuck`` counts the jobs that have run for over ten minutes, or have an expired lease.
+    """
 
     queues: tuple[QueueHealth, ...]
     workers: tuple[WorkerSeen, ...]
