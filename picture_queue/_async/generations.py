@@ -27,7 +27,7 @@ BUCKET = "pictures"
 
 
 class AsyncGenerations:
-    """The generations of a project. A user's token gives access only to those of the user."""
+    """The generations of a project; with a user's token, only those of that user."""
 
     def __init__(self, backend: AsyncBackend, watcher: Watcher) -> None:
         self._backend = backend

@@ -29,7 +29,7 @@ from picture_queue.records import (
 
 
 class Jobs:
-    """The jobs of a project. A user's token gives access only to those of the user."""
+    """The jobs of a project; with a user's token, only those of that user."""
 
     def __init__(self, backend: Backend, watcher: Watcher) -> None:
         self._backend = backend

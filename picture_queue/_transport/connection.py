@@ -64,7 +64,7 @@ def connect_sync(settings: DatabaseSettings, deadline: Deadline) -> PGconn:
 
 
 def conninfo(settings: DatabaseSettings) -> str:
-    """Return the connection string of a database, with the options of our connections."""
+    """Return the connection string of a database, with the options that this library sets."""
     return make_conninfo(
         settings.url,
         application_name="picture_queue",

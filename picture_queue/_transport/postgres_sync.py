@@ -98,7 +98,9 @@ class Postgres:
     def _load_statement(
         self, connection: RawConnection, function: str, deadline: Deadline
     ) -> Statement:
-        result = connection.execute(SIGNATURE_QUERY, [function.encode()], deadline.remaining())
+        result = connection.execute(
+            SIGNATURE_QUERY, [function.encode()], deadline.remaining()
+        )
         signature = _value(result)
         if signature is None:
             raise FunctionMissing(function)

@@ -173,8 +173,8 @@ def _read(response: httpx.Response, deadline: Deadline) -> bytes:
 
 
 def _idle_connections(http: httpx.Client) -> list[Any]:
-    # httpx has no public way to close them. If this finds none in a later version, httpx closes
-    # them when they have been idle for five seconds.
+    # httpx has no public way to close idle connections. If a later version hides its pools, the
+    # list is empty, and httpx closes the connections when they have been idle for five seconds.
     transports = [http._transport, *http._mounts.values()]
     pools = [getattr(transport, "_pool", None) for transport in transports]
     return [

@@ -78,7 +78,7 @@ class Job(Record):
 class JobEvent(Record):
     """The visible state of a job at one version.
 
-    ``source`` is where the state came from: ``socket`` (an event over Realtime), ``snapshot`` (the
+    ``source`` is the origin of the state: ``socket`` (an event over Realtime), ``snapshot`` (the
     row, read when the watch began or reconnected) or ``poll`` (the row, read after a time without
     events). If the watch yields an unchanged state again, ``explanation`` has the reason why the
     job does not run.
@@ -189,7 +189,7 @@ class JobReason(Record):
         job_type: The job type (no_worker).
         pause_reason: The text of the operator (queue_paused) or of a handler (key_paused).
         parents: Up to 10 jobs that have to finish first (parents).
-        parent_count: Number of such jobs; 100 means 100 or more (parents).
+        parent_count: Number of jobs that have to finish first; 100 means 100 or more (parents).
         event: The name of the event (event).
         worker: The worker (running, lease_expired).
         step: The step of maintenance (step_failed).
