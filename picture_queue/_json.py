@@ -93,7 +93,7 @@ def is_large(value: object) -> bool:
         part = rest.pop()
         if type(part) is str:
             size += len(part) // _CHARACTERS_PER_PART
-        elif type(part) in (dict, list, tuple, set, frozenset):  # not a subclass
+        elif type(part) in (dict, list, tuple, set, frozenset):  # not a subclass of the caller
             size += len(part)
             if size <= _MAX_PARTS:
                 rest.extend(part.values() if type(part) is dict else part)

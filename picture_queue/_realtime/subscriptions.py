@@ -49,7 +49,7 @@ class Subscriptions:
         self._api = api
         self._listeners: dict[str, list[Listener]] = {}
         self._joined: set[str] = set()
-        self._changed = asyncio.Event()
+        self._listeners_changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._closing_socket = False
@@ -59,12 +59,13 @@ class Subscriptions:
     def listen(self, topic: str, listener: Listener) -> Iterator[None]:
         """Deliver the events of a topic to the listener until the block ends."""
         if not self._is_running():
-            self._changed = asyncio.Event()  # the old one may belong to another event loop
+            # The old event may belong to another event loop.
+            self._listeners_changed = asyncio.Event()
             self._joined.clear()
             self._closed = False
             self._task = asyncio.create_task(self._run(), name="picture-queue realtime")
         self._listeners.setdefault(topic, []).append(listener)
-        self._changed.set()
+        self._listeners_changed.set()
         if topic in self._joined:
             listener.joined()
         try:
@@ -73,7 +74,7 @@ class Subscriptions:
             self._listeners[topic].remove(listener)
             if not self._listeners[topic]:
                 del self._listeners[topic]
-            self._changed.set()
+            self._listeners_changed.set()
 
     async def aclose(self) -> None:
         """Close the websocket and end all deliveries."""
@@ -120,7 +121,7 @@ class Subscriptions:
             await client.connect()
             _reader_task(client).add_done_callback(lambda _: broken.set())
             while self._listeners and not broken.is_set():
-                self._changed.clear()
+                self._listeners_changed.clear()
                 for topic in self._listeners.keys() - channels.keys():
                     channels[topic] = client.channel(topic, _CHANNEL_OPTIONS)
                     # In a task, so that an unanswered join does not delay the other topics.
@@ -129,7 +130,7 @@ class Subscriptions:
                     self._joined.discard(topic)
                     joins.pop(topic).cancel()
                     await client.remove_channel(channels.pop(topic))
-                await _wait_for_first(self._changed, broken, timeout=_TOKEN_INTERVAL)
+                await _wait_for_first(self._listeners_changed, broken, timeout=_TOKEN_INTERVAL)
                 await self._refresh_token(client)
         finally:
             self._closing_socket = True
