@@ -1,7 +1,7 @@
-"""picture-queue: background jobs in your Supabase project's own Postgres, from Python.
+"""picture-queue: background jobs in the Postgres database of your Supabase project.
 
-This module exports the names that most programs need. Three modules have the other public names:
-`errors` has the exceptions, `records` the results of calls, and `options` their arguments.
+This module exports the names that most programs need. Other public names are in `errors` (the
+exceptions), `records` (the results of calls) and `options` (the arguments of calls).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ __all__ = [
     "WorkerSettings",
 ]
 
-# Loaded at first use: the supabase client alone takes a third of a second to import.
+# Imported at first use, because importing the supabase client takes a third of a second.
 _LAZY_EXPORTS = {
     "AsyncPictureQueue": "_async.client",
     "PictureQueue": "_sync.client",

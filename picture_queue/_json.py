@@ -24,8 +24,8 @@ _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView)
 _MAX_ITERATOR_ITEMS = 1_000_000  # so that an infinite iterator does not hang the program
 _MAX_DEPTH = 100  # levels of nesting; the database accepts no more
-_LARGE = 10_000  # parts of a value that are written as JSON in a few milliseconds
-_TEXT_OF_A_PART = 100  # characters of text that take as long as one part
+_MAX_PARTS = 10_000  # number of parts of a value that take a few milliseconds to write as JSON
+_CHARACTERS_PER_PART = 100  # characters of text that take as long as one part
 
 
 def to_plain(value: Any, field: str = "") -> Any:
@@ -59,7 +59,7 @@ def encode(value: Any, field: str = "") -> bytes:
         data = to_json(value)
     except Exception as error:
         raise _invalid_argument(value, field, error) from error
-    # These bytes may also be a harmless part of a text, so only now the value itself is checked.
+    # A harmless text can contain these bytes too, so the value itself has to be checked.
     if b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
         _raise_if_faulty(value, field)
     return data
@@ -83,23 +83,23 @@ def plain_result(value: Any) -> tuple[Any, int]:
 
 
 def is_large(value: object) -> bool:
-    """Return whether to write a value as JSON may block an event loop for too long.
+    """Return whether writing a value as JSON may block an event loop for too long.
 
-    A value that the caller's own code produces part by part counts as large.
+    An iterator counts as large, since code of the caller produces its items.
     """
-    left: list[Any] = [value]
+    rest: list[Any] = [value]
     size = 0
-    while left and size <= _LARGE:
-        part = left.pop()
+    while rest and size <= _MAX_PARTS:
+        part = rest.pop()
         if type(part) is str:
-            size += len(part) // _TEXT_OF_A_PART
-        elif type(part) in (dict, list, tuple, set, frozenset):  # no class of the caller's own
+            size += len(part) // _CHARACTERS_PER_PART
+        elif type(part) in (dict, list, tuple, set, frozenset):  # not a subclass of the caller
             size += len(part)
-            if size <= _LARGE:
-                left.extend(part.values() if type(part) is dict else part)
+            if size <= _MAX_PARTS:
+                rest.extend(part.values() if type(part) is dict else part)
         elif type(part) not in _PLAIN_TYPES and isinstance(part, Iterator):
             return True
-    return size > _LARGE
+    return size > _MAX_PARTS
 
 
 def encode_text(value: str, field: str) -> bytes:
@@ -193,7 +193,7 @@ def _find_fault(value: Any, path: str, depth: int) -> tuple[str, str, str] | Non
     if isinstance(value, Mapping):
         for key, item in value.items():
             name = f"{path}.{key}" if path else str(key)
-            fault = _fault(key, f"a name in {path}") or _find_fault(item, name, depth + 1)
+            fault = _find_leaf_fault(key, f"a name in {path}") or _find_fault(item, name, depth + 1)
             if fault is not None:
                 return fault
         return None
@@ -203,12 +203,12 @@ def _find_fault(value: Any, path: str, depth: int) -> tuple[str, str, str] | Non
             if fault is not None:
                 return fault
         return None
-    return _fault(value, path)
+    return _find_leaf_fault(value, path)
 
 
-def _fault(value: Any, path: str) -> tuple[str, str, str] | None:
+def _find_leaf_fault(value: Any, path: str) -> tuple[str, str, str] | None:
     if isinstance(value, str):
-        return _text_fault(value, path)
+        return _find_text_fault(value, path)
     if isinstance(value, float) and not math.isfinite(value):
         return path, f"is {value}, which JSON cannot express", "Leave it out, or pass it as text"
     try:
@@ -216,10 +216,10 @@ def _fault(value: Any, path: str) -> tuple[str, str, str] | None:
     except Exception as error:
         problem = f"is of type {type(value).__name__}, which JSON cannot express"
         return path, f"{problem}: {_first_line(error)}", "Convert it first"
-    return _text_fault(text, path) if "\\u0000" in text else None
+    return _find_text_fault(text, path) if "\\u0000" in text else None
 
 
-def _text_fault(text: str, path: str) -> tuple[str, str, str] | None:
+def _find_text_fault(text: str, path: str) -> tuple[str, str, str] | None:
     if "\0" in text:
         return path, "has the character U+0000, which no database can store", "Remove it"
     for character in text if not text.isascii() else "":

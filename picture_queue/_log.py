@@ -1,4 +1,4 @@
-"""A logger that raises nothing, whatever the user's logging configuration does."""
+"""A logger that never raises, even if the user's logging filters or handlers do."""
 
 import logging
 import sys
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
-    """A logger that contains what filters and handlers of the user raise.
+    """A logger that catches the exceptions of the user's filters and handlers.
 
-    A handler that sends lines to a service raises while that service is down, for instance.
+    For example, a handler that sends log lines to a service may raise while the service is down.
 
     Args:
         name: Name of the logger.
@@ -21,7 +21,7 @@ class Log(logging.LoggerAdapter[logging.Logger]):
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         """Log a line; print the exception if that fails, as `logging.Handler` does."""
         try:
-            super().log(level, msg, *args, stacklevel=2, **options)  # the line of the caller
+            super().log(level, msg, *args, stacklevel=2, **options)  # log the caller's line
         except Exception:
             if logging.raiseExceptions and sys.stderr is not None:
                 traceback.print_exc()

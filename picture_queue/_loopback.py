@@ -22,9 +22,9 @@ def is_loopback_url(url: str | None) -> bool:
 
 
 def direct_mounts(url: str | None) -> dict[str, None]:
-    """Return the `mounts` of an httpx client that must use no proxy for a URL on loopback.
+    """Return the `mounts` with which an httpx client calls a loopback URL without a proxy.
 
-    A proxy would get the key and cannot reach this machine's loopback. `trust_env=False` would also
-    ignore SSL_CERT_FILE.
+    For other URLs they are empty. A proxy would get the key and cannot reach the loopback interface
+    of this machine. `trust_env=False` would also ignore SSL_CERT_FILE.
     """
     return dict.fromkeys(("all://", "http://", "https://")) if is_loopback_url(url) else {}

@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-#: Seconds that a server can ask to wait at most. Nothing is called meanwhile.
+#: The longest wait that a server can ask for, in seconds; no call is made during the wait.
 MAX_RETRY_AFTER = 300.0
 
 

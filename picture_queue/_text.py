@@ -1,9 +1,9 @@
-"""Texts of users and their exceptions, made so that a database can store them."""
+"""Convert texts and exceptions of users to text that a database can store."""
 
 import re
 import traceback
 
-#: The maximum length of a clean line and of a traceback, in characters.
+#: The maximum lengths of a line that `clean` returns and of a traceback, in characters.
 LINE_LENGTH = 500
 TRACEBACK_LENGTH = 8192
 
@@ -19,10 +19,10 @@ def text_of(value: object) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return the type of an exception and its message; raises nothing."""
+    """Return the type and the message of an exception; never raise one."""
     try:
         kind = str.__str__(type(error).__name__)
-    except BaseException:  # a property of its metaclass
+    except BaseException:  # a property of its metaclass may raise
         kind = "Exception"
     text = text_of(error)
     return kind if not text or text.isspace() else f"{kind}: {text}"
@@ -30,7 +30,7 @@ def describe(error: BaseException) -> str:
 
 def clean(text: str, length: int = LINE_LENGTH) -> str:
     """Return any text as one line that a database can store and a terminal can show."""
-    text = text[: 10 * length]  # an exception can quote a file, and the event loop waits here
+    text = text[: 10 * length]  # an exception may quote a whole file, and this blocks the loop
     return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
 
 
@@ -40,7 +40,7 @@ def traceback_of(error: BaseException | None) -> str | None:
         if error is None or error.__traceback__ is None:
             return None
         text = "".join(traceback.format_exception(error)).strip()
-    except BaseException:  # a property of the exception's own class
+    except BaseException:  # a property of the exception's class may raise
         return None
     return storable(text[-TRACEBACK_LENGTH:], TRACEBACK_LENGTH)
 

@@ -40,8 +40,8 @@ def visible(text: str) -> str:
 
 
 class LogFormatter(logging.Formatter):
-    """A formatter that escapes invisible characters and indents all lines but the first."""
+    """A formatter that escapes invisible characters and indents all lines except the first."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a record as text, with all lines indented but the first."""
+        """Return a record as text, with all lines indented except the first."""
         return visible(super().format(record)).replace("\n", "\n    ")

@@ -143,7 +143,7 @@ class AuthenticationFailed(NotAuthenticated):
 
 
 class NotAllowed(PictureQueueError):
-    """The caller is known but may not do this."""
+    """The caller is authenticated, but lacks the permission for the call."""
 
     code = "PQ_NOT_ALLOWED"
     http_status = 403
@@ -217,7 +217,7 @@ class StaleLease(Conflict):
 
 
 class JobFinished(Conflict):
-    """The job's state does not permit this: it is finished, or not finished yet."""
+    """The call is not possible in the state of the job: it is finished, or not finished yet."""
 
     code = "PQ_FINISHED_JOB"
 
@@ -245,7 +245,7 @@ class Busy(PictureQueueError):
     """The database could not serve the call now; repeating it is safe."""
 
     code = "PQ_BUSY"
-    http_status = 429  # after a 503, PostgREST reconnects and reloads its schema cache
+    http_status = 429  # not 503, after which PostgREST reconnects and reloads its schema cache
 
 
 class ConnectionFailed(PictureQueueError):
@@ -265,7 +265,7 @@ class DatabaseTooOld(VersionMismatch):
 
 
 class ClientTooOld(VersionMismatch):
-    """The project's SQL no longer serves a client this old."""
+    """This client is older than the project's SQL needs."""
 
 
 class ServerError(PictureQueueError):

@@ -64,7 +64,8 @@ class Unique:
         states: The states in which a job blocks duplicates, always including ``pending``; by
             default ``pending`` and ``processing``.
         on_conflict: ``ignore`` keeps the existing job unchanged; ``replace`` gives it all fields of
-            the new one, unless it is running; ``debounce`` gives it the new payload and time.
+            the new one except parents and batch; ``debounce`` gives it the new payload and time.
+            `JobRunning` is raised if a running job would have to be replaced.
     """
 
     by: Sequence[str] | None = None
@@ -84,7 +85,7 @@ class JobOptions(TypedDict, total=False):
         max_attempts: Attempts before the job fails; by default that of the job type, otherwise of
             the queue, otherwise 3.
         timeout: Maximum duration of one attempt, in seconds.
-        expires_at: The latest time to start; a job that has not started by then fails.
+        expires_at: The latest time to start; a job that has not started by this time fails.
         expires_in: Seconds from now until the latest time to start, instead of ``expires_at``.
         backoff: The delays after failed attempts.
         tags: Up to 20 words for searches, each of up to 64 characters.

@@ -24,9 +24,9 @@ class ProjectSettings:
     Args:
         url: ``https://<ref>.supabase.co``, or the URL of the embedded stack.
         key: A service, secret, publishable or anon key; it is sent unchanged and never decoded.
-        access_token: The token of a signed-in user, whose privileges calls then have; None: calls
-            have the privileges of the key.
-        timeout: Seconds to wait for the answer to a call, retries included.
+        access_token: The token of a signed-in user; calls then have the privileges of this user.
+            None: calls have the privileges of the key.
+        timeout: Seconds to wait for the answer to a call, including retries.
     """
 
     url: str
@@ -42,7 +42,7 @@ class ProjectSettings:
                 the timeout is not a number of seconds.
         """
         _check_timeout(self.timeout)
-        if not _is_http(self.url):
+        if not _is_http_url(self.url):
             raise SettingsError(
                 f"SUPABASE_URL is {self.url!r}, not an http:// or https:// URL",
                 hint="Copy it from the project's API settings, or run: picture-queue local status",
@@ -50,7 +50,7 @@ class ProjectSettings:
         if not self.key:
             raise SettingsError("The Supabase key is empty", hint=f"Set one of {_key_variables()}")
         for name, value in (("key", self.key), ("access token", self.access_token or "")):
-            if not _is_header(value):
+            if not _is_header_value(value):
                 raise SettingsError(
                     f"The Supabase {name} has a character that is not printable ASCII",
                     hint="Copy it again, as one line",
@@ -94,7 +94,7 @@ class DatabaseSettings:
     Args:
         url: ``postgresql://user:password@host:port/database``, or libpq's ``key=value`` form. The
             server may be a pooler; only a pooler in session mode supports wake-ups by LISTEN.
-        timeout: Seconds to wait for the answer to a call, retries included.
+        timeout: Seconds to wait for the answer to a call, including retries.
         connect_timeout: Seconds to wait for a connection.
         connections: Maximum number of connections.
     """
@@ -116,7 +116,8 @@ class DatabaseSettings:
 def refuse_empty(**arguments: str | None) -> None:
     """Refuse an argument that is given but empty.
 
-    The environment would replace it. Without the token, calls have the privileges of the key.
+    A variable of the environment would replace the argument. Without a token, calls would have the
+    privileges of the key.
 
     Raises:
         SettingsError: An argument is empty.
@@ -134,7 +135,7 @@ def _check_timeout(seconds: object) -> None:
         raise SettingsError(f"`timeout` is {seconds!r}", hint="Pass seconds, 0 or more")
 
 
-def _is_http(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     if any(character.isspace() or not character.isprintable() for character in url):
         return False
     try:
@@ -144,7 +145,7 @@ def _is_http(url: str) -> bool:
         return False
 
 
-def _is_header(value: str) -> bool:
+def _is_header_value(value: str) -> bool:
     """Return whether a text can be sent as the value of an HTTP header."""
     return value.isascii() and value.isprintable()
 
@@ -171,12 +172,12 @@ class ReplicateSettings:
         Raises:
             SettingsError: A setting is missing or invalid; the error names it.
         """
-        if not self.token.strip() or not _is_header(self.token.strip()):
+        if not self.token.strip() or not _is_header_value(self.token.strip()):
             raise SettingsError(
                 "REPLICATE_API_TOKEN is blank, or has a character that is not printable ASCII",
                 hint="Copy it from https://replicate.com/account/api-tokens",
             )
-        if not _is_http(self.base_url):
+        if not _is_http_url(self.base_url):
             raise SettingsError(
                 f"REPLICATE_BASE_URL is {self.base_url!r}, not an http:// or https:// URL",
                 hint=f"Unset it to use {REPLICATE_URL}",
@@ -193,7 +194,7 @@ class ReplicateSettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """The settings of a worker. Times in seconds.
+    """The settings of a worker; times are in seconds.
 
     Args:
         queues: Queues to claim from; empty: ``default`` and the queues of the handlers. With a list
@@ -201,13 +202,13 @@ class WorkerSettings:
             ``{"images": 3, "default": 1}``, each queue that has jobs gets a share of the claims in
             proportion to its weight.
         concurrency: Maximum number of jobs that run at the same time.
-        lease: Length of a lease; a heartbeat extends it three times in that time.
+        lease: Length of a lease; the worker extends each lease after a third of this time.
         poll_interval: Maximum time between two claims of an idle worker; twice as long while the
             worker receives wake-ups.
         shutdown_grace: Time that running jobs get to finish at shutdown before they are released.
-        stuck_after: Time that a handler may continue after its attempt was given up; then its slot
-            counts as lost. If half of the slots are lost, the worker stops, so that
-            a supervisor can restart it.
+        stuck_after: Time that a handler may continue after its attempt was given up; after it, the
+            slot of the handler counts as lost. If half of the slots are lost, the worker stops, so
+            that a supervisor can restart it.
         name: Name in the list of workers; by default host, process id and a random part.
     """
 

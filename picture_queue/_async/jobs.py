@@ -27,7 +27,7 @@ from picture_queue.records import (
 
 
 class AsyncJobs:
-    """The jobs of a project: with a service key all, with a user's token only their own."""
+    """The jobs of a project; with a user's token, only those of that user."""
 
     def __init__(self, backend: AsyncBackend, watcher: Watcher) -> None:
         self._backend = backend
@@ -188,7 +188,7 @@ class AsyncJobs:
         return await self._backend.call(_rpc.explain_jobs(job_id))
 
     async def cancel(self, job_id: UUID | str) -> CancelRequest:
-        """Cancel a job: a pending one at once; a running one is asked to stop.
+        """Cancel a pending job at once; ask the worker of a running job to stop it.
 
         Returns:
             The state of the job.

@@ -1,4 +1,4 @@
-"""Limit keys."""
+"""Limits and their keys."""
 
 import builtins
 from datetime import datetime
@@ -9,10 +9,10 @@ from picture_queue.records import Limit, PausedKey
 
 
 class AsyncLimits:
-    """The limits on the number of jobs of a key that run at once or start in a period.
+    """The limits of keys: how many jobs of a key run at once, or start in a period.
 
-    A job has the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<user id>`` and its
-    own ``limit_keys``. Every method needs a service key.
+    A job has the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<user id>``, and
+    those in its ``limit_keys``. Every method needs a service key.
     """
 
     def __init__(self, backend: AsyncBackend) -> None:
@@ -35,7 +35,7 @@ class AsyncLimits:
         rate: int | None = None,
         period: float | None = None,
     ) -> Limit:
-        """Set the limit of a key. It applies at once; jobs that are already running count.
+        """Set the limit of a key. It applies at once, and running jobs count towards it.
 
         Args:
             key: The key. ``user:*``, for example, gives each key ``user:<id>`` this limit.

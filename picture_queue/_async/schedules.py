@@ -15,8 +15,8 @@ from picture_queue.records import Enqueued, Schedule
 class AsyncSchedules:
     """The schedules of a project. Every method needs a service key.
 
-    Workers enqueue the jobs that are due, and so does pg_cron if it is installed. Each tick gives
-    one job, even with many workers.
+    Workers, and pg_cron if it is installed, enqueue the jobs that are due. Each tick enqueues one
+    job, even with many workers.
     """
 
     def __init__(self, backend: AsyncBackend) -> None:
@@ -100,7 +100,7 @@ class AsyncSchedules:
         return await self._backend.call(_rpc.pause_schedule(name))
 
     async def resume(self, name: str) -> Schedule:
-        """Resume a schedule; the ticks of the pause do not count as missed.
+        """Resume a schedule; the ticks during the pause do not count as missed.
 
         Returns:
             The schedule as it is now.

@@ -29,16 +29,16 @@ T = TypeVar("T")
 _log = Log(__name__)
 
 #: Seconds between two reads of the row, with and without a connection that delivers events.
-POLL_CONNECTED = 5.0
-POLL_ALONE = 1.0
+CONNECTED_POLL_INTERVAL = 5.0
+POLL_INTERVAL = 1.0
 #: Seconds until the first read if the client has no source of events. Each following interval is
-#: 1.5 times as long, up to POLL_ALONE.
-POLL_FIRST = 0.05
+#: 1.5 times as long, up to POLL_INTERVAL.
+FIRST_POLL_INTERVAL = 0.05
 #: Seconds to wait for one read. It is bounded because events wait in the inbox meanwhile.
 READ_TIMEOUT = 5.0
 #: Seconds without a change before the first `explain_jobs`. Each following interval is twice as
 #: long, up to EXPLAIN_MAX_INTERVAL.
-EXPLAIN_AFTER = 3.0
+EXPLAIN_INTERVAL = 3.0
 EXPLAIN_MAX_INTERVAL = 60.0
 #: Seconds after the deadline in which the last calls may still be answered; below 1, so that a wait
 #: exceeds its timeout by less than a second.
@@ -120,7 +120,7 @@ def follow(
 
     Args:
         watcher: The sources of events and rows.
-        target: The call that reads the job, or the generation that it belongs to.
+        target: The call that reads the job, or the generation of the job.
         timeout: Seconds to wait for the end of the job; None: no limit.
 
     Raises:
@@ -146,11 +146,11 @@ async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None
     logged = set()
     async with aclosing(follower.events(target)) as events:
         async for event in events:
-            why = event.explanation
-            if why is not None and (why.reason, why.key) not in logged:
-                logged.add((why.reason, why.key))
-                level = logging.WARNING if why.reason in _NEED_OPERATOR else logging.INFO
-                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, why.detail)
+            cause = event.explanation
+            if cause is not None and (cause.reason, cause.key) not in logged:
+                logged.add((cause.reason, cause.key))
+                level = logging.WARNING if cause.reason in _NEED_OPERATOR else logging.INFO
+                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, cause.detail)
     job = follower.job
     if not job.finished:  # the final state came as an event, which has no result
         job = await follower.read_target(_rpc.get_job(job.id))
@@ -178,15 +178,15 @@ class _JobFollower:
         job_id, newest = self.job.id, JobEvent.of(self.job, "snapshot")
         yield newest
         inbox, stall = _Inbox(job_id), _Stall()
-        interval = POLL_ALONE if self._watcher.subscriptions is not None else POLL_FIRST
+        interval = POLL_INTERVAL if self._watcher.subscriptions is not None else FIRST_POLL_INTERVAL
         with nullcontext() if newest.finished else self._watcher.listen(_topic(self.job), inbox):
             while not newest.finished:
-                wait = POLL_CONNECTED if inbox.connected else interval
+                wait = CONNECTED_POLL_INTERVAL if inbox.connected else interval
                 if self._project_answers:
                     wait = min(wait, stall.seconds_until_due)
                 item = await inbox.next(self._remaining(wait))
-                interval = min(interval * 1.5, POLL_ALONE)
-                if self._is_over:
+                interval = min(interval * 1.5, POLL_INTERVAL)
+                if self._deadline_has_passed:
                     event: JobEvent | None = await self._check_at_deadline(job_id)
                 elif isinstance(item, JobEvent):
                     event = item
@@ -217,7 +217,7 @@ class _JobFollower:
         except TimeoutError as error:
             name, value = next(iter(target.params.items()))
             subject = f"{name.removesuffix('_id').capitalize()} {value}"
-            raise self._timed_out(f"{subject} was not read", None) from error
+            raise self._timeout_error(f"{subject} was not read", None) from error
         return row
 
     async def _check_at_deadline(self, job_id: UUID) -> JobEvent:
@@ -231,9 +231,9 @@ class _JobFollower:
             event = await self._read(job_id, "poll", _LAST_CALL_TIMEOUT)
             if event is not None:
                 return event
-        raise self._timed_out(f"Job {job_id} did not finish", explanation)
+        raise self._timeout_error(f"Job {job_id} did not finish", explanation)
 
-    def _timed_out(self, failure: str, explanation: JobExplanation | None) -> WaitTimeout:
+    def _timeout_error(self, failure: str, explanation: JobExplanation | None) -> WaitTimeout:
         error = WaitTimeout(
             f"{failure} within {self._timeout:g} s",
             detail="The project does not answer" if explanation is None else explanation.detail,
@@ -249,7 +249,7 @@ class _JobFollower:
         except (PictureQueueError, TimeoutError) as error:
             if isinstance(error, PictureQueueError) and not is_transient(error):
                 raise
-            if self._project_answers and not self._is_over:
+            if self._project_answers and not self._deadline_has_passed:
                 self._project_answers = False
                 _log.warning(
                     "The project does not answer; the wait for job %s continues: %s",
@@ -276,8 +276,8 @@ class _JobFollower:
             return await self._watcher.backend.call(rpc)
 
     @property
-    def _is_over(self) -> bool:
-        return self._remaining(1) < 0.01  # no call is that fast
+    def _deadline_has_passed(self) -> bool:
+        return self._remaining(1) < 0.01  # every call takes longer than this
 
     def _remaining(self, maximum: float, extra: float = 0.0) -> float:
         """Return the seconds until ``extra`` seconds after the deadline, at most ``maximum``."""
@@ -335,7 +335,7 @@ class _Stall:
     """The time since the last change of a job, and the reasons that were yielded last."""
 
     def __init__(self) -> None:
-        self._interval = EXPLAIN_AFTER
+        self._interval = EXPLAIN_INTERVAL
         self._due_at = time.monotonic() + self._interval
         self._last_reasons: list[tuple[str | None, ...]] | None = None
 

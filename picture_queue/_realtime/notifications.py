@@ -1,9 +1,8 @@
 """Wake-ups by LISTEN, for clients with a connection to the database.
 
 Behind a pooler in transaction mode LISTEN succeeds, but no notification arrives. So a second
-connection sends a test notification, and the listeners are told that they joined only when it
-arrives. The test is repeated at intervals; if it fails, the listeners are told that they lost the
-connection, and poll.
+connection sends a test notification, and `joined` of the listeners is called only when it has
+arrived. The test is repeated at intervals; if it fails, `lost` is called, and the listeners poll.
 """
 
 import asyncio
@@ -67,7 +66,7 @@ class Notifications:
             if not self._listeners[topic]:
                 del self._listeners[topic]
             if not self._listeners and self._task is not None:
-                # The task ends later, and a listener that is added until then needs a new task.
+                # The task ends later. A listener that is added before its end needs a new task.
                 self._task.cancel()
                 self._task = None
                 self._delivers = False
@@ -103,7 +102,7 @@ class Notifications:
         """Listen over one connection until it breaks, or until a test of LISTEN fails.
 
         Returns:
-            True, after a failed test. A broken connection raises an exception instead.
+            True: a test has failed. A broken connection raises an exception instead.
         """
         tokens: asyncio.Queue[str] = asyncio.Queue()
         async with _connection(self._settings) as (connection, server):
@@ -172,8 +171,8 @@ class Notifications:
             async with asyncio.timeout(_TEST_TIMEOUT):
                 async with _connection(self._settings) as (sender, _):
                     await sender.execute(b"select pg_notify($1, $2)", values, _TEST_TIMEOUT)
-                while await tokens.get() != token:  # the test of another worker sent it
-                    pass
+                while await tokens.get() != token:
+                    pass  # another worker sent this token for its own test
         except TimeoutError:
             return False
         return True

@@ -3,7 +3,8 @@
 realtime-py 2.34 gives up silently in several cases: after five failed reconnects, when the server
 closes a channel (for an expired token, for example), and when a callback raises. So its own
 reconnecting is switched off: after any failure this module opens a new websocket with the current
-token. Events of the meantime are lost, so a listener reads the row when `joined` is called.
+token. Events that were sent before it has joined are lost, so a listener reads the row when
+`joined` is called.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ class Subscriptions:
         self._api = api
         self._listeners: dict[str, list[Listener]] = {}
         self._joined: set[str] = set()
-        self._changed = asyncio.Event()
+        self._listeners_changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._closing_socket = False
@@ -58,12 +59,13 @@ class Subscriptions:
     def listen(self, topic: str, listener: Listener) -> Iterator[None]:
         """Deliver the events of a topic to the listener until the block ends."""
         if not self._is_running():
-            self._changed = asyncio.Event()  # the old one may belong to another event loop
+            # The old event may belong to another event loop.
+            self._listeners_changed = asyncio.Event()
             self._joined.clear()
             self._closed = False
             self._task = asyncio.create_task(self._run(), name="picture-queue realtime")
         self._listeners.setdefault(topic, []).append(listener)
-        self._changed.set()
+        self._listeners_changed.set()
         if topic in self._joined:
             listener.joined()
         try:
@@ -72,14 +74,14 @@ class Subscriptions:
             self._listeners[topic].remove(listener)
             if not self._listeners[topic]:
                 del self._listeners[topic]
-            self._changed.set()
+            self._listeners_changed.set()
 
     async def aclose(self) -> None:
         """Close the websocket and end all deliveries."""
         self._closed = True
         if self._task is None or not self._is_running():
             return
-        if not self._closing_socket:  # otherwise the task has ended
+        if not self._closing_socket:  # otherwise the task is about to end
             self._task.cancel()
         await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT + 1)
 
@@ -119,7 +121,7 @@ class Subscriptions:
             await client.connect()
             _reader_task(client).add_done_callback(lambda _: broken.set())
             while self._listeners and not broken.is_set():
-                self._changed.clear()
+                self._listeners_changed.clear()
                 for topic in self._listeners.keys() - channels.keys():
                     channels[topic] = client.channel(topic, _CHANNEL_OPTIONS)
                     # In a task, so that an unanswered join does not delay the other topics.
@@ -128,7 +130,7 @@ class Subscriptions:
                     self._joined.discard(topic)
                     joins.pop(topic).cancel()
                     await client.remove_channel(channels.pop(topic))
-                await _wait_for_first(self._changed, broken, timeout=_TOKEN_INTERVAL)
+                await _wait_for_first(self._listeners_changed, broken, timeout=_TOKEN_INTERVAL)
                 await self._refresh_token(client)
         finally:
             self._closing_socket = True
@@ -168,7 +170,7 @@ class Subscriptions:
 
         def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
             if channels.get(topic) is not channel:
-                return  # a late answer about a channel that was left
+                return  # a late answer for a channel that was removed
             if state is RealtimeSubscribeStates.SUBSCRIBED:
                 self._has_joined = True
                 self._joined.add(topic)
@@ -206,8 +208,8 @@ class Subscriptions:
 
 
 def _reader_task(client: RealtimeClient) -> "asyncio.Task[None]":
-    # The task is not public. But after an exception has ended it, nothing else shows that: the
-    # client still claims to be connected.
+    # The task is private, but only the task shows that an exception has ended it: the client still
+    # claims to be connected.
     task: asyncio.Task[None] | None = client._listen_task
     if task is None:
         raise ConnectionError("realtime-py has not started to read the websocket")

@@ -1,7 +1,7 @@
-"""`follow` for callers without an event loop: it runs the async one in a background thread.
+"""`follow` for callers without an event loop: run the async `follow` in a background thread.
 
-supabase-py supports Realtime only in its async client. So the first watch of a sync client opens an
-async connection to the same project, which all watches of the client share.
+supabase-py supports Realtime only in its async client. So the first wait of a sync client opens an
+async connection to the same project, which all waits of the client share.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ _STOP_TIMEOUT = 5.0  # seconds to close the connections
 
 
 class Watcher:
-    """The background thread in which the watches of one sync client run.
+    """The background thread in which the waits of one sync client run.
 
-    It ends with `close`, when the client is garbage-collected, or with the process.
+    It ends when `close` is called, when the client is garbage-collected, or when the process ends.
 
     Args:
         backend: The backend of the sync client.
@@ -48,7 +48,7 @@ class Watcher:
         self._background: _LoopThread | None = None
 
     def run(self, work: _Work[T]) -> Generator[JobEvent, None, T]:
-        """Run a coroutine in the thread, yield the events that it puts, and return its result."""
+        """Run a coroutine in the thread, yield the events that it queues, and return its result."""
         events: _Events = queue.SimpleQueue()
         with self._lock:
             if self._background is None or not self._background.is_alive:
@@ -68,7 +68,7 @@ class Watcher:
             future.cancel()
 
     def close(self) -> None:
-        """End all watches and close their connections."""
+        """End all waits and close their connections."""
         with self._lock:
             background, self._background = self._background, None
         if background is not None:
@@ -92,7 +92,7 @@ def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None = Non
         except StopIteration as end:
             job: Job = end.value
             return job
-    raise AssertionError("unreachable: wait_for_job puts no events")
+    raise AssertionError("unreachable: wait_for_job queues no events")
 
 
 async def _forward(
@@ -117,21 +117,21 @@ class _LoopThread:
         self._watcher = asynchronous.Watcher(self._backend)
         self._futures: set[Future[Any]] = set()
         self._stopping = asyncio.Event()
-        self._process = os.getpid()
+        self._pid = os.getpid()
         # Without a factory, the loop would also become the current one of the caller's thread.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
-        # A daemon thread, so that an unfinished watch does not keep the process from ending.
+        # A daemon thread, so that an unfinished wait does not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="picture-queue watch", daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """True if the thread runs; after a fork, the threads of the parent do not."""
+        """True if the thread runs; after a fork, it runs only in the parent process."""
         return self._thread.is_alive()
 
     def submit(self, work: _Work[T], events: _Events) -> Future[T]:
-        """Run a coroutine in the loop; put None among the events when it has ended."""
+        """Run a coroutine in the loop; queue None after its events when it has ended."""
         future = asyncio.run_coroutine_threadsafe(work(self._watcher, events), self._loop)
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
@@ -155,7 +155,7 @@ class _LoopThread:
 
     def stop(self) -> None:
         """Cancel the running coroutines, close the connections and end the thread."""
-        if os.getpid() != self._process or not self._thread.is_alive():
+        if os.getpid() != self._pid or not self._thread.is_alive():
             return
         for future in list(self._futures):
             future.cancel()
@@ -182,7 +182,7 @@ def _duplicate_for_caller(api: "Postgrest") -> "AsyncPostgrest":
     class SameCaller(AsyncPostgrest):
         async def client(self) -> Any:
             client = await super().client()
-            # All headers: those of the caller's own client may include some that its gateway needs.
+            # Copy all headers: a gateway may require some that the caller set in the client.
             client.postgrest.headers.update(api.client().postgrest.headers)
             for headers in (client.options.headers, client.postgrest.headers):
                 headers["Authorization"] = f"Bearer {api.access_token()}"

@@ -13,8 +13,8 @@ class WakeUps:
 
     Args:
         queues: Names of the queues.
-        on_change: Called when deliveries of a queue have started (True) or were interrupted
-            (False). Wake-ups of that queue may have been missed before they start.
+        on_change: Called with True when deliveries of a queue have started (earlier wake-ups of the
+            queue may have been missed), and with False when they were interrupted.
         on_wake: Called with the reason of each wake-up.
 
     Attributes:

@@ -1,6 +1,6 @@
 """`Rpc`, a call of a SQL function as a value, and helpers to encode arguments and parse results.
 
-A transport may execute the same `Rpc` again after a lost answer. Ids of new rows and requests are
+The backend executes the same `Rpc` again if its answer was lost. Ids of new rows and requests are
 therefore generated when the `Rpc` is built: a retry finds the rows that the first attempt wrote.
 """
 

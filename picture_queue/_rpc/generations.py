@@ -24,7 +24,7 @@ def start_generation(
     priority: int | None = None,
 ) -> Rpc[StartedGeneration]:
     options = given(
-        # With an idempotency key the database finds the first call by it.
+        # If there is an idempotency key, the database finds the row of the first call by this key.
         generation_id=None if idempotency_key else new_id(),
         user_id=user_id,
         scheduled_for=scheduled_for,

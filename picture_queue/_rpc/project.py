@@ -1,4 +1,4 @@
-"""Calls about the whole project: version, health, checks and maintenance."""
+"""Calls about a project: its version, health, checks and maintenance."""
 
 from datetime import datetime
 
@@ -28,6 +28,6 @@ def queue_doctor(client_time: datetime) -> Rpc[list[Finding]]:
 def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Maintenance]:
     """Return the call that runs a round of maintenance.
 
-    It does nothing if another worker holds the maintenance lease, unless ``force`` is true.
+    The call does nothing if another worker holds the maintenance lease, unless ``force`` is true.
     """
     return Rpc("maintain_jobs", given(force=force, worker=worker), Maintenance.model_validate)

@@ -24,7 +24,8 @@ def unregister_worker(worker: str) -> Rpc[None]:
 class Claim:
     """A request for jobs. A repeated request with the same ``request_id`` returns the same jobs.
 
-    If ``confirms_start``, a claimed job counts as started only at its first heartbeat or report.
+    If ``confirms_start`` is true, a claimed job counts as started only at its first heartbeat or
+    report.
     """
 
     worker: str
@@ -86,8 +87,8 @@ def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str
     The ``outcome`` of an answer is ok, repeated, stale, busy or refused. If it is refused,
     ``error`` has the reason.
     """
-    # Not `given`: the outcomes are plain JSON already, and to convert hundreds of them again would
-    # take longer than to send them.
+    # Not `given`: the outcomes are plain JSON already, and converting hundreds of them again would
+    # take longer than sending them.
     return Rpc(
         "report_jobs",
         {"outcomes": outcomes},

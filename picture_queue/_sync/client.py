@@ -34,13 +34,13 @@ class PictureQueue:
     Args:
         url: The URL of the project; ``SUPABASE_URL`` by default.
         key: A service, secret, publishable or anon key; from the environment by default.
-        access_token: The token of a signed-in user, whose privileges calls then have;
+        access_token: The token of a signed-in user; calls then have the privileges of this user.
             ``SUPABASE_ACCESS_TOKEN`` by default.
-        client: Your own supabase client, in place of these three arguments; you close it.
+        client: A supabase client to use instead of these three arguments; you close it.
         database_url: The URL of the project's database. Calls then go directly to the database,
             with the privileges of a service key; only pictures and Realtime events need ``url`` and
             ``key``. It requires the extra ``postgres``.
-        timeout: Seconds to wait for the answer to a call, retries included.
+        timeout: Seconds to wait for the answer to a call, including retries.
 
     Raises:
         SettingsError: The URL or the key is missing or invalid, an argument is empty, or both an

@@ -29,7 +29,7 @@ BUCKET = "pictures"
 
 
 class Generations:
-    """The generations of a project: all with a service key, only the user's own with a token."""
+    """The generations of a project; with a user's token, only those of that user."""
 
     def __init__(self, backend: Backend, watcher: Watcher) -> None:
         self._backend = backend
@@ -161,7 +161,7 @@ class Generations:
         return target
 
     def url(self, image: Image, *, expires_in: int = 3600) -> str:
-        """Create a signed URL, with which anyone can read a picture until it expires.
+        """Create a signed URL. Anyone who has it can read the picture until the URL expires.
 
         Args:
             image: The picture.

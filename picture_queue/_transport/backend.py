@@ -9,7 +9,7 @@ from tenacity import AsyncRetrying
 from picture_queue._rpc import Rpc
 from picture_queue._rpc import project as _rpc
 from picture_queue._transport.base import (
-    UPGRADE,
+    UPGRADE_HINT,
     AsyncTransport,
     Deadline,
     StorageCall,
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class AsyncBackend:
-    """One project. Calls go directly to the database if it is configured, otherwise to the API.
+    """Access to one project: directly to its database if that is configured, otherwise to its API.
 
     This is the only layer that retries calls and limits their duration.
 
@@ -64,7 +64,7 @@ class AsyncBackend:
 
         Args:
             rpc: The call.
-            timeout: Seconds to wait for the answer, retries included; None: the timeout of
+            timeout: Seconds to wait for the answer, including retries; None: the timeout of
                 the settings.
 
         Raises:
@@ -76,10 +76,10 @@ class AsyncBackend:
         try:
             return await self._retry(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
-            # The database may have been migrated meanwhile: raise if its version no longer fits.
+            # The database may have been migrated since the last check of its version.
             await self._check_version(deadline)
             raise DatabaseTooOld(
-                "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
+                "The project's SQL lacks a function", detail=str(error), hint=UPGRADE_HINT
             ) from None
 
     async def storage(self, call: StorageCall, timeout: float | None = None) -> bytes:
@@ -87,7 +87,7 @@ class AsyncBackend:
 
         Args:
             call: The call.
-            timeout: Seconds to wait for the answer, retries included; None: the timeout of
+            timeout: Seconds to wait for the answer, including retries; None: the timeout of
                 the settings.
 
         Raises:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 _MAX_TIMEOUT = 1e6  # seconds: locks and sockets refuse longer waits
 
-UPGRADE = (
+UPGRADE_HINT = (
     "Apply the SQL that ships with this version: picture-queue install && supabase db push, "
     "or picture-queue migrate; for an embedded stack, restart it"
 )
@@ -180,11 +180,11 @@ def check_version(version: Version | None) -> None:
         ClientTooOld: The database needs a newer client.
     """
     if version is None:
-        raise NotInstalled("This project has no picture-queue functions", hint=UPGRADE)
+        raise NotInstalled("This project has no picture-queue functions", hint=UPGRADE_HINT)
     if version.contract < _rpc.CONTRACT:
         raise DatabaseTooOld(
             f"The project's SQL is version {version.version}, older than this client needs",
-            hint=UPGRADE,
+            hint=UPGRADE_HINT,
         )
     if version.oldest_client_contract > _rpc.CONTRACT:
         raise ClientTooOld(

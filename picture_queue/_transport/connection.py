@@ -1,4 +1,4 @@
-"""Connections to the database that wait for an answer only for a limited time.
+"""Connections to the database with a timeout for each answer.
 
 These classes replace psycopg's own `execute` for two reasons. A cancelled `execute` continues until
 the server has answered; here the caller closes the connection instead. And psycopg registers and
@@ -64,7 +64,7 @@ def connect_sync(settings: DatabaseSettings, deadline: Deadline) -> PGconn:
 
 
 def conninfo(settings: DatabaseSettings) -> str:
-    """Return the connection string of a database, with the options of our connections."""
+    """Return the connection string of a database, with the options that this library sets."""
     return make_conninfo(
         settings.url,
         application_name="picture_queue",
@@ -145,7 +145,7 @@ class AsyncRawConnection:
     async def _write(self) -> None:
         """Send the rest of a statement that is larger than the buffer of the socket.
 
-        It also reads, because the server may not read on until its own output is read.
+        It also reads, because the server may stop reading until its own output has been read.
         """
         self._loop.add_writer(self._socket, self._wake)
         try:

@@ -1,4 +1,4 @@
-"""Backends for the same project as another backend, with their own connections."""
+"""Create a second backend for a project, with connections of its own."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from picture_queue._transport.backend_sync import Backend
 
 
 def with_own_pool(backend: AsyncBackend) -> AsyncBackend:
-    """Return a backend with its own pool of database connections; without a database, the same."""
+    """Return a backend with its own database connections; the same backend if it uses the API."""
     if backend.database is None:
         return backend
     return AsyncBackend(None, backend.database.settings)
@@ -21,6 +21,6 @@ async def for_thread(backend: AsyncBackend) -> Backend:
 
     assert backend.api is not None  # noqa: S101 - a backend has a database or an API
     api = Postgrest(backend.api.settings)
-    # All headers: those of the caller's own client may include some that its gateway requires.
+    # Copy all headers: a gateway may require some that the caller set in the client.
     api.client().postgrest.headers = (await backend.api.client()).postgrest.headers
     return Backend(api)

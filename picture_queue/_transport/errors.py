@@ -109,7 +109,7 @@ def translate_server_code(
 def translate_database_error(
     error: Exception, settings: DatabaseSettings, deadline: Deadline | None = None
 ) -> Exception:
-    """Return the exception of this library for the failure of a direct call.
+    """Return the exception of this library for the failure of a direct call to the database.
 
     Args:
         error: The exception that the call raised.
@@ -127,12 +127,12 @@ def translate_database_error(
     if isinstance(error, TimeoutError):
         timeout = settings.timeout if deadline is None else deadline.timeout
         return ConnectionFailed(
-            f"{_server(settings)} gave no answer in {timeout:g} s",
+            f"{_server_name(settings)} gave no answer in {timeout:g} s",
             hint=_DATABASE_HINT,
         )
     if isinstance(error, OSError | UnicodeError):  # from the socket or the resolver
         return ConnectionFailed(
-            f"{_server(settings)} does not answer", detail=str(error), hint=_DATABASE_HINT
+            f"{_server_name(settings)} does not answer", detail=str(error), hint=_DATABASE_HINT
         )
     if not isinstance(error, Error):
         return error
@@ -145,7 +145,7 @@ def translate_database_error(
     if code == "3D000":
         return _no_database(message)
     if code.startswith("28"):  # authorization
-        return _wrong_password(message)
+        return _login_refused(message)
     return translate_server_code(code, message, diagnosis.message_detail, diagnosis.message_hint)
 
 
@@ -157,13 +157,15 @@ def _connection_error(error: "Error", message: str, settings: DatabaseSettings) 
         if re.search('database ".*" does not exist', message):
             return _no_database(_first_line(message))
         if 'role "' in message or any(words in message for words in _REFUSED):
-            return _wrong_password(_first_line(message))
+            return _login_refused(_first_line(message))
     return ConnectionFailed(
-        f"{_server(settings)} does not answer", detail=_first_line(str(error)), hint=_DATABASE_HINT
+        f"{_server_name(settings)} does not answer",
+        detail=_first_line(str(error)),
+        hint=_DATABASE_HINT,
     )
 
 
-def _wrong_password(message: str) -> AuthenticationFailed:
+def _login_refused(message: str) -> AuthenticationFailed:
     return AuthenticationFailed(
         "The database refused the user or the password",
         detail=message,
@@ -191,7 +193,7 @@ def _can_parse(url: str) -> bool:
     return not url.isspace()
 
 
-def _server(settings: DatabaseSettings) -> str:
+def _server_name(settings: DatabaseSettings) -> str:
     from psycopg.conninfo import conninfo_to_dict
 
     parts = conninfo_to_dict(settings.url)
@@ -218,7 +220,7 @@ def translate_http_error(error: Exception, url: str, deadline: Deadline | None =
         reason = f"no answer in {deadline.timeout:g} s"
     else:
         reason = str(error) or type(error).__name__
-    # Treat any other class as a lost connection too: h2, for example, then raises a KeyError.
+    # Any other exception counts as a lost connection too: h2, for example, may raise a KeyError.
     return ConnectionFailed(
         f"{url} does not answer",
         detail=reason,
@@ -253,12 +255,12 @@ def _storage_error(body: dict[str, Any]) -> PictureQueueError | None:
 def _server_error(body: dict[str, Any], url: str) -> Exception | None:
     """Return the error of PostgREST or the database; None if the body is not from them."""
     code, message = str(body.get("code") or ""), str(body.get("message") or "")
-    if code in ("PGRST202", "42883"):  # 42883: dropped, but still in the cache of PostgREST
+    if code in ("PGRST202", "42883"):  # 42883: a dropped function that PostgREST still caches
         return FunctionMissing(message)
     if _SERVER_CODE.fullmatch(code) and code != _NO_SUCH_PATH:
         return translate_server_code(code, message, body.get("details"), body.get("hint"))
     if "API key" in message:
-        return _wrong_key(url, message)
+        return _key_refused(url, message)
     return None
 
 
@@ -267,7 +269,7 @@ def _status_error(response: "httpx.Response", body: dict[str, Any], url: str) ->
     code, detail = str(status), f"HTTP {status} {response.reason_phrase}".rstrip()
     # A body without any of these keys comes from another API at this URL, not from Supabase.
     if status in (401, 403) and (not body or body.keys() & {"message", "msg", "error"}):
-        return _wrong_key(url, str(body.get("message") or detail))
+        return _key_refused(url, str(body.get("message") or detail))
     if status == 413:
         return TooLarge(f"The call is larger than {url} accepts", code=code, detail=detail)
     if status == 429:
@@ -286,7 +288,7 @@ def _status_error(response: "httpx.Response", body: dict[str, Any], url: str) ->
     )
 
 
-def _wrong_key(url: str, message: str) -> AuthenticationFailed:
+def _key_refused(url: str, message: str) -> AuthenticationFailed:
     return AuthenticationFailed(
         f"{url} refused the key", detail=message, hint="Check the key: picture-queue local status"
     )

@@ -34,7 +34,7 @@ class ProcessOwner:
         return self._pid != os.getpid()
 
     def is_current(self) -> bool:
-        """Return whether the connection may be used here and now."""
+        """Return whether this process may use the connection."""
         return self._pid == os.getpid()
 
     def own(self, close: Callable[[], object]) -> None:
@@ -64,7 +64,7 @@ class LoopOwner:
         return self._pid != os.getpid()
 
     def is_current(self) -> bool:
-        """Return whether the connection may be used here and now.
+        """Return whether this process and its running event loop may use the connection.
 
         Raises:
             SettingsError: Another event loop opened it and is still open.

@@ -16,7 +16,7 @@ from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, parse_answer
 from picture_queue._transport.connection import AsyncPool, AsyncRawConnection, connect_async
 from picture_queue._transport.errors import FunctionMissing, translate_database_error
-from picture_queue._transport.statements import SIGNATURE, Statement
+from picture_queue._transport.statements import SIGNATURE_QUERY, Statement
 from picture_queue.errors import ConnectionFailed, SettingsError
 from picture_queue.settings import DatabaseSettings
 
@@ -87,7 +87,7 @@ class AsyncPostgres:
     def _renew_pool(self) -> AsyncPool:
         with self._pool_lock:
             pool = self._pool
-            if pool is None or not pool.owner.is_current():  # no other thread was faster
+            if pool is None or not pool.owner.is_current():  # no other thread has renewed it
                 if pool is not None:
                     pool.abandon()
                 pool = self._pool = AsyncPool(self.settings.connections)
@@ -96,7 +96,9 @@ class AsyncPostgres:
     async def _load_statement(
         self, connection: AsyncRawConnection, function: str, deadline: Deadline
     ) -> Statement:
-        result = await connection.execute(SIGNATURE, [function.encode()], deadline.remaining())
+        result = await connection.execute(
+            SIGNATURE_QUERY, [function.encode()], deadline.remaining()
+        )
         signature = _value(result)
         if signature is None:
             raise FunctionMissing(function)

@@ -18,7 +18,7 @@ from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, parse_answer
 from picture_queue._transport.connection import Pool, RawConnection, connect_sync
 from picture_queue._transport.errors import FunctionMissing, translate_database_error
-from picture_queue._transport.statements import SIGNATURE, Statement
+from picture_queue._transport.statements import SIGNATURE_QUERY, Statement
 from picture_queue.errors import ConnectionFailed, SettingsError
 from picture_queue.settings import DatabaseSettings
 
@@ -89,7 +89,7 @@ class Postgres:
     def _renew_pool(self) -> Pool:
         with self._pool_lock:
             pool = self._pool
-            if pool is None or not pool.owner.is_current():  # no other thread was faster
+            if pool is None or not pool.owner.is_current():  # no other thread has renewed it
                 if pool is not None:
                     pool.abandon()
                 pool = self._pool = Pool(self.settings.connections)
@@ -98,7 +98,9 @@ class Postgres:
     def _load_statement(
         self, connection: RawConnection, function: str, deadline: Deadline
     ) -> Statement:
-        result = connection.execute(SIGNATURE, [function.encode()], deadline.remaining())
+        result = connection.execute(
+            SIGNATURE_QUERY, [function.encode()], deadline.remaining()
+        )
         signature = _value(result)
         if signature is None:
             raise FunctionMissing(function)

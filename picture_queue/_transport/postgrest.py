@@ -27,11 +27,11 @@ T = TypeVar("T")
 class AsyncPostgrest:
     """A transport that calls the functions through PostgREST, with one key or as one user.
 
-    It opens the supabase client when it is first needed.
+    The first call creates the supabase client.
 
     Args:
         settings: The URL and the key of the project.
-        client: The caller's supabase client, which is used instead and never closed here.
+        client: A supabase client of the caller to use instead; it is never closed here.
     """
 
     def __init__(self, settings: ProjectSettings, client: AsyncClient | None = None) -> None:
@@ -57,7 +57,7 @@ class AsyncPostgrest:
     async def _open(self) -> None:
         async with self._opening:
             if self._owner is not None and self._owner.is_current():
-                return  # another thread has opened it
+                return  # another caller has opened it
             if self._owner is not None and self._owner.is_inherited():
                 leave_open(self._http)
             owner = LoopOwner()
@@ -105,7 +105,7 @@ class AsyncPostgrest:
         )
         response, content = await self._send(client, request, deadline)
         media_type = response.headers.get("content-type", "")
-        if "html" in media_type:  # PostgREST never answers with a page
+        if "html" in media_type:  # PostgREST never answers with HTML
             raise translate_response(response, content, self.settings.url)
         decode = read_json if "json" in media_type else bytes.decode
         return parse_answer(rpc, content or None, decode)
@@ -171,8 +171,8 @@ async def _read(response: httpx.Response, deadline: Deadline) -> bytes:
 
 
 def _idle_connections(http: httpx.AsyncClient) -> list[Any]:
-    # httpx has no public way to close them. If this finds none in a later version, httpx closes
-    # them when they have been idle for five seconds.
+    # httpx has no public way to close idle connections. If a later version hides its pools, the
+    # list is empty, and httpx closes the connections when they have been idle for five seconds.
     transports = [http._transport, *http._mounts.values()]
     pools = [getattr(transport, "_pool", None) for transport in transports]
     return [

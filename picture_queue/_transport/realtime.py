@@ -1,4 +1,4 @@
-"""The Realtime client, without a proxy for loopback."""
+"""A Realtime client that uses no proxy for loopback."""
 
 from inspect import signature
 from typing import Any, Final
@@ -8,7 +8,7 @@ from websockets.asyncio.client import connect
 
 from picture_queue._loopback import is_loopback_url
 
-# Before version 15 websockets uses no proxy and does not have the parameter.
+# Versions of websockets before 15 use no proxy and do not have the parameter.
 _DIRECT: Final[dict[str, Any]] = {"proxy": None} if "proxy" in signature(connect).parameters else {}
 
 

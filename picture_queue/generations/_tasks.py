@@ -1,4 +1,4 @@
-"""Helpers for coroutines that asyncio does not provide."""
+"""Functions to run coroutines that asyncio does not provide."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -11,8 +11,8 @@ _CANCEL_TIMEOUT = 1.0  # seconds for a task to end after its cancellation
 async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
     """Run a coroutine and delay a cancellation of the caller until the coroutine has ended.
 
-    In that case the result or exception of the coroutine is dropped, and the `CancelledError` is
-    raised.
+    After a cancellation the result or exception of the coroutine is dropped, and the
+    `CancelledError` is raised.
 
     Args:
         work: The coroutine.
@@ -34,7 +34,7 @@ async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
 async def run_all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run coroutines at the same time and return the results in order.
 
-    The first error cancels the other coroutines. It is raised without an exception group.
+    The first error cancels the other coroutines, and is raised without an exception group.
     """
     try:
         async with asyncio.TaskGroup() as group:

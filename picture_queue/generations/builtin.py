@@ -11,8 +11,8 @@ from picture_queue.worker import JobContext, Worker
 
 _log = Log(__name__)
 
-#: Seconds that one attempt may take. It is longer than a prediction, since an attempt may also
-#: search for the prediction of an earlier attempt, and stores the pictures.
+#: The timeout of one attempt, in seconds. It exceeds the timeout of a prediction, since an attempt
+#: also stores the pictures, and may search for the prediction of an earlier attempt.
 TIMEOUT = 900.0
 
 
@@ -60,8 +60,7 @@ def add_generations(
         handling: The settings of the handler.
 
     Raises:
-        SettingsError: The client has no URL of the project's API, through which the pictures are
-            stored.
+        SettingsError: The client has no URL of the project's API, which stores the pictures.
         InvalidArgument: The worker already has a handler for ``generate-image``, or is running.
         ValueError: The URL or the token of Replicate is invalid.
     """

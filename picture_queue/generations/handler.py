@@ -31,7 +31,7 @@ PAUSE_KEY = f"type:{JOB_TYPE}"
 _COLD_START = 60.0  # seconds in the status `starting` after which a prediction is polled slowly
 _COLD_POLL_INTERVAL = 10.0  # seconds
 #: The final state of a row by the status of its unsuccessful prediction; all others are "failed".
-_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
+_FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
 
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -77,7 +77,7 @@ class _GenerationRun:
         self._settings = settings
         self._progress = GenerationProgress(job)
         self._manager = PredictionManager(client, store, self._progress, settings)
-        self._has_stopped = False  # True once this attempt has cancelled an overdue prediction
+        self._has_cancelled = False  # True once this attempt has cancelled an overdue prediction
 
     async def run(self) -> dict[str, Any]:
         try:
@@ -166,7 +166,7 @@ class _GenerationRun:
 
     async def _stop_overdue(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Cancel an overdue prediction and return it; it may have succeeded in the meantime."""
-        self._has_stopped = True
+        self._has_cancelled = True
         prediction = await self._client.cancel(prediction.id)
         if not prediction.has_ended:
             await self._store.finish(begun.prediction.id, "canceled", error="overdue")
@@ -178,13 +178,13 @@ class _GenerationRun:
         error: errors.ReplicateError
         if prediction.status == "failed":
             error = errors.from_failure(prediction.error)
-        elif prediction.status == "aborted" or self._has_stopped or prediction.reached_deadline:
+        elif prediction.status == "aborted" or self._has_cancelled or prediction.reached_deadline:
             error = errors.DeadlinePassed("The prediction reached its deadline")
         else:
             error = errors.StoppedOutside("The prediction was cancelled at Replicate")
         await self._store.finish(
             begun.prediction.id,
-            _STATES.get(prediction.status, "failed"),
+            _FINAL_STATES.get(prediction.status, "failed"),
             error=prediction.error or str(error),
             metrics=prediction.metrics,
         )

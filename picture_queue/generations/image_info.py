@@ -47,34 +47,34 @@ def read_image(data: bytes) -> ImageInfo | None:
             except (IndexError, ValueError):
                 return None
             return ImageInfo(mime_type, extension, width, height) if width and height else None
-    tag = _svg_tag(data)
-    return None if tag is None else ImageInfo("image/svg+xml", "svg", *_svg_size(tag))
+    tag = _read_svg_tag(data)
+    return None if tag is None else ImageInfo("image/svg+xml", "svg", *_parse_svg_size(tag))
 
 
-def _number(data: bytes, start: int, length: int, order: str) -> int:
+def _read_number(data: bytes, start: int, length: int, order: str) -> int:
     field = data[start : start + length]
     if len(field) < length:
         raise ValueError("the header ends early")
     return int.from_bytes(field, "big" if order == ">" else "little")
 
 
-def _png(data: bytes) -> tuple[int, int]:
+def _read_png(data: bytes) -> tuple[int, int]:
     if data[12:16] != b"IHDR":
         raise ValueError("the header is missing")
-    return _number(data, 16, 4, ">"), _number(data, 20, 4, ">")
+    return _read_number(data, 16, 4, ">"), _read_number(data, 20, 4, ">")
 
 
-def _gif(data: bytes) -> tuple[int, int]:
-    return _number(data, 6, 2, "<"), _number(data, 8, 2, "<")
+def _read_gif(data: bytes) -> tuple[int, int]:
+    return _read_number(data, 6, 2, "<"), _read_number(data, 8, 2, "<")
 
 
-# Maximum number of segments before the start of frame. A colour profile has up to 255, 50 MB of
-# metadata have 800. Without a maximum, a file that consists of markers would take seconds.
+# Maximum number of segments before the start of frame. A colour profile has up to 255 segments;
+# 50 MB of metadata have 800. Without a maximum, a file of nothing but markers would take seconds.
 _MAX_JPEG_SEGMENTS = 5000
 _FILL = re.compile(rb"\xff*+")
 
 
-def _jpeg(data: bytes) -> tuple[int, int]:
+def _read_jpeg(data: bytes) -> tuple[int, int]:
     at = 2
     for _ in range(_MAX_JPEG_SEGMENTS):
         if data[at] != 0xFF:
@@ -84,31 +84,31 @@ def _jpeg(data: bytes) -> tuple[int, int]:
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # a marker without a segment
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            return _number(data, at + 6, 2, ">"), _number(data, at + 4, 2, ">")
+            return _read_number(data, at + 6, 2, ">"), _read_number(data, at + 4, 2, ">")
         else:
-            at += 1 + max(2, _number(data, at + 1, 2, ">"))
+            at += 1 + max(2, _read_number(data, at + 1, 2, ">"))
     raise ValueError("there are too many segments")
 
 
-def _webp(data: bytes) -> tuple[int, int]:
+def _read_webp(data: bytes) -> tuple[int, int]:
     chunk = data[12:16]
-    if chunk == b"VP8 ":  # lossy: 14 bits each, followed by two bits of scale
-        return _number(data, 26, 2, "<") & 0x3FFF, _number(data, 28, 2, "<") & 0x3FFF
-    if chunk == b"VP8L":  # lossless: 14 bits each, minus one
-        bits = _number(data, 21, 4, "<")
+    if chunk == b"VP8 ":  # lossy: 14 bits for each side, followed by 2 bits for scaling
+        return _read_number(data, 26, 2, "<") & 0x3FFF, _read_number(data, 28, 2, "<") & 0x3FFF
+    if chunk == b"VP8L":  # lossless: 14 bits for each side, minus one
+        bits = _read_number(data, 21, 4, "<")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if chunk == b"VP8X":  # extended: 24 bits each, minus one
-        return _number(data, 24, 3, "<") + 1, _number(data, 27, 3, "<") + 1
+    if chunk == b"VP8X":  # extended: 24 bits for each side, minus one
+        return _read_number(data, 24, 3, "<") + 1, _read_number(data, 27, 3, "<") + 1
     raise ValueError("unknown chunk")
 
 
 _BITMAPS: tuple[
     tuple[str, str, Callable[[bytes], bool], Callable[[bytes], tuple[int, int]]], ...
 ] = (
-    ("png", "image/png", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _png),
-    ("jpg", "image/jpeg", lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
-    ("webp", "image/webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _webp),
-    ("gif", "image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), _gif),
+    ("png", "image/png", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _read_png),
+    ("jpg", "image/jpeg", lambda data: data.startswith(b"\xff\xd8\xff"), _read_jpeg),
+    ("webp", "image/webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _read_webp),
+    ("gif", "image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), _read_gif),
 )
 
 # No XML parser is used, since it would expand entities of an untrusted file; the opening tag of the
@@ -124,32 +124,32 @@ _LENGTH = re.compile(rb"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?:px)?")
 _MAX_SIDE = 2**31 - 1  # the largest value of the columns images.width and images.height
 
 
-def _svg_tag(data: bytes) -> bytes | None:
+def _read_svg_tag(data: bytes) -> bytes | None:
     """Return the attributes of the root element of an SVG; None if the file is not an SVG."""
     head = data[:_SVG_HEAD].removeprefix(b"\xef\xbb\xbf")
     at = 0
     while True:
         at = _SPACE.match(head, at).end()  # type: ignore[union-attr]  # it matches the empty string
         if head.startswith(b"<!--", at):
-            at = _after(head, b"-->", at + 4)
+            at = _find_end(head, b"-->", at + 4)
         elif head.startswith(b"<?", at):
-            at = _after(head, b"?>", at + 2)
+            at = _find_end(head, b"?>", at + 2)
         elif doctype := _DOCTYPE.match(head, at):
             at = doctype.end()
             if head.startswith(b"[", at):
-                at = _after(head, b"]", at)
-            at = _after(head, b">", at)
+                at = _find_end(head, b"]", at)
+            at = _find_end(head, b">", at)
         else:
             root = _SVG_TAG.match(head, at)
             return root[1] if root else None
 
 
-def _after(head: bytes, end: bytes, start: int) -> int:
+def _find_end(head: bytes, end: bytes, start: int) -> int:
     found = head.find(end, start)
     return len(head) if found < 0 else found + len(end)
 
 
-def _svg_size(tag: bytes) -> tuple[int | None, int | None]:
+def _parse_svg_size(tag: bytes) -> tuple[int | None, int | None]:
     attributes = {
         match[1]: match[2].strip(b"\"' \t\r\n")
         for match in _ATTRIBUTE.finditer(tag)
@@ -160,13 +160,13 @@ def _svg_size(tag: bytes) -> tuple[int | None, int | None]:
     if len(box) == 4:
         sides.append((box[2], box[3]))
     for side in sides:
-        width, height = map(_svg_length, side)
+        width, height = map(_parse_svg_length, side)
         if width and height:
             return width, height
     return None, None
 
 
-def _svg_length(text: bytes) -> int | None:
+def _parse_svg_length(text: bytes) -> int | None:
     """Return a length in pixels; None if it has another unit or is too long for its column."""
     match = _LENGTH.fullmatch(text[:40])
     length = float(match[1]) if match else 0.0  # infinite above 1e308

@@ -37,7 +37,7 @@ def candidates(
         cancel_after_seconds: The seconds of the ``Cancel-After`` that the row requested.
 
     Returns:
-        The predictions, the most likely first: those with the row's own deadline, then the oldest.
+        The predictions, the most likely first: those with the requested deadline, then the oldest.
     """
     row = begun.prediction
     matching = [
@@ -51,13 +51,13 @@ def candidates(
     return sorted(
         matching,
         key=lambda prediction: (
-            not is_certain(prediction, cancel_after_seconds),
+            not has_requested_deadline(prediction, cancel_after_seconds),
             prediction.created_at,
         ),
     )
 
 
-def is_certain(prediction: Prediction, cancel_after_seconds: int) -> bool:
+def has_requested_deadline(prediction: Prediction, cancel_after_seconds: int) -> bool:
     """Return whether a prediction has the deadline that the row requested."""
     if prediction.deadline is None:
         return False
@@ -66,6 +66,6 @@ def is_certain(prediction: Prediction, cancel_after_seconds: int) -> bool:
 
 
 def _has_input(prediction: Prediction, row: PredictionRow) -> bool:
-    # The API may add defaults, but must not change the inputs that we sent.
+    # The API may add defaults, but it does not change the inputs of the request.
     missing = object()
     return all(prediction.input.get(key, missing) == value for key, value in row.input.items())

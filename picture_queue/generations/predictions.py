@@ -118,7 +118,7 @@ class PredictionManager:
         if prediction_id is not None:
             await self._client.cancel(prediction_id)
         else:
-            await self._cancel_certain(begun, set(begun.owned))
+            await self._cancel_identified(begun, set(begun.owned))
 
     async def cancel_duplicates(self, kept: Prediction) -> None:
         """Cancel the predictions of rows that were given up as lost.
@@ -132,7 +132,7 @@ class PredictionManager:
         """
         for lost in self._lost:
             try:
-                await self._cancel_certain(lost, {*lost.owned, kept.id})
+                await self._cancel_identified(lost, {*lost.owned, kept.id})
             except errors.ReplicateError:
                 _log.warning(
                     "prediction %s: the search for duplicates failed",
@@ -202,9 +202,9 @@ class PredictionManager:
         listed = await self._client.created_after(since)
         return orphans.candidates(begun, listed, taken, self.cancel_after(begun))
 
-    async def _cancel_certain(self, begun: BegunPrediction, taken: set[str]) -> None:
+    async def _cancel_identified(self, begun: BegunPrediction, taken: set[str]) -> None:
         seconds = self.cancel_after(begun)
         for candidate in await self._candidates(begun, taken):
-            if orphans.is_certain(candidate, seconds):
+            if orphans.has_requested_deadline(candidate, seconds):
                 _log.info("prediction %s: cancelling %s", begun.prediction.id, candidate.id)
                 await self._client.cancel(candidate.id)

@@ -19,7 +19,7 @@ class GenerationProgress:
         self._reported: tuple[int, str] = (-1, "")
 
     async def show(self, percent: int, message: str) -> None:
-        """Report progress. The percentage never decreases: some models have several bars."""
+        """Report progress. The percentage never decreases, even if a model prints several bars."""
         progress = (max(percent, self._reported[0]), message)
         if progress != self._reported:
             self._reported = progress

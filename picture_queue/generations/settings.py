@@ -5,27 +5,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HandlerSettings:
-    """The timeouts and intervals of the handler. Times in seconds.
+    """The timeouts and intervals of the handler, in seconds.
 
     Attributes:
         prediction_timeout: Maximum time from the creation of a prediction to its end, including its
             time in Replicate's queue and its cold start. Replicate then stops the prediction, even
             if the worker is not running any more.
-        stop_margin: Extra time after ``prediction_timeout``. If Replicate has not stopped the
-            prediction by then, the worker cancels it.
+        stop_margin: Extra time after ``prediction_timeout``, after which the worker cancels a
+            prediction that Replicate has not stopped.
         first_poll_interval: Time before the first poll of a prediction; None: an eighth of the
             model's typical run time, but at least 0.25 and at most 1.
         max_poll_interval: Maximum time between two polls.
-        recheck_delay: Delay before a call to Replicate is repeated, where a wrong answer would lose
-            a prediction that is paid for. These calls are repeated: the search for a prediction
-            after the answer to its creation was lost, a read of the prediction that was refused,
-            and a failed download of its output.
+        recheck_delay: Delay before the repetition of a call to Replicate whose wrong answer would
+            lose a prediction that is paid for: the search for a prediction after the answer to its
+            creation was lost, a read of a prediction that was refused, or a failed download of its
+            output.
         cancel_timeout: Maximum time to cancel the prediction of a cancelled job.
         default_pause: Length of the pause if Replicate limits the rate of calls without a
             ``Retry-After``, or cannot be reached.
-        outage_tolerance: Age of a prediction up to which an outage does not use up an attempt of
-            the job. An outage is one of Replicate, of the host of the output, or of the project.
-            The default is an hour, because Replicate keeps the output for an hour.
+        outage_tolerance: Age of a prediction up to which an outage (of Replicate, of the host of
+            the output, or of the project) does not use up an attempt of the job. The default is an
+            hour, because Replicate keeps the output for an hour.
         max_parallel: Maximum number of pictures that are stored at the same time.
     """
 

@@ -12,7 +12,7 @@ from picture_queue._transport.base import StorageCall
 from picture_queue.errors import NotFound, SettingsError
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
 
-#: Seconds to store a file, retries included.
+#: Seconds to store a file, including retries.
 _UPLOAD_TIMEOUT = 120.0
 
 
@@ -87,7 +87,7 @@ class GenerationStore:
         error: str | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> None:
-        """Write the final state of a row, unless it has one.
+        """Write the final state of a row, unless the row already has one.
 
         Args:
             row_id: The id of the row.
@@ -100,7 +100,7 @@ class GenerationStore:
         )
 
     async def upload(self, path: str, data: bytes, content_type: str) -> None:
-        """Write a file to the bucket ``pictures``; replace a file of that path."""
+        """Write a file to the bucket ``pictures``; replace an existing file with the same path."""
         headers = {
             "Content-Type": content_type,
             "Cache-Control": "max-age=3600",

@@ -1,4 +1,4 @@
-"""Download and upload of the pictures of a prediction."""
+"""Download the pictures of a prediction and upload them to Storage."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.prediction import Prediction, output_links
 from picture_queue.records import BegunPrediction, SavedImage
 
-_MAX_LINKS = 100  # pictures of a prediction that are stored; a model may return any number
+_MAX_LINKS = 100  # maximum number of pictures to store; a model may return any number
 
 
 async def store_images(

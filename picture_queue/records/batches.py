@@ -29,7 +29,7 @@ class Batch(Record):
 
 
 class EnqueuedBatch(Record):
-    """The outcome of the enqueue of a batch, and of each of its jobs."""
+    """The id of an enqueued batch, and the outcome of each of its jobs."""
 
     id: UUID
     jobs: tuple[Enqueued, ...]

@@ -11,7 +11,7 @@ from picture_queue.records.base import Record
 
 
 class JobStatus(StrEnum):
-    """State of a job; ``hold`` is the reason why a job that is not finished does not run."""
+    """State of a job. The field ``hold`` tells why an unfinished job does not run."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -25,9 +25,10 @@ class JobStatus(StrEnum):
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
+#: The reason why an unfinished job cannot be claimed.
 Hold = Literal["scheduled", "blocked", "waiting", "parked"]
 
-
+#: The origin of the state in a `JobEvent`.
 Source = Literal["socket", "snapshot", "poll"]
 
 
@@ -77,7 +78,7 @@ class Job(Record):
 class JobEvent(Record):
     """The visible state of a job at one version.
 
-    ``source`` is where the state came from: ``socket`` (an event over Realtime), ``snapshot`` (the
+    ``source`` is the origin of the state: ``socket`` (an event over Realtime), ``snapshot`` (the
     row, read when the watch began or reconnected) or ``poll`` (the row, read after a time without
     events). If the watch yields an unchanged state again, ``explanation`` has the reason why the
     job does not run.
@@ -129,7 +130,7 @@ class Enqueued(Record):
 
 
 class CancelRequest(Record):
-    """The result of a cancel. If ``cancel_requested``, the job runs and was asked to stop."""
+    """The result of a cancel; with ``cancel_requested``, the running job was asked to stop."""
 
     job_id: UUID
     status: JobStatus
@@ -137,7 +138,7 @@ class CancelRequest(Record):
 
 
 class Changed(Record):
-    """The effect of a change of many jobs, or its preview.
+    """The number of jobs that a call changed, or would change if it were not a preview.
 
     ``more`` is True if further jobs match; another call changes them.
     """
@@ -188,7 +189,7 @@ class JobReason(Record):
         job_type: The job type (no_worker).
         pause_reason: The text of the operator (queue_paused) or of a handler (key_paused).
         parents: Up to 10 jobs that have to finish first (parents).
-        parent_count: Number of such jobs; 100 means 100 or more (parents).
+        parent_count: Number of jobs that have to finish first; 100 means 100 or more (parents).
         event: The name of the event (event).
         worker: The worker (running, lease_expired).
         step: The step of maintenance (step_failed).

@@ -1,4 +1,4 @@
-"""The whole project: version, health, checks and maintenance."""
+"""Version, health, checks and maintenance of a project."""
 
 from datetime import datetime
 from typing import Literal
@@ -10,7 +10,11 @@ from picture_queue.records.workers import WorkerSeen
 
 
 class Version(Record):
-    """The version of picture-queue in a database."""
+    """The version of picture-queue in a database.
+
+    ``contract`` is the version of its SQL interface. Clients that need a version older than
+    ``oldest_client_contract`` cannot use it.
+    """
 
     version: str
     contract: int
@@ -39,7 +43,7 @@ class QueueHealth(Record):
 
 
 class JobTypeWithoutWorker(Record):
-    """Pending jobs of a type that no worker of their queue knows."""
+    """Pending jobs of a type for which no worker of their queue has a handler."""
 
     job_type: str
     queue: str
@@ -47,7 +51,10 @@ class JobTypeWithoutWorker(Record):
 
 
 class Health(Record):
-    """The state of queues and workers."""
+    """The state of queues and workers.
+
+    ``stuck`` counts the jobs that have run for over ten minutes, or have an expired lease.
+    """
 
     queues: tuple[QueueHealth, ...]
     workers: tuple[WorkerSeen, ...]

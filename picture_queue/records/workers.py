@@ -18,7 +18,7 @@ class WorkerSeen(Record):
         job_types: The job types that it has handlers for.
         idle: Whether its last claim got fewer jobs than it asked for.
         seen_at: The time of its last call.
-        seen_seconds: Seconds since then, by the clock of the database.
+        seen_seconds: Seconds since ``seen_at``, by the clock of the database.
         running: Number of jobs whose lease it holds.
     """
 
@@ -186,7 +186,7 @@ class ClaimedJob(JobFields):
 
     @property
     def progress(self) -> int:
-        """Progress that the last attempt reported, percent."""
+        """Progress that the last attempt reported, in percent."""
         return int(self._row.get("progress", 0))
 
     @property

@@ -93,7 +93,7 @@ def running(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands that wait print the reason at once."""
-    monkeypatch.setattr(follow, "EXPLAIN_AFTER", 0.05)
+    monkeypatch.setattr(follow, "EXPLAIN_INTERVAL", 0.05)
 
 
 def line_of(cli: Cli, name: str) -> str:

@@ -187,7 +187,7 @@ def test_the_thread_of_a_garbage_collected_client_ends(stack, pq, job_id):
 
 
 async def test_a_watch_continues_after_its_first_token_expired(stack, ada, service, monkeypatch):
-    monkeypatch.setattr(follow, "POLL_CONNECTED", 60.0)
+    monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 60.0)
     claims = jwt.decode(ada.token, options={"verify_signature": False})
     short = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")
     started = await service.generations.start("a cat", user_id=ada.id)
@@ -209,7 +209,7 @@ async def test_a_watch_continues_after_its_first_token_expired(stack, ada, servi
 
 
 async def test_a_watch_reads_with_the_current_session(stack, ada, bob, monkeypatch):
-    monkeypatch.setattr(follow, "POLL_CONNECTED", 0.2)
+    monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 0.2)
     started = await ada.pq.generations.start("a cat")
 
     def watch():

@@ -108,7 +108,7 @@ async def test_an_infinite_timeout_is_accepted(service, queue):
 async def test_an_end_without_an_event_is_found_at_the_deadline(
     service, queue, faults, monkeypatch
 ):
-    monkeypatch.setattr(follow, "POLL_ALONE", 60.0)
+    monkeypatch.setattr(follow, "POLL_INTERVAL", 60.0)
     await faults(network_cut=True)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=1)
@@ -118,7 +118,7 @@ async def test_an_end_without_an_event_is_found_at_the_deadline(
 
 
 async def test_deleting_a_job_ends_its_watch(service, queue, db, monkeypatch):
-    monkeypatch.setattr(follow, "POLL_CONNECTED", 0.2)
+    monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 0.2)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=GUARD)
     await anext(watch)

@@ -11,10 +11,10 @@ from picture_queue._realtime import follow
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(follow, "EXPLAIN_AFTER", 0.1)
+    monkeypatch.setattr(follow, "EXPLAIN_INTERVAL", 0.1)
     monkeypatch.setattr(follow, "EXPLAIN_MAX_INTERVAL", 0.1)
-    monkeypatch.setattr(follow, "POLL_CONNECTED", 0.05)
-    monkeypatch.setattr(follow, "POLL_ALONE", 0.05)
+    monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 0.05)
+    monkeypatch.setattr(follow, "POLL_INTERVAL", 0.05)
 
 
 async def next_reason(watch):

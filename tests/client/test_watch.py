@@ -168,7 +168,7 @@ async def test_a_watch_without_a_socket_ends_by_polling(service, queue, faults):
 async def test_lost_events_are_replaced_by_reading_the_row(
     service, queue, faults, monkeypatch, joined
 ):
-    monkeypatch.setattr(follow, "POLL_CONNECTED", 0.3)
+    monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 0.3)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
     await joined(service, f"pq:job:{job_id}")
@@ -178,7 +178,7 @@ async def test_lost_events_are_replaced_by_reading_the_row(
 
 
 async def test_a_change_before_the_join_is_found_by_reading_the_row(service, queue, monkeypatch):
-    monkeypatch.setattr(follow, "POLL_ALONE", 60.0)
+    monkeypatch.setattr(follow, "POLL_INTERVAL", 60.0)
     asked, go = asyncio.Event(), asyncio.Event()
     subscribe = AsyncRealtimeChannel.subscribe
 

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from picture_queue.generations.orphans import cancel_after, candidates, is_certain
+from picture_queue.generations.orphans import cancel_after, candidates, has_requested_deadline
 from picture_queue.providers.replicate.prediction import Prediction
 from picture_queue.records import BegunPrediction
 
@@ -89,9 +89,9 @@ def test_candidates_are_ordered_by_deadline_and_age() -> None:
 
 
 def test_only_an_equal_deadline_makes_a_candidate_certain() -> None:
-    assert is_certain(prediction(), REQUESTED)
-    assert not is_certain(prediction(), REQUESTED + 1)
-    assert not is_certain(prediction(requested=None), REQUESTED)
+    assert has_requested_deadline(prediction(), REQUESTED)
+    assert not has_requested_deadline(prediction(), REQUESTED + 1)
+    assert not has_requested_deadline(prediction(requested=None), REQUESTED)
 
 
 def test_rows_get_different_deadlines() -> None:

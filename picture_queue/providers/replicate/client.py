@@ -50,10 +50,10 @@ _NEVER_SENT = (
     httpx.ProxyError,
 )
 _MAX_PAGES = 10  # pages of 100 predictions, so that the search in a busy account ends
-# Bytes of JSON. Python parses at most some 10 MB a second, and no other thread runs meanwhile.
-_LARGEST_ANSWER = 8 * 1024 * 1024
-_LARGEST_PAGE = 32 * 1024 * 1024  # a page of the list has 100 inputs and outputs
-_LONG_ANSWER = 65_536  # bytes whose JSON takes about a millisecond to parse
+# Python parses about 10 MB of JSON a second at most, and no other thread runs during that time.
+_MAX_ANSWER_BYTES = 8 * 1024 * 1024
+_MAX_PAGE_BYTES = 32 * 1024 * 1024  # a page of the list has 100 inputs and outputs
+_THREAD_PARSE_BYTES = 65_536  # JSON of this size takes about a millisecond to parse
 # At most a 16th of an answer may be outside of strings. A byte there costs a hundred times as much
 # to parse as one in a string: 8 MiB of empty lists take seconds and 300 MB.
 _SYNTAX_SHARE = 16
@@ -123,7 +123,7 @@ class ReplicateClient:
             "Accept-Encoding": ENCODINGS,
             "User-Agent": "picture-queue",
         }
-        self._own_http = http is None
+        self._owns_http = http is None
         self._http = http
         self._retry = retry or RetryPolicy()
         self.rules = (rules or DownloadRules()).allowing(f"{base.scheme}://{base.netloc}")
@@ -145,7 +145,7 @@ class ReplicateClient:
 
     async def aclose(self) -> None:
         """Close the connections, unless the caller passed the HTTP client. Idempotent."""
-        if self._own_http and self._http is not None:
+        if self._owns_http and self._http is not None:
             await self._http.aclose()
             self._http = None
 
@@ -196,8 +196,8 @@ class ReplicateClient:
             ResourceNotFound: No prediction has that id, or it belongs to another account.
             ReplicateError: The call failed for the reason that the class states.
         """
-        path = f"/predictions/{_segment(prediction_id)}"
-        return _parse_prediction(await self._repeat("GET", path))
+        path = f"/predictions/{_quote_segment(prediction_id)}"
+        return _parse_prediction(await self._send_with_retries("GET", path))
 
     async def cancel(self, prediction_id: str) -> Prediction:
         """Request the cancellation of a prediction; this has no effect if it has ended.
@@ -209,8 +209,8 @@ class ReplicateClient:
             ResourceNotFound: No prediction has that id.
             ReplicateError: The call failed for the reason that the class states.
         """
-        path = f"/predictions/{_segment(prediction_id)}/cancel"
-        return _parse_prediction(await self._repeat("POST", path))
+        path = f"/predictions/{_quote_segment(prediction_id)}/cancel"
+        return _parse_prediction(await self._send_with_retries("POST", path))
 
     async def created_after(self, time: datetime) -> list[Prediction]:
         """List the account's predictions since a time, newest first, at most 1000.
@@ -225,7 +225,9 @@ class ReplicateClient:
         params = {"created_after": since}
         predictions: list[Prediction] = []
         for _ in range(_MAX_PAGES):
-            page = await self._repeat("GET", "/predictions", params=params, limit=_LARGEST_PAGE)
+            page = await self._send_with_retries(
+                "GET", "/predictions", params=params, limit=_MAX_PAGE_BYTES
+            )
             results = page.get("results") if isinstance(page, dict) else None
             if not isinstance(results, list) or len(results) > _MAX_RESULTS:
                 raise errors.ServiceUnavailable("Replicate sent an unreadable list")
@@ -254,12 +256,12 @@ class ReplicateClient:
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
-            # The proxy of the environment must not be used for a simulator on this machine. Without
-            # the environment, its proxy need not even be valid.
+            # A simulator on this machine is called without the proxy of the environment, which may
+            # even be invalid.
             self._http = httpx.AsyncClient(trust_env=not is_loopback_url(self._base_url))
         return self._http
 
-    async def _repeat(self, method: str, path: str, **options: Any) -> Any:
+    async def _send_with_retries(self, method: str, path: str, **options: Any) -> Any:
         return await self._retrying(_if_transient)(self._send, method, path, **options)
 
     async def _send(
@@ -268,7 +270,7 @@ class ReplicateClient:
         path: str,
         *,
         headers: Mapping[str, str] | None = None,
-        limit: int = _LARGEST_ANSWER,
+        limit: int = _MAX_ANSWER_BYTES,
         **options: Any,
     ) -> Any:
         try:
@@ -284,12 +286,12 @@ class ReplicateClient:
         except _NEVER_SENT as error:
             raise errors.NotReached(
                 f"Replicate cannot be reached at {self._base_url}",
-                detail=_reason(error),
+                detail=_describe(error),
                 hint="Check the network of the worker, and REPLICATE_BASE_URL if it is set",
             ) from error
         except httpx.RequestError as error:
             raise errors.ServiceUnavailable(
-                "Replicate did not answer", detail=_reason(error)
+                "Replicate did not answer", detail=_describe(error)
             ) from error
         try:
             if data is None:
@@ -309,7 +311,7 @@ class ReplicateClient:
             retry=condition,
             wait=self._wait_seconds,
             stop=stop_after_attempt(policy.max_attempts) | stop_before_delay(policy.retry_timeout),
-            before_sleep=_log_repeat,
+            before_sleep=_log_retry,
             reraise=True,
         )
 
@@ -328,7 +330,7 @@ _if_transient = retry_if_exception_type((errors.TooManyRequests, errors.ServiceU
 _if_nothing_was_created = retry_if_exception_type((errors.TooManyRequests, errors.NotReached))
 
 
-def _log_repeat(state: RetryCallState) -> None:
+def _log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     wait = state.next_action.sleep if state.next_action else 0.0
     logger.info("repeating the call to Replicate in %.1f s after %s", wait, type(error).__name__)
@@ -343,10 +345,10 @@ async def _decode(data: bytes, max_syntax: int) -> Any:
 
     Raises:
         ServiceUnavailable: The answer is not JSON; a later one may be.
-        OutputRefused: The answer exceeds a limit, which later ones will too.
+        OutputRefused: The answer exceeds a limit, as later answers will.
     """
     try:
-        if len(data) > _LONG_ANSWER:  # in a thread, so that the heartbeats of the worker continue
+        if len(data) > _THREAD_PARSE_BYTES:  # in a thread, so that heartbeats continue
             return await asyncio.to_thread(_parse, data.decode(), max_syntax)
         return json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -376,7 +378,7 @@ def _parse_prediction(body: Any) -> Prediction:
 
 
 def _cursor(link: object) -> str | None:
-    """Return only the cursor of a link, so that the token is never sent to another host."""
+    """Return the cursor of a link to a page; the link could send the token to another host."""
     try:
         query = urlsplit(link if isinstance(link, str) else "").query
         return parse_qs(query).get("cursor", [None])[0]
@@ -384,9 +386,9 @@ def _cursor(link: object) -> str | None:
         raise errors.ServiceUnavailable("Replicate sent an unreadable list") from None
 
 
-def _segment(text: str) -> str:
+def _quote_segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def _reason(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

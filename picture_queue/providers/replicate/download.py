@@ -132,7 +132,7 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
 
 
 # httpx decompresses these encodings in pieces of at most 64 KiB, which become at most 64 MiB. Other
-# encodings have no such limit, nor have two, one inside the other.
+# encodings, and several nested encodings, have no such limit.
 ENCODINGS = "gzip, deflate"
 
 
@@ -186,7 +186,7 @@ async def _expect_allowed(url: SplitResult, rules: DownloadRules) -> None:
 
 
 async def _addresses(host: str) -> list[str]:
-    """Return the addresses of a host; none if it cannot be resolved here, but only by a proxy."""
+    """Return the addresses of a host; an empty list if only a proxy can resolve the host."""
     try:
         async with asyncio.timeout(_RESOLVE_TIMEOUT):
             entries = await asyncio.get_running_loop().getaddrinfo(

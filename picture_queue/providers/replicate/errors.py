@@ -22,8 +22,8 @@ ReplicateError
     ├── OutputExpired    Replicate deletes the output after an hour
     └── OutputRefused    unknown host, too large, or not a picture
 
-Reading a failed prediction answers HTTP 200. The class of its error depends on the error text: on
-its code, otherwise on its words. https://replicate.com/docs/reference/error-codes has the
+A failed prediction is read with HTTP 200. The class of its error depends on the code in its error
+text, or without a code on the words. https://replicate.com/docs/reference/error-codes has the
 four-digit codes; the three-digit codes come from the models and were found in public reports.
 """
 
@@ -121,14 +121,14 @@ class Unauthorized(ReplicateError):
 
 
 class Forbidden(ReplicateError):
-    """The token is not permitted to do this (403), perhaps to use this one model."""
+    """The token lacks the permission for the call (403), perhaps only for this model."""
 
     public = "The image service refused this server's credentials."
     retryable = True
 
 
 class RequestRefused(ReplicateError):
-    """Replicate refused the request. It is repeated once: a single answer may be a mistake."""
+    """Replicate refused the request. The job is tried once more: one answer may be a mistake."""
 
     retryable = True
     max_attempts: int | None = 2

@@ -122,8 +122,8 @@ _TAIL = 8192  # characters at the end of the logs that are searched
 def progress_from_logs(logs: str | None) -> ProgressBar | None:
     """Return the last progress bar in the logs; a bar of total progress takes precedence.
 
-    Models print tqdm bars, some several in succession, so a later result may be lower. Bars of
-    downloads (``160M/368M``) are ignored.
+    Models print tqdm bars. Some models print several in succession, so a later result may be
+    lower. Bars of downloads (``160M/368M``) are ignored.
 
     Args:
         logs: The logs so far.
