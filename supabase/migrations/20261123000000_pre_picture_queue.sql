@@ -319,17 +319,19 @@ $$;
 -- 040_function__caller.sql
 
 -- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
--- direct connection without a token. The token decides, since in a security definer function current_user is the
--- owner. Without one, a session that has logged in as a role of the API, or was set to one, does not act for the
--- project.
+-- direct connection without a token and with the rights of service_role or of the owner of the tables. The token
+-- decides, and the role of the session: in a security definer function current_user is the owner.
 create function picture_queue._is_service() returns boolean
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(
-    nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role',
-    case when array[session_user::text, current_setting('role')] && array['anon', 'authenticated', 'authenticator']
-      then 'anon' else 'service_role' end
-  ) = 'service_role'
+declare
+  v_token jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
+  v_role text := coalesce(nullif(current_setting('role'), 'none'), session_user);
+begin
+  return coalesce(v_token ->> 'role' = 'service_role',
+    pg_has_role(v_role, 'service_role', 'usage') or pg_has_role(v_role, n.nspowner, 'usage'))
+  from pg_catalog.pg_namespace n where n.oid = 'picture_queue'::regnamespace;
+end
 $$;
 
 -- Returns the user that the caller's token names; null for a service key.

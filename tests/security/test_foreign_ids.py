@@ -5,6 +5,7 @@ import re
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from tests.security.calls import CALLS
@@ -41,6 +42,35 @@ async def test_functions_answer_foreign_and_unknown_ids_alike(world: World, admi
             assert answer.status == 404, (function, answer)
             answers.append(without_id(answer, asked))
         assert answers[0] == answers[1], function
+
+
+@pytest.mark.parametrize(
+    ("granted", "is_service"),
+    [("authenticated", False), ("service_role", True)],
+)
+async def test_a_direct_session_without_a_token_has_the_rights_of_its_role(
+    admin: Any, granted: str, is_service: bool
+):
+    """A role of the project's own is the service only if it is a member of such a role."""
+    transaction = admin.transaction()
+    await transaction.start()
+    try:
+        job_id = await admin.fetchval(
+            "select public.enqueue_job('foreign', user_id => $1)", uuid4()
+        )
+        await admin.execute(
+            "create role project_role; grant project_role to postgres;"
+            " grant authenticated to project_role"
+        )
+        await admin.execute(f"grant {granted} to project_role; set local role project_role")
+        cancel = admin.fetchval("select public.cancel_job($1)", job_id)
+        if is_service:
+            assert json.loads(await cancel)["status"] == "cancelled"
+        else:
+            with pytest.raises(asyncpg.PostgresError, match="PQ_UNKNOWN_JOB"):
+                await cancel
+    finally:
+        await transaction.rollback()
 
 
 async def test_a_request_id_of_another_user_reveals_nothing(world: World):
