@@ -1,6 +1,6 @@
 -- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
--- direct connection without a token. The token decides, since in a security definer function current_user is the
--- owner. Without one, a session that has logged in as a role of the API, or was set to one, does not act for the
+-- direct connection without a token. The token decides, since in a security definer function current_user is the owner.
+-- Without a token, a session that logged in as a role of the API, or was set to such a role, does not act for the
 -- project.
 create function picture_queue._is_service() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp

@@ -1,8 +1,8 @@
 -- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
 -- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each of them
 -- again in every statement that writes a row, which cost as much as the rest of an enqueue. Instead, the table
--- picture_queue.state_transition, the input checks and _transition enforce these rules, and queue_doctor() reports rows
--- that break them.
+-- picture_queue.state_transition, the input checks and _transition keep invalid rows out, and queue_doctor() reports
+-- invalid rows.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -71,7 +71,8 @@ create table public.job_queue (
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
 -- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so they are not
--- deduplicated: on a full page, Postgres would search for equal entries in vain, half a microsecond per new job.
+-- deduplicated: on a full page, Postgres would search for equal entries and find none, which costs half a microsecond
+-- per new job.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
 -- Jobs that become claimable at a time.

@@ -1,7 +1,7 @@
 -- Steps that process many subjects, so that a failure of one does not stop the others.
 
--- Returns whether a retry may succeed: after a deadlock (40), a lack of resources (53), a lock timeout (55P03), an
--- object in use (55006), PQ_BUSY.
+-- Returns whether a retry may succeed: after a deadlock or serialization failure (40), a lack of resources (53), a lock
+-- timeout (55P03), an object in use (55006), or PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '55006', 'PT429') $$;

@@ -1,7 +1,7 @@
--- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
--- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the last
--- seconds, it does the due work and claims again, since there may be no worker that does it. Otherwise it does no
--- maintenance: the caller's transaction may stay open while the job runs, and would hold its locks.
+-- Claims one job for a caller that sends no heartbeats, under a lease of at least ten minutes. The lease is marked
+-- legacy: complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the
+-- last 5 seconds, it does the due work and claims again, since there may be no worker that does it. Otherwise it does
+-- no maintenance: the caller's transaction may stay open while the job runs, and would hold its locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -24,7 +24,7 @@ begin
     (select format('callback: options.%s is not possible, it waits for the batch and nothing else', k)
       from unnest('{depends_on,batch_id}'::text[]) k where callback -> 'options' -> k <> 'null' limit 1)));
   if callback is not null then
-    -- Check the callback as it will be enqueued, with counts in its payload: these are as long as counts can get.
+    -- Check the callback as it will be enqueued, with the longest possible counts in its payload.
     perform picture_queue._check_jobs(jsonb_build_array(case
       when coalesce(jsonb_typeof(callback -> 'payload') in ('object', 'null'), true)
       then callback || jsonb_build_object('payload',

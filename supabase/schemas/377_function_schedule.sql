@@ -104,8 +104,8 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- filter: limit, after (see _check_page). A page ends after limit rows, or with the row that makes it larger than
--- 8 MiB.
+-- Lists schedules by name. filter: limit, after (_check_page). A page ends after limit rows, or with the row that makes
+-- it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -164,7 +164,7 @@ begin
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,
     was_housekeeping = v_does_housekeeping and not p_force,
-    -- At once if there is more to do.
+    -- Run the step again at once if rows are left.
     aggregate_at = case when not v_does_housekeeping then m.aggregate_at
       when (v_done ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
     prune_at = case when not v_prunes then m.prune_at
