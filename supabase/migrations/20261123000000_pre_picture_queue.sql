@@ -1349,7 +1349,7 @@ begin
         when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,
       version = j.version + 1, updated_at = p_now
     from (
-      -- Evaluated once for each change (offset 0), not once for each column that depends on it.
+      -- With offset 0 these are evaluated once for each change, not once for each column that depends on them.
       select c.*, e.from_status, e.from_hold, e.to_status, e.to_hold, e.attempt_delta,
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
@@ -2014,8 +2014,8 @@ $$;
 
 -- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
 -- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
--- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large; while ends of jobs
--- are not visible yet, it is too small.
+-- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large; it is too small
+-- while ends of jobs are not visible yet.
 create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -2105,10 +2105,11 @@ begin
 end
 $$;
 
--- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the
--- period of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all,
--- or unblocked jobs are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an earlier
--- time is planned, or if only the end of a job gives it capacity.
+-- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time. A key without capacity gets
+-- the time at which its pause or the period of its rate ends. A key with capacity for which jobs wait gets the time in
+-- one second, since one call does not unblock all jobs, and unblocked jobs may not be claimed yet. p_latest: the latest
+-- time for each key. Without p_latest a key gets no row if an earlier time is planned, or if only the end of a job
+-- gives it capacity.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2138,8 +2139,8 @@ $$;
 -- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
 -- type as many as may start, minus the jobs that were unblocked before and are not claimed yet. So a paused queue, or a
 -- type without a worker, does not hold back others; if too many were unblocked, claims block them again. For a key that
--- blocks jobs of many pairs of queue and type, the function examines the first hundred pairs, and a hundred from a pair
--- of a random worker on. Keys that are locked wait for the next call.
+-- blocks jobs of many pairs of queue and type, the function examines the first hundred pairs, and the hundred that
+-- follow a random pair of some worker. Keys that are locked wait for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2250,8 +2251,8 @@ as $$
 $$;
 
 -- Counts, under their keys, up to p_limit of the jobs that _uncounted returns. Until all are counted, no job starts
--- under the rule. A locked job blocks its key for at most ten seconds; after that it may exceed the limit. For ten
--- seconds the rule is checked repeatedly, since claims that do not see the rule may be in progress.
+-- under the rule. A locked job blocks its key for at most ten seconds; after that, this job may exceed the limit. For
+-- ten seconds the rule is checked repeatedly, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2293,13 +2294,13 @@ $$;
 
 -- 246_function__admit.sql
 
--- Decides which of these locked jobs may start, p_max_jobs at most. A job has a place, by the order of the list, among
--- the jobs with the same limited key; it may start if for each of its keys the place is within the capacity. The
--- function counts these jobs as running and returns them with their limited keys; the caller must start them. It blocks
--- jobs of which a key has no capacity at all. The others stay pending: jobs before them take the capacity, or another
--- transaction has locked one of their keys. If a claim has picked 5,000 candidates, which is the maximum, a key that
--- another transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind
--- them. Keys stay locked until the transaction ends.
+-- Decides which of these locked jobs may start, p_max_jobs at most. Each limited key ranks its jobs in the order of the
+-- list; a job may start if its place under each of its keys is within the capacity of the key. The function counts
+-- these jobs as running and returns them with their limited keys; the caller must start them. It blocks jobs with a key
+-- that has no capacity at all. The others stay pending: jobs before them take the capacity, or another transaction has
+-- locked one of their keys. If a claim has picked 5,000 candidates, which is the maximum, a key that another
+-- transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind them. Keys
+-- stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -2373,7 +2374,7 @@ $$;
 -- The validator of all functions that enqueue (one job, many, a batch and its callback, a schedule, a generation), and
 -- of the policies of job types. A stored item that it has accepted can be enqueued later.
 
--- Returns the problem of a JSON value of a caller, apart from its type; null if there is none. Every client must be
+-- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
 -- able to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads
 -- a number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
@@ -2400,7 +2401,7 @@ begin
 end
 $$;
 
--- Returns the problem of a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
+-- Returns the problem with a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and those allowed besides letters and digits), list
 -- (entries, characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time
 -- (from 1970 to 9998), moment (any time), boolean.
@@ -2466,7 +2467,7 @@ begin
 end
 $$;
 
--- Returns the problem of the fields of an object; null if there is none. p_rules has a rule for each known field. A
+-- Returns the problem with the fields of an object; null if there is none. p_rules has a rule for each known field. A
 -- JSON null stands for the default of a field.
 create function picture_queue._fields_problem(p_path text, p_object jsonb, p_rules jsonb) returns text
 language plpgsql stable strict set search_path = pg_catalog, pg_temp
@@ -2504,7 +2505,7 @@ begin
 end
 $$;
 
--- Returns the problem of the options of a job; null if there is none. A name in unique.by that is not a key of the
+-- Returns the problem with the options of a job; null if there is none. A name in unique.by that is not a key of the
 -- payload, for example a mistyped one, would make different jobs equal, so it is refused.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -2732,8 +2733,8 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];
-  v_next picture_queue.new_job[];
+  v_rest picture_queue.new_job[];  -- the jobs that are neither inserted nor found yet
+  v_next picture_queue.new_job[];  -- the jobs to insert next
   v_plain boolean;
   v_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
@@ -2757,8 +2758,7 @@ begin
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
   if not v_keyed then
-    -- No existing job can conflict, so no subtransaction is needed: one transaction of a trigger may enqueue 100,000
-    -- jobs.
+    -- No existing job can conflict, so no subtransaction is needed: a trigger may enqueue 100,000 jobs one by one.
     perform picture_queue._insert_jobs(v_rest);
     v_rest := '{}';
   end if;
@@ -3166,8 +3166,8 @@ begin
 end
 $$;
 
--- Updates pending jobs to their new duplicates with this on_conflict: everything but parents and batch (replace), or
--- the payload and a later time (debounce). If a job has several such duplicates, the last one counts. Replacing a
+-- Updates existing pending jobs from new duplicates with this on_conflict: everything but parents and batch (replace),
+-- or the payload and a later time (debounce). If a job has several such duplicates, the last one counts. Replacing a
 -- running job is refused; debouncing a running or finished job changes nothing. Returns the ids of the locked jobs.
 create function picture_queue._update_duplicates(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
@@ -3382,9 +3382,9 @@ begin
         'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
           j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
       ) as base,
-      -- The worker is to confirm the start before it calls the handler. Otherwise a handler that kills its worker at
-      -- once would be run again without a counted attempt: in the last attempt, or once more after an unconfirmed claim
-      -- (unconfirmed_claims counts this claim, too).
+      -- The worker must confirm the start before it calls the handler in the last attempt, and after an unconfirmed
+      -- claim (unconfirmed_claims counts this claim, too). Otherwise a handler that kills its worker at once would be
+      -- run again without a counted attempt.
       j.unconfirmed_claims > 1 or j.unconfirmed_claims = 1 and j.attempt >= j.max_attempts as confirm_start
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
@@ -3575,7 +3575,7 @@ declare
   v_left picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
   -- The number of index entries that the transaction has read; at the end, the number that this claim has read.
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_known record;
+  v_known record;  -- the state of the worker, its queues and the limits
   v_picked picture_queue.candidate[];
   v_started record;
   v_ids uuid[] := '{}'::uuid[];
@@ -4226,7 +4226,7 @@ begin
     perform picture_queue._raise_busy();
   end;
   -- The common case: a job without options for a first-in, first-out queue. It takes a third of the time of _enqueue
-  -- (94 and 324 µs of the server's processor), and accepts only jobs that _enqueue accepts.
+  -- (94 and 324 µs of CPU time on the server), and accepts only jobs that _enqueue accepts.
   if v_events is not null and not v_has_trigger then
     if v_may_raise then
       begin
@@ -4241,7 +4241,7 @@ begin
           v_is_new := false;  -- the job exists, or the project refuses it: see below
       end;
     else
-      -- No subtransaction, since one transaction of a trigger may enqueue 100,000 jobs.
+      -- No subtransaction, since a trigger may enqueue 100,000 jobs one by one.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
       values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
@@ -4344,9 +4344,10 @@ begin
       or length(array_to_string(job_types, '')) > 128 * cardinality(job_types)
       then 'queues or job_types has a name of more than 63 or 128 characters'
     when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
-      then 'queues, job_types and weights are plain lists'
+      then 'queues, job_types or weights is not a plain list'
     when job_types is null then 'job_types is null'
-    when cardinality(weights) <> cardinality(queues) then 'weights are not as many as queues'
+    when cardinality(weights) <> cardinality(queues)
+      then format('weights has %s entries, queues has %s', cardinality(weights), cardinality(queues))
     when not 0 < all (weights) then format('weights are %s, not above 0', weights)
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
@@ -5287,7 +5288,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q), '[]') from picture_queue._queues(filter) q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- Returns the problem of the end of a pause; null if there is none. Clients cannot read a time after 9998.
+-- Returns the problem with the end of a pause; null if there is none. Clients cannot read a time after 9998.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5471,7 +5472,7 @@ $$;
 
 -- Limits and pauses of keys, and the weights of tenants.
 
--- Returns the problem of the key of a limit; null if there is none. '<kind>:*' stands for each key of a kind.
+-- Returns the problem with the key of a limit; null if there is none. '<kind>:*' stands for each key of a kind.
 create function picture_queue._limit_key_problem(p_key text, p_may_be_kind boolean) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -5499,7 +5500,7 @@ begin
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
-    when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
+    when (rate is null) <> (period_seconds is null) then 'rate and period_seconds are not given together'
   end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
@@ -6198,7 +6199,7 @@ as $$
     'use a name such as Europe/Berlin; the view pg_timezone_names lists all') #>> '{}'
 $$;
 
--- Returns the problem of a schedule, apart from its expression, its time zone and its job; null if there is none.
+-- Returns the problem with a schedule, apart from its expression, its time zone and its job; null if there is none.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6261,8 +6262,8 @@ begin
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
   perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
-    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, of whose '
-    'options a schedule takes delay_seconds, expires_in_seconds and unique');
+    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
+    'options such as delay_seconds, expires_in_seconds and unique');
   v_new := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
@@ -6373,7 +6374,7 @@ comment on function public.list_schedules is 'The schedules, by name.';
 
 -- 400_function__check_input.sql
 
--- Returns the problem of the value of one input; null if it is valid. p_rule is an entry of model.inputs.
+-- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -7019,7 +7020,8 @@ comment on function public.desired_workers is 'Recommended number of workers.';
 -- show the reasons.
 
 -- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main one has the lowest.
--- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done; null if recently.
+-- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done; null if that is
+-- recent.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp

@@ -16,8 +16,8 @@ $$;
 
 -- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
 -- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
--- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large; while ends of jobs
--- are not visible yet, it is too small.
+-- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large; it is too small
+-- while ends of jobs are not visible yet.
 create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -107,10 +107,11 @@ begin
 end
 $$;
 
--- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the
--- period of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all,
--- or unblocked jobs are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an earlier
--- time is planned, or if only the end of a job gives it capacity.
+-- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time. A key without capacity gets
+-- the time at which its pause or the period of its rate ends. A key with capacity for which jobs wait gets the time in
+-- one second, since one call does not unblock all jobs, and unblocked jobs may not be claimed yet. p_latest: the latest
+-- time for each key. Without p_latest a key gets no row if an earlier time is planned, or if only the end of a job
+-- gives it capacity.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -140,8 +141,8 @@ $$;
 -- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
 -- type as many as may start, minus the jobs that were unblocked before and are not claimed yet. So a paused queue, or a
 -- type without a worker, does not hold back others; if too many were unblocked, claims block them again. For a key that
--- blocks jobs of many pairs of queue and type, the function examines the first hundred pairs, and a hundred from a pair
--- of a random worker on. Keys that are locked wait for the next call.
+-- blocks jobs of many pairs of queue and type, the function examines the first hundred pairs, and the hundred that
+-- follow a random pair of some worker. Keys that are locked wait for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -252,8 +253,8 @@ as $$
 $$;
 
 -- Counts, under their keys, up to p_limit of the jobs that _uncounted returns. Until all are counted, no job starts
--- under the rule. A locked job blocks its key for at most ten seconds; after that it may exceed the limit. For ten
--- seconds the rule is checked repeatedly, since claims that do not see the rule may be in progress.
+-- under the rule. A locked job blocks its key for at most ten seconds; after that, this job may exceed the limit. For
+-- ten seconds the rule is checked repeatedly, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

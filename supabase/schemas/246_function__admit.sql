@@ -1,10 +1,10 @@
--- Decides which of these locked jobs may start, p_max_jobs at most. A job has a place, by the order of the list, among
--- the jobs with the same limited key; it may start if for each of its keys the place is within the capacity. The
--- function counts these jobs as running and returns them with their limited keys; the caller must start them. It blocks
--- jobs of which a key has no capacity at all. The others stay pending: jobs before them take the capacity, or another
--- transaction has locked one of their keys. If a claim has picked 5,000 candidates, which is the maximum, a key that
--- another transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind
--- them. Keys stay locked until the transaction ends.
+-- Decides which of these locked jobs may start, p_max_jobs at most. Each limited key ranks its jobs in the order of the
+-- list; a job may start if its place under each of its keys is within the capacity of the key. The function counts
+-- these jobs as running and returns them with their limited keys; the caller must start them. It blocks jobs with a key
+-- that has no capacity at all. The others stay pending: jobs before them take the capacity, or another transaction has
+-- locked one of their keys. If a claim has picked 5,000 candidates, which is the maximum, a key that another
+-- transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind them. Keys
+-- stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100

@@ -1,7 +1,7 @@
 -- The validator of all functions that enqueue (one job, many, a batch and its callback, a schedule, a generation), and
 -- of the policies of job types. A stored item that it has accepted can be enqueued later.
 
--- Returns the problem of a JSON value of a caller, apart from its type; null if there is none. Every client must be
+-- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
 -- able to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads
 -- a number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
@@ -28,7 +28,7 @@ begin
 end
 $$;
 
--- Returns the problem of a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
+-- Returns the problem with a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and those allowed besides letters and digits), list
 -- (entries, characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time
 -- (from 1970 to 9998), moment (any time), boolean.
@@ -94,7 +94,7 @@ begin
 end
 $$;
 
--- Returns the problem of the fields of an object; null if there is none. p_rules has a rule for each known field. A
+-- Returns the problem with the fields of an object; null if there is none. p_rules has a rule for each known field. A
 -- JSON null stands for the default of a field.
 create function picture_queue._fields_problem(p_path text, p_object jsonb, p_rules jsonb) returns text
 language plpgsql stable strict set search_path = pg_catalog, pg_temp
@@ -132,7 +132,7 @@ begin
 end
 $$;
 
--- Returns the problem of the options of a job; null if there is none. A name in unique.by that is not a key of the
+-- Returns the problem with the options of a job; null if there is none. A name in unique.by that is not a key of the
 -- payload, for example a mistyped one, would make different jobs equal, so it is refused.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp

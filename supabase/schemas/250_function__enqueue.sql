@@ -7,8 +7,8 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];
-  v_next picture_queue.new_job[];
+  v_rest picture_queue.new_job[];  -- the jobs that are neither inserted nor found yet
+  v_next picture_queue.new_job[];  -- the jobs to insert next
   v_plain boolean;
   v_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
@@ -32,8 +32,7 @@ begin
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
   if not v_keyed then
-    -- No existing job can conflict, so no subtransaction is needed: one transaction of a trigger may enqueue 100,000
-    -- jobs.
+    -- No existing job can conflict, so no subtransaction is needed: a trigger may enqueue 100,000 jobs one by one.
     perform picture_queue._insert_jobs(v_rest);
     v_rest := '{}';
   end if;

@@ -93,8 +93,8 @@ begin
 end
 $$;
 
--- Updates pending jobs to their new duplicates with this on_conflict: everything but parents and batch (replace), or
--- the payload and a later time (debounce). If a job has several such duplicates, the last one counts. Replacing a
+-- Updates existing pending jobs from new duplicates with this on_conflict: everything but parents and batch (replace),
+-- or the payload and a later time (debounce). If a job has several such duplicates, the last one counts. Replacing a
 -- running job is refused; debouncing a running or finished job changes nothing. Returns the ids of the locked jobs.
 create function picture_queue._update_duplicates(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off

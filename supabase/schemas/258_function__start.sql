@@ -133,9 +133,9 @@ begin
         'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
           j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
       ) as base,
-      -- The worker is to confirm the start before it calls the handler. Otherwise a handler that kills its worker at
-      -- once would be run again without a counted attempt: in the last attempt, or once more after an unconfirmed claim
-      -- (unconfirmed_claims counts this claim, too).
+      -- The worker must confirm the start before it calls the handler in the last attempt, and after an unconfirmed
+      -- claim (unconfirmed_claims counts this claim, too). Otherwise a handler that kills its worker at once would be
+      -- run again without a counted attempt.
       j.unconfirmed_claims > 1 or j.unconfirmed_claims = 1 and j.attempt >= j.max_attempts as confirm_start
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null

@@ -175,7 +175,7 @@ declare
   v_left picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
   -- The number of index entries that the transaction has read; at the end, the number that this claim has read.
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_known record;
+  v_known record;  -- the state of the worker, its queues and the limits
   v_picked picture_queue.candidate[];
   v_started record;
   v_ids uuid[] := '{}'::uuid[];

@@ -64,7 +64,7 @@ begin
     perform picture_queue._raise_busy();
   end;
   -- The common case: a job without options for a first-in, first-out queue. It takes a third of the time of _enqueue
-  -- (94 and 324 µs of the server's processor), and accepts only jobs that _enqueue accepts.
+  -- (94 and 324 µs of CPU time on the server), and accepts only jobs that _enqueue accepts.
   if v_events is not null and not v_has_trigger then
     if v_may_raise then
       begin
@@ -79,7 +79,7 @@ begin
           v_is_new := false;  -- the job exists, or the project refuses it: see below
       end;
     else
-      -- No subtransaction, since one transaction of a trigger may enqueue 100,000 jobs.
+      -- No subtransaction, since a trigger may enqueue 100,000 jobs one by one.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
       values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);

@@ -50,9 +50,10 @@ begin
       or length(array_to_string(job_types, '')) > 128 * cardinality(job_types)
       then 'queues or job_types has a name of more than 63 or 128 characters'
     when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
-      then 'queues, job_types and weights are plain lists'
+      then 'queues, job_types or weights is not a plain list'
     when job_types is null then 'job_types is null'
-    when cardinality(weights) <> cardinality(queues) then 'weights are not as many as queues'
+    when cardinality(weights) <> cardinality(queues)
+      then format('weights has %s entries, queues has %s', cardinality(weights), cardinality(queues))
     when not 0 < all (weights) then format('weights are %s, not above 0', weights)
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)

@@ -1,6 +1,6 @@
 -- Limits and pauses of keys, and the weights of tenants.
 
--- Returns the problem of the key of a limit; null if there is none. '<kind>:*' stands for each key of a kind.
+-- Returns the problem with the key of a limit; null if there is none. '<kind>:*' stands for each key of a kind.
 create function picture_queue._limit_key_problem(p_key text, p_may_be_kind boolean) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -28,7 +28,7 @@ begin
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
-    when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
+    when (rate is null) <> (period_seconds is null) then 'rate and period_seconds are not given together'
   end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),

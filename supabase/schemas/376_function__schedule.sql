@@ -135,7 +135,7 @@ as $$
     'use a name such as Europe/Berlin; the view pg_timezone_names lists all') #>> '{}'
 $$;
 
--- Returns the problem of a schedule, apart from its expression, its time zone and its job; null if there is none.
+-- Returns the problem with a schedule, apart from its expression, its time zone and its job; null if there is none.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

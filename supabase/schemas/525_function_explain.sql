@@ -2,7 +2,8 @@
 -- show the reasons.
 
 -- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main one has the lowest.
--- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done; null if recently.
+-- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done; null if that is
+-- recent.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
