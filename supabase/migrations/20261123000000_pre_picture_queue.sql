@@ -1567,7 +1567,7 @@ begin
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
-    when 'discard' then picture_queue._discard(p_subjects::uuid[])
+    when 'discard' then picture_queue._discard_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
     else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
@@ -4879,7 +4879,7 @@ comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 -- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
 -- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
 -- they need its status. Returns the number of deleted jobs.
-create function picture_queue._discard(p_ids uuid[]) returns integer
+create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with gone as (
@@ -6631,7 +6631,7 @@ $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
 
 -- Locks and returns a prediction of the job under this lease.
-create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
+create function picture_queue._lock_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -6654,7 +6654,7 @@ as $$
 declare
   v_row record;
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
@@ -6685,7 +6685,7 @@ as $$
 declare
   v_row record;
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
@@ -7383,7 +7383,7 @@ begin
       end;
     end loop;
   end loop;
-  return picture_queue._discard(v_ids);
+  return picture_queue._discard_jobs(v_ids);
 end
 $$;
 

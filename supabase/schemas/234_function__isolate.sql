@@ -63,7 +63,7 @@ begin
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
-    when 'discard' then picture_queue._discard(p_subjects::uuid[])
+    when 'discard' then picture_queue._discard_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
     else picture_queue._move_jobs(p_kind, p_subjects::uuid[])

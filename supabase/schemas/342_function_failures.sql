@@ -52,7 +52,7 @@ comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 -- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
 -- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
 -- they need its status. Returns the number of deleted jobs.
-create function picture_queue._discard(p_ids uuid[]) returns integer
+create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with gone as (

@@ -53,7 +53,7 @@ $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
 
 -- Locks and returns a prediction of the job under this lease.
-create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
+create function picture_queue._lock_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -76,7 +76,7 @@ as $$
 declare
   v_row record;
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
@@ -107,7 +107,7 @@ as $$
 declare
   v_row record;
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p

@@ -150,7 +150,7 @@ begin
       end;
     end loop;
   end loop;
-  return picture_queue._discard(v_ids);
+  return picture_queue._discard_jobs(v_ids);
 end
 $$;
 
