@@ -76,7 +76,7 @@ create type picture_queue.claim as (
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  lease_seconds real,      -- the default if job type and queue set none; null: the one in setting
+  lease_seconds real,      -- the default if job type and queue set none; null: that of picture_queue.setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
   is_legacy boolean,       -- the caller sends no heartbeats
@@ -1221,7 +1221,7 @@ $$;
 
 -- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' (jobs became claimable,
 -- by an enqueue or otherwise) it sends the message only if a worker of the queue is idle. Workers that use the API
--- receive it over Realtime, those with a connection of their own by NOTIFY.
+-- receive it over Realtime, workers with a database connection by NOTIFY.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1512,13 +1512,13 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 
 -- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
--- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
--- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
--- Postgres would refuse or resolve to another constraint. It also skips those on tables of roles that do not have all
--- rights of the current role, since a caller can make a temporary table whose constraint runs code of the caller: a
--- trigger or an expression would run as the current role, and the cast of a foreign key could set the search_path of
--- our functions around it. A name stands for all constraints of the schema that have it, so one of these is enough to
--- skip it.
+-- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any table. It does
+-- not do so for other callers, whose transaction may have written rows that satisfy a constraint only later. It skips
+-- constraints whose names Postgres would refuse or resolve to another constraint. It also skips constraints on tables
+-- whose owner does not have all rights of the current role, since a caller can make a temporary table whose constraint
+-- runs code of the caller: a trigger or an expression would run as the current role, and the cast of a foreign key
+-- could set the search_path of our functions around it. A name stands for all constraints of the schema that have it,
+-- so one of these is enough to skip it.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1718,7 +1718,7 @@ begin
 end
 $$;
 
--- Resolves up to p_limit dependents of finished parents, and of those dependents that end with their parent.
+-- Resolves up to p_limit dependents: children of finished parents, and descendants of children that end with a parent.
 create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1747,7 +1747,7 @@ begin
       limit v_left);
     v_resolved := picture_queue._isolate('resolve', v_children, v_left);
     v_left := v_left - greatest(cardinality(v_children), 1);
-    -- A parent that was retried meanwhile keeps its children waiting.
+    -- If a parent was retried in the meantime, its children keep waiting.
     delete from picture_queue.follow_up f
     where f.id = any (v_locked_ids) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
@@ -1998,7 +1998,7 @@ $$;
 
 -- Limits are exact with any number of workers. Only claims start jobs: a claim locks the keys of its candidates, reads
 -- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). Jobs of a key without
--- capacity are set to blocked, so that other jobs can run and no claim reads the blocked ones again. The table
+-- capacity are set to blocked, so that other jobs can run and no claim reads the blocked jobs again. The table
 -- freed_key says which keys to process, and when: a transaction that ends a job appends the keys of the job; one that
 -- blocks a job appends the time at which its key may have capacity. _unblock_keys subtracts the ended jobs and unblocks
 -- waiting ones, in the next claim or in maintenance.
@@ -2857,8 +2857,8 @@ begin
       perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction is creating the same queue');
     end;
   end if;
-  -- Lock the batches until the transaction ends. A finished batch accepts no jobs.
   v_jobs := picture_queue._assign_order(picture_queue._check_parents(v_jobs));
+  -- Lock the batches until the transaction ends. A finished batch accepts no jobs.
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
     select i.id, b.id is null as is_unknown into v_bad
@@ -4119,8 +4119,8 @@ $$;
 
 -- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
 -- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
--- beyond the first thousand, and those that are locked or whose change fails. A job that is woken and parks again waits
--- for the next event. Returns the number of woken jobs.
+-- beyond the first thousand, and jobs that were locked or whose change failed. A job that is woken and parks again
+-- waits for the next event. Returns the number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4420,8 +4420,8 @@ comment on function public.heartbeat_jobs is
   'Extends leases; returns the jobs to cancel and those whose lease is lost.';
 
 -- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
--- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly: each such
--- call holds a connection of its worker, or of the API, that others need.
+-- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly, since a
+-- waiting call occupies a connection of its worker or of the API that other calls need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
@@ -4645,9 +4645,10 @@ as $$
   end
 $$;
 
--- Returns a subquery for the jobs of a filter: a branch for each status, since job_queue_listed has all jobs but the
--- running ones, and those have an index for each hold. Parameters of the text: $1, $2 the range of seq, lower bound
--- included; $3 the number of jobs for each queue and status; $4 the queues. It reads no table, so users may call it.
+-- Returns a subquery for the jobs of a filter: a branch for each status, since the index job_queue_listed has all jobs
+-- except running and parked ones, for which there are other indexes. Parameters of the text: $1 and $2, the range of
+-- seq, lower bound included; $3, the number of jobs for each queue and status; $4, the queues. It reads no table, so
+-- users may call it.
 create function picture_queue._jobs_by_state(p_filter jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4841,7 +4842,7 @@ as $$
 $$;
 
 -- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first. If the filter names another
--- status, it counts the jobs in that status that have an error, such as those to be retried.
+-- status, it counts the jobs in that status that have an error, such as jobs that wait for a retry.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5513,8 +5514,8 @@ end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Returns the first keys that block jobs, in their order. One index search finds each key, past all jobs of the one
--- before.
+-- Returns the first keys that block jobs, in order. One index search finds each key, and skips the other jobs of the
+-- key before.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5700,7 +5701,7 @@ begin
     case when jsonb_typeof(metadata) <> 'object' then 'metadata is not an object' end,
     'metadata ' || picture_queue._json_problem(metadata, (select s.max_payload_bytes from picture_queue.setting s)),
     case when jsonb_typeof(callback) <> 'object' then 'callback is not a job' end,
-    (select format('callback: options.%s is not possible, it waits for the batch and nothing else', k)
+    (select format('callback: options.%s is not possible, since a callback waits only for its batch', k)
       from unnest('{depends_on,batch_id}'::text[]) k where callback -> 'options' -> k <> 'null' limit 1)));
   if callback is not null then
     -- Check the callback as it will be enqueued, with the longest possible counts in its payload.
@@ -6221,7 +6222,7 @@ begin
         "missed": ["choice", "skip", "once", "all"],
         "paused": ["boolean"]
       }'), (
-      select format('%s is for one job, and a schedule makes many', array_to_string(k.path, '.'))
+      select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
       from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
         ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
       where p_schedule #>> k.path is not null limit 1))
@@ -7350,9 +7351,9 @@ begin
 end
 $$;
 
--- Deletes those of these finished jobs that are not locked, and archives them if the setting archive is on. It creates
--- missing partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of
--- deleted jobs.
+-- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
+-- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
+-- jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -28,7 +28,7 @@ create type picture_queue.claim as (
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  lease_seconds real,      -- the default if job type and queue set none; null: the one in setting
+  lease_seconds real,      -- the default if job type and queue set none; null: that of picture_queue.setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
   is_legacy boolean,       -- the caller sends no heartbeats

@@ -28,7 +28,7 @@ $$;
 
 -- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' (jobs became claimable,
 -- by an enqueue or otherwise) it sends the message only if a worker of the queue is idle. Workers that use the API
--- receive it over Realtime, those with a connection of their own by NOTIFY.
+-- receive it over Realtime, workers with a database connection by NOTIFY.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

@@ -8,13 +8,13 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 
 -- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
--- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
--- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
--- Postgres would refuse or resolve to another constraint. It also skips those on tables of roles that do not have all
--- rights of the current role, since a caller can make a temporary table whose constraint runs code of the caller: a
--- trigger or an expression would run as the current role, and the cast of a foreign key could set the search_path of
--- our functions around it. A name stands for all constraints of the schema that have it, so one of these is enough to
--- skip it.
+-- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any table. It does
+-- not do so for other callers, whose transaction may have written rows that satisfy a constraint only later. It skips
+-- constraints whose names Postgres would refuse or resolve to another constraint. It also skips constraints on tables
+-- whose owner does not have all rights of the current role, since a caller can make a temporary table whose constraint
+-- runs code of the caller: a trigger or an expression would run as the current role, and the cast of a foreign key
+-- could set the search_path of our functions around it. A name stands for all constraints of the schema that have it,
+-- so one of these is enough to skip it.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

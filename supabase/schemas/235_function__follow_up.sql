@@ -50,7 +50,7 @@ begin
 end
 $$;
 
--- Resolves up to p_limit dependents of finished parents, and of those dependents that end with their parent.
+-- Resolves up to p_limit dependents: children of finished parents, and descendants of children that end with a parent.
 create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -79,7 +79,7 @@ begin
       limit v_left);
     v_resolved := picture_queue._isolate('resolve', v_children, v_left);
     v_left := v_left - greatest(cardinality(v_children), 1);
-    -- A parent that was retried meanwhile keeps its children waiting.
+    -- If a parent was retried in the meantime, its children keep waiting.
     delete from picture_queue.follow_up f
     where f.id = any (v_locked_ids) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)

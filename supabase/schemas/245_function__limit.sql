@@ -1,6 +1,6 @@
 -- Limits are exact with any number of workers. Only claims start jobs: a claim locks the keys of its candidates, reads
 -- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). Jobs of a key without
--- capacity are set to blocked, so that other jobs can run and no claim reads the blocked ones again. The table
+-- capacity are set to blocked, so that other jobs can run and no claim reads the blocked jobs again. The table
 -- freed_key says which keys to process, and when: a transaction that ends a job appends the keys of the job; one that
 -- blocks a job appends the time at which its key may have capacity. _unblock_keys subtracts the ended jobs and unblocks
 -- waiting ones, in the next claim or in maintenance.

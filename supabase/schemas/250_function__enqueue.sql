@@ -131,8 +131,8 @@ begin
       perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction is creating the same queue');
     end;
   end if;
-  -- Lock the batches until the transaction ends. A finished batch accepts no jobs.
   v_jobs := picture_queue._assign_order(picture_queue._check_parents(v_jobs));
+  -- Lock the batches until the transaction ends. A finished batch accepts no jobs.
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
     select i.id, b.id is null as is_unknown into v_bad

@@ -52,8 +52,8 @@ $$;
 
 -- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
 -- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
--- beyond the first thousand, and those that are locked or whose change fails. A job that is woken and parks again waits
--- for the next event. Returns the number of woken jobs.
+-- beyond the first thousand, and jobs that were locked or whose change failed. A job that is woken and parks again
+-- waits for the next event. Returns the number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

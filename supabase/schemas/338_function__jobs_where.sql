@@ -64,9 +64,10 @@ as $$
   end
 $$;
 
--- Returns a subquery for the jobs of a filter: a branch for each status, since job_queue_listed has all jobs but the
--- running ones, and those have an index for each hold. Parameters of the text: $1, $2 the range of seq, lower bound
--- included; $3 the number of jobs for each queue and status; $4 the queues. It reads no table, so users may call it.
+-- Returns a subquery for the jobs of a filter: a branch for each status, since the index job_queue_listed has all jobs
+-- except running and parked ones, for which there are other indexes. Parameters of the text: $1 and $2, the range of
+-- seq, lower bound included; $3, the number of jobs for each queue and status; $4, the queues. It reads no table, so
+-- users may call it.
 create function picture_queue._jobs_by_state(p_filter jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

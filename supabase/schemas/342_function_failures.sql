@@ -14,7 +14,7 @@ as $$
 $$;
 
 -- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first. If the filter names another
--- status, it counts the jobs in that status that have an error, such as those to be retried.
+-- status, it counts the jobs in that status that have an error, such as jobs that wait for a retry.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -41,8 +41,8 @@ end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Returns the first keys that block jobs, in their order. One index search finds each key, past all jobs of the one
--- before.
+-- Returns the first keys that block jobs, in order. One index search finds each key, and skips the other jobs of the
+-- key before.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -157,7 +157,7 @@ begin
         "missed": ["choice", "skip", "once", "all"],
         "paused": ["boolean"]
       }'), (
-      select format('%s is for one job, and a schedule makes many', array_to_string(k.path, '.'))
+      select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
       from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
         ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
       where p_schedule #>> k.path is not null limit 1))

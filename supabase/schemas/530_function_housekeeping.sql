@@ -117,9 +117,9 @@ begin
 end
 $$;
 
--- Deletes those of these finished jobs that are not locked, and archives them if the setting archive is on. It creates
--- missing partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of
--- deleted jobs.
+-- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
+-- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
+-- jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
