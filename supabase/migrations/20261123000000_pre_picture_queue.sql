@@ -118,7 +118,7 @@ create type picture_queue.outcome as (
 -- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- before _admit: all limit keys of the job; after it: those with a limit, which are its slots
+  keys text[],             -- before _admit: all limit keys of the job; after it: those with a limit, its slots
   blocked_on text          -- one of the keys, which is full or paused
 );
 
@@ -495,7 +495,7 @@ create index worker_idle on picture_queue.worker (seen_at) where idle;
 
 -- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
 -- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each of them
--- again in every statement that writes a row, which cost as much as the rest of an enqueue. Instead, the table
+-- again in every statement that writes a row, which would cost as much as the rest of an enqueue. Instead, the table
 -- picture_queue.state_transition, the input checks and _transition keep invalid rows out, and queue_doctor() reports
 -- invalid rows.
 create table public.job_queue (
@@ -522,7 +522,7 @@ create table public.job_queue (
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
-  -- The limit keys in which the job occupies a slot, from its claim until its end.
+  -- The limit keys under which the job occupies a slot, from its claim until its end.
   slots text[],
   -- The limit key that blocked the job last. Only the next start clears it, not an unblock, a delay, an end or a retry.
   blocked_on text,
@@ -570,7 +570,7 @@ comment on table public.job_queue is 'The jobs: written by functions only, read 
 -- per new job.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
--- Jobs that become claimable at a time.
+-- Scheduled and parked jobs by the time at which they become claimable.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
 -- Leases in force: for repeated claims, and for the sweep of expired leases, which reads the whole index.
 create index job_queue_leased on public.job_queue (lease_id)
@@ -754,7 +754,7 @@ create index start_key on picture_queue.start (key, at);
 
 -- A row with n > 0 says that n jobs of this key ended; a row with n = 0 says that jobs that wait for the key may start
 -- at this time. Rows are appended, so that a transaction that ends a job does not wait for the lock of the key.
--- _unblock_keys deletes them, subtracts n from limit_key.running, and unblocks jobs.
+-- _unblock_keys deletes the rows, subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
   n integer not null default 1,
@@ -848,7 +848,8 @@ create index answer_at on picture_queue.answer (at);
 -- 148_table_depth.sql
 
 -- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds them to depth, and
--- readers add both. So the counts are exact, no query counts jobs, and no caller waits for the lock of a counter.
+-- readers add up both tables. So the counts are exact, no query counts jobs, and no caller waits for the lock of a
+-- counter.
 create table picture_queue.depth (
   queue text not null,
   status text not null,
@@ -1029,8 +1030,9 @@ create index archive_owned on picture_queue.archive (user_id) where user_id is n
 
 -- 190_table_state_transition.sql
 
--- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim adds one
--- to the attempts; an action that ends the attempt for a reason outside of the job subtracts it again.
+-- The state machine: an action moves a job from one state to another; without a row for the state of the job, it does
+-- nothing. attempt_delta: a claim adds one to the attempts; an action that ends the attempt for a reason outside of the
+-- job subtracts it again.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
@@ -1067,7 +1069,7 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
   ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished
-  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- its parents have finished, but it is not due
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- its parents have finished; it is not due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
   ('abandon',  'pending',    'blocked',   'failed',     null,         0),
@@ -1282,7 +1284,7 @@ begin
     return null;
   end if;
   -- This statement runs after the change, so it sees children that were committed in the meantime. To look up each job
-  -- costs a tenth of a report; it is skipped while the table is empty.
+  -- costs a tenth of a report; this is skipped while the table of dependencies is empty.
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
@@ -1458,19 +1460,19 @@ end
 $$;
 
 -- Returns the turn after which the next job of a tenant is placed: that of its last claimable job, but at least that of
--- the first claimable job of the queue (start-time fair queueing). p_excluded: jobs that are about to get a turn. Two
+-- the first claimable job of the queue (start-time fair queueing). p_except: jobs that are about to get a turn. Two
 -- concurrent enqueues may assign the same turn twice, which is harmless.
-create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_excluded uuid[])
+create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_except uuid[])
 returns double precision
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select greatest(0,
     (select j.turn from public.job_queue j
-      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_excluded)
+      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_except)
       order by j.turn, j.seq limit 1),
     (select j.turn from public.job_queue j
       where j.status = 'pending' and j.hold is null and j.tenant is not null
-        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_excluded)
+        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_except)
       order by j.turn desc limit 1))
 $$;
 
@@ -1805,7 +1807,8 @@ begin
 
   select array_agg(picture_queue._change(
     c.id,
-    coalesce(v_endings #>> array[c.id::text, '0'], case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
+    coalesce(v_endings #>> array[c.id::text, '0'],
+      case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
     v_endings #>> array[c.id::text, '1']))
   into v_changes
   from public.job_queue c
@@ -2965,7 +2968,9 @@ begin
     from unnest(p_jobs) n
     returning queue, hold, scheduled_for
   ),
-  total as (select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from inserted m group by m.queue, m.hold),
+  total as (
+    select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from inserted m group by m.queue, m.hold
+  ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select t.queue, 'pending', t.hold, t.n, v_now from total t
@@ -3011,7 +3016,8 @@ begin
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
   if v_bad.is_later then
-    perform picture_queue._raise_error('PQ_CYCLE', format('jobs[%s] depends on %s, which is not listed before it', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_CYCLE',
+      format('jobs[%s] depends on %s, which is not listed before it', v_bad.i - 1, v_bad.id),
       'list parents before their children');
   elsif found then
     perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
@@ -3042,7 +3048,8 @@ begin
   from unnest(p_jobs) n
   cross join lateral (select p_found -> n.i::text ->> 'job_id' as id) o
   where o.id <> n.job_id::text;
-  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new from unnest(p_jobs) n where not p_found ? n.i::text;
+  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new
+  from unnest(p_jobs) n where not p_found ? n.i::text;
   with linked as (
     insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
     select n.job_id, coalesce((v_existing ->> d.id::text)::uuid, d.id), n.on_parent_failure
@@ -3299,8 +3306,8 @@ begin
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
-    -- Checked in the statement that changes the rows: creating such a trigger waits for the table lock of this
-    -- statement, so none is missed.
+    -- Whether there may be deferred constraints. This is checked in the statement that changes the rows: creating such
+    -- a trigger waits for its table lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
@@ -3458,9 +3465,9 @@ end
 $$;
 
 -- Does the same as _pick for several queues without weights. It lists the first jobs without locking them, and then
--- locks jobs in this order until it has enough. So it locks only jobs that it returns: other claims could not take any
--- other locked job, and a caller of claim_next_job may keep its transaction open while the job runs. If too many of the
--- listed jobs are locked or left out, it lists more.
+-- locks jobs in this order until it has enough. So it locks only jobs that it returns. A job that is locked and not
+-- returned could not be claimed by others, and a caller of claim_next_job may keep its transaction open while the job
+-- runs. If too many of the listed jobs are locked or left out, it lists more.
 create function picture_queue._pick_of_several(
   p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
@@ -3563,9 +3570,9 @@ $$;
 
 -- Leases jobs to a worker and returns them. The id of the request is the id of the lease, so a repeated call returns
 -- the jobs that are still under this lease: none if the lease has expired, but was not swept yet. If no job runs under
--- it any more, the call is a new claim. If picked jobs do not start, because a limit is reached or their start fails,
--- the claim picks more, until enough jobs have started or there are no others. It stops after 5,000 picked jobs or one
--- second, and tells workers to claim again.
+-- this lease any more, the call is a new claim. If picked jobs do not start, because a limit is reached or their start
+-- fails, the claim picks more, until enough jobs have started or there are no others. It stops after 5,000 picked jobs
+-- or one second, and tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -3760,7 +3767,8 @@ begin
       left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
       left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
       order by o.i)),
-    -- Checked after the change: creating such a trigger waits for the table lock of the update, so none is missed.
+    -- Whether there may be deferred constraints. This is checked after the change: creating such a trigger waits for
+    -- the table lock of the update, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
@@ -3897,7 +3905,8 @@ begin
     loop
       -- A locked queue or key is left unchanged; the next outcome with this pause_key pauses it.
       if v_pause.key like 'queue:%' then
-        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'the handler of a job asked for a pause'
+        update picture_queue.queue q
+        set paused_until = v_pause.until, pause_reason = 'the handler of a job asked for a pause'
         where q.name = any (array(
             select o.name from picture_queue.queue o where o.name = substr(v_pause.key, 7) for update skip locked))
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
@@ -4001,7 +4010,8 @@ $$;
 -- job cancelled while parked is claimed once more, so that its handler can undo its work; its grace begins at that
 -- claim. A lease is extended in the table lease_extension if another transaction has locked the row of the job, or if
 -- p_extension_only is true. The call waits no longer than lock_timeout.
-create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false) returns jsonb
+create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false)
+returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'
 as $$
@@ -4044,13 +4054,15 @@ begin
   into v_answer, v_extended, v_ends
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
-  -- No update at all for p_extension_only: a concurrent create index locks the table even against an update of no rows.
+  -- With p_extension_only there is no update at all: a `create index` locks the table even against an update of no
+  -- rows.
   if v_extended <> '{}' then
     update public.job_queue j set lease_expires_at = h.ends_at, unconfirmed_claims = 0, updated_at = v_now
     from unnest(v_extended, v_ends) as h (id, ends_at)
     where j.id = any (v_extended) and j.id = h.id;
   end if;
-  -- The lease in the row replaces that in lease_extension, which may end later, since a cancel can shorten a lease.
+  -- For rows that were not locked, the lease in the row replaces that in lease_extension, which may end later, since a
+  -- cancel can shorten a lease.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(
       select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
@@ -4321,9 +4333,9 @@ comment on function public.claim_next_job is 'Claims one job under a long lease,
 
 -- Leases up to max_jobs jobs of these types to a worker. A worker may prefetch jobs; they count under limits too.
 -- confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id returns the
--- jobs of the first call whose lease is still held. lease_seconds applies to jobs whose type and queue set no lease
--- (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without weights,
--- jobs of all queues are claimed by priority.
+-- jobs of the first call that are still under its lease. lease_seconds applies to jobs whose type and queue set no
+-- lease (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without
+-- weights, jobs of all queues are claimed by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)
@@ -4540,7 +4552,7 @@ comment on function public.complete_job is 'Ends one attempt: completed, or retr
 
 -- 330_function_cancel_retry.sql
 
--- For owners and service keys. picture_queue.cancel_job checks the caller's right to the job.
+-- Cancels a job, for its owner or a service key. picture_queue.cancel_job checks the caller's right to the job.
 create function public.cancel_job(job_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
@@ -5185,8 +5197,8 @@ $$;
 
 -- Queues: their settings, pausing, draining, purging.
 
--- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims
--- changes, its pending jobs get new places: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims changes,
+-- the pending jobs of the queue get new places: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5792,7 +5804,8 @@ begin
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
   return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._raise_busy(format('another transaction is sending event %s, or parking a job on it', left(name, 200)));
+  return picture_queue._raise_busy(
+    format('another transaction is sending event %s, or parking a job on it', left(name, 200)));
 end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
@@ -6739,7 +6752,7 @@ comment on function public.save_images is 'Writes the images of a generation und
 
 -- 490_function__counts.sql
 
--- Counts that never read all jobs: they add picture_queue.depth and the changes since, and use short index scans.
+-- Counts that never read all jobs: they add up the rows of depth and depth_change, and use short index scans.
 
 -- Returns the time since which the oldest claimable job of a queue has waited. It reads the first 50 jobs of each of
 -- the first 16 priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
@@ -7474,8 +7487,8 @@ declare
   v_wrong text[];
   v_counts integer[];
 begin
-  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it
-  -- is subtracted later.
+  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
+  -- this snapshot is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
   ),
@@ -7536,10 +7549,10 @@ $$;
 
 -- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
--- Does the due work: promotes jobs, ends expired leases and jobs, runs schedules, processes follow-ups and events,
--- recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that fails
--- does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions have
--- locked do not use up p_limit. Returns the number of subjects of each kind.
+-- Does the due work: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes follow-ups and
+-- events, recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that
+-- fails does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions
+-- have locked do not use up p_limit. Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -8377,8 +8390,8 @@ begin
 end
 $$;
 
--- The functions of picture-queue set updated_at themselves, since a call of this one for each row takes a quarter of
--- the time of the update.
+-- The functions of picture-queue set updated_at themselves, since a call of this trigger function for each row takes a
+-- quarter of the time of the update.
 create trigger job_queue_updated_at before update on public.job_queue
 for each row when (new.updated_at = old.updated_at) execute function picture_queue._set_updated_at();
 
@@ -8497,7 +8510,7 @@ $$;
 
 grant usage on schema picture_queue to authenticated, service_role;
 
--- Owners, through row level security, and service keys.
+-- For owners, through row level security, and for service keys.
 grant select on public.job_queue, public.generations, public.images to authenticated, service_role;
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
@@ -8512,7 +8525,7 @@ grant execute on function
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 
--- Service keys only.
+-- For service keys only.
 grant select on public.queue_health, public.failed_jobs_recent, public.stuck_jobs to service_role;
 grant select on picture_queue.queue, picture_queue.worker to service_role;
 grant execute on function picture_queue.maintain, picture_queue.prune, picture_queue.counts to service_role;
@@ -8572,7 +8585,7 @@ $do$;
 -- 970_pg_cron.sql
 
 -- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
--- job, so that it can be rescheduled without the rest.
+-- job, so that it can be rescheduled separately.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

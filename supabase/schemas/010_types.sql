@@ -70,7 +70,7 @@ create type picture_queue.outcome as (
 -- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- before _admit: all limit keys of the job; after it: those with a limit, which are its slots
+  keys text[],             -- before _admit: all limit keys of the job; after it: those with a limit, its slots
   blocked_on text          -- one of the keys, which is full or paused
 );
 

@@ -1,6 +1,6 @@
 -- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
 -- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each of them
--- again in every statement that writes a row, which cost as much as the rest of an enqueue. Instead, the table
+-- again in every statement that writes a row, which would cost as much as the rest of an enqueue. Instead, the table
 -- picture_queue.state_transition, the input checks and _transition keep invalid rows out, and queue_doctor() reports
 -- invalid rows.
 create table public.job_queue (
@@ -27,7 +27,7 @@ create table public.job_queue (
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
-  -- The limit keys in which the job occupies a slot, from its claim until its end.
+  -- The limit keys under which the job occupies a slot, from its claim until its end.
   slots text[],
   -- The limit key that blocked the job last. Only the next start clears it, not an unblock, a delay, an end or a retry.
   blocked_on text,
@@ -75,7 +75,7 @@ comment on table public.job_queue is 'The jobs: written by functions only, read 
 -- per new job.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
--- Jobs that become claimable at a time.
+-- Scheduled and parked jobs by the time at which they become claimable.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
 -- Leases in force: for repeated claims, and for the sweep of expired leases, which reads the whole index.
 create index job_queue_leased on public.job_queue (lease_id)

@@ -43,7 +43,7 @@ create index start_key on picture_queue.start (key, at);
 
 -- A row with n > 0 says that n jobs of this key ended; a row with n = 0 says that jobs that wait for the key may start
 -- at this time. Rows are appended, so that a transaction that ends a job does not wait for the lock of the key.
--- _unblock_keys deletes them, subtracts n from limit_key.running, and unblocks jobs.
+-- _unblock_keys deletes the rows, subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
   n integer not null default 1,

@@ -1,5 +1,6 @@
--- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim adds one
--- to the attempts; an action that ends the attempt for a reason outside of the job subtracts it again.
+-- The state machine: an action moves a job from one state to another; without a row for the state of the job, it does
+-- nothing. attempt_delta: a claim adds one to the attempts; an action that ends the attempt for a reason outside of the
+-- job subtracts it again.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
@@ -36,7 +37,7 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
   ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished
-  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- its parents have finished, but it is not due
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- its parents have finished; it is not due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
   ('abandon',  'pending',    'blocked',   'failed',     null,         0),

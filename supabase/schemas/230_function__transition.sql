@@ -32,7 +32,7 @@ begin
     return null;
   end if;
   -- This statement runs after the change, so it sees children that were committed in the meantime. To look up each job
-  -- costs a tenth of a report; it is skipped while the table is empty.
+  -- costs a tenth of a report; this is skipped while the table of dependencies is empty.
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;

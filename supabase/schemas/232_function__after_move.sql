@@ -55,19 +55,19 @@ end
 $$;
 
 -- Returns the turn after which the next job of a tenant is placed: that of its last claimable job, but at least that of
--- the first claimable job of the queue (start-time fair queueing). p_excluded: jobs that are about to get a turn. Two
+-- the first claimable job of the queue (start-time fair queueing). p_except: jobs that are about to get a turn. Two
 -- concurrent enqueues may assign the same turn twice, which is harmless.
-create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_excluded uuid[])
+create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_except uuid[])
 returns double precision
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select greatest(0,
     (select j.turn from public.job_queue j
-      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_excluded)
+      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_except)
       order by j.turn, j.seq limit 1),
     (select j.turn from public.job_queue j
       where j.status = 'pending' and j.hold is null and j.tenant is not null
-        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_excluded)
+        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_except)
       order by j.turn desc limit 1))
 $$;
 

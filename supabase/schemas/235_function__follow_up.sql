@@ -137,7 +137,8 @@ begin
 
   select array_agg(picture_queue._change(
     c.id,
-    coalesce(v_endings #>> array[c.id::text, '0'], case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
+    coalesce(v_endings #>> array[c.id::text, '0'],
+      case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
     v_endings #>> array[c.id::text, '1']))
   into v_changes
   from public.job_queue c

@@ -239,7 +239,9 @@ begin
     from unnest(p_jobs) n
     returning queue, hold, scheduled_for
   ),
-  total as (select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from inserted m group by m.queue, m.hold),
+  total as (
+    select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from inserted m group by m.queue, m.hold
+  ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select t.queue, 'pending', t.hold, t.n, v_now from total t

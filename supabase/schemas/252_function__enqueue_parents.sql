@@ -22,7 +22,8 @@ begin
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
   if v_bad.is_later then
-    perform picture_queue._raise_error('PQ_CYCLE', format('jobs[%s] depends on %s, which is not listed before it', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_CYCLE',
+      format('jobs[%s] depends on %s, which is not listed before it', v_bad.i - 1, v_bad.id),
       'list parents before their children');
   elsif found then
     perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
@@ -53,7 +54,8 @@ begin
   from unnest(p_jobs) n
   cross join lateral (select p_found -> n.i::text ->> 'job_id' as id) o
   where o.id <> n.job_id::text;
-  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new from unnest(p_jobs) n where not p_found ? n.i::text;
+  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new
+  from unnest(p_jobs) n where not p_found ? n.i::text;
   with linked as (
     insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
     select n.job_id, coalesce((v_existing ->> d.id::text)::uuid, d.id), n.on_parent_failure

@@ -50,8 +50,8 @@ begin
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
-    -- Checked in the statement that changes the rows: creating such a trigger waits for the table lock of this
-    -- statement, so none is missed.
+    -- Whether there may be deferred constraints. This is checked in the statement that changes the rows: creating such
+    -- a trigger waits for its table lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))

@@ -58,9 +58,9 @@ end
 $$;
 
 -- Does the same as _pick for several queues without weights. It lists the first jobs without locking them, and then
--- locks jobs in this order until it has enough. So it locks only jobs that it returns: other claims could not take any
--- other locked job, and a caller of claim_next_job may keep its transaction open while the job runs. If too many of the
--- listed jobs are locked or left out, it lists more.
+-- locks jobs in this order until it has enough. So it locks only jobs that it returns. A job that is locked and not
+-- returned could not be claimed by others, and a caller of claim_next_job may keep its transaction open while the job
+-- runs. If too many of the listed jobs are locked or left out, it lists more.
 create function picture_queue._pick_of_several(
   p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
@@ -163,9 +163,9 @@ $$;
 
 -- Leases jobs to a worker and returns them. The id of the request is the id of the lease, so a repeated call returns
 -- the jobs that are still under this lease: none if the lease has expired, but was not swept yet. If no job runs under
--- it any more, the call is a new claim. If picked jobs do not start, because a limit is reached or their start fails,
--- the claim picks more, until enough jobs have started or there are no others. It stops after 5,000 picked jobs or one
--- second, and tells workers to claim again.
+-- this lease any more, the call is a new claim. If picked jobs do not start, because a limit is reached or their start
+-- fails, the claim picks more, until enough jobs have started or there are no others. It stops after 5,000 picked jobs
+-- or one second, and tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'

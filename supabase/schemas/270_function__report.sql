@@ -96,7 +96,8 @@ begin
       left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
       left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
       order by o.i)),
-    -- Checked after the change: creating such a trigger waits for the table lock of the update, so none is missed.
+    -- Whether there may be deferred constraints. This is checked after the change: creating such a trigger waits for
+    -- the table lock of the update, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
@@ -233,7 +234,8 @@ begin
     loop
       -- A locked queue or key is left unchanged; the next outcome with this pause_key pauses it.
       if v_pause.key like 'queue:%' then
-        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'the handler of a job asked for a pause'
+        update picture_queue.queue q
+        set paused_until = v_pause.until, pause_reason = 'the handler of a job asked for a pause'
         where q.name = any (array(
             select o.name from picture_queue.queue o where o.name = substr(v_pause.key, 7) for update skip locked))
           and coalesce(q.paused_until, '-infinity') < v_pause.until;

@@ -37,7 +37,8 @@ $$;
 -- job cancelled while parked is claimed once more, so that its handler can undo its work; its grace begins at that
 -- claim. A lease is extended in the table lease_extension if another transaction has locked the row of the job, or if
 -- p_extension_only is true. The call waits no longer than lock_timeout.
-create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false) returns jsonb
+create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false)
+returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'
 as $$
@@ -80,13 +81,15 @@ begin
   into v_answer, v_extended, v_ends
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
-  -- No update at all for p_extension_only: a concurrent create index locks the table even against an update of no rows.
+  -- With p_extension_only there is no update at all: a `create index` locks the table even against an update of no
+  -- rows.
   if v_extended <> '{}' then
     update public.job_queue j set lease_expires_at = h.ends_at, unconfirmed_claims = 0, updated_at = v_now
     from unnest(v_extended, v_ends) as h (id, ends_at)
     where j.id = any (v_extended) and j.id = h.id;
   end if;
-  -- The lease in the row replaces that in lease_extension, which may end later, since a cancel can shorten a lease.
+  -- For rows that were not locked, the lease in the row replaces that in lease_extension, which may end later, since a
+  -- cancel can shorten a lease.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(
       select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));

@@ -27,9 +27,9 @@ comment on function public.claim_next_job is 'Claims one job under a long lease,
 
 -- Leases up to max_jobs jobs of these types to a worker. A worker may prefetch jobs; they count under limits too.
 -- confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id returns the
--- jobs of the first call whose lease is still held. lease_seconds applies to jobs whose type and queue set no lease
--- (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without weights,
--- jobs of all queues are claimed by priority.
+-- jobs of the first call that are still under its lease. lease_seconds applies to jobs whose type and queue set no
+-- lease (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without
+-- weights, jobs of all queues are claimed by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)

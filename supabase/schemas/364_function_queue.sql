@@ -1,7 +1,7 @@
 -- Queues: their settings, pausing, draining, purging.
 
--- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims
--- changes, its pending jobs get new places: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims changes,
+-- the pending jobs of the queue get new places: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -27,7 +27,8 @@ begin
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
   return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._raise_busy(format('another transaction is sending event %s, or parking a job on it', left(name, 200)));
+  return picture_queue._raise_busy(
+    format('another transaction is sending event %s, or parking a job on it', left(name, 200)));
 end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';

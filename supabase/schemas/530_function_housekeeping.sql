@@ -240,8 +240,8 @@ declare
   v_wrong text[];
   v_counts integer[];
 begin
-  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it
-  -- is subtracted later.
+  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
+  -- this snapshot is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
   ),
