@@ -166,7 +166,7 @@ def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
         return None
     if text.startswith("pause_key() "):
         return hint if " or more" in detail else None
-    if text.startswith("known are "):
+    if text.startswith("known fields are "):
         return hint if "is not known" in detail else None
     if text.startswith("inputs of ") and not path.startswith("input."):
         return None

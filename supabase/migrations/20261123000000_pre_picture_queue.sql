@@ -27,7 +27,7 @@
 -- - `where id = any (array)` in addition to a join or instead of it: the rows are looked up by their ids;
 -- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
 -- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;
--- - `= any (array(select … for update skip locked))`: changes the rows that are not locked, and waits for no lock.
+-- - `= any (array(select … for update skip locked))`: the statement changes only unlocked rows, and waits for no lock.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then
@@ -51,12 +51,12 @@ create type picture_queue.change as (
   job_id uuid,
   action text,
   run_at timestamptz,      -- when a scheduled or parked job becomes claimable again
-  result jsonb,            -- of complete: the result; of wake: the payload of the event
-  error text,              -- clean, shown to the owner
+  result jsonb,            -- for complete: the result; for wake: the payload of the event
+  error text,              -- shown to the owner, without internal details
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
   lease_id uuid,           -- the change requires that this lease is in force; null: no lease is required
-  key text,                -- of block: the limit key it waits for; of park: the event it waits for
+  key text,                -- for block: the limit key the job waits for; for park: the event it waits for
   lease_expired boolean    -- the lease expired without a report: its id is cleared, so that a late report is stale
 );
 
@@ -70,17 +70,17 @@ create type picture_queue.moved as (
   lease_id uuid
 );
 
--- A claim, as a worker asks for it; _claim sets is_limited and has_failed.
+-- A claim as a worker requests it; _claim sets is_limited and has_failed.
 create type picture_queue.claim as (
   worker text,
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  lease_seconds real,      -- the default if job type and queue set none; null: the one in setting
+  lease_seconds real,      -- the default if job type and queue set none; null: that of picture_queue.setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
   is_legacy boolean,       -- the caller sends no heartbeats
-  confirms_start boolean,  -- the worker confirms that a job has started: until then an expired lease costs no attempt
+  confirms_start boolean,  -- the worker confirms each start; a lease that expires before that costs no attempt
   is_limited boolean,      -- there are limits or paused keys
   has_failed boolean       -- starts of some jobs have failed
 );
@@ -93,7 +93,7 @@ create type picture_queue.applied as (
   has_generation boolean,  -- some belong to a generation
   ended uuid[],            -- jobs that ran under limit keys and no longer do
   was_blocked uuid[],      -- jobs with blocked_on whose action was neither block nor unblock
-  takes_turn boolean,      -- some get a place after their tenant's last job
+  takes_turn boolean,      -- some get a turn after the last job of their tenant
   due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
   batches jsonb            -- batch_id, from and to of each change in a batch
 );
@@ -107,10 +107,10 @@ create type picture_queue.outcome as (
   error text,
   detail text,
   retryable boolean,
-  delay_seconds real,      -- of failed, snoozed, parked: until the next attempt, instead of the backoff
+  delay_seconds real,      -- for failed, snoozed, parked: the time until the next attempt, instead of the backoff
   run_at timestamptz,      -- the time of the next attempt, as an alternative to delay_seconds
   duration_seconds real,
-  event text,              -- of parked: the event that wakes it
+  event text,              -- for parked: the event that wakes the job
   pause_key text,          -- a limit key or queue to pause until the next attempt
   i bigint                 -- its position in the report, from 1
 );
@@ -118,8 +118,8 @@ create type picture_queue.outcome as (
 -- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- before _admit all limit keys of the job; after it those with a limit, which are its slots
-  blocked_on text          -- one of them, which is full or paused
+  keys text[],             -- before _admit: all limit keys of the job; after it: those with a limit, its slots
+  blocked_on text          -- one of the keys, which is full or paused
 );
 
 -- A job to be inserted: an item of an enqueue, with all defaults filled in.
@@ -147,7 +147,7 @@ create type picture_queue.new_job as (
   unique_key text,
   unique_states text[],
   unique_until timestamptz,
-  on_conflict text,        -- of its unique key: ignore, replace, debounce
+  on_conflict text,        -- for its unique key: ignore, replace, debounce
   hold text,
   tenant text,
   rank integer,
@@ -174,8 +174,8 @@ $$;
 -- 020_function__now.sql
 
 -- Returns the current time. All functions use it, and tests replace it to set the time. It is stable, so that an index
--- can be searched with it. A function with a search_path cannot be inlined, and such a function takes a third of the
--- time in PL/pgSQL.
+-- can be searched with it. A function with a set search_path cannot be inlined; without inlining, PL/pgSQL takes a
+-- third of the time of SQL.
 create function picture_queue._now() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return clock_timestamp(); end $$;
@@ -227,7 +227,7 @@ begin
 end
 $$;
 
--- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
+-- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT for this problem; does nothing if the problem is null.
 create function picture_queue._raise_problem(p_problem text, p_hint text default
   'names consist of letters, digits and _ . - (job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
@@ -258,9 +258,9 @@ begin
 end
 $$;
 
--- Raises one of our errors in place of another error; exception handlers `when others` call it. It returns if the error
--- is one of ours, or that of a read-only transaction, for which PostgREST answers a GET with 405: the handler then
--- raises it again. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a trigger of the project on
+-- Raises one of our errors in place of another error; exception handlers `when others` call it. If the error is one of
+-- ours, or that of a read-only transaction (PostgREST answers a GET with 405 for it), the function returns, and the
+-- handler raises the error again. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a trigger of the project on
 -- public.job_queue, public.generations or public.images may raise any error.
 create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -304,8 +304,8 @@ begin
 end
 $$;
 
--- Returns whether it is a list of objects, which jsonb_to_recordset requires. In PL/pgSQL it takes a tenth of the time:
--- Postgres would plan a function in SQL at each call.
+-- Returns whether the value is a list of objects, which jsonb_to_recordset requires. In PL/pgSQL it takes a tenth of the
+-- time: Postgres would plan a function in SQL at each call.
 create function picture_queue._is_list(p_value jsonb) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -439,7 +439,8 @@ comment on column picture_queue.queue.aging_seconds is
   'The seconds of waiting that raise the priority by one; null: waiting does not raise it.';
 comment on column picture_queue.queue.breaker_failures is
   'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
-comment on column picture_queue.queue.paused_until is 'No job is claimed until then; infinity: until it is resumed.';
+comment on column picture_queue.queue.paused_until is
+  'No job is claimed until this time; infinity: until the queue is resumed.';
 comment on column picture_queue.queue.draining is 'Whether new jobs are refused; the jobs of the queue are still run.';
 insert into picture_queue.queue (name) values ('default');
 
@@ -483,8 +484,8 @@ create table picture_queue.worker (
   job_types text[] not null,
   idle boolean not null default false,
   seen_at timestamptz not null default now(),
-  -- The position in each queue ([rank, turn, seq]) from which the worker's claims scan until positions_until. So they
-  -- skip index entries that the worker cannot claim.
+  -- The position in each queue ([rank, turn, seq]) at which the claims of the worker begin their scan; valid until
+  -- positions_until. So they skip index entries of jobs that the worker cannot claim.
   start_positions jsonb,
   positions_until timestamptz not null default '-infinity'
 );
@@ -499,9 +500,9 @@ create index worker_idle on picture_queue.worker (seen_at) where idle;
 
 -- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
 -- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each of them
--- again in every statement that writes a row, which cost as much as the rest of an enqueue. Instead, the table
--- picture_queue.state_transition, the input checks and _transition enforce these rules, and queue_doctor() reports rows
--- that break them.
+-- again in every statement that writes a row, which would cost as much as the rest of an enqueue. Instead, the table
+-- picture_queue.state_transition, the input checks and _transition keep invalid rows out, and queue_doctor() reports
+-- invalid rows.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -526,7 +527,7 @@ create table public.job_queue (
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
-  -- The limit keys in which the job occupies a slot, from its claim until its end.
+  -- The limit keys under which the job occupies a slot, from its claim until its end.
   slots text[],
   -- The limit key that blocked the job last. Only the next start clears it, not an unblock, a delay, an end or a retry.
   blocked_on text,
@@ -570,10 +571,11 @@ create table public.job_queue (
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
 -- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so they are not
--- deduplicated: on a full page, Postgres would search for equal entries in vain, half a microsecond per new job.
+-- deduplicated: on a full page, Postgres would search for equal entries and find none, which costs half a microsecond
+-- per new job.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
--- Jobs that become claimable at a time.
+-- Scheduled and parked jobs by the time at which they become claimable.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
 -- Leases in force: for repeated claims, and for the sweep of expired leases, which reads the whole index.
 create index job_queue_leased on public.job_queue (lease_id)
@@ -621,7 +623,7 @@ create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
   subject uuid not null,
-  -- Of a batch: by how much its counts change. Of a child: "before" is a transaction id; when all transactions with a
+  -- For a batch: by how much its counts change. For a child: "before" is a transaction id; when all transactions with a
   -- lower id have ended, no parent can have missed the child. "looks" is how often the child was checked.
   data jsonb,
   due_at timestamptz not null default '-infinity',
@@ -633,7 +635,8 @@ create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
 -- Steps that failed for one subject, such as a job. Other subjects are processed; this one is retried at retry_at (of
--- kind report: when the worker repeats it). A success does not delete rows of kind claim and report; pruning does.
+-- kind report: when the worker repeats the report). A success does not delete rows of kind claim and report; pruning
+-- does.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,
@@ -720,9 +723,10 @@ create table picture_queue.limit_rule (
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
-  -- Whether the jobs that were running when the rule was set are counted. Before that no job of its keys starts.
+  -- Whether the jobs that were running when the rule was set have been counted. Until then no job of these keys starts.
   counted boolean not null default false,
-  -- When to search again for running jobs that are not counted: claims that began before the rule may start some.
+  -- When to search again for running jobs that are not counted: claims that began before the rule may start some of
+  -- them.
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
@@ -731,9 +735,10 @@ create table picture_queue.limit_rule (
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
 
--- A transaction that changes a row, or reads it to decide, holds the advisory lock of the key (_lock_keys). Because of
--- that lock each key has one row, so no unique index is needed. version rises with each change: the newest row version
--- comes first in the index, even while an old snapshot keeps the versions before it from being cleaned up.
+-- A transaction that changes a row, or reads it to decide which jobs may start, holds the advisory lock of the key
+-- (_lock_keys). Because of that lock each key has one row, so no unique index is needed. version rises with each
+-- change: the newest row version comes first in the index, even while an old snapshot keeps the versions before it from
+-- being cleaned up.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
@@ -752,9 +757,9 @@ create table picture_queue.start (
 comment on table picture_queue.start is 'The latest starts of each key that has a rate.';
 create index start_key on picture_queue.start (key, at);
 
--- A row says that n jobs of this key ended; with n = 0, that jobs which wait for the key may start at that time. Rows
--- are appended, so that a transaction that ends a job does not wait for the lock of the key. _unblock_keys takes them,
--- subtracts n from limit_key.running, and unblocks jobs.
+-- A row with n > 0 says that n jobs of this key ended; a row with n = 0 says that jobs that wait for the key may start
+-- at this time. Rows are appended, so that a transaction that ends a job does not wait for the lock of the key.
+-- _unblock_keys deletes the rows, subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
   n integer not null default 1,
@@ -762,7 +767,7 @@ create table picture_queue.freed_key (
 );
 comment on table picture_queue.freed_key is
   'When to unblock jobs of limit keys: jobs of the key have ended, or its pause or period ends.';
--- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
+-- Claims read recent rows only, so index entries that an old snapshot keeps from vacuum cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
 
@@ -824,7 +829,8 @@ create index log_job on picture_queue.log (job_id, id);
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
-  -- When it was sent, or found the first job that parked on it later. It does not wake jobs that park after that.
+  -- When the event was sent; if no job was parked on it then, when it woke the first jobs that parked later. It does
+  -- not wake jobs that park after this time.
   sent_at timestamptz not null,
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz
@@ -847,7 +853,8 @@ create index answer_at on picture_queue.answer (at);
 -- 148_table_depth.sql
 
 -- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds them to depth, and
--- readers add both. So the counts are exact, no query counts jobs, and no caller waits for the lock of a counter.
+-- readers add up both tables. So the counts are exact, no query counts jobs, and no caller waits for the lock of a
+-- counter.
 create table picture_queue.depth (
   queue text not null,
   status text not null,
@@ -1028,8 +1035,9 @@ create index archive_owned on picture_queue.archive (user_id) where user_id is n
 
 -- 190_table_state_transition.sql
 
--- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim adds one
--- to the attempts; an action that ends the attempt for a reason outside of the job subtracts it again.
+-- The state machine: an action moves a job from one state to another; without a row for the state of the job, it does
+-- nothing. attempt_delta: a claim adds one to the attempts; an action that ends the attempt for a reason outside of the
+-- job subtracts it again.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
@@ -1057,16 +1065,16 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('snooze',   'processing', null,        'pending',    'scheduled', -1),
   ('release',  'processing', null,        'pending',    null,        -1),
   ('park',     'processing', null,        'processing', 'parked',     0),
-  ('wake',     'processing', 'parked',    'pending',    null,        -1),  -- its claim is not counted
+  ('wake',     'processing', 'parked',    'pending',    null,        -1),  -- the attempt that parked is not counted
   ('promote',  'pending',    'scheduled', 'pending',    null,         0),
   ('delay',    'pending',    null,        'pending',    'scheduled',  0),  -- a debounce or a replacement
   ('delay',    'pending',    'scheduled', 'pending',    'scheduled',  0),
   ('delay',    'pending',    'blocked',   'pending',    'scheduled',  0),
-  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- its key has no capacity
+  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- its limit key has no capacity
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
   ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished
-  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- they have, but it is not due
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- its parents have finished; it is not due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
   ('abandon',  'pending',    'blocked',   'failed',     null,         0),
@@ -1143,7 +1151,8 @@ $$;
 
 -- 205_function__answer.sql
 
--- Answers of calls that must not be made twice: a call that repeats the id of an earlier one returns its answer.
+-- Answers of calls that must not be made twice: a call that repeats the id of an earlier call returns the earlier
+-- answer.
 
 -- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
 -- first call that has not committed yet.
@@ -1161,7 +1170,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has made the row.
+-- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has inserted the row.
 create function picture_queue._store_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1189,8 +1198,8 @@ $$;
 
 -- 220_function__emit.sql
 
--- Sends an event for each of these jobs, on the topic of its owner, or of the job if it has none. The event holds the
--- visible state of the job without its result.
+-- Sends an event for each of these jobs, on the topic of its owner, or on that of the job if it has no owner. The event
+-- holds the visible state of the job without its result.
 create function picture_queue._emit(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -1218,8 +1227,8 @@ end
 $$;
 
 -- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' (jobs became claimable,
--- however) it sends the message only if a worker of the queue is idle. Workers that use the API receive it over
--- Realtime, those with a connection of their own by NOTIFY.
+-- by an enqueue or otherwise) it sends the message only if a worker of the queue is idle. Workers that use the API
+-- receive it over Realtime, workers with a database connection by NOTIFY.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1246,12 +1255,12 @@ $$;
 
 -- 230_function__transition.sql
 
--- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A change
--- that it does not permit is left out of what is returned, so the caller sees what happened; so is one that names a
--- lease which is not in force (one that expired is in force until maintenance takes its job back). Unless every change
--- names its lease, the caller holds the locks of the rows, taken in the order of their ids or with skip locked. The
--- rows, their history (of all actions but complete), the counts and the events are written here. What is left to do for
--- other jobs is written down as follow-ups; the first of them are done at once, unless p_does_follow_ups is false.
+-- Makes all changes of state except claims (_start), many at a time. It skips a change that
+-- picture_queue.state_transition does not permit, and one that names a lease which is not in force; it returns only the
+-- jobs that it changed. An expired lease is in force until maintenance sweeps it. Unless every change names its lease,
+-- the caller must hold the row locks, taken in the order of ids or with skip locked. The function writes the rows,
+-- their history (of all actions but complete), the counts and the events. It records work for other jobs as follow-ups,
+-- and processes the first of them at once unless p_does_follow_ups is false.
 create function picture_queue._transition(p_changes picture_queue.change[], p_does_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1266,7 +1275,8 @@ begin
     return null;
   end if;
   v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
-  -- Rarely fewer than asked. A trigger that returns null for a row would have it tried again for ever, in silence.
+  -- Rarely, fewer jobs changed than requested. If a trigger that returns null prevented a change, raise an error:
+  -- otherwise the change would be tried again forever without a message.
   if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
@@ -1278,13 +1288,13 @@ begin
   elsif v_applied.moved is null then
     return null;
   end if;
-  -- In a statement after the change, so that it sees children that were committed meanwhile. To look each job up
-  -- costs a tenth of a report, so it is not done where nobody uses dependencies.
+  -- This statement runs after the change, so it sees children that were committed in the meantime. To look up each job
+  -- costs a tenth of a report; this is skipped while the table of dependencies is empty.
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
   v_ids := array(select m.id from unnest(v_applied.moved) m);
-  if v_applied.due_at < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
+  if v_applied.due_at < v_now + interval '2 seconds' then  -- the next round begins within two seconds anyway
     perform picture_queue._wake_maintenance(v_applied.due_at);
   end if;
   if v_applied.takes_turn then
@@ -1309,7 +1319,7 @@ begin
 end
 $$;
 
--- Changes the rows, writes their history and the counts, and answers what is special about them.
+-- Changes the rows, and writes their history and the counts. Returns the changed jobs and the further steps they need.
 create function picture_queue._apply_changes(p_changes picture_queue.change[], p_ids uuid[], p_now timestamptz)
 returns picture_queue.applied
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1323,7 +1333,7 @@ begin
       max_attempts = case when c.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
       scheduled_for = case when c.retries or c.wakes then null
         when c.to_hold in ('scheduled', 'parked') and c.action <> 'await' then c.run_at else j.scheduled_for end,
-      -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
+      -- The id of an expired lease is cleared, so that a late report is stale rather than a repetition.
       lease_id = case when c.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
       -- The worker reported, so the start is confirmed, unless the lease expired.
@@ -1332,7 +1342,7 @@ begin
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
       parked_at = case when c.parks then p_now else j.parked_at end,
-      -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
+      -- A parked job has started, so it must not expire after it is woken; nor must a job whose retry was requested.
       expires_at = case when c.parks or c.retries then null else j.expires_at end,
       event = case when c.wakes then c.result when c.parks then null else j.event end,
       finished_at = case when c.to_status in ('completed', 'failed', 'cancelled') then p_now end,
@@ -1346,7 +1356,7 @@ begin
         when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,
       version = j.version + 1, updated_at = p_now
     from (
-      -- Worked out once for a change, not for each column that depends on it.
+      -- With offset 0 these are evaluated once for each change, not once for each column that depends on them.
       select c.*, e.from_status, e.from_hold, e.to_status, e.to_hold, e.attempt_delta,
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
@@ -1360,7 +1370,7 @@ begin
       j.generation_id, j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, c.detail,
       c.duration_seconds
   ),
-  remembered as (
+  written_history as (
     insert into picture_queue.history
       (job_id, at, action, status, hold, attempt, worker, started_at, duration_seconds, error, detail)
     select m.id, p_now, m.action, m.status, m.hold, m.attempt, m.worker,
@@ -1370,7 +1380,7 @@ begin
       case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
     from moved m where m.action <> 'complete'
   ),
-  counted as (
+  written_counts as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select m.queue, d.status, d.hold, sum(d.n), p_now
     from (
@@ -1398,7 +1408,7 @@ $$;
 
 -- 232_function__after_move.sql
 
--- Steps of _transition for special jobs, each only where there are such jobs. _start takes the first two as well.
+-- Steps of _transition that only some jobs need. _start calls the first two as well.
 
 -- Keeps the last 50 rows of history of each job.
 create function picture_queue._trim_history(p_ids uuid[]) returns void
@@ -1422,9 +1432,9 @@ as $$
     and (g.status, g.error) is distinct from (j.status, j.error)
 $$;
 
--- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs: those under which jobs
--- ran that do not any more (p_ended), and the blocked_on of jobs that moved, but neither started nor were blocked or
--- unblocked (p_was_blocked), since such a job may have been unblocked for a slot that it does not take.
+-- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs. These are the slots of
+-- jobs that stopped running (p_ended), and the blocked_on of jobs that moved, but were not started, blocked or
+-- unblocked (p_was_blocked): such a job may have been unblocked for a slot that it does not take.
 create function picture_queue._record_freed_keys(p_ended uuid[], p_was_blocked uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1443,7 +1453,7 @@ begin
     returning key
   )
   select array_agg(f.key) into v_keys from freed f;
-  -- No claim may come for a while: workers that found nothing wait to be woken.
+  -- There may be no claim for a while, since workers that found no job wait to be woken.
   if exists (
     select from unnest(v_keys) as k (key)
     where (select true from public.job_queue j
@@ -1454,24 +1464,24 @@ begin
 end
 $$;
 
--- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the
--- first job of the queue if it has none (start-time fair queueing). p_but: jobs that only get their place
--- now. Two enqueues at once may give the same turn twice, which is harmless.
-create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
+-- Returns the turn after which the next job of a tenant is placed: that of its last claimable job, but at least that of
+-- the first claimable job of the queue (start-time fair queueing). p_except: jobs that are about to get a turn. Two
+-- concurrent enqueues may assign the same turn twice, which is harmless.
+create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_except uuid[])
 returns double precision
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select greatest(0,
     (select j.turn from public.job_queue j
-      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_but)
+      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_except)
       order by j.turn, j.seq limit 1),
     (select j.turn from public.job_queue j
       where j.status = 'pending' and j.hold is null and j.tenant is not null
-        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_but)
+        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_except)
       order by j.turn desc limit 1))
 $$;
 
--- Jobs of queues with fair_share that become claimable (again) get a place behind their tenant's last.
+-- Gives jobs that became claimable in a queue with fair_share a turn after the last job of their tenant.
 create function picture_queue._assign_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -1501,22 +1511,22 @@ $$;
 
 -- Steps that process many subjects, so that a failure of one does not stop the others.
 
--- Returns whether a retry may succeed: after a deadlock (40), a lack of resources (53), a lock timeout (55P03), an
--- object in use (55006), PQ_BUSY.
+-- Returns whether a retry may succeed: after a deadlock or serialization failure (40), a lack of resources (53), a lock
+-- timeout (55P03), an object in use (55006), or PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '55006', 'PT429') $$;
 
 -- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
--- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
--- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
--- Postgres would refuse or resolve to another constraint. Since the code of a constraint runs as the current role, with
--- our search_path, it also skips what could run code of the caller: constraints on tables of roles that do not have all
--- rights of the current role (such a table can be temporary, and the cast of a foreign key could set our search_path),
--- and constraint triggers on tables other than ours whose function does not set its own search_path (it would find
--- temporary objects first). A name stands for all constraints of the schema that have it, so one of these is enough to
--- skip it.
+-- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any table. It does
+-- not do so for other callers, whose transaction may have written rows that satisfy a constraint only later. It skips
+-- constraints whose names Postgres would refuse or resolve to another constraint. The code of a constraint runs as the
+-- current role and with our search_path, so it also skips constraints that could run code of the caller: those on
+-- tables whose owner does not have all rights of the current role (such a table can be temporary, and the cast of its
+-- foreign key could set our search_path), and constraint triggers on tables other than ours whose function does not set
+-- its own search_path (temporary objects would come first). A name stands for all constraints of the schema that have
+-- it, so one of these is enough to skip it.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1570,7 +1580,7 @@ begin
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
-    when 'discard' then picture_queue._discard(p_subjects::uuid[])
+    when 'discard' then picture_queue._discard_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
     else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
@@ -1670,8 +1680,8 @@ $$;
 -- 235_function__follow_up.sql
 
 -- Follow-ups: work for other jobs that follows from a change of jobs. Each kind has a step that takes the ids of
--- follow-ups (of kind batch: of batches), does a bounded part of the work, never waits for a row, and deletes the
--- follow-ups that are done.
+-- follow-ups (for kind batch: the ids of batches), does a bounded part of the work, never waits for a row, and deletes
+-- the follow-ups that are done.
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
 -- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
@@ -1685,7 +1695,7 @@ as $$
 declare
   v_ids bigint[];
 begin
-  with noted as (
+  with recorded as (
     insert into picture_queue.follow_up (kind, subject, data)
     select 'parent', m.id, null::jsonb
     from unnest(p_moved) m
@@ -1703,7 +1713,7 @@ begin
     where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
     returning id
   )
-  select array_agg(n.id) into v_ids from noted n;
+  select array_agg(n.id) into v_ids from recorded n;
   if v_ids is null or not p_does_follow_ups then
     return;
   end if;
@@ -1721,20 +1731,20 @@ begin
 end
 $$;
 
--- Resolves up to p_limit dependents of finished parents, and of those dependents that end with their parent.
+-- Resolves up to p_limit dependents: children of finished parents, and descendants of children that end with a parent.
 create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_ids bigint[] := p_ids;
-  v_mine bigint[];
+  v_locked_ids bigint[];
   v_parents uuid[];
   v_children text[];
   v_resolved integer;
   v_left integer := p_limit;
 begin
   while v_ids <> '{}' and v_left > 0 loop
-    select array_agg(f.id), array_agg(f.subject) into v_mine, v_parents
+    select array_agg(f.id), array_agg(f.subject) into v_locked_ids, v_parents
     from (
       select f.id, f.subject from picture_queue.follow_up f
       where f.id = any (v_ids) and f.kind = 'parent' order by f.id for update skip locked
@@ -1750,16 +1760,17 @@ begin
       limit v_left);
     v_resolved := picture_queue._isolate('resolve', v_children, v_left);
     v_left := v_left - greatest(cardinality(v_children), 1);
-    -- A parent that was retried meanwhile keeps its children waiting.
+    -- If a parent was retried in the meantime, its children keep waiting.
     delete from picture_queue.follow_up f
-    where f.id = any (v_mine) and (
+    where f.id = any (v_locked_ids) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
     -- The rest of the children are locked, or their change failed: try again in 0.2 seconds.
     if v_resolved = 0 or v_left > 0 then
-      update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
+      update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
+      where f.id = any (v_locked_ids);
     end if;
-    -- The follow-ups of children that ended, for children of their own: new ones have the default -infinity.
+    -- Next, the follow-ups of children that ended, for their own children. New follow-ups have the default -infinity.
     v_ids := array(
       select f.id from picture_queue.follow_up f
       where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
@@ -1771,8 +1782,9 @@ $$;
 -- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
 -- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The rows
 -- of children are locked before their links are counted, so two parents that finish at once cannot each leave the child
--- to the other. p_does_follow_ups: as for _transition, for children that end; _resolve_parents processes these itself;
--- those of other callers wait for the next round of maintenance. Returns the number of children that were not locked.
+-- to the other. p_does_follow_ups is passed to _transition, for the follow-ups of children that end. It is false for
+-- _resolve_parents, which processes these itself, and for callers that leave them to the next round of maintenance.
+-- Returns the number of children that were not locked.
 create function picture_queue._resolve_dependents(p_children uuid[], p_does_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1780,7 +1792,7 @@ as $$
 declare
   v_children uuid[] := array(
     select j.id from public.job_queue j where j.id = any (p_children) order by j.id for update skip locked);
-  v_broken jsonb;  -- by child that ends: the action and the reason
+  v_endings jsonb;  -- for each child that ends with a parent: the action and the reason
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
@@ -1792,12 +1804,13 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- An object rather than a join, which for thousands of children would compare each pair. Of several parents the
-  -- reason names the first by id: in an object the last value of a key wins, hence the descending order.
+  -- An object rather than a join, since a join of thousands of children would compare each pair. If several parents
+  -- failed, the reason names the one with the lowest id: in an object the last value of a key wins, hence the
+  -- descending order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
-  into v_broken
+  into v_endings
   from resolved s
   -- `offset 0`, so that the planner finds the job by its id even if it expects few failed jobs.
   cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
@@ -1805,12 +1818,13 @@ begin
 
   select array_agg(picture_queue._change(
     c.id,
-    coalesce(v_broken #>> array[c.id::text, '0'], case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
-    v_broken #>> array[c.id::text, '1']))
+    coalesce(v_endings #>> array[c.id::text, '0'],
+      case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
+    v_endings #>> array[c.id::text, '1']))
   into v_changes
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
-    and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
+    and (v_endings ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
   v_moved := picture_queue._transition(v_changes, p_does_follow_ups);
   perform picture_queue._wake(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
@@ -1826,18 +1840,18 @@ create function picture_queue._resolve_new_dependents(p_ids bigint[]) returns in
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_mine bigint[];
+  v_locked_ids bigint[];
   v_children text[];
   v_snapshot pg_snapshot := pg_catalog.pg_current_snapshot();
 begin
-  select array_agg(f.id), array_agg(f.subject::text) into v_mine, v_children
+  select array_agg(f.id), array_agg(f.subject::text) into v_locked_ids, v_children
   from (
     select f.id, f.subject from picture_queue.follow_up f
     where f.id = any (p_ids) and f.kind = 'child' order by f.id for update skip locked
   ) f;
   perform picture_queue._isolate('resolve', v_children, cardinality(v_children));
   delete from picture_queue.follow_up f
-  where f.id = any (v_mine) and (
+  where f.id = any (v_locked_ids) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
       -- The child is locked, or its change failed.
       select from picture_queue.dependency d
@@ -1848,14 +1862,14 @@ begin
   set data = jsonb_build_object('before', coalesce(f.data ->> 'before', pg_catalog.pg_snapshot_xmax(v_snapshot)::text),
       'looks', coalesce((f.data ->> 'looks')::integer, 0) + 1),
     due_at = picture_queue._now() + make_interval(secs => 0.1 * 2 ^ least(coalesce((f.data ->> 'looks')::integer, 0), 9))
-  where f.id = any (v_mine);
-  return coalesce(cardinality(v_mine), 0);
+  where f.id = any (v_locked_ids);
+  return coalesce(cardinality(v_locked_ids), 0);
 end
 $$;
 
 -- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks. A
--- batch that another transaction has locked, for example to add jobs to it, is left for later; its changes are added up
--- to one, since there may be many until then.
+-- batch that another transaction has locked, for example to add jobs to it, is skipped; its follow-ups are merged into
+-- one, since many may accumulate.
 create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1901,8 +1915,8 @@ begin
 end
 $$;
 
--- Enqueues the callback of each of these finished batches once. If a callback is refused, the reason is written to the
--- batch, and it is not tried again.
+-- Enqueues the callback of each of these finished batches once. If a callback is refused, the error is written to the
+-- batch, and the callback is not tried again.
 create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1964,8 +1978,8 @@ begin
       case p_kind
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
         when 'sweep' then case
-          -- A job that was cancelled while parked is claimed once more to undo its work. If that claim never started,
-          -- it is not cancelled but released, to be claimed again.
+          -- A job that was cancelled while parked is claimed once more to undo its work. If the start of that claim was
+          -- not confirmed, the job is released, to be claimed again, rather than cancelled.
           when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and u.is_unstarted) is not true
             then 'cancel'
           when u.is_unstarted then 'release'
@@ -1996,11 +2010,12 @@ $$;
 
 -- 245_function__limit.sql
 
--- Limits, exact however many workers there are. Only claims let jobs start: a claim locks the keys of its
--- candidates, reads in a later statement what runs under them, and starts what fits (_admit). What does not fit is set
--- to blocked, so that others can run and no claim reads it again. freed_key tells which keys to look at, and when:
--- whoever ends a job appends its keys, and whoever blocks one appends when its key may let it start. _unblock_keys
--- subtracts the ended jobs and unblocks those that wait, in the next claim or in maintenance.
+-- Limits are exact with any number of workers. Only claims start jobs: a claim locks the keys of its candidates, reads
+-- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). Jobs of a key without
+-- capacity are set to blocked, so that other jobs can run and no claim reads the blocked jobs again. The table
+-- freed_key says which keys to process, and when: a transaction that ends a job appends the keys of the job; one that
+-- blocks a job appends the time at which its key may have capacity. _unblock_keys subtracts the ended jobs and unblocks
+-- waiting ones, in the next claim or in maintenance.
 
 -- Returns the limit keys of a job.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
@@ -2013,8 +2028,8 @@ $$;
 
 -- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
 -- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
--- only when a job ends). The result is exact for a caller that holds the locks of the keys: ends of jobs that are not
--- visible yet make the capacity smaller, never larger.
+-- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large; it is too small
+-- while ends of jobs are not visible yet.
 create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -2025,8 +2040,8 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Older rows of freed_key were subtracted already, or were committed late and will be by the next round of
-  -- maintenance.
+  -- Older rows of freed_key were subtracted already, or were committed late; the next round of maintenance subtracts
+  -- these.
   v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
@@ -2059,9 +2074,9 @@ begin
 end
 $$;
 
--- Locks keys until the transaction ends and returns those it got. Waits up to 50 milliseconds for each lock, in one
--- order for all callers; if one is not free by then, takes those that are free. Keys share 1,024 locks, so that no
--- transaction takes more; sharing can delay but causes no error.
+-- Locks keys until the transaction ends, and returns the locked keys. All callers take the locks in the same order, and
+-- wait up to 50 milliseconds for each. If a wait times out, the function takes only the locks that are free. The keys
+-- share 1,024 locks, so that no transaction takes more. Keys with the same lock can delay each other, without an error.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '50ms'
@@ -2077,7 +2092,7 @@ begin
       select k from unnest(p_keys) k
       where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
   end;
-  -- Without those whose row somebody has locked by hand.
+  -- Leave out keys whose row a transaction outside of picture-queue has locked.
   return array(
     select k from unnest(v_keys) k
     where (select l.running from picture_queue.limit_key l where l.key = k order by l.version desc limit 1) is null
@@ -2094,7 +2109,7 @@ declare
   v_count integer;
 begin
   for v_key, v_count in select k, n from unnest(p_keys, p_counts) as c (k, n) loop
-    -- By its ctid, since an old snapshot may keep other versions of the row.
+    -- Find the row by its ctid, since an old snapshot may keep other versions of it.
     update picture_queue.limit_key l set running = greatest(l.running + v_count, 0), version = l.version + 1
     where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = v_key order by o.version desc limit 1);
     if not found then
@@ -2104,10 +2119,11 @@ begin
 end
 $$;
 
--- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the
--- period of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all,
--- or those it unblocked are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an
--- earlier one is planned, or if only the end of a job gives it capacity.
+-- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time. A key without capacity gets
+-- the time at which its pause or the period of its rate ends. A key with capacity for which jobs wait gets the time in
+-- one second, since one call does not unblock all jobs, and unblocked jobs may not be claimed yet. p_latest: the latest
+-- time for each key. Without p_latest a key gets no row if an earlier time is planned, or if only the end of a job
+-- gives it capacity.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2135,16 +2151,16 @@ end
 $$;
 
 -- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
--- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
--- type without a worker, does not hold back others; claims block jobs again for which there is no capacity. A key can
--- block jobs of many pairs of queue and type: it examines the first hundred pairs, and a hundred from a pair on that
--- some worker takes. Locked keys are left to the next call.
+-- type as many as may start, minus the jobs that were unblocked before and are not claimed yet. So a paused queue, or a
+-- type without a worker, does not hold back others; if too many were unblocked, claims block them again. For a key that
+-- blocks jobs of many pairs of queue and type, the function examines the first hundred pairs, and the hundred that
+-- follow a random pair of some worker. Keys that are locked wait for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  -- Locked without a wait; _lock_keys leaves out those whose row somebody has locked.
+  -- Take the locks without waiting; _lock_keys also leaves out keys whose row is locked.
   v_keys text[] := picture_queue._lock_keys(array(
     select k from unnest(p_keys) k
     where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
@@ -2161,7 +2177,7 @@ begin
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
   perform picture_queue._isolate('unblock', array(
     with recursive pair as (
-      -- Pairs of queue and job type, each found by a step in the index.
+      -- Find the pairs of queue and job type, each by one search in the index.
       select k.key, o.queue, o.job_type, 1 as n
       from unnest(v_keys) as k (key)
       cross join (
@@ -2188,7 +2204,7 @@ begin
     )
     select d.id::text
     from (
-      -- All together a thousand or so, whatever the number of pairs.
+      -- About a thousand jobs in total, for any number of pairs.
       select p.key, p.queue, p.job_type, greatest(least(c.capacity, 1 + 1000 / count(*) over ()), 0) as n
       from (select distinct o.key, o.queue, o.job_type from pair o) p
       left join picture_queue._limits(v_keys) c on c.key = p.key
@@ -2199,7 +2215,7 @@ begin
         and j.job_type = s.job_type and j.id::text not in (select picture_queue._failed_subjects('unblock'))
       order by j.rank, j.turn, j.seq
       limit greatest(0, s.n - (
-        -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
+        -- A job not claimed for three seconds (its row is locked, or its start fails) does not hold back others.
         select count(*) filter (where u.updated_at > v_now - interval '3 seconds')
         from (
           select o.updated_at from public.job_queue o
@@ -2226,7 +2242,7 @@ begin
       select distinct f.key from picture_queue.freed_key f
       where f.at > (select m.done_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
     ) k
-    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
+    -- The limit makes Postgres look each key up, rather than join the keys with all blocked jobs.
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
@@ -2249,8 +2265,8 @@ as $$
 $$;
 
 -- Counts, under their keys, up to p_limit of the jobs that _uncounted returns. Until all are counted, no job starts
--- under the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it.
--- For ten seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
+-- under the rule. A locked job blocks its key for at most ten seconds; after that, this job may exceed the limit. For
+-- ten seconds the rule is checked repeatedly, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2265,7 +2281,7 @@ begin
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
     from picture_queue._uncounted(p_rules) u
     join public.job_queue j on j.id = u.job_id
-    -- Again under the lock of the job: it may have ended since, or be counted.
+    -- Check again under the lock of the job: it may have ended or been counted in the meantime.
     where u.keys && v_locked and j.status = 'processing' and j.hold is null and not coalesce(j.slots, '{}') && u.keys
     order by j.id limit p_limit for update of j skip locked
   ),
@@ -2277,11 +2293,11 @@ begin
   from (select k, count(*)::integer from counted c cross join lateral unnest(c.keys) k group by k) s (key, n);
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  set counted = r.counted or not l.is_left or v_found = 0 and not l.is_new,
-    count_at = case when v_found > 0 then v_now when l.is_left or l.is_new then v_now + interval '1 second' end
+  set counted = r.counted or not l.has_uncounted or v_found = 0 and not l.is_new,
+    count_at = case when v_found > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
   from (
     select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
-      exists (select from picture_queue._uncounted(array[o.key])) as is_left
+      exists (select from picture_queue._uncounted(array[o.key])) as has_uncounted
     from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
   where r.key = l.key;
@@ -2292,13 +2308,13 @@ $$;
 
 -- 246_function__admit.sql
 
--- Decides which of these locked jobs may start, p_max_jobs at most. A job has a place, by the order of the list, among
--- the jobs with the same limited key; it may start if for each of its keys the place is within the capacity. The
--- function counts these jobs as running and returns them with their limited keys; the caller must start them. It blocks
--- jobs of which a key has no capacity at all. The others stay pending: jobs before them take the capacity, or another
--- transaction has locked one of their keys. If a claim has picked 5,000 candidates, the most that it may, a key that
--- another transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind
--- them. Keys stay locked until the transaction ends.
+-- Decides which of these locked jobs may start, p_max_jobs at most. Each limited key ranks its jobs in the order of the
+-- list; a job may start if its place under each of its keys is within the capacity of the key. The function counts
+-- these jobs as running and returns them with their limited keys; the caller must start them. It blocks jobs with a key
+-- that has no capacity at all. The others stay pending: jobs before them take the capacity, or another transaction has
+-- locked one of their keys. If a claim has picked 5,000 candidates, which is the maximum, a key that another
+-- transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind them. Keys
+-- stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -2307,7 +2323,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_limited text[];
   v_locked text[];
-  v_capacity jsonb;  -- by key that this transaction has locked; a key without an entry lets nothing start
+  v_capacity jsonb;  -- for each key that this transaction has locked; no job of a key without an entry starts
   v_rated text[];  -- keys that have a rate
   v_starting picture_queue.candidate[];
   v_blocked picture_queue.candidate[];
@@ -2352,7 +2368,7 @@ begin
     select c.key, v_now from unnest(v_keys, v_counts) as c (key, n) cross join generate_series(1, c.n) where c.key = any (v_rated);
   end if;
   if v_blocked is not null then
-    -- A job may have been unblocked for another key: it does not take the slot of that key.
+    -- Process the key for which such a job was unblocked again, since the job does not take its slot.
     insert into picture_queue.freed_key (key, n)
     select distinct j.blocked_on, 0 from unnest(v_blocked) b join public.job_queue j on j.id = b.id
     where j.blocked_on <> b.blocked_on;
@@ -2369,12 +2385,12 @@ $$;
 
 -- 248_function__check_jobs.sql
 
--- The validator of every way to enqueue (one job, many, a batch and its callback, a schedule, a generation), and of the
--- policies of job types. What it accepts can be carried out later.
+-- The validator of all functions that enqueue (one job, many, a batch and its callback, a schedule, a generation), and
+-- of the policies of job types. A stored item that it has accepted can be enqueued later.
 
--- Returns what is wrong with a JSON value of a caller, apart from its type; null if nothing. Every client must be able
--- to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads a
--- number beyond 1e308 as Infinity.
+-- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
+-- able to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads
+-- a number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
 language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -2387,8 +2403,8 @@ begin
   elsif v_bytes > 200 and jsonb_path_exists(p_value, 'strict $.**{101}') then
     return 'is nested deeper than 100 levels';
   end if;
-  -- A number beyond 1e308 has a digit at a multiple of 300 bytes. To examine these bytes takes a tenth of the time of
-  -- reading all numbers.
+  -- A number beyond 1e308 has over 300 digits, so one of them is at a multiple of 300 bytes. To examine these bytes
+  -- takes a tenth of the time of reading all numbers.
   for i in 1..v_bytes / 300 loop
     if get_byte(v_text, i * 300 - 1) between 48 and 57 then
       return 'has a number beyond 1e308: ' || left(jsonb_path_query_first(p_value,
@@ -2399,10 +2415,10 @@ begin
 end
 $$;
 
--- Returns what is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or integer
--- (low, high), text (characters), name (characters, and which ones beside letters and digits), list (entries,
--- characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time (from 1970 to
--- 9998), moment (any time), boolean.
+-- Returns the problem with a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
+-- integer (low, high), text (characters), name (characters, and those allowed besides letters and digits), list
+-- (entries, characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time
+-- (from 1970 to 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2413,7 +2429,7 @@ declare
   v_shown text := left(p_value::text, 100);
   v_fits boolean;
 begin
-  -- One statement for each kind: in a single one the planner would try casts of other kinds.
+  -- One statement for each kind: in a single statement the planner would try the casts of other kinds.
   case v_kind
     when 'number' then
       -- The text of a number that is closer to zero than a real can hold is longer than 40 characters.
@@ -2428,11 +2444,11 @@ begin
           when 'time' then v_text::timestamptz between '1970-01-01' and '9999-01-01'
           else v_text::timestamptz is not null end;
       exception when data_exception then
-        v_fits := false;  -- only the cast can tell
+        v_fits := false;  -- only a cast can validate the text
       end;
       return case when not v_fits then case v_kind
         when 'integer' then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2)
-        when 'uuid' then format('is %s, which is no uuid', v_shown)
+        when 'uuid' then format('is %s, which is not a uuid', v_shown)
         else format('is %s', left(v_text, 100)) end end;
     when 'name' then
       return case when length(v_text) > (p_rule ->> 1)::integer
@@ -2453,7 +2469,7 @@ begin
             jsonb_array_length(p_value), p_rule ->> 1, p_rule ->> 2) end;
     when 'uuids' then
       return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
-        select format('has %s, which is no uuid', e) from jsonb_array_elements(p_value) e
+        select format('has %s, which is not a uuid', e) from jsonb_array_elements(p_value) e
         where picture_queue._value_problem(e, '["uuid"]') is not null limit 1));
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
@@ -2465,8 +2481,8 @@ begin
 end
 $$;
 
--- Returns what is wrong with the fields of an object; null if nothing. p_rules has a rule for each known field. A JSON
--- null stands for the default of a field.
+-- Returns the problem with the fields of an object; null if there is none. p_rules has a rule for each known field. A
+-- JSON null stands for the default of a field.
 create function picture_queue._fields_problem(p_path text, p_object jsonb, p_rules jsonb) returns text
 language plpgsql stable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -2488,7 +2504,8 @@ begin
 end
 $$;
 
--- Refuses an object with a field that has no rule or does not fit it. It reads nothing, so users may call it.
+-- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may call
+-- it.
 create function picture_queue._check_fields(p_path text, p_object jsonb, p_rules jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2497,13 +2514,13 @@ declare
 begin
   if v_problem is not null then
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', v_problem,
-      'known are ' || (select string_agg(k, ', ') from jsonb_object_keys(p_rules) k));
+      'known fields are ' || (select string_agg(k, ', ') from jsonb_object_keys(p_rules) k));
   end if;
 end
 $$;
 
--- Returns what is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
--- for example a mistyped one, would make different jobs equal, so it is refused.
+-- Returns the problem with the options of a job; null if there is none. A name in unique.by that is not a key of the
+-- payload, for example a mistyped one, would make different jobs equal, so it is refused.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2548,23 +2565,23 @@ begin
   return case
     when v_by = '[]' then 'options.unique.by is []: name keys of the payload, or leave it out to compare all of it'
     when not v_payload ?& array(select jsonb_array_elements_text(v_by)) then (
-      select format('options.unique.by has %s, which is no key of the payload: name top-level keys%s',
+      select format('options.unique.by has %s, which is not a key of the payload: name top-level keys%s',
         to_jsonb(left(k.name, 100)), case when v_payload ? k.top then format(', such as "%s"', left(k.top, 100)) end)
       from (select b.name, split_part(b.name, '.', 1) from jsonb_array_elements_text(v_by) as b (name)) as k (name, top)
       where not v_payload ? k.name limit 1)
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is not unique while it runs cannot become unique again: there may be an equal job by then.
+    -- A job that is not unique while it runs cannot become unique again, since an equal job may have been enqueued.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
-      then format('options.unique.states is %s: with a finished state goes processing', v_states)
+      then format('options.unique.states is %s: to include a finished state, include processing', v_states)
   end;
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job, naming its
--- place, the field and the value. p_name: the name of the argument, if it is not an entry of jobs. p_first: if p_jobs
--- is a part of a call, the place of its first job.
+-- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job with an error
+-- that names its position, the field and the value. p_name: the name of the argument, if it is not an entry of jobs.
+-- p_first: if p_jobs is a part of a call, the position of its first job.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -2588,12 +2605,12 @@ begin
     if v_bad is null then
       return;
     end if;
-  exception when data_exception or program_limit_exceeded then  -- the latter: an array in an array, and so on
+  exception when data_exception or program_limit_exceeded then  -- the latter: for example an array in an array
     v_error := sqlerrm;
     v_bad := 1;
   end;
   if v_error is not null and v_count > 1 then
-    -- A value has the wrong type, and the error does not tell which: check each half.
+    -- A value has the wrong type, and the error does not say which: check each half.
     for v_half in 0..1 loop
       perform picture_queue._check_jobs(
         jsonb_path_query_array(p_jobs, '$[$from to $to]', jsonb_build_object(
@@ -2634,11 +2651,11 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with types and defaults, and the place of the first invalid one (bad). A job
--- of a first-in, first-out queue gets its place (rank, turn) here, the others in _assign_order. is_plain: all have a
--- place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
+-- Returns the jobs that callers describe, with types and defaults, and the position of the first invalid one (bad). A
+-- job of a first-in, first-out queue gets its rank and turn here, the others in _assign_order. is_plain: all have a
+-- rank, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
 -- allowed, since they keep the order of the call. For speed, fields are read by `->>`, not by jsonb_to_recordset, and
--- no pattern has a count such as {0,127}.
+-- no regular expression has a count such as {0,127}.
 create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -2700,7 +2717,7 @@ begin
   ) e
   left join picture_queue.job_type t on t.name = e.job_type
   left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
-  -- `offset 0`, so that nothing is read of a job without options.
+  -- `offset 0`, so that the options are read only of jobs that have some.
   left join lateral (
     select r.*, u.*
     from (select e.options as value where e.options not in ('{}', 'null') offset 0) g
@@ -2721,20 +2738,20 @@ $$;
 
 -- 250_function__enqueue.sql
 
--- Writes jobs and answers, in the order asked, the id of each and what became of it: created; existing (same id,
--- idempotency key or unique key); replaced or debounced. All or none. One job is announced; of many, only the queues'
--- workers hear. p_internal: callbacks of batches, which a draining queue takes, and for which an unknown queue is
--- always made.
+-- Enqueues jobs, all or none. Returns the id and the outcome of each, in the order of the call: created; existing (a
+-- job with the same id, idempotency key or unique key exists); replaced or debounced. For a single job it sends an
+-- event; for many it only wakes the workers of their queues. p_internal: the jobs are callbacks of batches, which a
+-- draining queue accepts, and for which an unknown queue is always created.
 create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];
-  v_next picture_queue.new_job[];
+  v_rest picture_queue.new_job[];  -- the jobs that are neither inserted nor found yet
+  v_next picture_queue.new_job[];  -- the jobs to insert next
   v_plain boolean;
   v_keyed boolean;
-  v_found jsonb := '{}'::jsonb;  -- place in the call: id and outcome of the job that was there
+  v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
   v_exists boolean;
   v_left integer;
   v_failures integer := 0;
@@ -2745,7 +2762,7 @@ begin
   if v_jobs is null then
     return '[]'::jsonb;
   elsif not v_plain then
-    -- A repeated call finds its jobs, whatever has become of their queue, their parents and their batch.
+    -- A repeated call returns its jobs, whatever the state of their queue, their parents and their batch.
     if v_keyed then
       v_found := picture_queue._find_existing(v_jobs);
     end if;
@@ -2755,24 +2772,24 @@ begin
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
   if not v_keyed then
-    -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
+    -- No existing job can conflict, so no subtransaction is needed: a trigger may enqueue 100,000 jobs one by one.
     perform picture_queue._insert_jobs(v_rest);
     v_rest := '{}';
   end if;
-  v_next := v_rest;  -- most often all are new
+  v_next := v_rest;  -- usually all are new
   v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
-      -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
+      -- The duplicate of a unique job may be gone when it is looked up; then the unique job is tried again.
       v_left := cardinality(v_rest);
       v_found := v_found || picture_queue._resolve_duplicates(v_rest);
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
       v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
       if v_failures > 5 then
-        perform picture_queue._check_isolation();  -- a fixed snapshot never shows that job
+        perform picture_queue._check_isolation();  -- a fixed snapshot never shows the duplicate
         perform picture_queue._raise_busy('a job with the same id or key comes and goes');
       end if;
-      -- Of those that share an id or a key the first; the others will find it.
+      -- Of jobs that share an id or a key, insert the first; the others are duplicates of it in the next round.
       v_next := array(
         select f.n
         from (
@@ -2785,14 +2802,14 @@ begin
         ) f
         where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
     end if;
-    begin  -- `on conflict` would cost each row that is new a tenth of its enqueue
+    begin  -- `on conflict` would make the enqueue of each new row a tenth slower
       perform picture_queue._insert_jobs(v_next);
       v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
       v_failures := 0;
     exception when unique_violation then
       get stacked diagnostics v_table = table_name, v_index = constraint_name;
       if v_table <> 'job_queue' or v_index not in ('job_queue_pkey', 'job_queue_idempotency', 'job_queue_unique') then
-        raise;  -- by a trigger or an index of the project's
+        raise;  -- a trigger or an index of the project caused it
       end if;
     end;
     v_exists := true;
@@ -2813,7 +2830,7 @@ begin
     end if;
   end if;
   if v_found = '{}' then
-    -- Rows as JSON take half the time of as many objects built of their parts.
+    -- A conversion of rows takes half the time of jsonb_build_object.
     return to_jsonb(array(select m from (select n.job_id, 'created' as outcome from unnest(v_jobs) n) m));
   end if;
   return (
@@ -2822,8 +2839,8 @@ begin
 end
 $$;
 
--- Checks the queues, parents and batches of new jobs, makes the queues that are not there, and gives each job
--- its place in the order of claims. Jobs that were found (p_found) need none of it.
+-- Checks the queues, parents and batches of new jobs, creates missing queues, and gives each job its place in the order
+-- of claims. Jobs that exist already (p_found) are not checked.
 create function picture_queue._place_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_internal boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -2846,16 +2863,16 @@ begin
       'resume_queue() ends draining');
   elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
     perform picture_queue._raise_error('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
-      'set_queue() makes a queue; list_queues() has those there are');
+      'set_queue() creates a queue; list_queues() shows the existing queues');
   elsif v_unknown <> '{}' then
     begin
       insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
     exception when lock_not_available or deadlock_detected or serialization_failure then
-      perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction makes the same queue');
+      perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction is creating the same queue');
     end;
   end if;
-  -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
   v_jobs := picture_queue._assign_order(picture_queue._check_parents(v_jobs));
+  -- Lock the batches until the transaction ends. A finished batch accepts no jobs.
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
     select i.id, b.id is null as is_unknown into v_bad
@@ -2873,21 +2890,22 @@ begin
 end
 $$;
 
--- Equal for jobs of one type and owner with equal arguments: those named, or all.
+-- Returns the unique key of a job: it is equal for jobs with the same type, owner and values of the payload (of the
+-- keys in p_by; null: of all).
 create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_arguments jsonb := coalesce((select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}');
+  v_values jsonb := coalesce((select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}');
 begin
-  if v_arguments::text ~ '[.][0-9]*0([^0-9]|$)' then
-    v_arguments := picture_queue._trim_numbers(v_arguments);
+  if v_values::text ~ '[.][0-9]*0([^0-9]|$)' then
+    v_values := picture_queue._trim_numbers(v_values);
   end if;
-  return p_job_type || ':' || md5(coalesce(p_user_id::text, '') || v_arguments::text);
+  return p_job_type || ':' || md5(coalesce(p_user_id::text, '') || v_values::text);
 end
 $$;
 
--- The value with its numbers written in one way: 1.0 and 1.00 are 1, to jsonb too.
+-- Returns the value without trailing zeros in its numbers: 1.0 and 1.00 become 1, since jsonb compares them as equal.
 create function picture_queue._trim_numbers(p_value jsonb) returns jsonb
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -2904,9 +2922,9 @@ begin
 end
 $$;
 
--- The order of new jobs within their queues: rank and turn. A turn is the time at which a job is due, so that one
--- enqueued for later goes behind those enqueued before it is due. Aging turns priority into a head start in seconds;
--- fair share gives each tenant its turns (see _last_turn).
+-- Sets the rank and turn of new jobs, their place in the order of claims. The turn is the time at which a job is due,
+-- so that a job enqueued for later comes after those enqueued before it is due. Aging turns priority into a head start
+-- in seconds; fair share places a job after the last turn of its tenant (_last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -2920,7 +2938,7 @@ begin
       from unnest(p_jobs) n
       left join picture_queue.queue q on q.name = n.queue
     ),
-    lines as (
+    tenants as (
       select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
         picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
       from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
@@ -2935,13 +2953,13 @@ begin
         + l.step * row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i)
       else 0 end))
     from placed p
-    left join lines l
+    left join tenants l
       on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null
     order by p.i);
 end
 $$;
 
--- Writes the rows and the counts, and wakes workers.
+-- Inserts the rows, writes the counts, and wakes workers.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
@@ -2951,7 +2969,7 @@ declare
   v_due timestamptz;
   v_written bigint;
 begin
-  with made as (
+  with inserted as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
       scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
       unique_until, batch_id, user_id, generation_id, idempotency_key, created_at, updated_at)
@@ -2961,7 +2979,9 @@ begin
     from unnest(p_jobs) n
     returning queue, hold, scheduled_for
   ),
-  total as (select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from made m group by m.queue, m.hold),
+  total as (
+    select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from inserted m group by m.queue, m.hold
+  ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select t.queue, 'pending', t.hold, t.n, v_now from total t
@@ -2971,7 +2991,7 @@ begin
   if coalesce(v_written, 0) <> cardinality(p_jobs) then
     raise exception 'a trigger on public.job_queue left out a job';
   end if;
-  if v_due < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
+  if v_due < v_now + interval '2 seconds' then  -- the next round begins within two seconds anyway
     perform picture_queue._wake_maintenance(v_due);
   end if;
   if v_queues is not null then
@@ -2983,7 +3003,7 @@ $$;
 
 -- 252_function__enqueue_parents.sql
 
--- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So no circle can
+-- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So no cycle can
 -- form.
 
 -- Refuses unknown parents, and marks the jobs that have to wait. Parents are not locked, since an enqueue in a long
@@ -2992,13 +3012,13 @@ create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) ret
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_places jsonb;  -- by job id: its first place in the call
+  v_places jsonb;  -- for each job id: its first position in the call
   v_bad record;
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
-  -- An object rather than a join, which for thousands of jobs would compare each pair.
+  -- An object rather than a join, since a join of thousands of jobs would compare each pair.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
   select n.i, p.id, v_places ? p.id::text as is_later into v_bad
   from unnest(p_jobs) n
@@ -3007,11 +3027,12 @@ begin
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
   if v_bad.is_later then
-    perform picture_queue._raise_error('PQ_CYCLE', format('jobs[%s] depends on %s, which does not stand before it', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_CYCLE',
+      format('jobs[%s] depends on %s, which is not listed before it', v_bad.i - 1, v_bad.id),
       'list parents before their children');
   elsif found then
     perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
-      'a job can depend on jobs that are there, or stand before it in the same call');
+      'a job can depend on existing jobs, and on jobs before it in the same call');
   end if;
 
   return array(
@@ -3024,40 +3045,41 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and resolves those with a finished parent. If the call names a parent that an
--- existing job stands for (p_answer), the existing job is the parent; it may have finished long ago.
-create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
+-- Links new jobs to their parents, and resolves those with a finished parent. If a parent in the call is a duplicate of
+-- an existing job (p_found), the existing job is the parent; it may have finished long ago.
+create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_found jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_found jsonb;  -- by id in the call: the id of the existing job
+  v_existing jsonb;  -- for each id in the call that is a duplicate: the id of the existing job
   v_new jsonb;  -- the ids of new jobs, which no other transaction sees yet
   v_resolved uuid[];
 begin
-  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found
+  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_existing
   from unnest(p_jobs) n
-  cross join lateral (select p_answer -> n.i::text ->> 'job_id' as id) o
+  cross join lateral (select p_found -> n.i::text ->> 'job_id' as id) o
   where o.id <> n.job_id::text;
-  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new from unnest(p_jobs) n where not p_answer ? n.i::text;
+  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new
+  from unnest(p_jobs) n where not p_found ? n.i::text;
   with linked as (
     insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
-    select n.job_id, coalesce((v_found ->> d.id::text)::uuid, d.id), n.on_parent_failure
+    select n.job_id, coalesce((v_existing ->> d.id::text)::uuid, d.id), n.on_parent_failure
     from unnest(p_jobs) n
     cross join unnest(n.depends_on) as d (id)
-    where n.hold = 'waiting' and not p_answer ? n.i::text
+    where n.hold = 'waiting' and not p_found ? n.i::text
     on conflict do nothing
     returning child_id, parent_id
   ),
   link as materialized (
-    select l.child_id, l.parent_id, p.finished_at is not null as is_over
+    select l.child_id, l.parent_id, p.finished_at is not null as is_finished
     from linked l
     left join public.job_queue p on p.id = l.parent_id
   ),
-  noted as (
+  recorded as (
     insert into picture_queue.follow_up (kind, subject)
-    select distinct 'child', l.child_id from link l where not l.is_over and not v_new ? l.parent_id::text
+    select distinct 'child', l.child_id from link l where not l.is_finished and not v_new ? l.parent_id::text
   )
-  select array_agg(distinct l.child_id) into v_resolved from link l where l.is_over;
+  select array_agg(distinct l.child_id) into v_resolved from link l where l.is_finished;
   if v_resolved is not null then
     perform picture_queue._resolve_dependents(v_resolved, true);
   end if;
@@ -3067,10 +3089,10 @@ $$;
 
 -- 254_function__enqueue_existing.sql
 
--- Duplicates: new jobs whose id or key an existing job has.
+-- Duplicates: new jobs with the id or a key of an existing job.
 
--- The jobs that have the id or the idempotency key of new ones, as answers by place in the call. Each search reads one
--- entry of an index, whoever else uses that key.
+-- Returns the existing jobs with the id or the idempotency key of new jobs, as answers by position in the call. Each
+-- search reads one index entry, even if other types or users have the same key.
 create function picture_queue._find_existing(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
 as $$
@@ -3104,8 +3126,8 @@ begin
 end
 $$;
 
--- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
--- would be done twice.
+-- Returns whether an id or a key of new jobs is in use. The check is cheap; without it, an insert of many jobs would be
+-- done twice if one of them is a duplicate.
 create function picture_queue._any_exist(p_jobs picture_queue.new_job[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set plan_cache_mode = force_generic_plan
@@ -3126,8 +3148,8 @@ begin
 end
 $$;
 
--- Answers, by place in the call, for the new jobs that another one kept out. Where a unique key is free by
--- now, the place is left out: the caller tries that job again.
+-- Returns answers, by position in the call, for new jobs that have a duplicate. It omits a job whose unique key has
+-- become free; the caller tries that job again.
 create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -3135,19 +3157,21 @@ declare
   v_found jsonb := picture_queue._find_existing(p_jobs);
   v_unique picture_queue.new_job[] := array(
     select n from unnest(p_jobs) n where n.unique_key is not null and not v_found ? n.i::text);
-  v_renewed uuid[];
+  v_updated uuid[];
 begin
   if v_unique = '{}' then
     return v_found;
   end if;
-  -- Here and below each key is looked up by itself. A join, planned while the table was empty, looks at each pair.
+  -- End the uniqueness of jobs whose period is over. Here and below each key is looked up separately, since a join that
+  -- was planned while the table was empty compares each pair.
   update public.job_queue j set unique_states = '{}'
   where j.unique_until <= picture_queue._now() and j.id = any (array(
     select u.id from unnest(v_unique) n
     cross join lateral (
       select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u));
 
-  v_renewed := picture_queue._update_duplicates(v_unique, 'replace') || picture_queue._update_duplicates(v_unique, 'debounce');
+  v_updated := picture_queue._update_duplicates(v_unique, 'replace')
+    || picture_queue._update_duplicates(v_unique, 'debounce');
   return v_found || coalesce((
     select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
       when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
@@ -3156,13 +3180,13 @@ begin
     cross join lateral (
       select o.id, o.status from public.job_queue o
       where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
-    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_renewed) r)), '{}');
+    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_updated) r)), '{}');
 end
 $$;
 
--- Gives jobs that wait what the new ones of this kind would have had: everything but parents and batch
--- (replace), or the newest payload and a later time (debounce). Of several for one job the last decides. A job
--- that runs cannot be replaced; one that runs or has finished is not debounced. Returns the ids it locked.
+-- Updates existing pending jobs from new duplicates with this on_conflict: everything but parents and batch (replace),
+-- or the payload and a later time (debounce). If a job has several such duplicates, the last one counts. Replacing a
+-- running job is refused; debouncing a running or finished job changes nothing. Returns the ids of the locked jobs.
 create function picture_queue._update_duplicates(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
@@ -3195,14 +3219,14 @@ begin
   ) o;
   if v_replace and v_running is not null then
     perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is running', v_running),
-      'on_conflict ignore leaves it; with states ["pending"] a running job is not in the way');
+      'on_conflict ignore keeps it; with states ["pending"] a running job does not conflict');
   end if;
-  with renewed as (
+  with updated as (
     update public.job_queue j set
       payload = n.payload,
       (queue, metadata, tags, priority, rank, turn, tenant, limit_keys, timeout_seconds, backoff, max_attempts,
         expires_at) = (
-        -- In a queue that serves first come first, a job that is due keeps its turn.
+        -- In a first-in, first-out queue, a job that is due keeps its turn.
         select n.queue, n.metadata, n.tags, n.priority, n.rank,
           case when n.hold is null and exists (select from picture_queue.queue q
               where q.name in (n.queue, j.queue) having bool_and(q.aging_seconds is null and not q.fair_share))
@@ -3212,7 +3236,7 @@ begin
         select j.queue, j.metadata, j.tags, j.priority, j.rank, j.turn, j.tenant, j.limit_keys, j.timeout_seconds,
           j.backoff, j.max_attempts, j.expires_at where not v_replace),
       unique_until = n.unique_until,
-      -- Of a job that waits for its parents, the time counts when they have finished.
+      -- The time of a job that waits for its parents applies when they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
     from unnest(v_new) n
     where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
@@ -3221,17 +3245,17 @@ begin
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select d.queue, 'pending', r.hold, sum(d.n), v_now
-    from renewed r cross join lateral (values (r.old_queue, -1), (r.queue, 1)) as d (queue, n)
+    from updated r cross join lateral (values (r.old_queue, -1), (r.queue, 1)) as d (queue, n)
     group by d.queue, r.hold having sum(d.n) <> 0
   )
-  -- A blocked job may have other keys now: the next claim sees.
+  -- A blocked job may have other limit keys now; the next claim checks them.
   select array_agg(picture_queue._change(r.id,
       case when r.run_at > v_now then 'delay' when r.hold = 'scheduled' then 'promote' else 'unblock' end, null,
       case when r.run_at > v_now then r.run_at end))
       filter (where r.run_at > v_now or r.hold = 'scheduled' or r.hold = 'blocked' and v_replace),
     array_agg(distinct r.queue)
   into v_changes, v_queues
-  from renewed r;
+  from updated r;
   perform picture_queue._transition(v_changes);
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_ids;
@@ -3243,9 +3267,10 @@ $$;
 
 -- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
--- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
--- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements,
--- since of a claim by an idle worker each counts. It writes no history: the row has worker and start.
+-- Starts locked jobs under a lease, in the given order; if there are limits, only those that _admit permits. Returns
+-- the ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, but with fewer
+-- statements, since each statement adds to the latency of a claim. It writes no history: the row has the worker and the
+-- start time.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3292,7 +3317,8 @@ begin
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
-    -- In the statement of the change: who makes such a trigger waits for its lock, so none is missed.
+    -- Whether there may be deferred constraints. This is checked in the statement that changes the rows: creating such
+    -- a trigger waits for its table lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
@@ -3310,17 +3336,18 @@ begin
 end
 $$;
 
--- Starts jobs; if that fails, fewer at a time, down to the one whose start fails. That one is noted in failed_step and
--- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further
--- failure, so that the last is tried. A locked table would be waited for at each try, so not for long.
+-- Starts jobs. If that fails, it tries fewer at a time, down to the job whose start fails; it records that job in
+-- failed_step and skips it. Once starts have failed for 20 milliseconds, each further failure also skips half of the
+-- jobs that are left, so that the last ones are tried. The lock_timeout is short, since each try waits for a locked
+-- table.
 create function picture_queue._start_isolated(
   p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_left picture_queue.claim := p_claim;
-  v_next integer := 1;  -- the first of those not tried yet
-  v_size integer := cardinality(p_candidates);  -- how many are tried at once
+  v_next integer := 1;  -- the position of the first job not tried yet
+  v_size integer := cardinality(p_candidates);  -- the number of jobs to try together
   v_until timestamptz;
 begin
   ids := '{}'::uuid[];
@@ -3343,8 +3370,8 @@ begin
 end
 $$;
 
--- The jobs that a lease of a worker holds, as the worker gets them. Optional fields are added only if at least one
--- differs from its default. p_order: the order of a claim by weights; null: rank, turn, seq.
+-- Returns the jobs under a lease of a worker, in the form that the worker gets. Optional fields are added only if at
+-- least one differs from its default. p_order: the order of a claim by weights; null: rank, turn, seq.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -3373,9 +3400,9 @@ begin
         'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
           j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
       ) as base,
-      -- The worker is to confirm the start before it calls the handler. Otherwise a handler that kills its worker at
-      -- once would be run again without a counted attempt: in the last attempt, or once more after an unconfirmed claim
-      -- (unconfirmed_claims counts this claim, too).
+      -- The worker must confirm the start before it calls the handler in the last attempt, and after an unconfirmed
+      -- claim (unconfirmed_claims counts this claim, too). Otherwise a handler that kills its worker at once would be
+      -- run again without a counted attempt.
       j.unconfirmed_claims > 1 or j.unconfirmed_claims = 1 and j.attempt >= j.max_attempts as confirm_start
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
@@ -3389,15 +3416,15 @@ $$;
 
 -- 260_function__claim.sql
 
--- A claim (_claim) has three parts: _pick chooses and locks jobs, _start starts them, and _leased_jobs reads what the
--- lease holds. A repeated call does the last one only. A claim does no work for others, except that it unblocks jobs
+-- A claim (_claim) has three parts: _pick chooses and locks jobs, _start starts them, and _leased_jobs reads the jobs
+-- under the lease. A repeated call only reads them. A claim does no work for other jobs, except that it unblocks jobs
 -- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
--- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
--- which holds for claims of one job as well as of many; up to p_limit jobs of each queue stay locked until the
--- transaction ends, and other claims skip them. Left out are jobs past expires_at, which maintenance fails, and those
--- whose start failed lately. p_positions: where to begin in each queue.
+-- Picks and locks the first p_limit claimable jobs of these queues, in the order rank, turn, seq. With weights it mixes
+-- the queues at random: the gaps between the jobs of a queue are exponentially distributed, with the weight as the
+-- rate. So each queue gets its share, in claims of one job as well as of many. Up to p_limit jobs of each queue stay
+-- locked until the transaction ends, and other claims skip them. Jobs past expires_at, which maintenance fails, and
+-- jobs whose start failed recently are left out. p_positions: where to begin in each queue.
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3422,17 +3449,18 @@ begin
     return picture_queue._pick_of_several(p_claim, p_queues, p_positions, p_limit);
   end if;
   return array(
-    -- The keys as _keys returns them: a call for each job would cost more than to pick it.
+    -- The keys that _keys returns. A function call for each job would cost more than picking the job.
     select row(j.id, case when p_claim.is_limited then array['global', 'queue:' || j.queue, 'type:' || j.job_type]
       || case when j.user_id is not null then array['user:' || j.user_id] end || j.limit_keys end, null)::picture_queue.candidate
     from public.job_queue j
     where j.queue = p_queues[1] and j.status = 'pending' and j.hold is null
       and (j.rank, j.turn, j.seq) >= (v_rank, v_turn, v_seq)
       and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-      -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
+      -- A late repetition of a call must not lease a job again under the lease id of its last attempt: a report of that
+      -- attempt would be accepted.
       and j.lease_id is distinct from p_claim.lease_id
       and (j.expires_at is null or j.expires_at > v_now)
-      -- Looked up for each job, however many others have failed.
+      -- One lookup for each job, however many starts of other jobs have failed.
       and (not p_claim.has_failed or coalesce((
         select f.retry_at <= v_now from picture_queue.failed_step f
         where f.kind = 'claim' and f.subject = j.id::text), true))
@@ -3441,10 +3469,10 @@ begin
 end
 $$;
 
--- As _pick, for several queues without weights. It lists the first jobs without locks, and locks them in this order
--- until there are enough: a job that was locked and left could not be claimed by others, and a caller of claim_next_job
--- may keep its transaction open while the job runs. If too many of the list are locked or left out, it makes a longer
--- one.
+-- Does the same as _pick for several queues without weights. It lists the first jobs without locking them, and then
+-- locks jobs in this order until it has enough. So it locks only jobs that it returns. A job that is locked and not
+-- returned could not be claimed by others, and a caller of claim_next_job may keep its transaction open while the job
+-- runs. If too many of the listed jobs are locked or left out, it lists more.
 create function picture_queue._pick_of_several(
   p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
@@ -3475,7 +3503,7 @@ begin
         then picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
       from unnest(v_listed) with ordinality as l (id, n)
       join public.job_queue j on j.id = l.id
-      -- In a case, so that each job is found by its id: there may be very many of these queues.
+      -- The case makes the planner find each job by its id rather than by its queue, since p_queues may be long.
       where case when j.queue = any (p_queues) and j.status = 'pending' and j.hold is null
           and j.lease_id is distinct from p_claim.lease_id
           and (j.expires_at is null or j.expires_at > v_now)
@@ -3491,11 +3519,11 @@ begin
 end
 $$;
 
--- Stores where the next claims of a worker begin in each queue, for a claim that passed over many index entries (of
--- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job it can
--- run, which this claim may have left to the next one, or at the end of the queue if there is none. The claims of this
--- worker begin there for up to 5 seconds; jobs before it (a retry, a higher priority) wait as long. p_read: how many
--- entries were read.
+-- Stores where the next claims of a worker begin in each queue. _claim calls it after it has read many index entries
+-- without a job for this worker (dead entries that an old snapshot keeps, or jobs of other types). The position is that
+-- of the first job that the worker can run, or of the last job of the queue if there is none. The claims of this worker
+-- begin there for up to 5 seconds; jobs before the position (a retry, a higher priority) wait until then. p_read: the
+-- number of entries that were read.
 create function picture_queue._store_start_positions(p_claim picture_queue.claim, p_open_queues text[], p_read bigint)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3525,7 +3553,7 @@ begin
 end
 $$;
 
--- Writes the row of a worker. One that somebody has locked is left as it is: a claim does not wait for it.
+-- Writes the row of a worker. A locked row is left unchanged, since a claim must not wait for it.
 create function picture_queue._touch_worker(p_worker text, p_queues text[], p_job_types text[], p_idle boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -3534,7 +3562,7 @@ begin
   update picture_queue.worker w
   set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = picture_queue._now()
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
-  -- A row that an open transaction has made or changed would be waited for.
+  -- An insert would wait for another transaction that inserts the same name, hence the advisory lock.
   if not found and not exists (select from picture_queue.worker w where w.name = p_worker)
     and pg_catalog.pg_try_advisory_xact_lock(1903326073, pg_catalog.hashtext(p_worker))
   then
@@ -3545,32 +3573,32 @@ begin
 end
 $$;
 
--- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
--- the id of the lease. That is nothing if its jobs have expired and are not swept yet. If no job runs under it any
--- more, the call is a new claim. If not all that was picked starts, because it is over a limit or its start fails, it
--- picks more, until enough jobs have started or there are no others. If it has picked 5,000 or a second has passed
--- before that, it stops and tells workers to claim again.
+-- Leases jobs to a worker and returns them. The id of the request is the id of the lease, so a repeated call returns
+-- the jobs that are still under this lease: none if the lease has expired, but was not swept yet. If no job runs under
+-- this lease any more, the call is a new claim. If picked jobs do not start, because a limit is reached or their start
+-- fails, the claim picks more, until enough jobs have started or there are no others. It stops after 5,000 picked jobs
+-- or one second, and tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- max_jobs: how many it may still start
-  -- Entries of this index that the transaction has read; in the end, those that this claim has read.
+  v_left picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
+  -- The number of index entries that the transaction has read; at the end, the number that this claim has read.
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_known record;
+  v_known record;  -- the state of the worker, its queues and the limits
   v_picked picture_queue.candidate[];
   v_started record;
   v_ids uuid[] := '{}'::uuid[];
-  v_take integer := p_claim.max_jobs;
-  v_last integer;  -- how many jobs the pick before had
-  v_seen integer := 0;
+  v_pick_size integer := p_claim.max_jobs;
+  v_last integer;  -- the size of the previous pick
+  v_total_picked integer := 0;
 begin
   perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
-  -- In one statement, since of a claim by an idle worker each statement counts.
+  -- One statement, since each statement adds to the latency of a claim by an idle worker.
   select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, q.names as queues, q.is_announced,
     exists (select from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker)
@@ -3599,43 +3627,45 @@ begin
     perform picture_queue._unblock_freed_keys();
   end if;
   loop
-    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_take);
+    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_pick_size);
     exit when v_picked = '{}';
     v_started := picture_queue._start_isolated(v_picked, v_left);
     v_ids := v_ids || v_started.ids;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
-      or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true
+      or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
         and cardinality(v_picked) is not distinct from v_last;
-    -- Those that were just blocked held places under other keys: without them, others of the same jobs may start.
+    -- Jobs that were just blocked occupied places under other keys. Without them, other jobs of this pick may start in
+    -- the next round.
     v_last := cardinality(v_picked);
-    v_seen := v_seen + cardinality(v_picked);
-    if v_seen >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
-      or v_started.has_skipped and cardinality(v_picked) < v_take
+    v_total_picked := v_total_picked + cardinality(v_picked);
+    if v_total_picked >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
+      or v_started.has_skipped and cardinality(v_picked) < v_pick_size
     then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;
-    v_take := least(greatest(v_take * 4, 20), 5000);
-    v_left.has_failed := true;  -- perhaps a start failed just now
+    v_pick_size := least(greatest(v_pick_size * 4, 20), 5000);
+    v_left.has_failed := true;  -- a start may have failed in this round
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
   end if;
-  -- When the worker becomes idle, else every 5 seconds: until then its row may say idle, and enqueues wake it in vain.
+  -- Write the row when the worker becomes idle, otherwise every 5 seconds. In between the row may still say idle, which
+  -- only causes needless wake-ups.
   if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_left.max_jobs = 0), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  -- Under limits, jobs that this claim blocked may lie before the position: once unblocked, they would wait.
+  -- With limits, jobs that this claim blocked may be before the position, and would have to wait once unblocked.
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
     perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read);
   end if;
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 exception when others then
-  -- Also where the first call is not done yet, and in a deadlock: skip locked does wait where a row has changed hands
-  -- since it was seen.
+  -- A lock timeout also occurs if the first call with this id has not ended. A deadlock is possible, since even `skip
+  -- locked` waits for a row that another transaction changed after this one had read it.
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
@@ -3661,7 +3691,8 @@ begin
         detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
         with ordinality o);
   exception when data_exception then
-    -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
+    -- A value has the wrong type. The error is caught here, since a trigger of the project may raise the same one
+    -- later.
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
   perform picture_queue._raise_problem((
@@ -3676,17 +3707,17 @@ begin
           or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
           then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
         when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
-        -- In this order: a call of a function for each outcome would cost a quarter of the report.
+        -- Null is tested first: a function call for each outcome would cost a quarter of the report.
         when o.pause_key is not null and picture_queue._limit_key_problem(o.pause_key, false) is not null
           then format('pause_key is %s', g.item -> 'pause_key')
-        -- Beyond these clients cannot read it, nor any list that has it.
+        -- Clients cannot read a time outside of this range, nor a list of jobs with such a time.
         when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
           then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
         when o.delay_seconds not between 0 and 31536000
           then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
       end as problem
     ) p
-    -- Most have nothing that could be wrong, which costs less to see than to find no problem.
+    -- Most outcomes have no field to check. This condition finds them faster than the checks would.
     where (o.outcome = 'completed' and num_nonnulls(o.job_id, o.lease_id) = 2
         and num_nonnulls(o.event, o.pause_key, o.run_at, o.delay_seconds) = 0) is not true
       and p.problem is not null
@@ -3695,15 +3726,15 @@ begin
 end
 $$;
 
--- Writes how attempts ended, fenced by their leases. Answers for each, in the order asked: ok; repeated (this
--- lease reported before, nothing changed); stale (the lease ended, nothing changed). Of several outcomes under one
--- lease the first counts. A result above the limit fails its job, since no repetition makes it smaller.
+-- Writes the outcomes of attempts, fenced by their leases. Returns for each, in the order of the call: ok; repeated
+-- (this lease reported before; nothing changes); stale (the lease ended; nothing changes). If a lease has several
+-- outcomes, the first counts. A result above the limit fails its job, since a repeated report would have the same size.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
 declare
-  v_largest integer;
+  v_max_bytes integer;
   v_may_defer boolean;
   v_answer jsonb;
   v_outcomes picture_queue.outcome[] := picture_queue._read_outcomes(p_outcomes);
@@ -3711,21 +3742,21 @@ declare
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
-  select s.max_result_bytes into v_largest from picture_queue.setting s;
-  -- A result of up to 200 bytes has no problem but its size, see _json_problem.
+  select s.max_result_bytes into v_max_bytes from picture_queue.setting s;
+  -- A result of up to 200 bytes can only exceed the size limit; it has no other problem (_json_problem).
   if not exists (
     select from unnest(v_outcomes) o
-    where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
-      and picture_queue._json_problem(o.result, v_largest) is not null)
+    where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_max_bytes, 200)
+      and picture_queue._json_problem(o.result, v_max_bytes) is not null)
   then
-    -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
+    -- The common case does not read the jobs first: the update checks the leases.
     v_changes := array(
       select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null, false)::picture_queue.change
       from (
         select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o order by o.job_id, o.lease_id, o.i
       ) o);
   else
-    v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_largest);
+    v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_max_bytes);
   end if;
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
@@ -3741,7 +3772,8 @@ begin
       left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
       left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
       order by o.i)),
-    -- After the change: who makes such a trigger waits for its lock, so none is missed.
+    -- Whether there may be deferred constraints. This is checked after the change: creating such a trigger waits for
+    -- the table lock of the update, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
@@ -3753,8 +3785,8 @@ begin
 end
 $$;
 
--- Writes outcomes one by one. Those of jobs that somebody has locked are answered with busy, those that cannot be
--- written with refused and why. What is left after two seconds is busy, too.
+-- Writes outcomes one by one. The answer is busy for a locked job, and refused, with the error, for an outcome that
+-- cannot be written. Outcomes that are left after two seconds are answered with busy, too.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
@@ -3793,10 +3825,10 @@ begin
 end
 $$;
 
--- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was
--- requested is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did
--- before it parked and is given back by a worker that stops.
-create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
+-- Returns the changes for reported outcomes, and locks the jobs until the transaction ends. A job with a cancel request
+-- is cancelled whatever its outcome, with two exceptions: a job that completed, and a job that was claimed to undo the
+-- work it did before it parked, if its worker stops and releases it.
+create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_max_bytes integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -3808,9 +3840,9 @@ begin
       j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
   ),
-  asked as (
+  reported as (
     select distinct on (o.job_id) o.*, h.cancelled, h.undoes, h.attempts_left,
-      case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_largest) end as problem
+      case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_max_bytes) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
     order by o.job_id, o.i
@@ -3825,7 +3857,7 @@ begin
         when a.outcome = 'snoozed' then 'snooze'
         when a.outcome = 'released' then 'release'
         when a.outcome = 'parked' then 'park' end as action
-    from asked a
+    from reported a
   )
   select array_agg(row(
       d.job_id, d.action,
@@ -3833,7 +3865,7 @@ begin
         coalesce(d.delay_seconds, case d.action
           when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = d.job_id)
           when 'snooze' then 0
-          -- None for a park: only its event wakes the job, or a cancel.
+          -- No time for a park without a delay: only its event or a cancel wakes the job.
           end))) end,
       d.result,
       case when d.action in ('fail', 'back_off') then case
@@ -3847,8 +3879,8 @@ begin
 end
 $$;
 
--- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
--- before its job parked; a limit key or queue ('queue:…') to pause, unless it is paused for longer; a breaker.
+-- Applies the effects of outcomes beyond their jobs: it delivers an event that was sent before its job parked; pauses a
+-- limit key or queue ('queue:…'), unless it is paused for longer; and checks the breakers.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -3868,7 +3900,7 @@ begin
       select o.pause_key as key, left(max(o.detail), 500) as reason,
         max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from (
-        -- The outcomes that counted.
+        -- Only the outcomes that changed their jobs.
         select distinct on (u.job_id) u.* from unnest(p_outcomes) u
         join unnest(p_moved) m on m.id = u.job_id and m.lease_id = u.lease_id
         order by u.job_id, u.i
@@ -3876,14 +3908,15 @@ begin
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
     loop
-      -- What somebody has locked is left as it is: the next job that is told to come back later pauses it.
+      -- A locked queue or key is left unchanged; the next outcome with this pause_key pauses it.
       if v_pause.key like 'queue:%' then
-        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'a job was told to come back later'
+        update picture_queue.queue q
+        set paused_until = v_pause.until, pause_reason = 'the handler of a job asked for a pause'
         where q.name = any (array(
             select o.name from picture_queue.queue o where o.name = substr(v_pause.key, 7) for update skip locked))
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
       elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
-        perform picture_queue._add_running(array[v_pause.key], '{0}');  -- makes the row if there is none
+        perform picture_queue._add_running(array[v_pause.key], '{0}');  -- inserts the row if there is none
         update picture_queue.limit_key k
         set paused_until = v_pause.until, pause_reason = v_pause.reason, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
@@ -3894,8 +3927,8 @@ begin
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
   then
-    -- What was put off may still show the error of an earlier attempt. A failure that another attempt cannot repair is
-    -- about its job: with inputs that fail, a user could pause the queue for all.
+    -- Postponed jobs are left out, since they may still have the error of an earlier attempt. So are failures that
+    -- another attempt cannot repair: they concern one job, and a user could pause the queue for all with bad inputs.
     perform picture_queue._check_breakers(array(
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
@@ -3904,37 +3937,37 @@ begin
 end
 $$;
 
--- Counts failures of one kind in a row, for queues with a breaker, and pauses the queue when there are
--- too many. After the pause one more failure of that kind pauses it again; a completed job resets it.
+-- Counts failures in a row for the same reason, in queues with a breaker, and pauses the queue when there are too many.
+-- After the pause, one more failure for that reason pauses it again; a completed job resets the count.
 create function picture_queue._check_breakers(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_seen record;
+  v_job record;
   v_failures integer;
 begin
-  for v_seen in
+  for v_job in
     select q.name, q.breaker_failures, j.status, picture_queue._reason(j.error) as reason
     from public.job_queue j
     join picture_queue.queue q on q.name = j.queue
     where j.id = any (p_ids) and q.breaker_failures is not null and (j.status = 'completed' or j.error is not null)
     order by q.name, j.updated_at, j.seq
-    for update of q skip locked  -- one that an operator is changing does not hold reports up
+    for update of q skip locked  -- a queue that an operator is changing does not delay reports
   loop
-    if v_seen.status = 'completed' then
-      delete from picture_queue.breaker b where b.queue = v_seen.name;
+    if v_job.status = 'completed' then
+      delete from picture_queue.breaker b where b.queue = v_job.name;
       continue;
     end if;
-    insert into picture_queue.breaker as b (queue, reason, failures) values (v_seen.name, v_seen.reason, 1)
+    insert into picture_queue.breaker as b (queue, reason, failures) values (v_job.name, v_job.reason, 1)
     on conflict (queue) do update set reason = excluded.reason,
       failures = case when b.reason = excluded.reason then b.failures + 1 else 1 end
     returning failures into v_failures;
-    if v_failures >= v_seen.breaker_failures then
+    if v_failures >= v_job.breaker_failures then
       update picture_queue.queue q set
         paused_until = greatest(q.paused_until, picture_queue._now() + make_interval(secs => q.breaker_seconds)),
-        pause_reason = format('%s failures in a row: %s', v_failures, left(v_seen.reason, 200))
-      where q.name = v_seen.name;
-      update picture_queue.breaker b set failures = v_seen.breaker_failures - 1 where b.queue = v_seen.name;
+        pause_reason = format('%s failures in a row: %s', v_failures, left(v_job.reason, 200))
+      where q.name = v_job.name;
+      update picture_queue.breaker b set failures = v_job.breaker_failures - 1 where b.queue = v_job.name;
     end if;
   end loop;
 end
@@ -3943,7 +3976,7 @@ $$;
 
 -- 280_function__lease.sql
 
--- The job, locked; refuses when there is none.
+-- Locks a job and returns its row. Raises PQ_UNKNOWN_JOB if there is no such job.
 create function picture_queue._lock_job(p_job_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -3959,7 +3992,7 @@ begin
 end
 $$;
 
--- The job under this lease, locked; refuses when the lease ended.
+-- Locks the job under this lease and returns its row. Raises PQ_STALE_LEASE if the lease has ended.
 create function picture_queue._lock_leased_job(p_job_id uuid, p_lease_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -3975,14 +4008,15 @@ begin
 end
 $$;
 
--- Extends the leases in force (also those that expired and were not swept), and notes that their jobs have started.
--- Answers the jobs to cancel, and those whose lease is lost; lost_leases names the lost leases of jobs of which another
--- lease in the call is in force. A job with a cancel request, or past its timeout, keeps its lease until its grace has
--- passed; then the heartbeat lets the lease expire and answers that it is lost; a report is accepted until the sweep. A
+-- Extends the leases in force (also those that expired and were not swept), and records that their jobs have started.
+-- Returns the jobs to cancel, and those whose lease is lost. If a call names two leases of a job, lost_leases has the
+-- one that is not in force. A job with a cancel request, or past its timeout, keeps its lease until its grace has
+-- passed; then the heartbeat lets the lease expire and returns it as lost, but a report is accepted until the sweep. A
 -- job cancelled while parked is claimed once more, so that its handler can undo its work; its grace begins at that
--- claim. If another transaction has the row of a job locked, or the row is not to be written (p_beside), the lease is
--- extended beside it (lease_extension). It waits no longer than lock_timeout.
-create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
+-- claim. A lease is extended in the table lease_extension if another transaction has locked the row of the job, or if
+-- p_extension_only is true. The call waits no longer than lock_timeout.
+create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false)
+returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'
 as $$
@@ -3995,7 +4029,7 @@ declare
   v_answer jsonb;
 begin
   v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
-  v_free := case when p_beside then '{}' else
+  v_free := case when p_extension_only then '{}' else
     array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked) end;
   with held as (
     select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
@@ -4011,7 +4045,7 @@ begin
     left join picture_queue.queue q on q.name = j.queue
     where j.id = any (v_ids) and j.lease_expires_at is not null
   ),
-  beside as (
+  extensions as (
     insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
     select h.id, h.lease_id, h.lease_ends_at from held h where not h.is_free order by h.id
     on conflict (job_id) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at
@@ -4025,13 +4059,15 @@ begin
   into v_answer, v_extended, v_ends
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
-  -- Not at all for p_beside: an index being made on the table locks it against updates of no row, too.
+  -- With p_extension_only there is no update at all: a `create index` locks the table even against an update of no
+  -- rows.
   if v_extended <> '{}' then
     update public.job_queue j set lease_expires_at = h.ends_at, unconfirmed_claims = 0, updated_at = v_now
     from unnest(v_extended, v_ends) as h (id, ends_at)
     where j.id = any (v_extended) and j.id = h.id;
   end if;
-  -- What was extended beside a row ends with the lease in the row, which a cancel may have shortened.
+  -- For rows that were not locked, the lease in the row replaces that in lease_extension, which may end later, since a
+  -- cancel can shorten a lease.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(
       select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
@@ -4059,7 +4095,7 @@ declare
   v_changes boolean;
 begin
   perform picture_queue._check_isolation();
-  -- Users may call this function, and a session can set the parameter itself.
+  -- Users may call this function, and a session may have set the parameter itself.
   perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
@@ -4100,8 +4136,8 @@ $$;
 
 -- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
 -- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
--- beyond the first thousand, and those that are locked or whose change fails. A job that is woken and parks again waits
--- for the next event. Returns the number of woken jobs.
+-- beyond the first thousand, and jobs that were locked or whose change failed. A job that is woken and parks again
+-- waits for the next event. Returns the number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4141,8 +4177,8 @@ $$;
 
 -- 300_function_enqueue.sql
 
--- Writes one job and returns its id. With idempotency_key, or with a job_id made by the caller, the
--- call can be repeated: it returns the job that is already there.
+-- Enqueues one job and returns its id. A call with an idempotency_key, or with a job_id of the caller, can be repeated:
+-- it returns the existing job.
 create function public.enqueue_job(
   job_type text,
   payload jsonb default '{}',
@@ -4174,24 +4210,24 @@ declare
   v_is_new boolean := false;
   v_jobs jsonb;
 begin
-  -- Only here it waits for locks of tables: a handler around the insert would cost a transaction id for each job.
+  -- Wait for table locks only here: an exception handler around the insert would use up a transaction id for each job.
   begin
     lock table public.job_queue, picture_queue.depth_change in row exclusive mode;
     if v_queue is null then
       v_queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
     end if;
-    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+    -- Subselects instead of joins, and variables instead of a record: with so few rows, setting up the plan costs most.
     select coalesce(
         (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
       q.events, (
         select true from picture_queue.worker w
         where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
         order by w.seen_at desc limit 1),
-      -- A trigger for insert (4), which foreign keys have too: it may change the row or refuse it.
+      -- Whether there is an insert trigger (bit 4), such as that of a foreign key: it may change the row or refuse it.
       exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0),
-      -- Whether another job may have the id, or the project may refuse the row otherwise: by a rule or check; an index,
-      -- since ours are 14; a column, since ours are 49; a type of its own or with a length; or a column that must not be
-      -- null, since of ours 18 must not.
+      -- Whether the insert may fail: another job may have the id, or the project may have added a rule or check; an
+      -- index (ours are 14); a column (ours are 49); a type of its own or with a length; or a not-null constraint (ours
+      -- are 18).
       job_id is not null
         or (select c.relhasrules or c.relchecks > 0 from pg_catalog.pg_class c where c.oid = 'public.job_queue'::regclass)
         or (select count(*) > 14 from pg_catalog.pg_index i where i.indrelid = 'public.job_queue'::regclass)
@@ -4206,8 +4242,8 @@ begin
   exception when lock_not_available or deadlock_detected then
     perform picture_queue._raise_busy();
   end;
-  -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
-  -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
+  -- The common case: a job without options for a first-in, first-out queue. It takes a third of the time of _enqueue
+  -- (94 and 324 µs of CPU time on the server), and accepts only jobs that _enqueue accepts.
   if v_events is not null and not v_has_trigger then
     if v_may_raise then
       begin
@@ -4219,10 +4255,10 @@ begin
         when lock_not_available or deadlock_detected then
           perform picture_queue._raise_busy('another transaction writes a job with the same id');
         when others then
-          v_is_new := false;  -- the job is there, or the project refuses it: the way below answers
+          v_is_new := false;  -- the job exists, or the project refuses it: see below
       end;
     else
-      -- Without a subtransaction, since a trigger may enqueue 100,000 jobs at once.
+      -- No subtransaction, since a trigger may enqueue 100,000 jobs one by one.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
       values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
@@ -4249,9 +4285,10 @@ begin
   return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
 end
 $$;
-comment on function public.enqueue_job is 'Writes one job and returns its id.';
+comment on function public.enqueue_job is 'Enqueues one job and returns its id.';
 
--- Writes many jobs, all or none; answers id and outcome of each, and the same when repeated with its request id.
+-- Enqueues many jobs, all or none, and returns the id and the outcome of each. A call that repeats a request_id returns
+-- the answer of the first.
 create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
@@ -4267,15 +4304,15 @@ exception when others then
   raise;
 end
 $$;
-comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';
+comment on function public.enqueue_jobs is 'Enqueues many jobs in one call; returns the id and the outcome of each.';
 
 
 -- 310_function_claim.sql
 
--- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
--- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the last
--- seconds, it does the due work and claims again, since there may be no worker that does it. Otherwise it does no
--- maintenance: the caller's transaction may stay open while the job runs, and would hold its locks.
+-- Claims one job for a caller that sends no heartbeats, under a lease of at least ten minutes. The lease is marked
+-- legacy: complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the
+-- last 5 seconds, it does the due work and claims again, since there may be no worker that does it. Otherwise it does
+-- no maintenance: the caller's transaction may stay open while the job runs, and would hold its locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4301,9 +4338,9 @@ comment on function public.claim_next_job is 'Claims one job under a long lease,
 
 -- Leases up to max_jobs jobs of these types to a worker. A worker may prefetch jobs; they count under limits too.
 -- confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id returns the
--- jobs of the first call whose lease is still held. lease_seconds applies to jobs whose type and queue set no lease
--- (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without weights,
--- jobs of all queues are claimed by priority.
+-- jobs of the first call that are still under its lease. lease_seconds applies to jobs whose type and queue set no
+-- lease (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without
+-- weights, jobs of all queues are claimed by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)
@@ -4324,9 +4361,10 @@ begin
       or length(array_to_string(job_types, '')) > 128 * cardinality(job_types)
       then 'queues or job_types has a name of more than 63 or 128 characters'
     when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
-      then 'queues, job_types and weights are plain lists'
+      then 'queues, job_types or weights is not a plain list'
     when job_types is null then 'job_types is null'
-    when cardinality(weights) <> cardinality(queues) then 'weights are not as many as queues'
+    when cardinality(weights) <> cardinality(queues)
+      then format('weights has %s entries, queues has %s', cardinality(weights), cardinality(queues))
     when not 0 < all (weights) then format('weights are %s, not above 0', weights)
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
@@ -4340,20 +4378,20 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 
 -- 320_function_report.sql
 
--- Extends leases; returns the jobs to cancel, those whose lease is lost, and those that were busy: another transaction
--- is extending their lease, or the time was up before it was their turn. A worker names these again soon. If a list of leases cannot be extended
+-- Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy ones, whose lease was not
+-- extended: another transaction is extending it, or there was no time left. If a list of leases cannot be extended
 -- together, each half of it is tried, down to the lease at fault. A lease whose row cannot be written is extended in
--- lease_extension, and after half a second so are all that are left; one that is malformed is lost. If none can be
--- extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
+-- lease_extension; after half a second, so are all leases that are left. A malformed entry counts as lost. If none can
+-- be extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_lists jsonb[] := array[leases];  -- those that are left
+  v_lists jsonb[] := array[leases];  -- the lists that are left
   v_list jsonb;
   v_count integer;
-  v_malformed jsonb := '[]'::jsonb;  -- their job ids
-  v_busy jsonb := '[]'::jsonb;  -- job ids
+  v_malformed jsonb := '[]'::jsonb;  -- the job ids of malformed entries
+  v_busy jsonb := '[]'::jsonb;  -- the ids of the jobs that were busy
   v_problem text;
   v_one jsonb;
   v_answer jsonb;
@@ -4400,11 +4438,12 @@ begin
   return v_answer - array(select k from unnest('{lost_leases,busy}'::text[]) k where v_answer -> k = '[]');
 end
 $$;
-comment on function public.heartbeat_jobs is 'Extends leases; answers which jobs to cancel and which are lost.';
+comment on function public.heartbeat_jobs is
+  'Extends leases; returns the jobs to cancel, those whose lease is lost, and those to name again.';
 
 -- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
--- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly: each such
--- call holds a connection of its worker, or of the API, that others need.
+-- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly, since a
+-- waiting call occupies a connection of its worker or of the API that other calls need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
@@ -4441,11 +4480,11 @@ end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
--- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
--- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
--- one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed value
--- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim does not undo the
--- report: claim_error has its text.
+-- Writes the outcomes of attempts and, in the same round trip, claims the next jobs if claim is given. If the outcomes
+-- cannot be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written
+-- one by one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed
+-- value PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim does not undo
+-- the report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -4479,7 +4518,7 @@ begin
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when others then
       get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
-      -- Without a code of ours: a parameter has the wrong type.
+      -- An error without one of our codes: a parameter has the wrong type.
       v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
         || concat_ws(': ', v_error, nullif(v_detail, ''));
     end;
@@ -4488,7 +4527,8 @@ begin
     || jsonb_strip_nulls(jsonb_build_object('claim_error', v_error));
 end
 $$;
-comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
+comment on function public.report_jobs is
+  'Writes the outcomes of attempts, many at a time, and may claim the next jobs.';
 
 -- Ends one attempt and returns the new status of the job: if error is null, the job is completed; otherwise it is
 -- retried or failed. Only a legacy lease may be ended without its lease_id.
@@ -4522,7 +4562,7 @@ comment on function public.complete_job is 'Ends one attempt: completed, or retr
 
 -- 330_function_cancel_retry.sql
 
--- For owners and service keys. picture_queue.cancel_job checks the caller's right to the job.
+-- Cancels a job, for its owner or a service key. picture_queue.cancel_job checks the caller's right to the job.
 create function public.cancel_job(job_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
@@ -4561,8 +4601,8 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- 338_function__jobs_where.sql
 
--- Returns the SQL condition for a filter, on job_queue as j. It is put into the text of a query, so that each filter
--- gets a plan with its own index. Refuses unknown keys and bad values; a null value counts as not given.
+-- Returns the SQL condition for a filter, on job_queue as j. The condition becomes part of the text of a query, so that
+-- each filter gets a plan with its own index. Refuses unknown keys and bad values; a null value counts as not given.
 -- p_others: rules for keys that the caller handles itself. The function reads no table, so users may call it.
 create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -4595,8 +4635,8 @@ begin
 end
 $$;
 
--- Returns the condition for one key. It repeats what is always true for such jobs, so that the planner can use the
--- partial indexes.
+-- Returns the condition for one key. It adds conditions that are always true for such jobs, so that the planner can use
+-- the partial indexes.
 create function picture_queue._filter_condition(p_key text, p_value text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4627,9 +4667,10 @@ as $$
   end
 $$;
 
--- Returns a subquery for the jobs of a filter: a branch for each status, since job_queue_listed has all jobs but the
--- running ones, and those have an index for each hold. Parameters of the text: $1, $2 the range of seq, lower bound
--- included; $3 the number of jobs for each queue and status; $4 the queues. It reads no table, so users may call it.
+-- Returns a subquery for the jobs of a filter: a branch for each status, since the index job_queue_listed has all jobs
+-- except running and parked ones, for which there are other indexes. Parameters of the text: $1 and $2, the range of
+-- seq, lower bound included; $3, the number of jobs for each queue and status; $4, the queues. It reads no table, so
+-- users may call it.
 create function picture_queue._jobs_by_state(p_filter jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4671,8 +4712,8 @@ end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
--- filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of the last row of the previous
--- page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists jobs, newest first. filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of the
+-- last row of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
 -- The query is written so that the planner's choice of an index does not depend on statistics:
 -- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
@@ -4772,8 +4813,8 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- filter: status; limit (1 to 1000, default 100); before (created_at of the last row of the previous page). A page ends
--- after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status; limit (1 to 1000, default 100); before (created_at of the last row
+-- of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4823,7 +4864,7 @@ as $$
 $$;
 
 -- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first. If the filter names another
--- status, it counts the jobs in that status that have an error, such as those to be retried.
+-- status, it counts the jobs in that status that have an error, such as jobs that wait for a retry.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4838,7 +4879,7 @@ begin
       from public.job_queue j
       where %s and (j.status = 'failed' or j.error is not null) order by j.finished_at desc limit 10000
     ),
-    -- Once for each text, since many are equal.
+    -- Compute the reason once for each text, since many texts are equal.
     reasons as materialized (
       select d.error, picture_queue._reason(d.error) as reason from (select distinct f.error from failed f) d
     )
@@ -4861,7 +4902,7 @@ comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 -- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
 -- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
 -- they need its status. Returns the number of deleted jobs.
-create function picture_queue._discard(p_ids uuid[]) returns integer
+create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with gone as (
@@ -4876,8 +4917,8 @@ as $$
   select count(*)::integer from gone
 $$;
 
--- Cancels locked jobs, as cancel_job does one: a pending job ends, a running one is asked to stop, a parked one
--- is claimed once more. Returns the number of jobs.
+-- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
+-- claimed once more. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4885,7 +4926,7 @@ declare
   v_changes picture_queue.change[];
   v_queues text[];
 begin
-  with asked as (
+  with requested as (
     update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
     returning j.id, j.queue, j.status, j.hold
   )
@@ -4893,15 +4934,15 @@ begin
       filter (where a.status = 'pending' or a.hold = 'parked'),
     array_agg(distinct a.queue) filter (where a.status = 'processing')
   into v_changes, v_queues
-  from asked a;
+  from requested a;
   perform picture_queue._transition(v_changes);
   perform picture_queue._wake(v_queues, 'cancel');
   return cardinality(p_ids);
 end
 $$;
 
--- Retries locked jobs. Of several with the same unique key only the newest is retried, and none if another job
--- has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
+-- Retries locked jobs. Of several jobs with the same unique key only the newest is retried, and none of them if another
+-- job has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4934,10 +4975,10 @@ end
 $$;
 
 -- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards (finished) the jobs
--- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up to 100,000; more:
--- another call is needed, also if steps failed and there was no time for the rest. preview only counts. An empty filter
--- is refused, since it would select every job. Each state has a query of its own: with one for all states Postgres 15
--- may read all jobs of a queue.
+-- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. The answer has matched (counted up to
+-- 100,000), changed, and more: whether another call is needed, since jobs are left or the time ran out after an error.
+-- preview only counts. An empty filter is refused, since it would select every job. Each state has a query of its own:
+-- with one for all states Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -4965,7 +5006,7 @@ begin
   end if;
   perform picture_queue._raise_problem(case
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
-    when v_where = 'true' then 'filter names nothing'
+    when v_where = 'true' then 'filter has no condition'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
   foreach v_state in array v_states loop
     v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
@@ -4976,7 +5017,7 @@ begin
     into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
-      -- Jobs that were asked to stop before are not asked again.
+      -- Jobs that already have a cancel request are skipped.
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;
@@ -5019,7 +5060,7 @@ begin
     (select p.problem from jsonb_each(job_types) e
       cross join lateral (select coalesce(
         case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
-          then format('job_types has %s, which is no name', to_jsonb(left(e.key, 100))) end,
+          then format('job_types has %s, which is not a name', to_jsonb(left(e.key, 100))) end,
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
@@ -5041,9 +5082,9 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 comment on function public.register_worker is
-  'Registers a worker and its job types; answers the version of the database.';
+  'Registers a worker and its job types; returns the version of the database.';
 
--- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
+-- Removes a worker. If it holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5065,8 +5106,8 @@ comment on function public.unregister_worker is 'Removes a worker that has stopp
 
 -- 360_function_version.sql
 
--- version: of the SQL. contract: rises when a function is added or changed. oldest_client_contract:
--- the oldest client these functions still serve.
+-- Returns version, of the SQL; contract, which rises when a function is added or changed; and oldest_client_contract,
+-- the oldest contract of a client that these functions support.
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('version', '0.1.0', 'contract', 2, 'oldest_client_contract', 1) $$;
@@ -5079,7 +5120,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- 362_function_setting.sql
 
--- changes: settings by name; null resets one to its default.
+-- Changes settings of the project. changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5166,8 +5207,8 @@ $$;
 
 -- Queues: their settings, pausing, draining, purging.
 
--- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims
--- changes, its pending jobs get new places: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims changes,
+-- the pending jobs of the queue get new places: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5270,7 +5311,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q), '[]') from picture_queue._queues(filter) q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
+-- Returns the problem with the end of a pause; null if there is none. Clients cannot read a time after 9998.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5280,7 +5321,7 @@ begin
 end
 $$;
 
--- No jobs are claimed from the queue until resume_at, or until it is resumed. Running jobs go on.
+-- Pauses a queue: no jobs are claimed from it until resume_at, or until it is resumed. Running jobs continue.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -5314,7 +5355,7 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 create function public.drain_queue(queue text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
-comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
+comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
 -- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
@@ -5355,7 +5396,7 @@ comment on function public.purge_queue is 'Cancels the pending jobs of a queue.'
 
 -- New places for the jobs of a queue whose claim order was changed (fair_share, aging_seconds).
 
--- Updates the place (rank, turn, tenant) of jobs to the present order of their queue, as _assign_order computes it for
+-- Updates the place (rank, turn, tenant) of jobs to the current order of their queue, as _assign_order computes it for
 -- new jobs. The caller has locked the jobs. A job whose place already belongs to that order keeps it. Under fair_share
 -- the tenants take turns from the head of the queue, and each tenant's jobs stay in order of seq. Returns the number of
 -- jobs.
@@ -5454,7 +5495,7 @@ $$;
 
 -- Limits and pauses of keys, and the weights of tenants.
 
--- Returns what is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
+-- Returns the problem with the key of a limit; null if there is none. '<kind>:*' stands for each key of a kind.
 create function picture_queue._limit_key_problem(p_key text, p_may_be_kind boolean) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -5468,8 +5509,8 @@ $$;
 
 -- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many
 -- may start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
--- them: their rows must not stay locked until the caller commits. Jobs of claims in progress are added within a second
--- or two.
+-- them: if this call counted them, their rows would stay locked until the caller commits. Jobs of claims in progress
+-- are counted within a second or two.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
@@ -5482,7 +5523,7 @@ begin
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
-    when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
+    when (rate is null) <> (period_seconds is null) then 'rate and period_seconds are not given together'
   end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
@@ -5495,8 +5536,8 @@ end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Returns the first keys that block jobs, in their order. A step in the index finds each, past all jobs of the previous
--- one.
+-- Returns the first keys that block jobs, in order. One index search finds each key, and skips the other jobs of the
+-- key before.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5545,7 +5586,7 @@ $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
 -- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
--- are to be unblocked at a time.
+-- have jobs to unblock at a later time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5583,9 +5624,9 @@ $$;
 create function public.list_limits(filter jsonb default '{}') returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(l), '[]') from picture_queue._limit_rows(filter) l $$;
-comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
+comment on function public.list_limits is 'The limits, and the keys that are paused or that jobs wait for.';
 
--- Sets until when a key is paused (null: it is resumed). Raises PQ_BUSY if somebody has it locked for two seconds.
+-- Pauses a key until p_until (null: resumes it). Raises PQ_BUSY if the key is locked for two seconds.
 create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5611,7 +5652,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- No job of the key starts until resume_at, or until it is resumed. Running jobs go on.
+-- Pauses a limit key: no job of it starts until resume_at, or until it is resumed. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
@@ -5622,7 +5663,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
--- A tenant of weight 3 gets three turns while one of weight 1 gets one.
+-- Sets the weight of a tenant. A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -5638,7 +5679,7 @@ end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
--- filter: limit, after (_check_page).
+-- Lists tenants by name. filter: limit, after (_check_page).
 create function public.list_tenants(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5654,7 +5695,7 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
 $$;
-comment on function public.list_tenants is 'The tenants with a weight of their own.';
+comment on function public.list_tenants is 'The tenants that have a weight.';
 
 
 -- 368_function_batch.sql
@@ -5682,10 +5723,10 @@ begin
     case when jsonb_typeof(metadata) <> 'object' then 'metadata is not an object' end,
     'metadata ' || picture_queue._json_problem(metadata, (select s.max_payload_bytes from picture_queue.setting s)),
     case when jsonb_typeof(callback) <> 'object' then 'callback is not a job' end,
-    (select format('callback: options.%s is not possible, it waits for the batch and nothing else', k)
+    (select format('callback: options.%s is not possible, since a callback waits only for its batch', k)
       from unnest('{depends_on,batch_id}'::text[]) k where callback -> 'options' -> k <> 'null' limit 1)));
   if callback is not null then
-    -- Check the callback as it will be enqueued, with counts in its payload: these are as long as counts can get.
+    -- Check the callback as it will be enqueued, with the longest possible counts in its payload.
     perform picture_queue._check_jobs(jsonb_build_array(case
       when coalesce(jsonb_typeof(callback -> 'payload') in ('object', 'null'), true)
       then callback || jsonb_build_object('payload',
@@ -5773,7 +5814,8 @@ begin
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
   return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._raise_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
+  return picture_queue._raise_busy(
+    format('another transaction is sending event %s, or parking a job on it', left(name, 200)));
 end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
@@ -5800,7 +5842,7 @@ begin
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Without the lines of an earlier call whose answer was lost.
+    -- Skip the lines that an earlier call, whose answer was lost, has written.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -5819,8 +5861,8 @@ end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts
--- with their internal detail, and its log.
+-- Returns the history of a job: its changes of state (claims are derived from the attempts they began), its failed
+-- attempts with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6044,7 +6086,7 @@ $$;
 
 -- 376_function__schedule.sql
 
--- A *tick* is a time at which a schedule is due. Each tick makes one job, even if several workers see it: the row is
+-- A *tick* is a time at which a schedule is due. Each tick enqueues one job, even if several workers see it: the row is
 -- locked, and the job's id is a hash of the name and the tick.
 
 -- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds
@@ -6064,9 +6106,9 @@ begin
 end
 $$;
 
--- Returns the ticks of a due schedule that make a job now, at most p_limit, and its next tick. Of several due ticks all
--- but the latest count as missed. With missed = skip the latest counts as missed once it is over two minutes late, not
--- earlier: without a worker only pg_cron does maintenance, once a minute.
+-- Returns the ticks of a due schedule that enqueue a job now, at most p_limit, and its next tick. If several ticks are
+-- due, all but the latest count as missed. With missed = skip, the latest tick counts as missed once it is over two
+-- minutes late, not earlier: without a worker only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -6074,7 +6116,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_latest timestamptz := p_schedule.next_at;
-  v_end timestamptz := p_now;  -- no tick is after it
+  v_end timestamptz := p_now;  -- the latest due tick is not after this time
   v_tick timestamptz;
 begin
   if p_schedule.missed = 'all' then
@@ -6100,7 +6142,7 @@ begin
 end
 $$;
 
--- The job that a tick of a schedule enqueues; its metadata has the schedule and the tick.
+-- Returns the job that a tick of a schedule enqueues; its metadata has the schedule and the tick.
 create function picture_queue._schedule_job(p_schedule picture_queue.schedule, p_tick timestamptz, p_job_id uuid)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -6112,9 +6154,9 @@ as $$
 $$;
 
 -- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
--- An error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the
--- error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job.
--- At most p_limit jobs are enqueued, shared among the schedules. Returns the number of jobs.
+-- An error of one schedule is written to its last_error, and the other schedules still run. A refused tick is not tried
+-- again, unless the error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same
+-- unique job. At most p_limit jobs are enqueued, shared among the schedules. Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -6146,7 +6188,7 @@ begin
             md5('picture_queue schedule ' || v_schedule.name || ' ' || extract(epoch from t))::uuid) order by t)
           from unnest(v_ticks) t));
       end if;
-      v_error := case when v_next is null then 'It does not come again.' end;
+      v_error := case when v_next is null then 'The schedule has no further tick.' end;
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
@@ -6178,10 +6220,10 @@ as $$
   select picture_queue._require(case when p_timezone = 'UTC' then '"UTC"' else (
       select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
     'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
-    'a name such as Europe/Berlin; the view pg_timezone_names has them all') #>> '{}'
+    'use a name such as Europe/Berlin; the view pg_timezone_names lists all') #>> '{}'
 $$;
 
--- Returns what is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
+-- Returns the problem with a schedule, apart from its expression, its time zone and its job; null if there is none.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6203,7 +6245,7 @@ begin
         "missed": ["choice", "skip", "once", "all"],
         "paused": ["boolean"]
       }'), (
-      select format('%s is for one job, and a schedule makes many', array_to_string(k.path, '.'))
+      select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
       from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
         ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
       where p_schedule #>> k.path is not null limit 1))
@@ -6244,8 +6286,8 @@ begin
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
   perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
-    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, of whose '
-    'options a schedule takes delay_seconds, expires_in_seconds and unique');
+    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
+    'options such as delay_seconds, expires_in_seconds and unique');
   v_new := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
@@ -6332,8 +6374,8 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- filter: limit, after (see _check_page). A page ends after limit rows, or with the row that makes it larger than
--- 8 MiB.
+-- Lists schedules by name. filter: limit, after (_check_page). A page ends after limit rows, or with the row that makes
+-- it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6356,7 +6398,7 @@ comment on function public.list_schedules is 'The schedules, by name.';
 
 -- 400_function__check_input.sql
 
--- Returns the problem of the value of one input; null if it is valid. p_rule is an entry of model.inputs.
+-- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -6562,9 +6604,10 @@ comment on function public.list_models is 'The enabled models, with their inputs
 -- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Returns what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
--- or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the last two
--- hours that belong to rows, the newest 10,000; a prediction that is not among them may be an orphan.
+-- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of Replicate.
+-- prediction.id is the id of the row. resumed: the row existed already, either live, or succeeded with saved images, if
+-- its worker died before the report. owned: the prediction ids of the rows of the last two hours, the newest 10,000; a
+-- prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6612,7 +6655,7 @@ $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
 
 -- Locks and returns a prediction of the job under this lease.
-create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
+create function picture_queue._lock_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -6635,7 +6678,7 @@ as $$
 declare
   v_row record;
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
@@ -6653,10 +6696,11 @@ exception
     perform picture_queue._raise_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
-comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
+comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
 
--- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
--- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
+-- Ends the row of a prediction. state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing
+-- found). Metrics that are too large or that some clients cannot read are dropped, so that they do not fail a
+-- prediction that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -6665,7 +6709,7 @@ as $$
 declare
   v_row record;
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
@@ -6679,7 +6723,8 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
+-- Saves the images of a generation. images: a list of objects with n, path, mime_type, width, height and bytes. The
+-- call is idempotent.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6717,7 +6762,7 @@ comment on function public.save_images is 'Writes the images of a generation und
 
 -- 490_function__counts.sql
 
--- Counts that never read all jobs: they add picture_queue.depth and the changes since, and use short index scans.
+-- Counts that never read all jobs: they add up the rows of depth and depth_change, and use short index scans.
 
 -- Returns the time since which the oldest claimable job of a queue has waited. It reads the first 50 jobs of each of
 -- the first 16 priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
@@ -6887,7 +6932,7 @@ comment on function public.queue_status is 'Queues, workers, and pending job typ
 
 -- 520_function_counts.sql
 
--- filter: limit, after (_check_page).
+-- Returns the counts of jobs by queue and state. filter: limit, after (_check_page).
 create function public.queue_counts(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6999,7 +7044,8 @@ comment on function public.desired_workers is 'Recommended number of workers.';
 -- show the reasons.
 
 -- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main one has the lowest.
--- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done, if long ago.
+-- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done; null if that is
+-- recent.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -7021,12 +7067,12 @@ begin
     order by f.retry_at desc limit 1) f on true
   left join lateral (
     select h.action = 'back_off' as is_retry,
-      case when h.action = 'snooze' and p_user_id is null then h.detail end as put_off
+      case when h.action = 'snooze' and p_user_id is null then h.detail end as snooze_detail
     from picture_queue.history h
     where j.hold = 'scheduled' and h.job_id = j.id order by h.id desc limit 1) h on true
   left join lateral (
     -- A heartbeat that finds the row locked extends the lease in lease_extension.
-    select coalesce(coalesce(max(x.lease_expires_at), j.lease_expires_at) <= v_now, false) as is_over
+    select coalesce(coalesce(max(x.lease_expires_at), j.lease_expires_at) <= v_now, false) as is_expired
     from picture_queue.lease_extension x
     where j.status = 'processing' and j.hold is null and x.job_id = j.id and x.lease_id = j.lease_id) l on true
   left join lateral (
@@ -7039,16 +7085,16 @@ begin
   cross join lateral (
     select case when j.hold in ('scheduled', 'parked') then j.scheduled_for <= v_now
       when j.hold = 'waiting' then p.n = 0
-      when j.status = 'pending' then j.expires_at <= v_now else l.is_over end as needs_maintenance) m
+      when j.status = 'pending' then j.expires_at <= v_now else l.is_expired end as needs_maintenance) m
   cross join lateral (values
     (0, j.status in ('completed', 'failed', 'cancelled'), 'finished', null::timestamptz,
       case j.status when 'cancelled' then 'It was cancelled.' else format('It has %s.', j.status) end, '{}'::jsonb),
     (0, f.kind is not null, 'step_failed', f.retry_at, format('The step %s failed for it and is retried.', f.kind),
       jsonb_build_object('step', f.kind, 'error', case when p_user_id is null then f.last_error end)),
-    (1, j.hold is null and l.is_over, 'lease_expired', null,
+    (1, j.hold is null and l.is_expired, 'lease_expired', null,
       'Its lease has expired, and maintenance has not swept it yet.',
       jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
-    (1, j.status = 'processing' and j.hold is null and not l.is_over, 'running', null, 'A worker runs it.',
+    (1, j.status = 'processing' and j.hold is null and not l.is_expired, 'running', null, 'A worker runs it.',
       jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
     (2, p_idle_since is not null and (m.needs_maintenance or j.hold = 'blocked'), 'no_maintenance', null, case
         when p_idle_since = '-infinity' then 'No worker has done maintenance yet; the job waits for it.'
@@ -7067,9 +7113,9 @@ begin
       case when h.is_retry then 'retry' else 'scheduled' end, j.scheduled_for,
       case when m.needs_maintenance then 'It is due and becomes claimable in a moment.'
         when h.is_retry then format('Attempt %s of %s failed; the next one is scheduled.', j.attempt, j.max_attempts)
-        when h.put_off is not null then format('A handler postponed it: %s', left(h.put_off, 500))
+        when h.snooze_detail is not null then format('A handler postponed it: %s', left(h.snooze_detail, 500))
         else 'It is scheduled for later.' end,
-      jsonb_build_object('error', case when h.is_retry then j.error else left(h.put_off, 500) end))
+      jsonb_build_object('error', case when h.is_retry then j.error else left(h.snooze_detail, 500) end))
   ) as r (rank, holds, reason, until, detail, more)
   where j.id = any (p_ids) and r.holds;
 end
@@ -7209,8 +7255,9 @@ comment on function public.explain_jobs is 'Explains why each of up to 1,000 job
 
 -- 530_function_housekeeping.sql
 
--- Housekeeping: done once a minute by the worker that does the maintenance, or by pg_cron. Each step processes a
--- bounded number of rows and leaves the rest to the next call.
+-- Housekeeping: the counts are aggregated every five seconds, and old rows are pruned every minute, by the worker that
+-- does the maintenance; pg_cron does both every minute. Each step processes a bounded number of rows and leaves the
+-- rest to the next call.
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
 -- stay in depth_change, so that counts() can return the exact number of that minute. Returns the number of rows.
@@ -7219,7 +7266,7 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_folded integer;
+  v_aggregated integer;
 begin
   with taken as (
     delete from picture_queue.depth_change c
@@ -7244,11 +7291,11 @@ begin
     order by 1, 2, 3
     on conflict (queue, minute, status) do update set n = p.n + excluded.n
   )
-  select count(*) into v_folded from taken;
-  if v_folded > 0 then
+  select count(*) into v_aggregated from taken;
+  if v_aggregated > 0 then
     delete from picture_queue.depth d where d.n = 0;
   end if;
-  return v_folded;
+  return v_aggregated;
 end
 $$;
 
@@ -7327,9 +7374,9 @@ begin
 end
 $$;
 
--- Deletes those of these finished jobs that are not locked, and archives them if the setting archive is on. It creates
--- missing partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of
--- deleted jobs.
+-- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
+-- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
+-- jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -7360,7 +7407,7 @@ begin
       end;
     end loop;
   end loop;
-  return picture_queue._discard(v_ids);
+  return picture_queue._discard_jobs(v_ids);
 end
 $$;
 
@@ -7450,8 +7497,8 @@ declare
   v_wrong text[];
   v_counts integer[];
 begin
-  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it
-  -- is subtracted later.
+  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
+  -- this snapshot is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
   ),
@@ -7512,10 +7559,10 @@ $$;
 
 -- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
--- Does the due work: promotes jobs, ends expired leases and jobs, runs schedules, processes follow-ups and events,
--- recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that fails
--- does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions have
--- locked do not use up p_limit. Returns the number of subjects of each kind.
+-- Does the due work: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes follow-ups and
+-- events, recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that
+-- fails does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions
+-- have locked do not use up p_limit. Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -7676,7 +7723,7 @@ begin
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,
     was_housekeeping = v_does_housekeeping and not p_force,
-    -- At once if there is more to do.
+    -- Run the step again at once if rows are left.
     aggregate_at = case when not v_does_housekeeping then m.aggregate_at
       when (v_done ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
     prune_at = case when not v_prunes then m.prune_at
@@ -7821,7 +7868,8 @@ as $$
   order by t.n_dead_tup desc limit 20
 $$;
 
--- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list with them.
+-- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list with the
+-- indexes.
 create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -8314,7 +8362,7 @@ as $$
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
     union all
-    -- Policies add up, so one without a condition on the topic or the bucket is also for ours.
+    -- Permissive policies are combined with OR, so one without a condition on the topic or bucket also applies to ours.
     select 'warn', format('policy %I on %s %s', p.polname, p.polrelid::regclass, o.effect),
       format('drop policy %I on %s; -- or add a condition on the %s', p.polname, p.polrelid::regclass, o."column")
     from (values
@@ -8352,8 +8400,8 @@ begin
 end
 $$;
 
--- The functions of picture-queue set updated_at themselves, since a call of this one for each row takes a quarter of
--- the time of the update.
+-- The functions of picture-queue set updated_at themselves, since a call of this trigger function for each row takes a
+-- quarter of the time of the update.
 create trigger job_queue_updated_at before update on public.job_queue
 for each row when (new.updated_at = old.updated_at) execute function picture_queue._set_updated_at();
 
@@ -8472,7 +8520,7 @@ $$;
 
 grant usage on schema picture_queue to authenticated, service_role;
 
--- Owners, through row level security, and service keys.
+-- For owners, through row level security, and for service keys.
 grant select on public.job_queue, public.generations, public.images to authenticated, service_role;
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
@@ -8487,7 +8535,7 @@ grant execute on function
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 
--- Service keys only.
+-- For service keys only.
 grant select on public.queue_health, public.failed_jobs_recent, public.stuck_jobs to service_role;
 grant select on picture_queue.queue, picture_queue.worker to service_role;
 grant execute on function picture_queue.maintain, picture_queue.prune, picture_queue.counts to service_role;
@@ -8547,7 +8595,7 @@ $do$;
 -- 970_pg_cron.sql
 
 -- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
--- job, so that it can be rescheduled without the rest.
+-- job, so that it can be rescheduled separately.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

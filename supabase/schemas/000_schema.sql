@@ -25,7 +25,7 @@
 -- - `where id = any (array)` in addition to a join or instead of it: the rows are looked up by their ids;
 -- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
 -- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;
--- - `= any (array(select … for update skip locked))`: changes the rows that are not locked, and waits for no lock.
+-- - `= any (array(select … for update skip locked))`: the statement changes only unlocked rows, and waits for no lock.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then

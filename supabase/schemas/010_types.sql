@@ -3,12 +3,12 @@ create type picture_queue.change as (
   job_id uuid,
   action text,
   run_at timestamptz,      -- when a scheduled or parked job becomes claimable again
-  result jsonb,            -- of complete: the result; of wake: the payload of the event
-  error text,              -- clean, shown to the owner
+  result jsonb,            -- for complete: the result; for wake: the payload of the event
+  error text,              -- shown to the owner, without internal details
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
   lease_id uuid,           -- the change requires that this lease is in force; null: no lease is required
-  key text,                -- of block: the limit key it waits for; of park: the event it waits for
+  key text,                -- for block: the limit key the job waits for; for park: the event it waits for
   lease_expired boolean    -- the lease expired without a report: its id is cleared, so that a late report is stale
 );
 
@@ -22,17 +22,17 @@ create type picture_queue.moved as (
   lease_id uuid
 );
 
--- A claim, as a worker asks for it; _claim sets is_limited and has_failed.
+-- A claim as a worker requests it; _claim sets is_limited and has_failed.
 create type picture_queue.claim as (
   worker text,
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  lease_seconds real,      -- the default if job type and queue set none; null: the one in setting
+  lease_seconds real,      -- the default if job type and queue set none; null: that of picture_queue.setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
   is_legacy boolean,       -- the caller sends no heartbeats
-  confirms_start boolean,  -- the worker confirms that a job has started: until then an expired lease costs no attempt
+  confirms_start boolean,  -- the worker confirms each start; a lease that expires before that costs no attempt
   is_limited boolean,      -- there are limits or paused keys
   has_failed boolean       -- starts of some jobs have failed
 );
@@ -45,7 +45,7 @@ create type picture_queue.applied as (
   has_generation boolean,  -- some belong to a generation
   ended uuid[],            -- jobs that ran under limit keys and no longer do
   was_blocked uuid[],      -- jobs with blocked_on whose action was neither block nor unblock
-  takes_turn boolean,      -- some get a place after their tenant's last job
+  takes_turn boolean,      -- some get a turn after the last job of their tenant
   due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
   batches jsonb            -- batch_id, from and to of each change in a batch
 );
@@ -59,10 +59,10 @@ create type picture_queue.outcome as (
   error text,
   detail text,
   retryable boolean,
-  delay_seconds real,      -- of failed, snoozed, parked: until the next attempt, instead of the backoff
+  delay_seconds real,      -- for failed, snoozed, parked: the time until the next attempt, instead of the backoff
   run_at timestamptz,      -- the time of the next attempt, as an alternative to delay_seconds
   duration_seconds real,
-  event text,              -- of parked: the event that wakes it
+  event text,              -- for parked: the event that wakes the job
   pause_key text,          -- a limit key or queue to pause until the next attempt
   i bigint                 -- its position in the report, from 1
 );
@@ -70,8 +70,8 @@ create type picture_queue.outcome as (
 -- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- before _admit all limit keys of the job; after it those with a limit, which are its slots
-  blocked_on text          -- one of them, which is full or paused
+  keys text[],             -- before _admit: all limit keys of the job; after it: those with a limit, its slots
+  blocked_on text          -- one of the keys, which is full or paused
 );
 
 -- A job to be inserted: an item of an enqueue, with all defaults filled in.
@@ -99,7 +99,7 @@ create type picture_queue.new_job as (
   unique_key text,
   unique_states text[],
   unique_until timestamptz,
-  on_conflict text,        -- of its unique key: ignore, replace, debounce
+  on_conflict text,        -- for its unique key: ignore, replace, debounce
   hold text,
   tenant text,
   rank integer,

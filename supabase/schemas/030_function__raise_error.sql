@@ -42,7 +42,7 @@ begin
 end
 $$;
 
--- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT if there is a problem; does nothing if it is null.
+-- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT for this problem; does nothing if the problem is null.
 create function picture_queue._raise_problem(p_problem text, p_hint text default
   'names consist of letters, digits and _ . - (job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
@@ -73,9 +73,9 @@ begin
 end
 $$;
 
--- Raises one of our errors in place of another error; exception handlers `when others` call it. It returns if the error
--- is one of ours, or that of a read-only transaction, for which PostgREST answers a GET with 405: the handler then
--- raises it again. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a trigger of the project on
+-- Raises one of our errors in place of another error; exception handlers `when others` call it. If the error is one of
+-- ours, or that of a read-only transaction (PostgREST answers a GET with 405 for it), the function returns, and the
+-- handler raises the error again. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a trigger of the project on
 -- public.job_queue, public.generations or public.images may raise any error.
 create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -119,8 +119,8 @@ begin
 end
 $$;
 
--- Returns whether it is a list of objects, which jsonb_to_recordset requires. In PL/pgSQL it takes a tenth of the time:
--- Postgres would plan a function in SQL at each call.
+-- Returns whether the value is a list of objects, which jsonb_to_recordset requires. In PL/pgSQL it takes a tenth of the
+-- time: Postgres would plan a function in SQL at each call.
 create function picture_queue._is_list(p_value jsonb) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$

@@ -40,7 +40,8 @@ comment on column picture_queue.queue.aging_seconds is
   'The seconds of waiting that raise the priority by one; null: waiting does not raise it.';
 comment on column picture_queue.queue.breaker_failures is
   'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
-comment on column picture_queue.queue.paused_until is 'No job is claimed until then; infinity: until it is resumed.';
+comment on column picture_queue.queue.paused_until is
+  'No job is claimed until this time; infinity: until the queue is resumed.';
 comment on column picture_queue.queue.draining is 'Whether new jobs are refused; the jobs of the queue are still run.';
 insert into picture_queue.queue (name) values ('default');
 

@@ -4,8 +4,8 @@ create table picture_queue.worker (
   job_types text[] not null,
   idle boolean not null default false,
   seen_at timestamptz not null default now(),
-  -- The position in each queue ([rank, turn, seq]) from which the worker's claims scan until positions_until. So they
-  -- skip index entries that the worker cannot claim.
+  -- The position in each queue ([rank, turn, seq]) at which the claims of the worker begin their scan; valid until
+  -- positions_until. So they skip index entries of jobs that the worker cannot claim.
   start_positions jsonb,
   positions_until timestamptz not null default '-infinity'
 );

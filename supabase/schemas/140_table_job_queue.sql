@@ -1,8 +1,8 @@
 -- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
 -- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each of them
--- again in every statement that writes a row, which cost as much as the rest of an enqueue. Instead, the table
--- picture_queue.state_transition, the input checks and _transition enforce these rules, and queue_doctor() reports rows
--- that break them.
+-- again in every statement that writes a row, which would cost as much as the rest of an enqueue. Instead, the table
+-- picture_queue.state_transition, the input checks and _transition keep invalid rows out, and queue_doctor() reports
+-- invalid rows.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -27,7 +27,7 @@ create table public.job_queue (
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
-  -- The limit keys in which the job occupies a slot, from its claim until its end.
+  -- The limit keys under which the job occupies a slot, from its claim until its end.
   slots text[],
   -- The limit key that blocked the job last. Only the next start clears it, not an unblock, a delay, an end or a retry.
   blocked_on text,
@@ -71,10 +71,11 @@ create table public.job_queue (
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
 -- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so they are not
--- deduplicated: on a full page, Postgres would search for equal entries in vain, half a microsecond per new job.
+-- deduplicated: on a full page, Postgres would search for equal entries and find none, which costs half a microsecond
+-- per new job.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
--- Jobs that become claimable at a time.
+-- Scheduled and parked jobs by the time at which they become claimable.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
 -- Leases in force: for repeated claims, and for the sweep of expired leases, which reads the whole index.
 create index job_queue_leased on public.job_queue (lease_id)

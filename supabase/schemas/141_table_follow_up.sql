@@ -4,7 +4,7 @@ create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
   subject uuid not null,
-  -- Of a batch: by how much its counts change. Of a child: "before" is a transaction id; when all transactions with a
+  -- For a batch: by how much its counts change. For a child: "before" is a transaction id; when all transactions with a
   -- lower id have ended, no parent can have missed the child. "looks" is how often the child was checked.
   data jsonb,
   due_at timestamptz not null default '-infinity',
@@ -16,7 +16,8 @@ create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
 -- Steps that failed for one subject, such as a job. Other subjects are processed; this one is retried at retry_at (of
--- kind report: when the worker repeats it). A success does not delete rows of kind claim and report; pruning does.
+-- kind report: when the worker repeats the report). A success does not delete rows of kind claim and report; pruning
+-- does.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,

@@ -7,9 +7,10 @@ create table picture_queue.limit_rule (
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
-  -- Whether the jobs that were running when the rule was set are counted. Before that no job of its keys starts.
+  -- Whether the jobs that were running when the rule was set have been counted. Until then no job of these keys starts.
   counted boolean not null default false,
-  -- When to search again for running jobs that are not counted: claims that began before the rule may start some.
+  -- When to search again for running jobs that are not counted: claims that began before the rule may start some of
+  -- them.
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
@@ -18,9 +19,10 @@ create table picture_queue.limit_rule (
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
 
--- A transaction that changes a row, or reads it to decide, holds the advisory lock of the key (_lock_keys). Because of
--- that lock each key has one row, so no unique index is needed. version rises with each change: the newest row version
--- comes first in the index, even while an old snapshot keeps the versions before it from being cleaned up.
+-- A transaction that changes a row, or reads it to decide which jobs may start, holds the advisory lock of the key
+-- (_lock_keys). Because of that lock each key has one row, so no unique index is needed. version rises with each
+-- change: the newest row version comes first in the index, even while an old snapshot keeps the versions before it from
+-- being cleaned up.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
@@ -39,9 +41,9 @@ create table picture_queue.start (
 comment on table picture_queue.start is 'The latest starts of each key that has a rate.';
 create index start_key on picture_queue.start (key, at);
 
--- A row says that n jobs of this key ended; with n = 0, that jobs which wait for the key may start at that time. Rows
--- are appended, so that a transaction that ends a job does not wait for the lock of the key. _unblock_keys takes them,
--- subtracts n from limit_key.running, and unblocks jobs.
+-- A row with n > 0 says that n jobs of this key ended; a row with n = 0 says that jobs that wait for the key may start
+-- at this time. Rows are appended, so that a transaction that ends a job does not wait for the lock of the key.
+-- _unblock_keys deletes the rows, subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
   n integer not null default 1,
@@ -49,7 +51,7 @@ create table picture_queue.freed_key (
 );
 comment on table picture_queue.freed_key is
   'When to unblock jobs of limit keys: jobs of the key have ended, or its pause or period ends.';
--- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
+-- Claims read recent rows only, so index entries that an old snapshot keeps from vacuum cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
 

@@ -13,7 +13,8 @@ create index log_job on picture_queue.log (job_id, id);
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
-  -- When it was sent, or found the first job that parked on it later. It does not wake jobs that park after that.
+  -- When the event was sent; if no job was parked on it then, when it woke the first jobs that parked later. It does
+  -- not wake jobs that park after this time.
   sent_at timestamptz not null,
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz

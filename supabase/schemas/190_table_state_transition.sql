@@ -1,5 +1,6 @@
--- The state machine: an action moves a job from one state to another, or does nothing. attempt_delta: a claim adds one
--- to the attempts; an action that ends the attempt for a reason outside of the job subtracts it again.
+-- The state machine: an action moves a job from one state to another; without a row for the state of the job, it does
+-- nothing. attempt_delta: a claim adds one to the attempts; an action that ends the attempt for a reason outside of the
+-- job subtracts it again.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
@@ -27,16 +28,16 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('snooze',   'processing', null,        'pending',    'scheduled', -1),
   ('release',  'processing', null,        'pending',    null,        -1),
   ('park',     'processing', null,        'processing', 'parked',     0),
-  ('wake',     'processing', 'parked',    'pending',    null,        -1),  -- its claim is not counted
+  ('wake',     'processing', 'parked',    'pending',    null,        -1),  -- the attempt that parked is not counted
   ('promote',  'pending',    'scheduled', 'pending',    null,         0),
   ('delay',    'pending',    null,        'pending',    'scheduled',  0),  -- a debounce or a replacement
   ('delay',    'pending',    'scheduled', 'pending',    'scheduled',  0),
   ('delay',    'pending',    'blocked',   'pending',    'scheduled',  0),
-  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- its key has no capacity
+  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- its limit key has no capacity
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
   ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished
-  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- they have, but it is not due
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- its parents have finished; it is not due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
   ('abandon',  'pending',    'blocked',   'failed',     null,         0),

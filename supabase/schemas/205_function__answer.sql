@@ -1,4 +1,5 @@
--- Answers of calls that must not be made twice: a call that repeats the id of an earlier one returns its answer.
+-- Answers of calls that must not be made twice: a call that repeats the id of an earlier call returns the earlier
+-- answer.
 
 -- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
 -- first call that has not committed yet.
@@ -16,7 +17,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has made the row.
+-- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has inserted the row.
 create function picture_queue._store_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

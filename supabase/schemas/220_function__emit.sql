@@ -1,5 +1,5 @@
--- Sends an event for each of these jobs, on the topic of its owner, or of the job if it has none. The event holds the
--- visible state of the job without its result.
+-- Sends an event for each of these jobs, on the topic of its owner, or on that of the job if it has no owner. The event
+-- holds the visible state of the job without its result.
 create function picture_queue._emit(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -27,8 +27,8 @@ end
 $$;
 
 -- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' (jobs became claimable,
--- however) it sends the message only if a worker of the queue is idle. Workers that use the API receive it over
--- Realtime, those with a connection of their own by NOTIFY.
+-- by an enqueue or otherwise) it sends the message only if a worker of the queue is idle. Workers that use the API
+-- receive it over Realtime, workers with a database connection by NOTIFY.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

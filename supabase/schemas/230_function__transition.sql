@@ -1,9 +1,9 @@
--- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A change
--- that it does not permit is left out of what is returned, so the caller sees what happened; so is one that names a
--- lease which is not in force (one that expired is in force until maintenance takes its job back). Unless every change
--- names its lease, the caller holds the locks of the rows, taken in the order of their ids or with skip locked. The
--- rows, their history (of all actions but complete), the counts and the events are written here. What is left to do for
--- other jobs is written down as follow-ups; the first of them are done at once, unless p_does_follow_ups is false.
+-- Makes all changes of state except claims (_start), many at a time. It skips a change that
+-- picture_queue.state_transition does not permit, and one that names a lease which is not in force; it returns only the
+-- jobs that it changed. An expired lease is in force until maintenance sweeps it. Unless every change names its lease,
+-- the caller must hold the row locks, taken in the order of ids or with skip locked. The function writes the rows,
+-- their history (of all actions but complete), the counts and the events. It records work for other jobs as follow-ups,
+-- and processes the first of them at once unless p_does_follow_ups is false.
 create function picture_queue._transition(p_changes picture_queue.change[], p_does_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -18,7 +18,8 @@ begin
     return null;
   end if;
   v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
-  -- Rarely fewer than asked. A trigger that returns null for a row would have it tried again for ever, in silence.
+  -- Rarely, fewer jobs changed than requested. If a trigger that returns null prevented a change, raise an error:
+  -- otherwise the change would be tried again forever without a message.
   if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
@@ -30,13 +31,13 @@ begin
   elsif v_applied.moved is null then
     return null;
   end if;
-  -- In a statement after the change, so that it sees children that were committed meanwhile. To look each job up
-  -- costs a tenth of a report, so it is not done where nobody uses dependencies.
+  -- This statement runs after the change, so it sees children that were committed in the meantime. To look up each job
+  -- costs a tenth of a report; this is skipped while the table of dependencies is empty.
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
   v_ids := array(select m.id from unnest(v_applied.moved) m);
-  if v_applied.due_at < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
+  if v_applied.due_at < v_now + interval '2 seconds' then  -- the next round begins within two seconds anyway
     perform picture_queue._wake_maintenance(v_applied.due_at);
   end if;
   if v_applied.takes_turn then
@@ -61,7 +62,7 @@ begin
 end
 $$;
 
--- Changes the rows, writes their history and the counts, and answers what is special about them.
+-- Changes the rows, and writes their history and the counts. Returns the changed jobs and the further steps they need.
 create function picture_queue._apply_changes(p_changes picture_queue.change[], p_ids uuid[], p_now timestamptz)
 returns picture_queue.applied
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -75,7 +76,7 @@ begin
       max_attempts = case when c.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
       scheduled_for = case when c.retries or c.wakes then null
         when c.to_hold in ('scheduled', 'parked') and c.action <> 'await' then c.run_at else j.scheduled_for end,
-      -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
+      -- The id of an expired lease is cleared, so that a late report is stale rather than a repetition.
       lease_id = case when c.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
       -- The worker reported, so the start is confirmed, unless the lease expired.
@@ -84,7 +85,7 @@ begin
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
       parked_at = case when c.parks then p_now else j.parked_at end,
-      -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
+      -- A parked job has started, so it must not expire after it is woken; nor must a job whose retry was requested.
       expires_at = case when c.parks or c.retries then null else j.expires_at end,
       event = case when c.wakes then c.result when c.parks then null else j.event end,
       finished_at = case when c.to_status in ('completed', 'failed', 'cancelled') then p_now end,
@@ -98,7 +99,7 @@ begin
         when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,
       version = j.version + 1, updated_at = p_now
     from (
-      -- Worked out once for a change, not for each column that depends on it.
+      -- With offset 0 these are evaluated once for each change, not once for each column that depends on them.
       select c.*, e.from_status, e.from_hold, e.to_status, e.to_hold, e.attempt_delta,
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
@@ -112,7 +113,7 @@ begin
       j.generation_id, j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, c.detail,
       c.duration_seconds
   ),
-  remembered as (
+  written_history as (
     insert into picture_queue.history
       (job_id, at, action, status, hold, attempt, worker, started_at, duration_seconds, error, detail)
     select m.id, p_now, m.action, m.status, m.hold, m.attempt, m.worker,
@@ -122,7 +123,7 @@ begin
       case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
     from moved m where m.action <> 'complete'
   ),
-  counted as (
+  written_counts as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select m.queue, d.status, d.hold, sum(d.n), p_now
     from (

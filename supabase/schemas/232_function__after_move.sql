@@ -1,4 +1,4 @@
--- Steps of _transition for special jobs, each only where there are such jobs. _start takes the first two as well.
+-- Steps of _transition that only some jobs need. _start calls the first two as well.
 
 -- Keeps the last 50 rows of history of each job.
 create function picture_queue._trim_history(p_ids uuid[]) returns void
@@ -22,9 +22,9 @@ as $$
     and (g.status, g.error) is distinct from (j.status, j.error)
 $$;
 
--- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs: those under which jobs
--- ran that do not any more (p_ended), and the blocked_on of jobs that moved, but neither started nor were blocked or
--- unblocked (p_was_blocked), since such a job may have been unblocked for a slot that it does not take.
+-- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs. These are the slots of
+-- jobs that stopped running (p_ended), and the blocked_on of jobs that moved, but were not started, blocked or
+-- unblocked (p_was_blocked): such a job may have been unblocked for a slot that it does not take.
 create function picture_queue._record_freed_keys(p_ended uuid[], p_was_blocked uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -43,7 +43,7 @@ begin
     returning key
   )
   select array_agg(f.key) into v_keys from freed f;
-  -- No claim may come for a while: workers that found nothing wait to be woken.
+  -- There may be no claim for a while, since workers that found no job wait to be woken.
   if exists (
     select from unnest(v_keys) as k (key)
     where (select true from public.job_queue j
@@ -54,24 +54,24 @@ begin
 end
 $$;
 
--- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the
--- first job of the queue if it has none (start-time fair queueing). p_but: jobs that only get their place
--- now. Two enqueues at once may give the same turn twice, which is harmless.
-create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
+-- Returns the turn after which the next job of a tenant is placed: that of its last claimable job, but at least that of
+-- the first claimable job of the queue (start-time fair queueing). p_except: jobs that are about to get a turn. Two
+-- concurrent enqueues may assign the same turn twice, which is harmless.
+create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_except uuid[])
 returns double precision
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select greatest(0,
     (select j.turn from public.job_queue j
-      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_but)
+      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_except)
       order by j.turn, j.seq limit 1),
     (select j.turn from public.job_queue j
       where j.status = 'pending' and j.hold is null and j.tenant is not null
-        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_but)
+        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_except)
       order by j.turn desc limit 1))
 $$;
 
--- Jobs of queues with fair_share that become claimable (again) get a place behind their tenant's last.
+-- Gives jobs that became claimable in a queue with fair_share a turn after the last job of their tenant.
 create function picture_queue._assign_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -1,21 +1,21 @@
 -- Steps that process many subjects, so that a failure of one does not stop the others.
 
--- Returns whether a retry may succeed: after a deadlock (40), a lack of resources (53), a lock timeout (55P03), an
--- object in use (55006), PQ_BUSY.
+-- Returns whether a retry may succeed: after a deadlock or serialization failure (40), a lack of resources (53), a lock
+-- timeout (55P03), an object in use (55006), or PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '55006', 'PT429') $$;
 
 -- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
--- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any; a transaction
--- of another caller may have written rows that satisfy a constraint only later. It skips constraints whose names
--- Postgres would refuse or resolve to another constraint. Since the code of a constraint runs as the current role, with
--- our search_path, it also skips what could run code of the caller: constraints on tables of roles that do not have all
--- rights of the current role (such a table can be temporary, and the cast of a foreign key could set our search_path),
--- and constraint triggers on tables other than ours whose function does not set its own search_path (it would find
--- temporary objects first). A name stands for all constraints of the schema that have it, so one of these is enough to
--- skip it.
+-- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any table. It does
+-- not do so for other callers, whose transaction may have written rows that satisfy a constraint only later. It skips
+-- constraints whose names Postgres would refuse or resolve to another constraint. The code of a constraint runs as the
+-- current role and with our search_path, so it also skips constraints that could run code of the caller: those on
+-- tables whose owner does not have all rights of the current role (such a table can be temporary, and the cast of its
+-- foreign key could set our search_path), and constraint triggers on tables other than ours whose function does not set
+-- its own search_path (temporary objects would come first). A name stands for all constraints of the schema that have
+-- it, so one of these is enough to skip it.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -69,7 +69,7 @@ begin
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
-    when 'discard' then picture_queue._discard(p_subjects::uuid[])
+    when 'discard' then picture_queue._discard_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
     else picture_queue._move_jobs(p_kind, p_subjects::uuid[])

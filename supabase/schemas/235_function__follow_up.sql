@@ -1,6 +1,6 @@
 -- Follow-ups: work for other jobs that follows from a change of jobs. Each kind has a step that takes the ids of
--- follow-ups (of kind batch: of batches), does a bounded part of the work, never waits for a row, and deletes the
--- follow-ups that are done.
+-- follow-ups (for kind batch: the ids of batches), does a bounded part of the work, never waits for a row, and deletes
+-- the follow-ups that are done.
 
 -- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
 -- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
@@ -14,7 +14,7 @@ as $$
 declare
   v_ids bigint[];
 begin
-  with noted as (
+  with recorded as (
     insert into picture_queue.follow_up (kind, subject, data)
     select 'parent', m.id, null::jsonb
     from unnest(p_moved) m
@@ -32,7 +32,7 @@ begin
     where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
     returning id
   )
-  select array_agg(n.id) into v_ids from noted n;
+  select array_agg(n.id) into v_ids from recorded n;
   if v_ids is null or not p_does_follow_ups then
     return;
   end if;
@@ -50,20 +50,20 @@ begin
 end
 $$;
 
--- Resolves up to p_limit dependents of finished parents, and of those dependents that end with their parent.
+-- Resolves up to p_limit dependents: children of finished parents, and descendants of children that end with a parent.
 create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_ids bigint[] := p_ids;
-  v_mine bigint[];
+  v_locked_ids bigint[];
   v_parents uuid[];
   v_children text[];
   v_resolved integer;
   v_left integer := p_limit;
 begin
   while v_ids <> '{}' and v_left > 0 loop
-    select array_agg(f.id), array_agg(f.subject) into v_mine, v_parents
+    select array_agg(f.id), array_agg(f.subject) into v_locked_ids, v_parents
     from (
       select f.id, f.subject from picture_queue.follow_up f
       where f.id = any (v_ids) and f.kind = 'parent' order by f.id for update skip locked
@@ -79,16 +79,17 @@ begin
       limit v_left);
     v_resolved := picture_queue._isolate('resolve', v_children, v_left);
     v_left := v_left - greatest(cardinality(v_children), 1);
-    -- A parent that was retried meanwhile keeps its children waiting.
+    -- If a parent was retried in the meantime, its children keep waiting.
     delete from picture_queue.follow_up f
-    where f.id = any (v_mine) and (
+    where f.id = any (v_locked_ids) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
     -- The rest of the children are locked, or their change failed: try again in 0.2 seconds.
     if v_resolved = 0 or v_left > 0 then
-      update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
+      update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
+      where f.id = any (v_locked_ids);
     end if;
-    -- The follow-ups of children that ended, for children of their own: new ones have the default -infinity.
+    -- Next, the follow-ups of children that ended, for their own children. New follow-ups have the default -infinity.
     v_ids := array(
       select f.id from picture_queue.follow_up f
       where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
@@ -100,8 +101,9 @@ $$;
 -- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
 -- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The rows
 -- of children are locked before their links are counted, so two parents that finish at once cannot each leave the child
--- to the other. p_does_follow_ups: as for _transition, for children that end; _resolve_parents processes these itself;
--- those of other callers wait for the next round of maintenance. Returns the number of children that were not locked.
+-- to the other. p_does_follow_ups is passed to _transition, for the follow-ups of children that end. It is false for
+-- _resolve_parents, which processes these itself, and for callers that leave them to the next round of maintenance.
+-- Returns the number of children that were not locked.
 create function picture_queue._resolve_dependents(p_children uuid[], p_does_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -109,7 +111,7 @@ as $$
 declare
   v_children uuid[] := array(
     select j.id from public.job_queue j where j.id = any (p_children) order by j.id for update skip locked);
-  v_broken jsonb;  -- by child that ends: the action and the reason
+  v_endings jsonb;  -- for each child that ends with a parent: the action and the reason
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
@@ -121,12 +123,13 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- An object rather than a join, which for thousands of children would compare each pair. Of several parents the
-  -- reason names the first by id: in an object the last value of a key wins, hence the descending order.
+  -- An object rather than a join, since a join of thousands of children would compare each pair. If several parents
+  -- failed, the reason names the one with the lowest id: in an object the last value of a key wins, hence the
+  -- descending order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
-  into v_broken
+  into v_endings
   from resolved s
   -- `offset 0`, so that the planner finds the job by its id even if it expects few failed jobs.
   cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
@@ -134,12 +137,13 @@ begin
 
   select array_agg(picture_queue._change(
     c.id,
-    coalesce(v_broken #>> array[c.id::text, '0'], case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
-    v_broken #>> array[c.id::text, '1']))
+    coalesce(v_endings #>> array[c.id::text, '0'],
+      case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
+    v_endings #>> array[c.id::text, '1']))
   into v_changes
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
-    and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
+    and (v_endings ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
   v_moved := picture_queue._transition(v_changes, p_does_follow_ups);
   perform picture_queue._wake(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
@@ -155,18 +159,18 @@ create function picture_queue._resolve_new_dependents(p_ids bigint[]) returns in
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_mine bigint[];
+  v_locked_ids bigint[];
   v_children text[];
   v_snapshot pg_snapshot := pg_catalog.pg_current_snapshot();
 begin
-  select array_agg(f.id), array_agg(f.subject::text) into v_mine, v_children
+  select array_agg(f.id), array_agg(f.subject::text) into v_locked_ids, v_children
   from (
     select f.id, f.subject from picture_queue.follow_up f
     where f.id = any (p_ids) and f.kind = 'child' order by f.id for update skip locked
   ) f;
   perform picture_queue._isolate('resolve', v_children, cardinality(v_children));
   delete from picture_queue.follow_up f
-  where f.id = any (v_mine) and (
+  where f.id = any (v_locked_ids) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
       -- The child is locked, or its change failed.
       select from picture_queue.dependency d
@@ -177,14 +181,14 @@ begin
   set data = jsonb_build_object('before', coalesce(f.data ->> 'before', pg_catalog.pg_snapshot_xmax(v_snapshot)::text),
       'looks', coalesce((f.data ->> 'looks')::integer, 0) + 1),
     due_at = picture_queue._now() + make_interval(secs => 0.1 * 2 ^ least(coalesce((f.data ->> 'looks')::integer, 0), 9))
-  where f.id = any (v_mine);
-  return coalesce(cardinality(v_mine), 0);
+  where f.id = any (v_locked_ids);
+  return coalesce(cardinality(v_locked_ids), 0);
 end
 $$;
 
 -- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks. A
--- batch that another transaction has locked, for example to add jobs to it, is left for later; its changes are added up
--- to one, since there may be many until then.
+-- batch that another transaction has locked, for example to add jobs to it, is skipped; its follow-ups are merged into
+-- one, since many may accumulate.
 create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -230,8 +234,8 @@ begin
 end
 $$;
 
--- Enqueues the callback of each of these finished batches once. If a callback is refused, the reason is written to the
--- batch, and it is not tried again.
+-- Enqueues the callback of each of these finished batches once. If a callback is refused, the error is written to the
+-- batch, and the callback is not tried again.
 create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

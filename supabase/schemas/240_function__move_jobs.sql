@@ -16,8 +16,8 @@ begin
       case p_kind
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
         when 'sweep' then case
-          -- A job that was cancelled while parked is claimed once more to undo its work. If that claim never started,
-          -- it is not cancelled but released, to be claimed again.
+          -- A job that was cancelled while parked is claimed once more to undo its work. If the start of that claim was
+          -- not confirmed, the job is released, to be claimed again, rather than cancelled.
           when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and u.is_unstarted) is not true
             then 'cancel'
           when u.is_unstarted then 'release'

@@ -1,8 +1,9 @@
--- Limits, exact however many workers there are. Only claims let jobs start: a claim locks the keys of its
--- candidates, reads in a later statement what runs under them, and starts what fits (_admit). What does not fit is set
--- to blocked, so that others can run and no claim reads it again. freed_key tells which keys to look at, and when:
--- whoever ends a job appends its keys, and whoever blocks one appends when its key may let it start. _unblock_keys
--- subtracts the ended jobs and unblocks those that wait, in the next claim or in maintenance.
+-- Limits are exact with any number of workers. Only claims start jobs: a claim locks the keys of its candidates, reads
+-- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). Jobs of a key without
+-- capacity are set to blocked, so that other jobs can run and no claim reads the blocked jobs again. The table
+-- freed_key says which keys to process, and when: a transaction that ends a job appends the keys of the job; one that
+-- blocks a job appends the time at which its key may have capacity. _unblock_keys subtracts the ended jobs and unblocks
+-- waiting ones, in the next claim or in maintenance.
 
 -- Returns the limit keys of a job.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
@@ -15,8 +16,8 @@ $$;
 
 -- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
 -- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
--- only when a job ends). The result is exact for a caller that holds the locks of the keys: ends of jobs that are not
--- visible yet make the capacity smaller, never larger.
+-- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large; it is too small
+-- while ends of jobs are not visible yet.
 create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -27,8 +28,8 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Older rows of freed_key were subtracted already, or were committed late and will be by the next round of
-  -- maintenance.
+  -- Older rows of freed_key were subtracted already, or were committed late; the next round of maintenance subtracts
+  -- these.
   v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
@@ -61,9 +62,9 @@ begin
 end
 $$;
 
--- Locks keys until the transaction ends and returns those it got. Waits up to 50 milliseconds for each lock, in one
--- order for all callers; if one is not free by then, takes those that are free. Keys share 1,024 locks, so that no
--- transaction takes more; sharing can delay but causes no error.
+-- Locks keys until the transaction ends, and returns the locked keys. All callers take the locks in the same order, and
+-- wait up to 50 milliseconds for each. If a wait times out, the function takes only the locks that are free. The keys
+-- share 1,024 locks, so that no transaction takes more. Keys with the same lock can delay each other, without an error.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '50ms'
@@ -79,7 +80,7 @@ begin
       select k from unnest(p_keys) k
       where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
   end;
-  -- Without those whose row somebody has locked by hand.
+  -- Leave out keys whose row a transaction outside of picture-queue has locked.
   return array(
     select k from unnest(v_keys) k
     where (select l.running from picture_queue.limit_key l where l.key = k order by l.version desc limit 1) is null
@@ -96,7 +97,7 @@ declare
   v_count integer;
 begin
   for v_key, v_count in select k, n from unnest(p_keys, p_counts) as c (k, n) loop
-    -- By its ctid, since an old snapshot may keep other versions of the row.
+    -- Find the row by its ctid, since an old snapshot may keep other versions of it.
     update picture_queue.limit_key l set running = greatest(l.running + v_count, 0), version = l.version + 1
     where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = v_key order by o.version desc limit 1);
     if not found then
@@ -106,10 +107,11 @@ begin
 end
 $$;
 
--- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time: when their pause or the
--- period of their rate ends; in one second, if jobs wait although the key has capacity (one call does not unblock all,
--- or those it unblocked are not claimed yet); at p_latest at the latest. Without p_latest a key gets no row if an
--- earlier one is planned, or if only the end of a job gives it capacity.
+-- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time. A key without capacity gets
+-- the time at which its pause or the period of its rate ends. A key with capacity for which jobs wait gets the time in
+-- one second, since one call does not unblock all jobs, and unblocked jobs may not be claimed yet. p_latest: the latest
+-- time for each key. Without p_latest a key gets no row if an earlier time is planned, or if only the end of a job
+-- gives it capacity.
 create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -137,16 +139,16 @@ end
 $$;
 
 -- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
--- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
--- type without a worker, does not hold back others; claims block jobs again for which there is no capacity. A key can
--- block jobs of many pairs of queue and type: it examines the first hundred pairs, and a hundred from a pair on that
--- some worker takes. Locked keys are left to the next call.
+-- type as many as may start, minus the jobs that were unblocked before and are not claimed yet. So a paused queue, or a
+-- type without a worker, does not hold back others; if too many were unblocked, claims block them again. For a key that
+-- blocks jobs of many pairs of queue and type, the function examines the first hundred pairs, and the hundred that
+-- follow a random pair of some worker. Keys that are locked wait for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  -- Locked without a wait; _lock_keys leaves out those whose row somebody has locked.
+  -- Take the locks without waiting; _lock_keys also leaves out keys whose row is locked.
   v_keys text[] := picture_queue._lock_keys(array(
     select k from unnest(p_keys) k
     where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
@@ -163,7 +165,7 @@ begin
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
   perform picture_queue._isolate('unblock', array(
     with recursive pair as (
-      -- Pairs of queue and job type, each found by a step in the index.
+      -- Find the pairs of queue and job type, each by one search in the index.
       select k.key, o.queue, o.job_type, 1 as n
       from unnest(v_keys) as k (key)
       cross join (
@@ -190,7 +192,7 @@ begin
     )
     select d.id::text
     from (
-      -- All together a thousand or so, whatever the number of pairs.
+      -- About a thousand jobs in total, for any number of pairs.
       select p.key, p.queue, p.job_type, greatest(least(c.capacity, 1 + 1000 / count(*) over ()), 0) as n
       from (select distinct o.key, o.queue, o.job_type from pair o) p
       left join picture_queue._limits(v_keys) c on c.key = p.key
@@ -201,7 +203,7 @@ begin
         and j.job_type = s.job_type and j.id::text not in (select picture_queue._failed_subjects('unblock'))
       order by j.rank, j.turn, j.seq
       limit greatest(0, s.n - (
-        -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
+        -- A job not claimed for three seconds (its row is locked, or its start fails) does not hold back others.
         select count(*) filter (where u.updated_at > v_now - interval '3 seconds')
         from (
           select o.updated_at from public.job_queue o
@@ -228,7 +230,7 @@ begin
       select distinct f.key from picture_queue.freed_key f
       where f.at > (select m.done_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
     ) k
-    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
+    -- The limit makes Postgres look each key up, rather than join the keys with all blocked jobs.
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
@@ -251,8 +253,8 @@ as $$
 $$;
 
 -- Counts, under their keys, up to p_limit of the jobs that _uncounted returns. Until all are counted, no job starts
--- under the rule. A job that is locked stops its key for ten seconds only; after that the limit may be exceeded by it.
--- For ten seconds the rule is checked again and again, since claims that do not see the rule may be in progress.
+-- under the rule. A locked job blocks its key for at most ten seconds; after that, this job may exceed the limit. For
+-- ten seconds the rule is checked repeatedly, since claims that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -267,7 +269,7 @@ begin
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
     from picture_queue._uncounted(p_rules) u
     join public.job_queue j on j.id = u.job_id
-    -- Again under the lock of the job: it may have ended since, or be counted.
+    -- Check again under the lock of the job: it may have ended or been counted in the meantime.
     where u.keys && v_locked and j.status = 'processing' and j.hold is null and not coalesce(j.slots, '{}') && u.keys
     order by j.id limit p_limit for update of j skip locked
   ),
@@ -279,11 +281,11 @@ begin
   from (select k, count(*)::integer from counted c cross join lateral unnest(c.keys) k group by k) s (key, n);
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  set counted = r.counted or not l.is_left or v_found = 0 and not l.is_new,
-    count_at = case when v_found > 0 then v_now when l.is_left or l.is_new then v_now + interval '1 second' end
+  set counted = r.counted or not l.has_uncounted or v_found = 0 and not l.is_new,
+    count_at = case when v_found > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
   from (
     select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
-      exists (select from picture_queue._uncounted(array[o.key])) as is_left
+      exists (select from picture_queue._uncounted(array[o.key])) as has_uncounted
     from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
   where r.key = l.key;

@@ -1,10 +1,10 @@
--- Decides which of these locked jobs may start, p_max_jobs at most. A job has a place, by the order of the list, among
--- the jobs with the same limited key; it may start if for each of its keys the place is within the capacity. The
--- function counts these jobs as running and returns them with their limited keys; the caller must start them. It blocks
--- jobs of which a key has no capacity at all. The others stay pending: jobs before them take the capacity, or another
--- transaction has locked one of their keys. If a claim has picked 5,000 candidates, the most that it may, a key that
--- another transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind
--- them. Keys stay locked until the transaction ends.
+-- Decides which of these locked jobs may start, p_max_jobs at most. Each limited key ranks its jobs in the order of the
+-- list; a job may start if its place under each of its keys is within the capacity of the key. The function counts
+-- these jobs as running and returns them with their limited keys; the caller must start them. It blocks jobs with a key
+-- that has no capacity at all. The others stay pending: jobs before them take the capacity, or another transaction has
+-- locked one of their keys. If a claim has picked 5,000 candidates, which is the maximum, a key that another
+-- transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind them. Keys
+-- stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -13,7 +13,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_limited text[];
   v_locked text[];
-  v_capacity jsonb;  -- by key that this transaction has locked; a key without an entry lets nothing start
+  v_capacity jsonb;  -- for each key that this transaction has locked; no job of a key without an entry starts
   v_rated text[];  -- keys that have a rate
   v_starting picture_queue.candidate[];
   v_blocked picture_queue.candidate[];
@@ -58,7 +58,7 @@ begin
     select c.key, v_now from unnest(v_keys, v_counts) as c (key, n) cross join generate_series(1, c.n) where c.key = any (v_rated);
   end if;
   if v_blocked is not null then
-    -- A job may have been unblocked for another key: it does not take the slot of that key.
+    -- Process the key for which such a job was unblocked again, since the job does not take its slot.
     insert into picture_queue.freed_key (key, n)
     select distinct j.blocked_on, 0 from unnest(v_blocked) b join public.job_queue j on j.id = b.id
     where j.blocked_on <> b.blocked_on;

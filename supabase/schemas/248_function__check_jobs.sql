@@ -1,9 +1,9 @@
--- The validator of every way to enqueue (one job, many, a batch and its callback, a schedule, a generation), and of the
--- policies of job types. What it accepts can be carried out later.
+-- The validator of all functions that enqueue (one job, many, a batch and its callback, a schedule, a generation), and
+-- of the policies of job types. A stored item that it has accepted can be enqueued later.
 
--- Returns what is wrong with a JSON value of a caller, apart from its type; null if nothing. Every client must be able
--- to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads a
--- number beyond 1e308 as Infinity.
+-- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
+-- able to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads
+-- a number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
 language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -16,8 +16,8 @@ begin
   elsif v_bytes > 200 and jsonb_path_exists(p_value, 'strict $.**{101}') then
     return 'is nested deeper than 100 levels';
   end if;
-  -- A number beyond 1e308 has a digit at a multiple of 300 bytes. To examine these bytes takes a tenth of the time of
-  -- reading all numbers.
+  -- A number beyond 1e308 has over 300 digits, so one of them is at a multiple of 300 bytes. To examine these bytes
+  -- takes a tenth of the time of reading all numbers.
   for i in 1..v_bytes / 300 loop
     if get_byte(v_text, i * 300 - 1) between 48 and 57 then
       return 'has a number beyond 1e308: ' || left(jsonb_path_query_first(p_value,
@@ -28,10 +28,10 @@ begin
 end
 $$;
 
--- Returns what is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or integer
--- (low, high), text (characters), name (characters, and which ones beside letters and digits), list (entries,
--- characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time (from 1970 to
--- 9998), moment (any time), boolean.
+-- Returns the problem with a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
+-- integer (low, high), text (characters), name (characters, and those allowed besides letters and digits), list
+-- (entries, characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time
+-- (from 1970 to 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -42,7 +42,7 @@ declare
   v_shown text := left(p_value::text, 100);
   v_fits boolean;
 begin
-  -- One statement for each kind: in a single one the planner would try casts of other kinds.
+  -- One statement for each kind: in a single statement the planner would try the casts of other kinds.
   case v_kind
     when 'number' then
       -- The text of a number that is closer to zero than a real can hold is longer than 40 characters.
@@ -57,11 +57,11 @@ begin
           when 'time' then v_text::timestamptz between '1970-01-01' and '9999-01-01'
           else v_text::timestamptz is not null end;
       exception when data_exception then
-        v_fits := false;  -- only the cast can tell
+        v_fits := false;  -- only a cast can validate the text
       end;
       return case when not v_fits then case v_kind
         when 'integer' then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2)
-        when 'uuid' then format('is %s, which is no uuid', v_shown)
+        when 'uuid' then format('is %s, which is not a uuid', v_shown)
         else format('is %s', left(v_text, 100)) end end;
     when 'name' then
       return case when length(v_text) > (p_rule ->> 1)::integer
@@ -82,7 +82,7 @@ begin
             jsonb_array_length(p_value), p_rule ->> 1, p_rule ->> 2) end;
     when 'uuids' then
       return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
-        select format('has %s, which is no uuid', e) from jsonb_array_elements(p_value) e
+        select format('has %s, which is not a uuid', e) from jsonb_array_elements(p_value) e
         where picture_queue._value_problem(e, '["uuid"]') is not null limit 1));
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
@@ -94,8 +94,8 @@ begin
 end
 $$;
 
--- Returns what is wrong with the fields of an object; null if nothing. p_rules has a rule for each known field. A JSON
--- null stands for the default of a field.
+-- Returns the problem with the fields of an object; null if there is none. p_rules has a rule for each known field. A
+-- JSON null stands for the default of a field.
 create function picture_queue._fields_problem(p_path text, p_object jsonb, p_rules jsonb) returns text
 language plpgsql stable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -117,7 +117,8 @@ begin
 end
 $$;
 
--- Refuses an object with a field that has no rule or does not fit it. It reads nothing, so users may call it.
+-- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may call
+-- it.
 create function picture_queue._check_fields(p_path text, p_object jsonb, p_rules jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -126,13 +127,13 @@ declare
 begin
   if v_problem is not null then
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', v_problem,
-      'known are ' || (select string_agg(k, ', ') from jsonb_object_keys(p_rules) k));
+      'known fields are ' || (select string_agg(k, ', ') from jsonb_object_keys(p_rules) k));
   end if;
 end
 $$;
 
--- Returns what is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
--- for example a mistyped one, would make different jobs equal, so it is refused.
+-- Returns the problem with the options of a job; null if there is none. A name in unique.by that is not a key of the
+-- payload, for example a mistyped one, would make different jobs equal, so it is refused.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -177,23 +178,23 @@ begin
   return case
     when v_by = '[]' then 'options.unique.by is []: name keys of the payload, or leave it out to compare all of it'
     when not v_payload ?& array(select jsonb_array_elements_text(v_by)) then (
-      select format('options.unique.by has %s, which is no key of the payload: name top-level keys%s',
+      select format('options.unique.by has %s, which is not a key of the payload: name top-level keys%s',
         to_jsonb(left(k.name, 100)), case when v_payload ? k.top then format(', such as "%s"', left(k.top, 100)) end)
       from (select b.name, split_part(b.name, '.', 1) from jsonb_array_elements_text(v_by) as b (name)) as k (name, top)
       where not v_payload ? k.name limit 1)
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is not unique while it runs cannot become unique again: there may be an equal job by then.
+    -- A job that is not unique while it runs cannot become unique again, since an equal job may have been enqueued.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
-      then format('options.unique.states is %s: with a finished state goes processing', v_states)
+      then format('options.unique.states is %s: to include a finished state, include processing', v_states)
   end;
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job, naming its
--- place, the field and the value. p_name: the name of the argument, if it is not an entry of jobs. p_first: if p_jobs
--- is a part of a call, the place of its first job.
+-- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job with an error
+-- that names its position, the field and the value. p_name: the name of the argument, if it is not an entry of jobs.
+-- p_first: if p_jobs is a part of a call, the position of its first job.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -217,12 +218,12 @@ begin
     if v_bad is null then
       return;
     end if;
-  exception when data_exception or program_limit_exceeded then  -- the latter: an array in an array, and so on
+  exception when data_exception or program_limit_exceeded then  -- the latter: for example an array in an array
     v_error := sqlerrm;
     v_bad := 1;
   end;
   if v_error is not null and v_count > 1 then
-    -- A value has the wrong type, and the error does not tell which: check each half.
+    -- A value has the wrong type, and the error does not say which: check each half.
     for v_half in 0..1 loop
       perform picture_queue._check_jobs(
         jsonb_path_query_array(p_jobs, '$[$from to $to]', jsonb_build_object(
@@ -263,11 +264,11 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with types and defaults, and the place of the first invalid one (bad). A job
--- of a first-in, first-out queue gets its place (rank, turn) here, the others in _assign_order. is_plain: all have a
--- place, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
+-- Returns the jobs that callers describe, with types and defaults, and the position of the first invalid one (bad). A
+-- job of a first-in, first-out queue gets its rank and turn here, the others in _assign_order. is_plain: all have a
+-- rank, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
 -- allowed, since they keep the order of the call. For speed, fields are read by `->>`, not by jsonb_to_recordset, and
--- no pattern has a count such as {0,127}.
+-- no regular expression has a count such as {0,127}.
 create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -329,7 +330,7 @@ begin
   ) e
   left join picture_queue.job_type t on t.name = e.job_type
   left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
-  -- `offset 0`, so that nothing is read of a job without options.
+  -- `offset 0`, so that the options are read only of jobs that have some.
   left join lateral (
     select r.*, u.*
     from (select e.options as value where e.options not in ('{}', 'null') offset 0) g

@@ -1,17 +1,17 @@
--- Writes jobs and answers, in the order asked, the id of each and what became of it: created; existing (same id,
--- idempotency key or unique key); replaced or debounced. All or none. One job is announced; of many, only the queues'
--- workers hear. p_internal: callbacks of batches, which a draining queue takes, and for which an unknown queue is
--- always made.
+-- Enqueues jobs, all or none. Returns the id and the outcome of each, in the order of the call: created; existing (a
+-- job with the same id, idempotency key or unique key exists); replaced or debounced. For a single job it sends an
+-- event; for many it only wakes the workers of their queues. p_internal: the jobs are callbacks of batches, which a
+-- draining queue accepts, and for which an unknown queue is always created.
 create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];
-  v_next picture_queue.new_job[];
+  v_rest picture_queue.new_job[];  -- the jobs that are neither inserted nor found yet
+  v_next picture_queue.new_job[];  -- the jobs to insert next
   v_plain boolean;
   v_keyed boolean;
-  v_found jsonb := '{}'::jsonb;  -- place in the call: id and outcome of the job that was there
+  v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
   v_exists boolean;
   v_left integer;
   v_failures integer := 0;
@@ -22,7 +22,7 @@ begin
   if v_jobs is null then
     return '[]'::jsonb;
   elsif not v_plain then
-    -- A repeated call finds its jobs, whatever has become of their queue, their parents and their batch.
+    -- A repeated call returns its jobs, whatever the state of their queue, their parents and their batch.
     if v_keyed then
       v_found := picture_queue._find_existing(v_jobs);
     end if;
@@ -32,24 +32,24 @@ begin
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
   if not v_keyed then
-    -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
+    -- No existing job can conflict, so no subtransaction is needed: a trigger may enqueue 100,000 jobs one by one.
     perform picture_queue._insert_jobs(v_rest);
     v_rest := '{}';
   end if;
-  v_next := v_rest;  -- most often all are new
+  v_next := v_rest;  -- usually all are new
   v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
-      -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
+      -- The duplicate of a unique job may be gone when it is looked up; then the unique job is tried again.
       v_left := cardinality(v_rest);
       v_found := v_found || picture_queue._resolve_duplicates(v_rest);
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
       v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
       if v_failures > 5 then
-        perform picture_queue._check_isolation();  -- a fixed snapshot never shows that job
+        perform picture_queue._check_isolation();  -- a fixed snapshot never shows the duplicate
         perform picture_queue._raise_busy('a job with the same id or key comes and goes');
       end if;
-      -- Of those that share an id or a key the first; the others will find it.
+      -- Of jobs that share an id or a key, insert the first; the others are duplicates of it in the next round.
       v_next := array(
         select f.n
         from (
@@ -62,14 +62,14 @@ begin
         ) f
         where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
     end if;
-    begin  -- `on conflict` would cost each row that is new a tenth of its enqueue
+    begin  -- `on conflict` would make the enqueue of each new row a tenth slower
       perform picture_queue._insert_jobs(v_next);
       v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
       v_failures := 0;
     exception when unique_violation then
       get stacked diagnostics v_table = table_name, v_index = constraint_name;
       if v_table <> 'job_queue' or v_index not in ('job_queue_pkey', 'job_queue_idempotency', 'job_queue_unique') then
-        raise;  -- by a trigger or an index of the project's
+        raise;  -- a trigger or an index of the project caused it
       end if;
     end;
     v_exists := true;
@@ -90,7 +90,7 @@ begin
     end if;
   end if;
   if v_found = '{}' then
-    -- Rows as JSON take half the time of as many objects built of their parts.
+    -- A conversion of rows takes half the time of jsonb_build_object.
     return to_jsonb(array(select m from (select n.job_id, 'created' as outcome from unnest(v_jobs) n) m));
   end if;
   return (
@@ -99,8 +99,8 @@ begin
 end
 $$;
 
--- Checks the queues, parents and batches of new jobs, makes the queues that are not there, and gives each job
--- its place in the order of claims. Jobs that were found (p_found) need none of it.
+-- Checks the queues, parents and batches of new jobs, creates missing queues, and gives each job its place in the order
+-- of claims. Jobs that exist already (p_found) are not checked.
 create function picture_queue._place_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_internal boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -123,16 +123,16 @@ begin
       'resume_queue() ends draining');
   elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
     perform picture_queue._raise_error('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
-      'set_queue() makes a queue; list_queues() has those there are');
+      'set_queue() creates a queue; list_queues() shows the existing queues');
   elsif v_unknown <> '{}' then
     begin
       insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
     exception when lock_not_available or deadlock_detected or serialization_failure then
-      perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction makes the same queue');
+      perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction is creating the same queue');
     end;
   end if;
-  -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
   v_jobs := picture_queue._assign_order(picture_queue._check_parents(v_jobs));
+  -- Lock the batches until the transaction ends. A finished batch accepts no jobs.
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
     select i.id, b.id is null as is_unknown into v_bad
@@ -150,21 +150,22 @@ begin
 end
 $$;
 
--- Equal for jobs of one type and owner with equal arguments: those named, or all.
+-- Returns the unique key of a job: it is equal for jobs with the same type, owner and values of the payload (of the
+-- keys in p_by; null: of all).
 create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_arguments jsonb := coalesce((select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}');
+  v_values jsonb := coalesce((select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}');
 begin
-  if v_arguments::text ~ '[.][0-9]*0([^0-9]|$)' then
-    v_arguments := picture_queue._trim_numbers(v_arguments);
+  if v_values::text ~ '[.][0-9]*0([^0-9]|$)' then
+    v_values := picture_queue._trim_numbers(v_values);
   end if;
-  return p_job_type || ':' || md5(coalesce(p_user_id::text, '') || v_arguments::text);
+  return p_job_type || ':' || md5(coalesce(p_user_id::text, '') || v_values::text);
 end
 $$;
 
--- The value with its numbers written in one way: 1.0 and 1.00 are 1, to jsonb too.
+-- Returns the value without trailing zeros in its numbers: 1.0 and 1.00 become 1, since jsonb compares them as equal.
 create function picture_queue._trim_numbers(p_value jsonb) returns jsonb
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -181,9 +182,9 @@ begin
 end
 $$;
 
--- The order of new jobs within their queues: rank and turn. A turn is the time at which a job is due, so that one
--- enqueued for later goes behind those enqueued before it is due. Aging turns priority into a head start in seconds;
--- fair share gives each tenant its turns (see _last_turn).
+-- Sets the rank and turn of new jobs, their place in the order of claims. The turn is the time at which a job is due,
+-- so that a job enqueued for later comes after those enqueued before it is due. Aging turns priority into a head start
+-- in seconds; fair share places a job after the last turn of its tenant (_last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -197,7 +198,7 @@ begin
       from unnest(p_jobs) n
       left join picture_queue.queue q on q.name = n.queue
     ),
-    lines as (
+    tenants as (
       select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
         picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
       from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
@@ -212,13 +213,13 @@ begin
         + l.step * row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i)
       else 0 end))
     from placed p
-    left join lines l
+    left join tenants l
       on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null
     order by p.i);
 end
 $$;
 
--- Writes the rows and the counts, and wakes workers.
+-- Inserts the rows, writes the counts, and wakes workers.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
@@ -228,7 +229,7 @@ declare
   v_due timestamptz;
   v_written bigint;
 begin
-  with made as (
+  with inserted as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
       scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
       unique_until, batch_id, user_id, generation_id, idempotency_key, created_at, updated_at)
@@ -238,7 +239,9 @@ begin
     from unnest(p_jobs) n
     returning queue, hold, scheduled_for
   ),
-  total as (select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from made m group by m.queue, m.hold),
+  total as (
+    select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from inserted m group by m.queue, m.hold
+  ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select t.queue, 'pending', t.hold, t.n, v_now from total t
@@ -248,7 +251,7 @@ begin
   if coalesce(v_written, 0) <> cardinality(p_jobs) then
     raise exception 'a trigger on public.job_queue left out a job';
   end if;
-  if v_due < v_now + interval '2 seconds' then  -- a round comes within two seconds anyway
+  if v_due < v_now + interval '2 seconds' then  -- the next round begins within two seconds anyway
     perform picture_queue._wake_maintenance(v_due);
   end if;
   if v_queues is not null then

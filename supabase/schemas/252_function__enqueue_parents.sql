@@ -1,4 +1,4 @@
--- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So no circle can
+-- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So no cycle can
 -- form.
 
 -- Refuses unknown parents, and marks the jobs that have to wait. Parents are not locked, since an enqueue in a long
@@ -7,13 +7,13 @@ create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) ret
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_places jsonb;  -- by job id: its first place in the call
+  v_places jsonb;  -- for each job id: its first position in the call
   v_bad record;
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
-  -- An object rather than a join, which for thousands of jobs would compare each pair.
+  -- An object rather than a join, since a join of thousands of jobs would compare each pair.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
   select n.i, p.id, v_places ? p.id::text as is_later into v_bad
   from unnest(p_jobs) n
@@ -22,11 +22,12 @@ begin
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
   if v_bad.is_later then
-    perform picture_queue._raise_error('PQ_CYCLE', format('jobs[%s] depends on %s, which does not stand before it', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_CYCLE',
+      format('jobs[%s] depends on %s, which is not listed before it', v_bad.i - 1, v_bad.id),
       'list parents before their children');
   elsif found then
     perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
-      'a job can depend on jobs that are there, or stand before it in the same call');
+      'a job can depend on existing jobs, and on jobs before it in the same call');
   end if;
 
   return array(
@@ -39,40 +40,41 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and resolves those with a finished parent. If the call names a parent that an
--- existing job stands for (p_answer), the existing job is the parent; it may have finished long ago.
-create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
+-- Links new jobs to their parents, and resolves those with a finished parent. If a parent in the call is a duplicate of
+-- an existing job (p_found), the existing job is the parent; it may have finished long ago.
+create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_found jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_found jsonb;  -- by id in the call: the id of the existing job
+  v_existing jsonb;  -- for each id in the call that is a duplicate: the id of the existing job
   v_new jsonb;  -- the ids of new jobs, which no other transaction sees yet
   v_resolved uuid[];
 begin
-  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found
+  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_existing
   from unnest(p_jobs) n
-  cross join lateral (select p_answer -> n.i::text ->> 'job_id' as id) o
+  cross join lateral (select p_found -> n.i::text ->> 'job_id' as id) o
   where o.id <> n.job_id::text;
-  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new from unnest(p_jobs) n where not p_answer ? n.i::text;
+  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new
+  from unnest(p_jobs) n where not p_found ? n.i::text;
   with linked as (
     insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
-    select n.job_id, coalesce((v_found ->> d.id::text)::uuid, d.id), n.on_parent_failure
+    select n.job_id, coalesce((v_existing ->> d.id::text)::uuid, d.id), n.on_parent_failure
     from unnest(p_jobs) n
     cross join unnest(n.depends_on) as d (id)
-    where n.hold = 'waiting' and not p_answer ? n.i::text
+    where n.hold = 'waiting' and not p_found ? n.i::text
     on conflict do nothing
     returning child_id, parent_id
   ),
   link as materialized (
-    select l.child_id, l.parent_id, p.finished_at is not null as is_over
+    select l.child_id, l.parent_id, p.finished_at is not null as is_finished
     from linked l
     left join public.job_queue p on p.id = l.parent_id
   ),
-  noted as (
+  recorded as (
     insert into picture_queue.follow_up (kind, subject)
-    select distinct 'child', l.child_id from link l where not l.is_over and not v_new ? l.parent_id::text
+    select distinct 'child', l.child_id from link l where not l.is_finished and not v_new ? l.parent_id::text
   )
-  select array_agg(distinct l.child_id) into v_resolved from link l where l.is_over;
+  select array_agg(distinct l.child_id) into v_resolved from link l where l.is_finished;
   if v_resolved is not null then
     perform picture_queue._resolve_dependents(v_resolved, true);
   end if;

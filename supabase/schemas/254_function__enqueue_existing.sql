@@ -1,7 +1,7 @@
--- Duplicates: new jobs whose id or key an existing job has.
+-- Duplicates: new jobs with the id or a key of an existing job.
 
--- The jobs that have the id or the idempotency key of new ones, as answers by place in the call. Each search reads one
--- entry of an index, whoever else uses that key.
+-- Returns the existing jobs with the id or the idempotency key of new jobs, as answers by position in the call. Each
+-- search reads one index entry, even if other types or users have the same key.
 create function picture_queue._find_existing(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
 as $$
@@ -35,8 +35,8 @@ begin
 end
 $$;
 
--- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
--- would be done twice.
+-- Returns whether an id or a key of new jobs is in use. The check is cheap; without it, an insert of many jobs would be
+-- done twice if one of them is a duplicate.
 create function picture_queue._any_exist(p_jobs picture_queue.new_job[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set plan_cache_mode = force_generic_plan
@@ -57,8 +57,8 @@ begin
 end
 $$;
 
--- Answers, by place in the call, for the new jobs that another one kept out. Where a unique key is free by
--- now, the place is left out: the caller tries that job again.
+-- Returns answers, by position in the call, for new jobs that have a duplicate. It omits a job whose unique key has
+-- become free; the caller tries that job again.
 create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -66,19 +66,21 @@ declare
   v_found jsonb := picture_queue._find_existing(p_jobs);
   v_unique picture_queue.new_job[] := array(
     select n from unnest(p_jobs) n where n.unique_key is not null and not v_found ? n.i::text);
-  v_renewed uuid[];
+  v_updated uuid[];
 begin
   if v_unique = '{}' then
     return v_found;
   end if;
-  -- Here and below each key is looked up by itself. A join, planned while the table was empty, looks at each pair.
+  -- End the uniqueness of jobs whose period is over. Here and below each key is looked up separately, since a join that
+  -- was planned while the table was empty compares each pair.
   update public.job_queue j set unique_states = '{}'
   where j.unique_until <= picture_queue._now() and j.id = any (array(
     select u.id from unnest(v_unique) n
     cross join lateral (
       select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u));
 
-  v_renewed := picture_queue._update_duplicates(v_unique, 'replace') || picture_queue._update_duplicates(v_unique, 'debounce');
+  v_updated := picture_queue._update_duplicates(v_unique, 'replace')
+    || picture_queue._update_duplicates(v_unique, 'debounce');
   return v_found || coalesce((
     select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
       when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
@@ -87,13 +89,13 @@ begin
     cross join lateral (
       select o.id, o.status from public.job_queue o
       where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
-    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_renewed) r)), '{}');
+    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_updated) r)), '{}');
 end
 $$;
 
--- Gives jobs that wait what the new ones of this kind would have had: everything but parents and batch
--- (replace), or the newest payload and a later time (debounce). Of several for one job the last decides. A job
--- that runs cannot be replaced; one that runs or has finished is not debounced. Returns the ids it locked.
+-- Updates existing pending jobs from new duplicates with this on_conflict: everything but parents and batch (replace),
+-- or the payload and a later time (debounce). If a job has several such duplicates, the last one counts. Replacing a
+-- running job is refused; debouncing a running or finished job changes nothing. Returns the ids of the locked jobs.
 create function picture_queue._update_duplicates(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
@@ -126,14 +128,14 @@ begin
   ) o;
   if v_replace and v_running is not null then
     perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is running', v_running),
-      'on_conflict ignore leaves it; with states ["pending"] a running job is not in the way');
+      'on_conflict ignore keeps it; with states ["pending"] a running job does not conflict');
   end if;
-  with renewed as (
+  with updated as (
     update public.job_queue j set
       payload = n.payload,
       (queue, metadata, tags, priority, rank, turn, tenant, limit_keys, timeout_seconds, backoff, max_attempts,
         expires_at) = (
-        -- In a queue that serves first come first, a job that is due keeps its turn.
+        -- In a first-in, first-out queue, a job that is due keeps its turn.
         select n.queue, n.metadata, n.tags, n.priority, n.rank,
           case when n.hold is null and exists (select from picture_queue.queue q
               where q.name in (n.queue, j.queue) having bool_and(q.aging_seconds is null and not q.fair_share))
@@ -143,7 +145,7 @@ begin
         select j.queue, j.metadata, j.tags, j.priority, j.rank, j.turn, j.tenant, j.limit_keys, j.timeout_seconds,
           j.backoff, j.max_attempts, j.expires_at where not v_replace),
       unique_until = n.unique_until,
-      -- Of a job that waits for its parents, the time counts when they have finished.
+      -- The time of a job that waits for its parents applies when they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
     from unnest(v_new) n
     where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
@@ -152,17 +154,17 @@ begin
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select d.queue, 'pending', r.hold, sum(d.n), v_now
-    from renewed r cross join lateral (values (r.old_queue, -1), (r.queue, 1)) as d (queue, n)
+    from updated r cross join lateral (values (r.old_queue, -1), (r.queue, 1)) as d (queue, n)
     group by d.queue, r.hold having sum(d.n) <> 0
   )
-  -- A blocked job may have other keys now: the next claim sees.
+  -- A blocked job may have other limit keys now; the next claim checks them.
   select array_agg(picture_queue._change(r.id,
       case when r.run_at > v_now then 'delay' when r.hold = 'scheduled' then 'promote' else 'unblock' end, null,
       case when r.run_at > v_now then r.run_at end))
       filter (where r.run_at > v_now or r.hold = 'scheduled' or r.hold = 'blocked' and v_replace),
     array_agg(distinct r.queue)
   into v_changes, v_queues
-  from renewed r;
+  from updated r;
   perform picture_queue._transition(v_changes);
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_ids;

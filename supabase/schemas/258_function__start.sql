@@ -1,8 +1,9 @@
 -- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
--- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
--- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements,
--- since of a claim by an idle worker each counts. It writes no history: the row has worker and start.
+-- Starts locked jobs under a lease, in the given order; if there are limits, only those that _admit permits. Returns
+-- the ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, but with fewer
+-- statements, since each statement adds to the latency of a claim. It writes no history: the row has the worker and the
+-- start time.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -49,7 +50,8 @@ begin
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
-    -- In the statement of the change: who makes such a trigger waits for its lock, so none is missed.
+    -- Whether there may be deferred constraints. This is checked in the statement that changes the rows: creating such
+    -- a trigger waits for its table lock, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
@@ -67,17 +69,18 @@ begin
 end
 $$;
 
--- Starts jobs; if that fails, fewer at a time, down to the one whose start fails. That one is noted in failed_step and
--- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further
--- failure, so that the last is tried. A locked table would be waited for at each try, so not for long.
+-- Starts jobs. If that fails, it tries fewer at a time, down to the job whose start fails; it records that job in
+-- failed_step and skips it. Once starts have failed for 20 milliseconds, each further failure also skips half of the
+-- jobs that are left, so that the last ones are tried. The lock_timeout is short, since each try waits for a locked
+-- table.
 create function picture_queue._start_isolated(
   p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_left picture_queue.claim := p_claim;
-  v_next integer := 1;  -- the first of those not tried yet
-  v_size integer := cardinality(p_candidates);  -- how many are tried at once
+  v_next integer := 1;  -- the position of the first job not tried yet
+  v_size integer := cardinality(p_candidates);  -- the number of jobs to try together
   v_until timestamptz;
 begin
   ids := '{}'::uuid[];
@@ -100,8 +103,8 @@ begin
 end
 $$;
 
--- The jobs that a lease of a worker holds, as the worker gets them. Optional fields are added only if at least one
--- differs from its default. p_order: the order of a claim by weights; null: rank, turn, seq.
+-- Returns the jobs under a lease of a worker, in the form that the worker gets. Optional fields are added only if at
+-- least one differs from its default. p_order: the order of a claim by weights; null: rank, turn, seq.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -130,9 +133,9 @@ begin
         'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
           j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
       ) as base,
-      -- The worker is to confirm the start before it calls the handler. Otherwise a handler that kills its worker at
-      -- once would be run again without a counted attempt: in the last attempt, or once more after an unconfirmed claim
-      -- (unconfirmed_claims counts this claim, too).
+      -- The worker must confirm the start before it calls the handler in the last attempt, and after an unconfirmed
+      -- claim (unconfirmed_claims counts this claim, too). Otherwise a handler that kills its worker at once would be
+      -- run again without a counted attempt.
       j.unconfirmed_claims > 1 or j.unconfirmed_claims = 1 and j.attempt >= j.max_attempts as confirm_start
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null

@@ -1,12 +1,12 @@
--- A claim (_claim) has three parts: _pick chooses and locks jobs, _start starts them, and _leased_jobs reads what the
--- lease holds. A repeated call does the last one only. A claim does no work for others, except that it unblocks jobs
+-- A claim (_claim) has three parts: _pick chooses and locks jobs, _start starts them, and _leased_jobs reads the jobs
+-- under the lease. A repeated call only reads them. A claim does no work for other jobs, except that it unblocks jobs
 -- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
--- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
--- which holds for claims of one job as well as of many; up to p_limit jobs of each queue stay locked until the
--- transaction ends, and other claims skip them. Left out are jobs past expires_at, which maintenance fails, and those
--- whose start failed lately. p_positions: where to begin in each queue.
+-- Picks and locks the first p_limit claimable jobs of these queues, in the order rank, turn, seq. With weights it mixes
+-- the queues at random: the gaps between the jobs of a queue are exponentially distributed, with the weight as the
+-- rate. So each queue gets its share, in claims of one job as well as of many. Up to p_limit jobs of each queue stay
+-- locked until the transaction ends, and other claims skip them. Jobs past expires_at, which maintenance fails, and
+-- jobs whose start failed recently are left out. p_positions: where to begin in each queue.
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -31,17 +31,18 @@ begin
     return picture_queue._pick_of_several(p_claim, p_queues, p_positions, p_limit);
   end if;
   return array(
-    -- The keys as _keys returns them: a call for each job would cost more than to pick it.
+    -- The keys that _keys returns. A function call for each job would cost more than picking the job.
     select row(j.id, case when p_claim.is_limited then array['global', 'queue:' || j.queue, 'type:' || j.job_type]
       || case when j.user_id is not null then array['user:' || j.user_id] end || j.limit_keys end, null)::picture_queue.candidate
     from public.job_queue j
     where j.queue = p_queues[1] and j.status = 'pending' and j.hold is null
       and (j.rank, j.turn, j.seq) >= (v_rank, v_turn, v_seq)
       and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-      -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
+      -- A late repetition of a call must not lease a job again under the lease id of its last attempt: a report of that
+      -- attempt would be accepted.
       and j.lease_id is distinct from p_claim.lease_id
       and (j.expires_at is null or j.expires_at > v_now)
-      -- Looked up for each job, however many others have failed.
+      -- One lookup for each job, however many starts of other jobs have failed.
       and (not p_claim.has_failed or coalesce((
         select f.retry_at <= v_now from picture_queue.failed_step f
         where f.kind = 'claim' and f.subject = j.id::text), true))
@@ -50,10 +51,10 @@ begin
 end
 $$;
 
--- As _pick, for several queues without weights. It lists the first jobs without locks, and locks them in this order
--- until there are enough: a job that was locked and left could not be claimed by others, and a caller of claim_next_job
--- may keep its transaction open while the job runs. If too many of the list are locked or left out, it makes a longer
--- one.
+-- Does the same as _pick for several queues without weights. It lists the first jobs without locking them, and then
+-- locks jobs in this order until it has enough. So it locks only jobs that it returns. A job that is locked and not
+-- returned could not be claimed by others, and a caller of claim_next_job may keep its transaction open while the job
+-- runs. If too many of the listed jobs are locked or left out, it lists more.
 create function picture_queue._pick_of_several(
   p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
@@ -84,7 +85,7 @@ begin
         then picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
       from unnest(v_listed) with ordinality as l (id, n)
       join public.job_queue j on j.id = l.id
-      -- In a case, so that each job is found by its id: there may be very many of these queues.
+      -- The case makes the planner find each job by its id rather than by its queue, since p_queues may be long.
       where case when j.queue = any (p_queues) and j.status = 'pending' and j.hold is null
           and j.lease_id is distinct from p_claim.lease_id
           and (j.expires_at is null or j.expires_at > v_now)
@@ -100,11 +101,11 @@ begin
 end
 $$;
 
--- Stores where the next claims of a worker begin in each queue, for a claim that passed over many index entries (of
--- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job it can
--- run, which this claim may have left to the next one, or at the end of the queue if there is none. The claims of this
--- worker begin there for up to 5 seconds; jobs before it (a retry, a higher priority) wait as long. p_read: how many
--- entries were read.
+-- Stores where the next claims of a worker begin in each queue. _claim calls it after it has read many index entries
+-- without a job for this worker (dead entries that an old snapshot keeps, or jobs of other types). The position is that
+-- of the first job that the worker can run, or of the last job of the queue if there is none. The claims of this worker
+-- begin there for up to 5 seconds; jobs before the position (a retry, a higher priority) wait until then. p_read: the
+-- number of entries that were read.
 create function picture_queue._store_start_positions(p_claim picture_queue.claim, p_open_queues text[], p_read bigint)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -134,7 +135,7 @@ begin
 end
 $$;
 
--- Writes the row of a worker. One that somebody has locked is left as it is: a claim does not wait for it.
+-- Writes the row of a worker. A locked row is left unchanged, since a claim must not wait for it.
 create function picture_queue._touch_worker(p_worker text, p_queues text[], p_job_types text[], p_idle boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -143,7 +144,7 @@ begin
   update picture_queue.worker w
   set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = picture_queue._now()
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
-  -- A row that an open transaction has made or changed would be waited for.
+  -- An insert would wait for another transaction that inserts the same name, hence the advisory lock.
   if not found and not exists (select from picture_queue.worker w where w.name = p_worker)
     and pg_catalog.pg_try_advisory_xact_lock(1903326073, pg_catalog.hashtext(p_worker))
   then
@@ -154,32 +155,32 @@ begin
 end
 $$;
 
--- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
--- the id of the lease. That is nothing if its jobs have expired and are not swept yet. If no job runs under it any
--- more, the call is a new claim. If not all that was picked starts, because it is over a limit or its start fails, it
--- picks more, until enough jobs have started or there are no others. If it has picked 5,000 or a second has passed
--- before that, it stops and tells workers to claim again.
+-- Leases jobs to a worker and returns them. The id of the request is the id of the lease, so a repeated call returns
+-- the jobs that are still under this lease: none if the lease has expired, but was not swept yet. If no job runs under
+-- this lease any more, the call is a new claim. If picked jobs do not start, because a limit is reached or their start
+-- fails, the claim picks more, until enough jobs have started or there are no others. It stops after 5,000 picked jobs
+-- or one second, and tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- max_jobs: how many it may still start
-  -- Entries of this index that the transaction has read; in the end, those that this claim has read.
+  v_left picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
+  -- The number of index entries that the transaction has read; at the end, the number that this claim has read.
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_known record;
+  v_known record;  -- the state of the worker, its queues and the limits
   v_picked picture_queue.candidate[];
   v_started record;
   v_ids uuid[] := '{}'::uuid[];
-  v_take integer := p_claim.max_jobs;
-  v_last integer;  -- how many jobs the pick before had
-  v_seen integer := 0;
+  v_pick_size integer := p_claim.max_jobs;
+  v_last integer;  -- the size of the previous pick
+  v_total_picked integer := 0;
 begin
   perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
-  -- In one statement, since of a claim by an idle worker each statement counts.
+  -- One statement, since each statement adds to the latency of a claim by an idle worker.
   select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, q.names as queues, q.is_announced,
     exists (select from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker)
@@ -208,43 +209,45 @@ begin
     perform picture_queue._unblock_freed_keys();
   end if;
   loop
-    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_take);
+    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_pick_size);
     exit when v_picked = '{}';
     v_started := picture_queue._start_isolated(v_picked, v_left);
     v_ids := v_ids || v_started.ids;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
-      or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true
+      or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
         and cardinality(v_picked) is not distinct from v_last;
-    -- Those that were just blocked held places under other keys: without them, others of the same jobs may start.
+    -- Jobs that were just blocked occupied places under other keys. Without them, other jobs of this pick may start in
+    -- the next round.
     v_last := cardinality(v_picked);
-    v_seen := v_seen + cardinality(v_picked);
-    if v_seen >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
-      or v_started.has_skipped and cardinality(v_picked) < v_take
+    v_total_picked := v_total_picked + cardinality(v_picked);
+    if v_total_picked >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
+      or v_started.has_skipped and cardinality(v_picked) < v_pick_size
     then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;
-    v_take := least(greatest(v_take * 4, 20), 5000);
-    v_left.has_failed := true;  -- perhaps a start failed just now
+    v_pick_size := least(greatest(v_pick_size * 4, 20), 5000);
+    v_left.has_failed := true;  -- a start may have failed in this round
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
   end if;
-  -- When the worker becomes idle, else every 5 seconds: until then its row may say idle, and enqueues wake it in vain.
+  -- Write the row when the worker becomes idle, otherwise every 5 seconds. In between the row may still say idle, which
+  -- only causes needless wake-ups.
   if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_left.max_jobs = 0), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  -- Under limits, jobs that this claim blocked may lie before the position: once unblocked, they would wait.
+  -- With limits, jobs that this claim blocked may be before the position, and would have to wait once unblocked.
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
     perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read);
   end if;
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 exception when others then
-  -- Also where the first call is not done yet, and in a deadlock: skip locked does wait where a row has changed hands
-  -- since it was seen.
+  -- A lock timeout also occurs if the first call with this id has not ended. A deadlock is possible, since even `skip
+  -- locked` waits for a row that another transaction changed after this one had read it.
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end

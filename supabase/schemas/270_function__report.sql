@@ -15,7 +15,8 @@ begin
         detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
         with ordinality o);
   exception when data_exception then
-    -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
+    -- A value has the wrong type. The error is caught here, since a trigger of the project may raise the same one
+    -- later.
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
   perform picture_queue._raise_problem((
@@ -30,17 +31,17 @@ begin
           or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
           then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
         when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
-        -- In this order: a call of a function for each outcome would cost a quarter of the report.
+        -- Null is tested first: a function call for each outcome would cost a quarter of the report.
         when o.pause_key is not null and picture_queue._limit_key_problem(o.pause_key, false) is not null
           then format('pause_key is %s', g.item -> 'pause_key')
-        -- Beyond these clients cannot read it, nor any list that has it.
+        -- Clients cannot read a time outside of this range, nor a list of jobs with such a time.
         when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
           then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
         when o.delay_seconds not between 0 and 31536000
           then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
       end as problem
     ) p
-    -- Most have nothing that could be wrong, which costs less to see than to find no problem.
+    -- Most outcomes have no field to check. This condition finds them faster than the checks would.
     where (o.outcome = 'completed' and num_nonnulls(o.job_id, o.lease_id) = 2
         and num_nonnulls(o.event, o.pause_key, o.run_at, o.delay_seconds) = 0) is not true
       and p.problem is not null
@@ -49,15 +50,15 @@ begin
 end
 $$;
 
--- Writes how attempts ended, fenced by their leases. Answers for each, in the order asked: ok; repeated (this
--- lease reported before, nothing changed); stale (the lease ended, nothing changed). Of several outcomes under one
--- lease the first counts. A result above the limit fails its job, since no repetition makes it smaller.
+-- Writes the outcomes of attempts, fenced by their leases. Returns for each, in the order of the call: ok; repeated
+-- (this lease reported before; nothing changes); stale (the lease ended; nothing changes). If a lease has several
+-- outcomes, the first counts. A result above the limit fails its job, since a repeated report would have the same size.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
 declare
-  v_largest integer;
+  v_max_bytes integer;
   v_may_defer boolean;
   v_answer jsonb;
   v_outcomes picture_queue.outcome[] := picture_queue._read_outcomes(p_outcomes);
@@ -65,21 +66,21 @@ declare
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
-  select s.max_result_bytes into v_largest from picture_queue.setting s;
-  -- A result of up to 200 bytes has no problem but its size, see _json_problem.
+  select s.max_result_bytes into v_max_bytes from picture_queue.setting s;
+  -- A result of up to 200 bytes can only exceed the size limit; it has no other problem (_json_problem).
   if not exists (
     select from unnest(v_outcomes) o
-    where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
-      and picture_queue._json_problem(o.result, v_largest) is not null)
+    where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_max_bytes, 200)
+      and picture_queue._json_problem(o.result, v_max_bytes) is not null)
   then
-    -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
+    -- The common case does not read the jobs first: the update checks the leases.
     v_changes := array(
       select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null, false)::picture_queue.change
       from (
         select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o order by o.job_id, o.lease_id, o.i
       ) o);
   else
-    v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_largest);
+    v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_max_bytes);
   end if;
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
@@ -95,7 +96,8 @@ begin
       left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
       left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
       order by o.i)),
-    -- After the change: who makes such a trigger waits for its lock, so none is missed.
+    -- Whether there may be deferred constraints. This is checked after the change: creating such a trigger waits for
+    -- the table lock of the update, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
@@ -107,8 +109,8 @@ begin
 end
 $$;
 
--- Writes outcomes one by one. Those of jobs that somebody has locked are answered with busy, those that cannot be
--- written with refused and why. What is left after two seconds is busy, too.
+-- Writes outcomes one by one. The answer is busy for a locked job, and refused, with the error, for an outcome that
+-- cannot be written. Outcomes that are left after two seconds are answered with busy, too.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
@@ -147,10 +149,10 @@ begin
 end
 $$;
 
--- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was
--- requested is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did
--- before it parked and is given back by a worker that stops.
-create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
+-- Returns the changes for reported outcomes, and locks the jobs until the transaction ends. A job with a cancel request
+-- is cancelled whatever its outcome, with two exceptions: a job that completed, and a job that was claimed to undo the
+-- work it did before it parked, if its worker stops and releases it.
+create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_max_bytes integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -162,9 +164,9 @@ begin
       j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
   ),
-  asked as (
+  reported as (
     select distinct on (o.job_id) o.*, h.cancelled, h.undoes, h.attempts_left,
-      case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_largest) end as problem
+      case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_max_bytes) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
     order by o.job_id, o.i
@@ -179,7 +181,7 @@ begin
         when a.outcome = 'snoozed' then 'snooze'
         when a.outcome = 'released' then 'release'
         when a.outcome = 'parked' then 'park' end as action
-    from asked a
+    from reported a
   )
   select array_agg(row(
       d.job_id, d.action,
@@ -187,7 +189,7 @@ begin
         coalesce(d.delay_seconds, case d.action
           when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = d.job_id)
           when 'snooze' then 0
-          -- None for a park: only its event wakes the job, or a cancel.
+          -- No time for a park without a delay: only its event or a cancel wakes the job.
           end))) end,
       d.result,
       case when d.action in ('fail', 'back_off') then case
@@ -201,8 +203,8 @@ begin
 end
 $$;
 
--- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
--- before its job parked; a limit key or queue ('queue:…') to pause, unless it is paused for longer; a breaker.
+-- Applies the effects of outcomes beyond their jobs: it delivers an event that was sent before its job parked; pauses a
+-- limit key or queue ('queue:…'), unless it is paused for longer; and checks the breakers.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -222,7 +224,7 @@ begin
       select o.pause_key as key, left(max(o.detail), 500) as reason,
         max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from (
-        -- The outcomes that counted.
+        -- Only the outcomes that changed their jobs.
         select distinct on (u.job_id) u.* from unnest(p_outcomes) u
         join unnest(p_moved) m on m.id = u.job_id and m.lease_id = u.lease_id
         order by u.job_id, u.i
@@ -230,14 +232,15 @@ begin
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
     loop
-      -- What somebody has locked is left as it is: the next job that is told to come back later pauses it.
+      -- A locked queue or key is left unchanged; the next outcome with this pause_key pauses it.
       if v_pause.key like 'queue:%' then
-        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'a job was told to come back later'
+        update picture_queue.queue q
+        set paused_until = v_pause.until, pause_reason = 'the handler of a job asked for a pause'
         where q.name = any (array(
             select o.name from picture_queue.queue o where o.name = substr(v_pause.key, 7) for update skip locked))
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
       elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
-        perform picture_queue._add_running(array[v_pause.key], '{0}');  -- makes the row if there is none
+        perform picture_queue._add_running(array[v_pause.key], '{0}');  -- inserts the row if there is none
         update picture_queue.limit_key k
         set paused_until = v_pause.until, pause_reason = v_pause.reason, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
@@ -248,8 +251,8 @@ begin
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
   then
-    -- What was put off may still show the error of an earlier attempt. A failure that another attempt cannot repair is
-    -- about its job: with inputs that fail, a user could pause the queue for all.
+    -- Postponed jobs are left out, since they may still have the error of an earlier attempt. So are failures that
+    -- another attempt cannot repair: they concern one job, and a user could pause the queue for all with bad inputs.
     perform picture_queue._check_breakers(array(
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
@@ -258,37 +261,37 @@ begin
 end
 $$;
 
--- Counts failures of one kind in a row, for queues with a breaker, and pauses the queue when there are
--- too many. After the pause one more failure of that kind pauses it again; a completed job resets it.
+-- Counts failures in a row for the same reason, in queues with a breaker, and pauses the queue when there are too many.
+-- After the pause, one more failure for that reason pauses it again; a completed job resets the count.
 create function picture_queue._check_breakers(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_seen record;
+  v_job record;
   v_failures integer;
 begin
-  for v_seen in
+  for v_job in
     select q.name, q.breaker_failures, j.status, picture_queue._reason(j.error) as reason
     from public.job_queue j
     join picture_queue.queue q on q.name = j.queue
     where j.id = any (p_ids) and q.breaker_failures is not null and (j.status = 'completed' or j.error is not null)
     order by q.name, j.updated_at, j.seq
-    for update of q skip locked  -- one that an operator is changing does not hold reports up
+    for update of q skip locked  -- a queue that an operator is changing does not delay reports
   loop
-    if v_seen.status = 'completed' then
-      delete from picture_queue.breaker b where b.queue = v_seen.name;
+    if v_job.status = 'completed' then
+      delete from picture_queue.breaker b where b.queue = v_job.name;
       continue;
     end if;
-    insert into picture_queue.breaker as b (queue, reason, failures) values (v_seen.name, v_seen.reason, 1)
+    insert into picture_queue.breaker as b (queue, reason, failures) values (v_job.name, v_job.reason, 1)
     on conflict (queue) do update set reason = excluded.reason,
       failures = case when b.reason = excluded.reason then b.failures + 1 else 1 end
     returning failures into v_failures;
-    if v_failures >= v_seen.breaker_failures then
+    if v_failures >= v_job.breaker_failures then
       update picture_queue.queue q set
         paused_until = greatest(q.paused_until, picture_queue._now() + make_interval(secs => q.breaker_seconds)),
-        pause_reason = format('%s failures in a row: %s', v_failures, left(v_seen.reason, 200))
-      where q.name = v_seen.name;
-      update picture_queue.breaker b set failures = v_seen.breaker_failures - 1 where b.queue = v_seen.name;
+        pause_reason = format('%s failures in a row: %s', v_failures, left(v_job.reason, 200))
+      where q.name = v_job.name;
+      update picture_queue.breaker b set failures = v_job.breaker_failures - 1 where b.queue = v_job.name;
     end if;
   end loop;
 end

@@ -1,4 +1,4 @@
--- The job, locked; refuses when there is none.
+-- Locks a job and returns its row. Raises PQ_UNKNOWN_JOB if there is no such job.
 create function picture_queue._lock_job(p_job_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -14,7 +14,7 @@ begin
 end
 $$;
 
--- The job under this lease, locked; refuses when the lease ended.
+-- Locks the job under this lease and returns its row. Raises PQ_STALE_LEASE if the lease has ended.
 create function picture_queue._lock_leased_job(p_job_id uuid, p_lease_id uuid) returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -30,14 +30,15 @@ begin
 end
 $$;
 
--- Extends the leases in force (also those that expired and were not swept), and notes that their jobs have started.
--- Answers the jobs to cancel, and those whose lease is lost; lost_leases names the lost leases of jobs of which another
--- lease in the call is in force. A job with a cancel request, or past its timeout, keeps its lease until its grace has
--- passed; then the heartbeat lets the lease expire and answers that it is lost; a report is accepted until the sweep. A
+-- Extends the leases in force (also those that expired and were not swept), and records that their jobs have started.
+-- Returns the jobs to cancel, and those whose lease is lost. If a call names two leases of a job, lost_leases has the
+-- one that is not in force. A job with a cancel request, or past its timeout, keeps its lease until its grace has
+-- passed; then the heartbeat lets the lease expire and returns it as lost, but a report is accepted until the sweep. A
 -- job cancelled while parked is claimed once more, so that its handler can undo its work; its grace begins at that
--- claim. If another transaction has the row of a job locked, or the row is not to be written (p_beside), the lease is
--- extended beside it (lease_extension). It waits no longer than lock_timeout.
-create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
+-- claim. A lease is extended in the table lease_extension if another transaction has locked the row of the job, or if
+-- p_extension_only is true. The call waits no longer than lock_timeout.
+create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false)
+returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'
 as $$
@@ -50,7 +51,7 @@ declare
   v_answer jsonb;
 begin
   v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
-  v_free := case when p_beside then '{}' else
+  v_free := case when p_extension_only then '{}' else
     array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked) end;
   with held as (
     select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
@@ -66,7 +67,7 @@ begin
     left join picture_queue.queue q on q.name = j.queue
     where j.id = any (v_ids) and j.lease_expires_at is not null
   ),
-  beside as (
+  extensions as (
     insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
     select h.id, h.lease_id, h.lease_ends_at from held h where not h.is_free order by h.id
     on conflict (job_id) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at
@@ -80,13 +81,15 @@ begin
   into v_answer, v_extended, v_ends
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
-  -- Not at all for p_beside: an index being made on the table locks it against updates of no row, too.
+  -- With p_extension_only there is no update at all: a `create index` locks the table even against an update of no
+  -- rows.
   if v_extended <> '{}' then
     update public.job_queue j set lease_expires_at = h.ends_at, unconfirmed_claims = 0, updated_at = v_now
     from unnest(v_extended, v_ends) as h (id, ends_at)
     where j.id = any (v_extended) and j.id = h.id;
   end if;
-  -- What was extended beside a row ends with the lease in the row, which a cancel may have shortened.
+  -- For rows that were not locked, the lease in the row replaces that in lease_extension, which may end later, since a
+  -- cancel can shorten a lease.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(
       select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));

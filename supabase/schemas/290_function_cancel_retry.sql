@@ -11,7 +11,7 @@ declare
   v_changes boolean;
 begin
   perform picture_queue._check_isolation();
-  -- Users may call this function, and a session can set the parameter itself.
+  -- Users may call this function, and a session may have set the parameter itself.
   perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
@@ -52,8 +52,8 @@ $$;
 
 -- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
 -- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
--- beyond the first thousand, and those that are locked or whose change fails. A job that is woken and parks again waits
--- for the next event. Returns the number of woken jobs.
+-- beyond the first thousand, and jobs that were locked or whose change failed. A job that is woken and parks again
+-- waits for the next event. Returns the number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

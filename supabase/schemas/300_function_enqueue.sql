@@ -1,5 +1,5 @@
--- Writes one job and returns its id. With idempotency_key, or with a job_id made by the caller, the
--- call can be repeated: it returns the job that is already there.
+-- Enqueues one job and returns its id. A call with an idempotency_key, or with a job_id of the caller, can be repeated:
+-- it returns the existing job.
 create function public.enqueue_job(
   job_type text,
   payload jsonb default '{}',
@@ -31,24 +31,24 @@ declare
   v_is_new boolean := false;
   v_jobs jsonb;
 begin
-  -- Only here it waits for locks of tables: a handler around the insert would cost a transaction id for each job.
+  -- Wait for table locks only here: an exception handler around the insert would use up a transaction id for each job.
   begin
     lock table public.job_queue, picture_queue.depth_change in row exclusive mode;
     if v_queue is null then
       v_queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
     end if;
-    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+    -- Subselects instead of joins, and variables instead of a record: with so few rows, setting up the plan costs most.
     select coalesce(
         (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
       q.events, (
         select true from picture_queue.worker w
         where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
         order by w.seen_at desc limit 1),
-      -- A trigger for insert (4), which foreign keys have too: it may change the row or refuse it.
+      -- Whether there is an insert trigger (bit 4), such as that of a foreign key: it may change the row or refuse it.
       exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0),
-      -- Whether another job may have the id, or the project may refuse the row otherwise: by a rule or check; an index,
-      -- since ours are 14; a column, since ours are 49; a type of its own or with a length; or a column that must not be
-      -- null, since of ours 18 must not.
+      -- Whether the insert may fail: another job may have the id, or the project may have added a rule or check; an
+      -- index (ours are 14); a column (ours are 49); a type of its own or with a length; or a not-null constraint (ours
+      -- are 18).
       job_id is not null
         or (select c.relhasrules or c.relchecks > 0 from pg_catalog.pg_class c where c.oid = 'public.job_queue'::regclass)
         or (select count(*) > 14 from pg_catalog.pg_index i where i.indrelid = 'public.job_queue'::regclass)
@@ -63,8 +63,8 @@ begin
   exception when lock_not_available or deadlock_detected then
     perform picture_queue._raise_busy();
   end;
-  -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
-  -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
+  -- The common case: a job without options for a first-in, first-out queue. It takes a third of the time of _enqueue
+  -- (94 and 324 µs of CPU time on the server), and accepts only jobs that _enqueue accepts.
   if v_events is not null and not v_has_trigger then
     if v_may_raise then
       begin
@@ -76,10 +76,10 @@ begin
         when lock_not_available or deadlock_detected then
           perform picture_queue._raise_busy('another transaction writes a job with the same id');
         when others then
-          v_is_new := false;  -- the job is there, or the project refuses it: the way below answers
+          v_is_new := false;  -- the job exists, or the project refuses it: see below
       end;
     else
-      -- Without a subtransaction, since a trigger may enqueue 100,000 jobs at once.
+      -- No subtransaction, since a trigger may enqueue 100,000 jobs one by one.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
       values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
@@ -106,9 +106,10 @@ begin
   return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
 end
 $$;
-comment on function public.enqueue_job is 'Writes one job and returns its id.';
+comment on function public.enqueue_job is 'Enqueues one job and returns its id.';
 
--- Writes many jobs, all or none; answers id and outcome of each, and the same when repeated with its request id.
+-- Enqueues many jobs, all or none, and returns the id and the outcome of each. A call that repeats a request_id returns
+-- the answer of the first.
 create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
@@ -124,4 +125,4 @@ exception when others then
   raise;
 end
 $$;
-comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';
+comment on function public.enqueue_jobs is 'Enqueues many jobs in one call; returns the id and the outcome of each.';

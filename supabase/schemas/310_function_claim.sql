@@ -1,7 +1,7 @@
--- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
--- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the last
--- seconds, it does the due work and claims again, since there may be no worker that does it. Otherwise it does no
--- maintenance: the caller's transaction may stay open while the job runs, and would hold its locks.
+-- Claims one job for a caller that sends no heartbeats, under a lease of at least ten minutes. The lease is marked
+-- legacy: complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the
+-- last 5 seconds, it does the due work and claims again, since there may be no worker that does it. Otherwise it does
+-- no maintenance: the caller's transaction may stay open while the job runs, and would hold its locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -27,9 +27,9 @@ comment on function public.claim_next_job is 'Claims one job under a long lease,
 
 -- Leases up to max_jobs jobs of these types to a worker. A worker may prefetch jobs; they count under limits too.
 -- confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id returns the
--- jobs of the first call whose lease is still held. lease_seconds applies to jobs whose type and queue set no lease
--- (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without weights,
--- jobs of all queues are claimed by priority.
+-- jobs of the first call that are still under its lease. lease_seconds applies to jobs whose type and queue set no
+-- lease (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without
+-- weights, jobs of all queues are claimed by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)
@@ -50,9 +50,10 @@ begin
       or length(array_to_string(job_types, '')) > 128 * cardinality(job_types)
       then 'queues or job_types has a name of more than 63 or 128 characters'
     when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
-      then 'queues, job_types and weights are plain lists'
+      then 'queues, job_types or weights is not a plain list'
     when job_types is null then 'job_types is null'
-    when cardinality(weights) <> cardinality(queues) then 'weights are not as many as queues'
+    when cardinality(weights) <> cardinality(queues)
+      then format('weights has %s entries, queues has %s', cardinality(weights), cardinality(queues))
     when not 0 < all (weights) then format('weights are %s, not above 0', weights)
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)

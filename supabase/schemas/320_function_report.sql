@@ -1,17 +1,17 @@
--- Extends leases; returns the jobs to cancel, those whose lease is lost, and those that were busy: another transaction
--- is extending their lease, or the time was up before it was their turn. A worker names these again soon. If a list of leases cannot be extended
+-- Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy ones, whose lease was not
+-- extended: another transaction is extending it, or there was no time left. If a list of leases cannot be extended
 -- together, each half of it is tried, down to the lease at fault. A lease whose row cannot be written is extended in
--- lease_extension, and after half a second so are all that are left; one that is malformed is lost. If none can be
--- extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
+-- lease_extension; after half a second, so are all leases that are left. A malformed entry counts as lost. If none can
+-- be extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_lists jsonb[] := array[leases];  -- those that are left
+  v_lists jsonb[] := array[leases];  -- the lists that are left
   v_list jsonb;
   v_count integer;
-  v_malformed jsonb := '[]'::jsonb;  -- their job ids
-  v_busy jsonb := '[]'::jsonb;  -- job ids
+  v_malformed jsonb := '[]'::jsonb;  -- the job ids of malformed entries
+  v_busy jsonb := '[]'::jsonb;  -- the ids of the jobs that were busy
   v_problem text;
   v_one jsonb;
   v_answer jsonb;
@@ -58,11 +58,12 @@ begin
   return v_answer - array(select k from unnest('{lost_leases,busy}'::text[]) k where v_answer -> k = '[]');
 end
 $$;
-comment on function public.heartbeat_jobs is 'Extends leases; answers which jobs to cancel and which are lost.';
+comment on function public.heartbeat_jobs is
+  'Extends leases; returns the jobs to cancel, those whose lease is lost, and those to name again.';
 
 -- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
--- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly: each such
--- call holds a connection of its worker, or of the API, that others need.
+-- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly, since a
+-- waiting call occupies a connection of its worker or of the API that other calls need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
@@ -99,11 +100,11 @@ end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
--- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
--- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
--- one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed value
--- PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim does not undo the
--- report: claim_error has its text.
+-- Writes the outcomes of attempts and, in the same round trip, claims the next jobs if claim is given. If the outcomes
+-- cannot be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written
+-- one by one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed
+-- value PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim does not undo
+-- the report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -137,7 +138,7 @@ begin
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when others then
       get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
-      -- Without a code of ours: a parameter has the wrong type.
+      -- An error without one of our codes: a parameter has the wrong type.
       v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
         || concat_ws(': ', v_error, nullif(v_detail, ''));
     end;
@@ -146,7 +147,8 @@ begin
     || jsonb_strip_nulls(jsonb_build_object('claim_error', v_error));
 end
 $$;
-comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
+comment on function public.report_jobs is
+  'Writes the outcomes of attempts, many at a time, and may claim the next jobs.';
 
 -- Ends one attempt and returns the new status of the job: if error is null, the job is completed; otherwise it is
 -- retried or failed. Only a legacy lease may be ended without its lease_id.

@@ -1,4 +1,4 @@
--- For owners and service keys. picture_queue.cancel_job checks the caller's right to the job.
+-- Cancels a job, for its owner or a service key. picture_queue.cancel_job checks the caller's right to the job.
 create function public.cancel_job(job_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;

@@ -1,5 +1,5 @@
--- Returns the SQL condition for a filter, on job_queue as j. It is put into the text of a query, so that each filter
--- gets a plan with its own index. Refuses unknown keys and bad values; a null value counts as not given.
+-- Returns the SQL condition for a filter, on job_queue as j. The condition becomes part of the text of a query, so that
+-- each filter gets a plan with its own index. Refuses unknown keys and bad values; a null value counts as not given.
 -- p_others: rules for keys that the caller handles itself. The function reads no table, so users may call it.
 create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -32,8 +32,8 @@ begin
 end
 $$;
 
--- Returns the condition for one key. It repeats what is always true for such jobs, so that the planner can use the
--- partial indexes.
+-- Returns the condition for one key. It adds conditions that are always true for such jobs, so that the planner can use
+-- the partial indexes.
 create function picture_queue._filter_condition(p_key text, p_value text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -64,9 +64,10 @@ as $$
   end
 $$;
 
--- Returns a subquery for the jobs of a filter: a branch for each status, since job_queue_listed has all jobs but the
--- running ones, and those have an index for each hold. Parameters of the text: $1, $2 the range of seq, lower bound
--- included; $3 the number of jobs for each queue and status; $4 the queues. It reads no table, so users may call it.
+-- Returns a subquery for the jobs of a filter: a branch for each status, since the index job_queue_listed has all jobs
+-- except running and parked ones, for which there are other indexes. Parameters of the text: $1 and $2, the range of
+-- seq, lower bound included; $3, the number of jobs for each queue and status; $4, the queues. It reads no table, so
+-- users may call it.
 create function picture_queue._jobs_by_state(p_filter jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

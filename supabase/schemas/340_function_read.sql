@@ -11,8 +11,8 @@ end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
--- filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of the last row of the previous
--- page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists jobs, newest first. filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of the
+-- last row of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
 -- The query is written so that the planner's choice of an index does not depend on statistics:
 -- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
@@ -112,8 +112,8 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- filter: status; limit (1 to 1000, default 100); before (created_at of the last row of the previous page). A page ends
--- after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status; limit (1 to 1000, default 100); before (created_at of the last row
+-- of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -14,7 +14,7 @@ as $$
 $$;
 
 -- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first. If the filter names another
--- status, it counts the jobs in that status that have an error, such as those to be retried.
+-- status, it counts the jobs in that status that have an error, such as jobs that wait for a retry.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -29,7 +29,7 @@ begin
       from public.job_queue j
       where %s and (j.status = 'failed' or j.error is not null) order by j.finished_at desc limit 10000
     ),
-    -- Once for each text, since many are equal.
+    -- Compute the reason once for each text, since many texts are equal.
     reasons as materialized (
       select d.error, picture_queue._reason(d.error) as reason from (select distinct f.error from failed f) d
     )
@@ -52,7 +52,7 @@ comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 -- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
 -- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
 -- they need its status. Returns the number of deleted jobs.
-create function picture_queue._discard(p_ids uuid[]) returns integer
+create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with gone as (
@@ -67,8 +67,8 @@ as $$
   select count(*)::integer from gone
 $$;
 
--- Cancels locked jobs, as cancel_job does one: a pending job ends, a running one is asked to stop, a parked one
--- is claimed once more. Returns the number of jobs.
+-- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
+-- claimed once more. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -76,7 +76,7 @@ declare
   v_changes picture_queue.change[];
   v_queues text[];
 begin
-  with asked as (
+  with requested as (
     update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
     returning j.id, j.queue, j.status, j.hold
   )
@@ -84,15 +84,15 @@ begin
       filter (where a.status = 'pending' or a.hold = 'parked'),
     array_agg(distinct a.queue) filter (where a.status = 'processing')
   into v_changes, v_queues
-  from asked a;
+  from requested a;
   perform picture_queue._transition(v_changes);
   perform picture_queue._wake(v_queues, 'cancel');
   return cardinality(p_ids);
 end
 $$;
 
--- Retries locked jobs. Of several with the same unique key only the newest is retried, and none if another job
--- has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
+-- Retries locked jobs. Of several jobs with the same unique key only the newest is retried, and none of them if another
+-- job has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -125,10 +125,10 @@ end
 $$;
 
 -- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards (finished) the jobs
--- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up to 100,000; more:
--- another call is needed, also if steps failed and there was no time for the rest. preview only counts. An empty filter
--- is refused, since it would select every job. Each state has a query of its own: with one for all states Postgres 15
--- may read all jobs of a queue.
+-- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. The answer has matched (counted up to
+-- 100,000), changed, and more: whether another call is needed, since jobs are left or the time ran out after an error.
+-- preview only counts. An empty filter is refused, since it would select every job. Each state has a query of its own:
+-- with one for all states Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -156,7 +156,7 @@ begin
   end if;
   perform picture_queue._raise_problem(case
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
-    when v_where = 'true' then 'filter names nothing'
+    when v_where = 'true' then 'filter has no condition'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
   foreach v_state in array v_states loop
     v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
@@ -167,7 +167,7 @@ begin
     into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
-      -- Jobs that were asked to stop before are not asked again.
+      -- Jobs that already have a cancel request are skipped.
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;

@@ -21,7 +21,7 @@ begin
     (select p.problem from jsonb_each(job_types) e
       cross join lateral (select coalesce(
         case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
-          then format('job_types has %s, which is no name', to_jsonb(left(e.key, 100))) end,
+          then format('job_types has %s, which is not a name', to_jsonb(left(e.key, 100))) end,
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
@@ -43,9 +43,9 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 comment on function public.register_worker is
-  'Registers a worker and its job types; answers the version of the database.';
+  'Registers a worker and its job types; returns the version of the database.';
 
--- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
+-- Removes a worker. If it holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -1,5 +1,5 @@
--- version: of the SQL. contract: rises when a function is added or changed. oldest_client_contract:
--- the oldest client these functions still serve.
+-- Returns version, of the SQL; contract, which rises when a function is added or changed; and oldest_client_contract,
+-- the oldest contract of a client that these functions support.
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('version', '0.1.0', 'contract', 2, 'oldest_client_contract', 1) $$;

@@ -1,7 +1,7 @@
 -- Queues: their settings, pausing, draining, purging.
 
--- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims
--- changes, its pending jobs get new places: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims changes,
+-- the pending jobs of the queue get new places: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -104,7 +104,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q), '[]') from picture_queue._queues(filter) q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
+-- Returns the problem with the end of a pause; null if there is none. Clients cannot read a time after 9998.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -114,7 +114,7 @@ begin
 end
 $$;
 
--- No jobs are claimed from the queue until resume_at, or until it is resumed. Running jobs go on.
+-- Pauses a queue: no jobs are claimed from it until resume_at, or until it is resumed. Running jobs continue.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -148,7 +148,7 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 create function public.drain_queue(queue text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
-comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
+comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
 -- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)

@@ -1,6 +1,6 @@
 -- New places for the jobs of a queue whose claim order was changed (fair_share, aging_seconds).
 
--- Updates the place (rank, turn, tenant) of jobs to the present order of their queue, as _assign_order computes it for
+-- Updates the place (rank, turn, tenant) of jobs to the current order of their queue, as _assign_order computes it for
 -- new jobs. The caller has locked the jobs. A job whose place already belongs to that order keeps it. Under fair_share
 -- the tenants take turns from the head of the queue, and each tenant's jobs stay in order of seq. Returns the number of
 -- jobs.

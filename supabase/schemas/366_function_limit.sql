@@ -1,6 +1,6 @@
 -- Limits and pauses of keys, and the weights of tenants.
 
--- Returns what is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
+-- Returns the problem with the key of a limit; null if there is none. '<kind>:*' stands for each key of a kind.
 create function picture_queue._limit_key_problem(p_key text, p_may_be_kind boolean) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -14,8 +14,8 @@ $$;
 
 -- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many
 -- may start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
--- them: their rows must not stay locked until the caller commits. Jobs of claims in progress are added within a second
--- or two.
+-- them: if this call counted them, their rows would stay locked until the caller commits. Jobs of claims in progress
+-- are counted within a second or two.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
@@ -28,7 +28,7 @@ begin
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
-    when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
+    when (rate is null) <> (period_seconds is null) then 'rate and period_seconds are not given together'
   end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
@@ -41,8 +41,8 @@ end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Returns the first keys that block jobs, in their order. A step in the index finds each, past all jobs of the previous
--- one.
+-- Returns the first keys that block jobs, in order. One index search finds each key, and skips the other jobs of the
+-- key before.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -91,7 +91,7 @@ $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
 -- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
--- are to be unblocked at a time.
+-- have jobs to unblock at a later time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -129,9 +129,9 @@ $$;
 create function public.list_limits(filter jsonb default '{}') returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(l), '[]') from picture_queue._limit_rows(filter) l $$;
-comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
+comment on function public.list_limits is 'The limits, and the keys that are paused or that jobs wait for.';
 
--- Sets until when a key is paused (null: it is resumed). Raises PQ_BUSY if somebody has it locked for two seconds.
+-- Pauses a key until p_until (null: resumes it). Raises PQ_BUSY if the key is locked for two seconds.
 create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -157,7 +157,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- No job of the key starts until resume_at, or until it is resumed. Running jobs go on.
+-- Pauses a limit key: no job of it starts until resume_at, or until it is resumed. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
@@ -168,7 +168,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
--- A tenant of weight 3 gets three turns while one of weight 1 gets one.
+-- Sets the weight of a tenant. A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -184,7 +184,7 @@ end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
--- filter: limit, after (_check_page).
+-- Lists tenants by name. filter: limit, after (_check_page).
 create function public.list_tenants(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -200,4 +200,4 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
 $$;
-comment on function public.list_tenants is 'The tenants with a weight of their own.';
+comment on function public.list_tenants is 'The tenants that have a weight.';

@@ -21,10 +21,10 @@ begin
     case when jsonb_typeof(metadata) <> 'object' then 'metadata is not an object' end,
     'metadata ' || picture_queue._json_problem(metadata, (select s.max_payload_bytes from picture_queue.setting s)),
     case when jsonb_typeof(callback) <> 'object' then 'callback is not a job' end,
-    (select format('callback: options.%s is not possible, it waits for the batch and nothing else', k)
+    (select format('callback: options.%s is not possible, since a callback waits only for its batch', k)
       from unnest('{depends_on,batch_id}'::text[]) k where callback -> 'options' -> k <> 'null' limit 1)));
   if callback is not null then
-    -- Check the callback as it will be enqueued, with counts in its payload: these are as long as counts can get.
+    -- Check the callback as it will be enqueued, with the longest possible counts in its payload.
     perform picture_queue._check_jobs(jsonb_build_array(case
       when coalesce(jsonb_typeof(callback -> 'payload') in ('object', 'null'), true)
       then callback || jsonb_build_object('payload',

@@ -27,7 +27,8 @@ begin
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
   return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._raise_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
+  return picture_queue._raise_busy(
+    format('another transaction is sending event %s, or parking a job on it', left(name, 200)));
 end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
@@ -54,7 +55,7 @@ begin
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Without the lines of an earlier call whose answer was lost.
+    -- Skip the lines that an earlier call, whose answer was lost, has written.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -73,8 +74,8 @@ end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts
--- with their internal detail, and its log.
+-- Returns the history of a job: its changes of state (claims are derived from the attempts they began), its failed
+-- attempts with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

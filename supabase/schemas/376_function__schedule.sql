@@ -1,4 +1,4 @@
--- A *tick* is a time at which a schedule is due. Each tick makes one job, even if several workers see it: the row is
+-- A *tick* is a time at which a schedule is due. Each tick enqueues one job, even if several workers see it: the row is
 -- locked, and the job's id is a hash of the name and the tick.
 
 -- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds
@@ -18,9 +18,9 @@ begin
 end
 $$;
 
--- Returns the ticks of a due schedule that make a job now, at most p_limit, and its next tick. Of several due ticks all
--- but the latest count as missed. With missed = skip the latest counts as missed once it is over two minutes late, not
--- earlier: without a worker only pg_cron does maintenance, once a minute.
+-- Returns the ticks of a due schedule that enqueue a job now, at most p_limit, and its next tick. If several ticks are
+-- due, all but the latest count as missed. With missed = skip, the latest tick counts as missed once it is over two
+-- minutes late, not earlier: without a worker only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -28,7 +28,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_latest timestamptz := p_schedule.next_at;
-  v_end timestamptz := p_now;  -- no tick is after it
+  v_end timestamptz := p_now;  -- the latest due tick is not after this time
   v_tick timestamptz;
 begin
   if p_schedule.missed = 'all' then
@@ -54,7 +54,7 @@ begin
 end
 $$;
 
--- The job that a tick of a schedule enqueues; its metadata has the schedule and the tick.
+-- Returns the job that a tick of a schedule enqueues; its metadata has the schedule and the tick.
 create function picture_queue._schedule_job(p_schedule picture_queue.schedule, p_tick timestamptz, p_job_id uuid)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -66,9 +66,9 @@ as $$
 $$;
 
 -- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
--- An error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the
--- error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job.
--- At most p_limit jobs are enqueued, shared among the schedules. Returns the number of jobs.
+-- An error of one schedule is written to its last_error, and the other schedules still run. A refused tick is not tried
+-- again, unless the error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same
+-- unique job. At most p_limit jobs are enqueued, shared among the schedules. Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -100,7 +100,7 @@ begin
             md5('picture_queue schedule ' || v_schedule.name || ' ' || extract(epoch from t))::uuid) order by t)
           from unnest(v_ticks) t));
       end if;
-      v_error := case when v_next is null then 'It does not come again.' end;
+      v_error := case when v_next is null then 'The schedule has no further tick.' end;
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
@@ -132,10 +132,10 @@ as $$
   select picture_queue._require(case when p_timezone = 'UTC' then '"UTC"' else (
       select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
     'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
-    'a name such as Europe/Berlin; the view pg_timezone_names has them all') #>> '{}'
+    'use a name such as Europe/Berlin; the view pg_timezone_names lists all') #>> '{}'
 $$;
 
--- Returns what is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
+-- Returns the problem with a schedule, apart from its expression, its time zone and its job; null if there is none.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -157,7 +157,7 @@ begin
         "missed": ["choice", "skip", "once", "all"],
         "paused": ["boolean"]
       }'), (
-      select format('%s is for one job, and a schedule makes many', array_to_string(k.path, '.'))
+      select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
       from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
         ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
       where p_schedule #>> k.path is not null limit 1))

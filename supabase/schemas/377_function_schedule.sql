@@ -16,8 +16,8 @@ begin
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
   perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
-    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, of whose '
-    'options a schedule takes delay_seconds, expires_in_seconds and unique');
+    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
+    'options such as delay_seconds, expires_in_seconds and unique');
   v_new := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
@@ -104,8 +104,8 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- filter: limit, after (see _check_page). A page ends after limit rows, or with the row that makes it larger than
--- 8 MiB.
+-- Lists schedules by name. filter: limit, after (_check_page). A page ends after limit rows, or with the row that makes
+-- it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -1,4 +1,4 @@
--- Returns the problem of the value of one input; null if it is valid. p_rule is an entry of model.inputs.
+-- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$

@@ -2,9 +2,10 @@
 -- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Returns what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
--- or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the last two
--- hours that belong to rows, the newest 10,000; a prediction that is not among them may be an orphan.
+-- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of Replicate.
+-- prediction.id is the id of the row. resumed: the row existed already, either live, or succeeded with saved images, if
+-- its worker died before the report. owned: the prediction ids of the rows of the last two hours, the newest 10,000; a
+-- prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -52,7 +53,7 @@ $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
 
 -- Locks and returns a prediction of the job under this lease.
-create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
+create function picture_queue._lock_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -75,7 +76,7 @@ as $$
 declare
   v_row record;
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
@@ -93,10 +94,11 @@ exception
     perform picture_queue._raise_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
-comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
+comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
 
--- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
--- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
+-- Ends the row of a prediction. state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing
+-- found). Metrics that are too large or that some clients cannot read are dropped, so that they do not fail a
+-- prediction that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -105,7 +107,7 @@ as $$
 declare
   v_row record;
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
@@ -119,7 +121,8 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
+-- Saves the images of a generation. images: a list of objects with n, path, mime_type, width, height and bytes. The
+-- call is idempotent.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

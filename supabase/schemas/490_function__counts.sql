@@ -1,4 +1,4 @@
--- Counts that never read all jobs: they add picture_queue.depth and the changes since, and use short index scans.
+-- Counts that never read all jobs: they add up the rows of depth and depth_change, and use short index scans.
 
 -- Returns the time since which the oldest claimable job of a queue has waited. It reads the first 50 jobs of each of
 -- the first 16 priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.

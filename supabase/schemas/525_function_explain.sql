@@ -2,7 +2,8 @@
 -- show the reasons.
 
 -- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main one has the lowest.
--- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done, if long ago.
+-- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done; null if that is
+-- recent.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -24,12 +25,12 @@ begin
     order by f.retry_at desc limit 1) f on true
   left join lateral (
     select h.action = 'back_off' as is_retry,
-      case when h.action = 'snooze' and p_user_id is null then h.detail end as put_off
+      case when h.action = 'snooze' and p_user_id is null then h.detail end as snooze_detail
     from picture_queue.history h
     where j.hold = 'scheduled' and h.job_id = j.id order by h.id desc limit 1) h on true
   left join lateral (
     -- A heartbeat that finds the row locked extends the lease in lease_extension.
-    select coalesce(coalesce(max(x.lease_expires_at), j.lease_expires_at) <= v_now, false) as is_over
+    select coalesce(coalesce(max(x.lease_expires_at), j.lease_expires_at) <= v_now, false) as is_expired
     from picture_queue.lease_extension x
     where j.status = 'processing' and j.hold is null and x.job_id = j.id and x.lease_id = j.lease_id) l on true
   left join lateral (
@@ -42,16 +43,16 @@ begin
   cross join lateral (
     select case when j.hold in ('scheduled', 'parked') then j.scheduled_for <= v_now
       when j.hold = 'waiting' then p.n = 0
-      when j.status = 'pending' then j.expires_at <= v_now else l.is_over end as needs_maintenance) m
+      when j.status = 'pending' then j.expires_at <= v_now else l.is_expired end as needs_maintenance) m
   cross join lateral (values
     (0, j.status in ('completed', 'failed', 'cancelled'), 'finished', null::timestamptz,
       case j.status when 'cancelled' then 'It was cancelled.' else format('It has %s.', j.status) end, '{}'::jsonb),
     (0, f.kind is not null, 'step_failed', f.retry_at, format('The step %s failed for it and is retried.', f.kind),
       jsonb_build_object('step', f.kind, 'error', case when p_user_id is null then f.last_error end)),
-    (1, j.hold is null and l.is_over, 'lease_expired', null,
+    (1, j.hold is null and l.is_expired, 'lease_expired', null,
       'Its lease has expired, and maintenance has not swept it yet.',
       jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
-    (1, j.status = 'processing' and j.hold is null and not l.is_over, 'running', null, 'A worker runs it.',
+    (1, j.status = 'processing' and j.hold is null and not l.is_expired, 'running', null, 'A worker runs it.',
       jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
     (2, p_idle_since is not null and (m.needs_maintenance or j.hold = 'blocked'), 'no_maintenance', null, case
         when p_idle_since = '-infinity' then 'No worker has done maintenance yet; the job waits for it.'
@@ -70,9 +71,9 @@ begin
       case when h.is_retry then 'retry' else 'scheduled' end, j.scheduled_for,
       case when m.needs_maintenance then 'It is due and becomes claimable in a moment.'
         when h.is_retry then format('Attempt %s of %s failed; the next one is scheduled.', j.attempt, j.max_attempts)
-        when h.put_off is not null then format('A handler postponed it: %s', left(h.put_off, 500))
+        when h.snooze_detail is not null then format('A handler postponed it: %s', left(h.snooze_detail, 500))
         else 'It is scheduled for later.' end,
-      jsonb_build_object('error', case when h.is_retry then j.error else left(h.put_off, 500) end))
+      jsonb_build_object('error', case when h.is_retry then j.error else left(h.snooze_detail, 500) end))
   ) as r (rank, holds, reason, until, detail, more)
   where j.id = any (p_ids) and r.holds;
 end

@@ -1,5 +1,6 @@
--- Housekeeping: done once a minute by the worker that does the maintenance, or by pg_cron. Each step processes a
--- bounded number of rows and leaves the rest to the next call.
+-- Housekeeping: the counts are aggregated every five seconds, and old rows are pruned every minute, by the worker that
+-- does the maintenance; pg_cron does both every minute. Each step processes a bounded number of rows and leaves the
+-- rest to the next call.
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
 -- stay in depth_change, so that counts() can return the exact number of that minute. Returns the number of rows.
@@ -8,7 +9,7 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_folded integer;
+  v_aggregated integer;
 begin
   with taken as (
     delete from picture_queue.depth_change c
@@ -33,11 +34,11 @@ begin
     order by 1, 2, 3
     on conflict (queue, minute, status) do update set n = p.n + excluded.n
   )
-  select count(*) into v_folded from taken;
-  if v_folded > 0 then
+  select count(*) into v_aggregated from taken;
+  if v_aggregated > 0 then
     delete from picture_queue.depth d where d.n = 0;
   end if;
-  return v_folded;
+  return v_aggregated;
 end
 $$;
 
@@ -116,9 +117,9 @@ begin
 end
 $$;
 
--- Deletes those of these finished jobs that are not locked, and archives them if the setting archive is on. It creates
--- missing partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of
--- deleted jobs.
+-- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
+-- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
+-- jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -149,7 +150,7 @@ begin
       end;
     end loop;
   end loop;
-  return picture_queue._discard(v_ids);
+  return picture_queue._discard_jobs(v_ids);
 end
 $$;
 
@@ -239,8 +240,8 @@ declare
   v_wrong text[];
   v_counts integer[];
 begin
-  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after it
-  -- is subtracted later.
+  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
+  -- this snapshot is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
   ),

@@ -1,9 +1,9 @@
 -- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
 
--- Does the due work: promotes jobs, ends expired leases and jobs, runs schedules, processes follow-ups and events,
--- recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that fails
--- does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions have
--- locked do not use up p_limit. Returns the number of subjects of each kind.
+-- Does the due work: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes follow-ups and
+-- events, recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that
+-- fails does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions
+-- have locked do not use up p_limit. Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -164,7 +164,7 @@ begin
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,
     was_housekeeping = v_does_housekeeping and not p_force,
-    -- At once if there is more to do.
+    -- Run the step again at once if rows are left.
     aggregate_at = case when not v_does_housekeeping then m.aggregate_at
       when (v_done ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
     prune_at = case when not v_prunes then m.prune_at

@@ -114,7 +114,8 @@ as $$
   order by t.n_dead_tup desc limit 20
 $$;
 
--- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list with them.
+-- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list with the
+-- indexes.
 create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -39,7 +39,7 @@ as $$
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
     union all
-    -- Policies add up, so one without a condition on the topic or the bucket is also for ours.
+    -- Permissive policies are combined with OR, so one without a condition on the topic or bucket also applies to ours.
     select 'warn', format('policy %I on %s %s', p.polname, p.polrelid::regclass, o.effect),
       format('drop policy %I on %s; -- or add a condition on the %s', p.polname, p.polrelid::regclass, o."column")
     from (values

@@ -31,7 +31,7 @@ $$;
 
 grant usage on schema picture_queue to authenticated, service_role;
 
--- Owners, through row level security, and service keys.
+-- For owners, through row level security, and for service keys.
 grant select on public.job_queue, public.generations, public.images to authenticated, service_role;
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
@@ -46,7 +46,7 @@ grant execute on function
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 
--- Service keys only.
+-- For service keys only.
 grant select on public.queue_health, public.failed_jobs_recent, public.stuck_jobs to service_role;
 grant select on picture_queue.queue, picture_queue.worker to service_role;
 grant execute on function picture_queue.maintain, picture_queue.prune, picture_queue.counts to service_role;

@@ -1,5 +1,5 @@
 -- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
--- job, so that it can be rescheduled without the rest.
+-- job, so that it can be rescheduled separately.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

@@ -61,7 +61,7 @@ def test_a_unique_field_must_be_a_key_of_the_payload(cli: Cli, queue: str) -> No
     assert enqueue(cli, queue, '{"path": "b.png", "size": 1}', *by_path) != first
     refused = cli("enqueue", "resize", '{"size": 1}', "--queue", queue, *by_path)
     assert refused.exit_code == 3
-    assert '--unique-by has "path", which is no key of the payload' in refused.stderr
+    assert '--unique-by has "path", which is not a key of the payload' in refused.stderr
 
 
 def test_an_existing_job_is_reported(cli: Cli, queue: str) -> None:

@@ -25,7 +25,7 @@ ATTACKS = (
     f"$sql$ || {_COUNT} || $$ %s %L %I %1$s",
     f"({_COUNT})",
 )
-_KNOWN = re.compile(r"known are ([\w, ]+)")
+_KNOWN = re.compile(r"known fields are ([\w, ]+)")
 
 
 @pytest.fixture

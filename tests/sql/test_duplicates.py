@@ -139,7 +139,7 @@ async def test_a_unique_field_that_the_payload_lacks_is_refused(db, by, hint):
     jobs = [{"job_type": "a", "queue": db.queue, **item}]
     refused = await db.refusal("select enqueue_jobs($1)", jobs)
     assert refused.detail == (
-        f'options.unique.by has "{by[-1]}", which is no key of the payload: '
+        f'options.unique.by has "{by[-1]}", which is not a key of the payload: '
         f"name top-level keys{hint}"
     )
 

@@ -533,7 +533,7 @@ async def test_the_plan_of_expired_jobs(many):
 
 
 @pytest.mark.parametrize(
-    ("first", "into"), [("with resolved", "into v_broken"), ("select array_agg", "into v_changes")]
+    ("first", "into"), [("with resolved", "into v_endings"), ("select array_agg", "into v_changes")]
 )
 async def test_the_plan_of_resolved_dependents(many, first, into):
     """Check that rows are read by id, even if no job had failed when the plan was made."""
@@ -541,7 +541,7 @@ async def test_the_plan_of_resolved_dependents(many, first, into):
     text = await source(many, "picture_queue._resolve_dependents")
     text = text[text.index(first) :]
     text = text[: text.index(";\n")].replace(into, "")
-    found = await plan(many, text, {"v_children": "uuid[]", "v_broken": "jsonb"}, {})
+    found = await plan(many, text, {"v_children": "uuid[]", "v_endings": "jsonb"}, {})
     assert "Seq Scan" not in found, found
     read = set(re.findall(r"(?:using|Index Scan on) (job_queue_\w+)", found))
     assert read == {"job_queue_pkey"}, found

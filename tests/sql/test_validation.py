@@ -32,7 +32,7 @@ UUIDS = ["x", "", 5, UUID_TEXT + "-", "{" + UUID_TEXT, UUID_TEXT[:-1]]
 @pytest.mark.parametrize("value", UUIDS)
 async def test_every_way_to_enqueue_refuses_a_malformed_uuid(db, field, value):
     job = {"job_type": "a", field: value}
-    expected = f"{field} is {json.dumps(value)}, which is no uuid"
+    expected = f"{field} is {json.dumps(value)}, which is not a uuid"
     assert (await db.refusal(ONE, [job])).detail == expected
     assert (await db.refusal(ONE, [{"job_type": "a"}, job])).detail == f"jobs[1]: {expected}"
     assert (await db.refusal(BATCH, [job], None)).detail == expected
@@ -127,7 +127,7 @@ async def test_an_invalid_worker_is_refused_with_a_code(db, worker, queues, job_
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"user_id": "zzz"}, 'user_id is "zzz", which is no uuid'),
+        ({"user_id": "zzz"}, 'user_id is "zzz", which is not a uuid'),
         ({"priority": 10**10}, "priority is 10000000000"),
         ({"queue": "a b"}, 'queue is "a b"'),
         ({"payload": {"a": "x" * 70_000}}, "payload has 70009 bytes"),

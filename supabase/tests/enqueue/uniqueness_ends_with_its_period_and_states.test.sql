@@ -11,7 +11,7 @@ create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{u}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
 select is(enqueue_jobs('[{"job_type": "u", "queue": "q", "options": {"unique": {"states": ["pending"]}}}]') #>> '{0,outcome}',
-  'created', 'a running job is no duplicate if only pending counts');
+  'created', 'a running job is not a duplicate if its states are only pending');
 select throws_like($$ select enqueue_job('t', options => '{"unique": {"states": ["failed"]}}') $$, 'PQ_INVALID_ARGUMENT%', 'states without pending are refused');
 
 select * from finish();

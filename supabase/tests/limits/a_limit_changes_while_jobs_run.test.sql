@@ -9,7 +9,7 @@ select set_limit('queue:q', 5);
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'no job starts before the running jobs are counted');
 select picture_queue.maintain();
 select set_limit('queue:q', 3);
-select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'jobs that ran before count');
+select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'jobs that started before the limit count');
 select set_limit('queue:q', 4);
 select is(jsonb_array_length(claim_jobs('w', '{q}', '{t}', 10)), 1, 'a higher limit lets one more job start');
 select set_limit('queue:q', 1);

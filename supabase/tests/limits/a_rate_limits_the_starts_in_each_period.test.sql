@@ -12,7 +12,7 @@ select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'jobs that ended count too');
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '59 seconds' $$;
 select picture_queue.maintain();
-select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'they count for the whole period');
+select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'ended jobs count for the whole period');
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 select picture_queue.maintain();

@@ -3,8 +3,8 @@ select plan((select 1 + count(*)::integer from picture_queue.state_transition));
 
 select lives_ok($$ select set_queue('claimed') $$);
 
--- Makes each transition from a row that was inserted in the first state.
-create function walk(e picture_queue.state_transition) returns text language plpgsql as $$
+-- Inserts a job in the first state of a transition, makes the transition, and returns the new state.
+create function make_transition(e picture_queue.state_transition) returns text language plpgsql as $$
 declare
   v_id uuid := gen_random_uuid();
   v_job public.job_queue;
@@ -25,7 +25,7 @@ begin
   return concat_ws(',', v_job.status, coalesce(v_job.hold, '-'), v_job.attempt);
 end
 $$;
-select is(walk(e), concat_ws(',', e.to_status, coalesce(e.to_hold, '-'), 1 + e.attempt_delta),
+select is(make_transition(e), concat_ws(',', e.to_status, coalesce(e.to_hold, '-'), 1 + e.attempt_delta),
   format('%s from %s', e.action, concat_ws(' ', e.from_status, e.from_hold)))
 from picture_queue.state_transition e order by e.action, e.from_status, e.from_hold;
 

@@ -10,7 +10,7 @@ select throws_like($$ select get_job('00000000-0000-0000-0000-000000000002') $$,
 select throws_like($$ select cancel_job('00000000-0000-0000-0000-000000000002') $$, 'PQ_UNKNOWN_JOB%', 'a job of another user cannot be cancelled');
 select is(cancel_job('00000000-0000-0000-0000-000000000001') ->> 'status', 'cancelled', 'the user''s own job can be cancelled');
 
--- Without a token, the role decides: it is that of a user, who is unknown.
+-- Without a token, the role decides. This role is for users, and the user is unknown.
 select set_config('request.jwt.claims', '', true);
 select throws_like($$ select cancel_job('00000000-0000-0000-0000-000000000002') $$, 'PQ_UNKNOWN_JOB%', 'without a token no job can be cancelled');
 select throws_like($$ select start_generation('a cat') $$, 'PQ_NOT_AUTHENTICATED%', 'without a token no generation can be started');
