@@ -156,7 +156,7 @@ begin
   end if;
   perform picture_queue._raise_problem(case
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
-    when v_where = 'true' then 'filter has no condition'
+    when v_where = 'true' then 'filter selects every job'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
   foreach v_state in array v_states loop
     v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
