@@ -63,9 +63,9 @@ class _Context(JobFields):
 
     @property
     def stop_requested(self) -> bool:
-        """True once the handler should end before its work is done, whatever the reason.
+        """True once the handler should end before its work is done.
 
-        The job was cancelled, it timed out, its lease is lost, or the worker stops. A plain
+        The job was cancelled or timed out, its lease is lost, or the worker stops. A plain
         function cannot be stopped from outside, so a long one should check this between its steps
         and raise `asyncio.CancelledError`. The job is then cancelled, failed or released, as the
         reason requires. If the function returns while the worker stops, the job is completed.
@@ -104,7 +104,7 @@ class _Context(JobFields):
 
         try:
             self._loop.call_soon_threadsafe(call)
-        except RuntimeError as error:  # the worker ended, and its loop with it
+        except RuntimeError as error:  # the event loop ended with the worker
             raise asyncio.CancelledError("the worker has stopped") from error
 
     def _put_progress(self, percent: int, message: str | None) -> None:

@@ -27,7 +27,7 @@ MAX_INTERVAL = 20.0
 #: Seconds from the start of a job to its confirmation, which is not sent if the outcome of the job
 #: is reported first.
 _CONFIRM_AFTER = 0.001
-_CONFIRM_AFTER_IN_BULK = 0.1
+_CONFIRM_AFTER_IN_BULK = 0.1  # the same while jobs end quickly
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
 # Maximum number of seconds that the thread sleeps: while a handler blocks the event loop, the timer
 # that wakes the thread for a confirmation does not run.
@@ -91,15 +91,15 @@ class HeartbeatLoop:
         """Schedule the confirmation of the start of a job that just got its slot.
 
         A job that waits for the confirmation before it runs is confirmed at once. A job that runs
-        already is confirmed a little later, together with others, so that a job that ends before
-        then costs no call.
+        already is confirmed a little later, together with others. If it ends before, no call is
+        needed.
         """
         if lease.attempt is None or lease.extend_at < self._next_beat_at:
             self._woken.set()
         if lease.attempt is not None:
             delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
             lease.confirm_at = max(lease.confirm_at + delay, self._last_beat_at + _CONFIRM_INTERVAL)
-            # To wake the thread for each job at once would take longer than the smallest job.
+            # Waking the thread for each job would take longer than the smallest job.
             if self._timer is None:
                 self._start_timer(lease.confirm_at)
 
@@ -139,7 +139,7 @@ class HeartbeatLoop:
                 wait = self._tick(leases, shortest)
             except Exception:
                 _log.exception("The heartbeat failed and continues")
-            if warning is not None:  # after the heartbeat, since a log may take long
+            if warning is not None:  # after the heartbeat, since logging may take long
                 _log.warning(warning)
             self._woken.wait(wait)
             self._woken.clear()
@@ -169,7 +169,7 @@ class HeartbeatLoop:
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
         """Send a heartbeat for the named leases; return whether the database answered."""
         sent_at = time.monotonic()
-        # Honour the pause that the API asked for (Retry-After), unless a lease would expire in it.
+        # Honour the pause that the API asked for (Retry-After), unless a lease would expire before its end.
         quiet_until = self._calls.quiet_until
         if quiet_until > sent_at and all(lease.ends_at > quiet_until for lease in leases):
             self._retry_at = quiet_until
@@ -182,9 +182,9 @@ class HeartbeatLoop:
         try:
             answer = self._connection.call(call, timeout)
         except Exception as error:
-            self._note_failure(error, leases, shortest)
+            self._record_failure(error, leases, shortest)
             return False
-        self._calls.note_success(call.function)
+        self._calls.record_success(call.function)
         self._delay.reset()
         self._last_beat_at = sent_at
         for lease in named:  # lost ones too: do not send them again before on_answer drops them
@@ -194,8 +194,8 @@ class HeartbeatLoop:
         self._notify(self._calls.emit, "heartbeat_answered")
         return True
 
-    def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
-        self._calls.note_failure(error, "heartbeat_jobs")
+    def _record_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
+        self._calls.record_failure(error, "heartbeat_jobs")
         if is_refusal(error):
             self._calls.alarm(f"The project refuses heartbeats: {error}")
         now = time.monotonic()

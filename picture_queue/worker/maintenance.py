@@ -12,7 +12,7 @@ from picture_queue.worker._loop import BackgroundLoop
 _log = Log(__name__)
 
 _CALL_TIMEOUT = 10.0  # seconds, retries included
-#: Minimum number of seconds between two rounds: the database does other work as well.
+#: Minimum number of seconds between two calls: the database does other work as well.
 _MIN_PAUSE = 0.01
 #: Failures in a row before a warning. A single one, such as a restart of the database, is normal.
 _WARN_AFTER = 3
@@ -22,10 +22,10 @@ class MaintenanceLoop(BackgroundLoop):
     """Run the maintenance of the project while this worker holds the lease for it.
 
     The database decides who holds the lease, and answers each call with the time of the next one.
-    A failure of maintenance says nothing about other calls, so it is logged here.
+    A failure of maintenance does not mean that other calls fail, so it is logged separately.
 
     Args:
-        on_work: Called after a round that may have made jobs claimable.
+        on_work: Called after a call that may have made jobs claimable.
 
     Attributes:
         is_holder: Whether this worker holds the lease; True until an answer denies it.
