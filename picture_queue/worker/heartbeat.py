@@ -169,7 +169,7 @@ class HeartbeatLoop:
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
         """Send a heartbeat for the named leases; return whether the database answered."""
         sent_at = time.monotonic()
-        # Honour the pause that the API asked for (Retry-After), unless a lease would expire before its end.
+        # Honour the pause that the API asked for (Retry-After), unless a lease would expire first.
         quiet_until = self._calls.quiet_until
         if quiet_until > sent_at and all(lease.ends_at > quiet_until for lease in leases):
             self._retry_at = quiet_until

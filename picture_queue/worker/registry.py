@@ -67,7 +67,7 @@ class Handler:
 
     Attributes:
         function: The function.
-        signature: The way to call it.
+        signature: The signature of the function.
         policy: The policy of the type, as `register_worker` takes it.
     """
 

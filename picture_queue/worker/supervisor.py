@@ -50,8 +50,9 @@ _UNREGISTER_TIMEOUT = 3.0
 class Supervisor:
     """The parts of a running worker, and the path of its jobs between them.
 
-    The claimer claims jobs, each with a lease. An attempt of a job starts when a slot is free. The outcome of the attempt goes to the reporter, and the lease ends when the reporter has
-    written it.
+    The claimer claims jobs, each with a lease. An attempt of a job starts when a slot is free. The
+    outcome of the attempt goes to the reporter, and the lease ends when the reporter has written
+    the outcome.
 
     Args:
         backend: The connection to the worker's project.
@@ -178,7 +179,7 @@ class Supervisor:
         self._attempts_done.set()
 
     async def _wait_for_attempts(self, seconds: float) -> None:
-        """Wait until all attempts have an outcome, the seconds are over, or `stop_now` is called."""
+        """Wait until all attempts have an outcome, the time is over, or `stop_now` is called."""
         if self._is_urgent or self._all_have_outcomes():
             return
         self._attempts_done.clear()

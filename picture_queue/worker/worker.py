@@ -101,7 +101,7 @@ class Worker:
         Only a new process can free these slots, since a thread cannot be ended from outside. A
         handler is stuck if it still runs ``stuck_after`` seconds after its attempt was given up.
         An attempt is given up at its timeout, its cancellation or the loss of its lease; with an
-        async handler, up to 25 seconds later. The worker lets the other jobs finish before it stops.
+        async handler, up to 25 seconds later. The worker lets other jobs finish before it stops.
         """
         return isinstance(self._failure, WorkerStuck)
 

@@ -46,7 +46,7 @@ order by {order}, id nulls last limit $6
 
 @dataclass(frozen=True)
 class _Page:
-    """The start and the order of a page; None for a value that is not given."""
+    """The start and the order of a page. Values that are not given are None."""
 
     last: str | None = None
     order: str | None = None
