@@ -111,7 +111,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def socket_directory(self) -> Iterator[None]:
-        """Create a directory with a short path for the socket, if that of the data is too long.
+        """Create a directory for the socket if the path of the data directory is too long.
 
         Raises:
             LocalStackError: The path of the temporary directory is too long, or it is not safe.

@@ -138,8 +138,8 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 def end_orphan(process: psutil.Process) -> None:
     """End a program that outlived its stack, and wait for its end."""
     with contextlib.suppress(psutil.Error):
-        # Only Postgres needs an orderly shutdown: a new one cannot start before all children of the
-        # old one have ended.
+        # Only Postgres needs an orderly shutdown: a new Postgres cannot start before all children
+        # of the old one have ended.
         number = signal.SIGINT if process.name() == "postgres" else signal.SIGKILL
         process.send_signal(number)
         wait_until(lambda: not is_running(process), _ORPHAN_TIMEOUT)

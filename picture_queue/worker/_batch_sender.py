@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 class BatchSender(Generic[T]):
-    """Collect values, and send those that wait in one call.
+    """A sender that collects values and sends all waiting values in one call.
 
     Args:
         send: The function that writes values; it must not raise.
         keep: Maximum number of values that are kept; the oldest are dropped first.
         interval: Seconds from the end of a call to the start of the next.
         gather: Seconds that a value waits for others.
-        batch: Number of values that are sent without that wait.
+        batch: Number of waiting values that are sent at once.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class BatchSender(Generic[T]):
         self._schedule()
 
     async def flush(self) -> None:
-        """Send the values that wait, without a pause, and wait for the answer."""
+        """Send the waiting values without a pause, and wait for the answer."""
         while self.has_unsent:
             if self._sending is None:
                 self._send_waiting()

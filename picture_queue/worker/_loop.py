@@ -75,7 +75,7 @@ class BackgroundLoop(ABC):
 
     @abstractmethod
     async def _tick(self) -> None:
-        """Do what is due, or wait when nothing is."""
+        """Do the work that is due, or wait if there is none."""
 
     def _is_finished(self) -> bool:
         """Return whether a stop may end the loop now."""

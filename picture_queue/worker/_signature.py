@@ -135,7 +135,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature of a function; of a wrapper with ``*args``, that of its function."""
+    """Return the signature of a function, or of the function in a wrapper with ``*args``."""
 
     def names_arguments(layer: Callable[..., Any]) -> bool:
         parameters = _inspect(layer, follow_wrapped=False).parameters.values()

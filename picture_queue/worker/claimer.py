@@ -18,7 +18,7 @@ _CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Claimer(BackgroundLoop):
-    """Keep the slots of a worker filled.
+    """The loop that keeps the slots of a worker filled.
 
     There is one claim at a time. A claim whose answer was lost is repeated with the same request
     id, and the database returns the same jobs.

@@ -58,7 +58,7 @@ class _Context(JobFields):
 
     @property
     def shutdown_requested(self) -> bool:
-        """True once the worker stops. It releases the job if the handler does not end in time."""
+        """True once the worker is stopping. It releases the job if the handler does not end."""
         return self._attempt.shutdown_requested
 
     @property
@@ -148,6 +148,6 @@ class SyncJobContext(_Context):
     def progress(self, percent: int, message: str | None = None) -> None:
         """Report the progress of the job, from any thread, as `JobContext.progress` does.
 
-        Do not catch its `asyncio.CancelledError`: a thread cannot be stopped from outside.
+        Do not catch the `asyncio.CancelledError`: a thread cannot be stopped from outside.
         """
         self._put_progress(percent, message)

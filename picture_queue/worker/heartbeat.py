@@ -32,7 +32,7 @@ _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
 # Maximum number of seconds that the thread sleeps: while a handler blocks the event loop, the timer
 # that wakes the thread for a confirmation does not run.
 _MAX_SLEEP = 1.0
-_MIN_TIMEOUT = 1.0  # seconds of a call, however short the lease is
+_MIN_TIMEOUT = 1.0  # minimum timeout of a call in seconds, even if a lease is shorter
 _FAULT_DELAY = 1.0  # seconds until the next tick after an unexpected exception
 _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 
@@ -115,7 +115,7 @@ class HeartbeatLoop:
             self._start_timer(due_at)
 
     async def stop(self) -> None:
-        """End the thread. If it still waits for an answer after `_STOP_TIMEOUT`, leave it."""
+        """End the thread. After `_STOP_TIMEOUT`, do not wait for a thread that awaits an answer."""
         self._stopping = True
         self._woken.set()
         self._monitor.stop()
@@ -152,7 +152,7 @@ class HeartbeatLoop:
         requests = self._requests  # `beat_now` may be called from here on
         extend_at = self._last_beat_at + MAX_INTERVAL if requests == self._served else -math.inf
         due_at = extend_at
-        for lease in leases:  # one pass, since it holds the GIL and the event loop waits
+        for lease in leases:  # in one pass, since the event loop waits for the GIL
             extend_at = min(extend_at, lease.extend_at)
             due_at = min(due_at, lease.due_at)
         self._next_beat_at = max(due_at, self._retry_at)
@@ -187,7 +187,7 @@ class HeartbeatLoop:
         self._calls.record_success(call.function)
         self._delay.reset()
         self._last_beat_at = sent_at
-        for lease in named:  # lost ones too: do not send them again before on_answer drops them
+        for lease in named:  # lost ones too: they are not sent again before on_answer drops them
             lease.confirmed_at = sent_at
             lease.start_confirmed = True
         self._notify(self._on_answer, named, answer)

@@ -19,7 +19,7 @@ _WARN_AFTER = 3
 
 
 class MaintenanceLoop(BackgroundLoop):
-    """Run the maintenance of the project while this worker holds the lease for it.
+    """The loop that runs the maintenance of the project while this worker holds its lease.
 
     The database decides who holds the lease, and answers each call with the time of the next one.
     A failure of maintenance does not mean that other calls fail, so it is logged separately.
@@ -48,7 +48,7 @@ class MaintenanceLoop(BackgroundLoop):
             self._on_work()
         self.is_holder = answer.leased
         if answer.leased:
-            await self._sleep(_MIN_PAUSE)  # a wake-up does not end it, unlike the wait below
+            await self._sleep(_MIN_PAUSE)  # unlike the wait below, not ended by a wake-up
             await self._wait(max(0.0, answer.next_in - _MIN_PAUSE))
         else:
             jitter = random.uniform(1.0, 1.2)  # noqa: S311 - spreads workers started together

@@ -92,7 +92,7 @@ class Handler:
         if self.signature.payload is None:
             return payload
         try:
-            # As JSON, where strict types also accept a date or a UUID as text.
+            # As JSON, since strict types accept a date or a UUID as text only in JSON.
             return self.signature.payload.validate_json(to_json(payload))
         except ValidationError as error:
             raise PermanentFailure(_describe_fault(error)) from error

@@ -56,7 +56,7 @@ class Report:
 
 
 class Reporter(BackgroundLoop):
-    """Send the outcomes that were added since the last answer.
+    """The loop that sends the outcomes which were added since the last answer.
 
     Args:
         slots: The slots, which show whether many jobs finish at the same time.
@@ -183,7 +183,7 @@ class Reporter(BackgroundLoop):
         self._calls.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
-        """Replace a refused outcome by a failure; give up if it is such a failure already."""
+        """Replace a refused outcome with a failure; give up if it is such a failure already."""
         if self._waiting.get(report.job.key) is not report:
             return
         if isinstance(report.outcome, Failed) and not report.outcome.detail:

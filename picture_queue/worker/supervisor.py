@@ -168,7 +168,7 @@ class Supervisor:
         _log.info("Worker %s has stopped", self.name)
 
     async def _unregister(self) -> None:
-        with contextlib.suppress(Exception):  # the database forgets it in a minute
+        with contextlib.suppress(Exception):  # the database drops the worker within a minute
             await self._backend.call(_rpc.unregister_worker(self.name), _UNREGISTER_TIMEOUT)
         if self._backend is not self._client_backend:
             await self._backend.aclose()
@@ -347,7 +347,7 @@ class Supervisor:
     # --- wake-ups ---
 
     def _on_listening(self, joined: bool) -> None:
-        """Record if all wake-ups arrive; after a new subscription, act as if one was missed."""
+        """Record whether all wake-ups arrive. After a subscription, act as if one was missed."""
         self._claimer.receives_wake_ups = self._wake_ups.all_arrive
         if joined:
             self._claimer.request_claim()

@@ -1,14 +1,14 @@
-"""Decisions of handlers about their jobs, returned or raised, and the outcomes they make.
+"""Decisions of handlers about their jobs, returned or raised, and their outcomes.
 
 - a value that is JSON → `Completed`;
 - a `Verdict` → its outcome: run it later (`Snooze`), try again (`Retry`), pause the queue
   (`RateLimited`), wait for an external event (`Park`), end it (`Cancel`);
 - `PermanentFailure` → `Failed` without another attempt;
 - any other exception → `Failed`, with another attempt after the backoff if one is left. Attributes
-  of the exception refine that: ``retryable`` (bool), ``retry_after`` (seconds instead of the
+  of the exception refine this: ``retryable`` (bool), ``retry_after`` (seconds instead of the
   backoff), ``public`` (the text the owner of the job sees instead of ``Type: message``), ``counts``
-  (False: the job is not at fault, the attempt does not count) and, with that, ``pause_key`` (a
-  limit key that is paused for ``retry_after`` seconds).
+  (False: the job is not at fault, so the attempt does not count) and, if ``counts`` is False,
+  ``pause_key`` (a limit key that is paused for ``retry_after`` seconds).
 
 A wait of more than a year is shortened to a year.
 """

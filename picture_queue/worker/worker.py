@@ -32,7 +32,7 @@ _CLOSE_TIMEOUT = 10.0
 
 
 class Worker:
-    """Claim jobs and run their handlers.
+    """A worker, which claims jobs and runs their handlers.
 
     Args:
         client: A client with a service key; the worker does not close it. None: the worker creates
@@ -285,8 +285,8 @@ class Worker:
             await supervisor.stop()
         except (Exception, asyncio.CancelledError):
             _log.exception("The stop of the worker failed")
-        # Not in a finally clause: Python also runs those when it destroys the coroutine of a closed
-        # event loop, and the worker may be running again by then.
+        # Not in a finally clause: Python runs such a clause also when it destroys the coroutine of a
+        # closed event loop. At that time, the worker may be running again.
         self._supervisor = None
         for callback in self._after_stop:
             await _call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)

@@ -28,7 +28,7 @@ def problem(status: int, detail: str, **more: Any) -> JSONResponse:
 
 def translate_http_error(request: Request, error: Exception) -> Response:
     """Return the error document of an HTTP exception."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered only for these
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     return problem(error.status_code, error.detail)
 
 

@@ -168,7 +168,7 @@ class Accounts:
         return user
 
     async def sign_out(self, claims: Mapping[str, Any], scope: str) -> None:
-        """End sessions: ``global`` all of the user, ``local`` this one, ``others`` the rest."""
+        """End all sessions of a user (``global``), the current (``local``) or the ``others``."""
         user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
         async with self._database.transaction() as connection:
             await connection.execute(

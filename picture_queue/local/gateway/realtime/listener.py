@@ -53,9 +53,7 @@ class Listener:
             try:
                 await self._listen()
                 attempt = 0
-            except (
-                Exception
-            ) as error:  # without this task there are no messages, so it must not end
+            except Exception as error:  # do not end: without this task there are no messages
                 _logger.warning("lost the notification connection; reconnecting: %r", error)
             self.connected.clear()
             await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])

@@ -260,9 +260,8 @@ class Socket:
         except Refusal as refusal:
             self._close(channel, str(refusal).partition(": ")[2])
             return
-        if (
-            self._channels.get(channel.topic) is channel
-        ):  # the channel may have expired during the check
+        # The channel may have expired during the check.
+        if self._channels.get(channel.topic) is channel:
             channel.replace_token(caller)
 
     async def _broadcast(self, channel: Channel, payload: dict[str, Any], ref: str | None) -> None:
