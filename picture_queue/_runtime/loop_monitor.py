@@ -1,4 +1,4 @@
-"""Find code that blocks an event loop, from another thread."""
+"""Detection of code that blocks an event loop, by another thread."""
 
 import asyncio
 import sys

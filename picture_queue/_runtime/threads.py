@@ -90,8 +90,8 @@ class DaemonThreadPool(ThreadPoolExecutor):
 
     Args:
         max_threads: Maximum number of calls that run at the same time.
-        lookups: The pool for look-ups of host names by the event loop. They must not wait for
-            functions of users that hang, since without them no connection can be opened.
+        lookups: The pool for look-ups of host names by the event loop. Look-ups must not wait for
+            functions of users that hang, since no connection can be opened without a look-up.
     """
 
     def __init__(self, max_threads: int, lookups: "DaemonThreadPool | None" = None) -> None:

@@ -219,7 +219,7 @@ async def _check_realtime(settings: ProjectSettings, kind: KeyKind) -> Finding:
 
 
 async def _join_channel(settings: ProjectSettings) -> str | None:
-    """Join a private channel; return the reason if that was refused, otherwise None."""
+    """Join a private channel; return the reason if the join was refused, otherwise None."""
     from realtime import RealtimeSubscribeStates
 
     from picture_queue._transport.realtime import RealtimeClient

@@ -2,8 +2,7 @@
 
 The stack runs programs from its cache, and stores secrets and pictures in its data directory.
 Another user of the machine may have created these directories before, with symlinks in or above
-them.
-The rules are those of sshd's StrictModes.
+them. The rules are those of sshd's StrictModes.
 """
 
 import errno

@@ -285,8 +285,8 @@ class Worker:
             await supervisor.stop()
         except (Exception, asyncio.CancelledError):
             _log.exception("The stop of the worker failed")
-        # Not in a finally clause: Python runs such a clause also when it destroys the coroutine of a
-        # closed event loop. At that time, the worker may be running again.
+        # Not in a finally clause: Python also runs such a clause when it destroys the coroutine of
+        # a closed event loop. At that time, the worker may be running again.
         self._supervisor = None
         for callback in self._after_stop:
             await _call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)
