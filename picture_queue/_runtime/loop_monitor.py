@@ -83,7 +83,7 @@ class LoopMonitor:
             if cpu_time <= 0.05 * stalled:
                 return None
             return (
-                f"No thread could run for {stalled:.1f} s, nor heartbeats: a handler held the GIL. "
+                f"No thread, not even heartbeats, ran for {stalled:.1f} s: a handler held the GIL. "
                 "Run such code in a separate process"
             )
         task = asyncio.current_task(self._loop)

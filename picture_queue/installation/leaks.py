@@ -36,7 +36,7 @@ def examine_secrets(directory: Path, environ: Mapping[str, str]) -> list[Finding
     problems = list(_problems(directory, environ))
     if problems:
         return problems
-    detail = "no secret is in the variables and files here that a page would publish"
+    detail = "no variable or file that a page would publish contains a secret"
     return [Finding(check="secrets", verdict="ok", detail=detail, remedy=None)]
 
 

@@ -71,7 +71,7 @@ _PROBLEMS: Final[tuple[tuple[type[jwt.InvalidTokenError], TokenProblem], ...]] =
 
 
 class Credentials:
-    """The keys of the stack. They can be exchanged for tokens, and verify tokens."""
+    """The keys of the stack: they are exchanged for tokens, and tokens are verified with them."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._secret = settings.jwt_secret
@@ -109,7 +109,7 @@ class Credentials:
         """Return the caller of a token.
 
         Raises:
-            InvalidToken: The token is malformed, forged or expired, or its role is not of the API.
+            InvalidToken: The token is malformed, forged or expired, or has another role.
         """
         claims = self.claims(token, leeway=leeway)
         role = claims.get("role", "anon")

@@ -108,7 +108,7 @@ class Accounts:
         Raises:
             AuthError: The user or the session was deleted.
         """
-        user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
+        user_id, session_id = _parse_uuid(claims.get("sub")), _parse_uuid(claims.get("session_id"))
         async with self._database.connection() as connection:
             user = await connection.fetchrow(
                 "select * from auth.users where id = $1 and deleted_at is null",
@@ -158,7 +158,7 @@ class Accounts:
                     metadata,
                 )
                 if password_hash is not None:
-                    await end_sessions(connection, user_id, except_session=_uuid(session_id))
+                    await end_sessions(connection, user_id, except_session=_parse_uuid(session_id))
         except asyncpg.UniqueViolationError:
             raise AuthError(
                 422,
@@ -169,7 +169,7 @@ class Accounts:
 
     async def sign_out(self, claims: Mapping[str, Any], scope: str) -> None:
         """End all sessions of a user (``global``), the current (``local``) or the ``others``."""
-        user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
+        user_id, session_id = _parse_uuid(claims.get("sub")), _parse_uuid(claims.get("session_id"))
         async with self._database.transaction() as connection:
             await connection.execute(
                 "delete from auth.sessions where user_id = $1 and case $3"
@@ -243,7 +243,7 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _uuid(value: object) -> uuid.UUID | None:
+def _parse_uuid(value: object) -> uuid.UUID | None:
     try:
         return uuid.UUID(str(value))
     except ValueError:

@@ -71,19 +71,22 @@ class AdminUsers:
             raise AuthError(
                 400, "validation_failed", "Cannot create a user without either an email or phone"
             )
-        user_id = _uuid(body["id"]) if body.get("id") else uuid.uuid4()
+        user_id = _parse_uuid(body["id"]) if body.get("id") else uuid.uuid4()
         given = await _read_attributes(body)
         user = await self._directory.add(user_id, given)
         return JSONResponse(bodies.encode_user(user))
 
     async def _get(self, request: Request) -> Response:
         self._require_service_key(request)
-        user = await self._directory.find(_uuid(request.path_params["user_id"]))
+        user = await self._directory.find(_parse_uuid(request.path_params["user_id"]))
         return JSONResponse(bodies.encode_user(user))
 
     async def _change(self, request: Request) -> Response:
         self._require_service_key(request)
-        user_id, body = _uuid(request.path_params["user_id"]), await bodies.read_object(request)
+        user_id, body = (
+            _parse_uuid(request.path_params["user_id"]),
+            await bodies.read_object(request),
+        )
         missing = _refuse_missing(body)
         if missing is not None:
             return missing
@@ -95,7 +98,7 @@ class AdminUsers:
         body = await bodies.read_object(request, optional=True)
         if body.get("should_soft_delete"):
             return not_implemented("soft deletion of users")
-        await self._directory.remove(_uuid(request.path_params["user_id"]))
+        await self._directory.remove(_parse_uuid(request.path_params["user_id"]))
         return JSONResponse({})
 
     def _require_service_key(self, request: Request) -> None:
@@ -145,7 +148,7 @@ def _read_number(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-def _uuid(text: object) -> uuid.UUID:
+def _parse_uuid(text: object) -> uuid.UUID:
     try:
         return uuid.UUID(str(text))
     except ValueError:

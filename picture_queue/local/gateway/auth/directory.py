@@ -91,7 +91,7 @@ class Directory:
             async with self._database.connection() as connection:
                 return await fetch_one(connection, _ADD, user_id, *attributes.values())
         except asyncpg.UniqueViolationError:
-            raise _taken() from None
+            raise _email_exists() from None
 
     async def change(self, user_id: uuid.UUID, attributes: Attributes) -> asyncpg.Record:
         """Change a user; a new password ends all its sessions.
@@ -108,7 +108,7 @@ class Directory:
                     await end_sessions(connection, user_id)
                 return user
         except asyncpg.UniqueViolationError:
-            raise _taken() from None
+            raise _email_exists() from None
 
     async def remove(self, user_id: uuid.UUID) -> None:
         """Delete a user and end all its sessions.
@@ -130,7 +130,7 @@ def _expect_found(user: asyncpg.Record | None) -> asyncpg.Record:
     return user
 
 
-def _taken() -> AuthError:
+def _email_exists() -> AuthError:
     return AuthError(
         422, "email_exists", "A user with this email address has already been registered"
     )

@@ -2,8 +2,8 @@
 
 The check is the same as in the Realtime server. It sets the claims and ``realtime.topic`` in a
 transaction that is always rolled back. For the privilege to read, the caller selects a row of the
-topic that the server has inserted; for the privilege to write, the caller inserts a row. Source: https://github.com/supabase/realtime,
-lib/realtime/tenants/authorization.ex.
+topic that the server has inserted; for the privilege to write, the caller inserts a row. Source:
+https://github.com/supabase/realtime, lib/realtime/tenants/authorization.ex.
 """
 
 import asyncpg

@@ -8,7 +8,7 @@ from picture_queue.local.gateway.faults import Faults
 
 
 class Subscriber(Protocol):
-    """A receiver of messages; a channel is one."""
+    """A receiver of messages, such as a channel."""
 
     def deliver(self, text: str) -> None:
         """Queue a frame without waiting."""

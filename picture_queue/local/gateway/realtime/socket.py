@@ -166,7 +166,7 @@ class Socket:
         try:
             self._check_quota(topic)
             config = _parse_config(payload)
-            caller = await self._admit(topic, config, payload.get("access_token"))
+            caller = await self._authorize_join(topic, config, payload.get("access_token"))
         except Refusal as refusal:
             self.deliver(frames.error(topic, ref, str(refusal)))
             return
@@ -200,8 +200,8 @@ class Socket:
         if quota.connections > quota.limits.connections:
             raise Refusal("ConnectionRateLimitReached: Too many connected users")
 
-    async def _admit(self, topic: str, config: JoinConfig, token: object) -> Caller:
-        """Return the caller of a join.
+    async def _authorize_join(self, topic: str, config: JoinConfig, token: object) -> Caller:
+        """Check that a join is allowed, and return its caller.
 
         Raises:
             Refusal: The join is refused.

@@ -43,7 +43,7 @@ async def list_objects(
 
     Args:
         rows: The tables of Storage.
-        bucket: The bucket; a missing one counts as empty.
+        bucket: The bucket; a missing bucket counts as empty.
         body: The body of the request, with ``prefix``.
         caller: The caller, for the policies.
 
@@ -67,7 +67,7 @@ async def list_objects(
 
 
 def _order(sort: object) -> str:
-    """Return the SQL of the order: by name without case, or folders first and then by time."""
+    """Return the SQL of the order: by name ignoring case, or folders first and then by time."""
     sort = sort if isinstance(sort, dict) else {"column": "name"}
     if "column" not in sort:
         raise invalid("body/sortBy must have required property 'column'")
