@@ -178,12 +178,17 @@ async def _file(request: Request) -> Response:
     if refused := http_fault(request, "file"):
         return refused
     simulator, now = simulator_of(request), simulator_of(request).clock()
-    run = simulator.runs.get(request.path_params["id"])
+    prediction = simulator.predictions.get(request.path_params["id"])
     match = re.fullmatch(r"out-(\d{1,2})\.(\w+)", request.path_params["name"])
-    if run is None or match is None or run.status(now) != "succeeded" or run.is_removed(now):
+    if (
+        prediction is None
+        or match is None
+        or prediction.status(now) != "succeeded"
+        or prediction.is_removed(now)
+    ):
         return not_found()
-    spec = run.picture(int(match[1]))
-    if int(match[1]) >= run.pictures or spec.format != match[2]:
+    spec = prediction.picture(int(match[1]))
+    if int(match[1]) >= prediction.pictures or spec.format != match[2]:
         return not_found()
     return Response(await asyncio.to_thread(draw, spec), media_type=MIME_TYPES[spec.format])
 
@@ -203,8 +208,12 @@ async def _predictions(request: Request) -> Response:
     now = simulator.clock()
     return JSONResponse(
         [
-            {**run.view(now, base), "created_by": run.created_by, "plan": asdict(run.plan)}
-            for run in simulator.runs.values()
+            {
+                **prediction.as_json(now, base),
+                "created_by": prediction.created_by,
+                "plan": asdict(prediction.plan),
+            }
+            for prediction in simulator.predictions.values()
         ]
     )
 

@@ -23,7 +23,7 @@ from picture_queue.providers.replicate.catalog import CatalogModel
 RETENTION_SECONDS = 3600.0
 _UNKNOWN_SECONDS = 5.0  # for models with an unknown running time
 _QUEUE_SECONDS = 0.15
-_MAX_RUNS = 10_000  # predictions; the oldest are dropped
+_MAX_PREDICTIONS = 10_000  # the oldest are deleted
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Plan:
 
 
 @dataclass
-class Run:
+class Prediction:
     """One prediction.
 
     Attributes:
@@ -159,11 +159,11 @@ class Run:
             quality=max(1, min(100, int(quality))) if isinstance(quality, (int, float)) else 80,
         )
 
-    def view(self, now: float, base_url: str) -> dict[str, Any]:
+    def as_json(self, now: float, base_url: str) -> dict[str, Any]:
         """Return the prediction object of the API."""
         status, ended, is_removed = self.status(now), self.ended_at(now), self.is_removed(now)
         api = f"{base_url}/v1/predictions/{self.id}"
-        view: dict[str, Any] = {
+        body: dict[str, Any] = {
             "id": self.id,
             "model": self.model.id,
             "version": "hidden" if self.model.official else self.model.version,
@@ -182,19 +182,19 @@ class Run:
             },
         }
         if self.deadline is not None:
-            view["deadline"] = _iso(self.deadline)
+            body["deadline"] = _iso(self.deadline)
         if now >= self.starts and status != "aborted":
-            view["started_at"] = _iso(self.starts)
+            body["started_at"] = _iso(self.starts)
         if ended is not None:
-            view["completed_at"] = _iso(ended)
+            body["completed_at"] = _iso(ended)
         if ended is not None and status != "aborted":
-            view["metrics"] = {
+            body["metrics"] = {
                 "predict_time": round(ended - self.starts, 3),
                 "total_time": round(ended - self.created, 3),
             }
         if status == "succeeded":
-            view["metrics"]["image_count"] = self.pictures
-        return view
+            body["metrics"]["image_count"] = self.pictures
+        return body
 
     def _logs(self, now: float) -> str:
         if now < self.starts:
@@ -224,7 +224,7 @@ class Simulator:
         self.settings = settings
         self.clock = clock
         self.faults = Faults()
-        self.runs: dict[str, Run] = {}
+        self.predictions: dict[str, Prediction] = {}
         self._numbers = itertools.count(1)
 
     def create(
@@ -233,10 +233,10 @@ class Simulator:
         given: dict[str, Any],
         cancel_after: float | None,
         created_by: dict[str, str],
-    ) -> Run:
+    ) -> Prediction:
         """Create a prediction with a valid input."""
         now = self.clock()
-        run = Run(
+        prediction = Prediction(
             number=next(self._numbers),
             model=model,
             input=given,
@@ -245,14 +245,14 @@ class Simulator:
             deadline=None if cancel_after is None else now + cancel_after,
             created_by=created_by,
         )
-        self.runs[run.id] = run
-        if len(self.runs) > _MAX_RUNS:
-            del self.runs[next(iter(self.runs))]
-        return run
+        self.predictions[prediction.id] = prediction
+        if len(self.predictions) > _MAX_PREDICTIONS:
+            del self.predictions[next(iter(self.predictions))]
+        return prediction
 
     def reset(self) -> None:
         """Delete all predictions and faults."""
-        self.runs.clear()
+        self.predictions.clear()
         self.faults.clear()
 
     def _plan(self, model: CatalogModel) -> Plan:
