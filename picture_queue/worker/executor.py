@@ -292,7 +292,7 @@ class Attempt:
 def log_outcome(
     job: ClaimedJob, outcome: Outcome | None, seconds: float, status: str | None = None
 ) -> None:
-    """Log the outcome of an attempt after the database has answered.
+    """Log the end of an attempt, after the database has answered or the lease was lost.
 
     Args:
         outcome: The outcome as it was written; None: the lease was lost.
@@ -300,17 +300,17 @@ def log_outcome(
         status: State of the job afterwards, which can differ from the outcome.
     """
     name = "lost its lease" if outcome is None else outcome.name
-    level, of, reason, detail = logging.INFO, "", None, None
+    level, suffix, reason, detail = logging.INFO, "", None, None
     if isinstance(outcome, Failed):
         level = logging.ERROR if status == "failed" else logging.WARNING
-        of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
+        suffix = f" of {job.max_attempts}" if outcome.retryable else ", for good"
         reason, detail = outcome.error, outcome.detail
     elif isinstance(outcome, Snoozed) and outcome.detail is not None:
         # The handler gave a reason, or raised an exception that does not count. Warn, since it
         # may recur without end.
         level, reason = logging.WARNING, outcome.detail
     if status == "failed" and not isinstance(outcome, Failed):
-        name, level, of = status, logging.ERROR, ", for good"
+        name, level, suffix = status, logging.ERROR, ", for good"
         reason = "the database refused its result; the error of the job has the reason"
     elif status == "cancelled":  # also if the handler returned another outcome
         name = status
@@ -318,7 +318,7 @@ def log_outcome(
         _log.log(
             level,
             "Job %s (%s) %s, attempt %d%s%s (%.3f s)",
-            *(job.key, job.job_type, name, job.attempt, of),
+            *(job.key, job.job_type, name, job.attempt, suffix),
             f": {reason}" if reason else "",
             seconds,
         )

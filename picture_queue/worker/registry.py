@@ -16,7 +16,7 @@ from picture_queue.worker.verdicts import PermanentFailure
 
 _JOB_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_SHOWN = 100  # characters of a value in an error
+_MAX_SHOWN = 100  # characters of a value in an error
 
 
 def policy_of(
@@ -35,14 +35,16 @@ def policy_of(
     if queue is not None and not (isinstance(queue, str) and _QUEUE.fullmatch(queue)):
         hint = "Use letters, digits and _ . -"
         raise InvalidArgument("The name of the queue is invalid", detail=repr(queue), hint=hint)
-    for name, value, low in (
+    for name, value, minimum in (
         ("max_attempts", max_attempts, 1),
         ("timeout", timeout, 0.001),
         ("lease", lease, 1),
     ):
-        is_valid = isinstance(value, int | float) and low <= value < math.inf
+        is_valid = isinstance(value, int | float) and minimum <= value < math.inf
         if value is not None and not is_valid:
-            raise InvalidArgument(f"The policy's {name} is {value!r}", hint=f"Choose {low} or more")
+            raise InvalidArgument(
+                f"The policy's {name} is {value!r}", hint=f"Choose {minimum} or more"
+            )
     if not isinstance(backoff, Backoff):
         backoff = Backoff(base=backoff, cap=backoff_cap)
     elif backoff_cap is not None:
@@ -139,7 +141,7 @@ def _describe_fault(error: ValidationError) -> str:
     fault = f"{field} is missing"
     if first["type"] != "missing":
         value = repr(first["input"])
-        shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+        shown = value if len(value) <= _MAX_SHOWN else value[: _MAX_SHOWN - 1] + "…"
         fault = f"{field} is {shown}: {first['msg']}"
     more = f" (and {len(others)} more)" if others else ""
     return f"The payload is invalid: {fault}{more}"

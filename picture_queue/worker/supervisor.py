@@ -82,7 +82,7 @@ class Supervisor:
         self._stuck: list[Attempt] = []  # given up long ago, but their handlers still run
         self._log_tasks: set[asyncio.Task[None]] = set()  # they send the last log lines of attempts
         self._is_started = self._stopping = False
-        self._is_urgent = False  # stop_now() was called
+        self._stops_now = False  # after `stop_now`
         self._attempts_done = asyncio.Event()
         calls = self._calls = WorkerCalls(self._backend, self.name, emit)
         slots = self._slots = Slots(settings.concurrency, self._release)
@@ -175,12 +175,12 @@ class Supervisor:
 
     def stop_now(self) -> None:
         """Let the stop release running jobs at once."""
-        self._is_urgent = True
+        self._stops_now = True
         self._attempts_done.set()
 
     async def _wait_for_attempts(self, seconds: float) -> None:
         """Wait until all attempts have an outcome, the time is over, or `stop_now` is called."""
-        if self._is_urgent or self._all_have_outcomes():
+        if self._stops_now or self._all_have_outcomes():
             return
         self._attempts_done.clear()
         await wait_for(self._attempts_done, seconds)

@@ -83,8 +83,8 @@ class Snooze(Verdict):
     reason: str | BaseException | None = None
 
     def outcome(self, queue: str) -> Outcome:
-        delay, at = _wait("Snooze", self.seconds, "until", self.until)
-        return Snoozed(delay, at, detail=_reason(self.reason))
+        delay, at = _parse_wait("Snooze", self.seconds, "until", self.until)
+        return Snoozed(delay, at, detail=_clean_reason(self.reason))
 
 
 @dataclass(eq=False)
@@ -106,8 +106,8 @@ class Retry(Verdict):
     def outcome(self, queue: str) -> Outcome:
         delay, at = None, None
         if self.seconds is not None or self.at is not None:
-            delay, at = _wait("Retry", self.seconds, "at", self.at)
-        reason = _reason(self.reason) or _NO_REASON
+            delay, at = _parse_wait("Retry", self.seconds, "at", self.at)
+        reason = _clean_reason(self.reason) or _NO_REASON
         return Failed(reason, traceback_of(self), delay_seconds=delay, run_at=at)
 
 
@@ -130,8 +130,8 @@ class RateLimited(Verdict):
 
     def outcome(self, queue: str) -> Outcome:
         key = _check_name("key", self.key) or f"queue:{queue}"
-        delay = _seconds("RateLimited", self.seconds)
-        return Snoozed(delay, pause_key=key, detail=_reason(self.reason))
+        delay = _parse_seconds("RateLimited", self.seconds)
+        return Snoozed(delay, pause_key=key, detail=_clean_reason(self.reason))
 
 
 @dataclass(eq=False)
@@ -148,7 +148,7 @@ class Park(Verdict):
     event: str | None = None
 
     def outcome(self, queue: str) -> Outcome:
-        return Parked(_seconds("Park", self.seconds), _check_name("event", self.event))
+        return Parked(_parse_seconds("Park", self.seconds), _check_name("event", self.event))
 
 
 @dataclass(eq=False)
@@ -257,24 +257,26 @@ def cause_of(error: BaseException) -> BaseException:
     return error
 
 
-def _reason(reason: object) -> str | None:
+def _clean_reason(reason: object) -> str | None:
     if reason is None:
         return None
     text = describe(reason) if isinstance(reason, BaseException) else text_of(reason)
     return clean(text) or None
 
 
-def _seconds(verdict: str, value: object) -> float:
+def _parse_seconds(verdict: str, value: object) -> float:
     seconds = wait_seconds(value)
     if seconds is None:
         raise InvalidArgument(f"{verdict} takes seconds, 0 or more", detail=f"seconds is {value!r}")
     return seconds
 
 
-def _wait(verdict: str, seconds: object, name: str, at: Any) -> tuple[float | None, str | None]:
+def _parse_wait(
+    verdict: str, seconds: object, name: str, at: Any
+) -> tuple[float | None, str | None]:
     """Return the seconds or the time, whichever is given."""
     if at is None:
-        return _seconds(verdict, seconds), None
+        return _parse_seconds(verdict, seconds), None
     if seconds is not None:
         raise InvalidArgument(f"{verdict} takes seconds or {name}, not both")
     if not isinstance(at, datetime) or at != at:  # pandas.NaT: a datetime, not equal to itself
