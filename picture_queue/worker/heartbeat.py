@@ -115,7 +115,7 @@ class HeartbeatLoop:
             self._start_timer(due_at)
 
     async def stop(self) -> None:
-        """End the thread. After `_STOP_TIMEOUT`, do not wait for a thread that awaits an answer."""
+        """End the thread. Wait at most `_STOP_TIMEOUT` for it, since it may wait for an answer."""
         self._stopping = True
         self._woken.set()
         self._monitor.stop()
