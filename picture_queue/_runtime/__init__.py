@@ -1,5 +1,5 @@
 """Tasks, threads and signals of a process that runs functions of users.
 
-They keep such a function from stopping the process, its event loop, or other functions. Nothing
-here knows of jobs.
+These modules keep a function of a user from stopping the process, its event loop, or other
+functions. They do not depend on jobs.
 """

@@ -1,7 +1,8 @@
-"""Handlers of SIGTERM and SIGINT that call all listeners of a process: its workers.
+"""Handlers of SIGTERM and SIGINT that call a callback of each worker of the process.
 
-An event loop has only one handler for each signal, and a new handler replaces the old one. Here
-each listener adds a callback. After the last listener has left, the previous handlers are restored.
+An event loop has only one handler for each signal, and a new handler replaces the old one. So each
+worker registers a listener here instead. After the last listener has left, the previous handlers
+are restored.
 """
 
 import asyncio
@@ -23,19 +24,19 @@ _listeners: list[_Listener] = []
 _previous: dict[int, Any] = {}  # the handlers before ours
 _main_listeners = 0  # number of listeners in the main thread
 _received = 0  # signals since the handlers were installed
-_installed_pid = 0  # the id of the process that installed them
+_installed_pid = 0  # the process that installed the handlers
 
 
 @contextlib.contextmanager
 def on_stop_signal(callback: Callable[[], None]) -> Iterator[None]:
     """Call a function in the running event loop for each SIGTERM and SIGINT.
 
-    Only a listener in the main thread installs the handlers, since Python permits it only there. A
-    listener in another thread gets signals while the main thread has a listener too.
+    Only a listener in the main thread installs the handlers, since Python permits that only there.
+    A listener in another thread gets signals while the main thread has a listener too.
 
     Args:
         callback: The function to call for the first two signals. The third signal goes to the
-            previous handler. By default that one ends the process.
+            previous handler, which by default ends the process.
     """
     listener = (asyncio.get_running_loop(), callback)
     in_main = threading.current_thread() is threading.main_thread()

@@ -1,10 +1,12 @@
-"""Tasks of handlers, the functions of users. No handler can stop the tasks of others.
+"""Tasks that run handlers, which are functions of users. No handler can stop the others.
 
-Three things would stop other tasks. A SystemExit or KeyboardInterrupt that leaves a task stops its
-event loop: the task of a handler catches that of the handler, and the guard here catches that of a
-task which the handler starts. A task that ignores its cancellation keeps the event loop from
-ending, so it is abandoned here. A handler can cancel all tasks that `asyncio.all_tasks` returns, so
-`HandlerTask` ignores a cancellation by another handler.
+Without this module, a handler could do harm in three ways:
+
+- A SystemExit or KeyboardInterrupt that leaves a task stops the event loop. The task of a handler
+  catches these exceptions of the handler; `guard_tasks` replaces those of tasks that it starts.
+- A task that ignores its cancellation keeps the event loop from ending. `abandon` prevents that.
+- A handler can cancel all tasks that `asyncio.all_tasks` returns. `HandlerTask` ignores a
+  cancellation by another handler.
 """
 
 import asyncio
@@ -17,7 +19,7 @@ from picture_queue._log import Log
 
 _log = Log(__name__)
 
-#: The task that runs the current handler, in the context of the handler and of its own tasks.
+#: The task that runs the current handler; set in the handler and in the tasks that it starts.
 current_handler: ContextVar["HandlerTask | None"] = ContextVar(
     "picture_queue_current_handler", default=None
 )
@@ -26,14 +28,16 @@ current_handler: ContextVar["HandlerTask | None"] = ContextVar(
 class HandlerTask(asyncio.Task[None]):
     """The task of a handler. No other handler can cancel it."""
 
-    _started: WeakSet[asyncio.Future[Any]] | None = None  # by the handler
+    _started: WeakSet[asyncio.Future[Any]] | None = None  # tasks that the handler started
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel it, unless the caller is another handler."""
+        """Cancel the task, unless the caller is another handler."""
         caller = current_handler.get()
         if caller is not None and caller is not self:
             _log.warning(
-                "%s cannot cancel %s: it is not its task", caller.get_name(), self.get_name()
+                "%s cannot cancel %s: that task belongs to another handler",
+                caller.get_name(),
+                self.get_name(),
             )
             return False
         return super().cancel(msg)
@@ -51,7 +55,7 @@ class HandlerTask(asyncio.Task[None]):
             current_handler.reset(token)
 
     def add_started(self, task: asyncio.Future[Any]) -> None:
-        """Note a task that the handler started."""
+        """Record a task that the handler started."""
         if self._started is None:
             self._started = WeakSet()
         self._started.add(task)
@@ -63,11 +67,11 @@ class HandlerTask(asyncio.Task[None]):
 
 
 class ExitOfTask(BaseException):
-    """Replacement for the SystemExit or KeyboardInterrupt of a task, which is its cause."""
+    """Replacement for a SystemExit or KeyboardInterrupt of a task, kept as `__cause__`."""
 
 
 class _Guarded(Coroutine[Any, Any, Any]):
-    """A coroutine whose SystemExit or KeyboardInterrupt comes out as an `ExitOfTask`."""
+    """A coroutine that raises `ExitOfTask` instead of SystemExit and KeyboardInterrupt."""
 
     __slots__ = ("_inner",)
 
@@ -92,30 +96,30 @@ class _Guarded(Coroutine[Any, Any, Any]):
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._inner.__await__()
 
-    def __getattr__(self, name: str) -> Any:  # its name and stack, for debuggers
+    def __getattr__(self, name: str) -> Any:  # the name and stack of the coroutine, for debuggers
         return getattr(self._inner, name)
 
 
 def guard_tasks() -> None:
-    """Guard the tasks that handlers start in this event loop."""
+    """Install a task factory that guards and records the tasks which handlers start."""
     loop = asyncio.get_running_loop()
     previous: Callable[..., Any] = loop.get_task_factory() or _new_task
     if hasattr(previous, "guards_tasks"):
         return
 
-    def make(
+    def create_task(
         loop: asyncio.AbstractEventLoop, coroutine: Any, /, **options: Any
     ) -> asyncio.Future[Any]:
         handler = current_handler.get()
         if handler is not None and isinstance(coroutine, Coroutine):
             coroutine = _Guarded(coroutine)
-        made: asyncio.Future[Any] = previous(loop, coroutine, **options)
+        task: asyncio.Future[Any] = previous(loop, coroutine, **options)
         if handler is not None:
-            handler.add_started(made)
-        return made
+            handler.add_started(task)
+        return task
 
-    make.guards_tasks = True  # type: ignore[attr-defined]
-    loop.set_task_factory(make)
+    create_task.guards_tasks = True  # type: ignore[attr-defined]
+    loop.set_task_factory(create_task)
 
 
 def _new_task(
@@ -128,7 +132,7 @@ async def end_tasks(seconds: float) -> None:
     """Cancel all other tasks of this event loop, so that the loop can end.
 
     Args:
-        seconds: Seconds to wait for the tasks; the loop ends without those that take longer.
+        seconds: Seconds to wait for the tasks. A task that takes longer is abandoned.
     """
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
@@ -142,8 +146,8 @@ async def end_tasks(seconds: float) -> None:
 def abandon(task: asyncio.Future[Any]) -> None:
     """Let the event loop and the interpreter end without a task that ignores its cancellation.
 
-    At its end `asyncio.run` waits for all registered tasks, so the task is unregistered. When the
-    last reference to a task is deleted, its coroutine runs once more, so one reference is kept.
+    `asyncio.run` ends only when all registered tasks have ended, so the task is unregistered. When
+    the last reference to a task is deleted, its coroutine runs once more, so a reference is kept.
     """
     if task.done() or not isinstance(task, asyncio.Task):
         return

@@ -1,7 +1,7 @@
 """Daemon threads for functions of users; a thread that hangs does not keep the process alive.
 
 The threads of `concurrent.futures` and `asyncio.to_thread` are joined when the event loop or the
-interpreter ends, so one that hangs would keep the process from ending.
+interpreter ends, so a thread that hangs would keep the process from ending.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _CLOSE_TIMEOUT = 2.0  # seconds a pool waits for its threads when it is closed
 _MAX_LOOKUPS = 32  # look-ups of host names at the same time
 
 
-def in_thread(name: str, function: Callable[[], T]) -> "asyncio.Future[T | None]":
+def run_in_thread(name: str, function: Callable[[], T]) -> "asyncio.Future[T | None]":
     """Call a function in a separate daemon thread, with the context variables of the caller.
 
     Args:
@@ -56,7 +56,7 @@ def in_thread(name: str, function: Callable[[], T]) -> "asyncio.Future[T | None]
 
 
 class _Call(Future[Any]):
-    """A call that waits for its thread to start, or runs in it."""
+    """A call that waits to be started in a separate thread, or runs there."""
 
     def __init__(self, pool: "DaemonThreadPool", function: Callable[[], Any]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class _Call(Future[Any]):
         self.thread = threading.Thread(target=self._run, name="picture-queue", daemon=True)
 
     def cancel(self) -> bool:
-        """Cancel the call; a running one continues outside the pool."""
+        """Cancel the call. If it is running, its thread leaves the pool and continues."""
         if self.running():
             self._pool.remove_thread(self.thread)
         return super().cancel()
@@ -90,8 +90,8 @@ class DaemonThreadPool(ThreadPoolExecutor):
 
     Args:
         max_threads: Maximum number of calls that run at the same time.
-        lookups: The pool for look-ups of host names by the event loop. They must not wait for
-            functions of users that hang, since without them no connection can be opened.
+        lookups: The pool for look-ups of host names by the event loop. Look-ups must not wait for
+            functions of users that hang, since no connection can be opened without a look-up.
     """
 
     def __init__(self, max_threads: int, lookups: "DaemonThreadPool | None" = None) -> None:
@@ -99,7 +99,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
         self._max_threads = max_threads
         self._lookups = lookups
         self._waiting: deque[_Call] = deque()
-        self._pool: set[threading.Thread] = set()
+        self._running: set[threading.Thread] = set()
         self._closed = False
         self._lock = threading.Lock()
 
@@ -127,7 +127,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
             cancelled: list[_Call] = []
             if cancel_futures:
                 cancelled, self._waiting = list(self._waiting), deque()
-            threads = list(self._pool) if wait else []
+            threads = list(self._running) if wait else []
         for call in cancelled:
             call.cancel()
         deadline = time.monotonic() + _CLOSE_TIMEOUT
@@ -137,11 +137,11 @@ class DaemonThreadPool(ThreadPoolExecutor):
     def remove_thread(self, thread: threading.Thread) -> None:
         """Remove a thread from the pool, if it is still in it, and start the next call."""
         with self._lock:
-            self._pool.discard(thread)
+            self._running.discard(thread)
             self._start_threads()
 
     def _start_threads(self) -> None:
-        while self._waiting and len(self._pool) < self._max_threads:
+        while self._waiting and len(self._running) < self._max_threads:
             call = self._waiting.popleft()
             try:
                 call.thread.start()
@@ -149,7 +149,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
                 if call.set_running_or_notify_cancel():
                     call.set_exception(error)
             else:
-                self._pool.add(call.thread)  # before it can leave, which needs the lock
+                self._running.add(call.thread)  # its removal waits for the lock
 
 
 def use_daemon_threads(concurrency: int) -> None:

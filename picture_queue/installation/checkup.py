@@ -81,7 +81,7 @@ def examine_database(settings: DatabaseSettings | None) -> list[Finding]:
     """Check the migrations of a database: the tool that applies them, and whether any are pending.
 
     Args:
-        settings: The URL of the database; None: nothing is checked.
+        settings: The URL of the database; None if it is unknown: nothing is checked.
     """
     if settings is None:
         detail = "not checked: set --db-url or PICTURE_QUEUE_DATABASE_URL"
@@ -149,7 +149,7 @@ async def _check_installed(
         detail = "installed; the version is shown only with a service key"
         return True, [accepted, _finding("version", "ok", detail)]
     if code in ("PGRST202", "42883"):
-        return False, [accepted, await _not_installed(http)]
+        return False, [accepted, await _find_other_queue(http)]
     if response.status_code == 401:
         remedy = "copy the key from the project's API settings"
         detail = f"the key was refused: {_error_text(response)}"
@@ -167,7 +167,8 @@ def _check_version(version: Version) -> tuple[bool, Finding]:
     return True, _finding("version", "ok", detail)
 
 
-async def _not_installed(http: httpx.AsyncClient) -> Finding:
+async def _find_other_queue(http: httpx.AsyncClient) -> Finding:
+    """Return the finding for missing functions; it tells whether another job queue exists."""
     try:
         table = await http.get("/job_queue", params={"limit": "0"})
     except httpx.HTTPError:
@@ -218,7 +219,7 @@ async def _check_realtime(settings: ProjectSettings, kind: KeyKind) -> Finding:
 
 
 async def _join_channel(settings: ProjectSettings) -> str | None:
-    """Join a private channel; return the reason if that was refused, otherwise None."""
+    """Join a private channel; return the reason if the join was refused, otherwise None."""
     from realtime import RealtimeSubscribeStates
 
     from picture_queue._transport.realtime import RealtimeClient

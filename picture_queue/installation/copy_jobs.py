@@ -1,7 +1,7 @@
 """Copying the jobs from the relocated tables into the new ones.
 
 From a pre-release version of picture-queue, every table is copied, with the columns that both
-versions have. From another system, the jobs are copied: ids, payloads, states, attempts and times.
+versions have. From another system, only jobs are copied: ids, payloads, states, attempts and times.
 A running job gets a lease of ten minutes, under which its old worker may still complete it with
 `complete_job`.
 """
@@ -135,7 +135,7 @@ def _copy_tables(connection: "Connection[Any]", relocation: Relocation) -> dict[
 def _copy_table(
     connection: "Connection[Any]", target: str, source: str, old: Mapping[str, str]
 ) -> int:
-    """Replace the rows that the installation wrote by the old ones, but keep new models."""
+    """Replace the rows that the installation wrote with the old rows, but keep new models."""
     values: dict[str, sql.Composable] = {
         name: sql.Identifier(name) for name in _columns(connection, target) if name in old
     }

@@ -2,7 +2,7 @@
 
 Each migration is one transaction: its statements and its row in ``picture_queue.migration``. The
 transaction holds an advisory lock, so that only one process applies migrations at a time; it reads
-the pending migrations under the lock. A lock of the session would not work behind a pooler.
+the pending migrations under the lock. A session-level lock would not work behind a pooler.
 """
 
 from collections.abc import Callable

@@ -68,7 +68,7 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
         now: The time for the timestamps; None: the present time.
 
     Raises:
-        SettingsError: It is not such a directory, or cannot be written.
+        SettingsError: ``project`` is not such a directory, or cannot be written.
         InstallationRefused: The files in the folder conflict; nothing was written.
     """
     if not project.is_dir():
@@ -105,7 +105,7 @@ def _install(
     missing = shipped[len(installed) :]
     names = _new_names(missing, files, now)
     for migration, name in zip(missing, names, strict=True):
-        (staging / name).write_text(_with_header(migration, version), encoding="utf-8")
+        (staging / name).write_text(_add_header(migration, version), encoding="utf-8")
     return Installation(
         directory,
         written=tuple(_move(staging, directory, names)),
@@ -155,7 +155,7 @@ def _list_files(directory: Path) -> list[_File]:
 
 
 def _match_files(files: list[_File], shipped: list[Migration]) -> list[tuple[Migration, _File]]:
-    """Return the installed migrations of this package with their files, in their order.
+    """Return the installed migrations of this package with their files, in the order of `shipped`.
 
     Raises:
         InstallationRefused: A migration is missing before another one, or installed twice; the
@@ -221,7 +221,7 @@ def _new_names(missing: list[Migration], files: list[_File], now: datetime) -> l
     return [f"{stamp + i}_{migration.file_name}" for i, migration in enumerate(missing)]
 
 
-def _with_header(migration: Migration, version: str) -> str:
+def _add_header(migration: Migration, version: str) -> str:
     return (
         f"-- {migration.file_name} of picture-queue {version}, sha256 {migration.digest}. "
         f"Installed by `picture-queue install`; do not edit.\n{migration.sql}"

@@ -18,7 +18,7 @@ class KeyKind:
 
     Args:
         name: The name of this kind in the project's settings.
-        access: The permissions of the key: those of a service, or those of users.
+        access: The permissions of the key: those of a service or of users, or unknown.
         problem: The reason why the key cannot work; None if no problem was found.
         remedy: The fix for the problem.
     """

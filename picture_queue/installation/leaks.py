@@ -21,7 +21,7 @@ _SECRET = re.compile(
     rb"sb_secret_[\w-]{10,100}|\br8_\w{30,60}|eyJ[\w-]{10,1000}\.[\w-]{10,2000}\.[\w-]{10,1000}"
 )
 _MAX_FILES = 2000
-_LARGEST_FILE = 5_000_000  # bytes
+_MAX_FILE_SIZE = 5_000_000  # bytes
 _REMEDY = "remove it, and replace it by a new secret: a visitor of the page may have copied it"
 
 
@@ -36,7 +36,7 @@ def examine_secrets(directory: Path, environ: Mapping[str, str]) -> list[Finding
     problems = list(_problems(directory, environ))
     if problems:
         return problems
-    detail = "no secret is in the variables and files here that a page would publish"
+    detail = "no variable or file that a page would publish contains a secret"
     return [Finding(check="secrets", verdict="ok", detail=detail, remedy=None)]
 
 
@@ -56,19 +56,19 @@ def _problems(directory: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
             )
     scripts = chain.from_iterable((directory / name).rglob("*.js") for name in _BUNDLES)
     for file in islice(scripts, _MAX_FILES):
-        if any(_is_secret(text.decode()) for text in _SECRET.findall(_content(file))):
+        if any(_is_secret(text.decode()) for text in _SECRET.findall(_read_file(file))):
             yield _bad(f"{file.relative_to(directory)} holds a secret, and browsers load it")
 
 
 def _read_variables(file: Path) -> Iterator[tuple[str, str]]:
-    for line in _content(file).decode(errors="replace").splitlines():
+    for line in _read_file(file).decode(errors="replace").splitlines():
         if match := _LINE.match(line):
             yield match[1], match[2]
 
 
-def _content(file: Path) -> bytes:
+def _read_file(file: Path) -> bytes:
     try:
-        if file.is_file() and file.stat().st_size <= _LARGEST_FILE:
+        if file.is_file() and file.stat().st_size <= _MAX_FILE_SIZE:
             return file.read_bytes()
     except OSError:  # this user may not read the file
         pass

@@ -36,7 +36,7 @@ where p.pronamespace = 'public'::regnamespace and p.proname = any (%(names)s) an
   select from pg_catalog.pg_depend d where d.objid = p.oid and d.deptype = 'e')
 order by 1, 2
 """
-# Notes about objects outside of the move that still reference moved tables, and about triggers and
+# Notes about objects that are not moved but still reference moved tables, and about triggers and
 # publications that do not cover the new tables.
 _NOTES = """
 with moved as (

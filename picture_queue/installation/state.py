@@ -96,8 +96,9 @@ def read(connection: "Connection[Any]", shipped: list[Migration]) -> State:
     if exists["cli_list"]:
         for version, name in connection.execute(_CLI_LIST):
             names.add(name)
-            # The CLI splits a file name into a timestamp and a name. After `install` the name is
-            # our whole name; with the original timestamp, both together are our name.
+            # The CLI splits a file name into a timestamp and a name. `picture-queue install` puts a
+            # new timestamp before our name. In a file with the original timestamp, the timestamp is
+            # a part of our name.
             pushed |= {name, f"{version}_{name}"}
     ours: dict[str, str | None] = {
         migration.name: None for migration in shipped if migration.name in pushed
@@ -138,7 +139,7 @@ def expect_tool(state: State, tool: MigrationTool) -> None:
 
 @contextmanager
 def connected(settings: DatabaseSettings) -> Iterator["Connection[Any]"]:
-    """Open a connection until the block ends, and translate its errors.
+    """Open a connection for the duration of the block, and translate its errors.
 
     Raises:
         SettingsError: The driver is not installed.

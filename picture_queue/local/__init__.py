@@ -33,7 +33,7 @@ if _missing:
 if not TYPE_CHECKING:  # with `__getattr__` a type checker would accept every misspelt import
 
     def __getattr__(name: str) -> object:
-        # Lazily: modules that only fetch a program or only run the daemon do not need the stack.
+        # Import the stack lazily: modules that fetch programs or run the daemon do not need it.
         if name == "LocalSupabase":
             from picture_queue.local.stack import LocalSupabase
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picture_queue.errors import LocalStackError, MissingProgram
-from picture_queue.local.paths import ServiceUser, cache_dir, make_directory, reachable
+from picture_queue.local.paths import ServiceUser, cache_dir, is_reachable, make_directory
 from picture_queue.local.pins import POSTGREST_VERSION, postgrest_download
 
 POSTGRES_SETTING = "PICTURE_QUEUE_POSTGRES_BIN"
@@ -33,7 +33,7 @@ class Program:
     """A program that was found.
 
     Args:
-        path: For Postgres the directory of its executables, for PostgREST the executable.
+        path: The directory of the executables of Postgres, or the executable of PostgREST.
         version: The version that the program prints, such as ``18.4``.
         origin: The place where the program was found, for `local status`.
     """
@@ -61,7 +61,7 @@ def find_postgres(major: int | None = None) -> Program:
         MissingProgram: No Postgres, or none of that version, was found.
     """
     for directory, origin in _postgres_directories():
-        program = _postgres_in(directory, origin)
+        program = _check_postgres(directory, origin)
         if program is None:
             if origin == POSTGRES_SETTING:
                 raise MissingProgram(
@@ -112,7 +112,7 @@ def _version_numbers(path: Path) -> list[int]:
     return [int(digits) for digits in re.findall(r"\d+", str(path))]
 
 
-def _postgres_in(directory: Path, origin: str) -> Program | None:
+def _check_postgres(directory: Path, origin: str) -> Program | None:
     if not all(os.access(directory / name, os.X_OK) for name in ("postgres", "initdb")):
         return None
     version = _read_version(directory / "postgres")
@@ -121,7 +121,7 @@ def _postgres_in(directory: Path, origin: str) -> Program | None:
 
 
 def find_postgrest() -> Program:
-    """Find PostgREST: from the setting, else on PATH, else the downloaded one.
+    """Find PostgREST: in the setting, otherwise on PATH, otherwise in the cache.
 
     Raises:
         MissingProgram: No PostgREST was found.
@@ -186,25 +186,25 @@ def _read_version(program: Path) -> str | None:
     return match.group() if match else None
 
 
-def for_user(program: Program, user: ServiceUser | None) -> Program:
+def make_reachable(program: Program, user: ServiceUser | None) -> Program:
     """Return the program, copied into our cache if the user cannot reach its path.
 
     Args:
         program: The program that was found.
-        user: The user that is going to run it; None: the caller.
+        user: The user that will run the program; None: the caller.
 
     Raises:
         LocalStackError: The user cannot reach the cache either.
     """
-    if reachable(program.path, user):
+    if is_reachable(program.path, user):
         return program
     root, parts = _find_parts(program.path)
     modified_at = int(program.path.stat().st_mtime)
     target = cache_dir() / "copies" / f"{parts[0].name}-{program.version}-{modified_at}"
     if not target.exists():
-        _copy(parts, root, target)
+        _copy_parts(parts, root, target)
     path = target / program.path.relative_to(root)
-    if not reachable(path, user):
+    if not is_reachable(path, user):
         raise LocalStackError(
             "Root starts the programs as another user, and that user cannot read them",
             detail=f"{user.name if user else ''}: {path}",
@@ -224,7 +224,7 @@ def _find_parts(path: Path) -> tuple[Path, list[Path]]:
     return package.parent, [install, *(part for part in libraries if part.is_dir())]
 
 
-def _copy(parts: list[Path], root: Path, target: Path) -> None:
+def _copy_parts(parts: list[Path], root: Path, target: Path) -> None:
     make_directory(target.parent)
     # If two stacks copy at the same time, each makes a copy. The rename is atomic: the second
     # rename fails, and the first copy is used.

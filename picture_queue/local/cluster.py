@@ -30,7 +30,7 @@ from picture_queue.local.ownership import (
     write_own,
 )
 from picture_queue.local.ports import HOST, HOST_6, expect_listening
-from picture_queue.local.processes import exit_code, program_environment, spawn, tail
+from picture_queue.local.processes import program_environment, spawn, tail, wait_for_exit
 from picture_queue.local.supervise import Guard
 
 SUPERUSER = "supabase_admin"
@@ -39,13 +39,13 @@ _INITDB_TIMEOUT = 120.0
 _START_TIMEOUT = 60.0  # seconds; recovery after a crash is part of a start
 _SINGLE_USER_TIMEOUT = 60.0
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux takes 107, macOS 103
-_POLL = 0.01
+_POLL_INTERVAL = 0.01
 # A fast shutdown, then an immediate one, after which the next start does a recovery.
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
     "listen_addresses": f"{HOST},{HOST_6}",  # without IPv6 the server only logs a warning
-    # Other users of this machine can connect too, and so can web pages: one in Chromium opens up to
-    # 256 connections. Postgres accepts twice as many that have not sent a password yet.
+    # Other users of this machine and web pages can connect too. A page in Chromium opens up to 256
+    # connections. Before a password is sent, Postgres accepts twice the number set here.
     "max_connections": "300",
     "authentication_timeout": "10s",
     "wal_level": "logical",  # as on the platform
@@ -59,15 +59,15 @@ _SETTINGS = {
 
 
 class Cluster:
-    """A cluster in a directory.
+    """A Postgres cluster in the data directory of a stack.
 
     Args:
-        directory: The stack's data directory, which exists.
-        program: The Postgres that made the cluster or is going to make it.
-        secrets: The passwords of its roles.
+        directory: The data directory, which exists.
+        program: The Postgres that created the cluster, or will create it.
+        secrets: The passwords of the roles.
         port: TCP port on loopback.
         log: File for the server's output.
-        durable: False makes it faster, but it may lose data at a power failure.
+        durable: False makes Postgres faster, but it may lose data at a power failure.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class Cluster:
 
     @property
     def dsn(self) -> str:
-        """The address for users, with the role `postgres`."""
+        """The connection URL for users, with the role `postgres`."""
         password = self._secrets.database_password
         return f"postgresql://postgres:{password}@{HOST}:{self.port}/postgres"
 
-    def own_dsn(self, role: str) -> str:
-        """Return the address for a program of the stack.
+    def internal_dsn(self, role: str) -> str:
+        """Return the connection URL for a program of the stack.
 
         Args:
-            role: The role it logs in as. Triggers, casts and other code of users run in its
+            role: The role of the program. Triggers, casts and other code of users run in its
                 sessions, so no program may log in as the superuser once users could connect.
         """
         password = self._secrets.passwords[role]
@@ -111,7 +111,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def socket_directory(self) -> Iterator[None]:
-        """Make a short directory for the socket, if the path of the data directory is too long.
+        """Create a directory for the socket if the path of the data directory is too long.
 
         Raises:
             LocalStackError: The path of the temporary directory is too long, or it is not safe.
@@ -139,25 +139,25 @@ class Cluster:
         return len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """True if the cluster exists and has the platform's objects."""
         return self._marker.exists()
 
     @property
-    def outdated(self) -> bool:
-        """True if an older version made the platform's objects."""
-        return self.complete and self._marker.read_text().strip() != platform_digest()
+    def is_outdated(self) -> bool:
+        """True if an older version created the platform's objects."""
+        return self.is_complete and self._marker.read_text().strip() != platform_digest()
 
     async def initialise(self, guard: Guard) -> None:
-        """Make the cluster unless it exists.
+        """Create the cluster unless it exists.
 
         Args:
-            guard: Watches `initdb`.
+            guard: The guard, which ends `initdb` if the daemon is killed.
 
         Raises:
             LocalStackError: The directory cannot be used, or `initdb` failed.
         """
-        if self.complete:
+        if self.is_complete:
             return
         # Without the marker, the first start was interrupted and there is no data of users yet.
         shutil.rmtree(self._data, ignore_errors=True)
@@ -177,7 +177,7 @@ class Cluster:
                 *("--pwfile", self._password_file),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
                 *(unicode_rules if self.program.major >= 17 else ()),
-                "--no-sync",  # of an empty cluster; a crash before the marker makes a new one
+                "--no-sync",  # after a crash before the marker, a new cluster is created
                 "--no-instructions",
             ],
             log=self._log,
@@ -186,14 +186,14 @@ class Cluster:
         )
         guard.add(process)
         try:
-            await asyncio.wait_for(exit_code(process), _INITDB_TIMEOUT)
+            await asyncio.wait_for(wait_for_exit(process), _INITDB_TIMEOUT)
         except TimeoutError as error:
             raise LocalStackError(f"initdb took over {_INITDB_TIMEOUT:.0f} s") from error
         finally:
             if process.poll() is None:
-                # The backend that it started would still write, so kill the process group.
+                # The backend that initdb started would still write, so kill the process group.
                 os.killpg(process.pid, signal.SIGKILL)
-                await exit_code(process)
+                await wait_for_exit(process)
             guard.remove(process)
         if process.returncode:
             raise LocalStackError("initdb failed", detail=tail(self._log))
@@ -218,7 +218,7 @@ class Cluster:
                     [
                         *(self.program.path / "postgres", "--single", "-j", "-D", self._data),
                         *("-c", "exit_on_error=on", "-c", "log_min_error_statement=panic"),
-                        # With a lower wal_level it does not start if there is a logical slot.
+                        # With a lower wal_level, Postgres does not start if a logical slot exists.
                         *("-c", f"wal_level={_SETTINGS['wal_level']}", "postgres"),
                     ],
                     input=command.encode(),
@@ -244,7 +244,7 @@ class Cluster:
         )
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start the server on `port`; `ready` waits until it accepts connections.
+        """Start the server on `port`; `wait_until_ready` waits until it accepts connections.
 
         Raises:
             LocalStackError: The server cannot be started.
@@ -265,11 +265,11 @@ class Cluster:
             env=program_environment(),
         )
 
-    async def ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait until the server takes connections.
+    async def wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until the server accepts connections.
 
         Raises:
-            PortTaken: Another program has the port on one of the addresses.
+            PortTaken: Another program uses the port on one of the addresses.
             LocalStackError: The server ended, or took too long.
         """
         deadline = time.monotonic() + _START_TIMEOUT
@@ -277,17 +277,17 @@ class Cluster:
             if process.poll() is not None:
                 raise LocalStackError("Postgres did not start", detail=tail(self._log))
             # As `pg_ctl start` does: the first line is the pid, the eighth the state.
-            lines = self._pid_file()
+            lines = self._read_pid_file()
             if len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
-                # It starts even if another program has the port of one address.
+                # Postgres starts even if another program uses the port on one address.
                 expect_listening(process.pid, self.port)
                 return
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL)
         raise LocalStackError(
             f"Postgres was not ready after {_START_TIMEOUT:.0f} s", detail=tail(self._log)
         )
 
-    def _pid_file(self) -> list[str]:
+    def _read_pid_file(self) -> list[str]:
         with contextlib.suppress(OSError):
             return (self._data / "postmaster.pid").read_text().splitlines()
         return []
@@ -296,7 +296,7 @@ class Cluster:
         """Apply the platform's SQL and our migrations to the database of the started server.
 
         Args:
-            migrations: Whether to apply the migrations.
+            migrations: Whether to apply our migrations.
 
         Returns:
             The names of the migrations applied now.
@@ -304,11 +304,11 @@ class Cluster:
         Raises:
             LocalStackError: A statement failed.
         """
-        if not self.complete:
+        if not self.is_complete:
             # The superuser is safe here: no user has been in this database yet, since the other
             # roles have no passwords.
-            await apply_platform(self.own_dsn(SUPERUSER))
-            await set_passwords(self.own_dsn(SUPERUSER), self._password_sql())
-        # Written last, so that a start after an interrupted one repeats the steps before it.
+            await apply_platform(self.internal_dsn(SUPERUSER))
+            await set_passwords(self.internal_dsn(SUPERUSER), self._password_sql())
+        # Write the marker last, so that the next start repeats the steps above if they fail.
         self._marker.write_text(platform_digest() + "\n")
-        return await apply_migrations(self.own_dsn("postgres")) if migrations else []
+        return await apply_migrations(self.internal_dsn("postgres")) if migrations else []

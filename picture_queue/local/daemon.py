@@ -1,9 +1,9 @@
 """The main process of a running stack: `python -m picture_queue.local.daemon`.
 
-It starts Postgres, updates the database, starts PostgREST, serves the gateway and the Replicate
-simulator, and runs a worker if asked. It writes one JSON object to standard output for the process
-that started it: ``{"ready": …}`` or ``{"error": …}``. SIGTERM, SIGINT and, with ``--lifeline``, the
-end of standard input stop it.
+The daemon starts Postgres, updates the database, starts PostgREST, serves the gateway and the
+Replicate simulator, and runs a worker if asked. It writes one JSON object to standard output for
+the process that started it: ``{"ready": …}`` or ``{"error": …}``. SIGTERM, SIGINT and, with
+``--lifeline``, the end of standard input stop the daemon.
 """
 
 import asyncio
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _LOGS = ("daemon", "postgres", "postgrest", "worker")
-_TRIM_EVERY = 60.0  # seconds
-# The limit of macOS is 256, and the connections of one page in Chromium could reach it.
-_OPEN_FILES = 4096
+_TRIM_INTERVAL = 60.0  # seconds
+# The default of macOS is 256, which the connections of one page in Chromium could reach.
+_FILE_LIMIT = 4096
 _POSTGREST_STOP = ((signal.SIGTERM, 5.0),)
 # The worker gives running jobs some seconds to end before it releases them.
 _WORKER_STOP = ((signal.SIGTERM, 25.0),)
@@ -74,8 +74,9 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stopping.set)
         if self._options.lifeline:
-            loop.add_reader(sys.stdin.fileno(), self._lifeline)
-        # Each part that starts is pushed on this stack, so that they stop in the reverse order.
+            loop.add_reader(sys.stdin.fileno(), self._read_lifeline)
+        # Each part is pushed on this exit stack when it starts, so that the parts stop in the
+        # reverse order.
         async with contextlib.AsyncExitStack() as stack:
             starting = asyncio.create_task(self._start(stack))
             stopping = asyncio.create_task(self._stopping.wait())
@@ -91,7 +92,7 @@ class Daemon:
         if self._failure:
             raise LocalStackError(self._failure, detail=f"Logs: {self._data.logs}")
 
-    def _lifeline(self) -> None:
+    def _read_lifeline(self) -> None:
         if not os.read(sys.stdin.fileno(), 1):
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
             self._parent_runs = False
@@ -103,7 +104,7 @@ class Daemon:
         self._stopping.set()
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> dict[str, str]:
-        lock = await self._take_directory()
+        lock = await self._lock_directory()
         stack.callback(os.close, lock)
         port = self._options.port
         api = [stack.enter_context(listener) for listener in listen(port)]
@@ -111,14 +112,14 @@ class Daemon:
         near = listen_near(port and port + 2)
         simulator = [stack.enter_context(listener) for listener in near]
         sockets = [listener.fileno() for listener in (*api, *simulator)]
-        guard = await stack.enter_async_context(self._guard((lock, *sockets)))
-        # These imports take half a second, while Postgres starts.
+        guard = await stack.enter_async_context(self._run_guard((lock, *sockets)))
+        # These imports take half a second. Do them while Postgres starts.
         importing = asyncio.to_thread(importlib.import_module, "picture_queue.local.servers")
         loading = asyncio.create_task(importing)
         stack.callback(loading.cancel)
         secrets = self._data.secrets() or Secrets.generate()
-        cluster = await self._postgres(stack, guard, secrets, free_port(port and port + 1))
-        server = await self._postgrest(stack, guard, cluster, secrets.jwt_secret)
+        cluster = await self._start_postgres(stack, guard, secrets, free_port(port and port + 1))
+        server = await self._start_postgrest(stack, guard, cluster, secrets.jwt_secret)
         http_servers: servers.HttpServers = (await loading).HttpServers(
             self._data,
             secrets,
@@ -131,46 +132,50 @@ class Daemon:
         )
         stack.push_async_callback(http_servers.stop)
         await http_servers.start()
-        status = self._status(secrets, cluster, server, http_servers)
+        status = self._build_status(secrets, cluster, server, http_servers)
         if self._options.worker:
-            await self._worker(stack, guard, status, sockets)
+            await self._start_worker(stack, guard, status, sockets)
         trimming = asyncio.create_task(self._trim_logs())
         stack.callback(trimming.cancel)
-        state = {"pid": os.getpid(), "status": status, "superuser_url": cluster.own_dsn(SUPERUSER)}
+        state = {
+            "pid": os.getpid(),
+            "status": status,
+            "superuser_url": cluster.internal_dsn(SUPERUSER),
+        }
         self._data.write_state(state)
         stack.callback(self._data.clear_state)
         return status
 
-    async def _take_directory(self) -> int:
+    async def _lock_directory(self) -> int:
         self._data.make()
-        # Sockets in it have short names from here, however long its path is.
+        # Sockets in the working directory have short names, however long its path is.
         os.chdir(self._data.path)
         lock = await self._data.lock()
         await asyncio.to_thread(self._data.end_orphans)
         self._data.clear_state()
         for name in _LOGS:
             rotate(self._data.log(name))
-        _log_to(self._data)
+        _redirect_stderr(self._data)
         return lock
 
     @contextlib.asynccontextmanager
-    async def _guard(self, held: Sequence[int]) -> AsyncIterator[Guard]:
-        doomed = self._data.path if self._options.temporary else None
-        guard = Guard(held, doomed, self._data.write_programs)
-        lost = asyncio.create_task(self._guard_lost(guard))
+    async def _run_guard(self, descriptors: Sequence[int]) -> AsyncIterator[Guard]:
+        temporary_dir = self._data.path if self._options.temporary else None
+        guard = Guard(descriptors, temporary_dir, self._data.write_programs)
+        lost = asyncio.create_task(self._watch_guard(guard))
         try:
             yield guard
         finally:
             lost.cancel()
             if self._parent_runs:
-                guard.keep()
+                guard.keep_directory()
             await guard.close()
 
-    async def _guard_lost(self, guard: Guard) -> None:
-        await guard.ended()
+    async def _watch_guard(self, guard: Guard) -> None:
+        await guard.wait_ended()
         self._fail("The guard process ended")
 
-    async def _postgres(
+    async def _start_postgres(
         self, stack: contextlib.AsyncExitStack, guard: Guard, secrets: Secrets, port: int
     ) -> Cluster:
         cluster = Cluster(
@@ -183,12 +188,12 @@ class Daemon:
         )
         stack.enter_context(cluster.socket_directory())
         await cluster.initialise(guard)
-        if cluster.outdated or (cluster.complete and self._data.secrets() is None):
-            # An older version made it, with other privileges or with passwords that are public.
+        if cluster.is_outdated or (cluster.is_complete and self._data.secrets() is None):
+            # An older version created it, with other privileges or with public passwords.
             await asyncio.to_thread(cluster.upgrade)
         self._data.write_secrets(secrets)
         service = Service(
-            "Postgres", cluster.launch, guard, STOP_SIGNALS, self._fail, cluster.ready
+            "Postgres", cluster.launch, guard, STOP_SIGNALS, self._fail, cluster.wait_until_ready
         )
         stack.push_async_callback(service.stop)
         await service.start()
@@ -196,23 +201,23 @@ class Daemon:
             _log.info("applied %s", name)
         return cluster
 
-    async def _postgrest(
+    async def _start_postgrest(
         self, stack: contextlib.AsyncExitStack, guard: Guard, cluster: Cluster, jwt_secret: str
     ) -> PostgREST:
         server = PostgREST(
             self._options.postgrest,
-            database_url=cluster.own_dsn("authenticator"),
+            database_url=cluster.internal_dsn("authenticator"),
             jwt_secret=jwt_secret,
             data=self._data,
         )
         service = Service(
-            "PostgREST", server.launch, guard, _POSTGREST_STOP, self._fail, server.ready
+            "PostgREST", server.launch, guard, _POSTGREST_STOP, self._fail, server.wait_until_ready
         )
         stack.push_async_callback(service.stop)
         await service.start()
         return server
 
-    async def _worker(
+    async def _start_worker(
         self,
         stack: contextlib.AsyncExitStack,
         guard: Guard,
@@ -239,7 +244,7 @@ class Daemon:
         stack.push_async_callback(service.stop)
         await service.start()
 
-    def _status(
+    def _build_status(
         self,
         secrets: Secrets,
         cluster: Cluster,
@@ -263,12 +268,12 @@ class Daemon:
 
     async def _trim_logs(self) -> None:
         while True:
-            await asyncio.sleep(_TRIM_EVERY)
+            await asyncio.sleep(_TRIM_INTERVAL)
             for name in _LOGS:
                 trim(self._data.log(name))
 
 
-def _log_to(data: DataDir) -> None:
+def _redirect_stderr(data: DataDir) -> None:
     """Redirect standard error, with logging and tracebacks, to the log of the daemon."""
     with open_log(data.log("daemon")) as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
@@ -280,13 +285,13 @@ def _log_to(data: DataDir) -> None:
 
 def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    wanted = _FILE_LIMIT if hard == resource.RLIM_INFINITY else min(_FILE_LIMIT, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def main() -> int:
-    """Run a stack until it is told to stop; return the exit code."""
+    """Run a stack until a signal or the lifeline stops it; return the exit code."""
     options = parse(sys.argv[1:])
     _raise_file_limit()  # before `servers` is imported, which reads the limit
     # Only `reply` writes to the pipe that the starting process reads.
@@ -294,7 +299,7 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def reply(answer: dict[str, Any]) -> None:
-        # If the starting process has ended, the lifeline stops the daemon, where there is one.
+        # If the starting process has ended, the lifeline, if there is one, stops the daemon.
         with contextlib.suppress(BrokenPipeError):
             os.write(answers, json.dumps(answer).encode() + b"\n")
 

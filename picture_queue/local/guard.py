@@ -19,19 +19,19 @@ import psutil
 
 _SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 5.0))
 _DELETE_SECONDS = 5.0
-_POLL = 0.02
+_POLL_INTERVAL = 0.02
 
 
 def main() -> None:
     """Read lines until the daemon closes the pipe, then end the programs that are left."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    doomed = sys.argv[1] if len(sys.argv) > 1 else None
+    directory = sys.argv[1] if len(sys.argv) > 1 else None
     watched: dict[int, psutil.Process] = {}
     for line in sys.stdin:
         word = line.strip()
         if word == "keep":
-            doomed = None
+            directory = None
         elif word.startswith("+"):
             with contextlib.suppress(psutil.NoSuchProcess):
                 # psutil also remembers the start time, so a reused pid is not a match.
@@ -40,8 +40,8 @@ def main() -> None:
             watched.pop(int(word[1:]), None)
     for process in reversed(watched.values()):
         _stop(process)
-    if doomed:
-        _delete(doomed)
+    if directory:
+        _delete(directory)
 
 
 def _stop(process: psutil.Process) -> None:
@@ -49,13 +49,13 @@ def _stop(process: psutil.Process) -> None:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
         deadline = time.monotonic() + seconds
-        while _runs(process) and time.monotonic() < deadline:
-            time.sleep(_POLL)
-        if not _runs(process):
+        while _is_running(process) and time.monotonic() < deadline:
+            time.sleep(_POLL_INTERVAL)
+        if not _is_running(process):
             return
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     try:
         # A zombie has ended; it may have no parent that waits for it.
         return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
@@ -64,11 +64,11 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _delete(directory: str) -> None:
-    """Delete a directory, again and again while children of a program still write there."""
+    """Delete a directory; try again while children of a program still write there."""
     deadline = time.monotonic() + _DELETE_SECONDS
     while os.path.exists(directory) and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)
-        time.sleep(_POLL)
+        time.sleep(_POLL_INTERVAL)
 
 
 if __name__ == "__main__":

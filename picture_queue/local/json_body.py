@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn
 
 from starlette.requests import HTTPConnection, Request
 
-#: Bytes of a body. Parsing it blocks the event loop, and so all other requests.
+#: Maximum bytes of a body. Parsing it blocks the event loop, and so all other requests.
 MAX_BYTES: Final = 1_048_576
 _MAX_DEPTH: Final = 100  # levels, as in the SQL
 # A string without an end matches up to the end of the text. Otherwise the search would start again

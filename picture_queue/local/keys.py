@@ -1,7 +1,7 @@
 """The secrets of one stack, in the formats of Supabase.
 
-Each data directory has its own, generated once. Other users of the machine and pages in a browser
-can reach loopback, so only these secrets protect the stack from them.
+Each data directory has its own secrets, which are generated once. Other users of the machine and
+pages in a browser can reach loopback, so only these secrets protect the stack from them.
 """
 
 import base64
@@ -64,7 +64,7 @@ class Secrets:
 
     @classmethod
     def from_json(cls, given: Mapping[str, str]) -> Self:
-        """Restore secrets from `as_json`; generate those that an older version did not have."""
+        """Restore secrets from `as_json`; generate secrets that an older version did not have."""
         return replace(cls.generate(), **given)
 
     def as_json(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from picture_queue import errors
 from picture_queue.errors import LocalStackError
-from picture_queue.local.binaries import find_postgres, for_user
+from picture_queue.local.binaries import find_postgres, make_reachable
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.fetch import ensure_postgrest
 from picture_queue.local.options import Options
@@ -53,8 +53,8 @@ def launch_daemon(
     user = service_user()
     data.prepare(user)
     # This process finds the programs, since the service user may not be able to read their paths.
-    postgrest = for_user(ensure_postgrest(notice), user)
-    postgres = for_user(find_postgres(data.postgres_version()), user)
+    postgrest = make_reachable(ensure_postgrest(notice), user)
+    postgres = make_reachable(find_postgres(data.postgres_version()), user)
     options = Options(data.path, postgres, postgrest, **settings)
     runtime = runtime_for(user, data.path)
     # For errors before the daemon opens its log. The file has no name, since root must not write
@@ -86,8 +86,8 @@ def launch_daemon(
 def _environment(options: Options) -> dict[str, str]:
     """Return the daemon's environment, which has the caller's Replicate token only if it is used.
 
-    Every program of the stack's user can read it. So of root's environment, which may hold any
-    secret, the daemon gets only the variables that the stack needs.
+    Every program of the stack's user can read the environment, and root's environment may hold any
+    secret. So the daemon gets only those variables of root that the stack needs.
     """
     kept = {
         name: value
@@ -114,10 +114,10 @@ def _read_answer(
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([pipe], [], [], left)[0]:
                 reason = f"not ready after {_START_TIMEOUT:.0f} s"
-                raise _not_started(data, reason, startup_errors)
+                raise _start_error(data, reason, startup_errors)
             piece = os.read(pipe.fileno(), 65536)
             if not piece:
-                raise _not_started(data, "it ended unexpectedly", startup_errors)
+                raise _start_error(data, "it ended unexpectedly", startup_errors)
             line += piece
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
@@ -128,7 +128,7 @@ def _read_answer(
 
 
 def end_daemon(process: subprocess.Popen[bytes], data: DataDir) -> None:
-    """Stop a daemon that we started, and wait until its guard is done too.
+    """Stop a daemon that we started, and wait until its guard has ended too.
 
     Raises:
         LocalStackError: The daemon or one of its programs does not end.
@@ -142,12 +142,12 @@ def end_daemon(process: subprocess.Popen[bytes], data: DataDir) -> None:
     finally:
         if process.stdin:
             process.stdin.close()
-    # If another stack has the directory, our daemon has ended and there is nothing to wait for.
+    # If another stack uses the directory, our daemon has ended and there is nothing to wait for.
     if data.daemon() is None:
-        expect_unlocked(data)
+        wait_until_unlocked(data)
 
 
-def expect_unlocked(data: DataDir) -> None:
+def wait_until_unlocked(data: DataDir) -> None:
     """Wait until no program of a stack holds its data directory.
 
     Raises:
@@ -157,7 +157,7 @@ def expect_unlocked(data: DataDir) -> None:
         raise LocalStackError("Programs of the stack do not end", detail=str(data.path))
 
 
-def _not_started(data: DataDir, reason: str, startup_errors: IO[bytes]) -> LocalStackError:
+def _start_error(data: DataDir, reason: str, startup_errors: IO[bytes]) -> LocalStackError:
     startup_errors.seek(0)
     output = startup_errors.read().decode("utf-8", "replace").splitlines()
     log = "\n".join(output[-_SHOWN_LINES:]) or tail(data.log("daemon"), _SHOWN_LINES)

@@ -1,8 +1,9 @@
 """Apply the platform's SQL and our migrations to the embedded database.
 
-The applied migrations are in the Supabase CLI's table `supabase_migrations.schema_migrations`, with
-its columns (pkg/migration/history.go of https://github.com/supabase/cli). So a later start applies
-only new ones, and the commands of the CLI work with the database.
+The applied migrations are recorded in the table of the Supabase CLI,
+`supabase_migrations.schema_migrations` (pkg/migration/history.go of
+https://github.com/supabase/cli). So a later start applies only new ones, and the commands of the
+CLI work with the database.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from picture_queue.errors import LocalStackError
 
 _CONNECT_TIMEOUT = 10.0
 _STATEMENT_TIMEOUT = 120.0
-_CREATE_LEDGER = """
+_CREATE_HISTORY = """
 create schema if not exists supabase_migrations;
 create table if not exists supabase_migrations.schema_migrations (
   version text not null primary key,
@@ -25,7 +26,8 @@ create table if not exists supabase_migrations.schema_migrations (
 """
 
 
-# The order in which they are applied. The first and the last also upgrade an older database.
+# The files in the order in which they are applied. The first and the last also upgrade an older
+# database.
 _PLATFORM = ("roles", "schemas", "auth", "realtime", "storage", "privileges")
 _UPGRADE = (_PLATFORM[0], _PLATFORM[-1])
 
@@ -33,9 +35,10 @@ _UPGRADE = (_PLATFORM[0], _PLATFORM[-1])
 def platform_sql() -> str:
     """Return the SQL of the objects that a Supabase project has before its first migration.
 
-    A superuser applies it once to a fresh database. The roles may exist already. It leaves out
-    vault, cron, net, graphql, and default privileges for the API roles in `public`: new projects
-    have none since 2026, so a migration that forgets a GRANT fails here too.
+    A superuser applies the SQL once to a fresh database. The roles may exist already. The SQL
+    leaves out vault, cron, net and graphql. It also leaves out default privileges for the API roles
+    in `public`: new projects have none since 2026, so a migration that forgets a GRANT fails here
+    too.
     """
     return "\n".join(map(_platform_file, _PLATFORM))
 
@@ -50,7 +53,7 @@ def _platform_file(name: str) -> str:
 
 
 def platform_digest() -> str:
-    """Return the digest of `platform_sql`, which is stored next to a database that has it."""
+    """Return the digest of `platform_sql`, which is stored next to the database."""
     return hashlib.sha256(platform_sql().encode()).hexdigest()
 
 
@@ -93,13 +96,13 @@ async def apply_migrations(dsn: str) -> list[str]:
     connection = await _connect(dsn)
     applied = []
     try:
-        await connection.execute(_CREATE_LEDGER)
+        await connection.execute(_CREATE_HISTORY)
         known = await connection.fetch("select version from supabase_migrations.schema_migrations")
         versions = {row["version"] for row in known}
         for file in migrations():
             if file.version not in versions:
-                ledger = (file.version, [file.sql], file.title)
-                await _execute(connection, file.file_name, file.sql, ledger)
+                history_row = (file.version, [file.sql], file.title)
+                await _execute(connection, file.file_name, file.sql, history_row)
                 applied.append(file.file_name)
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT)
@@ -122,16 +125,16 @@ async def _execute(
     connection: "asyncpg.Connection[asyncpg.Record]",
     file_name: str,
     sql: str,
-    ledger: tuple[str, list[str], str] | None = None,
+    history_row: tuple[str, list[str], str] | None = None,
 ) -> None:
     try:
         async with connection.transaction():
             await connection.execute(sql)
-            if ledger:
+            if history_row:
                 await connection.execute(
                     "insert into supabase_migrations.schema_migrations (version, statements, name)"
                     " values ($1, $2, $3)",
-                    *ledger,
+                    *history_row,
                 )
     except asyncpg.PostgresError as error:
         place = find_place(sql, getattr(error, "position", None), getattr(error, "context", None))

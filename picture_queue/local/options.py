@@ -18,12 +18,12 @@ class Options:
         port: Port of the API; 0 takes a free one.
         worker: Whether the stack also runs a worker.
         durable: False is faster, but data may be lost at a power failure.
-        lifeline: Stop when standard input closes, since then the process that started the stack has
-            ended.
+        lifeline: Stop when standard input closes, which means that the process that started the
+            stack has ended.
         migrations: Whether to apply our migrations; if not, the database is like that of a new
             project.
         temporary: Delete the data directory if the process that started the stack cannot.
-        replicate_seconds: Duration of the simulator's predictions; None: that of the real models.
+        replicate_seconds: Duration of the simulator's predictions; None: as long as real models.
         real_replicate: Whether the worker uses the real Replicate, which costs money.
         allowed_origins: Origins, besides loopback, whose pages may call the API.
     """

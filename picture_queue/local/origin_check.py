@@ -2,8 +2,8 @@
 
 Every page that a developer opens can send requests to loopback. The browser states where a request
 comes from: in ``Origin`` for each POST, preflight and WebSocket, in ``Sec-Fetch-Site`` for all
-others. A page whose own name resolves to 127.0.0.1 (DNS rebinding) counts as the same origin, but
-its name is in ``Host``.
+others. To the browser, a page whose name resolves to 127.0.0.1 (DNS rebinding) has the same
+origin, but its name is in ``Host``.
 """
 
 import re
@@ -76,7 +76,7 @@ class OriginCheck:
             await self.app(scope, receive, send)
             return
         message, hint = refusal
-        # Each client library of Supabase reads other keys of an error body: send them all.
+        # The client libraries of Supabase read different keys of an error body: send them all.
         body = {
             "code": "foreign_page",
             "error_code": "foreign_page",

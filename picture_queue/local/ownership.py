@@ -1,8 +1,8 @@
 """Checks that no other user can replace or read the files of a stack.
 
 The stack runs programs from its cache, and stores secrets and pictures in its data directory.
-Another user of the machine may have made either of them before, with symlinks in it or above it.
-The rules are those of sshd's StrictModes.
+Another user of the machine may have created these directories before, with symlinks in or above
+them. The rules are those of sshd's StrictModes.
 """
 
 import errno
@@ -36,8 +36,7 @@ def expect_safe_path(path: Path) -> None:
     """Check that only root and the caller can replace a directory of a path.
 
     Symlinks are checked too, with the directories of their targets. The check ends at the first
-    part that does not exist. A part that passed cannot be replaced later, except by root or the
-    caller.
+    part that does not exist. After the check, only root and the caller can replace these parts.
 
     Args:
         path: An absolute path.
@@ -89,7 +88,7 @@ def _is_writable_by_others(path: Path, info: os.stat_result) -> bool:
 def _has_acl(path: Path) -> bool:
     """Return whether a directory has an access ACL (Linux).
 
-    The group's bits of its mode are then the mask: what the users and groups of the ACL may do.
+    The group bits of the mode are then the mask, which limits the users and groups of the ACL.
     """
     if sys.platform != "linux":
         return False
@@ -104,8 +103,8 @@ def _has_acl(path: Path) -> bool:
 def _is_private_group(gid: int) -> bool:
     """Return whether the caller is the only member of a group, as is usual with umask 002.
 
-    The users of a directory service are usually not listed. So a group without known members may
-    have some, unless it has the name of the caller.
+    The users of a directory service are usually not listed. So a group without listed members may
+    have members, unless it has the name of the caller.
     """
     if gid == 0:
         return True
@@ -130,19 +129,19 @@ def open_own(path: Path, flags: int, owner: int | None = None) -> int:
         The descriptor, which child processes do not inherit.
 
     Raises:
-        LocalStackError: The path is something else, or belongs to another user.
+        LocalStackError: The path is not a regular file, or belongs to another user.
         OSError: The file cannot be opened.
     """
-    # O_NONBLOCK: to open a FIFO would block until another process opens its other end.
+    # O_NONBLOCK: opening a FIFO would block until another process opens its other end.
     safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags | safe, 0o600)
     except OSError as error:
         if path.is_symlink():
-            raise LocalStackError(f"{path} is a symlink, where a file of the stack is") from error
+            raise LocalStackError(f"{path} is a symlink, not a file of this stack") from error
         raise
     info = os.fstat(descriptor)
-    # A file with several names may be a hard link that another user made to one of our files.
+    # A file with several names may be a hard link of another user to one of our files.
     if (
         not stat.S_ISREG(info.st_mode)
         or info.st_nlink > 1
@@ -157,7 +156,7 @@ def open_log(path: Path) -> IO[bytes]:
     """Open a log file for appending.
 
     Raises:
-        LocalStackError: The path is something else, or belongs to another user.
+        LocalStackError: The path is not a regular file, or belongs to another user.
         OSError: The file cannot be opened.
     """
     return open(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
@@ -180,16 +179,16 @@ def write_own(path: Path, text: str) -> None:
 
 
 def make_own_directory(path: Path) -> None:
-    """Make a directory with mode 0700, or check the owner of an existing one.
+    """Create a directory with mode 0700, or check the owner of an existing one.
 
     Raises:
-        LocalStackError: The path is something else, or belongs to another user.
-        OSError: The directory cannot be made.
+        LocalStackError: The path is not a directory, or belongs to another user.
+        OSError: The directory cannot be created.
     """
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
         info = path.lstat()
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-            what = "a symlink" if stat.S_ISLNK(info.st_mode) else "not a directory of this stack"
-            raise LocalStackError(f"{path} is {what}", detail=describe(path, info)) from None
+            kind = "a symlink" if stat.S_ISLNK(info.st_mode) else "not a directory of this stack"
+            raise LocalStackError(f"{path} is {kind}", detail=describe(path, info)) from None

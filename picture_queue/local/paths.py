@@ -1,4 +1,4 @@
-"""The directories of the embedded stack, and the user that its programs run as.
+"""The directories of the embedded stack, and the user that runs its programs.
 
 No part of a stack runs as root. If root starts it, it runs as an unprivileged user, who must be
 able to read the binaries and to reach the data. Root's default directories are therefore below
@@ -53,7 +53,7 @@ def service_user() -> ServiceUser | None:
     )
 
 
-def reachable(path: Path, user: ServiceUser | None) -> bool:
+def is_reachable(path: Path, user: ServiceUser | None) -> bool:
     """Return whether the user may read the path and enter every directory above it."""
     if user is None:
         return True
@@ -90,7 +90,7 @@ def _allowed(path: Path, user: ServiceUser, bits: int) -> bool:
 
 
 def default_data_dir() -> Path:
-    """Return the data directory `picture-queue local` uses when none is given."""
+    """Return the data directory that `picture-queue local` uses when none is given."""
     if os.geteuid() == 0 and not os.environ.get("XDG_DATA_HOME"):
         return Path("/var/lib") / _APP / "local"
     return platformdirs.user_data_path(_APP) / "local"
@@ -100,7 +100,7 @@ def cache_dir() -> Path:
     """Return the existing, writable directory for the programs that we download or copy.
 
     Raises:
-        LocalStackError: No such directory can be made.
+        LocalStackError: No such directory can be created.
     """
     if os.geteuid() == 0 and not os.environ.get("XDG_CACHE_HOME"):
         wanted = Path("/var/cache") / _APP
@@ -124,33 +124,33 @@ def cache_dir() -> Path:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents with mode 0755, whatever the umask is.
+    """Create a directory and its parents with mode 0755, regardless of the umask.
 
     Raises:
-        OSError: The directory cannot be made.
+        OSError: The directory cannot be created.
     """
     if path.is_dir():
         return
     make_directory(path.parent)
-    # If another process has just made it, its mode stays as it is.
+    # If another process has just created it, its mode stays as it is.
     with contextlib.suppress(FileExistsError):
         path.mkdir(0o755)
         path.chmod(0o755)
 
 
 def _make_cache(path: Path) -> None:
-    """Make the cache, or check the existing one, from which programs are run.
+    """Create the cache, from which programs are run, or check an existing one.
 
     Raises:
         LocalStackError: Other users can write programs there.
-        OSError: The cache cannot be made or written.
+        OSError: The cache cannot be created or written.
     """
     expect_safe_path(path.parent)
     make_directory(path.parent)
     # The service user reads root's cache.
     mode = 0o755 if os.geteuid() == 0 else 0o700
     with contextlib.suppress(FileExistsError):
-        path.mkdir(mode)  # never open to others, whose entries would stay in it
+        path.mkdir(mode)  # never writable by others: their entries would stay in it
         path.chmod(mode)
     expect_safe_path(path)
     info = path.lstat()

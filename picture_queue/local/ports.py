@@ -14,13 +14,13 @@ from picture_queue.errors import LocalStackError, PortTaken
 from picture_queue.local.datadir import DataDir
 
 HOST = "127.0.0.1"
-# Browsers call ::1 first for `localhost`. They would send the keys to another program there.
+# Browsers call ::1 first for `localhost`. A program that listened there would get the keys.
 HOST_6 = "::1"
 DEFAULT_API_PORT = 54321  # where `supabase start` serves its API
 # Below the ephemeral ports of outgoing connections, so that none of them takes a port between our
 # check and the start of the program that listens there.
 _FREE_RANGE = range(15000, 32000)
-_TRIES = 200
+_MAX_TRIES = 200
 
 
 def listen(port: int) -> list[socket.socket]:
@@ -34,7 +34,7 @@ def listen(port: int) -> list[socket.socket]:
         LocalStackError: The port cannot be used for another reason.
     """
     # A port that is free on one address may be taken on the other.
-    for _ in range(0 if port else _TRIES):
+    for _ in range(0 if port else _MAX_TRIES):
         with contextlib.suppress(PortTaken):
             return _listen(port)
     return _listen(port)
@@ -79,22 +79,24 @@ def expect_listening(pid: int, port: int) -> None:
     """Check that a program listens on a port of every loopback address.
 
     Raises:
-        PortTaken: The program does not. Another program may have the port of an address.
+        PortTaken: The program does not listen there. Another program may use one of the ports.
     """
     listeners = listen(0)
     # Compare with listeners of this process, because some kernels do not list all connections.
-    wanted = _addresses(os.getpid(), port_of(listeners))
+    wanted = _find_addresses(os.getpid(), port_of(listeners))
     for listener in listeners:
         listener.close()
-    if not wanted <= _addresses(pid, port):
+    if not wanted <= _find_addresses(pid, port):
         raise port_taken(port)
 
 
-def _addresses(pid: int, port: int) -> set[str]:
+def _find_addresses(pid: int, port: int) -> set[str]:
     """Return the addresses on whose port a process listens."""
-    ends = psutil.Process(pid).net_connections("tcp")
+    connections = psutil.Process(pid).net_connections("tcp")
     return {
-        end.laddr.ip for end in ends if (end.status, end.laddr.port) == (psutil.CONN_LISTEN, port)
+        connection.laddr.ip
+        for connection in connections
+        if (connection.status, connection.laddr.port) == (psutil.CONN_LISTEN, port)
     }
 
 
@@ -117,22 +119,25 @@ def port_taken(port: int) -> PortTaken:
 
 
 def _find_stack(port: int) -> DataDir | None:
-    """Return the data directory of this user's stack, running or killed, that has a port."""
+    """Return the data directory of the stack of this user that uses a port, running or killed."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError, LocalStackError):
-            # The daemon and the worker, which have the listening sockets, run in it.
+            # The daemon and the worker have the listening sockets; they run in the data directory.
             data = DataDir(Path(process.cwd()))
-            own = process.pid == os.getpid()  # it has just opened another address of the port
+            own = process.pid == os.getpid()  # this process has just opened another address
             if own or process not in [*data.programs(), data.daemon()]:
                 continue
-            ends = process.net_connections("tcp")
-            if any(end.status == psutil.CONN_LISTEN and end.laddr.port == port for end in ends):
+            connections = process.net_connections("tcp")
+            if any(
+                connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+                for connection in connections
+            ):
                 return data
     return None
 
 
 def listen_near(wanted: int) -> list[socket.socket]:
-    """Listen on the wanted port if it is free, else on any; 0 is any."""
+    """Listen on the wanted port if it is free, otherwise on any free port; 0: any port."""
     try:
         return listen(wanted)
     except LocalStackError:
@@ -148,7 +153,7 @@ def free_port(wanted: int = 0) -> int:
     Raises:
         LocalStackError: No free port was found.
     """
-    picks = random.sample(_FREE_RANGE, _TRIES)
+    picks = random.sample(_FREE_RANGE, _MAX_TRIES)
     for port in ([wanted] if wanted else []) + picks:
         try:
             for listener in listen(port):
@@ -156,7 +161,7 @@ def free_port(wanted: int = 0) -> int:
         except LocalStackError:
             continue
         return port
-    raise LocalStackError(f"There is no free port among {_TRIES} tried")
+    raise LocalStackError(f"There is no free port among {_MAX_TRIES} tried")
 
 
 def socket_name(path: Path) -> str:

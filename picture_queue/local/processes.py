@@ -16,18 +16,18 @@ import psutil
 from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import open_log, open_own
 
-_POLL = 0.02
+_POLL_INTERVAL = 0.02
 _ORPHAN_TIMEOUT = 20.0  # seconds
 _CLOCK_SLACK = 2.0  # seconds by which two readings of a process's start time may differ
 LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept
 # The variables that Postgres and PostgREST get from the caller's environment: no settings of other
 # servers and clients, and no tokens, which SQL could read.
-_PASSED = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_PASSED_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of Postgres or PostgREST."""
-    kept = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    kept = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
     return kept | {"LC_ALL": "C"} | dict(extra or {})
 
 
@@ -67,7 +67,7 @@ def spawn(
         raise LocalStackError(f"{command[0]} cannot be started: {error.strerror}") from error
 
 
-async def exit_code(process: subprocess.Popen[bytes]) -> int:
+async def wait_for_exit(process: subprocess.Popen[bytes]) -> int:
     """Wait for a process to end and return its exit code; the wait can be cancelled."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -90,7 +90,7 @@ async def stop(
     process: subprocess.Popen[bytes], signals: Sequence[tuple[signal.Signals, float]]
 ) -> None:
     """Send signals to a process, each with a timeout in seconds, then SIGKILL, until it ends."""
-    waiting = asyncio.ensure_future(exit_code(process))
+    waiting = asyncio.ensure_future(wait_for_exit(process))
     try:
         for number, seconds in signals:
             if process.poll() is None:
@@ -104,7 +104,7 @@ async def stop(
         waiting.cancel()
 
 
-def find(pid: int, started: float, uid: int) -> psutil.Process | None:
+def find_process(pid: int, started: float, uid: int) -> psutil.Process | None:
     """Return a running process by its pid, start time and user; None if there is none.
 
     The user matters because root signals processes by pids that the service user wrote.
@@ -112,12 +112,12 @@ def find(pid: int, started: float, uid: int) -> psutil.Process | None:
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         same = abs(process.create_time() - started) < _CLOCK_SLACK
-        if same and process.uids().effective == uid and runs(process):
+        if same and process.uids().effective == uid and is_running(process):
             return process
     return None
 
 
-def runs(process: psutil.Process) -> bool:
+def is_running(process: psutil.Process) -> bool:
     """Return whether a process is running; a zombie is not."""
     try:
         return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
@@ -126,22 +126,23 @@ def runs(process: psutil.Process) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Poll until a condition holds; return whether it did in time."""
+    """Poll until a condition holds; return False if it does not hold in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(_POLL)
+        time.sleep(_POLL_INTERVAL)
     return True
 
 
 def end_orphan(process: psutil.Process) -> None:
     """End a program that outlived its stack, and wait for its end."""
     with contextlib.suppress(psutil.Error):
-        # Only Postgres needs an orderly end: until its children have ended, no other may start.
+        # Only Postgres needs an orderly shutdown: a new Postgres cannot start before all children
+        # of the old one have ended.
         number = signal.SIGINT if process.name() == "postgres" else signal.SIGKILL
         process.send_signal(number)
-        wait_until(lambda: not runs(process), _ORPHAN_TIMEOUT)
+        wait_until(lambda: not is_running(process), _ORPHAN_TIMEOUT)
 
 
 def rotate(log: Path) -> None:
@@ -151,7 +152,7 @@ def rotate(log: Path) -> None:
 
 
 def trim(log: Path) -> None:
-    """Copy a log over the limit to `<name>.1` and truncate it; programs may still append to it."""
+    """Copy a log above the limit to `<name>.1` and truncate it; programs still append to it."""
     if log.exists() and log.stat().st_size > LOG_LIMIT:
         older = log.with_name(f"{log.name}.1")
         older.unlink(missing_ok=True)

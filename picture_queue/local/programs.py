@@ -17,7 +17,7 @@ from picture_queue.local.runtime import inherited_descriptors
 
 _READY_TIMEOUT = 30.0
 _REQUEST_TIMEOUT = 5.0
-_POLL = 0.02
+_POLL_INTERVAL = 0.02
 
 
 class PostgREST:
@@ -32,7 +32,7 @@ class PostgREST:
     Args:
         program: The program to run.
         database_url: DSN of the role `authenticator`.
-        jwt_secret: HS256 secret of the tokens it takes.
+        jwt_secret: HS256 secret of the tokens that it accepts.
         data: The data directory, which contains its socket and its log.
     """
 
@@ -47,7 +47,7 @@ class PostgREST:
         self.socket = data.postgrest_socket
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start it; `ready` waits until it answers.
+        """Start PostgREST; `wait_until_ready` waits until it answers.
 
         Raises:
             LocalStackError: The program cannot be started.
@@ -79,8 +79,8 @@ class PostgREST:
         }
         return {f"PGRST_{name}": value for name, value in settings.items()}
 
-    async def ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait until it has read the schema.
+    async def wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until PostgREST has read the schema.
 
         Raises:
             LocalStackError: The program ended, or took too long.
@@ -89,16 +89,16 @@ class PostgREST:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise LocalStackError("PostgREST did not start", detail=tail(self._log))
-            # Until then it answers 503.
-            if await status_of(self.socket, "/") not in (None, 503):
+            # Until then, PostgREST answers 503.
+            if await fetch_status(self.socket, "/") not in (None, 503):
                 return
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL)
         raise LocalStackError(
             f"PostgREST was not ready after {_READY_TIMEOUT:.0f} s", detail=tail(self._log)
         )
 
 
-async def status_of(address: Path | int, path: str) -> int | None:
+async def fetch_status(address: Path | int, path: str) -> int | None:
     """Return the HTTP status of a GET from a server on this machine; None without an answer.
 
     Args:
@@ -170,8 +170,8 @@ def launch_worker(
     Args:
         data: The data directory, for the log.
         env: The environment of the worker.
-        sockets: Descriptors of the listening sockets. The worker keeps them open and does not use
-            them: should the daemon and its guard be killed, no other program can take the ports and
+        sockets: Descriptors of the listening sockets. The worker keeps them open but does not use
+            them. So if the daemon and its guard are killed, no other program can take the ports and
             get the keys that the worker sends there.
         real_replicate: Use the real Replicate.
 

@@ -4,7 +4,8 @@ Root's Python is often below a home directory that others cannot enter. The serv
 open descriptors of the directories that it needs, and uses paths below /proc/self/fd. Such a path
 starts at the directory itself, so the directories above it are not checked. Each descriptor is the
 root of a detached copy of the mount, so that `..` does not lead to the rest of the home. Where the
-kernel refuses the copy, as in most containers, `..` leads to what the modes below the home permit.
+kernel refuses the copy, as in most containers, `..` leads to all directories below the home whose
+modes permit it.
 """
 
 import ctypes
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import describe
-from picture_queue.local.paths import ServiceUser, reachable
+from picture_queue.local.paths import ServiceUser, is_reachable
 
 _DESCRIPTORS: Final = "PICTURE_QUEUE_RUNTIME_DESCRIPTORS"
 # From <asm-generic/unistd.h>, <fcntl.h> and <linux/mount.h>.
@@ -52,7 +53,7 @@ class Runtime:
 
 
 def inherited_descriptors() -> tuple[int, ...]:
-    """Return the descriptors that this process got, which its Python children need too."""
+    """Return the descriptors that this process inherited and its Python children need too."""
     return tuple(int(number) for number in os.environ.get(_DESCRIPTORS, "").split())
 
 
@@ -64,7 +65,7 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
         home: The home directory of that user's processes.
 
     Raises:
-        LocalStackError: That user cannot reach it, and there is no /proc/self/fd.
+        LocalStackError: The user cannot reach this Python, and there is no /proc/self/fd.
     """
     if user is None:
         return Runtime(sys.executable, {}, {})
@@ -74,7 +75,7 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
     base = Path(sys.base_prefix)
     libraries = _libraries()
     parts = (program, base, Path(sys.prefix), *libraries)
-    closed = next((part for part in parts if not reachable(part, user)), None)
+    closed = next((part for part in parts if not is_reachable(part, user)), None)
     if closed is None:
         return Runtime(sys.executable, environment, identity)
     if not Path("/proc/self/fd").exists():
@@ -87,13 +88,13 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
     descriptors: list[int] = []
 
     def reach(part: Path) -> str:
-        if reachable(part, user):
+        if is_reachable(part, user):
             return str(part)
-        descriptors.append(_open_alone(part))
+        descriptors.append(_open_detached(part))
         return f"/proc/self/fd/{descriptors[-1]}"
 
     environment["PYTHONPATH"] = os.pathsep.join(reach(library) for library in libraries)
-    if not reachable(base, user):
+    if not is_reachable(base, user):
         directory = reach(base)
         # The loader looks for a shared libpython by its real path, which is closed.
         found = [f"{directory}/lib", os.environ.get("LD_LIBRARY_PATH")]
@@ -103,7 +104,7 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
     return Runtime(command, environment, identity, tuple(descriptors))
 
 
-def _open_alone(path: Path) -> int:
+def _open_detached(path: Path) -> int:
     """Return a descriptor for a path, if possible without a way to the directories above it."""
     # Python has no function for open_tree(2), whose number is the same on all current processors.
     descriptor: int = ctypes.CDLL(None).syscall(

@@ -21,7 +21,7 @@ from picture_queue.local.cluster import Cluster
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.keys import Secrets
 from picture_queue.local.ports import HOST, port_of
-from picture_queue.local.programs import PostgREST, status_of
+from picture_queue.local.programs import PostgREST, fetch_status
 
 _log = logging.getLogger(__name__)
 
@@ -34,16 +34,16 @@ _HEAD_LIMIT = 64 * 1024  # bytes; PostgREST accepts 50 KiB
 _PIPELINE_LIMIT = 100  # requests that wait for the answer to an earlier one on their connection
 _WRITE_TIMEOUT = 60.0  # seconds for which a client may read nothing of an answer
 _SEND_BUFFER = 64 * 1024  # bytes that the system holds for a client
-_UNREAD_LIMIT = 2 * gateway.FRAME_LIMIT  # bytes; at most one message waits behind another
-_FRAGMENT_LIMIT = 10_000  # fragments of a WebSocket message; empty ones do not count as bytes
+_UNREAD_LIMIT = 2 * gateway.FRAME_LIMIT  # bytes; enough for two messages of the maximum size
+_FRAGMENT_LIMIT = 10_000  # fragments of a WebSocket message; empty ones add no bytes
 # The rest of the descriptors is for files and for connections to the database and PostgREST.
 _DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
-_WARN_EVERY = 60.0  # seconds
+_WARN_INTERVAL = 60.0  # seconds
 _BAD_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class HttpServers:
-    """The gateway and the simulator, on sockets that listen already.
+    """The servers of the gateway and the simulator, on sockets that are already listening.
 
     Args:
         data: The data directory, in which the gateway stores objects.
@@ -52,7 +52,7 @@ class HttpServers:
         postgrest: The PostgREST that serves ``/rest/v1``.
         api: The listening sockets of the gateway.
         replicate: The listening sockets of the simulator.
-        replicate_seconds: Duration of simulated predictions; None: as long as the real models.
+        replicate_seconds: Duration of simulated predictions; None: as long as real models.
         allowed_origins: Origins, besides loopback, whose pages may call the gateway.
     """
 
@@ -74,9 +74,9 @@ class HttpServers:
         gateway_app = gateway.create_app(
             gateway.GatewaySettings(
                 postgrest_socket=postgrest.socket,
-                auth_database_url=cluster.own_dsn("supabase_auth_admin"),
-                realtime_database_url=cluster.own_dsn("supabase_realtime_admin"),
-                storage_database_url=cluster.own_dsn("supabase_storage_admin"),
+                auth_database_url=cluster.internal_dsn("supabase_auth_admin"),
+                realtime_database_url=cluster.internal_dsn("supabase_realtime_admin"),
+                storage_database_url=cluster.internal_dsn("supabase_storage_admin"),
                 jwt_secret=secrets.jwt_secret,
                 api_url=self.api_url,
                 storage_dir=data.storage,
@@ -108,7 +108,7 @@ class HttpServers:
         """
         for server in self._servers:
             await server.start()
-        if await status_of(self._api_port, "/auth/v1/.well-known/jwks.json") is None:
+        if await fetch_status(self._api_port, "/auth/v1/.well-known/jwks.json") is None:
             raise LocalStackError("The gateway does not answer")
 
     async def stop(self) -> None:
@@ -156,8 +156,8 @@ class _AppServer:
         await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
 
 
-class _ReadingClient(asyncio.Protocol):
-    """A part of both protocols that disconnects a client which does not read."""
+class _SlowClientCheck(asyncio.Protocol):
+    """A mixin for both protocols that disconnects a client which does not read."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -165,15 +165,15 @@ class _ReadingClient(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_reading()
+        self._start_write_timer()
 
-    def _watch_reading(self) -> None:
+    def _start_write_timer(self) -> None:
         unread = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(_WRITE_TIMEOUT, self._expect_less, unread)
+        self._write_timer = self.loop.call_later(_WRITE_TIMEOUT, self._check_progress, unread)
 
-    def _expect_less(self, unread: int) -> None:
+    def _check_progress(self, unread: int) -> None:
         if self.transport.get_write_buffer_size() < unread:
-            self._watch_reading()
+            self._start_write_timer()
         else:
             self.transport.abort()
 
@@ -191,7 +191,7 @@ class _ReadingClient(asyncio.Protocol):
             self._write_timer = None
 
 
-class _HttpProtocol(_ReadingClient, HttpToolsProtocol):
+class _HttpProtocol(_SlowClientCheck, HttpToolsProtocol):
     """The HTTP/1.1 protocol of uvicorn with bounds, since any local user can connect."""
 
     _head_timer: asyncio.TimerHandle | None = None
@@ -201,13 +201,13 @@ class _HttpProtocol(_ReadingClient, HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
-        # Linux takes up to 4 MB, and more only when a third of them is read. A client that reads
-        # slowly would seem to read nothing.
+        # Linux would buffer up to 4 MB, and accept more only after a third of this was read. So a
+        # client that reads slowly would seem to read nothing.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         # A new socket gets the lowest free number, so it shows how many descriptors are open.
         if connection.fileno() >= _DESCRIPTOR_LIMIT:
             transport.abort()
-            if self.loop.time() > _HttpProtocol._warned_at + _WARN_EVERY:
+            if self.loop.time() > _HttpProtocol._warned_at + _WARN_INTERVAL:
                 _HttpProtocol._warned_at = self.loop.time()
                 _log.warning("closing new connections: %d files are open", _DESCRIPTOR_LIMIT)
         self._watch_head()
@@ -216,7 +216,7 @@ class _HttpProtocol(_ReadingClient, HttpToolsProtocol):
         self._head_size += len(data)
         super().data_received(data)
         if self._head_size > _HEAD_LIMIT and not self.transport.is_closing():
-            # The parser keeps all of it, and also headers that follow a body.
+            # The parser keeps the whole head, and also headers that follow a body.
             self.send_400_response("The head of the request is too large.")
         if len(self.pipeline) > _PIPELINE_LIMIT:
             self.transport.abort()  # uvicorn reads more after each answer, without a limit
@@ -246,7 +246,7 @@ class _HttpProtocol(_ReadingClient, HttpToolsProtocol):
 
 
 # Used instead of uvicorn's default, which depends on a deprecated API of `websockets`.
-class _WebSocketProtocol(_ReadingClient, WebSocketsSansIOProtocol):
+class _WebSocketProtocol(_SlowClientCheck, WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.transport.get_write_buffer_size() > _UNREAD_LIMIT:

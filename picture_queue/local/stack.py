@@ -29,7 +29,7 @@ from picture_queue.local.datadir import DataDir
 from picture_queue.local.launch import Notice
 from picture_queue.local.paths import default_data_dir
 from picture_queue.local.ports import DEFAULT_API_PORT
-from picture_queue.local.processes import runs, wait_until
+from picture_queue.local.processes import is_running, wait_until
 
 _STOP_TIMEOUT = launch.STOP_TIMEOUT
 
@@ -42,15 +42,15 @@ def print_notice(line: str) -> None:
 class LocalSupabase:
     """An embedded Supabase that runs until the end of the block, and no longer than this process.
 
-    Works with `with` and `async with`. The attributes below are set while it runs.
+    It works with `with` and `async with`. The attributes below are set while the stack runs.
 
     Args:
-        data_dir: The data directory; None takes a temporary one, which is deleted at the end.
+        data_dir: The data directory; None: a temporary directory, which is deleted at the end.
         port: Port of the API; 0 takes a free one.
         worker: Whether the stack also runs a worker with the built-in handlers.
         durable: Whether committed data survives a power failure. None: yes, except in a temporary
             directory.
-        replicate_seconds: Duration of the simulator's predictions; None: that of the real models.
+        replicate_seconds: Duration of the simulator's predictions; None: as long as real models.
         migrations: Whether to apply our migrations; if not, the database is like that of a new
             project.
         real_replicate: Whether the worker uses the real Replicate with `REPLICATE_API_TOKEN`, which
@@ -145,7 +145,7 @@ class LocalSupabase:
         """Stop the stack and delete a temporary data directory. A second call does nothing.
 
         Raises:
-            LocalStackError: A program of it does not end.
+            LocalStackError: A program of the stack does not end.
         """
         process, self._process = self._process, None
         if process is None or self._data is None:
@@ -173,8 +173,8 @@ class LocalSupabase:
     def superuser_url(self) -> str:
         """Address of the database for the superuser `supabase_admin`, over its socket.
 
-        In its sessions, triggers and functions that `postgres` made run with the privileges of the
-        superuser, and so with those of the operating system's user that runs the stack.
+        In sessions of the superuser, triggers and functions that `postgres` created run with its
+        privileges, and so with those of the operating system's user that runs the stack.
 
         Raises:
             StackNotRunning: The stack has not been started, or has ended.
@@ -258,7 +258,7 @@ def start_background(
         real_replicate=real_replicate,
         allowed_origins=allowed_origins,
     )
-    # Collects the exit code if the stack ends before this process.
+    # Collect the exit code if the stack ends before this process.
     threading.Thread(target=process.wait, name="stack-ended", daemon=True).start()
     return status
 
@@ -271,7 +271,7 @@ def status(data_dir: Path | None = None) -> dict[str, str]:
         JWT_SECRET, REPLICATE_URL, REPLICATE_TOKEN, DATA_DIR, POSTGRES and POSTGREST.
 
     Raises:
-        StackNotRunning: There is none, or it is not ready yet.
+        StackNotRunning: No stack is running there, or it is not ready yet.
     """
     data = DataDir(data_dir or default_data_dir())
     state = data.read_state()
@@ -282,30 +282,30 @@ def status(data_dir: Path | None = None) -> dict[str, str]:
 
 
 def stop(data_dir: Path | None = None) -> None:
-    """Stop the stack that runs in a data directory, or programs that outlived it; its data stays.
+    """Stop the stack of a data directory, or the programs that outlived it; keep the data.
 
     Raises:
-        StackNotRunning: There is none.
-        LocalStackError: A program of it does not end.
+        StackNotRunning: No stack is running there.
+        LocalStackError: A program of the stack does not end.
     """
     data = DataDir(data_dir or default_data_dir())
     daemon = data.daemon()
     if daemon is None:
         if not data.locked() and not data.programs():
             raise _not_running(data)
-        launch.expect_unlocked(data)  # the guard of a killed stack ends its programs
+        launch.wait_until_unlocked(data)  # the guard of a killed stack ends its programs
         with data.cleanup():
             return
     with contextlib.suppress(psutil.Error):
         daemon.terminate()
-    if not wait_until(lambda: not (data.locked() or runs(daemon)), _STOP_TIMEOUT):
+    if not wait_until(lambda: not (data.locked() or is_running(daemon)), _STOP_TIMEOUT):
         with contextlib.suppress(psutil.Error):
             daemon.kill()
-        launch.expect_unlocked(data)
+        launch.wait_until_unlocked(data)
 
 
 def reset(data_dir: Path | None = None) -> None:
-    """Delete the data of a stack, and stop the stack before if it is running.
+    """Stop a stack if it is running, and delete its data.
 
     Raises:
         LocalStackError: The stack does not stop, or a file cannot be deleted.
@@ -313,7 +313,7 @@ def reset(data_dir: Path | None = None) -> None:
     with contextlib.suppress(StackNotRunning):
         stop(data_dir)
     data = DataDir(data_dir or default_data_dir())
-    launch.expect_unlocked(data)
+    launch.wait_until_unlocked(data)
     data.delete()
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import psutil
 
 from picture_queue.errors import PictureQueueError
-from picture_queue.local.processes import exit_code, stop
+from picture_queue.local.processes import stop, wait_for_exit
 from picture_queue.local.runtime import inherited_descriptors
 
 _log = logging.getLogger(__name__)
 
-_RESTARTS = 5
+_MAX_RESTARTS = 5
 _RESTART_WINDOW = 60.0  # seconds
 _FIRST_DELAY = 0.1  # seconds; doubled with each restart in the window
 _GUARD_TIMEOUT = 40.0
@@ -32,18 +32,18 @@ class Guard:
     """The process that ends the programs if the daemon is killed; see `guard.py`.
 
     Args:
-        held: Descriptors that stay open until the guard ends: the lock of the data directory, which
-            must not be free while a program runs, and the listening sockets, because whoever
-            listened on the ports of a killed stack would get the service key from its worker.
-        doomed: Directory to delete at the end unless `keep` was called.
-        record: Called with the pids and start times of the programs after each change, for the case
-            that the guard is killed as well.
+        descriptors: Descriptors that stay open until the guard ends. They are the lock of the data
+            directory, which must not be free while a program runs, and the listening sockets: a
+            program that listened on them after a kill would get the service key from the worker.
+        directory: Directory to delete at the end unless `keep_directory` was called.
+        record: Called with the pids and start times of the programs after each change, since the
+            guard may be killed as well.
     """
 
     def __init__(
         self,
-        held: Sequence[int],
-        doomed: Path | None,
+        descriptors: Sequence[int],
+        directory: Path | None,
         record: Callable[[Mapping[int, float]], None] = lambda _: None,
     ) -> None:
         self._record = record
@@ -51,60 +51,60 @@ class Guard:
         script = Path(__file__).with_name("guard.py")
         self._process = subprocess.Popen(
             # -P: the script does not import the modules in its directory.
-            [sys.executable, "-P", script, *([doomed] if doomed else [])],
+            [sys.executable, "-P", script, *([directory] if directory else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            pass_fds=[*held, *inherited_descriptors()],
+            pass_fds=[*descriptors, *inherited_descriptors()],
             cwd="/",
             start_new_session=True,
         )
 
     def add(self, process: subprocess.Popen[bytes]) -> None:
-        """Watch a program from now on."""
+        """Begin to watch a program."""
         self._send(f"+{process.pid}")
         with contextlib.suppress(psutil.Error):
             self._started[process.pid] = psutil.Process(process.pid).create_time()
         self._record(self._started)
 
     def remove(self, process: subprocess.Popen[bytes]) -> None:
-        """Forget a program that has ended."""
+        """Stop watching a program that has ended."""
         self._send(f"-{process.pid}")
         self._started.pop(process.pid, None)
         self._record(self._started)
 
-    def keep(self) -> None:
-        """Leave the directory in place."""
+    def keep_directory(self) -> None:
+        """Do not delete the directory at the end."""
         self._send("keep")
 
     def _send(self, word: str) -> None:
         pipe = self._process.stdin
         if pipe:
-            # The daemon stops when the guard has ended; see `ended`.
+            # The daemon stops when the guard has ended; see `wait_ended`.
             with contextlib.suppress(BrokenPipeError):
                 os.write(pipe.fileno(), f"{word}\n".encode())
 
-    async def ended(self) -> None:
-        """Return when the guard has ended."""
-        await exit_code(self._process)
+    async def wait_ended(self) -> None:
+        """Wait until the guard has ended."""
+        await wait_for_exit(self._process)
 
     async def close(self) -> None:
         """Let the guard finish and wait for it."""
         if self._process.stdin:
             self._process.stdin.close()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(exit_code(self._process), _GUARD_TIMEOUT)
+            await asyncio.wait_for(wait_for_exit(self._process), _GUARD_TIMEOUT)
 
 
 class Service:
-    """A program that is started again when it dies, a bounded number of times.
+    """A program that is restarted when it dies, a limited number of times.
 
     Args:
         name: The name of the program in the log.
         launch: A function that starts the program; it is called again for each restart.
         guard: The guard that kills every process of the program if this process dies.
-        signals: The signals that stop the program, each with the seconds to wait after it.
+        signals: The signals that stop the program, each with the seconds to wait afterwards.
         give_up: Called when the program died too often.
-        ready: Waits until the started program is ready, and raises an error if it will not be.
+        ready: A function that waits until the program is ready, or raises an error.
     """
 
     def __init__(
@@ -128,20 +128,20 @@ class Service:
 
     async def start(self) -> None:
         """Start the program and wait until it is ready."""
-        await self._begin()
+        await self._start_program()
         self._watcher = asyncio.create_task(self._watch())
 
-    async def _begin(self) -> None:
+    async def _start_program(self) -> None:
         self._process = self._launch()
         self._guard.add(self._process)
         try:
             if self._ready:
                 await self._ready(self._process)
         except BaseException:
-            await self._end()
+            await self._stop_program()
             raise
 
-    async def _end(self) -> None:
+    async def _stop_program(self) -> None:
         if self._process:
             await stop(self._process, self._signals)
             self._guard.remove(self._process)
@@ -150,20 +150,20 @@ class Service:
     async def _watch(self) -> None:
         while True:
             if self._process:
-                code = await exit_code(self._process)
+                code = await wait_for_exit(self._process)
                 self._guard.remove(self._process)
                 self._process = None
                 _log.error("%s ended with exit code %s", self._name, code)
             now = time.monotonic()
             while self._restarts and now - self._restarts[0] > _RESTART_WINDOW:
                 self._restarts.popleft()
-            if len(self._restarts) == _RESTARTS:
-                self._give_up(f"{self._name} died {_RESTARTS + 1} times within a minute")
+            if len(self._restarts) == _MAX_RESTARTS:
+                self._give_up(f"{self._name} died {_MAX_RESTARTS + 1} times within a minute")
                 return
             await asyncio.sleep(_FIRST_DELAY * 2 ** len(self._restarts))
             self._restarts.append(now)
             try:
-                await self._begin()
+                await self._start_program()
             except PictureQueueError as error:
                 _log.error("%s did not start again: %s", self._name, error)
 
@@ -172,4 +172,4 @@ class Service:
         if self._watcher:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
-        await self._end()
+        await self._stop_program()

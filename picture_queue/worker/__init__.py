@@ -2,17 +2,18 @@
 
 The path of a job. Each line names a task of the event loop, or a thread, and what it does:
 
-    Claimer           claim_jobs -> Supervisor._take: a slot, held ahead, released, or refused
+    Claimer           claim_jobs -> Supervisor._accept_job starts, holds, releases or fails the job
     heartbeat thread  heartbeat_jobs confirms starts and extends leases;
-                      Supervisor._take_heartbeat (in the event loop) starts, cancels, stops
+                      Supervisor._on_heartbeat (in the event loop) starts or stops jobs
     HandlerTask       runs an async handler, or waits for the thread of a plain def
-                      -> Supervisor.on_outcome: its outcome goes to the Reporter
-                      -> Supervisor.on_end: the slot is free; the next held job or a claim
-    Reporter          report_jobs -> Supervisor._written: the lease is dropped
+                      -> Supervisor.on_outcome passes the outcome to the Reporter
+                      -> Supervisor.on_end gives the slot to a held job, or claims another
+    Reporter          report_jobs -> Supervisor._on_written drops the lease
     MaintenanceLoop   maintain_jobs, for the whole project
 
 A job that has started keeps its slot until its handler has ended. It keeps its lease until the
-database has answered for its outcome, or until the lease is lost. Either can end first.
+database has answered for its outcome, or until the lease is lost. The slot or the lease can end
+first.
 """
 
 from picture_queue.worker.context import JobContext, SyncJobContext

@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 class BatchSender(Generic[T]):
-    """Collect values, and send those that wait in one call.
+    """A sender that collects values and sends all waiting values in one call.
 
     Args:
         send: The function that writes values; it must not raise.
         keep: Maximum number of values that are kept; the oldest are dropped first.
         interval: Seconds from the end of a call to the start of the next.
         gather: Seconds that a value waits for others.
-        batch: Number of values that are sent without that wait.
+        batch: Number of waiting values that are sent at once.
     """
 
     def __init__(
@@ -43,22 +43,22 @@ class BatchSender(Generic[T]):
         return bool(self._waiting) or self._sending is not None
 
     def put(self, value: T) -> None:
-        """Take a value; it is sent as soon as the interval and the wait for others permit."""
+        """Add a value. It is sent when the interval has passed and it has waited for others."""
         self._waiting.append(value)
         self._schedule()
 
     async def flush(self) -> None:
-        """Send the values that wait, without a pause, and wait for the answer."""
+        """Send the waiting values without a pause, and wait for the answer."""
         while self.has_unsent:
             if self._sending is None:
-                self._begin()
+                self._send_waiting()
             elif not self._sending.done():
                 await asyncio.wait({self._sending})
             else:
-                await asyncio.sleep(0)  # its callback comes with the next turn of the loop
+                await asyncio.sleep(0)  # `_on_sent` runs in the next iteration of the loop
 
     def drop(self) -> None:
-        """Forget the values that were not sent yet."""
+        """Discard the values that were not sent yet."""
         self._waiting.clear()
         self._stop_timer()
 
@@ -70,18 +70,18 @@ class BatchSender(Generic[T]):
         if len(self._waiting) < self._batch:
             due_at = max(due_at, loop.time() + self._gather)
         if due_at <= loop.time():
-            self._begin()
+            self._send_waiting()
         elif self._timer is None:
-            self._timer = loop.call_at(due_at, self._begin)
+            self._timer = loop.call_at(due_at, self._send_waiting)
 
-    def _begin(self) -> None:
+    def _send_waiting(self) -> None:
         self._stop_timer()
         values = list(self._waiting)
         self._waiting.clear()
         self._sending = asyncio.create_task(self._send(values))
-        self._sending.add_done_callback(self._sent)
+        self._sending.add_done_callback(self._on_sent)
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
+    def _on_sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
         self._ended_at = task.get_loop().time()
         self._schedule()

@@ -73,27 +73,27 @@ class WorkerCalls:
         try:
             result = await self._backend.call(rpc, timeout)
         except Exception as error:
-            self.note_failure(error, rpc.function, counts=counts)
+            self.record_failure(error, rpc.function, counts=counts)
             raise
         if counts:
-            self.note_success(rpc.function)
+            self.record_success(rpc.function)
         return result
 
-    def note_success(self, function: str) -> None:
-        """Note that the project answered a call of a function."""
+    def record_success(self, function: str) -> None:
+        """Record that the project answered a call of a function."""
         if (since := self._failing_since.pop(function, None)) is not None:
             seconds = time.monotonic() - since
             self._alarmed_at.clear()
             _log.info("The worker's calls succeed again after %.1f s (%s)", seconds, function)
 
-    def note_failure(self, error: Exception, function: str, *, counts: bool = True) -> None:
-        """Note that a call of a function failed, and any pause that the API asked for."""
+    def record_failure(self, error: Exception, function: str, *, counts: bool = True) -> None:
+        """Record that a call of a function failed, and any pause that the API asked for."""
         pause = min(getattr(error, "retry_after", None) or 0.0, _MAX_PAUSE)
         self.quiet_until = max(self.quiet_until, time.monotonic() + pause)
         if not counts:
             return
         if is_refusal(error):
-            self.note_success(function)  # a refusal is an answer: the project is up
+            self.record_success(function)  # a refusal is an answer: the project is up
             return
         reason = str(error) or type(error).__name__
         if isinstance(error, NotAuthenticated | NotAllowed):

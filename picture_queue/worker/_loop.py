@@ -29,9 +29,9 @@ class BackgroundLoop(ABC):
         """Start with the first tick.
 
         Args:
-            on_failure: Called if other code cancels the task, as `asyncio.run` does at its end. It
-                is not started again before its stop, since whatever cancelled it most likely
-                cancelled other tasks that it depends on.
+            on_failure: Called if other code cancels the task, as `asyncio.run` does at its end. The
+                task is not restarted before `stop`, since that code most likely also cancelled
+                tasks that it depends on.
         """
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -50,7 +50,7 @@ class BackgroundLoop(ABC):
         """End after the current tick, or as soon as `_is_finished` permits.
 
         Args:
-            timeout: Seconds to wait for that; then the tick is cancelled.
+            timeout: Seconds to wait for the end; then the current tick is cancelled.
         """
         self._stop_asked.set()
         self.wake()
@@ -58,7 +58,7 @@ class BackgroundLoop(ABC):
             return
         await asyncio.wait({self._task}, timeout=timeout)
         if self._task.cancelled() and not self._cancelled_by_stop:
-            self.start()  # other code cancelled it: it does what is left
+            self.start()  # other code cancelled the task: finish its work
             await asyncio.wait({self._task}, timeout=timeout)
         self._cancelled_by_stop = True
         self._task.cancel()
@@ -75,14 +75,14 @@ class BackgroundLoop(ABC):
 
     @abstractmethod
     async def _tick(self) -> None:
-        """Do what is due, or wait when nothing is."""
+        """Do the work that is due, or wait if there is none."""
 
     def _is_finished(self) -> bool:
         """Return whether a stop may end the loop now."""
         return True
 
     def _log_failure(self, error: Exception) -> None:
-        """Log why a tick failed; calls that fail are logged where they are made."""
+        """Log why a tick failed; `WorkerCalls` logs calls that fail."""
         if not isinstance(error, PictureQueueError):
             _log.error("%s failed and continues", type(self).__name__, exc_info=error)
 
@@ -97,12 +97,12 @@ class BackgroundLoop(ABC):
                 self._delay.reset()
 
     async def _wait(self, seconds: float | None) -> None:
-        """Wait for `wake`, at most so many seconds."""
+        """Wait until `wake` is called or the seconds have passed."""
         await wait_for(self._woken, seconds)
         self._woken.clear()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep. A stop ends the sleep, unless work is left: the loop would be a busy loop."""
+        """Sleep. A stop ends the sleep, unless work is left: retries would form a busy loop."""
         if self.stopping and not self._is_finished():
             await asyncio.sleep(seconds)
         else:
@@ -110,7 +110,7 @@ class BackgroundLoop(ABC):
 
 
 async def wait_for(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for an event, at most so many seconds."""
+    """Wait until an event is set or the seconds have passed."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -14,13 +14,14 @@ from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker.context import JobContext, SyncJobContext
 
-_SHAPE = "Write it as (), (payload), (payload, job) or (job: JobContext)"
+_SIGNATURE_HINT = "Write it as (), (payload), (payload, job) or (job: JobContext)"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _MAX_LAYERS = 100
 _CONTEXTS = (JobContext, SyncJobContext)
 _CONTEXT_NAME = re.compile(rf"\b({'|'.join(context.__name__ for context in _CONTEXTS)})\b")
 
-# Annotations stay as they are written: that of the result may be known to type checkers only.
+# An undefined name in an annotation must not raise: the type of the result may be imported for type
+# checkers only.
 if sys.version_info >= (3, 14):
     from annotationlib import Format
 
@@ -30,11 +31,11 @@ else:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """The way to call a handler.
+class HandlerSignature:
+    """The signature of a handler, as far as the worker needs it to call the handler.
 
     Attributes:
-        is_async: Whether the handler is called in the event loop, and what it returns is awaited;
+        is_async: Whether the handler is called in the event loop and its return value is awaited;
             otherwise it runs in a thread.
         takes_payload: Whether its first argument is the payload.
         takes_context: Whether its last argument is the context.
@@ -51,7 +52,7 @@ class _Unusable(Exception):
     """The reason why a function cannot be a handler, and a hint."""
 
 
-def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
+def read_signature(job_type: str, function: Callable[..., Any]) -> HandlerSignature:
     """Read a handler's signature.
 
     Raises:
@@ -59,7 +60,7 @@ def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
             its payload cannot be validated.
     """
     try:
-        return _shape_of(function)
+        return _read_signature(function)
     except _Unusable as error:
         why, hint = error.args
         raise InvalidArgument(
@@ -67,12 +68,12 @@ def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
         ) from error.__cause__
 
 
-def _shape_of(function: Callable[..., Any]) -> Shape:
+def _read_signature(function: Callable[..., Any]) -> HandlerSignature:
     if inspect.isclass(function):
         hint = "Register a function, or an instance of the class that has __call__"
         raise _Unusable(f"{function.__name__} is a class", hint)
     if not callable(function):
-        raise _Unusable(f"{function!r} is not a function", _SHAPE)
+        raise _Unusable(f"{function!r} is not a function", _SIGNATURE_HINT)
     layers = list(_layers(function))
     if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in layers):
         raise _Unusable("it is a generator", "Return a value instead of yielding some")
@@ -86,11 +87,11 @@ def _shape_of(function: Callable[..., Any]) -> Shape:
         raise _Unusable(f"{kind} handler takes no {wrong}", hint)
     takes_payload = len(wanted) - takes_context == 1
     adapter = _adapter(wanted[0]) if takes_payload else None
-    return Shape(is_async, takes_payload, takes_context, adapter)
+    return HandlerSignature(is_async, takes_payload, takes_context, adapter)
 
 
 def _layers(function: Callable[..., Any]) -> Iterator[Any]:
-    """Yield a callable and what it calls, through partials, decorators and `__call__`."""
+    """Yield a callable and each callable inside it: of partials, decorators and `__call__`."""
     layer: Any = function
     for _ in range(_MAX_LAYERS):  # a `__wrapped__` can lead back to itself
         yield layer
@@ -110,7 +111,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     parameters = list(signature.parameters.values())
     for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-            raise _Unusable(f"{parameter.name} can only be given by name", _SHAPE)
+            raise _Unusable(f"{parameter.name} can only be given by name", _SIGNATURE_HINT)
     given = [p for p in parameters if p.kind in _POSITIONAL]
     if not given and any(p.kind is not p.KEYWORD_ONLY for p in parameters):
         raise _Unusable(
@@ -120,21 +121,21 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     required = [p.name for p in given if p.default is p.empty]
     names = ", ".join(required)
     if len(required) > 2:
-        raise _Unusable(f"it requires {len(required)} arguments ({names})", _SHAPE)
+        raise _Unusable(f"it requires {len(required)} arguments ({names})", _SIGNATURE_HINT)
     if given and given[0].name in ("self", "cls"):
         raise _Unusable(
             f"it is a method that is not bound to an object ({names})",
             "Register the method of an object: worker.handler(…)(object.method)",
         )
-    found = [p.replace(annotation=_resolved(p.annotation, function)) for p in given[:2]]
+    found = [p.replace(annotation=_resolve(p.annotation, function)) for p in given[:2]]
     if len(found) == 2 and _contexts(found[0]):
-        raise _Unusable(f"its first argument is the context ({names})", _SHAPE)
-    # A second argument with a default is left to the function, unless it is the context.
+        raise _Unusable(f"its first argument is the context ({names})", _SIGNATURE_HINT)
+    # A second argument with a default is not passed, unless it is the context.
     return found[:1] + [p for p in found[1:] if p.name in required or _contexts(p)]
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature, or that of the function to which a wrapper passes all arguments."""
+    """Return the signature of a function, or of the function in a wrapper with ``*args``."""
 
     def names_arguments(layer: Callable[..., Any]) -> bool:
         parameters = _inspect(layer, follow_wrapped=False).parameters.values()
@@ -145,11 +146,11 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
             return _inspect(function)
         return _inspect(inspect.unwrap(function, stop=names_arguments), follow_wrapped=False)
     except (NameError, TypeError, ValueError, SyntaxError) as error:
-        raise _Unusable(f"its signature cannot be read: {error}", _SHAPE) from error
+        raise _Unusable(f"its signature cannot be read: {error}", _SIGNATURE_HINT) from error
 
 
-def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
-    """Return the value of an annotation, or its text if that is not defined."""
+def _resolve(annotation: Any, function: Callable[..., Any]) -> Any:
+    """Return the value of an annotation, or its text if a name in it is not defined."""
     text = getattr(annotation, "__forward_arg__", annotation)
     if not isinstance(text, str):
         return annotation
@@ -158,14 +159,14 @@ def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
             code = getattr(layer, "__func__", layer)
             local = dict(inspect.getclosurevars(code).nonlocals)
             local.update((p.__name__, p) for p in getattr(code, "__type_params__", ()))
-            value = eval(text, code.__globals__, local)  # noqa: S307 # nosec: as Python itself
-            # A quoted annotation, in a module whose annotations are text anyway.
-            return _resolved(value, layer) if isinstance(value, str) else value
+            value = eval(text, code.__globals__, local)  # noqa: S307 # nosec: Python does the same
+            # Text again: an annotation in quotes, in a module that postpones annotations.
+            return _resolve(value, layer) if isinstance(value, str) else value
     return text
 
 
 def _contexts(parameter: inspect.Parameter) -> list[str]:
-    """Return the names of the contexts in its annotation, such as ``JobContext | None``."""
+    """Return the names of the contexts in an annotation, such as ``JobContext | None``."""
     annotation = parameter.annotation
     if isinstance(annotation, str):  # imported for type checkers only
         return _CONTEXT_NAME.findall(annotation)

@@ -18,7 +18,7 @@ _CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Claimer(BackgroundLoop):
-    """Keep the slots of a worker filled.
+    """The loop that keeps the slots of a worker filled.
 
     There is one claim at a time. A claim whose answer was lost is repeated with the same request
     id, and the database returns the same jobs.
@@ -27,7 +27,7 @@ class Claimer(BackgroundLoop):
         job_types: The types that have a handler.
         settings: Queues, lease and poll interval.
         slots: The slots, which determine how many jobs to claim.
-        take: Called with a job, and the time of the monotonic clock at which it was claimed.
+        on_claimed: Called with each job, and the time of the monotonic clock when it was claimed.
 
     Attributes:
         receives_wake_ups: Whether the worker is woken when there are jobs. If not, it claims for
@@ -40,18 +40,18 @@ class Claimer(BackgroundLoop):
         job_types: tuple[str, ...],
         settings: WorkerSettings,
         slots: Slots,
-        take: Callable[[ClaimedJob, float], None],
+        on_claimed: Callable[[ClaimedJob, float], None],
     ) -> None:
         super().__init__(calls)
         self.receives_wake_ups = False
         self._job_types = job_types
         self._settings = settings
         self._slots = slots
-        self._take = take
+        self._on_claimed = on_claimed
         self._due_at = self._sent_at = 0.0  # times of the next claim, and of the open one
         self._open: Claim | None = None  # sent, and not answered yet
         self._was_full = True  # the last answer had as many jobs as were requested
-        self._max_claim = MAX_CLAIM  # less after a failure: the jobs may be too large for an answer
+        self._max_claim = MAX_CLAIM  # lower after a failure: the answer may have been too large
 
     def request_claim(self) -> None:
         """Claim at once, or as soon as a slot is free."""
@@ -92,7 +92,7 @@ class Claimer(BackgroundLoop):
                 self._calls.alarm(f"The project refuses claims: {error}")
                 self._open, self._due_at = None, 0.0
             raise
-        self._take_answer(self._open, jobs)
+        self._process_answer(self._open, jobs)
 
     def _claim(self, demand: int) -> Claim:
         return Claim(
@@ -106,24 +106,25 @@ class Claimer(BackgroundLoop):
             confirms_start=True,
         )
 
-    def _take_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
+    def _process_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
         self._open = None
         self._max_claim = min(2 * self._max_claim, MAX_CLAIM)
-        self._slots.note_answer()
+        self._slots.restart_measurement()
         is_full = len(jobs) >= claim.max_jobs
         if not (is_full or self._was_full):
-            # Jitter: workers that were started together do not poll together for ever.
+            # Jitter, so that workers that were started together do not always poll together.
             interval = self._settings.poll_interval * random.uniform(0.8, 1.0)  # noqa: S311
             if self.receives_wake_ups:
                 interval *= 2
             self._due_at = min(self._due_at, time.monotonic() + interval)
             self._calls.emit("idle")
         else:
-            # Also after the first answer that is not full: only with that one did the database note
-            # that this worker is idle, so it was not woken for a job written before.
+            # Claim again at once, even after the first answer that is not full. The database
+            # records only with that answer that this worker is idle, so it sent no wake-up for a
+            # job that was written shortly before.
             self._due_at = 0.0
         self._was_full = is_full
         for job in jobs:
-            self._take(job, self._sent_at)
+            self._on_claimed(job, self._sent_at)
         if jobs:
             self._calls.emit("claimed", jobs)

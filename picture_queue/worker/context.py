@@ -58,14 +58,14 @@ class _Context(JobFields):
 
     @property
     def shutdown_requested(self) -> bool:
-        """True once the worker stops. It releases the job if the handler does not end in time."""
+        """True once the worker is stopping. It releases the job if the handler does not end."""
         return self._attempt.shutdown_requested
 
     @property
     def stop_requested(self) -> bool:
-        """True once the handler should end before its work is done, whatever the reason.
+        """True once the handler should end before its work is done.
 
-        The job was cancelled, it timed out, its lease is lost, or the worker stops. A plain
+        The job was cancelled or timed out, its lease is lost, or the worker stops. A plain
         function cannot be stopped from outside, so a long one should check this between its steps
         and raise `asyncio.CancelledError`. The job is then cancelled, failed or released, as the
         reason requires. If the function returns while the worker stops, the job is completed.
@@ -104,7 +104,7 @@ class _Context(JobFields):
 
         try:
             self._loop.call_soon_threadsafe(call)
-        except RuntimeError as error:  # the worker ended, and its loop with it
+        except RuntimeError as error:  # the event loop ended with the worker
             raise asyncio.CancelledError("the worker has stopped") from error
 
     def _put_progress(self, percent: int, message: str | None) -> None:
@@ -148,6 +148,6 @@ class SyncJobContext(_Context):
     def progress(self, percent: int, message: str | None = None) -> None:
         """Report the progress of the job, from any thread, as `JobContext.progress` does.
 
-        Do not catch its `asyncio.CancelledError`: a thread cannot be stopped from outside.
+        Do not catch the `asyncio.CancelledError`: a thread cannot be stopped from outside.
         """
         self._put_progress(percent, message)

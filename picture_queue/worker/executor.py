@@ -15,7 +15,7 @@ from picture_queue._json import is_large
 from picture_queue._log import Log
 from picture_queue._rpc import Rpc
 from picture_queue._runtime.tasks import HandlerTask, current_handler
-from picture_queue._runtime.threads import in_thread
+from picture_queue._runtime.threads import run_in_thread
 from picture_queue._text import clean, describe, traceback_of
 from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
@@ -29,20 +29,20 @@ _log = Log(__name__)
 _tracebacks = Log(f"{__name__}.tracebacks")
 
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
-CLEANUP = 25.0
-#: Seconds between the end of a report of progress and the start of the next.
+CLEANUP_TIMEOUT = 25.0
+#: Seconds between the end of a call that reports progress and the start of the next.
 PROGRESS_INTERVAL = 0.25
-#: Seconds between a line of a log and the call that sends it with the lines that followed.
+#: Seconds between a log line and the call that sends it together with later lines.
 LOG_INTERVAL = 1.0
-#: Lines that are sent without that wait.
+#: Number of waiting lines that are sent at once.
 LOG_BATCH = 50
-#: Lines kept of those that could not be sent yet: the database keeps no more of a job either.
-LOG_KEPT = 200
+#: Maximum number of unsent lines of a job; the database keeps no more of them either.
+MAX_LOG_LINES = 200
 
 T = TypeVar("T")
 
 
-class Stop(enum.Enum):
+class StopReason(enum.Enum):
     """Reason to stop an attempt."""
 
     TIMEOUT = enum.auto()
@@ -55,21 +55,21 @@ class AttemptListener(Protocol):
     """The part of a worker that takes the outcomes of attempts and makes their calls."""
 
     def on_outcome(self, attempt: "Attempt") -> None:
-        """Take the outcome."""
+        """Process the outcome of an attempt."""
 
     def on_end(self, attempt: "Attempt") -> None:
-        """Free the slot: the handler has ended. Called after `on_outcome`."""
+        """Free the slot after the handler has ended. Called after `on_outcome`."""
 
     async def send(self, attempt: "Attempt", call: Rpc[T], name: str) -> T | None:
-        """Make a call that writes something of that name; return None if it fails."""
+        """Make a call that writes the progress or the log, as `name` says; None if it fails."""
 
 
 class Attempt:
     """One attempt: the handler, its timeout, and the requests to stop it.
 
-    An attempt gets its outcome once, and ends once, when its handler has ended. The outcome comes
-    first for a thread, which cannot be stopped, and for a coroutine that ignores its cancellation:
-    the slot stays taken until the handler ends.
+    An attempt gets one outcome, and ends when its handler has ended. A thread cannot be stopped,
+    and a coroutine can ignore its cancellation. Such an attempt gets its outcome before it ends,
+    and its slot stays taken until then.
 
     Args:
         handler: The handler of its job type.
@@ -79,33 +79,33 @@ class Attempt:
         has_outcome: True once the outcome is known, or the lease was lost.
         outcome: The outcome; None before it is known, and afterwards if the lease was lost.
         duration: Seconds until the outcome was known.
-        stop_reason: The reason for which it was stopped, if it was.
-        cancel_requested: True once the job's cancel was requested.
+        stop_reason: The reason for which the attempt was stopped; None if it was not.
+        cancel_requested: True once the cancellation of the job was requested.
         shutdown_requested: True once the worker stops.
     """
 
     def __init__(self, handler: Handler, job: ClaimedJob, listener: AttemptListener) -> None:
-        timeout = job.timeout_seconds  # it may raise, before the handler is called
+        timeout = job.timeout_seconds  # may raise, so read it before the handler starts
         self.job = job
         self.has_outcome = False
         self.outcome: Outcome | None = None
         self.duration = 0.0
-        self.stop_reason: Stop | None = None
+        self.stop_reason: StopReason | None = None
         self.cancel_requested = job.cancel_requested
         self.shutdown_requested = False
         self._handler = handler
         self._listener = listener
-        # Most handlers use neither of the two.
+        # Created on first use, since most handlers use neither.
         self._progress: BatchSender[tuple[int, str | None]] | None = None
         self._log: BatchSender[dict[str, Any]] | None = None
-        self._returned: Outcome | None = None  # by the handler
+        self._returned: Outcome | None = None  # the outcome when the handler has ended
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
-        # Made directly: an eager task factory of the loop would run the handler here and now.
+        # Created directly: an eager task factory of the loop would run the handler at once.
         self._task = HandlerTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
-        self._task.add_done_callback(self._done)
-        # One callback later: the smallest jobs have ended by then, and a timer takes 25 % of their
-        # time. After a stop this is the timer of the cleanup.
+        self._task.add_done_callback(self._on_done)
+        # Start the timer in a later callback, when the smallest jobs have ended: a timer would add
+        # 25 % to their time. After a stop, this is the timer of the cleanup.
         self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
 
     @property
@@ -117,14 +117,16 @@ class Attempt:
 
     @property
     def log(self) -> BatchSender[dict[str, Any]]:
-        """Sender of log lines; the lease that fences them ends with the report of the outcome."""
+        """Sender of log lines. It needs the lease, which the report of the outcome ends."""
         if self._log is None:
-            self._log = BatchSender(self._send_log, LOG_KEPT, gather=LOG_INTERVAL, batch=LOG_BATCH)
+            self._log = BatchSender(
+                self._send_log, MAX_LOG_LINES, gather=LOG_INTERVAL, batch=LOG_BATCH
+            )
         return self._log
 
     @property
     def has_unsent_lines(self) -> bool:
-        """True while lines of its log are on their way, or wait to be."""
+        """True while log lines wait to be sent or are being sent."""
         return self._log is not None and self._log.has_unsent
 
     @property
@@ -132,45 +134,46 @@ class Attempt:
         """True once the handler has ended."""
         return self._task.done()
 
-    def stop(self, reason: Stop) -> None:
-        """Cancel an async handler, which gets `CLEANUP` seconds; give up a plain function at once.
+    def stop(self, reason: StopReason) -> None:
+        """Cancel an async handler, or give up a plain function at once.
 
-        The first reason holds, but a lost lease outweighs every other.
+        An async handler gets `CLEANUP_TIMEOUT` seconds to end. Only the first reason counts, but a
+        lost lease replaces it.
         """
         if self.has_outcome:
             return
-        if reason is Stop.CANCEL:
+        if reason is StopReason.CANCEL:
             if self.cancel_requested:
                 return  # the handler knows, and may be undoing its work
             self.cancel_requested = True
         if self.stop_reason is not None:
-            if reason is Stop.LOST:
+            if reason is StopReason.LOST:
                 self.stop_reason = reason
             return
         self.stop_reason = reason
-        if not self._handler.shape.is_async:
+        if not self._handler.signature.is_async:
             self.give_up()
             return
         self._timer.cancel()
-        self._timer = self._task.get_loop().call_later(CLEANUP, self.give_up)
+        self._timer = self._task.get_loop().call_later(CLEANUP_TIMEOUT, self.give_up)
         self._task.cancel_from_outside()
 
     def give_up(self) -> None:
         """Set the outcome of a stopped attempt without waiting for its handler."""
-        is_async = self._handler.shape.is_async
+        is_async = self._handler.signature.is_async
         if not self.has_outcome:
             self._set_outcome(self._outcome_of_stop())
             if is_async:
                 _log.warning("The handler of job %s has not stopped and still runs", self.job.key)
         if is_async and self.shutdown_requested and not self.ended:
-            # The end of an event loop waits for all tasks, and this one ignores its cancellation,
-            # or waits for one that does.
+            # `asyncio.run` ends only after all tasks. This one ignores its cancellation, or waits
+            # for a task that does.
             self._task.abandon()
 
     async def _send_progress(self, values: list[tuple[int, str | None]]) -> None:
         call = _rpc.report_progress(self.job.id, self.job.lease_id, *values[-1])
         if await self._listener.send(self, call, "progress"):
-            self.stop(Stop.CANCEL)
+            self.stop(StopReason.CANCEL)
 
     async def _send_log(self, lines: list[dict[str, Any]]) -> None:
         call = _rpc.log_job(self.job.id, self.job.lease_id, lines)
@@ -179,12 +182,12 @@ class Attempt:
     def _start_timer(self, timeout: float) -> None:
         if not self.ended:
             seconds = self._began + timeout - time.monotonic()
-            self._timer = self._task.get_loop().call_later(seconds, self.stop, Stop.TIMEOUT)
+            self._timer = self._task.get_loop().call_later(seconds, self.stop, StopReason.TIMEOUT)
 
     async def _run(self) -> None:
-        """Run the handler. Nothing that it raises may leave this coroutine.
+        """Run the handler. No exception of the handler may leave this coroutine.
 
-        The event loop itself stops for a SystemExit or KeyboardInterrupt, and for other exceptions
+        A SystemExit or KeyboardInterrupt would stop the event loop, and with any other exception
         the outcome would be lost.
         """
         pid = os.getpid()
@@ -198,30 +201,30 @@ class Attempt:
             # and would continue as a second worker of the same jobs.
             _log.error("The handler of job %s returned in a fork, which is ended", self.job.key)
             os._exit(1)
-        # Not by `return`: that is lost if the handler cancels its task in the last step.
+        # Not with `return`: the value is lost if the handler cancels its task in the last step.
         self._returned = outcome
         if self._progress is not None and isinstance(outcome, Snoozed | Parked):
             with contextlib.suppress(asyncio.CancelledError):
-                await self._progress.flush()  # the job shows it while it waits
-        current_handler.set(None)  # the task keeps its context, which would keep the task
+                await self._progress.flush()  # the job shows its progress while it waits
+        current_handler.set(None)  # breaks a reference cycle of the task and its context
 
     async def _call(self) -> Outcome | None:
-        handler, shape = self._handler, self._handler.shape
-        kind = JobContext if shape.is_async else SyncJobContext
-        context = kind(self) if shape.takes_context else None
-        if not shape.is_async:
-            return await self._in_thread(lambda: handler.call(self.job.payload, context))
+        handler, signature = self._handler, self._handler.signature
+        kind = JobContext if signature.is_async else SyncJobContext
+        context = kind(self) if signature.takes_context else None
+        if not signature.is_async:
+            return await self._run_in_thread(lambda: handler.call(self.job.payload, context))
         value = handler.call(self.job.payload, context)
-        # What wraps an async function may return at once.
+        # A wrapper of an async function may return a plain value.
         if inspect.isawaitable(value):
             value = await value
         if is_large(value):
-            # To write it as JSON can take seconds, and must not block the event loop.
-            return await self._in_thread(lambda: value)
+            # Encoding it as JSON can take seconds, which must not block the event loop.
+            return await self._run_in_thread(lambda: value)
         return verdicts.from_value(value, self.job.queue)
 
-    def _in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
-        """Call a function in a separate thread, and return the outcome for its value."""
+    def _run_in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
+        """Call a function in a separate thread, and return the outcome of its value."""
 
         def run() -> Outcome | None:
             try:
@@ -229,10 +232,10 @@ class Attempt:
             except BaseException as error:
                 return self._outcome_of_error(error)
 
-        return in_thread(self._task.get_name(), run)
+        return run_in_thread(self._task.get_name(), run)
 
     def _outcome_of_error(self, error: BaseException) -> Outcome | None:
-        """Return the outcome of a handler that raised; after a stop only a verdict outweighs it."""
+        """Return the outcome of a handler that raised; after a stop, only a verdict counts."""
         kind = type(verdicts.cause_of(error))
         if issubclass(kind, asyncio.CancelledError):
             return self._outcome_of_stop(error)
@@ -246,10 +249,10 @@ class Attempt:
         )
         return self._outcome_of_stop(error)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[None]) -> None:
         try:
             if not self.has_outcome:
-                # It returned nothing if it was cancelled before its first step.
+                # `_returned` is None if the task was cancelled before its first step.
                 self._set_outcome(self._returned or self._outcome_of_stop())
         finally:
             self._listener.on_end(self)
@@ -260,7 +263,7 @@ class Attempt:
             self._progress.drop()
         self.has_outcome = True
         self.duration = time.monotonic() - self._began
-        self.outcome = None if self.stop_reason is Stop.LOST else outcome
+        self.outcome = None if self.stop_reason is StopReason.LOST else outcome
         if self.outcome is None and self._log is not None:
             self._log.drop()
         self._listener.on_outcome(self)
@@ -270,15 +273,15 @@ class Attempt:
     def _outcome_of_stop(self, error: BaseException | None = None) -> Outcome | None:
         """Return the outcome that the reason of the stop asks for; None if the lease is lost."""
         match self.stop_reason:
-            case Stop.TIMEOUT:
+            case StopReason.TIMEOUT:
                 # The traceback of a cancellation shows what the handler waited for.
                 text = f"TimeoutError: the job did not end within {self.job.timeout_seconds:g} s"
                 return Failed(text, traceback_of(error))
-            case Stop.CANCEL:
+            case StopReason.CANCEL:
                 return Cancelled()
-            case Stop.SHUTDOWN:
+            case StopReason.SHUTDOWN:
                 return Released()
-            case Stop.LOST:
+            case StopReason.LOST:
                 return None
             case None if self.shutdown_requested:  # the handler saw it and stopped
                 return Released()
@@ -289,7 +292,7 @@ class Attempt:
 def log_outcome(
     job: ClaimedJob, outcome: Outcome | None, seconds: float, status: str | None = None
 ) -> None:
-    """Log the end of an attempt, once the database has it.
+    """Log the end of an attempt, after the database has answered or the lease was lost.
 
     Args:
         outcome: The outcome as it was written; None: the lease was lost.
@@ -297,24 +300,25 @@ def log_outcome(
         status: State of the job afterwards, which can differ from the outcome.
     """
     name = "lost its lease" if outcome is None else outcome.name
-    level, of, reason, detail = logging.INFO, "", None, None
+    level, suffix, reason, detail = logging.INFO, "", None, None
     if isinstance(outcome, Failed):
         level = logging.ERROR if status == "failed" else logging.WARNING
-        of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
+        suffix = f" of {job.max_attempts}" if outcome.retryable else ", for good"
         reason, detail = outcome.error, outcome.detail
     elif isinstance(outcome, Snoozed) and outcome.detail is not None:
-        # A reason was given, or the job is not at fault for the exception. It can recur for ever.
+        # The handler gave a reason, or raised an exception that does not count. Warn, since it
+        # may recur without end.
         level, reason = logging.WARNING, outcome.detail
     if status == "failed" and not isinstance(outcome, Failed):
-        name, level, of = status, logging.ERROR, ", for good"
+        name, level, suffix = status, logging.ERROR, ", for good"
         reason = "the database refused its result; the error of the job has the reason"
-    elif status == "cancelled":  # whatever the handler made of it
+    elif status == "cancelled":  # also if the handler returned another outcome
         name = status
     if _log.isEnabledFor(level):
         _log.log(
             level,
             "Job %s (%s) %s, attempt %d%s%s (%.3f s)",
-            *(job.key, job.job_type, name, job.attempt, of),
+            *(job.key, job.job_type, name, job.attempt, suffix),
             f": {reason}" if reason else "",
             seconds,
         )

@@ -27,12 +27,12 @@ MAX_INTERVAL = 20.0
 #: Seconds from the start of a job to its confirmation, which is not sent if the outcome of the job
 #: is reported first.
 _CONFIRM_AFTER = 0.001
-_CONFIRM_AFTER_IN_BULK = 0.1
+_CONFIRM_AFTER_IN_BULK = 0.1  # the same while jobs end quickly
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
 # Maximum number of seconds that the thread sleeps: while a handler blocks the event loop, the timer
 # that wakes the thread for a confirmation does not run.
 _MAX_SLEEP = 1.0
-_MIN_TIMEOUT = 1.0  # seconds of a call, however short the lease is
+_MIN_TIMEOUT = 1.0  # minimum timeout of a call in seconds, even if a lease is shorter
 _FAULT_DELAY = 1.0  # seconds until the next tick after an unexpected exception
 _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 
@@ -91,15 +91,15 @@ class HeartbeatLoop:
         """Schedule the confirmation of the start of a job that just got its slot.
 
         A job that waits for the confirmation before it runs is confirmed at once. A job that runs
-        already is confirmed a little later, together with others, so that a job that ends before
-        then costs no call.
+        already is confirmed a little later, together with others. If it ends before, no call is
+        needed.
         """
         if lease.attempt is None or lease.extend_at < self._next_beat_at:
             self._woken.set()
         if lease.attempt is not None:
             delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
             lease.confirm_at = max(lease.confirm_at + delay, self._last_beat_at + _CONFIRM_INTERVAL)
-            # To wake the thread for each job at once would take longer than the smallest job.
+            # Waking the thread for each job would take longer than the smallest job.
             if self._timer is None:
                 self._start_timer(lease.confirm_at)
 
@@ -115,7 +115,7 @@ class HeartbeatLoop:
             self._start_timer(due_at)
 
     async def stop(self) -> None:
-        """End the thread. If it still waits for an answer after `_STOP_TIMEOUT`, leave it."""
+        """End the thread. Wait at most `_STOP_TIMEOUT` for it, since it may wait for an answer."""
         self._stopping = True
         self._woken.set()
         self._monitor.stop()
@@ -139,7 +139,7 @@ class HeartbeatLoop:
                 wait = self._tick(leases, shortest)
             except Exception:
                 _log.exception("The heartbeat failed and continues")
-            if warning is not None:  # after the heartbeat, since a log may take long
+            if warning is not None:  # after the heartbeat, since logging may take long
                 _log.warning(warning)
             self._woken.wait(wait)
             self._woken.clear()
@@ -152,7 +152,7 @@ class HeartbeatLoop:
         requests = self._requests  # `beat_now` may be called from here on
         extend_at = self._last_beat_at + MAX_INTERVAL if requests == self._served else -math.inf
         due_at = extend_at
-        for lease in leases:  # one pass, since it holds the GIL and the event loop waits
+        for lease in leases:  # in one pass, since the event loop waits for the GIL
             extend_at = min(extend_at, lease.extend_at)
             due_at = min(due_at, lease.due_at)
         self._next_beat_at = max(due_at, self._retry_at)
@@ -169,7 +169,7 @@ class HeartbeatLoop:
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
         """Send a heartbeat for the named leases; return False if one was not extended."""
         sent_at = time.monotonic()
-        # Honour the pause that the API asked for (Retry-After), unless a lease would expire in it.
+        # Honour the pause that the API asked for (Retry-After), unless a lease would expire first.
         quiet_until = self._calls.quiet_until
         if quiet_until > sent_at and all(lease.ends_at > quiet_until for lease in leases):
             self._retry_at = quiet_until
@@ -182,24 +182,24 @@ class HeartbeatLoop:
         try:
             answer = self._connection.call(call, timeout)
         except Exception as error:
-            self._note_failure(error, leases, shortest)
+            self._record_failure(error, leases, shortest)
             return False
-        self._calls.note_success(call.function)
+        self._calls.record_success(call.function)
         self._last_beat_at = sent_at
         if answer.busy:
             self._retry_at = sent_at + self._delay.next()
             named = [lease for lease in named if lease.job.key not in answer.busy]
         else:
             self._delay.reset()
-        for lease in named:  # lost ones too: do not send them again before on_answer drops them
+        for lease in named:  # lost ones too: they are not sent again before on_answer drops them
             lease.confirmed_at = sent_at
             lease.start_confirmed = True
         self._notify(self._on_answer, named, answer)
         self._notify(self._calls.emit, "heartbeat_answered")
         return not answer.busy
 
-    def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
-        self._calls.note_failure(error, "heartbeat_jobs")
+    def _record_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
+        self._calls.record_failure(error, "heartbeat_jobs")
         if is_refusal(error):
             self._calls.alarm(f"The project refuses heartbeats: {error}")
         now = time.monotonic()

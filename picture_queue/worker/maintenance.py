@@ -12,20 +12,20 @@ from picture_queue.worker._loop import BackgroundLoop
 _log = Log(__name__)
 
 _CALL_TIMEOUT = 10.0  # seconds, retries included
-#: Minimum number of seconds between two rounds: the database does other work as well.
+#: Minimum number of seconds between two calls: the database does other work as well.
 _MIN_PAUSE = 0.01
 #: Failures in a row before a warning. A single one, such as a restart of the database, is normal.
 _WARN_AFTER = 3
 
 
 class MaintenanceLoop(BackgroundLoop):
-    """Run the maintenance of the project while this worker holds the lease for it.
+    """The loop that runs the maintenance of the project while this worker holds its lease.
 
     The database decides who holds the lease, and answers each call with the time of the next one.
-    A failure of maintenance says nothing about other calls, so it is logged here.
+    A failure of maintenance does not mean that other calls fail, so it is logged separately.
 
     Args:
-        on_work: Called after a round that may have made jobs claimable.
+        on_work: Called after a call that may have made jobs claimable.
 
     Attributes:
         is_holder: Whether this worker holds the lease; True until an answer denies it.
@@ -48,7 +48,7 @@ class MaintenanceLoop(BackgroundLoop):
             self._on_work()
         self.is_holder = answer.leased
         if answer.leased:
-            await self._sleep(_MIN_PAUSE)  # a wake-up does not end it, unlike the wait below
+            await self._sleep(_MIN_PAUSE)  # unlike the wait below, not ended by a wake-up
             await self._wait(max(0.0, answer.next_in - _MIN_PAUSE))
         else:
             jitter = random.uniform(1.0, 1.2)  # noqa: S311 - spreads workers started together

@@ -11,12 +11,12 @@ from pydantic_core import to_json
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.options import Backoff
-from picture_queue.worker._signature import Shape, shape_of
+from picture_queue.worker._signature import HandlerSignature, read_signature
 from picture_queue.worker.verdicts import PermanentFailure
 
 _JOB_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_SHOWN = 100  # characters of a value in an error
+_MAX_SHOWN = 100  # characters of a value in an error
 
 
 def policy_of(
@@ -35,14 +35,16 @@ def policy_of(
     if queue is not None and not (isinstance(queue, str) and _QUEUE.fullmatch(queue)):
         hint = "Use letters, digits and _ . -"
         raise InvalidArgument("The name of the queue is invalid", detail=repr(queue), hint=hint)
-    for name, value, low in (
+    for name, value, minimum in (
         ("max_attempts", max_attempts, 1),
         ("timeout", timeout, 0.001),
         ("lease", lease, 1),
     ):
-        is_right = isinstance(value, int | float) and low <= value < math.inf
-        if value is not None and not is_right:
-            raise InvalidArgument(f"The policy's {name} is {value!r}", hint=f"Choose {low} or more")
+        is_valid = isinstance(value, int | float) and minimum <= value < math.inf
+        if value is not None and not is_valid:
+            raise InvalidArgument(
+                f"The policy's {name} is {value!r}", hint=f"Choose {minimum} or more"
+            )
     if not isinstance(backoff, Backoff):
         backoff = Backoff(base=backoff, cap=backoff_cap)
     elif backoff_cap is not None:
@@ -67,12 +69,12 @@ class Handler:
 
     Attributes:
         function: The function.
-        shape: The way to call it.
+        signature: The signature of the function.
         policy: The policy of the type, as `register_worker` takes it.
     """
 
     function: Callable[..., Any]
-    shape: Shape
+    signature: HandlerSignature
     policy: dict[str, Any]
 
     def call(self, payload: dict[str, Any], context: object) -> object:
@@ -82,18 +84,18 @@ class Handler:
             PermanentFailure: The payload is invalid; the message names the field and its value.
         """
         given: list[Any] = []
-        if self.shape.takes_payload:
-            given.append(self._validated(payload))
-        if self.shape.takes_context:
+        if self.signature.takes_payload:
+            given.append(self._validate(payload))
+        if self.signature.takes_context:
             given.append(context)
         return self.function(*given)
 
-    def _validated(self, payload: dict[str, Any]) -> Any:
-        if self.shape.payload is None:
+    def _validate(self, payload: dict[str, Any]) -> Any:
+        if self.signature.payload is None:
             return payload
         try:
-            # As JSON: strict types take a date or a uuid from text there, as they should.
-            return self.shape.payload.validate_json(to_json(payload))
+            # As JSON, since strict types accept a date or a UUID as text only in JSON.
+            return self.signature.payload.validate_json(to_json(payload))
         except ValidationError as error:
             raise PermanentFailure(_describe_fault(error)) from error
 
@@ -115,7 +117,7 @@ class Registry(dict[str, Handler]):
             )
         if job_type in self:
             raise InvalidArgument(f"{job_type!r} has a handler already")
-        self[job_type] = Handler(function, shape_of(job_type, function), policy)
+        self[job_type] = Handler(function, read_signature(job_type, function), policy)
 
     @property
     def job_types(self) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ def _describe_fault(error: ValidationError) -> str:
     fault = f"{field} is missing"
     if first["type"] != "missing":
         value = repr(first["input"])
-        shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+        shown = value if len(value) <= _MAX_SHOWN else value[: _MAX_SHOWN - 1] + "…"
         fault = f"{field} is {shown}: {first['msg']}"
     more = f" (and {len(others)} more)" if others else ""
     return f"The payload is invalid: {fault}{more}"

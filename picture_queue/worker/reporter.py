@@ -56,7 +56,7 @@ class Report:
 
 
 class Reporter(BackgroundLoop):
-    """Send the outcomes that were added since the last answer.
+    """The loop that sends the outcomes which were added since the last answer.
 
     Args:
         slots: The slots, which show whether many jobs finish at the same time.
@@ -81,7 +81,7 @@ class Reporter(BackgroundLoop):
         self._batch_size = BATCH
 
     def put(self, job: ClaimedJob, outcome: Outcome, duration: float | None = None) -> None:
-        """Take an outcome; it is written in the background."""
+        """Add an outcome; it is written in the background."""
         self._add(Report(job, outcome, duration))
 
     async def stop(self, timeout: float) -> None:
@@ -109,9 +109,11 @@ class Reporter(BackgroundLoop):
         if not self._waiting:
             await self._wait(None)
             return
-        is_few = self._slots.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping
-        # Even 0 lets the jobs that end in this turn of the event loop add their outcomes.
-        await asyncio.sleep(_GATHER_TIME if is_few else 0)
+        should_gather = (
+            self._slots.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping
+        )
+        # Even a sleep of 0 lets jobs that end in this iteration of the event loop add outcomes.
+        await asyncio.sleep(_GATHER_TIME if should_gather else 0)
         batch = list(islice(self._waiting.values(), self._batch_size))
         await self._send(batch)
 
@@ -119,16 +121,17 @@ class Reporter(BackgroundLoop):
         call = _rpc.report_jobs([report.item for report in batch])
         try:
             # A worker that stops has no time for a pause that the API asked for.
-            how = {"urgent": self.stopping, "counts": self._locked_reporter is not None}
-            answers = await self._calls.call(call, _REPORT_TIMEOUT, **how)
+            options = {"urgent": self.stopping, "counts": self._locked_reporter is not None}
+            answers = await self._calls.call(call, _REPORT_TIMEOUT, **options)
         except Exception as error:
             is_at_fault = isinstance(error, ValueError | TypeError | RecursionError | TooLarge)
             if is_at_fault and len(batch) > 1:
-                # At once, before new outcomes join the one at fault.
+                # Split the batch at once, before new outcomes join the faulty one.
                 for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
                     await self._send(half)
                 return
-            # Others first, in smaller batches: one that cannot be sent must not delay the rest.
+            # Send other outcomes first, in smaller batches: an outcome that cannot be sent must not
+            # delay the rest.
             self._batch_size = max(1, len(batch) // 2)
             for report in batch:
                 if self._remove(report):
@@ -140,9 +143,11 @@ class Reporter(BackgroundLoop):
                 self._hand_over(batch[0])
             raise
         self._batch_size = min(self._batch_size * 2, BATCH)
-        self._take_answers(batch, answers)
+        self._process_answers(batch, answers)
 
-    def _take_answers(self, batch: list[Report], answers: Mapping[str, Mapping[str, Any]]) -> None:
+    def _process_answers(
+        self, batch: list[Report], answers: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         written, locked = [], []
         for report in batch:
             answer = answers.get(report.job.key, {"outcome": "stale"})
@@ -162,10 +167,10 @@ class Reporter(BackgroundLoop):
             self._hand_over(report)
 
     def _hand_over(self, report: Report) -> None:
-        """Leave the outcome of a locked job to the other reporter."""
+        """Pass the outcome of a locked job to the reporter of locked jobs."""
         if self._locked_reporter is not None and self._remove(report):
             self._locked_reporter._add(report)
-            self._slots.note_locked(report.job)
+            self._slots.mark_locked(report.job)
             self._on_written([])  # no lease ends, but the worker may claim again
 
     def _log_answer(self, report: Report, answer: str, status: str | None) -> None:
@@ -178,7 +183,7 @@ class Reporter(BackgroundLoop):
         self._calls.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
-        """Report a failure instead of an outcome that is refused; give up if it is one already."""
+        """Replace a refused outcome with a failure; give up if it is such a failure already."""
         if self._waiting.get(report.job.key) is not report:
             return
         if isinstance(report.outcome, Failed) and not report.outcome.detail:

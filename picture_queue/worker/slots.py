@@ -21,13 +21,13 @@ _log = Log(__name__)
 MAX_CLAIM = 1000
 #: Seconds of work to hold ahead, at the measured rate at which jobs end.
 AHEAD_SECONDS = 0.25
-#: Minimum duration of that measurement in seconds: a few quick jobs do not predict the next ones.
+#: Minimum duration in seconds of a measurement of the rate: a few quick jobs predict nothing.
 _MIN_SAMPLE = AHEAD_SECONDS / 16
 #: While jobs are to be held ahead, a claim asks for this many at least, or for half of the target
 #: if that is less.
 MIN_CLAIM = 500
-#: Seconds that a job is held ahead at most. Then it is released for other workers.
-MAX_HELD = 1.0
+#: Maximum number of seconds that a job is held ahead. Then it is released for other workers.
+MAX_HELD_SECONDS = 1.0
 _CHECK_HELD = 0.05  # seconds between two checks of the jobs that are held ahead
 
 
@@ -128,13 +128,13 @@ class Slots:
         """Return how many jobs to claim now.
 
         While jobs end quickly, the worker claims more than it has slots for, so that it has work
-        until the next answer: as many as end within `AHEAD_SECONDS`. For long jobs that is none.
+        until the next answer: as many as end within `AHEAD_SECONDS`. For long jobs, this is 0.
         """
         if self._pausing:
             return 0
         ahead = self._target_ahead()
         wanted = self.free + ahead - len(self._held)
-        # While jobs are to be held ahead, do not make a call for a few. Otherwise make it for one.
+        # While jobs are to be held ahead, do not claim only a few. Otherwise, claim even one job.
         if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
         # Stop claiming while outcomes cannot be written. Up to MAX_CLAIM outcomes that wait for a
@@ -154,7 +154,7 @@ class Slots:
     def _busy_for(self) -> float:
         return time.monotonic() - self._busy_since if self._taken else 0.0
 
-    def note_answer(self) -> None:
+    def restart_measurement(self) -> None:
         """Begin a new measurement of the rate after an answer, if enough jobs have ended."""
         if self._ended >= self.concurrency:
             self._last_target = self._target_ahead()
@@ -167,7 +167,7 @@ class Slots:
         self._pausing.add(job.key)
         self.release_unstarted()
 
-    def note_locked(self, job: ClaimedJob) -> None:
+    def mark_locked(self, job: ClaimedJob) -> None:
         """Allow claims although the outcome of this job waits for a lock on its row."""
         self._pausing.discard(job.key)
         self._locked.add(job.key)
@@ -180,12 +180,12 @@ class Slots:
             return [lease for lease in self._leases.values() if lease.confirm_at < math.inf]
 
     def next_confirm_at(self) -> float:
-        """Return when to confirm the next start of a job that still runs; infinite without one."""
+        """Return the time to confirm the next start of a running job; infinite if there is none."""
         running = (lease for lease in self._taken.values() if not lease.has_outcome)
         return min((one.confirm_at for one in running if not one.start_confirmed), default=math.inf)
 
     def find(self, job_key: str) -> Lease | None:
-        """Return the lease of a job."""
+        """Return the lease of a job, or None."""
         return self._leases.get(job_key)
 
     def add(self, lease: Lease) -> Lease | None:
@@ -204,7 +204,8 @@ class Slots:
 
     def drop_lease(self, job: ClaimedJob) -> None:
         """Remove a lease that ended. If its attempt has not started, free the slot as well."""
-        # In any case: an outcome can be handed over after its lease was lost.
+        # Also without a lease: an outcome can be passed to the other reporter after its lease was
+        # lost.
         self._pausing.discard(job.key)
         self._locked.discard(job.key)
         lease = self._leases.get(job.key)
@@ -251,7 +252,7 @@ class Slots:
 
     def hold(self, lease: Lease) -> None:
         """Hold a job until a slot is free."""
-        until = time.monotonic() + min(MAX_HELD, lease.seconds / 3)
+        until = time.monotonic() + min(MAX_HELD_SECONDS, lease.seconds / 3)
         self._held.append((lease, until))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_CHECK_HELD, self._check_held)

@@ -23,7 +23,7 @@ from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
 from picture_queue.worker._loop import BackgroundLoop, wait_for
 from picture_queue.worker.claimer import Claimer
-from picture_queue.worker.executor import CLEANUP, Attempt, Stop
+from picture_queue.worker.executor import CLEANUP_TIMEOUT, Attempt, StopReason
 from picture_queue.worker.heartbeat import HeartbeatLoop
 from picture_queue.worker.maintenance import MaintenanceLoop
 from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
@@ -40,8 +40,8 @@ _log = Log(__name__)
 
 # Seconds for an answer, retries included.
 _REGISTER_TIMEOUT = 60.0
-_REGISTER_TRY = 10.0  # of these, for one try: a connection may be dead
-_ATTEMPT_TIMEOUT = 5.0  # to a call of an attempt: its progress, or lines of its log
+_REGISTER_CALL_TIMEOUT = 10.0  # for one of the calls: a connection may be dead
+_ATTEMPT_TIMEOUT = 5.0  # for a call of an attempt, which writes its progress or log
 _LAST_CLAIM_TIMEOUT = 5.0
 _LAST_REPORT_TIMEOUT = 15.0
 _UNREGISTER_TIMEOUT = 3.0
@@ -50,9 +50,9 @@ _UNREGISTER_TIMEOUT = 3.0
 class Supervisor:
     """The parts of a running worker, and the path of its jobs between them.
 
-    The claimer takes jobs, each with a lease. An attempt of a job starts when there is a slot for
-    it. The outcome of the attempt goes to the reporter, and the lease ends when the reporter has
-    written it.
+    The claimer claims jobs, each with a lease. An attempt of a job starts when a slot is free. The
+    outcome of the attempt goes to the reporter, and the lease ends when the reporter has written
+    the outcome.
 
     Args:
         backend: The connection to the worker's project.
@@ -74,25 +74,25 @@ class Supervisor:
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._client_backend = backend
-        self._backend = duplicate.with_own_pool(backend)  # handlers cannot take its connections
+        self._backend = duplicate.with_own_pool(backend)  # handlers cannot use its connections
         self._events = events
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
         self._on_failure = on_failure
-        self._stuck: list[Attempt] = []  # their handlers still run long after they were given up
-        self._log_tasks: set[asyncio.Task[None]] = set()  # they write the last lines of attempts
+        self._stuck: list[Attempt] = []  # given up long ago, but their handlers still run
+        self._log_tasks: set[asyncio.Task[None]] = set()  # they send the last log lines of attempts
         self._is_started = self._stopping = False
-        self._is_urgent = False  # stop_now() was called
-        self._wait_over = asyncio.Event()
+        self._stops_now = False  # after `stop_now`
+        self._attempts_done = asyncio.Event()
         calls = self._calls = WorkerCalls(self._backend, self.name, emit)
         slots = self._slots = Slots(settings.concurrency, self._release)
         # Outcomes of locked jobs are sent in separate calls, so they do not delay other outcomes.
-        self._locked_reporter = Reporter(calls, slots, self._written)
-        self._reporter = Reporter(calls, slots, self._written, self._locked_reporter)
-        self._claimer = Claimer(calls, registry.job_types, self._settings, slots, self._take)
+        self._locked_reporter = Reporter(calls, slots, self._on_written)
+        self._reporter = Reporter(calls, slots, self._on_written, self._locked_reporter)
+        self._claimer = Claimer(calls, registry.job_types, self._settings, slots, self._accept_job)
         self._maintenance = MaintenanceLoop(calls, self._claimer.request_claim)
-        self._heartbeat = HeartbeatLoop(calls, slots, self._take_heartbeat, self._lose)
-        self._wake_ups = WakeUps(self._settings.queue_names, self._note_listening, self._wake_up)
+        self._heartbeat = HeartbeatLoop(calls, slots, self._on_heartbeat, self._on_lease_lost)
+        self._wake_ups = WakeUps(self._settings.queue_names, self._on_listening, self._on_wake_up)
 
     @property
     def is_ready(self) -> bool:
@@ -130,7 +130,9 @@ class Supervisor:
         while True:
             try:
                 call = _rpc.register_worker(self.name, queues, policies)
-                return await self._backend.call(call, min(deadline.remaining(), _REGISTER_TRY))
+                return await self._backend.call(
+                    call, min(deadline.remaining(), _REGISTER_CALL_TIMEOUT)
+                )
             except (Busy, ConnectionFailed) as error:
                 pause = max(delay.next(), error.retry_after or 0.0)
                 if pause >= deadline.remaining():
@@ -139,49 +141,49 @@ class Supervisor:
             await asyncio.sleep(pause)
 
     async def stop(self) -> None:
-        """End in order: no more claims, then the attempts, their outcomes, their leases.
+        """Stop the parts in order: claims, attempts, reports of outcomes, heartbeats.
 
-        Each wait has a bound, and ends if other code cancels it, as it may cancel every task of the
-        event loop. A stop that is cut short would lose outcomes and leases.
+        Each step has a timeout. Other code may cancel every task of the event loop, which ends the
+        current step, but not the stop: outcomes and leases would be lost.
         """
         self._stopping = True
         self._wake_ups.stop()
-        await _outlast_cancel(self._maintenance.stop(0))
+        await _run_stop_step(self._maintenance.stop(0))
         await _stop_loop(self._claimer, _LAST_CLAIM_TIMEOUT)
         self._slots.release_unstarted()
         for attempt in self._slots.attempts:
             attempt.shutdown_requested = True
-        await _outlast_cancel(self._wait_for_attempts(self._settings.shutdown_grace))
+        await _run_stop_step(self._wait_for_attempts(self._settings.shutdown_grace))
         for attempt in self._slots.attempts:
-            attempt.stop(Stop.SHUTDOWN)
-        await _outlast_cancel(self._wait_for_attempts(CLEANUP))
+            attempt.stop(StopReason.SHUTDOWN)
+        await _run_stop_step(self._wait_for_attempts(CLEANUP_TIMEOUT))
         for attempt in self._slots.attempts:
             attempt.give_up()
         if self._log_tasks:
-            await _outlast_cancel(asyncio.wait(self._log_tasks, timeout=_LAST_REPORT_TIMEOUT))
+            await _run_stop_step(asyncio.wait(self._log_tasks, timeout=_LAST_REPORT_TIMEOUT))
         await _stop_loop(self._reporter, _LAST_REPORT_TIMEOUT)
         await _stop_loop(self._locked_reporter, _LAST_REPORT_TIMEOUT)
-        await _outlast_cancel(self._heartbeat.stop())
-        await _outlast_cancel(self._unregister())
+        await _run_stop_step(self._heartbeat.stop())
+        await _run_stop_step(self._unregister())
         _log.info("Worker %s has stopped", self.name)
 
     async def _unregister(self) -> None:
-        with contextlib.suppress(Exception):  # it is forgotten within a minute anyway
+        with contextlib.suppress(Exception):  # the database drops the worker within a minute
             await self._backend.call(_rpc.unregister_worker(self.name), _UNREGISTER_TIMEOUT)
         if self._backend is not self._client_backend:
             await self._backend.aclose()
 
     def stop_now(self) -> None:
-        """Make a stop quick: running jobs are released at once."""
-        self._is_urgent = True
-        self._wait_over.set()
+        """Let the stop release running jobs at once."""
+        self._stops_now = True
+        self._attempts_done.set()
 
     async def _wait_for_attempts(self, seconds: float) -> None:
-        """Wait until all attempts have an outcome, at most so long and not after `stop_now`."""
-        if self._is_urgent or self._all_have_outcomes():
+        """Wait until all attempts have an outcome, the time is over, or `stop_now` is called."""
+        if self._stops_now or self._all_have_outcomes():
             return
-        self._wait_over.clear()
-        await wait_for(self._wait_over, seconds)
+        self._attempts_done.clear()
+        await wait_for(self._attempts_done, seconds)
 
     def _all_have_outcomes(self) -> bool:
         return all(attempt.has_outcome for attempt in self._slots.attempts)
@@ -195,18 +197,18 @@ class Supervisor:
 
     # --- the path of a job ---
 
-    def _take(self, job: ClaimedJob, asked_at: float) -> None:
+    def _accept_job(self, job: ClaimedJob, claimed_at: float) -> None:
         """Start a claimed job, hold it until a slot is free, or release it."""
-        lease = Lease(job, asked_at)
+        lease = Lease(job, claimed_at)
         older = self._slots.add(lease)
         if older is not None and older.attempt is not None:
-            older.attempt.stop(Stop.LOST)
+            older.attempt.stop(StopReason.LOST)
         if self._stopping or not lease.is_valid:
             self._release(job)
         elif job.unreadable is not None:
-            self._refuse(job, f"The job cannot be read: {job.unreadable}")
+            self._fail_unstarted(job, f"The job cannot be read: {job.unreadable}")
         elif self._slots.free > 0:
-            self._begin(lease)
+            self._start_job(lease)
         else:
             self._slots.hold(lease)
 
@@ -214,15 +216,16 @@ class Supervisor:
         """Release a job that was not started."""
         self._reporter.put(job, Released())
 
-    def _refuse(self, job: ClaimedJob, error: str) -> None:
-        """Fail a job that cannot be started, without an effect on those claimed with it."""
+    def _fail_unstarted(self, job: ClaimedJob, error: str) -> None:
+        """Fail a job that cannot be started, without an effect on jobs claimed with it."""
         _log.error("Job %s (%s) fails without a start: %s", job.key, job.job_type, error)
         self._reporter.put(job, Failed(clean(error), retryable=False))
 
-    def _begin(self, lease: Lease) -> None:
+    def _start_job(self, lease: Lease) -> None:
         """Give a job a slot and start it.
 
-        If the database must note its start first, the job waits in the slot for the second call.
+        If the database must confirm the start first, the job waits in its slot for a second call of
+        this method.
         """
         job, attempt = lease.job, None
         if lease.start_confirmed or not job.confirm_start:
@@ -230,16 +233,16 @@ class Supervisor:
                 attempt = Attempt(self._registry[job.job_type], job, self)
             except Exception as error:
                 self._slots.free_slot(job)
-                self._refuse(job, f"The job cannot be started: {error!r}")
+                self._fail_unstarted(job, f"The job cannot be started: {error!r}")
                 return
         self._slots.assign_slot(lease, attempt)
         self._heartbeat.schedule_confirm(lease)
 
     def on_outcome(self, attempt: Attempt) -> None:
-        """Hand the outcome of an attempt to the reporter. Its slot stays taken until `on_end`."""
+        """Pass the outcome of an attempt to the reporter. Its slot stays taken until `on_end`."""
         job, outcome = attempt.job, attempt.outcome
         if isinstance(outcome, Snoozed) and outcome.pause_key is not None:
-            self._slots.pause_claims(job)  # the jobs behind it are to wait as well
+            self._slots.pause_claims(job)  # jobs with the same limit key must wait too
         if outcome is not None and attempt.has_unsent_lines:
             task = asyncio.create_task(self._report_after_log(attempt, outcome))
             self._log_tasks.add(task)
@@ -250,7 +253,7 @@ class Supervisor:
             loop = asyncio.get_running_loop()
             loop.call_later(self._settings.stuck_after, self._check_stuck, attempt)
         if self._stopping and self._all_have_outcomes():
-            self._wait_over.set()
+            self._attempts_done.set()
         self._calls.emit("outcome", job, outcome.name if outcome else None)
 
     def on_end(self, attempt: Attempt) -> None:
@@ -274,7 +277,7 @@ class Supervisor:
             f"{stuck} of {slots} slots are lost that way"
         )
         if 2 * stuck >= slots:
-            hint = "Start a new process, and set a timeout for whatever the handlers wait for"
+            hint = "Start a new process, and set a timeout for everything that handlers wait for"
             text = "Handlers that do not end hold half of the worker's slots"
             self._on_failure(WorkerStuck(text, hint=hint))
 
@@ -282,21 +285,21 @@ class Supervisor:
         if self._stopping:
             return
         while self._slots.free > 0 and (lease := self._slots.pop_held()) is not None:
-            self._begin(lease)
+            self._start_job(lease)
         self._claimer.slot_freed()
 
-    def _written(self, jobs: Sequence[ClaimedJob]) -> None:
+    def _on_written(self, jobs: Sequence[ClaimedJob]) -> None:
         """Drop the leases of jobs for whose outcomes the database has answered."""
         for job in jobs:
             self._slots.drop_lease(job)
         self._claimer.demand_changed()
 
     async def _report_after_log(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Write the last lines while the lease that fences them is in force."""
+        """Send the last log lines while the lease is valid, then report the outcome."""
         try:
             await attempt.log.flush()
         finally:  # other code may cancel this task
-            # Its lease may be lost meanwhile, and this worker may have claimed the job again.
+            # The lease may be lost meanwhile, and this worker may have claimed the job again.
             if self._slots.lease_of(attempt) is not None:
                 self._reporter.put(attempt.job, outcome, attempt.duration)
 
@@ -306,30 +309,32 @@ class Supervisor:
             return await self._calls.call(call, _ATTEMPT_TIMEOUT, counts=False)
         except StaleLease:
             if (lease := self._slots.lease_of(attempt)) is not None:
-                self._lose(lease, f"the database refused its {name}")
+                self._on_lease_lost(lease, f"the database refused its {name}")
         except Exception as error:
             _log.debug("The %s of job %s was not written: %s", name, attempt.job.id, error)
         return None
 
     # --- heartbeats ---
 
-    def _take_heartbeat(self, leases: list[Lease], answer: HeartbeatAnswer) -> None:
+    def _on_heartbeat(self, leases: list[Lease], answer: HeartbeatAnswer) -> None:
         """Start jobs whose start is confirmed; stop those that are cancelled or lost."""
         for lease in leases:
             if lease.job.key in answer.lost:
-                self._lose(lease, "the database gave the job to another worker, or ended it")
+                self._on_lease_lost(
+                    lease, "the database gave the job to another worker, or ended it"
+                )
                 continue
             if self._slots.is_waiting(lease):
                 if lease.is_valid:
-                    self._begin(lease)
+                    self._start_job(lease)
                 else:
                     self._slots.drop_lease(lease.job)  # another worker may have it
                 if lease.attempt is None:  # it did not start
                     self._fill_slots()
             if lease.job.key in answer.cancel and lease.attempt is not None:
-                lease.attempt.stop(Stop.CANCEL)
+                lease.attempt.stop(StopReason.CANCEL)
 
-    def _lose(self, lease: Lease, reason: str) -> None:
+    def _on_lease_lost(self, lease: Lease, reason: str) -> None:
         """Drop a lease that ended, and stop its handler."""
         self._slots.drop_lease(lease.job)
         if lease.attempt is None or lease.attempt.has_outcome:
@@ -337,19 +342,19 @@ class Supervisor:
         else:
             text = "The lease of job %s is lost and its handler stopped: %s"
             _log.warning(text, lease.job.id, reason)
-            lease.attempt.stop(Stop.LOST)
+            lease.attempt.stop(StopReason.LOST)
 
     # --- wake-ups ---
 
-    def _note_listening(self, joined: bool) -> None:
-        """Note which wake-ups arrive; after a new subscription, act as if one was missed."""
+    def _on_listening(self, joined: bool) -> None:
+        """Record whether all wake-ups arrive. After a subscription, act as if one was missed."""
         self._claimer.receives_wake_ups = self._wake_ups.all_arrive
         if joined:
             self._claimer.request_claim()
             self._heartbeat.beat_now()
             self._calls.emit("listening", len(self._wake_ups.joined))
 
-    def _wake_up(self, reason: str) -> None:
+    def _on_wake_up(self, reason: str) -> None:
         """Do what a wake-up requests."""
         if reason == "cancel":
             self._heartbeat.beat_now()
@@ -359,7 +364,7 @@ class Supervisor:
             self._claimer.request_claim()
 
 
-async def _outlast_cancel(step: Awaitable[object]) -> bool:
+async def _run_stop_step(step: Awaitable[object]) -> bool:
     """Await a step of the stop; return False if other code cancelled it."""
     try:
         await step
@@ -370,6 +375,6 @@ async def _outlast_cancel(step: Awaitable[object]) -> bool:
 
 
 async def _stop_loop(loop: BackgroundLoop, timeout: float) -> None:
-    if not await _outlast_cancel(loop.stop(timeout)):
-        # What cancelled the step most likely cancelled the loop as well, with work left.
-        await _outlast_cancel(loop.stop(timeout))
+    if not await _run_stop_step(loop.stop(timeout)):
+        # The other code most likely cancelled the loop as well, before its work was finished.
+        await _run_stop_step(loop.stop(timeout))

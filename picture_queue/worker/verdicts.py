@@ -1,16 +1,16 @@
-"""Decisions of handlers about their jobs, returned or raised, and the outcomes they make.
+"""Decisions of handlers about their jobs, returned or raised, and their outcomes.
 
 - a value that is JSON → `Completed`;
 - a `Verdict` → its outcome: run it later (`Snooze`), try again (`Retry`), pause the queue
   (`RateLimited`), wait for an external event (`Park`), end it (`Cancel`);
 - `PermanentFailure` → `Failed` without another attempt;
 - any other exception → `Failed`, with another attempt after the backoff if one is left. Attributes
-  of the exception refine that: ``retryable`` (bool), ``retry_after`` (seconds instead of the
+  of the exception refine this: ``retryable`` (bool), ``retry_after`` (seconds instead of the
   backoff), ``public`` (the text the owner of the job sees instead of ``Type: message``), ``counts``
-  (False: the job is not at fault, the attempt does not count) and, with that, ``pause_key`` (a
-  limit key that is paused for ``retry_after`` seconds).
+  (False: the job is not at fault, so the attempt does not count) and, if ``counts`` is False,
+  ``pause_key`` (a limit key that is paused for ``retry_after`` seconds).
 
-A wait is at most a year: a longer one is shortened to that.
+A wait of more than a year is shortened to a year.
 """
 
 import copyreg
@@ -35,7 +35,7 @@ from picture_queue.worker.outcomes import (
     wait_until,
 )
 
-#: Largest result that is sent, in bytes of JSON; the database has its own, smaller limit.
+#: Largest result that is sent, in bytes of JSON; the database has a smaller limit.
 MAX_RESULT_SIZE = 8 * 1024 * 1024
 
 _NO_REASON = "The handler asked for another attempt"
@@ -54,14 +54,14 @@ class Verdict(Exception):
     """
 
     def __post_init__(self) -> None:
-        self.outcome("")  # validates the arguments where they are given
+        self.outcome("")  # validates the arguments when the verdict is created
 
     def outcome(self, queue: str) -> Outcome:
         """Return the outcome of a job of that queue; raises `InvalidArgument` as above."""
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the fields too, for handlers that use processes: `Exception` drops keywords."""
+        """Pickle the fields too: `Exception` drops keyword arguments between processes."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
@@ -73,8 +73,8 @@ class Snooze(Verdict):
     """Run the job again later; the attempt is not counted.
 
     Args:
-        seconds: Seconds until then.
-        until: The time to run it, instead of ``seconds``.
+        seconds: Seconds until the next run.
+        until: The time of the next run, instead of ``seconds``.
         reason: The reason for operators: a text or an exception.
     """
 
@@ -83,8 +83,8 @@ class Snooze(Verdict):
     reason: str | BaseException | None = None
 
     def outcome(self, queue: str) -> Outcome:
-        delay, at = _wait("Snooze", self.seconds, "until", self.until)
-        return Snoozed(delay, at, detail=_reason(self.reason))
+        delay, at = _parse_wait("Snooze", self.seconds, "until", self.until)
+        return Snoozed(delay, at, detail=_clean_reason(self.reason))
 
 
 @dataclass(eq=False)
@@ -106,8 +106,8 @@ class Retry(Verdict):
     def outcome(self, queue: str) -> Outcome:
         delay, at = None, None
         if self.seconds is not None or self.at is not None:
-            delay, at = _wait("Retry", self.seconds, "at", self.at)
-        reason = _reason(self.reason) or _NO_REASON
+            delay, at = _parse_wait("Retry", self.seconds, "at", self.at)
+        reason = _clean_reason(self.reason) or _NO_REASON
         return Failed(reason, traceback_of(self), delay_seconds=delay, run_at=at)
 
 
@@ -129,14 +129,14 @@ class RateLimited(Verdict):
     reason: str | BaseException | None = None
 
     def outcome(self, queue: str) -> Outcome:
-        key = _checked_name("key", self.key) or f"queue:{queue}"
-        delay = _seconds("RateLimited", self.seconds)
-        return Snoozed(delay, pause_key=key, detail=_reason(self.reason))
+        key = _check_name("key", self.key) or f"queue:{queue}"
+        delay = _parse_seconds("RateLimited", self.seconds)
+        return Snoozed(delay, pause_key=key, detail=_clean_reason(self.reason))
 
 
 @dataclass(eq=False)
 class Park(Verdict):
-    """Wait for an external event without a worker; the attempt is kept.
+    """Wait for an external event without a worker; the attempt number stays the same.
 
     Args:
         seconds: Seconds to wait at most; then the job is run again without the event.
@@ -148,7 +148,7 @@ class Park(Verdict):
     event: str | None = None
 
     def outcome(self, queue: str) -> Outcome:
-        return Parked(_seconds("Park", self.seconds), _checked_name("event", self.event))
+        return Parked(_parse_seconds("Park", self.seconds), _check_name("event", self.event))
 
 
 @dataclass(eq=False)
@@ -205,7 +205,7 @@ def from_error(error: BaseException, queue: str) -> Outcome:
     """Return the outcome that an exception of a handler asks for; raises nothing."""
     try:
         return _outcome_of(error, queue)
-    # An exception's properties are the user's code, and a verdict can be changed after it was made.
+    # Properties of an exception run code of the user, and a verdict may have been changed.
     except BaseException as fault:
         text = f"{describe(error)} (it cannot be read: {describe(fault)})"
         return Failed(clean(text), traceback_of(error))
@@ -223,7 +223,7 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
         key: Any = _attribute(cause, "pause_key")
         return Snoozed(
             _DEFAULT_SNOOZE if delay is None else delay,
-            pause_key=None if _fault_of_name("pause_key", key) else key,
+            pause_key=None if _find_name_fault("pause_key", key) else key,
             detail=clean(describe(cause)),
         )
     public = _attribute(cause, "public")
@@ -236,7 +236,7 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
 
 
 def _attribute(error: BaseException, name: str) -> object:
-    """Return an attribute of an exception, None where it has none or its property raises."""
+    """Return an attribute of an exception; None if it is missing or its property raises."""
     try:
         return getattr(error, name, None)
     except BaseException:
@@ -244,11 +244,11 @@ def _attribute(error: BaseException, name: str) -> object:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return the exception that was raised, without the groups of task groups around it."""
+    """Return the exception that was raised, taken out of exception groups with one member."""
     for _ in range(_MAX_GROUP_DEPTH):
         if type(error) is ExitOfTask and error.__cause__ is not None:
             error = error.__cause__
-        # Not isinstance(): it asks for a property of the exception.
+        # Not isinstance(), which reads `__class__`: that may be a property that raises.
         is_group = issubclass(type(error), BaseExceptionGroup)
         members = _attribute(error, "exceptions") if is_group else None
         if not isinstance(members, tuple) or len(members) != 1:
@@ -257,24 +257,26 @@ def cause_of(error: BaseException) -> BaseException:
     return error
 
 
-def _reason(reason: object) -> str | None:
+def _clean_reason(reason: object) -> str | None:
     if reason is None:
         return None
     text = describe(reason) if isinstance(reason, BaseException) else text_of(reason)
     return clean(text) or None
 
 
-def _seconds(verdict: str, value: object) -> float:
+def _parse_seconds(verdict: str, value: object) -> float:
     seconds = wait_seconds(value)
     if seconds is None:
         raise InvalidArgument(f"{verdict} takes seconds, 0 or more", detail=f"seconds is {value!r}")
     return seconds
 
 
-def _wait(verdict: str, seconds: object, name: str, at: Any) -> tuple[float | None, str | None]:
+def _parse_wait(
+    verdict: str, seconds: object, name: str, at: Any
+) -> tuple[float | None, str | None]:
     """Return the seconds or the time, whichever is given."""
     if at is None:
-        return _seconds(verdict, seconds), None
+        return _parse_seconds(verdict, seconds), None
     if seconds is not None:
         raise InvalidArgument(f"{verdict} takes seconds or {name}, not both")
     if not isinstance(at, datetime) or at != at:  # pandas.NaT: a datetime, not equal to itself
@@ -282,14 +284,14 @@ def _wait(verdict: str, seconds: object, name: str, at: Any) -> tuple[float | No
     return None, wait_until(at)
 
 
-def _checked_name(name: str, value: str | None) -> str | None:
-    fault = None if value is None else _fault_of_name(name, value)
+def _check_name(name: str, value: str | None) -> str | None:
+    fault = None if value is None else _find_name_fault(name, value)
     if fault is not None:
         raise InvalidArgument(fault, detail=repr(value))
     return value
 
 
-def _fault_of_name(name: str, value: object) -> str | None:
+def _find_name_fault(name: str, value: object) -> str | None:
     """Return the fault for which `report_jobs` would refuse the name of an event or a limit key."""
     if not isinstance(value, str) or not 1 <= len(value) <= _MAX_NAME_LENGTH:
         size = len(value) if isinstance(value, str) else repr(value)

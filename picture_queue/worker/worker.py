@@ -32,7 +32,7 @@ _CLOSE_TIMEOUT = 10.0
 
 
 class Worker:
-    """Claim jobs and run their handlers.
+    """A worker, which claims jobs and runs their handlers.
 
     Args:
         client: A client with a service key; the worker does not close it. None: the worker creates
@@ -99,9 +99,9 @@ class Worker:
         """True if the worker stops, or stopped, because stuck handlers hold half of its slots.
 
         Only a new process can free these slots, since a thread cannot be ended from outside. A
-        handler is stuck if it still runs ``stuck_after`` seconds after its attempt was given up:
-        for a plain function at its timeout, its cancel or the loss of its lease, for an async one
-        up to 25 seconds later. The worker lets the other jobs finish before it stops.
+        handler is stuck if it still runs ``stuck_after`` seconds after its attempt was given up.
+        An attempt is given up at its timeout, its cancellation or the loss of its lease; with an
+        async handler, up to 25 seconds later. The worker lets other jobs finish before it stops.
         """
         return isinstance(self._failure, WorkerStuck)
 
@@ -285,8 +285,8 @@ class Worker:
             await supervisor.stop()
         except (Exception, asyncio.CancelledError):
             _log.exception("The stop of the worker failed")
-        # Not in a finally clause: Python also runs those when it destroys the coroutine of a closed
-        # event loop, and the worker may be running again by then.
+        # Not in a finally clause: Python also runs such a clause when it destroys the coroutine of
+        # a closed event loop. At that time, the worker may be running again.
         self._supervisor = None
         for callback in self._after_stop:
             await _call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)
@@ -317,8 +317,8 @@ class Worker:
             self._begin_to_stop()
 
 
-async def _call_with_timeout(seconds: float, what: str, function: Callback) -> None:
-    """Call a function that may hang or raise; return after so many seconds at the latest."""
+async def _call_with_timeout(seconds: float, description: str, function: Callback) -> None:
+    """Call a function that may hang or raise; return after the seconds at the latest."""
 
     async def call() -> None:
         try:
@@ -326,12 +326,12 @@ async def _call_with_timeout(seconds: float, what: str, function: Callback) -> N
             if inspect.isawaitable(result):
                 await result
         except BaseException as error:
-            _log.error("%s failed: %s\n%s", what, describe(error), traceback_of(error))
+            _log.error("%s failed: %s\n%s", description, describe(error), traceback_of(error))
 
     task = asyncio.create_task(call())
     await asyncio.wait({task}, timeout=seconds)
     if not task.done():
-        _log.error("%s has not ended in %g s", what, seconds)
+        _log.error("%s has not ended in %g s", description, seconds)
         task.cancel()
         await asyncio.wait({task}, timeout=1.0)
         abandon(task)

@@ -285,7 +285,7 @@ def postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[Pat
     )
     process = server.launch()
     try:
-        asyncio.run(server.ready(process))
+        asyncio.run(server.wait_until_ready(process))
         yield server.socket
     finally:
         process.terminate()

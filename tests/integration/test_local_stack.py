@@ -36,7 +36,7 @@ from picture_queue.local import stack as local
 from picture_queue.local.binaries import _find_parts, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.ports import HOST_6, listen
-from picture_queue.local.processes import runs
+from picture_queue.local.processes import is_running
 
 # Without fsync the tests write less. A killed process loses no data without it either.
 quick = functools.partial(LocalSupabase, durable=False)
@@ -124,7 +124,7 @@ class Footprint:
             await asyncio.sleep(0.02)
 
     def _left(self) -> list[str]:
-        left = [str(process) for process in self.processes if runs(process)]
+        left = [str(process) for process in self.processes if is_running(process)]
         return left + [f"port {port}" for port in self.ports if _answers(port)]
 
 
@@ -403,14 +403,14 @@ async def test_the_next_start_ends_orphans_which_hold_the_ports_until_then(data_
         footprint.programs["guard.py"].kill()
     # `-m` is the worker: python -P -m picture_queue_cli worker.
     orphans = [footprint.programs[name] for name in ("postgres", "postgrest", "-m")]
-    assert not runs(footprint.processes[0]) and all(map(runs, orphans))
+    assert not is_running(footprint.processes[0]) and all(map(is_running, orphans))
     # The worker sends its keys to these ports.
     for port in footprint.ports:
         with pytest.raises(PortTaken):
             listen(port)
     port = httpx.URL(first.api_url).port
     with quick(data_dir, port=port or 0) as second:
-        assert not any(map(runs, orphans))
+        assert not any(map(is_running, orphans))
         assert await _has(second.db_url, token)
 
 
@@ -449,7 +449,7 @@ async def test_a_killed_program_is_restarted(program: str, data_dir: Path) -> No
         killed.kill()
 
         async def has_ended() -> bool:
-            return not runs(killed)
+            return not is_running(killed)
 
         async def answers() -> bool:
             return (await _version(stack.api_url, stack.secret_key)).status_code == 200
@@ -496,7 +496,7 @@ async def test_the_worker_gets_the_stacks_settings_and_is_restarted(
         os.kill(pid, signal.SIGKILL)
         await _eventually(lambda: reports(2))
         second = psutil.Process(json.loads(log.read_text().splitlines()[1])[0])
-    assert not runs(second)
+    assert not is_running(second)
 
 
 async def test_without_its_guard_a_stack_stops(data_dir: Path) -> None:

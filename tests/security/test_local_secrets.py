@@ -31,11 +31,11 @@ import pytest
 
 from picture_queue.errors import PortTaken
 from picture_queue.local import stack as local
-from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
+from picture_queue.local.binaries import find_postgres, find_postgrest, make_reachable
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.keys import Secrets
 from picture_queue.local.paths import ServiceUser, service_user
-from picture_queue.local.processes import runs
+from picture_queue.local.processes import is_running
 from picture_queue.local.stack import LocalSupabase
 
 from ..databases import execute
@@ -222,7 +222,7 @@ def test_no_port_reveals_the_configuration(tmp_path: Path, monkeypatch: pytest.M
     accept requests of web pages without a key, and its user would get service tokens.
     """
     later = tmp_path / "postgrest"
-    real = for_user(find_postgrest(), service_user()).path
+    real = make_reachable(find_postgrest(), service_user()).path
     later.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "PostgREST 14.1" || exec {real}\n')
     later.chmod(0o755)
     monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", str(later))
@@ -274,7 +274,7 @@ def test_a_program_that_takes_the_databases_port_during_the_start_stops_it(
     """
     if not _can_listen(host, 0):
         pytest.skip("this machine has no IPv6")
-    real = for_user(find_postgres(), service_user()).path
+    real = make_reachable(find_postgres(), service_user()).path
     directory = local._temporary_directory()
     directory.chmod(0o777)
     (directory / "initdb").write_text(f'#!/bin/sh\nexec "{real}/initdb" "$@"\n')
@@ -355,7 +355,7 @@ def test_the_ports_of_a_killed_stack_are_held_until_its_worker_ends():
         worker.suspend()  # The guard waits some seconds for it.
         daemon.kill()
         tries, taken = 0, set()
-        while runs(worker):
+        while is_running(worker):
             for port, host in product(ports, LOOPBACK):
                 tries += 1
                 if _can_listen(host, port):
@@ -546,7 +546,7 @@ def test_another_user_can_read_and_write_no_file(running: LocalSupabase):
 @needs_root
 async def test_another_user_cannot_run_code_with_public_secrets(running: LocalSupabase, tmp_path):
     """Run the whole attack of case S1."""
-    psql = for_user(find_postgres(), ServiceUser("nobody", 65534, 65534)).path / "psql"
+    psql = make_reachable(find_postgres(), ServiceUser("nobody", 65534, 65534)).path / "psql"
     parts = urlsplit(running.db_url)
     query = "create temp table t (x text); copy t from program 'id'; select * from t"
     for role in ROLES:

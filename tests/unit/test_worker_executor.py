@@ -22,7 +22,7 @@ from picture_queue.worker import (
     executor,
     verdicts,
 )
-from picture_queue.worker.executor import Attempt, Stop
+from picture_queue.worker.executor import Attempt, StopReason
 from picture_queue.worker.outcomes import Cancelled, Completed, Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Registry
 
@@ -72,7 +72,7 @@ def run(claimed):
 
 @pytest.fixture
 def quick_cleanup(monkeypatch):
-    monkeypatch.setattr(executor, "CLEANUP", 0.01)
+    monkeypatch.setattr(executor, "CLEANUP_TIMEOUT", 0.01)
 
 
 class Never:
@@ -342,7 +342,7 @@ async def test_a_handler_that_fails_after_its_timeout_has_timed_out(run):
 
 @pytest.mark.parametrize(
     ("reason", "outcome"),
-    [(Stop.CANCEL, Cancelled()), (Stop.SHUTDOWN, Released()), (Stop.LOST, None)],
+    [(StopReason.CANCEL, Cancelled()), (StopReason.SHUTDOWN, Released()), (StopReason.LOST, None)],
 )
 async def test_an_attempt_can_be_stopped(run, reason, outcome):
     handler = Never()
@@ -351,10 +351,10 @@ async def test_an_attempt_can_be_stopped(run, reason, outcome):
     ran.attempt.stop(reason)
     assert await ran.outcome() == outcome
     await ran.end()
-    assert handler.context.cancel_requested is (reason is Stop.CANCEL)
+    assert handler.context.cancel_requested is (reason is StopReason.CANCEL)
 
 
-@pytest.mark.parametrize("reason", [Stop.CANCEL, Stop.SHUTDOWN, Stop.LOST])
+@pytest.mark.parametrize("reason", [StopReason.CANCEL, StopReason.SHUTDOWN, StopReason.LOST])
 async def test_an_attempt_can_be_stopped_before_its_first_step(run, reason):
     handler = Never()
     ran = run(handler)
@@ -367,7 +367,7 @@ async def test_a_handler_that_returns_after_a_stop_counts_as_finished(run):
     handler = Never(lambda: "done")
     ran = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(Stop.CANCEL)
+    ran.attempt.stop(StopReason.CANCEL)
     assert await ran.outcome() == Completed("done")
 
 
@@ -375,8 +375,8 @@ async def test_a_lost_lease_overrides_an_earlier_stop(run):
     handler = Never(lambda: "done")
     ran = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(Stop.CANCEL)
-    ran.attempt.stop(Stop.LOST)
+    ran.attempt.stop(StopReason.CANCEL)
+    ran.attempt.stop(StopReason.LOST)
     assert await ran.outcome() is None
 
 
@@ -386,7 +386,7 @@ async def test_a_stop_after_the_end_changes_nothing(run):
 
     ran = run(handle)
     await ran.end()
-    for reason in Stop:
+    for reason in StopReason:
         ran.attempt.stop(reason)
     ran.attempt.give_up()
     assert await ran.outcome() == Completed(1)
@@ -418,8 +418,8 @@ async def test_a_job_cancelled_while_parked_runs_its_cleanup(run):
     ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
     await handler.started.wait()
     assert handler.context.cancel_requested
-    ran.attempt.stop(Stop.CANCEL)  # Every heartbeat repeats the request.
-    ran.attempt.stop(Stop.SHUTDOWN)
+    ran.attempt.stop(StopReason.CANCEL)  # Every heartbeat repeats the request.
+    ran.attempt.stop(StopReason.SHUTDOWN)
     assert await ran.outcome() == Completed("stopped")
 
 
@@ -430,7 +430,7 @@ async def test_a_handler_can_see_the_shutdown(run):
     ran.attempt.shutdown_requested = True
     assert handler.context.shutdown_requested
     assert not ran.attempt.has_outcome
-    ran.attempt.stop(Stop.SHUTDOWN)
+    ran.attempt.stop(StopReason.SHUTDOWN)
     await ran.end()
 
 
@@ -453,7 +453,7 @@ async def test_a_verdict_raised_during_a_stop_is_honoured(run):
     handler = Never(later)
     ran = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(Stop.SHUTDOWN)
+    ran.attempt.stop(StopReason.SHUTDOWN)
     assert await ran.outcome() == Snoozed(5)
 
 
@@ -486,7 +486,7 @@ async def test_an_exception_in_a_sync_handler_fails_only_its_job(run, error):
 
 @pytest.mark.parametrize(
     ("reason", "outcome"),
-    [(Stop.CANCEL, Cancelled()), (Stop.SHUTDOWN, Released()), (Stop.LOST, None)],
+    [(StopReason.CANCEL, Cancelled()), (StopReason.SHUTDOWN, Released()), (StopReason.LOST, None)],
 )
 async def test_a_stopped_thread_is_reported_at_once_but_occupies_its_slot(run, reason, outcome):
     loop = asyncio.get_running_loop()
@@ -514,7 +514,7 @@ async def test_a_stopped_thread_is_reported_at_once_but_occupies_its_slot(run, r
     assert ran.progress == []
 
 
-@pytest.mark.parametrize("reason", list(Stop))
+@pytest.mark.parametrize("reason", list(StopReason))
 async def test_a_thread_can_see_the_stop_request(run, reason):
     stopped = threading.Event()
     seen: list[tuple[bool, bool]] = []
@@ -528,7 +528,7 @@ async def test_a_thread_can_see_the_stop_request(run, reason):
     ran.attempt.stop(reason)
     stopped.set()
     await ran.end()
-    assert seen[-1] == (True, reason is Stop.CANCEL)
+    assert seen[-1] == (True, reason is StopReason.CANCEL)
 
 
 @pytest.mark.parametrize("is_async", [True, False])
@@ -553,9 +553,9 @@ async def test_cleanup_after_a_cancel_while_parked_gets_no_stop_request(run):
     handler = Never()
     ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
     await handler.started.wait()
-    ran.attempt.stop(Stop.CANCEL)
+    ran.attempt.stop(StopReason.CANCEL)
     assert not handler.context.stop_requested
-    ran.attempt.stop(Stop.SHUTDOWN)
+    ran.attempt.stop(StopReason.SHUTDOWN)
     assert handler.context.stop_requested
     await ran.end()
 

@@ -12,7 +12,7 @@ from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker import heartbeat
 from picture_queue.worker._calls import WorkerCalls
-from picture_queue.worker.executor import Stop
+from picture_queue.worker.executor import StopReason
 from picture_queue.worker.heartbeat import HeartbeatLoop
 from picture_queue.worker.slots import Lease, Slots
 
@@ -25,7 +25,7 @@ class FakeAttempt:
     def __init__(self, job: Any) -> None:
         self.job = job
         self.has_outcome = False
-        self.stops: list[Stop] = []
+        self.stops: list[StopReason] = []
 
 
 class Harness:

@@ -16,7 +16,7 @@ from .conftest import attempt_of
 
 def log_of(send: Any, gather: float = executor.LOG_INTERVAL) -> BatchSender[dict[str, Any]]:
     """Make a sender of lines as attempts do."""
-    return BatchSender(send, executor.LOG_KEPT, gather=gather, batch=executor.LOG_BATCH)
+    return BatchSender(send, executor.MAX_LOG_LINES, gather=gather, batch=executor.LOG_BATCH)
 
 
 class FakeConnection:

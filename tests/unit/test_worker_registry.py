@@ -87,7 +87,7 @@ class Callable_:
 )
 def test_supported_signatures_are_accepted(function, is_async, arguments):
     found = handler(function)
-    assert found.shape.is_async is is_async
+    assert found.signature.is_async is is_async
     assert called_with(found, {"a": 1}, "context") == [
         {"a": 1} if name == "payload" else "context" for name in arguments
     ]
@@ -172,11 +172,11 @@ def local() -> Any:
     ],
 )
 def test_the_signature_of_the_innermost_function_is_used(function, is_async, takes):
-    shape = handler(function).shape
-    assert shape.is_async is is_async
-    assert shape.takes_payload is ("payload" in takes)
-    assert shape.takes_context is ("job" in takes)
-    assert (shape.payload is not None) is shape.takes_payload
+    signature = handler(function).signature
+    assert signature.is_async is is_async
+    assert signature.takes_payload is ("payload" in takes)
+    assert signature.takes_context is ("job" in takes)
+    assert (signature.payload is not None) is signature.takes_payload
 
 
 def test_annotations_that_are_quoted_twice_are_read():
@@ -185,10 +185,10 @@ def test_annotations_that_are_quoted_twice_are_read():
     async def handle(payload: Any, job: Any) -> None: ...
 
     handle.__annotations__ |= {"payload": "'Resize'", "job": "'JobContext'"}
-    shape = handler(handle).shape
-    assert shape.payload is not None
-    assert shape.payload.validate_python({"path": "a"}) == Resize(path="a")
-    assert shape.takes_context
+    signature = handler(handle).signature
+    assert signature.payload is not None
+    assert signature.payload.validate_python({"path": "a"}) == Resize(path="a")
+    assert signature.takes_context
 
 
 def test_a_queue_name_that_is_not_a_string_is_refused():

@@ -98,7 +98,7 @@ async def test_quick_jobs_are_held_even_if_each_claim_returned_one(slots, claime
     """The time between a claim and its response does not count towards the rate."""
     for _ in range(10):
         assert slots.demand() == 10
-        slots.note_answer()
+        slots.restart_measurement()
         attempt = run(slots, claimed())
         clock.seconds += 0.001
         finish(slots, attempt)
@@ -108,7 +108,7 @@ async def test_quick_jobs_are_held_even_if_each_claim_returned_one(slots, claime
 
 async def test_the_rate_is_measured_anew_after_each_claim(slots, claimed, clock):
     for seconds, demand in ((0.25, 20), (2.5, 11), (0.25, 20)):
-        slots.note_answer()
+        slots.restart_measurement()
         attempts = [run(slots, claimed()) for _ in range(10)]
         clock.seconds += seconds
         for attempt in attempts:
@@ -119,7 +119,7 @@ async def test_the_rate_is_measured_anew_after_each_claim(slots, claimed, clock)
 async def test_there_is_no_demand_while_many_jobs_are_held(slots, claimed, clock):
     for _ in range(10):
         run(slots, claimed())
-    slots.note_answer()
+    slots.restart_measurement()
     slots._ended = 100
     clock.seconds += 0.25
     assert slots.demand() == 100
@@ -131,7 +131,7 @@ async def test_there_is_no_demand_while_many_jobs_are_held(slots, claimed, clock
 
 
 async def test_unwritten_outcomes_reduce_the_demand(slots, claimed, clock):
-    slots.note_answer()
+    slots.restart_measurement()
     attempts = [run(slots, claimed()) for _ in range(20)]
     clock.seconds += 20
     for attempt in attempts[:19]:
@@ -155,7 +155,7 @@ async def test_there_is_no_demand_before_a_pause_is_written(slots, claimed, retu
 
 
 async def test_an_outcome_that_waits_for_a_lock_does_not_reduce_the_demand(slots, claimed, clock):
-    slots.note_answer()
+    slots.restart_measurement()
     attempts = [run(slots, claimed()) for _ in range(20)]
     clock.seconds += 20
     slots.pause_claims(attempts[0].job)
@@ -163,7 +163,7 @@ async def test_an_outcome_that_waits_for_a_lock_does_not_reduce_the_demand(slots
         slots.free_slot(attempt.job)
     assert slots.demand() == 0
     for attempt in attempts:
-        slots.note_locked(attempt.job)
+        slots.mark_locked(attempt.job)
     assert slots.demand() == 10
     for attempt in attempts:
         slots.drop_lease(attempt.job)
@@ -182,7 +182,7 @@ async def test_a_job_that_is_held_too_long_is_released(
     slots, claimed, returned, clock, monkeypatch
 ):
     """The timer started with the first held job, but each job has its own time."""
-    monkeypatch.setattr(module, "MAX_HELD", 0.05)
+    monkeypatch.setattr(module, "MAX_HELD_SECONDS", 0.05)
     early, late = Lease(claimed(), 0.0), Lease(claimed(), 0.0)
     slots.add(early)
     slots.hold(early)
@@ -203,7 +203,7 @@ async def test_releasing_held_jobs_keeps_those_that_wait_for_their_confirmation(
     slots, claimed, returned, monkeypatch
 ):
     """Release held jobs while a confirmation takes long, as on a slow connection."""
-    monkeypatch.setattr(module, "MAX_HELD", 0.01)
+    monkeypatch.setattr(module, "MAX_HELD_SECONDS", 0.01)
     waiting, held = lease_of(slots, claimed()), claimed()
     slots.assign_slot(waiting, None)
     slots.hold(lease_of(slots, held))

@@ -113,7 +113,7 @@ async def test_a_handler_cannot_cancel_the_task_of_another(task, as_handler, cap
     asyncio.get_running_loop().call_soon(task.cancel)
     await asyncio.sleep(0)
     assert not task.cancelling()
-    assert "crop 2 cannot cancel resize 1: it is not its task" in caplog.text
+    assert "crop 2 cannot cancel resize 1: that task belongs to another handler" in caplog.text
 
 
 async def test_a_handler_can_cancel_its_own_task():

@@ -107,7 +107,7 @@ async def test_a_cancelled_call_that_hangs_takes_no_thread_from_other_calls(pool
         hanging.cancel()
     assert await asyncio.gather(*(loop.run_in_executor(pool, int) for _ in range(10))) == [0] * 10
     assert len(set(threads)) == 3 * 2
-    assert len(pool._pool - set(threads)) <= 2
+    assert len(pool._running - set(threads)) <= 2
     release.set()
     for thread in threads:  # These threads have left the pool, and end when their call does.
         await asyncio.to_thread(thread.join, 30)
@@ -123,7 +123,7 @@ def test_a_closed_pool_finishes_its_calls_and_refuses_new_ones(pool):
     release.set()
     assert all(future.result(5) for future in futures)
     pool.shutdown()
-    assert not pool._pool
+    assert not pool._running
 
 
 def test_waiting_calls_can_be_cancelled(pool):
@@ -136,7 +136,7 @@ def test_waiting_calls_can_be_cancelled(pool):
     release.set()
     assert all(future.result(5) for future in running)
     pool.shutdown()
-    assert not pool._pool
+    assert not pool._running
 
 
 def test_closing_a_pool_does_not_wait_for_a_hanging_call(pool, monkeypatch):
@@ -159,9 +159,9 @@ def test_threads_leave_the_pool_under_its_lock():
                 unlocked.append(thread)
             super().discard(thread)
 
-    pool._pool = Watched()
+    pool._running = Watched()
     for call in [pool.submit(int) for _ in range(4)]:
         call.result(30)
     pool.shutdown()
-    assert not pool._pool
+    assert not pool._running
     assert not unlocked

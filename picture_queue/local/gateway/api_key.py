@@ -29,12 +29,12 @@ _INVALID: Final = (
 )
 
 
-def given_key(request: HTTPConnection) -> str | None:
-    """Return the key in the header `apikey`, else in the query; None without one."""
-    return next(iter(_given_keys(request)), None)
+def read_key(request: HTTPConnection) -> str | None:
+    """Return the key in the header `apikey`, otherwise in the query; None if there is none."""
+    return next(iter(_read_keys(request)), None)
 
 
-def _given_keys(request: HTTPConnection) -> list[str]:
+def _read_keys(request: HTTPConnection) -> list[str]:
     return request.headers.getlist("apikey") or request.query_params.getlist("apikey")
 
 
@@ -43,7 +43,7 @@ def refuse_without_key(request: HTTPConnection, credentials: Credentials) -> JSO
 
     A key in `Authorization` is accepted too. On the platform only Storage accepts it there.
     """
-    keys = _given_keys(request)
+    keys = _read_keys(request)
     if not keys:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and credentials.is_key(token.strip()):

@@ -27,7 +27,7 @@ _ADMIN = "/auth/v1/admin"
 
 
 def create_app(settings: GatewaySettings) -> OriginCheck:
-    """Make the gateway. Its lifespan opens and closes all connections, so the server must run it.
+    """Create the gateway. Its lifespan opens and closes all connections, so the server must run it.
 
     Args:
         settings: Addresses, keys and limits.
@@ -39,7 +39,7 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
     storage_database = Database(settings.storage_database_url)
     realtime = RealtimeService(settings, credentials, realtime_database)
     faults = Faults(credentials, realtime.apply)
-    realtime.use(faults)
+    realtime.set_faults(faults)
     rest = RestProxy(settings.postgrest_socket, credentials, faults)
     storage = StorageService(settings, credentials, storage_database)
     auth = AuthService(settings, credentials, auth_database)
@@ -88,7 +88,7 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
 
 
 async def _refuse_body(_: Request, error: Exception) -> Response:
-    # Each client library of Supabase reads other keys of an error body: send them all.
+    # The client libraries of Supabase read different keys of an error body: send them all.
     message = str(error)
     code = "request_too_large"
     body = {"code": code, "error_code": code, "error": code, "message": message, "msg": message}
@@ -96,18 +96,18 @@ async def _refuse_body(_: Request, error: Exception) -> Response:
 
 
 def _is_privileged(scope: Scope, credentials: Credentials) -> bool:
-    """Return whether a request is for switches or admin routes, or has a service key."""
+    """Return whether a request is for fault switches or admin routes, or has a service key."""
     request = HTTPConnection(scope)
     keys = [request.headers.get(name) for name in ("apikey", "authorization")]
     return scope["path"].startswith((FAULTS_PATH, _ADMIN)) or any(
-        map(credentials.is_of_service, [*keys, request.query_params.get("apikey")])
+        map(credentials.acts_as_service, [*keys, request.query_params.get("apikey")])
     )
 
 
 class _Router:
     """ASGI app that passes each request with a valid key to its service.
 
-    PostgREST and Storage need the undecoded path, so they are chosen by its prefix alone.
+    PostgREST and Storage need the undecoded path, so the router checks only the prefix of the path.
     """
 
     def __init__(

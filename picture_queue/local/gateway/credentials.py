@@ -1,8 +1,8 @@
 """Keys and tokens: the exchange of keys for tokens, and the verification of tokens.
 
-Like the platform's API gateway, this one replaces opaque keys (``sb_publishable_…``,
-``sb_secret_…``) by a JWT and passes on a JWT unchanged (https://github.com/supabase/cli, the Kong
-template).
+Like the API gateway of the platform, the embedded gateway replaces opaque keys
+(``sb_publishable_…``, ``sb_secret_…``) with a JWT, and passes on a JWT unchanged
+(https://github.com/supabase/cli, the Kong template).
 """
 
 import hmac
@@ -18,7 +18,7 @@ from picture_queue.local.gateway.settings import GatewaySettings
 
 ROLES: Final = frozenset({"anon", "authenticated", "service_role"})
 
-_REMEMBERED = 512  # tokens
+_CACHE_SIZE = 512  # tokens
 LEEWAY: Final = 30  # seconds of clock skew that PostgREST tolerates
 
 
@@ -71,12 +71,12 @@ _PROBLEMS: Final[tuple[tuple[type[jwt.InvalidTokenError], TokenProblem], ...]] =
 
 
 class Credentials:
-    """Exchanges keys for tokens and verifies tokens."""
+    """The keys of the stack: they are exchanged for tokens, and tokens are verified with them."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._secret = settings.jwt_secret
-        # Clients send the same token with each request, and to verify it took half of the time.
-        self._decoded = lru_cache(_REMEMBERED)(self._decode)
+        # Clients send the same token with each request, and verifying it took half of the time.
+        self._decoded = lru_cache(_CACHE_SIZE)(self._decode)
         self._keys = (
             (settings.secret_key, settings.service_role_key),
             (settings.publishable_key, settings.anon_key),
@@ -85,7 +85,7 @@ class Credentials:
         self._all_keys = tuple(key.encode() for pair in self._keys for key in pair)
 
     def token(self, authorization: str | None, apikey: str | None) -> str | None:
-        """Return the JWT of a request, unverified; None if it has neither a token nor a key."""
+        """Return the JWT of a request, unverified; None if there is neither a token nor a key."""
         if authorization is not None:
             scheme, _, value = authorization.partition(" ")
             value = value.strip()
@@ -109,7 +109,7 @@ class Credentials:
         """Return the caller of a token.
 
         Raises:
-            InvalidToken: The token is malformed, forged or expired, or has no role of the API.
+            InvalidToken: The token is malformed, forged or expired, or has another role.
         """
         claims = self.claims(token, leeway=leeway)
         role = claims.get("role", "anon")
@@ -118,7 +118,7 @@ class Credentials:
         return Caller(role=role, claims=claims, token=token)
 
     def claims(self, token: str, *, leeway: float = LEEWAY) -> Mapping[str, Any]:
-        """Return a token's claims, whatever its role.
+        """Return the claims of a token with any role.
 
         Raises:
             InvalidToken: The token is malformed, forged or expired.
@@ -143,7 +143,7 @@ class Credentials:
         return self._decoded(token)
 
     def _decode(self, token: str) -> dict[str, Any]:
-        """Verify a token except for its times."""
+        """Verify a token, but not its times."""
         try:
             return jwt.decode(
                 token,
@@ -170,7 +170,7 @@ class Credentials:
             raise InvalidToken(problem, str(error)) from None
 
     def is_service(self, authorization: str | None, apikey: str | None) -> bool:
-        """Return whether a request carries the service or the secret key, in constant time."""
+        """Return whether a request has the service or the secret key, in constant time."""
         candidates = [apikey or "", (authorization or "").removeprefix("Bearer ")]
         matches = [
             hmac.compare_digest(candidate.encode(), key)
@@ -179,11 +179,11 @@ class Credentials:
         ]
         return any(matches)
 
-    def is_of_service(self, given: str | None) -> bool:
+    def acts_as_service(self, given: str | None) -> bool:
         """Return whether a key or token, with or without ``Bearer``, acts as service_role."""
         if given is None:
             return False
-        # Storage takes a token without the space too.
+        # Storage also accepts a token without the space after ``Bearer``.
         value = given[len("bearer") :] if given.lower().startswith("bearer") else given
         try:
             return self.verify(self._exchange(value.strip())).role == "service_role"
@@ -192,6 +192,6 @@ class Credentials:
 
 
 def seconds_left(claims: Mapping[str, Any]) -> float | None:
-    """Return the seconds until a token expires, negative afterwards; None if it never does."""
+    """Return the seconds until a token expires, negative afterwards; None if it never expires."""
     expires = claims.get("exp")
     return None if expires is None else float(expires) - time.time()

@@ -1,4 +1,4 @@
-"""The gateway's own connections to the project's database."""
+"""The connections of the gateway to the database of the project."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -43,7 +43,7 @@ class Database:
             min_size=1,
             max_size=_MAX_CONNECTIONS,
             command_timeout=COMMAND_TIMEOUT,
-            init=_use_json,
+            init=_register_json,
             server_settings={"application_name": "picture-queue gateway"},
         )
 
@@ -55,7 +55,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection as the service, outside a transaction."""
+        """A connection with the role of the service, outside a transaction."""
         if self._pool is None:
             raise ConnectionError("the gateway's database pool is closed")
         async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT) as connection:
@@ -63,7 +63,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A transaction as the service."""
+        """A transaction with the role of the service."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 
@@ -93,8 +93,8 @@ async def act_as(
     )
 
 
-async def one(connection: Connection, query: str, *values: object) -> asyncpg.Record:
-    """Return the row of a statement that always returns one.
+async def fetch_one(connection: Connection, query: str, *values: object) -> asyncpg.Record:
+    """Return the only row of a statement.
 
     Raises:
         LookupError: The statement returned no row.
@@ -105,7 +105,7 @@ async def one(connection: Connection, query: str, *values: object) -> asyncpg.Re
     return row
 
 
-async def _use_json(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def _register_json(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     for name in ("json", "jsonb"):
         await connection.set_type_codec(
             name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog"

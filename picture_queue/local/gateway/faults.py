@@ -1,4 +1,4 @@
-"""Faults that a test switches on, to see how clients handle failures of the platform.
+"""Fault switches: a test turns them on to see how clients handle failures of the platform.
 
 ``POST /_faults`` with the service or secret key merges a JSON object into the switches below and
 answers with their state. ``GET`` shows the state, ``DELETE`` resets it. Counters count down.
@@ -6,10 +6,10 @@ answers with their state. ``GET`` shows the state, ``DELETE`` resets it. Counter
 =====================  ==========================================================================
 ``network_cut``        true: every socket is closed abnormally and new ones are refused, until false
 ``drop_messages``      n: the next n broadcasts are not delivered
-``delay_messages``     n: the next n broadcasts come ``delay_seconds`` late (and after later ones)
-``duplicate_messages`` n: the next n broadcasts come twice
-``close_channels``     topic or ``*``: those channels get a system error and ``phx_close``, once
-``answer_503``         n: the next n requests under ``path`` do nothing and are answered with 503
+``delay_messages``     n: the next n broadcasts are delayed by ``delay_seconds``
+``duplicate_messages`` n: the next n broadcasts are delivered twice
+``close_channels``     topic or ``*``: its channels get a system error and ``phx_close``, once
+``answer_503``         n: the next n requests under ``path`` are answered with 503, without effect
 ``cut_after_commit``   n: the next n REST writes under ``path`` succeed, and their answers are lost
 ``path``               prefix of the paths to which the two counters above apply; default: all
 =====================  ==========================================================================
@@ -26,7 +26,7 @@ from picture_queue.local import json_body
 from picture_queue.local.gateway.credentials import Credentials
 
 FAULTS_PATH: Final = "/_faults"
-_LARGEST: Final = 10_000  # times, seconds, or characters of a text
+_MAX_VALUE: Final = 10_000  # times, seconds, or characters of a text
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Switches:
     cut_after_commit: int = 0
     path: str = "/"
 
-    def merged(self, changes: object) -> "Switches":
+    def merge(self, changes: object) -> "Switches":
         """Return a copy with the changes.
 
         Raises:
@@ -61,8 +61,8 @@ class Switches:
                 or (isinstance(value, bool) and not isinstance(default, bool))
             ):
                 raise ValueError(f"{name}: unknown switch, or a value of the wrong type")
-            if not 0 <= _size(value) <= _LARGEST:
-                raise ValueError(f"{name}: not between 0 and {_LARGEST}")
+            if not 0 <= _size(value) <= _MAX_VALUE:
+                raise ValueError(f"{name}: not between 0 and {_MAX_VALUE}")
             values[name] = value
         return replace(self, **values)
 
@@ -82,10 +82,10 @@ class Faults:
         self.switches = Switches()
 
     def take(self, counter: str, path: str | None = None) -> bool:
-        """Return whether a fault applies now, and count it down.
+        """Return whether a fault applies now, and decrement its counter.
 
         Args:
-            counter: Name of its counter.
+            counter: Name of the counter of the fault.
             path: Path of the request, for counters that apply to some paths only.
         """
         left: int = getattr(self.switches, counter)
@@ -100,12 +100,12 @@ class Faults:
         headers = request.headers
         if not self._credentials.is_service(headers.get("authorization"), headers.get("apikey")):
             return JSONResponse({"message": "the service key sets faults"}, status_code=403)
-        # A browser sends text and forms of another site's page without a preflight.
+        # For text and forms, a browser sends no preflight, even from the page of another site.
         if request.method == "POST" and not json_body.is_json(request):
             return JSONResponse({"message": "send application/json"}, status_code=415)
         try:
             if request.method == "POST":
-                self.switches = self.switches.merged(
+                self.switches = self.switches.merge(
                     json_body.parse(await json_body.receive(request))
                 )
             elif request.method == "DELETE":

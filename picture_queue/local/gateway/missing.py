@@ -8,14 +8,14 @@ from starlette.responses import JSONResponse, Response
 _HINT: Final = "Use `supabase start` or a hosted project for it."
 
 
-def not_implemented(what: str) -> Response:
+def not_implemented(feature: str) -> Response:
     """Return the answer for a missing feature.
 
     Args:
-        what: The name of the feature in the platform's documentation.
+        feature: The name of the feature in the platform's documentation.
     """
-    # Each client library of Supabase reads other keys of an error body: send them all.
-    message = f"The embedded stack has no {what}."
+    # The client libraries of Supabase read different keys of an error body: send them all.
+    message = f"The embedded stack has no {feature}."
     body = {
         "code": "not_implemented",
         "error_code": "not_implemented",
@@ -28,7 +28,7 @@ def not_implemented(what: str) -> Response:
     return JSONResponse(body, status_code=501)
 
 
-# The first match counts. Paths that a service serves do not get here.
+# The first match counts. The paths that a service serves are not looked up here.
 _MISSING: Final = (
     ("/functions/v1", "Edge Functions"),
     ("/graphql/v1", "GraphQL (pg_graphql)"),
@@ -57,9 +57,9 @@ _MISSING: Final = (
 
 
 async def endpoint(request: Request) -> Response:
-    """Answer a request without a route: 501 if the platform has it, otherwise 404."""
+    """Answer a request without a route: 501 if the platform has the route, otherwise 404."""
     path = request.url.path
-    for prefix, what in _MISSING:
+    for prefix, feature in _MISSING:
         if path == prefix or path.startswith(prefix + "/"):
-            return not_implemented(what)
+            return not_implemented(feature)
     return JSONResponse({"message": f"no Route matched with {request.method} {path}"}, 404)

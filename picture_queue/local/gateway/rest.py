@@ -1,4 +1,4 @@
-"""``/rest/v1``: a streaming proxy to PostgREST, which replaces the key by its token."""
+"""``/rest/v1``: a streaming proxy to PostgREST, which replaces a key with its token."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from picture_queue.local.gateway.api_key import given_key
+from picture_queue.local.gateway.api_key import read_key
 from picture_queue.local.gateway.credentials import Credentials
 from picture_queue.local.gateway.faults import Faults
-from picture_queue.local.gateway.rest_tokens import RefusedToken, check
+from picture_queue.local.gateway.rest_tokens import RefusedToken, check_token
 from picture_queue.local.gateway.upstream import (
-    BodyCutShort,
     Exchange,
     Headers,
+    IncompleteBody,
     Upstream,
     UpstreamError,
 )
@@ -26,12 +26,12 @@ from picture_queue.local.json_body import BodyTooLarge
 
 PREFIX: Final = b"/rest/v1"
 
-# Requests of users that PostgREST runs at once, on its 10 connections to the database. The others
-# are left to service keys, so that slow requests of users do not stop the workers.
+# Maximum number of requests of users that PostgREST runs at once. It has 10 connections to the
+# database; the others are left to service keys, so that slow users do not stop the workers.
 _USER_REQUESTS: Final = 8
 _ACQUIRE_TIMEOUT: Final = 10.0  # seconds; PostgREST waits as long for a connection
 
-#: Bytes of a body. PostgREST reads the whole body before it checks a privilege.
+#: Maximum bytes of a body. PostgREST reads the whole body before it checks a privilege.
 BODY_LIMIT: Final = 128 * 1024 * 1024
 
 # RFC 9110, section 7.6.1: these headers belong to one connection. `transfer-encoding` is not among
@@ -42,9 +42,9 @@ _HOP_BY_HOP: Final = frozenset(
 )  # fmt: skip
 # PostgREST needs only the token of the key. SQL could read the key in `request.headers`.
 _NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization", b"apikey"}
-# The bundled PostgREST changes at most `limit` rows, the platform's all that match the filters.
-# The gateway drops `limit`: a call that deletes one row here must not delete all on the platform.
-_CHANGES: Final = frozenset({"PATCH", "DELETE"})
+# The bundled PostgREST changes at most `limit` rows. The platform's PostgREST changes all rows that
+# match the filters. The gateway drops `limit`, so that a call has the same effect on both.
+_CHANGING_METHODS: Final = frozenset({"PATCH", "DELETE"})
 _LIMITS: Final = frozenset({b"limit", b"offset"})
 _KEY: Final = frozenset({b"apikey"})
 # Uvicorn adds Date and Server.
@@ -73,15 +73,15 @@ class RestProxy:
         given: Headers = scope["headers"]
         request = HTTPConnection(scope)
         authorization = request.headers.get("authorization")
-        token = self._credentials.token(authorization, given_key(request)) or ""
+        token = self._credentials.token(authorization, read_key(request)) or ""
         try:
-            claims = check(self._credentials, token)
+            claims = check_token(self._credentials, token)
         except RefusedToken as error:
             challenge = {"WWW-Authenticate": error.challenge}
             await _RestJson(error.body(), 401, challenge)(scope, receive, send)
             return
         headers = [(name, value) for name, value in given if name not in _NOT_FORWARDED]
-        # PostgREST reads headers as UTF-8 and fails, or breaks the connection, where they are not.
+        # PostgREST fails or breaks the connection if a header is not UTF-8.
         for name, value in headers:
             if not _is_utf8(value):
                 message = f"The header {name.decode('latin-1')} is not UTF-8"
@@ -110,18 +110,18 @@ class RestProxy:
         try:
             async with self._upstream.exchange() as exchange:
                 method = scope["method"].encode()
-                # PostgREST starts when it has the whole body, and answers when it has ended its
-                # transaction. So a client that sends or reads slowly holds no slot.
+                # PostgREST starts when it has the whole body, and answers after its transaction.
+                # So a client that sends or reads slowly holds no slot.
                 async with contextlib.AsyncExitStack() as held:
-                    pieces = _pieces(receive, lambda: _acquire(slots, held))
-                    await exchange.send(method, _target(scope), headers, pieces)
+                    pieces = _stream_body(receive, lambda: _acquire(slots, held))
+                    await exchange.send(method, _build_target(scope), headers, pieces)
                 if method != b"GET" and self._faults.take("cut_after_commit", scope["path"]):
                     await _abort_response(exchange, send)
                     return
-                await _pass_on(exchange, start)
+                await _forward_answer(exchange, start)
         except ClientDisconnect:
             return
-        except BodyCutShort:
+        except IncompleteBody:
             # Uvicorn drops the body of a request with the header Upgrade.
             hint = "Send the body whole, and no header Upgrade."
             message = "The body is shorter than Content-Length"
@@ -131,19 +131,19 @@ class RestProxy:
             await _RestJson(body | {"message": str(error)}, 413)(scope, receive, send)
         except (UpstreamError, TimeoutError) as error:
             if started:
-                raise  # the head is sent: only a broken connection informs the client
+                raise  # the head is sent, so only a broken connection can inform the client
             await _unavailable(error)(scope, receive, send)
 
 
-def _target(scope: Scope) -> bytes:
+def _build_target(scope: Scope) -> bytes:
     path: bytes = scope["raw_path"].removeprefix(PREFIX) or b"/"
     parts = scope["query_string"].split(b"&")
-    dropped = _KEY | _LIMITS if scope["method"] in _CHANGES else _KEY
-    query = b"&".join(part for part in parts if _name(part) not in dropped)
+    dropped = _KEY | _LIMITS if scope["method"] in _CHANGING_METHODS else _KEY
+    query = b"&".join(part for part in parts if _parameter_name(part) not in dropped)
     return path + b"?" + query if query else path
 
 
-def _name(parameter: bytes) -> bytes:
+def _parameter_name(parameter: bytes) -> bytes:
     return unquote_to_bytes(parameter.partition(b"=")[0])
 
 
@@ -153,7 +153,7 @@ async def _acquire(slots: asyncio.Semaphore | None, held: contextlib.AsyncExitSt
             await held.enter_async_context(slots)
 
 
-async def _pieces(
+async def _stream_body(
     receive: Receive, before_last: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[bytes]:
     more = True
@@ -172,7 +172,7 @@ async def _pieces(
         yield piece
 
 
-async def _pass_on(exchange: Exchange, send: Send) -> None:
+async def _forward_answer(exchange: Exchange, send: Send) -> None:
     headers = [header for header in exchange.headers if header[0] not in _NOT_RETURNED]
     # A function may raise PT999, which uvicorn cannot send.
     status = exchange.status if exchange.status < 600 else 500
@@ -186,7 +186,7 @@ async def _pass_on(exchange: Exchange, send: Send) -> None:
 
 
 async def _abort_response(exchange: Exchange, send: Send) -> None:
-    """Let PostgREST finish, then abort the response: send less than its Content-Length."""
+    """Let PostgREST finish, then send less than Content-Length, which aborts the response."""
     async for _ in exchange.body():
         pass
     headers = [(b"content-length", b"1")]

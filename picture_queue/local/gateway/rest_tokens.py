@@ -1,8 +1,8 @@
-"""The tokens that PostgREST accepts, and its errors for others.
+"""The check of tokens before PostgREST, with the errors of PostgREST.
 
 PostgREST checks each token again. The gateway checks it first because the bundled PostgREST is
-older than the platform's, which has other error texts and a separate code for claims. The texts
-here are recorded from PostgREST 14.
+older than that of the platform, whose error texts differ and which has a separate code for claims.
+The texts here are recorded from PostgREST 14.
 """
 
 import time
@@ -47,11 +47,11 @@ class RefusedToken(Exception):
         return f'Bearer error="invalid_token", error_description="{self.message}"'
 
 
-def check(credentials: Credentials, token: str) -> Mapping[str, Any]:
+def check_token(credentials: Credentials, token: str) -> Mapping[str, Any]:
     """Return the claims of a token that PostgREST would accept; the database checks its role.
 
     Raises:
-        RefusedToken: PostgREST would refuse it.
+        RefusedToken: PostgREST would refuse the token.
     """
     parts = token.count(".") + 1
     if parts != 3:
@@ -59,19 +59,19 @@ def check(credentials: Credentials, token: str) -> Mapping[str, Any]:
     try:
         claims = credentials.signed_claims(token)
     except InvalidToken as error:
-        raise _refused(error, token) from None
+        raise _translate_error(error, token) from None
     if "kid" in jwt.get_unverified_header(token):
         raise RefusedToken(_NO_SUITABLE_KEY, _NOT_FOUND)
     _check_claims(claims)
     return claims
 
 
-def _refused(error: InvalidToken, token: str) -> RefusedToken:
+def _translate_error(error: InvalidToken, token: str) -> RefusedToken:
     match error.problem:
         case "signature":
             return RefusedToken(_NO_SUITABLE_KEY, "None of the keys was able to decode the JWT")
         case "payload":
-            return _claim("Parsing claims failed")
+            return _claim_error("Parsing claims failed")
         case "algorithm" if jwt.get_unverified_header(token).get("alg") == "none":
             details = "JWT is unsecured but expected 'alg' was not 'none'"
             return RefusedToken("Wrong or unsupported encoding algorithm", details)
@@ -80,7 +80,7 @@ def _refused(error: InvalidToken, token: str) -> RefusedToken:
     return RefusedToken("JWT cryptographic operation failed")
 
 
-def _claim(message: str) -> RefusedToken:
+def _claim_error(message: str) -> RefusedToken:
     return RefusedToken(message, code="PGRST303")
 
 
@@ -88,15 +88,15 @@ def _check_claims(claims: Mapping[str, Any]) -> None:
     now = time.time()
     times = {name: _read_time(claims, name) for name in ("exp", "nbf", "iat")}
     if times["exp"] is not None and times["exp"] <= now - LEEWAY:
-        raise _claim("JWT expired")
+        raise _claim_error("JWT expired")
     if times["nbf"] is not None and times["nbf"] > now + LEEWAY:
-        raise _claim("JWT not yet valid")
+        raise _claim_error("JWT not yet valid")
     if times["iat"] is not None and times["iat"] > now + LEEWAY:
-        raise _claim("JWT issued at future")
+        raise _claim_error("JWT issued at future")
     audience = claims.get("aud")
     entries = audience if isinstance(audience, list) else [audience or ""]
     if not all(isinstance(entry, str) for entry in entries):
-        raise _claim("The JWT 'aud' claim must be a string or an array of strings")
+        raise _claim_error("The JWT 'aud' claim must be a string or an array of strings")
 
 
 def _read_time(claims: Mapping[str, Any], name: str) -> int | None:
@@ -104,6 +104,6 @@ def _read_time(claims: Mapping[str, Any], name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _claim(f"The JWT '{name}' claim must be a number")
-    # A fraction counts as 0: a token that expires at one has expired.
+        raise _claim_error(f"The JWT '{name}' claim must be a number")
+    # A fraction counts as 0, so a token whose `exp` is a fraction has expired.
     return int(value) if value == int(value) else 0

@@ -17,7 +17,7 @@ class RealtimeLimits:
     Args:
         connections: Maximum number of open sockets.
         channels: Maximum number of joined topics of a socket.
-        joins_per_second: Maximum rate of joins, all sockets together.
+        joins_per_second: Maximum rate of joins of all sockets together.
         messages_per_second: Maximum rate of broadcasts by all clients together, and separately of
             broadcasts by the database.
         payload_bytes: Maximum bytes of a broadcast.
@@ -41,7 +41,7 @@ class GatewaySettings:
         storage_database_url: The same for `supabase_storage_admin`.
         jwt_secret: HS256 secret shared with PostgREST.
         api_url: URL of the gateway, which is part of the issuer of users' tokens.
-        storage_dir: Directory of the stored objects; made if it does not exist.
+        storage_dir: Directory of the stored objects; created if it does not exist.
         anon_key: JWT of the role anon.
         service_role_key: JWT of the role service_role.
         publishable_key: Opaque key for the role anon.
@@ -49,8 +49,8 @@ class GatewaySettings:
         token_seconds: Lifetime of a user's access token, in seconds.
         file_size_limit: Maximum bytes of an object.
         realtime_limits: The limits of Realtime.
-        subscriber_queue: Maximum number of messages that wait for a client; one more closes its
-            socket.
+        subscriber_queue: Maximum number of messages that wait for a client; at one more, the
+            socket is closed.
         allowed_origins: Origins, besides loopback, whose pages may call the gateway.
     """
 

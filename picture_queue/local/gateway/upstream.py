@@ -1,7 +1,7 @@
 """A keep-alive HTTP/1.1 client for one local server, with the parser that uvicorn uses.
 
-Every REST call uses it. It takes 0.2 ms of CPU a request, where httpcore took 1.2 and httpx 1.7
-(Python 3.11, the same requests to the same PostgREST).
+Every REST call uses this client. A request takes 0.2 ms of CPU time; it took 1.2 ms with httpcore
+and 1.7 ms with httpx (Python 3.11, the same requests to the same PostgREST).
 """
 
 import asyncio
@@ -26,19 +26,19 @@ class UpstreamError(Exception):
     """The server cannot be reached, or closed the connection before its answer began."""
 
 
-class BodyCutShort(Exception):
-    """A request's body ended before the length that its head declares."""
+class IncompleteBody(Exception):
+    """A request's body ended before its Content-Length."""
 
 
 class Exchange(asyncio.Protocol):
-    """A connection that carries one request at a time."""
+    """A connection for one request at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._writable = asyncio.Event()
         self._writable.set()
-        self._begin(head_only=False)
+        self._reset(head_only=False)
         self._complete = True
         self.closed = False
         self.idle_since = self._loop.time()
@@ -94,13 +94,13 @@ class Exchange(asyncio.Protocol):
         """Send a request and wait for the head of its answer: `status` and `headers`.
 
         Raises:
-            BodyCutShort: The body ended too early.
+            IncompleteBody: The body ended too early.
             UpstreamError: The connection ended first.
             TimeoutError: No answer within 60 seconds.
         """
-        self._begin(head_only=method == b"HEAD")
-        # `chunked` is the only transfer coding that is passed on. With another one the server would
-        # look elsewhere for the end of the body, and read the rest as the next client's request.
+        self._reset(head_only=method == b"HEAD")
+        # `chunked` is the only transfer coding that is passed on. With another one, the server
+        # would look elsewhere for the end of the body, and read the rest as another request.
         framed = [header for header in headers if header[0] != b"transfer-encoding"]
         chunked = len(framed) < len(headers)
         if chunked:
@@ -112,12 +112,12 @@ class Exchange(asyncio.Protocol):
         missing = int(dict(framed).get(b"content-length", 0))
         async for piece in body:
             missing -= len(piece)
-            pending += _frame(piece) if chunked else piece
+            pending += _encode_chunk(piece) if chunked else piece
             await self._write(pending)
             pending = b""
-        # The server would read the rest of the body from the next client's request.
+        # The server would take the next client's request for the rest of the body.
         if missing > 0:
-            raise BodyCutShort
+            raise IncompleteBody
         await self._write(pending + (b"0\r\n\r\n" if chunked else b""))
         async with asyncio.timeout(ANSWER_TIMEOUT):
             while not self.status:
@@ -145,7 +145,7 @@ class Exchange(asyncio.Protocol):
                     await self._wait()
 
     @property
-    def reusable(self) -> bool:
+    def is_reusable(self) -> bool:
         """True if the next request may use this connection."""
         return self._complete and self._keep_alive and not self.closed
 
@@ -155,7 +155,7 @@ class Exchange(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _begin(self, *, head_only: bool) -> None:
+    def _reset(self, *, head_only: bool) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._head_only = head_only
         self.status = 0
@@ -189,7 +189,7 @@ class Exchange(asyncio.Protocol):
             self._waiter.set_result(None)
 
 
-def _frame(piece: bytes) -> bytes:
+def _encode_chunk(piece: bytes) -> bytes:
     # An empty chunk would end the body.
     return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
 
@@ -198,7 +198,7 @@ class Upstream:
     """A server and a pool of idle connections to it.
 
     Args:
-        address: Path of its Unix socket, or host and port.
+        address: Path of the Unix socket of the server, or its host and port.
     """
 
     def __init__(self, address: Path | tuple[str, int]) -> None:
@@ -212,13 +212,13 @@ class Upstream:
         Raises:
             UpstreamError: The server cannot be reached.
         """
-        connection = self._take() or await self._connect()
+        connection = self._pop_idle() or await self._connect()
         try:
             yield connection
         except BaseException:
             connection.close()
             raise
-        if connection.reusable:
+        if connection.is_reusable:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
@@ -229,7 +229,7 @@ class Upstream:
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self) -> Exchange | None:
+    def _pop_idle(self) -> Exchange | None:
         now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()

@@ -42,9 +42,10 @@ begin
 end
 $$;
 
--- Revokes what an older version let `postgres` grant. Most of these privileges lead to those of the
--- operating system's user that runs the server; before Postgres 16 CREATEROLE does too, on a role that
--- `postgres` made when it had CREATEROLE. pg_read_all_data shows the stored passwords.
+-- Revokes privileges that an older version let `postgres` grant. With most of them, a role can get the
+-- privileges of the operating system's user that runs the server. Before Postgres 16, CREATEROLE has the
+-- same effect, also in a role that `postgres` created when it had CREATEROLE. With pg_read_all_data, a
+-- role can read the stored passwords.
 do $$
 declare
   v_grant record;
@@ -74,8 +75,8 @@ begin
 end
 $$;
 
--- Nobody may read from a replication slot that an older version let `postgres` make, and the server
--- keeps its write-ahead log for it until the disk is full.
+-- An older version let `postgres` create replication slots. If nobody reads from a slot, the server
+-- keeps its write-ahead log for the slot until the disk is full.
 select pg_catalog.pg_drop_replication_slot(slot_name)
 from pg_catalog.pg_replication_slots
 where not active;

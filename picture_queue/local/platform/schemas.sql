@@ -31,7 +31,7 @@ grant usage on schema auth to supabase_auth_admin;
 grant usage on schema realtime to supabase_realtime_admin;
 grant usage on schema storage to supabase_storage_admin;
 
--- The embedded Postgres has no contrib extensions; one of the system has these.
+-- The bundled Postgres has no contrib extensions. A Postgres of the system has these.
 do $$
 declare
   v_extension text;

@@ -26,19 +26,19 @@ from picture_queue.local.simulator.responses import (
     http_fault,
     not_found,
     problem,
-    problem_of,
     refuse_large_body,
+    translate_http_error,
 )
 from picture_queue.local.simulator.state import Simulator, SimulatorSettings
 from picture_queue.providers.replicate.catalog import models
 
-_HANDLERS: Final = {HTTPException: problem_of, json_body.BodyTooLarge: refuse_large_body}
+_HANDLERS: Final = {HTTPException: translate_http_error, json_body.BodyTooLarge: refuse_large_body}
 
 
 def create_app(
     settings: SimulatorSettings | None = None, *, clock: Callable[[], float] = time.time
 ) -> OriginCheck:
-    """Make the simulator.
+    """Create the simulator.
 
     Args:
         settings: See `SimulatorSettings`.
@@ -46,7 +46,7 @@ def create_app(
 
     Returns:
         An ASGI app: the API below ``/v1``, which needs the token, pictures below ``/files``, and
-        switches below ``/_simulator``, which need a switch key. It needs no lifespan.
+        switches below ``/_simulator``, which need a switch key. The app needs no lifespan.
     """
     simulator = Simulator(settings or SimulatorSettings(), clock)
     api = Starlette(
@@ -90,7 +90,7 @@ def create_app(
 
 
 class _TokenRequired:
-    """Refuse requests without the token; all requests if the settings have none."""
+    """ASGI middleware that requires the token; without one in the settings, it refuses all."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
@@ -108,9 +108,9 @@ class _TokenRequired:
 
 
 class _SwitchKeyRequired:
-    """Refuse requests without a switch key or with a body other than JSON.
+    """ASGI middleware that requires a switch key, and JSON if there is a body.
 
-    Without keys in the settings all requests are refused.
+    Without keys in the settings, it refuses all requests.
     """
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
@@ -124,7 +124,7 @@ class _SwitchKeyRequired:
         if not any([hmac.compare_digest(given, key) for key in self._keys]):
             app = problem(403, "The switches need the stack's secret key in the header apikey.")
         elif request.headers.get("content-type") and not json_body.is_json(request):
-            # A browser sends text and forms of another site's page without a preflight.
+            # For text and forms, a browser sends no preflight, even from the page of another site.
             app = problem(415, "Send application/json.")
         await app(scope, receive, send)
 
@@ -170,20 +170,25 @@ async def _account(request: Request) -> Response:
 
 
 async def _respond_not_found(request: Request) -> Response:
-    what = f"{request.method} /v1/{request.path_params['rest']}"
-    return problem(501, f"The Replicate simulator does not have {what}.")
+    route = f"{request.method} /v1/{request.path_params['rest']}"
+    return problem(501, f"The Replicate simulator does not have {route}.")
 
 
 async def _file(request: Request) -> Response:
     if refused := http_fault(request, "file"):
         return refused
     simulator, now = simulator_of(request), simulator_of(request).clock()
-    run = simulator.runs.get(request.path_params["id"])
+    prediction = simulator.predictions.get(request.path_params["id"])
     match = re.fullmatch(r"out-(\d{1,2})\.(\w+)", request.path_params["name"])
-    if run is None or match is None or run.status(now) != "succeeded" or run.removed(now):
+    if (
+        prediction is None
+        or match is None
+        or prediction.status(now) != "succeeded"
+        or prediction.is_removed(now)
+    ):
         return not_found()
-    spec = run.picture(int(match[1]))
-    if int(match[1]) >= run.pictures or spec.format != match[2]:
+    spec = prediction.picture(int(match[1]))
+    if int(match[1]) >= prediction.pictures or spec.format != match[2]:
         return not_found()
     return Response(await asyncio.to_thread(draw, spec), media_type=MIME_TYPES[spec.format])
 
@@ -203,8 +208,12 @@ async def _predictions(request: Request) -> Response:
     now = simulator.clock()
     return JSONResponse(
         [
-            {**run.view(now, base), "created_by": run.created_by, "plan": asdict(run.plan)}
-            for run in simulator.runs.values()
+            {
+                **prediction.as_json(now, base),
+                "created_by": prediction.created_by,
+                "plan": asdict(prediction.plan),
+            }
+            for prediction in simulator.predictions.values()
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Faults that a test switches on: the kind, the call and the number of times."""
+"""Faults of the simulator that a test switches on."""
 
 from collections.abc import Iterator
 from typing import Final, Literal
@@ -30,10 +30,10 @@ class Fault(BaseModel):
             after ``seconds``, or answers ``status``. The others change the next prediction: with
             ``fail`` and ``nsfw`` it fails, with ``slow`` it runs ``seconds`` longer, with
             ``expired_output`` its output is removed as soon as it has ended.
-        count: Number of times.
+        count: Number of calls that the fault affects.
         on: The call that fails, for ``rate_limit`` and ``server_error``.
-        seconds: Retry-After of ``rate_limit`` (none sent without), delay of ``lose_answer``, extra
-            time of ``slow`` (30 without).
+        seconds: Retry-After of ``rate_limit`` (not sent if None), delay of ``lose_answer``, extra
+            time of ``slow`` (30 if None).
         status: HTTP status of ``server_error`` and ``lose_answer``.
         message: Error text of ``fail``.
         queued: ``slow`` spends its time before the start instead of running.
@@ -60,17 +60,17 @@ class Faults:
         """Switch a fault on.
 
         Raises:
-            ValueError: Too many are on.
+            ValueError: Too many faults are on.
         """
         if len(self._waiting) >= _MAX_FAULTS:
             raise ValueError(f"{_MAX_FAULTS} faults are on; switch them off first")
         self._waiting.append(fault)
 
     def take(self, call: Call, *kinds: Kind) -> Fault | None:
-        """Use a fault of these kinds for a call, and count it down.
+        """Return a fault of these kinds for a call, and decrement its count.
 
         Returns:
-            The fault, or None when there is none.
+            The fault; None if no such fault is on.
         """
         for fault in self._waiting:
             if fault.on == call and fault.kind in kinds:

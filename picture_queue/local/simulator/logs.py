@@ -5,8 +5,8 @@ from typing import Any
 from picture_queue.providers.replicate.catalog import CatalogModel
 
 _BLOCKS = " ▏▎▍▌▋▊▉"
-_BAR = 10  # characters
-_STEPS = 20  # for models without such an input
+_BAR_LENGTH = 10  # characters
+_DEFAULT_STEPS = 20  # for models without an input for the number of steps
 
 
 def log_text(
@@ -49,8 +49,8 @@ def _percent(steps: int, seed: int, pictures: int, done: float, seconds: float) 
 
 def _bar(step: int, steps: int, elapsed: float, seconds: float) -> str:
     part = step / steps
-    eighths = round(part * _BAR * 8)
-    bar = ("█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()).ljust(_BAR)
+    eighths = round(part * _BAR_LENGTH * 8)
+    bar = ("█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()).ljust(_BAR_LENGTH)
     speed = f"{step / elapsed:5.2f}" if elapsed else "?"
     left = _clock(seconds - elapsed) if elapsed else "?"
     return f"{part * 100:3.0f}%|{bar}| {step}/{steps} [{_clock(elapsed)}<{left}, {speed}it/s]"
@@ -65,5 +65,5 @@ def _steps(model: CatalogModel, given: dict[str, Any]) -> int:
         known = model.input(name)
         if known is not None:
             asked = given.get(name, known.default)
-            return max(1, int(asked)) if isinstance(asked, (int, float)) else _STEPS
-    return _STEPS
+            return max(1, int(asked)) if isinstance(asked, (int, float)) else _DEFAULT_STEPS
+    return _DEFAULT_STEPS

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from PIL import Image, ImageDraw
 
-_MAX_SMOOTH = 1_600_000  # pixels; larger pictures are drawn without antialiasing
+_MAX_ANTIALIASED = 1_600_000  # pixels; larger pictures are drawn without antialiasing
 
 Color = tuple[int, int, int]
 Point = tuple[float, float]
@@ -160,7 +160,7 @@ class _Scene:
         self.sun_radius = self.random.uniform(0.055, 0.1)
 
     def image(self) -> Image.Image:
-        scale = 2 if self.spec.width * self.spec.height <= _MAX_SMOOTH else 1
+        scale = 2 if self.spec.width * self.spec.height <= _MAX_ANTIALIASED else 1
         width, height = self.spec.width * scale, self.spec.height * scale
         picture = self._sky().resize((width, height), Image.Resampling.BILINEAR)
         pen = ImageDraw.Draw(picture)
@@ -195,7 +195,7 @@ class _Scene:
         )
 
     def _sky(self) -> Image.Image:
-        # To draw a small gradient and enlarge it is cheaper than to draw a large one.
+        # Drawing a small gradient and enlarging it is cheaper than drawing a large one.
         size = 128
         sky = Image.new("RGB", (1, size))
         for y in range(size):

@@ -77,12 +77,12 @@ async def _create(
     simulator = simulator_of(request)
     token = request.headers["authorization"].strip()
     created_by = {"token": token[-4:], "user_agent": request.headers.get("user-agent", "")}
-    run = simulator.create(model, given, cancel_after(request), created_by)
+    prediction = simulator.create(model, given, cancel_after(request), created_by)
     if lost := simulator.faults.take("create", "lose_answer"):
         if lost.status is not None:
             return problem(lost.status, "Internal server error")
         return LostAnswer(lost.seconds or 0.0)
-    return answer(run.view(simulator.clock(), base_url(request)), 201)
+    return answer(prediction.as_json(simulator.clock(), base_url(request)), 201)
 
 
 async def get(request: Request) -> Response:
@@ -95,15 +95,19 @@ async def cancel(request: Request) -> Response:
     if refused := http_fault(request, "cancel"):
         return refused
     simulator = simulator_of(request)
-    if run := simulator.runs.get(request.path_params["id"]):
-        run.cancel(simulator.clock())
+    if prediction := simulator.predictions.get(request.path_params["id"]):
+        prediction.cancel(simulator.clock())
     return _show(request)
 
 
 def _show(request: Request) -> Response:
     simulator = simulator_of(request)
-    run = simulator.runs.get(request.path_params["id"])
-    return answer(run.view(simulator.clock(), base_url(request))) if run else not_found()
+    prediction = simulator.predictions.get(request.path_params["id"])
+    return (
+        answer(prediction.as_json(simulator.clock(), base_url(request)))
+        if prediction
+        else not_found()
+    )
 
 
 async def list_all(request: Request) -> Response:
@@ -115,11 +119,11 @@ async def list_all(request: Request) -> Response:
     cursor = request.query_params.get("cursor", "")
     newest = int(cursor) if re.fullmatch("[0-9]{1,18}", cursor) else None
     matching = [
-        run
-        for run in reversed(simulator.runs.values())
-        if (after is None or run.created >= after)
-        and (before is None or run.created < before)
-        and (newest is None or run.number < newest)
+        prediction
+        for prediction in reversed(simulator.predictions.values())
+        if (after is None or prediction.created >= after)
+        and (before is None or prediction.created < before)
+        and (newest is None or prediction.number < newest)
     ]
     page, more = matching[:_PAGE], len(matching) > _PAGE
     following = request.url.include_query_params(cursor=page[-1].number).query if more else None
@@ -128,7 +132,7 @@ async def list_all(request: Request) -> Response:
         {
             "previous": None,
             "next": f"{base}/v1/predictions?{following}" if following else None,
-            "results": [run.view(now, base) for run in page],
+            "results": [prediction.as_json(now, base) for prediction in page],
         }
     )
 

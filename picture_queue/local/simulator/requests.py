@@ -10,7 +10,7 @@ from starlette.requests import Request
 from picture_queue.local import json_body
 from picture_queue.local.simulator.state import Simulator
 
-_SPAN = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?")
+_DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?")
 
 
 def simulator_of(request: Request) -> Simulator:
@@ -26,7 +26,7 @@ def base_url(request: Request) -> str:
 
 
 async def json_object(request: Request) -> dict[str, Any]:
-    """Return the body.
+    """Return the body of a request, a JSON object.
 
     Raises:
         HTTPException: The body is not a JSON object.
@@ -42,7 +42,7 @@ async def json_object(request: Request) -> dict[str, Any]:
 
 
 def read_time(request: Request, name: str) -> float | None:
-    """Return a time in the query string as Unix time; None without one.
+    """Return a time in the query string as Unix time; None if it is missing.
 
     Raises:
         HTTPException: The value is not a date and time with a time zone.
@@ -57,7 +57,7 @@ def read_time(request: Request, name: str) -> float | None:
 
 
 def cancel_after(request: Request) -> float | None:
-    """Return the header ``Cancel-After`` in seconds; None without one.
+    """Return the header ``Cancel-After`` in seconds; None if it is missing.
 
     Raises:
         HTTPException: The value is not a duration, or is below 5 seconds.
@@ -65,9 +65,9 @@ def cancel_after(request: Request) -> float | None:
     text = request.headers.get("cancel-after")
     if text is None:
         return None
-    match = _SPAN.fullmatch(text.strip())
+    match = _DURATION.fullmatch(text.strip())
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    span = hours * 3600 + minutes * 60 + seconds
-    if span < 5:
+    total = hours * 3600 + minutes * 60 + seconds
+    if total < 5:
         raise HTTPException(400, "Cancel-After must be a duration of at least 5 seconds")
-    return float(span)
+    return float(total)

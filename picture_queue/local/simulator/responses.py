@@ -26,9 +26,9 @@ def problem(status: int, detail: str, **more: Any) -> JSONResponse:
     return JSONResponse(body, status, media_type="application/problem+json")
 
 
-def problem_of(request: Request, error: Exception) -> Response:
+def translate_http_error(request: Request, error: Exception) -> Response:
     """Return the error document of an HTTP exception."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     return problem(error.status_code, error.detail)
 
 
@@ -51,7 +51,7 @@ def refused_body(description: str) -> Response:
 
 
 def http_fault(request: Request, call: Call) -> Response | None:
-    """Return the answer of a fault that applies to this call; None without one."""
+    """Return the answer of a fault that applies to this call; None if there is no fault."""
     fault = simulator_of(request).faults.take(call, "rate_limit", "server_error", "out_of_credit")
     if fault is None:
         return None

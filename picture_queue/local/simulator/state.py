@@ -23,7 +23,7 @@ from picture_queue.providers.replicate.catalog import CatalogModel
 RETENTION_SECONDS = 3600.0
 _UNKNOWN_SECONDS = 5.0  # for models with an unknown running time
 _QUEUE_SECONDS = 0.15
-_MAX_RUNS = 10_000  # predictions; the oldest are dropped
+_MAX_PREDICTIONS = 10_000  # the oldest are deleted
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class SimulatorSettings:
     """Settings of the simulator.
 
     Attributes:
-        base_url: The URL of the simulator in links, such as ``http://127.0.0.1:54399``; None takes
-            that of each request.
+        base_url: The URL of the simulator in links, such as ``http://127.0.0.1:54399``; None: the
+            URL of each request.
         speed: Factor by which predictions are faster than the real models.
-        seconds: Duration of every prediction; None: that of the real model.
-        token: ``REPLICATE_API_TOKEN`` of its clients; without one all requests are refused.
-        switch_keys: Keys for the switches; without one all their requests are refused.
+        seconds: Duration of every prediction; None: the duration of the real model.
+        token: ``REPLICATE_API_TOKEN`` of the clients; without a token, all requests are refused.
+        switch_keys: Keys for the switches; without a key, all requests to them are refused.
     """
 
     base_url: str | None = None
@@ -68,11 +68,11 @@ class Plan:
 
 
 @dataclass
-class Run:
+class Prediction:
     """One prediction.
 
     Attributes:
-        created: Unix time of the request, as are the other times.
+        created: Unix time of the request. The other times are Unix times too.
         deadline: The time at which ``Cancel-After`` stops it.
         stopped: The time at which a cancel stopped it.
         created_by: The token and the user agent of the request, for tests.
@@ -95,21 +95,21 @@ class Run:
 
     @property
     def starts(self) -> float:
-        """The time of its start."""
+        """The time when the prediction starts."""
         return self.created + self.plan.queued
 
     @property
     def ends(self) -> float:
-        """The time of its end unless it is stopped."""
+        """The time when the prediction ends unless it is stopped."""
         return self.starts + self.plan.running
 
     def ended_at(self, now: float) -> float | None:
-        """Return the time of its end; None until then."""
+        """Return the time when the prediction ended; None if it has not ended."""
         ends = min(t for t in (self.ends, self.deadline, self.stopped) if t is not None)
         return ends if ends <= now else None
 
     def status(self, now: float) -> str:
-        """Return its status."""
+        """Return the status of the prediction."""
         ended = self.ended_at(now)
         if ended is None:
             return "processing" if now >= self.starts else "starting"
@@ -119,19 +119,19 @@ class Run:
             return "canceled"
         return "failed" if self.plan.error else "succeeded"
 
-    def removed(self, now: float) -> bool:
+    def is_removed(self, now: float) -> bool:
         """Return whether its input, output and logs have been removed."""
         ended = self.ended_at(now)
         return ended is not None and (self.plan.expires or now >= ended + RETENTION_SECONDS)
 
     def cancel(self, now: float) -> None:
-        """Stop it, unless it has ended."""
+        """Stop the prediction, unless it has ended."""
         if self.ended_at(now) is None:
             self.stopped = now
 
     @property
     def pictures(self) -> int:
-        """The number of its pictures."""
+        """The number of pictures."""
         model, given = self.model, self.input
         if model.output != "uri[]" or model.max_outputs_param is None:
             return 1
@@ -159,18 +159,18 @@ class Run:
             quality=max(1, min(100, int(quality))) if isinstance(quality, (int, float)) else 80,
         )
 
-    def view(self, now: float, base_url: str) -> dict[str, Any]:
+    def as_json(self, now: float, base_url: str) -> dict[str, Any]:
         """Return the prediction object of the API."""
-        status, ended, removed = self.status(now), self.ended_at(now), self.removed(now)
+        status, ended, is_removed = self.status(now), self.ended_at(now), self.is_removed(now)
         api = f"{base_url}/v1/predictions/{self.id}"
-        view: dict[str, Any] = {
+        body: dict[str, Any] = {
             "id": self.id,
             "model": self.model.id,
             "version": "hidden" if self.model.official else self.model.version,
-            "input": {} if removed else self.input,
-            "logs": "" if removed else self._logs(now),
-            "output": self._output(base_url) if status == "succeeded" and not removed else None,
-            "data_removed": removed,
+            "input": {} if is_removed else self.input,
+            "logs": "" if is_removed else self._logs(now),
+            "output": self._output(base_url) if status == "succeeded" and not is_removed else None,
+            "data_removed": is_removed,
             "error": self.plan.error if status == "failed" else None,
             "status": status,
             "source": "api",
@@ -182,19 +182,19 @@ class Run:
             },
         }
         if self.deadline is not None:
-            view["deadline"] = _iso(self.deadline)
+            body["deadline"] = _iso(self.deadline)
         if now >= self.starts and status != "aborted":
-            view["started_at"] = _iso(self.starts)
+            body["started_at"] = _iso(self.starts)
         if ended is not None:
-            view["completed_at"] = _iso(ended)
+            body["completed_at"] = _iso(ended)
         if ended is not None and status != "aborted":
-            view["metrics"] = {
+            body["metrics"] = {
                 "predict_time": round(ended - self.starts, 3),
                 "total_time": round(ended - self.created, 3),
             }
         if status == "succeeded":
-            view["metrics"]["image_count"] = self.pictures
-        return view
+            body["metrics"]["image_count"] = self.pictures
+        return body
 
     def _logs(self, now: float) -> str:
         if now < self.starts:
@@ -224,7 +224,7 @@ class Simulator:
         self.settings = settings
         self.clock = clock
         self.faults = Faults()
-        self.runs: dict[str, Run] = {}
+        self.predictions: dict[str, Prediction] = {}
         self._numbers = itertools.count(1)
 
     def create(
@@ -233,10 +233,10 @@ class Simulator:
         given: dict[str, Any],
         cancel_after: float | None,
         created_by: dict[str, str],
-    ) -> Run:
-        """Make a prediction with a valid input."""
+    ) -> Prediction:
+        """Create a prediction with a valid input."""
         now = self.clock()
-        run = Run(
+        prediction = Prediction(
             number=next(self._numbers),
             model=model,
             input=given,
@@ -245,14 +245,14 @@ class Simulator:
             deadline=None if cancel_after is None else now + cancel_after,
             created_by=created_by,
         )
-        self.runs[run.id] = run
-        if len(self.runs) > _MAX_RUNS:
-            del self.runs[next(iter(self.runs))]
-        return run
+        self.predictions[prediction.id] = prediction
+        if len(self.predictions) > _MAX_PREDICTIONS:
+            del self.predictions[next(iter(self.predictions))]
+        return prediction
 
     def reset(self) -> None:
         """Delete all predictions and faults."""
-        self.runs.clear()
+        self.predictions.clear()
         self.faults.clear()
 
     def _plan(self, model: CatalogModel) -> Plan:
@@ -278,7 +278,7 @@ _CHOOSES_NUMBER = "sequential_image_generation"
 _ALPHABET = string.ascii_lowercase + string.digits
 _FORMATS: dict[str, Format] = {"png": "png", "webp": "webp", "jpg": "jpg", "jpeg": "jpg"}
 _MEGAPIXEL = 1024 * 1024
-_SMALLEST, _LARGEST = 64, 2048
+_MIN_LENGTH, _MAX_LENGTH = 64, 2048
 _BY_X = re.compile(r"(\d{2,5})\s*[x*]\s*(\d{2,5})")
 _BY_COLON = re.compile(r"(\d{1,2}):(\d{1,2})")
 
@@ -317,4 +317,4 @@ def _size(model: CatalogModel, given: dict[str, Any]) -> tuple[int, int]:
 
 
 def _pixels(length: float, step: int = 32) -> int:
-    return max(_SMALLEST, min(_LARGEST, round(length / step) * step))
+    return max(_MIN_LENGTH, min(_MAX_LENGTH, round(length / step) * step))

@@ -10,8 +10,8 @@ InvalidField = dict[str, str]
 def find_errors(model: CatalogModel, given: dict[str, Any]) -> list[InvalidField]:
     """Return the errors of an input, in the form of ``invalid_fields``.
 
-    Inputs that the catalogue does not have are accepted, since it is not documented how the real
-    API treats them.
+    Inputs that the catalogue does not have are accepted, since the documentation does not
+    say how the real API treats them.
     """
     found: list[InvalidField] = []
     for field in model.inputs:

@@ -162,7 +162,7 @@ async def test_last_attempts_are_confirmed_together_on_a_slow_connection(
     harness, backend, monkeypatch
 ):
     """Check that none is released meanwhile, although held jobs are."""
-    monkeypatch.setattr(slots, "MAX_HELD", 0.02)
+    monkeypatch.setattr(slots, "MAX_HELD_SECONDS", 0.02)
     monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 4)
     calls: list[int] = []
 

@@ -86,8 +86,8 @@ def name_no_blocker() -> None:
 def wait_for_stuck_handlers() -> None:
     """Give a handler that does not stop an hour of grace."""
     for module in (executor, supervisor):
-        assert module.CLEANUP
-        module.CLEANUP = 3600.0  # type: ignore[misc]
+        assert module.CLEANUP_TIMEOUT
+        module.CLEANUP_TIMEOUT = 3600.0  # type: ignore[misc]
 
 
 def wait_for_stuck_tasks() -> None:

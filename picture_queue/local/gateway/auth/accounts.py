@@ -11,7 +11,7 @@ from typing import Any, Final
 import asyncpg
 
 from picture_queue.local.gateway.auth.errors import AuthError
-from picture_queue.local.gateway.database import Connection, Database, one
+from picture_queue.local.gateway.database import Connection, Database, fetch_one
 
 # A client whose answer was lost may use the same refresh token again within this time.
 _REUSE_INTERVAL: Final = timedelta(seconds=10)
@@ -27,7 +27,7 @@ class Session:
 
 
 class Accounts:
-    """Reads and writes accounts; one transaction for each call."""
+    """Access to the accounts. Each call is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -40,7 +40,7 @@ class Accounts:
         """
         try:
             async with self._database.transaction() as connection:
-                user = await one(
+                user = await fetch_one(
                     connection,
                     "insert into auth.users (id, aud, role, email, encrypted_password,"
                     " email_confirmed_at, raw_app_meta_data, raw_user_meta_data,"
@@ -57,8 +57,8 @@ class Accounts:
         except asyncpg.UniqueViolationError:
             raise AuthError(422, "user_already_exists", "User already registered") from None
 
-    async def by_email(self, email: str) -> asyncpg.Record | None:
-        """Return the user with this address."""
+    async def find_by_email(self, email: str) -> asyncpg.Record | None:
+        """Return the user with an e-mail address, or None."""
         async with self._database.connection() as connection:
             return await connection.fetchrow(
                 "select * from auth.users where email = $1 and deleted_at is null",
@@ -73,7 +73,7 @@ class Accounts:
     async def refresh(self, token: str) -> Session:
         """Exchange a refresh token for the next one.
 
-        A token that was exchanged before ends the session, because one of its two users stole it.
+        A token that is used again later ends the session, because somebody may have stolen it.
 
         Raises:
             AuthError: The token is unknown or was used before.
@@ -102,13 +102,13 @@ class Accounts:
                 return await _continue_session(connection, found)
         raise AuthError(400, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
 
-    async def current(self, claims: Mapping[str, Any]) -> asyncpg.Record:
+    async def find_user(self, claims: Mapping[str, Any]) -> asyncpg.Record:
         """Return the user of an access token.
 
         Raises:
             AuthError: The user or the session was deleted.
         """
-        user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
+        user_id, session_id = _parse_uuid(claims.get("sub")), _parse_uuid(claims.get("session_id"))
         async with self._database.connection() as connection:
             user = await connection.fetchrow(
                 "select * from auth.users where id = $1 and deleted_at is null",
@@ -137,15 +137,15 @@ class Accounts:
     ) -> asyncpg.Record:
         """Change the fields that are given; null removes a key of the metadata.
 
-        A new password ends the user's other sessions, which may belong to someone who knew the old
-        one.
+        A new password ends the other sessions of the user, since somebody who knew the old password
+        may have opened them.
 
         Raises:
             AuthError: The e-mail address is taken.
         """
         try:
             async with self._database.transaction() as connection:
-                user = await one(
+                user = await fetch_one(
                     connection,
                     "update auth.users set email = coalesce($2, email),"
                     " encrypted_password = coalesce($3, encrypted_password),"
@@ -158,7 +158,7 @@ class Accounts:
                     metadata,
                 )
                 if password_hash is not None:
-                    await end_sessions(connection, user_id, but=_uuid(session_id))
+                    await end_sessions(connection, user_id, except_session=_parse_uuid(session_id))
         except asyncpg.UniqueViolationError:
             raise AuthError(
                 422,
@@ -168,8 +168,8 @@ class Accounts:
         return user
 
     async def sign_out(self, claims: Mapping[str, Any], scope: str) -> None:
-        """End sessions: ``global`` all of the user, ``local`` this one, ``others`` the rest."""
-        user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
+        """End all sessions of a user (``global``), the current (``local``) or the ``others``."""
+        user_id, session_id = _parse_uuid(claims.get("sub")), _parse_uuid(claims.get("session_id"))
         async with self._database.transaction() as connection:
             await connection.execute(
                 "delete from auth.sessions where user_id = $1 and case $3"
@@ -183,11 +183,13 @@ class Accounts:
 
 
 async def end_sessions(
-    connection: Connection, user_id: uuid.UUID, *, but: uuid.UUID | None = None
+    connection: Connection, user_id: uuid.UUID, *, except_session: uuid.UUID | None = None
 ) -> None:
-    """End the sessions of a user, and with them their refresh tokens."""
+    """Delete the sessions of a user, with their refresh tokens."""
     await connection.execute(
-        "delete from auth.sessions where user_id = $1 and id is distinct from $2", user_id, but
+        "delete from auth.sessions where user_id = $1 and id is distinct from $2",
+        user_id,
+        except_session,
     )
 
 
@@ -218,7 +220,7 @@ async def _continue_session(connection: Connection, found: asyncpg.Record) -> Se
 
 
 async def _set_last_sign_in(connection: Connection, user_id: uuid.UUID) -> asyncpg.Record:
-    return await one(
+    return await fetch_one(
         connection,
         "update auth.users set last_sign_in_at = now() where id = $1 returning *",
         user_id,
@@ -241,7 +243,7 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _uuid(value: object) -> uuid.UUID | None:
+def _parse_uuid(value: object) -> uuid.UUID | None:
     try:
         return uuid.UUID(str(value))
     except ValueError:

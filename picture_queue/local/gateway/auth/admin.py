@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from picture_queue.local.gateway.api_key import given_key
+from picture_queue.local.gateway.api_key import read_key
 from picture_queue.local.gateway.auth import bodies, passwords
 from picture_queue.local.gateway.auth.directory import Attributes, Directory
 from picture_queue.local.gateway.auth.errors import AuthError, Handler
@@ -27,10 +27,10 @@ _MISSING: Final = {
 
 
 class AdminUsers:
-    """The routes.
+    """The routes of ``/auth/v1/admin/users``.
 
     Args:
-        credentials: Verify the service key.
+        credentials: The keys of the stack.
         database: The database of the users.
     """
 
@@ -38,7 +38,7 @@ class AdminUsers:
         self._credentials = credentials
         self._directory = Directory(database)
 
-    def served(self) -> tuple[tuple[str, str, Handler], ...]:
+    def routes(self) -> tuple[tuple[str, str, Handler], ...]:
         """Method, path and handler of each route."""
         return (
             ("GET", "/admin/users", self._list),
@@ -49,8 +49,8 @@ class AdminUsers:
         )
 
     async def _list(self, request: Request) -> Response:
-        self._check(request)
-        page, size = _number(request, "page", 1), _number(request, "per_page", _PAGE_SIZE)
+        self._require_service_key(request)
+        page, size = _read_number(request, "page", 1), _read_number(request, "per_page", _PAGE_SIZE)
         users, total = await self._directory.page(page, size)
         last = max(math.ceil(total / size), 1)
         links = [f'</admin/users?page={last}&per_page={size}>; rel="last"']
@@ -62,45 +62,48 @@ class AdminUsers:
         )
 
     async def _create(self, request: Request) -> Response:
-        self._check(request)
+        self._require_service_key(request)
         body = await bodies.read_object(request)
-        missing = _missing(body)
+        missing = _refuse_missing(body)
         if missing is not None:
             return missing
         if not body.get("email"):
             raise AuthError(
                 400, "validation_failed", "Cannot create a user without either an email or phone"
             )
-        user_id = _uuid(body["id"]) if body.get("id") else uuid.uuid4()
-        given = await _attributes(body)
+        user_id = _parse_uuid(body["id"]) if body.get("id") else uuid.uuid4()
+        given = await _read_attributes(body)
         user = await self._directory.add(user_id, given)
         return JSONResponse(bodies.encode_user(user))
 
     async def _get(self, request: Request) -> Response:
-        self._check(request)
-        user = await self._directory.find(_uuid(request.path_params["user_id"]))
+        self._require_service_key(request)
+        user = await self._directory.find(_parse_uuid(request.path_params["user_id"]))
         return JSONResponse(bodies.encode_user(user))
 
     async def _change(self, request: Request) -> Response:
-        self._check(request)
-        user_id, body = _uuid(request.path_params["user_id"]), await bodies.read_object(request)
-        missing = _missing(body)
+        self._require_service_key(request)
+        user_id, body = (
+            _parse_uuid(request.path_params["user_id"]),
+            await bodies.read_object(request),
+        )
+        missing = _refuse_missing(body)
         if missing is not None:
             return missing
-        user = await self._directory.change(user_id, await _attributes(body, new=False))
+        user = await self._directory.change(user_id, await _read_attributes(body, new=False))
         return JSONResponse(bodies.encode_user(user))
 
     async def _delete(self, request: Request) -> Response:
-        self._check(request)
+        self._require_service_key(request)
         body = await bodies.read_object(request, optional=True)
         if body.get("should_soft_delete"):
             return not_implemented("soft deletion of users")
-        await self._directory.remove(_uuid(request.path_params["user_id"]))
+        await self._directory.remove(_parse_uuid(request.path_params["user_id"]))
         return JSONResponse({})
 
-    def _check(self, request: Request) -> None:
+    def _require_service_key(self, request: Request) -> None:
         authorization = request.headers.get("authorization")
-        token = self._credentials.token(authorization, given_key(request))
+        token = self._credentials.token(authorization, read_key(request))
         if token is None:
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
         try:
@@ -112,7 +115,7 @@ class AdminUsers:
             raise AuthError(403, "not_admin", "User not allowed")
 
 
-async def _attributes(body: dict[str, Any], *, new: bool = True) -> Attributes:
+async def _read_attributes(body: dict[str, Any], *, new: bool = True) -> Attributes:
     app_metadata = bodies.parse_metadata(body, "app_metadata")
     if new:
         app_metadata = {"provider": "email", "providers": ["email"]} | app_metadata
@@ -130,14 +133,14 @@ async def _attributes(body: dict[str, Any], *, new: bool = True) -> Attributes:
     )
 
 
-def _missing(body: dict[str, Any]) -> Response | None:
-    for name, what in _MISSING.items():
+def _refuse_missing(body: dict[str, Any]) -> Response | None:
+    for name, feature in _MISSING.items():
         if body.get(name):
-            return not_implemented(what)
+            return not_implemented(feature)
     return None
 
 
-def _number(request: Request, name: str, default: int) -> int:
+def _read_number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name) or str(default)
     is_number = text.isascii() and text.isdigit() and len(text) <= 10
     if not is_number or not 0 < int(text) < 2**31:
@@ -145,7 +148,7 @@ def _number(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-def _uuid(text: object) -> uuid.UUID:
+def _parse_uuid(text: object) -> uuid.UUID:
     try:
         return uuid.UUID(str(text))
     except ValueError:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from picture_queue.local import json_body
 from picture_queue.local.gateway.auth.errors import AuthError
 
-_SHORTEST_PASSWORD: Final = 6
+_MIN_PASSWORD_LENGTH: Final = 6
 _MAX_PASSWORD_SIZE: Final = 72  # bytes, the maximum of bcrypt
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 
@@ -67,11 +67,11 @@ def parse_password(body: dict[str, Any]) -> str:
             "validation_failed",
             f"Password cannot be longer than {_MAX_PASSWORD_SIZE} characters",
         )
-    if len(given) < _SHORTEST_PASSWORD:
+    if len(given) < _MIN_PASSWORD_LENGTH:
         raise AuthError(
             422,
             "weak_password",
-            f"Password should be at least {_SHORTEST_PASSWORD} characters.",
+            f"Password should be at least {_MIN_PASSWORD_LENGTH} characters.",
             weak_password={"reasons": ["length"]},
         )
     return given
@@ -90,18 +90,18 @@ def encode_user(user: asyncpg.Record) -> dict[str, Any]:
         "aud": user["aud"],
         "role": user["role"],
         "email": user["email"],
-        "email_confirmed_at": _time(user["email_confirmed_at"]),
+        "email_confirmed_at": _format_time(user["email_confirmed_at"]),
         "phone": "",
-        "confirmed_at": _time(user["confirmed_at"]),
-        "last_sign_in_at": _time(user["last_sign_in_at"]),
+        "confirmed_at": _format_time(user["confirmed_at"]),
+        "last_sign_in_at": _format_time(user["last_sign_in_at"]),
         "app_metadata": user["raw_app_meta_data"] or {},
         "user_metadata": user["raw_user_meta_data"] or {},
         "identities": [],
-        "created_at": _time(user["created_at"]),
-        "updated_at": _time(user["updated_at"]),
+        "created_at": _format_time(user["created_at"]),
+        "updated_at": _format_time(user["updated_at"]),
         "is_anonymous": user["is_anonymous"],
     }
 
 
-def _time(moment: datetime | None) -> str | None:
+def _format_time(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")

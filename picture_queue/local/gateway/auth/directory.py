@@ -8,7 +8,7 @@ import asyncpg
 
 from picture_queue.local.gateway.auth.accounts import end_sessions
 from picture_queue.local.gateway.auth.errors import AuthError
-from picture_queue.local.gateway.database import Database, one
+from picture_queue.local.gateway.database import Database, fetch_one
 
 _COUNT = "select count(*) from auth.users where deleted_at is null"
 _PAGE = (
@@ -35,7 +35,7 @@ _CHANGE = (
 
 @dataclass(frozen=True)
 class Attributes:
-    """The fields that an administrator sets for a user; None: not given."""
+    """The fields of a user that an administrator sets; None for a field that is not given."""
 
     role: str | None = None
     email: str | None = None
@@ -57,17 +57,17 @@ class Attributes:
 
 
 class Directory:
-    """Reads and changes users.
+    """Access to the users for administrators.
 
     Args:
-        database: Their database.
+        database: The database of the users.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def page(self, number: int, size: int) -> tuple[list[asyncpg.Record], int]:
-        """Return one page of users, the newest first, and how many users there are."""
+        """Return one page of users, the newest first, and the number of all users."""
         async with self._database.connection() as connection:
             users = await connection.fetch(_PAGE, size, (number - 1) * size)
             return users, await connection.fetchval(_COUNT)
@@ -82,16 +82,16 @@ class Directory:
             return _expect_found(await connection.fetchrow(_FIND, user_id))
 
     async def add(self, user_id: uuid.UUID, attributes: Attributes) -> asyncpg.Record:
-        """Make a user.
+        """Create a user.
 
         Raises:
             AuthError: The address or the id is taken.
         """
         try:
             async with self._database.connection() as connection:
-                return await one(connection, _ADD, user_id, *attributes.values())
+                return await fetch_one(connection, _ADD, user_id, *attributes.values())
         except asyncpg.UniqueViolationError:
-            raise _taken() from None
+            raise _email_exists() from None
 
     async def change(self, user_id: uuid.UUID, attributes: Attributes) -> asyncpg.Record:
         """Change a user; a new password ends all its sessions.
@@ -108,7 +108,7 @@ class Directory:
                     await end_sessions(connection, user_id)
                 return user
         except asyncpg.UniqueViolationError:
-            raise _taken() from None
+            raise _email_exists() from None
 
     async def remove(self, user_id: uuid.UUID) -> None:
         """Delete a user and end all its sessions.
@@ -130,7 +130,7 @@ def _expect_found(user: asyncpg.Record | None) -> asyncpg.Record:
     return user
 
 
-def _taken() -> AuthError:
+def _email_exists() -> AuthError:
     return AuthError(
         422, "email_exists", "A user with this email address has already been registered"
     )

@@ -30,7 +30,7 @@ class AuthError(Exception):
         self.extra = extra
 
     def response(self, request: Request) -> JSONResponse:
-        """Return the answer in the form for the client's version of the API."""
+        """Return the answer in the format of the API version that the client uses."""
         if request.headers.get(_VERSION_HEADER):
             body = {"code": self.code, "message": self.message, **self.extra}
             return JSONResponse(body, self.status, headers={_VERSION_HEADER: _VERSION})

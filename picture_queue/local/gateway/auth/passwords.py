@@ -18,11 +18,11 @@ async def hash_password(password: str) -> str:
     """Return the salted hash of a password, as text to store."""
     salt = secrets.token_bytes(_SALT_BYTES)
     digest = await asyncio.to_thread(_scrypt, password, salt, _N, _R, _P)
-    return "$".join(("scrypt", str(_N), str(_R), str(_P), _text(salt), _text(digest)))
+    return "$".join(("scrypt", str(_N), str(_R), str(_P), _encode(salt), _encode(digest)))
 
 
 async def matches(password: str, stored: str | None) -> bool:
-    """Verify a password. Without a stored hash it takes as long as for a wrong password."""
+    """Verify a password. Without a stored hash, it takes as long as with a wrong password."""
     if stored is None or not stored.startswith("scrypt$"):
         await hash_password(password)
         return False
@@ -37,5 +37,5 @@ def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
     return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=64 * 1024 * 1024)
 
 
-def _text(data: bytes) -> str:
+def _encode(data: bytes) -> str:
     return base64.b64encode(data).decode()

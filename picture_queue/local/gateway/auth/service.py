@@ -20,7 +20,7 @@ from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.settings import GatewaySettings
 
 _SCOPES: Final = ("global", "local", "others")
-_CREATING: Final = ("/signup", "/admin/users")
+_CREATING_PATHS: Final = ("/signup", "/admin/users")
 _UNAVAILABLE: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InsufficientResourcesError,
@@ -29,7 +29,7 @@ _UNAVAILABLE: Final = (
 
 
 class AuthService:
-    """The routes of accounts. Every sign-up is confirmed at once, because no e-mail is sent."""
+    """The routes of Auth. Every sign-up is confirmed at once, because no e-mail is sent."""
 
     def __init__(
         self, settings: GatewaySettings, credentials: Credentials, database: Database
@@ -52,7 +52,7 @@ class AuthService:
             ("GET", "/health", self._health),
             ("GET", "/settings", self._settings),
             ("GET", "/.well-known/jwks.json", self._keys),
-            *self._admin.served(),
+            *self._admin.routes(),
         )
         return [
             Route("/auth/v1" + path, _respond_to_errors(handler), methods=[method])
@@ -66,7 +66,7 @@ class AuthService:
         email, password = bodies.parse_email(body), bodies.parse_password(body)
         metadata = bodies.parse_metadata(body, "data")
         digest = await passwords.hash_password(password)
-        return self._session(await self._accounts.create(email, digest, metadata))
+        return self._session_response(await self._accounts.create(email, digest, metadata))
 
     async def _token(self, request: Request) -> Response:
         grant = request.query_params.get("grant_type", "")
@@ -77,23 +77,25 @@ class AuthService:
             token = body.get("refresh_token")
             if not isinstance(token, str) or not token:
                 raise AuthError(400, "validation_failed", "refresh_token required")
-            return self._session(await self._accounts.refresh(token))
+            return self._session_response(await self._accounts.refresh(token))
         if "email" not in body:
             return not_implemented("phone sign-in")
-        user = await self._accounts.by_email(str(body["email"]).strip().lower())
+        user = await self._accounts.find_by_email(str(body["email"]).strip().lower())
         stored = None if user is None else user["encrypted_password"]
         if not await passwords.matches(str(body.get("password") or ""), stored) or user is None:
             raise AuthError(400, "invalid_credentials", "Invalid login credentials")
         if user["email_confirmed_at"] is None:
             raise AuthError(400, "email_not_confirmed", "Email not confirmed")
-        return self._session(await self._accounts.sign_in(user))
+        return self._session_response(await self._accounts.sign_in(user))
 
     async def _user(self, request: Request) -> Response:
-        return JSONResponse(bodies.encode_user(await self._accounts.current(self._claims(request))))
+        return JSONResponse(
+            bodies.encode_user(await self._accounts.find_user(self._claims(request)))
+        )
 
     async def _change_user(self, request: Request) -> Response:
         claims = self._claims(request)
-        user = await self._accounts.current(claims)
+        user = await self._accounts.find_user(claims)
         body = await bodies.read_object(request)
         if body.get("phone"):
             return not_implemented("phone numbers")
@@ -121,7 +123,7 @@ class AuthService:
         if scope not in _SCOPES:
             raise AuthError(400, "validation_failed", f"Unsupported logout scope {scope!r}")
         claims = self._claims(request)
-        await self._accounts.current(claims)
+        await self._accounts.find_user(claims)
         await self._accounts.sign_out(claims, scope)
         return Response(status_code=204)
 
@@ -160,7 +162,7 @@ class AuthService:
             raise AuthError(403, "bad_jwt", "invalid claim: missing sub claim")
         return claims
 
-    def _session(self, session: Session) -> Response:
+    def _session_response(self, session: Session) -> Response:
         now = int(time.time())
         user = bodies.encode_user(session.user)
         claims = {
@@ -206,7 +208,7 @@ def _respond_to_errors(handler: Handler) -> Handler:
             return unavailable.response(request)
         except asyncpg.PostgresError:
             # Most likely an error of a trigger of the project. Postgres has logged it.
-            creates = request.method == "POST" and request.url.path.endswith(_CREATING)
+            creates = request.method == "POST" and request.url.path.endswith(_CREATING_PATHS)
             message = "Database error" + (" saving new user" if creates else "")
             return AuthError(500, "unexpected_failure", message).response(request)
 

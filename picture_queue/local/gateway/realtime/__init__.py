@@ -1,1 +1,1 @@
-"""Realtime: Phoenix channels over a WebSocket, private ones guarded by policies in the database."""
+"""Realtime: Phoenix channels over a WebSocket; policies in the database protect private ones."""

@@ -1,9 +1,9 @@
 """Privileges to read and write private topics, by the policies on ``realtime.messages``.
 
-The check is that of the Realtime server. In a transaction that is always rolled back, with the
-claims and ``realtime.topic`` set, the caller selects a row of the topic that the server inserted
-(read), or inserts one (write). Source: https://github.com/supabase/realtime,
-lib/realtime/tenants/authorization.ex.
+The check is the same as in the Realtime server. It sets the claims and ``realtime.topic`` in a
+transaction that is always rolled back. For the privilege to read, the caller selects a row of the
+topic that the server has inserted; for the privilege to write, the caller inserts a row. Source:
+https://github.com/supabase/realtime, lib/realtime/tenants/authorization.ex.
 """
 
 import asyncpg

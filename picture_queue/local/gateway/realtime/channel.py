@@ -9,7 +9,7 @@ from picture_queue.local.gateway.credentials import Caller, seconds_left
 from picture_queue.local.gateway.realtime import frames
 from picture_queue.local.gateway.realtime.replay import ReplayRequest
 
-# An event loop cannot wait for centuries, so a timer for a later time is set again each day.
+# An event loop cannot wait for centuries, so a longer timer is set again each day.
 _MAX_TIMER = 86_400.0
 
 
@@ -29,7 +29,7 @@ class JoinConfig:
         """Parse the payload of ``phx_join``; a missing or null field has its default.
 
         Raises:
-            ValueError: Its replay request is not valid.
+            ValueError: The replay request is not valid.
         """
         config = _object(payload.get("config"))
         broadcast = _object(config.get("broadcast"))
@@ -49,10 +49,10 @@ class Channel:
 
     Args:
         topic: The topic in the protocol, with the prefix.
-        config: The options of its join.
-        caller: The caller whose privileges it has.
+        config: The options of the join.
+        caller: The caller whose privileges apply.
         join_ref: The client's reference of the join.
-        deliver: Queues a frame for the socket.
+        deliver: A function that queues a frame for the socket.
         on_expiry: Called when the caller's token expires.
     """
 
@@ -71,7 +71,7 @@ class Channel:
         return self.topic.removeprefix(frames.PREFIX)
 
     def replace_token(self, caller: Caller) -> None:
-        """Use a new token, whose privilege to write is not checked yet."""
+        """Use a new token. Its privilege to write is checked at the next broadcast."""
         self.caller = caller
         self.may_write = None
         self.start_timer()

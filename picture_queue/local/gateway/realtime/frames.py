@@ -46,8 +46,8 @@ def broadcast(
         name: Topic without the prefix.
         event: Name of the event.
         payload: A JSON object.
-        message_id: The id of the message; a replay or a duplicate has the same.
-        replayed: Whether it is a replay.
+        message_id: The id of the message; a replay or a duplicate has the same id.
+        replayed: Whether the message is sent as a replay.
     """
     meta = {"id": message_id, **({"replayed": True} if replayed else {})}
     body = {"type": "broadcast", "event": event, "payload": payload, "meta": meta}

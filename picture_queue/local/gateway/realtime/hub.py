@@ -8,14 +8,14 @@ from picture_queue.local.gateway.faults import Faults
 
 
 class Subscriber(Protocol):
-    """A receiver of messages; a channel is one."""
+    """A receiver of messages, such as a channel."""
 
     def deliver(self, text: str) -> None:
         """Queue a frame without waiting."""
 
 
 class Hub:
-    """A distributor of messages to the channels of their topic.
+    """The delivery of messages to the channels of their topic.
 
     A public and a private topic with the same name are different, as on the platform.
     """
@@ -24,7 +24,7 @@ class Hub:
         self._topics: defaultdict[tuple[str, bool], set[Subscriber]] = defaultdict(set)
         self._faults: Faults | None = None
 
-    def use(self, faults: Faults) -> None:
+    def set_faults(self, faults: Faults) -> None:
         """Apply these fault switches to deliveries."""
         self._faults = faults
 
@@ -33,7 +33,7 @@ class Hub:
         self._topics[name, private].add(subscriber)
 
     def remove(self, name: str, private: bool, subscriber: Subscriber) -> None:
-        """Stop deliveries to a subscriber; ignore an unknown one."""
+        """Stop deliveries to a subscriber; ignore an unknown subscriber."""
         subscribers = self._topics.get((name, private))
         if subscribers is None:
             return

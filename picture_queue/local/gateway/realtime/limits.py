@@ -21,7 +21,7 @@ class SharedRate:
         self._second = 0.0
 
     def take(self, key: Hashable, count: int = 1) -> bool:
-        """Count events of a key and return True; if they exceed the limit, only return False.
+        """Count events of a key and return True, or return False if they exceed the limit.
 
         When the limit is reached, each key may still use an equal share of it.
         """
@@ -46,13 +46,13 @@ class Quota:
 
     def __init__(self, limits: RealtimeLimits) -> None:
         self.limits = limits
-        # A separate limit for the database, since many clients would leave it too small a share.
+        # A separate limit for messages of the database: many clients would use up a common limit.
         self.events = SharedRate(limits.messages_per_second)  # by topic
         self.messages = SharedRate(limits.messages_per_second)  # by sender
         self.joins = SharedRate(limits.joins_per_second)  # by socket
         self.connections = 0
 
-    def too_large(self, text: str) -> bool:
+    def is_too_large(self, text: str) -> bool:
         """Return whether the frame of a message is above the limit."""
         # A character has at most 4 bytes, so short frames need not be encoded.
         limit = self.limits.payload_bytes

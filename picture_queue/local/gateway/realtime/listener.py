@@ -19,7 +19,7 @@ _CHANNEL = "realtime_messages"
 _CONNECT_TIMEOUT = 10.0  # seconds
 _RETRY_DELAYS = (0.05, 0.2, 1.0, 2.0)  # seconds; the last one repeats
 _PROBE_INTERVAL = 15.0  # seconds between two checks of the connection
-_PRUNE_EVERY = 240  # checks, which is an hour
+_PROBES_PER_PRUNE = 240  # checks of the connection, which is an hour
 # The platform's retention.
 _PRUNE = "delete from realtime.messages where inserted_at < now() - interval '72 hours'"
 _BATCH = 500
@@ -32,7 +32,7 @@ order by n.i
 
 
 class Listener:
-    """A connection that uses LISTEN, and is replaced when it breaks.
+    """A connection for LISTEN, which is replaced when it breaks.
 
     Delivery is at most once, as on the platform: messages that are committed while there is no
     connection are not delivered.
@@ -43,7 +43,7 @@ class Listener:
         self._quota = quota
         self._hub = hub
         self._notifications: asyncio.Queue[str] = asyncio.Queue()
-        self._querying = asyncio.Lock()  # a connection runs one query at a time
+        self._query_lock = asyncio.Lock()  # a connection runs one query at a time
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -53,14 +53,14 @@ class Listener:
             try:
                 await self._listen()
                 attempt = 0
-            except Exception as error:  # must not end: without it there are no messages
+            except Exception as error:  # do not end: without this task there are no messages
                 _logger.warning("lost the notification connection; reconnecting: %r", error)
             self.connected.clear()
             await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
             attempt += 1
 
     async def _listen(self) -> None:
-        """Serve one connection until it ends."""
+        """Open a connection and deliver its notifications until the connection ends."""
         connection = await asyncpg.connect(
             self._dsn,
             timeout=_CONNECT_TIMEOUT,
@@ -87,11 +87,11 @@ class Listener:
     async def _probe(
         self, connection: "asyncpg.Connection[asyncpg.Record]", lost: asyncio.Event
     ) -> None:
-        """Return when the connection is lost; probe it, since a dead peer sends nothing."""
+        """Check the connection until it is lost, since a dead peer sends nothing."""
         probes = 0
         while not lost.is_set():
-            async with self._querying:
-                await connection.execute(_PRUNE if probes % _PRUNE_EVERY == 0 else "select 1")
+            async with self._query_lock:
+                await connection.execute(_PRUNE if probes % _PROBES_PER_PRUNE == 0 else "select 1")
             probes += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(lost.wait(), _PROBE_INTERVAL)
@@ -102,7 +102,8 @@ class Listener:
     async def _deliver(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Publish the rows in the order of their commits.
 
-        Every role may NOTIFY, so only the id of a notification is used. The row has the rest.
+        Every role may NOTIFY, so only the id in a notification is used. The message is read from
+        the row.
         """
         while True:
             notifications = [await self._notifications.get()]
@@ -111,9 +112,9 @@ class Listener:
             ids = [
                 found
                 for notification in notifications
-                if (found := _id_in(notification)) is not None
+                if (found := _parse_id(notification)) is not None
             ]
-            async with self._querying:
+            async with self._query_lock:
                 rows = await connection.fetch(_ROWS, ids)
             for row in rows:
                 try:
@@ -128,13 +129,13 @@ class Listener:
         if not self._hub.has_subscribers(name, private):
             return
         text = frames.broadcast(name, message["event"], message["payload"], str(message["id"]))
-        if self._quota.too_large(text) or not self._quota.events.take(name):
+        if self._quota.is_too_large(text) or not self._quota.events.take(name):
             _logger.warning("dropped a message to %s: too large, or too many in a second", name)
             return
         self._hub.publish(name, private, text)
 
 
-def _id_in(notification: str) -> uuid.UUID | None:
+def _parse_id(notification: str) -> uuid.UUID | None:
     try:
         return uuid.UUID(json.loads(notification)["id"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

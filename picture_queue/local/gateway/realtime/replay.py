@@ -16,7 +16,7 @@ from picture_queue.local.gateway.realtime import frames
 _logger = logging.getLogger(__name__)
 
 _MAX_MESSAGES: Final = 25
-_LATEST: Final = 1e15  # milliseconds: some 31,000 years, which Postgres can hold
+_MAX_TIME: Final = 1e15  # milliseconds: some 31,000 years, which Postgres can hold
 # `inserted_at` has no time zone; its times are UTC.
 _SELECT: Final = """
 select * from (
@@ -45,7 +45,7 @@ class ReplayRequest:
 
     @classmethod
     def parse(cls, value: object) -> "ReplayRequest | None":
-        """Parse the value of ``replay``; None without one.
+        """Parse the value of ``replay``; None if there is no value.
 
         Raises:
             ValueError: The value is not valid.
@@ -57,16 +57,16 @@ class ReplayRequest:
         for number in (since, limit):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise ValueError("replay needs a number `since`, and may have one `limit`")
-        # Integers have no bound in Python, and have one in the database.
-        latest = float(max(-_LATEST, min(since or 0, _LATEST)))
-        return cls(since=latest, limit=int(max(1, min(limit or 1, _MAX_MESSAGES))))
+        # Integers are unbounded in Python, but not in the database.
+        bounded = float(max(-_MAX_TIME, min(since or 0, _MAX_TIME)))
+        return cls(since=bounded, limit=int(max(1, min(limit or 1, _MAX_MESSAGES))))
 
 
 class History:
     """The messages that were sent.
 
     Args:
-        database: The database that stores them.
+        database: The database that stores the messages.
     """
 
     def __init__(self, database: Database) -> None:

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.websockets import WebSocket
 
 from picture_queue.local import json_body
-from picture_queue.local.gateway.api_key import given_key, refuse_without_key
+from picture_queue.local.gateway.api_key import read_key, refuse_without_key
 from picture_queue.local.gateway.credentials import Caller, Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.faults import Faults, Switches
@@ -54,9 +54,9 @@ class RealtimeService:
         self._sockets: set[Socket] = set()
         self._network_cut = False
 
-    def use(self, faults: Faults) -> None:
+    def set_faults(self, faults: Faults) -> None:
         """Apply these fault switches to deliveries."""
-        self._hub.use(faults)
+        self._hub.set_faults(faults)
 
     def routes(self) -> list[BaseRoute]:
         """The HTTP routes; the WebSocket is `websocket`."""
@@ -68,7 +68,7 @@ class RealtimeService:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Listen to the database for as long as the block runs.
+        """Listen to the database for the duration of the block.
 
         Raises:
             TimeoutError: The database did not accept a LISTEN within 15 seconds.
@@ -128,13 +128,13 @@ class RealtimeService:
         return refuse_without_key(websocket, self._credentials)
 
     def _token(self, websocket: WebSocket) -> str:
-        """Return the token of the key; a join may have a user's token."""
-        key = given_key(websocket)
+        """Return the token of the API key; a join may have the token of a user instead."""
+        key = read_key(websocket)
         authorization = None if key else websocket.headers.get("authorization")
         return self._credentials.token(authorization, key) or ""
 
     async def _send_many(self, request: Request) -> Response:
-        """Send a batch without the private messages that the caller may not send."""
+        """Send a batch; leave out private messages that the caller may not send."""
         caller = self._caller(request)
         if caller is None:
             return JSONResponse({"message": "Unauthorized"}, status_code=401)
@@ -174,7 +174,7 @@ class RealtimeService:
         return refusal or Response(status_code=202)
 
     def _check_limits(self, caller: Caller, texts: list[str]) -> Response | None:
-        if any(map(self._quota.too_large, texts)):
+        if any(map(self._quota.is_too_large, texts)):
             errors = {"messages": ["Payload size exceeds the limit"]}
             return JSONResponse({"errors": errors}, status_code=422)
         if not self._quota.messages.take((caller.role, caller.subject), len(texts)):
@@ -183,7 +183,7 @@ class RealtimeService:
 
     def _caller(self, request: Request) -> Caller | None:
         authorization = request.headers.get("authorization")
-        token = self._credentials.token(authorization, given_key(request))
+        token = self._credentials.token(authorization, read_key(request))
         try:
             return self._credentials.verify(token or "")
         except InvalidToken:

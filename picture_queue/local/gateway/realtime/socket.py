@@ -51,10 +51,10 @@ class Socket:
 
     Args:
         websocket: The accepted WebSocket.
-        key: The token of the API key with which the client opened it.
+        key: The token of the API key with which the client opened the WebSocket.
         version: The version of the protocol.
         backend: The parts that all sockets share.
-        allows_service_role: Whether its channels may have the role service_role.
+        allows_service_role: Whether the channels may have the role service_role.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Socket:
         self._close_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Serve the socket until either side ends it."""
+        """Serve the socket until the client or the gateway closes it."""
         self._backend.quota.connections += 1
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
@@ -92,7 +92,7 @@ class Socket:
                 task.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
         code = self._close_code.result() if self._close_code.done() else ABNORMAL
-        # Without a timeout this would wait for a client that does not read.
+        # Without a timeout, a client that does not read would block this.
         with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._websocket.close(code)
@@ -103,7 +103,7 @@ class Socket:
             self._close_code.set_result(code)
 
     def close_channels(self, topic: str, message: str) -> None:
-        """Close the channels of a topic, or all for ``*``, with a system error."""
+        """Close the channels of a topic, or all channels for ``*``, with a system error."""
         for channel in tuple(self._channels.values()):
             if topic in ("*", channel.name):
                 self._close(channel, message)
@@ -154,7 +154,7 @@ class Socket:
         elif event == "broadcast":
             await self._broadcast(channel, payload, ref)
         elif event == "access_token":
-            await self._renew(channel, payload.get("access_token"))
+            await self._renew_token(channel, payload.get("access_token"))
         elif event == "presence":
             self.deliver(frames.error(topic, ref, _NO_PRESENCE))
         elif event == "phx_leave":
@@ -165,8 +165,8 @@ class Socket:
     async def _join(self, topic: str, payload: dict[str, Any], ref: str | None) -> None:
         try:
             self._check_quota(topic)
-            config = _config(payload)
-            caller = await self._admit(topic, config, payload.get("access_token"))
+            config = _parse_config(payload)
+            caller = await self._authorize_join(topic, config, payload.get("access_token"))
         except Refusal as refusal:
             self.deliver(frames.error(topic, ref, str(refusal)))
             return
@@ -182,7 +182,7 @@ class Socket:
             self.deliver(frames.frame(topic, "presence_state", {}))
         self._backend.hub.add(channel.name, config.private, channel)
         if config.replay is not None:
-            # A message that is sent during the replay may come twice, with the same id.
+            # A message that is sent during the replay may arrive twice, with the same id.
             for text in await self._backend.history.replay(channel.name, config.replay):
                 self.deliver(text)
 
@@ -190,7 +190,7 @@ class Socket:
         """Check the limits for a join.
 
         Raises:
-            Refusal: The join exceeds the rate, the channels or the connections.
+            Refusal: There are too many joins, channels or connections.
         """
         quota = self._backend.quota
         if not quota.joins.take(self):
@@ -200,8 +200,8 @@ class Socket:
         if quota.connections > quota.limits.connections:
             raise Refusal("ConnectionRateLimitReached: Too many connected users")
 
-    async def _admit(self, topic: str, config: JoinConfig, token: object) -> Caller:
-        """Return the caller of a join.
+    async def _authorize_join(self, topic: str, config: JoinConfig, token: object) -> Caller:
+        """Check that a join is allowed, and return its caller.
 
         Raises:
             Refusal: The join is refused.
@@ -245,12 +245,12 @@ class Socket:
         return caller
 
     async def _check_read(self, caller: Caller, name: str) -> None:
-        if not await self._check_right(self._backend.access.can_read, caller, name):
+        if not await self._check_privilege(self._backend.access.can_read, caller, name):
             raise Refusal(
                 "Unauthorized: You do not have permissions to read from this Channel topic: " + name
             )
 
-    async def _renew(self, channel: Channel, token: object) -> None:
+    async def _renew_token(self, channel: Channel, token: object) -> None:
         if not isinstance(token, str) or token.startswith("sb_"):
             return
         try:
@@ -260,7 +260,8 @@ class Socket:
         except Refusal as refusal:
             self._close(channel, str(refusal).partition(": ")[2])
             return
-        if self._channels.get(channel.topic) is channel:  # it may have expired during the check
+        # The channel may have expired during the check.
+        if self._channels.get(channel.topic) is channel:
             channel.replace_token(caller)
 
     async def _broadcast(self, channel: Channel, payload: dict[str, Any], ref: str | None) -> None:
@@ -269,15 +270,15 @@ class Socket:
             return
         if channel.config.private and channel.may_write is None:
             try:
-                channel.may_write = await self._check_right(
+                channel.may_write = await self._check_privilege(
                     self._backend.access.can_write, channel.caller, channel.name
                 )
             except Refusal:
-                return  # as without the privilege, send nothing and acknowledge nothing
+                return  # as without the privilege: send nothing and acknowledge nothing
         if channel.config.private and not channel.may_write:
             return
         text = frames.frame(channel.topic, "broadcast", payload)
-        if self._backend.quota.too_large(text):
+        if self._backend.quota.is_too_large(text):
             if channel.config.acknowledges:
                 self.deliver(frames.error(channel.topic, ref, "payload_size_exceeded"))
             return
@@ -290,7 +291,7 @@ class Socket:
         if channel.config.acknowledges:
             self.deliver(frames.ok(channel.topic, ref))
 
-    async def _check_right(
+    async def _check_privilege(
         self, check: Callable[[Caller, str], Awaitable[bool]], caller: Caller, name: str
     ) -> bool:
         """Check a privilege in the database.
@@ -311,7 +312,7 @@ class Socket:
         self._close(channel, "Token has expired 0 seconds ago")
 
     def _close(self, channel: Channel, message: str) -> None:
-        """Close a channel by the server; clients do not join it again."""
+        """Close a channel from the server; clients do not join it again."""
         self._remove(channel)
         self.deliver(frames.system_error(channel.topic, message))
         self.deliver(frames.frame(channel.topic, "phx_close", {}, channel.join_ref))
@@ -323,7 +324,7 @@ class Socket:
             del self._channels[channel.topic]
 
 
-def _config(payload: dict[str, Any]) -> JoinConfig:
+def _parse_config(payload: dict[str, Any]) -> JoinConfig:
     try:
         return JoinConfig.parse(payload)
     except ValueError as error:

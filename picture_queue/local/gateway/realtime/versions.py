@@ -1,7 +1,7 @@
 """The two versions of the Phoenix protocol: supabase-py uses 1.0.0, supabase-js 2.0.0.
 
-The gateway uses frames of version 1.0.0, which are JSON objects. In version 2.0.0 they are arrays,
-and clients send broadcasts in binary. Source:
+The gateway uses frames of version 1.0.0, which are JSON objects. Frames of version 2.0.0 are JSON
+arrays, and its clients send broadcasts in binary. Source:
 https://supabase.com/docs/guides/realtime/protocol.
 """
 
@@ -15,7 +15,7 @@ ARRAYS = "2.0.0"
 
 _PARTS = ("join_ref", "ref", "topic", "event", "payload")
 _BROADCAST = 3  # the kind of a binary frame that is a broadcast of a client
-_JSON = 1  # the encoding of its payload
+_JSON = 1  # the encoding of the payload of such a frame
 
 
 def write(version: str, text: str) -> str:
@@ -46,7 +46,8 @@ def read(data: str | bytes) -> dict[str, Any]:
 def _read_broadcast(data: bytes) -> dict[str, Any]:
     """Parse a binary broadcast.
 
-    A byte each for the kind, five lengths and the encoding; then the five texts and the payload.
+    The first seven bytes are the kind, the lengths of five texts, and the encoding. The texts and
+    the payload follow.
     """
     if len(data) < 7 or data[0] != _BROADCAST or data[6] != _JSON:
         raise ValueError("not a broadcast of JSON")

@@ -28,8 +28,8 @@ _CHANGEABLE: Final = ("public", "file_size_limit", "allowed_mime_types")
 _ORDERS: Final = ("asc", "desc")
 
 
-class Buckets:
-    """The bucket routes.
+class BucketRoutes:
+    """The routes of buckets.
 
     Args:
         rows: The tables of Storage.
@@ -73,7 +73,7 @@ class Buckets:
 
     async def get(self, _: Request, bucket: str, caller: Caller) -> dict[str, Any]:
         """``GET /bucket/{bucket}``."""
-        row = await self._rows.bucket(bucket, caller)
+        row = await self._rows.find_bucket(bucket, caller)
         if row is None:
             raise bucket_not_found()
         return _bucket_json(row)
@@ -99,7 +99,7 @@ class Buckets:
         return [{**_bucket_json(row), "type": row["type"]} for row in rows]
 
     async def update(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
-        """``PUT /bucket/{bucket}``: set the given fields; null clears one."""
+        """``PUT /bucket/{bucket}``: set the given fields; null clears a field."""
         body = await bodies.read_object(request)
         changes: dict[str, Any] = {}
         if "public" in body:
@@ -125,7 +125,7 @@ class Buckets:
     async def delete(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
         """``DELETE /bucket/{bucket}``: delete an empty bucket."""
         await bodies.read_optional(request)
-        if await self._rows.bucket(bucket, caller) is None:
+        if await self._rows.find_bucket(bucket, caller) is None:
             raise bucket_not_found()
         try:
             async with self._rows.transaction_as(caller, "storage.bucket.delete") as connection:
@@ -143,7 +143,7 @@ class Buckets:
         await bodies.read_optional(request)
         if caller.role != "service_role":
             raise invalid_role()
-        if await self._rows.bucket(bucket, caller) is None:
+        if await self._rows.find_bucket(bucket, caller) is None:
             raise bucket_not_found()
         async with self._rows.transaction_as(caller, "storage.bucket.empty") as connection:
             removed = await connection.fetch(
@@ -154,7 +154,7 @@ class Buckets:
         return {"message": "Empty bucket has been queued. Completion may take up to an hour."}
 
     def _size(self, value: object) -> int | None:
-        """Return the bytes of a limit, which is a number or a text with a unit."""
+        """Return a size limit in bytes; it is given as a number, or as a text with a unit."""
         if value is None:
             return None
         if isinstance(value, str) and re.fullmatch(_SIZE_PATTERN, value):

@@ -15,9 +15,9 @@ from picture_queue.local.gateway.storage.errors import bad_range
 _CHUNK: Final = 256 * 1024
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]*")
-# Types in which browsers run no scripts, so they need no sandbox. PDF is among them also because
-# the PDF viewers of browsers do not work in a sandbox.
-_PASSIVE: Final = re.compile(
+# Types in which browsers run no scripts, so they need no sandbox. The PDF viewers of browsers do
+# not work in a sandbox.
+_SCRIPTLESS: Final = re.compile(
     r"((image|audio|video)/[\w.-]+|application/pdf) *(;[^,]*)?", re.IGNORECASE
 )
 
@@ -51,7 +51,7 @@ def send_object(
     if request.method == "HEAD":
         file.close()
         return Response(headers={**headers, "content-length": str(size)})
-    if _unchanged(request, metadata):
+    if _is_unchanged(request, metadata):
         file.close()
         return Response(status_code=304, headers={**headers, "content-length": "0"})
     if "if-none-match" in request.headers and "cache-control" in headers:
@@ -60,7 +60,7 @@ def send_object(
     first, last, status = 0, size - 1, 200
     if "range" in request.headers:
         try:
-            first, last = _range(request.headers["range"], size)
+            first, last = _parse_range(request.headers["range"], size)
         except ValueError:
             file.close()
             raise bad_range() from None
@@ -68,7 +68,7 @@ def send_object(
         status = 206
     length = last - first + 1
     headers["content-length"] = str(length)
-    return StreamingResponse(_pieces(file, first, length), status_code=status, headers=headers)
+    return StreamingResponse(_read_range(file, first, length), status_code=status, headers=headers)
 
 
 def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None) -> dict[str, str]:
@@ -82,8 +82,9 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
         "x-robots-tag": header_value(metadata.get("xRobotsTag", "none"), "none"),
         "last-modified": http_date(last_modified(metadata)),
     }
-    if not _PASSIVE.fullmatch(mime_type):
-        # SVG, XHTML and XML may contain scripts. In a sandbox none runs and the page has no origin.
+    if not _SCRIPTLESS.fullmatch(mime_type):
+        # SVG, XHTML and XML may contain scripts. In a sandbox, they do not run, and the page has
+        # no origin.
         headers["content-security-policy"] = (
             "default-src 'none'; style-src 'unsafe-inline'; sandbox"
         )
@@ -92,26 +93,26 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
     else:
         headers["expires"] = expires
     if "download" in request.query_params:
-        headers["content-disposition"] = _disposition(request.query_params["download"])
+        headers["content-disposition"] = _content_disposition(request.query_params["download"])
     return headers
 
 
-def header_value(value: object, otherwise: str) -> str:
-    """Return the value if it is valid in a header, else `otherwise`.
+def header_value(value: object, default: str) -> str:
+    """Return the value if it is valid in a header, otherwise `default`.
 
     Values from form fields may contain line breaks.
     """
-    return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else otherwise
+    return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else default
 
 
-def _disposition(name: str) -> str:
+def _content_disposition(name: str) -> str:
     if not name:
         return "attachment;"
     encoded = quote(name, safe="!'()*~")
     return f"attachment; filename={encoded}; filename*=UTF-8''{encoded}"
 
 
-def _unchanged(request: Request, metadata: Mapping[str, Any]) -> bool:
+def _is_unchanged(request: Request, metadata: Mapping[str, Any]) -> bool:
     etag = request.headers.get("if-none-match")
     if etag is not None:
         return bool(etag == metadata["eTag"])
@@ -125,7 +126,7 @@ def _unchanged(request: Request, metadata: Mapping[str, Any]) -> bool:
     return last_modified(metadata).replace(microsecond=0) <= moment
 
 
-def _range(text: str, size: int) -> tuple[int, int]:
+def _parse_range(text: str, size: int) -> tuple[int, int]:
     """Return the first and last byte of a single range.
 
     Raises:
@@ -144,7 +145,7 @@ def _range(text: str, size: int) -> tuple[int, int]:
     return first, last
 
 
-def _pieces(file: BinaryIO, first: int, length: int) -> Iterator[bytes]:
+def _read_range(file: BinaryIO, first: int, length: int) -> Iterator[bytes]:
     with file:
         file.seek(first)
         while length > 0 and (piece := file.read(min(_CHUNK, length))):

@@ -102,7 +102,7 @@ def invalid(message: str) -> StorageError:
 
 
 def invalid_request(message: str) -> StorageError:
-    """Return the error for a request that matches its schema and is still not valid."""
+    """Return the error for a request that matches its schema but is not valid."""
     return StorageError(400, "InvalidRequest", message, "InvalidRequest")
 
 

@@ -14,7 +14,7 @@ class Incoming:
 
     Args:
         path: The temporary path.
-        limit: Maximum bytes to write; None for all. Further bytes are only counted.
+        limit: Maximum bytes to write; None: no limit. Further bytes are only counted.
     """
 
     def __init__(self, path: Path, limit: int | None) -> None:
@@ -37,7 +37,7 @@ class Incoming:
         return f'"{self._digest.hexdigest()}"'
 
     def close(self) -> None:
-        """End writing."""
+        """Close the file, without a commit."""
         self._file.close()
 
     def discard(self) -> None:
@@ -50,7 +50,7 @@ class FileStore:
     """A directory of object versions.
 
     Args:
-        root: The directory; made if it does not exist.
+        root: The directory; created if it does not exist.
     """
 
     def __init__(self, root: Path) -> None:
@@ -58,7 +58,7 @@ class FileStore:
         self._incoming = root / "incoming"
 
     def open(self) -> None:
-        """Make the directories, and delete uploads that an earlier run did not finish."""
+        """Create the directories, and delete uploads that an earlier run did not finish."""
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(parents=True)
         self._objects.mkdir(exist_ok=True)
@@ -68,14 +68,14 @@ class FileStore:
         return Incoming(self._incoming / str(uuid.uuid4()), limit)
 
     def commit(self, incoming: Incoming, version: uuid.UUID) -> None:
-        """Turn a received file into a version, atomically."""
+        """Store a received file as a version, atomically."""
         incoming.close()
         target = self._path(version)
         target.parent.mkdir(exist_ok=True)
         os.replace(incoming.path, target)
 
     def copy(self, source: str, version: uuid.UUID) -> bool:
-        """Make a version with the bytes of another; False if there is no such version."""
+        """Copy a version; return False if it does not exist."""
         target = self._path(version)
         target.parent.mkdir(exist_ok=True)
         try:
@@ -88,7 +88,7 @@ class FileStore:
         return True
 
     def read(self, version: str | None) -> BinaryIO | None:
-        """Open a version; None if there is none."""
+        """Open a version; None if it does not exist."""
         try:
             return self._path(uuid.UUID(version)).open("rb")
         except (FileNotFoundError, ValueError, TypeError):
@@ -100,5 +100,5 @@ class FileStore:
             self._path(uuid.UUID(version)).unlink()
 
     def _path(self, version: uuid.UUID) -> Path:
-        # Spread over 256 directories, so that none becomes too large.
+        # The files are spread over 256 directories, so that no directory becomes too large.
         return self._objects / version.hex[:2] / str(version)

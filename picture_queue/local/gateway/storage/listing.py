@@ -43,7 +43,7 @@ async def list_objects(
 
     Args:
         rows: The tables of Storage.
-        bucket: The bucket; a missing one counts as empty.
+        bucket: The bucket; a missing bucket counts as empty.
         body: The body of the request, with ``prefix``.
         caller: The caller, for the policies.
 
@@ -57,7 +57,7 @@ async def list_objects(
     limit = bodies.parse_integer(body.get("limit", 100), "body/limit", 1)
     offset = bodies.parse_integer(body.get("offset", 0), "body/offset", 0)
     order = _order(body.get("sortBy"))
-    # A search with a slash searches in a subfolder, and the names then start with the subfolder.
+    # A search with a slash searches in a subfolder. Names in the answer begin with the subfolder.
     subfolder = search[: search.rfind("/") + 1]
     async with rows.transaction_as(caller, "storage.object.list") as connection:
         found = await connection.fetch(
@@ -67,7 +67,7 @@ async def list_objects(
 
 
 def _order(sort: object) -> str:
-    """Return the SQL of the order: by name regardless of case, or folders first, then by time."""
+    """Return the SQL of the order: by name ignoring case, or folders first and then by time."""
     sort = sort if isinstance(sort, dict) else {"column": "name"}
     if "column" not in sort:
         raise invalid("body/sortBy must have required property 'column'")

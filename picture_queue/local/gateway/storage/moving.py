@@ -19,13 +19,13 @@ from picture_queue.local.gateway.storage.errors import (
 )
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.names import check_object_name
-from picture_queue.local.gateway.storage.rows import Place, Rows, object_json, timestamp
-from picture_queue.local.gateway.storage.upload import decoded_metadata
+from picture_queue.local.gateway.storage.rows import ObjectPath, Rows, object_json, timestamp
+from picture_queue.local.gateway.storage.upload import decode_metadata
 
 _CHANGEABLE: Final = ("cacheControl", "mimetype")
 
 
-class Moving:
+class MoveRoutes:
     """The routes ``/object/move`` and ``/object/copy``.
 
     Args:
@@ -39,9 +39,11 @@ class Moving:
 
     async def move(self, request: Request, caller: Caller) -> dict[str, Any]:
         """``POST /object/move``."""
-        _, source, target = await _read_places(request)
+        _, source, target = await _read_paths(request)
         moved = {"message": "Successfully moved"}
-        found = await self._rows.object(source.bucket, source.name, caller, "storage.object.move")
+        found = await self._rows.find_object(
+            source.bucket, source.name, caller, "storage.object.move"
+        )
         if found is None:
             raise object_not_found()
         if source == target:
@@ -50,7 +52,7 @@ class Moving:
             if not await self._rows.check_move(source, target, caller):
                 raise object_not_found()
             async with self._new_version(found["version"]) as version:
-                metadata = _with_new_date(found["metadata"])
+                metadata = _update_date(found["metadata"])
                 old = await self._rows.move(source, target, version=version, metadata=metadata)
         except asyncpg.PostgresError as error:
             raise from_database(error, exists="ResourceAlreadyExists") from None
@@ -59,17 +61,19 @@ class Moving:
 
     async def copy(self, request: Request, caller: Caller) -> dict[str, Any]:
         """``POST /object/copy``."""
-        body, source, target = await _read_places(request)
-        found = await self._rows.object(source.bucket, source.name, caller, "storage.object.copy")
+        body, source, target = await _read_paths(request)
+        found = await self._rows.find_object(
+            source.bucket, source.name, caller, "storage.object.copy"
+        )
         if found is None:
             raise object_not_found()
-        metadata, user_metadata = _with_new_date(found["metadata"]), found["user_metadata"]
+        metadata, user_metadata = _update_date(found["metadata"]), found["user_metadata"]
         if not bodies.parse_boolean(body.get("copyMetadata", True), "body/copyMetadata"):
             given = body.get("metadata") or {}
             if not isinstance(given, dict):
                 raise invalid("body/metadata must be object")
             metadata |= {name: str(given[name]) for name in _CHANGEABLE if name in given}
-            user_metadata = decoded_metadata(request.headers.get("x-metadata"))
+            user_metadata = decode_metadata(request.headers.get("x-metadata"))
         upsert = request.headers.get("x-upsert") == "true"
         try:
             await self._rows.check_write(
@@ -90,7 +94,7 @@ class Moving:
 
     @asynccontextmanager
     async def _new_version(self, version: str) -> AsyncIterator[uuid.UUID]:
-        """A new version with the same bytes, which is deleted if the block fails."""
+        """Copy a version for the block; delete the copy if the block fails."""
         copy = uuid.uuid4()
         if not self._files.copy(version, copy):
             raise internal()
@@ -101,18 +105,20 @@ class Moving:
             raise
 
 
-async def _read_places(request: Request) -> tuple[dict[str, Any], Place, Place]:
+async def _read_paths(request: Request) -> tuple[dict[str, Any], ObjectPath, ObjectPath]:
     """Return the request's body, the source and the target.
 
     Raises:
         StorageError: The body does not match its schema, or the new name is not valid.
     """
     body = await bodies.read_object(request, "bucketId", "sourceKey", "destinationKey")
-    source = Place(str(body["bucketId"]), str(body["sourceKey"]))
-    target = Place(str(body.get("destinationBucket") or source.bucket), str(body["destinationKey"]))
+    source = ObjectPath(str(body["bucketId"]), str(body["sourceKey"]))
+    target = ObjectPath(
+        str(body.get("destinationBucket") or source.bucket), str(body["destinationKey"])
+    )
     check_object_name(target.name)
     return body, source, target
 
 
-def _with_new_date(metadata: dict[str, Any]) -> dict[str, Any]:
+def _update_date(metadata: dict[str, Any]) -> dict[str, Any]:
     return {**metadata, "lastModified": timestamp(datetime.now(UTC))}

@@ -34,16 +34,16 @@ from picture_queue.local.gateway.storage.rows import SERVER, Rows, object_json, 
 from picture_queue.local.gateway.storage.signing import Signer
 
 _PLACEHOLDER: Final = ".emptyFolderPlaceholder"
-_UNSIGNED: Final = "Either the object does not exist or you do not have access to it"
+_NOT_VISIBLE: Final = "Either the object does not exist or you do not have access to it"
 
 
-class Objects:
-    """The object routes.
+class ObjectRoutes:
+    """The routes of objects.
 
     Args:
         rows: The tables of Storage.
         files: The files of the objects.
-        signer: The signer, which makes and checks signed URLs.
+        signer: The signer, which creates and checks signed URLs.
         limit: Maximum bytes of an object.
     """
 
@@ -94,32 +94,32 @@ class Objects:
     async def _store(
         self, request: Request, bucket_id: str, name: str, caller: Caller, *, upsert: bool
     ) -> dict[str, Any]:
-        bucket = await self._rows.bucket(bucket_id)
+        bucket = await self._rows.find_bucket(bucket_id)
         if bucket is None:
             raise bucket_not_found()
         limit = self._size_limit(bucket, name)
-        described = upload.describe(request)
+        upload_info = upload.describe(request)
         try:
             if upload.is_form(request):
-                await upload.receive_form(request, described, self._files, limit)
-                self._check(bucket, name, described)
+                await upload.receive_form(request, upload_info, self._files, limit)
+                self._check_object(bucket, name, upload_info)
                 await self._check_policies(
-                    bucket_id, name, caller, described.policy_metadata(), upsert=upsert
+                    bucket_id, name, caller, upload_info.policy_metadata(), upsert=upsert
                 )
-                if described.incoming is not None and described.incoming.size > limit:
+                if upload_info.incoming is not None and upload_info.incoming.size > limit:
                     raise too_large()
             else:
-                self._check(bucket, name, described, limit)
+                self._check_object(bucket, name, upload_info, limit)
                 await self._check_policies(
-                    bucket_id, name, caller, described.policy_metadata(), upsert=upsert
+                    bucket_id, name, caller, upload_info.policy_metadata(), upsert=upsert
                 )
-                await upload.receive_raw(request, described, self._files, self._limit)
-            if described.incoming is None:
+                await upload.receive_raw(request, upload_info, self._files, self._limit)
+            if upload_info.incoming is None:
                 raise internal()
-            return await self._commit(bucket_id, name, caller, described, described.incoming)
+            return await self._commit(bucket_id, name, caller, upload_info, upload_info.incoming)
         finally:
-            if described.incoming is not None:
-                described.incoming.discard()
+            if upload_info.incoming is not None:
+                upload_info.incoming.discard()
 
     async def download(
         self, request: Request, bucket: str, name: str, caller: Caller | None
@@ -139,7 +139,7 @@ class Objects:
         """``GET /object/sign/{bucket}/{name}?token=…``."""
         if "token" not in request.query_params:
             raise invalid("querystring must have required property 'token'")
-        expires = self._signer.check(request.query_params["token"], bucket, name)
+        expires = self._signer.check_download(request.query_params["token"], bucket, name)
         return await self._send(request, bucket, name, SERVER, expires)
 
     async def info(
@@ -162,7 +162,7 @@ class Objects:
         seconds = bodies.parse_integer(body["expiresIn"], "body/expiresIn", 1)
         if body.get("transform"):
             return not_implemented("Storage: image transformations")
-        row = await self._rows.object(bucket, name, caller, "storage.object.sign")
+        row = await self._rows.find_object(bucket, name, caller, "storage.object.sign")
         if row is None:
             raise object_not_found()
         return {"signedURL": self._signer.sign(bucket, name, seconds)}
@@ -174,10 +174,10 @@ class Objects:
         body = await bodies.read_object(request, "expiresIn", "paths")
         seconds = bodies.parse_integer(body["expiresIn"], "body/expiresIn", 1)
         names = bodies.parse_texts(body["paths"], "body/paths")
-        visible = await self._rows.visible(bucket, names, caller)
+        visible = await self._rows.find_visible(bucket, names, caller)
         return [
             {
-                "error": None if name in visible else _UNSIGNED,
+                "error": None if name in visible else _NOT_VISIBLE,
                 "path": name,
                 "signedURL": self._signer.sign(bucket, name, seconds) if name in visible else None,
             }
@@ -212,7 +212,7 @@ class Objects:
     ) -> dict[str, Any]:
         """``DELETE /object/{bucket}/{name}``."""
         await bodies.read_optional(request)
-        if await self._rows.object(bucket, name, SERVER, "storage.object.delete") is None:
+        if await self._rows.find_object(bucket, name, SERVER, "storage.object.delete") is None:
             raise object_not_found()
         removed = await self._rows.delete(bucket, [name], caller, "storage.object.delete")
         if not removed:
@@ -226,16 +226,16 @@ class Objects:
         own = bucket["file_size_limit"]
         return self._limit if own is None else min(own, self._limit)
 
-    def _check(
+    def _check_object(
         self,
         bucket: asyncpg.Record,
         name: str,
-        described: upload.Upload,
+        upload_info: upload.Upload,
         limit: int | None = None,
     ) -> None:
         """Check the type, the declared size of a raw body and the name, in this order."""
-        check_mime_type(described.mime_type, bucket["allowed_mime_types"])
-        if limit is not None and (described.content_length or 0) > limit:
+        check_mime_type(upload_info.mime_type, bucket["allowed_mime_types"])
+        if limit is not None and (upload_info.content_length or 0) > limit:
             raise too_large()
         check_object_name(name)
 
@@ -257,7 +257,7 @@ class Objects:
             raise from_database(error, exists="KeyAlreadyExists") from None
 
     async def _commit(
-        self, bucket: str, name: str, caller: Caller, described: upload.Upload, incoming: Incoming
+        self, bucket: str, name: str, caller: Caller, upload_info: upload.Upload, incoming: Incoming
     ) -> dict[str, Any]:
         """Store the received bytes as the object: first the file, then its row."""
         version = uuid.uuid4()
@@ -268,8 +268,8 @@ class Objects:
                 name,
                 caller,
                 version=version,
-                metadata=described.metadata(incoming),
-                user_metadata=described.user_metadata,
+                metadata=upload_info.metadata(incoming),
+                user_metadata=upload_info.user_metadata,
             )
         except BaseException:
             self._files.remove(str(version))
@@ -278,12 +278,12 @@ class Objects:
         return {"Key": f"{bucket}/{name}", "Id": str(row["id"])}
 
     async def _reader(self, bucket_id: str, caller: Caller | None) -> Caller:
-        """Return the caller for a read, which is the server for a public bucket.
+        """Return the caller for a read; for a public bucket, this is the server.
 
         Raises:
             StorageError: The bucket is missing, or it is private and there is no caller.
         """
-        bucket = await self._rows.bucket(bucket_id)
+        bucket = await self._rows.find_bucket(bucket_id)
         if bucket is None or (caller is None and not bucket["public"]):
             raise bucket_not_found()
         return SERVER if bucket["public"] or caller is None else caller
@@ -301,9 +301,11 @@ class Objects:
     async def _open(
         self, bucket: str, name: str, reader: Caller
     ) -> tuple[asyncpg.Record, BinaryIO]:
-        # Twice, since an upload may replace the row and the file between the two reads.
+        # Try twice, since an upload may replace the row and the file between the two reads.
         for _ in range(2):
-            row = await self._rows.object(bucket, name, reader, "storage.object.get_authenticated")
+            row = await self._rows.find_object(
+                bucket, name, reader, "storage.object.get_authenticated"
+            )
             if row is None:
                 raise object_not_found()
             file = self._files.read(row["version"])
@@ -312,7 +314,7 @@ class Objects:
         raise internal()
 
     async def _info(self, bucket: str, name: str, reader: Caller) -> Response:
-        row = await self._rows.object(bucket, name, reader, "object.get_authenticated_info")
+        row = await self._rows.find_object(bucket, name, reader, "object.get_authenticated_info")
         if row is None:
             raise object_not_found()
         metadata = row["metadata"] or {}

@@ -46,7 +46,7 @@ order by {order}, id nulls last limit $6
 
 @dataclass(frozen=True)
 class _Page:
-    """The start and the order of a page; None for a value that is not given."""
+    """The start and the order of a page. Values that are not given are None."""
 
     last: str | None = None
     order: str | None = None
@@ -121,7 +121,7 @@ async def list_page(
 
     Args:
         rows: The tables of Storage.
-        bucket: The bucket; a missing one counts as empty.
+        bucket: The bucket; a missing bucket counts as empty.
         body: The body of the request.
         caller: The caller, for the policies.
 
@@ -141,7 +141,7 @@ async def list_page(
         found = await connection.fetch(
             page.query(), bucket, prefix, folders, page.last, last_time, limit + 2
         )
-    # The next page begins after a name, so an object and a folder of the same name share a page.
+    # The next page begins after a name, so an object and a folder of one name are on one page.
     same_name = len(found) > limit and found[limit]["name"] == found[limit - 1]["name"]
     entries = found[: limit + same_name]
     answer: dict[str, Any] = {"hasNext": len(found) > len(entries)}

@@ -1,7 +1,7 @@
-"""Reads and writes ``storage.objects`` and ``storage.buckets``, as the caller or as the server.
+"""The tables ``storage.objects`` and ``storage.buckets``, read and written as caller or server.
 
 A change is first made with the privileges of the caller and rolled back, to check the policies. The
-server makes it again with its own privileges when the bytes are stored. So triggers on
+server repeats it with its own privileges when the bytes are stored. So triggers on
 ``storage.objects`` run twice, as on the platform.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 
 from picture_queue.local.gateway.credentials import Caller
-from picture_queue.local.gateway.database import Connection, Database, act_as, one
+from picture_queue.local.gateway.database import Connection, Database, act_as, fetch_one
 
 SERVER: Final = Caller("service_role", {"role": "service_role"}, "")
 
@@ -36,7 +36,7 @@ _MOVE: Final = (
 )
 
 
-class Place(NamedTuple):
+class ObjectPath(NamedTuple):
     """The bucket and the name of an object."""
 
     bucket: str
@@ -47,7 +47,7 @@ class Rows:
     """The tables of Storage.
 
     Args:
-        database: Their database.
+        database: The database of the tables.
     """
 
     def __init__(self, database: Database) -> None:
@@ -66,12 +66,12 @@ class Rows:
             await act_as(connection, caller, settings)
             yield connection
 
-    async def bucket(self, bucket: str, caller: Caller = SERVER) -> asyncpg.Record | None:
+    async def find_bucket(self, bucket: str, caller: Caller = SERVER) -> asyncpg.Record | None:
         """Return a bucket if the caller sees it."""
         async with self.transaction_as(caller, "storage.bucket.get") as connection:
             return await connection.fetchrow("select * from storage.buckets where id = $1", bucket)
 
-    async def object(
+    async def find_object(
         self, bucket: str, name: str, caller: Caller, operation: str
     ) -> asyncpg.Record | None:
         """Return an object if the caller sees it."""
@@ -80,7 +80,7 @@ class Rows:
                 "select * from storage.objects where bucket_id = $1 and name = $2", bucket, name
             )
 
-    async def visible(self, bucket: str, names: list[str], caller: Caller) -> set[str]:
+    async def find_visible(self, bucket: str, names: list[str], caller: Caller) -> set[str]:
         """Return the names of objects that the caller sees."""
         async with self.transaction_as(caller, "storage.object.sign_many") as connection:
             found = await connection.fetch(
@@ -107,11 +107,11 @@ class Rows:
             name: The object's name.
             caller: The caller, for the policies.
             upsert: Whether an existing row may be replaced.
-            metadata: The object's metadata as far as it is known before its bytes.
-            operation: The operation that policies read; that of an upload if empty.
+            metadata: The part of the object's metadata that is known before its bytes.
+            operation: The operation that policies read; empty: an upload.
 
         Raises:
-            asyncpg.PostgresError: A policy or a constraint refuses.
+            asyncpg.PostgresError: A policy or a constraint refuses the row.
         """
         upload = "storage.object.upload_update" if upsert else "storage.object.upload"
         statement = _UPSERT + " returning *" if upsert else _UPSERT.partition(" on conflict")[0]
@@ -142,7 +142,7 @@ class Rows:
                 bucket,
                 name,
             )
-            row = await one(
+            row = await fetch_one(
                 connection,
                 _UPSERT + " returning *",
                 bucket,
@@ -154,8 +154,8 @@ class Rows:
             )
         return row, old
 
-    async def check_move(self, source: Place, target: Place, caller: Caller) -> bool:
-        """Move a row as the caller and roll back; False if the caller may not change it.
+    async def check_move(self, source: ObjectPath, target: ObjectPath, caller: Caller) -> bool:
+        """Move a row as the caller and roll back; return False if the caller may not change it.
 
         Raises:
             asyncpg.PostgresError: A policy or a constraint refuses.
@@ -165,7 +165,12 @@ class Rows:
         return moved is not None
 
     async def move(
-        self, source: Place, target: Place, *, version: uuid.UUID, metadata: dict[str, Any]
+        self,
+        source: ObjectPath,
+        target: ObjectPath,
+        *,
+        version: uuid.UUID,
+        metadata: dict[str, Any],
     ) -> str | None:
         """Move a row with the privileges of the server; return its previous version.
 

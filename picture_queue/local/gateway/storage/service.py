@@ -12,12 +12,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from picture_queue.local.gateway.api_key import given_key, refuse_without_key
+from picture_queue.local.gateway.api_key import read_key, refuse_without_key
 from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.settings import GatewaySettings
-from picture_queue.local.gateway.storage.buckets import Buckets
+from picture_queue.local.gateway.storage.buckets import BucketRoutes
 from picture_queue.local.gateway.storage.errors import (
     StorageError,
     access_denied,
@@ -27,8 +27,8 @@ from picture_queue.local.gateway.storage.errors import (
     token_message,
 )
 from picture_queue.local.gateway.storage.files import FileStore
-from picture_queue.local.gateway.storage.moving import Moving
-from picture_queue.local.gateway.storage.objects import Objects
+from picture_queue.local.gateway.storage.moving import MoveRoutes
+from picture_queue.local.gateway.storage.objects import ObjectRoutes
 from picture_queue.local.gateway.storage.rows import Rows
 from picture_queue.local.gateway.storage.signing import Signer
 
@@ -52,7 +52,7 @@ class Route:
         methods: HTTP methods, separated by spaces.
         pattern: Path segments; ``{}`` matches one segment, a final ``*`` the rest.
         handler: Called with the request and the matched segments, decoded.
-        missing: The missing feature that the answer 501 names; empty for other routes.
+        missing: The feature that the answer 501 names as missing; empty for other routes.
     """
 
     methods: str
@@ -89,9 +89,9 @@ class StorageService:
         self._credentials = credentials
         self._files = FileStore(settings.storage_dir)
         rows = Rows(database)
-        self._buckets = Buckets(rows, self._files, settings.file_size_limit)
-        self._moving = Moving(rows, self._files)
-        self._objects = Objects(
+        self._buckets = BucketRoutes(rows, self._files, settings.file_size_limit)
+        self._moving = MoveRoutes(rows, self._files)
+        self._objects = ObjectRoutes(
             rows,
             self._files,
             Signer(settings.jwt_secret, credentials),
@@ -100,7 +100,7 @@ class StorageService:
         self._routes = self._table()
 
     def open(self) -> None:
-        """Make the directories."""
+        """Create the directories."""
         self._files.open()
 
     def _table(self) -> tuple[Route, ...]:
@@ -134,13 +134,13 @@ class StorageService:
             Route("DELETE", "object/{}/*", required(objects.delete)),
             Route("POST PUT", "object/{}/*", required(objects.store)),
             Route("GET HEAD", "object/{}/*", optional(objects.download)),
-            _missing("GET HEAD", "render/*", "image transformations"),
-            _missing(_ALL, "upload/resumable", "resumable uploads (TUS)"),
-            _missing(_ALL, "upload/resumable/*", "resumable uploads (TUS)"),
-            _missing(_ALL, "s3/*", "the S3 protocol"),
-            _missing(_ALL, "iceberg/*", "analytics buckets"),
-            _missing(_ALL, "vector/*", "vector buckets"),
-            _missing(_ALL, "cdn/*", "CDN"),
+            _missing_route("GET HEAD", "render/*", "image transformations"),
+            _missing_route(_ALL, "upload/resumable", "resumable uploads (TUS)"),
+            _missing_route(_ALL, "upload/resumable/*", "resumable uploads (TUS)"),
+            _missing_route(_ALL, "s3/*", "the S3 protocol"),
+            _missing_route(_ALL, "iceberg/*", "analytics buckets"),
+            _missing_route(_ALL, "vector/*", "vector buckets"),
+            _missing_route(_ALL, "cdn/*", "CDN"),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,10 +186,10 @@ class StorageService:
     def _token_required(
         self, action: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Response]]:
-        """Make the handler of an action that needs a valid token."""
+        """Create the handler of an action that needs a valid token."""
 
         async def handler(request: Request, *taken: str) -> Response:
-            refusal = self._refusal(request)
+            refusal = self._check_key(request)
             if refusal is not None:
                 return refusal
             token = self._token(request)
@@ -199,29 +199,29 @@ class StorageService:
                 caller = self._credentials.verify(token, leeway=0)
             except InvalidToken as error:
                 raise access_denied(token_message(error)) from None
-            return _json(await action(request, *taken, caller))
+            return _to_response(await action(request, *taken, caller))
 
         return handler
 
     def _token_optional(
         self, action: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Response]]:
-        """Make the handler of an action that without a valid token sees only public buckets."""
+        """Create the handler of an action that sees only public buckets without a valid token."""
 
         async def handler(request: Request, *taken: str) -> Response:
-            refusal = self._refusal(request)
+            refusal = self._check_key(request)
             if refusal is not None:
                 return refusal
             caller = None
             with contextlib.suppress(InvalidToken):
                 caller = self._credentials.verify(self._token(request) or "", leeway=0)
-            return _json(await action(request, *taken, caller))
+            return _to_response(await action(request, *taken, caller))
 
         return handler
 
-    def _refusal(self, request: Request) -> Response | None:
-        """Return the answer 401 for a token or key without a key of this stack, else None."""
-        if given_key(request) or "authorization" in request.headers:
+    def _check_key(self, request: Request) -> Response | None:
+        """Return the answer 401 if a request has a token or key, but no key of this stack."""
+        if read_key(request) or "authorization" in request.headers:
             return refuse_without_key(request, self._credentials)
         return None
 
@@ -229,20 +229,20 @@ class StorageService:
         authorization = request.headers.get("authorization")
         bare = _BEARER.sub("", authorization or "")
         if authorization is None or bare.startswith("sb_"):
-            return self._credentials.token(None, given_key(request) or bare)
+            return self._credentials.token(None, read_key(request) or bare)
         return bare
 
 
 def _token_in_url(action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
-    """Make the handler of an action that needs no token but the one in the URL."""
+    """Create the handler of an action that needs only the token in the URL."""
 
     async def handler(request: Request, *taken: str) -> Response:
-        return _json(await action(request, *taken))
+        return _to_response(await action(request, *taken))
 
     return handler
 
 
-def _json(result: object) -> Response:
+def _to_response(result: object) -> Response:
     return result if isinstance(result, Response) else StorageJson(result)
 
 
@@ -250,8 +250,8 @@ async def _status(_: Request) -> Response:
     return Response()
 
 
-def _missing(methods: str, pattern: str, what: str) -> Route:
+def _missing_route(methods: str, pattern: str, feature: str) -> Route:
     async def handler(*_: object) -> Response:
-        return not_implemented(f"Storage: {what}")
+        return not_implemented(f"Storage: {feature}")
 
-    return Route(methods, pattern, handler, what)
+    return Route(methods, pattern, handler, feature)

@@ -1,4 +1,4 @@
-"""Signed URLs: their token gives its bearer access to an object until it expires."""
+"""Signed URLs: until the token in the URL expires, it gives access to one object."""
 
 import time
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ _UPLOAD_SECONDS: Final = 7200
 
 
 class Signer:
-    """A maker and checker of the tokens of signed URLs.
+    """The creation and verification of signed URLs.
 
     Args:
         secret: The project's JWT secret.
-        credentials: Verifies the tokens.
+        credentials: The credentials that verify the tokens.
     """
 
     def __init__(self, secret: str, credentials: Credentials) -> None:
@@ -64,8 +64,8 @@ class Signer:
         claims = {**claims, "iat": now, "exp": now + seconds}
         return jwt.encode(claims, self._secret, algorithm="HS256", headers={"typ": None})
 
-    def check(self, token: str, bucket: str, name: str) -> str:
-        """Check a token for an object.
+    def check_download(self, token: str, bucket: str, name: str) -> str:
+        """Check a token for a download.
 
         Returns:
             The value of the header ``Expires``.
@@ -99,8 +99,8 @@ class Signer:
             raise invalid_jwt(error) from None
         if claims.get("url") != f"{bucket}/{name}":
             raise invalid_signature("Invalid signature")
-        # Older servers made tokens without a scope. The claim `upsert` then shows the scope, since
-        # only upload tokens have it.
+        # Older servers created tokens without a scope. The claim `upsert` then shows the scope,
+        # since only upload tokens have it.
         implied = _UPLOAD if "upsert" in claims else _DOWNLOAD
         if claims.get("scope", implied) != scope or implied != scope:
             raise invalid_signature(f"Token is not scoped for {scope}")

@@ -16,7 +16,7 @@ from picture_queue.local.gateway.storage.rows import timestamp
 
 _NO_CACHE: Final = "no-cache"
 _FIELD_LIMIT: Final = 1024 * 1024  # bytes of all fields of a form; more are ignored
-_MOST_FIELDS: Final = 100
+_MAX_FIELDS: Final = 100
 _ROBOTS: Final = frozenset(
     {"all", "noindex", "nofollow", "none", "nosnippet", "indexifembedded", "notranslate",
      "noimageindex", "noarchive"}
@@ -32,8 +32,9 @@ class Upload:
         cache_control: Value of ``Cache-Control`` for downloads.
         user_metadata: The metadata of the client.
         content_length: Bytes of the request's body; None if its length is unknown.
-        robots: Value of ``X-Robots-Tag``, if sent.
-        incoming: The received bytes; None before. The caller of `receive_…` discards them.
+        robots: Value of ``X-Robots-Tag``; None if it was not sent.
+        incoming: The received bytes; None before they are received. The caller of `receive_…`
+            discards them.
     """
 
     mime_type: str
@@ -81,9 +82,9 @@ def describe(request: Request) -> Upload:
     return Upload(
         mime_type=headers.get("content-type") or "application/octet-stream",
         cache_control=headers.get("cache-control") or _NO_CACHE,
-        user_metadata=decoded_metadata(headers.get("x-metadata")),
+        user_metadata=decode_metadata(headers.get("x-metadata")),
         content_length=None if length is None else int(length),
-        robots=_checked_robots(headers.get("x-robots-tag")),
+        robots=_check_robots(headers.get("x-robots-tag")),
     )
 
 
@@ -137,7 +138,7 @@ async def receive_form(request: Request, upload: Upload, files: FileStore, limit
     upload.cache_control = _NO_CACHE
     if "cacheControl" in form.fields:
         upload.cache_control = f"max-age={form.fields['cacheControl']}"
-    upload.user_metadata = _parsed(form.fields.get("metadata"))
+    upload.user_metadata = _parse_metadata(form.fields.get("metadata"))
 
 
 class _Form:
@@ -203,22 +204,22 @@ class _Form:
             self._left -= len(kept)
 
     def _end_part(self) -> None:
-        if self._name is not None and len(self.fields) < _MOST_FIELDS:
+        if self._name is not None and len(self.fields) < _MAX_FIELDS:
             self.fields[self._name] = self._value.decode(errors="replace")
 
     def _end(self) -> None:
         self.complete = True
 
 
-def decoded_metadata(header: str | None) -> dict[str, Any]:
+def decode_metadata(header: str | None) -> dict[str, Any]:
     """Return the user's metadata in ``x-metadata``, JSON in base64; empty if it is not valid."""
     try:
-        return _parsed(base64.b64decode(header or "", validate=True).decode())
+        return _parse_metadata(base64.b64decode(header or "", validate=True).decode())
     except ValueError:
         return {}
 
 
-def _parsed(text: str | None) -> dict[str, Any]:
+def _parse_metadata(text: str | None) -> dict[str, Any]:
     """Return the user's metadata; empty if the text is not a JSON object."""
     try:
         value = json_body.parse(text or "{}")
@@ -227,7 +228,7 @@ def _parsed(text: str | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _checked_robots(value: str | None) -> str | None:
+def _check_robots(value: str | None) -> str | None:
     for rule in (value or "").split(","):
         if value is not None and rule.strip().lower() not in _ROBOTS:
             raise StorageError(
