@@ -1,5 +1,5 @@
-// pg-boss; tuned: several subscriptions, which poll independently, and batches so large that the delay of
-// at least half a second between two polls does not affect the result.
+// pg-boss. The tuned settings have several subscriptions, which poll independently, and batches so large
+// that the delay of at least half a second between two polls does not affect the result.
 import { readFileSync } from "node:fs";
 import { PgBoss } from "pg-boss";
 import { main } from "./driver.mjs";
