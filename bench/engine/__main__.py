@@ -1,10 +1,10 @@
 """``python bench/engine [--json] [--quick] [--baseline REF] [--postgres N] [--only a,b] …``.
 
 The program starts its own Postgres, by default of the version that Supabase runs. Commits are
-durable (fsync on) unless ``--unsafe`` is given. With ``--baseline`` the SQL of that git ref gets a second
-database on the same server. The two take turns, and each turn gives one ratio new/old. Absolute
-numbers differ from machine to machine. The report marks a number outside its bound. The run fails
-only if a workload cannot be measured.
+durable (fsync on) unless ``--unsafe`` is given. With ``--baseline`` the SQL of that git ref gets a
+second database on the same server. The two take turns, and each turn gives one ratio new/old.
+Absolute numbers differ from machine to machine. The report marks a number outside its bound. The
+run fails only if a workload cannot be measured.
 """
 
 import argparse

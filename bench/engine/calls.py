@@ -108,7 +108,7 @@ async def prepare_full(database: Database, size: Size) -> None:
             size.scaled(100_000),
             options=lambda i: {"limit_keys": [f"model:{i % _KEYS + 1}"]},
         )
-        # Depending on the version of the SQL, the enqueue, maintenance or a claim blocks these jobs.
+        # The enqueue, maintenance or a claim blocks these jobs; it depends on the version.
         for _ in range(math.ceil(size.scaled(100_000) / 1000) + 1):
             await calls.run_maintenance()
             if not (await calls.claim("full"))[1]:

@@ -23,7 +23,7 @@ async def prepare_limits(database: Database, size: Size) -> None:
         await calls.run("""select set_queue('limited', '{"fair_share": true}')""")
 
 
-async def _time_cycles(calls: Calls, queue: str, **given: Any) -> float:
+async def _median_cycle(calls: Calls, queue: str, **given: Any) -> float:
     await calls.fill_queue(queue, _ROUNDS * CLAIM, user_id=_user, **given)
     await calls.run_maintenance()
     return statistics.median([sum(await calls.cycle(queue)) for _ in range(_ROUNDS)])
@@ -34,13 +34,13 @@ async def measure_limits(database: Database, size: Size) -> Samples:
     found: Samples = {name: [] for name in LIMITS.figures}
     async with database.connect() as calls:
         for turn in range(max(size.rounds // 4, 1) + 1):
-            plain = await _time_cycles(calls, "plain")
+            plain = await _median_cycle(calls, "plain")
             for key, running in _RULES:
                 await calls.run("select set_limit($1, $2)", key, running)
-            limited = await _time_cycles(calls, "limited", options={"limit_keys": ["model:a"]})
+            limited = await _median_cycle(calls, "limited", options={"limit_keys": ["model:a"]})
             for key in ("user:*", "model:a"):  # These limits would apply to the plain queue too.
                 await calls.run("select delete_limit($1)", key)
-            unlimited = await _time_cycles(calls, "plain")
+            unlimited = await _median_cycle(calls, "plain")
             await calls.run("select delete_limit('queue:limited')")
             if turn == 0:
                 continue  # In the first turn Postgres plans the statements.
