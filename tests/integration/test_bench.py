@@ -190,13 +190,13 @@ async def test_a_database_of_the_working_tree_can_be_measured(server):
     (database,) = await create_databases(server, None)
     async with database.connect() as calls:
         await calls.fill_queue("q", 3)
-        claim, jobs = await calls.claim_all("q", 3)
+        claim, jobs = await calls.claim_exactly("q", 3)
         assert claim > 0
         assert await calls.heartbeat(jobs) > 0
         assert await calls.report(jobs) > 0
         await calls.maintain()
         with pytest.raises(RuntimeError, match="0 of 1 jobs of queue q"):
-            await calls.claim_all("q", 1)
+            await calls.claim_exactly("q", 1)
 
 
 async def test_an_unknown_baseline_is_refused(server):
