@@ -24,7 +24,7 @@ class _Base:
     name: str | None
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Parse the command line; a usage error names this command."""
+        """Parse the command line; a usage error without a command gets this one."""
         try:
             return super().parse_args(ctx, args)  # type: ignore[misc]
         except UsageError as error:

@@ -89,7 +89,7 @@ class Program(Group):
         try:
             check_values(ctx)
             return super().invoke(ctx)
-        # Click would turn it into Abort, which also means that the user answered "no".
+        # Click would turn KeyboardInterrupt into Abort, which is also raised for the answer "no".
         except KeyboardInterrupt as error:
             print_error("Interrupted.")
             raise typer.Exit(ExitCode.INTERRUPTED) from error
@@ -138,7 +138,7 @@ def _report(text: str, exit_code: ExitCode, as_json: bool, code: str | None = No
 
 
 def _prepare_streams() -> None:
-    """Open closed streams on the null device, and escape what the others cannot encode."""
+    """Open closed streams on the null device; let open ones escape what they cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -150,7 +150,7 @@ def _prepare_streams() -> None:
 
 
 def _drop_output() -> None:
-    """Discard output that cannot be written; otherwise Python raises again at its exit."""
+    """Discard output that cannot be written; otherwise Python raises an error again at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from picture_queue import PictureQueue
     from picture_queue.records import Health, WorkerSeen
 
-# A worker reports to the database at least every 20 s.
-_LATE = 25.0  # seconds
+# The silence after which a worker counts as stopped; workers report at least every 20 s.
+_LATE_AFTER = 25.0  # seconds
 _MAX_EXPLAINED = 100  # newest pending jobs
 # Reasons that need no warning, or that have their own warning.
 _NOT_SHOWN = (
@@ -94,7 +94,7 @@ def _show_health(found: "Health", held: list[dict[str, Any]]) -> None:
 
 def is_late(worker: "WorkerSeen") -> bool:
     """Return whether a worker has not reported to the database for too long."""
-    return worker.seen_seconds > _LATE
+    return worker.seen_seconds > _LATE_AFTER
 
 
 def _worker_state(worker: "WorkerSeen") -> Text:

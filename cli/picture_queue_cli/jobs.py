@@ -365,6 +365,6 @@ def _change_all(
             done = pq.jobs.change(action, limit=2000, **filter)
             changed += done.changed
             progress.update(task, completed=changed)
-            # The database skips jobs that another transaction has locked.
+            # A call that changed nothing found only jobs that other transactions have locked.
             if not done.more or not done.changed:
                 return changed

@@ -26,7 +26,8 @@ YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confi
 PreviewFlag = Annotated[bool, typer.Option("--preview", help="Count the jobs, change nothing.")]
 
 
-# Copies of the library's enumerations: importing those imports pydantic, which slows every start.
+# Copies of the library's enumerations, whose import would also import pydantic and slow down the
+# start of every command.
 STATUSES = ("pending", "processing", "completed", "failed", "cancelled")
 HOLDS = ("scheduled", "blocked", "waiting", "parked")
 
@@ -171,7 +172,7 @@ def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
 def with_schedule_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of the jobs of a schedule to a command, which receives them as ``options``.
 
-    Parents are for one job, so the database refuses them for a schedule.
+    Parents are left out: the database refuses them in a schedule.
     """
     shared = {k: v for k, v in _JOB.items() if k not in ("depends_on", "on_parent_failure")}
     return _with_options(command, "options", shared, _build_job_options)
@@ -185,14 +186,14 @@ def _with_options(
 ) -> Callable[..., None]:
     """Replace the parameter `name` by several options.
 
-    Typer reads options from a signature, so the wrapper gets one that has them. `build` turns the
-    values of the options into the value of the parameter.
+    Typer reads the options from the signature of a function, so the wrapper gets a signature that
+    has them. `build` turns their values into the value of the parameter.
     """
 
     def wrapper(**given: Any) -> None:
         command(**{name: build({key: given.pop(key) for key in shared})}, **given)
 
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != name]
+    other = [p for p in inspect.signature(command).parameters.values() if p.name != name]
     options = [
         inspect.Parameter(
             key,
@@ -202,8 +203,8 @@ def _with_options(
         )
         for key, kind in shared.items()
     ]
-    first = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    last = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    first = [p for p in other if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    last = [p for p in other if p.kind is inspect.Parameter.KEYWORD_ONLY]
     signature = inspect.Signature([*first, *options, *last])
     wrapper.__dict__["__signature__"] = signature
     wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}

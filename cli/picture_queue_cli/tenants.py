@@ -7,7 +7,7 @@ import typer
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag
 from picture_queue_cli.parsing import expect_filled, parse_number
-from picture_queue_cli.project import connect, every_page
+from picture_queue_cli.project import connect, read_all_pages
 from picture_queue_cli.render import info, out, plain, print_json, print_line, table
 
 app = Commands(help="Set tenant weights for fair sharing.", example="tenants set acme 3")
@@ -17,7 +17,7 @@ app = Commands(help="Set tenant weights for fair sharing.", example="tenants set
 def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List tenant weights; the default is 1."""
     with connect(ctx) as pq:
-        found = every_page(pq.tenants.list, "tenant")
+        found = read_all_pages(pq.tenants.list, "tenant")
     if as_json:
         print_json([plain(tenant) for tenant in found])
         return
