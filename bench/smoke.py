@@ -29,9 +29,9 @@ from picture_queue.local.stack import LocalSupabase
 
 ROOT = Path(__file__).resolve().parent.parent
 IDLE_SECONDS = 10
-PAUSE = 0.05  # The interval between two rounds in seconds, after which the worker is idle again.
+PAUSE = 0.05  # Seconds between two rounds, so that the worker is idle again.
 
-# The key is a name; the value has description, unit and targets by figure.
+# For each workload: its description, its unit, and the targets of its figures.
 TARGETS: dict[str, tuple[str, str, dict[str, float]]] = {
     "start_generation": ("start_generation → answer", "ms", {"p50": 15, "p95": 40}),
     "pick_up": ("enqueue → handler starts, over HTTP", "ms", {"p50": 40}),

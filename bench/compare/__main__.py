@@ -23,19 +23,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from postgres_versions import PLATFORM, programs
+from postgres_versions import PLATFORM, find_programs
 
 from compare.measure import Figures
-from compare.report import chart, markdown, summary
-from compare.server import API_DATABASE, Server, running
+from compare.report import render_chart, render_markdown, summarize_rounds
+from compare.server import API_DATABASE, Server, run_server
 from compare.systems import BENCH, INSTALLED, System, systems
-from compare.workloads import EVERYBODY, QUICK, WORKLOADS, Context, Size, Workload
+from compare.workloads import ALL_WORKLOADS, QUICK, WORKLOADS, Context, Size, Workload
 
 Rounds = dict[tuple[str, str], list[Figures]]
 
 
 async def prepare(server: Server, system: System) -> dict[str, object]:
-    """Create the template of a system's databases; return the system's description."""
+    """Create the template database of a system, and return the system's description."""
     description = system.describe()
     template = API_DATABASE if system.over_http else f"template_{system.name}"
     if not system.over_http:
@@ -60,7 +60,7 @@ def plan(
         if number < workload.rounds
         for _ in range(workload.repeats)
         for system in chosen
-        if workload.name in (system.workloads or EVERYBODY)
+        if workload.name in (system.workloads or ALL_WORKLOADS)
         and (not workload.only or system.name in workload.only)
     ]
 
@@ -70,15 +70,15 @@ async def compare(args: argparse.Namespace) -> int:
     size = QUICK if args.quick else Size()
     names = args.systems.split(",") if args.systems else None
     chosen = [system for system in systems() if names is None or system.name in names]
-    wanted = args.workloads.split(",") if args.workloads else None
+    wanted_workloads = args.workloads.split(",") if args.workloads else None
     workloads = [
         workload
         for workload in WORKLOADS
-        if (wanted is None or workload.name in wanted)
+        if (wanted_workloads is None or workload.name in wanted_workloads)
         and (size.many or workload.name != "noop_long")
     ]
-    found: Rounds = {}
-    async with running(programs(args.postgres)) as server:
+    measured: Rounds = {}
+    async with run_server(find_programs(args.postgres)) as server:
         settings = await server.settings()
         chosen = [
             replace(system, environment={"PEER_API": server.api}) if system.over_http else system
@@ -97,10 +97,12 @@ async def compare(args: argparse.Namespace) -> int:
             began = time.monotonic()
             for workload, system in steps:
                 progress.update(task, description=f"{workload.name} {system.name}")
-                at = Context(server, system, str(descriptions[system.name]["unfinished"]), size)
-                figures = await workload.measure(at)
+                context = Context(
+                    server, system, str(descriptions[system.name]["unfinished"]), size
+                )
+                figures = await workload.measure(context)
                 turns = figures if isinstance(figures, list) else [figures]
-                found.setdefault((workload.name, system.name), []).extend(turns)
+                measured.setdefault((workload.name, system.name), []).extend(turns)
                 progress.advance(task)
                 if not sys.stderr.isatty():
                     elapsed = f"{time.monotonic() - began:4.0f} s"
@@ -114,20 +116,20 @@ async def compare(args: argparse.Namespace) -> int:
         "rounds": args.rounds,
         **settings,
     }
-    results = summary(found, descriptions)
+    results = summarize_rounds(measured, descriptions)
     full = not (args.quick or args.systems or args.workloads) and args.postgres == PLATFORM
-    place = BENCH.parent / "docs" / "benchmarks" if full else INSTALLED
-    place.mkdir(parents=True, exist_ok=True)
+    directory = BENCH.parent / "docs" / "benchmarks" if full else INSTALLED
+    directory.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"machine": machine, "workloads": results}, indent=1)
-    text = markdown(machine, results)
-    (place / "latest.json").write_text(data + "\n")
-    (place / "latest.md").write_text(text)
-    (place / "latest.svg").write_text(chart(results))
+    text = render_markdown(machine, results)
+    (directory / "latest.json").write_text(data + "\n")
+    (directory / "latest.md").write_text(text)
+    (directory / "latest.svg").write_text(render_chart(results))
     if args.json:
         print(data)
     else:
         Console().print(Markdown(text))
-    print(f"Written to {place.relative_to(BENCH.parent)}", file=sys.stderr)
+    print(f"Written to {directory.relative_to(BENCH.parent)}", file=sys.stderr)
     return 0
 
 

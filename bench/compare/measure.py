@@ -20,14 +20,15 @@ from compare.systems import System
 
 Figures = dict[str, float]
 
-_ANSWER = 600.0  # The timeout of a program that enqueues, in seconds.
-_READY = 60.0  # The timeout of the start of a worker, in seconds.
-_END = 30.0  # The timeout of the stop of a worker, in seconds.
-_POLL = 0.01  # The interval between two queries for unfinished jobs, in seconds.
+_COMMAND_TIMEOUT = 600.0  # seconds, for a program that prepares or enqueues jobs
+_START_TIMEOUT = 60.0  # seconds, for the start of a worker
+_STOP_TIMEOUT = 30.0  # seconds, for the stop of a worker
+_POLL_INTERVAL = 0.01  # seconds between two queries for unfinished jobs
+_OWN_QUERIES = 2  # transactions of the benchmark itself between the two counts of `measure_idle`
 
 
-class Unsound(Exception):
-    """A job was lost or ran twice, so the figure is invalid."""
+class InvalidMeasurement(Exception):
+    """A measurement in which a job was lost or ran twice, so that its figures are invalid."""
 
 
 @dataclass
@@ -63,50 +64,56 @@ class Bench:
             env=self.system.environ(),
             stdout=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(_ANSWER):
+        async with asyncio.timeout(_COMMAND_TIMEOUT):
             output, _ = await process.communicate()
         if process.returncode:
             raise RuntimeError(f"{self.system.name} {command} ended with {process.returncode}")
         return float(json.loads(output)["seconds"]) if output else 0.0
 
-    async def left(self) -> int:
+    async def count_unfinished(self) -> int:
         """Return the number of due and unfinished jobs."""
         return int(await self.connection.fetchval(self.unfinished))
 
     @asynccontextmanager
     async def workers(
         self, count: int, times: Path | None = None
-    ) -> AsyncIterator[list["Running"]]:
-        """Run workers; all begin at the same time when the block is entered."""
+    ) -> AsyncIterator[list["WorkerProcess"]]:
+        """Run workers during the block; all begin at the same time, when it is entered."""
         options = [f"--dsn={self.dsn}", *(["--tuned"] if self.tuned else [])]
         if times is not None:
             options.append(f"--file={times}")
-        started = [await Running.start(self.system, options) for _ in range(count)]
+        started = [await WorkerProcess.start(self.system, options) for _ in range(count)]
         try:
             for worker in started:
-                await worker.ready()
+                await worker.wait_until_ready()
             for worker in started:
-                worker.go()
+                worker.begin()
             yield started
         finally:
             for worker in started:
                 await worker.stop()
 
 
-class Running:
-    """A worker process and its output."""
+class WorkerProcess:
+    """A worker process and its output.
+
+    Attributes:
+        handled: The number of jobs that it has handled so far.
+        first_at: The time of the first call of its handler, as Unix time.
+        totals: Its last message, with the totals of its jobs and its resource usage.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.count = 0
-        self.first = 0.0
-        self.end: dict[str, Any] = {}
+        self.handled = 0
+        self.first_at = 0.0
+        self.totals: dict[str, Any] = {}
         self._ready = asyncio.Event()
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, system: System, options: list[str]) -> "Running":
-        """Start the process; the worker waits for `go`."""
+    async def start(cls, system: System, options: list[str]) -> "WorkerProcess":
+        """Start the process; the worker waits for `begin`."""
         process = await asyncio.create_subprocess_exec(
             *system.command,
             "work",
@@ -124,31 +131,31 @@ class Running:
             if message["event"] == "ready":
                 self._ready.set()
             elif message["event"] == "count":
-                self.count, self.first = message["n"], message["first"]
+                self.handled, self.first_at = message["n"], message["first"]
             else:
-                self.end = message
+                self.totals = message
 
     @property
     def process(self) -> psutil.Process:
         """The process, for measurements by psutil."""
         return psutil.Process(self._process.pid)
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until the worker is ready to begin."""
-        async with asyncio.timeout(_READY):
+        async with asyncio.timeout(_START_TIMEOUT):
             await self._ready.wait()
 
-    def go(self) -> None:
+    def begin(self) -> None:
         """Let the worker begin."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
 
     async def stop(self) -> None:
-        """Stop the worker, and return its last output."""
+        """Stop the worker and read the rest of its output; kill it if it does not stop in time."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(_END):
+            async with asyncio.timeout(_STOP_TIMEOUT):
                 await self._process.wait()
                 await self._listening
         except TimeoutError:
@@ -157,31 +164,32 @@ class Running:
 
 
 @asynccontextmanager
-async def bench(
+async def open_bench(
     server: Server,
     system: System,
     unfinished: str,
     *,
     tuned: bool = True,
     name: str = "run",
-    like: str = "template",
+    template: str = "template",
 ) -> AsyncIterator[Bench]:
-    """A fresh database for one measurement.
+    """Create a fresh database for one measurement, and connect to it.
 
     Args:
         server: The server of the database.
         system: The system that uses it.
         unfinished: The statement that counts due and unfinished jobs.
         tuned: True to run workers with their best settings.
-        name: The name of the database, which is kept until it is made again.
-        like: The name of the database that is copied.
+        name: The first part of the name of the database. The database is kept until the next one
+            of this name is created.
+        template: The first part of the name of the database that is copied.
     """
     if system.over_http:
         database = API_DATABASE
         await server.clear(database)
     else:
         database = f"{name}_{system.name}"
-        await server.copy(f"{like}_{system.name}", database)
+        await server.copy(f"{template}_{system.name}", database)
     dsn = server.dsn(database, "postgres" if system.ours else "supabase_admin")
     connection = await asyncpg.connect(server.dsn(database), command_timeout=120)
     try:
@@ -193,7 +201,7 @@ async def bench(
 async def run_prefilled(
     bench: Bench, jobs: int, workers: int, time_limit: float = 120.0
 ) -> Figures:
-    """Let workers run the prefilled jobs; check by number that each ran exactly once.
+    """Let workers run the prefilled jobs, and check by their numbers that each ran exactly once.
 
     Args:
         bench: The system with its jobs.
@@ -208,56 +216,59 @@ async def run_prefilled(
     async with bench.workers(workers) as running:
         deadline = time.time() + time_limit
         while time.time() < deadline:
-            done = sum(worker.count for worker in running)
-            # The count is correct only for the time at which it began. In a large table it takes a
-            # while.
+            done = sum(worker.handled for worker in running)
+            # The time before the query, because in a large table the query takes a while.
             ended = time.time()
-            if done >= jobs and not await bench.left():
+            if done >= jobs and not await bench.count_unfinished():
                 break
-            await asyncio.sleep(_POLL)
-        first = min((worker.first for worker in running if worker.count), default=ended)
-        done = sum(worker.count for worker in running)
+            await asyncio.sleep(_POLL_INTERVAL)
+        first = min((worker.first_at for worker in running if worker.handled), default=ended)
+        done = sum(worker.handled for worker in running)
         complete = done >= jobs
-    handled = sum(worker.end.get("distinct", 0) for worker in running)
-    twice = [number for worker in running for number in worker.end.get("twice", ())]
+    handled = sum(worker.totals.get("distinct", 0) for worker in running)
+    twice = [number for worker in running for number in worker.totals.get("twice", ())]
     if complete and (twice or handled != jobs):
-        raise Unsound(f"{bench.system.name}: {handled} of {jobs} handled, twice: {twice}")
-    end = running[0].end
+        raise InvalidMeasurement(
+            f"{bench.system.name}: {handled} of {jobs} handled, twice: {twice}"
+        )
+    totals = running[0].totals
     return {
         "rate": done / max(ended - first, 1e-9) if done else 0.0,
-        "rss": end.get("max_rss_mb", 0.0),
-        "cpu": end.get("cpu_seconds", 0.0) / max(done, 1) * workers * 1e6,
+        "rss": totals.get("max_rss_mb", 0.0),
+        "cpu": totals.get("cpu_seconds", 0.0) / max(done, 1) * workers * 1e6,
     }
 
 
-async def pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
+async def measure_pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
     """Enqueue jobs one by one for an idle worker, and measure the delay until each starts.
 
     Returns:
-        Milliseconds from the commit to the handler (p50, p95, p99), and the unfinished jobs
-        right after the last enqueue.
+        Milliseconds from the commit to the handler (p50, p95, p99), and the number of unfinished
+        jobs right after the last enqueue.
     """
     with tempfile.TemporaryDirectory() as directory:
         begun, committed = Path(directory) / "begun", Path(directory) / "committed"
         async with bench.workers(1, begun):
             await asyncio.sleep(2)
             await bench.run("produce", n=jobs, gap=gap, file=committed)
-            left = await bench.left()
+            left = await bench.count_unfinished()
             deadline = time.time() + 30
-            while time.time() < deadline and await bench.left():  # noqa: ASYNC110
+            while time.time() < deadline and await bench.count_unfinished():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.2)
         starts, commits = json.loads(begun.read_text()), json.loads(committed.read_text())
     delays = sorted((starts[n] - at) * 1000 for n, at in commits.items() if n in starts)
     if len(delays) < len(commits):
-        raise Unsound(f"{bench.system.name}: {len(delays)} of {len(commits)} jobs were started")
+        raise InvalidMeasurement(
+            f"{bench.system.name}: {len(delays)} of {len(commits)} jobs were started"
+        )
     return {
         name: delays[min(int(len(delays) * share), len(delays) - 1)]
         for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
     } | {"left": float(left)}
 
 
-async def idle(bench: Bench, seconds: float) -> Figures:
+async def measure_idle(bench: Bench, seconds: float) -> Figures:
     """Measure an idle worker: statements per second, and CPU use in percent of a core."""
     commits = "select xact_commit from pg_stat_database where datname = current_database()"
     async with bench.workers(1) as (worker,):
@@ -268,16 +279,13 @@ async def idle(bench: Bench, seconds: float) -> Figures:
         after, used = await _read_count(bench.connection, commits), worker.process.cpu_times()
         took = time.perf_counter() - began
     return {
-        "queries": (after - before - _OWN) / took,
+        "queries": (after - before - _OWN_QUERIES) / took,
         "core": (used.user + used.system - cpu.user - cpu.system) / took * 100,
     }
 
 
-_OWN = 2  # The number of the benchmark's own statements between the two queries.
-
-
 async def _read_count(connection: Connection, statement: str) -> float:
-    # A session reports its counts after it has been idle for a second.
+    # A session adds its transactions to the statistics only after an idle second.
     await asyncio.sleep(1.2)
     await connection.execute("select pg_stat_clear_snapshot()")
     return float(await connection.fetchval(statement))

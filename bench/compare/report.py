@@ -20,12 +20,12 @@ class Target:
 
     Args:
         workload: The workload.
-        than: The system that ours is compared with; None to bound our figure itself.
+        than: The system that picture-queue is compared with; None for a bound of the figure.
         minimum: The lower bound of the ratio or figure.
         maximum: The upper bound of the ratio or figure.
         hard: True if the target must be met.
-        of: The workload of the other system, if it is a different one.
-        system: The variant of ours: direct, over HTTP, or with events.
+        of: The workload of the other system; None if it is the same workload.
+        system: The variant of picture-queue: direct, over HTTP, or with events.
     """
 
     workload: str
@@ -62,8 +62,8 @@ TARGETS = (
     Target("latency_idle.p50", None, maximum=15, system=HTTP),
 )
 
-#: Jobs a second in an earlier comparison on another machine (2 cores, PostgreSQL 15). A peer whose
-#: share of the raw loop's rate is much lower here than there may be set up badly.
+#: Jobs a second in an earlier comparison on another machine (2 cores, PostgreSQL 15). If a peer's
+#: share of the raw loop's rate is now much lower, the peer may be configured badly.
 EARLIER = {
     "enqueue_one": {
         "raw": 3030, "pgqueuer": 2396, "graphile_worker": 1307, "pg_boss": 1098,
@@ -80,7 +80,9 @@ EARLIER = {
 }  # fmt: skip
 
 
-def summary(rounds: dict[tuple[str, str], list[dict[str, float]]], settings: Any) -> Results:
+def summarize_rounds(
+    rounds: dict[tuple[str, str], list[dict[str, float]]], settings: Any
+) -> Results:
     """Return median, minimum, maximum and all values of each figure: ``{workload: {system: …}}``.
 
     Args:
@@ -105,12 +107,12 @@ def summary(rounds: dict[tuple[str, str], list[dict[str, float]]], settings: Any
     return results
 
 
-def verdicts(results: Results) -> list[tuple[Target, float]]:
-    """Return the targets that this run has figures for, with the ratio or figure reached.
+def evaluate_targets(results: Results) -> list[tuple[Target, float]]:
+    """Return each target that this run has figures for, with the ratio or figure that it reached.
 
-    A ratio is the median of the ratios of the rounds, since the two measurements of a round ran
-    shortly after each other on a machine whose speed varies. If the two workloads have different
-    numbers of rounds, it is the ratio of the medians.
+    A ratio is the median of the ratios of the rounds, because the speed of the machine varies and
+    the two measurements of a round ran shortly after each other. It is the ratio of the medians if
+    the two workloads have different numbers of rounds.
     """
     reached_targets = []
     for target in TARGETS:
@@ -131,7 +133,7 @@ def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def compare_with_raw(results: Results) -> list[tuple[str, str, float, float]]:
-    """Return each peer's share of the raw loop's rate: workload, system, here, earlier."""
+    """Return workload, system and the shares of the raw loop's rate: in this run, and earlier."""
     return [
         (workload, system, _ratio(found[system], found["raw"]), rate / earlier["raw"])
         for workload, earlier in EARLIER.items()
@@ -148,7 +150,7 @@ def is_met(target: Target, reached: float) -> bool:
     return target.maximum is not None and reached <= target.maximum
 
 
-def markdown(machine: dict[str, Any], results: Results) -> str:
+def render_markdown(machine: dict[str, Any], results: Results) -> str:
     """Return the report as Markdown."""
     version = machine.get("server_version", "?")
     lines = ["# picture-queue compared with other queues", ""]
@@ -157,12 +159,12 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
     lines += ["", "![The rates of this run](latest.svg)", "", "## Targets", ""]
     lines += ["A ratio is the median of the ratios of all rounds.", ""]
     lines += ["| workload | compared with | target | result | |", "|---|---|---|---|---|"]
-    for target, reached in verdicts(results):
+    for target, reached in evaluate_targets(results):
         wanted = f"≥ {target.minimum}" if target.minimum is not None else f"≤ {target.maximum}"
         name = f"**{target.workload}**" if target.hard else target.workload
         if target.system != OURS:
             name += f" ({target.system})"
-        than = target.than or "itself"
+        than = target.than or "a fixed bound"
         if target.of:
             than += f", {target.of}"
         times = " times" if target.than else ""
@@ -177,8 +179,9 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
         lines.append(f"| {name} ({unit}) | {' | '.join(cells)} |")
     lines += ["", "## Other queues compared with the raw loop", ""]
     lines += [
-        "The rate of each queue divided by that of the raw loop, in this run and in an earlier one "
-        "on another machine (2 cores, PostgreSQL 15). The raw loop is plain SQL without a queue.",
+        "The rate of each queue divided by the rate of the raw loop, in this run and in an "
+        "earlier one on another machine (2 cores, PostgreSQL 15). The raw loop is plain SQL "
+        "without a queue.",
         "",
         "| workload | system | this run | earlier run | change |",
         "|---|---|---|---|---|",
@@ -211,7 +214,7 @@ _CHART = ("enqueue_one", "enqueue_bulk", "noop_default", "noop_tuned", "noop_two
 _WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # All sizes are in pixels.
 
 
-def chart(results: Results) -> str:
+def render_chart(results: Results) -> str:
     """Return the rates as an SVG chart; the bars of a workload share a scale."""
     rows: list[str] = []
     y = 30

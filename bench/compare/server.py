@@ -18,7 +18,7 @@ from picture_queue.local.stack import LocalSupabase
 API_DATABASE = "postgres"  # The database behind the API.
 Connection = Any  # The type asyncpg.Connection[asyncpg.Record] does not exist at run time.
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
-#: Settings that must be in force during every measurement.
+#: Settings that must have these values in every measurement.
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 
@@ -48,7 +48,7 @@ class Server:
         return urlunsplit(("postgresql", host, f"/{database}", "", ""))
 
     async def settings(self, *, durable: bool = True) -> dict[str, str]:
-        """Return the settings in force.
+        """Return the current settings.
 
         Args:
             durable: True if commits must be durable.
@@ -63,8 +63,8 @@ class Server:
             raise RuntimeError(f"the server is not durable: {wrong}")
         return found
 
-    async def autovacuum(self, on: bool) -> None:
-        """Switch autovacuum, which would otherwise run during measurements."""
+    async def set_autovacuum(self, on: bool) -> None:
+        """Turn autovacuum on or off; off, it does not disturb measurements."""
         await self._control.execute(f"alter system set autovacuum = {'on' if on else 'off'}")
         await self._control.execute("select pg_reload_conf()")
 
@@ -82,7 +82,7 @@ class Server:
 
         Args:
             database: The name of the database.
-            migrations: The SQL to apply; None takes that of the working tree.
+            migrations: The SQL to apply; by default the migrations of the working tree.
         """
         await self.create(database)
         await self._control.execute(f'alter database "{database}" owner to postgres')
@@ -99,7 +99,7 @@ class Server:
             await connection.close()
 
     async def clear(self, database: str) -> None:
-        """Empty our database behind the API, which cannot be dropped."""
+        """Delete the jobs in the database of the API, which cannot be dropped."""
         connection = await asyncpg.connect(self.dsn(database), command_timeout=120)
         await connection.execute(
             "truncate public.job_queue, picture_queue.depth, picture_queue.depth_change cascade"
@@ -115,8 +115,8 @@ class Server:
 
 
 @asynccontextmanager
-async def running(programs: Path, *, durable: bool = True) -> AsyncIterator[Server]:
-    """Start a server in its own directory, deleted at the end.
+async def run_server(programs: Path, *, durable: bool = True) -> AsyncIterator[Server]:
+    """Run a server in its own directory, which is deleted at the end.
 
     Args:
         programs: The directory of the Postgres programs.
@@ -124,7 +124,7 @@ async def running(programs: Path, *, durable: bool = True) -> AsyncIterator[Serv
     """
     os.environ[POSTGRES_SETTING] = str(programs)
     with TemporaryDirectory(dir="/var/tmp", prefix="pq-bench-") as directory:
-        os.chmod(directory, 0o755)  # noqa: S103 - Postgres runs as another user, and reaches through
+        os.chmod(directory, 0o755)  # noqa: S103 - Postgres runs as another user, and must traverse it
         data = Path(directory) / "data"
         async with LocalSupabase(data, durable=durable) as stack:
             server = Server(stack, None)

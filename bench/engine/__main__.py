@@ -1,10 +1,10 @@
 """``python bench/engine [--json] [--quick] [--baseline REF] [--postgres N] [--only a,b] …``.
 
-Starts its own Postgres, by default of the version that Supabase runs. Commits are
-durable (fsync on) unless ``--unsafe``. With ``--baseline`` the SQL of that git ref gets a second
-database on the same server. The two take turns, and each turn gives one ratio new/old. Absolute
-numbers differ from machine to machine. A number outside its bound is marked. The run fails only if
-a workload cannot be measured.
+The program starts its own Postgres, by default of the version that Supabase runs. Commits are
+durable (fsync on) unless ``--unsafe`` is given. With ``--baseline`` the SQL of that git ref gets a
+second database on the same server. The two take turns, and each turn gives one ratio new/old.
+Absolute numbers differ from machine to machine. The report marks a number outside its bound. The
+run fails only if a workload cannot be measured.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compare.server import Server, running
-from postgres_versions import PLATFORM, programs
+from compare.server import Server, run_server
+from postgres_versions import PLATFORM, find_programs
 
 from engine.calls import CYCLE, ENQUEUE, FULL, UNKNOWN
 from engine.database import create_databases
@@ -80,7 +80,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     chosen = [workload for workload in WORKLOADS if not args.only or workload.name in args.only]
     load = round(os.getloadavg()[0], 2)
-    async with running(programs(args.postgres), durable=not args.unsafe) as server:
+    async with run_server(find_programs(args.postgres), durable=not args.unsafe) as server:
         figures, errors = await measure_all(chosen, server, size, args.baseline)
         settings = await server.settings(durable=not args.unsafe)
     return {
@@ -112,7 +112,9 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="run a hundredth, as a smoke test")
+    parser.add_argument(
+        "--quick", action="store_true", help="use a hundredth of the jobs, as a smoke test"
+    )
     parser.add_argument("--baseline", metavar="REF", help="compare with the SQL of a git ref")
     parser.add_argument("--postgres", type=int, default=PLATFORM, help="major version")
     parser.add_argument("--only", type=only, help=f"some of {','.join(names)}")

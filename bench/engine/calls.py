@@ -3,7 +3,7 @@
 import math
 from uuid import uuid4
 
-from engine.database import CLAIM, JOB_TYPE, Calls, Database
+from engine.database import CLAIM_SIZE, JOB_TYPE, Calls, Database
 from engine.workload import Figure, Samples, Size, Workload
 
 _BULK = 10_000  # The number of jobs of a bulk enqueue.
@@ -11,8 +11,8 @@ _KEYS = 100  # The number of limit keys that the blocked jobs wait for.
 
 
 async def _warm_up(calls: Calls, queue: str) -> None:
-    # Postgres plans a connection's statements in the first calls; they are not measured.
-    await calls.fill_queue(queue, 6 * CLAIM)
+    # The first calls of a connection are not measured, because Postgres plans the statements then.
+    await calls.fill_queue(queue, 6 * CLAIM_SIZE)
     for _ in range(6):
         await calls.cycle(queue)
 
@@ -30,9 +30,9 @@ async def measure_enqueue(database: Database, size: Size) -> Samples:
 
 async def _time_cycles(calls: Calls, queue: str, rounds: int) -> Samples:
     claims, reports, heartbeats = [], [], []
-    await calls.fill_queue(queue, rounds * CLAIM)
+    await calls.fill_queue(queue, rounds * CLAIM_SIZE)
     for _ in range(rounds):
-        claim, jobs = await calls.claim_all(queue)
+        claim, jobs = await calls.claim_exactly(queue)
         claims.append(claim)
         heartbeats.append(await calls.heartbeat(jobs))
         reports.append(await calls.report(jobs))
@@ -45,7 +45,7 @@ async def measure_cycle(database: Database, size: Size) -> Samples:
         await _warm_up(calls, "cycle")
         found = await _time_cycles(calls, "cycle", size.rounds)
         both = zip(found["claim"], found["report"], strict=True)
-        found["cycle"] = [CLAIM * 1000 / sum(times) for times in both]
+        found["cycle"] = [CLAIM_SIZE * 1000 / sum(times) for times in both]
         rounds = size.rounds * 5
         await calls.fill_queue("single", rounds)
         single = [await calls.cycle("single", 1) for _ in range(rounds)]
@@ -64,8 +64,8 @@ async def prepare_unknown(database: Database, size: Size) -> None:
 async def measure_unknown(database: Database, size: Size) -> Samples:
     """Time claims that must skip jobs of a type they do not ask for.
 
-    The database may remember for a short time which jobs a worker's claim skipped. So this measures
-    the first claim of a new worker, and its second, which may profit from that.
+    The database may store for a short time which jobs a worker's claim skipped. The second claim of
+    a worker may then be faster, so it is measured separately from the first.
     """
     found: Samples = {"unknown_none": [], "unknown_one": [], "unknown_next": []}
     async with database.connect() as calls:
@@ -73,8 +73,8 @@ async def measure_unknown(database: Database, size: Size) -> Samples:
             none, _ = await calls.claim("mixed", 1, worker="finds-nothing")
             worker = f"new-{uuid4()}"
             await calls.fill_queue("mixed", 2)
-            one, first = await calls.claim_all("mixed", 1, worker=worker)
-            next_one, second = await calls.claim_all("mixed", 1, worker=worker)
+            one, first = await calls.claim_exactly("mixed", 1, worker=worker)
+            next_one, second = await calls.claim_exactly("mixed", 1, worker=worker)
             await calls.report(first + second)
             if turn == 0:
                 continue  # In the first turn Postgres plans the statements.
@@ -84,8 +84,9 @@ async def measure_unknown(database: Database, size: Size) -> Samples:
     return found
 
 
-# Finished jobs are inserted directly, since to enqueue, claim and report a million takes minutes.
-# That is equivalent: claims and reports read no other table that has rows of finished jobs.
+# Finished jobs are inserted directly, because to enqueue, claim and report a million takes minutes.
+# The effect on claims and reports is the same: no other table that they read has rows of finished
+# jobs.
 _FINISHED = """
 insert into public.job_queue (queue, job_type, status, attempt, started_at, finished_at)
 select 'full', $1, 'completed', 1, now() - i * interval '10 milliseconds',
@@ -107,7 +108,7 @@ async def prepare_full(database: Database, size: Size) -> None:
             size.scaled(100_000),
             options=lambda i: {"limit_keys": [f"model:{i % _KEYS + 1}"]},
         )
-        # Depending on the version of the SQL, the enqueue, maintenance or a claim blocks these.
+        # The enqueue, maintenance or a claim blocks these jobs; it depends on the version.
         for _ in range(math.ceil(size.scaled(100_000) / 1000) + 1):
             await calls.run_maintenance()
             if not (await calls.claim("full"))[1]:
@@ -116,7 +117,7 @@ async def prepare_full(database: Database, size: Size) -> None:
 
 
 async def measure_full(database: Database, size: Size) -> Samples:
-    """Time claims and reports among many other jobs."""
+    """Time claims and reports in a table with many other jobs."""
     async with database.connect() as calls:
         await _warm_up(calls, "full")
         found = await _time_cycles(calls, "full", size.rounds)

@@ -19,23 +19,23 @@ from compare.server import Connection, Server
 ROOT = Path(__file__).resolve().parents[2]
 JOB_TYPE = "bench"
 WORKER = "bench"
-CLAIM = 100  # The number of jobs that a claim takes by default.
+CLAIM_SIZE = 100  # The number of jobs that a claim takes by default.
 
 _MIGRATIONS = "supabase/migrations"
 _MAINTENANCE_INTERVAL = 60.0  # seconds
 _LEASE_TIMEOUT = 60.0  # seconds
 
 Job = dict[str, Any]
-Given = Mapping[str, Any]
+Options = Mapping[str, Any]
 
 
 class Calls:
-    """Calls of the public functions over one connection; they return milliseconds.
+    """Timed calls of the public functions over one connection; durations are in milliseconds.
 
     Args:
         connection: The connection.
         maintains_by_worker: True if `maintain_jobs` takes the name of a worker. In older versions
-            of the SQL it does not, and claims do part of the maintenance.
+            of the SQL it takes none, and claims do part of the maintenance.
     """
 
     def __init__(self, connection: Connection, maintains_by_worker: bool) -> None:
@@ -53,7 +53,7 @@ class Calls:
         """Run a statement that is not measured."""
         return await self.connection.fetchval(query, *arguments)
 
-    async def enqueue_job(self, queue: str, options: Given | None = None) -> float:
+    async def enqueue_job(self, queue: str, options: Options | None = None) -> float:
         """Enqueue one job."""
         query = "select enqueue_job($1, $2::jsonb, queue => $3, options => $4::jsonb)"
         took, _ = await self._time(query, JOB_TYPE, '{"i": 1}', queue, json.dumps(options or {}))
@@ -83,7 +83,7 @@ class Calls:
     async def claim(
         self,
         queue: str,
-        count: int = CLAIM,
+        count: int = CLAIM_SIZE,
         *,
         worker: str = WORKER,
         lease_seconds: float = 60,
@@ -95,8 +95,8 @@ class Calls:
             *(worker, [queue], [JOB_TYPE], count, lease_seconds, uuid4()),
         )
 
-    async def claim_all(
-        self, queue: str, count: int = CLAIM, *, worker: str = WORKER
+    async def claim_exactly(
+        self, queue: str, count: int = CLAIM_SIZE, *, worker: str = WORKER
     ) -> tuple[float, list[Job]]:
         """Claim exactly `count` jobs.
 
@@ -115,14 +115,14 @@ class Calls:
         return took
 
     async def heartbeat(self, jobs: Sequence[Job]) -> float:
-        """Prolong the leases of claimed jobs."""
+        """Extend the leases of claimed jobs."""
         leases = json.dumps(_leases(jobs))
         took, _ = await self._time("select heartbeat_jobs($1, $2::jsonb)", WORKER, leases)
         return took
 
-    async def cycle(self, queue: str, count: int = CLAIM) -> tuple[float, float]:
+    async def cycle(self, queue: str, count: int = CLAIM_SIZE) -> tuple[float, float]:
         """Claim jobs and report them; return both durations."""
-        claim, jobs = await self.claim_all(queue, count)
+        claim, jobs = await self.claim_exactly(queue, count)
         return claim, await self.report(jobs)
 
     async def run_maintenance(self) -> None:
@@ -130,7 +130,7 @@ class Calls:
         await self.run("select maintain_jobs(force => true)")
 
     async def acquire_maintenance_lease(self, worker: str = WORKER) -> None:
-        """Call maintenance until this worker holds its lease and its statements are planned.
+        """Call maintenance until this worker holds the lease and Postgres has planned the calls.
 
         Raises:
             TimeoutError: Another worker holds the lease all the time.
@@ -147,7 +147,7 @@ class Calls:
     async def maintain(self, worker: str = WORKER) -> tuple[float, float]:
         """Do a worker's maintenance; return the duration and the seconds until the next call.
 
-        In an older version of the SQL this is the claim of an idle worker, once a second, and
+        In an older version of the SQL an idle worker claims once a second, and calls
         `maintain_jobs` once a minute.
         """
         if self._maintains_by_worker:
@@ -221,7 +221,7 @@ def migrations_at(ref: str) -> list[str]:
 
 
 async def create_databases(server: Server, baseline: str | None) -> list[Database]:
-    """Create the database of the working tree, and that of the baseline if one is given."""
+    """Create a database for the working tree, and one for the baseline if it is given."""
     databases = []
     for name, ref in (("new", None), ("old", baseline)):
         if name == "old" and ref is None:

@@ -1,4 +1,4 @@
-"""One parent with many dependents: its report, their resolution, and other queues meanwhile."""
+"""The report of a parent with many dependents, and its effect on another queue."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ select exists (select from public.job_queue where queue = $1 and hold = 'waiting
 async def _claim_elsewhere(
     calls: Calls, stopped: asyncio.Event, claims: list[tuple[float, float]]
 ) -> None:
-    """Claim single jobs of another queue; append when each claim began, and its duration."""
+    """Claim single jobs of another queue, and record the start and the duration of each claim."""
     while not stopped.is_set():
         await calls.enqueue_job("elsewhere")
         began = time.monotonic()
@@ -40,7 +40,7 @@ async def _wait_until_resolved(calls: Calls, queue: str) -> None:
 
 
 async def measure_dependents(database: Database, size: Size) -> Samples:
-    """Report a parent while another queue is claimed from, and wait for its dependents."""
+    """Report a parent and wait for its dependents, while a worker claims from another queue."""
     queue, parent = f"family-{uuid4().hex[:8]}", str(uuid4())
     async with database.connect_many(4) as (calls, elsewhere, maintenance, watch):
         await calls.enqueue_jobs(queue, 1, job_id=parent)
@@ -58,7 +58,7 @@ async def measure_dependents(database: Database, size: Size) -> Samples:
         ]
         try:
             await asyncio.sleep(max(size.watch_seconds / 4, 2))
-            _, jobs = await calls.claim_all(queue, 1)
+            _, jobs = await calls.claim_exactly(queue, 1)
             began = time.monotonic()
             report = await calls.report(jobs)
             await _wait_until_resolved(watch, queue)
@@ -87,7 +87,7 @@ DEPENDENTS = Workload(
         "elsewhere_before": Figure("p95 of another queue's claims before", "ms"),
         "elsewhere_during": Figure("… meanwhile", "ms"),
         "elsewhere_max": Figure("… the longest", "ms"),
-        # Other queues should not be affected. The bound leaves a half for noise.
+        # Other queues should not be affected. The bound allows 50 % of noise.
         "elsewhere_ratio": Figure("… compared with before", "x", ("≤", 1.5)),
     },
     measure_dependents,

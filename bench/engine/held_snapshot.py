@@ -4,18 +4,19 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
-from engine.database import Calls, Database, Given
+from engine.database import Calls, Database, Options
 from engine.maintenance import maintain_until
 from engine.workload import Figure, Samples, Size, Workload, percentile
 
 RATE = 300  # The number of jobs per second.
-_TICK = 0.02  # The interval between two claims, in seconds.
-_CLAIM_SIZE = 50  # The largest number of jobs in a claim.
-_WARM_UP = 1.0  # The first part of a turn, in seconds, which the percentiles leave out.
+_CLAIM_INTERVAL = 0.02  # The interval between two claims, in seconds.
+_MAX_CLAIM = 50  # The largest number of jobs in a claim.
+_WARM_UP = 1.0  # The first seconds of a turn, which the percentiles leave out.
 
 _CALLS = ("enqueue", "claim", "report")
 
-#: By call: the start of each call, in seconds since the turn began, and its duration in ms.
+#: For each kind of call: the start of each call, in seconds since the turn began, and its duration
+#: in milliseconds.
 Durations = dict[str, list[tuple[float, float]]]
 
 
@@ -27,7 +28,7 @@ class SteadyLoad:
         options: The options of the jobs.
     """
 
-    def __init__(self, queue: str, options: Given | None = None) -> None:
+    def __init__(self, queue: str, options: Options | None = None) -> None:
         self._queue = queue
         self._options = options
         self._stopped = asyncio.Event()
@@ -50,12 +51,12 @@ class SteadyLoad:
     async def _work(self, calls: Calls) -> None:
         while not self._stopped.is_set():
             began = time.monotonic()
-            took, jobs = await calls.claim(self._queue, _CLAIM_SIZE)
+            took, jobs = await calls.claim(self._queue, _MAX_CLAIM)
             if jobs:
                 self._record("claim", began, took)
                 self._record("report", time.monotonic(), await calls.report(jobs))
                 self.reported += len(jobs)
-            await asyncio.sleep(max(began + _TICK - time.monotonic(), 0))
+            await asyncio.sleep(max(began + _CLAIM_INTERVAL - time.monotonic(), 0))
 
     async def run(self, producer: Calls, worker: Calls, maintenance: Calls, seconds: float) -> None:
         """Run the producer, the worker and maintenance for some seconds."""
@@ -77,13 +78,13 @@ class SteadyLoad:
 
 
 class HeldSnapshot:
-    """The workload: a snapshot held from `prepare` to `finish`, and a steady load in each turn.
+    """A workload that holds a snapshot from `prepare` to `finish`, with a steady load in each turn.
 
     Args:
         name: The name of the queue, and the prefix of the names of the figures.
         title: The first words of the titles of the figures.
         limit_key: A limit key for the jobs; None for jobs without a limit.
-        bound: The limit of the ratio between the 95th percentiles of the last and first turn.
+        bound: The bound of the ratio of the 95th percentiles in the last and the first turn.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Workloads for the cost of limits and fair share, in queues with and without them."""
+"""The workload for the cost of limits and fair sharing, in queues with and without them."""
 
 import statistics
 from typing import Any
 from uuid import UUID
 
-from engine.database import CLAIM, Calls, Database
+from engine.database import CLAIM_SIZE, Calls, Database
 from engine.workload import Figure, Samples, Size, Workload
 
 _USERS = [str(UUID(int=i + 1)) for i in range(20)]
@@ -17,35 +17,35 @@ def _user(number: int) -> str:
 
 
 async def prepare_limits(database: Database, size: Size) -> None:
-    """Create a plain queue and one with fair share."""
+    """Create a plain queue and one with fair sharing."""
     async with database.connect() as calls:
         await calls.run("select set_queue('plain')")
         await calls.run("""select set_queue('limited', '{"fair_share": true}')""")
 
 
-async def _time(calls: Calls, queue: str, **given: Any) -> float:
-    await calls.fill_queue(queue, _ROUNDS * CLAIM, user_id=_user, **given)
+async def _median_cycle(calls: Calls, queue: str, **given: Any) -> float:
+    await calls.fill_queue(queue, _ROUNDS * CLAIM_SIZE, user_id=_user, **given)
     await calls.run_maintenance()
     return statistics.median([sum(await calls.cycle(queue)) for _ in range(_ROUNDS)])
 
 
 async def measure_limits(database: Database, size: Size) -> Samples:
-    """Compare a plain queue, a limited one, and a plain one while another queue has a limit."""
+    """Time a plain queue, a limited queue, and the plain queue while only the other has a limit."""
     found: Samples = {name: [] for name in LIMITS.figures}
     async with database.connect() as calls:
         for turn in range(max(size.rounds // 4, 1) + 1):
-            plain = await _time(calls, "plain")
+            plain = await _median_cycle(calls, "plain")
             for key, running in _RULES:
                 await calls.run("select set_limit($1, $2)", key, running)
-            limited = await _time(calls, "limited", options={"limit_keys": ["model:a"]})
+            limited = await _median_cycle(calls, "limited", options={"limit_keys": ["model:a"]})
             for key in ("user:*", "model:a"):  # These limits would apply to the plain queue too.
                 await calls.run("select delete_limit($1)", key)
-            unlimited = await _time(calls, "plain")
+            unlimited = await _median_cycle(calls, "plain")
             await calls.run("select delete_limit('queue:limited')")
             if turn == 0:
                 continue  # In the first turn Postgres plans the statements.
-            found["cycle_plain"].append(CLAIM * 1000 / plain)
-            found["cycle_limited"].append(CLAIM * 1000 / limited)
+            found["cycle_plain"].append(CLAIM_SIZE * 1000 / plain)
+            found["cycle_limited"].append(CLAIM_SIZE * 1000 / limited)
             found["limits_cost"].append((1 - plain / limited) * 100)
             found["unlimited_cost"].append((1 - plain / unlimited) * 100)
     return found

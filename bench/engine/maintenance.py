@@ -7,14 +7,14 @@ from pathlib import Path
 from engine.database import Calls, Database, Job
 from engine.workload import Figure, Samples, Size, Workload
 
-_WORKERS = 10
-_LEASE = 3600.0  # The lease in seconds, so long that none expires during a measurement.
+_IDLE_WORKERS = 10
+_LEASE_SECONDS = 3600.0  # So long that no lease expires during a measurement.
 _MAX_PAUSE = 60.0  # seconds
 _MIN_PAUSE = 0.001  # seconds
 
 
 async def maintain_until(calls: Calls, worker: str, stopped: asyncio.Event) -> list[float]:
-    """Call maintenance like a worker, at the times the answers name; return the durations."""
+    """Call maintenance at the times that its answers give, as workers do; return the durations."""
     durations = []
     while not stopped.is_set():
         took, next_in = await calls.maintain(worker)
@@ -62,7 +62,7 @@ async def _maintain_for(database: Database, count: int, seconds: float) -> tuple
 async def measure_idle(database: Database, size: Size) -> Samples:
     """Measure the cost of maintenance for one and for ten workers when no job is due."""
     one_cpu, one = await _maintain_for(database, 1, size.watch_seconds)
-    many_cpu, many = await _maintain_for(database, _WORKERS, size.watch_seconds)
+    many_cpu, many = await _maintain_for(database, _IDLE_WORKERS, size.watch_seconds)
     return {
         "idle_one": [one],
         "idle_one_cpu": [one_cpu],
@@ -73,7 +73,7 @@ async def measure_idle(database: Database, size: Size) -> Samples:
 
 
 class RunningJobs:
-    """Many running jobs in each database, from `prepare` to `finish`."""
+    """A workload with many running jobs in each database, from `prepare` to `finish`."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, list[Job]] = {}
@@ -86,7 +86,7 @@ class RunningJobs:
             await calls.fill_queue("running", count)
             while len(jobs) < count:
                 amount = min(1000, count - len(jobs))
-                _, claimed = await calls.claim("running", amount, lease_seconds=_LEASE)
+                _, claimed = await calls.claim("running", amount, lease_seconds=_LEASE_SECONDS)
                 if not claimed:
                     raise RuntimeError(f"only {len(jobs)} of {count} jobs could be claimed")
                 jobs += claimed

@@ -51,11 +51,11 @@ def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
             database: [turn[name] for turn in found if name in turn]
             for database, found in turns.items()
         }
-        item: dict[str, Any] = {"what": figure.what, "unit": figure.unit}
+        item: dict[str, Any] = {"what": figure.title, "unit": figure.unit}
         if figure.bound:
             item["bound"] = f"{figure.bound[0]} {figure.bound[1]:g}"
         item |= {database: _summary(figure, found) for database, found in values.items()}
-        # No ratio is computed for percentages, because it would say little.
+        # A ratio of two percentages would be misleading.
         if "old" in values and figure.unit != "%":
             item["ratio"] = _ratio(values["new"], values["old"])
         results[name] = item

@@ -13,14 +13,14 @@ Turns = dict[str, list[Samples]]
 
 @dataclass(frozen=True)
 class Size:
-    """Number of turns, calls and jobs, and seconds, of a benchmark.
+    """The numbers of turns, calls and jobs of a benchmark, and the durations of its turns.
 
     Args:
-        turns: The number of turns of a short workload; the versions of the SQL alternate.
+        turns: The number of turns of a short workload.
         rounds: The number of calls of each kind in a turn.
-        jobs: The share of the jobs that large tables get.
-        flow_turns: The number of turns with a steady load while one snapshot is held throughout.
-        limited_flow_turns: The same number with a limit in use.
+        jobs: The factor by which the sizes of large tables are multiplied.
+        flow_turns: The number of turns with a steady load, during which one snapshot is held.
+        limited_flow_turns: The number of such turns if the jobs have a limit.
         flow_seconds: The duration of such a turn.
         watch_turns: The number of turns that measure maintenance.
         watch_seconds: The duration of such a turn.
@@ -36,7 +36,7 @@ class Size:
     watch_seconds: float = 20.0
 
     def scaled(self, jobs: int) -> int:
-        """Return the number of jobs that is used instead of this number."""
+        """Return a number of jobs multiplied by the factor `jobs`."""
         return int(jobs * self.jobs)
 
 
@@ -57,12 +57,12 @@ class Figure:
     """A number of the report.
 
     Args:
-        what: The title in the report.
+        title: The title in the report.
         unit: The unit of the figure.
         bound: ``("≤", number)`` or ``("≥", number)`` for its median.
     """
 
-    what: str
+    title: str
     unit: str
     bound: tuple[str, float] | None = None
 
@@ -79,11 +79,11 @@ class Workload:
     Args:
         name: The name for `--only`.
         figures: The figures by name.
-        measure: Measures one turn.
-        prepare: Fills the database before the first turn.
-        finish: Cleans up after the last turn, or after an error.
-        turns: The number of turns.
-        conclude: Computes further figures from all turns of one database.
+        measure: A function that measures one turn.
+        prepare: A function that fills the database before the first turn.
+        finish: A function that cleans up after the last turn, or after an error.
+        turns: A function that returns the number of turns.
+        conclude: A function that computes further figures from all turns of one database.
     """
 
     name: str

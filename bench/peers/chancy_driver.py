@@ -1,4 +1,4 @@
-"""Chancy: psycopg 3; its handlers run in processes by default, and here on the event loop."""
+"""Chancy, over psycopg 3. Handlers run on the event loop, not in processes as by default."""
 
 import logging
 import sys
@@ -20,7 +20,11 @@ DEFAULT: dict[str, Any] = {"executor": EXECUTOR}
 
 
 async def noop(i: int) -> None:
-    """The handler. Chancy imports it by its name, in addition to the import as ``__main__``."""
+    """Pass the number of the job to the recorder of the running program.
+
+    Chancy imports this file a second time, by its module name. So the recorder is an attribute of
+    ``__main__``, which both copies can reach.
+    """
     handle: Handle = sys.modules["__main__"].HANDLE
     handle(i)
 

@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 
 const BULK = 1000; // the number of jobs per call
 
-const printJson = (what) => process.stdout.write(JSON.stringify(what) + "\n");
+const printJson = (object) => process.stdout.write(JSON.stringify(object) + "\n");
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const now = () => (performance.timeOrigin + performance.now()) / 1000;
 
@@ -87,8 +87,8 @@ async function work(queue, values) {
   await stop();
   if (values.file !== undefined) writeFileSync(values.file, JSON.stringify(times));
   const usage = process.resourceUsage();
-  // This is read before the results are counted, because that also takes memory. It is not maxRSS,
-  // which includes the memory of the parent process; see getrusage(2).
+  // Read the usage before the results are counted, because counting also takes memory. The peak is
+  // not maxRSS, which includes the memory of the parent process; see getrusage(2).
   const status = readFileSync("/proc/self/status", "utf8");
   const distinct = new Set(numbers);
   printJson({

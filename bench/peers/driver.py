@@ -1,18 +1,19 @@
 """The commands of every peer: ``python <peer>.py <command> --dsn DSN``.
 
-Commands print JSON, one object per line. This module is independent of the queues, and runs in
-the environment of the peers, with only the standard library.
+Commands print JSON, one object per line. This module does not depend on a queue. It runs in
+the environment of the peers, and needs only the standard library, and asyncpg for ``bloat``.
 
 ``describe``      prints version, settings, and a statement that counts due and unfinished jobs
 ``setup``         installs the schema in an empty database
-``enqueue-one``   enqueues --n jobs one after the other, each durable before the next;
-                  --lanes is the number of concurrent jobs; prints the seconds
+``enqueue-one``   enqueues --n jobs in --lanes concurrent tasks, each of which waits until a job is
+                  durable before the next; prints the seconds
 ``enqueue-bulk``  does the same with 1,000 jobs per call
 ``prefill``       enqueues --n jobs as fast as possible, with --priorities different priorities
-``bloat``         inserts --finished and --future rows, like those of the system itself
+``bloat``         inserts --finished and --future rows of finished and scheduled jobs
 ``produce``       enqueues --n jobs, one every --gap seconds, and records the commit times
-``work``          runs a worker until SIGTERM: prints "ready", waits for a line, prints how many
-                  jobs it handled, and at the end their numbers, its CPU time and memory
+``work``          runs a worker until SIGTERM: prints "ready", waits for a line on standard input,
+                  prints the number of handled jobs at intervals, and at the end its totals, CPU
+                  time and memory
 """
 
 import argparse
@@ -127,9 +128,9 @@ class Record:
                 print_json(event="count", n=reported, first=self._first or self.times[0])
 
 
-def print_json(**what: Any) -> None:
+def print_json(**fields: Any) -> None:
     """Print a JSON object."""
-    print(json.dumps(what), flush=True)
+    print(json.dumps(fields), flush=True)
 
 
 def main(kind: type[Driver]) -> None:
@@ -203,23 +204,23 @@ async def _enqueue(driver: Driver, command: str, args: argparse.Namespace) -> No
 
 
 async def _enqueue_concurrently(driver: Driver, numbers: range, lanes: int) -> None:
-    async def lane(own: range) -> None:
-        for number in own:
+    async def run_lane(lane_numbers: range) -> None:
+        for number in lane_numbers:
             await driver.enqueue(number)
 
-    await asyncio.gather(*(lane(numbers[first::lanes]) for first in range(lanes)))
+    await asyncio.gather(*(run_lane(numbers[first::lanes]) for first in range(lanes)))
 
 
 async def _produce(driver: Driver, args: argparse.Namespace) -> None:
     committed = []
     due = time.perf_counter()
     for number in range(args.n):
-        # The jitter keeps the jobs from always or never coinciding with periodic work.
+        # Without jitter, every job or none could coincide with periodic work of the system.
         due += args.gap * random.uniform(0.5, 1.5)
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         await driver.enqueue(number)
         committed.append(time.time())
-    with open(args.file, "w") as file:  # noqa: ASYNC230 - the measuring is over
+    with open(args.file, "w") as file:  # noqa: ASYNC230 - the measurement is over
         json.dump(dict(enumerate(committed)), file)
 
 
@@ -235,9 +236,9 @@ async def _work(driver: Driver, args: argparse.Namespace) -> None:
         await working
     reporting.cancel()
     if args.file is not None:
-        with open(args.file, "w") as file:  # noqa: ASYNC230 - the measuring is over
+        with open(args.file, "w") as file:  # noqa: ASYNC230 - the measurement is over
             json.dump(dict(zip(record.numbers, record.times, strict=True)), file)
-    # This is read before the results are counted, because that also takes memory.
+    # Read the usage before the results are counted, because counting also takes memory.
     usage, memory = resource.getrusage(resource.RUSAGE_SELF), _peak_memory()
     twice = [number for number, times in Counter(record.numbers).items() if times > 1]
     print_json(

@@ -1,4 +1,4 @@
-// graphile-worker; tuned like its own performance tests: local queue, batched completion.
+// graphile-worker. The tuned settings are those of its performance tests: local queue, batched completion.
 import { readFileSync } from "node:fs";
 import { Logger, makeWorkerUtils, run, runMigrations } from "graphile-worker";
 import { main } from "./driver.mjs";
@@ -10,7 +10,7 @@ const TUNED = {
   preset: { worker: { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
 };
 const JOBS = "graphile_worker._private_jobs";
-const logger = new Logger(() => () => {}); // log lines for each job would affect the measurement
+const logger = new Logger(() => () => {}); // a log line for each job would affect the measurement
 let utils;
 
 await main({
@@ -24,7 +24,7 @@ await main({
   enqueue: (i) => utils.addJob("noop", { i }),
   enqueueMany: (numbers, priorities) =>
     utils.addJobs(numbers.map((i) => ({ identifier: "noop", payload: { i }, priority: i % priorities }))),
-  // Finished jobs are deleted.
+  // graphile-worker deletes finished jobs, so only future jobs are inserted.
   bloat: (finished, future) =>
     utils.withPgClient(async (client) => {
       // The row of the task is created with its first job, or by its first worker.

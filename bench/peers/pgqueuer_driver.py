@@ -1,4 +1,4 @@
-"""PgQueuer: asyncpg, batches of 10 by default; tuned like its own benchmark tool."""
+"""PgQueuer, over asyncpg. The tuned settings are those of its own benchmark tool."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Procrastinate through its psycopg 3 connector, which always fetches one job at a time."""
+"""Procrastinate, over its psycopg 3 connector. Its worker always fetches one job at a time."""
 
 from collections.abc import Sequence
 from importlib.metadata import version

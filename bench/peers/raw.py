@@ -1,4 +1,4 @@
-"""An upper bound of what the machine can do: plain SQL statements over asyncpg, without a queue."""
+"""The upper bound for this machine: plain SQL statements over asyncpg, without a queue."""
 
 import asyncio
 import json

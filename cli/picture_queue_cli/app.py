@@ -46,7 +46,7 @@ app = Commands(
 )
 
 
-def _version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
         print_line(f"picture-queue {__version__}")
         raise typer.Exit
@@ -68,7 +68,7 @@ def root(
     ] = None,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Run jobs and generate pictures in your Supabase project.
@@ -79,31 +79,31 @@ def root(
     ctx.obj = Target(url, key)
 
 
-def _add(panel: str, command: Callable[..., None], example: str) -> None:
+def _add_command(panel: str, command: Callable[..., None], example: str) -> None:
     app.command(rich_help_panel=panel, example=example)(command)
 
 
-_add(_PICTURES, demo.demo, "demo --prompt 'A cat'")
-_add(_PICTURES, generate.generate, "generate 'A cat' --timeout 5m")
-_add(_PICTURES, models.models, "models black-forest-labs/flux-schnell")
-_add(_JOBS, enqueue.enqueue, """enqueue resize '{"path": "a.png"}'""")
-_add(_JOBS, watch.watch, f"watch {EXAMPLE_ID}")
+_add_command(_PICTURES, demo.demo, "demo --prompt 'A cat'")
+_add_command(_PICTURES, generate.generate, "generate 'A cat' --timeout 5m")
+_add_command(_PICTURES, models.models, "models black-forest-labs/flux-schnell")
+_add_command(_JOBS, enqueue.enqueue, """enqueue resize '{"path": "a.png"}'""")
+_add_command(_JOBS, watch.watch, f"watch {EXAMPLE_ID}")
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_JOBS)
 app.add_typer(batches.app, name="batches", rich_help_panel=_JOBS)
 app.add_typer(schedules.app, name="schedules", rich_help_panel=_JOBS)
 app.add_typer(events.app, name="events", rich_help_panel=_JOBS)
-_add(_OPERATE, worker.worker, "worker --app jobs:worker --queue mail")
-_add(_OPERATE, health.health, "health")
+_add_command(_OPERATE, worker.worker, "worker --app jobs:worker --queue mail")
+_add_command(_OPERATE, health.health, "health")
 app.add_typer(queues.app, name="queues", rich_help_panel=_OPERATE)
 app.add_typer(limits.app, name="limits", rich_help_panel=_OPERATE)
 app.add_typer(tenants.app, name="tenants", rich_help_panel=_OPERATE)
 app.add_typer(settings.app, name="settings", rich_help_panel=_OPERATE)
-_add(_OPERATE, doctor.doctor, "doctor --check workers")
-_add(_OPERATE, maintain.maintain, "maintain --force")
+_add_command(_OPERATE, doctor.doctor, "doctor --check workers")
+_add_command(_OPERATE, maintain.maintain, "maintain --force")
 app.add_typer(local.app, name="local", rich_help_panel=_SET_UP)
-_add(_SET_UP, migrate.install, "install --dir supabase")
-_add(_SET_UP, migrate.migrate, "migrate --preview --db-url URL")
-_add(_SET_UP, adopt.adopt, "adopt --preview --db-url URL")
+_add_command(_SET_UP, migrate.install, "install --dir supabase")
+_add_command(_SET_UP, migrate.migrate, "migrate --preview --db-url URL")
+_add_command(_SET_UP, adopt.adopt, "adopt --preview --db-url URL")
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ async def _run(stack: Stack, options: DemoOptions) -> _Result:
     began = time.time()
     await wait_for_worker(stack)
     async with _sign_up(stack) as pq:
-        # This call opens the connection, so that the timeline does not include that.
+        # Open the connection before the timeline begins.
         await pq.version()
         timeline = Timeline()
         started = await pq.generations.start(options.prompt, options.model)

@@ -22,7 +22,7 @@ _WORKER_TIMEOUT = 20.0  # seconds; it starts together with the stack
 _POLL_INTERVAL = 0.05  # seconds
 _LABEL_WIDTH = 12
 _SIMULATOR = "a simulator; --real-replicate uses the real service"
-_API = "the real service, with REPLICATE_API_TOKEN; it charges for pictures"
+_REAL_REPLICATE = "the real service, with REPLICATE_API_TOKEN; it charges for pictures"
 
 
 def print_step(label: str, text: str) -> None:
@@ -82,7 +82,7 @@ def run_stack(keep: bool, real_replicate: bool) -> Iterator[Stack]:
     start = _start_in_background if keep else _start_and_stop
     with start(real_replicate) as status:
         print_step("Supabase", _describe(status))
-        print_step("Replicate", _API if real_replicate else _SIMULATOR)
+        print_step("Replicate", _REAL_REPLICATE if real_replicate else _SIMULATOR)
         yield Stack(status, is_own=True, real_replicate=real_replicate)
     if not keep:
         info("Everything is stopped. The data is kept for the next time.")
@@ -167,7 +167,7 @@ async def wait_for_worker(stack: Stack) -> None:
 
 @asynccontextmanager
 async def realtime_cutter(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Yield a function that disconnects Realtime; it is reconnected at the end of the block."""
+    """Yield a function that disconnects Realtime; at the end of the block, reconnect Realtime."""
     import httpx
 
     is_cut = False
@@ -195,13 +195,13 @@ async def realtime_cutter(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[
 
 
 async def find_image_source(stack: Stack, prompt: str, since: float) -> str:
-    """Return ``simulator`` or ``api``, the source of a picture.
+    """Return the source of a picture: ``simulator``, or ``api`` for the real Replicate.
 
-    The worker of a stack that was running already may use either, so the simulator is asked for
-    its predictions.
+    The worker of a stack that was running already may use either of them. So this function looks
+    for the picture among the predictions of the simulator.
 
     Args:
-        stack: The stack that made the picture.
+        stack: The stack that generated the picture.
         prompt: The prompt of the picture.
         since: The start of the generation, as Unix time.
     """
@@ -219,5 +219,5 @@ async def find_image_source(stack: Stack, prompt: str, since: float) -> str:
         and datetime.fromisoformat(prediction["created_at"]).timestamp() >= since
         for prediction in predictions
     )
-    print_step("Replicate", _SIMULATOR if is_simulated else _API)
+    print_step("Replicate", _SIMULATOR if is_simulated else _REAL_REPLICATE)
     return "simulator" if is_simulated else "api"

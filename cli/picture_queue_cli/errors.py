@@ -89,19 +89,19 @@ class Program(Group):
         try:
             check_values(ctx)
             return super().invoke(ctx)
-        # Click would turn it into Abort, which also means that the user answered "no".
+        # Click would turn KeyboardInterrupt into Abort, which is also raised for the answer "no".
         except KeyboardInterrupt as error:
             print_error("Interrupted.")
             raise typer.Exit(ExitCode.INTERRUPTED) from error
 
-    def main(self, *given: Any, **settings: Any) -> Any:
+    def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the program and exit.
 
         Raises:
             SystemExit: Always.
         """
         _prepare_streams()
-        args = given[0] if given else settings.pop("args", None)
+        args = arguments[0] if arguments else settings.pop("args", None)
         words = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
         code = self._run(words, settings, as_json)
@@ -125,8 +125,8 @@ class Program(Group):
             _drop_output()
         except OSError as error:
             _drop_output()
-            place = f": {os.fsdecode(error.filename)}" if error.filename else ""
-            print_error(f"{error.strerror or error}{place}.")
+            path = f": {os.fsdecode(error.filename)}" if error.filename else ""
+            print_error(f"{error.strerror or error}{path}.")
         return ExitCode.FAILED
 
 
@@ -138,7 +138,7 @@ def _report(text: str, exit_code: ExitCode, as_json: bool, code: str | None = No
 
 
 def _prepare_streams() -> None:
-    """Open closed streams on the null device, and escape what the others cannot encode."""
+    """Open closed streams on the null device; let open ones escape what they cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -150,7 +150,7 @@ def _prepare_streams() -> None:
 
 
 def _drop_output() -> None:
-    """Discard output that cannot be written; otherwise Python raises again at its exit."""
+    """Discard output that cannot be written; otherwise Python raises an error again at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

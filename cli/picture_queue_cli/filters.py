@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from picture_queue.errors import NotAllowed, NotAuthenticated, NotFound
-from picture_queue_cli.project import every_page
+from picture_queue_cli.project import read_all_pages
 from picture_queue_cli.render import local_time
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _OPTIONS = {"job_type": "--type", "batch_id": "--batch"}
 
 
 def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
-    """Check that the queue and the batch of a filter exist; called if no job matches.
+    """Check that the queue and the batch of a filter exist; used if no job matches.
 
     Raises:
         QueueNotFound: There is no such queue.
@@ -40,7 +40,7 @@ def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
             pq.batches.get(filter["batch_id"])
         queue = filter.get("queue")
         if queue is not None and queue not in {
-            known.name for known in every_page(pq.queues.list, "name")
+            known.name for known in read_all_pages(pq.queues.list, "name")
         }:
             raise QueueNotFound(
                 "No such queue",

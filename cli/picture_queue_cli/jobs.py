@@ -73,15 +73,15 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     with connect(ctx) as pq:
-        found = pq.jobs.list(limit=limit, **filter)
-        note = "" if found or as_json else describe_missing(pq, filter)
+        jobs = pq.jobs.list(limit=limit, **filter)
+        note = "" if jobs or as_json else describe_missing(pq, filter)
     if as_json:
-        print_json([plain(job) for job in found])
-    elif not found:
+        print_json([plain(job) for job in jobs])
+    elif not jobs:
         info(describe_no_match(filter) + note)
     else:
         console = out()
-        console.print(_overview(found, wide=console.width >= _WIDE))
+        console.print(_overview(jobs, wide=console.width >= _WIDE))
 
 
 def _overview(jobs: "Sequence[Job]", *, wide: bool) -> Table:
@@ -101,20 +101,20 @@ def show(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> Non
     """Show everything about a job."""
     with connect(ctx) as pq:
         job = pq.jobs.get(job_id)
-        why = pq.jobs.explain(job_id)
+        explanation = pq.jobs.explain(job_id)
     if as_json:
-        print_json({**plain(job), "why": why.model_dump(mode="json", exclude_unset=True)})
+        print_json({**plain(job), "why": explanation.model_dump(mode="json", exclude_unset=True)})
     else:
-        out().print(pairs(_details(job, why)))
+        out().print(pairs(_details(job, explanation)))
 
 
-def _details(job: "Job", why: "JobExplanation") -> dict[str, Any]:
+def _details(job: "Job", explanation: "JobExplanation") -> dict[str, Any]:
     return {
         "id": job.id,
         "type": job.job_type,
         "queue": job.queue,
         "status": status_text(job.status, job.hold),
-        "why": reason_lines(why),
+        "why": reason_lines(explanation),
         "progress": f"{job.progress} %" + (f", {job.message}" if job.message else ""),
         "attempt": f"{job.attempt} of {job.max_attempts}",
         "priority": job.priority,
@@ -146,13 +146,13 @@ def history(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> 
     """Show a job's position, states, log and tracebacks."""
     with connect(ctx) as pq:
         job_history = pq.jobs.history(job_id)
-        place = pq.jobs.position(job_id)
+        position = pq.jobs.position(job_id)
     if as_json:
-        print_json({**plain(job_history), "position": plain(place)})
+        print_json({**plain(job_history), "position": plain(position)})
         return
-    if place.position is not None:
-        more = " or later" if place.at_least else ""
-        info(f"Position {place.position}{more} in its queue.")
+    if position.position is not None:
+        more = " or later" if position.at_least else ""
+        info(f"Position {position.position}{more} in its queue.")
     _show_history(job_history)
 
 
@@ -190,16 +190,16 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
     """Group failed jobs by reason, the most frequent first."""
     expect_failures(filter)
     with connect(ctx) as pq:
-        found = pq.jobs.failure_reasons(**filter)
-        note = "" if found or as_json else describe_missing(pq, filter)
+        groups = pq.jobs.failure_reasons(**filter)
+        note = "" if groups or as_json else describe_missing(pq, filter)
     if as_json:
-        print_json([plain(reason) for reason in found])
+        print_json([plain(reason) for reason in groups])
         return
-    if not found:
+    if not groups:
         info(describe_no_match(filter, "retry") + note)
         return
     shown = table("jobs", "reason", "types", "last", right=("jobs",))
-    for reason in found:
+    for reason in groups:
         last = format_age(reason.last_at)
         shown.add_row(str(reason.count), reason.reason, ", ".join(reason.job_types), last)
     out().print(shown)
@@ -296,9 +296,9 @@ def _change_each(
 
 
 def _print_records(records: "Sequence[Record]") -> None:
-    found = [plain(record) for record in records]
-    if found:
-        print_json(found if len(found) > 1 else found[0])
+    values = [plain(record) for record in records]
+    if values:
+        print_json(values if len(values) > 1 else values[0])
 
 
 def _expect_finished(jobs: "list[Job]") -> None:
@@ -365,6 +365,6 @@ def _change_all(
             done = pq.jobs.change(action, limit=2000, **filter)
             changed += done.changed
             progress.update(task, completed=changed)
-            # The database skips jobs that another transaction has locked.
+            # A call that changed nothing found only jobs that other transactions have locked.
             if not done.more or not done.changed:
                 return changed

@@ -14,7 +14,7 @@ from picture_queue_cli.parsing import (
     resolve_resume_at,
     whole_number,
 )
-from picture_queue_cli.project import connect, every_page
+from picture_queue_cli.project import connect, read_all_pages
 from picture_queue_cli.queues import For, Until
 from picture_queue_cli.render import (
     info,
@@ -44,15 +44,15 @@ Key = Annotated[
 def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List limits, and keys that are paused or block jobs."""
     with connect(ctx) as pq:
-        found = every_page(pq.limits.list, "key")
+        limits = read_all_pages(pq.limits.list, "key")
     if as_json:
-        print_json([plain(limit) for limit in found])
+        print_json([plain(limit) for limit in limits])
         return
-    if not found:
+    if not limits:
         info("There are no limits.")
         return
     shown = table("key", "running", "of", "rate", "waiting", "", right=("running", "of", "waiting"))
-    for limit in found:
+    for limit in limits:
         state = ""
         if limit.paused:
             state = "paused" + (f" until {local_time(limit.resume_at)}" if limit.resume_at else "")
@@ -134,7 +134,7 @@ def pause(
 def resume(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
     """End the pause of a key."""
     with connect(ctx) as pq:
-        known = {limit.key for limit in every_page(pq.limits.list, "key")}
+        known = {limit.key for limit in read_all_pages(pq.limits.list, "key")}
         resumed = pq.limits.resume(key)
     if key not in known:
         raise LimitNotFound(

@@ -164,8 +164,8 @@ def env(*, data_dir: DataDirectory = None) -> None:
         "SUPABASE_SERVICE_ROLE_KEY": found["SERVICE_ROLE_KEY"],
     }
     for name in _VARIABLES:
-        # Root's shell may evaluate this output, and the stack's unprivileged user can change
-        # state.json, from which it comes.
+        # Root's shell may evaluate this output. The values come from state.json, which the stack's
+        # unprivileged user can change.
         if not _PLAIN.fullmatch(found[name]):
             raise LocalStackError(
                 f"{name} of the running stack is {found[name]!r}, which no stack writes",
@@ -186,16 +186,18 @@ def reset(
     from picture_queue.local import stack
     from picture_queue.local.paths import default_data_dir
 
-    place = data_dir or default_data_dir()
-    if not place.exists():
+    directory = data_dir or default_data_dir()
+    if not directory.exists():
         raise NotFound(
             "There is no stack in this directory",
-            detail=f"--data-dir is {place}",
+            detail=f"--data-dir is {directory}",
             hint="See: picture-queue local status",
         )
     if not yes:
-        expect_terminal(f"deleting {place}")
-        typer.confirm(visible(f"Delete all data of the stack in {place}?"), abort=True, err=True)
+        expect_terminal(f"deleting {directory}")
+        typer.confirm(
+            visible(f"Delete all data of the stack in {directory}?"), abort=True, err=True
+        )
     with err().status("Deleting …"):
         stack.reset(data_dir)
     info("Deleted.")
@@ -206,5 +208,5 @@ def show_status(found: dict[str, str]) -> None:
     console = out()
     for name, label in _LABELS.items():
         line = Text.assemble((f"{label:<{_LABEL_WIDTH}}", "dim"), found[name])
-        # The terminal wraps the line, so a long key can be copied whole.
+        # With soft_wrap the line has no line breaks, so a long key can be copied whole.
         console.print(line, soft_wrap=True)

@@ -26,7 +26,8 @@ YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confi
 PreviewFlag = Annotated[bool, typer.Option("--preview", help="Count the jobs, change nothing.")]
 
 
-# Copies of the library's enumerations: importing those imports pydantic, which slows every start.
+# Copies of the library's enumerations, whose import would also import pydantic and slow down the
+# start of every command.
 STATUSES = ("pending", "processing", "completed", "failed", "cancelled")
 HOLDS = ("scheduled", "blocked", "waiting", "parked")
 
@@ -75,7 +76,7 @@ def choice_option(text: str, *names: str, values: Sequence[str], kind: Any = str
     )
 
 
-_FILTER: dict[str, Any] = {
+_FILTER_OPTIONS: dict[str, Any] = {
     "queue": text_option("Select jobs of this queue.", metavar="QUEUE"),
     "status": choice_option("Select jobs with this status.", values=STATUSES),
     "hold": choice_option("Select jobs held for this reason.", values=HOLDS),
@@ -94,7 +95,7 @@ _FILTER: dict[str, Any] = {
     "finished_before": time_option("Select jobs finished before this time."),
     "finished_after": time_option("Select jobs finished after this time."),
 }
-_JOB: dict[str, Any] = {
+_JOB_OPTIONS: dict[str, Any] = {
     "queue": text_option("Use this queue instead of the job type's.", metavar="QUEUE"),
     "priority": number_option(
         "Run before jobs of a lower priority.", low=-1_000_000_000, high=1_000_000_000
@@ -160,20 +161,20 @@ def confirm(question: str) -> None:
 
 def with_filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a `JobFilter` to a command, which receives them as ``filter``."""
-    return _with_options(command, "filter", _FILTER, _build_filter)
+    return _with_options(command, "filter", _FILTER_OPTIONS, _build_filter)
 
 
 def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a new job to a command, which receives them as ``options``."""
-    return _with_options(command, "options", _JOB, _build_job_options)
+    return _with_options(command, "options", _JOB_OPTIONS, _build_job_options)
 
 
 def with_schedule_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of the jobs of a schedule to a command, which receives them as ``options``.
 
-    Parents are for one job, so the database refuses them for a schedule.
+    Parents are left out: the database refuses them in a schedule.
     """
-    shared = {k: v for k, v in _JOB.items() if k not in ("depends_on", "on_parent_failure")}
+    shared = {k: v for k, v in _JOB_OPTIONS.items() if k not in ("depends_on", "on_parent_failure")}
     return _with_options(command, "options", shared, _build_job_options)
 
 
@@ -185,14 +186,14 @@ def _with_options(
 ) -> Callable[..., None]:
     """Replace the parameter `name` by several options.
 
-    Typer reads options from a signature, so the wrapper gets one that has them. `build` turns the
-    values of the options into the value of the parameter.
+    Typer reads the options from the signature of a function, so the wrapper gets a signature that
+    has them. `build` turns their values into the value of the parameter.
     """
 
-    def wrapper(**given: Any) -> None:
-        command(**{name: build({key: given.pop(key) for key in shared})}, **given)
+    def wrapper(**values: Any) -> None:
+        command(**{name: build({key: values.pop(key) for key in shared})}, **values)
 
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != name]
+    parameters = [p for p in inspect.signature(command).parameters.values() if p.name != name]
     options = [
         inspect.Parameter(
             key,
@@ -202,37 +203,37 @@ def _with_options(
         )
         for key, kind in shared.items()
     ]
-    first = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    last = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    signature = inspect.Signature([*first, *options, *last])
+    positional = [p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    keyword_only = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    signature = inspect.Signature([*positional, *options, *keyword_only])
     wrapper.__dict__["__signature__"] = signature
     wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     return wrapper
 
 
-def _build_filter(given: dict[str, Any]) -> dict[str, Any]:
-    found = {name: value for name, value in given.items() if value is not None}
-    if "metadata" in found:
-        found["metadata"] = read_object(found["metadata"], "--metadata")
-    return found
+def _build_filter(values: dict[str, Any]) -> dict[str, Any]:
+    filter = {name: value for name, value in values.items() if value is not None}
+    if "metadata" in filter:
+        filter["metadata"] = read_object(filter["metadata"], "--metadata")
+    return filter
 
 
-def _build_job_options(given: dict[str, Any]) -> dict[str, Any]:
+def _build_job_options(values: dict[str, Any]) -> dict[str, Any]:
     from picture_queue import Unique
 
-    by, on_conflict = given.pop("unique_by"), given.pop("on_conflict")
-    wants_unique = given.pop("unique") or by or on_conflict != "ignore"
-    metadata = given.pop("metadata")
-    found = {
-        **given,
-        "tags": given.pop("tag"),
-        "limit_keys": given.pop("limit_key"),
+    by, on_conflict = values.pop("unique_by"), values.pop("on_conflict")
+    wants_unique = values.pop("unique") or by or on_conflict != "ignore"
+    metadata = values.pop("metadata")
+    options = {
+        **values,
+        "tags": values.pop("tag"),
+        "limit_keys": values.pop("limit_key"),
         "metadata": None if metadata is None else read_object(metadata, "--metadata"),
         "unique": Unique(by=by or None, on_conflict=on_conflict) if wants_unique else None,
     }
     return {
         name: value
-        for name, value in found.items()
+        for name, value in options.items()
         if name not in ("tag", "limit_key") and value not in (None, [])
     }

@@ -20,7 +20,7 @@ EXAMPLE_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
 _MAX_DURATION = 10 * 365 * 86_400  # seconds; no setting of a project is longer
-_SHORTEST_WAIT = 0.1  # seconds
+_MIN_WAIT = 0.1  # seconds
 _MAX_DIGITS = 300  # every JSON parser can read a whole number of this length
 
 
@@ -64,7 +64,7 @@ def read_json(text: str, name: str) -> Any:
 
 
 def describe_syntax(error: ValueError) -> str:
-    """Return the reason and the place of an error of `parse_json`, and the text at this place."""
+    """Describe an error of `parse_json`: the reason, the position, and the text there."""
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
     rest = error.doc[error.pos :]
@@ -87,16 +87,16 @@ def file_hint(text: str) -> str | None:
 
 
 def parse_json(text: str) -> Any:
-    """Parse a JSON text that every JSON parser can read.
+    """Parse JSON that every JSON parser can read.
 
-    Python's own parser also accepts NaN and Infinity, numbers of any size, and unpaired surrogates.
+    Python's parser also accepts NaN and Infinity, numbers of any size, and unpaired surrogates.
 
     Raises:
-        ValueError: The text is not such JSON; the message gives the reason.
+        ValueError: The text is not JSON, or not readable by all parsers; the message says why.
     """
     try:
         found = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_bounded
+            text, parse_constant=_refuse_constant, parse_float=_parse_float, parse_int=_parse_int
         )
         json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
@@ -111,14 +111,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"it has {name}, which is not a number in JSON")
 
 
-def _finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"it has {_shorten(text)}, which is above 1e308")
     return number
 
 
-def _bounded(text: str) -> int:
+def _parse_int(text: str) -> int:
     if len(text) > _MAX_DIGITS:
         raise ValueError(f"it has {_shorten(text)}, a number of {len(text.lstrip('-'))} digits")
     return int(text)
@@ -143,7 +143,7 @@ def expect_object(value: Any, name: str, hint: str | None = None) -> dict[str, A
     Args:
         value: The value.
         name: The name of the value, for the error.
-        hint: The hint of the error, instead of the usual one.
+        hint: The hint of the error; by default an example of an object.
 
     Raises:
         InvalidArgument: The value is not an object.
@@ -179,8 +179,8 @@ def parse_wait(text: str) -> float:
         typer.BadParameter: The text is not a duration, or it is too short or too long.
     """
     duration = parse_duration(text)
-    if duration < _SHORTEST_WAIT:
-        raise typer.BadParameter(f"{_shorten(text)!r} is below {_SHORTEST_WAIT:g}s")
+    if duration < _MIN_WAIT:
+        raise typer.BadParameter(f"{_shorten(text)!r} is below {_MIN_WAIT:g}s")
     return duration
 
 

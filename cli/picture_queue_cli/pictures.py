@@ -26,7 +26,7 @@ _MAX_PROMPT_LENGTH = 40  # characters of the prompt in a file name
 
 
 def make_directory(path: Path) -> None:
-    """Create the directory of the pictures; called before a generation is started.
+    """Create the directory of the pictures, before a generation is started.
 
     Raises:
         typer.BadParameter: The directory cannot be created or is not writable.

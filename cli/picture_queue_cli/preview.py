@@ -1,4 +1,4 @@
-"""Preview a picture in the terminal; each character is an upper half block and shows two pixels."""
+"""Preview a picture in the terminal: each character, an upper half block, shows two pixels."""
 
 from io import BytesIO
 from pathlib import Path

@@ -21,14 +21,14 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Target:
-    """The project of a command; the client takes what is None from the environment.
+    """The project of a command; for a value of None the client reads the environment.
 
     Args:
         url: ``--url``, or the address of the embedded stack.
         key: ``--key``, or the service role key of the embedded stack.
         replicate_url: The address of the Replicate simulator in the embedded stack.
         replicate_token: The token of the simulator.
-        database_url: ``PICTURE_QUEUE_DATABASE_URL``, for calls directly to the database.
+        database_url: ``PICTURE_QUEUE_DATABASE_URL``, for direct calls to the database.
     """
 
     url: str | None = None
@@ -42,26 +42,26 @@ def resolve(ctx: typer.Context) -> Target:
     """Return the project of the command line or the environment, else a running embedded stack.
 
     Raises:
-        SettingsError: A key or a token is set, but calls directly to the database ignore it.
+        SettingsError: A key or a token is set, but direct calls to the database ignore it.
     """
-    given = ctx.find_object(Target) or Target()
+    target = ctx.find_object(Target) or Target()
     direct = os.environ.get("PICTURE_QUEUE_DATABASE_URL")
-    if direct and not given.url:
-        _check_no_key_is_ignored(given)
-        return replace(given, database_url=direct)
-    if given.url or os.environ.get("SUPABASE_URL"):
-        return given
+    if direct and not target.url:
+        _check_no_key_is_ignored(target)
+        return replace(target, database_url=direct)
+    if target.url or os.environ.get("SUPABASE_URL"):
+        return target
     stack = running_stack()
     if stack is None:
-        return given
+        return target
     info(f"Using the embedded stack at {stack['API_URL']}")
-    key = given.key or stack["SERVICE_ROLE_KEY"]
+    key = target.key or stack["SERVICE_ROLE_KEY"]
     return Target(stack["API_URL"], key, stack["REPLICATE_URL"], stack["REPLICATE_TOKEN"])
 
 
-def _check_no_key_is_ignored(given: Target) -> None:
+def _check_no_key_is_ignored(target: Target) -> None:
     for name, value in (
-        ("--key", given.key),
+        ("--key", target.key),
         ("SUPABASE_ACCESS_TOKEN", os.environ.get("SUPABASE_ACCESS_TOKEN")),
     ):
         if value:
@@ -85,7 +85,7 @@ def run(
     work: Coroutine[Any, Any, None],
     loop_factory: "Callable[[], AbstractEventLoop] | None" = None,
 ) -> None:
-    """Run async work to its end; Ctrl-C cancels it."""
+    """Run a coroutine to its end; Ctrl-C cancels it."""
     import asyncio
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -117,8 +117,8 @@ def connect_async(ctx: typer.Context) -> "AsyncPictureQueue":
     return AsyncPictureQueue(target.url, target.key, database_url=target.database_url)
 
 
-def every_page(read: Callable[..., list[Row]], name: str) -> list[Row]:
-    """Read a list to its end; a page continues after the row with this ``name`` attribute."""
+def read_all_pages(read: Callable[..., list[Row]], name: str) -> list[Row]:
+    """Read all pages of a list; a page begins after the attribute `name` of the last row."""
     rows: list[Row] = []
     while page := read(after=getattr(rows[-1], name) if rows else None):
         rows += page

@@ -16,7 +16,7 @@ from picture_queue_cli.parsing import (
     resolve_resume_at,
     whole_number,
 )
-from picture_queue_cli.project import connect, every_page
+from picture_queue_cli.project import connect, read_all_pages
 from picture_queue_cli.render import (
     duration,
     info,
@@ -65,8 +65,8 @@ _BAR_PARTS = (
 def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List the queues and their job counts."""
     with connect(ctx) as pq:
-        queues = {queue.name: queue for queue in every_page(pq.queues.list, "name")}
-        counts = every_page(pq.queues.counts, "queue")
+        queues = {queue.name: queue for queue in read_all_pages(pq.queues.list, "name")}
+        counts = read_all_pages(pq.queues.counts, "queue")
     if as_json:
         print_json([{**plain(queues[row.queue]), **plain(row)} for row in counts])
         return
@@ -78,7 +78,7 @@ def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
         held = row.scheduled + row.blocked + row.waiting + row.parked
         shown.add_row(
             row.queue,
-            _bar(parts, largest),
+            _draw_bar(parts, largest),
             str(row.pending),
             str(row.processing),
             str(held),
@@ -90,7 +90,7 @@ def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     out().print(shown)
 
 
-def _bar(parts: dict[str, int], largest: int) -> Text:
+def _draw_bar(parts: dict[str, int], largest: int) -> Text:
     """Draw the jobs of a queue by state; the largest queue fills the width."""
     bar = Text()
     for name, style in _BAR_PARTS:
@@ -112,7 +112,7 @@ def queue_state(queue: "Queue | QueueHealth") -> Text:
 def show(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
     """Show the settings of a queue."""
     with connect(ctx) as pq:
-        found = {row.name: row for row in every_page(pq.queues.list, "name")}.get(queue)
+        found = {row.name: row for row in read_all_pages(pq.queues.list, "name")}.get(queue)
     if found is None:
         from picture_queue.errors import QueueNotFound
 

@@ -35,7 +35,7 @@ _json_streams: "WeakSet[IO[str]]" = WeakSet()
 def one_line(text: str) -> str:
     r"""Return a text as one line, with line breaks written as ``\n``.
 
-    So stored text cannot look like a line of this program.
+    So stored text cannot imitate a line of this program.
     """
     return text.replace("\n", r"\n")
 
@@ -77,7 +77,8 @@ def err() -> Console:
 
 @lru_cache(maxsize=2)
 def _console_of(stream: IO[str], width: int | None = None) -> Console:
-    # One console for each stream: it prints other output above a live progress bar.
+    # There is one console for each stream, because only the console of a progress bar can print
+    # other lines above the bar.
     return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
@@ -125,7 +126,7 @@ def plain(record: "Record") -> dict[str, Any]:
 
 
 def status_text(status: str, hold: str | None = None) -> Text:
-    """Return a job's status in its colour, with the reason that holds it."""
+    """Return a job's status in its colour, with its hold."""
     text = styled(status, _STYLES.get(status, ""))
     return text.append(styled(f" ({hold})", "dim")) if hold else text
 
@@ -137,32 +138,32 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
         columns: The headings.
         right: The headings of columns that are aligned to the right.
     """
-    made = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    grid = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        made.add_column(
+        grid.add_column(
             column, justify="right" if column in right else "left", no_wrap=column == "id"
         )
-    return made
+    return grid
 
 
 def pairs(rows: Mapping[str, Any]) -> Table:
-    """Return a table of names and values, without the values that are None."""
-    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
-    made.add_column(style="dim", no_wrap=True)
-    made.add_column(overflow="fold")
+    """Return a table of names and values; values of None are left out."""
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
     for name, value in rows.items():
         if value is not None:
-            made.add_row(name, value if isinstance(value, Text) else str(value))
-    return made
+            grid.add_row(name, value if isinstance(value, Text) else str(value))
+    return grid
 
 
-def reason_lines(why: "JobExplanation") -> str | None:
+def reason_lines(explanation: "JobExplanation") -> str | None:
     """Return why a job does not run, one reason a line; None if it runs or has finished."""
-    if why.moves:
+    if explanation.moves:
         return None
     return "\n".join(
         one_line(reason.detail) + (f" (until {local_time(reason.until)})" if reason.until else "")
-        for reason in why.reasons or (why,)
+        for reason in explanation.reasons or (explanation,)
     )
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag, with_schedule_options
 from picture_queue_cli.parsing import choice, expect_filled, parse_duration, read_object
-from picture_queue_cli.project import connect, every_page
+from picture_queue_cli.project import connect, read_all_pages
 from picture_queue_cli.render import (
     format_age,
     info,
@@ -39,15 +39,15 @@ Missed = Literal["skip", "once", "all"]
 def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List the schedules."""
     with connect(ctx) as pq:
-        found = every_page(pq.schedules.list, "name")
+        schedules = read_all_pages(pq.schedules.list, "name")
     if as_json:
-        print_json([plain(schedule) for schedule in found])
+        print_json([plain(schedule) for schedule in schedules])
         return
-    if not found:
+    if not schedules:
         info("There are no schedules.")
         return
     shown = table("name", "type", "runs", "next", "last", "")
-    for schedule in found:
+    for schedule in schedules:
         shown.add_row(
             schedule.name,
             str(schedule.job.get("job_type")),

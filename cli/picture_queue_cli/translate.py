@@ -52,7 +52,7 @@ _FIELD = re.compile(
     r"(?P<path>[a-z_]+(?:\.[a-z_]+)*) (?=is\b|has\b|are\b)"
 )
 _PREFIXES = ("options.", "filter.", "unique.")
-# For each parameter of SQL, the names that its command-line parameter can have.
+# For each parameter of SQL, the Python names that its command-line parameter can have.
 _PARAMETERS = {
     "batch_id": ("batch_id",),
     "by": ("unique_by",),
@@ -75,7 +75,7 @@ _PARAMETERS = {
     "worker": ("name",),
 }
 _NAME = "Begin with a letter or digit; use at most {} letters, digits and {}"
-# The hint for each field whose error gives only the value.
+# The hint for each field whose error names the value, but not the rule.
 _NAME_HINTS = {
     "job_type": _NAME.format(128, "_ . - :"),
     "key": "Use 1 to 200 characters without control characters",
@@ -108,7 +108,7 @@ def translate_error(error: errors.PictureQueueError, ctx: Any) -> None:
         error.message = "This version cannot read the project's answer"
         error.detail, error.hint = None, "See: picture-queue doctor"
     elif isinstance(error, errors.VersionMismatch):
-        error.detail = None  # it is a text of the API with names of SQL functions
+        error.detail = None  # a text of the API, with names of SQL functions
     elif isinstance(error, errors.SettingsError):
         error.message = _replace_setting(error.message, ctx)
     else:
@@ -125,12 +125,12 @@ def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
     if found is None or found["path"] == "it":
         return
     field = _translate_field(found["path"], ctx.command.params, found["part"])
-    place = f"Item {int(found['item']) + 1} of the list: " if _is_batch(ctx, found) else ""
-    error.detail = f"{place}{field} {detail[found.end() :]}"
+    position = f"Item {int(found['item']) + 1} of the list: " if _is_batch(ctx, found) else ""
+    error.detail = f"{position}{field} {detail[found.end() :]}"
     if error.code in ("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"):
         error.hint = _specific_hint(error.detail, error.hint, found["path"])
-        # The first letter of a message is printed as a capital. The name of a setting must keep its
-        # case, so it stays in the detail.
+        # The first letter of a message is printed as a capital. A lowercase name of a setting must
+        # keep its case, so it stays in the detail.
         if field.isalpha() and field.islower():
             error.message = "Refused"
         else:

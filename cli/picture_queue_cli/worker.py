@@ -95,14 +95,14 @@ def worker(
         "name": name,
     }
     settings = {setting: value for setting, value in options.items() if value is not None}
-    own_worker = load(app) if app is not None else None
+    own_worker = load_worker(app) if app is not None else None
     target = resolve(ctx)
-    _start_log(verbose)
+    _configure_logging(verbose)
     run(_work(own_worker, target, settings, real_replicate), _loop_factory())
 
 
 def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
-    """Return the event loop of uvloop if it is installed: a job costs a tenth less CPU with it."""
+    """Return uvloop's event loop if it is installed; a job costs a tenth less CPU time with it."""
     try:
         import uvloop
     except ImportError:  # not on Windows
@@ -110,7 +110,7 @@ def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
     return uvloop.new_event_loop
 
 
-def _start_log(verbose: bool) -> None:
+def _configure_logging(verbose: bool) -> None:
     """Log to standard error."""
 
     def is_shown(record: logging.LogRecord) -> bool:
@@ -160,7 +160,7 @@ async def _work(
 
     try:
         if own_worker is not None:
-            _export(target)
+            _export_target(target)
             own_worker.settings = replace(own_worker.settings, **settings)
             await own_worker.run()
         else:
@@ -169,7 +169,7 @@ async def _work(
         raise ConnectionFailed("The project does not answer in time") from error
     except WorkerStuck as error:
         print_error(str(error))
-        restart()  # here, because the event loop would wait for the stuck threads at its end
+        restart()  # before the event loop ends, because its end waits for the stuck threads
     finally:
         await end_tasks(_CLEANUP_TIMEOUT)
 
@@ -179,7 +179,8 @@ async def _work_built_in(target: Target, settings: dict[str, Any], real_replicat
     from picture_queue.generations.builtin import builtin_worker
     from picture_queue.generations.store import expect_storage
 
-    worker_settings, replicate = WorkerSettings(**settings), _replicate(target, real_replicate)
+    worker_settings = WorkerSettings(**settings)
+    replicate = _replicate_settings(target, real_replicate)
     if replicate is not None:
         logging.info("Pictures come from %s", replicate.base_url)
     async with AsyncPictureQueue(target.url, target.key, database_url=target.database_url) as pq:
@@ -188,7 +189,7 @@ async def _work_built_in(target: Target, settings: dict[str, Any], real_replicat
         await builtin_worker(pq, worker_settings, replicate).run()
 
 
-def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
+def _replicate_settings(target: Target, real: bool) -> "ReplicateSettings | None":
     """Return the settings of the source of pictures: Replicate or the simulator.
 
     A worker of an embedded stack uses the simulator, unless `real` is true.
@@ -208,10 +209,10 @@ def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
             )
         return found
     url = target.url or os.environ.get("SUPABASE_URL")
-    simulator = _simulator_of(target, url)
+    simulator = _find_simulator(target, url)
     if simulator is None and is_loopback_url(url):
-        # A stack in another data directory; the variables of `local env` name its simulator.
-        simulator = _simulator_of_environment()
+        # The stack has another data directory. The variables of `local env` name its simulator.
+        simulator = _simulator_from_environment()
         if simulator is None and found is not None and not is_loopback_url(found.base_url):
             raise SettingsError(
                 f"The project {url} is on this machine, and REPLICATE_API_TOKEN is set",
@@ -221,8 +222,8 @@ def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
     return simulator or found
 
 
-def _simulator_of(target: Target, url: str | None) -> "ReplicateSettings | None":
-    """Return the simulator if the project is the running embedded stack."""
+def _find_simulator(target: Target, url: str | None) -> "ReplicateSettings | None":
+    """Return the settings of the simulator if the project is the running embedded stack."""
     from picture_queue.settings import ReplicateSettings
 
     if target.replicate_url and target.replicate_token:
@@ -235,8 +236,8 @@ def _simulator_of(target: Target, url: str | None) -> "ReplicateSettings | None"
     return ReplicateSettings(stack["REPLICATE_TOKEN"], stack["REPLICATE_URL"])
 
 
-def _simulator_of_environment() -> "ReplicateSettings | None":
-    """Return the simulator of the variables that `local env` prints.
+def _simulator_from_environment() -> "ReplicateSettings | None":
+    """Return the settings of the simulator from the variables that `local env` prints.
 
     Raises:
         SettingsError: The token of the simulator is missing.
@@ -252,8 +253,8 @@ def _simulator_of_environment() -> "ReplicateSettings | None":
     return ReplicateSettings(token, url) if url and token else None
 
 
-def _export(target: Target) -> None:
-    """Set the environment variables from which a worker of the user makes its client."""
+def _export_target(target: Target) -> None:
+    """Set the environment variables from which the user's own worker creates its client."""
     for name, value in (("SUPABASE_URL", target.url), ("SUPABASE_KEY", target.key)):
         if value:
             os.environ[name] = value
@@ -261,7 +262,7 @@ def _export(target: Target) -> None:
         os.environ.pop("PICTURE_QUEUE_DATABASE_URL", None)
 
 
-def load(app: str) -> "Worker":
+def load_worker(app: str) -> "Worker":
     """Import a worker; modules in the current directory can be imported too.
 
     Args:
@@ -277,7 +278,7 @@ def load(app: str) -> "Worker":
         raise SettingsError(
             f"--app is {app!r}, not MODULE:NAME", hint="Write it as --app tasks:worker"
         )
-    # Python puts the directory of this program first, not the current one.
+    # The first entry of sys.path is the directory of this program, not the current directory.
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), name, None)

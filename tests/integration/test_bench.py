@@ -13,8 +13,15 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path[:0] = [str(BENCH)]
 
-from compare.measure import Unsound, bench, run_prefilled  # noqa: E402
-from compare.report import OURS, chart, is_met, markdown, summary, verdicts  # noqa: E402
+from compare.measure import InvalidMeasurement, open_bench, run_prefilled  # noqa: E402
+from compare.report import (  # noqa: E402
+    OURS,
+    evaluate_targets,
+    is_met,
+    render_chart,
+    render_markdown,
+    summarize_rounds,
+)
 from compare.server import Server  # noqa: E402
 from compare.systems import System  # noqa: E402
 from engine.database import Calls, create_databases  # noqa: E402
@@ -49,7 +56,7 @@ async def measured(server, system, jobs=300):
     template = f"--dsn={server.dsn(f'template_{system.name}')}"
     process = await asyncio.create_subprocess_exec(*system.command, "setup", template)
     assert await process.wait() == 0
-    async with bench(server, system, UNFINISHED) as found:
+    async with open_bench(server, system, UNFINISHED) as found:
         await found.run("prefill", n=jobs)
         return await run_prefilled(found, jobs, 1)
 
@@ -69,7 +76,7 @@ async def test_each_job_is_counted_by_its_number(server):
 async def test_a_figure_with_a_repeated_and_a_missing_job_is_refused(server, tmp_path):
     program = tmp_path / "liar.py"
     program.write_text(LIAR.format(peers=str(BENCH / "peers")))
-    with pytest.raises(Unsound, match="299 of 300"):
+    with pytest.raises(InvalidMeasurement, match="299 of 300"):
         await measured(server, System("liar", (sys.executable, str(program))))
 
 
@@ -79,8 +86,8 @@ def test_workloads_with_different_round_counts_are_compared_by_medians():
         ("enqueue_eight", http): [{"rate": 100}],
         ("enqueue_one", "procrastinate"): [{"rate": 400}, {"rate": 200}, {"rate": 100}],
     }
-    results = summary(rounds, {http: settings, "procrastinate": settings})
-    assert [reached for _, reached in verdicts(results)] == [0.5]
+    results = summarize_rounds(rounds, {http: settings, "procrastinate": settings})
+    assert [reached for _, reached in evaluate_targets(results)] == [0.5]
 
 
 def test_targets_are_compared_with_the_median_of_the_ratios():
@@ -91,17 +98,17 @@ def test_targets_are_compared_with_the_median_of_the_ratios():
         ("enqueue_one", "pgqueuer"): [{"rate": 70}, {"rate": 200}, {"rate": 700}],
         ("enqueue_one", "raw"): [{"rate": 200}] * 3,
     }
-    results = summary(rounds, descriptions)
+    results = summarize_rounds(rounds, descriptions)
     assert results["enqueue_one"][OURS]["median"] == 100
     assert results["enqueue_one"][OURS]["max"] == 900
-    met = {target.than: is_met(target, reached) for target, reached in verdicts(results)}
+    met = {target.than: is_met(target, reached) for target, reached in evaluate_targets(results)}
     assert met == {"pgqueuer": True, "raw": False}
-    text = markdown({"cpu": "one", "server_version": "17.10"}, results)
+    text = render_markdown({"cpu": "one", "server_version": "17.10"}, results)
     assert "on Postgres 17.10" in text
     assert "**missed**" in text
     assert "100 (90.00 to 900.00)" in text or "100 (90 to 900)" in text
     assert "| enqueue_one | pgqueuer | 1.000 | 0.791 | +26% |" in text
-    assert chart(results).startswith("<svg")
+    assert render_chart(results).startswith("<svg")
 
 
 class NamedDatabase:
@@ -183,13 +190,13 @@ async def test_a_database_of_the_working_tree_can_be_measured(server):
     (database,) = await create_databases(server, None)
     async with database.connect() as calls:
         await calls.fill_queue("q", 3)
-        claim, jobs = await calls.claim_all("q", 3)
+        claim, jobs = await calls.claim_exactly("q", 3)
         assert claim > 0
         assert await calls.heartbeat(jobs) > 0
         assert await calls.report(jobs) > 0
         await calls.maintain()
         with pytest.raises(RuntimeError, match="0 of 1 jobs of queue q"):
-            await calls.claim_all("q", 1)
+            await calls.claim_exactly("q", 1)
 
 
 async def test_an_unknown_baseline_is_refused(server):

@@ -42,7 +42,7 @@ from picture_queue_cli.parsing import (
 from picture_queue_cli.pictures import file_name
 from picture_queue_cli.preview import preview
 from picture_queue_cli.progress_bar import event_line
-from picture_queue_cli.project import every_page
+from picture_queue_cli.project import read_all_pages
 from picture_queue_cli.timeline import Timeline
 
 NOW = datetime(2030, 1, 31, 8, 0, tzinfo=UTC)
@@ -407,4 +407,4 @@ def test_a_list_of_several_pages_is_read_to_its_end() -> None:
     def page(*, after: str | None = None) -> list[Tenant]:
         return [one for one in tenants if after is None or one.tenant > after][:10]
 
-    assert every_page(page, "tenant") == tenants
+    assert read_all_pages(page, "tenant") == tenants

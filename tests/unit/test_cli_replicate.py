@@ -5,7 +5,7 @@ import pytest
 import picture_queue_cli.worker
 from picture_queue.errors import SettingsError
 from picture_queue_cli.project import Target
-from picture_queue_cli.worker import _replicate
+from picture_queue_cli.worker import _replicate_settings
 
 SIMULATOR = "http://127.0.0.1:54323/v1"
 TOKEN = "r8_of_the_simulator"
@@ -29,10 +29,10 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_embedded_stack_uses_its_simulator(target: Target) -> None:
-    found = _replicate(target, real=False)
+    found = _replicate_settings(target, real=False)
     assert found is not None
     assert (found.base_url, found.token) == (SIMULATOR, TOKEN)
-    found = _replicate(target, real=True)
+    found = _replicate_settings(target, real=True)
     assert found is not None and found.token == "r8_of_a_real_account"
 
 
@@ -40,13 +40,13 @@ def test_a_stack_named_in_the_environment_uses_its_simulator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SUPABASE_URL", STACK["API_URL"])
-    found = _replicate(Target(), real=False)
+    found = _replicate_settings(Target(), real=False)
     assert found is not None and found.base_url == SIMULATOR
 
 
 @pytest.mark.parametrize("url", ["https://x.supabase.co", "https://127.0.0.1.example.com"])
 def test_another_project_uses_the_real_replicate(url: str) -> None:
-    found = _replicate(Target(url, "k"), real=False)
+    found = _replicate_settings(Target(url, "k"), real=False)
     assert found is not None and found.token == "r8_of_a_real_account"
 
 
@@ -55,25 +55,25 @@ def test_a_stack_in_another_directory_never_gets_the_real_token(
 ) -> None:
     other = Target("http://127.0.0.1:54399", "k")
     with pytest.raises(SettingsError, match="54399 is on this machine") as refused:
-        _replicate(other, real=False)
+        _replicate_settings(other, real=False)
     assert "--real-replicate" in (refused.value.hint or "")
-    found = _replicate(other, real=True)
+    found = _replicate_settings(other, real=True)
     assert found is not None and found.token == "r8_of_a_real_account"
     monkeypatch.setenv("REPLICATE_URL", SIMULATOR)  # `local env` sets it to this value.
     with pytest.raises(SettingsError, match="REPLICATE_TOKEN is not set"):
-        _replicate(other, real=False)
+        _replicate_settings(other, real=False)
     monkeypatch.setenv("REPLICATE_TOKEN", TOKEN)
-    found = _replicate(other, real=False)
+    found = _replicate_settings(other, real=False)
     assert found is not None and (found.base_url, found.token) == (SIMULATOR, TOKEN)
 
 
 def test_the_base_url_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLICATE_BASE_URL", "http://127.0.0.1:9000/v1")
-    found = _replicate(Target("http://127.0.0.1:54399", "k"), real=False)
+    found = _replicate_settings(Target("http://127.0.0.1:54399", "k"), real=False)
     assert found is not None and found.base_url == "http://127.0.0.1:9000/v1"
 
 
 def test_the_real_replicate_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REPLICATE_API_TOKEN")
     with pytest.raises(SettingsError, match="REPLICATE_API_TOKEN is not set"):
-        _replicate(Target("http://127.0.0.1:54321", "k", SIMULATOR, TOKEN), real=True)
+        _replicate_settings(Target("http://127.0.0.1:54321", "k", SIMULATOR, TOKEN), real=True)

@@ -18,7 +18,7 @@ from picture_queue.errors import SettingsError
 from picture_queue.settings import KEY_VARIABLES, ReplicateSettings
 from picture_queue_cli import render
 from picture_queue_cli.app import app
-from picture_queue_cli.worker import load
+from picture_queue_cli.worker import load_worker
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 DEEP = "[" * 3000 + "]" * 3000
@@ -286,7 +286,7 @@ def test_an_import_error_of_an_app_names_file_and_line(
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "broken", raising=False)
     with pytest.raises(SettingsError) as caught:
-        load("broken:worker")
+        load_worker("broken:worker")
     assert expected in str(caught.value)
 
 
