@@ -1,4 +1,4 @@
-"""Every command with invalid values: never a traceback, always one line."""
+"""Every command prints an error of one line for an invalid value, and never a traceback."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +17,7 @@ WRONG = (
     *("", "\u00a0", "\udcff", "\x1b[31m\u202e", "[/]", "-1", "nan", "9" * 400),
     *("[" * 3000, "x" * 20_000, "@/"),
 )
-# The values of the other arguments while one is tried. The queue belongs to the test.
+# Valid values for the arguments that do not get the wrong value. All others get the queue's name.
 RIGHT = {
     "jobs": "[]",
     "values": "max_attempts=3",
@@ -65,9 +65,11 @@ def is_option(parameter: Any) -> bool:
 @pytest.mark.parametrize(
     ("name", "command"), [pytest.param(name, one, id=name) for name, one in commands()]
 )
-def test_wrong_values_end_in_one_line(cli: Cli, queue: str, name: str, command: Any) -> None:
+def test_a_wrong_value_prints_an_error_of_one_line(
+    cli: Cli, queue: str, name: str, command: Any
+) -> None:
     arguments = {p.name: RIGHT.get(p.name, queue) for p in command.params if not is_option(p)}
-    tried = [p for p in command.params if takes_text(p) and not is_known(name, p)]
+    tried = [p for p in command.params if takes_text(p) and not is_already_tested(name, p)]
     for parameter in tried:
         for value in WRONG:
             options, given = [*ALWAYS.get(name, ())], dict(arguments)
@@ -80,7 +82,7 @@ def test_wrong_values_end_in_one_line(cli: Cli, queue: str, name: str, command: 
             expect_one_line(done, f"{name} {parameter.name} {value[:20]!r}")
 
 
-def is_known(name: str, parameter: Any) -> bool:
+def is_already_tested(name: str, parameter: Any) -> bool:
     """Return True if a command tested earlier has the same option."""
     key = (parameter.name, parameter.help, is_option(parameter))
     first = next(
@@ -116,11 +118,11 @@ def expect_plain_message(done: Result, tried: str) -> None:
     assert not set("\x1b\u202e") & set(done.stderr), (tried, done.stderr)
 
 
-# --- States of the project ---
+# --- Projects that cannot be reached ---
 
-ELSEWHERE = {"demo", "install", "local start", "local stop", "local status", "local env"}
+WITHOUT_PROJECT = {"demo", "install", "local start", "local stop", "local status", "local env"}
 NEEDS_DATABASE = {"migrate", "adopt"}
-STATES: dict[str, tuple[dict[str, str | None], set[int]]] = {
+UNREACHABLE: dict[str, tuple[dict[str, str | None], set[int]]] = {
     "no project": ({"SUPABASE_URL": None, "SUPABASE_KEY": None}, {ExitCode.USAGE}),
     "a wrong key": ({"SUPABASE_KEY": "sb_secret_wrong"}, {ExitCode.NOT_ALLOWED}),
     "a wrong password": (
@@ -135,17 +137,17 @@ STATES: dict[str, tuple[dict[str, str | None], set[int]]] = {
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", UNREACHABLE)
 def test_every_command_prints_one_line_for_an_unreachable_project(
     cli: Cli, stack: Any, queue: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")
-    environ, codes = STATES[state]
+    environ, codes = UNREACHABLE[state]
     if environ.get("PICTURE_QUEUE_DATABASE_URL"):
         wrong = stack.db_url.replace(f":{stack.db_url.split(':')[2].split('@')[0]}@", ":wrong@")
         environ = {**environ, "PICTURE_QUEUE_DATABASE_URL": wrong}
     for name, command in commands():
-        if name in ELSEWHERE | {"local reset", "doctor"}:
+        if name in WITHOUT_PROJECT | {"local reset", "doctor"}:
             continue
         if name in NEEDS_DATABASE and state != "a wrong password":
             continue

@@ -1,4 +1,4 @@
-"""A worker is killed at every step of a generation; another one completes it, paying once."""
+"""If a worker is killed at any step of a generation, another one completes it and pays no more."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ POINTS = [f"{when}:{step}" for step in STEPS for when in ("before", "after")]
 CRASHING_WORKER = Path(__file__).with_name("crashing_worker.py")
 
 
-async def launch(stack, point=""):
+async def start_worker(stack, point=""):
     environment = {
         **os.environ,
         "SUPABASE_URL": stack.api_url,
@@ -61,7 +61,7 @@ async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_ki
         for point in POINTS:
             prompt = f"a lighthouse {point} {uuid4()}"
             generation = await pq.generations.start(prompt, priority=1000)
-            process = await launch(stack, point)
+            process = await start_worker(stack, point)
             try:
                 code = await asyncio.wait_for(process.wait(), 30)
             finally:
@@ -69,13 +69,13 @@ async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_ki
                     process.kill()
             assert code == -signal.SIGKILL, f"{point} was not reached"
             started[point] = (generation, prompt)
-        # The leases of dead workers expire now instead of in ten minutes, including those in
-        # lease_extension.
+        # Let all leases of the dead workers expire now instead of in ten minutes, also the
+        # extended ones.
         await sql.execute("delete from picture_queue.lease_extension")
         await sql.execute(
             "update job_queue set lease_expires_at = now() where status = 'processing'"
         )
-        survivor = await launch(stack)
+        survivor = await start_worker(stack)
         try:
             for point, (generation, prompt) in started.items():
                 events = [e async for e in pq.generations.watch(generation.id, timeout=60)]
@@ -99,6 +99,6 @@ async def check_paid_once(stack, sql, pq, point, generation, prompt):
         "select prediction_id, state from picture_queue.prediction where generation_id = $1",
         generation.id,
     )
-    owners = Counter(row["prediction_id"] for row in rows if row["prediction_id"])
-    assert {item["id"] for item in made} == owners.keys(), (point, rows)
-    assert set(owners.values()) == {1}, "no prediction has two rows"
+    row_counts = Counter(row["prediction_id"] for row in rows if row["prediction_id"])
+    assert {item["id"] for item in made} == row_counts.keys(), (point, rows)
+    assert set(row_counts.values()) == {1}, "a prediction has several rows"

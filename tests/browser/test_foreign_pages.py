@@ -19,9 +19,9 @@ from .conftest import Chromium
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 
-# This name resolves to loopback, for the page itself and for the stack.
+# The test browser resolves this name to loopback, where the attacker's page and the stack run.
 EVIL = "evil.example"
-# The result that a page can read: status and body, or only that the request was sent.
+# Returns all that the page can read of a response, or the error.
 FETCH = """async ([url, options]) => {
   try {
     const answer = await fetch(url, options);
@@ -42,7 +42,7 @@ FORM = """([url, name, value]) => {
   document.body.append(form);
   setTimeout(() => form.submit());
 }"""
-SHOW = """(url) => new Promise((resolve) => {
+LOAD_IMAGE = """(url) => new Promise((resolve) => {
   const picture = new Image();
   picture.onload = () => resolve(picture.naturalWidth);
   picture.onerror = () => resolve(0);
@@ -71,7 +71,7 @@ def browser(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """The port of a server with an empty page, under every name."""
+    """The port of a server on loopback that serves an empty page for any host name."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -101,15 +101,15 @@ class Visitor:
         self._browser = browser
 
     async def open(self, url: str) -> "Visitor":
-        await self._browser.ask("driver", "open", {})
-        await self._browser.ask("page", "goto", url)
+        await self._browser.call("driver", "open", {})
+        await self._browser.call("page", "goto", url)
         return self
 
     async def page(self, method: str, *arguments: Any) -> Any:
-        return await self._browser.ask("page", method, *arguments)
+        return await self._browser.call("page", method, *arguments)
 
     async def run(self, script: str, *arguments: Any) -> Any:
-        return await self._browser.ask("page", "evaluate", f"({script})({json.dumps(*arguments)})")
+        return await self._browser.call("page", "evaluate", f"({script})({json.dumps(*arguments)})")
 
     async def fetch(self, url: str, **options: Any) -> dict[str, Any]:
         found: dict[str, Any] = await self.run(FETCH, [url, options])
@@ -123,7 +123,7 @@ async def evil(browser: Chromium, port: int) -> Visitor:
 
 @pytest.fixture
 async def unchanged(target_stack: Any) -> AsyncIterator[None]:
-    """Check that the test changes no row, no user and no switch."""
+    """Check that the test changes no job, no user and no fault switch."""
 
     async def state() -> Any:
         sql = await asyncpg.connect(target_stack.db_url, timeout=10)
@@ -143,7 +143,7 @@ async def unchanged(target_stack: Any) -> AsyncIterator[None]:
 
 
 def requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
-    """Yield method, address, headers and body of requests with effects, with all keys."""
+    """Return method, address, headers and body of requests that change or read data with a key."""
     api, simulator = stack.api_url, stack.replicate_url.removesuffix("/v1")
     secret = {"apikey": stack.secret_key, "content-type": "application/json"}
     service = {
@@ -174,15 +174,15 @@ async def test_requests_of_a_foreign_page_with_all_keys_fail(
             if body is not None:
                 options["body"] = json.dumps(body)
             found = await evil.fetch(url, **options)
-            # There is no response, or one that the page cannot read.
+            # The browser gives the page no response, or an opaque one.
             assert found.get("error") or found["type"] == "opaque", (url, mode, found)
             assert not found.get("body"), (url, mode, found)
 
 
-async def test_a_foreign_page_changes_no_fault_switch(
+async def test_a_foreign_page_cannot_change_a_fault_switch(
     evil: Visitor, target_stack: Any, unchanged: None
 ):
-    """Send simple requests and forms, for which a browser makes no preflight request."""
+    """Send simple requests and forms; a browser sends no preflight request before these."""
     simulator = target_stack.replicate_url.removesuffix("/v1")
     for url, text in (
         (f"{target_stack.api_url}/_faults", '{"network_cut":true}'),
@@ -214,7 +214,7 @@ async def test_a_foreign_page_cannot_join_a_topic(evil: Visitor, target_stack: A
 async def test_requests_with_dns_rebinding_fail(
     browser: Chromium, target_stack: Any, unchanged: None
 ):
-    """Use DNS rebinding: for the browser, page and stack have the same origin."""
+    """Use DNS rebinding: the browser sees the page and the stack as one origin."""
     port = urlsplit(target_stack.api_url).port
     page = await Visitor(browser).open(f"http://{EVIL}:{port}/")
     for method, url, headers, body in requests(target_stack):
@@ -251,11 +251,11 @@ async def test_requests_of_a_frame_without_an_origin_fail(
 async def test_requests_of_a_local_page_without_a_key_fail(
     browser: Chromium, target_stack: Any, port: int, unchanged: None
 ):
-    """Use a page of another user, or of a program that shows text of others."""
+    """Use a local page, as another user of the machine or another local program can serve."""
     page = await Visitor(browser).open(f"http://localhost:{port}/")
     account = {"email": "eve@example.com", "password": "correct horse battery"}
     claims = {"sub": "00000000-0000-4000-8000-000000000000", "role": "authenticated"}
-    token = jwt.encode(claims, target_stack.jwt_secret)  # The token is of a session that has ended.
+    token = jwt.encode(claims, target_stack.jwt_secret)  # Signed, but of no session.
     json_body, bearer = {"content-type": "application/json"}, {"authorization": f"Bearer {token}"}
     for path, body in (
         ("/auth/v1/signup", account),
@@ -293,16 +293,16 @@ async def test_requests_of_a_local_page_without_a_key_fail(
     assert (await page.fetch(simulator, headers=headers)).get("status") in (None, 401)
 
 
-@pytest.mark.parametrize("own", ["localhost", "127.0.0.1", "app.localhost"])
-@pytest.mark.parametrize("target", ["localhost", "127.0.0.1"])
+@pytest.mark.parametrize("page_host", ["localhost", "127.0.0.1", "app.localhost"])
+@pytest.mark.parametrize("api_host", ["localhost", "127.0.0.1"])
 async def test_a_local_page_with_the_publishable_key_works(
-    browser: Chromium, target_stack: Any, port: int, own: str, target: str
+    browser: Chromium, target_stack: Any, port: int, page_host: str, api_host: str
 ):
     """Sign up, generate an image, follow the user's topic, and show a stored image."""
-    page = await Visitor(browser).open(f"http://{own}:{port}/")
-    api = target_stack.api_url.replace("127.0.0.1", target)
+    page = await Visitor(browser).open(f"http://{page_host}:{port}/")
+    api = target_stack.api_url.replace("127.0.0.1", api_host)
     key = {"apikey": target_stack.publishable_key, "content-type": "application/json"}
-    account = {"email": f"{own}-{target}@example.com", "password": "correct horse battery"}
+    account = {"email": f"{page_host}-{api_host}@example.com", "password": "correct horse battery"}
     signed_up = await page.fetch(
         f"{api}/auth/v1/signup", method="POST", headers=key, body=json.dumps(account)
     )
@@ -337,7 +337,7 @@ async def test_a_local_page_with_the_publishable_key_works(
         body=json.dumps({"expiresIn": 60}),
     )
     shown = f"{api}/storage/v1{json.loads(signed['body'])['signedURL']}"
-    assert await page.run(SHOW, shown) == 7
+    assert await page.run(LOAD_IMAGE, shown) == 7
 
 
 async def test_an_opened_svg_runs_no_script(browser: Chromium, target_stack: Any):
@@ -358,10 +358,10 @@ async def test_an_opened_svg_runs_no_script(browser: Chromium, target_stack: Any
             json={"expiresIn": 60},
             headers={"content-type": "application/json"},
         )
-    await browser.ask("driver", "open", {})
-    await browser.ask(
+    await browser.call("driver", "open", {})
+    await browser.call(
         "page", "goto", f"{target_stack.api_url}/storage/v1{signed.json()['signedURL']}"
     )
     ran = "document.documentElement.getAttribute('data-ran')"
-    assert await browser.ask("page", "evaluate", ran) is None
-    assert await browser.ask("page", "evaluate", "self.origin") == "null"
+    assert await browser.call("page", "evaluate", ran) is None
+    assert await browser.call("page", "evaluate", "self.origin") == "null"

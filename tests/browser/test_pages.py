@@ -1,4 +1,4 @@
-"""The example page without faults: with the plain function and with the React hook."""
+"""The pages of the example without faults, one with the plain function, one with React."""
 
 import pytest
 

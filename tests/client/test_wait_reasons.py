@@ -1,4 +1,4 @@
-"""The reasons why a job does not run, as waiting callers get them."""
+"""A caller that waits for a job gets the reason why the job does not run."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from picture_queue._realtime import follow
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
+def short_intervals(monkeypatch):
     monkeypatch.setattr(follow, "EXPLAIN_AFTER", 0.1)
     monkeypatch.setattr(follow, "EXPLAIN_MAX_INTERVAL", 0.1)
     monkeypatch.setattr(follow, "POLL_CONNECTED", 0.05)
@@ -54,18 +54,18 @@ async def test_a_user_gets_the_reason(ada):
 
 async def test_a_running_job_has_no_reason(service, queue, new_worker):
     worker = new_worker()
-    go = asyncio.Event()
+    may_finish = asyncio.Event()
 
     @worker.handler("slow")
     async def slow(payload: dict) -> None:
-        await go.wait()
+        await may_finish.wait()
 
     async with asyncio.timeout(30), worker:
         job_id = (await service.jobs.enqueue("slow", queue=queue)).id
         events = []
         async for event in service.jobs.watch(job_id):
-            if event.status == "processing" and not go.is_set():
-                asyncio.get_running_loop().call_later(0.5, go.set)
+            if event.status == "processing" and not may_finish.is_set():
+                asyncio.get_running_loop().call_later(0.5, may_finish.set)
             events.append(event)
     assert [e.explanation for e in events if e.status == "processing"] == [None]
 
@@ -88,11 +88,11 @@ async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkey
     called = []
     call = service._backend.call
 
-    async def count(rpc, *more, **options):
+    async def record_call(rpc, *more, **options):
         called.append(rpc.function)
         return await call(rpc, *more, **options)
 
-    monkeypatch.setattr(service._backend, "call", count)
+    monkeypatch.setattr(service._backend, "call", record_call)
     job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     with pytest.raises(errors.WaitTimeout):
         await service.jobs.result(job_id, timeout=2)

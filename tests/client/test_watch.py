@@ -1,4 +1,4 @@
-"""Tests of watches: each ends in the true state, even if events are lost, late or repeated."""
+"""A watch ends with the true state of the job, even if events are lost, late or repeated."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ async def sql(stack):
 
 
 class Watch:
-    """A running watch. `until` waits for a state, with a timeout."""
+    """A watch that collects its events in a task."""
 
     def __init__(self, pq, job_id, timeout=30):
         self.events = []
@@ -53,7 +53,7 @@ class Probe:
     """A second listener on a topic. It records when the topic is joined and lost."""
 
     def __init__(self, has_read):
-        self._joined, self._lost, self._looked = asyncio.Event(), asyncio.Event(), has_read
+        self._joined, self._lost, self._has_read = asyncio.Event(), asyncio.Event(), has_read
 
     def joined(self):
         self._lost.clear()
@@ -61,7 +61,7 @@ class Probe:
 
     def lost(self):
         self._joined.clear()
-        self._looked.clear()
+        self._has_read.clear()
         self._lost.set()
 
     def message(self, event, payload):
@@ -69,7 +69,7 @@ class Probe:
 
     async def until_joined(self):
         await asyncio.wait_for(self._joined.wait(), 15)
-        await asyncio.wait_for(self._looked.wait(), 15)
+        await asyncio.wait_for(self._has_read.wait(), 15)
 
     async def until_lost(self):
         await asyncio.wait_for(self._lost.wait(), 15)
@@ -77,9 +77,10 @@ class Probe:
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Wait until a watch has joined its topic and read the row. Later changes come as events.
+    """Return a function that waits until a watch has joined its topic and read the row.
 
-    Listens to the topic until the test ends.
+    Later changes arrive as events. The function returns a `Probe`, which listens until the test
+    ends.
     """
     has_read = asyncio.Event()
     read = follow._JobFollower._read
@@ -179,20 +180,20 @@ async def test_lost_events_are_replaced_by_reading_the_row(
 
 async def test_a_change_before_the_join_is_found_by_reading_the_row(service, queue, monkeypatch):
     monkeypatch.setattr(follow, "POLL_ALONE", 60.0)
-    asked, go = asyncio.Event(), asyncio.Event()
+    join_started, may_join = asyncio.Event(), asyncio.Event()
     subscribe = AsyncRealtimeChannel.subscribe
 
     async def wait_and_subscribe(channel, callback):
-        asked.set()
-        await go.wait()
+        join_started.set()
+        await may_join.wait()
         return await subscribe(channel, callback)
 
     monkeypatch.setattr(AsyncRealtimeChannel, "subscribe", wait_and_subscribe)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
-    await asyncio.wait_for(asked.wait(), 15)
+    await asyncio.wait_for(join_started.wait(), 15)
     await service.jobs.cancel(job_id)
-    go.set()
+    may_join.set()
     last = (await watch.finish())[-1]
     assert (last.status, last.source) == (JobStatus.CANCELLED, "snapshot")
 
@@ -245,7 +246,7 @@ async def test_a_watch_continues_with_a_refreshed_token(stack, ada, service, joi
         probe = await joined(pq, topic)
         client = await pq._backend._api().client()
         client.options.headers["Authorization"] = f"Bearer {ada.token}"
-        client._postgrest = None  # A refreshed session does both.
+        client._postgrest = None  # supabase-py makes both changes when it refreshes the session.
         await probe.until_lost()
         await probe.until_joined()
         await service.generations.cancel(started.id)
