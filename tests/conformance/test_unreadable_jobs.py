@@ -25,7 +25,7 @@ async def jobs(
         made[2].id,
     )
     yield made
-    # Other tests share the database, and read rows with Python's own decoder.
+    # Other tests share the database, and the JSON decoder of Python cannot read this row.
     await db.execute("delete from job_queue where id = $1", made[2].id)
 
 

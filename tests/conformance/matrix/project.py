@@ -192,8 +192,8 @@ def open_project(stack: Any) -> Project:
     """
 
     def optional(name: str) -> str | None:
-        known = getattr(stack, "knows", None)
-        return None if known and not known(name) else getattr(stack, name)
+        has_variable = getattr(stack, "has_variable", None)
+        return None if has_variable and not has_variable(name) else getattr(stack, name)
 
     anon, service = stack.anon_key, stack.service_role_key
     caller = ServiceCaller(stack, optional("db_url"))
