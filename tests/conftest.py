@@ -173,7 +173,7 @@ def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
 
 
 @pytest.fixture
-def reached(service: AsyncPictureQueue) -> Callable[..., Any]:
+def wait_for_job(service: AsyncPictureQueue) -> Callable[..., Any]:
     """Return a function that waits for a state of a job and returns its row."""
 
     async def wait(job_id: UUID, condition: Callable[[JobEvent], bool], timeout: float = 15) -> Job:

@@ -96,17 +96,17 @@ def test_the_error_names_the_missing_object(
 
 
 def test_existing_jobs_are_changed_although_others_are_missing(cli: Cli, queue: str) -> None:
-    made = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
-    done = cli("jobs", "cancel", UNKNOWN_ID, made)
+    job_id = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
+    done = cli("jobs", "cancel", UNKNOWN_ID, job_id)
     assert (done.exit_code, done.stdout.strip()) == (4, "cancelled")
     assert f"JOB_ID is {UNKNOWN_ID}" in done.stderr
 
 
 def test_a_job_that_has_not_finished_is_not_discarded(cli: Cli, queue: str) -> None:
-    made = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
-    done = cli("jobs", "discard", made, "--yes")
+    job_id = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
+    done = cli("jobs", "discard", job_id, "--yes")
     assert done.exit_code == 9
-    assert f"picture-queue jobs cancel {made}" in done.stderr
+    assert f"picture-queue jobs cancel {job_id}" in done.stderr
 
 
 def test_a_filter_without_matches_is_repeated_in_the_message(cli: Cli, queue: str) -> None:

@@ -282,8 +282,8 @@ ATTACK = "\x1b]0;owned\x07\x1b[2J[/red]"
 
 
 def test_texts_of_other_users_are_escaped(cli: Cli, rpc: Rpc, queue: str) -> None:
-    made = cli("enqueue", "resize", "--queue", queue, "--idempotency-key", queue + ATTACK)
-    job_id = made.stdout.strip()
+    enqueued = cli("enqueue", "resize", "--queue", queue, "--idempotency-key", queue + ATTACK)
+    job_id = enqueued.stdout.strip()
     (job,) = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
     lines = [{"level": "info", "message": f"log {ATTACK}"}]
     rpc("log_job", job_id=job_id, lease_id=job["lease_id"], lines=lines)

@@ -89,9 +89,9 @@ def test_failed_jobs_are_counted_retried_and_discarded(cli: Cli, rpc: Rpc, queue
     assert "no space on disk N" in cli("jobs", "reasons", "--queue", queue).stdout
     selection = ("--queue", queue, "--reason", reason["reason"])
     assert cli("jobs", "retry", *selection, "--preview").stdout.strip() == "3 would be changed"
-    asked = cli("jobs", "retry", *selection, input="n\n")
-    assert asked.exit_code == 1
-    assert "Retry 3 jobs?" in asked.stderr
+    prompted = cli("jobs", "retry", *selection, input="n\n")
+    assert prompted.exit_code == 1
+    assert "Retry 3 jobs?" in prompted.stderr
     assert parse_json(cli("jobs", "retry", *selection, "--yes", "--json")) == {
         "matched": 3,
         "changed": 3,
@@ -104,7 +104,7 @@ def test_failed_jobs_are_counted_retried_and_discarded(cli: Cli, rpc: Rpc, queue
 
 def test_several_jobs_are_changed_by_their_ids(cli: Cli, queue: str) -> None:
     ids = [enqueue(cli, queue) for _ in range(2)]
-    assert [one["status"] for one in parse_json(cli("jobs", "cancel", *ids, "--json"))] == [
+    assert [result["status"] for result in parse_json(cli("jobs", "cancel", *ids, "--json"))] == [
         "cancelled",
         "cancelled",
     ]
@@ -133,8 +133,10 @@ def test_the_history_of_a_job_is_shown(cli: Cli, rpc: Rpc, queue: str) -> None:
 
 
 def test_a_queue_is_created_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue: str) -> None:
-    made = parse_json(cli("queues", "set", queue, "max_attempts=5", "fair_share=true", "--json"))
-    assert (made["max_attempts"], made["fair_share"]) == (5, True)
+    settings = parse_json(
+        cli("queues", "set", queue, "max_attempts=5", "fair_share=true", "--json")
+    )
+    assert (settings["max_attempts"], settings["fair_share"]) == (5, True)
     enqueue(cli, queue)
     paused = parse_json(
         cli("queues", "pause", queue, "--for", "1h", "--reason", "repairs", "--json")
@@ -181,13 +183,13 @@ def test_tenant_weights_are_set(cli: Cli, queue: str) -> None:
 
 
 def test_a_schedule_is_set_run_paused_and_deleted(cli: Cli, queue: str) -> None:
-    made = parse_json(
+    schedule = parse_json(
         cli(
             *("schedules", "set", queue, "report", '{"full": true}', "--queue", queue),
             *("--cron", "30 9 * * mon-fri", "--timezone", "Europe/Berlin", "--json"),
         )
     )
-    assert (made["cron"], made["job"]["payload"]) == ("30 9 * * mon-fri", {"full": True})
+    assert (schedule["cron"], schedule["job"]["payload"]) == ("30 9 * * mon-fri", {"full": True})
     assert "Europe/Berlin" in cli("schedules", "list").stdout
     job_id = cli("schedules", "run", queue).stdout.strip()
     assert parse_json(cli("jobs", "show", job_id, "--json"))["metadata"]["schedule"] == queue

@@ -92,13 +92,13 @@ async def check_paid_once(stack, sql, pq, point, generation, prompt):
     assert [image.n for image in found.images] == [1], point
     assert len(await pq.generations.download(found.images[0])) > 100
 
-    made = await predictions_at_replicate(stack, prompt)
-    paid = [item for item in made if item["status"] not in ("canceled", "aborted")]
-    assert len(paid) == 1, (point, made)
+    predictions = await predictions_at_replicate(stack, prompt)
+    paid = [item for item in predictions if item["status"] not in ("canceled", "aborted")]
+    assert len(paid) == 1, (point, predictions)
     rows = await sql.fetch(
         "select prediction_id, state from picture_queue.prediction where generation_id = $1",
         generation.id,
     )
     row_counts = Counter(row["prediction_id"] for row in rows if row["prediction_id"])
-    assert {item["id"] for item in made} == row_counts.keys(), (point, rows)
+    assert {item["id"] for item in predictions} == row_counts.keys(), (point, rows)
     assert set(row_counts.values()) == {1}, "a prediction has several rows"

@@ -62,11 +62,11 @@ def browser(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
     """A browser that resolves the attacker's name to loopback."""
     driver = Path(__file__).parent / "driver.mjs"
     rules = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"
-    made = Chromium([node, str(driver), str(node_modules), chromium, rules])
+    chromium_browser = Chromium([node, str(driver), str(node_modules), chromium, rules])
     try:
-        yield made
+        yield chromium_browser
     finally:
-        made.close()
+        chromium_browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ class Api:
     """A server that sends the responses in `answers` in order, and then "ok" to each call.
 
     Attributes:
-        called: The function of each call. No list here includes the calls for the version.
+        called: The function of each call. None of these lists has the calls for the version.
         paths: The method and the path of each call.
         sockets: The address of the client's socket for each call.
         received: The headers and the body of the last call.

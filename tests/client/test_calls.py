@@ -41,7 +41,7 @@ def call(api: Api, timeout: float | None = None) -> Any:
     """Make a call with a sync and with an async client; check that both have the same outcome."""
     answers, counts = list(api.answers), []
     with PictureQueue(api.url, "key") as pq:
-        results = [outcome(lambda: pq._backend.call(CALL, timeout))]
+        results = [result_or_error(lambda: pq._backend.call(CALL, timeout))]
     counts.append(len(api.called))
     api.answers = answers
 
@@ -49,7 +49,7 @@ def call(api: Api, timeout: float | None = None) -> Any:
         async with AsyncPictureQueue(api.url, "key") as client:
             return await client._backend.call(CALL, timeout)
 
-    results.append(outcome(lambda: asyncio.run(use())))
+    results.append(result_or_error(lambda: asyncio.run(use())))
     counts.append(len(api.called) - counts[0])
     first, second = results
     assert counts[0] == counts[1]
@@ -60,9 +60,9 @@ def call(api: Api, timeout: float | None = None) -> Any:
     raise second
 
 
-def outcome(work: Any) -> Any:
+def result_or_error(call: Any) -> Any:
     try:
-        return work()
+        return call()
     except errors.PictureQueueError as error:
         return error
 
@@ -224,8 +224,8 @@ def client_arguments(stack: Any) -> list[dict[str, str]]:
 def test_threads_share_a_client(stack, queue):
     def use(pq: PictureQueue, n: int) -> None:
         for i in range(5):
-            made = pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
-            assert pq.jobs.get(made.id).payload == {"n": [n, i]}
+            enqueued = pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
+            assert pq.jobs.get(enqueued.id).payload == {"n": [n, i]}
 
     for arguments in client_arguments(stack):
         with PictureQueue(**arguments) as pq, ThreadPoolExecutor(32) as pool:
@@ -235,8 +235,8 @@ def test_threads_share_a_client(stack, queue):
 def test_a_client_can_be_used_in_several_event_loops_in_turn(stack, queue):
     async def use(pq: AsyncPictureQueue, n: int) -> None:
         async def enqueue(i: int) -> None:
-            made = await pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
-            assert (await pq.jobs.get(made.id)).payload == {"n": [n, i]}
+            enqueued = await pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
+            assert (await pq.jobs.get(enqueued.id)).payload == {"n": [n, i]}
 
         await asyncio.gather(*(enqueue(i) for i in range(8)))
 
@@ -271,13 +271,13 @@ arguments, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 def use(pq, writer):
     for n in range(8):
-        made = pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
-        assert pq.jobs.get(made.id).payload == {"n": [writer, n]}
+        enqueued = pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
+        assert pq.jobs.get(enqueued.id).payload == {"n": [writer, n]}
 
 async def use_async(pq, writer):
     for n in range(8):
-        made = await pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
-        assert (await pq.jobs.get(made.id)).payload == {"n": [writer, n]}
+        enqueued = await pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
+        assert (await pq.jobs.get(enqueued.id)).payload == {"n": [writer, n]}
 
 pq = PictureQueue(**arguments) if kind == "sync" else AsyncPictureQueue(**arguments)
 

@@ -238,7 +238,7 @@ async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, mo
         await call_schema(Version(version="0.0.1", contract=0, oldest_client_contract=0))
     with pytest.raises(errors.ClientTooOld, match=r"pip install"):
         await call_schema(Version(version="9.0.0", contract=9, oldest_client_contract=8))
-    # For a function that does not exist, the real API answers.
+    # In this part, the real API answers that the function does not exist.
     missing = _rpc.Rpc("missing", {}, dict)
     monkeypatch.setattr(_rpc.project, "picture_queue_version", lambda: missing)
     with pytest.raises(errors.NotInstalled):

@@ -1,6 +1,6 @@
 """``make conformance``: run every case over every interface; print the matrix, or JSON if JSON=1.
 
-It fails if an interface gives an unexpected answer, or an answer that differs from plain HTTP.
+The command fails if an answer is not as expected, or differs from the answer of plain HTTP.
 """
 
 import argparse

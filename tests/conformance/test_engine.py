@@ -154,16 +154,16 @@ async def test_on_parent_failure_decides_whether_a_child_runs(service, queue, jo
 
 
 async def test_jobs_can_only_depend_on_existing_jobs(service, queue, job_type):
-    one, two = uuid4(), uuid4()
-    with pytest.raises(DependencyCycle, match=str(two)):
+    first, second = uuid4(), uuid4()
+    with pytest.raises(DependencyCycle, match=str(second)):
         await service.jobs.enqueue_many(
             [
-                NewJob(job_type=job_type, queue=queue, job_id=one, depends_on=[two]),
-                NewJob(job_type=job_type, queue=queue, job_id=two, depends_on=[one]),
+                NewJob(job_type=job_type, queue=queue, job_id=first, depends_on=[second]),
+                NewJob(job_type=job_type, queue=queue, job_id=second, depends_on=[first]),
             ]
         )
-    with pytest.raises(DependencyNotFound, match=str(two)):
-        await service.jobs.enqueue(job_type, queue=queue, depends_on=[two])
+    with pytest.raises(DependencyNotFound, match=str(second)):
+        await service.jobs.enqueue(job_type, queue=queue, depends_on=[second])
 
 
 # --- Batches and events ---
@@ -241,8 +241,8 @@ async def test_a_queue_is_paused_drained_and_purged(service, queue, job_type, wo
 
 
 async def test_a_queue_has_its_own_policy(service, queue, job_type):
-    made = await service.queues.set(queue, max_attempts=9, fair_share=True, events="none")
-    assert (made.max_attempts, made.fair_share, made.events) == (9, True, "none")
+    settings = await service.queues.set(queue, max_attempts=9, fair_share=True, events="none")
+    assert (settings.max_attempts, settings.fair_share, settings.events) == (9, True, "none")
     job = await service.jobs.enqueue(job_type, queue=queue)
     assert (await service.jobs.get(job.id)).max_attempts == 9
     assert (await service.queues.set(queue, max_attempts=None)).max_attempts is None
@@ -280,7 +280,7 @@ async def test_a_limit_applies_at_once_and_can_be_deleted(service, queue, job_ty
             await service.limits.set(key, **wrong)
 
 
-async def test_tenants_have_weights(service, job_type):
+async def test_tenant_weights_are_set(service, job_type):
     assert (await service.tenants.set(job_type, 3)).weight == 3
     assert {row.tenant: row.weight for row in await service.tenants.list()}[job_type] == 3
     with pytest.raises(InvalidArgument, match="weight"):
@@ -301,20 +301,20 @@ async def test_desired_workers_counts_ready_and_running_jobs(service, queue, job
 
 async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, job_type):
     name = f"nightly.{job_type}"
-    made = await service.schedules.set(
+    schedule = await service.schedules.set(
         name, job_type, {"full": True}, cron="30 3 * * *", timezone="Europe/Berlin", queue=queue
     )
-    assert (made.timezone, made.job["payload"], made.paused) == (
+    assert (schedule.timezone, schedule.job["payload"], schedule.paused) == (
         "Europe/Berlin",
         {"full": True},
         False,
     )
-    assert made.next_at > datetime.now(UTC)
+    assert schedule.next_at > datetime.now(UTC)
     run = await service.schedules.run(name)
     job = await service.jobs.get(run.id)
     assert (job.payload, job.metadata["schedule"]) == ({"full": True}, name)
     assert (await service.schedules.pause(name)).next_at is None
-    assert (await service.schedules.resume(name)).next_at == made.next_at
+    assert (await service.schedules.resume(name)).next_at == schedule.next_at
     assert name in {row.name for row in await service.schedules.list()}
     assert await service.schedules.delete(name)
     assert not await service.schedules.delete(name)
@@ -331,7 +331,7 @@ async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, job_type
         ({}, InvalidArgument),
     ],
 )
-async def test_an_invalid_interval_is_refused(service, job_type, schedule, error):
+async def test_an_invalid_schedule_is_refused(service, job_type, schedule, error):
     with pytest.raises(error):
         await service.schedules.set(f"bad.{job_type}", job_type, **schedule)
     assert f"bad.{job_type}" not in {row.name for row in await service.schedules.list()}
@@ -383,7 +383,9 @@ async def test_history_and_position_of_a_job_are_returned(service, queue, job_ty
         "claim",
         "complete",
     ]
-    assert [(one.error, one.detail) for one in history.attempts] == [("no", "Traceback")]
+    assert [(attempt.error, attempt.detail) for attempt in history.attempts] == [
+        ("no", "Traceback")
+    ]
     assert [line.message for line in history.log] == ["half way"]
     assert (await service.jobs.position(first.id)).position is None
     for read in (service.jobs.history, service.jobs.position):

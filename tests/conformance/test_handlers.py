@@ -124,7 +124,7 @@ async def test_an_error_is_retried_after_the_backoff_of_the_job_type(
 
 
 async def test_the_policy_of_a_job_type_sets_the_retry_delay(
-    service, queue, new_worker, reached, db
+    service, queue, new_worker, wait_for_job, db
 ):
     worker = new_worker()
 
@@ -134,7 +134,7 @@ async def test_the_policy_of_a_job_type_sets_the_retry_delay(
 
     async with worker:
         job = await service.jobs.enqueue("flaky", queue=queue)
-        waiting = await reached(job.id, lambda event: event.hold == "scheduled")
+        waiting = await wait_for_job(job.id, lambda event: event.hold == "scheduled")
     delay = (waiting.scheduled_for - waiting.updated_at).total_seconds()
     assert delay == pytest.approx(500, abs=1)
     row = await db.fetchrow("select * from picture_queue.job_type where name = 'flaky'")
@@ -171,7 +171,7 @@ async def test_a_permanent_failure_is_not_retried(service, queue, new_worker):
 
 
 @pytest.mark.parametrize("verdict", [Snooze(0.01), Park(0.01)])
-async def test_a_job_can_wait_without_a_worker(service, queue, new_worker, verdict):
+async def test_a_snooze_or_park_uses_up_no_attempt(service, queue, new_worker, verdict):
     worker = new_worker(poll_interval=0.05)
     runs = 0
 

@@ -41,18 +41,18 @@ def lose_response(
 
 async def park(service, db, name: str, queue: str):
     """Create a job that is parked until an event; return its id."""
-    made = await service.jobs.enqueue("x", queue=queue)
+    enqueued = await service.jobs.enqueue("x", queue=queue)
     claimed = await db.fetchval("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
-    assert str(made.id) in claimed
+    assert str(enqueued.id) in claimed
     await db.execute(
         """select report_jobs(jsonb_build_array(jsonb_build_object(
           'job_id', j.id, 'lease_id', j.lease_id, 'outcome', 'parked', 'event', $2::text,
           'delay_seconds', 3600))) from job_queue j where j.id = $1""",
-        made.id,
+        enqueued.id,
         name,
     )
-    assert (await service.jobs.get(made.id)).hold == "parked"
-    return made.id
+    assert (await service.jobs.get(enqueued.id)).hold == "parked"
+    return enqueued.id
 
 
 async def test_a_repeated_event_wakes_once_and_returns_the_same_count(
@@ -63,7 +63,7 @@ async def test_a_repeated_event_wakes_once_and_returns_the_same_count(
     calls = lose_response("send_event")
     assert await service.events.send(name, {"n": 1}) == 1
     assert calls == {"send_event": 2}
-    # The repetition is not stored for the next job that parks.
+    # The repeated event is not stored for the next job that parks.
     assert await db.fetchval("select count(*) from picture_queue.signal where name = $1", name) == 0
 
 
@@ -83,8 +83,8 @@ async def test_an_event_with_an_event_id_is_idempotent(service, db, queue):
 async def test_a_repeated_retry_succeeds_although_the_job_was_claimed_meanwhile(
     service, db, queue, lose_response, monkeypatch
 ):
-    made = await service.jobs.enqueue("x", queue=queue)
-    await service.jobs.cancel(made.id)
+    enqueued = await service.jobs.enqueue("x", queue=queue)
+    await service.jobs.cancel(enqueued.id)
     lose_response("retry_job")
     transport = service._backend._transport
     call = transport.call
@@ -97,15 +97,15 @@ async def test_a_repeated_retry_succeeds_although_the_job_was_claimed_meanwhile(
                 await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
 
     monkeypatch.setattr(transport, "call", claim_between)
-    assert (await service.jobs.retry(made.id)).status is JobStatus.PROCESSING
+    assert (await service.jobs.retry(enqueued.id)).status is JobStatus.PROCESSING
     with pytest.raises(errors.JobFinished):  # A second retry is another call, and is refused.
-        await service.jobs.retry(made.id)
+        await service.jobs.retry(enqueued.id)
 
 
 async def test_a_repeated_cancel_returns_the_first_answer_although_the_job_ended_meanwhile(
     service, db, queue, lose_response, monkeypatch
 ):
-    made = await service.jobs.enqueue("x", queue=queue)
+    enqueued = await service.jobs.enqueue("x", queue=queue)
     await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
     lose_response("cancel_job")
     transport = service._backend._transport
@@ -120,14 +120,14 @@ async def test_a_repeated_cancel_returns_the_first_answer_although_the_job_ended
                     """select report_jobs(jsonb_build_array(jsonb_build_object('job_id', j.id,
                       'lease_id', j.lease_id, 'outcome', 'completed'))) from job_queue j
                     where j.id = $1""",
-                    made.id,
+                    enqueued.id,
                 )
 
     monkeypatch.setattr(transport, "call", complete_between)
-    request = await service.jobs.cancel(made.id)
+    request = await service.jobs.cancel(enqueued.id)
     assert (request.status, request.cancel_requested) == (JobStatus.PROCESSING, True)
     with pytest.raises(errors.JobFinished):  # A second cancel is another call, and is refused.
-        await service.jobs.cancel(made.id)
+        await service.jobs.cancel(enqueued.id)
 
 
 async def test_a_generation_is_cancelled_once(service, db, lose_response):
@@ -153,15 +153,15 @@ async def test_a_repeated_change_of_many_jobs_returns_the_first_counts(
 
 
 async def test_log_lines_are_written_once(service, db, queue, lose_response):
-    made = await service.jobs.enqueue("x", queue=queue)
+    enqueued = await service.jobs.enqueue("x", queue=queue)
     await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
-    lease = await db.fetchval("select lease_id from job_queue where id = $1", made.id)
+    lease = await db.fetchval("select lease_id from job_queue where id = $1", enqueued.id)
     now = datetime.now(UTC)
     lines = [{"at": now, "level": "info", "message": message} for message in ("a", "b")]
     lose_response("log_job")
-    await service._backend.call(_rpc.log_job(made.id, lease, lines))
-    await service._backend.call(_rpc.log_job(made.id, lease, [{"message": "b"}] * 2))
-    log = (await service.jobs.history(made.id)).log
+    await service._backend.call(_rpc.log_job(enqueued.id, lease, lines))
+    await service._backend.call(_rpc.log_job(enqueued.id, lease, [{"message": "b"}] * 2))
+    log = (await service.jobs.history(enqueued.id)).log
     assert [line.message for line in log] == ["a", "b", "b", "b"]
 
 
@@ -185,11 +185,11 @@ async def test_repeated_enqueues_report_new_jobs_as_created(service, queue, lose
     assert (await service.jobs.enqueue("x", queue=queue, scheduled_for=due)).outcome == "created"
     keyed = {"job_type": "x", "queue": queue, "idempotency_key": queue}
     lose_response("enqueue_jobs")
-    made = await service.jobs.enqueue_many([keyed, keyed, {"job_type": "x", "queue": queue}])
-    assert [job.outcome for job in made] == ["created", "existing", "created"]
-    assert made[0].id == made[1].id
+    enqueued = await service.jobs.enqueue_many([keyed, keyed, {"job_type": "x", "queue": queue}])
+    assert [job.outcome for job in enqueued] == ["created", "existing", "created"]
+    assert enqueued[0].id == enqueued[1].id
     again = await service.jobs.enqueue_many([keyed])
-    assert (again[0].outcome, again[0].id) == ("existing", made[0].id)
+    assert (again[0].outcome, again[0].id) == ("existing", enqueued[0].id)
     lose_response("enqueue_batch")
     batch = await service.batches.enqueue([{"job_type": "x", "queue": queue}] * 2)
     assert [job.outcome for job in batch.jobs] == ["created"] * 2
@@ -198,8 +198,8 @@ async def test_repeated_enqueues_report_new_jobs_as_created(service, queue, lose
     assert (await service.jobs.enqueue(**own_ids[0])).outcome == "created"
     assert (await service.jobs.enqueue(**own_ids[0])).outcome == "existing"
     lose_response("enqueue_jobs")
-    made = await service.jobs.enqueue_many(own_ids[:2])
-    assert [job.outcome for job in made] == ["existing", "created"]
+    enqueued = await service.jobs.enqueue_many(own_ids[:2])
+    assert [job.outcome for job in enqueued] == ["existing", "created"]
     batch_id = uuid4()
     lose_response("enqueue_batch")
     batch = await service.batches.enqueue(own_ids[2:], batch_id=batch_id)

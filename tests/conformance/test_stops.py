@@ -127,7 +127,9 @@ async def test_a_cancelled_thread_stops_when_it_next_reports_progress(service, q
         await asyncio.wait_for(stopped.wait(), 15)
 
 
-async def test_a_cancelled_parked_job_runs_again_for_cleanup(service, queue, new_worker, reached):
+async def test_a_cancelled_parked_job_runs_again_for_cleanup(
+    service, queue, new_worker, wait_for_job
+):
     worker = new_worker(poll_interval=0.05)
     cleaned_up: list[str] = []
 
@@ -140,9 +142,9 @@ async def test_a_cancelled_parked_job_runs_again_for_cleanup(service, queue, new
 
     job = await service.jobs.enqueue("parks", queue=queue)
     async with worker:
-        await reached(job.id, lambda event: event.hold == "parked")
+        await wait_for_job(job.id, lambda event: event.hold == "parked")
         await service.jobs.cancel(job.id)
-        await reached(job.id, lambda event: event.finished)
+        await wait_for_job(job.id, lambda event: event.finished)
     assert cleaned_up == ["undone"]
 
 
@@ -221,8 +223,8 @@ async def test_a_handler_whose_lease_is_lost_is_stopped(
         assert await worker._signals.outcome.next() == (job.id, None)
     assert waiting_handler.stopped.is_set()
     assert "is lost and its handler stopped" in caplog.text
-    held = await service.jobs.get(job.id)
-    assert (held.status, held.worker, held.attempt) == (JobStatus.PROCESSING, other, 2)
+    current = await service.jobs.get(job.id)
+    assert (current.status, current.worker, current.attempt) == (JobStatus.PROCESSING, other, 2)
 
 
 async def test_an_outcome_under_a_lost_lease_changes_nothing(
@@ -240,8 +242,8 @@ async def test_an_outcome_under_a_lost_lease_changes_nothing(
         waiting_handler.finish.set()
         assert await worker._signals.reported.next() == (job.id, "stale")
     assert f"The work on job {job.id} was not recorded" in caplog.text
-    held = await service.jobs.get(job.id)
-    assert (held.status, held.result, held.worker) == (JobStatus.PROCESSING, None, other)
+    current = await service.jobs.get(job.id)
+    assert (current.status, current.result, current.worker) == (JobStatus.PROCESSING, None, other)
 
 
 async def test_progress_under_a_lost_lease_stops_the_handler(

@@ -61,12 +61,12 @@ ACCEPTED: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("value", "expected"), ACCEPTED, ids=lambda value: type(value).__name__)
 async def test_a_value_is_stored_as_its_json(service, queue, value, expected):
-    made = await service.jobs.enqueue("x", {"value": value}, queue=queue)
-    job = await service.jobs.get(made.id)
+    enqueued = await service.jobs.enqueue("x", {"value": value}, queue=queue)
+    job = await service.jobs.get(enqueued.id)
     assert job.payload == {"value": expected}
     many = [{"job_type": "x", "queue": queue, "payload": {"value": value}}]
-    (made,) = await service.jobs.enqueue_many(many)
-    assert (await service.jobs.get(made.id)).payload == {"value": expected}
+    (enqueued,) = await service.jobs.enqueue_many(many)
+    assert (await service.jobs.get(enqueued.id)).payload == {"value": expected}
 
 
 def nested_list(levels: int) -> Any:
@@ -156,10 +156,10 @@ async def test_every_argument_refuses_the_same_values(service, queue):
 
 
 async def test_an_iterator_is_accepted_in_the_payload_and_in_tags(service, queue):
-    made = await service.jobs.enqueue(
+    enqueued = await service.jobs.enqueue(
         "x", {"n": (n for n in (1, 2))}, queue=queue, tags=(tag for tag in ("a", "b"))
     )
-    job = await service.jobs.get(made.id)
+    job = await service.jobs.get(enqueued.id)
     assert (job.payload, sorted(job.tags)) == ({"n": [1, 2]}, ["a", "b"])
 
 

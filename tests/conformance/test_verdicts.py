@@ -24,7 +24,7 @@ def in_an_hour() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-async def test_a_snooze_until_a_time_uses_up_no_attempt(service, queue, new_worker, reached):
+async def test_a_snooze_until_a_time_uses_up_no_attempt(service, queue, new_worker, wait_for_job):
     worker = new_worker()
     until = in_an_hour()
 
@@ -34,12 +34,12 @@ async def test_a_snooze_until_a_time_uses_up_no_attempt(service, queue, new_work
 
     job = await service.jobs.enqueue("patient", queue=queue, max_attempts=1)
     async with worker:
-        snoozed = await reached(job.id, lambda event: event.hold == "scheduled")
+        snoozed = await wait_for_job(job.id, lambda event: event.hold == "scheduled")
     assert (snoozed.scheduled_for, snoozed.attempt) == (until, 0)
 
 
 async def test_a_retry_has_the_delay_of_the_handler_and_uses_up_an_attempt(
-    service, queue, new_worker, reached, db
+    service, queue, new_worker, wait_for_job, db
 ):
     worker = new_worker(poll_interval=0.05)
     at = in_an_hour()
@@ -55,7 +55,7 @@ async def test_a_retry_has_the_delay_of_the_handler_and_uses_up_an_attempt(
 
     job = await service.jobs.enqueue("needs_retries", queue=queue)
     async with worker:
-        waiting = await reached(job.id, lambda e: e.hold == "scheduled" and e.attempt == 2)
+        waiting = await wait_for_job(job.id, lambda e: e.hold == "scheduled" and e.attempt == 2)
     assert (waiting.scheduled_for, waiting.attempt) == (at, 2)
     errors = await db.fetch(
         "select error, detail from picture_queue.history where job_id = $1 order by id", job.id
@@ -131,7 +131,7 @@ async def test_a_rate_limit_of_a_key_does_not_affect_other_jobs(service, queue, 
 
 @pytest.mark.parametrize("first", ["event", "park"])
 async def test_an_event_before_or_after_the_park_wakes_the_job(
-    service, queue, new_worker, reached, db, first
+    service, queue, new_worker, wait_for_job, db, first
 ):
     worker = new_worker(poll_interval=0.05)
     name = f"paid:{queue}"
@@ -150,14 +150,14 @@ async def test_an_event_before_or_after_the_park_wakes_the_job(
     job = await service.jobs.enqueue("order", queue=queue, max_attempts=1)
     async with worker:
         if first == "park":
-            await reached(job.id, lambda event: event.hold == "parked")
+            await wait_for_job(job.id, lambda event: event.hold == "parked")
             await pay()
         assert await service.jobs.result(job.id, timeout=15) == {"amount": 3}
     assert (await service.jobs.get(job.id)).attempt == 1
 
 
 async def test_a_parked_job_waits_for_its_own_id_by_default(
-    service, queue, new_worker, reached, db
+    service, queue, new_worker, wait_for_job, db
 ):
     worker = new_worker(poll_interval=0.05)
 
@@ -167,7 +167,7 @@ async def test_a_parked_job_waits_for_its_own_id_by_default(
 
     job = await service.jobs.enqueue("order", queue=queue)
     async with worker:
-        await reached(job.id, lambda event: event.hold == "parked")
+        await wait_for_job(job.id, lambda event: event.hold == "parked")
         await db.execute("select send_event($1, '\"here\"')", str(job.id))
         assert await service.jobs.result(job.id, timeout=15) == "here"
 

@@ -56,7 +56,7 @@ def route(request, stack, tmp_path, monkeypatch) -> Iterator[tuple[Proxy, dict[s
 def run_with_client(
     route: dict[str, str], kind: str, use: Callable[[Any, Callable[[Any], Any]], Any]
 ) -> None:
-    """Call `use` with a client and a function that awaits a result, if the client is async."""
+    """Call `use` with a client, and with a function that awaits the results of an async client."""
     if kind == "sync":
         with PictureQueue(**route) as pq:
             use(pq, lambda result: result)

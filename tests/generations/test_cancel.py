@@ -28,7 +28,7 @@ async def test_a_cancel_stops_the_prediction() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         await stop_while_running(world, cancel=True)
-        assert [one["status"] for one in await world.predictions()] == ["canceled"]
+        assert [prediction["status"] for prediction in await world.predictions()] == ["canceled"]
         assert [row.state for row in world.db.rows] == ["canceled"]
 
 
@@ -36,7 +36,7 @@ async def test_a_release_leaves_the_prediction_to_the_next_worker() -> None:
     world = World(SimulatorSettings(seconds=0.3))
     async with world.http:
         generation = await stop_while_running(world, cancel=False)
-        assert [one["status"] for one in await world.predictions()] == ["processing"]
+        assert [prediction["status"] for prediction in await world.predictions()] == ["processing"]
         await world.run(generation)
         assert len(world.db.rows) == 1
         await assert_paid_once(world, generation)
@@ -76,7 +76,7 @@ async def test_a_prediction_whose_create_never_responds_is_cancelled() -> None:
         assert [row.state for row in world.db.rows] == ["canceled"]
 
 
-async def test_a_cancel_does_not_touch_predictions_that_may_be_foreign() -> None:
+async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         generation, job = world.generation(), Job()

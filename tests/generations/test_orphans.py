@@ -42,7 +42,10 @@ def prediction(
 
 
 def find_candidates(*listed: Prediction, taken: frozenset[str] = frozenset()) -> list[str]:
-    return [one.id for one in candidates(begun_prediction(), listed, taken, REQUESTED_SECONDS)]
+    return [
+        candidate.id
+        for candidate in candidates(begun_prediction(), listed, taken, REQUESTED_SECONDS)
+    ]
 
 
 @pytest.mark.parametrize(

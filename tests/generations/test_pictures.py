@@ -85,8 +85,8 @@ async def test_a_full_progress_bar_before_the_end_is_not_reported_as_100(world: 
 async def test_a_generation_of_a_community_model_runs_by_version(world: World) -> None:
     generation = Generation(SDXL, {"prompt": "a boat", "width": 256, "height": 256})
     await world.run(generation)
-    (made,) = await world.predictions()
-    assert (made["model"], made["version"]) == (SDXL, models()[SDXL].version)
+    (prediction,) = await world.predictions()
+    assert (prediction["model"], prediction["version"]) == (SDXL, models()[SDXL].version)
 
 
 async def test_a_vector_image_is_stored_as_svg(world: World) -> None:
@@ -97,8 +97,10 @@ async def test_a_vector_image_is_stored_as_svg(world: World) -> None:
 
 async def test_every_prediction_has_a_deadline(world: World) -> None:
     await world.run(world.generation())
-    (made,) = await world.predictions()
-    span = datetime.fromisoformat(made["deadline"]) - datetime.fromisoformat(made["created_at"])
+    (prediction,) = await world.predictions()
+    span = datetime.fromisoformat(prediction["deadline"]) - datetime.fromisoformat(
+        prediction["created_at"]
+    )
     assert 600 <= span.total_seconds() < 700
 
 

@@ -145,8 +145,8 @@ async def test_a_retry_is_a_new_row_and_a_new_prediction(world: World) -> None:
         await world.run(generation)
     await world.run(generation, Job(attempt=2))
     assert [row.state for row in world.db.rows] == ["failed", "succeeded"]
-    made = [one["id"] for one in await world.predictions()]
-    assert [row.prediction_id for row in world.db.rows] == made
+    prediction_ids = [prediction["id"] for prediction in await world.predictions()]
+    assert [row.prediction_id for row in world.db.rows] == prediction_ids
 
 
 async def test_the_error_for_an_expired_output_names_the_reason(world: World) -> None:
@@ -158,7 +158,7 @@ async def test_the_error_for_an_expired_output_names_the_reason(world: World) ->
     assert world.db.images == {}
 
 
-async def test_an_output_against_the_rules_fails_for_good(world: World) -> None:
+async def test_an_output_that_violates_the_download_rules_fails_for_good(world: World) -> None:
     world.client.rules = DownloadRules(max_bytes=10).allowing("http://simulator.localhost")
     with raises_verdict(PermanentFailure, errors.OutputRefused):
         await world.run(world.generation(num_outputs=3))

@@ -130,9 +130,9 @@ def describe_difference(case: Case, seen: Answer) -> str | None:
     return None
 
 
-def differs(one: Answer, other: Answer) -> bool:
+def differs(first: Answer, second: Answer) -> bool:
     """Return True if two answers differ; a status that one interface lacks is not compared."""
-    a, b = asdict(one) | {"kind": None}, asdict(other) | {"kind": None}
-    if one.status is None or other.status is None:
+    a, b = asdict(first) | {"kind": None}, asdict(second) | {"kind": None}
+    if first.status is None or second.status is None:
         a["status"] = b["status"] = None
     return a != b

@@ -32,7 +32,7 @@ class ExpectedError:
 
 
 def our_error(code: str) -> ExpectedError:
-    """Return one of our error codes, with its HTTP status."""
+    """Return the expected error for one of our codes."""
     status = BY_CODE[code].http_status
     assert status is not None
     return ExpectedError(code, status)
@@ -76,7 +76,8 @@ class Case:
         function: The function, in the schema ``public``.
         role: ``anon``, ``ada``, ``bob``, ``service``, or ``no_user``, whose token names no user.
         args: The arguments by name.
-        expected: An answer (for an object, the compared fields) or an `ExpectedError`.
+        expected: An answer (for an object, the compared fields) or an `ExpectedError`; ``...``
+            accepts any answer.
         setup: The name of the setup in `setups.SETUPS`.
         times: The number of calls; the last answer is compared.
         view: Selects the compared part of an answer that covers the whole project.
@@ -122,7 +123,7 @@ class Function:
         signature: The parameters, separated by commas: ``name type``, then ``=`` if optional.
         args: The arguments of a valid call.
         right: The answer to the valid call.
-        repeated: The answer to its repetition; None if it is the same.
+        repeated: The answer if the valid call is repeated; ``...`` if it is the same.
         setup: The required setup.
         absent: For a parameter: the answer to a call without it, if it is neither `MISSING` nor the
             answer to the valid call.
@@ -184,8 +185,8 @@ def build_cases(function: Function) -> list[Case]:
         add("unauthorised/other", "bob", args, function.foreign)
     else:
         add("unauthorised/user", "ada", args, FORBIDDEN)
-    for kind, made in (("absent", _absent), ("null", _null), ("wrong", _wrong)):
-        for name, changed, expected in made(function):
+    for kind, build_variants in (("absent", _absent), ("null", _null), ("wrong", _wrong)):
+        for name, changed, expected in build_variants(function):
             add(f"{kind}/{name}", "service", changed, expected)
     return found
 
@@ -196,31 +197,31 @@ _NONE = "no such parameter"
 
 
 def _absent(function: Function) -> Variants:
-    made: Variants = []
+    variants: Variants = []
     for parameter in function.parameters:
         others = {name: value for name, value in function.args.items() if name != parameter.name}
         default = function.right if parameter.optional else MISSING
-        made.append((parameter.name, others, function.absent.get(parameter.name, default)))
-    return made or [("all", {}, function.right)]
+        variants.append((parameter.name, others, function.absent.get(parameter.name, default)))
+    return variants or [("all", {}, function.right)]
 
 
 def _null(function: Function) -> Variants:
-    made: Variants = []
+    variants: Variants = []
     for parameter in function.parameters:
         # For a parameter with a default, null means the default.
         absent = function.absent.get(parameter.name, function.right)
         expected = absent if parameter.optional else function.null[parameter.name]
-        made.append((parameter.name, {**function.args, parameter.name: None}, expected))
-    return made or [(_NONE, {"unknown": None}, MISSING)]
+        variants.append((parameter.name, {**function.args, parameter.name: None}, expected))
+    return variants or [(_NONE, {"unknown": None}, MISSING)]
 
 
 def _wrong(function: Function) -> Variants:
-    made: Variants = []
+    variants: Variants = []
     for parameter in function.parameters:
         name, default = parameter.name, WRONG.get(parameter.type)
         value, expected = function.wrong.get(name, default) or function.wrong[name]
-        made.append((name, {**function.args, name: value}, expected))
-    return made or [(_NONE, {"unknown": 7}, MISSING)]
+        variants.append((name, {**function.args, name: value}, expected))
+    return variants or [(_NONE, {"unknown": 7}, MISSING)]
 
 
 # Placeholders
@@ -243,11 +244,11 @@ def fill_placeholders(value: Json, names: Names) -> Json:
         return value
     whole = _PLACEHOLDER.fullmatch(value)
     if whole:
-        return _value(whole[1], names)
-    return _PLACEHOLDER.sub(lambda found: str(_value(found[1], names)), value)
+        return _resolve(whole[1], names)
+    return _PLACEHOLDER.sub(lambda found: str(_resolve(found[1], names)), value)
 
 
-def _value(name: str, names: Names) -> Json:
+def _resolve(name: str, names: Names) -> Json:
     if name not in names:
         names[name] = f"conform-{uuid4().hex[:12]}" if name.startswith(_TEXTS) else str(uuid4())
     return names[name]

@@ -1,4 +1,4 @@
-"""Interfaces of other projects: plain HTTP, supabase-py, and drivers of PostgreSQL."""
+"""Interfaces that are not ours: plain HTTP, supabase-py, and PostgreSQL drivers."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.conformance.matrix.statement import SET_CALLER, SIGNATURES, Call
 
 
 class Interface(Protocol):
-    """An interface over which requests are statement.
+    """An interface over which functions can be called.
 
     Attributes:
         name: The name in the matrix.

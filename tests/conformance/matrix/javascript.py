@@ -167,7 +167,7 @@ def _task(project: Project, requests: Sequence[Request]) -> dict[str, Any]:
 
 
 def _answers(results: Sequence[dict[str, Any]]) -> list[Answer]:
-    return [_answer(one) for one in results]
+    return [_answer(result) for result in results]
 
 
 def _answer(result: dict[str, Any]) -> Answer:

@@ -21,6 +21,8 @@ SERVICE_ONLY = "direct connections have the privileges of the service role only"
 
 
 class _Ours:
+    """A client of this library over one of the two transports."""
+
     extra = False
 
     def __init__(self, direct: bool) -> None:
@@ -86,7 +88,7 @@ class OursAsync(_Ours):
                 else:
                     await client._backend.call(rpc)
             except PictureQueueError as error:
-                return answer_of_error(error)
+                return convert_error(error)
             return _recorded_answer(request)
 
         try:
@@ -137,7 +139,7 @@ class OursSync(_Ours):
                 else:
                     client._backend.call(rpc)
             except PictureQueueError as error:
-                return answer_of_error(error)
+                return convert_error(error)
             return _recorded_answer(request)
 
         try:
@@ -162,7 +164,7 @@ def our_clients(direct: bool) -> list[Interface]:
     return [OursAsync(direct), OursSync(direct)]
 
 
-def answer_of_error(error: PictureQueueError) -> Answer:
+def convert_error(error: PictureQueueError) -> Answer:
     """Return the answer for an exception of the library, including the name of its class."""
     kind, code = type(error).__name__, error.code
     if kind == "DatabaseTooOld":

@@ -87,9 +87,9 @@ class Project:
             generations: The ids of the jobs of their generations.
         """
         outcomes = [
-            {"job_id": one["job"], "lease_id": one["lease"], "outcome": "cancelled"}
-            for one in names
-            if "job" in one and "lease" in one
+            {"job_id": case_names["job"], "lease_id": case_names["lease"], "outcome": "cancelled"}
+            for case_names in names
+            if "job" in case_names and "lease" in case_names
         ]
         self.caller.call("report_jobs", {"outcomes": outcomes})
         filters: list[dict[str, Any]] = [{"job_type": TYPE}, {"job_ids": list(generations)}]
@@ -100,13 +100,15 @@ class Project:
         if self.database:
             self.caller.delete_named_rows()
             return
-        for worker in {one["worker"] for one in names if "worker" in one}:
+        for worker in {case_names["worker"] for case_names in names if "worker" in case_names}:
             self.caller.call("unregister_worker", {"worker": worker})
-        for name in {one["name"] for one in names if "name" in one}:
+        for name in {case_names["name"] for case_names in names if "name" in case_names}:
             self.caller.call("delete_schedule", {"name": name})
-        for one in names:
+        for case_names in names:
             # A case may have passed an object as the key; then the key is the JSON of the object.
-            for key in (one["key"], f'{{"a":"{one["key"]}"}}') if "key" in one else ():
+            for key in (
+                (case_names["key"], f'{{"a":"{case_names["key"]}"}}') if "key" in case_names else ()
+            ):
                 self.caller.call("resume_key", {"key": key})
                 with suppress(CallFailed):
                     self.caller.call("delete_limit", {"key": key})
