@@ -1,6 +1,6 @@
 // Drives Chromium for pytest. A request is a line of JSON on standard input: [id, target, method,
-// arguments]. The response is a line on standard output: [id, value, error]. `page`, its `clock` and
-// `context` are objects of Playwright. `driver` is defined below.
+// arguments]. The response is a line on standard output: [id, value, error]. The targets `page`,
+// `clock` and `context` are objects of Playwright; `driver` is defined below.
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 

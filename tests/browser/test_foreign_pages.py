@@ -20,7 +20,7 @@ from .conftest import Chromium
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 
 # The test browser resolves this name to loopback, where the attacker's page and the stack run.
-EVIL = "evil.example"
+FOREIGN_HOST = "evil.example"
 # Returns all that the page can read of a response, or the error.
 FETCH = """async ([url, options]) => {
   try {
@@ -61,7 +61,7 @@ def target_stack() -> Iterator[LocalSupabase]:
 def browser(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
     """A browser that resolves the attacker's name to loopback."""
     driver = Path(__file__).parent / "driver.mjs"
-    rules = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"
+    rules = f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1"
     chromium_browser = Chromium([node, str(driver), str(node_modules), chromium, rules])
     try:
         yield chromium_browser
@@ -94,13 +94,13 @@ def port() -> Iterator[int]:
     server.server_close()
 
 
-class Visitor:
+class BrowserPage:
     """A page in the browser."""
 
     def __init__(self, browser: Chromium) -> None:
         self._browser = browser
 
-    async def open(self, url: str) -> "Visitor":
+    async def open(self, url: str) -> "BrowserPage":
         await self._browser.call("driver", "open", {})
         await self._browser.call("page", "goto", url)
         return self
@@ -117,8 +117,8 @@ class Visitor:
 
 
 @pytest.fixture
-async def evil(browser: Chromium, port: int) -> Visitor:
-    return await Visitor(browser).open(f"http://{EVIL}:{port}/")
+async def foreign_page(browser: Chromium, port: int) -> BrowserPage:
+    return await BrowserPage(browser).open(f"http://{FOREIGN_HOST}:{port}/")
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ async def unchanged(target_stack: Any) -> AsyncIterator[None]:
     assert await state() == before
 
 
-def requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
+def list_requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
     """Return method, address, headers and body of requests that change or read data with a key."""
     api, simulator = stack.api_url, stack.replicate_url.removesuffix("/v1")
     secret = {"apikey": stack.secret_key, "content-type": "application/json"}
@@ -166,21 +166,21 @@ def requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
 
 
 async def test_requests_of_a_foreign_page_with_all_keys_fail(
-    evil: Visitor, target_stack: Any, unchanged: None
+    foreign_page: BrowserPage, target_stack: Any, unchanged: None
 ):
-    for method, url, headers, body in requests(target_stack):
+    for method, url, headers, body in list_requests(target_stack):
         for mode in ("cors", "no-cors"):
             options: dict[str, Any] = {"method": method, "headers": headers, "mode": mode}
             if body is not None:
                 options["body"] = json.dumps(body)
-            found = await evil.fetch(url, **options)
+            found = await foreign_page.fetch(url, **options)
             # The browser gives the page no response, or an opaque one.
             assert found.get("error") or found["type"] == "opaque", (url, mode, found)
             assert not found.get("body"), (url, mode, found)
 
 
 async def test_a_foreign_page_cannot_change_a_fault_switch(
-    evil: Visitor, target_stack: Any, unchanged: None
+    foreign_page: BrowserPage, target_stack: Any, unchanged: None
 ):
     """Send simple requests and forms; a browser sends no preflight request before these."""
     simulator = target_stack.replicate_url.removesuffix("/v1")
@@ -190,15 +190,15 @@ async def test_a_foreign_page_cannot_change_a_fault_switch(
         (f"{simulator}/_simulator/reset", ""),
     ):
         for kind in ("text/plain", "application/x-www-form-urlencoded"):
-            await evil.fetch(
+            await foreign_page.fetch(
                 url, method="POST", mode="no-cors", headers={"content-type": kind}, body=text
             )
-        await evil.run(FORM, [url, text[:-1] + ',"a":"', '"}'])
-        await evil.page("waitForURL", url)
-        await evil.page("goBack")
+        await foreign_page.run(FORM, [url, text[:-1] + ',"a":"', '"}'])
+        await foreign_page.page("waitForURL", url)
+        await foreign_page.page("goBack")
 
 
-async def test_a_foreign_page_cannot_join_a_topic(evil: Visitor, target_stack: Any):
+async def test_a_foreign_page_cannot_join_a_topic(foreign_page: BrowserPage, target_stack: Any):
     url = target_stack.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket"
     for key in (
         target_stack.secret_key,
@@ -208,7 +208,7 @@ async def test_a_foreign_page_cannot_join_a_topic(evil: Visitor, target_stack: A
         payload = {"config": {"private": True}, "access_token": target_stack.service_role_key}
         frame = {"topic": "realtime:pq:queue:default", "event": "phx_join", "ref": "1"}
         text = json.dumps(frame | {"payload": payload})
-        assert await evil.run(SOCKET, [f"{url}?apikey={key}&vsn=1.0.0", text]) == []
+        assert await foreign_page.run(SOCKET, [f"{url}?apikey={key}&vsn=1.0.0", text]) == []
 
 
 async def test_requests_with_dns_rebinding_fail(
@@ -216,21 +216,22 @@ async def test_requests_with_dns_rebinding_fail(
 ):
     """Use DNS rebinding: the browser sees the page and the stack as one origin."""
     port = urlsplit(target_stack.api_url).port
-    page = await Visitor(browser).open(f"http://{EVIL}:{port}/")
-    for method, url, headers, body in requests(target_stack):
+    page = await BrowserPage(browser).open(f"http://{FOREIGN_HOST}:{port}/")
+    for method, url, headers, body in list_requests(target_stack):
         if urlsplit(url).port != port:
             continue
         options: dict[str, Any] = {"method": method, "headers": headers}
         if body is not None:
             options["body"] = json.dumps(body)
-        found = await page.fetch(url.replace("127.0.0.1", EVIL), **options)
+        found = await page.fetch(url.replace("127.0.0.1", FOREIGN_HOST), **options)
         assert found["status"] == 403 and "foreign_page" in found["body"], (url, found)
-    url = f"ws://{EVIL}:{port}/realtime/v1/websocket?apikey={target_stack.secret_key}&vsn=1.0.0"
+    query = f"apikey={target_stack.secret_key}&vsn=1.0.0"
+    url = f"ws://{FOREIGN_HOST}:{port}/realtime/v1/websocket?{query}"
     assert await page.run(SOCKET, [url, "{}"]) == []
 
 
 async def test_requests_of_a_frame_without_an_origin_fail(
-    evil: Visitor, target_stack: Any, unchanged: None
+    foreign_page: BrowserPage, target_stack: Any, unchanged: None
 ):
     """Use a sandboxed frame, which sends `Origin: null`."""
     script = """([url, key]) => new Promise((resolve) => {
@@ -245,14 +246,14 @@ async def test_requests_of_a_frame_without_an_origin_fail(
       document.body.append(frame);
     })"""
     url = f"{target_stack.api_url}/rest/v1/rpc/enqueue_job"
-    assert await evil.run(script, [url, target_stack.secret_key]) == ""
+    assert await foreign_page.run(script, [url, target_stack.secret_key]) == ""
 
 
 async def test_requests_of_a_local_page_without_a_key_fail(
     browser: Chromium, target_stack: Any, port: int, unchanged: None
 ):
     """Use a local page, as another user of the machine or another local program can serve."""
-    page = await Visitor(browser).open(f"http://localhost:{port}/")
+    page = await BrowserPage(browser).open(f"http://localhost:{port}/")
     account = {"email": "eve@example.com", "password": "correct horse battery"}
     claims = {"sub": "00000000-0000-4000-8000-000000000000", "role": "authenticated"}
     token = jwt.encode(claims, target_stack.jwt_secret)  # Signed, but of no session.
@@ -299,7 +300,7 @@ async def test_a_local_page_with_the_publishable_key_works(
     browser: Chromium, target_stack: Any, port: int, page_host: str, api_host: str
 ):
     """Sign up, generate an image, follow the user's topic, and show a stored image."""
-    page = await Visitor(browser).open(f"http://{page_host}:{port}/")
+    page = await BrowserPage(browser).open(f"http://{page_host}:{port}/")
     api = target_stack.api_url.replace("127.0.0.1", api_host)
     key = {"apikey": target_stack.publishable_key, "content-type": "application/json"}
     account = {"email": f"{page_host}-{api_host}@example.com", "password": "correct horse battery"}

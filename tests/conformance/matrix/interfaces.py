@@ -193,8 +193,8 @@ class Psycopg:
                         await connection.execute(
                             SET_CALLER.format("%s", "%s"), (claims["role"], json.dumps(claims))
                         )
-                        sql = statement.sql(lambda _: "%s")
-                        cursor = await connection.execute(sql, statement.values)  # type: ignore[arg-type]
+                        sql, values = statement.sql(lambda _: "%s"), statement.values
+                        cursor = await connection.execute(sql, values)  # type: ignore[arg-type]
                         return _parse_answer(
                             next(iter((await cursor.fetchone() or {}).values()), None)
                         )
