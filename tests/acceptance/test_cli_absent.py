@@ -14,7 +14,7 @@ Cli = Callable[..., Result]
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 # For each command: arguments with a missing object, and a part of the expected error.
-ABSENT = {
+MISSING_OBJECT = {
     "batches show": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
     "enqueue": [(("x", "--depends-on", UNKNOWN_ID), f"--depends-on has {UNKNOWN_ID}")],
@@ -55,7 +55,7 @@ ABSENT = {
 }
 # These commands take no object, select objects by a filter, or create the named object. The `local`
 # commands here exit with another code if no stack runs.
-WITHOUT_ABSENT = {
+WITHOUT_MISSING_OBJECT = {
     *("adopt", "batches enqueue", "doctor", "events send", "health", "install", "limits list"),
     *("jobs list", "jobs reasons"),
     *("limits pause", "limits set", "local env", "local start", "local status", "local stop"),
@@ -74,13 +74,13 @@ def commands() -> dict[str, Any]:
 
 
 def test_every_command_is_in_exactly_one_of_the_tables() -> None:
-    assert commands().keys() == ABSENT.keys() | WITHOUT_ABSENT
-    assert not ABSENT.keys() & WITHOUT_ABSENT
+    assert commands().keys() == MISSING_OBJECT.keys() | WITHOUT_MISSING_OBJECT
+    assert not MISSING_OBJECT.keys() & WITHOUT_MISSING_OBJECT
 
 
 @pytest.mark.parametrize(
     ("name", "args", "expected"),
-    [(name, args, expected) for name, cases in ABSENT.items() for args, expected in cases],
+    [(name, args, expected) for name, cases in MISSING_OBJECT.items() for args, expected in cases],
 )
 def test_the_error_names_the_missing_object(
     cli: Cli, name: str, args: tuple[str, ...], expected: str

@@ -13,12 +13,12 @@ from picture_queue_cli.errors import ExitCode
 Cli = Callable[..., Result]
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
-WRONG = (
+WRONG_VALUES = (
     *("", "\u00a0", "\udcff", "\x1b[31m\u202e", "[/]", "-1", "nan", "9" * 400),
     *("[" * 3000, "x" * 20_000, "@/"),
 )
 # Valid values for the arguments that do not get the wrong value. All others get the queue's name.
-RIGHT = {
+VALID_VALUES = {
     "jobs": "[]",
     "values": "max_attempts=3",
     "settings": "max_attempts=3",
@@ -27,7 +27,7 @@ RIGHT = {
     **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id"), UNKNOWN_ID),
 }
 # Without these options a command would wait, prompt, start a program, or fail for another reason.
-ALWAYS = {
+FIXED_OPTIONS = {
     "adopt": ("--preview",),
     "demo": ("--model", "nobody/nothing"),
     "generate": ("--no-watch",),
@@ -68,11 +68,13 @@ def is_option(parameter: Any) -> bool:
 def test_a_wrong_value_prints_an_error_of_one_line(
     cli: Cli, queue: str, name: str, command: Any
 ) -> None:
-    arguments = {p.name: RIGHT.get(p.name, queue) for p in command.params if not is_option(p)}
+    arguments = {
+        p.name: VALID_VALUES.get(p.name, queue) for p in command.params if not is_option(p)
+    }
     tried = [p for p in command.params if takes_text(p) and not is_already_tested(name, p)]
     for parameter in tried:
-        for value in WRONG:
-            options, given = [*ALWAYS.get(name, ())], dict(arguments)
+        for value in WRONG_VALUES:
+            options, given = [*FIXED_OPTIONS.get(name, ())], dict(arguments)
             if is_option(parameter):
                 options.append(f"{max(parameter.opts, key=len)}={value}")
                 given.pop("job_ids", None)
@@ -152,9 +154,11 @@ def test_every_command_prints_one_line_for_an_unreachable_project(
         if name in NEEDS_DATABASE and state != "a wrong password":
             continue
         arguments = [
-            RIGHT.get(p.name, queue) for p in command.params if not is_option(p) and p.required
+            VALID_VALUES.get(p.name, queue)
+            for p in command.params
+            if not is_option(p) and p.required
         ]
-        options = [] if name == "worker" else list(ALWAYS.get(name, ()))
+        options = [] if name == "worker" else list(FIXED_OPTIONS.get(name, ()))
         if name.startswith("jobs ") and not arguments and name != "jobs list":
             arguments = [] if "reasons" in name else [UNKNOWN_ID]
         done = cli(*name.split(), *options, "--", *arguments, input="", **environ)

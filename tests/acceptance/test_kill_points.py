@@ -1,4 +1,4 @@
-"""If a worker is killed at any step of a generation, another one completes it and pays no more."""
+"""Kill a worker at each step of a generation: another worker completes it, and it is paid once."""
 
 import asyncio
 import os
@@ -75,15 +75,15 @@ async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_ki
         await sql.execute(
             "update job_queue set lease_expires_at = now() where status = 'processing'"
         )
-        survivor = await start_worker(stack)
+        second_worker = await start_worker(stack)
         try:
             for point, (generation, prompt) in started.items():
                 events = [e async for e in pq.generations.watch(generation.id, timeout=60)]
                 assert events[-1].status is JobStatus.COMPLETED, (point, events[-1])
                 await check_paid_once(stack, sql, pq, point, generation, prompt)
         finally:
-            survivor.terminate()
-            assert await asyncio.wait_for(survivor.wait(), 30) == 0
+            second_worker.terminate()
+            assert await asyncio.wait_for(second_worker.wait(), 30) == 0
     await sql.close(timeout=10)
 
 

@@ -43,7 +43,7 @@ def source(service):
     return service._watcher.subscriptions
 
 
-def topic():
+def new_topic():
     return f"pq:job:{uuid4()}"
 
 
@@ -56,8 +56,8 @@ async def send(db, name):
 async def test_a_topic_that_is_left_and_joined_again_stays_joined(source, db, monkeypatch, until):
     # This timeout also applies to the answer of the server when the client leaves a topic.
     monkeypatch.setattr(subscriptions, "_JOIN_TIMEOUT", 1)
-    name, other, before, again = topic(), Recorder(), Recorder(), Recorder()
-    with source.listen(topic(), other):
+    name, other, before, again = new_topic(), Recorder(), Recorder(), Recorder()
+    with source.listen(new_topic(), other):
         assert await other.next() == "joined"
         with source.listen(name, before):
             assert await before.next() == "joined"
@@ -74,7 +74,7 @@ async def test_a_topic_that_is_left_and_joined_again_stays_joined(source, db, mo
 
 async def test_a_join_without_an_answer_does_not_delay_others(source, db, monkeypatch, until):
     subscribe = AsyncRealtimeChannel.subscribe
-    silent, name = topic(), topic()
+    silent, name = new_topic(), new_topic()
     join_started = asyncio.Event()
     clients = []
 
@@ -123,7 +123,7 @@ def test_an_event_source_works_in_a_second_event_loop(stack):
     source = Subscriptions(
         AsyncPostgrest(ProjectSettings.resolve(stack.api_url, stack.service_role_key, None, 30))
     )
-    name = topic()
+    name = new_topic()
 
     async def receive():
         listener = Recorder()
@@ -154,24 +154,24 @@ async def test_a_listener_that_joins_while_the_last_one_leaves_receives_wake_ups
 
 
 async def test_the_socket_to_a_hanging_server_is_closed(stack, black_hole, until):
-    hole, url = await black_hole(stack.api_url)
+    proxy, url = await black_hole(stack.api_url)
     async with AsyncPictureQueue(url, stack.service_role_key) as pq:
         listener = Recorder()
-        with pq._watcher.subscriptions.listen(topic(), listener):
+        with pq._watcher.subscriptions.listen(new_topic(), listener):
             assert await listener.next() == "joined"
-            assert hole.connections == 1
-            hole.stop_forwarding()
-    await until(lambda: hole.connections == 0)
+            assert proxy.connections == 1
+            proxy.stop_forwarding()
+    await until(lambda: proxy.connections == 0)
 
 
 async def test_a_hanging_server_does_not_delay_the_close(stack, queue, black_hole, monkeypatch):
-    hole, url = await black_hole(stack.db_url)
+    proxy, url = await black_hole(stack.db_url)
     connected = asyncio.Event()
     connect = notifications.connect_async
 
     async def connect_and_stop_forwarding(settings):
         connection = await connect(settings)
-        hole.stop_forwarding()
+        proxy.stop_forwarding()
         connected.set()
         return connection
 

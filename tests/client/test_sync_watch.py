@@ -125,7 +125,7 @@ pq.close()
     assert program.wait() == (0, "")
 
 
-def listeners(pq):
+def list_listeners(pq):
     return pq._watcher._background._watcher.subscriptions._listeners
 
 
@@ -139,13 +139,13 @@ def until(condition):
 def test_a_watch_that_is_closed_or_left_by_break_leaves_its_topic(pq, job_id):
     watch = pq.jobs.watch(job_id)
     next(watch)
-    until(lambda: listeners(pq))
+    until(lambda: list_listeners(pq))
     watch.close()
-    until(lambda: not listeners(pq))
+    until(lambda: not list_listeners(pq))
     for event in pq.jobs.watch(job_id):
         assert event.status is JobStatus.PENDING
         break
-    until(lambda: not listeners(pq) and not pq._watcher._background._futures)
+    until(lambda: not list_listeners(pq) and not pq._watcher._background._futures)
     pq.jobs.cancel(job_id)
     assert [event.status for event in pq.jobs.watch(job_id)] == [JobStatus.CANCELLED]
 
@@ -172,7 +172,7 @@ def test_watches_of_several_threads_share_one_connection(pq, queue):
 def test_closing_the_client_ends_waiting_calls(pq, job_id):
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pq.jobs.result, job_id)
-        until(lambda: pq._watcher._background is not None and listeners(pq))
+        until(lambda: pq._watcher._background is not None and list_listeners(pq))
         pq.close()
         with pytest.raises(errors.ConnectionFailed, match="The client was closed"):
             waiting.result(TIMEOUT)
@@ -200,7 +200,7 @@ async def test_a_watch_continues_after_its_first_token_expired(stack, ada, servi
         with PictureQueue(stack.api_url, stack.anon_key, access_token=short) as pq:
             events = pq.generations.watch(started.id, timeout=TIMEOUT)
             assert next(events).status is JobStatus.PENDING
-            refresh(pq, ada.token)
+            set_token(pq, ada.token)
             time.sleep(4.5)  # The first token has expired, and the server has closed the topic.
             source = pq._watcher._background._watcher.subscriptions
             until(lambda: f"pq:user:{ada.id}" in source._joined)
@@ -219,14 +219,14 @@ async def test_a_watch_reads_with_the_current_session(stack, ada, bob, monkeypat
         with PictureQueue(stack.api_url, stack.anon_key, access_token=ada.token) as pq:
             events = pq.generations.watch(started.id, timeout=TIMEOUT)
             assert next(events).status is JobStatus.PENDING
-            refresh(pq, bob.token)
+            set_token(pq, bob.token)
             with pytest.raises(errors.JobNotFound):
                 list(events)
 
     await asyncio.to_thread(watch)
 
 
-def refresh(pq, token):
+def set_token(pq, token):
     """Set a new token, as supabase-py does when it refreshes the session."""
     client = pq._backend._api().client()
     client.options.headers["Authorization"] = f"Bearer {token}"

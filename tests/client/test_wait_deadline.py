@@ -14,43 +14,45 @@ TEST_TIMEOUT = 15
 
 
 @pytest.fixture(params=["api", "database"])
-async def hanging(request, stack, black_hole):
+async def hanging_network(request, stack, black_hole):
     """A proxy that can stop forwarding, and the arguments of a client that connects through it."""
     if request.param == "api":
-        hole, url = await black_hole(stack.api_url)
-        return hole, {"url": url, "key": stack.service_role_key}
-    hole, url = await black_hole(stack.db_url)
-    return hole, {"database_url": url}
+        proxy, url = await black_hole(stack.api_url)
+        return proxy, {"url": url, "key": stack.service_role_key}
+    proxy, url = await black_hole(stack.db_url)
+    return proxy, {"database_url": url}
 
 
-async def test_result_ends_in_time_if_the_network_hangs(hanging, service, queue, monkeypatch):
+async def test_result_ends_in_time_if_the_network_hangs(
+    hanging_network, service, queue, monkeypatch
+):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
-    hole, arguments = hanging
+    proxy, arguments = hanging_network
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     async with asyncio.timeout(TEST_TIMEOUT), AsyncPictureQueue(**arguments) as pq:
         assert (await pq.jobs.get(job_id)).status is JobStatus.PENDING
         waiting = asyncio.create_task(pq.jobs.result(job_id, timeout=1.5))
         await asyncio.sleep(0.5)
-        hole.stop_forwarding()
+        proxy.stop_forwarding()
         with pytest.raises(errors.WaitTimeout, match=r"1\.5 s: The project does not answer"):
             await waiting
 
 
 async def test_result_ends_in_time_if_the_server_never_responds(
-    hanging, service, queue, monkeypatch
+    hanging_network, service, queue, monkeypatch
 ):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
-    hole, arguments = hanging
-    hole.stop_forwarding()
+    proxy, arguments = hanging_network
+    proxy.stop_forwarding()
     async with asyncio.timeout(TEST_TIMEOUT), AsyncPictureQueue(**arguments) as pq:
         for wait in (pq.jobs.result, lambda *a, **k: anext(pq.generations.watch(*a, **k))):
             with pytest.raises(errors.WaitTimeout, match="was not read within 1 s"):
                 await wait("0190f4c1-0000-7000-8000-000000000000", timeout=1)
 
 
-async def test_sync_waits_end_in_time_as_well(hanging, service, queue, monkeypatch):
+async def test_sync_waits_end_in_time_as_well(hanging_network, service, queue, monkeypatch):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
-    hole, arguments = hanging
+    proxy, arguments = hanging_network
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     loop = asyncio.get_running_loop()
 
@@ -58,7 +60,7 @@ async def test_sync_waits_end_in_time_as_well(hanging, service, queue, monkeypat
         with PictureQueue(**arguments) as pq:
             watch = pq.jobs.watch(job_id, timeout=1)
             assert next(watch).status is JobStatus.PENDING
-            loop.call_soon_threadsafe(hole.stop_forwarding)
+            loop.call_soon_threadsafe(proxy.stop_forwarding)
             with pytest.raises(errors.WaitTimeout):
                 next(watch)
             with pytest.raises(errors.WaitTimeout):

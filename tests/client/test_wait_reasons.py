@@ -17,7 +17,7 @@ def short_intervals(monkeypatch):
     monkeypatch.setattr(follow, "POLL_ALONE", 0.05)
 
 
-async def next_reason(watch):
+async def read_next_reason(watch):
     async with asyncio.timeout(15):
         while (event := await anext(watch)).explanation is None:
             pass
@@ -28,7 +28,7 @@ async def test_a_watch_yields_each_new_reason(service, queue):
     job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=30)
     first = await anext(watch)
-    waiting = await next_reason(watch)
+    waiting = await read_next_reason(watch)
     assert waiting.explanation.reason == "no_worker"
     assert "no-handler" in waiting.explanation.detail
     assert (waiting.version, waiting.status, waiting.hold) == (
@@ -37,9 +37,9 @@ async def test_a_watch_yields_each_new_reason(service, queue):
         first.hold,
     )
     await service.queues.pause(queue)
-    assert (await next_reason(watch)).explanation.reason == "queue_paused"
+    assert (await read_next_reason(watch)).explanation.reason == "queue_paused"
     await service.queues.resume(queue)
-    assert (await next_reason(watch)).explanation.reason == "no_worker"
+    assert (await read_next_reason(watch)).explanation.reason == "no_worker"
     await service.jobs.cancel(job_id)
     last = [event async for event in watch][-1]
     assert last.finished
@@ -48,7 +48,7 @@ async def test_a_watch_yields_each_new_reason(service, queue):
 
 async def test_a_user_gets_the_reason(ada):
     started = await ada.pq.generations.start("a cat")
-    event = await next_reason(ada.pq.generations.watch(started.id, timeout=30))
+    event = await read_next_reason(ada.pq.generations.watch(started.id, timeout=30))
     assert event.explanation.reason == "no_worker"
 
 
