@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one embedded stack for the session, or the project of the environment."""
+"""Fixtures for all tests, such as one embedded stack for the session."""
 
 import asyncio
 import inspect
@@ -20,10 +20,10 @@ from picture_queue.local.stack import LocalSupabase
 
 from .signals import watch
 
-# A background process of a shell ignores Ctrl-C and passes this on. The programs that the tests
-# interrupt must not ignore it.
+# A shell starts background processes with SIGINT ignored, and child processes inherit this. The
+# programs that the tests interrupt must not ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# A proxy of the environment would get the keys of the embedded stack.
+# Without this, a proxy of the environment would get the keys of the embedded stack.
 _DIRECT = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost")))
 os.environ |= {"no_proxy": _DIRECT, "NO_PROXY": _DIRECT}
 
@@ -31,8 +31,8 @@ os.environ |= {"no_proxy": _DIRECT, "NO_PROXY": _DIRECT}
 class RemoteStack:
     """A real project in place of the embedded stack, with the same attributes.
 
-    `PICTURE_QUEUE_TEST_URL` selects it; the other variables are asked for by the tests that need
-    them.
+    It is used if `PICTURE_QUEUE_TEST_URL` is set. A test that needs another variable fails without
+    it.
     """
 
     _VARIABLES = {  # noqa: RUF012
@@ -48,12 +48,12 @@ class RemoteStack:
         "replicate_token": "REPLICATE_API_TOKEN",
     }
 
-    def knows(self, name: str) -> bool:
+    def has_variable(self, name: str) -> bool:
         """Return True if the variable of an attribute is set."""
         return bool(os.environ.get(self._VARIABLES[name]))
 
     def __getattr__(self, name: str) -> str:
-        """Return an attribute from its variable; a test without the variable fails and names it."""
+        """Return the value of an attribute's variable; fail the test if the variable is not set."""
         variable = self._VARIABLES.get(name)
         if variable is None:
             raise AttributeError(name)
@@ -116,7 +116,7 @@ def _program(name: str, install: str) -> str:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[LocalSupabase | RemoteStack]:
-    """A running Supabase without a worker. Its predictions take a third of a second."""
+    """A running stack without a worker. Its predictions take 0.3 seconds."""
     if os.environ.get("PICTURE_QUEUE_TEST_URL"):
         yield RemoteStack()
         return
@@ -125,8 +125,8 @@ def stack() -> Iterator[LocalSupabase | RemoteStack]:
 
 
 @pytest.fixture(autouse=True)
-def programs_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start programs without coverage, which is slow; only `stack` is measured."""
+def disable_coverage_of_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start programs without coverage, which is slow. Only the programs of `stack` have it."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
@@ -145,7 +145,7 @@ def queue() -> str:
 
 @pytest.fixture
 async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
-    """Set the fault switches of the gateway. They are reset after the test."""
+    """Return a function that sets fault switches of the gateway; they are reset after the test."""
     headers = {"apikey": stack.service_role_key}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=10) as http:
 
@@ -156,38 +156,39 @@ async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
         await http.delete("/_faults")
 
 
-# --- Workers on the real stack, each with its own queue ---
+# --- Workers, each with a queue for its test only ---
 
 
 @pytest.fixture
 def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
-    """Make a worker of the test's queue. By default only a wake-up makes it claim."""
+    """Return a function that creates a worker of `queue`. It claims at wake-ups or every 30 s."""
 
-    def make(**settings: Any) -> Worker:
+    def create(**settings: Any) -> Worker:
         chosen = {"queues": (queue,), "poll_interval": 30.0, "shutdown_grace": 0.0} | settings
         worker = Worker(service, WorkerSettings(**chosen))
         watch(worker)
         return worker
 
-    return make
+    return create
 
 
 @pytest.fixture
-def reached(service: AsyncPictureQueue) -> Callable[..., Any]:
-    """Wait for a state of a job, and return its row."""
+def wait_for_job(service: AsyncPictureQueue) -> Callable[..., Any]:
+    """Return a function that waits for a state of a job and returns its row."""
 
     async def wait(job_id: UUID, condition: Callable[[JobEvent], bool], timeout: float = 15) -> Job:
         async with aclosing(service.jobs.watch(job_id, timeout=timeout)) as events:
             async for event in events:
                 if condition(event):
                     return await service.jobs.get(job_id)
-        raise AssertionError(f"it ended otherwise: {event}")
+        raise AssertionError(f"the watch ended without the expected state: {event}")
 
     return wait
 
 
 @pytest.fixture
 async def db(stack: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to the database."""
     connection = await asyncpg.connect(stack.db_url, timeout=10)
     yield connection
     await connection.close(timeout=5)
@@ -195,7 +196,7 @@ async def db(stack: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """Wait for a condition that has no event."""
+    """Return a function that polls a condition until it is true."""
 
     async def wait(condition: Callable[[], Any], timeout: float = 15) -> None:
         async with asyncio.timeout(timeout):

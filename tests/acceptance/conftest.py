@@ -1,4 +1,4 @@
-"""The program as users call it: in this process, or as a separate process."""
+"""Fixtures that call the program in this process or as a separate process."""
 
 import os
 import subprocess
@@ -34,7 +34,8 @@ UNSET = {
 def cli(stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Call the program in this process, for the stack and with its service key.
 
-    Keyword arguments are environment variables, None unsets one; ``input`` is standard input.
+    Keyword arguments are environment variables; None unsets a variable. ``input`` is the standard
+    input.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -65,19 +66,19 @@ def rpc(stack: Any) -> Callable[..., Any]:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[dict[str, str]]:
-    """The environment of a user without any setup; the data directory is new."""
+    """The environment variables of a user without settings, with a new data directory."""
     path = local._temporary_directory()
     inherited = {name: value for name, value in os.environ.items() if name not in UNSET}
     yield inherited | {"XDG_DATA_HOME": str(path), "NO_COLOR": "1"}
     local.reset(path / "picture-queue" / "local")
-    for place in (path / "picture-queue", path):
-        if place.exists():  # The directory does not exist if no test has started a stack.
-            place.rmdir()
+    for directory in (path / "picture-queue", path):
+        if directory.exists():  # A subdirectory exists only if a test has started a stack.
+            directory.rmdir()
 
 
 @pytest.fixture
 def program(home: dict[str, str], tmp_path: Path) -> Program:
-    """Call the program as a separate process, in the environment of that user."""
+    """Call the program as a separate process, with the environment variables of `home`."""
 
     def call(*args: str, timeout: float = 50, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

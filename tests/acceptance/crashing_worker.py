@@ -1,7 +1,7 @@
 """A worker that kills itself with SIGKILL at one point of a generation.
 
-``python crashing_worker.py [<point>]``. A point is ``<before|after>:<step>``; a step is the name of
-a database function, ``look`` or ``upload`` (calls of Storage), or the name of a call of Replicate.
+``python crashing_worker.py [<point>]``. A point is ``<before|after>:<step>``. A step is an SQL
+function, a method of the Replicate client, or a request to Storage: ``read`` or ``upload``.
 Without a point, the worker never kills itself.
 """
 
@@ -28,18 +28,21 @@ def kill_at(when: str, step: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wrap_method(owner: type, name: str, step: Callable[..., str]) -> None:
-    """Wrap a method so that it kills the process before or after its call at `KILL_POINT`."""
-    method: Callable[..., Awaitable[Any]] = getattr(owner, name)
+def wrap_method(cls: type, name: str, get_step: Callable[..., str]) -> None:
+    """Wrap a method so that it kills the process at `KILL_POINT`.
+
+    ``get_step`` returns the step of a call from its arguments.
+    """
+    method: Callable[..., Awaitable[Any]] = getattr(cls, name)
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
-        step_name = step(*args)
-        kill_at("before", step_name)
+        step = get_step(*args)
+        kill_at("before", step)
         result = await method(*args, **kwargs)
-        kill_at("after", step_name)
+        kill_at("after", step)
         return result
 
-    setattr(owner, name, wrapped)
+    setattr(cls, name, wrapped)
 
 
 async def main() -> None:
@@ -48,7 +51,7 @@ async def main() -> None:
     wrap_method(
         AsyncPostgrest,
         "storage",
-        lambda self, call, deadline: "look" if call.method == "GET" else "upload",
+        lambda self, call, deadline: "read" if call.method == "GET" else "upload",
     )
     for name in ("create", "get", "download"):
         wrap_method(ReplicateClient, name, lambda *_, name=name: name)

@@ -1,4 +1,4 @@
-"""Commands that name a missing object: the error names it, the exit code is 4."""
+"""Commands for a missing object: the error names the object, and the exit code is 4."""
 
 import json
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from picture_queue_cli.app import app
 Cli = Callable[..., Result]
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
-# Commands with a missing object, and the expected error.
-ABSENT = {
+# For each command: arguments with a missing object, and a part of the expected error.
+MISSING_OBJECT = {
     "batches show": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
     "enqueue": [(("x", "--depends-on", UNKNOWN_ID), f"--depends-on has {UNKNOWN_ID}")],
@@ -53,9 +53,9 @@ ABSENT = {
     "schedules run": [(("nope",), "No such schedule: NAME is ")],
     "watch": [((UNKNOWN_ID,), f"No such job: ID is {UNKNOWN_ID}")],
 }
-# These commands name no object, select objects, or create the object that they name. Commands of
-# the stack exit with 6, as all do without a project.
-WITHOUT_ABSENT = {
+# These commands take no object, select objects by a filter, or create the named object. The `local`
+# commands here exit with another code if no stack runs.
+WITHOUT_MISSING_OBJECT = {
     *("adopt", "batches enqueue", "doctor", "events send", "health", "install", "limits list"),
     *("jobs list", "jobs reasons"),
     *("limits pause", "limits set", "local env", "local start", "local status", "local stop"),
@@ -73,40 +73,40 @@ def commands() -> dict[str, Any]:
     }
 
 
-def test_every_command_is_in_one_of_the_tables() -> None:
-    assert commands().keys() == ABSENT.keys() | WITHOUT_ABSENT
-    assert not ABSENT.keys() & WITHOUT_ABSENT
+def test_every_command_is_in_exactly_one_of_the_tables() -> None:
+    assert commands().keys() == MISSING_OBJECT.keys() | WITHOUT_MISSING_OBJECT
+    assert not MISSING_OBJECT.keys() & WITHOUT_MISSING_OBJECT
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "expected"),
-    [(name, words, expected) for name, cases in ABSENT.items() for words, expected in cases],
+    ("name", "args", "expected"),
+    [(name, args, expected) for name, cases in MISSING_OBJECT.items() for args, expected in cases],
 )
 def test_the_error_names_the_missing_object(
-    cli: Cli, name: str, words: tuple[str, ...], expected: str
+    cli: Cli, name: str, args: tuple[str, ...], expected: str
 ) -> None:
-    done = cli(*name.split(), *words)
+    done = cli(*name.split(), *args)
     assert (done.exit_code, done.stdout) == (4, ""), done.output
     assert expected in done.stderr and done.stderr.count("\n") == 1
     if any("--json" in parameter.opts for parameter in commands()[name].params):
-        as_json = cli(*name.split(), *words, "--json")
+        as_json = cli(*name.split(), *args, "--json")
         assert as_json.exit_code == 4
         error = json.loads(as_json.stdout)
         assert (error["exit_code"], expected in error["error"]) == (4, True)
 
 
 def test_existing_jobs_are_changed_although_others_are_missing(cli: Cli, queue: str) -> None:
-    made = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
-    done = cli("jobs", "cancel", UNKNOWN_ID, made)
+    job_id = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
+    done = cli("jobs", "cancel", UNKNOWN_ID, job_id)
     assert (done.exit_code, done.stdout.strip()) == (4, "cancelled")
     assert f"JOB_ID is {UNKNOWN_ID}" in done.stderr
 
 
 def test_a_job_that_has_not_finished_is_not_discarded(cli: Cli, queue: str) -> None:
-    made = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
-    done = cli("jobs", "discard", made, "--yes")
+    job_id = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
+    done = cli("jobs", "discard", job_id, "--yes")
     assert done.exit_code == 9
-    assert f"picture-queue jobs cancel {made}" in done.stderr
+    assert f"picture-queue jobs cancel {job_id}" in done.stderr
 
 
 def test_a_filter_without_matches_is_repeated_in_the_message(cli: Cli, queue: str) -> None:
@@ -121,7 +121,7 @@ def test_a_filter_without_matches_is_repeated_in_the_message(cli: Cli, queue: st
 
 
 @pytest.mark.parametrize("command", ["list", "reasons"])
-def test_a_selection_by_a_missing_object_is_empty_with_a_message(cli: Cli, command: str) -> None:
+def test_a_list_of_a_missing_queue_is_empty_and_explained(cli: Cli, command: str) -> None:
     done = cli("jobs", command, "--queue", "nope")
     assert (done.exit_code, done.stdout) == (0, "")
     assert "--queue nope" in done.stderr and "No such queue." in done.stderr

@@ -1,4 +1,4 @@
-"""Bad input on the command line: a one-line error that says the fix, an exit code, no change."""
+"""Bad input on the command line: an error of one line, an exit code, and no change."""
 
 import json
 import socket

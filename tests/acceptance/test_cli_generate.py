@@ -38,7 +38,7 @@ def resize(payload: Resize) -> dict:
 
 @contextmanager
 def running_worker(stack: Any, directory: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a worker; the block begins when the database knows it."""
+    """Run a worker; yield its process once the worker has registered."""
     name = f"w-{uuid4().hex[:8]}"
     environ = {
         "SUPABASE_URL": stack.api_url,
@@ -78,7 +78,7 @@ def image_worker(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def no_jobs_left(stack: Any) -> None:
-    """Wait for the jobs of earlier tests, so that a fault affects only this test."""
+    """Wait for the end of the jobs of earlier tests, so that a fault affects only this test."""
     deadline = time.monotonic() + 20
     with PictureQueue(stack.api_url, stack.service_role_key) as pq:
         while any(
@@ -133,7 +133,7 @@ def test_the_json_without_watching_has_the_ids(cli: Cli) -> None:
     assert found.keys() == {"generation_id", "job_id", "status"}
 
 
-def test_a_refused_generation_prints_one_line_and_exits_with_1(
+def test_a_failed_generation_prints_one_line_and_exits_with_1(
     cli: Cli, stack: Any, tmp_path: Path, no_jobs_left: None
 ) -> None:
     simulator = stack.replicate_url.removesuffix("/v1")

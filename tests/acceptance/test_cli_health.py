@@ -63,10 +63,10 @@ def worker(rpc: Rpc, queue: str) -> str:
 
 
 @contextmanager
-def running(
+def running_worker(
     stack: Any, directory: Path, queue: str, *args: str
 ) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
-    """Run a worker that is in the list of workers; yield the process, its name and its log."""
+    """Run a worker; yield its process, name and log file once the worker has registered."""
     (directory / "tasks.py").write_text(TASKS)
     name, log = f"w-{uuid4().hex[:8]}", directory / "worker.log"
     environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
@@ -91,12 +91,12 @@ def running(
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands that wait print the reason at once."""
+def explain_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let waiting commands print the reason at once."""
     monkeypatch.setattr(follow, "EXPLAIN_INTERVAL", 0.05)
 
 
-def line_of(cli: Cli, name: str) -> str:
+def read_health_line(cli: Cli, name: str) -> str:
     done = cli("health")
     assert done.exit_code == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{name} ")]
@@ -104,10 +104,10 @@ def line_of(cli: Cli, name: str) -> str:
 
 
 def test_a_worker_that_holds_jobs_is_busy(cli: Cli, rpc: Rpc, queue: str, worker: str) -> None:
-    assert "idle" in line_of(cli, worker)
+    assert "idle" in read_health_line(cli, worker)
     cli("enqueue", "resize", "--queue", queue)
     rpc("claim_jobs", worker=worker, queues=[queue], job_types=["resize"], max_jobs=5)
-    assert "busy with 1 job" in line_of(cli, worker)
+    assert "busy with 1 job" in read_health_line(cli, worker)
     found = json.loads(cli("health", "--json").stdout)["workers"]
     assert [seen["running"] for seen in found if seen["worker"] == worker] == [1]
 
@@ -115,17 +115,17 @@ def test_a_worker_that_holds_jobs_is_busy(cli: Cli, rpc: Rpc, queue: str, worker
 def test_a_killed_worker_is_not_shown_as_idle(
     cli: Cli, stack: Any, tmp_path: Path, queue: str, execute: Callable[..., None]
 ) -> None:
-    with running(stack, tmp_path, queue) as (process, name, _):
+    with running_worker(stack, tmp_path, queue) as (process, name, _):
         process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
     line = "idle"
-    while "idle" in line:  # A claim in progress at the time of the kill counts as a heartbeat.
+    while "idle" in line:  # A claim that was sent before the kill may set seen_at afterwards.
         assert time.monotonic() < deadline, line
         execute(
             "update picture_queue.worker set seen_at = now() - interval '37 s' where name = $1",
             name,
         )
-        line = line_of(cli, name)
+        line = read_health_line(cli, name)
     assert "no contact for 3" in line
 
 
@@ -133,7 +133,7 @@ def test_a_killed_worker_is_not_shown_as_idle(
 def test_a_verbose_worker_logs_each_finished_job(
     cli: Cli, stack: Any, tmp_path: Path, queue: str, verbose: bool
 ) -> None:
-    with running(stack, tmp_path, queue, *(["-v"] if verbose else [])) as (process, _, log):
+    with running_worker(stack, tmp_path, queue, *(["-v"] if verbose else [])) as (process, _, log):
         ids = [
             cli("enqueue", kind, "--queue", queue).stdout.strip() for kind in ("good", "permanent")
         ]
@@ -150,7 +150,7 @@ def test_a_verbose_worker_logs_each_finished_job(
 def test_a_paused_queue_is_shown_as_paused(cli: Cli, queue: str) -> None:
     cli("enqueue", "resize", "--queue", queue)
     cli("queues", "pause", queue, "--reason", "repairs")
-    assert "paused: repairs" in line_of(cli, queue)
+    assert "paused: repairs" in read_health_line(cli, queue)
     assert f"1 job in queue {queue}" in cli("health").stdout
     assert f"Queue {queue} is paused." in cli("health").stdout
     found = json.loads(cli("health", "--json").stdout)
@@ -159,7 +159,7 @@ def test_a_paused_queue_is_shown_as_paused(cli: Cli, queue: str) -> None:
     (held,) = [row for row in found["held"] if row["queue"] == queue]
     assert (held["reason"], held["jobs"]) == ("queue_paused", 1)
     cli("queues", "resume", queue)
-    assert "paused" not in line_of(cli, queue)
+    assert "paused" not in read_health_line(cli, queue)
 
 
 def test_a_snoozed_job_is_shown_with_its_reason(
@@ -191,10 +191,10 @@ def test_failed_jobs_of_the_last_day_are_shown(cli: Cli, rpc: Rpc, queue: str) -
     ]
     assert row["failed_last_day"] == 1
     cli("jobs", "retry", job_id)
-    assert " 0 " in line_of(cli, queue)
+    assert " 0 " in read_health_line(cli, queue)
 
 
-def test_watch_prints_why_a_job_waits(cli: Cli, queue: str, quick: None) -> None:
+def test_watch_prints_why_a_job_waits(cli: Cli, queue: str, explain_at_once: None) -> None:
     job_id = cli("enqueue", f"odd-{queue}", "--queue", queue).stdout.strip()
     done = cli("watch", job_id, "--timeout", "2")
     assert done.exit_code == 8
@@ -203,7 +203,7 @@ def test_watch_prints_why_a_job_waits(cli: Cli, queue: str, quick: None) -> None
     assert done.stderr.count(reason) == 2
 
 
-def test_generate_prints_why_a_generation_waits(cli: Cli, quick: None) -> None:
+def test_generate_prints_why_a_generation_waits(cli: Cli, explain_at_once: None) -> None:
     cli("queues", "pause", "default", "--for", "10m")
     try:
         done = cli("generate", "a cat", "--timeout", "2")
@@ -224,7 +224,7 @@ def generation_ids(rpc: Rpc) -> set[str]:
 def test_generate_starts_nothing_if_it_cannot_save(
     cli: Cli, rpc: Rpc, stack: Any, api: str
 ) -> None:
-    environ = direct(stack, api)
+    environ = direct_environment(stack, api)
     before = generation_ids(rpc)
     done = cli("generate", "a cat", "--timeout", "1", **environ)
     assert (done.exit_code, done.stdout) == (5 if api == "wrong key" else 2, ""), done.stderr
@@ -235,7 +235,7 @@ def test_generate_starts_nothing_if_it_cannot_save(
 
 
 def test_generate_without_saving_needs_no_api(cli: Cli, rpc: Rpc, stack: Any) -> None:
-    done = cli("generate", "a cat", "--no-watch", **direct(stack, "none"))
+    done = cli("generate", "a cat", "--no-watch", **direct_environment(stack, "none"))
     assert done.exit_code == 0, done.stderr
     rpc("cancel_generation", generation_id=done.stdout.strip())
 
@@ -248,7 +248,7 @@ def test_a_worker_that_cannot_store_images_does_not_start(
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "REPLICATE_"))
     }
-    environ = {k: v for k, v in direct(stack, api).items() if v is not None}
+    environ = {k: v for k, v in direct_environment(stack, api).items() if v is not None}
     done = subprocess.run(
         [sys.executable, "-m", "picture_queue_cli", "worker", "--name", name],
         env=inherited
@@ -265,8 +265,8 @@ def test_a_worker_that_cannot_store_images_does_not_start(
     assert name not in {seen["worker"] for seen in rpc("queue_status")["workers"]}
 
 
-def direct(stack: Any, api: str) -> dict[str, str | None]:
-    """Return the environment for direct calls to the database, with this kind of API access."""
+def direct_environment(stack: Any, api: str) -> dict[str, str | None]:
+    """Return the variables of a direct database connection, with this kind of API access."""
     url = None if api == "none" else stack.api_url
     key = {"none": None, "wrong key": "wrong", "key of users": stack.anon_key}[api]
     return {
@@ -282,8 +282,8 @@ ATTACK = "\x1b]0;owned\x07\x1b[2J[/red]"
 
 
 def test_texts_of_other_users_are_escaped(cli: Cli, rpc: Rpc, queue: str) -> None:
-    made = cli("enqueue", "resize", "--queue", queue, "--idempotency-key", queue + ATTACK)
-    job_id = made.stdout.strip()
+    enqueued = cli("enqueue", "resize", "--queue", queue, "--idempotency-key", queue + ATTACK)
+    job_id = enqueued.stdout.strip()
     (job,) = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
     lines = [{"level": "info", "message": f"log {ATTACK}"}]
     rpc("log_job", job_id=job_id, lease_id=job["lease_id"], lines=lines)

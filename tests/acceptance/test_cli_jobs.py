@@ -16,13 +16,13 @@ Cli = Callable[..., Result]
 Rpc = Callable[..., Any]
 
 
-def enqueued(cli: Cli, *args: str) -> str:
+def enqueue(cli: Cli, *args: str) -> str:
     done = cli("enqueue", "resize", *args)
     assert (done.exit_code, done.stderr) == (0, "")
     return str(UUID(done.stdout.strip()))
 
 
-def shown(cli: Cli, job_id: str) -> dict[str, Any]:
+def show(cli: Cli, job_id: str) -> dict[str, Any]:
     done = cli("jobs", "show", job_id, "--json")
     assert done.exit_code == 0
     found: dict[str, Any] = json.loads(done.stdout)
@@ -43,13 +43,13 @@ def test_a_database_url_suffices_for_all_calls(stack: Any, cli: Cli, queue: str)
 
 def test_a_job_is_enqueued_with_all_options(cli: Cli, queue: str) -> None:
     user = str(uuid4())
-    job_id = enqueued(
+    job_id = enqueue(
         cli,
         '{"path": "a.png"}',
         *("--queue", queue, "--priority", "7", "--max-attempts", "9", "--delay", "2h"),
         *("--idempotency-key", queue, "--user-id", user),
     )
-    job = shown(cli, job_id)
+    job = show(cli, job_id)
     due = datetime.fromisoformat(job["scheduled_for"]) - datetime.now(UTC)
     assert timedelta(hours=1.9) < due < timedelta(hours=2.1)
     wanted = {
@@ -79,11 +79,11 @@ def test_a_repeated_idempotency_key_returns_the_first_job(cli: Cli, queue: str) 
 
 def test_a_payload_is_read_from_standard_input(cli: Cli, queue: str) -> None:
     done = cli("enqueue", "resize", "-", "--queue", queue, input='{"a": [1, 2]}')
-    assert shown(cli, done.stdout.strip())["payload"] == {"a": [1, 2]}
+    assert show(cli, done.stdout.strip())["payload"] == {"a": [1, 2]}
 
 
-def test_jobs_are_listed_newest_first_and_by_state(cli: Cli, queue: str) -> None:
-    first, second = (enqueued(cli, "--queue", queue) for _ in range(2))
+def test_jobs_are_listed_newest_first_and_by_status(cli: Cli, queue: str) -> None:
+    first, second = (enqueue(cli, "--queue", queue) for _ in range(2))
     assert cli("jobs", "cancel", first).stdout.strip() == "cancelled"
     listed = json.loads(cli("jobs", "list", "--queue", queue, "--json").stdout)
     assert [job["id"] for job in listed] == [second, first]
@@ -101,26 +101,26 @@ def test_an_empty_list_is_explained_on_standard_error(cli: Cli, queue: str) -> N
 
 
 def test_a_job_is_shown_as_text(cli: Cli, queue: str) -> None:
-    job_id = enqueued(cli, '{"path": "ä.png"}', "--queue", queue, "--delay", "1h")
+    job_id = enqueue(cli, '{"path": "ä.png"}', "--queue", queue, "--delay", "1h")
     lines = dict(line.split(maxsplit=1) for line in cli("jobs", "show", job_id).stdout.splitlines())
     assert lines["id"].strip() == job_id
     assert lines["status"].strip() == "pending (scheduled)"
     assert lines["why"].strip().startswith("It is scheduled for later. (until 20")
-    assert shown(cli, job_id)["why"]["reason"] == "scheduled"
+    assert show(cli, job_id)["why"]["reason"] == "scheduled"
     assert lines["payload"].strip() == '{"path": "ä.png"}'
     assert "error" not in lines
 
 
 def test_a_cancelled_job_is_retried(cli: Cli, queue: str) -> None:
-    job_id = enqueued(cli, "--queue", queue)
+    job_id = enqueue(cli, "--queue", queue)
     cancelled = json.loads(cli("jobs", "cancel", job_id, "--json").stdout)
     assert (cancelled["job_id"], cancelled["status"]) == (job_id, "cancelled")
     assert cli("jobs", "retry", job_id).stdout.strip() == "pending"
-    assert shown(cli, job_id)["status"] == "pending"
+    assert show(cli, job_id)["status"] == "pending"
 
 
-def test_a_job_that_cannot_be_retried_is_unchanged(cli: Cli, rpc: Rpc, queue: str) -> None:
-    job_id = enqueued(cli, "--queue", queue)
+def test_a_completed_job_cannot_be_cancelled_or_retried(cli: Cli, rpc: Rpc, queue: str) -> None:
+    job_id = enqueue(cli, "--queue", queue)
     finish(rpc, queue)
     for verb in ("cancel", "retry"):
         done = cli("jobs", verb, job_id)
@@ -153,7 +153,7 @@ def test_the_inputs_of_a_model_are_shown(cli: Cli) -> None:
 
 
 def test_watching_a_finished_job_ends_at_once(cli: Cli, rpc: Rpc, queue: str) -> None:
-    job_id = enqueued(cli, "--queue", queue)
+    job_id = enqueue(cli, "--queue", queue)
     finish(rpc, queue)
     done = cli("watch", job_id)
     assert (done.exit_code, done.stderr) == (0, "")
@@ -161,7 +161,7 @@ def test_watching_a_finished_job_ends_at_once(cli: Cli, rpc: Rpc, queue: str) ->
 
 
 def test_watching_a_failed_job_exits_with_1(cli: Cli, rpc: Rpc, queue: str) -> None:
-    job_id = enqueued(cli, "--queue", queue, "--max-attempts", "1")
+    job_id = enqueue(cli, "--queue", queue, "--max-attempts", "1")
     finish(rpc, queue, error="the disk is full")
     done = cli("watch", job_id, "--json")
     assert done.exit_code == 1
@@ -171,13 +171,13 @@ def test_watching_a_failed_job_exits_with_1(cli: Cli, rpc: Rpc, queue: str) -> N
 
 
 def test_watching_a_job_times_out(cli: Cli, queue: str) -> None:
-    done = cli("watch", enqueued(cli, "--queue", queue), "--timeout", "0.3")
+    done = cli("watch", enqueue(cli, "--queue", queue), "--timeout", "0.3")
     assert done.exit_code == 8
     assert "did not finish within 0.3 s" in done.stderr
 
 
-def watching(stack: Any, job_id: str) -> subprocess.Popen[str]:
-    """Start ``watch --json`` as a process, and return after its first line."""
+def start_watch(stack: Any, job_id: str) -> subprocess.Popen[str]:
+    """Start ``watch --json`` as a process; return the process after its first line."""
     environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
     process = subprocess.Popen(
         [sys.executable, "-m", "picture_queue_cli", "watch", job_id, "--json"],
@@ -194,7 +194,7 @@ def watching(stack: Any, job_id: str) -> subprocess.Popen[str]:
 def test_each_event_is_printed_as_a_line_at_once(
     stack: Any, cli: Cli, rpc: Rpc, queue: str
 ) -> None:
-    process = watching(stack, enqueued(cli, "--queue", queue))
+    process = start_watch(stack, enqueue(cli, "--queue", queue))
     finish(rpc, queue)
     stdout, stderr = process.communicate(timeout=30)
     states = [json.loads(line) for line in stdout.splitlines()]
@@ -204,8 +204,8 @@ def test_each_event_is_printed_as_a_line_at_once(
 
 
 def test_ctrl_c_ends_the_watch_but_not_the_job(stack: Any, cli: Cli, queue: str) -> None:
-    job_id = enqueued(cli, "--queue", queue)
-    process = watching(stack, job_id)
+    job_id = enqueue(cli, "--queue", queue)
+    process = start_watch(stack, job_id)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -213,11 +213,11 @@ def test_ctrl_c_ends_the_watch_but_not_the_job(stack: Any, cli: Cli, queue: str)
         f"The job continues. Follow it again: picture-queue watch {job_id}",
         "error: Interrupted.",
     ]
-    assert shown(cli, job_id)["status"] == "pending"
+    assert show(cli, job_id)["status"] == "pending"
 
 
 def test_a_closed_pipe_is_not_an_error(stack: Any, cli: Cli, queue: str) -> None:
-    enqueued(cli, "--queue", queue)
+    enqueue(cli, "--queue", queue)
     environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
     done = subprocess.run(
         f"{sys.executable} -m picture_queue_cli jobs list --queue {queue} --json | true",

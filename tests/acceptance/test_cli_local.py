@@ -95,7 +95,7 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
 
 @pytest.fixture
 def new_directory() -> Iterator[Path]:
-    """A directory outside of pytest's; the next run of pytest closes those to other users."""
+    """A new directory that the user of Postgres can reach, unlike the directories of pytest."""
     path = local._temporary_directory()
     yield path
     local.reset(path)
@@ -121,13 +121,13 @@ def test_the_error_names_a_directory_that_cannot_be_created(program: Program) ->
     )
 
 
-def test_a_start_at_a_terminal_prints_the_next_steps(program: Program, new_directory: Path) -> None:
-    place = ("--data-dir", str(new_directory))
-    done = program("local", "start", "--port", "0", "--no-worker", *place)
+def test_a_start_without_json_prints_the_next_steps(program: Program, new_directory: Path) -> None:
+    data_dir = ("--data-dir", str(new_directory))
+    done = program("local", "start", "--port", "0", "--no-worker", *data_dir)
     try:
         assert done.returncode == 0, done.stderr
         assert "export SUPABASE_URL=http://127.0.0.1:" in done.stdout
         assert "export SUPABASE_KEY=sb_secret_" in done.stdout
         assert f"Stop it with: picture-queue local stop --data-dir {new_directory}" in done.stderr
     finally:
-        assert program("local", "stop", *place).returncode == 0
+        assert program("local", "stop", *data_dir).returncode == 0

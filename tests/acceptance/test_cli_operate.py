@@ -12,13 +12,13 @@ Cli = Callable[..., Result]
 Rpc = Callable[..., Any]
 
 
-def answer(done: Result) -> Any:
+def parse_json(done: Result) -> Any:
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def enqueue(cli: Cli, queue: str, *options: str, kind: str = "resize") -> str:
-    return str(answer(cli("enqueue", kind, "--queue", queue, *options, "--json"))["job_id"])
+    return str(parse_json(cli("enqueue", kind, "--queue", queue, *options, "--json"))["job_id"])
 
 
 def claim(rpc: Rpc, queue: str, count: int = 1, kind: str = "resize") -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def test_every_field_of_a_job_is_an_option(cli: Cli, queue: str) -> None:
         *("--expires-in", "1h", "--tag", "night", "--tag", "cheap", "--metadata", '{"n": 1}'),
         *("--limit-key", "model:flux", "--unique-by", "path"),
     )
-    job = answer(cli("jobs", "show", job_id, "--json"))
+    job = parse_json(cli("jobs", "show", job_id, "--json"))
     assert (job["hold"], job["tags"], job["metadata"]) == ("waiting", ["night", "cheap"], {"n": 1})
     assert job["limit_keys"] == ["model:flux"]
     text = cli("jobs", "show", job_id).stdout
@@ -73,8 +73,8 @@ def test_an_existing_job_is_reported(cli: Cli, queue: str) -> None:
 def test_jobs_are_listed_by_tag_and_metadata(cli: Cli, queue: str) -> None:
     job_id = enqueue(cli, queue, "--tag", "night", "--metadata", '{"ticket": 7}')
     enqueue(cli, queue)
-    for which in (("--tag", "night"), ("--metadata", '{"ticket": 7}')):
-        found = answer(cli("jobs", "list", "--queue", queue, *which, "--json"))
+    for selection in (("--tag", "night"), ("--metadata", '{"ticket": 7}')):
+        found = parse_json(cli("jobs", "list", "--queue", queue, *selection, "--json"))
         assert [job["id"] for job in found] == [job_id]
     none = cli("jobs", "list", "--queue", queue, "--created-before", "2020-01-01T00:00")
     assert "and --created-before 2020-01-01 00:00:00" in none.stderr
@@ -84,24 +84,27 @@ def test_failed_jobs_are_counted_retried_and_discarded(cli: Cli, rpc: Rpc, queue
     for _ in range(3):
         enqueue(cli, queue, "--max-attempts", "1")
     report(rpc, claim(rpc, queue, 3), "failed", error="no space on disk 7")
-    (reason,) = answer(cli("jobs", "reasons", "--queue", queue, "--json"))
+    (reason,) = parse_json(cli("jobs", "reasons", "--queue", queue, "--json"))
     assert (reason["count"], reason["reason"]) == (3, "no space on disk N")
     assert "no space on disk N" in cli("jobs", "reasons", "--queue", queue).stdout
-    which = ("--queue", queue, "--reason", reason["reason"])
-    assert cli("jobs", "retry", *which, "--preview").stdout.strip() == "3 would be changed"
-    asked = cli("jobs", "retry", *which, input="n\n")
-    assert asked.exit_code == 1
-    assert "Retry 3 jobs?" in asked.stderr
-    assert answer(cli("jobs", "retry", *which, "--yes", "--json")) == {"matched": 3, "changed": 3}
+    selection = ("--queue", queue, "--reason", reason["reason"])
+    assert cli("jobs", "retry", *selection, "--preview").stdout.strip() == "3 would be changed"
+    prompted = cli("jobs", "retry", *selection, input="n\n")
+    assert prompted.exit_code == 1
+    assert "Retry 3 jobs?" in prompted.stderr
+    assert parse_json(cli("jobs", "retry", *selection, "--yes", "--json")) == {
+        "matched": 3,
+        "changed": 3,
+    }
     done = cli("jobs", "cancel", "--queue", queue, input="y\n")
     assert done.stdout.strip().endswith("3 changed")
     assert cli("jobs", "discard", "--queue", queue, "--yes").stdout.strip() == "3 changed"
-    assert answer(cli("jobs", "list", "--queue", queue, "--json")) == []
+    assert parse_json(cli("jobs", "list", "--queue", queue, "--json")) == []
 
 
 def test_several_jobs_are_changed_by_their_ids(cli: Cli, queue: str) -> None:
     ids = [enqueue(cli, queue) for _ in range(2)]
-    assert [one["status"] for one in answer(cli("jobs", "cancel", *ids, "--json"))] == [
+    assert [result["status"] for result in parse_json(cli("jobs", "cancel", *ids, "--json"))] == [
         "cancelled",
         "cancelled",
     ]
@@ -119,7 +122,7 @@ def test_jobs_are_selected_by_ids_or_by_a_filter(cli: Cli) -> None:
 
 def test_the_history_of_a_job_is_shown(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = enqueue(cli, queue)
-    assert answer(cli("jobs", "history", job_id, "--json"))["position"]["position"] == 1
+    assert parse_json(cli("jobs", "history", job_id, "--json"))["position"]["position"] == 1
     jobs = claim(rpc, queue)
     lines = [{"level": "info", "message": "half way"}]
     rpc("log_job", job_id=job_id, lease_id=jobs[0]["lease_id"], lines=lines)
@@ -130,22 +133,28 @@ def test_the_history_of_a_job_is_shown(cli: Cli, rpc: Rpc, queue: str) -> None:
 
 
 def test_a_queue_is_created_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue: str) -> None:
-    made = answer(cli("queues", "set", queue, "max_attempts=5", "fair_share=true", "--json"))
-    assert (made["max_attempts"], made["fair_share"]) == (5, True)
+    settings = parse_json(
+        cli("queues", "set", queue, "max_attempts=5", "fair_share=true", "--json")
+    )
+    assert (settings["max_attempts"], settings["fair_share"]) == (5, True)
     enqueue(cli, queue)
-    paused = answer(cli("queues", "pause", queue, "--for", "1h", "--reason", "repairs", "--json"))
+    paused = parse_json(
+        cli("queues", "pause", queue, "--for", "1h", "--reason", "repairs", "--json")
+    )
     assert (paused["paused"], paused["pause_reason"]) == (True, "repairs")
     assert claim(rpc, queue) == []
     listed = cli("queues", "list").stdout
     assert queue in listed
     assert "repairs" in listed
-    assert not answer(cli("queues", "resume", queue, "--json"))["paused"]
+    assert not parse_json(cli("queues", "resume", queue, "--json"))["paused"]
     cli("queues", "drain", queue)
     refused = cli("enqueue", "resize", "--queue", queue)
     assert (refused.exit_code, queue in refused.stderr) == (9, True)
     assert cli("queues", "purge", queue, "--preview").stdout.strip() == "1 would be changed"
     assert cli("queues", "purge", queue, "--yes").stdout.strip() == "1 changed"
-    (counted,) = [row for row in answer(cli("queues", "list", "--json")) if row["queue"] == queue]
+    (counted,) = [
+        row for row in parse_json(cli("queues", "list", "--json")) if row["queue"] == queue
+    ]
     assert (counted["pending"], counted["cancelled"]) == (0, 1)
     assert "max_attempts" in cli("queues", "show", queue).stdout
     assert cli("queues", "workers", queue).stdout.strip() == "0"
@@ -153,40 +162,40 @@ def test_a_queue_is_created_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue:
 
 def test_a_limit_is_set_listed_and_deleted(cli: Cli, rpc: Rpc, queue: str) -> None:
     key = f"queue:{queue}"
-    answer(cli("limits", "set", key, "--max-running", "1", "--rate", "10/1m", "--json"))
+    parse_json(cli("limits", "set", key, "--max-running", "1", "--rate", "10/1m", "--json"))
     for _ in range(2):
         enqueue(cli, queue)
     claim(rpc, queue, 2)
-    (limit,) = [row for row in answer(cli("limits", "list", "--json")) if row["key"] == key]
+    (limit,) = [row for row in parse_json(cli("limits", "list", "--json")) if row["key"] == key]
     assert (limit["running"], limit["waiting"], limit["period_seconds"]) == (1, 1, 60)
     assert "10 per 60 s" in cli("limits", "list").stdout
     assert cli("limits", "pause", key, "--for", "10m").exit_code == 0
     assert "paused until" in cli("limits", "list").stdout
     assert cli("limits", "resume", key).exit_code == 0
-    assert answer(cli("limits", "delete", key, "--json")) == {"key": key, "deleted": True}
+    assert parse_json(cli("limits", "delete", key, "--json")) == {"key": key, "deleted": True}
     assert cli("limits", "delete", key).exit_code == 4
 
 
 def test_tenant_weights_are_set(cli: Cli, queue: str) -> None:
     assert cli("tenants", "set", queue, "3").stdout.strip() == f"{queue}: 3"
-    assert {"tenant": queue, "weight": 3.0} in answer(cli("tenants", "list", "--json"))
+    assert {"tenant": queue, "weight": 3.0} in parse_json(cli("tenants", "list", "--json"))
     assert queue in cli("tenants", "list").stdout
 
 
 def test_a_schedule_is_set_run_paused_and_deleted(cli: Cli, queue: str) -> None:
-    made = answer(
+    schedule = parse_json(
         cli(
             *("schedules", "set", queue, "report", '{"full": true}', "--queue", queue),
             *("--cron", "30 9 * * mon-fri", "--timezone", "Europe/Berlin", "--json"),
         )
     )
-    assert (made["cron"], made["job"]["payload"]) == ("30 9 * * mon-fri", {"full": True})
+    assert (schedule["cron"], schedule["job"]["payload"]) == ("30 9 * * mon-fri", {"full": True})
     assert "Europe/Berlin" in cli("schedules", "list").stdout
     job_id = cli("schedules", "run", queue).stdout.strip()
-    assert answer(cli("jobs", "show", job_id, "--json"))["metadata"]["schedule"] == queue
+    assert parse_json(cli("jobs", "show", job_id, "--json"))["metadata"]["schedule"] == queue
     assert "paused" in cli("schedules", "pause", queue).stdout
-    assert answer(cli("schedules", "resume", queue, "--json"))["next_at"]
-    deleted = answer(cli("schedules", "delete", queue, "--json"))
+    assert parse_json(cli("schedules", "resume", queue, "--json"))["next_at"]
+    deleted = parse_json(cli("schedules", "delete", queue, "--json"))
     assert deleted == {"name": queue, "deleted": True}
     for command in ("run", "delete"):
         done = cli("schedules", command, queue)
@@ -199,11 +208,11 @@ def test_a_batch_is_read_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: st
     callback = json.dumps({"job_type": "done", "queue": queue})
     batch_id = cli("batches", "enqueue", "-", "--callback", callback, input=lines).stdout.strip()
     report(rpc, claim(rpc, queue), "completed")
-    assert answer(cli("batches", "show", batch_id, "--json"))["progress"] == 50
+    assert parse_json(cli("batches", "show", batch_id, "--json"))["progress"] == 50
     report(rpc, claim(rpc, queue), "completed")
     watched = cli("batches", "show", batch_id, "--watch").stdout
     assert "100 %" in watched
-    assert answer(cli("batches", "enqueue", json.dumps([job]), "--json"))["jobs"]
+    assert parse_json(cli("batches", "enqueue", json.dumps([job]), "--json"))["jobs"]
     wrong = cli("batches", "enqueue", "-", input="{")
     assert (wrong.exit_code, "line 1" in wrong.stderr) == (3, True)
 
@@ -216,22 +225,22 @@ def test_an_event_wakes_a_parked_job(cli: Cli, rpc: Rpc, queue: str) -> None:
 
 
 def test_settings_are_shown_and_changed(cli: Cli) -> None:
-    before = answer(cli("settings", "show", "--json"))["max_attempts"]
+    before = parse_json(cli("settings", "show", "--json"))["max_attempts"]
     try:
         assert "4" in cli("settings", "set", "max_attempts=4").stdout
     finally:
-        changed = answer(cli("settings", "set", f"max_attempts={before}", "--json"))
+        changed = parse_json(cli("settings", "set", f"max_attempts={before}", "--json"))
     assert changed["max_attempts"] == before
     assert "backoff_policy" in cli("settings", "show").stdout
 
 
-def test_maintain_prints_its_result_or_names_the_lease(cli: Cli, rpc: Rpc) -> None:
+def test_maintain_prints_its_result_or_that_a_worker_does_it(cli: Cli, rpc: Rpc) -> None:
     rpc("maintain_jobs", worker="holder")
     done = cli("maintain")
     assert (done.exit_code, done.stdout) == (0, "")
     assert "A worker does the maintenance" in done.stderr
-    assert answer(cli("maintain", "--json"))["leased"] is False
-    assert "swept" in answer(cli("maintain", "--force", "--json"))
+    assert parse_json(cli("maintain", "--json"))["leased"] is False
+    assert "swept" in parse_json(cli("maintain", "--force", "--json"))
     assert "expired leases swept" in cli("maintain", "--force").stdout
 
 

@@ -1,4 +1,4 @@
-"""Every command with invalid values: never a traceback, always one line."""
+"""Every command prints an error of one line for an invalid value, and never a traceback."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,12 +13,12 @@ from picture_queue_cli.errors import ExitCode
 Cli = Callable[..., Result]
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
-WRONG = (
+WRONG_VALUES = (
     *("", "\u00a0", "\udcff", "\x1b[31m\u202e", "[/]", "-1", "nan", "9" * 400),
     *("[" * 3000, "x" * 20_000, "@/"),
 )
-# The values of the other arguments while one is tried. The queue belongs to the test.
-RIGHT = {
+# Valid values for the arguments that do not get the wrong value. All others get the queue's name.
+VALID_VALUES = {
     "jobs": "[]",
     "values": "max_attempts=3",
     "settings": "max_attempts=3",
@@ -27,7 +27,7 @@ RIGHT = {
     **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id"), UNKNOWN_ID),
 }
 # Without these options a command would wait, prompt, start a program, or fail for another reason.
-ALWAYS = {
+FIXED_OPTIONS = {
     "adopt": ("--preview",),
     "demo": ("--model", "nobody/nothing"),
     "generate": ("--no-watch",),
@@ -65,12 +65,16 @@ def is_option(parameter: Any) -> bool:
 @pytest.mark.parametrize(
     ("name", "command"), [pytest.param(name, one, id=name) for name, one in commands()]
 )
-def test_wrong_values_end_in_one_line(cli: Cli, queue: str, name: str, command: Any) -> None:
-    arguments = {p.name: RIGHT.get(p.name, queue) for p in command.params if not is_option(p)}
-    tried = [p for p in command.params if takes_text(p) and not is_known(name, p)]
+def test_a_wrong_value_prints_an_error_of_one_line(
+    cli: Cli, queue: str, name: str, command: Any
+) -> None:
+    arguments = {
+        p.name: VALID_VALUES.get(p.name, queue) for p in command.params if not is_option(p)
+    }
+    tried = [p for p in command.params if takes_text(p) and not is_already_tested(name, p)]
     for parameter in tried:
-        for value in WRONG:
-            options, given = [*ALWAYS.get(name, ())], dict(arguments)
+        for value in WRONG_VALUES:
+            options, given = [*FIXED_OPTIONS.get(name, ())], dict(arguments)
             if is_option(parameter):
                 options.append(f"{max(parameter.opts, key=len)}={value}")
                 given.pop("job_ids", None)
@@ -80,7 +84,7 @@ def test_wrong_values_end_in_one_line(cli: Cli, queue: str, name: str, command: 
             expect_one_line(done, f"{name} {parameter.name} {value[:20]!r}")
 
 
-def is_known(name: str, parameter: Any) -> bool:
+def is_already_tested(name: str, parameter: Any) -> bool:
     """Return True if a command tested earlier has the same option."""
     key = (parameter.name, parameter.help, is_option(parameter))
     first = next(
@@ -116,11 +120,11 @@ def expect_plain_message(done: Result, tried: str) -> None:
     assert not set("\x1b\u202e") & set(done.stderr), (tried, done.stderr)
 
 
-# --- States of the project ---
+# --- Projects that cannot be reached ---
 
-ELSEWHERE = {"demo", "install", "local start", "local stop", "local status", "local env"}
+WITHOUT_PROJECT = {"demo", "install", "local start", "local stop", "local status", "local env"}
 NEEDS_DATABASE = {"migrate", "adopt"}
-STATES: dict[str, tuple[dict[str, str | None], set[int]]] = {
+UNREACHABLE: dict[str, tuple[dict[str, str | None], set[int]]] = {
     "no project": ({"SUPABASE_URL": None, "SUPABASE_KEY": None}, {ExitCode.USAGE}),
     "a wrong key": ({"SUPABASE_KEY": "sb_secret_wrong"}, {ExitCode.NOT_ALLOWED}),
     "a wrong password": (
@@ -135,24 +139,26 @@ STATES: dict[str, tuple[dict[str, str | None], set[int]]] = {
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", UNREACHABLE)
 def test_every_command_prints_one_line_for_an_unreachable_project(
     cli: Cli, stack: Any, queue: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")
-    environ, codes = STATES[state]
+    environ, codes = UNREACHABLE[state]
     if environ.get("PICTURE_QUEUE_DATABASE_URL"):
         wrong = stack.db_url.replace(f":{stack.db_url.split(':')[2].split('@')[0]}@", ":wrong@")
         environ = {**environ, "PICTURE_QUEUE_DATABASE_URL": wrong}
     for name, command in commands():
-        if name in ELSEWHERE | {"local reset", "doctor"}:
+        if name in WITHOUT_PROJECT | {"local reset", "doctor"}:
             continue
         if name in NEEDS_DATABASE and state != "a wrong password":
             continue
         arguments = [
-            RIGHT.get(p.name, queue) for p in command.params if not is_option(p) and p.required
+            VALID_VALUES.get(p.name, queue)
+            for p in command.params
+            if not is_option(p) and p.required
         ]
-        options = [] if name == "worker" else list(ALWAYS.get(name, ()))
+        options = [] if name == "worker" else list(FIXED_OPTIONS.get(name, ()))
         if name.startswith("jobs ") and not arguments and name != "jobs list":
             arguments = [] if "reasons" in name else [UNKNOWN_ID]
         done = cli(*name.split(), *options, "--", *arguments, input="", **environ)

@@ -1,4 +1,4 @@
-"""``picture-queue demo``: from an empty machine to an image, without leftovers."""
+"""``picture-queue demo`` starts a stack, generates an image, and stops everything."""
 
 import json
 import os
@@ -21,7 +21,7 @@ DEMO = [sys.executable, "-m", "picture_queue_cli", "demo"]
 pytestmark = pytest.mark.timeout(120)
 
 
-def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def parse_report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert (found["status"], found["error"], found["replicate"]) == ("completed", None, "simulator")
@@ -31,7 +31,7 @@ def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-def not_running(program: Program) -> bool:
+def is_stopped(program: Program) -> bool:
     return program("local", "status").returncode == 6
 
 
@@ -39,7 +39,7 @@ def test_the_demo_shows_live_states_saves_an_image_and_stops_everything(
     program: Program, tmp_path: Path
 ) -> None:
     done = program("demo", "--json", timeout=100)
-    found = report(done)
+    found = parse_report(done)
     with Image.open(tmp_path / found["picture"]) as picture:
         assert picture.size == (1024, 1024)
 
@@ -58,10 +58,10 @@ def test_the_demo_shows_live_states_saves_an_image_and_stops_everything(
 
     assert "signed up" in done.stderr
     assert "simulator" in done.stderr
-    assert not_running(program)
+    assert is_stopped(program)
 
 
-def interrupted(home: dict[str, str], directory: Path) -> None:
+def interrupt_demo(home: dict[str, str], directory: Path) -> None:
     """Run the demo and press Ctrl-C after the generation has started."""
     process = subprocess.Popen(
         DEMO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=home, cwd=directory
@@ -84,17 +84,17 @@ def test_a_kept_stack_is_reused_and_realtime_is_optional(
 ) -> None:
     first_run = program("demo", "--keep", "--json", timeout=100)
     try:
-        status = report(first_run)["stack"]
+        status = parse_report(first_run)["stack"]
         assert json.loads(program("local", "status", "--json").stdout) == status
 
-        cut = program("demo", "--cut-socket", "--json", timeout=100)
-        found = report(cut)
+        without_socket = program("demo", "--cut-socket", "--json", timeout=100)
+        found = parse_report(without_socket)
         assert "stack" not in found
-        assert "left running" in cut.stderr
+        assert "left running" in without_socket.stderr
         assert found["events"][-1]["source"] in ("poll", "snapshot")
 
-        interrupted(home, tmp_path)
-        assert not not_running(program)
+        interrupt_demo(home, tmp_path)
+        assert not is_stopped(program)
         (newest, *_) = json.loads(program("jobs", "list", "--json").stdout)
         assert newest["status"] == "cancelled" or newest["cancel_requested_at"]
     finally:
@@ -102,8 +102,8 @@ def test_a_kept_stack_is_reused_and_realtime_is_optional(
 
 
 def test_ctrl_c_stops_everything(program: Program, home: dict[str, str], tmp_path: Path) -> None:
-    interrupted(home, tmp_path)
-    assert not_running(program)
+    interrupt_demo(home, tmp_path)
+    assert is_stopped(program)
 
 
 def test_a_terminal_shows_progress_bar_image_and_times(
@@ -125,7 +125,7 @@ def test_a_terminal_shows_progress_bar_image_and_times(
     assert process.wait(timeout=30) == 0
     for part in ("━━━", "100 %", "▀", "outputs/", "answered", "claimed", "Everything is stopped"):
         assert part in shown
-    assert not_running(program)
+    assert is_stopped(program)
 
 
 def read_all(terminal: int, deadline: float) -> bytes:

@@ -38,13 +38,13 @@ def worker(environment, *options: str) -> Iterator[None]:
         assert process.wait(30) == 0
 
 
-def run(environment, name: str, directory: Path) -> str:
-    return run_text(environment, (ROOT / "examples" / name).read_text("utf-8"), directory)
+def run_example(environment, name: str, directory: Path) -> str:
+    return run_code(environment, (ROOT / "examples" / name).read_text("utf-8"), directory)
 
 
-def run_text(environment, text: str, directory: Path) -> str:
+def run_code(environment, code: str, directory: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", text],
+        [sys.executable, "-c", code],
         env=environment,
         cwd=directory,
         capture_output=True,
@@ -57,7 +57,7 @@ def run_text(environment, text: str, directory: Path) -> str:
 
 def test_generate_saves_an_image(environment, tmp_path):
     with worker(environment):
-        output = run(environment, "generate.py", tmp_path)
+        output = run_example(environment, "generate.py", tmp_path)
     assert "completed  100 %" in output
     (picture,) = tmp_path.glob("sunset.*")
     assert picture.stat().st_size > 100
@@ -65,13 +65,13 @@ def test_generate_saves_an_image(environment, tmp_path):
 
 def test_enqueue_gets_its_result_from_the_worker_app(environment, tmp_path):
     with worker(environment, "--app", "examples.worker_app:worker"):
-        output = run(environment, "enqueue.py", tmp_path)
+        output = run_example(environment, "enqueue.py", tmp_path)
     assert output == "{'path': 'a.png', 'width': 256, 'attempt': 1}\n"
 
 
 def test_the_first_block_of_the_readme_saves_an_image(environment, tmp_path):
     with worker(environment):
-        output = run_text(environment, README[0], tmp_path)
+        output = run_code(environment, README[0], tmp_path)
     assert output.splitlines()[-1] == "completed 100"
     assert (tmp_path / "lighthouse.webp").stat().st_size > 0
 
@@ -81,12 +81,12 @@ def test_the_other_blocks_of_the_readme_run_a_job(environment, tmp_path):
     assert handlers.startswith("# jobs.py\n")
     (tmp_path / "jobs.py").write_text(handlers, "utf-8")
     with worker({**environment, "PYTHONPATH": str(tmp_path)}, "--app", "jobs:worker"):
-        output = run_text(environment, enqueue, tmp_path)
+        output = run_code(environment, enqueue, tmp_path)
     assert output == "{'width': 256}\n"
 
 
 def test_no_two_examples_share_a_job_type():
-    # The examples share a project here, where the last started worker sets the policy of a type.
+    # The examples share a project, in which the worker that starts last sets the policy of a type.
     types = [
         found
         for file in sorted((ROOT / "examples").rglob("*.py"))

@@ -23,7 +23,7 @@ def test_a_page_quotes_its_examples_unchanged(page):
     shown = SHOWN.findall(page.read_text("utf-8"))
     assert shown
     for file, text in shown:
-        assert text == (ROOT / file).read_text("utf-8"), f"{page.name} shows another {file}"
+        assert text == (ROOT / file).read_text("utf-8"), f"{page.name} differs from {file}"
 
 
 def test_every_example_is_on_a_page():
@@ -34,7 +34,7 @@ def test_every_example_is_on_a_page():
 @pytest.mark.parametrize(
     "example", [e for e in EXAMPLES if e.suffix == ".py"], ids=lambda example: example.stem
 )
-async def test_a_python_example_runs_and_leaves_no_job(example, stack, tmp_path, db):
+async def test_a_python_example_runs_and_leaves_no_unfinished_job(example, stack, tmp_path, db):
     environment = {
         **os.environ,
         "SUPABASE_URL": stack.api_url,

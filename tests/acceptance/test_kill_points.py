@@ -1,4 +1,4 @@
-"""A worker is killed at every step of a generation; another one completes it, paying once."""
+"""Kill a worker at each step of a generation: another worker completes it, and it is paid once."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ POINTS = [f"{when}:{step}" for step in STEPS for when in ("before", "after")]
 CRASHING_WORKER = Path(__file__).with_name("crashing_worker.py")
 
 
-async def launch(stack, point=""):
+async def start_worker(stack, point=""):
     environment = {
         **os.environ,
         "SUPABASE_URL": stack.api_url,
@@ -61,7 +61,7 @@ async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_ki
         for point in POINTS:
             prompt = f"a lighthouse {point} {uuid4()}"
             generation = await pq.generations.start(prompt, priority=1000)
-            process = await launch(stack, point)
+            process = await start_worker(stack, point)
             try:
                 code = await asyncio.wait_for(process.wait(), 30)
             finally:
@@ -69,21 +69,21 @@ async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_ki
                     process.kill()
             assert code == -signal.SIGKILL, f"{point} was not reached"
             started[point] = (generation, prompt)
-        # The leases of dead workers expire now instead of in ten minutes, including those in
-        # lease_extension.
+        # Let all leases of the dead workers expire now instead of in ten minutes, also the
+        # extended ones.
         await sql.execute("delete from picture_queue.lease_extension")
         await sql.execute(
             "update job_queue set lease_expires_at = now() where status = 'processing'"
         )
-        survivor = await launch(stack)
+        second_worker = await start_worker(stack)
         try:
             for point, (generation, prompt) in started.items():
                 events = [e async for e in pq.generations.watch(generation.id, timeout=60)]
                 assert events[-1].status is JobStatus.COMPLETED, (point, events[-1])
                 await check_paid_once(stack, sql, pq, point, generation, prompt)
         finally:
-            survivor.terminate()
-            assert await asyncio.wait_for(survivor.wait(), 30) == 0
+            second_worker.terminate()
+            assert await asyncio.wait_for(second_worker.wait(), 30) == 0
     await sql.close(timeout=10)
 
 
@@ -92,13 +92,13 @@ async def check_paid_once(stack, sql, pq, point, generation, prompt):
     assert [image.n for image in found.images] == [1], point
     assert len(await pq.generations.download(found.images[0])) > 100
 
-    made = await predictions_at_replicate(stack, prompt)
-    paid = [item for item in made if item["status"] not in ("canceled", "aborted")]
-    assert len(paid) == 1, (point, made)
+    predictions = await predictions_at_replicate(stack, prompt)
+    paid = [item for item in predictions if item["status"] not in ("canceled", "aborted")]
+    assert len(paid) == 1, (point, predictions)
     rows = await sql.fetch(
         "select prediction_id, state from picture_queue.prediction where generation_id = $1",
         generation.id,
     )
-    owners = Counter(row["prediction_id"] for row in rows if row["prediction_id"])
-    assert {item["id"] for item in made} == owners.keys(), (point, rows)
-    assert set(owners.values()) == {1}, "no prediction has two rows"
+    row_counts = Counter(row["prediction_id"] for row in rows if row["prediction_id"])
+    assert {item["id"] for item in predictions} == row_counts.keys(), (point, rows)
+    assert set(row_counts.values()) == {1}, "a prediction has several rows"

@@ -1,4 +1,4 @@
-"""The pages of the example, as `npm start` serves them, in a headless Chromium."""
+"""Fixtures for the pages of the browser example in a headless Chromium."""
 
 import asyncio
 import json
@@ -35,18 +35,18 @@ class Chromium:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._ids = count()
-        self._waiting: dict[int, Future[Any]] = {}
+        self._pending: dict[int, Future[Any]] = {}
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    async def ask(self, target: str, method: str, *args: Any) -> Any:
+    async def call(self, target: str, method: str, *args: Any) -> Any:
         """Call a method of Playwright's page or context, or of the driver."""
-        number, answer = next(self._ids), Future[Any]()
-        self._waiting[number] = answer
+        request_id, response = next(self._ids), Future[Any]()
+        self._pending[request_id] = response
         assert self._process.stdin
-        self._process.stdin.write(json.dumps([number, target, method, args]) + "\n")
+        self._process.stdin.write(json.dumps([request_id, target, method, args]) + "\n")
         self._process.stdin.flush()
-        return await asyncio.wait_for(asyncio.wrap_future(answer), PAGE_TIMEOUT + 15)
+        return await asyncio.wait_for(asyncio.wrap_future(response), PAGE_TIMEOUT + 15)
 
     def close(self) -> None:
         """End the browser and the driver process."""
@@ -62,18 +62,18 @@ class Chromium:
     def _read(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
-            number, value, error = json.loads(line)
-            answer = self._waiting.pop(number)
+            request_id, value, error = json.loads(line)
+            response = self._pending.pop(request_id)
             if error is None:
-                answer.set_result(value)
+                response.set_result(value)
             else:
-                answer.set_exception(AssertionError(error))
-        for answer in tuple(self._waiting.values()):
-            answer.set_exception(AssertionError("the browser has ended"))
+                response.set_exception(AssertionError(error))
+        for response in tuple(self._pending.values()):
+            response.set_exception(AssertionError("the browser has exited"))
 
 
 class Studio:
-    """A page of the example, opened by a user who has just signed up."""
+    """A page of the example, for a user who has just signed up."""
 
     def __init__(
         self,
@@ -91,15 +91,15 @@ class Studio:
 
     async def page(self, method: str, *args: Any) -> Any:
         """Call a method of Playwright's page."""
-        return await self._chromium.ask("page", method, *args)
+        return await self._chromium.call("page", method, *args)
 
     async def context(self, method: str, *args: Any) -> Any:
         """Call a method of Playwright's browser context."""
-        return await self._chromium.ask("context", method, *args)
+        return await self._chromium.call("context", method, *args)
 
     async def clock(self, method: str, *args: Any) -> Any:
         """Call a method of Playwright's clock."""
-        return await self._chromium.ask("clock", method, *args)
+        return await self._chromium.call("clock", method, *args)
 
     async def sign_up(self) -> None:
         """Create an account, and wait until the page lists the models."""
@@ -123,15 +123,15 @@ class Studio:
         return await self.generation()
 
     async def generation(self) -> asyncpg.Record:
-        """Return the user's newest generation, after checking that each start made one."""
+        """Return the user's newest generation; check that each start created exactly one."""
         rows = await self._db.fetch(
             "select * from generations where user_id = $1 order by created_at desc", self.user_id
         )
         assert len(rows) == self._started
         return rows[0]
 
-    async def ended(self) -> None:
-        """Wait until the generation has ended in the database."""
+    async def wait_until_finished(self) -> None:
+        """Wait until the generation has finished in the database."""
 
         async def finished() -> bool:
             return (await self.generation())["finished_at"] is not None
@@ -139,7 +139,7 @@ class Studio:
         await self._wait(finished)
 
     async def wait_until_subscribed(self, joins: int = 1) -> None:
-        """Wait until the page has joined the user's topic and then read the row."""
+        """Wait until the page has joined the user's topic and has then read the row."""
 
         async def joined() -> bool:
             return await self.count_joins() >= joins
@@ -153,8 +153,10 @@ class Studio:
 
     async def count(self, kind: str, *texts: str) -> int:
         """Count the WebSocket frames of a kind that contain all these texts."""
-        frames = await self._chromium.ask("driver", "listFrames")
-        return sum(what == kind and all(t in frame for t in texts) for what, frame in frames)
+        frames = await self._chromium.call("driver", "listFrames")
+        return sum(
+            frame_kind == kind and all(t in frame for t in texts) for frame_kind, frame in frames
+        )
 
     async def wait_for_frames(self, *texts: str, times: int = 1) -> None:
         """Wait until the page has received this many frames with these texts."""
@@ -191,12 +193,12 @@ class Studio:
 
     async def check(self) -> None:
         """Check that the page had no errors and showed no older state after a newer one."""
-        assert await self._chromium.ask("driver", "problems") == []
+        assert await self._chromium.call("driver", "problems") == []
         order = ["pending", "processing", "cancelled", "failed", "completed"]
         ranks = [
             (order.index(status), at if status == "processing" else 0)
             for status, at in await self.shown()
-            if status != "nothing"  # These are shown before a start, and after a refused one.
+            if status != "nothing"  # The page shows "nothing" before a start and if it is refused.
         ]
         back = [pair for pair in pairwise(ranks) if pair[1] < pair[0]]
         assert len(back) == max(0, self._started - 1), "only a new start may show an older state"
@@ -204,7 +206,7 @@ class Studio:
 
 @pytest.fixture(scope="session")
 def chromium_driver(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
-    """One browser for all tests; each opens a page of a fresh profile."""
+    """A browser for all tests; each test opens a page with a new profile."""
     driver = Path(__file__).parent / "driver.mjs"
     browser = Chromium([node, str(driver), str(node_modules), chromium])
     try:
@@ -224,7 +226,7 @@ def site_copy(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def site(stack: Any, node: str, site_copy: Path) -> Iterator[str]:
-    """The address of the example, served in the same way as by `npm start`."""
+    """The address of the example. The fixture starts the same server as `npm start`."""
     port = free_port()
     environment = os.environ | {
         "SUPABASE_URL": stack.api_url,
@@ -258,8 +260,8 @@ async def studio(
     page_name: str,
     until: Callable[..., Any],
 ) -> AsyncIterator[Studio]:
-    """A page with a fresh account; the fixture checks at the end that the page had no errors."""
-    await chromium_driver.ask("driver", "open", {"viewport": {"width": 1180, "height": 860}})
+    """A page with a new account; the fixture checks at the end that the page had no errors."""
+    await chromium_driver.call("driver", "open", {"viewport": {"width": 1180, "height": 860}})
     studio = Studio(chromium_driver, db, site + page_name, until)
     await studio.sign_up()
     yield studio
@@ -268,19 +270,19 @@ async def studio(
 
 @pytest.fixture
 def new_worker(stack: Any, service: AsyncPictureQueue) -> Callable[[], Worker]:
-    """Create workers with the built-in handlers, which use the Replicate simulator."""
+    """Return a function that creates a worker with the built-in handlers and the simulator."""
 
-    def make() -> Worker:
-        handling = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1)
+    def create() -> Worker:
+        handler_settings = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1)
         replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
         settings = WorkerSettings(shutdown_grace=0, poll_interval=0.2)
-        return builtin_worker(service, settings, replicate, handling)
+        return builtin_worker(service, settings, replicate, handler_settings)
 
-    return make
+    return create
 
 
 class ManualWorker:
-    """A worker whose every call the test makes itself, to control the timing."""
+    """A worker without a loop: the test makes each of its calls, to control the timing."""
 
     def __init__(self, service: AsyncPictureQueue, job_id: UUID) -> None:
         self._service = service
@@ -312,5 +314,5 @@ class ManualWorker:
 
 @pytest.fixture
 def manual_worker(service: AsyncPictureQueue) -> Callable[[UUID], ManualWorker]:
-    """Create a manual worker for a job."""
+    """Return a function that creates a manual worker for a job."""
     return lambda job_id: ManualWorker(service, job_id)

@@ -1,6 +1,6 @@
 // Drives Chromium for pytest. A request is a line of JSON on standard input: [id, target, method,
-// arguments]. The response is a line on standard output: [id, value, error]. `page`, its `clock` and
-// `context` are objects of Playwright. `driver` is defined below.
+// arguments]. The response is a line on standard output: [id, value, error]. The targets `page`,
+// `clock` and `context` are objects of Playwright; `driver` is defined below.
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
@@ -20,14 +20,14 @@ const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flag
 /** @type {Record<string, any>} */
 const targets = { driver: { open, listFrames, problems: () => problems } };
 let frames = []; // the frames of the page: "sent", "received" or "closed", and the text
-let problems = []; // the exceptions of the page
+let problems = []; // the uncaught exceptions of the page
 
-/** Opens a page with a fresh profile. */
+/** Opens a page with a new profile. */
 async function open(options) {
   await targets.context?.close();
   [frames, problems] = [[], []];
   const context = await browser.newContext(options);
-  await context.addInitScript(remember);
+  await context.addInitScript(recordStates);
   const page = await context.newPage();
   page.on("pageerror", (error) => problems.push(String(error.stack ?? error)));
   page.on("websocket", (socket) => {
@@ -43,8 +43,8 @@ function listFrames() {
   return frames;
 }
 
-/** Runs in the page: records the displayed states in `window.shown`, as [status, percent]. */
-function remember() {
+/** Records the displayed states in `window.shown`, as [status, percent]. It runs in the page. */
+function recordStates() {
   window.shown = [];
   new MutationObserver(() => {
     const status = document.querySelector("#stage")?.dataset.status;
@@ -54,18 +54,18 @@ function remember() {
   }).observe(document, { subtree: true, childList: true, attributes: true });
 }
 
-async function answer([id, target, method, args]) {
+async function handle([id, target, method, args]) {
   try {
     const value = await targets[target][method](...args);
-    // Pages, handles and responses cannot be sent as JSON.
+    // Playwright's pages, handles and responses cannot be sent as JSON.
     const plain = value === null || typeof value !== "object" || [Array.prototype, Object.prototype].includes(Object.getPrototypeOf(value));
-    say([id, plain ? (value ?? null) : null, null]);
+    respond([id, plain ? (value ?? null) : null, null]);
   } catch (error) {
-    say([id, null, String(error.message ?? error)]);
+    respond([id, null, String(error.message ?? error)]);
   }
 }
 
-const say = (words) => process.stdout.write(JSON.stringify(words) + "\n");
+const respond = (response) => process.stdout.write(JSON.stringify(response) + "\n");
 
-for await (const line of createInterface({ input: process.stdin })) answer(JSON.parse(line));
+for await (const line of createInterface({ input: process.stdin })) handle(JSON.parse(line));
 await browser.close();

@@ -19,9 +19,9 @@ from .conftest import Chromium
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 
-# This name resolves to loopback, for the page itself and for the stack.
-EVIL = "evil.example"
-# The result that a page can read: status and body, or only that the request was sent.
+# The test browser resolves this name to loopback, where the attacker's page and the stack run.
+FOREIGN_HOST = "evil.example"
+# Returns all that the page can read of a response, or the error.
 FETCH = """async ([url, options]) => {
   try {
     const answer = await fetch(url, options);
@@ -42,7 +42,7 @@ FORM = """([url, name, value]) => {
   document.body.append(form);
   setTimeout(() => form.submit());
 }"""
-SHOW = """(url) => new Promise((resolve) => {
+LOAD_IMAGE = """(url) => new Promise((resolve) => {
   const picture = new Image();
   picture.onload = () => resolve(picture.naturalWidth);
   picture.onerror = () => resolve(0);
@@ -61,17 +61,17 @@ def target_stack() -> Iterator[LocalSupabase]:
 def browser(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
     """A browser that resolves the attacker's name to loopback."""
     driver = Path(__file__).parent / "driver.mjs"
-    rules = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"
-    made = Chromium([node, str(driver), str(node_modules), chromium, rules])
+    rules = f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1"
+    chromium_browser = Chromium([node, str(driver), str(node_modules), chromium, rules])
     try:
-        yield made
+        yield chromium_browser
     finally:
-        made.close()
+        chromium_browser.close()
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """The port of a server with an empty page, under every name."""
+    """The port of a server on loopback that serves an empty page for any host name."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -94,22 +94,22 @@ def port() -> Iterator[int]:
     server.server_close()
 
 
-class Visitor:
+class BrowserPage:
     """A page in the browser."""
 
     def __init__(self, browser: Chromium) -> None:
         self._browser = browser
 
-    async def open(self, url: str) -> "Visitor":
-        await self._browser.ask("driver", "open", {})
-        await self._browser.ask("page", "goto", url)
+    async def open(self, url: str) -> "BrowserPage":
+        await self._browser.call("driver", "open", {})
+        await self._browser.call("page", "goto", url)
         return self
 
     async def page(self, method: str, *arguments: Any) -> Any:
-        return await self._browser.ask("page", method, *arguments)
+        return await self._browser.call("page", method, *arguments)
 
     async def run(self, script: str, *arguments: Any) -> Any:
-        return await self._browser.ask("page", "evaluate", f"({script})({json.dumps(*arguments)})")
+        return await self._browser.call("page", "evaluate", f"({script})({json.dumps(*arguments)})")
 
     async def fetch(self, url: str, **options: Any) -> dict[str, Any]:
         found: dict[str, Any] = await self.run(FETCH, [url, options])
@@ -117,13 +117,13 @@ class Visitor:
 
 
 @pytest.fixture
-async def evil(browser: Chromium, port: int) -> Visitor:
-    return await Visitor(browser).open(f"http://{EVIL}:{port}/")
+async def foreign_page(browser: Chromium, port: int) -> BrowserPage:
+    return await BrowserPage(browser).open(f"http://{FOREIGN_HOST}:{port}/")
 
 
 @pytest.fixture
 async def unchanged(target_stack: Any) -> AsyncIterator[None]:
-    """Check that the test changes no row, no user and no switch."""
+    """Check that the test changes no job, no user and no fault switch."""
 
     async def state() -> Any:
         sql = await asyncpg.connect(target_stack.db_url, timeout=10)
@@ -142,8 +142,8 @@ async def unchanged(target_stack: Any) -> AsyncIterator[None]:
     assert await state() == before
 
 
-def requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
-    """Yield method, address, headers and body of requests with effects, with all keys."""
+def list_requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
+    """Return method, address, headers and body of requests that change or read data with a key."""
     api, simulator = stack.api_url, stack.replicate_url.removesuffix("/v1")
     secret = {"apikey": stack.secret_key, "content-type": "application/json"}
     service = {
@@ -166,23 +166,23 @@ def requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
 
 
 async def test_requests_of_a_foreign_page_with_all_keys_fail(
-    evil: Visitor, target_stack: Any, unchanged: None
+    foreign_page: BrowserPage, target_stack: Any, unchanged: None
 ):
-    for method, url, headers, body in requests(target_stack):
+    for method, url, headers, body in list_requests(target_stack):
         for mode in ("cors", "no-cors"):
             options: dict[str, Any] = {"method": method, "headers": headers, "mode": mode}
             if body is not None:
                 options["body"] = json.dumps(body)
-            found = await evil.fetch(url, **options)
-            # There is no response, or one that the page cannot read.
+            found = await foreign_page.fetch(url, **options)
+            # The browser gives the page no response, or an opaque one.
             assert found.get("error") or found["type"] == "opaque", (url, mode, found)
             assert not found.get("body"), (url, mode, found)
 
 
-async def test_a_foreign_page_changes_no_fault_switch(
-    evil: Visitor, target_stack: Any, unchanged: None
+async def test_a_foreign_page_cannot_change_a_fault_switch(
+    foreign_page: BrowserPage, target_stack: Any, unchanged: None
 ):
-    """Send simple requests and forms, for which a browser makes no preflight request."""
+    """Send simple requests and forms; a browser sends no preflight request before these."""
     simulator = target_stack.replicate_url.removesuffix("/v1")
     for url, text in (
         (f"{target_stack.api_url}/_faults", '{"network_cut":true}'),
@@ -190,15 +190,15 @@ async def test_a_foreign_page_changes_no_fault_switch(
         (f"{simulator}/_simulator/reset", ""),
     ):
         for kind in ("text/plain", "application/x-www-form-urlencoded"):
-            await evil.fetch(
+            await foreign_page.fetch(
                 url, method="POST", mode="no-cors", headers={"content-type": kind}, body=text
             )
-        await evil.run(FORM, [url, text[:-1] + ',"a":"', '"}'])
-        await evil.page("waitForURL", url)
-        await evil.page("goBack")
+        await foreign_page.run(FORM, [url, text[:-1] + ',"a":"', '"}'])
+        await foreign_page.page("waitForURL", url)
+        await foreign_page.page("goBack")
 
 
-async def test_a_foreign_page_cannot_join_a_topic(evil: Visitor, target_stack: Any):
+async def test_a_foreign_page_cannot_join_a_topic(foreign_page: BrowserPage, target_stack: Any):
     url = target_stack.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket"
     for key in (
         target_stack.secret_key,
@@ -208,29 +208,30 @@ async def test_a_foreign_page_cannot_join_a_topic(evil: Visitor, target_stack: A
         payload = {"config": {"private": True}, "access_token": target_stack.service_role_key}
         frame = {"topic": "realtime:pq:queue:default", "event": "phx_join", "ref": "1"}
         text = json.dumps(frame | {"payload": payload})
-        assert await evil.run(SOCKET, [f"{url}?apikey={key}&vsn=1.0.0", text]) == []
+        assert await foreign_page.run(SOCKET, [f"{url}?apikey={key}&vsn=1.0.0", text]) == []
 
 
 async def test_requests_with_dns_rebinding_fail(
     browser: Chromium, target_stack: Any, unchanged: None
 ):
-    """Use DNS rebinding: for the browser, page and stack have the same origin."""
+    """Use DNS rebinding: the browser sees the page and the stack as one origin."""
     port = urlsplit(target_stack.api_url).port
-    page = await Visitor(browser).open(f"http://{EVIL}:{port}/")
-    for method, url, headers, body in requests(target_stack):
+    page = await BrowserPage(browser).open(f"http://{FOREIGN_HOST}:{port}/")
+    for method, url, headers, body in list_requests(target_stack):
         if urlsplit(url).port != port:
             continue
         options: dict[str, Any] = {"method": method, "headers": headers}
         if body is not None:
             options["body"] = json.dumps(body)
-        found = await page.fetch(url.replace("127.0.0.1", EVIL), **options)
+        found = await page.fetch(url.replace("127.0.0.1", FOREIGN_HOST), **options)
         assert found["status"] == 403 and "foreign_page" in found["body"], (url, found)
-    url = f"ws://{EVIL}:{port}/realtime/v1/websocket?apikey={target_stack.secret_key}&vsn=1.0.0"
+    query = f"apikey={target_stack.secret_key}&vsn=1.0.0"
+    url = f"ws://{FOREIGN_HOST}:{port}/realtime/v1/websocket?{query}"
     assert await page.run(SOCKET, [url, "{}"]) == []
 
 
 async def test_requests_of_a_frame_without_an_origin_fail(
-    evil: Visitor, target_stack: Any, unchanged: None
+    foreign_page: BrowserPage, target_stack: Any, unchanged: None
 ):
     """Use a sandboxed frame, which sends `Origin: null`."""
     script = """([url, key]) => new Promise((resolve) => {
@@ -245,17 +246,17 @@ async def test_requests_of_a_frame_without_an_origin_fail(
       document.body.append(frame);
     })"""
     url = f"{target_stack.api_url}/rest/v1/rpc/enqueue_job"
-    assert await evil.run(script, [url, target_stack.secret_key]) == ""
+    assert await foreign_page.run(script, [url, target_stack.secret_key]) == ""
 
 
 async def test_requests_of_a_local_page_without_a_key_fail(
     browser: Chromium, target_stack: Any, port: int, unchanged: None
 ):
-    """Use a page of another user, or of a program that shows text of others."""
-    page = await Visitor(browser).open(f"http://localhost:{port}/")
+    """Use a local page, as another user of the machine or another local program can serve."""
+    page = await BrowserPage(browser).open(f"http://localhost:{port}/")
     account = {"email": "eve@example.com", "password": "correct horse battery"}
     claims = {"sub": "00000000-0000-4000-8000-000000000000", "role": "authenticated"}
-    token = jwt.encode(claims, target_stack.jwt_secret)  # The token is of a session that has ended.
+    token = jwt.encode(claims, target_stack.jwt_secret)  # Signed, but of no session.
     json_body, bearer = {"content-type": "application/json"}, {"authorization": f"Bearer {token}"}
     for path, body in (
         ("/auth/v1/signup", account),
@@ -293,16 +294,16 @@ async def test_requests_of_a_local_page_without_a_key_fail(
     assert (await page.fetch(simulator, headers=headers)).get("status") in (None, 401)
 
 
-@pytest.mark.parametrize("own", ["localhost", "127.0.0.1", "app.localhost"])
-@pytest.mark.parametrize("target", ["localhost", "127.0.0.1"])
+@pytest.mark.parametrize("page_host", ["localhost", "127.0.0.1", "app.localhost"])
+@pytest.mark.parametrize("api_host", ["localhost", "127.0.0.1"])
 async def test_a_local_page_with_the_publishable_key_works(
-    browser: Chromium, target_stack: Any, port: int, own: str, target: str
+    browser: Chromium, target_stack: Any, port: int, page_host: str, api_host: str
 ):
     """Sign up, generate an image, follow the user's topic, and show a stored image."""
-    page = await Visitor(browser).open(f"http://{own}:{port}/")
-    api = target_stack.api_url.replace("127.0.0.1", target)
+    page = await BrowserPage(browser).open(f"http://{page_host}:{port}/")
+    api = target_stack.api_url.replace("127.0.0.1", api_host)
     key = {"apikey": target_stack.publishable_key, "content-type": "application/json"}
-    account = {"email": f"{own}-{target}@example.com", "password": "correct horse battery"}
+    account = {"email": f"{page_host}-{api_host}@example.com", "password": "correct horse battery"}
     signed_up = await page.fetch(
         f"{api}/auth/v1/signup", method="POST", headers=key, body=json.dumps(account)
     )
@@ -337,7 +338,7 @@ async def test_a_local_page_with_the_publishable_key_works(
         body=json.dumps({"expiresIn": 60}),
     )
     shown = f"{api}/storage/v1{json.loads(signed['body'])['signedURL']}"
-    assert await page.run(SHOW, shown) == 7
+    assert await page.run(LOAD_IMAGE, shown) == 7
 
 
 async def test_an_opened_svg_runs_no_script(browser: Chromium, target_stack: Any):
@@ -358,10 +359,10 @@ async def test_an_opened_svg_runs_no_script(browser: Chromium, target_stack: Any
             json={"expiresIn": 60},
             headers={"content-type": "application/json"},
         )
-    await browser.ask("driver", "open", {})
-    await browser.ask(
+    await browser.call("driver", "open", {})
+    await browser.call(
         "page", "goto", f"{target_stack.api_url}/storage/v1{signed.json()['signedURL']}"
     )
     ran = "document.documentElement.getAttribute('data-ran')"
-    assert await browser.ask("page", "evaluate", ran) is None
-    assert await browser.ask("page", "evaluate", "self.origin") == "null"
+    assert await browser.call("page", "evaluate", ran) is None
+    assert await browser.call("page", "evaluate", "self.origin") == "null"

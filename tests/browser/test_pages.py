@@ -1,4 +1,4 @@
-"""The example page without faults: with the plain function and with the React hook."""
+"""The pages of the example without faults, one with the plain function, one with React."""
 
 import pytest
 
@@ -39,8 +39,8 @@ async def test_a_running_generation_gets_a_cancel_request(studio, manual_worker,
     work = await manual_worker(generation["job_id"]).claim()
     await studio.wait_for_state("processing")
     await studio.page("click", "#cancel")
-    asked = "select cancel_requested_at is not null from job_queue where id = $1"
-    await until(lambda: db.fetchval(asked, generation["job_id"]))
+    is_requested = "select cancel_requested_at is not null from job_queue where id = $1"
+    await until(lambda: db.fetchval(is_requested, generation["job_id"]))
     await work.report("cancelled")
     await studio.wait_for_state("cancelled")
 

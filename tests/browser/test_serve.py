@@ -37,7 +37,7 @@ def serve(site_copy, node):
 
 @pytest.fixture
 def data_home() -> Iterator[Path]:
-    """A directory that the user of the stack can reach, unlike pytest's."""
+    """A directory that the user of Postgres can reach, unlike the directories of pytest."""
     path = local._temporary_directory()
     yield path
     shutil.rmtree(path)
@@ -51,7 +51,7 @@ def test_the_example_finds_the_embedded_stack(serve, data_home):
         assert first == f"Pictures of {stack.api_url}\n"
 
 
-def test_without_a_stack_it_prints_how_to_start_one(serve, tmp_path):
+def test_the_example_prints_how_to_start_a_missing_stack(serve, tmp_path):
     with serve(XDG_DATA_HOME=str(tmp_path)) as server:
         _, stderr = server.communicate(timeout=30)
     assert server.returncode == 1
@@ -82,9 +82,9 @@ def test_an_address_without_a_key_is_refused(serve):
 
 
 def test_the_example_uses_the_tested_package_versions():
-    asked = json.loads((ROOT / "examples" / "browser" / "package.json").read_text("utf-8"))
+    example = json.loads((ROOT / "examples" / "browser" / "package.json").read_text("utf-8"))
     tested = json.loads((ROOT / "tests" / "npm" / "package.json").read_text("utf-8"))
-    wanted = asked["dependencies"] | asked["devDependencies"]
-    assert {name: version.lstrip("^") for name, version in wanted.items()} == {
-        name: tested["dependencies"][name] for name in wanted
+    used = example["dependencies"] | example["devDependencies"]
+    assert {name: version.lstrip("^") for name, version in used.items()} == {
+        name: tested["dependencies"][name] for name in used
     }

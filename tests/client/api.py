@@ -1,4 +1,4 @@
-"""An HTTP server over real sockets, whose responses each test sets."""
+"""An HTTP server on a real socket, with responses that each test sets."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ VERSION = {"version": "1", "contract": _rpc.CONTRACT, "oldest_client_contract": 
 
 @dataclass
 class Answer:
-    """One answer.
+    """A response of the server.
 
     Attributes:
         status: The HTTP status.
@@ -32,10 +32,10 @@ class Answer:
 
 
 class Api:
-    """Answers calls of functions in the order of `answers`, then with "ok".
+    """A server that sends the responses in `answers` in order, and then "ok" to each call.
 
     Attributes:
-        asked: The function of each call, except the one for the version.
+        called: The function of each call. None of these lists has the calls for the version.
         paths: The method and the path of each call.
         sockets: The address of the client's socket for each call.
         received: The headers and the body of the last call.
@@ -44,7 +44,7 @@ class Api:
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.answers: list[Answer] = []
-        self.asked: list[str] = []
+        self.called: list[str] = []
         self.paths: list[str] = []
         self.received: tuple[dict[str, str], bytes] = ({}, b"")
         self.sockets: list[tuple[str, int]] = []
@@ -73,7 +73,7 @@ class Api:
         function = handler.path.rpartition("/")[2]
         answer = Answer(body=json.dumps(VERSION).encode())
         if function != "picture_queue_version":
-            self.asked.append(function)
+            self.called.append(function)
             self.paths.append(f"{handler.command} {handler.path}")
             self.received = ({k.lower(): v for k, v in handler.headers.items()}, body)
             self.sockets.append(handler.client_address)
@@ -111,8 +111,8 @@ def hang(handler: BaseHTTPRequestHandler) -> None:
         pass
 
 
-def trickle(handler: BaseHTTPRequestHandler) -> None:
-    """Send a byte from time to time without end."""
+def send_endlessly(handler: BaseHTTPRequestHandler) -> None:
+    """Send a byte every 50 ms until the client closes the connection."""
     handler.send_header("content-length", "1000000")
     handler.end_headers()
     pause = threading.Event()

@@ -16,7 +16,7 @@ from picture_queue import AsyncPictureQueue
 
 @dataclass(frozen=True)
 class Person:
-    """A signed-up user with a supabase client and one of this library."""
+    """A signed-up user with a Supabase client and a client of this library."""
 
     id: UUID
     token: str
@@ -87,12 +87,12 @@ class BlackHole:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, to_upstream = await asyncio.open_connection(*self._server)
         self._writers += [writer, to_upstream]
-        pumps = (self._pass_on(reader, to_upstream), self._pass_on(upstream, writer))
+        pumps = (self._forward(reader, to_upstream), self._forward(upstream, writer))
         self.connections += 1
         await asyncio.gather(*pumps, return_exceptions=True)
         self.connections -= 1
 
-    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
             if not self._silent:
                 sink.write(data)
@@ -101,10 +101,10 @@ class BlackHole:
 
 @pytest.fixture
 async def black_hole(stack: Any) -> AsyncIterator[Callable[[str], Any]]:
-    """Start a proxy in front of an address; return the proxy and its address."""
+    """Return a function that starts a proxy for a URL and returns the proxy and its URL."""
     proxies: list[BlackHole] = []
 
-    async def put_before(url: str) -> tuple[BlackHole, str]:
+    async def start_proxy(url: str) -> tuple[BlackHole, str]:
         parts = urlsplit(url)
         assert parts.hostname and parts.port
         proxy = BlackHole(parts.hostname, parts.port)
@@ -113,6 +113,6 @@ async def black_hole(stack: Any) -> AsyncIterator[Callable[[str], Any]]:
         netloc = parts.netloc.replace(f":{parts.port}", f":{proxy.port}")
         return proxy, urlunsplit(parts._replace(netloc=netloc))
 
-    yield put_before
+    yield start_proxy
     for proxy in proxies:
         await proxy.stop()

@@ -1,4 +1,4 @@
-"""Calls over HTTP and to the database: their deadline, their retries, and their errors."""
+"""Calls over HTTP and over direct connections: their deadlines, retries and errors."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ from picture_queue._realtime import sync_follow
 from picture_queue._retry_after import parse_retry_after
 from picture_queue._rpc import Rpc
 from picture_queue._transport import connection, duplicate
-from tests.client.api import Answer, Api, hang, trickle
+from tests.client.api import Answer, Api, hang, send_endlessly
 
 CALL: Rpc[Any] = Rpc("f", {}, lambda data: data)
 
@@ -38,21 +38,21 @@ def api() -> Iterator[Api]:
 
 
 def call(api: Api, timeout: float | None = None) -> Any:
-    """Make a call with a sync client, and the same call with an async one."""
-    answers, asked = list(api.answers), []
+    """Make a call with a sync and with an async client; check that both have the same outcome."""
+    answers, counts = list(api.answers), []
     with PictureQueue(api.url, "key") as pq:
-        results = [outcome(lambda: pq._backend.call(CALL, timeout))]
-    asked.append(len(api.asked))
+        results = [result_or_error(lambda: pq._backend.call(CALL, timeout))]
+    counts.append(len(api.called))
     api.answers = answers
 
     async def use() -> Any:
         async with AsyncPictureQueue(api.url, "key") as client:
             return await client._backend.call(CALL, timeout)
 
-    results.append(outcome(lambda: asyncio.run(use())))
-    asked.append(len(api.asked) - asked[0])
+    results.append(result_or_error(lambda: asyncio.run(use())))
+    counts.append(len(api.called) - counts[0])
     first, second = results
-    assert asked[0] == asked[1]
+    assert counts[0] == counts[1]
     if not isinstance(first, Exception):
         assert first == second
         return first
@@ -60,9 +60,9 @@ def call(api: Api, timeout: float | None = None) -> Any:
     raise second
 
 
-def outcome(work: Any) -> Any:
+def result_or_error(call: Any) -> Any:
     try:
-        return work()
+        return call()
     except errors.PictureQueueError as error:
         return error
 
@@ -96,7 +96,7 @@ async def test_a_connection_is_not_reused_after_an_async_caller_gave_up(api):
 async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
     barrier = threading.Barrier(6)
 
-    def together(handler: Any) -> None:
+    def respond_together(handler: Any) -> None:
         barrier.wait(10)
         handler.send_header("content-length", "4")
         handler.end_headers()
@@ -104,7 +104,7 @@ async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
 
     async with AsyncPictureQueue(api.url, "key") as pq:
         await pq._backend.call(CALL)
-        api.answers = [Answer(write=together)] * 6
+        api.answers = [Answer(write=respond_together)] * 6
         await asyncio.gather(*(pq._backend.call(CALL) for _ in range(6)))
         assert len(set(api.sockets)) == 6
         api.silent = set(api.sockets)
@@ -116,7 +116,7 @@ async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
 
 
 def test_a_response_that_never_ends_is_abandoned_at_the_timeout(api):
-    api.answers = [Answer(write=trickle)]
+    api.answers = [Answer(write=send_endlessly)]
     with pytest.raises(errors.ConnectionFailed, match="no answer in"):
         call(api, timeout=0.4)
 
@@ -125,13 +125,13 @@ def test_retry_after_is_respected(api):
     api.answers = [Answer(429, b"{}", {"retry-after": "1"})]
     began = time.monotonic()
     assert call(api) == "ok"
-    assert len(api.asked) == 4  # Each of the two clients made two requests.
+    assert len(api.called) == 4  # Each of the two clients made two requests.
     assert time.monotonic() - began >= 2
 
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("by_date", [False, True])
-def test_a_retry_after_beyond_the_deadline_is_left_to_the_caller(api, status, by_date):
+def test_a_retry_after_beyond_the_deadline_is_raised_to_the_caller(api, status, by_date):
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     api.answers = [Answer(status, b"slow down", {"retry-after": at if by_date else "60"})]
     began = time.monotonic()
@@ -139,7 +139,7 @@ def test_a_retry_after_beyond_the_deadline_is_left_to_the_caller(api, status, by
         call(api, timeout=20)
     assert 30 < busy.value.retry_after <= 61
     assert time.monotonic() - began < 15
-    assert len(api.asked) == 2
+    assert len(api.called) == 2
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_each_failure_has_its_error_and_message(api, monkeypatch, answer, error,
     assert type(failed.value).__name__ == error
     assert expected in str(failed.value)
     assert "\n" not in str(failed.value)
-    assert len(api.asked) == 2 * calls
+    assert len(api.called) == 2 * calls
 
 
 def test_a_response_of_an_unexpected_type_is_a_library_error(api):
@@ -216,7 +216,7 @@ def test_exceptions_of_other_libraries_become_library_errors(api, monkeypatch):
 
 
 def client_arguments(stack: Any) -> list[dict[str, str]]:
-    """The arguments of a client, over HTTP and over a direct connection."""
+    """Return the arguments of a client over HTTP, and of one over direct connections."""
     http = {"url": stack.api_url, "key": stack.service_role_key}
     return [http, {"database_url": stack.db_url}]
 
@@ -224,21 +224,21 @@ def client_arguments(stack: Any) -> list[dict[str, str]]:
 def test_threads_share_a_client(stack, queue):
     def use(pq: PictureQueue, n: int) -> None:
         for i in range(5):
-            made = pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
-            assert pq.jobs.get(made.id).payload == {"n": [n, i]}
+            enqueued = pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
+            assert pq.jobs.get(enqueued.id).payload == {"n": [n, i]}
 
     for arguments in client_arguments(stack):
         with PictureQueue(**arguments) as pq, ThreadPoolExecutor(32) as pool:
             list(pool.map(lambda n, pq=pq: use(pq, n), range(32)))
 
 
-def test_a_client_can_be_used_in_event_loops_one_after_the_other(stack, queue):
+def test_a_client_can_be_used_in_several_event_loops_in_turn(stack, queue):
     async def use(pq: AsyncPictureQueue, n: int) -> None:
-        async def one(i: int) -> None:
-            made = await pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
-            assert (await pq.jobs.get(made.id)).payload == {"n": [n, i]}
+        async def enqueue(i: int) -> None:
+            enqueued = await pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
+            assert (await pq.jobs.get(enqueued.id)).payload == {"n": [n, i]}
 
-        await asyncio.gather(*(one(i) for i in range(8)))
+        await asyncio.gather(*(enqueue(i) for i in range(8)))
 
     for arguments in client_arguments(stack):
         pq = AsyncPictureQueue(**arguments)
@@ -256,11 +256,11 @@ async def test_using_a_client_in_two_event_loops_at_once_is_refused(stack, direc
         await pq.health()
 
 
-def run(script: str, *args: str) -> None:
-    """Run a script in a process with one thread, which may fork."""
+def run_script(script: str, *args: str) -> None:
+    """Run a script that forks in a new process, which has only one thread."""
     program = [sys.executable, "-P", "-Wignore", "-c", script, *args]
-    found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
-    assert (found.returncode, found.stderr) == (0, "")
+    done = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 FORKS = """
@@ -271,20 +271,20 @@ arguments, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 def use(pq, writer):
     for n in range(8):
-        made = pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
-        assert pq.jobs.get(made.id).payload == {"n": [writer, n]}
+        enqueued = pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
+        assert pq.jobs.get(enqueued.id).payload == {"n": [writer, n]}
 
 async def use_async(pq, writer):
     for n in range(8):
-        made = await pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
-        assert (await pq.jobs.get(made.id)).payload == {"n": [writer, n]}
+        enqueued = await pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
+        assert (await pq.jobs.get(enqueued.id)).payload == {"n": [writer, n]}
 
 pq = PictureQueue(**arguments) if kind == "sync" else AsyncPictureQueue(**arguments)
 
 def run(writer):
     use(pq, writer) if kind == "sync" else asyncio.run(use_async(pq, writer))
 
-async def fork_within():
+async def fork_inside_a_loop():
     await use_async(pq, "parent")
     return fork()
 
@@ -302,8 +302,8 @@ def fork():
         children.append(child)
     return children
 
-if kind == "within":
-    children = asyncio.run(fork_within())
+if kind == "inside a loop":
+    children = asyncio.run(fork_inside_a_loop())
 else:
     run("before")
     children = fork()
@@ -312,21 +312,10 @@ sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
 """
 
 
-@pytest.mark.parametrize("kind", ["sync", "async", "within"])
+@pytest.mark.parametrize("kind", ["sync", "async", "inside a loop"])
 @pytest.mark.parametrize("direct", [False, True])
 def test_a_fork_has_its_own_connections(stack, queue, kind, direct):
-    program = [
-        sys.executable,
-        "-P",
-        "-Wignore",
-        "-c",
-        FORKS,
-        repr(client_arguments(stack)[direct]),
-        queue,
-        kind,
-    ]
-    found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
-    assert (found.returncode, found.stderr) == (0, "")
+    run_script(FORKS, repr(client_arguments(stack)[direct]), queue, kind)
 
 
 FORKED_CLIENT = """
@@ -350,17 +339,7 @@ sys.exit(os.waitpid(child, 0)[1])
 
 
 def test_a_fork_cannot_use_a_supabase_client_of_its_parent(stack):
-    program = [
-        sys.executable,
-        "-P",
-        "-Wignore",
-        "-c",
-        FORKED_CLIENT,
-        stack.api_url,
-        stack.service_role_key,
-    ]
-    found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
-    assert (found.returncode, found.stderr) == (0, "")
+    run_script(FORKED_CLIENT, stack.api_url, stack.service_role_key)
 
 
 # --- Direct connections to the database ---
@@ -370,14 +349,14 @@ def test_no_call_fails_after_all_idle_connections_were_closed(stack, queue):
     with PictureQueue(database_url=stack.db_url) as pq:
         barrier = threading.Barrier(4)
 
-        def hold(_: int) -> None:
+        def enqueue_together(_: int) -> None:
             barrier.wait(10)
             pq._backend.call(Rpc("enqueue_job", {"job_type": "x", "queue": queue}, str))
 
         pq.health()
         with ThreadPoolExecutor(4) as pool:
             for _ in range(5):
-                list(pool.map(hold, range(4)))
+                list(pool.map(enqueue_together, range(4)))
         with PictureQueue(database_url=stack.db_url) as other:
             other.health()
             (connection,) = other._backend.database._pool._idle
@@ -409,15 +388,15 @@ def test_a_server_that_never_responds_is_abandoned_at_the_timeout():
 
 
 def test_a_sync_call_waits_at_most_its_timeout_for_a_connection(monkeypatch):
-    """Wait on the socket: psycopg itself waits for whole seconds, and for at least two."""
+    """Check the waits on the socket; the connect timeout of psycopg is at least two seconds."""
     waits: list[float] = []
     wait = connection._wait_for_socket
 
-    def note(socket: int, writing: bool, timeout: float) -> bool:
+    def record_wait(socket: int, writing: bool, timeout: float) -> bool:
         waits.append(timeout)
         return wait(socket, writing, timeout)
 
-    monkeypatch.setattr(connection, "_wait_for_socket", note)
+    monkeypatch.setattr(connection, "_wait_for_socket", record_wait)
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
         with PictureQueue(database_url=url) as pq, pytest.raises(errors.ConnectionFailed):
@@ -450,7 +429,7 @@ def test_a_missing_database_or_a_malformed_url_is_a_settings_error(stack):
 
 
 @pytest.mark.parametrize("timeout", [1e9, float("inf")])
-def test_a_call_may_wait_without_a_limit(stack, timeout):
+def test_a_huge_or_infinite_timeout_is_accepted(stack, timeout):
     with PictureQueue(database_url=stack.db_url, timeout=timeout) as pq:
         assert pq.version().version
 

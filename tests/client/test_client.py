@@ -73,7 +73,7 @@ async def test_explain_returns_why_a_job_does_not_run(service, queue):
     assert (both[1].status, both[1].reasons) == (None, ())
 
 
-async def test_a_failed_job_is_retried_on_demand(service, queue):
+async def test_a_failed_job_is_retried_on_request(service, queue):
     enqueued = await service.jobs.enqueue("resize", queue=queue, max_attempts=1)
     (job,) = await claim(service, queue)
     await report(service, job, "failed", error="boom")
@@ -226,7 +226,7 @@ async def test_calls_with_an_anonymous_key_are_refused(stack, kind):
 
 
 async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, monkeypatch):
-    async def found(version):
+    async def call_schema(version):
         async def fake_call(rpc, deadline):
             return version
 
@@ -235,10 +235,10 @@ async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, mo
             await pq.jobs.list()
 
     with pytest.raises(errors.DatabaseTooOld, match=r"db push"):
-        await found(Version(version="0.0.1", contract=0, oldest_client_contract=0))
+        await call_schema(Version(version="0.0.1", contract=0, oldest_client_contract=0))
     with pytest.raises(errors.ClientTooOld, match=r"pip install"):
-        await found(Version(version="9.0.0", contract=9, oldest_client_contract=8))
-    # For a function that does not exist, the real API answers.
+        await call_schema(Version(version="9.0.0", contract=9, oldest_client_contract=8))
+    # In this part, the real API answers that the function does not exist.
     missing = _rpc.Rpc("missing", {}, dict)
     monkeypatch.setattr(_rpc.project, "picture_queue_version", lambda: missing)
     with pytest.raises(errors.NotInstalled):
@@ -269,7 +269,7 @@ async def test_a_supabase_client_of_the_caller_is_used_and_not_closed(ada):
     await ada.supabase.rpc("list_models").execute()
 
 
-async def test_the_sync_client_does_the_same(stack, queue):
+async def test_the_sync_client_supports_the_same_operations(stack, queue):
     def use() -> None:
         with PictureQueue(stack.api_url, stack.service_role_key) as pq:
             job = pq.jobs.enqueue("resize", {"a": 1}, queue=queue)

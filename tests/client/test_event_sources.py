@@ -23,19 +23,19 @@ class Recorder:
     """A listener that records its calls."""
 
     def __init__(self):
-        self._told = asyncio.Queue()
+        self._calls = asyncio.Queue()
 
     def joined(self):
-        self._told.put_nowait("joined")
+        self._calls.put_nowait("joined")
 
     def lost(self):
-        self._told.put_nowait("lost")
+        self._calls.put_nowait("lost")
 
     def message(self, event, payload):
-        self._told.put_nowait(event)
+        self._calls.put_nowait(event)
 
     async def next(self, timeout=15):
-        return await asyncio.wait_for(self._told.get(), timeout)
+        return await asyncio.wait_for(self._calls.get(), timeout)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def source(service):
     return service._watcher.subscriptions
 
 
-def topic():
+def new_topic():
     return f"pq:job:{uuid4()}"
 
 
@@ -54,10 +54,10 @@ async def send(db, name):
 
 
 async def test_a_topic_that_is_left_and_joined_again_stays_joined(source, db, monkeypatch, until):
-    # The timeout also applies to the answer to a leave.
+    # This timeout also applies to the answer of the server when the client leaves a topic.
     monkeypatch.setattr(subscriptions, "_JOIN_TIMEOUT", 1)
-    name, other, before, again = topic(), Recorder(), Recorder(), Recorder()
-    with source.listen(topic(), other):
+    name, other, before, again = new_topic(), Recorder(), Recorder(), Recorder()
+    with source.listen(new_topic(), other):
         assert await other.next() == "joined"
         with source.listen(name, before):
             assert await before.next() == "joined"
@@ -74,30 +74,30 @@ async def test_a_topic_that_is_left_and_joined_again_stays_joined(source, db, mo
 
 async def test_a_join_without_an_answer_does_not_delay_others(source, db, monkeypatch, until):
     subscribe = AsyncRealtimeChannel.subscribe
-    silent, name = topic(), topic()
-    asked = asyncio.Event()
+    silent, name = new_topic(), new_topic()
+    join_started = asyncio.Event()
     clients = []
 
     def channels():
         return clients[0].channels
 
-    async def answer_others(channel, callback):
+    async def subscribe_others(channel, callback):
         if channel.topic.endswith(silent):
             clients.append(channel.socket)
-            asked.set()
+            join_started.set()
             await asyncio.Event().wait()
         return await subscribe(channel, callback)
 
-    monkeypatch.setattr(AsyncRealtimeChannel, "subscribe", answer_others)
+    monkeypatch.setattr(AsyncRealtimeChannel, "subscribe", subscribe_others)
     listener = Recorder()
     with contextlib.ExitStack() as waiting:
         waiting.enter_context(source.listen(silent, Recorder()))
-        await asyncio.wait_for(asked.wait(), 15)
+        await asyncio.wait_for(join_started.wait(), 15)
         with source.listen(name, listener):
             assert await listener.next() == "joined"
             await send(db, name)
             assert await listener.next() == "job"
-            waiting.close()  # The listener leaves while the join of its topic is in progress.
+            waiting.close()  # The first listener leaves while its topic is still being joined.
             await until(lambda: f"realtime:{silent}" not in channels())
             await send(db, name)
             assert await listener.next() == "job"
@@ -123,7 +123,7 @@ def test_an_event_source_works_in_a_second_event_loop(stack):
     source = Subscriptions(
         AsyncPostgrest(ProjectSettings.resolve(stack.api_url, stack.service_role_key, None, 30))
     )
-    name = topic()
+    name = new_topic()
 
     async def receive():
         listener = Recorder()
@@ -133,7 +133,7 @@ def test_an_event_source_works_in_a_second_event_loop(stack):
             await send(db, name)
             assert await listener.next() == "job"
             await db.close(timeout=10)
-            # The task ends while the source listens, as asyncio.run does at its end.
+            # Cancel the task while the source listens, as asyncio.run does at its end.
             asyncio.current_task().cancel()
             await asyncio.sleep(0)
 
@@ -154,28 +154,28 @@ async def test_a_listener_that_joins_while_the_last_one_leaves_receives_wake_ups
 
 
 async def test_the_socket_to_a_hanging_server_is_closed(stack, black_hole, until):
-    hole, url = await black_hole(stack.api_url)
+    proxy, url = await black_hole(stack.api_url)
     async with AsyncPictureQueue(url, stack.service_role_key) as pq:
         listener = Recorder()
-        with pq._watcher.subscriptions.listen(topic(), listener):
+        with pq._watcher.subscriptions.listen(new_topic(), listener):
             assert await listener.next() == "joined"
-            assert hole.connections == 1
-            hole.stop_forwarding()
-    await until(lambda: hole.connections == 0)
+            assert proxy.connections == 1
+            proxy.stop_forwarding()
+    await until(lambda: proxy.connections == 0)
 
 
 async def test_a_hanging_server_does_not_delay_the_close(stack, queue, black_hole, monkeypatch):
-    hole, url = await black_hole(stack.db_url)
+    proxy, url = await black_hole(stack.db_url)
     connected = asyncio.Event()
     connect = notifications.connect_async
 
-    async def connect_for_the_last_time(settings):
+    async def connect_and_stop_forwarding(settings):
         connection = await connect(settings)
-        hole.stop_forwarding()
+        proxy.stop_forwarding()
         connected.set()
         return connection
 
-    monkeypatch.setattr(notifications, "connect_async", connect_for_the_last_time)
+    monkeypatch.setattr(notifications, "connect_async", connect_and_stop_forwarding)
     source = Notifications(DatabaseSettings(url))
     with source.listen(f"pq:queue:{queue}", Recorder()):
         await asyncio.wait_for(connected.wait(), 15)

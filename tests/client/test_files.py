@@ -1,4 +1,4 @@
-"""Calls of Storage: their deadline, their retries, and their errors."""
+"""Calls to Storage: their deadlines, retries and errors."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import pytest
 from picture_queue import AsyncPictureQueue, PictureQueue, errors
 from picture_queue.generations.store import GenerationStore, expect_storage
 from picture_queue.records import Image
-from tests.client.api import Answer, Api, hang, trickle
+from tests.client.api import Answer, Api, hang, send_endlessly
 
 IMAGE = Image(
     id=UUID(int=1),
@@ -36,8 +36,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         yield serving
 
 
-def refusal(status: int) -> Answer:
-    """Return an error response of Storage, which has its status in the body."""
+def storage_error(status: int) -> Answer:
+    """Return an error response of Storage; its body contains the status."""
     body = {"statusCode": str(status), "error": "x", "message": "no"}
     return Answer(400 if status < 500 else status, json.dumps(body).encode())
 
@@ -82,8 +82,8 @@ CALLS: list[tuple[Callable[[Api, float], Any], str, bytes]] = [
 @pytest.mark.parametrize(
     "failure",
     [
-        refusal(503),
-        refusal(429),
+        storage_error(503),
+        storage_error(429),
         Answer(502, b"<html>"),
         Answer(write=lambda handler: handler.connection.shutdown(2)),
     ],
@@ -105,7 +105,7 @@ def test_a_call_that_failed_is_repeated(api, call, path, body, failure):
 
 @pytest.mark.parametrize(("call", "path", "body"), CALLS)
 def test_the_number_of_retries_is_limited(api, call, path, body):
-    api.answers = [refusal(503)] * 9
+    api.answers = [storage_error(503)] * 9
     with pytest.raises(errors.Busy, match="Storage refused: no"):
         call(api, 10)
     assert len(api.paths) == 4
@@ -116,15 +116,15 @@ def test_the_number_of_retries_is_limited(api, call, path, body):
     ("status", "error"),
     [(403, errors.NotAllowed), (404, errors.NotFound), (413, errors.TooLarge)],
 )
-def test_a_refusal_is_not_repeated(api, call, path, body, status, error):
-    api.answers = [refusal(status)]
+def test_a_refused_call_is_not_repeated(api, call, path, body, status, error):
+    api.answers = [storage_error(status)]
     with pytest.raises(error, match="Storage refused: no"):
         call(api, 10)
     assert len(api.paths) == 1
 
 
 @pytest.mark.parametrize("call", [download, download_async, sign])
-@pytest.mark.parametrize("write", [hang, trickle])
+@pytest.mark.parametrize("write", [hang, send_endlessly])
 def test_a_response_that_never_ends_is_abandoned_at_the_timeout(api, call, write):
     api.answers = [Answer(write=write)] * 9
     with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.4 s"):
@@ -138,7 +138,7 @@ def test_a_signed_url_of_an_unexpected_type_is_a_library_error(api):
 
 
 async def test_a_bucket_that_the_key_cannot_see_is_a_settings_error(api):
-    api.answers = [refusal(404)]
+    api.answers = [storage_error(404)]
     async with AsyncPictureQueue(api.url, "key") as pq:
         with pytest.raises(errors.SettingsError, match="cannot read the bucket pictures"):
             await expect_storage(pq)

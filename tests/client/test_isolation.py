@@ -1,4 +1,4 @@
-"""Errors of the client for objects of another user. tests/security tries every interface."""
+"""Errors of the client for objects of another user. tests/security tests all interfaces."""
 
 from uuid import uuid4
 
@@ -18,20 +18,22 @@ async def generation_of_ada(ada, service):
     return started, path
 
 
-async def readable(client: AsyncClient, table: str) -> list:
+async def select_all(client: AsyncClient, table: str) -> list:
     return (await client.table(table).select("*").execute()).data
 
 
 async def test_the_owner_can_read_their_rows(ada, generation_of_ada):
     started, path = generation_of_ada
-    assert [row["id"] for row in await readable(ada.supabase, "generations")] == [str(started.id)]
-    assert [row["id"] for row in await readable(ada.supabase, "job_queue")] == [str(started.job_id)]
+    assert [row["id"] for row in await select_all(ada.supabase, "generations")] == [str(started.id)]
+    assert [row["id"] for row in await select_all(ada.supabase, "job_queue")] == [
+        str(started.job_id)
+    ]
     assert await ada.supabase.storage.from_("pictures").download(path) == b"\x89PNG"
 
 
 async def test_another_user_sees_no_row(generation_of_ada, bob):
     for table in ("job_queue", "generations", "images"):
-        assert await readable(bob.supabase, table) == []
+        assert await select_all(bob.supabase, table) == []
     assert await bob.pq.jobs.list() == []
     assert await bob.pq.generations.list() == []
 
@@ -45,8 +47,8 @@ async def test_foreign_and_unknown_ids_get_the_same_error(generation_of_ada, bob
     ):
         for call in calls:
             answers = []
-            for asked in (foreign, missing):
+            for object_id in (foreign, missing):
                 with pytest.raises(errors.NotFound) as refused:
-                    await call(asked)
-                answers.append(str(refused.value).replace(str(asked), "<id>"))
+                    await call(object_id)
+                answers.append(str(refused.value).replace(str(object_id), "<id>"))
             assert answers[0] == answers[1]

@@ -1,4 +1,4 @@
-"""A proxy of the environment gets no request, and no key, for a project on loopback."""
+"""Calls to a project on loopback bypass the proxy of the environment, which gets no key."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ _VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy")
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The socket of a proxy that the environment names for all addresses."""
+    """The listening socket of a proxy, which the environment configures for all addresses."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         for name in ("no_proxy", "NO_PROXY"):
@@ -76,8 +76,8 @@ async def test_the_doctor_uses_no_proxy_for_loopback(stack: Any, proxy: socket.s
 async def test_other_hosts_are_reached_through_the_proxy(proxy: socket.socket):
     url = "http://project.example.com"
     async with httpx.AsyncClient(mounts=direct_mounts(url)) as http:
-        asking = asyncio.create_task(http.get(url))
+        request = asyncio.create_task(http.get(url))
         connection, _ = await asyncio.get_running_loop().sock_accept(proxy)
-        asking.cancel()
+        request.cancel()
         connection.close()
-        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.gather(request, return_exceptions=True)

@@ -17,7 +17,7 @@ from picture_queue import PictureQueue, errors
 from picture_queue._realtime import follow
 from picture_queue.records import JobStatus
 
-GUARD = 30  # seconds
+TIMEOUT = 30  # seconds
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def job_id(pq, queue):
 
 
 class Program:
-    """A Python program with `pq` and `job_id`, in a separate process."""
+    """A Python program in a separate process. Its code can use `pq` and `job_id`."""
 
     def __init__(self, stack, job_id, text, **client):
         arguments = client or {"url": stack.api_url, "key": stack.service_role_key}
@@ -52,13 +52,13 @@ job_id = {str(job_id)!r}
             env=environment,
         )
 
-    def line(self):
+    def read_line(self):
         return self.process.stdout.readline().strip()
 
-    def end(self):
-        """Return the exit code and the text of standard error."""
+    def wait(self):
+        """Wait for the exit; return the exit code and the text of standard error."""
         try:
-            _, stderr = self.process.communicate(timeout=GUARD)
+            _, stderr = self.process.communicate(timeout=TIMEOUT)
         finally:
             self.process.kill()
         return self.process.returncode, stderr
@@ -72,27 +72,30 @@ def client(request, stack):
 
 
 @pytest.mark.parametrize(
-    "wait",
+    "wait_code",
     [
         "for event in pq.jobs.watch(job_id): print(event.status, flush=True)",
         "threading.Timer(1, print, ['now'], {'flush': True}).start(); pq.jobs.result(job_id)",
     ],
 )
-def test_an_interrupt_ends_a_wait_cleanly(stack, job_id, wait, client):
+def test_an_interrupt_ends_a_wait_cleanly(stack, job_id, wait_code, client):
     program = Program(
-        stack, job_id, f"try:\n    {wait}\nexcept KeyboardInterrupt:\n    print('left')", **client
+        stack,
+        job_id,
+        f"try:\n    {wait_code}\nexcept KeyboardInterrupt:\n    print('interrupted')",
+        **client,
     )
-    assert program.line() in ("pending", "now")
+    assert program.read_line() in ("pending", "now")
     program.process.send_signal(signal.SIGINT)
-    assert program.line() == "left"
-    assert program.end() == (0, "")
+    assert program.read_line() == "interrupted"
+    assert program.wait() == (0, "")
 
 
 def test_an_unfinished_watch_does_not_block_the_exit_of_the_process(stack, job_id, client):
     program = Program(
         stack, job_id, "watch = pq.jobs.watch(job_id)\nprint(next(watch).status)", **client
     )
-    assert program.end() == (0, "")
+    assert program.wait() == (0, "")
 
 
 def test_a_fork_cannot_use_a_watch_of_its_parent_but_can_start_one(stack, job_id):
@@ -117,62 +120,62 @@ watch.close()
 pq.close()
 """,
     )
-    assert program.line() == "The wait began in another process. Wait again in this one."
-    assert program.line() == "pending"
-    assert program.end() == (0, "")
+    assert program.read_line() == "The wait began in another process. Wait again in this one."
+    assert program.read_line() == "pending"
+    assert program.wait() == (0, "")
 
 
-def listeners(pq):
+def list_listeners(pq):
     return pq._watcher._background._watcher.subscriptions._listeners
 
 
 def until(condition):
-    deadline = time.monotonic() + GUARD
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_breaking_out_of_a_loop_leaves_its_topic(pq, job_id):
+def test_a_watch_that_is_closed_or_left_by_break_leaves_its_topic(pq, job_id):
     watch = pq.jobs.watch(job_id)
     next(watch)
-    until(lambda: listeners(pq))
+    until(lambda: list_listeners(pq))
     watch.close()
-    until(lambda: not listeners(pq))
+    until(lambda: not list_listeners(pq))
     for event in pq.jobs.watch(job_id):
         assert event.status is JobStatus.PENDING
         break
-    until(lambda: not listeners(pq) and not pq._watcher._background._futures)
+    until(lambda: not list_listeners(pq) and not pq._watcher._background._futures)
     pq.jobs.cancel(job_id)
     assert [event.status for event in pq.jobs.watch(job_id)] == [JobStatus.CANCELLED]
 
 
 def test_watches_of_several_threads_share_one_connection(pq, queue):
     jobs = [pq.jobs.enqueue("resize", queue=queue).id for _ in range(8)]
-    began = threading.Barrier(len(jobs) + 1)
+    all_started = threading.Barrier(len(jobs) + 1)
 
     def watch(job_id):
-        events = pq.jobs.watch(job_id, timeout=GUARD)
+        events = pq.jobs.watch(job_id, timeout=TIMEOUT)
         next(events)
-        began.wait(GUARD)
+        all_started.wait(TIMEOUT)
         return [event.status for event in events][-1]
 
     with ThreadPoolExecutor(len(jobs)) as threads:
-        ends = threads.map(watch, jobs)
-        began.wait(GUARD)
+        last_statuses = threads.map(watch, jobs)
+        all_started.wait(TIMEOUT)
         for job_id in jobs:
             pq.jobs.cancel(job_id)
-        assert set(ends) == {JobStatus.CANCELLED}
+        assert set(last_statuses) == {JobStatus.CANCELLED}
     assert [t.name for t in threading.enumerate()].count("picture-queue watch") == 1
 
 
 def test_closing_the_client_ends_waiting_calls(pq, job_id):
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pq.jobs.result, job_id)
-        until(lambda: pq._watcher._background is not None and listeners(pq))
+        until(lambda: pq._watcher._background is not None and list_listeners(pq))
         pq.close()
         with pytest.raises(errors.ConnectionFailed, match="The client was closed"):
-            waiting.result(GUARD)
+            waiting.result(TIMEOUT)
 
 
 def test_the_thread_of_a_garbage_collected_client_ends(stack, pq, job_id):
@@ -182,7 +185,7 @@ def test_the_thread_of_a_garbage_collected_client_ends(stack, pq, job_id):
     other._backend.close()
     del other
     gc.collect()
-    thread.join(GUARD)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
 
 
@@ -195,9 +198,9 @@ async def test_a_watch_continues_after_its_first_token_expired(stack, ada, servi
 
     def watch():
         with PictureQueue(stack.api_url, stack.anon_key, access_token=short) as pq:
-            events = pq.generations.watch(started.id, timeout=GUARD)
+            events = pq.generations.watch(started.id, timeout=TIMEOUT)
             assert next(events).status is JobStatus.PENDING
-            refresh(pq, ada.token)
+            set_token(pq, ada.token)
             time.sleep(4.5)  # The first token has expired, and the server has closed the topic.
             source = pq._watcher._background._watcher.subscriptions
             until(lambda: f"pq:user:{ada.id}" in source._joined)
@@ -214,17 +217,17 @@ async def test_a_watch_reads_with_the_current_session(stack, ada, bob, monkeypat
 
     def watch():
         with PictureQueue(stack.api_url, stack.anon_key, access_token=ada.token) as pq:
-            events = pq.generations.watch(started.id, timeout=GUARD)
+            events = pq.generations.watch(started.id, timeout=TIMEOUT)
             assert next(events).status is JobStatus.PENDING
-            refresh(pq, bob.token)
+            set_token(pq, bob.token)
             with pytest.raises(errors.JobNotFound):
                 list(events)
 
     await asyncio.to_thread(watch)
 
 
-def refresh(pq, token):
-    """Set a new token, as a refreshed session of supabase-py does."""
+def set_token(pq, token):
+    """Set a new token, as supabase-py does when it refreshes the session."""
     client = pq._backend._api().client()
     client.options.headers["Authorization"] = f"Bearer {token}"
     client._postgrest = None

@@ -1,4 +1,4 @@
-"""The timeout of a wait holds for every state of the network and every argument."""
+"""A wait ends at its timeout, also if the network hangs; invalid timeouts are refused."""
 
 import asyncio
 import math
@@ -9,48 +9,50 @@ from picture_queue import AsyncPictureQueue, PictureQueue, errors
 from picture_queue._realtime import follow
 from picture_queue.records import JobStatus
 
-#: Seconds; far below the minutes after which a call on a hanging network fails.
-GUARD = 15
+#: Seconds. This is far below the minutes after which a call over a hanging network fails by itself.
+TEST_TIMEOUT = 15
 
 
 @pytest.fixture(params=["api", "database"])
-async def hanging(request, stack, black_hole):
-    """The arguments of both clients behind a network that can hang."""
+async def hanging_network(request, stack, black_hole):
+    """A proxy that can stop forwarding, and the arguments of a client that connects through it."""
     if request.param == "api":
-        hole, url = await black_hole(stack.api_url)
-        return hole, {"url": url, "key": stack.service_role_key}
-    hole, url = await black_hole(stack.db_url)
-    return hole, {"database_url": url}
+        proxy, url = await black_hole(stack.api_url)
+        return proxy, {"url": url, "key": stack.service_role_key}
+    proxy, url = await black_hole(stack.db_url)
+    return proxy, {"database_url": url}
 
 
-async def test_result_ends_in_time_if_the_network_hangs(hanging, service, queue, monkeypatch):
+async def test_result_ends_in_time_if_the_network_hangs(
+    hanging_network, service, queue, monkeypatch
+):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
-    hole, arguments = hanging
+    proxy, arguments = hanging_network
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    async with asyncio.timeout(GUARD), AsyncPictureQueue(**arguments) as pq:
+    async with asyncio.timeout(TEST_TIMEOUT), AsyncPictureQueue(**arguments) as pq:
         assert (await pq.jobs.get(job_id)).status is JobStatus.PENDING
         waiting = asyncio.create_task(pq.jobs.result(job_id, timeout=1.5))
         await asyncio.sleep(0.5)
-        hole.stop_forwarding()
+        proxy.stop_forwarding()
         with pytest.raises(errors.WaitTimeout, match=r"1\.5 s: The project does not answer"):
             await waiting
 
 
 async def test_result_ends_in_time_if_the_server_never_responds(
-    hanging, service, queue, monkeypatch
+    hanging_network, service, queue, monkeypatch
 ):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
-    hole, arguments = hanging
-    hole.stop_forwarding()
-    async with asyncio.timeout(GUARD), AsyncPictureQueue(**arguments) as pq:
+    proxy, arguments = hanging_network
+    proxy.stop_forwarding()
+    async with asyncio.timeout(TEST_TIMEOUT), AsyncPictureQueue(**arguments) as pq:
         for wait in (pq.jobs.result, lambda *a, **k: anext(pq.generations.watch(*a, **k))):
             with pytest.raises(errors.WaitTimeout, match="was not read within 1 s"):
                 await wait("0190f4c1-0000-7000-8000-000000000000", timeout=1)
 
 
-async def test_sync_waits_end_in_time_as_well(hanging, service, queue, monkeypatch):
+async def test_sync_waits_end_in_time_as_well(hanging_network, service, queue, monkeypatch):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
-    hole, arguments = hanging
+    proxy, arguments = hanging_network
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     loop = asyncio.get_running_loop()
 
@@ -58,24 +60,24 @@ async def test_sync_waits_end_in_time_as_well(hanging, service, queue, monkeypat
         with PictureQueue(**arguments) as pq:
             watch = pq.jobs.watch(job_id, timeout=1)
             assert next(watch).status is JobStatus.PENDING
-            loop.call_soon_threadsafe(hole.stop_forwarding)
+            loop.call_soon_threadsafe(proxy.stop_forwarding)
             with pytest.raises(errors.WaitTimeout):
                 next(watch)
             with pytest.raises(errors.WaitTimeout):
                 pq.jobs.result(job_id, timeout=1)
 
-    await asyncio.wait_for(asyncio.to_thread(wait), GUARD)
+    await asyncio.wait_for(asyncio.to_thread(wait), TEST_TIMEOUT)
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf, "5"])
 async def test_an_invalid_timeout_is_refused_without_a_request(service, timeout):
-    nothing = "0190f4c1-0000-7000-8000-000000000000"
+    unknown_id = "0190f4c1-0000-7000-8000-000000000000"
     with pytest.raises(errors.InvalidArgument, match=r"`timeout` is .*Pass seconds"):
-        service.jobs.watch(nothing, timeout=timeout)
+        service.jobs.watch(unknown_id, timeout=timeout)
     with pytest.raises(errors.InvalidArgument, match="`timeout` is "):
-        service.generations.watch(nothing, timeout=timeout)
+        service.generations.watch(unknown_id, timeout=timeout)
     with pytest.raises(errors.InvalidArgument, match="`timeout` is "):
-        await service.jobs.result(nothing, timeout=timeout)
+        await service.jobs.result(unknown_id, timeout=timeout)
 
 
 def test_an_invalid_timeout_is_refused_by_the_sync_client(stack):
@@ -120,7 +122,7 @@ async def test_an_end_without_an_event_is_found_at_the_deadline(
 async def test_deleting_a_job_ends_its_watch(service, queue, db, monkeypatch):
     monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 0.2)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    watch = service.jobs.watch(job_id, timeout=GUARD)
+    watch = service.jobs.watch(job_id, timeout=TEST_TIMEOUT)
     await anext(watch)
     await db.execute("delete from public.job_queue where id = $1", job_id)
     with pytest.raises(errors.JobNotFound):
@@ -129,7 +131,7 @@ async def test_deleting_a_job_ends_its_watch(service, queue, db, monkeypatch):
 
 async def test_two_watches_of_one_job_both_see_its_end(service, queue):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    watches = [service.jobs.watch(job_id, timeout=GUARD) for _ in range(2)]
+    watches = [service.jobs.watch(job_id, timeout=TEST_TIMEOUT) for _ in range(2)]
     for watch in watches:
         await anext(watch)
     await service.jobs.cancel(job_id)

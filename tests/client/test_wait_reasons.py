@@ -1,4 +1,4 @@
-"""The reasons why a job does not run, as waiting callers get them."""
+"""A caller that waits for a job gets the reason why the job does not run."""
 
 import asyncio
 import logging
@@ -10,14 +10,14 @@ from picture_queue._realtime import follow
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
+def short_intervals(monkeypatch):
     monkeypatch.setattr(follow, "EXPLAIN_INTERVAL", 0.1)
     monkeypatch.setattr(follow, "EXPLAIN_MAX_INTERVAL", 0.1)
     monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 0.05)
     monkeypatch.setattr(follow, "POLL_INTERVAL", 0.05)
 
 
-async def next_reason(watch):
+async def read_next_reason(watch):
     async with asyncio.timeout(15):
         while (event := await anext(watch)).explanation is None:
             pass
@@ -28,7 +28,7 @@ async def test_a_watch_yields_each_new_reason(service, queue):
     job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     watch = service.jobs.watch(job_id, timeout=30)
     first = await anext(watch)
-    waiting = await next_reason(watch)
+    waiting = await read_next_reason(watch)
     assert waiting.explanation.reason == "no_worker"
     assert "no-handler" in waiting.explanation.detail
     assert (waiting.version, waiting.status, waiting.hold) == (
@@ -37,9 +37,9 @@ async def test_a_watch_yields_each_new_reason(service, queue):
         first.hold,
     )
     await service.queues.pause(queue)
-    assert (await next_reason(watch)).explanation.reason == "queue_paused"
+    assert (await read_next_reason(watch)).explanation.reason == "queue_paused"
     await service.queues.resume(queue)
-    assert (await next_reason(watch)).explanation.reason == "no_worker"
+    assert (await read_next_reason(watch)).explanation.reason == "no_worker"
     await service.jobs.cancel(job_id)
     last = [event async for event in watch][-1]
     assert last.finished
@@ -48,24 +48,24 @@ async def test_a_watch_yields_each_new_reason(service, queue):
 
 async def test_a_user_gets_the_reason(ada):
     started = await ada.pq.generations.start("a cat")
-    event = await next_reason(ada.pq.generations.watch(started.id, timeout=30))
+    event = await read_next_reason(ada.pq.generations.watch(started.id, timeout=30))
     assert event.explanation.reason == "no_worker"
 
 
 async def test_a_running_job_has_no_reason(service, queue, new_worker):
     worker = new_worker()
-    go = asyncio.Event()
+    may_finish = asyncio.Event()
 
     @worker.handler("slow")
     async def slow(payload: dict) -> None:
-        await go.wait()
+        await may_finish.wait()
 
     async with asyncio.timeout(30), worker:
         job_id = (await service.jobs.enqueue("slow", queue=queue)).id
         events = []
         async for event in service.jobs.watch(job_id):
-            if event.status == "processing" and not go.is_set():
-                asyncio.get_running_loop().call_later(0.5, go.set)
+            if event.status == "processing" and not may_finish.is_set():
+                asyncio.get_running_loop().call_later(0.5, may_finish.set)
             events.append(event)
     assert [e.explanation for e in events if e.status == "processing"] == [None]
 
@@ -88,11 +88,11 @@ async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkey
     called = []
     call = service._backend.call
 
-    async def count(rpc, *more, **options):
+    async def record_call(rpc, *more, **options):
         called.append(rpc.function)
         return await call(rpc, *more, **options)
 
-    monkeypatch.setattr(service._backend, "call", count)
+    monkeypatch.setattr(service._backend, "call", record_call)
     job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     with pytest.raises(errors.WaitTimeout):
         await service.jobs.result(job_id, timeout=2)

@@ -1,4 +1,4 @@
-"""Tests of watches: each ends in the true state, even if events are lost, late or repeated."""
+"""A watch ends with the true state of the job, even if events are lost, late or repeated."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ async def sql(stack):
 
 
 class Watch:
-    """A running watch. `until` waits for a state, with a timeout."""
+    """A watch that collects its events in a task."""
 
     def __init__(self, pq, job_id, timeout=30):
         self.events = []
@@ -53,7 +53,7 @@ class Probe:
     """A second listener on a topic. It records when the topic is joined and lost."""
 
     def __init__(self, has_read):
-        self._joined, self._lost, self._looked = asyncio.Event(), asyncio.Event(), has_read
+        self._joined, self._lost, self._has_read = asyncio.Event(), asyncio.Event(), has_read
 
     def joined(self):
         self._lost.clear()
@@ -61,7 +61,7 @@ class Probe:
 
     def lost(self):
         self._joined.clear()
-        self._looked.clear()
+        self._has_read.clear()
         self._lost.set()
 
     def message(self, event, payload):
@@ -69,17 +69,18 @@ class Probe:
 
     async def until_joined(self):
         await asyncio.wait_for(self._joined.wait(), 15)
-        await asyncio.wait_for(self._looked.wait(), 15)
+        await asyncio.wait_for(self._has_read.wait(), 15)
 
     async def until_lost(self):
         await asyncio.wait_for(self._lost.wait(), 15)
 
 
 @pytest.fixture
-def joined(monkeypatch):
-    """Wait until a watch has joined its topic and read the row. Later changes come as events.
+def wait_until_joined(monkeypatch):
+    """Return a function that waits until a watch has joined its topic and read the row.
 
-    Listens to the topic until the test ends.
+    Later changes arrive as events. The function returns a `Probe`, which listens until the test
+    ends.
     """
     has_read = asyncio.Event()
     read = follow._JobFollower._read
@@ -112,10 +113,10 @@ async def finish(pq, job):
     await pq._backend.call(_rpc.report_jobs([item]))
 
 
-async def test_all_states_arrive_over_the_socket(service, queue, joined):
+async def test_all_states_arrive_over_the_socket(service, queue, wait_until_joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
-    await joined(service, f"pq:job:{job_id}")
+    await wait_until_joined(service, f"pq:job:{job_id}")
     job = await claim(service, queue)
     await service._backend.call(_rpc.report_progress(job.id, job.lease_id, 40, "downloading"))
     await watch.until(lambda event: event.progress == 40)
@@ -138,18 +139,18 @@ async def test_a_finished_job_is_reported_at_once(service, queue):
     assert (event.status, event.source) == (JobStatus.CANCELLED, "snapshot")
 
 
-async def test_the_watch_of_a_user_uses_the_topic_of_the_user(ada, joined):
+async def test_the_watch_of_a_user_uses_the_topic_of_the_user(ada, wait_until_joined):
     started = await ada.pq.generations.start("a cat")
     watch = Watch(ada.pq, started.job_id)
-    await joined(ada.pq, f"pq:user:{ada.id}")
+    await wait_until_joined(ada.pq, f"pq:user:{ada.id}")
     await ada.pq.generations.cancel(started.id)
     assert (await watch.finish())[-1].source == "socket"
 
 
-async def test_two_watches_share_one_topic(ada, joined):
+async def test_two_watches_share_one_topic(ada, wait_until_joined):
     first, second = [await ada.pq.generations.start("a cat") for _ in range(2)]
     watches = [Watch(ada.pq, started.job_id) for started in (first, second)]
-    await joined(ada.pq, f"pq:user:{ada.id}")
+    await wait_until_joined(ada.pq, f"pq:user:{ada.id}")
     for started, watch in zip((first, second), watches, strict=True):
         await ada.pq.generations.cancel(started.id)
         events = await watch.finish()
@@ -166,12 +167,12 @@ async def test_a_watch_without_a_socket_ends_by_polling(service, queue, faults):
 
 
 async def test_lost_events_are_replaced_by_reading_the_row(
-    service, queue, faults, monkeypatch, joined
+    service, queue, faults, monkeypatch, wait_until_joined
 ):
     monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 0.3)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
-    await joined(service, f"pq:job:{job_id}")
+    await wait_until_joined(service, f"pq:job:{job_id}")
     await faults(drop_messages=100)
     await finish(service, await claim(service, queue))
     assert (await watch.finish())[-1].status is JobStatus.COMPLETED
@@ -179,38 +180,40 @@ async def test_lost_events_are_replaced_by_reading_the_row(
 
 async def test_a_change_before_the_join_is_found_by_reading_the_row(service, queue, monkeypatch):
     monkeypatch.setattr(follow, "POLL_INTERVAL", 60.0)
-    asked, go = asyncio.Event(), asyncio.Event()
+    join_started, may_join = asyncio.Event(), asyncio.Event()
     subscribe = AsyncRealtimeChannel.subscribe
 
     async def wait_and_subscribe(channel, callback):
-        asked.set()
-        await go.wait()
+        join_started.set()
+        await may_join.wait()
         return await subscribe(channel, callback)
 
     monkeypatch.setattr(AsyncRealtimeChannel, "subscribe", wait_and_subscribe)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
-    await asyncio.wait_for(asked.wait(), 15)
+    await asyncio.wait_for(join_started.wait(), 15)
     await service.jobs.cancel(job_id)
-    go.set()
+    may_join.set()
     last = (await watch.finish())[-1]
     assert (last.status, last.source) == (JobStatus.CANCELLED, "snapshot")
 
 
-async def test_late_and_repeated_events_are_ignored(service, queue, faults, joined):
+async def test_late_and_repeated_events_are_ignored(service, queue, faults, wait_until_joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
-    await joined(service, f"pq:job:{job_id}")
+    await wait_until_joined(service, f"pq:job:{job_id}")
     await faults(delay_messages=1, delay_seconds=0.2, duplicate_messages=5)
     await finish(service, await claim(service, queue))
     assert (await watch.finish())[-1].status is JobStatus.COMPLETED
 
 
-async def test_a_cut_socket_is_reconnected_and_the_row_is_read(service, queue, faults, joined):
+async def test_a_cut_socket_is_reconnected_and_the_row_is_read(
+    service, queue, faults, wait_until_joined
+):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     topic = f"pq:job:{job_id}"
     watch = Watch(service, job_id)
-    probe = await joined(service, topic)
+    probe = await wait_until_joined(service, topic)
     await faults(network_cut=True)
     await probe.until_lost()
     job = await claim(service, queue)
@@ -222,11 +225,13 @@ async def test_a_cut_socket_is_reconnected_and_the_row_is_read(service, queue, f
     assert (await watch.finish())[-1].source == "socket"
 
 
-async def test_a_channel_closed_by_the_server_is_joined_again(service, queue, faults, joined):
+async def test_a_channel_closed_by_the_server_is_joined_again(
+    service, queue, faults, wait_until_joined
+):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     topic = f"pq:job:{job_id}"
     watch = Watch(service, job_id)
-    probe = await joined(service, topic)
+    probe = await wait_until_joined(service, topic)
     await faults(close_channels=topic)
     await probe.until_lost()
     await probe.until_joined()
@@ -234,7 +239,7 @@ async def test_a_channel_closed_by_the_server_is_joined_again(service, queue, fa
     assert (await watch.finish())[-1].source == "socket"
 
 
-async def test_a_watch_continues_with_a_refreshed_token(stack, ada, service, joined):
+async def test_a_watch_continues_with_a_refreshed_token(stack, ada, service, wait_until_joined):
     """Let the token expire: the server closes the channel, and the watch uses the new token."""
     claims = jwt.decode(ada.token, options={"verify_signature": False})
     short = jwt.encode({**claims, "exp": int(time.time()) + 2}, stack.jwt_secret, "HS256")
@@ -242,10 +247,10 @@ async def test_a_watch_continues_with_a_refreshed_token(stack, ada, service, joi
     async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=short) as pq:
         topic = f"pq:user:{ada.id}"
         watch = Watch(pq, started.job_id)
-        probe = await joined(pq, topic)
+        probe = await wait_until_joined(pq, topic)
         client = await pq._backend._api().client()
         client.options.headers["Authorization"] = f"Bearer {ada.token}"
-        client._postgrest = None  # A refreshed session does both.
+        client._postgrest = None  # supabase-py makes both changes when it refreshes the session.
         await probe.until_lost()
         await probe.until_joined()
         await service.generations.cancel(started.id)
@@ -262,10 +267,10 @@ async def test_a_temporary_outage_of_the_project_does_not_end_the_watch(service,
     assert (await watch.finish())[-1].status is JobStatus.CANCELLED
 
 
-async def test_an_unknown_event_leads_to_reading_the_row(service, queue, sql, joined):
+async def test_an_unknown_event_leads_to_reading_the_row(service, queue, sql, wait_until_joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     watch = Watch(service, job_id)
-    await joined(service, f"pq:job:{job_id}")
+    await wait_until_joined(service, f"pq:job:{job_id}")
     job = await claim(service, queue)
     await watch.until(lambda event: event.status is JobStatus.PROCESSING)
     await sql.execute(

@@ -1,6 +1,6 @@
 """``make conformance``: run every case over every interface; print the matrix, or JSON if JSON=1.
 
-It fails if an interface gives an unexpected answer, or an answer that differs from plain HTTP.
+The command fails if an answer is not as expected, or differs from the answer of plain HTTP.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from tests.conformance.matrix.interfaces import (
     SupabaseSync,
 )
 from tests.conformance.matrix.javascript import Chromium, Node
-from tests.conformance.matrix.ours import ours
-from tests.conformance.matrix.project import Project, project_of
-from tests.conformance.matrix.report import as_json, show
+from tests.conformance.matrix.ours import our_clients
+from tests.conformance.matrix.project import Project, open_project
+from tests.conformance.matrix.report import as_json, print_matrix
 from tests.conformance.matrix.run import Column, compare, run
 from tests.conftest import RemoteStack
 
 _MODULES = Path(__file__).parent.parent / "npm" / "node_modules"
-_NO_DATABASE = "set PICTURE_QUEUE_TEST_DB_URL: it connects to the database directly"
+_NO_DATABASE = "set PICTURE_QUEUE_TEST_DB_URL: this interface connects to the database directly"
 
 
 def main() -> int:
@@ -43,15 +43,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     wants_json = parser.parse_args().json
-    with ExitStack() as open_:
-        project = project_of(open_.enter_context(_stack()))
-        open_.callback(project.close)
-        interfaces, absent = _interfaces(project, open_)
+    with ExitStack() as exit_stack:
+        project = open_project(exit_stack.enter_context(_stack()))
+        exit_stack.callback(project.close)
+        interfaces, unavailable = _interfaces(project, exit_stack)
         columns = _run(project, interfaces)
     if wants_json:
-        print(as_json(columns, absent))
+        print(as_json(columns, unavailable))
     else:
-        show(columns, absent, Console(width=None if sys.stdout.isatty() else 200))
+        print_matrix(columns, unavailable, Console(width=None if sys.stdout.isatty() else 200))
     return int(any(column.problems for column in columns))
 
 
@@ -64,16 +64,16 @@ def _stack() -> Iterator[Any]:
         yield stack
 
 
-def _interfaces(project: Project, open_: ExitStack) -> tuple[list[Interface], dict[str, str]]:
-    """Return the available interfaces, plain HTTP first, and why the others are unavailable."""
+def _interfaces(project: Project, exit_stack: ExitStack) -> tuple[list[Interface], dict[str, str]]:
+    """Return the interfaces, plain HTTP first, and the reasons why others are not available."""
     direct: list[Interface] = [Psycopg(), Asyncpg()]
-    absent = {}
+    unavailable = {}
     if project.database:
-        address = open_.enter_context(pooler.run_pgbouncer(project.database))
+        address = exit_stack.enter_context(pooler.run_pgbouncer(project.database))
         direct.append(Psycopg("pgbouncer", address))
     else:
-        names = [interface.name for interface in (*direct, *ours(direct=True))]
-        absent = dict.fromkeys([*names, "pgbouncer"], _NO_DATABASE)
+        names = [interface.name for interface in (*direct, *our_clients(direct=True))]
+        unavailable = dict.fromkeys([*names, "pgbouncer"], _NO_DATABASE)
         direct = []
     return [
         Httpx(),
@@ -82,9 +82,9 @@ def _interfaces(project: Project, open_: ExitStack) -> tuple[list[Interface], di
         Node(_program("node", "apt-get install nodejs npm"), _MODULES),
         Chromium(_program("chromium", "apt-get install chromium"), _MODULES),
         *direct,
-        *ours(direct=False),
-        *(ours(direct=True) if project.database else ()),
-    ], absent
+        *our_clients(direct=False),
+        *(our_clients(direct=True) if project.database else ()),
+    ], unavailable
 
 
 def _program(name: str, install: str) -> str:

@@ -8,8 +8,8 @@ import pytest
 from picture_queue import AsyncPictureQueue, PictureQueue
 
 
-def connection(stack: Any, transport: str) -> dict[str, str]:
-    """Return the arguments of a client."""
+def client_arguments(stack: Any, transport: str) -> dict[str, str]:
+    """Return the arguments of a client that uses this transport."""
     if transport == "http":
         return {"url": stack.api_url, "key": stack.service_role_key}
     return {"database_url": stack.db_url}
@@ -17,18 +17,18 @@ def connection(stack: Any, transport: str) -> dict[str, str]:
 
 @pytest.fixture(params=["http", "direct"])
 def transport(request: pytest.FixtureRequest) -> str:
-    """The transport of calls."""
+    """The transport of the clients `service` and `sync_service`."""
     return str(request.param)
 
 
 @pytest.fixture
 async def service(stack: Any, transport: str) -> AsyncIterator[AsyncPictureQueue]:
     """An async client with the service key."""
-    async with AsyncPictureQueue(**connection(stack, transport)) as pq:
+    async with AsyncPictureQueue(**client_arguments(stack, transport)) as pq:
         yield pq
 
 
 @pytest.fixture
 def sync_service(stack: Any, transport: str) -> Any:
-    """The same for sync callers."""
-    return PictureQueue(**connection(stack, transport))
+    """A sync client with the service key."""
+    return PictureQueue(**client_arguments(stack, transport))

@@ -1,4 +1,4 @@
-"""Direct connections: their errors, their limits, and their notifications."""
+"""Direct connections: errors, timeouts, the connection pool, and notifications."""
 
 import asyncio
 import time
@@ -26,15 +26,15 @@ async def direct(stack):
         yield pq
 
 
-def changed(url, **parts):
-    """Return the address with another password or port."""
-    found = urlsplit(url)
-    user = f"{found.username}:{parts.get('password', found.password)}"
-    host = f"{user}@{found.hostname}:{parts.get('port', found.port)}"
-    return urlunsplit(found._replace(netloc=host))
+def replace_parts(url, **parts):
+    """Return the URL with another password or port."""
+    old = urlsplit(url)
+    user = f"{old.username}:{parts.get('password', old.password)}"
+    host = f"{user}@{old.hostname}:{parts.get('port', old.port)}"
+    return urlunsplit(old._replace(netloc=host))
 
 
-async def refusal(url, error):
+async def read_health_error(url, error):
     async with AsyncPictureQueue(database_url=url) as pq:
         with pytest.raises(error) as refused:
             await pq.health()
@@ -42,8 +42,8 @@ async def refusal(url, error):
 
 
 async def test_a_wrong_password_raises_an_error_without_the_password(stack):
-    url = changed(stack.db_url, password="not-the-password")
-    text = await refusal(url, errors.AuthenticationFailed)
+    url = replace_parts(stack.db_url, password="not-the-password")
+    text = await read_health_error(url, errors.AuthenticationFailed)
     assert "PICTURE_QUEUE_DATABASE_URL" in text
     assert "not-the-password" not in text
     assert "not-the-password" not in repr(DatabaseSettings(url))
@@ -51,14 +51,14 @@ async def test_a_wrong_password_raises_an_error_without_the_password(stack):
 
 async def test_the_error_names_an_unreachable_server(stack, monkeypatch):
     monkeypatch.setitem(RETRY_POLICY, "stop", stop_after_attempt(1))
-    text = await refusal(changed(stack.db_url, port=9), errors.ConnectionFailed)
+    text = await read_health_error(replace_parts(stack.db_url, port=9), errors.ConnectionFailed)
     assert "127.0.0.1:9" in text
     assert "\n" not in text
 
 
 def test_sync_callers_get_the_same_error(stack):
     with (
-        PictureQueue(database_url=changed(stack.db_url, password="no")) as pq,
+        PictureQueue(database_url=replace_parts(stack.db_url, password="no")) as pq,
         pytest.raises(errors.AuthenticationFailed),
     ):
         pq.health()
@@ -98,7 +98,7 @@ async def test_a_session_terminated_during_a_call_loses_nothing(direct, db, queu
     blocker = db.transaction()
     await blocker.start()
     await db.execute("lock table public.job_queue in access exclusive mode")
-    calling = asyncio.create_task(direct.jobs.enqueue("x", queue=queue))
+    call = asyncio.create_task(direct.jobs.enqueue("x", queue=queue))
     async with asyncio.timeout(10):
         while not await db.fetchval(  # noqa: ASYNC110 - the server sends no event
             "select count(pg_terminate_backend(pid)) from pg_stat_activity "
@@ -106,7 +106,7 @@ async def test_a_session_terminated_during_a_call_loses_nothing(direct, db, queu
         ):
             await asyncio.sleep(0.01)
     await blocker.rollback()
-    enqueued = await calling
+    enqueued = await call
     assert [job.id for job in await direct.jobs.list(queue=queue)] == [enqueued.id]
 
 
@@ -130,7 +130,7 @@ async def test_each_query_of_a_connection_has_its_own_timeout(direct):
     # This is longer than the timeout of the first query.
     await connection.execute(b"select pg_sleep(0.4)", [], 60)
     await connection.execute(b"select 1", [], 60)
-    # A shorter timeout than that of the query before also applies.
+    # A shorter timeout than that of the previous query also applies.
     with pytest.raises(TimeoutError):
         await connection.execute(b"select pg_sleep(60)", [], 0.2)
     assert time.monotonic() - began < 25
@@ -147,11 +147,11 @@ def test_a_sync_query_without_an_answer_is_abandoned_at_the_timeout(stack):
         assert not connection.is_idle
 
 
-async def test_large_calls_and_answers_are_possible(direct, queue):
+async def test_large_requests_and_answers_are_transferred(direct, queue):
     jobs = [{"job_type": "x", "queue": queue, "payload": {"text": "ü" * 5000}} for _ in range(400)]
-    made = await direct.jobs.enqueue_many(jobs)
+    enqueued = await direct.jobs.enqueue_many(jobs)
     found = await direct.jobs.list(queue=queue, limit=400)
-    assert {job.id for job in found} == {one.id for one in made}
+    assert {job.id for job in found} == {job.id for job in enqueued}
     assert found[0].payload == {"text": "ü" * 5000}
 
 
@@ -160,7 +160,7 @@ async def test_concurrent_calls_share_a_few_connections(direct, db):
     assert 1 <= len(direct._backend.database._pool._idle) <= DatabaseSettings("").connections
 
 
-async def test_no_prepared_statement_is_left(direct):
+async def test_a_call_leaves_no_prepared_statement(direct):
     await direct.health()
     (connection,) = direct._backend.database._pool._idle
     result = await connection.execute(b"select count(*) from pg_prepared_statements", [], 10)
@@ -171,11 +171,11 @@ async def test_a_cancelled_call_leaves_a_usable_pool(direct, db, queue):
     await direct.health()
     async with db.transaction():
         await db.execute("lock table public.job_queue in access exclusive mode")
-        calling = asyncio.create_task(direct.jobs.list(queue=queue))
+        call = asyncio.create_task(direct.jobs.list(queue=queue))
         await asyncio.sleep(0.1)
-        calling.cancel()
+        call.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await calling
+            await call
     assert await direct.jobs.list(queue=queue) == []
 
 

@@ -1,4 +1,4 @@
-"""The engine through the Python client: all options of jobs, and all operations."""
+"""All options of jobs and all operations of the engine, through the Python client."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -24,18 +24,18 @@ from picture_queue.errors import (
 
 
 @pytest.fixture
-def kind():
-    """A job type for one test."""
+def job_type():
+    """A job type for this test only."""
     return f"engine-{uuid4().hex[:12]}"
 
 
 @pytest.fixture
-def work(service, queue, kind):
-    """Claim and report like a worker: `work.claim()`, `work.report(job, "completed")`."""
+def work(service, queue, job_type):
+    """Calls of a worker: `work.claim()`, `work.report(job, "completed")`, and `work.run(count)`."""
 
     class Work:
         async def claim(self, max_jobs=1):
-            claim = Claim("hand", (queue,), (kind,), max_jobs, 30.0, uuid4())
+            claim = Claim("hand", (queue,), (job_type,), max_jobs, 30.0, uuid4())
             return await service._backend.call(_rpc.claim_jobs(claim))
 
         async def report(self, job, outcome, **given):
@@ -55,10 +55,10 @@ def work(service, queue, kind):
 # --- Enqueue ---
 
 
-async def test_every_option_of_a_job_is_stored(service, queue, kind):
+async def test_every_option_of_a_job_is_stored(service, queue, job_type):
     soon = datetime.now(UTC) + timedelta(hours=1)
     enqueued = await service.jobs.enqueue(
-        kind,
+        job_type,
         {"path": "a.png"},
         queue=queue,
         priority=3,
@@ -97,27 +97,27 @@ async def test_every_option_of_a_job_is_stored(service, queue, kind):
     ],
 )
 async def test_the_error_names_an_invalid_option_and_nothing_is_enqueued(
-    service, queue, kind, options, expected
+    service, queue, job_type, options, expected
 ):
     with pytest.raises(InvalidArgument, match=expected):
         await service.jobs.enqueue_many(
             [
-                NewJob(job_type=kind, queue=queue),
-                {"job_type": kind, "queue": queue, **options},
+                NewJob(job_type=job_type, queue=queue),
+                {"job_type": job_type, "queue": queue, **options},
             ]
         )
     assert await service.jobs.list(queue=queue) == []
 
 
-async def test_a_payload_above_the_limit_is_refused(service, queue, kind):
+async def test_a_payload_above_the_limit_is_refused(service, queue, job_type):
     with pytest.raises(TooLarge, match="payload"):
-        await service.jobs.enqueue(kind, {"x": "y" * 70_000}, queue=queue)
+        await service.jobs.enqueue(job_type, {"x": "y" * 70_000}, queue=queue)
 
 
-async def test_the_outcome_of_a_unique_job_is_returned(service, queue, kind, work):
+async def test_the_outcome_of_a_unique_job_is_returned(service, queue, job_type, work):
     async def enqueue(on_conflict, **payload):
         unique = Unique(by=["id"], on_conflict=on_conflict)
-        return await service.jobs.enqueue(kind, payload, queue=queue, unique=unique)
+        return await service.jobs.enqueue(job_type, payload, queue=queue, unique=unique)
 
     first = await enqueue("ignore", id=1, v=1)
     assert (await enqueue("ignore", id=1, v=2)).outcome == "existing"
@@ -131,20 +131,20 @@ async def test_the_outcome_of_a_unique_job_is_returned(service, queue, kind, wor
         await enqueue("replace", id=1, v=5)
 
 
-async def test_a_child_waits_for_its_parents(service, queue, kind, work):
-    parent = await service.jobs.enqueue(kind, queue=queue)
-    child = await service.jobs.enqueue(kind, queue=queue, depends_on=[parent.id])
+async def test_a_child_waits_for_its_parents(service, queue, job_type, work):
+    parent = await service.jobs.enqueue(job_type, queue=queue)
+    child = await service.jobs.enqueue(job_type, queue=queue, depends_on=[parent.id])
     assert (await service.jobs.get(child.id)).hold == "waiting"
     assert [job.id for job in await work.run(1)] == [parent.id]
     assert (await service.jobs.get(child.id)).hold is None
 
 
-async def test_on_parent_failure_decides_about_a_child(service, queue, kind, work):
+async def test_on_parent_failure_decides_whether_a_child_runs(service, queue, job_type, work):
     parent, *children = await service.jobs.enqueue_many(
-        [NewJob(job_type=kind, queue=queue, job_id=(parent_id := uuid4()), max_attempts=1)]
+        [NewJob(job_type=job_type, queue=queue, job_id=(parent_id := uuid4()), max_attempts=1)]
         + [
-            NewJob(job_type=kind, queue=queue, depends_on=[parent_id], on_parent_failure=what)
-            for what in ("cancel", "fail", "run")
+            NewJob(job_type=job_type, queue=queue, depends_on=[parent_id], on_parent_failure=policy)
+            for policy in ("cancel", "fail", "run")
         ]
     )
     await work.run(1, "failed", error="no")
@@ -153,26 +153,26 @@ async def test_on_parent_failure_decides_about_a_child(service, queue, kind, wor
     assert parent.id == parent_id
 
 
-async def test_jobs_can_only_depend_on_existing_jobs(service, queue, kind):
-    one, two = uuid4(), uuid4()
-    with pytest.raises(DependencyCycle, match=str(two)):
+async def test_jobs_can_only_depend_on_existing_jobs(service, queue, job_type):
+    first, second = uuid4(), uuid4()
+    with pytest.raises(DependencyCycle, match=str(second)):
         await service.jobs.enqueue_many(
             [
-                NewJob(job_type=kind, queue=queue, job_id=one, depends_on=[two]),
-                NewJob(job_type=kind, queue=queue, job_id=two, depends_on=[one]),
+                NewJob(job_type=job_type, queue=queue, job_id=first, depends_on=[second]),
+                NewJob(job_type=job_type, queue=queue, job_id=second, depends_on=[first]),
             ]
         )
-    with pytest.raises(DependencyNotFound, match=str(two)):
-        await service.jobs.enqueue(kind, queue=queue, depends_on=[two])
+    with pytest.raises(DependencyNotFound, match=str(second)):
+        await service.jobs.enqueue(job_type, queue=queue, depends_on=[second])
 
 
 # --- Batches and events ---
 
 
-async def test_a_batch_counts_its_jobs_and_enqueues_one_callback(service, queue, kind, work):
+async def test_a_batch_counts_its_jobs_and_enqueues_one_callback(service, queue, job_type, work):
     batch = await service.batches.enqueue(
-        [NewJob(job_type=kind, queue=queue) for _ in range(4)],
-        callback=NewJob(job_type=f"{kind}-done", payload={"to": "ada"}, queue=queue),
+        [NewJob(job_type=job_type, queue=queue) for _ in range(4)],
+        callback=NewJob(job_type=f"{job_type}-done", payload={"to": "ada"}, queue=queue),
         metadata={"name": "holiday"},
     )
     assert [job.outcome for job in batch.jobs] == ["created"] * 4
@@ -183,28 +183,30 @@ async def test_a_batch_counts_its_jobs_and_enqueues_one_callback(service, queue,
     state = await service.batches.get(batch.id)
     assert (state.completed, state.failed, state.progress) == (3, 1, 100)
     assert state.metadata == {"name": "holiday"}
-    (callback,) = await service.jobs.list(job_type=f"{kind}-done")
+    (callback,) = await service.jobs.list(job_type=f"{job_type}-done")
     assert callback.id == state.callback_job_id
     assert callback.payload["to"] == "ada"
     assert callback.payload["completed"] == 3
     with pytest.raises(Conflict, match="finished"):
-        await service.jobs.enqueue(kind, queue=queue, batch_id=batch.id)
+        await service.jobs.enqueue(job_type, queue=queue, batch_id=batch.id)
     with pytest.raises(BatchNotFound):
         await service.batches.get(uuid4())
 
 
-async def test_repeating_a_batch_writes_it_once(service, queue, kind):
+async def test_repeating_a_batch_writes_it_once(service, queue, job_type):
     batch_id = uuid4()
-    jobs = [NewJob(job_type=kind, queue=queue)]
+    jobs = [NewJob(job_type=job_type, queue=queue)]
     first = await service.batches.enqueue(jobs, batch_id=batch_id)
     again = await service.batches.enqueue(jobs, batch_id=batch_id)
     assert [job.id for job in again.jobs] == [job.id for job in first.jobs]
     assert len(await service.jobs.list(batch_id=batch_id)) == 1
 
 
-async def test_an_event_wakes_a_parked_job_or_is_stored_for_the_next(service, queue, kind, work):
-    name = f"paid:{kind}"
-    await service.jobs.enqueue(kind, queue=queue)
+async def test_an_event_wakes_a_parked_job_or_is_stored_for_the_next(
+    service, queue, job_type, work
+):
+    name = f"paid:{job_type}"
+    await service.jobs.enqueue(job_type, queue=queue)
     (job,) = await work.claim()
     await work.report(job, "parked", delay_seconds=3600, event=name)
     assert await service.events.send(name, {"amount": 3}) == 1
@@ -219,8 +221,8 @@ async def test_an_event_wakes_a_parked_job_or_is_stored_for_the_next(service, qu
 # --- Queues, limits, tenants ---
 
 
-async def test_a_queue_is_paused_drained_and_purged(service, queue, kind, work):
-    await service.jobs.enqueue_many([NewJob(job_type=kind, queue=queue) for _ in range(3)])
+async def test_a_queue_is_paused_drained_and_purged(service, queue, job_type, work):
+    await service.jobs.enqueue_many([NewJob(job_type=job_type, queue=queue) for _ in range(3)])
     until = datetime.now(UTC) + timedelta(hours=1)
     paused = await service.queues.pause(queue, resume_at=until, reason="repairs")
     assert (paused.paused, paused.pause_reason, paused.jobs) == (True, "repairs", {"pending": 3})
@@ -229,7 +231,7 @@ async def test_a_queue_is_paused_drained_and_purged(service, queue, kind, work):
     await work.run(1)
     assert (await service.queues.drain(queue)).draining
     with pytest.raises(QueueDraining, match=queue):
-        await service.jobs.enqueue(kind, queue=queue)
+        await service.jobs.enqueue(job_type, queue=queue)
     assert (await service.queues.purge(queue, preview=True)).matched == 2
     assert (await service.queues.purge(queue)).changed == 2
     (counts,) = [c for c in await service.queues.counts() if c.queue == queue]
@@ -238,10 +240,10 @@ async def test_a_queue_is_paused_drained_and_purged(service, queue, kind, work):
     assert not (await service.queues.resume(queue)).draining
 
 
-async def test_a_queue_has_its_own_policy(service, queue, kind):
-    made = await service.queues.set(queue, max_attempts=9, fair_share=True, events="none")
-    assert (made.max_attempts, made.fair_share, made.events) == (9, True, "none")
-    job = await service.jobs.enqueue(kind, queue=queue)
+async def test_a_queue_has_its_own_policy(service, queue, job_type):
+    settings = await service.queues.set(queue, max_attempts=9, fair_share=True, events="none")
+    assert (settings.max_attempts, settings.fair_share, settings.events) == (9, True, "none")
+    job = await service.jobs.enqueue(job_type, queue=queue)
     assert (await service.jobs.get(job.id)).max_attempts == 9
     assert (await service.queues.set(queue, max_attempts=None)).max_attempts is None
     assert queue in {row.name for row in await service.queues.list()}
@@ -254,10 +256,10 @@ async def test_a_queue_has_its_own_policy(service, queue, kind):
             await act("nowhere")
 
 
-async def test_a_limit_applies_at_once_and_can_be_deleted(service, queue, kind, work):
-    key = f"model:{kind}"
+async def test_a_limit_applies_at_once_and_can_be_deleted(service, queue, job_type, work):
+    key = f"model:{job_type}"
     await service.jobs.enqueue_many(
-        [NewJob(job_type=kind, queue=queue, limit_keys=[key]) for _ in range(4)]
+        [NewJob(job_type=job_type, queue=queue, limit_keys=[key]) for _ in range(4)]
     )
     limit = await service.limits.set(key, max_running=1)
     assert (limit.max_running, limit.rate) == (1, None)
@@ -278,15 +280,15 @@ async def test_a_limit_applies_at_once_and_can_be_deleted(service, queue, kind, 
             await service.limits.set(key, **wrong)
 
 
-async def test_tenants_have_weights(service, kind):
-    assert (await service.tenants.set(kind, 3)).weight == 3
-    assert {row.tenant: row.weight for row in await service.tenants.list()}[kind] == 3
+async def test_tenant_weights_are_set(service, job_type):
+    assert (await service.tenants.set(job_type, 3)).weight == 3
+    assert {row.tenant: row.weight for row in await service.tenants.list()}[job_type] == 3
     with pytest.raises(InvalidArgument, match="weight"):
-        await service.tenants.set(kind, 0)
+        await service.tenants.set(job_type, 0)
 
 
-async def test_desired_workers_counts_ready_and_running_jobs(service, queue, kind, work):
-    await service.jobs.enqueue_many([NewJob(job_type=kind, queue=queue) for _ in range(25)])
+async def test_desired_workers_counts_ready_and_running_jobs(service, queue, job_type, work):
+    await service.jobs.enqueue_many([NewJob(job_type=job_type, queue=queue) for _ in range(25)])
     await work.claim(5)
     wanted = await service.queues.desired_workers(queue, jobs_per_worker=10, max_workers=2)
     assert (wanted.desired, wanted.running, wanted.ready) == (2, 5, 20)
@@ -297,22 +299,22 @@ async def test_desired_workers_counts_ready_and_running_jobs(service, queue, kin
 # --- Schedules ---
 
 
-async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, kind):
-    name = f"nightly.{kind}"
-    made = await service.schedules.set(
-        name, kind, {"full": True}, cron="30 3 * * *", timezone="Europe/Berlin", queue=queue
+async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, job_type):
+    name = f"nightly.{job_type}"
+    schedule = await service.schedules.set(
+        name, job_type, {"full": True}, cron="30 3 * * *", timezone="Europe/Berlin", queue=queue
     )
-    assert (made.timezone, made.job["payload"], made.paused) == (
+    assert (schedule.timezone, schedule.job["payload"], schedule.paused) == (
         "Europe/Berlin",
         {"full": True},
         False,
     )
-    assert made.next_at > datetime.now(UTC)
+    assert schedule.next_at > datetime.now(UTC)
     run = await service.schedules.run(name)
     job = await service.jobs.get(run.id)
     assert (job.payload, job.metadata["schedule"]) == ({"full": True}, name)
     assert (await service.schedules.pause(name)).next_at is None
-    assert (await service.schedules.resume(name)).next_at == made.next_at
+    assert (await service.schedules.resume(name)).next_at == schedule.next_at
     assert name in {row.name for row in await service.schedules.list()}
     assert await service.schedules.delete(name)
     assert not await service.schedules.delete(name)
@@ -329,23 +331,23 @@ async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, kind):
         ({}, InvalidArgument),
     ],
 )
-async def test_an_invalid_interval_is_refused(service, kind, schedule, error):
+async def test_an_invalid_schedule_is_refused(service, job_type, schedule, error):
     with pytest.raises(error):
-        await service.schedules.set(f"bad.{kind}", kind, **schedule)
-    assert f"bad.{kind}" not in {row.name for row in await service.schedules.list()}
+        await service.schedules.set(f"bad.{job_type}", job_type, **schedule)
+    assert f"bad.{job_type}" not in {row.name for row in await service.schedules.list()}
 
 
 # --- Reads and changes of jobs ---
 
 
-async def test_failed_jobs_are_grouped_and_changed_by_filter(service, queue, kind, work):
+async def test_failed_jobs_are_grouped_and_changed_by_filter(service, queue, job_type, work):
     await service.jobs.enqueue_many(
-        [NewJob(job_type=kind, queue=queue, max_attempts=1, tags=["t"]) for _ in range(5)]
+        [NewJob(job_type=job_type, queue=queue, max_attempts=1, tags=["t"]) for _ in range(5)]
     )
     for n, job in enumerate(await work.claim(5)):
         await work.report(job, "failed", error=f"no room on disk {n}" if n else "other")
     common, rare = await service.jobs.failure_reasons(queue=queue)
-    assert (common.count, rare.count, common.job_types) == (4, 1, (kind,))
+    assert (common.count, rare.count, common.job_types) == (4, 1, (job_type,))
     assert {job.status for job in await service.jobs.list(reason=common.reason, queue=queue)} == {
         "failed"
     }
@@ -362,9 +364,9 @@ async def test_failed_jobs_are_grouped_and_changed_by_filter(service, queue, kin
         await service.jobs.list(colour="red")
 
 
-async def test_history_and_position_of_a_job_are_returned(service, queue, kind, work):
-    first = await service.jobs.enqueue(kind, queue=queue)
-    last = await service.jobs.enqueue(kind, queue=queue)
+async def test_history_and_position_of_a_job_are_returned(service, queue, job_type, work):
+    first = await service.jobs.enqueue(job_type, queue=queue)
+    last = await service.jobs.enqueue(job_type, queue=queue)
     assert (await service.jobs.position(last.id)).position == 2
     (job,) = await work.claim()
     lines = [{"level": "info", "message": "half way"}]
@@ -381,7 +383,9 @@ async def test_history_and_position_of_a_job_are_returned(service, queue, kind, 
         "claim",
         "complete",
     ]
-    assert [(one.error, one.detail) for one in history.attempts] == [("no", "Traceback")]
+    assert [(attempt.error, attempt.detail) for attempt in history.attempts] == [
+        ("no", "Traceback")
+    ]
     assert [line.message for line in history.log] == ["half way"]
     assert (await service.jobs.position(first.id)).position is None
     for read in (service.jobs.history, service.jobs.position):
@@ -407,27 +411,27 @@ async def test_settings_are_changed_and_reset(service):
         assert await service.settings.set(max_attempts=before.max_attempts) == before
 
 
-async def test_an_unknown_queue_is_refused_if_the_project_requires_it(service, queue, kind):
+async def test_an_unknown_queue_is_refused_if_the_project_requires_it(service, queue, job_type):
     try:
         await service.settings.set(unknown_queue="refuse")
         with pytest.raises(QueueNotFound, match=queue):
-            await service.jobs.enqueue(kind, queue=queue)
+            await service.jobs.enqueue(job_type, queue=queue)
     finally:
         await service.settings.set(unknown_queue=None)
-    assert (await service.jobs.enqueue(kind, queue=queue)).outcome == "created"
+    assert (await service.jobs.enqueue(job_type, queue=queue)).outcome == "created"
 
 
-def test_the_sync_client_has_all_methods(sync_service, queue, kind):
+def test_the_sync_client_has_all_methods(sync_service, queue, job_type):
     with sync_service as pq:
-        batch = pq.batches.enqueue([NewJob(job_type=kind, queue=queue)])
+        batch = pq.batches.enqueue([NewJob(job_type=job_type, queue=queue)])
         assert pq.batches.get(batch.id).open == 1
         assert pq.queues.pause(queue).paused
-        assert pq.limits.set(kind, rate=5, period=60).rate == 5
-        pq.limits.delete(kind)
-        assert pq.schedules.set(kind, kind, every=3600, queue=queue).every_seconds == 3600
-        assert pq.schedules.delete(kind)
-        assert pq.events.send(kind) == 0
-        assert pq.tenants.set(kind, 2).weight == 2
+        assert pq.limits.set(job_type, rate=5, period=60).rate == 5
+        pq.limits.delete(job_type)
+        assert pq.schedules.set(job_type, job_type, every=3600, queue=queue).every_seconds == 3600
+        assert pq.schedules.delete(job_type)
+        assert pq.events.send(job_type) == 0
+        assert pq.tenants.set(job_type, 2).weight == 2
         assert pq.settings.get().max_attempts >= 1
         assert pq.jobs.change("cancel", queue=queue).changed == 1
         assert pq.doctor()

@@ -1,4 +1,4 @@
-"""Results and exceptions of handlers, and the resulting states of their jobs."""
+"""The state of a job after its handler returns a result or raises an exception."""
 
 import threading
 from typing import Any
@@ -124,7 +124,7 @@ async def test_an_error_is_retried_after_the_backoff_of_the_job_type(
 
 
 async def test_the_policy_of_a_job_type_sets_the_retry_delay(
-    service, queue, new_worker, reached, db
+    service, queue, new_worker, wait_for_job, db
 ):
     worker = new_worker()
 
@@ -134,9 +134,9 @@ async def test_the_policy_of_a_job_type_sets_the_retry_delay(
 
     async with worker:
         job = await service.jobs.enqueue("flaky", queue=queue)
-        waiting = await reached(job.id, lambda event: event.hold == "scheduled")
-    pause = (waiting.scheduled_for - waiting.updated_at).total_seconds()
-    assert pause == pytest.approx(500, abs=1)
+        waiting = await wait_for_job(job.id, lambda event: event.hold == "scheduled")
+    delay = (waiting.scheduled_for - waiting.updated_at).total_seconds()
+    assert delay == pytest.approx(500, abs=1)
     row = await db.fetchrow("select * from picture_queue.job_type where name = 'flaky'")
     assert (row["backoff_policy"], row["backoff_cap_seconds"]) == ("constant", 900)
 
@@ -148,7 +148,7 @@ async def test_the_last_attempt_fails_the_job(service, queue, new_worker, caplog
     async def broken() -> None:
         raise ValueError("no")
 
-    async with worker:  # The database knows the policy after the start of the worker.
+    async with worker:  # The worker stores the policy in the database when it starts.
         job = await service.jobs.enqueue("broken", queue=queue)
         with pytest.raises(JobFailed, match="ValueError: no"):
             await service.jobs.result(job.id, timeout=15)
@@ -159,19 +159,19 @@ async def test_a_permanent_failure_is_not_retried(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("hopeless")
-    async def unfixable() -> None:
-        raise PermanentFailure("The file is no picture")
+    async def hopeless() -> None:
+        raise PermanentFailure("The file is not a picture")
 
     job = await service.jobs.enqueue("hopeless", queue=queue, max_attempts=5)
     async with worker:
         with pytest.raises(JobFailed):
             await service.jobs.result(job.id, timeout=15)
     failed = await service.jobs.get(job.id)
-    assert (failed.attempt, failed.error) == (1, "The file is no picture")
+    assert (failed.attempt, failed.error) == (1, "The file is not a picture")
 
 
-@pytest.mark.parametrize("later", [Snooze(0.01), Park(0.01)])
-async def test_a_job_can_wait_without_a_worker(service, queue, new_worker, later):
+@pytest.mark.parametrize("verdict", [Snooze(0.01), Park(0.01)])
+async def test_a_snooze_or_park_uses_up_no_attempt(service, queue, new_worker, verdict):
     worker = new_worker(poll_interval=0.05)
     runs = 0
 
@@ -181,7 +181,7 @@ async def test_a_job_can_wait_without_a_worker(service, queue, new_worker, later
         runs += 1
         if runs < 3:
             await job.progress(10 * runs, "waiting")
-            return later  # type: ignore[return-value]
+            return verdict  # type: ignore[return-value]
         return job.attempt
 
     job = await service.jobs.enqueue("patient", queue=queue, max_attempts=1)
@@ -250,7 +250,7 @@ async def test_a_result_that_cannot_be_stored_fails_its_job(
     assert (await service.jobs.get(bad.id)).attempt == 1
 
 
-async def test_many_jobs_run_in_few_slots(service, queue, new_worker):
+async def test_no_more_jobs_run_at_once_than_there_are_slots(service, queue, new_worker):
     worker = new_worker(concurrency=4)
     running = peak = 0
 

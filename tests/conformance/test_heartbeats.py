@@ -1,4 +1,4 @@
-"""Leases stay valid although handlers block the event loop or use all connections."""
+"""Leases stay valid while handlers block the event loop or use all connections."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,12 @@ from picture_queue.errors import Busy
 from picture_queue.worker.slots import Slots
 
 LEASE = 1.5  # The length of a lease, in seconds.
-LONG = 3 * LEASE
+HANDLER_TIME = 3 * LEASE  # The time that a handler runs or waits, in seconds.
 
 
 @contextmanager
-def sweeps(stack):
-    """Return a function that expires overdue leases, as another worker's maintenance does."""
+def open_sweeper(stack):
+    """Yield a function that ends expired leases, as the maintenance of another worker does."""
     with psycopg.connect(stack.db_url, autocommit=True) as connection:
         yield lambda: connection.execute("select maintain_jobs(force => true)")
 
@@ -32,9 +32,9 @@ async def test_no_lease_is_lost_while_a_handler_blocks_the_event_loop(
     @worker.handler("blocks")
     async def blocks(job: JobContext) -> None:
         attempts.append(job.attempt)
-        ends = time.monotonic() + LONG
-        with sweeps(stack) as sweep:
-            while time.monotonic() < ends:
+        deadline = time.monotonic() + HANDLER_TIME
+        with open_sweeper(stack) as sweep:
+            while time.monotonic() < deadline:
                 sweep()
                 time.sleep(0.1)  # noqa: ASYNC251
 
@@ -56,10 +56,10 @@ async def test_no_lease_is_lost_while_a_handler_blocks_the_event_loop(
     assert "test_heartbeats.py" in caplog.text
 
 
-async def test_held_jobs_run_once_although_the_event_loop_is_blocked(
+async def test_jobs_held_ahead_run_once_while_the_event_loop_is_blocked(
     stack, service, queue, new_worker, monkeypatch, until
 ):
-    """Check that the leases of held jobs are extended too, and that last attempts are not held."""
+    """Check that the leases of jobs held ahead are extended, also before a last attempt."""
     monkeypatch.setattr(Slots, "_target_ahead", lambda self: 5)
     worker = new_worker(lease=LEASE, concurrency=1, poll_interval=0.2)
     ran: list[tuple[int, int]] = []
@@ -68,9 +68,9 @@ async def test_held_jobs_run_once_although_the_event_loop_is_blocked(
     async def blocks(payload: dict[str, int], job: JobContext) -> None:
         ran.append((payload["n"], job.attempt))
         if payload["n"] == 0:
-            ends = time.monotonic() + LONG
-            with sweeps(stack) as sweep:
-                while time.monotonic() < ends:
+            deadline = time.monotonic() + HANDLER_TIME
+            with open_sweeper(stack) as sweep:
+                while time.monotonic() < deadline:
                     sweep()
                     time.sleep(0.1)  # noqa: ASYNC251
 
@@ -92,7 +92,7 @@ async def test_held_jobs_run_once_although_the_event_loop_is_blocked(
 async def test_no_lease_is_lost_while_handlers_use_all_connections(
     stack, service, queue, new_worker, db
 ):
-    """Let the handlers wait for a row that another transaction has locked."""
+    """Let each handler wait for a row lock, so that it occupies a connection."""
     worker = new_worker(lease=LEASE, concurrency=5, poll_interval=0.2)
     locked = await service.jobs.enqueue("locked", queue=queue)
     attempts: list[int] = []
@@ -117,9 +117,9 @@ async def test_no_lease_is_lost_while_handlers_use_all_connections(
         with psycopg.connect(stack.db_url, autocommit=True) as sql:
             row = sql.execute("select enqueue_job('fine', queue => %s)", [queue]).fetchone()
         assert await worker._signals.reported.next() == (row[0], "ok")
-        ends = time.monotonic() + LONG
-        with sweeps(stack) as sweep:
-            while time.monotonic() < ends:
+        deadline = time.monotonic() + HANDLER_TIME
+        with open_sweeper(stack) as sweep:
+            while time.monotonic() < deadline:
                 await asyncio.to_thread(sweep)
                 await asyncio.sleep(0.1)
     for _ in jobs:
@@ -130,9 +130,9 @@ async def test_no_lease_is_lost_while_handlers_use_all_connections(
         assert (await service.jobs.get(job.id)).status is JobStatus.COMPLETED
 
 
-@pytest.mark.parametrize("request_", ["cancel", "lose"])
+@pytest.mark.parametrize("event", ["cancel", "lost lease"])
 async def test_a_blocking_handler_is_stopped_when_the_event_loop_runs_again(
-    stack, service, queue, new_worker, db, request_
+    stack, service, queue, new_worker, db, event
 ):
     """Cancel the job, or end its lease, while the event loop is blocked."""
     worker = new_worker(lease=LEASE)
@@ -142,7 +142,7 @@ async def test_a_blocking_handler_is_stopped_when_the_event_loop_runs_again(
     async def blocks(job: JobContext) -> None:
         nonlocal continued
         with psycopg.connect(stack.db_url, autocommit=True) as connection:
-            if request_ == "cancel":
+            if event == "cancel":
                 connection.execute("select cancel_job(%s)", [job.id])
             else:
                 connection.execute(
@@ -154,6 +154,6 @@ async def test_a_blocking_handler_is_stopped_when_the_event_loop_runs_again(
 
     job = await service.jobs.enqueue("blocks", queue=queue)
     async with worker:
-        outcome = "cancelled" if request_ == "cancel" else None
+        outcome = "cancelled" if event == "cancel" else None
         assert await worker._signals.outcome.next(timeout=40) == (job.id, outcome)
     assert not continued

@@ -1,4 +1,4 @@
-"""Lost responses: the call is repeated, and returns the answer of the first call."""
+"""If a response is lost, the client repeats the call and gets the answer of the first call."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,14 +14,16 @@ from picture_queue._transport.base import Deadline
 
 
 @pytest.fixture
-def lose(service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Lose the first response of a function, after the database has committed."""
+def lose_response(
+    service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Any]:
+    """Return a function that makes a call fail once, after the database has committed it."""
     transport = service._backend._transport
-    made = transport.call
+    original = transport.call
     calls: dict[str, int] = {}
 
     async def call(rpc: Rpc[Any], deadline: Deadline) -> Any:
-        answer = await made(rpc, deadline)
+        answer = await original(rpc, deadline)
         if rpc.function in calls:
             calls[rpc.function] += 1
             if calls[rpc.function] == 1:
@@ -30,36 +32,38 @@ def lose(service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
     monkeypatch.setattr(transport, "call", call)
 
-    def lose(function: str) -> dict[str, int]:
+    def lose_response(function: str) -> dict[str, int]:
         calls[function] = 0
         return calls
 
-    return lose
+    return lose_response
 
 
 async def park(service, db, name: str, queue: str):
-    """Make a job that is parked on an event; return its id."""
-    made = await service.jobs.enqueue("x", queue=queue)
+    """Create a job that is parked until an event; return its id."""
+    enqueued = await service.jobs.enqueue("x", queue=queue)
     claimed = await db.fetchval("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
-    assert str(made.id) in claimed
+    assert str(enqueued.id) in claimed
     await db.execute(
         """select report_jobs(jsonb_build_array(jsonb_build_object(
           'job_id', j.id, 'lease_id', j.lease_id, 'outcome', 'parked', 'event', $2::text,
           'delay_seconds', 3600))) from job_queue j where j.id = $1""",
-        made.id,
+        enqueued.id,
         name,
     )
-    assert (await service.jobs.get(made.id)).hold == "parked"
-    return made.id
+    assert (await service.jobs.get(enqueued.id)).hold == "parked"
+    return enqueued.id
 
 
-async def test_a_repeated_event_wakes_once_and_returns_the_same_count(service, db, queue, lose):
+async def test_a_repeated_event_wakes_once_and_returns_the_same_count(
+    service, db, queue, lose_response
+):
     name = f"event-{uuid4()}"
     await park(service, db, name, queue)
-    calls = lose("send_event")
+    calls = lose_response("send_event")
     assert await service.events.send(name, {"n": 1}) == 1
     assert calls == {"send_event": 2}
-    # The repetition is not stored for the next job that parks.
+    # The repeated event is not stored for the next job that parks.
     assert await db.fetchval("select count(*) from picture_queue.signal where name = $1", name) == 0
 
 
@@ -68,7 +72,7 @@ async def test_an_event_with_an_event_id_is_idempotent(service, db, queue):
     await park(service, db, name, queue)
     assert await service.events.send(name, 1, event_id="evt_1") == 1
     await park(service, db, name, f"{queue}-2")
-    # The answer is that of the first call.
+    # This event_id was sent before, so the call returns the first answer and wakes no job.
     assert await service.events.send(name, 1, event_id="evt_1") == 1
     assert await service.events.send(f"{name}-other", 1, event_id="evt_1") == 0
     assert await service.events.send(name, 2, event_id="evt_2") == 1
@@ -77,11 +81,11 @@ async def test_an_event_with_an_event_id_is_idempotent(service, db, queue):
 
 
 async def test_a_repeated_retry_succeeds_although_the_job_was_claimed_meanwhile(
-    service, db, queue, lose, monkeypatch
+    service, db, queue, lose_response, monkeypatch
 ):
-    made = await service.jobs.enqueue("x", queue=queue)
-    await service.jobs.cancel(made.id)
-    lose("retry_job")
+    enqueued = await service.jobs.enqueue("x", queue=queue)
+    await service.jobs.cancel(enqueued.id)
+    lose_response("retry_job")
     transport = service._backend._transport
     call = transport.call
 
@@ -93,17 +97,17 @@ async def test_a_repeated_retry_succeeds_although_the_job_was_claimed_meanwhile(
                 await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
 
     monkeypatch.setattr(transport, "call", claim_between)
-    assert (await service.jobs.retry(made.id)).status is JobStatus.PROCESSING
+    assert (await service.jobs.retry(enqueued.id)).status is JobStatus.PROCESSING
     with pytest.raises(errors.JobFinished):  # A second retry is another call, and is refused.
-        await service.jobs.retry(made.id)
+        await service.jobs.retry(enqueued.id)
 
 
-async def test_a_repeated_cancel_returns_the_same_although_the_job_ended_meanwhile(
-    service, db, queue, lose, monkeypatch
+async def test_a_repeated_cancel_returns_the_first_answer_although_the_job_ended_meanwhile(
+    service, db, queue, lose_response, monkeypatch
 ):
-    made = await service.jobs.enqueue("x", queue=queue)
+    enqueued = await service.jobs.enqueue("x", queue=queue)
     await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
-    lose("cancel_job")
+    lose_response("cancel_job")
     transport = service._backend._transport
     call = transport.call
 
@@ -116,92 +120,94 @@ async def test_a_repeated_cancel_returns_the_same_although_the_job_ended_meanwhi
                     """select report_jobs(jsonb_build_array(jsonb_build_object('job_id', j.id,
                       'lease_id', j.lease_id, 'outcome', 'completed'))) from job_queue j
                     where j.id = $1""",
-                    made.id,
+                    enqueued.id,
                 )
 
     monkeypatch.setattr(transport, "call", complete_between)
-    asked = await service.jobs.cancel(made.id)
-    assert (asked.status, asked.cancel_requested) == (JobStatus.PROCESSING, True)
+    request = await service.jobs.cancel(enqueued.id)
+    assert (request.status, request.cancel_requested) == (JobStatus.PROCESSING, True)
     with pytest.raises(errors.JobFinished):  # A second cancel is another call, and is refused.
-        await service.jobs.cancel(made.id)
+        await service.jobs.cancel(enqueued.id)
 
 
-async def test_a_generation_is_cancelled_once(service, db, lose):
+async def test_a_generation_is_cancelled_once(service, db, lose_response):
     started = await service.generations.start("a boat")
-    lose("cancel_generation")
+    lose_response("cancel_generation")
     first = await service.generations.cancel(started.id)
     assert first.status is JobStatus.CANCELLED
     assert (await service.generations.cancel(started.id)) == first
 
 
-async def test_a_repeated_change_of_many_jobs_returns_the_first_counts(service, queue, lose):
+async def test_a_repeated_change_of_many_jobs_returns_the_first_counts(
+    service, queue, lose_response
+):
     jobs = [{"job_type": "x", "queue": queue} for _ in range(3)]
     await service.jobs.enqueue_many(jobs)
-    lose("change_jobs")
+    lose_response("change_jobs")
     assert (await service.jobs.change("cancel", queue=queue)).changed == 3
     assert (await service.jobs.change("cancel", queue=queue)).changed == 0
     await service.jobs.enqueue_many(jobs)
-    lose("purge_queue")
+    lose_response("purge_queue")
     purged = await service.queues.purge(queue)
     assert (purged.matched, purged.changed) == (3, 3)
 
 
-async def test_lines_are_logged_once(service, db, queue, lose):
-    made = await service.jobs.enqueue("x", queue=queue)
+async def test_log_lines_are_written_once(service, db, queue, lose_response):
+    enqueued = await service.jobs.enqueue("x", queue=queue)
     await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
-    lease = await db.fetchval("select lease_id from job_queue where id = $1", made.id)
+    lease = await db.fetchval("select lease_id from job_queue where id = $1", enqueued.id)
     now = datetime.now(UTC)
     lines = [{"at": now, "level": "info", "message": message} for message in ("a", "b")]
-    lose("log_job")
-    await service._backend.call(_rpc.log_job(made.id, lease, lines))
-    await service._backend.call(_rpc.log_job(made.id, lease, [{"message": "b"}] * 2))
-    log = (await service.jobs.history(made.id)).log
+    lose_response("log_job")
+    await service._backend.call(_rpc.log_job(enqueued.id, lease, lines))
+    await service._backend.call(_rpc.log_job(enqueued.id, lease, [{"message": "b"}] * 2))
+    log = (await service.jobs.history(enqueued.id)).log
     assert [line.message for line in log] == ["a", "b", "b", "b"]
 
 
-async def test_a_limit_and_a_schedule_are_deleted_once(service, queue, lose):
+async def test_a_limit_and_a_schedule_are_deleted_once(service, queue, lose_response):
     await service.limits.set(f"x:{queue}", max_running=1)
-    lose("delete_limit")
+    lose_response("delete_limit")
     await service.limits.delete(f"x:{queue}")
     with pytest.raises(errors.LimitNotFound):
         await service.limits.delete(f"x:{queue}")
     await service.schedules.set(queue, "x", every=3600, queue=queue)
-    lose("delete_schedule")
+    lose_response("delete_schedule")
     assert await service.schedules.delete(queue) is True
     assert await service.schedules.delete(queue) is False
 
 
-async def test_repeated_enqueues_report_new_jobs_as_created(service, queue, lose):
+async def test_repeated_enqueues_report_new_jobs_as_created(service, queue, lose_response):
     due = datetime.now(UTC) + timedelta(hours=1)
-    lose("enqueue_job")
+    lose_response("enqueue_job")
     assert (await service.jobs.enqueue("x", queue=queue)).outcome == "created"
-    lose("enqueue_jobs")
+    lose_response("enqueue_jobs")
     assert (await service.jobs.enqueue("x", queue=queue, scheduled_for=due)).outcome == "created"
     keyed = {"job_type": "x", "queue": queue, "idempotency_key": queue}
-    lose("enqueue_jobs")
-    made = await service.jobs.enqueue_many([keyed, keyed, {"job_type": "x", "queue": queue}])
-    assert [job.outcome for job in made] == ["created", "existing", "created"]
-    assert made[0].id == made[1].id
+    lose_response("enqueue_jobs")
+    enqueued = await service.jobs.enqueue_many([keyed, keyed, {"job_type": "x", "queue": queue}])
+    assert [job.outcome for job in enqueued] == ["created", "existing", "created"]
+    assert enqueued[0].id == enqueued[1].id
     again = await service.jobs.enqueue_many([keyed])
-    assert (again[0].outcome, again[0].id) == ("existing", made[0].id)
-    lose("enqueue_batch")
+    assert (again[0].outcome, again[0].id) == ("existing", enqueued[0].id)
+    lose_response("enqueue_batch")
     batch = await service.batches.enqueue([{"job_type": "x", "queue": queue}] * 2)
     assert [job.outcome for job in batch.jobs] == ["created"] * 2
     own_ids = [{"job_type": "x", "queue": queue, "job_id": uuid4()} for _ in range(3)]
-    lose("enqueue_jobs")
+    lose_response("enqueue_jobs")
     assert (await service.jobs.enqueue(**own_ids[0])).outcome == "created"
     assert (await service.jobs.enqueue(**own_ids[0])).outcome == "existing"
-    lose("enqueue_jobs")
-    made = await service.jobs.enqueue_many(own_ids[:2])
-    assert [job.outcome for job in made] == ["existing", "created"]
+    lose_response("enqueue_jobs")
+    enqueued = await service.jobs.enqueue_many(own_ids[:2])
+    assert [job.outcome for job in enqueued] == ["existing", "created"]
     batch_id = uuid4()
-    lose("enqueue_batch")
+    lose_response("enqueue_batch")
     batch = await service.batches.enqueue(own_ids[2:], batch_id=batch_id)
     assert [job.outcome for job in batch.jobs] == ["created"]
     batch = await service.batches.enqueue(own_ids[2:], batch_id=batch_id)
     assert [job.outcome for job in batch.jobs] == ["existing"]
     await service.schedules.set(queue, "x", every=3600, queue=queue)
-    lose("run_schedule")
+    lose_response("run_schedule")
     assert (await service.schedules.run(queue)).outcome == "created"
     with suppress(errors.ScheduleNotFound):
         await service.schedules.delete(queue)

@@ -1,4 +1,4 @@
-"""Every function and every error code over every interface: equal inputs, answers and errors."""
+"""Every interface gives the same answers and errors, for each function and each error code."""
 
 import asyncio
 import re
@@ -11,12 +11,17 @@ from psycopg.rows import dict_row
 
 from picture_queue import errors
 from tests.conformance import pooler
-from tests.conformance.matrix.answer import Answer, compared, difference, failure
-from tests.conformance.matrix.case import Case, Refusal, refused
+from tests.conformance.matrix.answer import (
+    Answer,
+    describe_difference,
+    error_answer,
+    select_compared_part,
+)
+from tests.conformance.matrix.case import Case, ExpectedError, our_error
 from tests.conformance.matrix.interfaces import Asyncpg, Httpx, Psycopg, SupabaseAsync, SupabaseSync
 from tests.conformance.matrix.javascript import Chromium, Node
-from tests.conformance.matrix.ours import ours
-from tests.conformance.matrix.project import project_of
+from tests.conformance.matrix.ours import our_clients
+from tests.conformance.matrix.project import open_project
 from tests.conformance.matrix.run import CASES, FUNCTIONS, Column, compare, run
 
 pytestmark = pytest.mark.timeout(180)
@@ -26,35 +31,36 @@ INTERFACES = [
     SupabaseSync(),
     Psycopg(),
     Asyncpg(),
-    *ours(direct=False),
-    *ours(direct=True),
+    *our_clients(direct=False),
+    *our_clients(direct=True),
 ]
 KINDS = {"right", "absent", "null", "wrong", "unauthorised", "repeated"}
 
 
 @pytest.fixture(scope="session")
 def project(stack):
-    found = project_of(stack)
+    found = open_project(stack)
     yield found
     found.close()
 
 
 @pytest.fixture(scope="session")
 def plain_http(project):
-    """The answers of plain HTTP, with which those of other interfaces are compared."""
+    """The answers of plain HTTP. The answers of other interfaces are compared with them."""
     return asyncio.run(run(project, Httpx()))
 
 
 def find_differences(project, interface, plain_http):
-    """Return the differences of an interface as text."""
+    """Return the differences between the answers of an interface and the expected ones, as text."""
     if interface.direct and not project.database:
         pytest.fail(
-            "set PICTURE_QUEUE_TEST_DB_URL: it connects to the database directly", pytrace=False
+            "set PICTURE_QUEUE_TEST_DB_URL: this interface connects to the database directly",
+            pytrace=False,
         )
     column = asyncio.run(run(project, interface))
     compare(column, plain_http)
-    made = len(column.answers)
-    assert made and made + len(column.left_out) == len(CASES)
+    ran = len(column.answers)
+    assert ran and ran + len(column.left_out) == len(CASES)
     return "\n".join(f"{case}: {problem}" for case, problem in column.problems.items())
 
 
@@ -100,37 +106,37 @@ def test_a_pooler_in_transaction_mode_answers_like_plain_http(project, stack, pl
         (True, 1),
         (1, 1.5),
         (None, []),
-        (refused("PQ_BUSY"), None),
+        (our_error("PQ_BUSY"), None),
     ],
 )
 def test_an_unexpected_answer_is_reported(expected, answer):
     case = Case("f/right", "f", "service", {}, expected)
-    assert difference(case, compared(case, Answer(data=answer), {}))
+    assert describe_difference(case, select_compared_part(case, Answer(data=answer), {}))
 
 
 def test_a_wrong_status_or_code_is_reported():
-    case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
-    tested = failure("PT404", "PQ_UNKNOWN_JOB: no such job", "job_id is 7", None)
-    assert difference(case, compared(case, tested, {})) is None
+    case = Case("f/null/a", "f", "service", {}, our_error("PQ_UNKNOWN_JOB"))
+    tested = error_answer("PT404", "PQ_UNKNOWN_JOB: no such job", "job_id is 7", None)
+    assert describe_difference(case, select_compared_part(case, tested, {})) is None
     for other in (
         replace(tested, status=400),
         replace(tested, code="PQ_CONFLICT"),
         Answer(data=None),
     ):
-        assert difference(case, compared(case, other, {}))
+        assert describe_difference(case, select_compared_part(case, other, {}))
 
 
 def test_different_answers_of_two_interfaces_are_reported():
-    case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
+    case = Case("f/null/a", "f", "service", {}, our_error("PQ_UNKNOWN_JOB"))
     names = {"job": "0b1e7a52-8a39-4f9e-9a54-0d8d4f0f9d7e"}
-    failed = failure("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {names['job']}", None)
-    reference = Column("httpx", {case.id: compared(case, failed, names)})
+    failed = error_answer("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {names['job']}", None)
+    reference = Column("httpx", {case.id: select_compared_part(case, failed, names)})
     for other, count in (
         (replace(failed, status=None), 0),
         (replace(failed, detail="job_id is 8"), 1),
         (replace(failed, hint="list_jobs()"), 1),
     ):
-        column = Column("other", {case.id: compared(case, other, names)})
+        column = Column("other", {case.id: select_compared_part(case, other, names)})
         compare(column, reference)
         assert len(column.problems) == count
 
@@ -138,20 +144,20 @@ def test_different_answers_of_two_interfaces_are_reported():
 # --- Completeness of the cases ---
 
 
-def test_every_public_function_has_its_cases(stack):
+def test_every_public_function_is_described_as_installed(stack):
     with psycopg.connect(stack.db_url, row_factory=dict_row) as connection:
         found = connection.execute(
             """select p.proname as name, coalesce(p.proargnames[:p.pronargs], '{}') as names,
               p.proargtypes::regtype[]::text[] as types, p.pronargs - p.pronargdefaults as required,
               has_function_privilege('authenticated', p.oid, 'execute') as is_for_users,
-              p.provolatile <> 'v' as reads
+              p.provolatile <> 'v' as read_only
             from pg_proc p where p.pronamespace = 'public'::regnamespace and not exists (
               select from pg_depend d where d.objid = p.oid and d.deptype = 'e')"""
         ).fetchall()
     installed = {
         row["name"]: (
             "user" if row["is_for_users"] else "service",
-            row["reads"],
+            row["read_only"],
             [
                 (name, type_, i >= row["required"])
                 for i, (name, type_) in enumerate(zip(row["names"], row["types"], strict=True))
@@ -160,8 +166,12 @@ def test_every_public_function_has_its_cases(stack):
         for row in found
     }
     assert installed == {
-        one.name: (one.who, one.reads, [(p.name, p.type, p.optional) for p in one.parameters])
-        for one in FUNCTIONS
+        function.name: (
+            function.callers,
+            function.read_only,
+            [(p.name, p.type, p.optional) for p in function.parameters],
+        )
+        for function in FUNCTIONS
     }
 
 
@@ -170,8 +180,8 @@ def test_a_function_has_cases_of_all_six_kinds(function):
     names = [case.id.split("/") for case in CASES if case.function == function.name]
     assert {kind for name, kind, *_ in names if name == function.name} == KINDS
     for kind in ("absent", "null", "wrong"):
-        tried = {rest[0] for name, found, *rest in names if (name, found) == (function.name, kind)}
-        assert tried >= {parameter.name for parameter in function.parameters}
+        tested = {rest[0] for name, found, *rest in names if (name, found) == (function.name, kind)}
+        assert tested >= {parameter.name for parameter in function.parameters}
 
 
 def test_case_ids_are_unique():
@@ -179,7 +189,7 @@ def test_case_ids_are_unique():
 
 
 def test_every_code_has_a_case():
-    tested = {case.expected.code for case in CASES if isinstance(case.expected, Refusal)}
+    tested = {case.expected.code for case in CASES if isinstance(case.expected, ExpectedError)}
     assert tested >= errors.BY_CODE.keys()
 
 
@@ -193,6 +203,6 @@ def test_the_reference_lists_every_code_of_a_case():
     tested = {
         (case.function, case.expected.code)
         for case in CASES
-        if isinstance(case.expected, Refusal) and case.expected.is_ours
+        if isinstance(case.expected, ExpectedError) and case.expected.is_ours
     }
     assert {(name, code) for name, code in tested if code not in documented[name]} == set()

@@ -25,15 +25,15 @@ def pooled(stack):
 async def test_concurrent_calls_get_their_own_answers(pooled, queue):
     async with AsyncPictureQueue(database_url=pooled) as pq:
         names = [f"job-{i}" for i in range(300)]
-        made = await asyncio.gather(*(pq.jobs.enqueue(name, queue=queue) for name in names))
-        found = await asyncio.gather(*(pq.jobs.get(one.id) for one in made))
+        enqueued = await asyncio.gather(*(pq.jobs.enqueue(name, queue=queue) for name in names))
+        found = await asyncio.gather(*(pq.jobs.get(job.id) for job in enqueued))
         assert [job.job_type for job in found] == names
 
 
 def test_sync_calls_get_their_own_answers(pooled, queue):
     with PictureQueue(database_url=pooled) as pq:
-        made = pq.jobs.enqueue_many({"job_type": f"job-{i}", "queue": queue} for i in range(50))
-        assert [pq.jobs.get(one.id).job_type for one in made] == [f"job-{i}" for i in range(50)]
+        enqueued = pq.jobs.enqueue_many({"job_type": f"job-{i}", "queue": queue} for i in range(50))
+        assert [pq.jobs.get(job.id).job_type for job in enqueued] == [f"job-{i}" for i in range(50)]
 
 
 async def test_a_worker_polls_because_listen_does_not_work(pooled, queue, monkeypatch):

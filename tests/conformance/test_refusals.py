@@ -1,4 +1,4 @@
-"""Every documented error code, raised by the database and by the client, over both transports."""
+"""Each error code of the database becomes its exception in the client, over both transports."""
 
 import time
 from typing import Any
@@ -11,15 +11,15 @@ from picture_queue import AsyncPictureQueue, NewJob, PictureQueueError, Unique, 
 from picture_queue._rpc import Claim, Rpc
 from picture_queue.errors import Busy, NotAllowed, NotAuthenticated
 
-HIGH = Unique(on_conflict="replace")
+REPLACE = Unique(on_conflict="replace")
 
 
-def plain(value: Any) -> Any:
+def return_unparsed(value: Any) -> Any:
     return value
 
 
-class Calls:
-    """For each code, a call that is refused with it."""
+class FailingCalls:
+    """Calls that fail: for each error code, the method of its name makes a call that raises it."""
 
     def __init__(self, pq: AsyncPictureQueue, queue: str) -> None:
         self.pq = pq
@@ -27,18 +27,18 @@ class Calls:
         self.kind = f"refused-{uuid4().hex[:8]}"
 
     async def call(self, name: str, **parameters: Any) -> Any:
-        return await self.pq._backend.call(Rpc(name, parameters, plain))
+        return await self.pq._backend.call(Rpc(name, parameters, return_unparsed))
 
-    async def job(self, **given: Any) -> Any:
+    async def enqueue(self, **given: Any) -> Any:
         return await self.pq.jobs.enqueue(self.kind, queue=self.queue, **given)
 
-    async def claimed(self) -> Any:
+    async def claim(self) -> Any:
         claim = Claim("hand", (self.queue,), (self.kind,), 1, 30.0, uuid4())
         (job,) = await self.pq._backend.call(_rpc.claim_jobs(claim))
         return job
 
     async def invalid_argument(self) -> None:
-        await self.job(delay=-1)
+        await self.enqueue(delay=-1)
 
     async def invalid_cron(self) -> None:
         await self.pq.schedules.set(self.kind, self.kind, cron="61 * * * *")
@@ -58,7 +58,7 @@ class Calls:
         await self.pq.queues.pause("nowhere")
 
     async def unknown_dependency(self) -> None:
-        await self.job(depends_on=[uuid4()])
+        await self.enqueue(depends_on=[uuid4()])
 
     async def unknown_schedule(self) -> None:
         await self.pq.schedules.run("never")
@@ -70,30 +70,30 @@ class Calls:
         await self.pq.limits.delete(self.kind)
 
     async def conflict(self) -> None:
-        there = await self.job()
-        await self.pq.jobs.enqueue("another", queue=self.queue, job_id=there.id)
+        existing = await self.enqueue()
+        await self.pq.jobs.enqueue("another", queue=self.queue, job_id=existing.id)
 
     async def stale_lease(self) -> None:
-        await self.job()
-        job = await self.claimed()
+        await self.enqueue()
+        job = await self.claim()
         await self.call("report_progress", job_id=str(job.id), lease_id=str(uuid4()), progress=1)
 
     async def finished_job(self) -> None:
-        await self.job()
-        job = await self.claimed()
+        await self.enqueue()
+        job = await self.claim()
         item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": "completed"}
         await self.pq._backend.call(_rpc.report_jobs([item]))
         await self.pq.jobs.cancel(job.id)
 
     async def running_job(self) -> None:
-        await self.job(unique=HIGH)
-        await self.claimed()
-        await self.job(unique=HIGH)
+        await self.enqueue(unique=REPLACE)
+        await self.claim()
+        await self.enqueue(unique=REPLACE)
 
     async def queue_draining(self) -> None:
-        await self.job()
+        await self.enqueue()
         await self.pq.queues.drain(self.queue)
-        await self.job()
+        await self.enqueue()
 
     async def too_large(self) -> None:
         await self.pq.jobs.enqueue(self.kind, {"x": "y" * 70_000}, queue=self.queue)
@@ -102,19 +102,20 @@ class Calls:
         await self.call("start_generation", prompt="", options={"user_id": str(uuid4())})
 
     async def cycle(self) -> None:
-        one = uuid4()
+        job_id = uuid4()
         await self.pq.jobs.enqueue_many(
-            [NewJob(job_type=self.kind, queue=self.queue, job_id=one, depends_on=[one])]
+            [NewJob(job_type=self.kind, queue=self.queue, job_id=job_id, depends_on=[job_id])]
         )
 
 
-OF_A_USER = {NotAuthenticated, NotAllowed}
-OF_THE_DATABASE = [error for error in errors.BY_CODE.values() if error not in {*OF_A_USER, Busy}]
+# A call with a service key can raise all errors but these. Busy needs a lock of a transaction.
+WITH_A_USER = {NotAuthenticated, NotAllowed}
+WITH_A_SERVICE_KEY = [e for e in errors.BY_CODE.values() if e not in {*WITH_A_USER, Busy}]
 
 
-@pytest.mark.parametrize("error", OF_THE_DATABASE, ids=lambda error: error.code)
+@pytest.mark.parametrize("error", WITH_A_SERVICE_KEY, ids=lambda error: error.code)
 async def test_each_code_raises_its_exception(service, queue, error):
-    call = getattr(Calls(service, queue), error.code.removeprefix("PQ_").lower())
+    call = getattr(FailingCalls(service, queue), error.code.removeprefix("PQ_").lower())
     with pytest.raises(PictureQueueError) as refused:
         await call()
     assert type(refused.value) is error
@@ -132,5 +133,5 @@ async def test_a_call_that_is_not_permitted_raises_its_exception(stack, claims, 
     async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=token) as pq:
         with pytest.raises(error):
             await pq._backend.call(
-                Rpc("start_generation", {"prompt": "a", "options": options}, plain)
+                Rpc("start_generation", {"prompt": "a", "options": options}, return_unparsed)
             )

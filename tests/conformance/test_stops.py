@@ -1,4 +1,4 @@
-"""Early ends of a handler: its timeout, a cancel, a lost lease, and the stop of the worker."""
+"""A handler is stopped early: by its timeout, a cancel, a lost lease, or the worker's stop."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ from picture_queue.worker import SyncJobContext
 
 
 class WaitingHandler:
-    """A handler that waits without end, and records how it was stopped."""
+    """A handler that waits until `finish` is set, and records that it was stopped."""
 
     def __init__(self) -> None:
         self.started = asyncio.Event()
@@ -37,35 +37,37 @@ class WaitingHandler:
             raise
         return "finished"
 
-    async def running(self) -> None:
+    async def wait_until_started(self) -> None:
         await asyncio.wait_for(self.started.wait(), 15)
 
 
 @pytest.fixture
-def waits():
+def waiting_handler():
     return WaitingHandler()
 
 
-async def test_an_attempt_ends_at_its_timeout(service, queue, new_worker, waits):
+async def test_an_attempt_ends_at_its_timeout(service, queue, new_worker, waiting_handler):
     worker = new_worker()
-    worker.handler("slow", timeout=0.1, max_attempts=1)(waits)
+    worker.handler("slow", timeout=0.1, max_attempts=1)(waiting_handler)
     async with worker:
         job = await service.jobs.enqueue("slow", queue=queue)
         with pytest.raises(JobFailed, match=r"TimeoutError: the job did not end within 0.1 s"):
             await service.jobs.result(job.id, timeout=15)
-    assert waits.stopped.is_set()
+    assert waiting_handler.stopped.is_set()
 
 
-async def test_the_timeout_of_a_job_overrides_that_of_its_type(service, queue, new_worker, waits):
+async def test_the_timeout_of_a_job_overrides_that_of_its_type(
+    service, queue, new_worker, waiting_handler
+):
     worker = new_worker()
-    worker.handler("slow", timeout=600)(waits)
+    worker.handler("slow", timeout=600)(waiting_handler)
     job = await service.jobs.enqueue("slow", queue=queue, timeout=0.2, max_attempts=1)
     async with worker:
         with pytest.raises(JobFailed, match=r"within 0.2 s"):
             await service.jobs.result(job.id, timeout=15)
 
 
-async def test_a_thread_is_given_up_at_its_timeout_but_occupies_its_slot(
+async def test_a_thread_is_abandoned_at_its_timeout_but_occupies_its_slot(
     service, queue, new_worker
 ):
     worker = new_worker(concurrency=2)
@@ -84,31 +86,31 @@ async def test_a_thread_is_given_up_at_its_timeout_but_occupies_its_slot(
 
 
 async def test_a_running_job_is_cancelled_without_waiting_for_a_heartbeat(
-    service, queue, new_worker, waits
+    service, queue, new_worker, waiting_handler
 ):
     worker = new_worker(lease=3600)
-    worker.handler("slow")(waits)
+    worker.handler("slow")(waiting_handler)
     async with worker:
         await worker._signals.listening.next()
         job = await service.jobs.enqueue("slow", queue=queue)
-        await waits.running()
+        await waiting_handler.wait_until_started()
         assert (await service.jobs.cancel(job.id)).cancel_requested
         with pytest.raises(JobCancelled):
             await service.jobs.result(job.id, timeout=10)
-    assert waits.stopped.is_set()
-    assert waits.context.cancel_requested
+    assert waiting_handler.stopped.is_set()
+    assert waiting_handler.context.cancel_requested
 
 
-async def test_a_cancelled_thread_stops_at_its_next_report(service, queue, new_worker):
+async def test_a_cancelled_thread_stops_when_it_next_reports_progress(service, queue, new_worker):
     worker = new_worker()
     loop = asyncio.get_running_loop()
     started, stopped = asyncio.Event(), asyncio.Event()
-    go = threading.Event()
+    may_continue = threading.Event()
 
     @worker.handler("slow")
     def slow(job: SyncJobContext) -> None:
         loop.call_soon_threadsafe(started.set)
-        go.wait(15)
+        may_continue.wait(15)
         try:
             job.progress(50)
         except asyncio.CancelledError:
@@ -121,11 +123,13 @@ async def test_a_cancelled_thread_stops_at_its_next_report(service, queue, new_w
         await service.jobs.cancel(job.id)
         with pytest.raises(JobCancelled):
             await service.jobs.result(job.id, timeout=15)
-        go.set()
+        may_continue.set()
         await asyncio.wait_for(stopped.wait(), 15)
 
 
-async def test_a_cancelled_parked_job_runs_again_for_cleanup(service, queue, new_worker, reached):
+async def test_a_cancelled_parked_job_runs_again_for_cleanup(
+    service, queue, new_worker, wait_for_job
+):
     worker = new_worker(poll_interval=0.05)
     cleaned_up: list[str] = []
 
@@ -138,48 +142,50 @@ async def test_a_cancelled_parked_job_runs_again_for_cleanup(service, queue, new
 
     job = await service.jobs.enqueue("parks", queue=queue)
     async with worker:
-        await reached(job.id, lambda event: event.hold == "parked")
+        await wait_for_job(job.id, lambda event: event.hold == "parked")
         await service.jobs.cancel(job.id)
-        await reached(job.id, lambda event: event.finished)
+        await wait_for_job(job.id, lambda event: event.finished)
     assert cleaned_up == ["undone"]
 
 
-async def test_running_jobs_are_released_when_the_worker_stops(service, queue, new_worker, waits):
+async def test_running_jobs_are_released_when_the_worker_stops(
+    service, queue, new_worker, waiting_handler
+):
     worker = new_worker()
-    worker.handler("slow")(waits)
+    worker.handler("slow")(waiting_handler)
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
-        await waits.running()
+        await waiting_handler.wait_until_started()
         name = worker.name
-    assert waits.context.shutdown_requested
-    assert not waits.context.cancel_requested
+    assert waiting_handler.context.shutdown_requested
+    assert not waiting_handler.context.cancel_requested
     released = await service.jobs.get(job.id)
     assert (released.status, released.hold, released.attempt) == (JobStatus.PENDING, None, 0)
     assert name not in [seen.worker for seen in (await service.health()).workers]
 
 
 async def test_a_job_that_finishes_in_the_grace_period_is_completed(
-    service, queue, new_worker, waits
+    service, queue, new_worker, waiting_handler
 ):
     worker = new_worker(shutdown_grace=15)
-    worker.handler("slow")(waits)
+    worker.handler("slow")(waiting_handler)
     job = await service.jobs.enqueue("slow", queue=queue)
     await worker.start()
-    await waits.running()
+    await waiting_handler.wait_until_started()
     stopping = asyncio.create_task(worker.stop())
     await asyncio.sleep(0)
-    waits.finish.set()
+    waiting_handler.finish.set()
     await stopping
     assert (await service.jobs.get(job.id)).result == "finished"
 
 
-async def no_heartbeat_in_progress(worker):
-    """Wait until no heartbeat is in progress. The next one comes in 20 seconds."""
+async def wait_for_heartbeat(worker):
+    """Wait until a new heartbeat has been answered. The next one is sent 20 seconds later."""
     (lease,) = worker._supervisor._slots.leases()
     await until(lambda: lease.start_confirmed)
-    asked_at = time.monotonic()
+    requested_at = time.monotonic()
     worker._supervisor._heartbeat.beat_now()
-    await until(lambda: lease.confirmed_at >= asked_at)
+    await until(lambda: lease.confirmed_at >= requested_at)
 
 
 async def until(condition):
@@ -189,7 +195,7 @@ async def until(condition):
 
 
 async def take_over(db, queue, job):
-    """End a job's lease and give the job to another worker, before a heartbeat can extend it."""
+    """End the lease of a job and claim the job for another worker, in one transaction."""
     other = f"other-{uuid4()}"
     async with db.transaction():
         await db.execute(
@@ -202,80 +208,82 @@ async def take_over(db, queue, job):
 
 
 async def test_a_handler_whose_lease_is_lost_is_stopped(
-    service, queue, new_worker, waits, db, caplog
+    service, queue, new_worker, waiting_handler, db, caplog
 ):
     worker = new_worker(lease=3600)
-    worker.handler("slow")(waits)
+    worker.handler("slow")(waiting_handler)
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
-        await waits.running()
-        # The heartbeat after the join would extend the lease in lease_extension.
+        await waiting_handler.wait_until_started()
+        # After it has subscribed, the worker sends a heartbeat. It must not extend the lease later.
         await worker._signals.listening.next()
-        await no_heartbeat_in_progress(worker)
+        await wait_for_heartbeat(worker)
         other = await take_over(db, queue, job)
         worker._supervisor._heartbeat.beat_now()
         assert await worker._signals.outcome.next() == (job.id, None)
-    assert waits.stopped.is_set()
+    assert waiting_handler.stopped.is_set()
     assert "is lost and its handler stopped" in caplog.text
-    held = await service.jobs.get(job.id)
-    assert (held.status, held.worker, held.attempt) == (JobStatus.PROCESSING, other, 2)
+    current = await service.jobs.get(job.id)
+    assert (current.status, current.worker, current.attempt) == (JobStatus.PROCESSING, other, 2)
 
 
 async def test_an_outcome_under_a_lost_lease_changes_nothing(
-    service, queue, new_worker, waits, db, caplog
+    service, queue, new_worker, waiting_handler, db, caplog
 ):
     worker = new_worker(lease=3600)
-    worker.handler("slow")(waits)
+    worker.handler("slow")(waiting_handler)
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
-        await waits.running()
-        # The heartbeat after the join would find the lost lease.
+        await waiting_handler.wait_until_started()
+        # After it has subscribed, the worker sends a heartbeat. It must not find the lost lease.
         await worker._signals.listening.next()
-        await no_heartbeat_in_progress(worker)
+        await wait_for_heartbeat(worker)
         other = await take_over(db, queue, job)
-        waits.finish.set()
+        waiting_handler.finish.set()
         assert await worker._signals.reported.next() == (job.id, "stale")
     assert f"The work on job {job.id} was not recorded" in caplog.text
-    held = await service.jobs.get(job.id)
-    assert (held.status, held.result, held.worker) == (JobStatus.PROCESSING, None, other)
+    current = await service.jobs.get(job.id)
+    assert (current.status, current.result, current.worker) == (JobStatus.PROCESSING, None, other)
 
 
-async def test_progress_under_a_lost_lease_stops_the_handler(service, queue, new_worker, waits, db):
+async def test_progress_under_a_lost_lease_stops_the_handler(
+    service, queue, new_worker, waiting_handler, db
+):
     worker = new_worker(lease=3600)
-    go = asyncio.Event()
+    may_continue = asyncio.Event()
 
     @worker.handler("slow")
     async def slow(job: JobContext) -> None:
-        waits.started.set()
-        await go.wait()
+        waiting_handler.started.set()
+        await may_continue.wait()
         await job.progress(50)
         await asyncio.Event().wait()
 
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
-        await waits.running()
+        await waiting_handler.wait_until_started()
         await worker._signals.listening.next()
-        await no_heartbeat_in_progress(worker)
+        await wait_for_heartbeat(worker)
         await take_over(db, queue, job)
-        go.set()
+        may_continue.set()
         assert await worker._signals.outcome.next() == (job.id, None)
 
 
-async def test_a_lease_is_kept_for_as_long_as_its_handler_runs(
-    service, queue, new_worker, waits, db
+async def test_a_lease_is_extended_for_as_long_as_its_handler_runs(
+    service, queue, new_worker, waiting_handler, db
 ):
     worker = new_worker(lease=1)
-    worker.handler("slow")(waits)
+    worker.handler("slow")(waiting_handler)
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
-        await waits.running()
+        await waiting_handler.wait_until_started()
         granted = await db.fetchval("select lease_expires_at from job_queue where id = $1", job.id)
         while await db.fetchval("select now() < $1::timestamptz", granted):
             await worker._signals.heartbeat_answered.next()
-        # This lease was extended beyond its first end, so it is not swept.
+        # The lease is past its first expiry. It was extended, so the sweep does not end it.
         await service.maintain(force=True)
         other = _rpc.Claim(f"other-{uuid4()}", (queue,), ("slow",), 1, 30.0, uuid4())
         assert await service._backend.call(_rpc.claim_jobs(other)) == []
-        waits.finish.set()
+        waiting_handler.finish.set()
         assert await service.jobs.result(job.id, timeout=15) == "finished"
     assert (await service.jobs.get(job.id)).attempt == 1

@@ -19,14 +19,14 @@ async def jobs(
     service: Any, queue: str, db: Any, request: pytest.FixtureRequest
 ) -> AsyncIterator[list[Any]]:
     """Five jobs, of which the third has an unreadable payload."""
-    made = [await service.jobs.enqueue("resize", {"n": n}, queue=queue) for n in range(5)]
+    enqueued = [await service.jobs.enqueue("resize", {"n": n}, queue=queue) for n in range(5)]
     await db.execute(
         f"update job_queue set payload = {request.param} where id = $1",
-        made[2].id,
+        enqueued[2].id,
     )
-    yield made
-    # Other tests share the database, and read rows with Python's own decoder.
-    await db.execute("delete from job_queue where id = $1", made[2].id)
+    yield enqueued
+    # Other tests share the database, and the JSON decoder of Python cannot read this row.
+    await db.execute("delete from job_queue where id = $1", enqueued[2].id)
 
 
 async def test_only_the_unreadable_job_fails(service, queue, jobs, caplog):

@@ -1,4 +1,4 @@
-"""Python values as JSON: both transports give the same result, or the same error."""
+"""Python values as JSON arguments, and values that are refused, over both transports."""
 
 import dataclasses
 import enum
@@ -59,31 +59,31 @@ ACCEPTED: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "read"), ACCEPTED, ids=lambda value: type(value).__name__)
-async def test_a_value_is_read_back_as_its_json(service, queue, value, read):
-    made = await service.jobs.enqueue("x", {"value": value}, queue=queue)
-    job = await service.jobs.get(made.id)
-    assert job.payload == {"value": read}
+@pytest.mark.parametrize(("value", "expected"), ACCEPTED, ids=lambda value: type(value).__name__)
+async def test_a_value_is_stored_as_its_json(service, queue, value, expected):
+    enqueued = await service.jobs.enqueue("x", {"value": value}, queue=queue)
+    job = await service.jobs.get(enqueued.id)
+    assert job.payload == {"value": expected}
     many = [{"job_type": "x", "queue": queue, "payload": {"value": value}}]
-    (made,) = await service.jobs.enqueue_many(many)
-    assert (await service.jobs.get(made.id)).payload == {"value": read}
+    (enqueued,) = await service.jobs.enqueue_many(many)
+    assert (await service.jobs.get(enqueued.id)).payload == {"value": expected}
 
 
-def nested(levels: int) -> Any:
+def nested_list(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):
         value = [value]
     return value
 
 
-def endless() -> Any:
+def self_containing_list() -> Any:
     value: list[Any] = []
     value.append(value)
     return value
 
 
 class Broken(list[Any]):
-    """A value whose own code fails."""
+    """A list whose methods raise an exception."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -110,9 +110,9 @@ REFUSED: list[tuple[Any, str]] = [
     (itertools.count(), "payload.a[0] is of type count"),
     (Point, "payload.a[0] is of type type"),
     (lambda: 1, "payload.a[0] is of type function"),
-    (nested(3000), "payload is nested deeper than 100 levels"),
-    (nested(150), "payload is nested deeper than 100 levels"),
-    (endless(), "payload is nested deeper than 100 levels"),
+    (nested_list(3000), "payload is nested deeper than 100 levels"),
+    (nested_list(150), "payload is nested deeper than 100 levels"),
+    (self_containing_list(), "payload is nested deeper than 100 levels"),
 ]
 
 
@@ -156,10 +156,10 @@ async def test_every_argument_refuses_the_same_values(service, queue):
 
 
 async def test_an_iterator_is_accepted_in_the_payload_and_in_tags(service, queue):
-    made = await service.jobs.enqueue(
+    enqueued = await service.jobs.enqueue(
         "x", {"n": (n for n in (1, 2))}, queue=queue, tags=(tag for tag in ("a", "b"))
     )
-    job = await service.jobs.get(made.id)
+    job = await service.jobs.get(enqueued.id)
     assert (job.payload, sorted(job.tags)) == ({"n": [1, 2]}, ["a", "b"])
 
 

@@ -1,4 +1,4 @@
-"""Verdicts of a handler about its job, and the attributes of its context."""
+"""The verdicts that a handler returns or raises, and the context that it gets."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ def in_an_hour() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-async def test_a_snooze_until_a_time_uses_up_no_attempt(service, queue, new_worker, reached):
+async def test_a_snooze_until_a_time_uses_up_no_attempt(service, queue, new_worker, wait_for_job):
     worker = new_worker()
     until = in_an_hour()
 
@@ -34,18 +34,18 @@ async def test_a_snooze_until_a_time_uses_up_no_attempt(service, queue, new_work
 
     job = await service.jobs.enqueue("patient", queue=queue, max_attempts=1)
     async with worker:
-        snoozed = await reached(job.id, lambda event: event.hold == "scheduled")
+        snoozed = await wait_for_job(job.id, lambda event: event.hold == "scheduled")
     assert (snoozed.scheduled_for, snoozed.attempt) == (until, 0)
 
 
 async def test_a_retry_has_the_delay_of_the_handler_and_uses_up_an_attempt(
-    service, queue, new_worker, reached, db
+    service, queue, new_worker, wait_for_job, db
 ):
     worker = new_worker(poll_interval=0.05)
     at = in_an_hour()
 
-    @worker.handler("wants", backoff=3000)
-    async def wants(job: JobContext) -> str | Retry:
+    @worker.handler("needs_retries", backoff=3000)
+    async def needs_retries(job: JobContext) -> str | Retry:
         match job.attempt:
             case 1:
                 raise Retry(0.01, reason="The file is not there yet")
@@ -53,9 +53,9 @@ async def test_a_retry_has_the_delay_of_the_handler_and_uses_up_an_attempt(
                 return Retry(at=at)
         return "never"
 
-    job = await service.jobs.enqueue("wants", queue=queue)
+    job = await service.jobs.enqueue("needs_retries", queue=queue)
     async with worker:
-        waiting = await reached(job.id, lambda e: e.hold == "scheduled" and e.attempt == 2)
+        waiting = await wait_for_job(job.id, lambda e: e.hold == "scheduled" and e.attempt == 2)
     assert (waiting.scheduled_for, waiting.attempt) == (at, 2)
     errors = await db.fetch(
         "select error, detail from picture_queue.history where job_id = $1 order by id", job.id
@@ -64,17 +64,17 @@ async def test_a_retry_has_the_delay_of_the_handler_and_uses_up_an_attempt(
         "The file is not there yet",
         "The handler asked for another attempt",
     ]
-    assert any("in wants" in (row["detail"] or "") for row in errors)
+    assert any("in needs_retries" in (row["detail"] or "") for row in errors)
 
 
 async def test_a_retry_without_an_attempt_left_fails(service, queue, new_worker):
     worker = new_worker()
 
-    @worker.handler("wants")
-    def wants() -> Retry:
+    @worker.handler("needs_retries")
+    def needs_retries() -> Retry:
         return Retry(0.01, reason="The file is not there")
 
-    job = await service.jobs.enqueue("wants", queue=queue, max_attempts=1)
+    job = await service.jobs.enqueue("needs_retries", queue=queue, max_attempts=1)
     async with worker:
         with pytest.raises(JobFailed, match="The file is not there"):
             await service.jobs.result(job.id, timeout=15)
@@ -107,15 +107,15 @@ async def test_a_rate_limit_of_a_key_does_not_affect_other_jobs(service, queue, 
 
     @worker.handler("calls")
     def calls(payload: dict[str, str]) -> None:
-        ran.append(payload["who"])
-        if payload["who"] == "first":
+        ran.append(payload["name"])
+        if payload["name"] == "first":
             raise RateLimited(3600, key=key)
 
     limited = [
-        await service.jobs.enqueue("calls", {"who": who}, queue=queue, limit_keys=[key])
-        for who in ("first", "next")
+        await service.jobs.enqueue("calls", {"name": name}, queue=queue, limit_keys=[key])
+        for name in ("first", "next")
     ]
-    free = await service.jobs.enqueue("calls", {"who": "free"}, queue=queue)
+    free = await service.jobs.enqueue("calls", {"name": "free"}, queue=queue)
     async with worker:
         await service.jobs.result(free.id, timeout=15)
         await worker._signals.idle.next()
@@ -131,7 +131,7 @@ async def test_a_rate_limit_of_a_key_does_not_affect_other_jobs(service, queue, 
 
 @pytest.mark.parametrize("first", ["event", "park"])
 async def test_an_event_before_or_after_the_park_wakes_the_job(
-    service, queue, new_worker, reached, db, first
+    service, queue, new_worker, wait_for_job, db, first
 ):
     worker = new_worker(poll_interval=0.05)
     name = f"paid:{queue}"
@@ -150,14 +150,14 @@ async def test_an_event_before_or_after_the_park_wakes_the_job(
     job = await service.jobs.enqueue("order", queue=queue, max_attempts=1)
     async with worker:
         if first == "park":
-            await reached(job.id, lambda event: event.hold == "parked")
+            await wait_for_job(job.id, lambda event: event.hold == "parked")
             await pay()
         assert await service.jobs.result(job.id, timeout=15) == {"amount": 3}
     assert (await service.jobs.get(job.id)).attempt == 1
 
 
 async def test_a_parked_job_waits_for_its_own_id_by_default(
-    service, queue, new_worker, reached, db
+    service, queue, new_worker, wait_for_job, db
 ):
     worker = new_worker(poll_interval=0.05)
 
@@ -167,7 +167,7 @@ async def test_a_parked_job_waits_for_its_own_id_by_default(
 
     job = await service.jobs.enqueue("order", queue=queue)
     async with worker:
-        await reached(job.id, lambda event: event.hold == "parked")
+        await wait_for_job(job.id, lambda event: event.hold == "parked")
         await db.execute("select send_event($1, '\"here\"')", str(job.id))
         assert await service.jobs.result(job.id, timeout=15) == "here"
 

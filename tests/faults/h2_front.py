@@ -1,4 +1,4 @@
-"""An HTTP/2 server in front of the embedded gateway, like that of the platform."""
+"""An HTTP/2 reverse proxy in front of the embedded gateway, like that of the platform."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from picture_queue.local.gateway.upstream import Upstream, UpstreamError
 
 from .loop_thread import LoopThread
 
-_OF_CONNECTION = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"}
+_UNFORWARDED_HEADERS = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"}
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def h2_front(host: str, port: int) -> Iterator[int]:
         stop = asyncio.Event()
 
         async def start() -> "asyncio.Task[None]":
-            app: Any = _Front(upstream)
+            app: Any = _ForwardingApp(upstream)
             return asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
 
         async def end() -> None:
@@ -55,14 +55,14 @@ def h2_front(host: str, port: int) -> Iterator[int]:
             listener.detach()
 
 
-def tls_for(directory: Path) -> tuple[ssl.SSLContext, Path]:
-    """Make a certificate for ``localhost``.
+def create_tls_context(directory: Path) -> tuple[ssl.SSLContext, Path]:
+    """Create a certificate for ``localhost``.
 
     Args:
-        directory: The directory for the certificate of the authority.
+        directory: The directory for the file with the certificate of the authority.
 
     Returns:
-        A server context that offers HTTP/2 and HTTP/1.1, and the file for ``SSL_CERT_FILE``.
+        A server context that offers HTTP/2 and HTTP/1.1, and that file, for ``SSL_CERT_FILE``.
     """
     authority, file = trustme.CA(), directory / "authority.pem"
     authority.cert_pem.write_to_path(str(file))
@@ -72,8 +72,8 @@ def tls_for(directory: Path) -> tuple[ssl.SSLContext, Path]:
     return context, file
 
 
-class _Front:
-    """An ASGI app that forwards requests. It has no WebSockets, so workers poll."""
+class _ForwardingApp:
+    """An ASGI app that forwards requests. It closes all WebSockets, so workers poll."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -95,24 +95,26 @@ class _Front:
 
     async def _forward(self, scope: Any, receive: Any, send: Any) -> None:
         body = b"".join([piece async for piece in _pieces(receive)])
-        headers = [(name, value) for name, value in scope["headers"] if name not in _LENGTHS]
+        headers = [
+            (name, value) for name, value in scope["headers"] if name not in _REPLACED_HEADERS
+        ]
         headers.append((b"content-length", str(len(body)).encode()))
         query = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
 
-        async def whole() -> AsyncIterator[bytes]:
+        async def stream_body() -> AsyncIterator[bytes]:
             yield body
 
         async with self._upstream.exchange() as exchange:
-            await exchange.send(scope["method"].encode(), target, headers, whole())
+            await exchange.send(scope["method"].encode(), target, headers, stream_body())
             answer = b"".join([piece async for piece in exchange.body()])
-            status, given = exchange.status, exchange.headers
-        forwarded = [(name, value) for name, value in given if name not in _OF_CONNECTION]
+            status, received = exchange.status, exchange.headers
+        forwarded = [(name, value) for name, value in received if name not in _UNFORWARDED_HEADERS]
         await send({"type": "http.response.start", "status": status, "headers": forwarded})
         await send({"type": "http.response.body", "body": answer})
 
 
-_LENGTHS = _OF_CONNECTION | {b"content-length"}
+_REPLACED_HEADERS = _UNFORWARDED_HEADERS | {b"content-length"}
 
 
 async def _pieces(receive: Any) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""An event loop in a thread, so that blocking code elsewhere does not stop its network."""
+"""An event loop in its own thread, so that blocking code of a test does not stop its I/O."""
 
 import asyncio
 import threading
@@ -7,11 +7,11 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
-_ANSWER = 20.0  # The timeout of every call into the thread, in seconds.
+_TIMEOUT = 20.0  # The timeout of every call into the thread, in seconds.
 
 
 class LoopThread:
-    """An event loop in a thread; at the end of the block all its tasks are cancelled."""
+    """A context manager that runs an event loop in a thread and cancels its tasks at the end."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -19,7 +19,7 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the thread and return its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_ANSWER)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_TIMEOUT)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -28,7 +28,7 @@ class LoopThread:
     def __exit__(self, *_: object) -> None:
         self.run(self._end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_ANSWER)
+        self._thread.join(_TIMEOUT)
         self._loop.close()
 
     async def _end_tasks(self) -> None:

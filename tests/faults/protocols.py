@@ -60,7 +60,7 @@ class ResponseParser:
         self._frames = bytearray()
 
     def note_request(self) -> None:
-        """Record that the client sent data."""
+        """Record that the client has sent data."""
         self._requested = True
 
     def feed(self, data: bytes) -> tuple[bool, bool]:

@@ -1,8 +1,8 @@
 """A TCP and TLS proxy in front of the gateway or of Postgres, with faults that a test turns on.
 
 =================  ================================================================================
-`black_hole`       connections drop all data in both directions; with `new`, new ones do so too
-`half_open`        the server's side is closed without telling the client; new ones work
+`black_hole`       connections drop all data in both directions; with `new`, new ones too
+`half_open`        the server's side is closed, the client's side stays open; new ones work
 `stall`            data is held back without loss, until `heal`
 `delay`            all data is delivered some seconds late
 `refuse`           new connections are refused; existing ones continue
@@ -12,9 +12,9 @@
 `answer`           the proxy answers HTTP/1.1 requests instead of the server
 =================  ================================================================================
 
-`heal` ends the faults. A connection that drops data keeps doing so, as behind a firewall that lost
-its state. The proxy terminates TLS, so that it can find the responses. A client chooses by ALPN
-between HTTP/2 and HTTP/1.1; the server gets the same protocol without TLS.
+`heal` ends the faults. A connection that drops data still drops it afterwards, as behind a firewall
+that lost its state. The proxy terminates TLS, so that it can find the responses. A client chooses
+between HTTP/2 and HTTP/1.1 by ALPN; the server gets the same protocol without TLS.
 """
 
 import asyncio
@@ -133,7 +133,7 @@ class Proxy:
         self._run_in_loop(change)
 
     def heal(self) -> None:
-        """End the faults; connections that drop data keep doing so."""
+        """End the faults, except for connections that already drop data."""
 
         def change() -> None:
             self.silent = False
@@ -181,7 +181,7 @@ class Proxy:
             return  # The client has closed the connection.
         self.accepted += 1
         connection = _Connection(self, client)
-        # The connection is added here, because a task may be cancelled before its first step.
+        # Add the connection here, because the task may be cancelled before its first step.
         self._connections.add(connection)
         serving = asyncio.create_task(self._serve(connection))
         self._serving.add(serving)
@@ -215,7 +215,7 @@ class Proxy:
 
     @property
     def answers_itself(self) -> bool:
-        """True if the proxy parses requests in order to answer them itself."""
+        """True if the proxy answers requests, so that it must parse them."""
         return self._answer is not None
 
 
@@ -258,7 +258,7 @@ class _Connection:
         )
         try:
             await asyncio.wait({to_server, to_client}, return_when=asyncio.FIRST_COMPLETED)
-            if self.silent:  # Do not close the client's side when the server closes its own.
+            if self.silent:  # Leave the client's side open when the server's side closes.
                 await to_server
         finally:
             for task in (to_server, to_client):

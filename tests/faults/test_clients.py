@@ -11,11 +11,11 @@ import pytest
 
 from picture_queue import AsyncPictureQueue, PictureQueue, _rpc, errors
 
-from .h2_front import tls_for
+from .h2_front import create_tls_context
 from .proxy import Proxy
 
 TIMEOUT = 1.5  # The timeout of a call, in seconds.
-HANG = 20.0  # A call that takes more seconds counts as unbounded.
+HANG = 20.0  # A call that takes longer, in seconds, counts as a call without a timeout.
 
 FAULTS: dict[str, Callable[[Proxy], None]] = {
     "black hole": lambda proxy: proxy.black_hole(),
@@ -40,7 +40,7 @@ def route(request, stack, tmp_path, monkeypatch) -> Iterator[tuple[Proxy, dict[s
     server = urlsplit(stack.db_url if direct else stack.api_url)
     context = None
     if request.param == "https":
-        context, authority = tls_for(tmp_path)
+        context, authority = create_tls_context(tmp_path)
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     protocol = "postgres" if direct else "http"
     with Proxy(server.hostname or "", server.port or 0, protocol, context) as proxy:
@@ -56,7 +56,7 @@ def route(request, stack, tmp_path, monkeypatch) -> Iterator[tuple[Proxy, dict[s
 def run_with_client(
     route: dict[str, str], kind: str, use: Callable[[Any, Callable[[Any], Any]], Any]
 ) -> None:
-    """Call `use` with a client, and with a function that awaits what a method returns."""
+    """Call `use` with a client, and with a function that awaits the results of an async client."""
     if kind == "sync":
         with PictureQueue(**route) as pq:
             use(pq, lambda result: result)

@@ -10,16 +10,16 @@ import asyncpg
 import httpx
 import pytest
 
-from .h2_front import h2_front, tls_for
+from .h2_front import create_tls_context, h2_front
 from .protocols import Answer
 from .proxy import Proxy
 
-SILENT = 0.5  # The timeout of a call without an answer, in seconds. All faults last longer.
+SHORT_TIMEOUT = 0.5  # The timeout of a call that gets no answer, in seconds.
 
 
 @pytest.fixture(params=["http", "h2"])
 def web(request, stack, tmp_path) -> Iterator[tuple[Proxy, Any]]:
-    """A proxy in front of the gateway, and a function that makes a client for it."""
+    """A proxy in front of the gateway, and a function that creates a client for it."""
     api = urlsplit(stack.api_url)
     headers = {"apikey": stack.service_role_key}
     if request.param == "http":
@@ -31,7 +31,7 @@ def web(request, stack, tmp_path) -> Iterator[tuple[Proxy, Any]]:
                 ),
             )
         return
-    context, authority = tls_for(tmp_path)
+    context, authority = create_tls_context(tmp_path)
     trusted = ssl.create_default_context(cafile=authority)
     with (
         h2_front(api.hostname, api.port) as front,
@@ -52,7 +52,7 @@ def web(request, stack, tmp_path) -> Iterator[tuple[Proxy, Any]]:
 @pytest.fixture
 async def client(web) -> AsyncIterator[httpx.AsyncClient]:
     async with web[1]() as client:
-        assert (await ask(client)).status_code == 200
+        assert (await call_version(client)).status_code == 200
         yield client
 
 
@@ -61,84 +61,84 @@ def proxy(web) -> Proxy:
     return web[0]
 
 
-async def ask(client: httpx.AsyncClient, timeout: float = 10) -> httpx.Response:
+async def call_version(client: httpx.AsyncClient, timeout: float = 10) -> httpx.Response:
     return await client.post("/rest/v1/rpc/picture_queue_version", json={}, timeout=timeout)
 
 
 async def test_the_proxy_uses_the_named_protocol(client, proxy):
     version = {"http": "HTTP/1.1", "h2": "HTTP/2"}[proxy.protocol]
-    answers = await asyncio.gather(*(ask(client) for _ in range(20)))
+    answers = await asyncio.gather(*(call_version(client) for _ in range(20)))
     assert {answer.http_version for answer in answers} == {version}
 
 
 @pytest.mark.parametrize("fault", ["black_hole", "half_open"])
-async def test_connections_that_drop_data_keep_doing_so_and_new_ones_work(
+async def test_after_heal_existing_connections_drop_data_and_new_ones_work(
     web, client, proxy, fault
 ):
     getattr(proxy, fault)()
     with pytest.raises(httpx.ReadTimeout):
-        await ask(client, SILENT)
+        await call_version(client, SHORT_TIMEOUT)
     proxy.heal()
     async with web[1]() as new:
-        assert (await ask(new)).status_code == 200
+        assert (await call_version(new)).status_code == 200
 
 
-async def test_a_black_hole_of_everything_takes_new_connections_too(web, proxy):
+async def test_a_black_hole_with_new_also_drops_data_of_new_connections(web, proxy):
     proxy.black_hole(new=True)
     async with web[1]() as new:
         with pytest.raises(httpx.TimeoutException):
-            await ask(new, SILENT)
+            await call_version(new, SHORT_TIMEOUT)
     proxy.heal()
     async with web[1]() as new:
-        assert (await ask(new)).status_code == 200
+        assert (await call_version(new)).status_code == 200
 
 
 async def test_stalled_data_is_delivered_later(client, proxy):
     proxy.stall()
-    asking = asyncio.create_task(ask(client))
-    await asyncio.wait({asking}, timeout=SILENT)
-    assert not asking.done()
+    call = asyncio.create_task(call_version(client))
+    await asyncio.wait({call}, timeout=SHORT_TIMEOUT)
+    assert not call.done()
     proxy.heal()
-    assert (await asking).status_code == 200
+    assert (await call).status_code == 200
 
 
 async def test_delayed_data_is_delivered_late(client, proxy):
     proxy.delay(0.2)
     with pytest.raises(httpx.ReadTimeout):
-        await ask(client, 0.1)
+        await call_version(client, 0.1)
 
 
 async def test_new_connections_are_refused_and_existing_ones_continue(web, client, proxy):
     proxy.refuse()
-    assert (await ask(client)).status_code == 200
+    assert (await call_version(client)).status_code == 200
     async with web[1]() as new:
         with pytest.raises(httpx.ConnectError):
-            await ask(new)
+            await call_version(new)
     proxy.heal()
     async with web[1]() as new:
-        assert (await ask(new)).status_code == 200
+        assert (await call_version(new)).status_code == 200
 
 
 async def test_connections_are_reset(client, proxy):
     proxy.stall()
-    asking = asyncio.create_task(ask(client))
-    await asyncio.wait({asking}, timeout=SILENT)
+    call = asyncio.create_task(call_version(client))
+    await asyncio.wait({call}, timeout=SHORT_TIMEOUT)
     proxy.reset()
     proxy.heal()
     with pytest.raises(httpx.TransportError):
-        await asking
-    assert (await ask(client)).status_code == 200
+        await call
+    assert (await call_version(client)).status_code == 200
 
 
 @pytest.mark.parametrize("fault", ["lose_answers", "garble_answers"])
-async def test_responses_are_lost_after_the_call_was_carried_out(client, proxy, db, queue, fault):
+async def test_responses_are_lost_after_the_call_was_executed(client, proxy, db, queue, fault):
     getattr(proxy, fault)(2)
     for n in (1, 2):
         with pytest.raises(httpx.TransportError):
             await client.post("/rest/v1/rpc/enqueue_job", json={"job_type": "x", "queue": queue})
         assert await db.fetchval("select count(*) from job_queue where queue = $1", queue) == n
     assert proxy.lost == 2
-    assert (await ask(client)).status_code == 200
+    assert (await call_version(client)).status_code == 200
 
 
 async def test_requests_are_answered_by_the_proxy(stack):
@@ -149,7 +149,7 @@ async def test_requests_are_answered_by_the_proxy(stack):
             base_url=f"http://127.0.0.1:{proxy.port}",
             headers={"apikey": stack.service_role_key},
         ) as client:
-            answers = [await ask(client) for _ in range(3)]
+            answers = [await call_version(client) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [429, 429, 200]
     assert answers[0].headers["retry-after"] == "7"
     assert proxy.answered == 2
@@ -174,7 +174,7 @@ async def test_a_half_open_connection_to_postgres_gives_no_answer(postgres):
     assert await connection.fetchval("select 1") == 1
     proxy.half_open()
     with pytest.raises(TimeoutError):
-        await connection.fetchval("select 1", timeout=SILENT)
+        await connection.fetchval("select 1", timeout=SHORT_TIMEOUT)
 
 
 async def test_a_response_of_postgres_is_lost_after_the_commit(postgres, db, queue):

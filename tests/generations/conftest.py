@@ -9,6 +9,7 @@ from .world import World
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    made = World()
-    async with made.http:
-        yield made
+    """The simulator, the database and the client of one test."""
+    world = World()
+    async with world.http:
+        yield world

@@ -12,7 +12,8 @@ from picture_queue.local.simulator import SimulatorSettings
 from .world import FAST, SCHNELL, Gate, Generation, Job, Store, World, assert_paid_once
 
 
-async def stopped_while_running(world: World, cancel: bool) -> Generation:
+async def stop_while_running(world: World, cancel: bool) -> Generation:
+    """Stop the handler of a running generation, by a cancel or by a release of its job."""
     generation, job = world.generation(num_outputs=2), Job()
     task = asyncio.create_task(world.run(generation, job))
     await job.running.wait()
@@ -26,16 +27,16 @@ async def stopped_while_running(world: World, cancel: bool) -> Generation:
 async def test_a_cancel_stops_the_prediction() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        await stopped_while_running(world, cancel=True)
-        assert [one["status"] for one in await world.predictions()] == ["canceled"]
+        await stop_while_running(world, cancel=True)
+        assert [prediction["status"] for prediction in await world.predictions()] == ["canceled"]
         assert [row.state for row in world.db.rows] == ["canceled"]
 
 
 async def test_a_release_leaves_the_prediction_to_the_next_worker() -> None:
     world = World(SimulatorSettings(seconds=0.3))
     async with world.http:
-        generation = await stopped_while_running(world, cancel=False)
-        assert [one["status"] for one in await world.predictions()] == ["processing"]
+        generation = await stop_while_running(world, cancel=False)
+        assert [prediction["status"] for prediction in await world.predictions()] == ["processing"]
         await world.run(generation)
         assert len(world.db.rows) == 1
         await assert_paid_once(world, generation)
@@ -75,7 +76,7 @@ async def test_a_prediction_whose_create_never_responds_is_cancelled() -> None:
         assert [row.state for row in world.db.rows] == ["canceled"]
 
 
-async def test_a_cancel_does_not_touch_predictions_that_may_be_foreign() -> None:
+async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         generation, job = world.generation(), Job()
@@ -109,6 +110,6 @@ async def test_a_cancel_ends_even_if_the_prediction_cannot_be_stopped(
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         await world.switch(kind="server_error", on="cancel", count=100)
-        await stopped_while_running(world, cancel=True)
+        await stop_while_running(world, cancel=True)
         assert "was not cancelled" in caplog.text
         assert [row.state for row in world.db.rows] == ["created"]

@@ -1,4 +1,4 @@
-"""Type and size of images, read from the bytes of files that Pillow or this test wrote."""
+"""The type and size of an image are read from the bytes of its file."""
 
 import io
 import time
@@ -11,7 +11,7 @@ from PIL import Image
 from picture_queue.generations.image_info import ImageInfo, read_image
 
 
-def picture(format_: str, **options: object) -> bytes:
+def create_image(format_: str, **options: object) -> bytes:
     out = io.BytesIO()
     image = Image.new("RGB", (317, 211), (200, 80, 10))
     image.save(out, format_, **options)
@@ -21,14 +21,14 @@ def picture(format_: str, **options: object) -> bytes:
 @pytest.mark.parametrize(
     ("data", "mime_type", "extension"),
     [
-        (picture("PNG"), "image/png", "png"),
-        (picture("JPEG"), "image/jpeg", "jpg"),
-        (picture("JPEG", progressive=True, comment=b"hello"), "image/jpeg", "jpg"),
-        (b"\xff\xd8\xff\xff\x01\xff" + picture("JPEG")[2:], "image/jpeg", "jpg"),
-        (picture("GIF"), "image/gif", "gif"),
-        (picture("WEBP"), "image/webp", "webp"),
-        (picture("WEBP", lossless=True), "image/webp", "webp"),
-        (picture("WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"), "image/webp", "webp"),
+        (create_image("PNG"), "image/png", "png"),
+        (create_image("JPEG"), "image/jpeg", "jpg"),
+        (create_image("JPEG", progressive=True, comment=b"hello"), "image/jpeg", "jpg"),
+        (b"\xff\xd8\xff\xff\x01\xff" + create_image("JPEG")[2:], "image/jpeg", "jpg"),
+        (create_image("GIF"), "image/gif", "gif"),
+        (create_image("WEBP"), "image/webp", "webp"),
+        (create_image("WEBP", lossless=True), "image/webp", "webp"),
+        (create_image("WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"), "image/webp", "webp"),
     ],
 )
 def test_type_and_size_are_read(data: bytes, mime_type: str, extension: str) -> None:
@@ -56,7 +56,7 @@ def test_type_and_size_are_read(data: bytes, mime_type: str, extension: str) -> 
         (f'<!--{" " * 60_000}--><svg width="4" height="3"/>', (4, 3)),
     ],
 )
-def test_the_size_of_an_svg_is_read_if_it_has_one(
+def test_the_size_of_an_svg_is_read_if_it_is_given(
     svg: str, size: tuple[int | None, int | None]
 ) -> None:
     assert read_image(svg.encode()) == ImageInfo("image/svg+xml", "svg", *size)
@@ -69,9 +69,9 @@ def test_the_size_of_an_svg_is_read_if_it_has_one(
         b"hello",
         b"<html><body><svg/></body></html>",
         b"RIFF\0\0\0\0WEBPVP9 " + bytes(20),
-        picture("PNG")[:18],
-        picture("WEBP")[:20],
-        picture("JPEG")[:9],
+        create_image("PNG")[:18],
+        create_image("WEBP")[:20],
+        create_image("JPEG")[:9],
         b"\xff\xd8\xff\xe0\0\x10" + bytes(40),
         b"\x89PNG\r\n\x1a\n\0\0\0\rIDAT" + bytes(20),
         b"GIF89a" + bytes(20),
@@ -85,7 +85,7 @@ def test_broken_files_and_other_formats_are_not_recognised(data: bytes) -> None:
     assert read_image(data) is None
 
 
-#: A size in bytes. A naive parser takes seconds or minutes for each of the files below.
+#: The size of a file in bytes. A naive parser takes seconds or minutes for each of the files below.
 LARGE = 3_000_000
 
 
@@ -118,14 +118,14 @@ def test_every_header_is_read_quickly(data: bytes) -> None:
     assert time.thread_time() - began < 0.5
 
 
-REAL = (
-    picture("PNG"),
-    picture("JPEG"),
-    picture("JPEG", progressive=True, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"),
-    picture("GIF"),
-    picture("WEBP"),
-    picture("WEBP", lossless=True),
-    picture("WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"),
+REAL_IMAGES = (
+    create_image("PNG"),
+    create_image("JPEG"),
+    create_image("JPEG", progressive=True, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"),
+    create_image("GIF"),
+    create_image("WEBP"),
+    create_image("WEBP", lossless=True),
+    create_image("WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"),
     b'<?xml version="1.0"?><!-- x --><!DOCTYPE svg [<!ENTITY a "b">]>'
     b"""<svg width="40px" height='30' viewBox="0, 0 4e1 30"><g/></svg>""",
 )
@@ -135,8 +135,8 @@ EDITS = st.lists(
 
 
 @settings(max_examples=500)
-@given(st.sampled_from(REAL), EDITS, st.integers(0, 400))
-@example(picture("PNG"), [(16, 4, b"\xff\xff\xff\xff")], 400)
+@given(st.sampled_from(REAL_IMAGES), EDITS, st.integers(0, 400))
+@example(create_image("PNG"), [(16, 4, b"\xff\xff\xff\xff")], 400)
 def test_the_size_of_any_file_is_positive_or_none(
     data: bytes, edits: list[tuple[int, int, bytes]], end: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""A single invalid response of Replicate, or of its file host, loses no paid image."""
+"""A single invalid response of Replicate or of its file host does not lose a paid image."""
 
 import logging
 from collections.abc import Callable
@@ -14,24 +14,24 @@ from .world import Job, World, assert_paid_once, raises_verdict
 
 
 class _FaultyTransport(httpx.AsyncBaseTransport):
-    """A transport that answers a number of matching requests itself."""
+    """A transport that answers a number of matching requests with a given response."""
 
     def __init__(
         self,
-        behind: httpx.AsyncBaseTransport,
+        transport: httpx.AsyncBaseTransport,
         matches: Callable[[httpx.Request], bool],
         times: int,
         status: int,
         **content: Any,
     ) -> None:
-        self._behind, self._matches, self._times = behind, matches, times
+        self._transport, self._matches, self._times = transport, matches, times
         self._status, self._content = status, content
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._times > 0 and self._matches(request):
             self._times -= 1
             return httpx.Response(self._status, request=request, **self._content)
-        return await self._behind.handle_async_request(request)
+        return await self._transport.handle_async_request(request)
 
 
 def _is_read(request: httpx.Request) -> bool:
@@ -51,7 +51,9 @@ _OTHER = {"id": "other", "status": "failed", "created_at": "2026-01-01T00:00:00Z
 
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 409])
 @pytest.mark.parametrize("matches", [_is_read, _is_download], ids=["read", "download"])
-async def test_a_single_refusal_loses_no_image(world: World, matches: Any, status: int) -> None:
+async def test_a_single_error_response_loses_no_image(
+    world: World, matches: Any, status: int
+) -> None:
     world.http._transport = _FaultyTransport(
         world.http._transport, matches, 1, status, json={"detail": "odd"}
     )
@@ -60,7 +62,7 @@ async def test_a_single_refusal_loses_no_image(world: World, matches: Any, statu
     await assert_paid_once(world, generation)
 
 
-async def test_a_html_page_in_place_of_an_image_loses_no_image(world: World) -> None:
+async def test_an_html_page_in_place_of_an_image_loses_no_image(world: World) -> None:
     world.http._transport = _FaultyTransport(
         world.http._transport, _is_download, 1, 200, text="<html>Sign in"
     )
@@ -86,7 +88,7 @@ async def test_a_prediction_with_another_id_is_ignored(world: World) -> None:
         (_is_download, 404, PermanentFailure, errors.OutputExpired, "failed"),
     ],
 )
-async def test_a_repeated_refusal_fails_the_job(
+async def test_a_repeated_error_response_ends_the_attempt(
     world: World,
     matches: Any,
     status: int,
@@ -104,10 +106,10 @@ async def test_a_repeated_refusal_fails_the_job(
     ("status", "verdict", "kind"),
     [(401, RateLimited, errors.Unauthorized), (403, Retry, errors.Forbidden)],
 )
-async def test_a_token_refused_by_a_create_fails_no_job_for_good(
+async def test_a_create_with_a_refused_token_does_not_fail_the_job_for_good(
     world: World, status: int, verdict: type[Exception], kind: type[errors.ReplicateError]
 ) -> None:
-    """Jobs wait until the operator replaces the token, or use another attempt."""
+    """Check that the job waits until the operator replaces the token, or uses another attempt."""
     world.http._transport = _FaultyTransport(
         world.http._transport, _is_create, 1, status, json={"detail": "odd"}
     )
@@ -122,13 +124,13 @@ async def test_a_token_refused_by_a_create_fails_no_job_for_good(
 
 
 class _UnreachableLog(logging.Handler):
-    """A logging handler of the user that sends lines to a server that is down."""
+    """A logging handler of the caller that cannot reach its log server."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raise ConnectionError("the log server is down")
 
 
-async def test_a_logging_handler_that_raises_costs_no_picture(
+async def test_a_logging_handler_that_raises_loses_no_image(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(logging.getLogger("picture_queue"), "handlers", [_UnreachableLog()])

@@ -1,4 +1,4 @@
-"""The search for a prediction whose create lost its response."""
+"""The search for a prediction if the response to its create was lost."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,10 +12,10 @@ from picture_queue.records import BegunPrediction
 
 NOW = datetime(2026, 1, 1, 10, tzinfo=UTC)
 INPUT = {"prompt": "a boat", "steps": 4}
-REQUESTED = 612
+REQUESTED_SECONDS = 612
 
 
-def begun() -> BegunPrediction:
+def begun_prediction() -> BegunPrediction:
     return BegunPrediction.model_validate(
         {
             "generation": {"id": uuid4()},
@@ -27,7 +27,7 @@ def begun() -> BegunPrediction:
 
 
 def prediction(
-    id_: str = "p", age: float = 1.0, requested: float | None = REQUESTED, **fields: Any
+    id_: str = "p", age: float = 1.0, requested: float | None = REQUESTED_SECONDS, **fields: Any
 ) -> Prediction:
     created = NOW + timedelta(seconds=age)
     base: dict[str, Any] = {
@@ -41,12 +41,15 @@ def prediction(
     return Prediction.model_validate(base | fields)
 
 
-def found(*listed: Prediction, taken: frozenset[str] = frozenset()) -> list[str]:
-    return [one.id for one in candidates(begun(), listed, taken, REQUESTED)]
+def find_candidates(*listed: Prediction, taken: frozenset[str] = frozenset()) -> list[str]:
+    return [
+        candidate.id
+        for candidate in candidates(begun_prediction(), listed, taken, REQUESTED_SECONDS)
+    ]
 
 
 @pytest.mark.parametrize(
-    "fitting",
+    "matching",
     [
         prediction(),
         prediction(age=-4.9),
@@ -56,8 +59,8 @@ def found(*listed: Prediction, taken: frozenset[str] = frozenset()) -> list[str]
         prediction(input={**INPUT, "added_by_the_api": True}),
     ],
 )
-def test_a_matching_prediction_is_a_candidate(fitting: Prediction) -> None:
-    assert found(fitting) == ["p"]
+def test_a_matching_prediction_is_a_candidate(matching: Prediction) -> None:
+    assert find_candidates(matching) == ["p"]
 
 
 @pytest.mark.parametrize(
@@ -71,31 +74,33 @@ def test_a_matching_prediction_is_a_candidate(fitting: Prediction) -> None:
     ],
 )
 def test_a_different_prediction_is_not_a_candidate(other: Prediction) -> None:
-    assert found(other) == []
+    assert find_candidates(other) == []
 
 
 def test_a_prediction_of_another_row_is_not_a_candidate() -> None:
-    assert found(prediction("a"), prediction("b"), taken=frozenset("a")) == ["b"]
+    assert find_candidates(prediction("a"), prediction("b"), taken=frozenset("a")) == ["b"]
 
 
 def test_candidates_are_ordered_by_deadline_and_age() -> None:
     listed = [
         prediction("late", 3, None),
-        prediction("twin", 1, REQUESTED + 1),
+        prediction("twin", 1, REQUESTED_SECONDS + 1),
         prediction("early", 2, None),
-        prediction("own", 4, REQUESTED + 0.4),
+        prediction("own", 4, REQUESTED_SECONDS + 0.4),
     ]
-    assert found(*listed) == ["own", "twin", "early", "late"]
+    assert find_candidates(*listed) == ["own", "twin", "early", "late"]
 
 
 def test_only_an_equal_deadline_makes_a_candidate_certain() -> None:
-    assert has_requested_deadline(prediction(), REQUESTED)
-    assert not has_requested_deadline(prediction(), REQUESTED + 1)
-    assert not has_requested_deadline(prediction(requested=None), REQUESTED)
+    assert has_requested_deadline(prediction(), REQUESTED_SECONDS)
+    assert not has_requested_deadline(prediction(), REQUESTED_SECONDS + 1)
+    assert not has_requested_deadline(prediction(requested=None), REQUESTED_SECONDS)
 
 
 def test_rows_get_different_deadlines() -> None:
-    rows = [begun().prediction.model_copy(update={"id": UUID(int=n)}) for n in range(200)]
+    rows = [
+        begun_prediction().prediction.model_copy(update={"id": UUID(int=n)}) for n in range(200)
+    ]
     spans = [cancel_after(row, 600.0) for row in rows]
     assert len(set(spans)) == 97
     assert min(spans) == 600

@@ -1,4 +1,4 @@
-"""A generation pays for one prediction, at every crash of a worker and every lost response."""
+"""A generation pays for one prediction, even if workers crash or responses are lost."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -42,15 +42,15 @@ async def test_the_list_of_crash_points_is_complete() -> None:
     assert calls.index("after create") < calls.index("before record") < calls.index("before get")
 
 
-@pytest.mark.parametrize("workers", [1, 3], ids=["one crash", "three crashes"])
-async def test_a_worker_may_crash_at_every_point(workers: int) -> None:
+@pytest.mark.parametrize("crashes", [1, 3], ids=["one crash", "three crashes"])
+async def test_a_generation_is_paid_once_wherever_workers_crash(crashes: int) -> None:
     points = len(await list_calls_of_a_run())
     assert points > 20
     for crash_at in range(points):
         world = World()
         async with world.http:
             generation = world.generation(num_outputs=2)
-            for _ in range(workers):
+            for _ in range(crashes):
                 await run_with_crash(world, generation, crash_at)
             result = await world.run(generation)
             assert len(result["images"]) == 2
@@ -81,7 +81,7 @@ async def test_a_create_without_a_prediction_is_marked_as_lost(world: World) -> 
     await assert_paid_once(world, generation)
 
 
-async def test_repeatedly_lost_creates_end_the_attempt(world: World) -> None:
+async def test_several_lost_creates_end_the_attempt(world: World) -> None:
     await world.switch(kind="server_error", count=3)
     with raises_verdict(Retry, errors.OutcomeUnknown):
         await world.run(world.generation())
@@ -120,7 +120,7 @@ async def test_a_failed_search_for_duplicates_is_logged(
 
 
 class _LateClient:
-    """A client whose first create reaches Replicate late, after it was given up."""
+    """A client whose first create fails at once and reaches Replicate later."""
 
     def __init__(self, client: ReplicateClient) -> None:
         self._client = client
@@ -149,10 +149,12 @@ async def test_equal_generations_find_their_own_lost_predictions(world: World) -
     paid = await world.paid()
     assert len(paid) == 6
     assert sorted(row.prediction_id or "" for row in world.db.rows) == sorted(paid)
-    made = {one["id"]: one for one in await world.predictions()}
+    by_id = {item["id"]: item for item in await world.predictions()}
     for row in world.db.rows:
-        one = made[row.prediction_id or ""]
-        span = datetime.fromisoformat(one["deadline"]) - datetime.fromisoformat(one["created_at"])
+        prediction = by_id[row.prediction_id or ""]
+        span = datetime.fromisoformat(prediction["deadline"]) - datetime.fromisoformat(
+            prediction["created_at"]
+        )
         assert round(span.total_seconds()) == 600 + row.id.int % 97
 
 

@@ -1,4 +1,4 @@
-"""From a request to stored images, with the simulator."""
+"""A generation from the request to the stored images, with the simulator."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ async def test_a_generation_produces_images(world: World) -> None:
     assert await world.paid() == [row.prediction_id]
 
 
-async def test_a_generation_without_an_owner_is_shared(world: World) -> None:
+async def test_images_without_an_owner_are_stored_in_the_folder_shared(world: World) -> None:
     generation = Generation(SCHNELL, {"prompt": "a boat", **SMALL}, user_id=None)
     result = await world.run(generation)
     assert result["images"][0]["path"] == f"shared/{generation.id}/1.webp"
@@ -65,7 +65,7 @@ async def test_progress_increases_and_reaches_100_only_at_the_end() -> None:
     assert len(set(job.shown)) == len(job.shown)
 
 
-async def test_models_without_progress_report_none() -> None:
+async def test_a_model_without_progress_leaves_the_percentage_at_0() -> None:
     world = World(SimulatorSettings(seconds=0.1))
     async with world.http:
         job = Job()
@@ -85,8 +85,8 @@ async def test_a_full_progress_bar_before_the_end_is_not_reported_as_100(world: 
 async def test_a_generation_of_a_community_model_runs_by_version(world: World) -> None:
     generation = Generation(SDXL, {"prompt": "a boat", "width": 256, "height": 256})
     await world.run(generation)
-    (made,) = await world.predictions()
-    assert (made["model"], made["version"]) == (SDXL, models()[SDXL].version)
+    (prediction,) = await world.predictions()
+    assert (prediction["model"], prediction["version"]) == (SDXL, models()[SDXL].version)
 
 
 async def test_a_vector_image_is_stored_as_svg(world: World) -> None:
@@ -97,8 +97,10 @@ async def test_a_vector_image_is_stored_as_svg(world: World) -> None:
 
 async def test_every_prediction_has_a_deadline(world: World) -> None:
     await world.run(world.generation())
-    (made,) = await world.predictions()
-    span = datetime.fromisoformat(made["deadline"]) - datetime.fromisoformat(made["created_at"])
+    (prediction,) = await world.predictions()
+    span = datetime.fromisoformat(prediction["deadline"]) - datetime.fromisoformat(
+        prediction["created_at"]
+    )
     assert 600 <= span.total_seconds() < 700
 
 
@@ -108,33 +110,33 @@ async def test_an_svg_without_a_usable_size_is_stored(world: World) -> None:
     assert (result["images"][0]["width"], result["images"][0]["height"]) == (None, None)
 
 
-async def test_images_are_downloaded_one_by_one(world: World) -> None:
-    counting = _Counting(world.client)
+async def test_the_number_of_concurrent_downloads_is_limited(world: World) -> None:
+    counting = _CountingClient(world.client)
     settings = replace(FAST, max_parallel=2)
     await world.run(world.generation(num_outputs=4), settings=settings, client=counting)
     assert counting.peak == 2
 
 
-class _Counting:
-    """Count concurrent downloads."""
+class _CountingClient:
+    """A client that counts its concurrent downloads."""
 
     def __init__(self, client: ReplicateClient) -> None:
         self._client = client
-        self._now = 0
+        self._active = 0
         self.peak = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     async def download(self, link: str) -> bytes:
-        self._now += 1
-        self.peak = max(self.peak, self._now)
+        self._active += 1
+        self.peak = max(self.peak, self._active)
         data = await self._client.download(link)
-        self._now -= 1
+        self._active -= 1
         return data
 
 
-def test_rows_do_not_show_the_prompt() -> None:
+def test_the_repr_of_a_row_omits_the_prompt() -> None:
     row = PredictionRow(
         id=uuid4(), state="creating", input={"prompt": "secret"}, created_at=datetime.now(UTC)
     )

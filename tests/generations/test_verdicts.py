@@ -37,7 +37,7 @@ async def test_a_throttled_create_uses_up_no_attempt(world: World) -> None:
         await world.run(generation)
     assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "type:generate-image")
     assert [row.state for row in world.db.rows] == ["failed"]
-    # No prediction was made, so no search is needed. A failing list does not matter.
+    # No prediction was created, so the next run must not list predictions to search for one.
     await world.switch(kind="server_error", on="list", count=100)
     await world.run(generation)
     assert len(await world.paid()) == 1
@@ -50,7 +50,7 @@ async def test_a_throttled_create_without_a_time_waits_for_the_default_pause(wor
     assert raised.verdict.seconds == FAST.default_pause
 
 
-async def test_without_credit_the_job_waits(world: World) -> None:
+async def test_a_job_waits_if_the_account_has_no_credit(world: World) -> None:
     await world.switch(kind="out_of_credit")
     with raises_verdict(RateLimited, errors.OutOfCredit) as raised:
         await world.run(world.generation())
@@ -60,26 +60,26 @@ async def test_without_credit_the_job_waits(world: World) -> None:
 
 
 class _Outage(httpx.AsyncBaseTransport):
-    """Refuse connections while `on` is true."""
+    """A transport that refuses connections while `on` is true."""
 
-    def __init__(self, behind: httpx.AsyncBaseTransport) -> None:
-        self.behind = behind
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self.transport = transport
         self.on = True
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self.on and not request.url.path.startswith("/_simulator"):
             raise httpx.ConnectError("refused", request=request)
-        return await self.behind.handle_async_request(request)
+        return await self.transport.handle_async_request(request)
 
 
-@pytest.mark.parametrize("recorded", [False, True], ids=["before the create", "after it"])
+@pytest.mark.parametrize("recorded", [False, True], ids=["before the create", "after the create"])
 async def test_an_outage_of_replicate_uses_up_no_attempt(world: World, recorded: bool) -> None:
     generation = world.generation(num_outputs=2)
     if recorded:
         crash_at = (await list_calls_of_a_run()).index("after record")
         await run_with_crash(world, generation, crash_at)
     outage = world.http._transport = _Outage(world.http._transport)
-    for _ in range(5):  # There are more outages than attempts of a job.
+    for _ in range(5):  # A job has fewer attempts than this by default.
         with raises_verdict(RateLimited, errors.NotReached) as raised:
             await world.run(generation)
         assert raised.verdict.seconds == FAST.default_pause
@@ -120,7 +120,7 @@ async def test_a_model_that_cannot_be_called_fails_for_good(world: World) -> Non
         ({"kind": "nsfw"}, 1, errors.ContentRefused, PermanentFailure),
     ],
 )
-async def test_the_class_of_a_failed_prediction_decides_about_a_retry(
+async def test_the_kind_of_failure_decides_whether_a_prediction_is_retried(
     world: World,
     fault: dict[str, Any],
     attempt: int,
@@ -145,8 +145,8 @@ async def test_a_retry_is_a_new_row_and_a_new_prediction(world: World) -> None:
         await world.run(generation)
     await world.run(generation, Job(attempt=2))
     assert [row.state for row in world.db.rows] == ["failed", "succeeded"]
-    made = [one["id"] for one in await world.predictions()]
-    assert [row.prediction_id for row in world.db.rows] == made
+    prediction_ids = [prediction["id"] for prediction in await world.predictions()]
+    assert [row.prediction_id for row in world.db.rows] == prediction_ids
 
 
 async def test_the_error_for_an_expired_output_names_the_reason(world: World) -> None:
@@ -158,7 +158,7 @@ async def test_the_error_for_an_expired_output_names_the_reason(world: World) ->
     assert world.db.images == {}
 
 
-async def test_an_output_against_the_rules_fails_for_good(world: World) -> None:
+async def test_an_output_that_violates_the_download_rules_fails_for_good(world: World) -> None:
     world.client.rules = DownloadRules(max_bytes=10).allowing("http://simulator.localhost")
     with raises_verdict(PermanentFailure, errors.OutputRefused):
         await world.run(world.generation(num_outputs=3))
@@ -186,12 +186,12 @@ async def test_an_image_with_too_many_pixels_fails_at_once(world: World, width: 
 
 async def test_an_output_without_links_is_refused(world: World) -> None:
     with raises_verdict(PermanentFailure, errors.OutputRefused) as raised:
-        await world.run(world.generation(), client=_Empty(world.client))
+        await world.run(world.generation(), client=_ClientWithoutOutput(world.client))
     assert "without a picture" in str(raised.cause)
 
 
-class _Empty(FakeDownloads):
-    """Return predictions without their output."""
+class _ClientWithoutOutput(FakeDownloads):
+    """A client that returns predictions without their output."""
 
     def __init__(self, client: ReplicateClient) -> None:
         super().__init__(client, b"")
@@ -204,18 +204,17 @@ class _Empty(FakeDownloads):
 async def test_a_failed_download_is_retried_by_the_next_attempt(world: World, kind: str) -> None:
     await world.switch(kind=kind, on="file", count=10)
     generation, job = world.generation(num_outputs=2), Job()
-    # The attempt is not used up, and no other job waits.
+    # Snooze: the attempt is not used up, and other jobs are not delayed.
     with raises_verdict(Snooze, errors.ServiceUnavailable):
         await world.run(generation, job)
     assert job.shown[-1][1] == "The picture was made and waits to be stored."
-    # After an hour the attempts count, so that the job ends.
+    # After the tolerated time of an outage, each attempt counts, so that the job ends.
     await world.switch(kind=kind, on="file", count=10)
     with raises_verdict(Retry, errors.ServiceUnavailable) as raised:
         await world.run(generation, settings=replace(FAST, outage_tolerance=0.0))
     assert raised.verdict.reason == "The picture was made and waits to be stored."
-    await world.http.post(
-        "/_simulator/faults", json={"kind": "fail"}
-    )  # The time is for the create, if there is one.
+    # Any new prediction would fail: the last attempt must only download.
+    await world.http.post("/_simulator/faults", json={"kind": "fail"})
     await world.run(generation)
     await assert_paid_once(world, generation)
 
@@ -241,8 +240,8 @@ async def test_an_outage_of_storage_uses_up_no_attempt(world: World) -> None:
     await assert_paid_once(world, generation)
 
 
-class _ProjectAway(Store):
-    """The project does not answer, so no row can be written."""
+class _UnavailableProject(Store):
+    """A store of a project that does not answer, so that no row can be written."""
 
     def __init__(self, *arguments: Any, error: Exception) -> None:
         super().__init__(*arguments)
@@ -253,10 +252,10 @@ class _ProjectAway(Store):
 
 
 @pytest.mark.parametrize("error", [ConnectionFailed("no answer"), Busy("locked")])
-async def test_an_outage_of_the_project_before_the_begin_gives_the_attempt_back(
+async def test_an_outage_of_the_project_before_the_begin_uses_up_no_attempt(
     world: World, error: Exception
 ) -> None:
-    store = _ProjectAway(world.db, world.generation(), error=error)
+    store = _UnavailableProject(world.db, world.generation(), error=error)
     with raises_verdict(Snooze, errors.ServiceUnavailable) as raised:
         await image_handler(world.client, lambda _: store, FAST)({}, Job())
     assert raised.verdict.seconds == FAST.default_pause

@@ -143,12 +143,14 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
     await db.execute("select resume_key('type:generate-image')")
 
 
-async def test_a_cancel_of_the_job_stops_the_prediction(stack, service, new_builtin, reached, db):
+async def test_a_cancel_of_the_job_stops_the_prediction(
+    stack, service, new_builtin, wait_for_job, db
+):
     # The images of the simulator take a third of a second. This cancel comes earlier.
     started = await service.generations.start("a lighthouse")
     async with new_builtin() as worker:
         await worker._signals.listening.next()
-        await reached(started.job_id, lambda event: event.message == "waiting for the model")
+        await wait_for_job(started.job_id, lambda event: event.message == "waiting for the model")
         await service.generations.cancel(started.id)
         with pytest.raises(JobCancelled):
             await service.jobs.result(started.job_id, timeout=30)

@@ -170,7 +170,9 @@ async def wait_until_confirmed(db, job_id):
             await asyncio.sleep(0.01)
 
 
-async def test_another_worker_runs_the_job_of_a_killed_worker(stack, service, queue, reached, db):
+async def test_another_worker_runs_the_job_of_a_killed_worker(
+    stack, service, queue, wait_for_job, db
+):
     job = await service.jobs.enqueue("slow", queue=queue)
     async with running(stack, queue) as first, running(stack, queue) as second:
         lines = {asyncio.create_task(line(process)): process for process in (first, second)}
@@ -185,7 +187,7 @@ async def test_another_worker_runs_the_job_of_a_killed_worker(stack, service, qu
         survivor.terminate()
         assert await line(survivor) == "stopping"
         assert await asyncio.wait_for(survivor.wait(), 15) == 0
-    done_job = await reached(job.id, lambda event: event.finished)
+    done_job = await wait_for_job(job.id, lambda event: event.finished)
     assert (done_job.result, done_job.attempt) == ("finished early", 2)
     assert "lease ended" in await db.fetchval(
         "select error from picture_queue.history where job_id = $1 and action = 'expire'", job.id

@@ -1,4 +1,4 @@
-// In a page: fetches the task from where the page came from, and posts the answers there.
+// Runs in a page: fetches the task from the server of the page, and posts the answers to it.
 
 const { run } = require('./calls.cjs')
 
@@ -9,4 +9,4 @@ async function main() {
 
 main()
   .catch((error) => ({ failed: String(error && error.stack) }))
-  .then((told) => fetch('/answers', { method: 'POST', body: JSON.stringify(told) }))
+  .then((result) => fetch('/answers', { method: 'POST', body: JSON.stringify(result) }))

@@ -6,7 +6,7 @@
 const { createClient } = require('@supabase/supabase-js')
 
 async function run(task) {
-  // Node 20 has no WebSocket and calls need none, but supabase-js asks for one at once.
+  // supabase-js requires a WebSocket class, although calls do not use it. Node 20 has none.
   const realtime = { transport: globalThis.WebSocket ?? class {} }
   const clients = {}
   for (const [role, { key, token }] of Object.entries(task.clients)) {

@@ -1,4 +1,4 @@
-// Reads a task from standard input, writes the answers to standard output.
+// Reads a task from standard input, and writes the answers to standard output.
 
 const { readFileSync } = require('node:fs')
 const { run } = require('./calls.cjs')

@@ -4,13 +4,13 @@ from dataclasses import asdict, dataclass
 
 from tests.conformance.matrix.case import (
     Case,
+    ExpectedError,
     Json,
     Names,
-    Refusal,
-    filled,
-    fits,
-    normalised,
-    refused,
+    fill_placeholders,
+    matches,
+    normalise,
+    our_error,
 )
 
 #: Error codes of SQL, and PostgREST's codes for the same errors.
@@ -28,7 +28,7 @@ class Request:
         args: The arguments by name.
         times: The number of calls.
         is_void: True if the function returns void.
-        once: True if a client must not retry the call.
+        no_retry: True if a client must not retry the call.
     """
 
     case: str
@@ -37,7 +37,7 @@ class Request:
     args: dict[str, Json]
     times: int = 1
     is_void: bool = False
-    once: bool = False
+    no_retry: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class Answer:
         return str({name: value for name, value in asdict(self).items() if value is not None})
 
 
-def failure(
+def error_answer(
     sqlstate: str | None,
     message: str | None,
     detail: str | None,
     hint: str | None,
     status: int | None = None,
 ) -> Answer:
-    """Return the answer for a PostgreSQL error; the SQLSTATE of our errors has the HTTP status."""
+    """Return the answer for a PostgreSQL error; our SQLSTATEs contain the HTTP status: PT404."""
     code, rest = sqlstate or "?", message or ""
     if code.startswith("PT") and rest.startswith("PQ_"):
         status = status or int(code[2:])
@@ -89,44 +89,50 @@ def failure(
     )
 
 
-def request_of(case: Case, names: Names, is_void: bool) -> Request:
-    """Return the request of a case, with these names filled in."""
-    args = filled(dict(case.args), names)
-    once = case.expected == refused("PQ_BUSY")
-    return Request(case.id, case.role, case.function, args, case.times, is_void, once)
+def build_request(case: Case, names: Names, is_void: bool) -> Request:
+    """Return the request of a case, with its placeholders replaced."""
+    args = fill_placeholders(dict(case.args), names)
+    no_retry = case.expected == our_error("PQ_BUSY")
+    return Request(case.id, case.role, case.function, args, case.times, is_void, no_retry)
 
 
-def compared(case: Case, answer: Answer, names: Names) -> Answer:
+def select_compared_part(case: Case, answer: Answer, names: Names) -> Answer:
     """Return the parts of an answer that are compared.
 
-    For a foreign error only the code is compared: its texts differ by server and version.
+    For errors that are not ours, only the code and the status are compared: the texts differ by
+    server and version.
     """
     if answer.code is None:
         data: Json = "<any>"
         if case.expected is not ...:
             viewed = answer.data if case.view is None else case.view(answer.data, names)
-            data = normalised(viewed, names)
+            data = normalise(viewed, names)
         return Answer(data=data, status=answer.status and answer.status // 100)
     if not answer.code.startswith("PQ_"):
         return Answer(code=answer.code, status=answer.status)
-    words = (normalised(text, names) for text in (answer.message, answer.detail, answer.hint))
-    return Answer(None, answer.code, *words, status=answer.status)
+    texts = (normalise(text, names) for text in (answer.message, answer.detail, answer.hint))
+    return Answer(None, answer.code, *texts, status=answer.status)
 
 
-def difference(case: Case, seen: Answer) -> str | None:
-    """Return the difference between an answer of `compared` and the expected one; None if equal."""
+def describe_difference(case: Case, seen: Answer) -> str | None:
+    """Return the difference from the expected answer as text, or None.
+
+    Args:
+        case: The case.
+        seen: The compared part of the answer.
+    """
     expected = case.expected
-    if isinstance(expected, Refusal):
+    if isinstance(expected, ExpectedError):
         if seen.code != expected.code or seen.status not in (None, expected.status):
             return f"expected {expected.code} ({expected.status}), got {seen.text()}"
-    elif seen.code is not None or not fits(expected, seen.data):
+    elif seen.code is not None or not matches(expected, seen.data):
         return f"expected {expected}, got {seen.text()}"
     return None
 
 
-def differs(one: Answer, other: Answer) -> bool:
+def differs(first: Answer, second: Answer) -> bool:
     """Return True if two answers differ; a status that one interface lacks is not compared."""
-    a, b = asdict(one) | {"kind": None}, asdict(other) | {"kind": None}
-    if one.status is None or other.status is None:
+    a, b = asdict(first) | {"kind": None}, asdict(second) | {"kind": None}
+    if first.status is None or second.status is None:
         a["status"] = b["status"] = None
     return a != b

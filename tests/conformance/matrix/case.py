@@ -1,4 +1,4 @@
-"""A case of the matrix, and the comparison of answers with the expected one."""
+"""A case of the matrix, and the comparison of an answer with the expected answer."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ View = Callable[[Json, "Names"], Json]
 
 
 @dataclass(frozen=True)
-class Refusal:
+class ExpectedError:
     """An error that every interface must return.
 
     Args:
@@ -27,32 +27,32 @@ class Refusal:
 
     @property
     def is_ours(self) -> bool:
-        """Return True if our SQL raises it; then the whole text is compared, not only the code."""
+        """Return True if our SQL raises this error. Then its texts are compared too."""
         return self.code.startswith("PQ_")
 
 
-def refused(code: str) -> Refusal:
-    """Return one of our error codes, with its HTTP status."""
+def our_error(code: str) -> ExpectedError:
+    """Return the expected error for one of our codes."""
     status = BY_CODE[code].http_status
     assert status is not None
-    return Refusal(code, status)
+    return ExpectedError(code, status)
 
 
-INVALID = refused("PQ_INVALID_ARGUMENT")
-NO_JOB = refused("PQ_UNKNOWN_JOB")
+INVALID = our_error("PQ_INVALID_ARGUMENT")
+NO_JOB = our_error("PQ_UNKNOWN_JOB")
 #: No function has these parameters. SQL answers 42883.
-MISSING = Refusal("PGRST202", 404)
-NOT_A_VALUE = Refusal("22P02", 400)
-NOT_A_TIME = Refusal("22007", 400)
+MISSING = ExpectedError("PGRST202", 404)
+NOT_A_VALUE = ExpectedError("22P02", 400)
+NOT_A_TIME = ExpectedError("22007", 400)
 #: The privilege to execute is missing: 401 without a signed-in user.
-ANONYMOUS = Refusal("42501", 401)
-FORBIDDEN = Refusal("42501", 403)
+ANONYMOUS = ExpectedError("42501", 401)
+FORBIDDEN = ExpectedError("42501", 403)
 #: These errors occur before the function looks for rows, so that no setup is needed.
 EARLY = (MISSING, NOT_A_VALUE, NOT_A_TIME, ANONYMOUS, FORBIDDEN)
 
-#: A value that the type of its parameter cannot hold. For text and jsonb, which accept anything,
-#: the case names a value.
-WRONG: dict[str, tuple[Json, Refusal]] = {
+#: For each type: a value that the type cannot hold, and the error. The types text and jsonb accept
+#: any value, so their parameters name one in `Function.wrong`.
+WRONG: dict[str, tuple[Json, ExpectedError]] = {
     "uuid": ("seven", NOT_A_VALUE),
     "integer": ("many", NOT_A_VALUE),
     "real": ("much", NOT_A_VALUE),
@@ -68,44 +68,45 @@ WRONG: dict[str, tuple[Json, Refusal]] = {
 class Case:
     """One call and its expected answer.
 
-    ``$name`` in arguments and answers is the value to which the setup gave this name, or a new id
-    or name.
+    ``$name`` in arguments and answers is a placeholder. It stands for the value that the setup
+    stored under this name, or for a new id or name.
 
     Args:
         id: ``function/kind``, and more parts if needed for uniqueness.
         function: The function, in the schema ``public``.
         role: ``anon``, ``ada``, ``bob``, ``service``, or ``no_user``, whose token names no user.
         args: The arguments by name.
-        expected: An answer (for an object, the compared fields) or a `Refusal`.
+        expected: An answer (for an object, the compared fields) or an `ExpectedError`; ``...``
+            accepts any answer.
         setup: The name of the setup in `setups.SETUPS`.
-        times: The number of calls; the last answer counts.
+        times: The number of calls; the last answer is compared.
         view: Selects the compared part of an answer that covers the whole project.
-        reads: True if the function only reads, so that its cases share one setup.
-        needs: A requirement besides an address and keys; see `NEEDS`.
+        read_only: True if the function only reads, so that its cases share one setup.
+        needs: A key of `NEEDS`, or "".
     """
 
     id: str
     function: str
     role: str
     args: Mapping[str, Json]
-    expected: Json | Refusal
+    expected: Json | ExpectedError
     setup: str = ""
     times: int = 1
     view: View | None = None
-    reads: bool = False
+    read_only: bool = False
     needs: str = ""
 
 
 #: The requirements of some cases besides the address and the keys of a project.
 NEEDS = {
-    "locks": "the database's address (PICTURE_QUEUE_TEST_DB_URL), to hold locks",
-    "secret": "the secret of its tokens (SUPABASE_JWT_SECRET), to make one",
+    "locks": "needs the address of the database (PICTURE_QUEUE_TEST_DB_URL), to hold locks",
+    "secret": "needs the secret of the tokens (SUPABASE_JWT_SECRET), to sign a token",
 }
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a function: ``name type``, and ``=`` if it has a default."""
+    """A parameter of a function."""
 
     name: str
     type: str
@@ -114,26 +115,27 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Function:
-    """A public function, and the data from which its cases are made.
+    """A public function, and the data from which `build_cases` makes its cases.
 
     Args:
         name: The name, in the schema ``public``.
-        who: ``user`` (signed-in users, for their own rows, and service keys) or ``service``.
-        signature: The parameters in the form of `Parameter`, separated by commas.
+        callers: ``user`` (signed-in users, for their own rows, and service keys) or ``service``.
+        signature: The parameters, separated by commas: ``name type``, then ``=`` if optional.
         args: The arguments of a valid call.
         right: The answer to the valid call.
-        repeated: The answer to its repetition; None if it is the same.
+        repeated: The answer if the valid call is repeated; ``...`` if it is the same.
         setup: The required setup.
-        absent: The answer without a parameter, if neither `MISSING` nor that of the valid call.
-        null: The answer if a parameter without a default is null.
-        wrong: A value of the wrong type, and the answer. Required for text and jsonb.
-        foreign: The answer of a function for users to another user.
+        absent: For a parameter: the answer to a call without it, if it is neither `MISSING` nor the
+            answer to the valid call.
+        null: For a parameter without a default: the answer if it is null.
+        wrong: For a parameter: a value of the wrong type, and the answer. `WRONG` has the defaults.
+        foreign: The answer to a user who does not own the rows.
         view: See `Case`.
-        reads: True for a stable function, which PostgREST calls in a read-only transaction.
+        read_only: True for a stable function, which PostgREST calls in a read-only transaction.
     """
 
     name: str
-    who: str
+    callers: str
     signature: str
     args: Mapping[str, Json] = field(default_factory=dict)
     right: Json = None
@@ -144,7 +146,7 @@ class Function:
     wrong: Mapping[str, tuple[Json, Json]] = field(default_factory=dict)
     foreign: Json = ...
     view: View | None = None
-    reads: bool = False
+    read_only: bool = False
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -156,7 +158,7 @@ class Function:
         ]
 
 
-def cases_of(function: Function) -> list[Case]:
+def build_cases(function: Function) -> list[Case]:
     """Return the six kinds of cases of a function.
 
     Raises:
@@ -165,11 +167,11 @@ def cases_of(function: Function) -> list[Case]:
     found: list[Case] = []
 
     def add(kind: str, role: str, args: Mapping[str, Json], expected: Json, times: int = 1) -> None:
-        setup = "" if expected in EARLY and isinstance(expected, Refusal) else function.setup
-        view = None if isinstance(expected, Refusal) else function.view
+        setup = "" if expected in EARLY and isinstance(expected, ExpectedError) else function.setup
+        view = None if isinstance(expected, ExpectedError) else function.view
         name = f"{function.name}/{kind}"
         found.append(
-            Case(name, function.name, role, args, expected, setup, times, view, function.reads)
+            Case(name, function.name, role, args, expected, setup, times, view, function.read_only)
         )
 
     args, right = dict(function.args), function.right
@@ -177,48 +179,49 @@ def cases_of(function: Function) -> list[Case]:
     again = right if function.repeated is ... else function.repeated
     add("repeated", "service", args, again, times=2)
     add("unauthorised/anon", "anon", args, ANONYMOUS)
-    if function.who == "user":
+    if function.callers == "user":
         add("right/owner", "ada", args, right)
         add("repeated/owner", "ada", args, again, times=2)
         add("unauthorised/other", "bob", args, function.foreign)
     else:
         add("unauthorised/user", "ada", args, FORBIDDEN)
-    for kind, made in (("absent", _absent), ("null", _null), ("wrong", _wrong)):
-        for name, changed, expected in made(function):
+    for kind, build_variants in (("absent", _absent), ("null", _null), ("wrong", _wrong)):
+        for name, changed, expected in build_variants(function):
             add(f"{kind}/{name}", "service", changed, expected)
     return found
 
 
-Made = list[tuple[str, dict[str, Json], Json]]
+#: The name of a parameter, the changed arguments, and the expected answer.
+Variants = list[tuple[str, dict[str, Json], Json]]
 _NONE = "no such parameter"
 
 
-def _absent(function: Function) -> Made:
-    made: Made = []
-    for one in function.parameters:
-        left = {name: value for name, value in function.args.items() if name != one.name}
-        usual = function.right if one.optional else MISSING
-        made.append((one.name, left, function.absent.get(one.name, usual)))
-    return made or [("all", {}, function.right)]
+def _absent(function: Function) -> Variants:
+    variants: Variants = []
+    for parameter in function.parameters:
+        others = {name: value for name, value in function.args.items() if name != parameter.name}
+        default = function.right if parameter.optional else MISSING
+        variants.append((parameter.name, others, function.absent.get(parameter.name, default)))
+    return variants or [("all", {}, function.right)]
 
 
-def _null(function: Function) -> Made:
-    made: Made = []
-    for one in function.parameters:
+def _null(function: Function) -> Variants:
+    variants: Variants = []
+    for parameter in function.parameters:
         # For a parameter with a default, null means the default.
-        absent = function.absent.get(one.name, function.right)
-        expected = absent if one.optional else function.null[one.name]
-        made.append((one.name, {**function.args, one.name: None}, expected))
-    return made or [(_NONE, {"unknown": None}, MISSING)]
+        absent = function.absent.get(parameter.name, function.right)
+        expected = absent if parameter.optional else function.null[parameter.name]
+        variants.append((parameter.name, {**function.args, parameter.name: None}, expected))
+    return variants or [(_NONE, {"unknown": None}, MISSING)]
 
 
-def _wrong(function: Function) -> Made:
-    made: Made = []
-    for one in function.parameters:
-        usual = WRONG.get(one.type)
-        value, expected = function.wrong.get(one.name, usual) or function.wrong[one.name]
-        made.append((one.name, {**function.args, one.name: value}, expected))
-    return made or [(_NONE, {"unknown": 7}, MISSING)]
+def _wrong(function: Function) -> Variants:
+    variants: Variants = []
+    for parameter in function.parameters:
+        name, default = parameter.name, WRONG.get(parameter.type)
+        value, expected = function.wrong.get(name, default) or function.wrong[name]
+        variants.append((name, {**function.args, name: value}, expected))
+    return variants or [(_NONE, {"unknown": 7}, MISSING)]
 
 
 # Placeholders
@@ -226,28 +229,28 @@ def _wrong(function: Function) -> Made:
 
 #: The values of the placeholders, by name.
 Names = dict[str, Json]
+#: Placeholders whose names begin with these get a new text as value; all others get a new UUID.
 _TEXTS = ("queue", "worker", "name", "key", "event", "tenant", "text")
 _PLACEHOLDER = re.compile(r"\$([a-z_]+)")
 
 
-def filled(value: Json, names: Names) -> Json:
-    """Replace the names by their values; new values are made up."""
+def fill_placeholders(value: Json, names: Names) -> Json:
+    """Replace placeholders by their values; a name without a value gets a new one."""
     if isinstance(value, dict):
-        return {key: filled(item, names) for key, item in value.items()}
+        return {key: fill_placeholders(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [filled(item, names) for item in value]
+        return [fill_placeholders(item, names) for item in value]
     if not isinstance(value, str):
         return value
     whole = _PLACEHOLDER.fullmatch(value)
     if whole:
-        return _value(whole[1], names)
-    return _PLACEHOLDER.sub(lambda found: str(_value(found[1], names)), value)
+        return _resolve(whole[1], names)
+    return _PLACEHOLDER.sub(lambda found: str(_resolve(found[1], names)), value)
 
 
-def _value(name: str, names: Names) -> Json:
+def _resolve(name: str, names: Names) -> Json:
     if name not in names:
-        word = next((word for word in _TEXTS if name.startswith(word)), None)
-        names[name] = f"conform-{uuid4().hex[:12]}" if word else str(uuid4())
+        names[name] = f"conform-{uuid4().hex[:12]}" if name.startswith(_TEXTS) else str(uuid4())
     return names[name]
 
 
@@ -257,16 +260,19 @@ _TIME = re.compile(r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d(?
 _VOLATILE = {"seq", "duration_seconds", "rank", "turn"}
 
 
-def normalised(value: Json, names: Names, key: str = "") -> Json:
-    """Replace values by their names, and by ``<uuid>``, ``<time>``, ``<number>`` what differs
-    from one call to the next."""
+def normalise(value: Json, names: Names, key: str = "") -> Json:
+    """Replace known values by their placeholders.
+
+    Other values that differ from one call to the next become ``<uuid>``, ``<time>`` or
+    ``<number>``.
+    """
     if isinstance(value, dict):
-        # A key may also be one of our values.
+        # The keys of an object can be known values too.
         return {
-            normalised(name, names): normalised(item, names, name) for name, item in value.items()
+            normalise(name, names): normalise(item, names, name) for name, item in value.items()
         }
     if isinstance(value, list):
-        return [normalised(item, names) for item in value]
+        return [normalise(item, names) for item in value]
     if isinstance(value, str):
         for name, known in names.items():
             if isinstance(known, str) and len(known) > 8:
@@ -277,19 +283,19 @@ def normalised(value: Json, names: Names, key: str = "") -> Json:
     return value
 
 
-def fits(expected: Json, answer: Json) -> bool:
-    """Return True if an answer is as expected; of objects the named fields are compared."""
+def matches(expected: Json, answer: Json) -> bool:
+    """Return True if an answer is as expected; of an object, only the expected fields count."""
     if expected is ...:
         return True
     if isinstance(expected, dict):
         return isinstance(answer, dict) and all(
-            name in answer and fits(item, answer[name]) for name, item in expected.items()
+            name in answer and matches(item, answer[name]) for name, item in expected.items()
         )
     if isinstance(expected, list):
         return (
             isinstance(answer, list)
             and len(answer) == len(expected)
-            and all(map(fits, expected, answer))
+            and all(map(matches, expected, answer))
         )
     return type(expected) is type(answer) and bool(expected == answer)
 
@@ -316,6 +322,6 @@ def without(*unwanted: str) -> View:
     }
 
 
-def kinds(answer: Json, names: Names) -> Json:
+def field_types(answer: Json, names: Names) -> Json:
     """Return the names of the fields of an object, and the types of their values."""
     return {name: type(item).__name__ for name, item in sorted(answer.items())}

@@ -1,11 +1,11 @@
-"""A case for each of our error codes, with a call that causes it, and one of a busy outcome."""
+"""A case for each of our error codes, and a case of a busy outcome."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from tests.conformance.matrix.case import Case, refused
+from tests.conformance.matrix.case import Case, our_error
 from tests.conformance.matrix.setups import PROMPT, TYPE
 
 _ITEM = {"job_type": TYPE, "queue": "$queue"}
@@ -15,7 +15,7 @@ _UNIQUE = {"unique": {"by": ["n"], "on_conflict": "replace"}}
 def _case(code: str, function: str, args: Mapping[str, Any], setup: str = "", **more: Any) -> Case:
     given = {"role": "service", **more}
     return Case(
-        f"{code}/{function}", function, args=args, expected=refused(code), setup=setup, **given
+        f"{code}/{function}", function, args=args, expected=our_error(code), setup=setup, **given
     )
 
 
@@ -81,7 +81,7 @@ _CASES = [
     _case(
         "PQ_CONFLICT", "enqueue_job", {**_ITEM, "options": {"batch_id": "$batch"}}, "finished batch"
     ),
-    _case("PQ_CONFLICT", "retry_job", {"job_id": "$job"}, "unique taken"),
+    _case("PQ_CONFLICT", "retry_job", {"job_id": "$job"}, "unique key in use"),
     _case(
         "PQ_STALE_LEASE",
         "report_progress",

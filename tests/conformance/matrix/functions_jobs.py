@@ -1,13 +1,13 @@
 """Cases of the functions that enqueue, read and change jobs."""
 
-from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, refused
+from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, our_error
 from tests.conformance.matrix.setups import TYPE
 
 _ITEM = {"job_type": TYPE, "queue": "$queue", "job_id": "$job"}
 _CREATED = [{"job_id": "$job", "outcome": "created"}]
 _EXISTING = [{"job_id": "$job", "outcome": "existing"}]
 _ROW = {"id": "$job", "status": "pending", "queue": "$queue", "user_id": "$ada", "hold": None}
-#: An object in place of a text is passed as its JSON.
+#: An object as the value of a text parameter; it is passed as JSON text.
 _MAP = {"a": 1}
 
 JOBS = [
@@ -70,11 +70,11 @@ JOBS = [
         "get_batch",
         "service",
         "batch_id uuid",
-        reads=True,
+        read_only=True,
         args={"batch_id": "$batch"},
         setup="batch",
         right={"id": "$batch", "total": 1, "open": 1, "completed": 0, "progress": 0},
-        null={"batch_id": refused("PQ_UNKNOWN_BATCH")},
+        null={"batch_id": our_error("PQ_UNKNOWN_BATCH")},
     ),
     Function(
         "send_event",
@@ -95,7 +95,7 @@ JOBS = [
         "get_job",
         "user",
         "job_id uuid",
-        reads=True,
+        read_only=True,
         args={"job_id": "$job"},
         setup="pending",
         right=_ROW,
@@ -106,12 +106,12 @@ JOBS = [
         "list_jobs",
         "user",
         "filter jsonb=",
-        reads=True,
+        read_only=True,
         args={"filter": {"queue": "$queue", "limit": 10}},
         setup="pending",
         right=[_ROW],
         foreign=[],
-        # The newest job of the project.
+        # Without a filter, the answer has the newest jobs of the project.
         absent={"filter": ...},
         wrong={"filter": ([1], INVALID)},
         view=only("queue", "$queue"),
@@ -120,7 +120,7 @@ JOBS = [
         "job_position",
         "user",
         "job_id uuid",
-        reads=True,
+        read_only=True,
         args={"job_id": "$job"},
         setup="pending",
         right={"position": 1, "at_least": False},
@@ -131,7 +131,7 @@ JOBS = [
         "explain_jobs",
         "user",
         "job_ids uuid[]",
-        reads=True,
+        read_only=True,
         args={"job_ids": ["$job"]},
         setup="pending",
         right=[{"job_id": "$job", "status": "pending", "hold": None, "until": None}],
@@ -161,7 +161,7 @@ JOBS = [
         "get_job_history",
         "service",
         "job_id uuid",
-        reads=True,
+        read_only=True,
         args={"job_id": "$job"},
         setup="failed",
         right={
@@ -186,7 +186,7 @@ JOBS = [
         "failure_reasons",
         "service",
         "filter jsonb=",
-        reads=True,
+        read_only=True,
         args={"filter": {"queue": "$queue"}},
         setup="failed",
         right=[
@@ -198,7 +198,7 @@ JOBS = [
             }
         ],
         wrong={"filter": ("all", INVALID)},
-        # The list also contains the reasons of other tests.
+        # Without a filter, the answer has the failures of all tests.
         absent={"filter": ...},
     ),
 ]

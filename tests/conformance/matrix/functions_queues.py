@@ -1,17 +1,17 @@
 """Cases of the functions for queues, limits, tenants, schedules and the project."""
 
 from picture_queue import _rpc
-from tests.conformance.matrix.case import INVALID, Function, fields, kinds, only, refused
+from tests.conformance.matrix.case import INVALID, Function, field_types, fields, only, our_error
 from tests.conformance.matrix.setups import TYPE
 
 _MAP = {"a": 1}
-_NO_QUEUE = refused("PQ_UNKNOWN_QUEUE")
-_NO_SCHEDULE = refused("PQ_UNKNOWN_SCHEDULE")
+_NO_QUEUE = our_error("PQ_UNKNOWN_QUEUE")
+_NO_SCHEDULE = our_error("PQ_UNKNOWN_SCHEDULE")
 _LATER = "2099-01-01T00:00:00+00:00"
 _VERSION = {"version": ..., "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
 
-def _of_queue(name: str, right: object, setup: str, repeated: object = ...) -> Function:
+def _queue_function(name: str, right: object, setup: str, repeated: object = ...) -> Function:
     """Return a function whose only parameter is the name of a queue."""
     return Function(
         name,
@@ -26,7 +26,7 @@ def _of_queue(name: str, right: object, setup: str, repeated: object = ...) -> F
     )
 
 
-def _of_schedule(name: str, right: object) -> Function:
+def _schedule_function(name: str, right: object) -> Function:
     """Return a function whose only parameter is the name of a schedule."""
     return Function(
         name,
@@ -45,7 +45,7 @@ QUEUES = [
         "list_queues",
         "service",
         "filter jsonb=",
-        reads=True,
+        read_only=True,
         args={"filter": {"limit": 10000}},
         wrong={"filter": ([1], INVALID)},
         setup="pending",
@@ -76,8 +76,8 @@ QUEUES = [
         null={"queue": _NO_QUEUE},
         wrong={"queue": (_MAP, _NO_QUEUE), "reason": (7, {"pause_reason": "7"})},
     ),
-    _of_queue("resume_queue", {"draining": False, "paused": False}, "draining queue"),
-    _of_queue("drain_queue", {"draining": True}, "queue"),
+    _queue_function("resume_queue", {"draining": False, "paused": False}, "draining queue"),
+    _queue_function("drain_queue", {"draining": True}, "queue"),
     Function(
         "purge_queue",
         "service",
@@ -93,7 +93,7 @@ QUEUES = [
         "queue_counts",
         "service",
         "filter jsonb=",
-        reads=True,
+        read_only=True,
         args={"filter": {"limit": 10000}},
         wrong={"filter": ([1], INVALID)},
         setup="completed",
@@ -104,11 +104,11 @@ QUEUES = [
         "desired_workers",
         "service",
         "queue text=, jobs_per_worker integer=, min_workers integer=, max_workers integer=",
-        reads=True,
+        read_only=True,
         args={"queue": "$queue", "jobs_per_worker": 1, "min_workers": 0, "max_workers": 3},
         setup="pending",
         right={"desired": 1, "running": 0, "ready": 1},
-        # The list contains all queues.
+        # Without a queue, the answer counts the jobs of all queues.
         absent={"queue": ...},
         wrong={"queue": (_MAP, _NO_QUEUE)},
     ),
@@ -116,7 +116,7 @@ QUEUES = [
         "queue_status",
         "service",
         "",
-        reads=True,
+        read_only=True,
         setup="worker",
         right={
             "queues": "list",
@@ -124,7 +124,7 @@ QUEUES = [
             "job_types_without_worker": "list",
             "stuck": "int",
         },
-        view=kinds,
+        view=field_types,
     ),
     Function(
         "set_limit",
@@ -143,15 +143,15 @@ QUEUES = [
         args={"key": "$key"},
         setup="limit",
         right=None,
-        repeated=refused("PQ_UNKNOWN_LIMIT"),
-        null={"key": refused("PQ_UNKNOWN_LIMIT")},
-        wrong={"key": (["a"], refused("PQ_UNKNOWN_LIMIT"))},
+        repeated=our_error("PQ_UNKNOWN_LIMIT"),
+        null={"key": our_error("PQ_UNKNOWN_LIMIT")},
+        wrong={"key": (["a"], our_error("PQ_UNKNOWN_LIMIT"))},
     ),
     Function(
         "list_limits",
         "service",
         "filter jsonb=",
-        reads=True,
+        read_only=True,
         args={"filter": {"limit": 10000}},
         wrong={"filter": ([1], INVALID)},
         setup="limit",
@@ -191,7 +191,7 @@ QUEUES = [
         "list_tenants",
         "service",
         "filter jsonb=",
-        reads=True,
+        read_only=True,
         args={"filter": {"limit": 10000}},
         wrong={"filter": ([1], INVALID)},
         setup="tenant",
@@ -224,15 +224,15 @@ SCHEDULES = [
         "list_schedules",
         "service",
         "filter jsonb=",
-        reads=True,
+        read_only=True,
         args={"filter": {"limit": 10000}},
         wrong={"filter": ([1], INVALID)},
         setup="schedule",
         right=[{"name": "$name", "every_seconds": 3600, "paused": False}],
         view=only("name", "$name"),
     ),
-    _of_schedule("pause_schedule", {"name": "$name", "paused": True, "next_at": None}),
-    _of_schedule("resume_schedule", {"name": "$name", "paused": False, "next_at": "<time>"}),
+    _schedule_function("pause_schedule", {"name": "$name", "paused": True, "next_at": None}),
+    _schedule_function("resume_schedule", {"name": "$name", "paused": False, "next_at": "<time>"}),
     Function(
         "run_schedule",
         "service",
@@ -260,13 +260,17 @@ SCHEDULES = [
 
 PROJECT = [
     Function(
-        "get_settings", "service", "", reads=True, right={"max_payload_bytes": ..., "archive": ...}
+        "get_settings",
+        "service",
+        "",
+        read_only=True,
+        right={"max_payload_bytes": ..., "archive": ...},
     ),
     Function(
         "set_setting",
         "service",
         "changes jsonb",
-        # The current value, so that the settings of the project do not change.
+        # Set the current value, so that the settings of the project do not change.
         args={"changes": {"keep_archive_months": "$months"}},
         setup="settings",
         right={"keep_archive_months": ..., "unknown_queue": ...},
@@ -291,5 +295,5 @@ PROJECT = [
         absent={"client_time": ...},
         view=fields("check"),
     ),
-    Function("picture_queue_version", "user", "", reads=True, right=_VERSION, foreign=_VERSION),
+    Function("picture_queue_version", "user", "", read_only=True, right=_VERSION, foreign=_VERSION),
 ]

@@ -1,17 +1,25 @@
 """Cases of the functions for workers and for generations."""
 
 from picture_queue import _rpc
-from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, refused, without
+from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, our_error, without
 from tests.conformance.matrix.setups import PROMPT, TYPE
 
 _MAP = {"a": 1}
-_STALE = refused("PQ_STALE_LEASE")
-_CONFLICT = refused("PQ_CONFLICT")
-_NO_GENERATION = refused("PQ_UNKNOWN_GENERATION")
+_STALE = our_error("PQ_STALE_LEASE")
+_CONFLICT = our_error("PQ_CONFLICT")
+_NO_GENERATION = our_error("PQ_UNKNOWN_GENERATION")
 _VERSION = {"version": ..., "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
-_LEASED = {"id": "$job", "lease_id": "$lease", "attempt": 1, "queue": "$queue", "payload": {"n": 1}}
-_HELD = {"job_id": "$job", "lease_id": "$lease"}
-_LEASE = {"job_id": NO_JOB, "lease_id": _STALE}
+_CLAIMED_JOB = {
+    "id": "$job",
+    "lease_id": "$lease",
+    "attempt": 1,
+    "queue": "$queue",
+    "payload": {"n": 1},
+}
+#: The arguments of a call under the lease of the job.
+_LEASE_ARGS = {"job_id": "$job", "lease_id": "$lease"}
+#: The errors if one of these two arguments is null.
+_NULL_LEASE_ERRORS = {"job_id": NO_JOB, "lease_id": _STALE}
 
 WORKERS = [
     Function(
@@ -49,7 +57,7 @@ WORKERS = [
             "confirms_start": True,
         },
         setup="pending",
-        right=[{**_LEASED, "lease_seconds": 60}],
+        right=[{**_CLAIMED_JOB, "lease_seconds": 60}],
         absent={
             "lease_seconds": [{"id": "$job", "lease_seconds": 30}],
             "request_id": [{"id": "$job", "lease_id": "<uuid>"}],
@@ -65,7 +73,7 @@ WORKERS = [
         "heartbeat_jobs",
         "service",
         "worker text, leases jsonb",
-        args={"worker": "$worker", "leases": [_HELD]},
+        args={"worker": "$worker", "leases": [_LEASE_ARGS]},
         setup="running",
         right={"cancel": [], "lost": []},
         null={"worker": {"cancel": [], "lost": []}, "leases": INVALID},
@@ -75,21 +83,21 @@ WORKERS = [
         "report_progress",
         "service",
         "job_id uuid, lease_id uuid, progress integer, message text=",
-        args={**_HELD, "progress": 40, "message": "half"},
+        args={**_LEASE_ARGS, "progress": 40, "message": "half"},
         setup="running",
         right={"cancel_requested": False},
-        null={**_LEASE, "progress": INVALID},
+        null={**_NULL_LEASE_ERRORS, "progress": INVALID},
         wrong={"message": (_MAP, {"cancel_requested": False})},
     ),
     Function(
         "log_job",
         "service",
         "job_id uuid, lease_id uuid, lines jsonb",
-        args={**_HELD, "lines": [{"level": "info", "message": "here"}]},
+        args={**_LEASE_ARGS, "lines": [{"level": "info", "message": "here"}]},
         setup="running",
         right={"kept": 1},
         repeated={"kept": 2},
-        null={**_LEASE, "lines": INVALID},
+        null={**_NULL_LEASE_ERRORS, "lines": INVALID},
         wrong={"lines": ("here", INVALID)},
     ),
     Function(
@@ -97,7 +105,7 @@ WORKERS = [
         "service",
         "outcomes jsonb, claim jsonb=",
         args={
-            "outcomes": [{**_HELD, "outcome": "completed", "result": {"n": 1}}],
+            "outcomes": [{**_LEASE_ARGS, "outcome": "completed", "result": {"n": 1}}],
             "claim": {
                 "worker": "$worker",
                 "queues": ["$queue"],
@@ -134,7 +142,7 @@ WORKERS = [
         "service",
         "queue text=",
         args={"queue": "$queue"},
-        setup="first in line",
+        setup="highest priority",
         right=[{"id": "$job", "status": "processing", "attempt": 1}],
         repeated=[],
         wrong={"queue": (_MAP, [])},
@@ -143,8 +151,8 @@ WORKERS = [
         "complete_job",
         "service",
         "job_id uuid, result jsonb=, error text=, lease_id uuid=",
-        args={**_HELD, "result": {"path": "a.png"}, "error": None},
-        setup="lent",
+        args={**_LEASE_ARGS, "result": {"path": "a.png"}, "error": None},
+        setup="claimed by claim_next_job",
         right="completed",
         null={"job_id": NO_JOB},
         wrong={"result": ("a.png", "completed"), "error": (_MAP, "pending")},
@@ -165,11 +173,11 @@ GENERATIONS = [
         right={"generation_id": "$generation", "job_id": "<uuid>", "status": "pending"},
         foreign={"generation_id": "$generation", "job_id": "<uuid>", "status": "pending"},
         absent={"options": {"generation_id": "<uuid>", "status": "pending"}},
-        null={"prompt": refused("PQ_INVALID_INPUT")},
+        null={"prompt": our_error("PQ_INVALID_INPUT")},
         wrong={
             "prompt": (_MAP, {"generation_id": "$generation", "status": "pending"}),
-            "model_id": (_MAP, refused("PQ_UNKNOWN_MODEL")),
-            "input": ([7], refused("PQ_INVALID_INPUT")),
+            "model_id": (_MAP, our_error("PQ_UNKNOWN_MODEL")),
+            "input": ([7], our_error("PQ_INVALID_INPUT")),
             "options": ("fast", INVALID),
         },
     ),
@@ -177,9 +185,9 @@ GENERATIONS = [
         "get_generation",
         "user",
         "generation_id uuid",
-        reads=True,
+        read_only=True,
         args={"generation_id": "$generation"},
-        setup="drawn",
+        setup="cancelled generation",
         right={"id": "$generation", "prompt": PROMPT, "status": "cancelled", "images": []},
         foreign=_NO_GENERATION,
         null={"generation_id": _NO_GENERATION},
@@ -188,9 +196,9 @@ GENERATIONS = [
         "list_generations",
         "user",
         "filter jsonb=",
-        reads=True,
+        read_only=True,
         args={"filter": {"status": "cancelled", "limit": 1000}},
-        setup="drawn",
+        setup="cancelled generation",
         right=[{"id": "$generation", "status": "cancelled", "images": []}],
         foreign=[],
         wrong={"filter": ([1], INVALID)},
@@ -215,7 +223,7 @@ GENERATIONS = [
         "list_models",
         "user",
         "",
-        reads=True,
+        read_only=True,
         right=[{"model_id": "black-forest-labs/flux-schnell"}],
         foreign=[{"model_id": "black-forest-labs/flux-schnell"}],
         view=only("model_id", "black-forest-labs/flux-schnell"),
@@ -224,8 +232,8 @@ GENERATIONS = [
         "begin_prediction",
         "service",
         "job_id uuid, lease_id uuid",
-        args=_HELD,
-        setup="drawing",
+        args=_LEASE_ARGS,
+        setup="running generation",
         right={
             "resumed": False,
             "images": [],
@@ -233,17 +241,17 @@ GENERATIONS = [
             "prediction": {"generation_id": "$generation", "state": "creating"},
         },
         repeated={"resumed": True, "prediction": {"generation_id": "$generation"}},
-        null=_LEASE,
+        null=_NULL_LEASE_ERRORS,
         view=without("owned"),
     ),
     Function(
         "record_prediction",
         "service",
         "job_id uuid, lease_id uuid, prediction uuid, prediction_id text",
-        args={**_HELD, "prediction": "$prediction", "prediction_id": "$text"},
+        args={**_LEASE_ARGS, "prediction": "$prediction", "prediction_id": "$text"},
         setup="prediction",
         right=None,
-        null={**_LEASE, "prediction": _CONFLICT, "prediction_id": INVALID},
+        null={**_NULL_LEASE_ERRORS, "prediction": _CONFLICT, "prediction_id": INVALID},
         wrong={"prediction_id": ({"id": "$text"}, None)},
     ),
     Function(
@@ -251,7 +259,7 @@ GENERATIONS = [
         "service",
         "job_id uuid, lease_id uuid, prediction uuid, state text, error text=, metrics jsonb=",
         args={
-            **_HELD,
+            **_LEASE_ARGS,
             "prediction": "$prediction",
             "state": "failed",
             "error": "no",
@@ -259,7 +267,7 @@ GENERATIONS = [
         },
         setup="prediction",
         right=None,
-        null={**_LEASE, "prediction": _CONFLICT, "state": INVALID},
+        null={**_NULL_LEASE_ERRORS, "prediction": _CONFLICT, "state": INVALID},
         wrong={"state": (7, INVALID), "error": (_MAP, None), "metrics": ("fast", None)},
     ),
     Function(
@@ -267,7 +275,7 @@ GENERATIONS = [
         "service",
         "job_id uuid, lease_id uuid, images jsonb",
         args={
-            **_HELD,
+            **_LEASE_ARGS,
             "images": [
                 {
                     "n": 1,
@@ -281,7 +289,7 @@ GENERATIONS = [
         },
         setup="prediction",
         right=None,
-        null={**_LEASE, "images": INVALID},
+        null={**_NULL_LEASE_ERRORS, "images": INVALID},
         wrong={"images": ("1.png", INVALID)},
     ),
 ]

@@ -1,4 +1,4 @@
-"""Interfaces of other projects: plain HTTP, supabase-py, and drivers of PostgreSQL."""
+"""Interfaces that are not ours: plain HTTP, supabase-py, and PostgreSQL drivers."""
 
 import asyncio
 import json
@@ -12,31 +12,39 @@ import psycopg
 from postgrest.exceptions import APIError
 from supabase import AsyncClientOptions, ClientOptions, acreate_client, create_client
 
-from tests.conformance.matrix.answer import Answer, Request, failure
+from tests.conformance.matrix.answer import Answer, Request, error_answer
 from tests.conformance.matrix.project import Project
-from tests.conformance.matrix.statement import CALLER, SIGNATURES, Call
+from tests.conformance.matrix.statement import SET_CALLER, SIGNATURES, Call
 
 
 class Interface(Protocol):
-    """An interface. ``reason`` returns why it cannot make requests of a role, or None if it can."""
+    """An interface over which functions can be called.
+
+    Attributes:
+        name: The name in the matrix.
+        extra: True if it needs Debian packages or npm packages.
+        direct: True if it connects to the database.
+    """
 
     name: str
-    #: It needs programs of Debian or packages of npm.
     extra: bool
-    #: It needs the address of the database.
     direct: bool
 
-    def reason(self, role: str) -> str | None: ...
+    def skip_reason(self, role: str) -> str | None:
+        """Return why this interface cannot make requests of a role; None if it can."""
+        ...
 
-    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]: ...
+    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        """Make the requests and return their answers."""
+        ...
 
 
 class Httpx:
-    """Plain requests, as any other program would send them."""
+    """Plain HTTP requests."""
 
     name, extra, direct = "httpx", False, False
 
-    def reason(self, role: str) -> str | None:
+    def skip_reason(self, role: str) -> str | None:
         return None
 
     async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
@@ -51,8 +59,8 @@ class Httpx:
                 body = answer.json() if answer.content else None
                 if answer.is_success:
                     return Answer(data=body, status=answer.status_code)
-                words = (body.get(name) for name in ("code", "message", "details", "hint"))
-                return failure(*words, status=answer.status_code)
+                texts = (body.get(name) for name in ("code", "message", "details", "hint"))
+                return error_answer(*texts, status=answer.status_code)
 
             return await run_concurrently(call, requests)
 
@@ -62,7 +70,7 @@ class SupabaseAsync:
 
     name, extra, direct = "supabase-py async", False, False
 
-    def reason(self, role: str) -> str | None:
+    def skip_reason(self, role: str) -> str | None:
         return None
 
     async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
@@ -80,7 +88,7 @@ class SupabaseAsync:
                 try:
                     return Answer(data=_data((await query.execute()).data, request))
                 except APIError as error:
-                    return failure(error.code, error.message, error.details, error.hint)
+                    return error_answer(error.code, error.message, error.details, error.hint)
 
             return await run_concurrently(call, requests)
 
@@ -90,7 +98,7 @@ class SupabaseSync:
 
     name, extra, direct = "supabase-py sync", False, False
 
-    def reason(self, role: str) -> str | None:
+    def skip_reason(self, role: str) -> str | None:
         return None
 
     async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
@@ -111,36 +119,38 @@ class SupabaseSync:
                 try:
                     return Answer(data=_data(query.execute().data, request))
                 except APIError as error:
-                    return failure(error.code, error.message, error.details, error.hint)
+                    return error_answer(error.code, error.message, error.details, error.hint)
 
             return [[call(request) for _ in range(request.times)][-1] for request in requests]
 
 
 def _data(data: Any, request: Request) -> Any:
-    """Return the data of an answer; supabase-py also returns an empty list if there is no body."""
+    """Return the data of an answer; without a body, supabase-py may return an empty list."""
     return None if request.is_void and data == [] else data
 
 
 #: The number of concurrent calls of clients that can make several.
-_AT_ONCE = 4
+_MAX_CONCURRENT_CALLS = 4
 
 
 async def run_concurrently(
     call: Callable[[Request], Awaitable[Answer]], requests: Sequence[Request]
 ) -> list[Answer]:
-    """Make the calls concurrently, but those of one function in order, because a claim from any
-    queue returns the oldest job."""
-    room = asyncio.Semaphore(_AT_ONCE)
-    lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    """Make the calls concurrently, but the calls of one function in order.
 
-    async def one(request: Request) -> Answer:
-        async with lines[request.function], room:
-            return await repeated(call, request)
+    The order matters for `claim_next_job`, which returns the oldest job of all queues.
+    """
+    slots = asyncio.Semaphore(_MAX_CONCURRENT_CALLS)
+    locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    return await asyncio.gather(*map(one, requests))
+    async def call_in_order(request: Request) -> Answer:
+        async with locks[request.function], slots:
+            return await call_repeatedly(call, request)
+
+    return await asyncio.gather(*map(call_in_order, requests))
 
 
-async def repeated(call: Callable[[Request], Awaitable[Answer]], request: Request) -> Answer:
+async def call_repeatedly(call: Callable[[Request], Awaitable[Answer]], request: Request) -> Answer:
     """Make a call as many times as the request says."""
     for _ in range(request.times - 1):
         await call(request)
@@ -152,7 +162,7 @@ async def repeated(call: Callable[[Request], Awaitable[Answer]], request: Reques
 
 
 class Psycopg:
-    """psycopg 3, in transactions without prepared statements, as a pooler requires."""
+    """psycopg 3, with transactions and without prepared statements, as a pooler requires."""
 
     extra, direct = False, True
 
@@ -161,7 +171,7 @@ class Psycopg:
         self.extra = address is not None
         self._address = address
 
-    def reason(self, role: str) -> str | None:
+    def skip_reason(self, role: str) -> str | None:
         return None
 
     async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
@@ -175,27 +185,29 @@ class Psycopg:
             signatures = {row["name"]: row for row in found}
 
             async def call(request: Request) -> Answer:
-                made = Call(signatures.get(request.function), request.function, request.args)
+                statement = Call(signatures.get(request.function), request.function, request.args)
                 claims = project.claims(request.role)
-                await connection.set_read_only(made.reads)
+                await connection.set_read_only(statement.read_only)
                 try:
                     async with connection.transaction():
                         await connection.execute(
-                            CALLER.format("%s", "%s"), (claims["role"], json.dumps(claims))
+                            SET_CALLER.format("%s", "%s"), (claims["role"], json.dumps(claims))
                         )
-                        sql = made.sql(lambda _: "%s")
-                        cursor = await connection.execute(sql, made.values)  # type: ignore[arg-type]
-                        return _loaded(next(iter((await cursor.fetchone() or {}).values()), None))
+                        sql, values = statement.sql(lambda _: "%s"), statement.values
+                        cursor = await connection.execute(sql, values)  # type: ignore[arg-type]
+                        return _parse_answer(
+                            next(iter((await cursor.fetchone() or {}).values()), None)
+                        )
                 except psycopg.Error as error:
                     diag = error.diag
-                    return failure(
+                    return error_answer(
                         error.sqlstate,
                         diag.message_primary,
                         diag.message_detail,
                         diag.message_hint,
                     )
 
-            return [await repeated(call, request) for request in requests]
+            return [await call_repeatedly(call, request) for request in requests]
 
 
 class Asyncpg:
@@ -203,7 +215,7 @@ class Asyncpg:
 
     name, extra, direct = "asyncpg", False, True
 
-    def reason(self, role: str) -> str | None:
+    def skip_reason(self, role: str) -> str | None:
         return None
 
     async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
@@ -212,22 +224,22 @@ class Asyncpg:
             signatures = {row["name"]: dict(row) for row in await connection.fetch(SIGNATURES)}
 
             async def call(request: Request) -> Answer:
-                made = Call(signatures.get(request.function), request.function, request.args)
+                statement = Call(signatures.get(request.function), request.function, request.args)
                 claims = project.claims(request.role)
                 try:
-                    async with connection.transaction(readonly=made.reads):
+                    async with connection.transaction(readonly=statement.read_only):
                         await connection.execute(
-                            CALLER.format("$1", "$2"), claims["role"], json.dumps(claims)
+                            SET_CALLER.format("$1", "$2"), claims["role"], json.dumps(claims)
                         )
-                        sql = made.sql(lambda i: f"${i + 1}")
-                        return _loaded(await connection.fetchval(sql, *made.values))
+                        sql = statement.sql(lambda i: f"${i + 1}")
+                        return _parse_answer(await connection.fetchval(sql, *statement.values))
                 except asyncpg.PostgresError as error:
-                    return failure(error.sqlstate, error.message, error.detail, error.hint)
+                    return error_answer(error.sqlstate, error.message, error.detail, error.hint)
 
-            return [await repeated(call, request) for request in requests]
+            return [await call_repeatedly(call, request) for request in requests]
         finally:
             await connection.close(timeout=10)
 
 
-def _loaded(text: str | None) -> Answer:
+def _parse_answer(text: str | None) -> Answer:
     return Answer(data=None if text is None else json.loads(text))

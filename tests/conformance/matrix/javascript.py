@@ -1,4 +1,4 @@
-"""supabase-js, in Node and in headless Chromium: one program and one page make all calls."""
+"""supabase-js in Node and in headless Chromium. A single script makes all calls."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
-from tests.conformance.matrix.answer import Answer, Request, failure
+from tests.conformance.matrix.answer import Answer, Request, error_answer
 from tests.conformance.matrix.project import Project
 
 SOURCES = Path(__file__).parent.parent / "javascript"
@@ -35,7 +35,7 @@ class _SupabaseJs:
 
     Args:
         program: The path of the program.
-        node_modules: The directory of supabase-js, and of esbuild, which bundles the script.
+        node_modules: The directory with supabase-js, and with esbuild, which bundles the script.
     """
 
     extra, direct = True, False
@@ -44,7 +44,7 @@ class _SupabaseJs:
         self._program = program
         self._modules = node_modules
 
-    def reason(self, role: str) -> str | None:
+    def skip_reason(self, role: str) -> str | None:
         return None
 
     async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
@@ -81,7 +81,7 @@ class Chromium(_SupabaseJs):
 
     def _run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
         with TemporaryDirectory(prefix="conformance-") as directory:
-            site = _Site(self._script(Path(directory)), _task(project, requests))
+            site = _Site(self._bundle_script(Path(directory)), _task(project, requests))
             with site as address, (Path(directory) / "chromium.log").open("w+b") as log:
                 profile = f"--user-data-dir={directory}/profile"
                 browser = subprocess.Popen(
@@ -99,21 +99,21 @@ class Chromium(_SupabaseJs):
             raise AssertionError(f"the page: {results['failed']}")
         return _answers(results["answers"])
 
-    def _script(self, directory: Path) -> bytes:
-        made = directory / "browser.js"
+    def _bundle_script(self, directory: Path) -> bytes:
+        bundle = directory / "browser.js"
         esbuild = self._modules / ".bin" / "esbuild"
         subprocess.run(
             [esbuild, SOURCES / "browser.cjs", "--bundle", "--log-level=warning",
-             f"--outfile={made}"],
+             f"--outfile={bundle}"],
             env={**os.environ, "NODE_PATH": str(self._modules)},
             timeout=_TIMEOUT,
             check=True,
         )  # fmt: skip
-        return made.read_bytes()
+        return bundle.read_bytes()
 
 
 class _Site:
-    """Serve a page, its script and its task, and receive the results of the page."""
+    """A web server with a page, its script and its task. It receives the results of the page."""
 
     def __init__(self, script: bytes, task: dict[str, Any]) -> None:
         self.results: Queue[dict[str, Any]] = Queue()
@@ -167,12 +167,12 @@ def _task(project: Project, requests: Sequence[Request]) -> dict[str, Any]:
 
 
 def _answers(results: Sequence[dict[str, Any]]) -> list[Answer]:
-    return [_answer(one) for one in results]
+    return [_answer(result) for result in results]
 
 
 def _answer(result: dict[str, Any]) -> Answer:
     error = result["error"]
     if error is None:
         return Answer(data=result["data"], status=result["status"])
-    words = (error.get(name) for name in ("code", "message", "details", "hint"))
-    return failure(*words, status=result["status"])
+    texts = (error.get(name) for name in ("code", "message", "details", "hint"))
+    return error_answer(*texts, status=result["status"])

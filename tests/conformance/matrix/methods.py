@@ -1,7 +1,7 @@
-"""The methods of the clients that make a call, async and sync alike.
+"""The client method for each function; async and sync clients have the same methods.
 
-A method can express less than the call: it always passes required arguments, and makes some ids
-itself. So it makes only the cases that it can express, and the transport makes the others.
+A method can make fewer calls than SQL: it always passes the required arguments, and it creates some
+ids itself. The transport makes the cases that the method cannot make.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ Json = Any
 Method = Callable[[Any, dict[str, Json]], Any]
 
 
-def _job(item: Mapping[str, Json]) -> dict[str, Json]:
-    """Convert an item of SQL into the client's `NewJob`."""
+def _to_new_job(item: Mapping[str, Json]) -> dict[str, Json]:
+    """Convert a job in the form of SQL into the fields of the client's `NewJob`."""
     given = {name: value for name, value in item.items() if name != "options"}
     given |= item.get("options") or {}
     if "unique" in given:
@@ -24,7 +24,7 @@ def _job(item: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _set_schedule(pq: Any, args: dict[str, Json]) -> Any:
-    schedule = _job(args["schedule"])
+    schedule = _to_new_job(args["schedule"])
     if "every_seconds" in schedule:
         schedule["every"] = schedule.pop("every_seconds")
     return pq.schedules.set(args["name"], **schedule)
@@ -36,10 +36,12 @@ def _start_generation(pq: Any, args: dict[str, Json]) -> Any:
 
 
 METHODS: dict[str, Method] = {
-    "enqueue_job": lambda pq, args: pq.jobs.enqueue(**_job(args)),
-    "enqueue_jobs": lambda pq, args: pq.jobs.enqueue_many([_job(item) for item in args["jobs"]]),
+    "enqueue_job": lambda pq, args: pq.jobs.enqueue(**_to_new_job(args)),
+    "enqueue_jobs": lambda pq, args: pq.jobs.enqueue_many(
+        [_to_new_job(item) for item in args["jobs"]]
+    ),
     "enqueue_batch": lambda pq, args: pq.batches.enqueue(
-        [_job(item) for item in args.pop("jobs")], **args
+        [_to_new_job(item) for item in args.pop("jobs")], **args
     ),
     "get_batch": lambda pq, args: pq.batches.get(**args),
     "send_event": lambda pq, args: pq.events.send(**args),
@@ -87,7 +89,7 @@ METHODS: dict[str, Method] = {
     "cancel_generation": lambda pq, args: pq.generations.cancel(**args),
     "list_models": lambda pq, args: pq.models.list(),
 }
-#: Cases with arguments that the method lacks: an id that it makes itself, or an unknown filter.
+#: Cases with an argument that the method lacks: an id that it creates itself, or an unknown filter.
 _NO_METHOD_CASES = (
     "start_generation/right",
     "start_generation/repeated",
@@ -98,7 +100,7 @@ _NO_METHOD_CASES = (
 )
 
 
-def method_of(case: str, function: str) -> Method | None:
+def find_method(case: str, function: str) -> Method | None:
     """Return the method that can make a case, or None."""
     kind = case.split("/")[1]
     if kind in ("absent", "null", "wrong") or case.startswith(_NO_METHOD_CASES):

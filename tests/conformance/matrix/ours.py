@@ -1,6 +1,6 @@
 """The clients of this library, async and sync, over the API and over direct connections.
 
-A function is called by the client method for it; if there is none, the client's transport calls it.
+Each function is called by its client method, or by the client's transport if it has no method.
 """
 
 import asyncio
@@ -14,19 +14,21 @@ from picture_queue._transport.base import Deadline
 from picture_queue.errors import BY_CODE, PictureQueueError
 from tests.conformance.matrix.answer import Answer, Request
 from tests.conformance.matrix.interfaces import Interface, run_concurrently
-from tests.conformance.matrix.methods import method_of
+from tests.conformance.matrix.methods import find_method
 from tests.conformance.matrix.project import Project
 
 SERVICE_ONLY = "direct connections have the privileges of the service role only"
 
 
 class _Ours:
+    """A client of this library over one of the two transports."""
+
     extra = False
 
     def __init__(self, direct: bool) -> None:
         self.direct = direct
 
-    def reason(self, role: str) -> str | None:
+    def skip_reason(self, role: str) -> str | None:
         return SERVICE_ONLY if self.direct and role != "service" else None
 
     def _connection(self, project: Project, role: str) -> dict[str, Any]:
@@ -45,13 +47,13 @@ class _Ours:
 _raw_answers: ContextVar[dict[str, Any]] = ContextVar("raw_answers")
 
 
-def _unparsed(data: Any) -> Any:
+def _return_unparsed(data: Any) -> Any:
     return data
 
 
-def _answer(request: Request) -> Answer:
+def _recorded_answer(request: Request) -> Answer:
     answers = _raw_answers.get()
-    if request.function not in answers:  # With options, `enqueue` calls enqueue_jobs.
+    if request.function not in answers:  # If it gets options, `enqueue` calls enqueue_jobs.
         return Answer(data=answers["enqueue_jobs"][0]["job_id"])
     data = answers[request.function]
     return Answer(data=None if request.is_void and data == [] else data)
@@ -75,19 +77,19 @@ class OursAsync(_Ours):
         async def call(request: Request) -> Answer:
             _raw_answers.set({})
             client = clients[request.role]
-            method = method_of(request.case, request.function)
-            rpc = Rpc(request.function, request.args, _unparsed)
+            method = find_method(request.case, request.function)
+            rpc = Rpc(request.function, request.args, _return_unparsed)
             try:
                 if method:
                     await method(client, dict(request.args))
-                elif request.once:
+                elif request.no_retry:
                     # The retries of the client would make the call succeed.
                     await client._backend._transport.call(rpc, Deadline(30))
                 else:
                     await client._backend.call(rpc)
             except PictureQueueError as error:
-                return answer_of_error(error)
-            return _answer(request)
+                return convert_error(error)
+            return _recorded_answer(request)
 
         try:
             return await run_concurrently(call, requests)
@@ -99,7 +101,7 @@ class OursAsync(_Ours):
         original = client._backend.call
 
         async def call(rpc: Rpc[Any]) -> Any:
-            data = await original(Rpc(rpc.function, rpc.params, _unparsed))
+            data = await original(Rpc(rpc.function, rpc.params, _return_unparsed))
             _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
@@ -127,18 +129,18 @@ class OursSync(_Ours):
         def call(request: Request) -> Answer:
             _raw_answers.set({})
             client = clients[request.role]
-            method = method_of(request.case, request.function)
-            rpc = Rpc(request.function, request.args, _unparsed)
+            method = find_method(request.case, request.function)
+            rpc = Rpc(request.function, request.args, _return_unparsed)
             try:
                 if method:
                     method(client, dict(request.args))
-                elif request.once:
+                elif request.no_retry:
                     client._backend._transport.call(rpc, Deadline(30))
                 else:
                     client._backend.call(rpc)
             except PictureQueueError as error:
-                return answer_of_error(error)
-            return _answer(request)
+                return convert_error(error)
+            return _recorded_answer(request)
 
         try:
             return [[call(request) for _ in range(request.times)][-1] for request in requests]
@@ -150,20 +152,20 @@ class OursSync(_Ours):
         original = client._backend.call
 
         def call(rpc: Rpc[Any]) -> Any:
-            data = original(Rpc(rpc.function, rpc.params, _unparsed))
+            data = original(Rpc(rpc.function, rpc.params, _return_unparsed))
             _raw_answers.get()[rpc.function] = data
             return rpc.parse(data)
 
         client._backend.call = call  # type: ignore[method-assign]
 
 
-def ours(direct: bool) -> list[Interface]:
+def our_clients(direct: bool) -> list[Interface]:
     """Return the clients over one of the two transports."""
     return [OursAsync(direct), OursSync(direct)]
 
 
-def answer_of_error(error: PictureQueueError) -> Answer:
-    """Return the answer for an exception of the library, with its type, which must fit its code."""
+def convert_error(error: PictureQueueError) -> Answer:
+    """Return the answer for an exception of the library, including the name of its class."""
     kind, code = type(error).__name__, error.code
     if kind == "DatabaseTooOld":
         code = "PGRST202"  # This exception has no code, so use that of PostgREST.
@@ -172,8 +174,8 @@ def answer_of_error(error: PictureQueueError) -> Answer:
     )
 
 
-def kind_of(code: str) -> str:
-    """Return the name of the exception for a code."""
+def exception_name(code: str) -> str:
+    """Return the name of the exception class for a code."""
     if code in BY_CODE:
         return BY_CODE[code].__name__
     known = {"42501": "NotAllowed", "PGRST202": "DatabaseTooOld"}

@@ -1,4 +1,4 @@
-"""The project that is called: its addresses, keys and users, and the calls that set a case up."""
+"""The tested project: its addresses, keys and users, and calls that set up and clean up a case."""
 
 import base64
 import json
@@ -14,12 +14,12 @@ import jwt
 import psycopg
 from psycopg.rows import dict_row
 
-from tests.conformance.matrix.case import Names, filled
+from tests.conformance.matrix.case import Names, fill_placeholders
 from tests.conformance.matrix.setups import SETUPS, TYPE
 from tests.conformance.matrix.statement import SIGNATURES, Call
 
-#: Tables with rows that cases created, and the column of their name.
-_NAMED = {
+#: Tables in which cases create rows, and the column with the name of the row.
+_NAME_COLUMNS = {
     "worker": "name",
     "schedule": "name",
     "tenant": "name",
@@ -46,12 +46,12 @@ class Project:
     tokens: Mapping[str, str]
     users: Mapping[str, str]
     database: str | None
-    calls: "Calls" = field(repr=False)
+    caller: "ServiceCaller" = field(repr=False)
 
     def claims(self, role: str) -> dict[str, Any]:
         """Return the claims of a caller that the API gives to the database."""
         parts = self.tokens[role].split(".")
-        if len(parts) != 3:  # The gateway exchanges a key of the new kind for a token.
+        if len(parts) != 3:  # This is a publishable or secret key; the gateway sets the claims.
             return {"role": "service_role" if role == "service" else "anon"}
         padded = parts[1] + "=" * (-len(parts[1]) % 4)
         claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(padded))
@@ -71,55 +71,58 @@ class Project:
         """Create the rows of a setup, and store their names."""
         names["ada"] = self.users["ada"]
         for step in SETUPS[setup]:
-            answer = self.calls.make(step.function, filled(dict(step.args), names))
-            for name, path in step.keep.items():
+            answer = self.caller.call(step.function, fill_placeholders(dict(step.args), names))
+            for name, path in step.saved.items():
                 try:
-                    names[name] = _at(answer, path)
+                    names[name] = _get_path(answer, path)
                 except LookupError:
                     problem = f"setup {setup}: {step.function} answers {answer}, without {path}"
                     raise AssertionError(problem) from None
 
     def clear(self, names: Sequence[Names], generations: Sequence[str]) -> None:
-        """Delete what would affect later cases: jobs, schedules, limits and pauses.
+        """Delete the jobs, schedules, limits and pauses that would affect later cases.
 
         Args:
             names: The names of all cases.
             generations: The ids of the jobs of their generations.
         """
-        ended = [
-            {"job_id": one["job"], "lease_id": one["lease"], "outcome": "cancelled"}
-            for one in names
-            if "job" in one and "lease" in one
+        outcomes = [
+            {"job_id": case_names["job"], "lease_id": case_names["lease"], "outcome": "cancelled"}
+            for case_names in names
+            if "job" in case_names and "lease" in case_names
         ]
-        self.calls.make("report_jobs", {"outcomes": ended})
-        ours = [{"job_type": TYPE}, {"job_ids": list(generations)}]
-        for filter_ in (*ours, {"user_id": self.users["ada"]}, {"user_id": self.users["bob"]}):
+        self.caller.call("report_jobs", {"outcomes": outcomes})
+        filters: list[dict[str, Any]] = [{"job_type": TYPE}, {"job_ids": list(generations)}]
+        filters += [{"user_id": self.users[name]} for name in ("ada", "bob")]
+        for filter_ in filters:
             for action in ("cancel", "discard"):
-                self.calls.make("change_jobs", {"action": action, "filter": filter_})
+                self.caller.call("change_jobs", {"action": action, "filter": filter_})
         if self.database:
-            self.calls.forget()
+            self.caller.delete_named_rows()
             return
-        for worker in {one["worker"] for one in names if "worker" in one}:
-            self.calls.make("unregister_worker", {"worker": worker})
-        for name in {one["name"] for one in names if "name" in one}:
-            self.calls.make("delete_schedule", {"name": name})
-        for one in names:
-            # If an object was passed for the key, its JSON is the name.
-            for key in (one["key"], f'{{"a":"{one["key"]}"}}') if "key" in one else ():
-                self.calls.make("resume_key", {"key": key})
-                with suppress(Refused):
-                    self.calls.make("delete_limit", {"key": key})
+        for worker in {case_names["worker"] for case_names in names if "worker" in case_names}:
+            self.caller.call("unregister_worker", {"worker": worker})
+        for name in {case_names["name"] for case_names in names if "name" in case_names}:
+            self.caller.call("delete_schedule", {"name": name})
+        for case_names in names:
+            # A case may have passed an object as the key; then the key is the JSON of the object.
+            for key in (
+                (case_names["key"], f'{{"a":"{case_names["key"]}"}}') if "key" in case_names else ()
+            ):
+                self.caller.call("resume_key", {"key": key})
+                with suppress(CallFailed):
+                    self.caller.call("delete_limit", {"key": key})
 
     def close(self) -> None:
         """Close the connections."""
-        self.calls.close()
+        self.caller.close()
 
 
-class Refused(Exception):
-    """A call of a setup was refused."""
+class CallFailed(Exception):
+    """A call to set up or clean up a case has failed."""
 
 
-class Calls:
+class ServiceCaller:
     """Calls with a service key: over the database, which is faster, or over HTTP."""
 
     def __init__(self, stack: Any, database: str | None) -> None:
@@ -135,31 +138,33 @@ class Calls:
             found = self._database.execute(SIGNATURES).fetchall()
             self._signatures = {row["name"]: row for row in found}
 
-    def make(self, function: str, args: dict[str, Any]) -> Any:
+    def call(self, function: str, args: dict[str, Any]) -> Any:
         """Make a call and return its answer.
 
         Raises:
-            Refused: The call was refused.
+            CallFailed: The call has failed.
         """
         if self._database is None:
             answer = self.http.post(f"{self._url}/{function}", json=args)
             if answer.is_error:
-                raise Refused(f"{function}: {answer.text}")
+                raise CallFailed(f"{function}: {answer.text}")
             return answer.json() if answer.content else None
         call = Call(self._signatures.get(function), function, args)
         try:
             row = self._database.execute(call.sql(lambda _: "%s").encode(), call.values).fetchone()
         except psycopg.Error as error:
-            raise Refused(f"{function}: {error}") from error
+            raise CallFailed(f"{function}: {error}") from error
         text = next(iter((row or {}).values()), None)
         return None if text is None else json.loads(text)
 
-    def forget(self) -> None:
-        """Delete all other rows with names of cases, including queues and tenants, for which there
-        is not a function: lists of them would become slower with each interface."""
+    def delete_named_rows(self) -> None:
+        """Delete the rows with names of cases; otherwise lists become slower with each interface.
+
+        No SQL function deletes queues and tenants.
+        """
         if self._database is None:
             return
-        for table, column in _NAMED.items():
+        for table, column in _NAME_COLUMNS.items():
             unused = (
                 " and not exists (select from public.job_queue j where j.queue = t.name)"
                 if table == "queue"
@@ -175,28 +180,28 @@ class Calls:
             self._database.close()
 
 
-def _at(answer: Any, path: str) -> Any:
+def _get_path(answer: Any, path: str) -> Any:
     for part in path.split("."):
         answer = answer[int(part) if part.isdigit() else part]
     return answer
 
 
-def project_of(stack: Any) -> Project:
-    """Sign two users up.
+def open_project(stack: Any) -> Project:
+    """Return the project of a stack, with two new users.
 
     Args:
-        stack: Address and keys, as a `LocalSupabase` or the `RemoteStack` of tests/conftest.py.
+        stack: A `LocalSupabase`, or a `RemoteStack` of tests/conftest.py.
     """
 
     def optional(name: str) -> str | None:
-        known = getattr(stack, "knows", None)
-        return None if known and not known(name) else getattr(stack, name)
+        has_variable = getattr(stack, "has_variable", None)
+        return None if has_variable and not has_variable(name) else getattr(stack, name)
 
     anon, service = stack.anon_key, stack.service_role_key
-    calls = Calls(stack, optional("db_url"))
-    people = {name: _sign_up(calls.http, stack.api_url, anon) for name in ("ada", "bob")}
+    caller = ServiceCaller(stack, optional("db_url"))
+    users = {name: _sign_up(caller.http, stack.api_url, anon) for name in ("ada", "bob")}
     tokens = {"anon": anon, "service": service}
-    tokens |= {name: token for name, (_, token) in people.items()}
+    tokens |= {name: token for name, (_, token) in users.items()}
     secret = optional("jwt_secret")
     if secret:
         claims = {"role": "authenticated", "aud": "authenticated", "exp": int(time.time()) + 3600}
@@ -205,9 +210,9 @@ def project_of(stack: Any) -> Project:
         stack.api_url,
         {role: service if role == "service" else anon for role in tokens},
         tokens,
-        {name: user for name, (user, _) in people.items()},
+        {name: user for name, (user, _) in users.items()},
         optional("db_url"),
-        calls,
+        caller,
     )
 
 
@@ -217,9 +222,9 @@ def _sign_up(http: httpx.Client, url: str, anon: str) -> tuple[str, str]:
     headers = {"apikey": anon, "Authorization": f"Bearer {anon}"}
     answer = http.post(f"{url}/auth/v1/signup", json=account, headers=headers)
     if answer.is_error or "access_token" not in answer.json():
-        # The project requires a confirmation by e-mail. A service key creates users without one.
-        made = http.post(f"{url}/auth/v1/admin/users", json={**account, "email_confirm": True})
-        made.raise_for_status()
+        # The project requires confirmed e-mail addresses. A service key can create such a user.
+        created = http.post(f"{url}/auth/v1/admin/users", json={**account, "email_confirm": True})
+        created.raise_for_status()
         signed_in = f"{url}/auth/v1/token?grant_type=password"
         answer = http.post(signed_in, json=account, headers=headers)
         answer.raise_for_status()

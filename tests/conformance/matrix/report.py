@@ -1,4 +1,4 @@
-"""The matrix: functions and codes by interface, with the number of correct answers."""
+"""The matrix of functions and error codes by interface, with the number of right answers."""
 
 import json
 from collections import Counter
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from picture_queue.errors import BY_CODE
-from tests.conformance.matrix.case import Case, Refusal
+from tests.conformance.matrix.case import Case, ExpectedError
 from tests.conformance.matrix.run import CASES, FUNCTIONS, Column
 
 #: The rows of the table: the cases of each function or error code, by its name.
@@ -31,7 +31,7 @@ class Cell:
         return str(self.right) if self.right else "–"
 
 
-def rows(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
+def group_cases(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
     """Return the cases of each function, and those of each expected code.
 
     Codes of this library are in the order of the docs; other codes follow.
@@ -40,21 +40,23 @@ def rows(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
     by_code: Rows = {}
     for case in cases:
         by_function[case.function].append(case)
-        if isinstance(case.expected, Refusal):
+        if isinstance(case.expected, ExpectedError):
             by_code.setdefault(f"{case.expected.code} {case.expected.status}", []).append(case)
     order = [f"{code} {error.http_status}" for code, error in BY_CODE.items()]
     by_code = {name: by_code[name] for name in (*order, *sorted(by_code.keys() - set(order)))}
     return by_function, by_code
 
 
-def cell(cases: Sequence[Case], column: Column) -> Cell:
-    """Return one cell of the matrix."""
+def count_answers(cases: Sequence[Case], column: Column) -> Cell:
+    """Return the numbers for one cell of the matrix."""
     wrong = sum(case.id in column.problems for case in cases)
     ran = sum(case.id in column.answers for case in cases)
     return Cell(ran - wrong, wrong, len(cases) - ran)
 
 
-def show(columns: Sequence[Column], unavailable: Mapping[str, str], console: Console) -> None:
+def print_matrix(
+    columns: Sequence[Column], unavailable: Mapping[str, str], console: Console
+) -> None:
     """Print the matrix, the wrong answers, and the reasons why cases were not run.
 
     Args:
@@ -66,18 +68,18 @@ def show(columns: Sequence[Column], unavailable: Mapping[str, str], console: Con
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column.interface, justify="right")
-    for group in rows():
+    for group in group_cases():
         for name, cases in group.items():
-            table.add_row(name, *(str(cell(cases, column)) for column in columns))
+            table.add_row(name, *(str(count_answers(cases, column)) for column in columns))
         table.add_section()
-    table.add_row("all", *(str(cell(CASES, column)) for column in columns))
+    table.add_row("all", *(str(count_answers(CASES, column)) for column in columns))
     table.add_row("not run", *(str(len(column.left_out)) for column in columns))
     table.add_row("seconds", *(f"{column.seconds:.1f}" for column in columns))
     console.print(table)
     for column in columns:
         for case, problem in column.problems.items():
             console.print(f"[red]{column.interface}[/] {case}: {problem}", highlight=False)
-    for line in left_out(columns):
+    for line in list_left_out(columns):
         console.print(line, highlight=False)
     for interface, reason in unavailable.items():
         console.print(f"{interface}: not available: {reason}", highlight=False)
@@ -89,7 +91,7 @@ def show(columns: Sequence[Column], unavailable: Mapping[str, str], console: Con
     )
 
 
-def left_out(columns: Sequence[Column]) -> list[str]:
+def list_left_out(columns: Sequence[Column]) -> list[str]:
     """Return a line for each reason why cases were not run, with their number and interfaces."""
     found: dict[tuple[str, int], list[str]] = {}
     for column in columns:
@@ -103,19 +105,19 @@ def left_out(columns: Sequence[Column]) -> list[str]:
 
 def as_json(columns: Sequence[Column], unavailable: Mapping[str, str]) -> str:
     """Return the results as JSON."""
-    functions, codes = rows()
+    functions, codes = group_cases()
 
-    def part(found: Rows) -> dict[str, dict[str, dict[str, int]]]:
+    def count(found: Rows) -> dict[str, dict[str, dict[str, int]]]:
         return {
-            name: {column.interface: vars(cell(cases, column)) for column in columns}
+            name: {column.interface: vars(count_answers(cases, column)) for column in columns}
             for name, cases in found.items()
         }
 
     return json.dumps(
         {
             "cases": len(CASES),
-            "functions": part(functions),
-            "codes": part(codes),
+            "functions": count(functions),
+            "codes": count(codes),
             "problems": {column.interface: column.problems for column in columns},
             "not_run": {column.interface: column.left_out for column in columns},
             "unavailable": dict(unavailable),

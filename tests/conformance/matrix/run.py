@@ -10,28 +10,28 @@ import psycopg
 
 from tests.conformance.matrix.answer import (
     Answer,
-    compared,
-    difference,
+    build_request,
+    describe_difference,
     differs,
-    request_of,
+    select_compared_part,
 )
-from tests.conformance.matrix.case import NEEDS, Case, Function, Names, cases_of
+from tests.conformance.matrix.case import NEEDS, Case, Function, Names, build_cases
 from tests.conformance.matrix.codes import CODES
 from tests.conformance.matrix.functions_jobs import JOBS
 from tests.conformance.matrix.functions_queues import PROJECT, QUEUES, SCHEDULES
 from tests.conformance.matrix.functions_work import GENERATIONS, WORKERS
 from tests.conformance.matrix.interfaces import Interface
-from tests.conformance.matrix.ours import kind_of
+from tests.conformance.matrix.ours import exception_name
 from tests.conformance.matrix.project import Project
 
 FUNCTIONS: list[Function] = [*JOBS, *QUEUES, *SCHEDULES, *PROJECT, *WORKERS, *GENERATIONS]
-CASES: list[Case] = [case for function in FUNCTIONS for case in cases_of(function)] + CODES
+CASES: list[Case] = [case for function in FUNCTIONS for case in build_cases(function)] + CODES
 _VOID = {function.name for function in FUNCTIONS if function.right is None}
 
 
 @dataclass
 class Column:
-    """The result over one interface.
+    """The results of one interface.
 
     Args:
         interface: The name of the interface.
@@ -49,51 +49,55 @@ class Column:
 
 
 async def run(project: Project, interface: Interface, cases: Sequence[Case] = CASES) -> Column:
-    """Set every case up, make the calls over one interface, and compare the answers."""
+    """Set up the cases, make their calls over an interface, and check the answers."""
     column = Column(interface.name)
-    made: list[tuple[Case, Names]] = []
+    prepared: list[tuple[Case, Names]] = []
     shared: dict[tuple[str, str], Names] = {}
-    with ExitStack() as held:
+    with ExitStack() as locks:
         for case in cases:
-            reason = NEEDS[case.needs] if project.lacks(case.needs) else interface.reason(case.role)
+            reason = (
+                NEEDS[case.needs] if project.lacks(case.needs) else interface.skip_reason(case.role)
+            )
             if reason:
                 column.left_out[case.id] = reason
                 continue
             names: Names = {}
-            if case.reads and case.setup:
+            if case.read_only and case.setup:
                 names = shared.setdefault((case.function, case.setup), names)
             if not names:
                 await asyncio.to_thread(project.set_up, case.setup, names)
             if case.needs == "locks":
-                held.enter_context(locked(project, names["job"]))
-            made.append((case, names))
+                locks.enter_context(lock_job(project, names["job"]))
+            prepared.append((case, names))
         began = time.monotonic()
-        requests = [request_of(case, names, case.function in _VOID) for case, names in made]
+        requests = [build_request(case, names, case.function in _VOID) for case, names in prepared]
         answers: list[Answer] = []
         try:
             answers = await interface.run(project, requests)
         finally:
             column.seconds = time.monotonic() - began
-            held.close()
+            locks.close()
             started = [
                 answer.data["job_id"]
                 for request, answer in zip(requests, answers, strict=False)
                 if request.function == "start_generation" and answer.code is None
             ]
-            project.clear([names for _, names in made], started)
-    for (case, names), answer in zip(made, answers, strict=True):
-        seen = compared(case, answer, names)
+            project.clear([names for _, names in prepared], started)
+    for (case, names), answer in zip(prepared, answers, strict=True):
+        seen = select_compared_part(case, answer, names)
         column.answers[case.id] = seen
-        problem = difference(case, seen)
-        if problem is None and answer.kind and answer.kind != kind_of(answer.code or ""):
-            problem = f"{answer.code} is raised as {answer.kind}, not {kind_of(answer.code or '')}"
+        problem = describe_difference(case, seen)
+        if problem is None and answer.kind and answer.kind != exception_name(answer.code or ""):
+            problem = (
+                f"{answer.code} is raised as {answer.kind}, not {exception_name(answer.code or '')}"
+            )
         if problem is not None:
             column.problems[case.id] = problem
     return column
 
 
 def compare(column: Column, reference: Column) -> None:
-    """Add the differences from the answers of another interface to the problems."""
+    """Compare the answers with those of another interface; add the differences to the problems."""
     for case, answer in column.answers.items():
         other = reference.answers.get(case)
         if case not in column.problems and other and differs(answer, other):
@@ -103,9 +107,9 @@ def compare(column: Column, reference: Column) -> None:
 
 
 @contextmanager
-def locked(project: Project, job: str) -> Iterator[None]:
-    """Hold the lock of a job."""
-    with psycopg.connect(project.database or "") as holding:
-        holding.execute("select from public.job_queue where id = %s for update", (job,))
+def lock_job(project: Project, job: str) -> Iterator[None]:
+    """Lock the row of a job until the block ends."""
+    with psycopg.connect(project.database or "") as connection:
+        connection.execute("select from public.job_queue where id = %s for update", (job,))
         yield
-        holding.rollback()
+        connection.rollback()

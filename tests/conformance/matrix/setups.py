@@ -1,7 +1,4 @@
-"""The rows that a call needs, created by other calls with a service key.
-
-A step stores parts of its answer under names, by their path.
-"""
+"""Setups: calls with a service key that create the rows that a case needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,31 +6,37 @@ from typing import Any
 
 TYPE = "conformance"
 PROMPT = "a lighthouse"
-#: This priority comes before all other jobs of the project.
-FIRST = 1_000_000_000
+#: A job of this priority is claimed before all other jobs of the project.
+TOP_PRIORITY = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call. ``keep`` has the paths of the stored parts, such as ``0.lease_id``."""
+    """A call of a setup.
+
+    Args:
+        function: The function.
+        args: The arguments by name.
+        saved: The parts of the answer to store: a name, and a path such as ``0.lease_id``.
+    """
 
     function: str
     args: Mapping[str, Any]
-    keep: Mapping[str, str]
+    saved: Mapping[str, str]
 
 
-def step(function: str, args: Mapping[str, Any], **keep: str) -> Step:
-    return Step(function, args, keep)
+def step(function: str, args: Mapping[str, Any], **saved: str) -> Step:
+    return Step(function, args, saved)
 
 
 def claim(queue: str, **more: Any) -> Step:
-    asked = {"worker": TYPE, "queues": [queue], "job_types": [TYPE], "lease_seconds": 600}
-    return step("claim_jobs", {**asked, "request_id": "$lease", **more}, lease="0.lease_id")
+    args = {"worker": TYPE, "queues": [queue], "job_types": [TYPE], "lease_seconds": 600}
+    return step("claim_jobs", {**args, "request_id": "$lease", **more}, lease="0.lease_id")
 
 
-def ended(outcome: str, **more: Any) -> Step:
-    report = {"job_id": "$job", "lease_id": "$lease", "outcome": outcome, **more}
-    return step("report_jobs", {"outcomes": [report]})
+def report(outcome: str, **more: Any) -> Step:
+    item = {"job_id": "$job", "lease_id": "$lease", "outcome": outcome, **more}
+    return step("report_jobs", {"outcomes": [item]})
 
 
 _JOB = {"job_type": TYPE, "payload": {"n": 1}, "queue": "$queue", "user_id": "$ada"}
@@ -47,13 +50,13 @@ def _generation(**options: Any) -> Step:
 
 
 _GENERATION = [_generation(scheduled_for="2099-01-01T00:00:00Z")]
-_DRAWING = [
-    _generation(priority=FIRST),
-    step("get_job", {"job_id": "$job"}, line="queue"),
-    claim("$line", job_types=["generate-image"]),
+_RUNNING_GENERATION = [
+    _generation(priority=TOP_PRIORITY),
+    step("get_job", {"job_id": "$job"}, generation_queue="queue"),
+    claim("$generation_queue", job_types=["generate-image"]),
 ]
 _PREDICTION = [
-    *_DRAWING,
+    *_RUNNING_GENERATION,
     step(
         "begin_prediction",
         {"job_id": "$job", "lease_id": "$lease"},
@@ -71,21 +74,24 @@ SETUPS: dict[str, list[Step]] = {
     "queue": [step("set_queue", {"queue": "$queue"})],
     "draining queue": [step("set_queue", {"queue": "$queue", "changes": {"draining": True}})],
     "pending": _PENDING,
-    "first in line": [step("enqueue_job", {**_JOB, "job_id": "$job", "priority": FIRST})],
+    "highest priority": [step("enqueue_job", {**_JOB, "job_id": "$job", "priority": TOP_PRIORITY})],
     "running": _RUNNING,
     "two running": [
         *_PENDING,
         step("enqueue_job", {**_JOB, "job_id": "$other"}),
         claim("$queue", max_jobs=2),
     ],
-    "parked": [*_RUNNING, ended("parked", event="$event", delay_seconds=86400)],
-    "completed": [*_RUNNING, ended("completed", result={"path": "a.png"})],
+    "parked": [*_RUNNING, report("parked", event="$event", delay_seconds=86400)],
+    "completed": [*_RUNNING, report("completed", result={"path": "a.png"})],
     "failed": [
         *_RUNNING,
-        ended("failed", error="Model 7 is out", detail="inner", retryable=False),
+        report("failed", error="Model 7 is out", detail="inner", retryable=False),
     ],
     "cancelled": [*_PENDING, step("cancel_job", {"job_id": "$job"})],
-    "lent": [*_PENDING, step("claim_next_job", {"queue": "$queue"}, lease="0.lease_id")],
+    "claimed by claim_next_job": [
+        *_PENDING,
+        step("claim_next_job", {"queue": "$queue"}, lease="0.lease_id"),
+    ],
     "batch": [
         step(
             "enqueue_batch",
@@ -113,14 +119,14 @@ SETUPS: dict[str, list[Step]] = {
     ],
     "settings": [step("get_settings", {}, months="keep_archive_months")],
     "generation": _GENERATION,
-    "drawn": [*_GENERATION, step("cancel_job", {"job_id": "$job"})],
-    "drawing": _DRAWING,
+    "cancelled generation": [*_GENERATION, step("cancel_job", {"job_id": "$job"})],
+    "running generation": _RUNNING_GENERATION,
     "prediction": _PREDICTION,
     "unique running": [
         step("enqueue_jobs", {"jobs": [{**_UNIQUE, "job_id": "$job"}]}),
         claim("$queue"),
     ],
-    "unique taken": [
+    "unique key in use": [
         step("enqueue_jobs", {"jobs": [{**_UNIQUE, "job_id": "$job"}]}),
         step("cancel_job", {"job_id": "$job"}),
         step("enqueue_jobs", {"jobs": [_UNIQUE]}),

@@ -1,16 +1,16 @@
-"""A call as an SQL statement, in named notation."""
+"""A call as an SQL statement with named arguments."""
 
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 SIGNATURES = """
-select p.proname as name, p.provolatile <> 'v' as reads, p.proretset as is_set,
+select p.proname as name, p.provolatile <> 'v' as read_only, p.proretset as is_set,
   p.prorettype = 'void'::regtype as is_void, coalesce(p.proargnames, '{}') as names,
   p.proargtypes::regtype[]::text[] as types
 from pg_proc p
 where p.pronamespace = 'public'::regnamespace"""
-CALLER = "select set_config('role', {}, true), set_config('request.jwt.claims', {}, true)"
+SET_CALLER = "select set_config('role', {}, true), set_config('request.jwt.claims', {}, true)"
 
 
 class Call:
@@ -25,15 +25,15 @@ class Call:
     def __init__(
         self, signature: Mapping[str, Any] | None, function: str, args: Mapping[str, Any]
     ) -> None:
-        self.reads = bool(signature and signature["reads"])
+        self.read_only = bool(signature and signature["read_only"])
         types = dict(zip(signature["names"], signature["types"], strict=False)) if signature else {}
         self.values: list[str | None] = []
-        passed = []
+        arguments = []
         for i, (name, value) in enumerate(args.items()):
             type_ = types.get(name, "text")
-            self.values.append(_text(value, type_))
-            passed.append(f'"{name}" => {{{i}}}::text::{type_}')
-        call = f'public."{function}"({", ".join(passed)})'
+            self.values.append(_encode(value, type_))
+            arguments.append(f'"{name}" => {{{i}}}::text::{type_}')
+        call = f'public."{function}"({", ".join(arguments)})'
         self._sql = f"select to_json({call})::text"
         if signature and signature["is_void"]:
             self._sql = f"select null::text from {call}"
@@ -45,7 +45,7 @@ class Call:
         return self._sql.format(*(placeholder(i) for i in range(len(self.values))))
 
 
-def _text(value: Any, type_: str) -> str | None:
+def _encode(value: Any, type_: str) -> str | None:
     if value is None:
         return None
     if type_ in ("json", "jsonb") or not isinstance(value, str | list):

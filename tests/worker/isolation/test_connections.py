@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ...faults.h2_front import h2_front, tls_for
+from ...faults.h2_front import create_tls_context, h2_front
 from ...faults.proxy import Proxy
 from .flows import ordinary
 from .world import World
@@ -41,7 +41,7 @@ def proxied(stack: Any, transport: str, directory: Any) -> Iterator[tuple[Proxy,
             return
         environment = {"SUPABASE_KEY": stack.service_role_key}
         if transport == "tls":  # The connection uses HTTP/2 or HTTP/1.1, as the client chooses.
-            context, authority = tls_for(directory)
+            context, authority = create_tls_context(directory)
             front = opened.enter_context(h2_front(api.hostname, api.port))
             proxy = opened.enter_context(Proxy("127.0.0.1", front, "h2", context))
             environment |= {

@@ -14,8 +14,8 @@ SESSION = "localStorage[Object.keys(localStorage).find((key) => key.endsWith('-a
 
 
 @pytest.fixture
-def left(stack):
-    """Return a function that reads how many times a fault is still due."""
+def count_faults_left(stack):
+    """Return a function that reads how many times the stack will still inject a fault."""
 
     async def read(switch):
         async with httpx.AsyncClient(timeout=10) as http:
@@ -25,14 +25,14 @@ def left(stack):
     return read
 
 
-async def token(studio):
+async def read_session(studio):
     """Return the session that the page has stored, and the claims of its token."""
     session = json.loads(await studio.page("evaluate", SESSION))
     return session, jwt.decode(session["access_token"], options={"verify_signature": False})
 
 
 async def store_session(studio, session, then=""):
-    """Store another session in the page."""
+    """Replace the session of the page, and then run a JavaScript statement in it."""
     text = json.dumps(json.dumps(session))
     await studio.page("evaluate", f"(() => {{ {SESSION} = {text}; {then} }})()")
 
@@ -71,14 +71,14 @@ async def test_a_page_ignores_late_events(studio, faults, manual_worker):
     await studio.wait_for_state("failed")
 
 
-@pytest.mark.parametrize("ends", ["while it is cut", "afterwards"])
-async def test_a_page_recovers_from_a_cut_socket(studio, new_worker, faults, until, ends):
+@pytest.mark.parametrize("finished", ["while it is cut", "afterwards"])
+async def test_a_page_recovers_from_a_cut_socket(studio, new_worker, faults, until, finished):
     await studio.start()
     joins = await studio.count_joins()
     await faults(network_cut=True)
-    if ends == "while it is cut":
+    if finished == "while it is cut":
         async with new_worker():
-            await studio.wait_for_picture()  # The state comes from the rows alone.
+            await studio.wait_for_picture()  # The page reads the row, without events.
         assert await studio.count_joins() == joins
         return
     await until(lambda: studio.count("closed"))
@@ -104,7 +104,7 @@ async def test_a_page_recovers_after_the_network_was_down(studio, new_worker, fa
     await faults(network_cut=True)
     await studio.context("setOffline", True)
     async with new_worker():
-        await studio.ended()
+        await studio.wait_until_finished()
     assert (await studio.shown())[-1][0] == "pending"  # The page cannot know this.
     await studio.context("setOffline", False)
     await faults(network_cut=False)
@@ -120,8 +120,8 @@ async def test_a_page_recovers_after_the_device_slept_past_the_timeout(studio, n
     await faults(network_cut=True)
     await studio.context("setOffline", True)
     async with new_worker():
-        await studio.ended()
-    await studio.clock("fastForward", 11 * 60 * 1000)  # The effect of a closed lid.
+        await studio.wait_until_finished()
+    await studio.clock("fastForward", 11 * 60 * 1000)  # As after a sleep of eleven minutes.
     await studio.context("setOffline", False)
     await studio.wait_for_picture()
 
@@ -130,7 +130,7 @@ async def test_a_page_reloaded_after_the_end_shows_the_result(studio, new_worker
     await studio.start()
     await studio.context("setOffline", True)
     async with new_worker():
-        await studio.ended()
+        await studio.wait_until_finished()
     await studio.context("setOffline", False)
     await studio.page("reload")
     if studio.url.endswith("react.html"):
@@ -140,39 +140,41 @@ async def test_a_page_reloaded_after_the_end_shows_the_result(studio, new_worker
     await studio.wait_for_picture()
 
 
-async def test_a_page_retries_failing_calls(studio, new_worker, faults, left):
+async def test_a_page_retries_failing_calls(studio, new_worker, faults, count_faults_left):
     await studio.start()
     await faults(drop_messages=1000, answer_503=1, path="/rest/v1/job_queue")
     async with new_worker():
         await studio.wait_for_picture()
-    assert await left("answer_503") == 0
+    assert await count_faults_left("answer_503") == 0
 
 
-async def test_a_page_retries_a_picture_that_does_not_load(studio, new_worker, faults, left):
+async def test_a_page_retries_a_picture_that_does_not_load(
+    studio, new_worker, faults, count_faults_left
+):
     await studio.start()
     address = f"/storage/v1/object/sign/pictures/{studio.user_id}"
     await faults(answer_503=2, path=address)
     async with new_worker():
         await studio.wait_for_picture()
-    assert await left("answer_503") == 0
+    assert await count_faults_left("answer_503") == 0
 
 
 async def test_a_start_whose_response_is_lost_creates_one_generation(
-    studio, new_worker, faults, left
+    studio, new_worker, faults, count_faults_left
 ):
     await faults(cut_after_commit=1, path="/rest/v1/rpc/start_generation")
     await studio.start()
-    assert await left("cut_after_commit") == 0
+    assert await count_faults_left("cut_after_commit") == 0
     async with new_worker():
         await studio.wait_for_picture()
-    await studio.generation()  # The page made only one generation.
+    await studio.generation()  # This checks that the page created only one generation.
 
 
 async def test_a_page_uses_a_token_that_was_renewed(studio, new_worker, until):
     await studio.start()
     joins = await studio.count_joins()
-    session, claims = await token(studio)
-    # A token of the same second would be the same token.
+    session, claims = await read_session(studio)
+    # A token that is issued in the same second is identical.
     await until(lambda: time.time() >= claims["iat"] + 1)
     # When the page returns to the foreground, supabase-js finds a token that expires soon.
     soon = session | {"expires_at": int(time.time()) + 30}
@@ -186,12 +188,12 @@ async def test_a_page_uses_a_token_that_was_renewed(studio, new_worker, until):
 
 async def test_a_page_renews_a_token_that_expired_by_the_servers_clock(studio, stack, new_worker):
     await studio.start()
-    session, claims = await token(studio)
+    session, claims = await read_session(studio)
     claims["exp"] = int(time.time()) - 120
-    ended = jwt.encode(claims, stack.jwt_secret, algorithm="HS256")
-    await store_session(studio, session | {"access_token": ended})
+    expired_token = jwt.encode(claims, stack.jwt_secret, algorithm="HS256")
+    await store_session(studio, session | {"access_token": expired_token})
     await studio.page("reload")
     async with new_worker():
         await studio.wait_for_picture()
-    session, _ = await token(studio)
-    assert session["access_token"] != ended
+    session, _ = await read_session(studio)
+    assert session["access_token"] != expired_token
