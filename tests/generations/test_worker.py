@@ -76,7 +76,7 @@ async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, d
     policy = RetryPolicy(max_attempts=2, first_wait=0.01)
     monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     address = httpx.URL(stack.replicate_url)
-    # The images of the simulator have their own address.
+    # The worker downloads images from the simulator directly, not through the proxy.
     rules = DownloadRules(origins=(f"http://{address.host}:{address.port}",))
     monkeypatch.setattr("picture_queue.providers.replicate.client.DownloadRules", lambda: rules)
     with Proxy(address.host, address.port, "http") as proxy:
@@ -88,7 +88,7 @@ async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, d
         watch(worker)
         started = await service.generations.start("a lighthouse")
         async with worker:
-            for _ in range(5):  # There are more outages than attempts of a job.
+            for _ in range(5):  # These are more outages than a job has attempts.
                 assert await worker._signals.outcome.next() == (started.job_id, "snoozed")
             proxy.heal()
             result = await service.jobs.result(started.job_id, timeout=30)
@@ -105,7 +105,7 @@ async def test_an_outage_of_storage_does_not_use_up_attempts(stack, service, fau
     watch(worker)
     started = await service.generations.start("a lighthouse")
     async with worker:
-        for _ in range(5):  # There are more outages than attempts of a job.
+        for _ in range(5):  # These are more outages than a job has attempts.
             assert await worker._signals.outcome.next() == (started.job_id, "snoozed")
         await faults(answer_503=0, path="/storage/v1/object/pictures")
         result = await service.jobs.result(started.job_id, timeout=30)
@@ -144,7 +144,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
 
 
 async def test_a_cancel_of_the_job_stops_the_prediction(stack, service, new_builtin, reached, db):
-    # The images of the simulator take a third of a second. This cancel comes earlier.
+    # The simulator takes a third of a second for an image, so the cancel comes first.
     started = await service.generations.start("a lighthouse")
     async with new_builtin() as worker:
         await worker._signals.listening.next()
