@@ -209,7 +209,9 @@ class _InProcessTransport(httpx.ASGITransport):
         try:
             return await super().handle_async_request(request)
         except AssertionError:
-            raise httpx.RemoteProtocolError("the response was incomplete", request=request) from None
+            raise httpx.RemoteProtocolError(
+                "the response was incomplete", request=request
+            ) from None
 
 
 class Crashed(BaseException):
