@@ -232,11 +232,9 @@ async def test_a_client_that_disconnects_does_not_block_others(platform):
 
 
 async def test_a_missing_body_is_not_read_from_the_next_request(platform):
-    """The HTTP server of the gateway drops the body of a request with an `Upgrade` header.
-
-    PostgREST answers some requests before it reads their body. If the gateway reused such a
-    connection, PostgREST would read the missing bytes from the request of another client.
-    """
+    # The HTTP server of the gateway drops the body of a request with an `Upgrade` header.
+    # PostgREST answers some requests before it reads their body. If the gateway reused such a
+    # connection, PostgREST would read the missing bytes from the request of another client.
     async with client_of_gateway(platform, OK, hang=True) as (http, requests):
         reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
         key = platform.settings.publishable_key

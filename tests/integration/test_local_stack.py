@@ -529,7 +529,7 @@ async def test_a_data_directory_keeps_its_postgres_version(
 def test_programs_in_an_unreadable_home_are_copied(
     empty_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If they are below /root, for example, the user who runs Postgres cannot read them."""
+    # If they are below /root, for example, the user who runs Postgres cannot read them.
     tmp_path.chmod(0o700)
     wheel = find_postgres().path
     root, parts = _find_parts(wheel)

@@ -1,4 +1,4 @@
-"""A project with data of several users, and a stack on Debian's Postgres."""
+"""Fixtures: a project with data of two users, and a stack on Debian's Postgres."""
 
 import asyncio
 import ssl
@@ -23,7 +23,7 @@ _TLS = ssl.create_default_context()
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[LocalSupabase]:
-    """A stack only for these tests, because attacks may leave anything behind."""
+    """A separate stack for these tests, because the attacks may change or damage it."""
     with LocalSupabase() as stack:
         yield stack
 
