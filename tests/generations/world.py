@@ -32,6 +32,8 @@ FAST = HandlerSettings(first_poll_interval=0.005, max_poll_interval=0.02, rechec
 
 @dataclass
 class Row:
+    """A row of the table of predictions."""
+
     id: UUID
     generation_id: UUID
     input: dict[str, Any]
@@ -44,6 +46,8 @@ class Row:
 
 @dataclass
 class Generation:
+    """A row of the table of generations."""
+
     model_id: str
     input: dict[str, Any]
     user_id: UUID | None = field(default_factory=uuid4)
@@ -197,6 +201,7 @@ class World:
         return found
 
     async def paid(self) -> list[str]:
+        """Return the ids of the predictions that were not stopped, and therefore cost money."""
         stopped = ("canceled", "aborted")
         found = await self.predictions()
         return [prediction["id"] for prediction in found if prediction["status"] not in stopped]
@@ -275,12 +280,14 @@ async def run_with_crash(world: World, generation: Generation, crash_at: float) 
 
 
 async def list_calls_of_a_run() -> list[str]:
+    """Return the names of all points of a run without a crash."""
     world = World()
     async with world.http:
         return (await run_with_crash(world, world.generation(num_outputs=2), float("inf"))).calls
 
 
 async def assert_paid_once(world: World, generation: Generation) -> None:
+    """Assert that exactly one prediction was paid, and that both of its images are stored."""
     rows = world.db.of(generation)
     paid = await world.paid()
     assert len(paid) == 1

@@ -103,7 +103,7 @@ NewPlatform = Callable[[Any], contextlib.AbstractContextManager[Platform]]
 
 @pytest.fixture(scope="module")
 def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
-    """Return a function that makes a platform without our migrations, in a cluster of the stack."""
+    """Return a function that creates a platform without our migrations, on the stack's cluster."""
 
     @contextlib.contextmanager
     def make(stack: Any) -> Iterator[Platform]:

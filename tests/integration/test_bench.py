@@ -1,4 +1,4 @@
-"""The benchmarks: the comparison refuses servers that are not durable, and wrong job counts.
+"""The benchmarks: the comparison refuses servers without fsync, and lost or repeated jobs.
 
 The engine benchmark measures two versions of the SQL in turns.
 """
@@ -38,8 +38,8 @@ main(Miscounting)
 
 @pytest.fixture
 async def server(stack):
-    made = Server(stack, None)
-    control = await asyncpg.connect(made.dsn("template1"))
+    dsn = Server(stack, None).dsn("template1")
+    control = await asyncpg.connect(dsn)
     yield Server(stack, control)
     await control.close()
 

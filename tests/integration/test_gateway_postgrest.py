@@ -213,7 +213,7 @@ class Replay:
         """Send the request of a case; return the parts of the answer that differ."""
         await self.reset()
         async with self._with_locked_row(case):
-            status, reason, headers, body = await asyncio.to_thread(self._ask, case)
+            status, reason, headers, body = await asyncio.to_thread(self._send, case)
         wanted = case["answer"]
         compared = {
             "status": (status, wanted["status"]),
@@ -247,7 +247,7 @@ class Replay:
         """Close the connection to the gateway."""
         self._connection.close()
 
-    def _ask(self, case: dict[str, Any]) -> tuple[int, str, http.client.HTTPMessage, str]:
+    def _send(self, case: dict[str, Any]) -> tuple[int, str, http.client.HTTPMessage, str]:
         """Send a request exactly as it was recorded; most clients would normalise its path."""
         connection = self._connection
         method, _, path = case["request"].partition(" ")

@@ -454,11 +454,11 @@ async def test_a_killed_program_is_restarted(program: str, data_dir: Path) -> No
         async def has_ended() -> bool:
             return not runs(killed)
 
-        async def answers() -> bool:
+        async def api_answers() -> bool:
             return (await _call_version(stack.api_url, stack.secret_key)).status_code == 200
 
         await _wait_until(has_ended)
-        await _wait_until(answers)
+        await _wait_until(api_answers)
 
 
 WORKER = """
@@ -483,11 +483,11 @@ async def test_the_worker_gets_the_stacks_settings_and_is_restarted(
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_of_a_real_account")
     log = DataDir(data_dir).log("worker")
 
-    async def reports(count: int) -> bool:
+    async def has_reports(count: int) -> bool:
         return log.exists() and len(log.read_text().splitlines()) == count
 
     with new_stack(data_dir, worker=True) as stack:
-        await _wait_until(lambda: reports(1))
+        await _wait_until(lambda: has_reports(1))
         pid, arguments, environment = json.loads(log.read_text())
         assert arguments == ["worker"]
         assert environment == {
@@ -497,7 +497,7 @@ async def test_the_worker_gets_the_stacks_settings_and_is_restarted(
             "REPLICATE_API_TOKEN": stack.replicate_token,
         }
         os.kill(pid, signal.SIGKILL)
-        await _wait_until(lambda: reports(2))
+        await _wait_until(lambda: has_reports(2))
         second = psutil.Process(json.loads(log.read_text().splitlines()[1])[0])
     assert not runs(second)
 

@@ -36,7 +36,7 @@ STOP_TIMEOUT = 60.0  # The timeout of the stop of a worker, in seconds.
 LOST_CONNECTION = (
     OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 )  # fmt: skip
-MAX_ATTEMPTS = 100  # Kills cannot use up so many.
+MAX_ATTEMPTS = 100  # Kills cannot use up this many.
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Enqueuer:
                 {"n": n, "seconds": seconds}, QUEUE, MAX_ATTEMPTS, job,
             )  # fmt: skip
             self.jobs[job] = n
-            # Each job has a fixed time, so that the rate is right on average on a busy machine too.
+            # The job is due at a fixed time, so that a busy machine catches up later.
             await asyncio.sleep(max(0.0, self._began + len(self.jobs) / self._rate - monotonic()))
 
 

@@ -82,9 +82,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that adds migrations to those of the package, or replaces them."""
 
-    def patch(*files: Migration, instead: bool = False) -> None:
+    def replace_migrations(*files: Migration, instead: bool = False) -> None:
         shipped = [*([] if instead else migrations()), *files]
         for module in (database, folder):
             monkeypatch.setattr(module, "migrations", lambda: list(shipped))
 
-    return patch
+    return replace_migrations

@@ -1,4 +1,4 @@
-"""`picture-queue install`: it writes the migrations as files into a project."""
+"""`picture-queue install` writes the migrations as files into a project."""
 
 import os
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ def install(project: Path, now: datetime = NOW) -> folder.Installation:
 
 
 def names(project: Path) -> list[str]:
-    """Return the names of all files of the project, also of hidden ones."""
+    """Return the names of all files of the project, including hidden files."""
     return sorted(
         str(path.relative_to(project)).removeprefix("migrations" + os.sep)
         for path in project.rglob("*")
@@ -72,7 +72,7 @@ def test_a_later_version_adds_new_migrations_after_existing_files(project: Path,
 
 
 @pytest.mark.parametrize(
-    ("mine", "stamp"),
+    ("existing", "stamp"),
     [
         ("20300102030404_a.sql", "20300102030405"),
         ("20300102030405_a.sql", "20300102030406"),
@@ -84,10 +84,10 @@ def test_a_later_version_adds_new_migrations_after_existing_files(project: Path,
     ],
 )
 def test_the_timestamp_is_later_than_now_and_the_newest_file(
-    project: Path, mine: str, stamp: str
+    project: Path, existing: str, stamp: str
 ) -> None:
     (project / "migrations").mkdir()
-    (project / "migrations" / mine).touch()
+    (project / "migrations" / existing).touch()
     assert install(project).written[0].name == f"{stamp}_{ONE.file_name}"
 
 
@@ -117,7 +117,7 @@ def test_an_edited_file_is_reported_and_not_changed(project: Path) -> None:
     assert first.read_text("utf-8") == edited
 
 
-def test_windows_line_endings_are_not_an_edit(project: Path) -> None:
+def test_windows_line_endings_do_not_count_as_an_edit(project: Path) -> None:
     first = install(project).written[0]
     first.write_bytes(first.read_bytes().replace(b"\n", b"\r\n"))
     assert install(project).edited == ()

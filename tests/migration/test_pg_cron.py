@@ -99,7 +99,7 @@ async def test_the_doctor_reports_failed_runs_of_pg_cron(
     code, output = await examine()
     assert (code, "has not run yet" in output) == (1, True)
 
-    # One of the two jobs fails. Debian's pg_cron schedules by the minute: both run soon.
+    # One of the two jobs fails. Debian's pg_cron schedules by the minute: wait for both.
     await execute(url, "select cron.schedule('prune-job-queue', '* * * * *', 'select 1 / 0')")
 
     async def both_ran() -> bool:

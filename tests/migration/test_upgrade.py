@@ -38,7 +38,7 @@ KINDS = {
 
 @pytest.fixture(params=[*UNRELEASED, "base"])
 async def earlier(request: pytest.FixtureRequest, new_database: Any) -> tuple[str, Any]:
-    """A database of an earlier version, with extended leases, which are valid now."""
+    """A database of an earlier version. Its leases are extended, so that they are valid."""
     dump = gzip.decompress((FIXTURES / f"{request.param}.sql.gz").read_bytes()).decode()
     await new_database.run(dump)
     await new_database.run(

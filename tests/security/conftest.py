@@ -17,7 +17,7 @@ from tests.security.world import World, make
 from ..databases import execute
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
-# A client would otherwise make its own SSL context, which is slow.
+# Otherwise each client would create an SSL context, which is slow.
 _TLS = ssl.create_default_context()
 
 

@@ -250,7 +250,7 @@ async def test_another_user_of_the_machine_cannot_start_a_generation(sandbox: An
     """Try to sign up, and to generate an image that the owner of the stack pays for."""
     script = (
         "import json, sys, urllib.request as r\n"
-        "def ask(path, body, **headers):\n"
+        "def post(path, body, **headers):\n"
         "    data, headers = json.dumps(body).encode(), headers | {'content-type':"
         " 'application/json'}\n"
         "    try:\n"
@@ -258,8 +258,8 @@ async def test_another_user_of_the_machine_cannot_start_a_generation(sandbox: An
         "    except r.HTTPError as error:\n"
         "        return error.read()\n"
         "account = {'email': 'eve@example.com', 'password': 'correct horse battery'}\n"
-        "print(ask('/auth/v1/signup', account).decode())\n"
-        "print(ask('/rest/v1/rpc/start_generation', {'prompt': 'a cat'}).decode())\n"
+        "print(post('/auth/v1/signup', account).decode())\n"
+        "print(post('/rest/v1/rpc/start_generation', {'prompt': 'a cat'}).decode())\n"
     )
     done = await asyncio.to_thread(
         subprocess.run,

@@ -89,38 +89,38 @@ async def use_every_service(stack: LocalSupabase) -> None:
     headers = {"apikey": stack.service_role_key}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=30) as http:
 
-        async def ask(method: str, path: str, status: int = 200, **request: Any) -> Any:
+        async def call(method: str, path: str, status: int = 200, **request: Any) -> Any:
             answer = await http.request(method, path, **request)
             assert answer.status_code == status, (path, answer.text)
             return answer.json() if answer.content else None
 
         account = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
-        await ask("POST", "/auth/v1/signup", json=account)
-        session = await ask("POST", "/auth/v1/token?grant_type=password", json=account)
+        await call("POST", "/auth/v1/signup", json=account)
+        session = await call("POST", "/auth/v1/token?grant_type=password", json=account)
         renewal = {"refresh_token": session["refresh_token"]}
-        session = await ask("POST", "/auth/v1/token?grant_type=refresh_token", json=renewal)
+        session = await call("POST", "/auth/v1/token?grant_type=refresh_token", json=renewal)
         as_user = {"headers": {"Authorization": f"Bearer {session['access_token']}"}}
-        await ask("PUT", "/auth/v1/user", json={"data": {"a": 1}}, **as_user)
+        await call("PUT", "/auth/v1/user", json={"data": {"a": 1}}, **as_user)
 
         bucket = f"spied-{uuid4().hex[:8]}"
-        await ask("POST", "/storage/v1/bucket", json={"id": bucket, "name": bucket})
+        await call("POST", "/storage/v1/bucket", json={"id": bucket, "name": bucket})
         for request in ({}, as_user):
             name = f"{bucket}/{uuid4().hex}.txt"
-            await ask("POST", f"/storage/v1/object/{name}", content=b"x", **request)
-        await ask("GET", f"/storage/v1/object/info/{name}", **as_user)
+            await call("POST", f"/storage/v1/object/{name}", content=b"x", **request)
+        await call("GET", f"/storage/v1/object/info/{name}", **as_user)
         places = {"bucketId": bucket, "sourceKey": name.partition("/")[2]}
-        await ask("POST", "/storage/v1/object/copy", json=places | {"destinationKey": "b.txt"})
-        await ask("POST", "/storage/v1/object/move", json=places | {"destinationKey": "c.txt"})
-        await ask("DELETE", f"/storage/v1/object/{bucket}", json={"prefixes": ["b.txt"]})
-        await ask("POST", f"/storage/v1/bucket/{bucket}/empty")
+        await call("POST", "/storage/v1/object/copy", json=places | {"destinationKey": "b.txt"})
+        await call("POST", "/storage/v1/object/move", json=places | {"destinationKey": "c.txt"})
+        await call("DELETE", f"/storage/v1/object/{bucket}", json={"prefixes": ["b.txt"]})
+        await call("POST", f"/storage/v1/bucket/{bucket}/empty")
 
         message = {"topic": "spied", "event": "e", "payload": {}, "private": True}
         broadcast = "/realtime/v1/api/broadcast"
-        await ask("POST", broadcast, 202, json={"messages": [message]})
+        await call("POST", broadcast, 202, json={"messages": [message]})
         async with asyncio.timeout(20):  # Postgres notifies PostgREST of the new function
             while (await http.post("/rest/v1/rpc/spy_rest")).status_code == 404:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        await ask("POST", "/rest/v1/rpc/spy_rest", 204)
+        await call("POST", "/rest/v1/rpc/spy_rest", 204)
         client = AsyncRealtimeClient(f"{stack.api_url}/realtime/v1", stack.anon_key)
         await client.set_auth(session["access_token"])
         states: asyncio.Queue[Any] = asyncio.Queue()
@@ -129,8 +129,8 @@ async def use_every_service(stack: LocalSupabase) -> None:
         async with asyncio.timeout(20):
             assert "SUBSCRIBED" in str((await states.get())[0])
         await client.close()
-        await ask("POST", "/auth/v1/logout", 204, **as_user)
-        await ask("DELETE", f"/auth/v1/admin/users/{session['user']['id']}")
+        await call("POST", "/auth/v1/logout", 204, **as_user)
+        await call("DELETE", f"/auth/v1/admin/users/{session['user']['id']}")
 
 
 async def test_code_attached_to_a_table_runs_as_the_service_that_writes_it(

@@ -24,7 +24,7 @@ def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def served(platform: Platform, frozen_clock: None) -> Any:  # noqa: F811
-    """A gateway that permits five messages, and eight joins, in this second."""
+    """A gateway that permits five messages, and eight joins, in the frozen second."""
     limits = RealtimeLimits(messages_per_second=5, joins_per_second=8)
     with platform.serve(realtime_limits=limits) as url:
         yield url

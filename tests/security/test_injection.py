@@ -1,7 +1,7 @@
 """SQL injection: no text of a request is ever executed as SQL.
 
-Each text of each call is replaced by a text that would increment a sequence if it were executed; a
-sequence is not rolled back. A syntax error, or status 500, also means that the text was parsed.
+Each text of each call is replaced by a text that would increment a sequence if it were executed. A
+rollback does not reset a sequence. A syntax error, or status 500, means that the text was parsed.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.security.calls import CALLS
 from tests.security.world import World
 
 _COUNT = "nextval('public.attacks')"
-#: Texts that end a literal, a statement, a name, a dollar quote or a `format`, and a plain one.
+#: Texts that end a literal, a statement, a name, a dollar quote or a `format`, and a plain call.
 ATTACKS = (
     f"'||{_COUNT}||'",
     f"\\'); select {_COUNT}; --.",

@@ -57,7 +57,7 @@ async def test_embedding_reveals_no_private_rows(world: World):
 
 @pytest.mark.parametrize("table", TABLES)
 async def test_counts_do_not_include_rows_of_others(world: World, table: str):
-    """Count also with a filter that matches rows of others."""
+    """Also count with a filter that matches rows of others."""
     for query in ("", "?status=eq.processing", f"?user_id=eq.{world.users['owner']}"):
         if table == "images" and "status" in query:
             continue

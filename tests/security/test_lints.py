@@ -57,7 +57,7 @@ def test_the_advisors_find_nothing_at_warn_or_above(debian, supabase):
     status, found = supabase("advisors", "--level", "info", "--fail-on", "warn")
     assert [lint for lint in found if lint["level"] != "INFO"] == []
     assert status == 0
-    # The linter did run: tables without grants have row level security and no policy.
+    # The linter has run: it reports a private table, which has row level security and no policy.
     assert "picture_queue.prediction" in {
         f"{lint['metadata']['schema']}.{lint['metadata']['name']}"
         for lint in found

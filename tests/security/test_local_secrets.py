@@ -210,7 +210,7 @@ def test_no_program_has_the_token_in_its_environment(running: LocalSupabase):
 def test_no_program_has_the_secrets_of_root(running: LocalSupabase):
     # The user may be `postgres` or `nobody`, whose other programs can read the environments.
     found = str(read_processes(running, lambda process: process.environ()))
-    # If an ordinary user starts the stack, its programs may inherit variables of other programs.
+    # The programs of an ordinary user may inherit variables for other software, such as AWS.
     forbidden = FOREIGN if os.geteuid() == 0 else FOREIGN.keys() - {"AWS_SECRET_ACCESS_KEY"}
     assert not [name for name in forbidden if FOREIGN[name] in found]
 

@@ -124,12 +124,12 @@ async def test_a_bucket_with_path_traversal_is_refused(world: World, sandbox: An
 
 async def test_no_other_spelling_opens_the_folder_of_another_user(world: World):
     """Try also names that begin in the user's own folder and continue elsewhere."""
-    mine, other = world.users["other_user"], path(world)
+    own_folder, other = world.users["other_user"], path(world)
     for name in (
-        f"{mine}/../{other}",
-        f"{mine}/%2e%2e/{other}",
-        f"{mine}%2f..%2f{other}",
-        f"{mine}/..;/{other}",
+        f"{own_folder}/../{other}",
+        f"{own_folder}/%2e%2e/{other}",
+        f"{own_folder}%2f..%2f{other}",
+        f"{own_folder}/..;/{other}",
         f"/{other}",
         f"./{other}",
         other.upper(),

@@ -222,7 +222,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "local stop": [["--data-dir", f"/none/{HOSTILE}"]],
     "local reset": [["--data-dir", f"/none/{HOSTILE}"], ["--data-dir", f"/none/{HOSTILE}", "-y"]],
 }
-#: This command starts its own stack and shows only its own objects.
+#: This command starts another stack, and shows only objects that it has created there.
 COMMANDS_WITHOUT_STORED_TEXT = {"demo"}
 
 

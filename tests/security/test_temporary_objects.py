@@ -70,7 +70,7 @@ _TYPES = """
   select {make}
   from pg_type t
   where t.typtype in ('b', 'c', 'd', 'e', 'r') and t.typname !~ '^_'
-    -- The type of a row comes with the relation below.
+    -- The type of a row is created with its relation, below.
     and not exists (select from pg_class c where c.oid = t.typrelid and c.relkind <> 'c')
     and t.typnamespace in ('public'::regnamespace, 'picture_queue'::regnamespace, 'pg_catalog'::regnamespace)
 """  # noqa: E501
