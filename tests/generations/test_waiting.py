@@ -108,7 +108,7 @@ async def test_errors_of_polls_do_not_end_the_wait() -> None:
         assert world.db.rows[0].state == "succeeded"
 
 
-async def test_an_unknown_state_is_polled_again(
+async def test_a_prediction_in_an_unknown_state_is_polled_again(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)

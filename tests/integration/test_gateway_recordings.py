@@ -230,13 +230,15 @@ class Comparison:
         if expected.keys() != given.keys():
             return [f"other keys: {sorted(expected.keys() ^ given.keys())}"]
         return [
-            f"{at} is {given[at]!r}, not {expected[at]!r}"
-            for at in expected
-            if not self._same(at, expected[at], given[at], "/response_body" + at in volatile)
+            f"{pointer} is {given[pointer]!r}, not {expected[pointer]!r}"
+            for pointer in expected
+            if not self._same(
+                pointer, expected[pointer], given[pointer], "/response_body" + pointer in volatile
+            )
         ]
 
-    def _same(self, at: str, wanted: Any, given: Any, volatile: bool) -> bool:
-        if volatile and at.endswith(("/id", "/Id", "/version")):
+    def _same(self, pointer: str, wanted: Any, given: Any, volatile: bool) -> bool:
+        if volatile and pointer.endswith(("/id", "/Id", "/version")):
             return self._ids.setdefault(wanted, given) == given
         if volatile:
             return type(given) is type(wanted)
@@ -245,16 +247,16 @@ class Comparison:
         return bool(wanted == given)
 
 
-def flatten(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the JSON pointer and the value of each leaf of a JSON value."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from flatten(inner, f"{at}/{key}")
+            yield from flatten(inner, f"{pointer}/{key}")
     elif isinstance(value, list) and value:
         for n, inner in enumerate(value):
-            yield from flatten(inner, f"{at}/{n}")
+            yield from flatten(inner, f"{pointer}/{n}")
     else:
-        yield at, value
+        yield pointer, value
 
 
 def have_equal_tokens(wanted: str, given: str) -> bool:

@@ -112,7 +112,7 @@ async def test_answers_of_postgrest_are_forwarded_unchanged(stack, api):
 
 
 @pytest.mark.parametrize("limit", ["limit", "lim%69t"])
-async def test_a_limit_on_a_change_is_ignored_as_on_the_platform(stack, api, db, limit):
+async def test_the_limit_parameter_of_a_delete_is_ignored_as_on_the_platform(stack, api, db, limit):
     await db.execute("create table public.limited (n int); insert into limited values (1), (2)")
     await db.execute("grant all on public.limited to service_role; notify pgrst, 'reload schema'")
     headers = {**bearer(stack.secret_key), "Prefer": "return=representation"}

@@ -29,7 +29,7 @@ TOO_LARGE = {
     "long name": json.dumps({"k" * 300_000: 1}),
 }
 #: Unusual values that may be valid.
-ODD = {
+UNUSUAL = {
     "empty": '""',
     "control": json.dumps("\u0001\x1b[31m\u202e\x7f"),
     "true": "true",
@@ -45,7 +45,7 @@ ODD = {
 #: The values to try, by the type of the parameter.
 EXTREMES = {
     "text": ("long", "empty", "control"),
-    "jsonb": (*TOO_LARGE, *ODD),
+    "jsonb": (*TOO_LARGE, *UNUSUAL),
     "text[]": ("long", "deep", "wide", "nulls", "empty"),
 }
 #: The values for parameters of all other types. Postgres converts them before the call.
@@ -143,11 +143,11 @@ async def test_extreme_values_are_refused_or_stored_within_limits(
     try:
         for name, arguments in await make_calls(world, function, types):
             for kind in EXTREMES.get(types[name], OTHER_EXTREMES):
-                extreme = (TOO_LARGE | ODD)[kind]
+                extreme = (TOO_LARGE | UNUSUAL)[kind]
                 code = await call_with(admin, function, types, arguments, extreme)
                 # For other types, the conversion by Postgres may fail before the function begins.
-                converted = types[name] not in ("text", "jsonb")
-                if code and not code.startswith(("PT4", "22", "54") if converted else "PT4"):
+                is_converted = types[name] not in ("text", "jsonb")
+                if code and not code.startswith(("PT4", "22", "54") if is_converted else "PT4"):
                     wrong.append((name, json.dumps(arguments[name])[:200], kind, code))
     finally:
         await outer.rollback()

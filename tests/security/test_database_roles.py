@@ -108,9 +108,9 @@ async def use_every_service(stack: LocalSupabase) -> None:
             name = f"{bucket}/{uuid4().hex}.txt"
             await call("POST", f"/storage/v1/object/{name}", content=b"x", **request)
         await call("GET", f"/storage/v1/object/info/{name}", **as_user)
-        places = {"bucketId": bucket, "sourceKey": name.partition("/")[2]}
-        await call("POST", "/storage/v1/object/copy", json=places | {"destinationKey": "b.txt"})
-        await call("POST", "/storage/v1/object/move", json=places | {"destinationKey": "c.txt"})
+        source = {"bucketId": bucket, "sourceKey": name.partition("/")[2]}
+        await call("POST", "/storage/v1/object/copy", json=source | {"destinationKey": "b.txt"})
+        await call("POST", "/storage/v1/object/move", json=source | {"destinationKey": "c.txt"})
         await call("DELETE", f"/storage/v1/object/{bucket}", json={"prefixes": ["b.txt"]})
         await call("POST", f"/storage/v1/bucket/{bucket}/empty")
 

@@ -69,10 +69,10 @@ async def test_queries_answer_foreign_and_unknown_rows_alike(world: World, admin
             world.users["owner"],
         )
     )
-    one = {"accept": "application/vnd.pgrst.object+json"}
+    single_object = {"accept": "application/vnd.pgrst.object+json"}
     for method, query, headers in (
         ("GET", "", {}),
-        ("GET", "", one),
+        ("GET", "", single_object),
         ("GET", "", {"prefer": "count=exact"}),
         ("GET", "", {"prefer": "count=planned"}),
         ("GET", "", {"prefer": "count=estimated"}),
@@ -122,13 +122,13 @@ async def test_a_generation_id_in_use_is_refused_and_changes_nothing(world: Worl
     """Use the id of a generation of another user: the error reveals nothing else about it."""
     before = await admin.fetch("select * from public.generations order by id")
     jobs = await admin.fetchval("select count(*) from public.job_queue")
-    taken = world["generation"]
+    used_id = world["generation"]
     for role in ("other_user", "service"):
         answer = await world.rpc(
-            role, "start_generation", prompt="mine", options={"generation_id": taken}
+            role, "start_generation", prompt="mine", options={"generation_id": used_id}
         )
         assert (answer.status, answer.code) == (409, "PQ_CONFLICT"), answer
-        assert answer.json["details"] == f"options.generation_id is {taken}"
+        assert answer.json["details"] == f"options.generation_id is {used_id}"
         assert (
             world.users["owner"] not in answer.text and world["generation_job"] not in answer.text
         )

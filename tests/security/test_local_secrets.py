@@ -87,7 +87,7 @@ def running(directory: Path) -> Iterator[LocalSupabase]:
             yield stack
 
 
-def processes(stack: LocalSupabase) -> list[psutil.Process]:
+def list_processes(stack: LocalSupabase) -> list[psutil.Process]:
     daemon = DataDir(stack.data_dir).daemon()
     assert daemon is not None
     return [daemon, *daemon.children(recursive=True)]
@@ -135,14 +135,14 @@ async def test_public_keys_are_refused(running: LocalSupabase):
 def test_each_stack_has_its_own_secrets_and_keeps_them(directory: Path, running: LocalSupabase):
     first = running.status()
     with LocalSupabase(durable=False) as other:
-        named = ("JWT_SECRET", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY")
-        assert not {first[name] for name in named} & {other.status()[name] for name in named}
+        names = ("JWT_SECRET", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY")
+        assert not {first[name] for name in names} & {other.status()[name] for name in names}
         passwords = [urlsplit(url).password for url in (running.db_url, other.db_url)]
         assert passwords[0] != passwords[1]
         assert urlsplit(other.db_url).password != urlsplit(other.superuser_url).password
-        stored = other.data_dir
+        data_dir = other.data_dir
         assert not secrets_of(running) & secrets_of(other)
-    assert not stored.exists()
+    assert not data_dir.exists()
     before = secrets_of(running)
     running.stop()
     with running:
@@ -170,7 +170,7 @@ def test_all_files_are_closed_to_other_users(running: LocalSupabase):
 
 def test_command_lines_and_logs_contain_no_secret(running: LocalSupabase):
     hidden = secrets_of(running) | {TOKEN}
-    words = "\n".join(word for process in processes(running) for word in process.cmdline())
+    words = "\n".join(word for process in list_processes(running) for word in process.cmdline())
     logs = "\n".join(file.read_text() for file in (running.data_dir / "logs").iterdir())
     assert "postgres" in words and logs
     assert not [secret for secret in hidden if secret in words or secret in logs]
@@ -181,7 +181,7 @@ def read_processes(
 ) -> list[tuple[str, Any]]:
     """Return the name of each running program of a stack, and a value read from it."""
     found = []
-    for process in processes(stack):
+    for process in list_processes(stack):
         with contextlib.suppress(psutil.NoSuchProcess):
             found.append((process.name(), read(process)))
     return found
@@ -352,7 +352,7 @@ def test_the_ports_of_a_killed_stack_stay_in_use_until_its_worker_ends():
     """Suspend the worker, which sends the service key to the ports of the stack."""
     with LocalSupabase(worker=True, durable=False) as stack:
         ports = [urlsplit(url).port or 0 for url in (stack.api_url, stack.replicate_url)]
-        daemon, *others = processes(stack)
+        daemon, *others = list_processes(stack)
         worker = next(process for process in others if "worker" in process.cmdline())
         worker.suspend()  # The guard waits some seconds for it.
         daemon.kill()
@@ -488,7 +488,7 @@ def test_the_output_of_env_for_root_contains_no_shell_code(directory: Path, runn
 
 @needs_root
 def test_nothing_of_a_stack_that_root_started_runs_as_root(running: LocalSupabase):
-    found = {process.pid: process.uids() for process in processes(running)}
+    found = {process.pid: process.uids() for process in list_processes(running)}
     # These are the daemon, the guard, the worker, PostgREST, Postgres and its child processes.
     assert len(found) > 8
     assert all(0 not in (*uids,) for uids in found.values()), found
@@ -533,7 +533,7 @@ print(got, len(pids), len(files), len(sockets))
 @needs_root
 def test_another_user_can_read_and_write_no_file(running: LocalSupabase):
     data = running.data_dir
-    pids = [process.pid for process in processes(running)]
+    pids = [process.pid for process in list_processes(running)]
     files = [str(path) for path in data.rglob("*") if path.is_file() and "base" not in path.parts]
     sockets = [str(path) for path in data.rglob("*") if path.is_socket()]
     assert sockets and f"{data}/secrets.json" in files

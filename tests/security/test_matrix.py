@@ -38,10 +38,10 @@ def test_the_table_has_no_empty_cell_and_no_duplicate():
 
 
 async def test_every_object_is_in_the_table(admin):
-    decided = {(rule.kind, rule.name) for rule in REST}
-    assert set(await objects(admin, "public")) == decided
+    listed = {(rule.kind, rule.name) for rule in REST}
+    assert set(await objects(admin, "public")) == listed
     # Every function of the table has a call that the attempts can make.
-    assert CALLS.keys() == {name for kind, name in decided if kind == "function"}
+    assert CALLS.keys() == {name for kind, name in listed if kind == "function"}
 
 
 async def test_the_grants_equal_the_table(admin):

@@ -203,18 +203,18 @@ class RequestSender:
     ) -> None:
         """Check that a request is answered without a 500; 501 is permitted."""
         method, pattern = route
-        base, given = self._world.api_url, dict(self._world.keys[role])
+        base, sent_headers = self._world.api_url, dict(self._world.keys[role])
         if pattern.startswith("simulator:"):
             base, pattern = self._simulator, pattern.removeprefix("simulator:")
-            given |= {"authorization": f"Bearer {self._token}", "apikey": self._key}
+            sent_headers |= {"authorization": f"Bearer {self._token}", "apikey": self._key}
         named = pattern.replace("<other_user>", self._world.users["other_user"])
         pieces = named.replace("<picture>", path(self._world)).encode().split(b"{}")
         filled = (*segments[: len(pieces) - 1], b"")
         target = b"".join(a + b for a, b in zip(pieces, filled, strict=True))
         if query:
             target += (b"&" if b"?" in target else b"?") + str(httpx.QueryParams(query)).encode()
-        given |= {"content-type": "application/json"} | (headers or {})
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
+        sent_headers |= {"content-type": "application/json"} | (headers or {})
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in sent_headers.items()]
         try:
             answer = self._http.request(
                 method, base, headers=raw, content=content, extensions={"target": target}

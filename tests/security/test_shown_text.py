@@ -105,9 +105,9 @@ async def _add_more(world: World) -> None:
     await world.do(
         "service", "register_worker", worker="w", queues=["paused"], job_types={"resize": {}}
     )
-    under = {"job_id": world["running"], "lease_id": world["running_lease"]}
-    await world.do("service", "report_progress", **under, progress=5, message="x")
-    await world.do("service", "log_job", **under, lines=[{"level": "info", "message": "x"}])
+    lease = {"job_id": world["running"], "lease_id": world["running_lease"]}
+    await world.do("service", "report_progress", **lease, progress=5, message="x")
+    await world.do("service", "log_job", **lease, lines=[{"level": "info", "message": "x"}])
     for name, more in (
         ("waits", {"queue": "paused"}),
         ("limited", {"options": {"limit_keys": ["host:b"], "tenant": "t"}}),
@@ -228,8 +228,8 @@ COMMANDS_WITHOUT_STORED_TEXT = {"demo"}
 
 def list_commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[str]:
     command = typer.main.get_command(app) if command is None else command
-    for name, below in getattr(command, "commands", {}).items():
-        yield from list_commands(below, (*path, name))
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from list_commands(subcommand, (*path, name))
     if not hasattr(command, "commands"):
         yield " ".join(path)
 
@@ -262,8 +262,8 @@ def test_no_command_interprets_stored_text(
     if as_json and not has_json:
         pytest.skip("prints no JSON")
     for given in COMMANDS[command]:
-        called = arguments(hostile_stack, command, given) + (["--json"] if as_json else [])
-        done = CliRunner(env=env).invoke(app, called, prog_name="picture-queue")
+        command_line = arguments(hostile_stack, command, given) + (["--json"] if as_json else [])
+        done = CliRunner(env=env).invoke(app, command_line, prog_name="picture-queue")
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         for stream in (done.stdout, done.stderr):
             assert not INVISIBLE.search(stream), (given, stream)
@@ -295,7 +295,7 @@ def test_a_terminal_gets_only_sequences_of_the_program(
     hostile_stack: dict[str, Any], words: list[str], tmp_path: Path
 ):
     stack = hostile_stack["stack"]
-    called = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile_stack, "", words)]
+    command_line = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile_stack, "", words)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PICTURE_")}
     env |= {
         "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key,
@@ -303,7 +303,7 @@ def test_a_terminal_gets_only_sequences_of_the_program(
     }  # fmt: skip
     controller, terminal_end = pty.openpty()
     program = subprocess.Popen(
-        called,
+        command_line,
         stdin=terminal_end,
         stdout=terminal_end,
         stderr=terminal_end,
