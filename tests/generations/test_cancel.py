@@ -81,7 +81,7 @@ async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() ->
     async with world.http:
         generation, job = world.generation(), Job()
         foreign = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
-        await world.switch(kind="server_error")
+        await world.set_fault(kind="server_error")
         gate: Any = Gate(Store(world.db, generation), "record")
         task = asyncio.create_task(image_handler(world.client, lambda _: gate, FAST)({}, job))
         await gate.reached.wait()
@@ -109,7 +109,7 @@ async def test_a_cancel_ends_even_if_the_prediction_cannot_be_stopped(
 ) -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        await world.switch(kind="server_error", on="cancel", count=100)
-        await stop_while_running(world, cancel=True)
+        await world.set_fault(kind="server_error", on="cancel", count=100)
+        await stopped_while_running(world, cancel=True)
         assert "was not cancelled" in caplog.text
         assert [row.state for row in world.db.rows] == ["created"]

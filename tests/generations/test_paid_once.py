@@ -66,7 +66,7 @@ async def test_saved_images_are_not_generated_again(world: World) -> None:
 
 
 async def test_a_prediction_with_a_lost_response_is_found(world: World) -> None:
-    await world.switch(kind="lose_answer")
+    await world.set_fault(kind="lose_answer")
     generation = world.generation(num_outputs=2)
     await world.run(generation)
     assert len(world.db.rows) == 1
@@ -74,15 +74,15 @@ async def test_a_prediction_with_a_lost_response_is_found(world: World) -> None:
 
 
 async def test_a_create_without_a_prediction_is_marked_as_lost(world: World) -> None:
-    await world.switch(kind="server_error", status=502)
+    await world.set_fault(kind="server_error", status=502)
     generation = world.generation(num_outputs=2)
     await world.run(generation)
     assert [row.state for row in world.db.rows] == ["lost", "succeeded"]
     await assert_paid_once(world, generation)
 
 
-async def test_several_lost_creates_end_the_attempt(world: World) -> None:
-    await world.switch(kind="server_error", count=3)
+async def test_repeatedly_lost_creates_end_the_attempt(world: World) -> None:
+    await world.set_fault(kind="server_error", count=3)
     with raises_verdict(Retry, errors.OutcomeUnknown):
         await world.run(world.generation())
     assert [row.state for row in world.db.rows] == ["lost"] * 3
@@ -113,7 +113,7 @@ async def test_a_failed_search_for_duplicates_is_logged(
     late = _LateClient(world.client)
     task = asyncio.create_task(world.run(generation, client=late))
     await world.db.recorded.wait()
-    await world.switch(kind="server_error", on="list", count=100)
+    await world.set_fault(kind="server_error", on="list", count=100)
     await task
     assert "search for duplicates failed" in caplog.text
     await assert_paid_once(world, generation)
@@ -142,7 +142,7 @@ class _LateClient:
 
 
 async def test_equal_generations_find_their_own_lost_predictions(world: World) -> None:
-    await world.switch(kind="lose_answer", count=6)
+    await world.set_fault(kind="lose_answer", count=6)
     twins = [world.generation(seed=1) for _ in range(6)]
     await asyncio.gather(*(world.run(twin) for twin in twins))
     assert [row.state for row in world.db.rows] == ["succeeded"] * 6

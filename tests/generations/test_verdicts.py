@@ -31,27 +31,27 @@ from .world import (
 
 
 async def test_a_throttled_create_uses_up_no_attempt(world: World) -> None:
-    await world.switch(kind="rate_limit", seconds=30)
+    await world.set_fault(kind="rate_limit", seconds=30)
     generation = world.generation(num_outputs=2)
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(generation)
     assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "type:generate-image")
     assert [row.state for row in world.db.rows] == ["failed"]
-    # No prediction was created, so the next run must not list predictions to search for one.
-    await world.switch(kind="server_error", on="list", count=100)
+    # No prediction was made, so no search is needed. A failing list does not matter.
+    await world.set_fault(kind="server_error", on="list", count=100)
     await world.run(generation)
     assert len(await world.paid()) == 1
 
 
 async def test_a_throttled_create_without_a_time_waits_for_the_default_pause(world: World) -> None:
-    await world.switch(kind="rate_limit", count=100)
+    await world.set_fault(kind="rate_limit", count=100)
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(world.generation())
     assert raised.verdict.seconds == FAST.default_pause
 
 
-async def test_a_job_waits_if_the_account_has_no_credit(world: World) -> None:
-    await world.switch(kind="out_of_credit")
+async def test_without_credit_the_job_waits(world: World) -> None:
+    await world.set_fault(kind="out_of_credit")
     with raises_verdict(RateLimited, errors.OutOfCredit) as raised:
         await world.run(world.generation())
     assert raised.verdict.seconds == errors.MAX_RETRY_AFTER
@@ -127,7 +127,7 @@ async def test_the_kind_of_failure_decides_whether_a_prediction_is_retried(
     kind: type[errors.ReplicateError],
     verdict: type[Exception],
 ) -> None:
-    await world.switch(**fault)
+    await world.set_fault(**fault)
     with raises_verdict(verdict, kind) as raised:
         await world.run(world.generation(), Job(attempt))
     outcome = from_error(raised.verdict, "default")
@@ -139,7 +139,7 @@ async def test_the_kind_of_failure_decides_whether_a_prediction_is_retried(
 
 
 async def test_a_retry_is_a_new_row_and_a_new_prediction(world: World) -> None:
-    await world.switch(kind="fail")
+    await world.set_fault(kind="fail")
     generation = world.generation()
     with raises_verdict(Retry, errors.Interrupted):
         await world.run(generation)
@@ -150,7 +150,7 @@ async def test_a_retry_is_a_new_row_and_a_new_prediction(world: World) -> None:
 
 
 async def test_the_error_for_an_expired_output_names_the_reason(world: World) -> None:
-    await world.switch(kind="expired_output")
+    await world.set_fault(kind="expired_output")
     with raises_verdict(PermanentFailure, errors.OutputExpired) as raised:
         await world.run(world.generation())
     assert "deleted" in raised.verdict.public
@@ -202,14 +202,14 @@ class _ClientWithoutOutput(FakeDownloads):
 
 @pytest.mark.parametrize("kind", ["server_error", "rate_limit"])
 async def test_a_failed_download_is_retried_by_the_next_attempt(world: World, kind: str) -> None:
-    await world.switch(kind=kind, on="file", count=10)
+    await world.set_fault(kind=kind, on="file", count=10)
     generation, job = world.generation(num_outputs=2), Job()
     # Snooze: the attempt is not used up, and other jobs are not delayed.
     with raises_verdict(Snooze, errors.ServiceUnavailable):
         await world.run(generation, job)
     assert job.shown[-1][1] == "The picture was made and waits to be stored."
-    # After the tolerated time of an outage, each attempt counts, so that the job ends.
-    await world.switch(kind=kind, on="file", count=10)
+    # After an hour the attempts count, so that the job ends.
+    await world.set_fault(kind=kind, on="file", count=10)
     with raises_verdict(Retry, errors.ServiceUnavailable) as raised:
         await world.run(generation, settings=replace(FAST, outage_tolerance=0.0))
     assert raised.verdict.reason == "The picture was made and waits to be stored."

@@ -20,7 +20,7 @@ from .world import FAST, Job, UnusualClient, World, raises_verdict
 async def test_a_prediction_ended_by_its_deadline_leads_to_a_retry(
     world: World, queued: bool, state: str
 ) -> None:
-    await world.switch(kind="slow", seconds=5000, queued=queued)
+    await world.set_fault(kind="slow", seconds=5000, queued=queued)
     world.now = datetime.now(UTC).timestamp()
     job = Job()
     task = asyncio.create_task(world.run(world.generation(), job))
@@ -32,9 +32,8 @@ async def test_a_prediction_ended_by_its_deadline_leads_to_a_retry(
 
 
 async def test_an_overdue_prediction_is_cancelled_by_the_worker(world: World) -> None:
-    await world.switch(kind="slow", seconds=5000)
-    # The local deadline has already passed at the first poll. The deadline at Replicate is far
-    # away.
+    await world.set_fault(kind="slow", seconds=5000)
+    # The local deadline has passed before the first poll; the one at Replicate is much later.
     overdue = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
     with raises_verdict(Retry, errors.DeadlinePassed):
         await world.run(world.generation(), settings=overdue)
@@ -46,26 +45,26 @@ async def test_an_overdue_prediction_that_has_ended_is_used() -> None:
     world = World(SimulatorSettings(seconds=0))
     async with world.http:
         world.now = datetime.now(UTC).timestamp()
-        slow = _JumpingClient(world)
-        await world.run(
-            world.generation(num_outputs=2), settings=replace(FAST, stop_margin=-900), client=slow
-        )
+        late = replace(FAST, stop_margin=-900)
+        client = _ClockAdvancingClient(world)
+        await world.run(world.generation(num_outputs=2), settings=late, client=client)
         assert world.db.rows[0].state == "succeeded"
 
 
-async def test_an_overdue_prediction_that_is_slow_to_stop_is_given_up(world: World) -> None:
-    await world.switch(kind="slow", seconds=5000)
-    # The local deadline has already passed at the first poll. The deadline at Replicate is far
-    # away.
+async def test_an_overdue_prediction_that_stops_slowly_is_not_awaited(world: World) -> None:
+    await world.set_fault(kind="slow", seconds=5000)
+    # The local deadline has passed before the first poll; the one at Replicate is much later.
     overdue = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
     with raises_verdict(Retry, errors.DeadlinePassed):
-        await world.run(world.generation(), settings=overdue, client=_SlowToStop(world.client))
+        await world.run(
+            world.generation(), settings=overdue, client=_SlowToStopClient(world.client)
+        )
     assert [row.state for row in world.db.rows] == ["canceled"]
     assert await world.paid() == []
 
 
-class _SlowToStop:
-    """A client that shows a prediction as still running in the response to its cancel."""
+class _SlowToStopClient:
+    """A client whose response to a cancel still shows the prediction as running."""
 
     def __init__(self, client: ReplicateClient) -> None:
         self._client = client
@@ -85,8 +84,8 @@ async def test_the_delay_of_the_first_poll_depends_on_the_model(world: World) ->
     assert asyncio.get_running_loop().time() - began >= 0.2
 
 
-class _JumpingClient:
-    """A client whose prediction ends between its creation and the cancel."""
+class _ClockAdvancingClient:
+    """A client that advances the clock before a cancel, so that the prediction has ended."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -103,13 +102,13 @@ class _JumpingClient:
 async def test_errors_of_polls_do_not_end_the_wait() -> None:
     world = World(SimulatorSettings(seconds=0.1))
     async with world.http:
-        await world.switch(kind="server_error", on="get", count=12)
-        await world.switch(kind="rate_limit", on="get", count=12)
+        await world.set_fault(kind="server_error", on="get", count=12)
+        await world.set_fault(kind="rate_limit", on="get", count=12)
         await world.run(world.generation())
         assert world.db.rows[0].state == "succeeded"
 
 
-async def test_an_unknown_state_is_polled_again(
+async def test_a_prediction_in_an_unknown_state_is_polled_again(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)

@@ -21,7 +21,7 @@ QUICK = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1)
 
 
 @pytest.fixture
-def new_builtin(stack, service) -> Callable[..., Worker]:
+def new_builtin_worker(stack, service) -> Callable[..., Worker]:
     def make(**settings: Any) -> Worker:
         replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
         chosen = WorkerSettings(shutdown_grace=0, **settings)
@@ -32,9 +32,9 @@ def new_builtin(stack, service) -> Callable[..., Worker]:
     return make
 
 
-async def test_a_prompt_leads_to_a_stored_image(service: AsyncPictureQueue, new_builtin):
+async def test_a_prompt_leads_to_a_stored_image(service: AsyncPictureQueue, new_builtin_worker):
     started = await service.generations.start("a lighthouse", input={"num_outputs": 2})
-    async with new_builtin():
+    async with new_builtin_worker():
         result = await service.jobs.result(started.job_id, timeout=30)
     generation = await service.generations.get(started.id)
     assert generation.status is JobStatus.COMPLETED
@@ -44,22 +44,24 @@ async def test_a_prompt_leads_to_a_stored_image(service: AsyncPictureQueue, new_
         assert len(await service.generations.download(image)) == image.bytes
 
 
-async def test_a_short_outage_of_storage_uses_up_no_attempt(service, new_builtin, faults):
+async def test_a_short_outage_of_storage_does_not_use_up_an_attempt(
+    service, new_builtin_worker, faults
+):
     await faults(answer_503=2, path="/storage/v1/object/pictures")
     started = await service.generations.start("a lighthouse")
-    async with new_builtin():
+    async with new_builtin_worker():
         await service.jobs.result(started.job_id, timeout=30)
     assert (await service.jobs.get(started.job_id)).attempt == 1
 
 
-async def test_a_throttled_account_pauses_all_generations(stack, service, new_builtin, db):
+async def test_a_throttled_account_pauses_all_generations(stack, service, new_builtin_worker, db):
     key = {"apikey": stack.secret_key}
     async with httpx.AsyncClient(base_url=stack.replicate_url, headers=key, timeout=10) as http:
         fault = {"kind": "rate_limit", "count": 1, "seconds": 60}
         origin = httpx.URL(stack.replicate_url).copy_with(raw_path=b"/_simulator/faults")
         (await http.post(origin, json=fault)).raise_for_status()
     first, *others = [await service.generations.start(f"lighthouse {n}") for n in range(3)]
-    async with new_builtin(concurrency=1, poll_interval=0.05) as worker:
+    async with new_builtin_worker(concurrency=1, poll_interval=0.05) as worker:
         assert await worker._signals.outcome.next() == (first.job_id, "snoozed")
         await worker._signals.idle.next()
         for generation in others:
@@ -76,7 +78,7 @@ async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, d
     policy = RetryPolicy(max_attempts=2, first_wait=0.01)
     monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     address = httpx.URL(stack.replicate_url)
-    # The images of the simulator have their own address.
+    # The worker downloads images from the simulator directly, not through the proxy.
     rules = DownloadRules(origins=(f"http://{address.host}:{address.port}",))
     monkeypatch.setattr("picture_queue.providers.replicate.client.DownloadRules", lambda: rules)
     with Proxy(address.host, address.port, "http") as proxy:
@@ -88,7 +90,7 @@ async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, d
         watch(worker)
         started = await service.generations.start("a lighthouse")
         async with worker:
-            for _ in range(5):  # There are more outages than attempts of a job.
+            for _ in range(5):  # These are more outages than a job has attempts.
                 assert await worker._signals.outcome.next() == (started.job_id, "snoozed")
             proxy.heal()
             result = await service.jobs.result(started.job_id, timeout=30)
@@ -105,7 +107,7 @@ async def test_an_outage_of_storage_does_not_use_up_attempts(stack, service, fau
     watch(worker)
     started = await service.generations.start("a lighthouse")
     async with worker:
-        for _ in range(5):  # There are more outages than attempts of a job.
+        for _ in range(5):  # These are more outages than a job has attempts.
             assert await worker._signals.outcome.next() == (started.job_id, "snoozed")
         await faults(answer_503=0, path="/storage/v1/object/pictures")
         result = await service.jobs.result(started.job_id, timeout=30)
@@ -144,11 +146,11 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
 
 
 async def test_a_cancel_of_the_job_stops_the_prediction(
-    stack, service, new_builtin, wait_for_job, db
+    stack, service, new_builtin_worker, reached, db
 ):
-    # The images of the simulator take a third of a second. This cancel comes earlier.
+    # The simulator takes a third of a second for an image, so the cancel comes first.
     started = await service.generations.start("a lighthouse")
-    async with new_builtin() as worker:
+    async with new_builtin_worker() as worker:
         await worker._signals.listening.next()
         await wait_for_job(started.job_id, lambda event: event.message == "waiting for the model")
         await service.generations.cancel(started.id)

@@ -32,6 +32,8 @@ FAST = HandlerSettings(first_poll_interval=0.005, max_poll_interval=0.02, rechec
 
 @dataclass
 class Row:
+    """A row of the table of predictions."""
+
     id: UUID
     generation_id: UUID
     input: dict[str, Any]
@@ -44,6 +46,8 @@ class Row:
 
 @dataclass
 class Generation:
+    """A row of the table of generations."""
+
     model_id: str
     input: dict[str, Any]
     user_id: UUID | None = field(default_factory=uuid4)
@@ -51,7 +55,7 @@ class Generation:
 
 
 class Database:
-    """An in-memory version of the SQL functions."""
+    """The tables, stored files and leases of all generations, in memory."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -65,7 +69,7 @@ class Database:
 
 
 class Store:
-    """A store under a lease. A newer lease makes this one stale."""
+    """A generation store with a lease. A newer store of the generation makes the lease stale."""
 
     def __init__(self, db: Database, generation: Generation) -> None:
         self._db = db
@@ -160,7 +164,7 @@ class World:
             switch_keys=("sb_secret_test",),
         )
         self.http = httpx.AsyncClient(
-            transport=_InProcess(create_app(settings, clock=self._clock)),
+            transport=_InProcessTransport(create_app(settings, clock=self._clock)),
             base_url="http://simulator.localhost",
             headers={"apikey": "sb_secret_test"},
         )
@@ -189,7 +193,7 @@ class World:
         handler = image_handler(client or self.client, lambda _: store, settings)
         return await handler({}, job or Job())
 
-    async def switch(self, **fault: Any) -> None:
+    async def set_fault(self, **fault: Any) -> None:
         (await self.http.post("/_simulator/faults", json=fault)).raise_for_status()
 
     async def predictions(self) -> list[dict[str, Any]]:
@@ -197,26 +201,34 @@ class World:
         return found
 
     async def paid(self) -> list[str]:
+        """Return the ids of the predictions that were not stopped, and therefore cost money."""
         stopped = ("canceled", "aborted")
-        return [one["id"] for one in await self.predictions() if one["status"] not in stopped]
+        found = await self.predictions()
+        return [prediction["id"] for prediction in found if prediction["status"] not in stopped]
 
 
-class _InProcess(httpx.ASGITransport):
-    """A transport that raises the error of a socket if a response breaks off."""
+class _InProcessTransport(httpx.ASGITransport):
+    """An in-process transport that raises a network error if a response is incomplete."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
             return await super().handle_async_request(request)
         except AssertionError:
-            raise httpx.RemoteProtocolError("the answer broke off", request=request) from None
+            raise httpx.RemoteProtocolError(
+                "the response was incomplete", request=request
+            ) from None
 
 
 class Crashed(BaseException):
-    """The worker was killed: none of its code runs any more."""
+    """The simulated kill of a worker: each later call raises this error too."""
 
 
 class CrashingCalls:
-    """A wrapper that crashes before or after the call with the number ``crash_at``."""
+    """A crash before or after one of the calls of wrapped objects.
+
+    Args:
+        crash_at: The number of the point: each call has one before and one after it.
+    """
 
     def __init__(self, crash_at: float) -> None:
         self._crash_at = crash_at
@@ -227,7 +239,7 @@ class CrashingCalls:
     def wrap(self, target: Any) -> Any:
         return _Wrapped(self, target)
 
-    def point(self, name: str) -> None:
+    def reach_point(self, name: str) -> None:
         if self.crashed:
             raise Crashed
         self.calls.append(name)
@@ -247,16 +259,16 @@ class _Wrapped:
             return found
 
         async def call(*args: Any, **options: Any) -> Any:
-            self._crashing.point(f"before {name}")
+            self._crashing.reach_point(f"before {name}")
             answer = await found(*args, **options)
-            self._crashing.point(f"after {name}")
+            self._crashing.reach_point(f"after {name}")
             return answer
 
         return call
 
 
 async def run_with_crash(world: World, generation: Generation, crash_at: float) -> CrashingCalls:
-    """Run an attempt that crashes at a point; ``inf`` runs it to the end."""
+    """Run an attempt until the point ``crash_at``; with ``inf``, to the end."""
     crashing = CrashingCalls(crash_at)
     store = crashing.wrap(Store(world.db, generation))
     handler = image_handler(crashing.wrap(world.client), lambda _: store, FAST)
@@ -268,12 +280,14 @@ async def run_with_crash(world: World, generation: Generation, crash_at: float) 
 
 
 async def list_calls_of_a_run() -> list[str]:
+    """Return the names of all points of a run without a crash."""
     world = World()
     async with world.http:
         return (await run_with_crash(world, world.generation(num_outputs=2), float("inf"))).calls
 
 
 async def assert_paid_once(world: World, generation: Generation) -> None:
+    """Assert that exactly one prediction was paid, and that both of its images are stored."""
     rows = world.db.of(generation)
     paid = await world.paid()
     assert len(paid) == 1
@@ -289,19 +303,19 @@ class UnusualClient:
     def __init__(self, client: ReplicateClient, **odd: str) -> None:
         self._client = client
         self._odd = {"status": "processing", **odd}
-        self._looks = 0
+        self._polls = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     async def get(self, prediction_id: str) -> Any:
-        self._looks += 1
+        self._polls += 1
         found = await self._client.get(prediction_id)
-        return found.model_copy(update=self._odd) if self._looks == 1 else found
+        return found.model_copy(update=self._odd) if self._polls == 1 else found
 
 
 class Gate:
-    """A wrapper that holds a client or store in one call, after its effect."""
+    """A wrapper that blocks one call of a client or store, after its effect, until ``open``."""
 
     def __init__(self, target: Any, name: str) -> None:
         self._target = target

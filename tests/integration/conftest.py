@@ -1,4 +1,4 @@
-"""A gateway over a database that contains only the platform."""
+"""Fixtures: a gateway for a database with the schemas of Supabase but without ours."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from picture_queue.local.ports import HOST, free_port
 
 from ..databases import address, execute, login
 
-# The answers were recorded from a project of `supabase start`, which has the same keys everywhere.
+# The answers were recorded with `supabase start`, which uses the same keys on every machine.
 RECORDED = Secrets(
     superuser_password="",
     authenticator_password="",
@@ -40,7 +40,7 @@ RECORDED = Secrets(
 
 @dataclass(frozen=True)
 class Platform:
-    """A fresh database on the stack's cluster, and settings for a gateway over it."""
+    """A new database on the stack's cluster, and the settings of a gateway for it."""
 
     settings: GatewaySettings
     superuser_url: str
@@ -103,7 +103,7 @@ NewPlatform = Callable[[Any], contextlib.AbstractContextManager[Platform]]
 
 @pytest.fixture(scope="module")
 def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
-    """Return a function that makes a platform without our migrations, in a cluster of the stack."""
+    """Return a function that creates a platform without our migrations, on the stack's cluster."""
 
     @contextlib.contextmanager
     def make(stack: Any) -> Iterator[Platform]:
@@ -123,8 +123,8 @@ def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
 @pytest.fixture(scope="module")
 def platform(stack: Any, new_platform: NewPlatform) -> Iterator[Platform]:
     """A platform for each test file."""
-    with new_platform(stack) as made:
-        yield made
+    with new_platform(stack) as created:
+        yield created
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ async def sql(platform: Platform) -> AsyncIterator["asyncpg.Connection[asyncpg.R
 
 @pytest.fixture(scope="module")
 def gateway(platform: Platform) -> Iterator[str]:
-    """The address of a gateway over this platform."""
+    """The address of a gateway for this platform."""
     with platform.serve() as url:
         yield url
 
@@ -150,13 +150,13 @@ class Faults:
 
     async def set(self, **switches: Any) -> None:
         """Change switches."""
-        await self._ask("POST", json=switches)
+        await self._request("POST", json=switches)
 
     async def clear(self) -> None:
         """Switch all faults off."""
-        await self._ask("DELETE")
+        await self._request("DELETE")
 
-    async def _ask(self, method: str, **content: Any) -> None:
+    async def _request(self, method: str, **content: Any) -> None:
         async with httpx.AsyncClient(timeout=10) as http:
             headers = {"apikey": self.key}
             answer = await http.request(method, f"{self.url}/_faults", headers=headers, **content)
@@ -173,7 +173,7 @@ async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
 
 def _settings(stack: Any, database: str, storage_dir: Path) -> GatewaySettings:
     return GatewaySettings(
-        # This address has no listener: no test of the gateway reaches PostgREST with this database.
+        # Nothing listens on this socket. A test that needs PostgREST passes another.
         postgrest_socket=storage_dir / "postgrest.sock",
         auth_database_url=login(stack, "supabase_auth_admin", database),
         realtime_database_url=login(stack, "supabase_realtime_admin", database),

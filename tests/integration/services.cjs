@@ -1,4 +1,4 @@
-// Storage and Auth as supabase-js meets them. Prints one JSON object: what each call answered.
+// Call Storage and Auth with supabase-js, and print all answers as one JSON object.
 const { createRequire } = require("node:module");
 const { NODE_MODULES, API_URL, ANON_KEY, SECRET_KEY } = process.env;
 const { createClient } = createRequire(NODE_MODULES + "/")("@supabase/supabase-js");
@@ -10,7 +10,7 @@ const options = {
 const client = (key) => createClient(API_URL, key, options);
 const answers = {};
 
-async function ask(name, call, pick = (data) => data) {
+async function record(name, call, pick = (data) => data) {
   const { data, error } = await call;
   answers[name] = error ? { error: error.code ?? error.statusCode ?? error.status } : pick(data);
   return data;
@@ -20,21 +20,21 @@ async function auth(service) {
   const user = client(ANON_KEY);
   const email = `${crypto.randomUUID()}@example.com`;
   const password = "correct horse battery";
-  const created = await ask(
+  const created = await record(
     "create", service.auth.admin.createUser({ email, password, email_confirm: true }),
     ({ user }) => user.email === email);
-  await ask("wrong", user.auth.signInWithPassword({ email, password: "wrong horse" }));
-  await ask("signIn", user.auth.signInWithPassword({ email, password }), ({ session }) => session.token_type);
-  await ask("getUser", user.auth.getUser(), ({ user }) => user.email === email);
-  await ask("getClaims", user.auth.getClaims(), ({ claims }) => claims.role);
-  await ask("updateUser", user.auth.updateUser({ data: { name: "Ada" } }), ({ user }) => user.user_metadata);
-  await ask("refresh", user.auth.refreshSession(), ({ session }) => session.expires_in);
-  await ask("listUsers", service.auth.admin.listUsers({ page: 1, perPage: 1 }),
+  await record("wrong", user.auth.signInWithPassword({ email, password: "wrong horse" }));
+  await record("signIn", user.auth.signInWithPassword({ email, password }), ({ session }) => session.token_type);
+  await record("getUser", user.auth.getUser(), ({ user }) => user.email === email);
+  await record("getClaims", user.auth.getClaims(), ({ claims }) => claims.role);
+  await record("updateUser", user.auth.updateUser({ data: { name: "Ada" } }), ({ user }) => user.user_metadata);
+  await record("refresh", user.auth.refreshSession(), ({ session }) => session.expires_in);
+  await record("listUsers", service.auth.admin.listUsers({ page: 1, perPage: 1 }),
     ({ users, total, nextPage, lastPage }) => [users.length, total >= 1, nextPage === null || nextPage === 2, lastPage >= 1]);
-  await ask("getById", service.auth.admin.getUserById(created.user.id), ({ user }) => user.user_metadata);
-  await ask("notAdmin", user.auth.admin.listUsers());
-  await ask("otp", user.auth.signInWithOtp({ email }));
-  await ask("factors", user.auth.mfa.enroll({ factorType: "totp" }));
+  await record("getById", service.auth.admin.getUserById(created.user.id), ({ user }) => user.user_metadata);
+  await record("notAdmin", user.auth.admin.listUsers());
+  await record("otp", user.auth.signInWithOtp({ email }));
+  await record("factors", user.auth.mfa.enroll({ factorType: "totp" }));
   return [user, created.user.id];
 }
 
@@ -42,38 +42,38 @@ async function storage(service, user, id) {
   const files = user.storage.from("pictures");
   const path = `${id}/g/0.png`;
   const bytes = new Blob(["bytes"], { type: "image/png" });
-  await ask("upload", files.upload(path, bytes, { contentType: "image/png", metadata: { a: 1 } }),
+  await record("upload", files.upload(path, bytes, { contentType: "image/png", metadata: { a: 1 } }),
     (data) => data.fullPath === `pictures/${path}`);
-  await ask("again", files.upload(path, bytes));
-  await ask("info", files.info(path), ({ contentType, size, metadata }) => [contentType, size, metadata]);
-  await ask("exists", files.exists(path));
-  await ask("list", files.list(`${id}/g`), (data) => data.map((entry) => entry.name));
-  await ask("listV2", files.listV2({ prefix: `${id}/`, with_delimiter: true }), (data) => data.folders.map((f) => f.key));
-  await ask("copy", files.copy(path, `${id}/copy.png`), (data) => data.path === `pictures/${id}/copy.png`);
-  await ask("move", files.move(path, `${id}/moved.png`), (data) => data.message);
+  await record("again", files.upload(path, bytes));
+  await record("info", files.info(path), ({ contentType, size, metadata }) => [contentType, size, metadata]);
+  await record("exists", files.exists(path));
+  await record("list", files.list(`${id}/g`), (data) => data.map((entry) => entry.name));
+  await record("listV2", files.listV2({ prefix: `${id}/`, with_delimiter: true }), (data) => data.folders.map((f) => f.key));
+  await record("copy", files.copy(path, `${id}/copy.png`), (data) => data.path === `pictures/${id}/copy.png`);
+  await record("move", files.move(path, `${id}/moved.png`), (data) => data.message);
   const text = await (await files.download(`${id}/moved.png`)).data.text();
   answers.download = text;
-  const signed = await ask("sign", files.createSignedUrl(`${id}/moved.png`, 60), () => true);
+  const signed = await record("sign", files.createSignedUrl(`${id}/moved.png`, 60), () => true);
   answers.signed = await (await fetch(signed.signedUrl)).text();
-  const upload = await ask("signUpload", files.createSignedUploadUrl(`${id}/signed.png`), () => true);
-  const anybody = client(ANON_KEY).storage.from("pictures");
-  await ask("uploadSigned", anybody.uploadToSignedUrl(upload.path, upload.token, bytes), () => true);
-  await ask("foreign", files.move(`${id}/moved.png`, "another/0.png"));
-  await ask("remove", files.remove([`${id}/moved.png`, `${id}/copy.png`, `${id}/signed.png`]), (data) => data.length);
-  await ask("transform", files.createSignedUrl(path, 60, { transform: { width: 10 } }));
+  const upload = await record("signUpload", files.createSignedUploadUrl(`${id}/signed.png`), () => true);
+  const anonymous = client(ANON_KEY).storage.from("pictures");
+  await record("uploadSigned", anonymous.uploadToSignedUrl(upload.path, upload.token, bytes), () => true);
+  await record("foreign", files.move(`${id}/moved.png`, "another/0.png"));
+  await record("remove", files.remove([`${id}/moved.png`, `${id}/copy.png`, `${id}/signed.png`]), (data) => data.length);
+  await record("transform", files.createSignedUrl(path, 60, { transform: { width: 10 } }));
   const bucket = `b-${crypto.randomUUID()}`;
-  await ask("createBucket", service.storage.createBucket(bucket), () => true);
-  await ask("updateBucket", service.storage.updateBucket(bucket, { public: true }));
-  await ask("getBucket", service.storage.getBucket(bucket), (data) => data.public);
-  await ask("emptyBucket", service.storage.emptyBucket(bucket), () => true);
-  await ask("deleteBucket", service.storage.deleteBucket(bucket));
+  await record("createBucket", service.storage.createBucket(bucket), () => true);
+  await record("updateBucket", service.storage.updateBucket(bucket, { public: true }));
+  await record("getBucket", service.storage.getBucket(bucket), (data) => data.public);
+  await record("emptyBucket", service.storage.emptyBucket(bucket), () => true);
+  await record("deleteBucket", service.storage.deleteBucket(bucket));
 }
 
 (async () => {
   const service = client(SECRET_KEY);
   const [user, id] = await auth(service);
   await storage(service, user, id);
-  await ask("signOut", user.auth.signOut(), () => "out");
-  await ask("deleteUser", service.auth.admin.deleteUser(id), () => true);
+  await record("signOut", user.auth.signOut(), () => "out");
+  await record("deleteUser", service.auth.admin.deleteUser(id), () => true);
   console.log(JSON.stringify(answers));
 })();

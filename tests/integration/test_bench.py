@@ -1,6 +1,6 @@
-"""The benchmarks: the comparison measures only durable commits and jobs that ran exactly once.
+"""The benchmarks: the comparison refuses servers without fsync, and lost or repeated jobs.
 
-The measurements of the engine take turns between two versions of the SQL.
+The engine benchmark measures two versions of the SQL in turns.
 """
 
 import asyncio
@@ -29,29 +29,29 @@ from engine.report import summarize  # noqa: E402
 from engine.workload import Figure, Size, Workload, measure_in_turns  # noqa: E402
 
 UNFINISHED = "select count(*) from job where status < 2 and scheduled_for <= now()"
-LIAR = """
+MISCOUNTING_DRIVER = """
 import sys
 sys.path.insert(0, {peers!r})
 from driver import main
 from raw import Raw
 
-class Liar(Raw):
+class Miscounting(Raw):
     async def work(self, handle, tuned):
         await super().work(lambda number: handle(0 if number == 7 else number), tuned)
 
-main(Liar)
+main(Miscounting)
 """
 
 
 @pytest.fixture
 async def server(stack):
-    made = Server(stack, None)
-    control = await asyncpg.connect(made.dsn("template1"))
+    dsn = Server(stack, None).dsn("template1")
+    control = await asyncpg.connect(dsn)
     yield Server(stack, control)
     await control.close()
 
 
-async def measured(server, system, jobs=300):
+async def measure_system(server, system, jobs=300):
     await server.create(f"template_{system.name}")
     template = f"--dsn={server.dsn(f'template_{system.name}')}"
     process = await asyncio.create_subprocess_exec(*system.command, "setup", template)
@@ -62,22 +62,23 @@ async def measured(server, system, jobs=300):
 
 
 async def test_a_server_that_is_not_durable_is_not_measured(server):
-    with pytest.raises(RuntimeError, match="fsync"):  # This server is deleted with its data.
+    # A stack in a temporary directory runs without fsync.
+    with pytest.raises(RuntimeError, match="fsync"):
         await server.settings()
 
 
-async def test_each_job_is_counted_by_its_number(server):
+async def test_a_measurement_gives_a_rate_and_the_memory(server):
     raw = System("raw", (sys.executable, str(BENCH / "peers" / "raw.py")))
-    figures = await measured(server, raw)
+    figures = await measure_system(server, raw)
     assert figures["rate"] > 0
     assert figures["rss"] > 0
 
 
 async def test_a_figure_with_a_repeated_and_a_missing_job_is_refused(server, tmp_path):
-    program = tmp_path / "liar.py"
-    program.write_text(LIAR.format(peers=str(BENCH / "peers")))
-    with pytest.raises(InvalidMeasurement, match="299 of 300"):
-        await measured(server, System("liar", (sys.executable, str(program))))
+    program = tmp_path / "miscounting.py"
+    program.write_text(MISCOUNTING_DRIVER.format(peers=str(BENCH / "peers")))
+    with pytest.raises(Unsound, match="299 of 300"):
+        await measure_system(server, System("miscounting", (sys.executable, str(program))))
 
 
 def test_workloads_with_different_round_counts_are_compared_by_medians():

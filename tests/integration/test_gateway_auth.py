@@ -1,4 +1,4 @@
-"""Auth with the unchanged client library: sign-up, sign-in, sessions and sign-out."""
+"""Auth with the unmodified client library: sign-up, sign-in, sessions and administration."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ async def auth(gateway, platform):
         )
 
 
-async def code_of(awaitable) -> str:
+async def error_code_of(awaitable) -> str:
     with pytest.raises(AuthApiError) as refused:
         await awaitable
     return refused.value.code
@@ -68,7 +68,7 @@ async def test_a_sign_in_with_a_password_starts_a_new_session(auth):
 
 
 @pytest.mark.parametrize("case", ["a wrong password", "an unknown address"])
-async def test_a_failed_sign_in_reveals_nothing_about_the_account(auth, case):
+async def test_the_error_of_a_failed_sign_in_does_not_reveal_whether_the_account_exists(auth, case):
     email = new_email()
     await auth.sign_up({"email": email, "password": PASSWORD})
     given = {
@@ -99,7 +99,7 @@ async def test_passwords_and_tokens_are_stored_as_hashes(auth, sql):
     ],
 )
 async def test_invalid_sign_ups_are_refused(auth, email, password, code):
-    assert await code_of(auth.sign_up({"email": email, "password": password})) == code
+    assert await error_code_of(auth.sign_up({"email": email, "password": password})) == code
 
 
 async def test_a_short_password_is_refused_as_weak(auth):
@@ -108,11 +108,11 @@ async def test_a_short_password_is_refused_as_weak(auth):
     assert refused.value.reasons == ["length"]
 
 
-async def test_an_address_has_one_account(auth):
+async def test_a_second_account_with_the_same_address_is_refused(auth):
     email = new_email()
     await auth.sign_up({"email": email, "password": PASSWORD})
     again = auth.sign_up({"email": email, "password": PASSWORD})
-    assert await code_of(again) == "user_already_exists"
+    assert await error_code_of(again) == "user_already_exists"
 
 
 async def test_a_refresh_rotates_the_token(auth):
@@ -133,22 +133,24 @@ async def test_a_refresh_whose_response_was_lost_can_be_repeated_soon(auth, sql)
     first = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     await auth.refresh_session(first.refresh_token)
     assert (await auth.refresh_session(first.refresh_token)).session is not None
-    # Later a repeated refresh is taken for theft, and ends the session for both holders.
+    # More than 10 seconds later a reused token counts as stolen, so the whole session ends.
     newest = (await auth.refresh_session(first.refresh_token)).session
     await sql.execute("update auth.refresh_tokens set revoked_at = revoked_at - interval '11 s'")
     again = auth.refresh_session(first.refresh_token)
-    assert await code_of(again) == "refresh_token_already_used"
-    assert await code_of(auth.refresh_session(newest.refresh_token)) == "refresh_token_not_found"
+    assert await error_code_of(again) == "refresh_token_already_used"
+    assert (
+        await error_code_of(auth.refresh_session(newest.refresh_token)) == "refresh_token_not_found"
+    )
 
 
-async def test_two_refreshes_at_once_both_succeed(auth):
+async def test_two_concurrent_refreshes_both_succeed(auth):
     session = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
-    answers = await asyncio.gather(*(auth.refresh_session(session.refresh_token) for _ in "12"))
+    answers = await asyncio.gather(*(auth.refresh_session(session.refresh_token) for _ in range(2)))
     assert all(answer.session for answer in answers)
 
 
 async def test_an_unknown_refresh_token_is_refused(auth):
-    assert await code_of(auth.refresh_session("unknown")) == "refresh_token_not_found"
+    assert await error_code_of(auth.refresh_session("unknown")) == "refresh_token_not_found"
 
 
 async def test_a_user_changes_password_and_data(auth):
@@ -159,17 +161,17 @@ async def test_a_user_changes_password_and_data(auth):
     )
     assert (changed.user.email, changed.user.user_metadata) == (other, {"b": 2})
     old = auth.sign_in_with_password({"email": other, "password": PASSWORD})
-    assert await code_of(old) == "invalid_credentials"
+    assert await error_code_of(old) == "invalid_credentials"
     new = await auth.sign_in_with_password({"email": other, "password": "another password"})
     assert new.session is not None
     same = auth.update_user({"password": "another password"})
-    assert await code_of(same) == "same_password"
+    assert await error_code_of(same) == "same_password"
     await auth.sign_up({"email": email, "password": PASSWORD})
-    assert await code_of(auth.update_user({"email": other})) == "email_exists"
+    assert await error_code_of(auth.update_user({"email": other})) == "email_exists"
 
 
 @pytest.mark.parametrize(("scope", "left"), [("global", 0), ("local", 1), ("others", 1)])
-async def test_signing_out_ends_sessions(auth, sql, scope, left):
+async def test_a_sign_out_ends_the_sessions_of_its_scope(auth, sql, scope, left):
     email = new_email()
     first = (await auth.sign_up({"email": email, "password": PASSWORD})).session
     await auth.sign_in_with_password({"email": email, "password": PASSWORD})
@@ -177,10 +179,10 @@ async def test_signing_out_ends_sessions(auth, sql, scope, left):
     count = "select count(*) from auth.sessions where user_id = $1"
     assert await sql.fetchval(count, UUID(first.user.id)) == left
     if scope != "local":
-        assert await code_of(auth.get_user(first.access_token)) == "session_not_found"
+        assert await error_code_of(auth.get_user(first.access_token)) == "session_not_found"
 
 
-async def test_access_tokens_expire(platform):
+async def test_an_expired_access_token_is_refused(platform):
     with platform.serve(token_seconds=-1) as url:
         async with httpx.AsyncClient(timeout=20) as http:
             auth = AsyncGoTrueClient(
@@ -191,13 +193,13 @@ async def test_access_tokens_expire(platform):
             )
             session = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
             assert session.expires_at < time.time()
-            assert await code_of(auth.get_user(session.access_token)) == "bad_jwt"
+            assert await error_code_of(auth.get_user(session.access_token)) == "bad_jwt"
 
 
 async def test_the_token_of_an_unknown_user_is_refused(auth, platform):
-    assert await code_of(auth.get_user(platform.token(uuid4()))) == "user_not_found"
-    assert await code_of(auth.get_user(platform.settings.anon_key)) == "bad_jwt"
-    assert await code_of(auth.get_user("nonsense")) == "bad_jwt"
+    assert await error_code_of(auth.get_user(platform.token(uuid4()))) == "user_not_found"
+    assert await error_code_of(auth.get_user(platform.settings.anon_key)) == "bad_jwt"
+    assert await error_code_of(auth.get_user("nonsense")) == "bad_jwt"
 
 
 def test_the_sync_auth_client_works(gateway, platform):
@@ -234,7 +236,7 @@ def test_the_sync_auth_client_works(gateway, platform):
         (lambda auth: auth.exchange_code_for_session({"auth_code": "x"}), "grant type pkce"),
     ],
 )
-async def test_unsupported_calls_of_auth_are_named(auth, call, missing):
+async def test_unsupported_auth_calls_answer_501_and_name_the_feature(auth, call, missing):
     with pytest.raises(AuthApiError) as refused:
         await call(auth)
     assert (refused.value.status, refused.value.code) == (501, "not_implemented")
@@ -259,7 +261,7 @@ async def test_requests_without_an_api_version_get_the_older_error_format(gatewa
         assert (await http.get("/health")).status_code == 200
 
 
-# --- Users with a service key ---
+# --- Administration of users, with a service key ---
 
 
 @pytest.fixture
@@ -275,7 +277,7 @@ async def admin(gateway, platform):
 
 async def test_an_administrator_creates_changes_and_deletes_users(admin, auth):
     email = new_email()
-    made = await admin.create_user(
+    created = await admin.create_user(
         {
             "email": email.upper(),
             "password": PASSWORD,
@@ -284,7 +286,7 @@ async def test_an_administrator_creates_changes_and_deletes_users(admin, auth):
             "app_metadata": {"plan": "pro"},
         }
     )
-    user = made.user
+    user = created.user
     assert (user.email, user.user_metadata) == (email, {"name": "Ada", "old": 1})
     assert user.app_metadata == {"provider": "email", "providers": ["email"], "plan": "pro"}
     session = (await auth.sign_in_with_password({"email": email, "password": PASSWORD})).session
@@ -295,17 +297,20 @@ async def test_an_administrator_creates_changes_and_deletes_users(admin, auth):
     assert changed.user.user_metadata == {"name": "Ada", "new": 2}
     assert (await admin.get_user_by_id(user.id)).user == changed.user
     wrong = auth.sign_in_with_password({"email": email, "password": PASSWORD})
-    assert await code_of(wrong) == "invalid_credentials"
+    assert await error_code_of(wrong) == "invalid_credentials"
     await auth.sign_in_with_password({"email": email, "password": "another " + PASSWORD})
     await admin.delete_user(user.id)
-    assert await code_of(admin.get_user_by_id(user.id)) == "user_not_found"
-    assert await code_of(admin.delete_user(user.id)) == "user_not_found"
-    assert await code_of(auth.get_user(session.access_token)) == "user_not_found"
-    assert await code_of(auth.refresh_session(session.refresh_token)) == "refresh_token_not_found"
+    assert await error_code_of(admin.get_user_by_id(user.id)) == "user_not_found"
+    assert await error_code_of(admin.delete_user(user.id)) == "user_not_found"
+    assert await error_code_of(auth.get_user(session.access_token)) == "user_not_found"
+    assert (
+        await error_code_of(auth.refresh_session(session.refresh_token))
+        == "refresh_token_not_found"
+    )
 
 
 async def test_auth_refuses_the_token_of_a_deleted_user(admin, auth, gateway, platform):
-    """Refuse it in Auth; as on the platform, other services accept it until it expires."""
+    # Only Auth refuses it: as on the platform, other services accept it until it expires.
     session = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     await admin.delete_user(session.user.id)
     headers = {
@@ -347,12 +352,12 @@ async def test_users_are_listed_in_pages_newest_first(admin, gateway, platform):
 async def test_an_unconfirmed_user_cannot_sign_in(admin, auth):
     account = {"email": new_email(), "password": PASSWORD}
     user = (await admin.create_user(account)).user
-    assert await code_of(auth.sign_in_with_password(account)) == "email_not_confirmed"
+    assert await error_code_of(auth.sign_in_with_password(account)) == "email_not_confirmed"
     await admin.update_user_by_id(user.id, {"email_confirm": True})
     assert (await auth.sign_in_with_password(account)).user.id == user.id
 
 
-async def test_a_users_role_is_in_its_tokens(admin, auth):
+async def test_the_access_token_contains_the_role_of_the_user(admin, auth):
     account = {"email": new_email(), "password": PASSWORD, "email_confirm": True}
     await admin.create_user({**account, "role": "editor"})
     session = (await auth.sign_in_with_password(account)).session
@@ -362,10 +367,12 @@ async def test_a_users_role_is_in_its_tokens(admin, auth):
 async def test_ids_and_email_addresses_of_users_are_unique(admin):
     email, user_id = new_email(), str(uuid4())
     assert (await admin.create_user({"email": email, "id": user_id})).user.id == user_id
-    assert await code_of(admin.create_user({"email": email})) == "email_exists"
+    assert await error_code_of(admin.create_user({"email": email})) == "email_exists"
     other = (await admin.create_user({"email": new_email()})).user
-    assert await code_of(admin.update_user_by_id(other.id, {"email": email})) == "email_exists"
-    assert await code_of(admin.create_user({})) == "validation_failed"
+    assert (
+        await error_code_of(admin.update_user_by_id(other.id, {"email": email})) == "email_exists"
+    )
+    assert await error_code_of(admin.create_user({})) == "validation_failed"
 
 
 @pytest.mark.parametrize(
@@ -376,7 +383,7 @@ async def test_ids_and_email_addresses_of_users_are_unique(admin):
         ({"password_hash": "$2a$10$x"}, "passwords given as a hash"),
     ],
 )
-async def test_unsupported_calls_of_an_administrator_are_named(admin, attributes, missing):
+async def test_unsupported_admin_calls_answer_501_and_name_the_feature(admin, attributes, missing):
     user = (await admin.create_user({"email": new_email()})).user
     for call in (
         admin.create_user({"email": new_email(), **attributes}),
@@ -385,7 +392,10 @@ async def test_unsupported_calls_of_an_administrator_are_named(admin, attributes
         with pytest.raises(AuthApiError) as refused:
             await call
         assert (refused.value.status, missing in refused.value.message) == (501, True)
-    assert await code_of(admin.delete_user(user.id, should_soft_delete=True)) == "not_implemented"
+    assert (
+        await error_code_of(admin.delete_user(user.id, should_soft_delete=True))
+        == "not_implemented"
+    )
 
 
 @pytest.mark.parametrize(
@@ -397,7 +407,7 @@ async def test_unsupported_calls_of_an_administrator_are_named(admin, attributes
         ("user", 403, "not_admin"),
     ],
 )
-async def test_only_a_service_key_may_administer(gateway, platform, token, status, code):
+async def test_only_a_service_key_may_administer_users(gateway, platform, token, status, code):
     tokens = {"anon": platform.settings.anon_key, "user": platform.token(uuid4())}
     headers = {"apikey": platform.settings.anon_key}
     if token is not None:

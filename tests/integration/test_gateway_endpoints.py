@@ -1,4 +1,4 @@
-"""`docs/embedded-stack.md` lists each endpoint of the gateway, and what is not supported."""
+"""`docs/embedded-stack.md` lists each endpoint of the gateway and each unsupported feature."""
 
 import re
 from pathlib import Path
@@ -24,21 +24,21 @@ MISSING = [
 ]
 
 
-def _front(platform):
-    """Return the app behind the origin checks."""
+def _router(platform):
+    """Return the router of the gateway, which is inside the origin check and CORS."""
     return create_app(platform.settings).app.app
 
 
 def endpoints(platform):
-    """Return method and path of every route of the gateway."""
-    front = _front(platform)
-    for prefix in front._services:
+    """Yield the method and path of every route of the gateway."""
+    router = _router(platform)
+    for prefix in router._services:
         yield from ((method, prefix + "…") for method in ANY.split())
     for prefix, _ in missing._MISSING:
         yield from ((method, prefix + "/…") for method in ANY.split())
-    for route in front._services["/storage/v1/"]._routes:
+    for route in router._services["/storage/v1/"]._routes:
         yield from ((method, f"/storage/v1/{route.pattern}") for method in route.methods.split())
-    for route in front._others.routes:
+    for route in router._others.routes:
         path = route.path.replace(":path}", "}")
         if isinstance(route, WebSocketRoute):
             yield "WS", path
@@ -53,8 +53,8 @@ def test_the_document_lists_exactly_the_endpoints(platform):
     assert set(documented) == set(endpoints(platform))
 
 
-def test_the_document_lists_what_is_not_supported(platform):
-    storage = _front(platform)._services["/storage/v1/"]
+def test_the_document_lists_exactly_the_unsupported_features(platform):
+    storage = _router(platform)._services["/storage/v1/"]
     named = {(f"/storage/v1/{route.pattern}", route.missing) for route in storage._routes}
     named |= {(f"{prefix}/…", name) for prefix, name in missing._MISSING}
     documented = {

@@ -1,4 +1,4 @@
-"""Storage and Auth with the unchanged supabase-js, in Node."""
+"""Storage and Auth with the unmodified supabase-js, in Node."""
 
 import asyncio
 import json
@@ -53,7 +53,9 @@ ANSWERS = {
 
 
 @pytest.mark.extra
-async def test_supabase_js_stores_and_signs_in(gateway, platform, node, node_modules):
+async def test_supabase_js_gets_the_expected_answers_from_auth_and_storage(
+    gateway, platform, node, node_modules
+):
     async with platform.connect() as sql:
         await sql.execute(POLICY)
     environment = {

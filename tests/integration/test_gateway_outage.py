@@ -39,11 +39,11 @@ class DatabaseProxy:
         self._writers.clear()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        socket_of = dict(parse_qsl(self._target.query))
-        path = f"{socket_of['host']}/.s.PGSQL.{socket_of['port']}"
-        there = await asyncio.open_unix_connection(path)
-        self._writers |= {writer, there[1]}
-        await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
+        target = dict(parse_qsl(self._target.query))
+        path = f"{target['host']}/.s.PGSQL.{target['port']}"
+        server_reader, server_writer = await asyncio.open_unix_connection(path)
+        self._writers |= {writer, server_writer}
+        await asyncio.gather(_copy(reader, server_writer), _copy(server_reader, writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,9 +1,9 @@
 """PostgREST behind the gateway answers as on the platform, except for the differences listed here.
 
-`recordings.json` has requests and answers of PostgREST 14.12 on PostgreSQL 15, one independent case
-a line; the field `v16` has the answers of 16.2 that differ. `schema.sql` creates the database of
-the recordings. The bundled PostgREST is 12.0.2. Every request is sent with an anon key, which the
-gateway requires as the platform's does.
+`recordings.json` has requests and answers of PostgREST 14.12 on PostgreSQL 15. Each line is an
+independent case. If PostgREST 16.2 answers differently, the field `v16` has the difference.
+`schema.sql` creates the database of the recordings. The bundled PostgREST is 12.0.2. Every request
+is sent with an anon key, because the gateway requires one, like the platform's.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from picture_queue.local.stack import LocalSupabase
 from ..databases import login
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "postgrest"
-# The recorded headers except Proxy-Status, which 12 does not send, and CORS, added by the gateway.
+# The compared headers. PostgREST 12 does not send Proxy-Status; the gateway adds those of CORS.
 HEADERS = (
     "Allow",
     "Cache-Control",
@@ -55,30 +55,31 @@ ROLES = {
 }
 
 
-# The reason of each difference, the affected parts of the answer, and the cases.
+# The reason of each difference, the parts of the answer that differ, and the cases.
+# 12 and 14 are versions of PostgREST.
 DIFFERENCES = (
     (
-        "12 does not know a table: PostgreSQL does (42P01), or nobody (404 and {})",
+        "12 does not check that a table exists: PostgreSQL reports 42P01, or the body is {}",
         "body",
         "call-47 read-13 read-14 read-15 insert-41 update-41 delete-16 http-04",
     ),
-    ("12 says {} of a path that leads nowhere", "body", "call-45 call-46 http-15 http-16"),
-    ("12 answers 404 and {} to a change of the root", "body status", "http-12 http-20"),
+    ("12 answers {} for an invalid path", "body", "call-45 call-46 http-15 http-16"),
+    ("12 answers 404 and {} to a write to the root", "body status", "http-12 http-20"),
     (
-        "12 has another text for an object that is not one row (same code), under two types",
+        "12 has another error text, and another type, if a single object is not exactly one row",
         "body headers",
         "result-48 result-49 result-50 read-153 read-154 insert-09 update-10 update-11 update-12"
         " delete-09",
     ),
     (
-        "12 has another text (same code)",
+        "12 has another error text with the same code",
         "body",
         "read-42 read-165 read-167 insert-15 insert-16 update-21 dberror-107 dberror-108"
         " dberror-109 dberror-110 dberror-111 dberror-112",
     ),
-    ("12 gives a hint where 14 sees no likeness", "body", "choice-34"),
+    ("12 gives a hint where 14 finds no similar name", "body", "choice-34"),
     (
-        "12 answers 415 where 14 has 406 for an Accept it cannot meet",
+        "12 answers 415, and 14 answers 406, to an Accept without an available type",
         "status",
         "result-72 result-73 result-74 read-160 read-161 http-14",
     ),
@@ -86,80 +87,80 @@ DIFFERENCES = (
     ("12 has no max-affected", "body headers status", "result-91 update-32"),
     ("12 still has params=single-object", "headers", "result-79"),
     (
-        "12 filters and orders a function's rows by selected columns alone",
+        "12 can filter and order the rows of a function by selected columns only",
         "body headers status",
         "result-37 result-38 result-60 result-87",
     ),
     ("12 has no is.not_null", "body headers status", "read-39"),
-    ("12 spreads no to-many embedding", "body headers status", "embed-22"),
-    ("12 takes JSON in a query string for text", "body", "args-25"),
-    ("12 takes JSON in a query string for text", "body headers status", "args-26"),
+    ("12 cannot spread a to-many embedding", "body headers status", "embed-22"),
+    ("12 reads JSON in a query string as text", "body", "args-25"),
+    ("12 reads JSON in a query string as text", "body headers status", "args-26"),
     (
-        "12 gives another status to some SQLSTATEs",
+        "12 maps some SQLSTATEs to another status",
         "status",
         "dberror-39 dberror-46 dberror-51 dberror-60 upsert-11",
     ),
     (
-        "12 answers 400 to a role that does not exist",
+        "12 answers 400 if the role does not exist",
         "headers status",
         "dberror-86 jwt-20 jwt-23 jwt-24 jwt-25",
     ),
-    ("12 runs a 40001 again, not a 40P01", "body headers status", "dberror-93"),
+    ("12 retries 40001 but not 40P01", "body headers status", "dberror-93"),
     (
-        "the stack's search_path has `extensions`, as the platform's",
+        "the search_path of the stack has `extensions`, like that of the platform",
         "body",
         "call-39 context-01 context-02 context-03 context-04 context-05",
     ),
     (
-        "the gateway writes the standard reason phrase, never a message of the database",
+        "the gateway sends the standard reason phrase, not a message of the database",
         "reason",
         "dberror-03 dberror-04 dberror-05 dberror-06 dberror-07 dberror-08 dberror-09 dberror-10"
         " dberror-11 dberror-12 dberror-13 dberror-14 dberror-15 dberror-100 dberror-101"
         " dberror-102 dberror-103 dberror-105",
     ),
     (
-        "the gateway answers 500 where the status is none of HTTP's",
+        "the gateway answers 500 if the status is not valid in HTTP",
         "reason status",
         "dberror-16 dberror-17",
     ),
     ("the gateway answers a browser's preflight", "body headers", "http-07"),
     (
-        "the gateway's server knows the verbs of HTTP alone",
+        "the server of the gateway accepts only the methods of HTTP",
         "body headers status",
         "http-10 http-11",
     ),
     (
-        "a key in `apikey` counts where Authorization has no token, as at the platform's gateway",
+        "without a token in Authorization the key in `apikey` counts, as on the platform",
         "body headers status",
         "jwt-32 jwt-33 jwt-37 jwt-41",
     ),
     (
-        "a server configured otherwise: the stack has one configuration",
+        "recorded with another configuration, which the stack does not have",
         "not sent",
         " ".join(f"config-{n:02}" for n in range(1, 27)),
     ),
 )
 
 
-def encoded(data: bytes | str) -> str:
+def encode_base64url(data: bytes | str) -> str:
     """Return the URL-safe Base64 without padding that tokens use."""
     data = data.encode() if isinstance(data, str) else data
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def signed(header: dict[str, Any], payload: str, described: dict[str, Any]) -> str:
-    """Return a token that matches a description, valid or not."""
+def make_token(header: dict[str, Any], payload: str, described: dict[str, Any]) -> str:
+    """Return the token that a case describes; it may be invalid."""
     secret = "another secret of 32 characters or more" if "secret" in described else SECRET
     algorithm = described.get("alg", "HS256")
-    body = f"{encoded(json.dumps(header))}.{encoded(payload)}"
+    body = f"{encode_base64url(json.dumps(header))}.{encode_base64url(payload)}"
     if algorithm == "none":
         return body + "."
     signature = hmac.digest(secret.encode(), body.encode(), algorithm.replace("HS", "sha"))
-    return f"{body}.{encoded(signature)}"
+    return f"{body}.{encode_base64url(signature)}"
 
 
-def authorization(case: dict[str, Any]) -> str | None:
-    """Return the Authorization header of a case, None without one."""
+def authorization_header(case: dict[str, Any]) -> str | None:
+    """Return the Authorization header of a case; None if the case has no token."""
     described = case.get("jwt")
     if described is None:
         role = case.get("role")
@@ -174,7 +175,7 @@ def authorization(case: dict[str, Any]) -> str | None:
     header = {"alg": algorithm, "typ": "JWT"} | (
         {"kid": described["kid"]} if "kid" in described else {}
     )
-    token = signed(header, described.get("payload_raw", json.dumps(claims)), described)
+    token = make_token(header, described.get("payload_raw", json.dumps(claims)), described)
     scheme = described.get("scheme", "Bearer")
     return f"{scheme} {token}" if scheme else token
 
@@ -183,9 +184,9 @@ class Replay:
     """A replay of the recorded requests: it sends them to a gateway and compares the answers.
 
     Args:
-        url: The gateway's address.
-        key: The gateway's anon key, which every request is sent with.
-        sql: A superuser's connection to the recordings' database.
+        url: The address of the gateway.
+        key: The anon key of the gateway, for every request.
+        sql: A connection to the database of the recordings, as the superuser.
     """
 
     def __init__(self, url: str, key: str, sql: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -199,7 +200,7 @@ class Replay:
 
     async def reset(self) -> None:
         """Restore the data if something has been written since the last reset."""
-        # A write gets a transaction id. A sequence can advance without one.
+        # A write gets a transaction id, but a sequence can advance without one.
         newest = (
             "select pg_snapshot_xmax(pg_current_snapshot())::text, sum(last_value)"
             " from pg_sequences"
@@ -212,7 +213,7 @@ class Replay:
         """Send the request of a case; return the parts of the answer that differ."""
         await self.reset()
         async with self._with_locked_row(case):
-            status, reason, headers, body = await asyncio.to_thread(self._ask, case)
+            status, reason, headers, body = await asyncio.to_thread(self._send, case)
         wanted = case["answer"]
         compared = {
             "status": (status, wanted["status"]),
@@ -221,7 +222,7 @@ class Replay:
                 {name: ", ".join(headers.get_all(name)) for name in HEADERS if name in headers},
                 {name: wanted["headers"][name] for name in HEADERS if name in wanted["headers"]},
             ),
-            "body": (parsed(body), parsed(wanted["body"])),
+            "body": (parse_body(body), parse_body(wanted["body"])),
         }
         if "Content-Range" in case.get("volatile", []):
             del compared["headers"], compared["status"]
@@ -234,7 +235,7 @@ class Replay:
 
     @contextlib.asynccontextmanager
     async def _with_locked_row(self, case: dict[str, Any]) -> AsyncIterator[None]:
-        """Lock a row from another connection, which one case requires."""
+        """Lock a row from another connection if the case requires it."""
         if "before" not in case:
             yield
             return
@@ -246,13 +247,13 @@ class Replay:
         """Close the connection to the gateway."""
         self._connection.close()
 
-    def _ask(self, case: dict[str, Any]) -> tuple[int, str, http.client.HTTPMessage, str]:
+    def _send(self, case: dict[str, Any]) -> tuple[int, str, http.client.HTTPMessage, str]:
         """Send a request exactly as it was recorded; most clients would normalise its path."""
         connection = self._connection
         method, _, path = case["request"].partition(" ")
         connection.putrequest(method, "/rest/v1" + path, skip_accept_encoding=True)
         headers = {"apikey": self._key} | case.get("headers", {})
-        given = authorization(case)
+        given = authorization_header(case)
         if given is not None:
             headers["Authorization"] = given
         for name, value in headers.items():
@@ -269,7 +270,7 @@ class Replay:
         return answer.status, answer.reason, answer.headers, text
 
 
-def parsed(text: str) -> Any:
+def parse_body(text: str) -> Any:
     """Return a JSON body as a value with exact numbers, and any other body as text."""
     try:
         return json.loads(text, parse_float=lambda digits: ("number", digits))
@@ -278,8 +279,8 @@ def parsed(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[Path]:
-    """Run a PostgREST for the database of the recordings; yield its socket."""
+def run_postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[Path]:
+    """Run PostgREST for the database of the recordings; yield its socket."""
     server = PostgREST(
         find_postgrest(), database_url=database_url, jwt_secret=jwt_secret, data=data
     )
@@ -297,7 +298,7 @@ def postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[Pat
 
 @pytest.fixture(scope="module")
 def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A gateway and its platform with the recordings' schema, on its own Postgres cluster.
+    """A gateway and its platform with the schema of the recordings, on a separate cluster.
 
     The schema changes the statement timeouts of roles, which apply to the whole cluster.
     """
@@ -308,14 +309,14 @@ def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     data = DataDir(tmp_path_factory.mktemp("postgrest"))
     data.make()
-    with LocalSupabase() as own, new_platform(own) as platform:
+    with LocalSupabase() as stack, new_platform(stack) as platform:
         asyncio.run(load(platform))
         database = urlsplit(platform.superuser_url).path[1:]
         with (
-            postgrest(
-                data, login(own, "authenticator", database), platform.settings.jwt_secret
-            ) as there,
-            platform.serve(postgrest_socket=there, allowed_origins=("http://example.com",)) as url,
+            run_postgrest(
+                data, login(stack, "authenticator", database), platform.settings.jwt_secret
+            ) as socket,
+            platform.serve(postgrest_socket=socket, allowed_origins=("http://example.com",)) as url,
         ):
             yield url, platform
 
@@ -336,4 +337,4 @@ async def test_postgrest_answers_as_recorded(served):
         for name in different.keys() | listed.keys()
         if different.get(name) != listed.get(name)
     }
-    assert not unexpected, f"differences, found and listed: {unexpected}"
+    assert not unexpected, f"differences (found, listed): {unexpected}"

@@ -1,4 +1,4 @@
-"""Realtime with the unchanged client library: permissions, messages and the end of channels."""
+"""Realtime with the unmodified client library: permissions, messages and closed channels."""
 
 import asyncio
 import contextlib
@@ -34,12 +34,9 @@ class Listener:
     def __init__(self, client: AsyncRealtimeClient, topic: str, options: dict[str, Any]) -> None:
         self.client = client
         self.channel = client.channel(topic, {"config": options})
-        self.channel.on_broadcast("*", self._messages_put)
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.channel.on_broadcast("*", self._messages.put_nowait)
         self._states: asyncio.Queue[tuple[RealtimeSubscribeStates, str]] = asyncio.Queue()
-
-    def _messages_put(self, message: dict[str, Any]) -> None:
-        self._messages.put_nowait(message)
 
     async def subscribe(self) -> "Listener":
         await self.channel.subscribe(
@@ -70,7 +67,7 @@ def policies(platform):
 
 @pytest.fixture
 async def listen(gateway, platform):
-    """Return a function that opens channels, whose clients are closed after the test."""
+    """Return a function that opens channels. Their clients are closed after the test."""
     clients = []
 
     async def open_channel(topic: str, user: UUID | None = None, url=gateway, **options: Any):
@@ -175,12 +172,12 @@ async def test_a_broadcast_without_the_right_to_write_is_dropped(listen):
     ada = await listen(f"user:{ADA}", ADA)
     other = await listen(f"user:{ADA}", ADA)
     await other.channel.send_broadcast("hello", {"n": 1})
-    # A request on the same socket is answered after the broadcast was handled.
+    # The gateway handles frames in order, so it has handled the broadcast when it answers this.
     await other.client.channel("room", {"config": {"private": True}}).subscribe()
     assert ada.has_no_messages()
 
 
-async def test_broadcasts_over_http_need_the_right_to_write(listen, gateway, platform):
+async def test_broadcasts_over_http_require_the_right_to_write(listen, gateway, platform):
     shared = f"shared:{ADA}"
     ada = await listen(shared, ADA)
     await ada.channel.http_send("hello", {"n": 1})
@@ -242,7 +239,7 @@ async def test_a_new_token_without_permission_closes_the_channel(listen, platfor
 
 
 @pytest.mark.parametrize(("seconds", "reason"), [(-5, "InvalidJWTToken"), (None, "MalformedJWT")])
-async def test_a_bad_token_cannot_join(listen, platform, seconds, reason):
+async def test_a_join_with_an_invalid_token_is_refused(listen, platform, seconds, reason):
     token = "nonsense" if seconds is None else platform.token(ADA, seconds=seconds)
     listener = await listen(f"user:{ADA}", token=token)
     state, error = await listener.state()
@@ -251,7 +248,7 @@ async def test_a_bad_token_cannot_join(listen, platform, seconds, reason):
 
 
 @pytest.mark.parametrize("claims", [{"role": "authenticated"}, {"exp": 4102444800}, {}])
-async def test_a_token_needs_a_role_and_an_expiry(listen, platform, claims):
+async def test_a_token_without_a_role_or_an_expiry_is_refused(listen, platform, claims):
     token = jwt.encode({"sub": str(ADA), **claims}, platform.settings.jwt_secret)
     state, error = await (await listen("room", token=token, private=False)).state()
     assert state == CHANNEL_ERROR
@@ -269,7 +266,7 @@ async def test_a_client_reconnects_after_a_network_cut(listen, faults, sql):
     assert (await ada.message())["payload"]["n"] == 1
 
 
-async def test_faults_drop_repeat_and_delay_messages(listen, faults, sql):
+async def test_faults_drop_duplicate_and_delay_messages(listen, faults, sql):
     ada = await listen(f"user:{ADA}", ADA)
     await faults.set(drop_messages=1)
     await send(sql, {"n": "dropped"}, f"user:{ADA}")
@@ -284,7 +281,7 @@ async def test_faults_drop_repeat_and_delay_messages(listen, faults, sql):
     assert [(await ada.message())["payload"]["n"] for _ in range(2)] == ["in time", "late"]
 
 
-async def test_a_fault_closes_channels(listen, faults):
+async def test_a_fault_closes_the_channels_of_a_topic(listen, faults):
     ada = await listen(f"user:{ADA}", ADA)
     bob = await listen(f"user:{BOB}", BOB)
     await ada.state()
@@ -294,7 +291,7 @@ async def test_a_fault_closes_channels(listen, faults):
     assert bob.channel.is_joined
 
 
-async def test_messages_arrive_again_after_an_outage_of_the_database(listen, sql):
+async def test_messages_arrive_after_the_gateway_has_reconnected_to_the_database(listen, sql):
     ada = await listen(f"user:{ADA}", ADA)
     listening = (
         "select pid from pg_stat_activity where datname = current_database()"
@@ -302,7 +299,7 @@ async def test_messages_arrive_again_after_an_outage_of_the_database(listen, sql
     )
     old = await sql.fetchval(listening)
     await sql.execute("select pg_terminate_backend($1)", old)
-    # When the gateway listens again it prunes, which is then its last statement.
+    # The gateway prunes after it has reconnected, so the prune is then its last statement.
     again = listening + " and pid <> $1 and query like 'delete from realtime.messages%'"
     async with asyncio.timeout(TIMEOUT):
         while await sql.fetchval(again, old) is None:
@@ -315,11 +312,12 @@ FORGED = {"id": str(uuid4()), "topic": f"user:{ADA}", "event": "e", "private": T
 
 
 @pytest.mark.parametrize(
-    "note", ["", "{", "[]", "1", "{}", '{"id": "x"}', '{"topic": "room"}', json.dumps(FORGED)]
+    "notification",
+    ["", "{", "[]", "1", "{}", '{"id": "x"}', '{"topic": "room"}', json.dumps(FORGED)],
 )
-async def test_a_malformed_notification_is_ignored(listen, sql, note):
+async def test_a_malformed_notification_is_ignored(listen, sql, notification):
     ada = await listen(f"user:{ADA}", ADA)
-    await sql.execute("select pg_notify('realtime_messages', $1)", note)
+    await sql.execute("select pg_notify('realtime_messages', $1)", notification)
     await send(sql, {"n": 1}, f"user:{ADA}")
     assert (await ada.message())["payload"]["n"] == 1
 
@@ -360,7 +358,7 @@ async def test_subscriptions_to_table_changes_are_refused(gateway, platform):
     assert "NotImplemented: The embedded stack has no postgres_changes" in error
 
 
-async def test_presence_is_empty_and_a_leave_is_answered(listen):
+async def test_presence_is_empty_and_a_leave_closes_the_channel(listen):
     ada = await listen("room", ADA, presence={"key": "", "enabled": True})
     await ada.channel.track({"online": True})
     assert ada.channel.presence_state() == {}
@@ -369,7 +367,7 @@ async def test_presence_is_empty_and_a_leave_is_answered(listen):
     assert (await ada.state())[0] == CLOSED
 
 
-# --- Raw frames, which no client library sends ---
+# --- Raw frames, without a client library ---
 
 
 @contextlib.asynccontextmanager
@@ -381,12 +379,12 @@ async def raw_socket(gateway, key, **query):
         yield socket
 
 
-async def ask(socket, topic, event, payload=None, ref="1"):
+async def send_frame(socket, topic, event, payload=None, ref="1"):
     message = {"topic": topic, "event": event, "payload": payload or {}, "ref": ref}
     await socket.send(json.dumps(message))
 
 
-async def answer(socket):
+async def receive_frame(socket):
     async with asyncio.timeout(TIMEOUT):
         return json.loads(await socket.recv())
 
@@ -396,7 +394,9 @@ async def answer(socket):
     [({"apikey": None}, 401), ({"apikey": "nonsense"}, 401), ({"vsn": "3.0.0"}, 501)],
     ids=["no key", "a bad key", "another protocol"],
 )
-async def test_a_handshake_needs_a_key_and_a_known_protocol(gateway, platform, changes, status):
+async def test_a_handshake_without_a_key_or_with_an_unknown_protocol_is_refused(
+    gateway, platform, changes, status
+):
     with pytest.raises(websockets.InvalidStatus) as refused:
         async with raw_socket(gateway, platform.settings.anon_key, **changes):
             pass
@@ -411,37 +411,43 @@ async def test_connections_are_refused_during_a_network_cut(gateway, platform, f
     assert refused.value.response.status_code == 503
 
 
-async def test_opaque_keys_open_a_socket(gateway, platform):
+async def test_publishable_and_secret_keys_open_a_socket(gateway, platform):
     for key in (platform.settings.publishable_key, platform.settings.secret_key):
         async with raw_socket(gateway, key) as socket:
-            await ask(socket, "realtime:room", "phx_join", {"access_token": key})
-            assert (await answer(socket))["payload"]["status"] == "ok"
+            await send_frame(socket, "realtime:room", "phx_join", {"access_token": key})
+            assert (await receive_frame(socket))["payload"]["status"] == "ok"
 
 
-async def test_the_protocol_of_version_one(gateway, platform, sql):
+async def test_heartbeats_joins_and_leaves_in_protocol_version_1(gateway, platform, sql):
     async with raw_socket(gateway, platform.settings.anon_key) as socket:
-        await ask(socket, "phoenix", "heartbeat", ref=None)
-        assert await answer(socket) == {
+        await send_frame(socket, "phoenix", "heartbeat", ref=None)
+        assert await receive_frame(socket) == {
             "topic": "phoenix",
             "event": "phx_reply",
             "payload": {"status": "ok", "response": {}},
             "ref": None,
         }
-        await ask(socket, "realtime:room", "broadcast")
-        assert (await answer(socket))["payload"]["response"] == {"reason": "unmatched topic"}
-        await ask(socket, "realtime:", "phx_join")
-        reason = (await answer(socket))["payload"]["response"]["reason"]
+        await send_frame(socket, "realtime:room", "broadcast")
+        assert (await receive_frame(socket))["payload"]["response"] == {"reason": "unmatched topic"}
+        await send_frame(socket, "realtime:", "phx_join")
+        reason = (await receive_frame(socket))["payload"]["response"]["reason"]
         assert reason.startswith("TopicNameRequired")
         # A second join replaces the first, and each message still arrives once.
         for ref in ("1", "2"):
-            await ask(socket, "realtime:room", "phx_join", ref=ref)
-            assert (await answer(socket))["ref"] == ref
+            await send_frame(socket, "realtime:room", "phx_join", ref=ref)
+            assert (await receive_frame(socket))["ref"] == ref
         await send(sql, {"n": 1}, "room", private=False)
         await send(sql, {"n": 2}, "room", private=False)
-        assert [(await answer(socket))["payload"]["payload"]["n"] for _ in range(2)] == [1, 2]
-        await ask(socket, "realtime:room", "access_token", {"access_token": None})
-        await ask(socket, "realtime:room", "phx_leave", ref="3")
-        assert [(await answer(socket))["event"] for _ in range(2)] == ["phx_reply", "phx_close"]
+        assert [(await receive_frame(socket))["payload"]["payload"]["n"] for _ in range(2)] == [
+            1,
+            2,
+        ]
+        await send_frame(socket, "realtime:room", "access_token", {"access_token": None})
+        await send_frame(socket, "realtime:room", "phx_leave", ref="3")
+        assert [(await receive_frame(socket))["event"] for _ in range(2)] == [
+            "phx_reply",
+            "phx_close",
+        ]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"topic": "phoenix"}'])
@@ -449,10 +455,10 @@ async def test_a_malformed_message_closes_the_socket(gateway, platform, text):
     async with raw_socket(gateway, platform.settings.anon_key) as socket:
         await socket.send(text)
         with pytest.raises(websockets.ConnectionClosed):
-            await answer(socket)
+            await receive_frame(socket)
 
 
-async def test_a_client_that_does_not_read_is_closed_and_delays_no_other(platform, sql):
+async def test_a_client_that_does_not_read_is_disconnected_and_does_not_delay_others(platform, sql):
     messages = 60
     with platform.serve(subscriber_queue=5) as url:
         async with (
@@ -460,20 +466,20 @@ async def test_a_client_that_does_not_read_is_closed_and_delays_no_other(platfor
             raw_socket(url, platform.settings.anon_key) as quick,
         ):
             for socket in (slow, quick):
-                await ask(socket, "realtime:room", "phx_join")
-                await answer(socket)
+                await send_frame(socket, "realtime:room", "phx_join")
+                await receive_frame(socket)
             slow.transport.pause_reading()
             for n in range(messages):
                 await send(sql, {"n": n, "text": "x" * 500_000}, "room", private=False)
-                assert (await answer(quick))["payload"]["payload"]["n"] == n
+                assert (await receive_frame(quick))["payload"]["payload"]["n"] == n
             slow.transport.resume_reading()
             with pytest.raises(websockets.ConnectionClosed):
                 for _ in range(messages):
-                    await answer(slow)
+                    await receive_frame(slow)
 
 
-async def test_the_protocol_of_version_two(gateway, platform):
-    """Send frames as supabase-js does."""
+async def test_heartbeats_joins_and_binary_broadcasts_in_protocol_version_2(gateway, platform):
+    """Send the frames that supabase-js sends."""
     topic, body = "realtime:room", b'{"n":1}'
     parts = (b"1", b"2", topic.encode(), b"greet", b"")
     push = bytes([3, *map(len, parts), 1]) + b"".join(parts) + body
@@ -482,7 +488,7 @@ async def test_the_protocol_of_version_two(gateway, platform):
         raw_socket(gateway, platform.settings.anon_key) as bob,
     ):
         await ada.send(json.dumps([None, "9", "phoenix", "heartbeat", {}]))
-        assert await answer(ada) == [
+        assert await receive_frame(ada) == [
             None,
             "9",
             "phoenix",
@@ -491,13 +497,13 @@ async def test_the_protocol_of_version_two(gateway, platform):
         ]
         config = {"config": {"broadcast": {"self": True}}}
         await ada.send(json.dumps(["1", "1", topic, "phx_join", config]))
-        assert (await answer(ada))[1:4] == ["1", topic, "phx_reply"]
-        await ask(bob, topic, "phx_join")
-        assert (await answer(bob))["payload"]["status"] == "ok"
+        assert (await receive_frame(ada))[1:4] == ["1", topic, "phx_reply"]
+        await send_frame(bob, topic, "phx_join")
+        assert (await receive_frame(bob))["payload"]["status"] == "ok"
         await ada.send(push)
         payload = {"type": "broadcast", "event": "greet", "payload": {"n": 1}}
-        assert await answer(ada) == [None, None, topic, "broadcast", payload]
-        assert (await answer(bob))["payload"] == payload
+        assert await receive_frame(ada) == [None, None, topic, "broadcast", payload]
+        assert (await receive_frame(bob))["payload"] == payload
 
 
 @pytest.mark.parametrize("frame", [b"", b"\x03", b"\x09" * 8, "[1, 2]", '"text"', "{"])
@@ -505,4 +511,4 @@ async def test_a_malformed_frame_closes_the_socket(gateway, platform, frame):
     async with raw_socket(gateway, platform.settings.anon_key, vsn="2.0.0") as socket:
         await socket.send(frame)
         with pytest.raises(websockets.ConnectionClosed):
-            await answer(socket)
+            await receive_frame(socket)

@@ -1,4 +1,4 @@
-"""Limits and replay of Realtime: the gateway refuses with the error texts of the platform."""
+"""Limits and replay of Realtime: refusals have the error texts of the platform."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ def policies(platform):
 
 @pytest.fixture
 async def connect(platform):
-    """Return a function that makes clients, which are closed after the test."""
+    """Return a function that creates clients. They are closed after the test."""
     clients = []
 
     async def make(url: str, user: UUID | None = None) -> AsyncRealtimeClient:
@@ -185,7 +185,7 @@ async def test_the_bytes_of_a_frame_are_limited(gateway, platform):
 async def test_missed_messages_are_replayed(gateway, connect, sql):
     user, topic = uuid4(), f"room-{uuid4()}"
     before = int(time.time() * 1000) - 60_000
-    # When this listener has them, the gateway sends them to no later one.
+    # Once this listener has the messages, later listeners can get them only by a replay.
     earlier = Listener(await connect(gateway, user), topic, {"private": True})
     await earlier.subscribe()
     await send(sql, topic, *range(30))
@@ -218,7 +218,7 @@ async def test_missed_messages_are_replayed(gateway, connect, sql):
         ({"private": True, "broadcast": {"replay": {}}}, "replay needs a number `since`"),
         ({"private": True, "broadcast": {"replay": {"since": "now"}}}, "replay needs a number"),
     ],
-    ids=["public", "no time", "a text"],
+    ids=["public channel", "no time", "text as time"],
 )
 async def test_an_invalid_replay_is_refused(gateway, connect, options, reason):
     state, error = await Listener(await connect(gateway, uuid4()), "room", options).subscribe()

@@ -1,10 +1,10 @@
 """The gateway answers Storage requests like the real server, except for the listed differences.
 
 `recordings.json` has requests and answers of storage-api v1.70.6 with its file backend, and some
-statements, one case per line, in the order in which they ran. A case depends on earlier cases.
+SQL statements. Each line is a case. The cases run in order, because they depend on earlier ones.
 Cases with two connections, or with a broken one, are in `test_gateway_storage`.
-`<jwt {header}.{claims}>` stands for a token with these claims, `<SERVICE>`, `<ANON>`, `<USER_A>`,
-`<USER_B>` for the usual tokens; `volatile` points to values that differ from run to run.
+`<jwt {header}.{claims}>` stands for a token with these claims; `<SERVICE>`, `<ANON>`, `<USER_A>`
+and `<USER_B>` are the usual tokens; `volatile` has pointers to values that differ in each run.
 """
 
 import base64
@@ -52,29 +52,29 @@ create policy see_public_pics on storage.buckets for select to authenticated
   using (id = 'public-pics');
 """
 
-_GATEWAY = "the recording had no API gateway in front, which turns a key into a token"
-_DOTS = "the server's message has a path of its file backend"
+_GATEWAY = "recorded without the API gateway of the platform, which replaces a key by a token"
+_DOTS = "the message of the server contains a path of its file backend"
 
-_ESCAPED = "the token has an escape for a letter that is not ASCII"
-_NO_VERSIONS = "the column `versioning_status` is missing; the server does not use it yet"
+_ESCAPED = "the token escapes a letter that is not ASCII"
+_NO_VERSIONS = "the gateway lacks the column `versioning_status`, which the server does not use yet"
 _RESUMABLE = "501: resumable uploads"
 
 DIFFERENCES = {
     "auth-apikey-only": _GATEWAY,
     "auth-sb-secret": _GATEWAY,
-    "auth-role-authenticator": "another message: only the API's three roles are known here",
-    "auth-unknown-role": "400 instead of 500: only the API's three roles are known here",
-    "bucket-list-old-client": "clients of 2024 get the key `type` as well",
-    "list2-created-desc-cursor": "the cursor contains a time of the recording",
-    "list-name-desc": "the server forgets a folder in this order, a bug not worth copying",
+    "auth-role-authenticator": "another message: the gateway knows only the three roles of the API",
+    "auth-unknown-role": "400 instead of 500: the gateway knows only the three roles of the API",
+    "bucket-list-old-client": "the gateway sends the key `type` to old clients too",
+    "list2-created-desc-cursor": "the cursor contains the time of the recording",
+    "list-name-desc": "the server has a bug: it omits a folder in this order",
     "name-dot": _DOTS,
     "name-dotdot": _DOTS,
     "name-dotdot-deep": _DOTS,
     "name-dotdot-encoded": _DOTS,
-    "name-long-segment": "files are named by ids here, so a long name is accepted",
-    "other-health": "an endpoint for operators",
+    "name-long-segment": "the gateway names its files by ids, so it accepts a long name",
+    "other-health": "the gateway lacks this endpoint, which is for operators",
     "other-options": "the gateway answers a browser's preflight",
-    "render-disabled": "501: image transformations; the recorded server had them switched off",
+    "render-disabled": "501: image transformations; they were disabled in the recorded server",
     "sign-transform": "501: signing for a transformed image",
     "signup-create-bad-name": _ESCAPED,
     "sql-insert-bucket": _NO_VERSIONS,
@@ -105,7 +105,7 @@ TOKENS = {
 TOKEN = re.compile(r"<jwt (\{.*?\})\.(\{.*?\})(, [a-z ]+)?>")
 
 
-def mint(match: re.Match[str]) -> str:
+def make_token(match: re.Match[str]) -> str:
     """Return the token for a placeholder."""
     header, claims, note = json.loads(match[1]), json.loads(match[2]), match[3] or ""
     now = int(time.time())
@@ -122,15 +122,15 @@ def mint(match: re.Match[str]) -> str:
     return token[:-6] if "cut short" in note else token
 
 
-def expand(text: str) -> str:
+def replace_placeholders(text: str) -> str:
     """Return a text with its placeholders replaced."""
     for name, token in TOKENS.items():
         text = text.replace(name, token)
-    return TOKEN.sub(mint, text)
+    return TOKEN.sub(make_token, text)
 
 
-def data_of(described: dict[str, Any]) -> bytes:
-    """Return the bytes that a recording describes."""
+def decode_data(described: dict[str, Any]) -> bytes:
+    """Return the bytes that a case describes."""
     if "fill" not in described:
         if "base64" in described:
             return base64.b64decode(described["base64"])
@@ -140,15 +140,15 @@ def data_of(described: dict[str, Any]) -> bytes:
     return beginning.ljust(described["length"], fill)
 
 
-def body_of(case: dict[str, Any]) -> tuple[bytes | None, str | None]:
-    """Return body and content type of a request."""
+def encode_body(case: dict[str, Any]) -> tuple[bytes | None, str | None]:
+    """Return the body and the content type of the request of a case."""
     body = case.get("body")
     if body is None:
         return None, None
     if body["kind"] == "json":
         return json.dumps(body["json"]).encode(), "application/json"
     if body["kind"] == "bytes":
-        return data_of(body), None
+        return decode_data(body), None
     parts = b""
     for part in body["parts"]:
         disposition = f'form-data; name="{part["name"]}"'
@@ -157,23 +157,26 @@ def body_of(case: dict[str, Any]) -> tuple[bytes | None, str | None]:
         head = f"Content-Disposition: {disposition}\r\n"
         if "content_type" in part:
             head += f"Content-Type: {part['content_type']}\r\n"
-        parts += f"--zz\r\n{head}\r\n".encode() + data_of(part["data"]) + b"\r\n"
+        parts += f"--zz\r\n{head}\r\n".encode() + decode_data(part["data"]) + b"\r\n"
     return parts + b"--zz--\r\n", "multipart/form-data; boundary=zz"
 
 
-def play(url: str, case: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-    """Send a request exactly as it was recorded, without a client that normalises its path."""
-    body, content_type = body_of(case)
-    headers = {name: expand(value) for name, value in case.get("headers", {}).items()}
+def send_request(url: str, case: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    """Send a request exactly as it was recorded; most clients would normalise its path."""
+    body, content_type = encode_body(case)
+    headers = {name: replace_placeholders(value) for name, value in case.get("headers", {}).items()}
     if content_type is not None:
         headers["Content-Type"] = content_type
     if "authorization" in map(str.lower, headers):
-        # Every request with a token also has a key, as the client libraries send it.
+        # Send a key with every token, as the client libraries do.
         headers.setdefault("apikey", RECORDED.anon_key)
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
     try:
-        path = quote("/storage/v1" + expand(case["path"]), safe="%/:?=&#[]@!$'()*+,;~.-_<>{}|^`")
+        path = quote(
+            "/storage/v1" + replace_placeholders(case["path"]),
+            safe="%/:?=&#[]@!$'()*+,;~.-_<>{}|^`",
+        )
         connection.putrequest(case["method"], path, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
@@ -190,7 +193,7 @@ def play(url: str, case: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
 
 
 class Comparison:
-    """A comparison of answers. Ids differ from run to run, but equal ids must stay equal."""
+    """A comparison of answers. Ids differ in each run, but equal ids must stay equal."""
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}
@@ -215,46 +218,48 @@ class Comparison:
         """Return the differences of the body from the recording."""
         wanted = case.get("response_body")
         if wanted is None:
-            return ["a body where there was none"] if body else []
+            return ["an unexpected body"] if body else []
         if isinstance(wanted, dict) and wanted.keys() == {"bytes"}:
-            return [] if body == data_of(wanted["bytes"]) else ["other bytes"]
+            return [] if body == decode_data(wanted["bytes"]) else ["other bytes"]
         try:
-            given = dict(plain_values(json.loads(body)))
+            given = dict(flatten(json.loads(body)))
         except ValueError:
             return [f"no JSON: {body[:200]!r}"]
         volatile = case.get("volatile", [])
-        expected = dict(plain_values(wanted))
+        expected = dict(flatten(wanted))
         if expected.keys() != given.keys():
             return [f"other keys: {sorted(expected.keys() ^ given.keys())}"]
         return [
-            f"{at} is {given[at]!r}, not {expected[at]!r}"
-            for at in expected
-            if not self._same(at, expected[at], given[at], "/response_body" + at in volatile)
+            f"{pointer} is {given[pointer]!r}, not {expected[pointer]!r}"
+            for pointer in expected
+            if not self._same(
+                pointer, expected[pointer], given[pointer], "/response_body" + pointer in volatile
+            )
         ]
 
-    def _same(self, at: str, wanted: Any, given: Any, volatile: bool) -> bool:
-        if volatile and at.endswith(("/id", "/Id", "/version")):
+    def _same(self, pointer: str, wanted: Any, given: Any, volatile: bool) -> bool:
+        if volatile and pointer.endswith(("/id", "/Id", "/version")):
             return self._ids.setdefault(wanted, given) == given
         if volatile:
             return type(given) is type(wanted)
         if isinstance(wanted, str) and "<jwt " in wanted:
-            return same_tokens(wanted, given)
+            return have_equal_tokens(wanted, given)
         return bool(wanted == given)
 
 
-def plain_values(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the plain values of a JSON value, with their pointers."""
+def flatten(value: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the JSON pointer and the value of each leaf of a JSON value."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from plain_values(inner, f"{at}/{key}")
+            yield from flatten(inner, f"{pointer}/{key}")
     elif isinstance(value, list) and value:
         for n, inner in enumerate(value):
-            yield from plain_values(inner, f"{at}/{n}")
+            yield from flatten(inner, f"{pointer}/{n}")
     else:
-        yield at, value
+        yield pointer, value
 
 
-def same_tokens(wanted: str, given: str) -> bool:
+def have_equal_tokens(wanted: str, given: str) -> bool:
     """Return True if both texts have a token with the same header and claims in the same place."""
     match = TOKEN.search(wanted)
     assert match
@@ -270,7 +275,7 @@ def same_tokens(wanted: str, given: str) -> bool:
     )
 
 
-async def run(sql: Any, case: dict[str, Any]) -> str:
+async def run_statement(sql: Any, case: dict[str, Any]) -> str:
     """Run a recorded statement in its role; return its result or its error as JSON."""
     try:
         async with sql.transaction():
@@ -297,9 +302,9 @@ async def test_storage_answers_as_recorded(platform):
         with platform.serve() as url:
             for case in json.loads(CASES.read_text(encoding="utf-8")):
                 if "sql" in case:
-                    found = comparison.body(case, (await run(sql, case)).encode())
+                    found = comparison.body(case, (await run_statement(sql, case)).encode())
                 else:
-                    found = comparison.differences(case, *play(url, case))
+                    found = comparison.differences(case, *send_request(url, case))
                 if found:
                     different[case["id"]] = found
     unexpected = {name: found for name, found in different.items() if name not in DIFFERENCES}

@@ -1,4 +1,4 @@
-"""Requests to PostgREST through the gateway, the key checks, and the fault switches."""
+"""The gateway: requests to PostgREST, the checks of keys, and the fault switches."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ async def api(stack):
 
 @pytest.fixture
 async def switches(stack, api):
-    """Set fault switches of the stack's gateway. They are off again after the test."""
+    """Return a function that sets fault switches. They are off again after the test."""
 
     async def change(**values):
         headers = {"apikey": stack.secret_key}
@@ -78,7 +78,7 @@ async def test_a_request_with_an_invalid_token_is_refused(stack, api, given, cod
 
 
 @pytest.mark.parametrize("role", ["postgres", "supabase_admin", "supabase_auth_admin"])
-async def test_a_token_cannot_name_another_role(stack, api, role):
+async def test_a_token_with_a_role_outside_the_api_is_refused(stack, api, role):
     headers = {"apikey": stack.anon_key, **bearer(token(stack, role=role))}
     answer = await api.post("/rest/v1/rpc/picture_queue_version", json={}, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (403, "42501")
@@ -97,7 +97,7 @@ async def test_the_token_of_a_user_overrides_the_key(stack, api):
     assert (answer.status_code, answer.json()["code"]) == (403, "42501")
 
 
-async def test_answers_are_forwarded_unchanged(stack, api):
+async def test_answers_of_postgrest_are_forwarded_unchanged(stack, api):
     headers = bearer(stack.secret_key)
     answer = await api.get("/rest/v1/job_queue?select=id&limit=0", headers=headers)
     assert (answer.status_code, answer.json()) == (200, [])
@@ -112,7 +112,7 @@ async def test_answers_are_forwarded_unchanged(stack, api):
 
 
 @pytest.mark.parametrize("limit", ["limit", "lim%69t"])
-async def test_a_limit_on_a_change_is_ignored_as_on_the_platform(stack, api, db, limit):
+async def test_the_limit_parameter_of_a_delete_is_ignored_as_on_the_platform(stack, api, db, limit):
     await db.execute("create table public.limited (n int); insert into limited values (1), (2)")
     await db.execute("grant all on public.limited to service_role; notify pgrst, 'reload schema'")
     headers = {**bearer(stack.secret_key), "Prefer": "return=representation"}
@@ -221,7 +221,7 @@ async def test_cors_requests_of_browsers_are_permitted(stack, api):
         ("/realtime/v1/api/tenants", "tenant"),
     ],
 )
-async def test_unsupported_services_are_named(stack, api, path, missing):
+async def test_unsupported_services_answer_501_and_name_the_feature(stack, api, path, missing):
     answer = await api.post(path, headers={"apikey": stack.publishable_key})
     assert answer.status_code == 501
     assert missing in answer.json()["message"]

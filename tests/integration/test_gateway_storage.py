@@ -1,4 +1,4 @@
-"""Storage with the unchanged client library: permissions, files, and confinement to the folder."""
+"""Storage with the unmodified client library: permissions, objects, buckets and their files."""
 
 import asyncio
 import hashlib
@@ -36,7 +36,7 @@ def policies(platform):
 
 @pytest.fixture
 async def storage(gateway, platform):
-    """Return a function that makes a client for a user, or for a key."""
+    """Return a function that creates a client for a user or a key."""
     async with httpx.AsyncClient(timeout=20) as http:
 
         def client(user=None, key=None):
@@ -54,7 +54,7 @@ def path():
     return f"{ADA}/{uuid4()}/0.png"
 
 
-async def refusal(awaitable) -> StorageApiError:
+async def storage_error(awaitable) -> StorageApiError:
     with pytest.raises(StorageApiError) as refused:
         await awaitable
     return refused.value
@@ -70,8 +70,8 @@ async def test_an_object_is_stored_signed_fetched_and_removed(storage, path):
     assert (info["size"], info["content_type"]) == (64, "image/png")
     assert info["etag"] == f'"{hashlib.md5(PNG, usedforsecurity=False).hexdigest()}"'
     signed = await files.create_signed_url(path, 60)
-    async with httpx.AsyncClient() as anybody:
-        answer = await anybody.get(signed["signedURL"])
+    async with httpx.AsyncClient() as anonymous:
+        answer = await anonymous.get(signed["signedURL"])
         assert (answer.content, answer.headers["content-type"]) == (PNG, "image/png")
     folder, _, name = path.rpartition("/")
     assert [entry["name"] for entry in await files.list(folder)] == [name]
@@ -83,11 +83,11 @@ async def test_an_object_is_stored_signed_fetched_and_removed(storage, path):
 async def test_another_user_can_neither_read_nor_change_an_object(storage, path):
     await storage(ADA).from_("private").upload(path, PNG, TYPED)
     for other in (storage(BOB).from_("private"), storage().from_("private")):
-        assert (await refusal(other.download(path))).status == "404"
-        assert (await refusal(other.create_signed_url(path, 60))).status == "404"
-        assert (await refusal(other.upload(f"{ADA}/x", PNG, TYPED))).status == "403"
+        assert (await storage_error(other.download(path))).status == "404"
+        assert (await storage_error(other.create_signed_url(path, 60))).status == "404"
+        assert (await storage_error(other.upload(f"{ADA}/x", PNG, TYPED))).status == "403"
         overwriting = other.upload(path, b"mine", {**TYPED, "upsert": "true"})
-        assert (await refusal(overwriting)).status == "403"
+        assert (await storage_error(overwriting)).status == "403"
         assert await other.list(str(ADA)) == []
         assert await other.remove([path]) == []
         assert not await other.exists(path)
@@ -96,20 +96,20 @@ async def test_another_user_can_neither_read_nor_change_an_object(storage, path)
     assert await storage(ADA).from_("private").download(path) == PNG
 
 
-async def test_a_public_bucket_is_readable_by_all_and_writable_by_few(storage, path):
+async def test_a_public_bucket_is_readable_but_not_writable_without_a_user(storage, path):
     await storage(ADA).from_("open").upload(path, PNG, TYPED)
     url = await storage().from_("open").get_public_url(path)
-    async with httpx.AsyncClient() as anybody:
-        assert (await anybody.get(url)).content == PNG
+    async with httpx.AsyncClient() as anonymous:
+        assert (await anonymous.get(url)).content == PNG
         private = url.replace("/open/", "/private/")
-        assert (await anybody.get(private)).json()["error"] == "Bucket not found"
-    assert (await refusal(storage().from_("open").upload(f"{ADA}/x", PNG))).status == "403"
+        assert (await anonymous.get(private)).json()["error"] == "Bucket not found"
+    assert (await storage_error(storage().from_("open").upload(f"{ADA}/x", PNG))).status == "403"
 
 
 async def test_replacing_an_object_deletes_its_old_file(storage, platform, path):
     files = storage(ADA).from_("private")
     await files.upload(path, PNG, TYPED)
-    assert (await refusal(files.upload(path, b"two", TYPED))).code == "Duplicate"
+    assert (await storage_error(files.upload(path, b"two", TYPED))).code == "Duplicate"
     before = stored_files(platform)
     await files.upload(path, b"two", {**TYPED, "upsert": "true"})
     await files.update(path, b"three", TYPED)
@@ -134,8 +134,10 @@ async def test_a_moved_object_keeps_its_file_and_its_id(storage, platform, path)
     assert after["version"] != before["version"]
     assert await files.download(path + ".moved") == PNG
     assert len(stored_files(platform)) == len(stored)
-    assert (await refusal(files.move(path, path + ".x"))).status == "404"
-    assert (await refusal(storage(BOB).from_("private").move(path + ".moved", "x"))).status == "404"
+    assert (await storage_error(files.move(path, path + ".x"))).status == "404"
+    assert (
+        await storage_error(storage(BOB).from_("private").move(path + ".moved", "x"))
+    ).status == "404"
 
 
 async def test_a_copy_remains_after_the_original_is_deleted(storage, platform, path):
@@ -144,9 +146,11 @@ async def test_a_copy_remains_after_the_original_is_deleted(storage, platform, p
     await files.copy(path, path + ".copy")
     assert (await files.info(path))["id"] != (await files.info(path + ".copy"))["id"]
     stored = stored_files(platform)
-    assert (await refusal(files.copy(path, path + ".copy"))).code == "Duplicate"
-    assert (await refusal(files.copy(path, f"{BOB}/mine"))).status == "403"
-    assert (await refusal(storage(BOB).from_("private").copy(path, f"{BOB}/x"))).status == "404"
+    assert (await storage_error(files.copy(path, path + ".copy"))).code == "Duplicate"
+    assert (await storage_error(files.copy(path, f"{BOB}/mine"))).status == "403"
+    assert (
+        await storage_error(storage(BOB).from_("private").copy(path, f"{BOB}/x"))
+    ).status == "404"
     assert stored_files(platform) == stored
     await files.remove([path])
     assert await files.download(path + ".copy") == PNG
@@ -155,16 +159,16 @@ async def test_a_copy_remains_after_the_original_is_deleted(storage, platform, p
 async def test_a_signed_upload_url_permits_one_upload_without_a_token(storage, path):
     files = storage(ADA).from_("private")
     signed = await files.create_signed_upload_url(path)
-    anybody = storage().from_("private")
-    await anybody.upload_to_signed_url(path, signed["token"], PNG, TYPED)
+    anonymous = storage().from_("private")
+    await anonymous.upload_to_signed_url(path, signed["token"], PNG, TYPED)
     assert await files.download(path) == PNG
-    again = anybody.upload_to_signed_url(path, signed["token"], b"two", TYPED)
-    assert (await refusal(again)).code == "Duplicate"
-    elsewhere = anybody.upload_to_signed_url(path + "x", signed["token"], PNG, TYPED)
-    assert (await refusal(elsewhere)).code == "InvalidSignature"
+    again = anonymous.upload_to_signed_url(path, signed["token"], b"two", TYPED)
+    assert (await storage_error(again)).code == "Duplicate"
+    elsewhere = anonymous.upload_to_signed_url(path + "x", signed["token"], PNG, TYPED)
+    assert (await storage_error(elsewhere)).code == "InvalidSignature"
     for other in (storage(BOB), storage()):
         refused = other.from_("private").create_signed_upload_url(f"{ADA}/x")
-        assert (await refusal(refused)).status == "403"
+        assert (await storage_error(refused)).status == "403"
 
 
 async def test_the_token_of_a_signed_url_permits_one_operation(gateway, storage, path):
@@ -188,13 +192,13 @@ async def test_a_bucket_is_changed_emptied_and_deleted(storage, platform):
     assert (bucket.public, bucket.file_size_limit) == (True, 100)
     before = stored_files(platform)
     await service.from_("short-lived").upload("a.png", PNG, TYPED)
-    assert (await refusal(service.delete_bucket("short-lived"))).code == "ResourceNotEmpty"
-    assert (await refusal(storage(ADA).empty_bucket("short-lived"))).status == "403"
-    assert (await refusal(storage(ADA).delete_bucket("short-lived"))).status == "404"
+    assert (await storage_error(service.delete_bucket("short-lived"))).code == "ResourceNotEmpty"
+    assert (await storage_error(storage(ADA).empty_bucket("short-lived"))).status == "403"
+    assert (await storage_error(storage(ADA).delete_bucket("short-lived"))).status == "404"
     await service.empty_bucket("short-lived")
     assert stored_files(platform) == before
     await service.delete_bucket("short-lived")
-    assert (await refusal(service.get_bucket("short-lived"))).code == "Bucket not found"
+    assert (await storage_error(service.get_bucket("short-lived"))).code == "Bucket not found"
 
 
 async def test_a_large_object_is_streamed(storage, platform, path):
@@ -235,7 +239,7 @@ async def test_a_page_may_end_between_an_object_and_a_folder_with_the_same_name(
     assert [entry.key for entry in second.objects] == ["y"]
     assert not second.hasNext
     by_time = files.list_v2({**options, "sortBy": {"column": "created_at", "order": "asc"}})
-    assert "list v2 of folders by time" in (await refusal(by_time)).message
+    assert "list v2 of folders by time" in (await storage_error(by_time)).message
 
 
 async def test_a_bucket_limits_size_and_type(storage, platform):
@@ -247,10 +251,10 @@ async def test_a_bucket_limits_size_and_type(storage, platform):
     assert "small" in {bucket.id for bucket in await service.list_buckets()}
     files = service.from_("small")
     await files.upload("a.png", PNG, TYPED)
-    assert (await refusal(files.upload("b.png", PNG * 2, TYPED))).status == "413"
+    assert (await storage_error(files.upload("b.png", PNG * 2, TYPED))).status == "413"
     wrong = files.upload("c.txt", b"", {"content-type": "text/plain"})
-    assert (await refusal(wrong)).status == "415"
-    assert (await refusal(storage(ADA).create_bucket("mine"))).status == "403"
+    assert (await storage_error(wrong)).status == "415"
+    assert (await storage_error(storage(ADA).create_bucket("mine"))).status == "403"
 
 
 @pytest.mark.parametrize(
@@ -266,7 +270,7 @@ async def test_a_bucket_limits_size_and_type(storage, platform):
         "a%00b",
     ],
 )
-def test_no_name_escapes_the_folder(gateway, platform, name):
+def test_a_name_outside_the_storage_directory_is_refused(gateway, platform, name):
     before = stored_files(platform)
     address = urlsplit(gateway)
     headers = {"Authorization": f"Bearer {platform.settings.service_role_key}"}
@@ -300,13 +304,13 @@ def test_an_interrupted_upload_leaves_no_file(gateway, platform, path):
     assert stored_files(platform) == before
 
 
-async def test_an_object_without_its_file_is_an_error(storage, platform, path):
+async def test_the_download_of_an_object_without_its_file_is_an_error(storage, platform, path):
     files = storage(ADA).from_("private")
     before = set(stored_files(platform))
     await files.upload(path, PNG, TYPED)
     (file,) = set(stored_files(platform)) - before
     file.unlink()
-    assert (await refusal(files.download(path))).status == "500"
+    assert (await storage_error(files.download(path))).status == "500"
     assert [entry["name"] for entry in await files.remove([path])] == [path]
 
 
@@ -321,7 +325,7 @@ async def test_an_upload_refused_by_a_trigger_leaves_no_file(storage, platform, 
             " for each row execute function storage.refuse()"
         )
         try:
-            refused = await refusal(storage(ADA).from_("private").upload(path, PNG, TYPED))
+            refused = await storage_error(storage(ADA).from_("private").upload(path, PNG, TYPED))
             assert refused.message == "database error, code: P0001"
         finally:
             await sql.execute("drop function storage.refuse() cascade")
@@ -359,7 +363,9 @@ def test_the_sync_storage_client_works(gateway, platform, path):
         ("DELETE", "cdn/private/a", "CDN"),
     ],
 )
-async def test_unsupported_calls_of_storage_are_named(gateway, platform, method, path, missing):
+async def test_unsupported_storage_calls_answer_501_and_name_the_feature(
+    gateway, platform, method, path, missing
+):
     headers = {"Authorization": f"Bearer {platform.settings.service_role_key}"}
     async with httpx.AsyncClient(headers=headers) as http_client:
         answer = await http_client.request(method, f"{gateway}/storage/v1/{path}")

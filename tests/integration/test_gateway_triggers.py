@@ -1,4 +1,4 @@
-"""Triggers of a project on the tables of the gateway, and the privileges that they run with."""
+"""Triggers of a project on the tables of Auth, and the privileges with which they run."""
 
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -17,7 +17,7 @@ end $$;
 create trigger make_profile after insert on auth.users
   for each row execute function public.make_profile();
 """
-CLEAN = """
+DROP_PROFILES = """
 drop trigger make_profile on auth.users; drop function public.make_profile();
 drop table public.profiles;
 """
@@ -31,7 +31,7 @@ async def profiles(request, platform) -> AsyncIterator[None]:
         async with sql.transaction():
             await sql.execute(PROFILES.format(security=request.param))
         yield sql
-        await sql.execute(CLEAN)
+        await sql.execute(DROP_PROFILES)
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def account() -> dict[str, str]:
 
 @pytest.mark.parametrize("profiles", [DEFINER], indirect=True)
 async def test_a_security_definer_trigger_inserts_profiles(profiles, http):
-    made = await http.post("/auth/v1/signup", json=account())
-    assert made.status_code == 200
-    user = made.json()["user"]["id"]
+    response = await http.post("/auth/v1/signup", json=account())
+    assert response.status_code == 200
+    user = response.json()["user"]["id"]
     assert await profiles.fetchval("select id::text from public.profiles") == user
     assert (await http.delete(f"/auth/v1/admin/users/{user}")).status_code == 200
     assert await profiles.fetchval("select count(*) from public.profiles") == 0

@@ -1,4 +1,4 @@
-"""The HTTP client of the proxy, with servers that violate the behaviour of PostgREST."""
+"""The gateway's HTTP client of PostgREST, with scripted servers, some of them faulty."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,11 @@ from picture_queue.local.gateway.upstream import Upstream, UpstreamError
 
 
 @contextlib.asynccontextmanager
-async def scripted(*answers: bytes, hang: bool = False):
-    """A server that returns these responses in turn, and then closes the connection."""
+async def scripted_server(*answers: bytes, hang: bool = False):
+    """Serve these responses in turn; yield a client of the server, and the list of its requests.
+
+    After the last response the server closes the connection; with `hang` it stays open and silent.
+    """
     requests: list[bytes] = []
     tasks = set()
 
@@ -52,7 +55,7 @@ async def no_body():
     yield b""
 
 
-async def ask(client, method=b"GET"):
+async def send_request(client, method=b"GET"):
     async with client.exchange() as exchange:
         await exchange.send(method, b"/", [(b"host", b"x")], no_body())
         return exchange.status, b"".join([piece async for piece in exchange.body()])
@@ -62,29 +65,29 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 async def test_one_connection_serves_many_requests():
-    async with scripted(OK, OK, OK, hang=True) as (client, requests):
+    async with scripted_server(OK, OK, OK, hang=True) as (client, requests):
         for _ in range(3):
-            assert await ask(client) == (200, b"ok")
+            assert await send_request(client) == (200, b"ok")
         assert len(client._idle) == 1
     assert len(requests) == 3
 
 
 async def test_a_connection_closed_while_idle_is_not_reused():
-    async with scripted(OK) as (client, requests):
-        assert await ask(client) == (200, b"ok")
+    async with scripted_server(OK) as (client, requests):
+        assert await send_request(client) == (200, b"ok")
         (idle,) = client._idle
         with contextlib.suppress(UpstreamError):
             async with asyncio.timeout(5):
                 await idle._wait()
-        assert await ask(client) == (200, b"ok")
+        assert await send_request(client) == (200, b"ok")
     assert len(requests) == 2
 
 
 async def test_a_connection_that_was_idle_for_long_is_not_reused(monkeypatch):
     monkeypatch.setattr(upstream, "_IDLE_TIMEOUT", 0.0)
-    async with scripted(OK, hang=True) as (client, requests):
-        assert await ask(client) == (200, b"ok")
-        assert await ask(client) == (200, b"ok")
+    async with scripted_server(OK, hang=True) as (client, requests):
+        assert await send_request(client) == (200, b"ok")
+        assert await send_request(client) == (200, b"ok")
     assert len(requests) == 2
 
 
@@ -94,38 +97,38 @@ async def test_a_connection_that_was_idle_for_long_is_not_reused(monkeypatch):
     ids=["none", "cut short", "nonsense"],
 )
 async def test_an_incomplete_response_is_an_error(answer):
-    async with scripted(answer) as (client, _):
+    async with scripted_server(answer) as (client, _):
         with pytest.raises(UpstreamError):
-            await ask(client)
+            await send_request(client)
         assert client._idle == []
 
 
-async def test_a_missing_listener_is_an_error():
-    async with scripted() as (client, _):
+async def test_a_socket_without_a_listener_is_an_error():
+    async with scripted_server() as (client, _):
         pass
     with pytest.raises(UpstreamError, match="cannot be reached"):
-        await ask(client)
+        await send_request(client)
 
 
-async def test_a_server_that_never_responds_is_given_up(monkeypatch):
+async def test_a_server_that_never_responds_causes_a_timeout(monkeypatch):
     monkeypatch.setattr(upstream, "ANSWER_TIMEOUT", 0.1)
-    async with scripted(b"", hang=True) as (client, _):
+    async with scripted_server(b"", hang=True) as (client, _):
         with pytest.raises(TimeoutError):
-            await ask(client)
+            await send_request(client)
 
 
 async def test_a_connection_is_reused_after_a_head_request():
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
-    async with scripted(head, OK, hang=True) as (client, _):
-        assert await ask(client, b"HEAD") == (200, b"")
-        assert await ask(client) == (200, b"ok")
+    async with scripted_server(head, OK, hang=True) as (client, _):
+        assert await send_request(client, b"HEAD") == (200, b"")
+        assert await send_request(client) == (200, b"ok")
         assert len(client._idle) == 1
 
 
 async def test_a_connection_is_not_reused_if_the_server_closes_it():
     answer = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    async with scripted(answer, hang=True) as (client, _):
-        assert await ask(client) == (200, b"ok")
+    async with scripted_server(answer, hang=True) as (client, _):
+        assert await send_request(client) == (200, b"ok")
         assert client._idle == []
 
 
@@ -133,7 +136,7 @@ async def test_a_slow_reader_causes_backpressure():
     size = 20_000_000
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
     async with (
-        scripted(head + bytes(size), hang=True) as (client, _),
+        scripted_server(head + bytes(size), hang=True) as (client, _),
         client.exchange() as exchange,
     ):
         await exchange.send(b"GET", b"/", [(b"host", b"x")], no_body())
@@ -147,9 +150,9 @@ async def test_a_slow_reader_causes_backpressure():
 
 
 @contextlib.asynccontextmanager
-async def proxied(platform, *answers, **options):
-    """An HTTP client of a gateway whose PostgREST returns these responses."""
-    async with scripted(*answers, **options) as (client, requests):
+async def client_of_gateway(platform, *answers, **options):
+    """Yield an HTTP client of a gateway whose PostgREST returns these responses."""
+    async with scripted_server(*answers, **options) as (client, requests):
         with platform.serve(postgrest_socket=client._address) as url:
             headers = {"apikey": platform.settings.secret_key}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as http:
@@ -161,7 +164,7 @@ async def test_the_proxy_replaces_the_key_and_keeps_other_headers(platform):
         b"HTTP/1.1 206 Partial Content\r\nContent-Range: 0-0/*\r\nKeep-Alive: timeout=5\r\n"
         b"Server: postgrest/12\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n"
     )
-    async with proxied(platform, answer, hang=True) as (http, requests):
+    async with client_of_gateway(platform, answer, hang=True) as (http, requests):
         headers = {"TE": "trailers", "Prefer": "count=exact", "Accept-Profile": "public"}
         given = await http.get("/rest/v1/t?select=a%2Cb&x=eq.%C3%BC", headers=headers)
     assert (given.status_code, given.json()) == (206, [])
@@ -176,7 +179,7 @@ async def test_the_proxy_replaces_the_key_and_keeps_other_headers(platform):
 
 
 async def test_a_key_in_the_query_is_replaced_and_not_forwarded(platform):
-    async with proxied(platform, OK, OK, hang=True) as (http, requests):
+    async with client_of_gateway(platform, OK, OK, hang=True) as (http, requests):
         del http.headers["apikey"]
         key = platform.settings.secret_key
         for query in (f"apikey={key}", f"select=a&%61pikey={key}&n=eq.1"):
@@ -194,27 +197,27 @@ async def test_a_key_in_the_query_is_replaced_and_not_forwarded(platform):
     [(b"", 503, "PGRST000"), (b"nonsense\r\n\r\n", 503, "PGRST000")],
 )
 async def test_the_proxy_reports_a_missing_or_malformed_response(platform, answer, status, code):
-    async with proxied(platform, answer) as (http, _):
+    async with client_of_gateway(platform, answer) as (http, _):
         given = await http.post("/rest/v1/rpc/f", json={})
         assert (given.status_code, given.json()["code"]) == (status, code)
 
 
 async def test_the_proxy_has_a_timeout(platform, monkeypatch):
     monkeypatch.setattr(upstream, "ANSWER_TIMEOUT", 0.1)
-    async with proxied(platform, b"", hang=True) as (http, _):
+    async with client_of_gateway(platform, b"", hang=True) as (http, _):
         given = await http.post("/rest/v1/rpc/f", json={})
         assert (given.status_code, given.json()["code"]) == (504, "PGRST003")
 
 
-async def test_an_incomplete_response_is_incomplete_for_the_client(platform):
+async def test_the_proxy_does_not_complete_an_incomplete_response(platform):
     cut = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + bytes(200_000)
-    async with proxied(platform, cut) as (http, _):
+    async with client_of_gateway(platform, cut) as (http, _):
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get("/rest/v1/t")
 
 
 async def test_a_client_that_disconnects_does_not_block_others(platform):
-    async with proxied(platform, OK, OK, hang=True) as (http, _):
+    async with client_of_gateway(platform, OK, OK, hang=True) as (http, _):
         reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
         key = platform.settings.secret_key
         writer.write(
@@ -229,12 +232,10 @@ async def test_a_client_that_disconnects_does_not_block_others(platform):
 
 
 async def test_a_missing_body_is_not_read_from_the_next_request(platform):
-    """Send a request with an upgrade; the HTTP server in front drops its body.
-
-    PostgREST answers some requests before it reads their body. It read the missing bytes from the
-    next request on this connection, which belongs to another client.
-    """
-    async with proxied(platform, OK, hang=True) as (http, requests):
+    # The HTTP server of the gateway drops the body of a request with an `Upgrade` header.
+    # PostgREST answers some requests before it reads their body. If the gateway reused such a
+    # connection, PostgREST would read the missing bytes from the request of another client.
+    async with client_of_gateway(platform, OK, hang=True) as (http, requests):
         reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
         key = platform.settings.publishable_key
         writer.write(

@@ -16,8 +16,8 @@ VERSION = {"version": "1", "contract": _rpc.CONTRACT, "oldest_client_contract": 
 
 
 @pytest.fixture
-async def seen(tmp_path, monkeypatch):
-    """Serve over TLS; yield the address, and a list of the HTTP version of each request."""
+async def server(tmp_path, monkeypatch):
+    """Serve HTTPS; yield the address, and the list of the HTTP versions of the requests."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -51,16 +51,16 @@ async def seen(tmp_path, monkeypatch):
     listener.detach()
 
 
-async def test_concurrent_calls_use_separate_connections(seen):
-    url, versions = seen
+async def test_concurrent_calls_use_separate_connections(server):
+    url, versions = server
     async with AsyncPictureQueue(url, "sb_secret_key") as pq:
         found = await asyncio.gather(*(pq.version() for _ in range(8)))
-    assert {each.contract for each in found} == {_rpc.CONTRACT}
+    assert {version.contract for version in found} == {_rpc.CONTRACT}
     assert set(versions) == {"1.1"}
 
 
-async def test_threads_can_share_a_client(seen):
-    url, versions = seen
+async def test_threads_can_share_a_client(server):
+    url, versions = server
 
     def use(pq: PictureQueue) -> set[int]:
         return {pq.version().contract for _ in range(10)}

@@ -1,4 +1,4 @@
-"""The embedded stack: its services, and that it leaves no processes or files behind."""
+"""The embedded stack: its services, its restarts, and the cleanup of processes and files."""
 
 import asyncio
 import functools
@@ -38,8 +38,8 @@ from picture_queue.local.datadir import DataDir
 from picture_queue.local.ports import HOST_6, listen
 from picture_queue.local.processes import is_running
 
-# Without fsync the tests write less. A killed process loses no data without it either.
-quick = functools.partial(LocalSupabase, durable=False)
+# Without fsync the tests are faster. Only a crash of the machine could lose data, not a kill.
+new_stack = functools.partial(LocalSupabase, durable=False)
 FIELDS = {
     "API_URL",
     "DB_URL",
@@ -133,8 +133,8 @@ def _answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _hold(*arguments: str) -> tuple[subprocess.Popen[str], Path]:
-    """Start a program that runs a stack, in its own process group, as in a terminal."""
+def _start_program(*arguments: str) -> tuple[subprocess.Popen[str], Path]:
+    """Start a program with a stack in a new process group; return it and the data directory."""
     process = subprocess.Popen(
         [sys.executable, "-c", STACK_PROGRAM, *arguments],
         stdout=subprocess.PIPE,
@@ -146,7 +146,7 @@ def _hold(*arguments: str) -> tuple[subprocess.Popen[str], Path]:
     return process, Path(process.stdout.readline().strip())
 
 
-async def _value(dsn: str, sql: str) -> Any:
+async def _fetch_value(dsn: str, sql: str) -> Any:
     connection = await asyncpg.connect(dsn, timeout=10)
     try:
         return await connection.fetchval(sql)
@@ -154,27 +154,29 @@ async def _value(dsn: str, sql: str) -> Any:
         await connection.close()
 
 
-async def _keep(dsn: str) -> UUID:
-    """Write a row that must be kept; return its token."""
-    await _value(dsn, "create table if not exists public.kept (token uuid)")
-    token: UUID = await _value(
-        dsn, "insert into public.kept values (gen_random_uuid()) returning token"
+async def _insert_token(dsn: str) -> UUID:
+    """Insert a row with a new token; return the token."""
+    await _fetch_value(dsn, "create table if not exists public.tokens (token uuid)")
+    token: UUID = await _fetch_value(
+        dsn, "insert into public.tokens values (gen_random_uuid()) returning token"
     )
     return token
 
 
-async def _has(dsn: str, token: UUID) -> bool:
+async def _has_token(dsn: str, token: UUID) -> bool:
     return bool(
-        await _value(dsn, f"select exists (select from public.kept where token = '{token}')")
+        await _fetch_value(
+            dsn, f"select exists (select from public.tokens where token = '{token}')"
+        )
     )
 
 
-async def _version(api_url: str, key: str) -> httpx.Response:
+async def _call_version(api_url: str, key: str) -> httpx.Response:
     async with httpx.AsyncClient(base_url=api_url, headers={"apikey": key}) as client:
         return await client.post("/rest/v1/rpc/picture_queue_version", json={})
 
 
-async def _eventually(check: Any, seconds: float = 15) -> None:
+async def _wait_until(check: Any, seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
     while not await check():
         assert time.monotonic() < deadline, "the condition was not met in time"
@@ -194,7 +196,7 @@ async def test_status_has_the_fields_of_the_cli(stack: LocalSupabase) -> None:
 
 async def test_every_key_is_accepted_by_the_api(stack: LocalSupabase) -> None:
     answers = [
-        (await _version(stack.api_url, key)).status_code
+        (await _call_version(stack.api_url, key)).status_code
         for key in (stack.service_role_key, stack.secret_key, stack.anon_key, "nonsense")
     ]
     # The role anon may not call the function; the gateway refuses an invalid key.
@@ -235,7 +237,7 @@ async def test_a_refused_websocket_is_not_logged_as_an_error(stack: LocalSupabas
     async def is_logged() -> bool:
         return "refused a WebSocket with status 403" in log.read_text()[before:]
 
-    await _eventually(is_logged)
+    await _wait_until(is_logged)
     assert "ERROR" not in log.read_text()[before:]
 
 
@@ -246,7 +248,7 @@ async def test_postgrest_is_configured_as_on_the_platform(stack: LocalSupabase) 
         connection = await asyncpg.connect(stack.db_url)
         try:
             await connection.execute(_PROBES)
-            rows = await _when_known(client, "/rpc/stack_probe_rows")
+            rows = await _call_when_known(client, "/rpc/stack_probe_rows")
             limit = await client.post("/rpc/stack_probe_limit", json={})
             hoisted = await client.post("/rpc/stack_probe_hoisted", json={})
         finally:
@@ -254,8 +256,8 @@ async def test_postgrest_is_configured_as_on_the_platform(stack: LocalSupabase) 
             await connection.close()
     assert len(rows.json()) == 1000
     assert limit.json() == "8s"
-    # PostgREST sets the statement_timeout of the function before the call; inside it would be too
-    # late.
+    # PostgREST applies the statement_timeout of the function before the call. Postgres itself would
+    # set it within the statement, which is too late.
     assert hoisted.json()["code"] == "57014"
 
 
@@ -276,7 +278,8 @@ notify pgrst, 'reload schema';
 """
 
 
-async def _when_known(client: httpx.AsyncClient, path: str) -> httpx.Response:
+async def _call_when_known(client: httpx.AsyncClient, path: str) -> httpx.Response:
+    """Repeat a call until PostgREST knows the function."""
     deadline = time.monotonic() + 10
     while True:
         answer = await client.post(path, json={})
@@ -294,7 +297,7 @@ async def test_the_background_stack_keeps_its_data_until_reset(empty_dir: Path) 
     assert (empty_dir / "state.json").stat().st_mode & 0o777 == 0o600
     with pytest.raises(StackAlreadyRunning, match=f"local stop --data-dir {empty_dir}"):
         await start()
-    token = await _keep(first["DB_URL"])
+    token = await _insert_token(first["DB_URL"])
     footprint = Footprint.of(empty_dir)
 
     local.stop(empty_dir)
@@ -305,10 +308,10 @@ async def test_the_background_stack_keeps_its_data_until_reset(empty_dir: Path) 
         local.stop(empty_dir)
 
     second = await start()
-    assert await _has(second["DB_URL"], token)
-    # The list of migrations of the Supabase CLI has each migration once.
+    assert await _has_token(second["DB_URL"], token)
+    # The table of the Supabase CLI lists each migration once.
     applied = "select count(*) from supabase_migrations.schema_migrations"
-    assert await _value(second["DB_URL"], applied) == len(migrate.migrations())
+    assert await _fetch_value(second["DB_URL"], applied) == len(migrate.migrations())
     assert await migrate.apply_migrations(second["DB_URL"]) == []
     # The log of the previous run is kept.
     assert (empty_dir / "logs" / "daemon.log.1").exists()
@@ -320,11 +323,11 @@ async def test_the_background_stack_keeps_its_data_until_reset(empty_dir: Path) 
 async def test_two_stacks_run_side_by_side(stack: LocalSupabase) -> None:
     async with LocalSupabase() as other:
         assert other.api_url != stack.api_url
-        await _value(other.db_url, "create table public.only_here ()")
+        await _fetch_value(other.db_url, "create table public.only_here ()")
         found = "select to_regclass('public.only_here') is not null"
-        assert await _value(other.db_url, found)
-        assert not await _value(stack.db_url, found)
-        assert (await _version(other.api_url, other.secret_key)).status_code == 200
+        assert await _fetch_value(other.db_url, found)
+        assert not await _fetch_value(stack.db_url, found)
+        assert (await _call_version(other.api_url, other.secret_key)).status_code == 200
         footprint = Footprint.of(other.data_dir)
     await footprint.wait_until_gone(0)
     assert not other.data_dir.exists()
@@ -338,22 +341,22 @@ def test_the_error_names_a_taken_port_and_no_stack_runs(
     port = httpx.URL(stack.api_url).port
     holder = f"the stack in {stack.data_dir}"
     with pytest.raises(PortTaken, match=rf"{port} is taken by {holder}.*local stop.*--port"):
-        quick(empty_dir, port=port or 0).start()
+        new_stack(empty_dir, port=port or 0).start()
     assert not DataDir(empty_dir).locked()
 
 
-def test_the_error_names_no_stack_if_another_program_has_the_port_of_ipv6(empty_dir: Path) -> None:
+def test_the_error_names_another_program_that_has_the_port_on_ipv6(empty_dir: Path) -> None:
     with socket.create_server((HOST_6, 0), family=socket.AF_INET6) as holder:
         port = holder.getsockname()[1]
         with pytest.raises(PortTaken, match=f"{port} is taken by another program"):
-            quick(empty_dir, port=port).start()
+            new_stack(empty_dir, port=port).start()
 
 
 @pytest.mark.parametrize("temporary", [True, False])
 async def test_no_process_remains_after_the_parent_is_killed(
     temporary: bool, data_dir: Path
 ) -> None:
-    parent, path = _hold(*([] if temporary else [str(data_dir)]))
+    parent, path = _start_program(*([] if temporary else [str(data_dir)]))
     footprint = Footprint.of(path)
     parent.kill()
     parent.communicate(timeout=10)
@@ -362,7 +365,7 @@ async def test_no_process_remains_after_the_parent_is_killed(
 
 
 async def test_ctrl_c_stops_the_stack(data_dir: Path) -> None:
-    parent, path = _hold(str(data_dir))
+    parent, path = _start_program(str(data_dir))
     footprint = Footprint.of(path)
     os.killpg(parent.pid, signal.SIGINT)
     _, stderr = parent.communicate(timeout=20)
@@ -371,8 +374,8 @@ async def test_ctrl_c_stops_the_stack(data_dir: Path) -> None:
 
 
 async def test_a_killed_daemon_leaves_no_process_and_loses_no_data(data_dir: Path) -> None:
-    with quick(data_dir) as first:
-        token = await _keep(first.db_url)
+    with new_stack(data_dir) as first:
+        token = await _insert_token(first.db_url)
         footprint = Footprint.of(data_dir)
         footprint.processes[0].kill()
         await footprint.wait_until_gone()
@@ -380,43 +383,43 @@ async def test_a_killed_daemon_leaves_no_process_and_loses_no_data(data_dir: Pat
             first.status()
         with pytest.raises(StackNotRunning):
             local.status(data_dir)
-    with quick(data_dir) as second:
-        assert await _has(second.db_url, token)
+    with new_stack(data_dir) as second:
+        assert await _has_token(second.db_url, token)
 
 
 async def test_a_start_waits_for_the_processes_of_a_killed_stack(data_dir: Path) -> None:
-    with quick(data_dir):
+    with new_stack(data_dir):
         footprint = Footprint.of(data_dir)
         footprint.processes[0].kill()
-        async with quick(data_dir) as second:
-            assert await _value(second.db_url, "select 1") == 1
+        async with new_stack(data_dir) as second:
+            assert await _fetch_value(second.db_url, "select 1") == 1
             await footprint.wait_until_gone(0)
 
 
-async def test_the_next_start_ends_orphans_which_hold_the_ports_until_then(data_dir: Path) -> None:
-    with quick(data_dir, worker=True) as first:
-        token = await _keep(first.db_url)
+async def test_orphans_keep_their_ports_until_the_next_start_ends_them(data_dir: Path) -> None:
+    with new_stack(data_dir, worker=True) as first:
+        token = await _insert_token(first.db_url)
         footprint = Footprint.of(data_dir)
         # The guard is killed too, so that no process can clean up.
         footprint.programs["guard.py"].suspend()
         footprint.processes[0].kill()
         footprint.programs["guard.py"].kill()
-    # `-m` is the worker: python -P -m picture_queue_cli worker.
+    # `-m` is the worker, because of its command: python -P -m picture_queue_cli worker.
     orphans = [footprint.programs[name] for name in ("postgres", "postgrest", "-m")]
     assert not is_running(footprint.processes[0]) and all(map(is_running, orphans))
-    # The worker sends its keys to these ports.
+    # The orphaned worker still sends its keys to these ports: no other program may get them.
     for port in footprint.ports:
         with pytest.raises(PortTaken):
             listen(port)
     port = httpx.URL(first.api_url).port
-    with quick(data_dir, port=port or 0) as second:
+    with new_stack(data_dir, port=port or 0) as second:
         assert not any(map(is_running, orphans))
-        assert await _has(second.db_url, token)
+        assert await _has_token(second.db_url, token)
 
 
 @pytest.mark.parametrize("end", [local.stop, local.reset])
 async def test_a_stop_and_a_reset_end_orphans(end: Callable[[Path], None], empty_dir: Path) -> None:
-    with quick(empty_dir, worker=True) as stack:
+    with new_stack(empty_dir, worker=True) as stack:
         footprint = Footprint.of(empty_dir)
         footprint.programs["guard.py"].suspend()
         footprint.processes[0].kill()
@@ -434,7 +437,7 @@ async def test_a_stop_and_a_reset_end_orphans(end: Callable[[Path], None], empty
 
 
 async def test_a_stop_waits_for_the_guard_of_a_killed_stack(data_dir: Path) -> None:
-    with quick(data_dir):
+    with new_stack(data_dir):
         footprint = Footprint.of(data_dir)
         footprint.processes[0].kill()
         footprint.processes[0].wait()
@@ -444,18 +447,18 @@ async def test_a_stop_waits_for_the_guard_of_a_killed_stack(data_dir: Path) -> N
 
 @pytest.mark.parametrize("program", ["postgrest", "postgres"])
 async def test_a_killed_program_is_restarted(program: str, data_dir: Path) -> None:
-    with quick(data_dir) as stack:
+    with new_stack(data_dir) as stack:
         killed = Footprint.of(data_dir).programs[program]
         killed.kill()
 
         async def has_ended() -> bool:
             return not is_running(killed)
 
-        async def answers() -> bool:
-            return (await _version(stack.api_url, stack.secret_key)).status_code == 200
+        async def api_answers() -> bool:
+            return (await _call_version(stack.api_url, stack.secret_key)).status_code == 200
 
-        await _eventually(has_ended)
-        await _eventually(answers)
+        await _wait_until(has_ended)
+        await _wait_until(api_answers)
 
 
 WORKER = """
@@ -474,33 +477,33 @@ async def test_the_worker_gets_the_stacks_settings_and_is_restarted(
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(WORKER)
-    os.chmod(tmp_path, 0o755)  # A stack that root starts runs as another user.
+    os.chmod(tmp_path, 0o755)  # If root starts the stack, another user runs it.
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SUPABASE_URL", "https://somewhere.else")
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_of_a_real_account")
     log = DataDir(data_dir).log("worker")
 
-    async def reports(count: int) -> bool:
+    async def has_reports(count: int) -> bool:
         return log.exists() and len(log.read_text().splitlines()) == count
 
-    with quick(data_dir, worker=True) as stack:
-        await _eventually(lambda: reports(1))
-        pid, words, known = json.loads(log.read_text())
-        assert words == ["worker"]
-        assert known == {
+    with new_stack(data_dir, worker=True) as stack:
+        await _wait_until(lambda: has_reports(1))
+        pid, arguments, environment = json.loads(log.read_text())
+        assert arguments == ["worker"]
+        assert environment == {
             "SUPABASE_URL": stack.api_url,
             "SUPABASE_KEY": stack.service_role_key,
             "REPLICATE_BASE_URL": stack.replicate_url,
             "REPLICATE_API_TOKEN": stack.replicate_token,
         }
         os.kill(pid, signal.SIGKILL)
-        await _eventually(lambda: reports(2))
+        await _wait_until(lambda: has_reports(2))
         second = psutil.Process(json.loads(log.read_text().splitlines()[1])[0])
     assert not is_running(second)
 
 
-async def test_without_its_guard_a_stack_stops(data_dir: Path) -> None:
-    with quick(data_dir):
+async def test_a_stack_stops_if_its_guard_is_killed(data_dir: Path) -> None:
+    with new_stack(data_dir):
         footprint = Footprint.of(data_dir)
         footprint.programs["guard.py"].kill()
         await footprint.wait_until_gone()
@@ -511,22 +514,22 @@ async def test_a_data_directory_keeps_its_postgres_version(
 ) -> None:
     other, newest = find_postgres(16), find_postgres()
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(other.path))
-    with quick(empty_dir) as first:
+    with new_stack(empty_dir) as first:
         assert first.postgres.startswith("16.")
-        token = await _keep(first.db_url)
+        token = await _insert_token(first.db_url)
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(newest.path))
     with pytest.raises(MissingProgram, match=r"created by Postgres 16.*local reset"):
-        quick(empty_dir).start()
+        new_stack(empty_dir).start()
     monkeypatch.delenv("PICTURE_QUEUE_POSTGRES_BIN")
-    with quick(empty_dir) as second:
+    with new_stack(empty_dir) as second:
         assert second.postgres == first.postgres.replace("PICTURE_QUEUE_POSTGRES_BIN", other.origin)
-        assert await _has(second.db_url, token)
+        assert await _has_token(second.db_url, token)
 
 
 def test_programs_in_an_unreadable_home_are_copied(
     empty_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The virtual environment is below /root, which the user who runs Postgres cannot read."""
+    # If they are below /root, for example, the user who runs Postgres cannot read them.
     tmp_path.chmod(0o700)
     wheel = find_postgres().path
     root, parts = _find_parts(wheel)
@@ -536,18 +539,18 @@ def test_programs_in_an_unreadable_home_are_copied(
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(moved))
     monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", str(find_postgrest().path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_dir / "cache"))
-    with quick(empty_dir / "data") as stack:
-        # An ordinary user runs the programs where they are.
+    with new_stack(empty_dir / "data") as stack:
+        # Only root runs Postgres as another user, and needs the copies.
         runs_from = empty_dir / "cache" if os.geteuid() == 0 else tmp_path
         assert str(runs_from) in stack.postgres
     shutil.rmtree(empty_dir)
 
 
-async def test_an_interrupted_first_start_is_repeated(empty_dir: Path) -> None:
+async def test_a_start_after_an_interrupted_first_start_succeeds(empty_dir: Path) -> None:
     (empty_dir / "postgres").mkdir()
     (empty_dir / "postgres" / "PG_VERSION").write_text("18\n")
-    async with quick(empty_dir) as stack:
-        assert await _value(stack.db_url, "select 1") == 1
+    async with new_stack(empty_dir) as stack:
+        assert await _fetch_value(stack.db_url, "select 1") == 1
 
 
 async def test_the_error_for_a_missing_program_names_the_fix(
@@ -555,10 +558,10 @@ async def test_the_error_for_a_missing_program_names_the_fix(
 ) -> None:
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", "/nowhere")
     with pytest.raises(MissingProgram, match=r"PICTURE_QUEUE_POSTGRES_BIN=/nowhere.*initdb"):
-        quick(empty_dir).start()
+        new_stack(empty_dir).start()
     monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", "/nowhere/postgrest")
     with pytest.raises(MissingProgram, match="PICTURE_QUEUE_POSTGREST=/nowhere"):
-        quick(empty_dir).start()
+        new_stack(empty_dir).start()
 
 
 async def test_a_failing_migration_is_rolled_back_and_its_line_is_named(
@@ -569,19 +572,19 @@ async def test_a_failing_migration_is_rolled_back_and_its_line_is_named(
         Migration("20200101000001_bad.sql", "create table public.half ();\n\nselect nonsense;"),
     ]
     monkeypatch.setattr(migrate, "migrations", lambda: files)
-    await _value(stack.db_url, "create database stack_probe")
+    await _fetch_value(stack.db_url, "create database stack_probe")
     dsn = stack.db_url.removesuffix("postgres") + "stack_probe"
     try:
         with pytest.raises(LocalStackError, match=r"20200101000001_bad\.sql.*Line 3"):
             await migrate.apply_migrations(dsn)
-        assert await _value(dsn, "select to_regclass('public.good') is not null")
-        assert await _value(dsn, "select to_regclass('public.half') is null")
+        assert await _fetch_value(dsn, "select to_regclass('public.good') is not null")
+        assert await _fetch_value(dsn, "select to_regclass('public.half') is null")
     finally:
-        await _value(stack.db_url, "drop database stack_probe")
+        await _fetch_value(stack.db_url, "drop database stack_probe")
 
 
 async def test_a_cancelled_start_leaves_no_stack(data_dir: Path) -> None:
-    stack = quick(data_dir)
+    stack = new_stack(data_dir)
     starting = asyncio.create_task(stack.__aenter__())
     while not DataDir(data_dir).locked():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
@@ -593,7 +596,9 @@ async def test_a_cancelled_start_leaves_no_stack(data_dir: Path) -> None:
         stack.status()
 
 
-def test_a_stack_starts_once_and_stops_twice(stack: LocalSupabase) -> None:
+def test_a_second_start_is_refused_and_a_stop_without_a_start_is_ignored(
+    stack: LocalSupabase,
+) -> None:
     with pytest.raises(StackAlreadyRunning):
         stack.start()
     LocalSupabase().stop()
@@ -602,7 +607,7 @@ def test_a_stack_starts_once_and_stops_twice(stack: LocalSupabase) -> None:
 async def test_a_daemon_that_does_not_stop_is_killed(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with quick(data_dir):
+    with new_stack(data_dir):
         footprint = Footprint.of(data_dir)
         monkeypatch.setattr(local, "_STOP_TIMEOUT", 0.1)
         footprint.processes[0].suspend()
@@ -617,7 +622,7 @@ async def test_a_daemon_that_does_not_stop_is_killed(
         ("exec sleep 60", r"did not start: not ready after"),
     ],
 )
-def test_the_error_for_a_daemon_that_does_not_start_has_its_log(
+def test_the_error_for_a_daemon_that_does_not_start_contains_its_log(
     script: str,
     error: str,
     empty_dir: Path,
@@ -630,7 +635,7 @@ def test_the_error_for_a_daemon_that_does_not_start_has_its_log(
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(launch, "_START_TIMEOUT", 0.3)
     with pytest.raises(LocalStackError, match=error):
-        quick(empty_dir).start()
+        new_stack(empty_dir).start()
 
 
 def test_the_error_names_a_data_directory_that_cannot_be_created() -> None:

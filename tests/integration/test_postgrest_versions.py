@@ -1,7 +1,7 @@
-"""The client understands PostgREST 14 and 16: recorded answers are replayed.
+"""The client understands the recorded answers of PostgREST 14 and 16.
 
-The embedded PostgREST is version 12. The recordings in `tests/fixtures/postgrest` are of version
-14.12 of the platform, and their `v16` fields of 16.2. The supabase client is the real one.
+The embedded PostgREST is version 12. The recordings in `tests/fixtures/postgrest` are from version
+14.12, which the platform runs, and their `v16` fields from 16.2. The supabase client is real.
 """
 
 import json
@@ -23,8 +23,8 @@ from picture_queue.settings import ProjectSettings
 RECORDINGS = Path(__file__).parents[1] / "fixtures" / "postgrest" / "recordings.json"
 URL, KEY = "https://project.supabase.co", "sb_secret_key"
 
-# The key is a code or the beginning of a code; the longest match decides.
-MEANING: dict[str, type[Exception]] = {
+# The expected error by code, or by the beginning of a code; the longest match decides.
+EXPECTED: dict[str, type[Exception]] = {
     "": errors.ServerError,
     "08": errors.Busy,
     "22": errors.InvalidArgument,
@@ -44,12 +44,12 @@ MEANING: dict[str, type[Exception]] = {
     "PGRST302": errors.NotAuthenticated,
     "PGRST303": errors.AuthenticationFailed,
 }
-# A status outside of HTTP, and codes that are no SQLSTATE; none of our functions raises them.
-STRANGE = {"own_code", "123"}
+# Codes that are not SQLSTATEs. None of our functions raises them, so any error will do.
+UNKNOWN_CODES = {"own_code", "123"}
 
 
-def answers() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the answers of both versions to calls of functions, with a name."""
+def recorded_answers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the answer of each call of a function, for both versions."""
     for case in json.loads(RECORDINGS.read_text(encoding="utf-8")):
         if case["request"].startswith("POST /rpc/"):
             yield case["id"], case["answer"]
@@ -57,12 +57,12 @@ def answers() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{case['id']} (16)", case["answer"] | case["v16"]
 
 
-def meaning(body: dict[str, Any]) -> type[Exception]:
+def expected_error(body: dict[str, Any]) -> type[Exception]:
     """Return the error that a user of the library should get."""
     code = str(body["code"])
     if code == "22023" and body["message"].startswith('role "'):
         return errors.AuthenticationFailed
-    return max((prefix, kind) for prefix, kind in MEANING.items() if code.startswith(prefix))[1]
+    return max((prefix, kind) for prefix, kind in EXPECTED.items() if code.startswith(prefix))[1]
 
 
 def response(answer: dict[str, Any]) -> httpx.Response:
@@ -76,37 +76,37 @@ def response(answer: dict[str, Any]) -> httpx.Response:
     )
 
 
-def serving(*given: httpx.Response) -> httpx.AsyncClient:
-    """An HTTP client that gets these responses in turn."""
-    left = iter(given)
+def http_client(*responses: httpx.Response) -> httpx.AsyncClient:
+    """Return an HTTP client that gets these responses in turn."""
+    left = iter(responses)
     return httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(left)))
 
 
-async def api(http: httpx.AsyncClient) -> AsyncPostgrest:
-    """Return the backend for the API, with a supabase client that uses this HTTP client."""
+async def new_transport(http: httpx.AsyncClient) -> AsyncPostgrest:
+    """Return the transport for PostgREST, with a supabase client that uses this HTTP client."""
     options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
     client = await acreate_client(URL, KEY, options)
     return AsyncPostgrest(ProjectSettings(url=URL, key=KEY), client)
 
 
 async def call_result(answer: dict[str, Any]) -> object:
-    """Return the result of the client for an answer: a value or an exception."""
-    async with serving(response(answer)) as http:
-        backend = await api(http)
+    """Return the value that a call returns, or the exception that it raises, for an answer."""
+    async with http_client(response(answer)) as http:
+        transport = await new_transport(http)
         try:
-            return await backend.call(Rpc("f", {}, lambda value: value), Deadline(10))
+            return await transport.call(Rpc("f", {}, lambda value: value), Deadline(10))
         except Exception as error:
             return error
 
 
 async def test_every_recorded_answer_leads_to_the_expected_result():
     wrong = {}
-    for name, answer in answers():
+    for name, answer in recorded_answers():
         found = await call_result(answer)
         body = json.loads(answer["body"]) if answer["body"].startswith(('{"code', "[")) else None
         if isinstance(body, dict) and answer["status"] >= 300:
-            kind = meaning(body)
-            if str(body["code"]) not in STRANGE and type(found) is not kind:
+            kind = expected_error(body)
+            if str(body["code"]) not in UNKNOWN_CODES and type(found) is not kind:
                 wrong[name] = f"{body['code']} became {found!r}, not {kind.__name__}"
         elif isinstance(found, Exception) != (answer["status"] >= 300):
             wrong[name] = f"{answer['status']} became {found!r}"
@@ -125,17 +125,17 @@ async def test_results_are_returned_unchanged():
 async def test_transient_errors_are_retried(case, monkeypatch):
     monkeypatch.setitem(RETRY_POLICY, "wait", lambda _: 0)
     version = {"version": "0.0.1", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
-    answer = dict(answers())[case]
-    async with serving(
+    answer = dict(recorded_answers())[case]
+    async with http_client(
         httpx.Response(200, json=version), response(answer), httpx.Response(200, json="done")
     ) as http:
-        backend = await api(http)
-        async with AsyncPictureQueue(client=await backend.client()) as pq:
+        transport = await new_transport(http)
+        async with AsyncPictureQueue(client=await transport.client()) as pq:
             assert await pq._backend.call(Rpc("f", {}, lambda value: value)) == "done"
 
 
-async def test_an_expired_token_and_an_invalid_one_raise_different_errors():
-    recorded = dict(answers())
-    ended = await call_result(recorded["jwt-44"])
-    assert isinstance(ended, errors.AuthenticationFailed)
-    assert (ended.code, ended.hint) == ("PGRST303", "Sign in again")
+async def test_the_error_of_an_expired_token_has_its_code_and_a_hint():
+    recorded = dict(recorded_answers())
+    expired = await call_result(recorded["jwt-44"])
+    assert isinstance(expired, errors.AuthenticationFailed)
+    assert (expired.code, expired.hint) == ("PGRST303", "Sign in again")

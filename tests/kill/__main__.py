@@ -30,13 +30,13 @@ from ..databases import connect
 from ..faults.proxy import Proxy
 from .chaos import LEASE, QUEUE, Chaos, Workers
 
-GUARD = 180.0  # The timeout for the remaining jobs after the faults, in seconds.
-STOP = 60.0  # The timeout of a worker's stop, in seconds.
-# Errors of asyncpg for a terminated session. The last one occurs during a prepare.
+FINISH_TIMEOUT = 180.0  # The timeout of the jobs that remain after the faults, in seconds.
+STOP_TIMEOUT = 60.0  # The timeout of the stop of a worker, in seconds.
+# Errors of asyncpg after the end of a session. It raises the last one during a prepare.
 LOST_CONNECTION = (
     OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 )  # fmt: skip
-ATTEMPTS = 100  # This is more than a job can lose through kills.
+MAX_ATTEMPTS = 100  # Kills cannot use up this many.
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class Result:
 
     Attributes:
         enqueued: The number of enqueued jobs.
-        lost: The jobs that did not complete with their own result.
-        twice: The attempts that ran twice under one lease.
-        unstarted: The attempts that were used up and never started.
+        lost: The number of jobs that did not complete with the expected result.
+        twice: The number of attempts that ran twice under one lease.
+        unstarted: The number of attempts that were used up but never started.
         attempts: The number of all attempts.
-        uncounted: Starts that used up no attempt: their worker was killed, or cut off for as
-            long as the lease, before the start was confirmed.
-        crashes: Workers that ended unexpectedly after their start.
-        refused: Workers that ended because the project did not respond at their start.
-        unstopped: Workers that did not stop on request.
-        done: The number of times that each fault was injected.
+        uncounted: The number of starts that did not use up an attempt: their worker was killed,
+            or cut off until the end of the lease, before the start was confirmed.
+        crashes: The number of workers that ended unexpectedly after their start.
+        refused: The number of workers that ended because the project did not respond at the start.
+        unstopped: The number of workers that did not stop on request.
+        injected: The number of injections of each fault.
         seconds: The time from the end of the faults to the end of the last job.
         seed: The seed of the random choices.
     """
@@ -68,19 +68,19 @@ class Result:
     crashes: int
     refused: int
     unstopped: int
-    done: dict[str, int]
+    injected: dict[str, int]
     seconds: float
     seed: int
 
     @property
     def is_good(self) -> bool:
-        """True if no work was lost."""
+        """True if no work was lost and all workers started and stopped."""
         return not any(
             (self.lost, self.twice, self.unstarted, self.crashes, self.refused, self.unstopped)
         )
 
     def __str__(self) -> str:
-        done = ", ".join(f"{name} {count}" for name, count in sorted(self.done.items()))
+        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.injected.items()))
         return (
             f"{'good' if self.is_good else 'BAD'} (seed {self.seed})\n"
             f"  jobs enqueued                   {self.enqueued:6}\n"
@@ -92,7 +92,7 @@ class Result:
             f"  workers that could not start    {self.refused:6}\n"
             f"  workers that did not stop       {self.unstopped:6}\n"
             f"  seconds until all jobs ended    {self.seconds:6.1f}\n"
-            f"  {done}"
+            f"  {faults}"
         )
 
 
@@ -124,15 +124,14 @@ class Enqueuer:
             seconds = self._random.choice((0, 0, 0, 0.1, 0.1, 0.3, 1.2 * LEASE))
             await connection.fetchval(
                 "select enqueue_job('work', $1, 0, $2, max_attempts => $3, job_id => $4)",
-                {"n": n, "seconds": seconds}, QUEUE, ATTEMPTS, job,
+                {"n": n, "seconds": seconds}, QUEUE, MAX_ATTEMPTS, job,
             )  # fmt: skip
             self.jobs[job] = n
-            # The number of jobs follows the clock, so that delays of a busy machine are made up
-            # for.
+            # The job is due at a fixed time, so that a busy machine catches up later.
             await asyncio.sleep(max(0.0, self._began + len(self.jobs) / self._rate - monotonic()))
 
 
-async def unfinished(dsn: str, jobs: list[UUID]) -> int:
+async def count_unfinished(dsn: str, jobs: list[UUID]) -> int:
     connection = await connect(dsn)
     try:
         found: int = await connection.fetchval(
@@ -143,27 +142,29 @@ async def unfinished(dsn: str, jobs: list[UUID]) -> int:
         await connection.close()
 
 
-async def wait_for_the_end(dsn: str, jobs: list[UUID]) -> float:
-    """Wait until all jobs have ended, for at most `GUARD` seconds; return the duration."""
+async def wait_until_finished(dsn: str, jobs: list[UUID]) -> float:
+    """Wait until all jobs have ended, for at most `FINISH_TIMEOUT` seconds; return the duration."""
     began = monotonic()
-    while monotonic() - began < GUARD:
+    while monotonic() - began < FINISH_TIMEOUT:
         with contextlib.suppress(*LOST_CONNECTION):
-            if not await unfinished(dsn, jobs):
+            if not await count_unfinished(dsn, jobs):
                 break
         await asyncio.sleep(0.5)
     return monotonic() - began
 
 
-def notes(directory: Path) -> list[tuple[UUID, UUID, int]]:
+def read_starts(directory: Path) -> list[tuple[UUID, UUID, int]]:
     """Return the job, the lease and the attempt number of each recorded start."""
     lines = [
-        line.split() for file in directory.glob("notes-*") for line in file.read_text().splitlines()
+        line.split()
+        for file in directory.glob("starts-*")
+        for line in file.read_text().splitlines()
     ]
     return [(UUID(job), UUID(lease), int(attempt)) for job, lease, attempt in lines]
 
 
 async def check(dsn: str, jobs: dict[UUID, int], directory: Path) -> dict[str, int]:
-    """Compare the database with the enqueued jobs, and with the recorded starts."""
+    """Compare the database with the enqueued jobs and the recorded starts; return the counts."""
     connection = await connect(dsn)
     rows = await connection.fetch(
         "select j.id, j.status, j.result, j.attempt, j.error, array("
@@ -173,7 +174,7 @@ async def check(dsn: str, jobs: dict[UUID, int], directory: Path) -> dict[str, i
     )
     await connection.close()
     found = {row["id"]: row for row in rows}
-    starts = notes(directory)
+    starts = read_starts(directory)
     lost = [
         job for job, n in jobs.items()
         if job not in found or (found[job]["status"], found[job]["result"]) != ("completed", n)
@@ -186,8 +187,9 @@ async def check(dsn: str, jobs: dict[UUID, int], directory: Path) -> dict[str, i
     for job, lease in twice:
         print(f"started more than once: job {job}, lease {lease}", file=sys.stderr)
     for job, attempt in unstarted:
-        of = [start[1:] for start in starts if start[0] == job]
-        print(f"attempt {attempt} never started: {dict(found[job])}, starts: {of}", file=sys.stderr)
+        job_starts = [start[1:] for start in starts if start[0] == job]
+        problem = f"attempt {attempt} never started: {dict(found[job])}, starts: {job_starts}"
+        print(problem, file=sys.stderr)
     return {
         "lost": len(lost),
         "twice": len(twice),
@@ -225,14 +227,14 @@ async def kill_everything(seconds: float, workers: int, rate: float, seed: int) 
             enqueuing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await enqueuing
-            left = await wait_for_the_end(stack.db_url, list(enqueuer.jobs))
-            unstopped = await pool.stop_all(STOP)
+            finish_seconds = await wait_until_finished(stack.db_url, list(enqueuer.jobs))
+            unstopped = await pool.stop_all(STOP_TIMEOUT)
         finally:
             pool.kill_all()
         checked = await check(stack.db_url, enqueuer.jobs, directory)
         return Result(
             len(enqueuer.jobs), **checked, crashes=pool.crashes, refused=pool.refused,
-            unstopped=unstopped, done=dict(chaos.done), seconds=left, seed=seed,
+            unstopped=unstopped, injected=dict(chaos.injected), seconds=finish_seconds, seed=seed,
         )  # fmt: skip
 
 
@@ -241,10 +243,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=10, help="jobs enqueued a second")
+    parser.add_argument("--rate", type=float, default=10, help="jobs enqueued per second")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     given = parser.parse_args()
-    print(f"seed {given.seed}: {given.seconds:g} s of kills", flush=True)
+    print(f"seed {given.seed}: {given.seconds:g} s of faults", flush=True)
     result = asyncio.run(kill_everything(given.seconds, given.workers, given.rate, given.seed))
     print(result)
     return 0 if result.is_good else 1

@@ -1,7 +1,7 @@
 """The worker of the kill test: ``picture-queue worker --app app:worker``.
 
-Environment: ``KILL_QUEUE``, ``KILL_LEASE`` and ``KILL_NOTES``. The handler first appends a line to
-the file ``KILL_NOTES``, unbuffered, so that the line survives if the process is killed.
+Environment: ``KILL_QUEUE``, ``KILL_LEASE`` and ``KILL_STARTS``. The handler first appends a line to
+the file ``KILL_STARTS``, unbuffered, so that the line survives if the process is killed.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ worker = Worker(
         shutdown_grace=20,
     )
 )
-_NOTES = os.open(os.environ["KILL_NOTES"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+_STARTS = os.open(os.environ["KILL_STARTS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
 @worker.handler("work")
 async def work(payload: dict[str, Any], job: JobContext) -> int:
     """Record the start of the attempt, then run for the seconds in the payload."""
-    os.write(_NOTES, f"{job.id} {job.lease_id} {job.attempt}\n".encode())
+    os.write(_STARTS, f"{job.id} {job.lease_id} {job.attempt}\n".encode())
     await asyncio.sleep(payload["seconds"])
     result: int = payload["n"]
     return result

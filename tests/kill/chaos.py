@@ -22,7 +22,7 @@ from ..faults.proxy import Proxy
 HERE = Path(__file__).parent
 LEASE = 4.0  # seconds
 QUEUE = "kill"
-_BETWEEN_SIGNALS = 15.0  # seconds
+_MIN_SIGNAL_INTERVAL = 15.0  # seconds
 
 
 class Workers:
@@ -31,7 +31,7 @@ class Workers:
     Args:
         stack: The project.
         proxies: The proxies in front of its gateway, and of its Postgres.
-        directory: The directory for the notes and the logs of the workers.
+        directory: The directory for the recorded starts and the logs of the workers.
         count: The number of workers.
     """
 
@@ -53,22 +53,22 @@ class Workers:
         self._started = 0
         self._logs: dict[int, Path] = {}
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
-        self.stopped: set[int] = set()
+        self.suspended: set[int] = set()
         self.crashes = self.refused = 0
 
-    def start(self, place: int) -> None:
-        """Start the worker with this number, which determines its transport."""
+    def start(self, index: int) -> None:
+        """Start a worker. Its index determines its transport."""
         self._started += 1
         env = {name: text for name, text in os.environ.items() if not name.startswith("SUPABASE_")}
         env |= {
             "KILL_QUEUE": QUEUE,
             "KILL_LEASE": str(LEASE),
-            "KILL_NOTES": str(self._directory / f"notes-{self._started}"),
-            **self._environments[place % 2],
+            "KILL_STARTS": str(self._directory / f"starts-{self._started}"),
+            **self._environments[index % 2],
         }
-        self._logs[place] = self._directory / f"worker-{self._started}.log"
-        with self._logs[place].open("wb") as log:
-            self.processes[place] = subprocess.Popen(
+        self._logs[index] = self._directory / f"worker-{self._started}.log"
+        with self._logs[index].open("wb") as log:
+            self.processes[index] = subprocess.Popen(
                 [sys.executable, "-m", "picture_queue_cli", "worker", "--app", "app:worker"],
                 cwd=HERE,
                 env=env,
@@ -78,15 +78,15 @@ class Workers:
             )
 
     def start_all(self) -> None:
-        """Start a worker in each free place; count those that ended unexpectedly."""
-        for place in range(self._count):
-            process = self.processes.get(place)
+        """Start all workers that do not run; count those that ended unexpectedly."""
+        for index in range(self._count):
+            process = self.processes.get(index)
             if process is None or process.poll() is not None:
                 if process is not None:
-                    self._note_end(self._logs[place].read_text())
-                self.start(place)
+                    self._count_end(self._logs[index].read_text())
+                self.start(index)
 
-    def _note_end(self, log: str) -> None:
+    def _count_end(self, log: str) -> None:
         if " serves " in log:
             self.crashes += 1
             print(f"a worker ended unexpectedly:\n{log[-2000:]}", file=sys.stderr)
@@ -94,13 +94,13 @@ class Workers:
             self.refused += 1
             print(f"a worker could not start:\n{log[-2000:]}", file=sys.stderr)
 
-    def kill(self, place: int) -> None:
-        """Kill a worker, and start another in its place."""
-        process = self.processes[place]
+    def kill(self, index: int) -> None:
+        """Kill a worker, and start another with its index."""
+        process = self.processes[index]
         process.kill()
         process.wait()
-        self.stopped.discard(place)
-        self.start(place)
+        self.suspended.discard(index)
+        self.start(index)
 
     def kill_all(self) -> None:
         """Kill all workers at once."""
@@ -112,18 +112,18 @@ class Workers:
         """Stop all workers; return the number of those that did not stop and were killed."""
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
-        late = 0
+        killed = 0
         for process in self.processes.values():
             try:
                 await asyncio.to_thread(process.wait, seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
-                late += 1
-        return late
+                killed += 1
+        return killed
 
 
 class Chaos:
-    """Inject one random fault after the other.
+    """The injection of random faults, one after the other.
 
     Args:
         stack: The project.
@@ -132,7 +132,7 @@ class Chaos:
         seed: The seed of the random choices.
 
     Attributes:
-        done: The number of times that each fault was injected.
+        injected: The number of injections of each fault.
     """
 
     def __init__(
@@ -143,8 +143,8 @@ class Chaos:
         self._workers = workers
         self._random = random.Random(seed)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.done: Counter[str] = Counter()
-        self._signalled_at: dict[signal.Signals, float] = defaultdict(lambda: -_BETWEEN_SIGNALS)
+        self.injected: Counter[str] = Counter()
+        self._signalled_at: dict[signal.Signals, float] = defaultdict(lambda: -_MIN_SIGNAL_INTERVAL)
         self._weights: dict[Callable[[], Awaitable[None]], float] = {
             self._kill_worker: 8,
             self._freeze_worker: 5,
@@ -164,61 +164,63 @@ class Chaos:
             async with asyncio.timeout(seconds):
                 while True:
                     await asyncio.sleep(self._random.uniform(0.3, 1.5))
-                    (act,) = self._random.choices(list(self._weights), list(self._weights.values()))
-                    if act not in (self._kill_postgrest, self._stop_postgres):
-                        self.done[act.__name__.strip("_").replace("_", " ")] += 1
-                    await act()
+                    (inject_fault,) = self._random.choices(
+                        list(self._weights), list(self._weights.values())
+                    )
+                    if inject_fault not in (self._kill_postgrest, self._stop_postgres):
+                        self.injected[inject_fault.__name__.strip("_").replace("_", " ")] += 1
+                    await inject_fault()
                     self._workers.start_all()
         await asyncio.gather(*self._tasks)
         for proxy in self._proxies:
             proxy.heal()
-        for place in list(self._workers.stopped):
-            self._resume(place)
+        for index in list(self._workers.suspended):
+            self._resume(index)
         self._workers.start_all()
 
     # Workers -----------------------------------------------------------------------------------
 
-    def _any_worker(self) -> int:
+    def _choose_worker(self) -> int:
         return self._random.choice(list(self._workers.processes))
 
     async def _kill_worker(self) -> None:
-        self._workers.kill(self._any_worker())
+        self._workers.kill(self._choose_worker())
 
     async def _freeze_worker(self) -> None:
         """Suspend a worker for less than its lease, or for longer."""
-        place = self._any_worker()
-        process = self._workers.processes[place]
+        index = self._choose_worker()
+        process = self._workers.processes[index]
         process.send_signal(signal.SIGSTOP)
-        self._workers.stopped.add(place)
+        self._workers.suspended.add(index)
         seconds = self._random.choice((0.5, LEASE, 2 * LEASE))
 
-        async def thaw() -> None:
+        async def resume_later() -> None:
             await asyncio.sleep(seconds)
-            if self._workers.processes[place] is process:
-                self._resume(place)
+            if self._workers.processes[index] is process:
+                self._resume(index)
 
-        self._start_task(thaw())
+        self._start_task(resume_later())
 
-    def _resume(self, place: int) -> None:
-        self._workers.processes[place].send_signal(signal.SIGCONT)
-        self._workers.stopped.discard(place)
+    def _resume(self, index: int) -> None:
+        self._workers.processes[index].send_signal(signal.SIGCONT)
+        self._workers.suspended.discard(index)
 
     # The network -------------------------------------------------------------------------------
 
-    def _any_proxy(self) -> Proxy:
+    def _choose_proxy(self) -> Proxy:
         return self._random.choice(self._proxies)
 
     async def _lose_answers(self) -> None:
-        self._any_proxy().lose_answers(self._random.randint(1, 5))
+        self._choose_proxy().lose_answers(self._random.randint(1, 5))
 
     async def _black_hole(self) -> None:
-        self._any_proxy().black_hole()
+        self._choose_proxy().black_hole()
 
     async def _half_open(self) -> None:
-        self._any_proxy().half_open()
+        self._choose_proxy().half_open()
 
     async def _black_hole_everything(self) -> None:
-        proxy = self._any_proxy()
+        proxy = self._choose_proxy()
         proxy.black_hole(new=True)
         await asyncio.sleep(self._random.uniform(1, 1.5 * LEASE))
         proxy.heal()
@@ -237,7 +239,7 @@ class Chaos:
         """Terminate some sessions of PostgREST, and of workers with direct connections."""
         with contextlib.suppress(OSError, asyncpg.PostgresError, TimeoutError):
             await execute(
-                self._superuser,
+                self._superuser_url,
                 "select pg_terminate_backend(pid) from pg_stat_activity where random() < 0.5 "
                 "and backend_type = 'client backend' and pid <> pg_backend_pid()",
             )
@@ -253,15 +255,15 @@ class Chaos:
                 await self._signal(process.pid, signal.SIGKILL)
 
     async def _signal(self, pid: int, number: signal.Signals) -> None:
-        """Send a signal to a program of the stack, unless it got one a short time ago.
+        """Send a signal to a program of the stack, unless it was sent a short time ago.
 
         The stack gives up on a program that dies more than five times in a minute.
         """
         now = asyncio.get_running_loop().time()
-        if now - self._signalled_at[number] < _BETWEEN_SIGNALS:
+        if now - self._signalled_at[number] < _MIN_SIGNAL_INTERVAL:
             return
         self._signalled_at[number] = now
-        self.done[f"signal {number.name} to the stack"] += 1
+        self.injected[f"signal {number.name} to the stack"] += 1
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -272,7 +274,7 @@ class Chaos:
         return False
 
     @property
-    def _superuser(self) -> str:
+    def _superuser_url(self) -> str:
         return self._stack.superuser_url
 
     def _start_task(self, work: Awaitable[None]) -> None:

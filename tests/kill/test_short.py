@@ -1,4 +1,4 @@
-"""Half a minute of the kill test; `make test-kill` runs five."""
+"""The kill test for half a minute; `make test-kill` runs it for five minutes."""
 
 import pytest
 

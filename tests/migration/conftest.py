@@ -1,4 +1,4 @@
-"""Databases that have the platform but not our schema, on the cluster of the stack."""
+"""Databases on the cluster of the stack, with the schemas of Supabase but without ours."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -67,7 +67,7 @@ def new_database(stack: Any) -> Iterator[Database]:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Call the program in an empty directory, with only the given environment."""
+    """Return a function that runs the CLI in an empty directory, without our variables."""
     monkeypatch.chdir(tmp_path)
     for name in (*KEY_VARIABLES, "SUPABASE_URL", "PICTURE_QUEUE_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -80,11 +80,11 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 
 @pytest.fixture
 def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that lets the package ship these migrations after its own."""
+    """Return a function that adds migrations to those of the package, or replaces them."""
 
-    def set_(*files: Migration, instead: bool = False) -> None:
+    def replace_migrations(*files: Migration, instead: bool = False) -> None:
         shipped = [*([] if instead else migrations()), *files]
         for module in (database, folder):
             monkeypatch.setattr(module, "migrations", lambda: list(shipped))
 
-    return set_
+    return replace_migrations

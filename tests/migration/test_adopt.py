@@ -32,7 +32,7 @@ async def old(new_database: Any) -> AsyncIterator[Any]:
     yield new_database
 
 
-async def take_over(database: Any, *, preview: bool = False) -> Adoption:
+async def run_adopt(database: Any, *, preview: bool = False) -> Adoption:
     return await asyncio.to_thread(adopt, database.settings, preview=preview)
 
 
@@ -45,14 +45,14 @@ async def test_the_doctor_recognises_the_old_queue_and_names_the_command(old: An
 
 async def test_a_preview_returns_the_same_plan_and_changes_nothing(old: Any) -> None:
     before = await old.rows(OBJECTS), await old.rows("select * from job_queue order by id")
-    planned = await take_over(old, preview=True)
+    planned = await run_adopt(old, preview=True)
     after = await old.rows(OBJECTS), await old.rows("select * from job_queue order by id")
     assert after == before
-    assert await take_over(old) == planned
+    assert await run_adopt(old) == planned
 
 
 async def test_every_job_is_copied_unchanged(old: Any) -> None:
-    done = await take_over(old)
+    done = await run_adopt(old)
     assert done.jobs == {"completed": 1, "failed": 1, "pending": 3, "processing": 1}
     rows = await old.rows(
         """select id, status, hold, priority, rank, attempt, max_attempts, payload, result, error,
@@ -72,8 +72,8 @@ async def test_every_job_is_copied_unchanged(old: Any) -> None:
 
 
 async def test_the_old_worker_can_complete_its_job(old: Any) -> None:
-    await take_over(old)
-    # Its calls are the same: it reports its job without a lease, and gets the best job next.
+    await run_adopt(old)
+    # The old worker makes the same calls: it reports without a lease, and claims by priority.
     assert await old.value("select complete_job($1, null, null)", RUNNING) == "completed"
     assert await old.value("select id from claim_next_job()") == RESIZE
     assert await old.value("select complete_job($1, null, null)", RESIZE) == "completed"
@@ -83,26 +83,26 @@ async def test_the_old_worker_can_complete_its_job(old: Any) -> None:
     assert not [f for f in json.loads(health) if f["verdict"] == "bad"]
 
 
-async def test_no_object_is_dropped(old: Any) -> None:
+async def test_old_objects_are_moved_and_not_dropped(old: Any) -> None:
     before = await old.rows(
         "select c.relname::text, c.reltuples is not null from pg_class c where c.relkind in "
         "('r', 'v') and relnamespace = 'public'::regnamespace order by 1"
     )
-    done = await take_over(old)
-    there = await old.rows(
+    done = await run_adopt(old)
+    after = await old.rows(
         "select relname::text, true from pg_class where relkind in ('r', 'v') and relnamespace in "
         "('picture_queue_before'::regnamespace, 'public'::regnamespace) order by 1"
     )
-    assert {name for name, _ in before} <= {name for name, _ in there}
+    assert {name for name, _ in before} <= {name for name, _ in after}
     assert done.schema == "picture_queue_before"
     assert "table public.job_queue" in done.moved
     assert "function public.enqueue_job(text,jsonb,integer)" in done.moved
-    # The copies work for their owner, and only for the owner.
+    # The moved objects work, but only their owner can use them.
     assert await old.value("select count(*) from picture_queue_before.queue_health") == 4
     assert await old.value("select prompt from picture_queue_before.generations") == "a cat"
     for role in ("anon", "authenticated", "service_role"):
-        may = "select has_schema_privilege($1, 'picture_queue_before', 'usage')"
-        assert not await old.value(may, role)
+        access_query = "select has_schema_privilege($1, 'picture_queue_before', 'usage')"
+        assert not await old.value(access_query, role)
     command = "select command from {}.{} where jobname = 'process-job-queue'"
     query = await old.value(command.format("picture_queue_before", "cron_job"))
     assert "net.http_post" in query
@@ -110,7 +110,7 @@ async def test_no_object_is_dropped(old: Any) -> None:
 
 
 async def test_the_notes_name_objects_that_need_attention(old: Any) -> None:
-    notes = "\n".join((await take_over(old, preview=True)).notes)
+    notes = "\n".join((await run_adopt(old, preview=True)).notes)
     for text in (
         "trigger job_queue_updated moves with public.job_queue",
         "public.generation_costs has a foreign key to public.job_queue",
@@ -123,9 +123,9 @@ async def test_the_notes_name_objects_that_need_attention(old: Any) -> None:
 
 
 async def test_a_second_run_changes_nothing(old: Any) -> None:
-    await take_over(old)
+    await run_adopt(old)
     before = await old.rows(OBJECTS), await old.rows("select * from job_queue order by id")
-    assert await take_over(old) == Adoption()
+    assert await run_adopt(old) == Adoption()
     assert (
         await old.rows(OBJECTS),
         await old.rows("select * from job_queue order by id"),
@@ -138,7 +138,7 @@ async def test_an_unknown_state_is_refused_without_changes(old: Any) -> None:
     await old.run("update job_queue set status = 'on_fire' where id = $1", FAILED)
     before = await old.rows(OBJECTS)
     with pytest.raises(InstallationRefused, match="unknown states: on_fire"):
-        await take_over(old)
+        await run_adopt(old)
     assert await old.rows(OBJECTS) == before
 
 
@@ -146,7 +146,7 @@ async def test_a_job_without_a_state_is_refused(new_database: Any) -> None:
     await new_database.run("create table job_queue (id uuid, type text, status text)")
     await new_database.run("insert into job_queue (type) values ('resize')")
     with pytest.raises(InstallationRefused, match="unknown states: None"):
-        await take_over(new_database)
+        await run_adopt(new_database)
 
 
 async def test_a_result_that_is_not_json_becomes_a_json_string(new_database: Any) -> None:
@@ -155,7 +155,7 @@ async def test_a_result_that_is_not_json_becomes_a_json_string(new_database: Any
           result text, completed_at timestamptz default now());
         insert into job_queue (type, status, result) values ('resize', 'completed', 'all well')"""
     )
-    await take_over(new_database)
+    await run_adopt(new_database)
     assert await new_database.value("select result from job_queue") == '"all well"'
 
 
@@ -167,7 +167,7 @@ async def test_the_error_names_a_value_out_of_range_and_nothing_changes(new_data
     )
     before = await new_database.rows(OBJECTS)
     with pytest.raises(MigrationFailed, match=r"cannot be adopted: .*out of range"):
-        await take_over(new_database)
+        await run_adopt(new_database)
     assert await new_database.rows(OBJECTS) == before
 
 
@@ -178,7 +178,7 @@ async def test_jobs_with_numeric_ids_get_uuids_and_keep_the_old_ids(new_database
         insert into job_queue (type, status)
         select 'resize', 'pending' from generate_series(1, 3)"""
     )
-    assert (await take_over(new_database)).jobs == {"pending": 3}
+    assert (await run_adopt(new_database)).jobs == {"pending": 3}
     rows = await new_database.rows("select metadata ->> 'adopted_id' from job_queue order by seq")
     assert sorted(rows) == [("1",), ("2",), ("3",)]
 
@@ -186,22 +186,24 @@ async def test_jobs_with_numeric_ids_get_uuids_and_keep_the_old_ids(new_database
 async def test_a_table_that_is_not_a_queue_is_refused(new_database: Any) -> None:
     await new_database.run("create table job_queue (id uuid)")
     with pytest.raises(InstallationRefused, match="it is not a job queue"):
-        await take_over(new_database)
+        await run_adopt(new_database)
 
 
 async def test_a_database_without_a_queue_is_refused(new_database: Any) -> None:
     with pytest.raises(InstallationRefused, match="no job queue to adopt"):
-        await take_over(new_database)
+        await run_adopt(new_database)
 
 
-def test_the_command_previews_prompts_and_adopts(cli: Any, new_database: Any) -> None:
+def test_the_command_previews_requires_a_confirmation_and_adopts(
+    cli: Any, new_database: Any
+) -> None:
     asyncio.run(new_database.run(OLD))
     preview = cli("adopt", "--db-url", new_database.url, "--preview")
     assert preview.exit_code == 0, preview.stderr
     assert "picture_queue_before" in preview.stdout and "3 pending" in preview.stdout
     assert "Nothing was changed." in preview.stderr
-    unasked = cli("adopt", "--db-url", new_database.url)
-    assert unasked.exit_code == 2 and "--yes" in unasked.stderr
+    unconfirmed = cli("adopt", "--db-url", new_database.url)
+    assert unconfirmed.exit_code == 2 and "--yes" in unconfirmed.stderr
     done = cli("adopt", "--db-url", new_database.url, "--yes", "--json")
     assert json.loads(done.stdout)["applied"] == [file.name for file in migrations()]
     again = cli("adopt", "--db-url", new_database.url)

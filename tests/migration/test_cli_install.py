@@ -1,4 +1,4 @@
-"""Installation on the command line: the project's folder, its database, and the doctor."""
+"""`picture-queue install` and `migrate`: their output, hints and refusals."""
 
 import json
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_install_refuses_a_database_of_migrate(cli: Cli, new_database: Any, tmp_
     assert not (tmp_path / "supabase" / "migrations").exists()
 
 
-def test_migrate_without_a_database_prints_where_to_find_its_address(cli: Cli) -> None:
+def test_migrate_without_an_address_prints_a_hint(cli: Cli) -> None:
     done = cli("migrate")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--db-url" in done.stderr

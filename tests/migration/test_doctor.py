@@ -23,7 +23,7 @@ KEYS = {
 
 
 def examine(cli: Cli, url: str, key: str, *args: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the doctor's findings by check, and check that the exit code matches them."""
+    """Return the findings of the doctor by check; assert that the exit code matches them."""
     done = cli("--url", url, "--key", key, "doctor", "--json", *args)
     found: dict[str, list[dict[str, Any]]] = {}
     for finding in json.loads(done.stdout):
@@ -54,7 +54,7 @@ def test_with_a_service_key_every_check_runs(cli: Cli, stack: Any, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", ["anon_key", "publishable_key"])
-def test_with_a_users_key_only_the_public_checks_run(cli: Cli, stack: Any, kind: str) -> None:
+def test_with_a_public_key_only_the_public_checks_run(cli: Cli, stack: Any, kind: str) -> None:
     found = examine(cli, stack.api_url, getattr(stack, kind))
     (key,) = found["key"]
     assert key["verdict"] == "warn" and key["detail"].startswith(KEYS[kind])

@@ -1,4 +1,4 @@
-"""`picture-queue install`: the migrations as files of a project, in the order of the CLI."""
+"""`picture-queue install` writes the migrations as files into a project."""
 
 import os
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _shipped(ship: Any) -> None:
+def _ship_two_migrations(ship: Any) -> None:
     ship(ONE, TWO, instead=True)
 
 
@@ -34,7 +34,7 @@ def install(project: Path, now: datetime = NOW) -> folder.Installation:
 
 
 def names(project: Path) -> list[str]:
-    """Return all files of the project, hidden ones too."""
+    """Return the names of all files of the project, including hidden files."""
     return sorted(
         str(path.relative_to(project)).removeprefix("migrations" + os.sep)
         for path in project.rglob("*")
@@ -72,26 +72,26 @@ def test_a_later_version_adds_new_migrations_after_existing_files(project: Path,
 
 
 @pytest.mark.parametrize(
-    ("mine", "stamp"),
+    ("existing", "stamp"),
     [
         ("20300102030404_a.sql", "20300102030405"),
         ("20300102030405_a.sql", "20300102030406"),
         ("20991231235959_a.sql", "20991231235960"),
         ("0001_a.sql", "20300102030405"),
-        # The CLI ignores both files.
+        # The Supabase CLI ignores both files.
         ("notes.txt", "20300102030405"),
         ("20991231235959-a.sql", "20300102030405"),
     ],
 )
 def test_the_timestamp_is_later_than_now_and_the_newest_file(
-    project: Path, mine: str, stamp: str
+    project: Path, existing: str, stamp: str
 ) -> None:
     (project / "migrations").mkdir()
-    (project / "migrations" / mine).touch()
+    (project / "migrations" / existing).touch()
     assert install(project).written[0].name == f"{stamp}_{ONE.file_name}"
 
 
-def test_a_file_name_without_a_later_timestamp_is_refused(project: Path) -> None:
+def test_a_file_that_sorts_after_every_timestamp_is_refused(project: Path) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / "999_a.sql").touch()
     with pytest.raises(InstallationRefused, match="does not have fourteen digits") as refused:
@@ -117,7 +117,7 @@ def test_an_edited_file_is_reported_and_not_changed(project: Path) -> None:
     assert first.read_text("utf-8") == edited
 
 
-def test_windows_line_endings_are_not_an_edit(project: Path) -> None:
+def test_windows_line_endings_do_not_count_as_an_edit(project: Path) -> None:
     first = install(project).written[0]
     first.write_bytes(first.read_bytes().replace(b"\n", b"\r\n"))
     assert install(project).edited == ()
@@ -165,12 +165,12 @@ def test_timestamps_out_of_order_are_refused(project: Path) -> None:
 def test_a_failed_install_leaves_no_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = Path.rename
 
-    def full(path: Path, target: Path) -> Path:
+    def rename_on_full_disk(path: Path, target: Path) -> Path:
         if TWO.file_name in path.name:
             raise OSError(28, "No space left on device", str(target))
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", full)
+    monkeypatch.setattr(Path, "rename", rename_on_full_disk)
     with pytest.raises(SettingsError, match="No space left on device"):
         install(project)
     assert names(project) == []
@@ -185,13 +185,13 @@ def test_a_concurrent_install_is_refused(project: Path) -> None:
     assert len(install(project).written) == 2
 
 
-def test_the_error_without_a_project_has_a_hint(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_project_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is not a directory") as refused:
         install(tmp_path / "supabase")
     assert "supabase init" in (refused.value.hint or "")
 
 
-def test_the_parent_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_the_parent_of_the_supabase_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "supabase").mkdir()
     (tmp_path / "supabase" / "config.toml").touch()
     with pytest.raises(SettingsError, match="is not the directory") as refused:

@@ -31,8 +31,8 @@ async def run(database: Any) -> list[str]:
     return await asyncio.to_thread(migrate, database.settings, lambda name: None)
 
 
-async def refusal(database: Any) -> PictureQueueError:
-    """Return the error that a migration is refused with; the database is unchanged."""
+async def expect_refusal(database: Any) -> PictureQueueError:
+    """Run `migrate`, which must be refused without changes; return the error."""
     before = await database.rows("select oid from pg_class order by 1")
     with pytest.raises(InstallationRefused) as refused:
         await run(database)
@@ -68,17 +68,17 @@ async def test_two_runs_at_once_apply_each_file_once(
     new_database: Any, ship: Any, until: Any
 ) -> None:
     ship(LATER)
-    waiting = """select count(*) from pg_locks
+    count_waiting = """select count(*) from pg_locks
       where locktype = 'advisory' and not granted
         and database = (select oid from pg_database where datname = current_database())"""
-    async with new_database.connect() as held:
-        transaction = held.transaction()
+    async with new_database.connect() as holder:
+        transaction = holder.transaction()
         await transaction.start()
-        await held.execute(LOCK)
+        await holder.execute(LOCK)
         runs = [asyncio.create_task(run(new_database)) for _ in range(2)]
 
         async def both_wait() -> bool:
-            return bool(await held.fetchval(waiting) == 2)
+            return bool(await holder.fetchval(count_waiting) == 2)
 
         await until(both_wait)
         await transaction.rollback()
@@ -101,7 +101,7 @@ async def test_a_failed_migration_is_rolled_back(new_database: Any, ship: Any) -
 
 
 async def test_a_database_of_another_tool_is_refused(new_database: Any) -> None:
-    # Both write the list of the CLI, the embedded stack with the names in the package.
+    # Both tools write the table of the CLI; the embedded stack uses the names in the package.
     await apply_migrations(new_database.url)
     for tool, command in (
         (MigrationTool.EMBEDDED, "picture-queue local stop, then picture-queue local start"),
@@ -112,7 +112,7 @@ async def test_a_database_of_another_tool_is_refused(new_database: Any) -> None:
                 """update supabase_migrations.schema_migrations
                 set version = '20300101000000', name = version || '_' || name"""
             )
-        refused = await refusal(new_database)
+        refused = await expect_refusal(new_database)
         assert f"applied by `{tool}`" in refused.message
         assert command in (refused.hint or "")
         await asyncio.to_thread(expect_tool, new_database.settings, tool)
@@ -151,7 +151,7 @@ async def test_a_newer_database_is_refused(new_database: Any, ship: Any) -> None
     ship(LATER)
     await run(new_database)
     ship()
-    refused = await refusal(new_database)
+    refused = await expect_refusal(new_database)
     assert LATER.name in refused.message
     assert "pip install --upgrade" in (refused.hint or "")
 
@@ -159,16 +159,16 @@ async def test_a_newer_database_is_refused(new_database: Any, ship: Any) -> None
 async def test_an_unreleased_version_is_refused_with_a_hint(new_database: Any) -> None:
     await run(new_database)
     await new_database.run("update picture_queue.migration set digest = 'of yesterday'")
-    refused = await refusal(new_database)
+    refused = await expect_refusal(new_database)
     assert "in a pre-release version" in refused.message
     assert "picture-queue adopt --preview" in (refused.hint or "")
     await new_database.run("truncate picture_queue.migration")
-    assert "no table lists" in (await refusal(new_database)).message
+    assert "no table lists" in (await expect_refusal(new_database)).message
 
 
 async def test_another_job_queue_is_refused_with_a_hint(new_database: Any) -> None:
     await new_database.run("create table public.job_queue (id uuid)")
-    refused = await refusal(new_database)
+    refused = await expect_refusal(new_database)
     assert "another job queue" in refused.message
     assert "picture-queue adopt --preview" in (refused.hint or "")
 

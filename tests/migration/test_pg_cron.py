@@ -1,4 +1,4 @@
-"""The doctor reads the runs of pg_cron: Debian's Postgres 15 with the real pg_cron."""
+"""The doctor's check of the runs of pg_cron, with Debian's Postgres 15 and pg_cron."""
 
 import asyncio
 import os
@@ -99,7 +99,7 @@ async def test_the_doctor_reports_failed_runs_of_pg_cron(
     code, output = await examine()
     assert (code, "has not run yet" in output) == (1, True)
 
-    # One of the two jobs fails. Debian's pg_cron has no seconds, so both run within a minute.
+    # One of the two jobs fails. Debian's pg_cron schedules by the minute: wait for both.
     await execute(url, "select cron.schedule('prune-job-queue', '* * * * *', 'select 1 / 0')")
 
     async def both_ran() -> bool:

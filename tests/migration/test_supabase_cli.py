@@ -22,7 +22,7 @@ Supabase = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(params=["supabase_cli", "supabase_cli_3"])
 def supabase(request: pytest.FixtureRequest, new_database: Any, tmp_path: Path) -> Supabase:
-    """Call the CLI in its own project, for this database."""
+    """Return a function that calls the CLI in a new project, for this database."""
     (tmp_path / "supabase").mkdir()
     cli = request.getfixturevalue(request.param)
     # The embedded Postgres has no TLS, which the CLI requires by default.
@@ -46,7 +46,7 @@ def supabase(request: pytest.FixtureRequest, new_database: Any, tmp_path: Path) 
     return call
 
 
-def listed(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
+def list_versions(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
     """Return the local and the remote version of each line of `migration list`."""
     assert done.returncode == 0, done.stderr
     return re.findall(r"^ *`([0-9 ]*)` *\| *`([0-9 ]*)`", done.stdout, re.M)
@@ -57,23 +57,23 @@ async def test_the_folder_is_pushed_and_listed(
 ) -> None:
     project = tmp_path / "supabase"
     first = [path.name[:14] for path in install(project, "0.1.0").written]
-    assert listed(supabase("migration", "list")) == [(version, " ") for version in first]
+    assert list_versions(supabase("migration", "list")) == [(version, " ") for version in first]
     pushed = supabase("db", "push")
     assert pushed.returncode == 0, pushed.stderr
-    assert listed(supabase("migration", "list")) == [(version, version) for version in first]
+    assert list_versions(supabase("migration", "list")) == [(version, version) for version in first]
     assert await new_database.value("select enqueue_job('resize', '{}'::jsonb, 0)")
-    # A later version comes after the migrations that the user added.
+    # A migration of a later version comes after the one that the user added.
     mine = project / "migrations" / "20980101000000_mine.sql"
     mine.write_text("create table public.mine ();\n")
     ship(LATER)
     (new,) = install(project, "0.2.0").written
     pushed = supabase("db", "push")
     assert pushed.returncode == 0, pushed.stderr
-    assert listed(supabase("migration", "list"))[-2:] == [
+    assert list_versions(supabase("migration", "list"))[-2:] == [
         ("20980101000000", "20980101000000"),
         (new.name[:14], new.name[:14]),
     ]
-    # The tool is recognised, and others are refused.
+    # `migrate` recognises the tool and refuses the database.
     with pytest.raises(InstallationRefused, match="applied by `supabase db push`"):
         await asyncio.to_thread(migrate, new_database.settings, lambda name: None)
 
@@ -86,8 +86,8 @@ async def test_a_push_to_a_database_of_migrate_fails_with_a_hint(
     pushed = supabase("db", "push")
     assert pushed.returncode != 0
     assert "picture-queue is in this database already" in pushed.stderr
-    left = "select count(*) from supabase_migrations.schema_migrations"
-    assert await new_database.value(left) == 0
+    applied = "select count(*) from supabase_migrations.schema_migrations"
+    assert await new_database.value(applied) == 0
     assert await new_database.rows("select name from picture_queue.migration") == [
         (file.name,) for file in migrations()
     ]

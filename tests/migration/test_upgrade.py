@@ -23,12 +23,22 @@ COLUMNS = """
 select string_agg(attname, ', ' order by attname) from pg_attribute
 where attrelid = 'public.job_queue'::regclass and attnum > 0
 """
-AS = {"pending", "urgent", "later", "running", "completed", "failed", "retried", "cancelled", None}
+KINDS = {
+    "pending",
+    "urgent",
+    "later",
+    "running",
+    "completed",
+    "failed",
+    "retried",
+    "cancelled",
+    None,
+}
 
 
 @pytest.fixture(params=[*UNRELEASED, "base"])
 async def earlier(request: pytest.FixtureRequest, new_database: Any) -> tuple[str, Any]:
-    """A database of an earlier version, with its leases extended so that they are valid now."""
+    """A database of an earlier version. Its leases are extended, so that they are valid."""
     dump = gzip.decompress((FIXTURES / f"{request.param}.sql.gz").read_bytes()).decode()
     await new_database.run(dump)
     await new_database.run(
@@ -44,8 +54,7 @@ async def upgrade(name: str, database: Any) -> None:
         await asyncio.to_thread(migrate, database.settings, lambda file: None)
         assert name not in UNRELEASED
     except InstallationRefused as refused:
-        # Until the release of 0.1.0, `base` may differ from its migration, and then also needs
-        # `adopt`.
+        # Until the release of 0.1.0 its migration may change. Then `base` needs `adopt` too.
         assert "picture-queue adopt --preview" in (refused.hint or "")
         await asyncio.to_thread(adopt, database.settings, preview=False)
         assert await asyncio.to_thread(migrate, database.settings, lambda file: None) == []
@@ -70,7 +79,7 @@ async def test_no_job_is_lost_or_changed(earlier: tuple[str, Any]) -> None:
     rows = f"select {columns} from job_queue order by seq"
     before = await database.rows(rows)
     kinds = "select distinct payload ->> 'as' from job_queue"
-    assert {kind for (kind,) in await database.rows(kinds)} == AS
+    assert {kind for (kind,) in await database.rows(kinds)} == KINDS
     await upgrade(name, database)
     assert await database.rows(rows) == before
     generations = "select prompt, status, user_id is not null from generations"

@@ -1,7 +1,8 @@
 """Attempts of a role to read and write an object through every interface.
 
-An attempt returns `yes`, `nothing` (the answer for an object that does not exist) or `no`. All
-attempts must agree. Any other answer fails the test, and so does text that the role must not read.
+A method returns `yes`, `nothing` (the answer for an object that does not exist) or `no`. If it
+sends several requests, their answers must agree. Any other answer fails the test, and so does text
+that the role must not read.
 """
 
 from typing import Any
@@ -12,10 +13,10 @@ from tests.security.world import Answer, World
 YES, NOTHING, NO = "yes", "nothing", "no"
 MARKS = {YES: "", NOTHING: "0", NO: "-"}
 
-_COUNTED = {"prefer": "count=exact"}
+_EXACT_COUNT = {"prefer": "count=exact"}
 _UNWRITABLE = ("55000", "42809")  # No role can write to the object.
-# Status 404: there is no such function or table.
-_UNKNOWN = ("PGRST202", "PGRST205", "42P01", "42883")
+# The codes of status 404: the function or table does not exist.
+_NOT_FOUND = ("PGRST202", "PGRST205", "42P01", "42883")
 
 
 def _refused(role: str, answer: Answer) -> bool:
@@ -26,7 +27,7 @@ def _refused(role: str, answer: Answer) -> bool:
 def _absent(answer: Answer) -> bool:
     """Return True if the object does not exist; PostgREST 12 answers a write with `{}`."""
     if answer.status == 404:
-        return answer.code in _UNKNOWN or answer.text == "{}"
+        return answer.code in _NOT_FOUND or answer.text == "{}"
     return answer.status == 406 and answer.code == "PGRST106"
 
 
@@ -39,16 +40,18 @@ class AccessAttempts:
 
     async def ask(self, method: str, path: str, **content: Any) -> Answer:
         answer = await self.world.ask(self.role, method, path, **content)
-        shown = answer.text + str(answer.headers.multi_items())
+        received = answer.text + str(answer.headers.multi_items())
         sent = path + repr(content)
         for word in self.world.hidden_words(self.role, sent):
-            assert word not in shown, f"{self.role} reads {word} in {method} {path}: {shown}"
+            assert word not in received, f"{self.role} reads {word} in {method} {path}: {received}"
         return answer
 
     # Through PostgREST.
 
     async def read(self, name: str, headers: dict[str, str] | None = None) -> str:
-        answer = await self.ask("GET", f"/rest/v1/{name}", headers={**_COUNTED, **(headers or {})})
+        answer = await self.ask(
+            "GET", f"/rest/v1/{name}", headers={**_EXACT_COUNT, **(headers or {})}
+        )
         if answer.status in (200, 206):
             rows, (_, _, total) = answer.json, answer.headers["content-range"].partition("/")
             assert len(rows) == int(total), "the count includes rows that are not returned"
@@ -61,13 +64,13 @@ class AccessAttempts:
 
     async def write(self, name: str, headers: dict[str, str] | None = None) -> str:
         column = "queue" if name == "queue_health" else "user_id"
-        mine = {column: self.world.users["other_user"]}
+        values = {column: self.world.users["other_user"]}
         where = f"/rest/v1/{name}?{column}=eq.{self.world.users['owner']}"
         upsert = {"prefer": "resolution=merge-duplicates,return=representation"}
         for method, path, content in (
-            ("POST", f"/rest/v1/{name}", {"json": mine}),
-            ("POST", f"/rest/v1/{name}", {"json": [mine], "headers": upsert}),
-            ("PATCH", where, {"json": mine}),
+            ("POST", f"/rest/v1/{name}", {"json": values}),
+            ("POST", f"/rest/v1/{name}", {"json": [values], "headers": upsert}),
+            ("PATCH", where, {"json": values}),
             ("DELETE", where, {}),
         ):
             content["headers"] = {**content.get("headers", {}), **(headers or {})}
@@ -97,7 +100,7 @@ class AccessAttempts:
 
     async def read_file(self, bucket: str, name: str) -> str:
         folder, _, base = name.rpartition("/")
-        ends = set()
+        outcomes = set()
         for method, path, content in (
             ("GET", f"object/{bucket}/{name}", {}),
             ("HEAD", f"object/{bucket}/{name}", {}),
@@ -111,22 +114,24 @@ class AccessAttempts:
             answer = await self.ask(method, f"/storage/v1/{path}", **content)
             if answer.status == 400:
                 assert method == "HEAD" or answer.json["statusCode"] in ("403", "404"), answer
-                ends.add(NO)
+                outcomes.add(NO)
             elif path == f"object/list/{bucket}":
                 assert answer.status == 200
-                ends.add(YES if base in [entry["name"] for entry in answer.json] else NO)
+                outcomes.add(YES if base in [entry["name"] for entry in answer.json] else NO)
             elif path == f"object/sign/{bucket}":
                 assert answer.status == 200
-                ends.add(YES if answer.json[0]["signedURL"] else NO)
+                outcomes.add(YES if answer.json[0]["signedURL"] else NO)
             else:
                 assert answer.status == 200, (path, answer)
-                ends.add(YES)
+                outcomes.add(YES)
         # The public endpoints of a private bucket refuse every role.
         for path in (f"object/public/{bucket}/{name}", f"object/info/public/{bucket}/{name}"):
             answer = await self.ask("GET", f"/storage/v1/{path}")
             assert (answer.status, answer.json["statusCode"]) == (400, "404"), answer
-        assert len(ends) == 1, f"{self.role} may read {name} through one interface but not another"
-        return ends.pop()
+        assert len(outcomes) == 1, (
+            f"{self.role} may read {name} through one interface but not another"
+        )
+        return outcomes.pop()
 
     async def write_file(self, bucket: str, name: str) -> str:
         new = f"{name.rpartition('/')[0]}/new-{self.role}.png"
@@ -136,7 +141,7 @@ class AccessAttempts:
         def move_request(source: str, to: str) -> dict[str, Any]:
             return {"json": {"bucketId": bucket, "sourceKey": source, "destinationKey": to}}
 
-        ends = set()
+        outcomes = set()
         for method, path, content in (
             ("POST", f"object/{bucket}/{new}", png),
             ("PUT", f"object/{bucket}/{name}", png),
@@ -151,15 +156,17 @@ class AccessAttempts:
             answer = await self.ask(method, f"/storage/v1/{path}", **content)
             if answer.status == 400:
                 assert answer.json["statusCode"] in ("403", "404"), (method, path, answer)
-                ends.add(NO)
+                outcomes.add(NO)
             elif path == f"object/{bucket}":
                 assert answer.status == 200
-                ends.add(YES if answer.json else NO)
+                outcomes.add(YES if answer.json else NO)
             else:
                 assert answer.status == 200, (method, path, answer)
-                ends.add(YES)
-        assert len(ends) == 1, f"{self.role} may write {name} through one interface but not another"
-        return ends.pop()
+                outcomes.add(YES)
+        assert len(outcomes) == 1, (
+            f"{self.role} may write {name} through one interface but not another"
+        )
+        return outcomes.pop()
 
     async def read_bucket(self, bucket: str) -> str:
         answer = await self.ask("GET", f"/storage/v1/bucket/{bucket}")
@@ -173,12 +180,12 @@ class AccessAttempts:
         return NO
 
     async def write_bucket(self, bucket: str) -> str:
-        made = await self.ask("POST", "/storage/v1/bucket", json={"name": f"{self.role}-bucket"})
+        created = await self.ask("POST", "/storage/v1/bucket", json={"name": f"{self.role}-bucket"})
         for method, path in (("PUT", bucket), ("DELETE", bucket), ("POST", f"{bucket}/empty")):
             if self.role != "service":
                 answer = await self.ask(method, f"/storage/v1/bucket/{path}", json={"public": True})
                 assert answer.status in (400, 403, 501), answer
-        if made.status == 200:
+        if created.status == 200:
             return YES
-        assert (made.status, made.json["statusCode"]) == (400, "403"), made
+        assert (created.status, created.json["statusCode"]) == (400, "403"), created
         return NO

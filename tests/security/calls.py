@@ -1,7 +1,6 @@
-"""A successful call of every function of the API, for a role that may make it.
+"""The arguments of a successful call of each function of the API.
 
-The calls are in an order in which they can be made one after another. The matrix test fails if a
-function is missing here.
+The calls can run in the order of this file. `test_matrix.py` fails if a function is missing here.
 """
 
 from collections.abc import Callable

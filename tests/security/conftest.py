@@ -1,4 +1,4 @@
-"""A project with data of several users, and a stack on Debian's Postgres."""
+"""Fixtures: a project with data of two users, and a stack on Debian's Postgres."""
 
 import asyncio
 import ssl
@@ -17,13 +17,13 @@ from tests.security.world import World, make
 from ..databases import execute
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
-# A client would otherwise make its own SSL context, which is slow.
+# Otherwise each client would create an SSL context, which is slow.
 _TLS = ssl.create_default_context()
 
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[LocalSupabase]:
-    """A stack only for these tests, because attacks may leave anything behind."""
+    """A separate stack for these tests, because the attacks may change or damage it."""
     with LocalSupabase() as stack:
         yield stack
 

@@ -22,7 +22,7 @@ class Rule:
 
 
 def rules(heading: str) -> list[Rule]:
-    """Return the table under a heading; a row that names several objects makes a rule for each."""
+    """Return the rules of the table under a heading, one for each object that a row names."""
     section = PAGE.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     found = []
     for line in section.splitlines():
@@ -74,7 +74,7 @@ group by 1, 2, 3
 
 
 async def objects(db: Any, schema: str) -> list[tuple[str, str]]:
-    """Return kind and name of every object in a schema that a role could use."""
+    """Return the kind and name of every object in a schema that a role could use."""
     return [(row["kind"], row["name"]) for row in await db.fetch(_OBJECTS, schema)]
 
 

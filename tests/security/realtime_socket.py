@@ -23,15 +23,18 @@ class RealtimeSocket:
         """Send a frame, and wait for the reply to it or to the heartbeat that follows.
 
         Returns:
-            The payload of the reply; empty without one, because the server reads frames in order.
+            The payload of the reply. It is empty if only the heartbeat, which the server handles
+            later, got a reply.
         """
         self._refs += 1
         ref = str(self._refs)
         frame = {"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": ref}
         await self._socket.send(json.dumps(frame))
-        beat = f"beat {ref}"
+        heartbeat_ref = f"heartbeat {ref}"
         await self._socket.send(
-            json.dumps({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": beat})
+            json.dumps(
+                {"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": heartbeat_ref}
+            )
         )
         reply: dict[str, Any] = {}
         async with asyncio.timeout(_TIMEOUT):
@@ -39,7 +42,7 @@ class RealtimeSocket:
                 message = json.loads(await self._socket.recv())
                 if message["event"] == "phx_reply" and message["ref"] == ref:
                     reply = message["payload"]
-                elif message["event"] == "phx_reply" and message["ref"] == beat:
+                elif message["event"] == "phx_reply" and message["ref"] == heartbeat_ref:
                     return reply
                 else:
                     self.messages.append(message)
@@ -57,7 +60,7 @@ class RealtimeSocket:
         reply = await self.send(f"realtime:{name}", "broadcast", payload)
         return reply.get("status") == "ok"
 
-    async def until(self, event: str) -> None:
+    async def receive_until(self, event: str) -> None:
         """Receive frames until a broadcast of this event arrives."""
         async with asyncio.timeout(_TIMEOUT):
             while not any(broadcast_event(message) == event for message in self.messages):

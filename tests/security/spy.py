@@ -1,4 +1,4 @@
-"""The spy function that is attached to the tables of the services, and its places."""
+"""The SQL of a spy function, and the SQL that attaches it to tables of the services."""
 
 #: The spy writes its findings to the log of the server, since a rollback does not undo that.
 SPY = """
@@ -9,7 +9,7 @@ declare
   v_roles name[] := '{}';
   v_powers text[] := '{}';
 begin
-  -- First without a change of the role: no role can be set while Postgres checks a foreign key.
+  -- The first round keeps the role: no role can be set while Postgres checks a foreign key.
   for v_role in
     select null union all select 'none' union all select rolname from pg_roles
   loop
@@ -60,7 +60,7 @@ end $$;
 grant execute on function public.spy, public.spy_row, public.spy_check, public.spy_time to public;
 """.replace("format('superuser as %s'", "format('superuser as %%s'")
 
-PLACES = """
+ATTACH_SPY = """
 create policy spy on storage.objects for select to authenticated
   using (public.spy_check('storage.objects policy'));
 create policy spy_insert on storage.objects for insert to authenticated with check (true);

@@ -112,7 +112,7 @@ async def test_keys_of_other_stacks_and_malformed_keys_are_refused(world: World,
 
 
 async def test_two_keys_in_a_request_are_refused(world: World, sandbox: Any):
-    """Refuse two keys, because the gateway and a service might each read a different one."""
+    # The gateway and a service might each read a different one of the two keys.
     pairs = [("apikey", sandbox.publishable_key), ("apikey", sandbox.secret_key)]
     for method, url, body in requests(world):
         answer = await world.http.request(method, url, headers=pairs, json=body)
@@ -152,7 +152,7 @@ async def test_unusual_spellings_of_a_path_do_not_bypass_the_check(sandbox: Any,
 
 
 @pytest.mark.parametrize("key", KEYS)
-async def test_each_key_is_accepted_in_every_header_and_parameter(
+async def test_each_key_is_accepted_in_each_header_and_in_the_query(
     world: World, sandbox: Any, key: str
 ):
     value = getattr(sandbox, key)
@@ -225,30 +225,32 @@ async def test_a_socket_without_a_key_is_refused(world: World, sandbox: Any):
 async def test_a_sql_function_cannot_read_the_api_key(world: World, sandbox: Any, admin: Any):
     """Check that a function cannot read the key in the headers of the request that calls it."""
     await admin.execute(
-        "create function public.seen() returns json language sql as"
+        "create function public.request_headers() returns json language sql as"
         " $$ select current_setting('request.headers')::json $$;"
-        "grant execute on function public.seen() to anon, service_role;"
+        "grant execute on function public.request_headers() to anon, service_role;"
         "notify pgrst, 'reload schema'"
     )
     try:
         key = {"apikey": sandbox.secret_key}
         async with asyncio.timeout(15):
-            while (await world.http.post("/rest/v1/rpc/seen", headers=key)).status_code == 404:
+            while (
+                await world.http.post("/rest/v1/rpc/request_headers", headers=key)
+            ).status_code == 404:
                 pass  # Wait until PostgREST knows the new function.
         for given in ({"headers": key}, {"params": key}):
-            seen = await world.http.post("/rest/v1/rpc/seen", **given)
-            assert seen.status_code == 200 and "host" in seen.json()
-            assert sandbox.secret_key not in seen.text and "apikey" not in seen.json()
+            answer = await world.http.post("/rest/v1/rpc/request_headers", **given)
+            assert answer.status_code == 200 and "host" in answer.json()
+            assert sandbox.secret_key not in answer.text and "apikey" not in answer.json()
     finally:
-        await admin.execute("drop function public.seen(); notify pgrst, 'reload schema'")
+        await admin.execute("drop function public.request_headers(); notify pgrst, 'reload schema'")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user of the machine")
 async def test_another_user_of_the_machine_cannot_start_a_generation(sandbox: Any):
-    """Try the whole attack: sign up, and generate an image that the stack's owner pays for."""
+    """Try to sign up, and to generate an image that the owner of the stack pays for."""
     script = (
         "import json, sys, urllib.request as r\n"
-        "def ask(path, body, **headers):\n"
+        "def post(path, body, **headers):\n"
         "    data, headers = json.dumps(body).encode(), headers | {'content-type':"
         " 'application/json'}\n"
         "    try:\n"
@@ -256,8 +258,8 @@ async def test_another_user_of_the_machine_cannot_start_a_generation(sandbox: An
         "    except r.HTTPError as error:\n"
         "        return error.read()\n"
         "account = {'email': 'eve@example.com', 'password': 'correct horse battery'}\n"
-        "print(ask('/auth/v1/signup', account).decode())\n"
-        "print(ask('/rest/v1/rpc/start_generation', {'prompt': 'a cat'}).decode())\n"
+        "print(post('/auth/v1/signup', account).decode())\n"
+        "print(post('/rest/v1/rpc/start_generation', {'prompt': 'a cat'}).decode())\n"
     )
     done = await asyncio.to_thread(
         subprocess.run,

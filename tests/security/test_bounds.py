@@ -12,11 +12,11 @@ import asyncpg
 import pytest
 
 from tests.security.calls import CALLS
-from tests.security.test_injection import keys, parameters
+from tests.security.test_injection import accepted_keys, list_parameters
 from tests.security.world import World
 
 #: A placeholder for an extreme value. The value itself may be JSON that `json.dumps` cannot write.
-_PLACE = "\ue000place\ue000"
+_PLACEHOLDER = "\ue000placeholder\ue000"
 
 #: Values that are too large for any argument.
 TOO_LARGE = {
@@ -29,7 +29,7 @@ TOO_LARGE = {
     "long name": json.dumps({"k" * 300_000: 1}),
 }
 #: Unusual values that may be valid.
-ODD = {
+UNUSUAL = {
     "empty": '""',
     "control": json.dumps("\u0001\x1b[31m\u202e\x7f"),
     "true": "true",
@@ -45,31 +45,31 @@ ODD = {
 #: The values to try, by the type of the parameter.
 EXTREMES = {
     "text": ("long", "empty", "control"),
-    "jsonb": (*TOO_LARGE, *ODD),
+    "jsonb": (*TOO_LARGE, *UNUSUAL),
     "text[]": ("long", "deep", "wide", "nulls", "empty"),
 }
 #: The values for parameters of all other types. Postgres converts them before the call.
-OTHERS = ("long", "minus", "int8", "infinity", "far")
+OTHER_EXTREMES = ("long", "minus", "int8", "infinity", "far")
 
 
-def places(value: Any) -> Iterator[Any]:
+def insert_placeholder(value: Any) -> Iterator[Any]:
     """Yield copies of the value with the placeholder in one place, or as an additional name."""
     if isinstance(value, list):
         for n, entry in enumerate(value):
-            for changed in places(entry):
+            for changed in insert_placeholder(entry):
                 yield [*value[:n], changed, *value[n + 1 :]]
-        yield [*value, _PLACE]
+        yield [*value, _PLACEHOLDER]
     elif isinstance(value, dict):
         for key, entry in value.items():
-            for changed in places(entry):
+            for changed in insert_placeholder(entry):
                 yield {**value, key: changed}
-        yield {**value, "unknown": _PLACE}
-        yield {**value, _PLACE: 1}
-    if value != _PLACE:
-        yield _PLACE
+        yield {**value, "unknown": _PLACEHOLDER}
+        yield {**value, _PLACEHOLDER: 1}
+    if value != _PLACEHOLDER:
+        yield _PLACEHOLDER
 
 
-async def calls(
+async def make_calls(
     world: World, function: str, types: dict[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return calls of a function, each with the placeholder in one place of one argument."""
@@ -78,9 +78,9 @@ async def calls(
     for name, type_ in types.items():
         base = valid.get(name)
         if type_ == "jsonb" and isinstance(base, dict | None):
-            for key in await keys(world, function, valid, name):
-                found.append((name, {**valid, name: {**(base or {}), key: _PLACE}}))
-        found += [(name, {**valid, name: changed}) for changed in places(base)]
+            for key in await accepted_keys(world, function, valid, name):
+                found.append((name, {**valid, name: {**(base or {}), key: _PLACEHOLDER}}))
+        found += [(name, {**valid, name: changed}) for changed in insert_placeholder(base)]
     return found
 
 
@@ -92,9 +92,9 @@ async def call_with(
     named = ", ".join(f"{name} => r.{name}" for name in arguments)
     statement = f"select public.{function}({named}) from json_to_record($1) as r ({columns})"
     text = json.dumps(arguments, ensure_ascii=False)
-    name_only = f'"{_PLACE}":'
-    # A name in JSON is always a string, so a long string replaces the placeholder.
-    text = text.replace(name_only, f"{TOO_LARGE['long']}:").replace(f'"{_PLACE}"', extreme)
+    name_only = f'"{_PLACEHOLDER}":'
+    # A name in JSON is always a string, so a long string replaces this placeholder.
+    text = text.replace(name_only, f"{TOO_LARGE['long']}:").replace(f'"{_PLACEHOLDER}"', extreme)
     savepoint = db.transaction()
     await savepoint.start()
     try:
@@ -135,19 +135,19 @@ async def find_oversized_columns(db: Any) -> list[str]:
 async def test_extreme_values_are_refused_or_stored_within_limits(
     world: World, admin: Any, function: str
 ):
-    types = (await parameters(admin))[function]
+    types = (await list_parameters(admin))[function]
     wrong = []
     outer = admin.transaction()
     await outer.start()
     await admin.execute("set local statement_timeout = '20s'")
     try:
-        for name, arguments in await calls(world, function, types):
-            for kind in EXTREMES.get(types[name], OTHERS):
-                extreme = (TOO_LARGE | ODD)[kind]
+        for name, arguments in await make_calls(world, function, types):
+            for kind in EXTREMES.get(types[name], OTHER_EXTREMES):
+                extreme = (TOO_LARGE | UNUSUAL)[kind]
                 code = await call_with(admin, function, types, arguments, extreme)
                 # For other types, the conversion by Postgres may fail before the function begins.
-                converted = types[name] not in ("text", "jsonb")
-                if code and not code.startswith(("PT4", "22", "54") if converted else "PT4"):
+                is_converted = types[name] not in ("text", "jsonb")
+                if code and not code.startswith(("PT4", "22", "54") if is_converted else "PT4"):
                     wrong.append((name, json.dumps(arguments[name])[:200], kind, code))
     finally:
         await outer.rollback()

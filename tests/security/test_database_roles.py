@@ -25,7 +25,7 @@ from picture_queue.local.stack import LocalSupabase
 
 from ..databases import execute, login
 from .conftest import DEBIAN
-from .spy import PERMISSIVE, PLACES, SPY
+from .spy import ATTACH_SPY, PERMISSIVE, SPY
 
 API = {"anon", "authenticated", "service_role"}
 OWNERS = {
@@ -53,7 +53,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("15", marks=pytest.mark.extra)])
 def spied(request: pytest.FixtureRequest) -> Iterator[LocalSupabase]:
-    """A stack for these tests only, on each Postgres version with its own rules."""
+    """A separate stack, on the bundled Postgres and on 15, which has other rules for roles."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "15":
             assert DEBIAN.exists(), "apt-get install postgresql-15"
@@ -89,38 +89,38 @@ async def use_every_service(stack: LocalSupabase) -> None:
     headers = {"apikey": stack.service_role_key}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=30) as http:
 
-        async def ask(method: str, path: str, status: int = 200, **request: Any) -> Any:
+        async def call(method: str, path: str, status: int = 200, **request: Any) -> Any:
             answer = await http.request(method, path, **request)
             assert answer.status_code == status, (path, answer.text)
             return answer.json() if answer.content else None
 
         account = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
-        await ask("POST", "/auth/v1/signup", json=account)
-        session = await ask("POST", "/auth/v1/token?grant_type=password", json=account)
+        await call("POST", "/auth/v1/signup", json=account)
+        session = await call("POST", "/auth/v1/token?grant_type=password", json=account)
         renewal = {"refresh_token": session["refresh_token"]}
-        session = await ask("POST", "/auth/v1/token?grant_type=refresh_token", json=renewal)
+        session = await call("POST", "/auth/v1/token?grant_type=refresh_token", json=renewal)
         as_user = {"headers": {"Authorization": f"Bearer {session['access_token']}"}}
-        await ask("PUT", "/auth/v1/user", json={"data": {"a": 1}}, **as_user)
+        await call("PUT", "/auth/v1/user", json={"data": {"a": 1}}, **as_user)
 
         bucket = f"spied-{uuid4().hex[:8]}"
-        await ask("POST", "/storage/v1/bucket", json={"id": bucket, "name": bucket})
+        await call("POST", "/storage/v1/bucket", json={"id": bucket, "name": bucket})
         for request in ({}, as_user):
             name = f"{bucket}/{uuid4().hex}.txt"
-            await ask("POST", f"/storage/v1/object/{name}", content=b"x", **request)
-        await ask("GET", f"/storage/v1/object/info/{name}", **as_user)
-        places = {"bucketId": bucket, "sourceKey": name.partition("/")[2]}
-        await ask("POST", "/storage/v1/object/copy", json=places | {"destinationKey": "b.txt"})
-        await ask("POST", "/storage/v1/object/move", json=places | {"destinationKey": "c.txt"})
-        await ask("DELETE", f"/storage/v1/object/{bucket}", json={"prefixes": ["b.txt"]})
-        await ask("POST", f"/storage/v1/bucket/{bucket}/empty")
+            await call("POST", f"/storage/v1/object/{name}", content=b"x", **request)
+        await call("GET", f"/storage/v1/object/info/{name}", **as_user)
+        source = {"bucketId": bucket, "sourceKey": name.partition("/")[2]}
+        await call("POST", "/storage/v1/object/copy", json=source | {"destinationKey": "b.txt"})
+        await call("POST", "/storage/v1/object/move", json=source | {"destinationKey": "c.txt"})
+        await call("DELETE", f"/storage/v1/object/{bucket}", json={"prefixes": ["b.txt"]})
+        await call("POST", f"/storage/v1/bucket/{bucket}/empty")
 
         message = {"topic": "spied", "event": "e", "payload": {}, "private": True}
         broadcast = "/realtime/v1/api/broadcast"
-        await ask("POST", broadcast, 202, json={"messages": [message]})
+        await call("POST", broadcast, 202, json={"messages": [message]})
         async with asyncio.timeout(20):  # Postgres notifies PostgREST of the new function
             while (await http.post("/rest/v1/rpc/spy_rest")).status_code == 404:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        await ask("POST", "/rest/v1/rpc/spy_rest", 204)
+        await call("POST", "/rest/v1/rpc/spy_rest", 204)
         client = AsyncRealtimeClient(f"{stack.api_url}/realtime/v1", stack.anon_key)
         await client.set_auth(session["access_token"])
         states: asyncio.Queue[Any] = asyncio.Queue()
@@ -129,8 +129,8 @@ async def use_every_service(stack: LocalSupabase) -> None:
         async with asyncio.timeout(20):
             assert "SUBSCRIBED" in str((await states.get())[0])
         await client.close()
-        await ask("POST", "/auth/v1/logout", 204, **as_user)
-        await ask("DELETE", f"/auth/v1/admin/users/{session['user']['id']}")
+        await call("POST", "/auth/v1/logout", 204, **as_user)
+        await call("DELETE", f"/auth/v1/admin/users/{session['user']['id']}")
 
 
 async def test_code_attached_to_a_table_runs_as_the_service_that_writes_it(
@@ -142,29 +142,29 @@ async def test_code_attached_to_a_table_runs_as_the_service_that_writes_it(
             f"create trigger spy before insert or update or delete on {table}"
             " for each row execute function public.spy_row()"
         )
-    await owner.execute(PLACES)
+    await owner.execute(ATTACH_SPY)
     before = len(read_findings(spied))
     await use_every_service(spied)
     found = read_findings(spied)[before:]
     places = {f"{table} trigger" for table in TABLES} | set(
-        re.findall(r"'(\S+ (?:policy|default|check|function))'", PLACES)
+        re.findall(r"'(\S+ (?:policy|default|check|function))'", ATTACH_SPY)
     )
     assert {finding["place"] for finding in found} == places
     for place in places:
-        allowed, taken = SESSIONS[re.split(r"[. ]", place)[0]], set()
+        allowed, used = SESSIONS[re.split(r"[. ]", place)[0]], set()
         for finding in found:
             if finding["place"] == place:
                 assert finding["session"] in allowed - API, finding
                 assert finding["powers"] == [], finding
-                taken |= set(finding["roles"])
-        assert taken == allowed, place
+                used |= set(finding["roles"])
+        assert used == allowed, place
     assert not await asyncio.to_thread(proof.exists)
 
 
 async def test_a_cast_in_a_foreign_key_never_runs_as_a_superuser(
     spied: LocalSupabase, owner: Any, proof: Path
 ):
-    """Attach a cast: Postgres reads the referenced table as its owner, without a trigger."""
+    # Postgres runs the cast as the owner of the referenced table, without any trigger.
     key = uuid4()
     await owner.execute(
         f"""insert into auth.users (id) values ('{key}');
@@ -250,13 +250,13 @@ async def test_api_roles_cannot_attach_code_to_tables_of_the_services(owner: Any
     if owner.get_server_version().major >= 17:
         powers += ", maintain"
     for table in tables:
-        held = await owner.fetchval(
+        has_power = await owner.fetchval(
             "select has_table_privilege($1, $2::text::regclass, $3)",
             role,
             table["name"],
             powers,
         )
-        assert not held, table["name"]
+        assert not has_power, table["name"]
     transaction = owner.transaction()
     await transaction.start()
     await owner.execute(f"set local role {role}")
@@ -271,7 +271,7 @@ async def test_api_roles_cannot_attach_code_to_tables_of_the_services(owner: Any
     await transaction.rollback()
 
 
-REFUSED = (
+FORBIDDEN = (
     "alter role postgres superuser",
     "alter role postgres replication",
     "create role more superuser",
@@ -291,7 +291,7 @@ REFUSED = (
     "alter database postgres owner to postgres",
     "set session_preload_libraries = '/tmp/any'",
     "load '/tmp/any.so'",
-    # The library of a replication slot's plugin may be anywhere.
+    # The plugin of a replication slot may be a library in any directory.
     "select pg_create_logical_replication_slot('mine', '/tmp/any.so')",
     "select pg_create_physical_replication_slot('mine')",
     "create subscription mine connection 'dbname=postgres' publication p with (connect = false)",
@@ -321,8 +321,8 @@ REFUSED = (
     "select pg_rotate_logfile()",
     "update pg_proc set prosecdef = true",
 )
-# The call is refused for missing privileges, or this Postgres does not have it.
-NO = (
+# The errors if privileges are missing, or if this Postgres lacks the feature.
+REFUSAL_ERRORS = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.FeatureNotSupportedError,
     asyncpg.UndefinedObjectError,
@@ -331,26 +331,26 @@ NO = (
 )
 
 
-@pytest.mark.parametrize("statement", REFUSED)
-async def test_postgres_cannot_become_another_role(owner: Any, statement: str):
+@pytest.mark.parametrize("statement", FORBIDDEN)
+async def test_the_role_postgres_cannot_get_more_privileges(owner: Any, statement: str):
     await owner.execute("create table if not exists public.spied (line text)")
     with pytest.raises(asyncpg.PostgresError) as refused:
         await owner.execute(statement)
     library = "load" in statement or "replication_slot" in statement
-    assert isinstance(refused.value, asyncpg.InsufficientPrivilegeError if library else NO), (
-        refused.value
-    )
+    assert isinstance(
+        refused.value, asyncpg.InsufficientPrivilegeError if library else REFUSAL_ERRORS
+    ), refused.value
 
 
 async def test_a_replication_connection_is_refused(spied: LocalSupabase):
-    """Refuse a base backup, which contains every file of the cluster."""
+    # Such a connection could make a base backup, which contains every file of the cluster.
     for url in (spied.db_url, *(login(spied, role) for role in OWNERS.values())):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await asyncpg.connect(url, server_settings={"replication": "true"})
 
 
-def make_old(directory: Path) -> None:
-    """Turn a stack's data into that of an older version, with objects of its users."""
+def create_old_data(directory: Path) -> None:
+    """Create the data of an older version of the stack, with objects of its user."""
     earlier = """
     alter table auth.users owner to supabase_admin;
     alter table auth.sessions owner to supabase_admin;
@@ -389,7 +389,7 @@ async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
         monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN))
     directory = local._temporary_directory()
     try:
-        await asyncio.to_thread(make_old, directory)
+        await asyncio.to_thread(create_old_data, directory)
         first = None
         for start in range(2):
             async with LocalSupabase(directory, durable=False) as stack:
@@ -415,15 +415,15 @@ async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
                 )
                 assert powers == 0
                 # Before Postgres 16, a role that may create roles can grant itself any role that is
-                # no superuser.
-                makers = "select count(*) from pg_roles where rolcreaterole and not rolsuper"
-                made_by_postgres = connection.get_server_version().major >= 16
-                assert await connection.fetchval(makers) == (2 if made_by_postgres else 0)
+                # not a superuser.
+                creators = "select count(*) from pg_roles where rolcreaterole and not rolsuper"
+                can_create_roles = connection.get_server_version().major >= 16
+                assert await connection.fetchval(creators) == (2 if can_create_roles else 0)
                 grants = "select has_table_privilege('service_role', 'auth.users', 'select')"
                 assert await connection.fetchval(grants), "a grant of the user is lost"
                 revoked = "select not has_table_privilege('anon', 'storage.objects', 'insert')"
                 assert await connection.fetchval(revoked), (
-                    "a privilege that the user revoked is back"
+                    "a privilege that the user revoked is restored"
                 )
                 slots = "select count(*) from pg_replication_slots"
                 assert await connection.fetchval(slots) == 0, "a replication slot was kept"

@@ -18,13 +18,13 @@ from tests.security.world import World
 
 @pytest.fixture
 def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stopped clock, so that the second of the rate limit never ends."""
+    """A stopped clock, so that the first second of the rate limit does not end."""
     monkeypatch.setattr(limits, "monotonic", lambda: 100.0)
 
 
 @pytest.fixture
 def served(platform: Platform, frozen_clock: None) -> Any:  # noqa: F811
-    """A gateway that permits five messages, and eight joins, in this second."""
+    """A gateway that permits five messages, and eight joins, in the frozen second."""
     limits = RealtimeLimits(messages_per_second=5, joins_per_second=8)
     with platform.serve(realtime_limits=limits) as url:
         yield url
@@ -45,7 +45,7 @@ async def send(platform: Platform, event: str) -> None:  # noqa: F811
         await sql.execute("select realtime.send('{}', $1, 'quiet', false)", event)
 
 
-async def test_a_flood_of_broadcasts_suppresses_no_event_of_the_database(
+async def test_a_flood_of_broadcasts_does_not_drop_events_of_the_database(
     served: str,
     platform: Platform,  # noqa: F811
 ):
@@ -56,10 +56,10 @@ async def test_a_flood_of_broadcasts_suppresses_no_event_of_the_database(
         await flood(served, key)
         for n in range(5):
             await send(platform, f"event {n}")
-            await socket.until(f"event {n}")
+            await socket.receive_until(f"event {n}")
 
 
-async def test_a_flood_over_http_suppresses_no_event_of_the_database(
+async def test_a_flood_over_http_does_not_drop_events_of_the_database(
     served: str,
     platform: Platform,  # noqa: F811
 ):
@@ -74,7 +74,7 @@ async def test_a_flood_over_http_suppresses_no_event_of_the_database(
             )
             assert answer.status_code == status
         await send(platform, "event")
-        await socket.until("event")
+        await socket.receive_until("event")
 
 
 async def test_a_flood_of_broadcasts_closes_no_other_channel(
@@ -92,7 +92,7 @@ async def test_a_flood_of_broadcasts_closes_no_other_channel(
             headers={"apikey": platform.settings.secret_key},
         )
         assert answer.status_code == 202
-        await socket.until("two")
+        await socket.receive_until("two")
 
 
 async def test_a_flood_of_joins_does_not_block_other_clients(served: str, platform: Platform):  # noqa: F811
@@ -103,7 +103,10 @@ async def test_a_flood_of_joins_does_not_block_other_clients(served: str, platfo
         assert await socket.join("quiet", key, private=False) is None
 
 
-async def test_many_events_of_one_topic_suppress_none_of_another(served: str, platform: Platform):  # noqa: F811
+async def test_many_events_of_one_topic_do_not_drop_those_of_another(
+    served: str,
+    platform: Platform,  # noqa: F811
+):
     key = platform.settings.anon_key
     async with open_socket(served, key) as socket:
         for topic in ("busy", "quiet"):
@@ -113,7 +116,7 @@ async def test_many_events_of_one_topic_suppress_none_of_another(served: str, pl
                 "select realtime.send('{}', 'e', 'busy', false) from generate_series(1, 10)"
             )
         await send(platform, "event")
-        await socket.until("event")
+        await socket.receive_until("event")
 
 
 async def test_a_malformed_frame_closes_only_the_socket_of_its_sender(world: World, sandbox: Any):
@@ -135,24 +138,24 @@ async def test_a_malformed_frame_closes_only_the_socket_of_its_sender(world: Wor
 
 
 async def expect_open(socket: RealtimeSocket) -> None:
-    """Check that a channel is still joined, and its broadcasts are acknowledged."""
+    """Check that a channel is still joined: the server acknowledges its broadcast."""
     assert await socket.broadcast("shared", "still here")
 
 
-async def test_a_malformed_notification_suppresses_no_event(
+async def test_a_malformed_notification_does_not_drop_events(
     world: World, admin: "asyncpg.Connection[asyncpg.Record]", sandbox: Any
 ):
-    """Send malformed notifications; every role that may run SQL can use NOTIFY."""
+    # Every role that may run SQL can send notifications.
     owner = world.users["owner"]
     async with open_socket(sandbox.api_url, sandbox.publishable_key) as socket:
         assert await socket.join(f"pq:user:{owner}", world.tokens["owner"]) is None
-        for n, note in enumerate(("[" * 7000, "nonsense", '{"topic": 1}', '{"id": 1}', "9" * 7000)):
+        for n, text in enumerate(("[" * 7000, "nonsense", '{"topic": 1}', '{"id": 1}', "9" * 7000)):
             # The notification is a separate statement, so that the event is sent directly after it.
-            await admin.execute("select pg_notify('realtime_messages', $1)", note)
+            await admin.execute("select pg_notify('realtime_messages', $1)", text)
             await admin.execute(
                 "select realtime.send('{}', $1, $2, true)", f"odd {n}", f"pq:user:{owner}"
             )
-            await socket.until(f"odd {n}")
+            await socket.receive_until(f"odd {n}")
 
 
 def test_a_client_at_its_limit_leaves_a_share_to_others(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Another user's row and an unknown id get the same answer, wherever a caller passes an id."""
+"""Requests for a row of another user and for an unknown id get the same answer."""
 
 import json
 import re
@@ -14,14 +14,14 @@ from tests.security.world import Answer, World, path
 _VARYING_HEADERS = ("date", "content-length")
 
 
-def without_id(answer: Answer, asked: str) -> tuple[Any, ...]:
+def without_id(answer: Answer, requested: str) -> tuple[Any, ...]:
     """Return an answer without the requested id, for comparison."""
     headers = sorted(
-        (name, value.replace(asked, "<id>"))
+        (name, value.replace(requested, "<id>"))
         for name, value in answer.headers.multi_items()
         if name not in _VARYING_HEADERS
     )
-    return answer.status, headers, answer.text.replace(asked, "<id>")
+    return answer.status, headers, answer.text.replace(requested, "<id>")
 
 
 async def test_functions_answer_foreign_and_unknown_ids_alike(world: World, admin: Any):
@@ -37,10 +37,10 @@ async def test_functions_answer_foreign_and_unknown_ids_alike(world: World, admi
     for function, name in parameters:
         foreign = CALLS[function](world)[name]
         answers = []
-        for asked in (foreign, str(uuid4())):
-            answer = await world.rpc("other_user", function, **{name: asked})
+        for requested in (foreign, str(uuid4())):
+            answer = await world.rpc("other_user", function, **{name: requested})
             assert answer.status == 404, (function, answer)
-            answers.append(without_id(answer, asked))
+            answers.append(without_id(answer, requested))
         assert answers[0] == answers[1], function
 
 
@@ -77,17 +77,17 @@ async def test_a_request_id_of_another_user_reveals_nothing(world: World):
     request = str(uuid4())
     started = (await world.rpc("owner", "start_generation", prompt="a boat")).json
     for function, name in (("cancel_job", "job_id"), ("cancel_generation", "generation_id")):
-        asked = {name: started[name], "request_id": request}
-        assert (await world.rpc("owner", function, **asked)).status == 200
-        assert (await world.rpc("other_user", function, **asked)).status == 404
+        requested = {name: started[name], "request_id": request}
+        assert (await world.rpc("owner", function, **requested)).status == 200
+        assert (await world.rpc("other_user", function, **requested)).status == 404
 
 
 async def test_explain_answers_foreign_and_unknown_jobs_alike(world: World):
     answers = []
-    for asked in (world["running"], str(uuid4())):
-        answer = await world.rpc("other_user", "explain_jobs", job_ids=[asked])
+    for requested in (world["running"], str(uuid4())):
+        answer = await world.rpc("other_user", "explain_jobs", job_ids=[requested])
         assert answer.status == 200
-        answers.append(without_id(answer, asked))
+        answers.append(without_id(answer, requested))
     assert answers[0] == answers[1]
 
 
@@ -99,10 +99,10 @@ async def test_queries_answer_foreign_and_unknown_rows_alike(world: World, admin
             world.users["owner"],
         )
     )
-    one = {"accept": "application/vnd.pgrst.object+json"}
+    single_object = {"accept": "application/vnd.pgrst.object+json"}
     for method, query, headers in (
         ("GET", "", {}),
-        ("GET", "", one),
+        ("GET", "", single_object),
         ("GET", "", {"prefer": "count=exact"}),
         ("GET", "", {"prefer": "count=planned"}),
         ("GET", "", {"prefer": "count=estimated"}),
@@ -114,16 +114,16 @@ async def test_queries_answer_foreign_and_unknown_rows_alike(world: World, admin
         ("DELETE", "", {"prefer": "return=representation"}),
     ):
         answers = []
-        for asked in (foreign, str(uuid4())):
-            url = f"/rest/v1/{table}?id=eq.{asked}{query}"
+        for requested in (foreign, str(uuid4())):
+            url = f"/rest/v1/{table}?id=eq.{requested}{query}"
             content = {"json": {"user_id": world.users["other_user"]}} if method == "PATCH" else {}
             answer = await world.ask("other_user", method, url, headers=headers, **content)
-            answers.append(without_id(answer, asked))
+            answers.append(without_id(answer, requested))
         assert answers[0] == answers[1], (method, query, headers)
 
 
 async def test_storage_answers_foreign_and_unknown_files_alike(world: World):
-    """Compare all requests except the deletion of one file, which gives 403 or 404."""
+    """Compare all requests except DELETE of a single file, which answers 403 or 404."""
     foreign = path(world)
     missing = re.sub(r"[^/]+\.png$", "7.png", foreign)
     for method, target, content in (
@@ -139,26 +139,26 @@ async def test_storage_answers_foreign_and_unknown_files_alike(world: World):
     ):
         for role in ("anon", "other_user"):
             answers = []
-            for asked in (foreign, missing):
+            for requested in (foreign, missing):
                 sent = dict(content)
                 if "json" in sent:
-                    sent["json"] = json.loads(json.dumps(sent["json"]).replace("{}", asked))
-                url = f"/storage/v1/{target.format(asked)}"
-                answers.append(without_id(await world.ask(role, method, url, **sent), asked))
+                    sent["json"] = json.loads(json.dumps(sent["json"]).replace("{}", requested))
+                url = f"/storage/v1/{target.format(requested)}"
+                answers.append(without_id(await world.ask(role, method, url, **sent), requested))
             assert answers[0] == answers[1], (role, method, target)
 
 
 async def test_a_generation_id_in_use_is_refused_and_changes_nothing(world: World, admin: Any):
-    """Choose an id that another user's generation has: the conflict reveals nothing else."""
+    """Use the id of a generation of another user: the error reveals nothing else about it."""
     before = await admin.fetch("select * from public.generations order by id")
     jobs = await admin.fetchval("select count(*) from public.job_queue")
-    taken = world["generation"]
+    used_id = world["generation"]
     for role in ("other_user", "service"):
         answer = await world.rpc(
-            role, "start_generation", prompt="mine", options={"generation_id": taken}
+            role, "start_generation", prompt="mine", options={"generation_id": used_id}
         )
         assert (answer.status, answer.code) == (409, "PQ_CONFLICT"), answer
-        assert answer.json["details"] == f"options.generation_id is {taken}"
+        assert answer.json["details"] == f"options.generation_id is {used_id}"
         assert (
             world.users["owner"] not in answer.text and world["generation_job"] not in answer.text
         )
@@ -209,17 +209,17 @@ async def test_the_owner_of_a_generation_comes_from_the_token(world: World, admi
 
 
 async def test_idempotency_keys_of_different_users_are_independent(world: World):
-    asked = {"prompt": "x", "options": {"idempotency_key": "the same"}}
+    requested = {"prompt": "x", "options": {"idempotency_key": "the same"}}
     answers = [
-        await world.do(role, "start_generation", **asked) for role in ("owner", "other_user")
+        await world.do(role, "start_generation", **requested) for role in ("owner", "other_user")
     ]
     assert answers[0]["generation_id"] != answers[1]["generation_id"]
-    assert await world.do("owner", "start_generation", **asked) == answers[0]
+    assert await world.do("owner", "start_generation", **requested) == answers[0]
 
 
 async def test_a_filter_selects_only_rows_of_the_caller(world: World):
     owner = world.users["owner"]
-    for asked in (
+    for requested in (
         {"user_id": owner},
         {"job_ids": [world["pending"], world["failed"]]},
         {"tag": "xyzzy"},
@@ -228,7 +228,7 @@ async def test_a_filter_selects_only_rows_of_the_caller(world: World):
         {"batch_id": world["batch"]},
         {"tenant": owner},
     ):
-        assert await world.do("other_user", "list_jobs", filter=asked) == [], asked
-    for asked in ({"status": "processing"}, {"limit": 100}):
-        found = await world.do("other_user", "list_generations", filter=asked)
-        assert all(row["user_id"] == world.users["other_user"] for row in found), asked
+        assert await world.do("other_user", "list_jobs", filter=requested) == [], requested
+    for requested in ({"status": "processing"}, {"limit": 100}):
+        found = await world.do("other_user", "list_generations", filter=requested)
+        assert all(row["user_id"] == world.users["other_user"] for row in found), requested

@@ -1,7 +1,7 @@
 """SQL injection: no text of a request is ever executed as SQL.
 
-Each text of each call is replaced by a text that would increment a sequence if it were executed; a
-sequence is not rolled back. A syntax error, or status 500, also means that the text was parsed.
+Each text of each call is replaced by a text that would increment a sequence if it were executed. A
+rollback does not reset a sequence. A syntax error, or status 500, means that the text was parsed.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.security.calls import CALLS
 from tests.security.world import World
 
 _COUNT = "nextval('public.attacks')"
-#: Texts that end a literal, a statement, a name, a dollar quote or a `format`, and a plain one.
+#: Texts that end a literal, a statement, a name, a dollar quote or a `format`, and a plain call.
 ATTACKS = (
     f"'||{_COUNT}||'",
     f"\\'); select {_COUNT}; --.",
@@ -30,7 +30,7 @@ _KNOWN = re.compile(r"known fields are ([\w, ]+)")
 
 @pytest.fixture
 async def attack_counter(admin):
-    """A sequence that every role may increment; the test fails if it was incremented."""
+    """A sequence that every role may increment. The test fails if an attack incremented it."""
     await admin.execute(
         "create sequence if not exists public.attacks;"
         "grant all on sequence public.attacks to anon, authenticated, service_role"
@@ -44,10 +44,10 @@ async def attack_counter(admin):
     await admin.execute("drop sequence public.attacks")
 
 
-async def refusal(
+async def sqlstate_of_call(
     db: Any, function: str, types: dict[str, str], arguments: dict[str, Any]
 ) -> str | None:
-    """Call a function with arguments from JSON, like PostgREST; return an SQLSTATE."""
+    """Call a function as PostgREST does; return the SQLSTATE of its error, or None."""
     columns = ", ".join(f"{name} {types[name]}" for name in arguments)
     named = ", ".join(f"{name} => r.{name}" for name in arguments)
     statement = f"select public.{function}({named}) from json_to_record($1) as r ({columns})"
@@ -59,7 +59,7 @@ async def refusal(
 
 
 def variants(value: Any, attack: str) -> Iterator[Any]:
-    """Yield the value with the attack in one place, or as one more name."""
+    """Yield copies of the value with the attack in one place, or as an additional key."""
     if isinstance(value, list):
         for n, entry in enumerate(value):
             for changed in variants(entry, attack):
@@ -73,8 +73,8 @@ def variants(value: Any, attack: str) -> Iterator[Any]:
         yield attack
 
 
-async def parameters(admin: Any) -> dict[str, dict[str, str]]:
-    """Every function of the API, and the types of its parameters by name."""
+async def list_parameters(admin: Any) -> dict[str, dict[str, str]]:
+    """Return the functions of the API, each with the types of its parameters by name."""
     rows = await admin.fetch(
         """select p.proname, n.name, format_type(n.type, null) as type
         from pg_proc p left join lateral unnest(p.proargnames, p.proargtypes::oid[])
@@ -89,7 +89,9 @@ async def parameters(admin: Any) -> dict[str, dict[str, str]]:
     return found
 
 
-async def keys(world: World, function: str, arguments: dict[str, Any], name: str) -> list[str]:
+async def accepted_keys(
+    world: World, function: str, arguments: dict[str, Any], name: str
+) -> list[str]:
     """Return the keys that a parameter accepts, read from the error for an unknown key."""
     asked = {**arguments, name: {**(arguments.get(name) or {}), "?": 1}}
     answer = await world.rpc("service", function, **asked)
@@ -98,22 +100,21 @@ async def keys(world: World, function: str, arguments: dict[str, Any], name: str
     return re.split(r", | and ", known[1]) if known else []
 
 
-async def attacks_on(
+async def make_attacks(
     world: World, function: str, types: dict[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Yield calls of a function with an attack in each place in turn."""
+    """Return calls of a function, each with an attack in one place of one argument."""
     arguments = CALLS[function](world)
     calls = []
     for name, type_ in types.items():
         if type_ == "jsonb" and isinstance(arguments.get(name, {}), dict):
-            known = await keys(world, function, arguments, name)
+            known = await accepted_keys(world, function, arguments, name)
             base = {**dict.fromkeys(known, "x"), **(arguments.get(name) or {})}
         elif type_ in ("text", "jsonb", "text[]"):
             base = arguments.get(name) or {"text": "x", "text[]": ["x"]}.get(type_, {})
         else:
             base = "x"
-        # A number, a time or an id is converted before the function begins, so one attack is
-        # enough.
+        # Postgres converts numbers, times and ids before the function begins: one attack is enough.
         for attack in ATTACKS if type_ in ("text", "jsonb", "text[]") else ATTACKS[:1]:
             for changed in variants(base, attack):
                 if isinstance(changed, dict) and isinstance(base, dict):
@@ -148,12 +149,11 @@ async def test_the_attacks_work_on_unquoted_statements(admin, statement):
 
 async def test_no_argument_of_any_function_is_executed(world, admin, attack_counter):
     tried: set[tuple[str, str]] = set()
-    functions = await parameters(admin)
+    functions = await list_parameters(admin)
     for function, types in functions.items():
-        for name, arguments in await attacks_on(world, function, types):
-            code = await refusal(admin, function, types, arguments)
-            # The error is one of ours, or a failed conversion; it never comes from the parser or
-            # planner.
+        for name, arguments in await make_attacks(world, function, types):
+            code = await sqlstate_of_call(admin, function, types, arguments)
+            # The error is one of ours or a failed conversion, not one of the parser or planner.
             assert code is None or code.startswith(("PT4", "22")), (function, arguments, code)
             tried.add((function, name))
         assert not await attack_counter(), function
@@ -166,9 +166,9 @@ async def test_no_argument_of_functions_for_users_is_executed(world, admin, atta
         """select proname from pg_proc where pronamespace = 'public'::regnamespace
         and has_function_privilege('authenticated', oid, 'execute')"""
     )
-    functions = await parameters(admin)
+    functions = await list_parameters(admin)
     for (function,) in users:
-        for _, arguments in await attacks_on(world, function, functions[function]):
+        for _, arguments in await make_attacks(world, function, functions[function]):
             answer = await world.rpc("other_user", function, **arguments)
             assert answer.status in (200, 400, 403, 404, 409, 422), (function, arguments, answer)
             assert not str(answer.code).startswith("42"), (function, arguments, answer)
@@ -178,9 +178,9 @@ async def test_no_argument_of_functions_for_users_is_executed(world, admin, atta
 @pytest.mark.parametrize("function", ["list_jobs", "change_jobs", "failure_reasons"])
 async def test_every_key_of_a_filter_is_attacked(world, function):
     """Check that the attacks include each key of the filters, which become part of a query."""
-    known = await keys(world, function, CALLS[function](world), "filter")
+    known = await accepted_keys(world, function, CALLS[function](world), "filter")
     assert {"queue", "status", "tag", "metadata", "error", "job_ids", "created_before"} <= {*known}
-    calls = await attacks_on(world, function, {"filter": "jsonb"})
+    calls = await make_attacks(world, function, {"filter": "jsonb"})
     attacked = {
         key
         for _, arguments in calls

@@ -26,7 +26,7 @@ async def test_query_plans_are_not_shown(world: World, role: str):
 
 @pytest.mark.parametrize("role", ["anon", "other_user"])
 async def test_embedding_reveals_no_rows_of_others(world: World, role: str):
-    tries = AccessAttempts(world, role)
+    attempts = AccessAttempts(world, role)
     for table in TABLES:
         for other in (*TABLES, "prediction", "log", "history", "queue_health"):
             for select in (
@@ -36,7 +36,7 @@ async def test_embedding_reveals_no_rows_of_others(world: World, role: str):
                 f"id,{other}(count)",
                 f"id,a:{other}(id,b:{table}(*))",
             ):
-                answer = await tries.ask(
+                answer = await attempts.ask(
                     "GET",
                     f"/rest/v1/{table}?select={select}",
                     headers={"prefer": "count=exact"},
@@ -57,7 +57,7 @@ async def test_embedding_reveals_no_private_rows(world: World):
 
 @pytest.mark.parametrize("table", TABLES)
 async def test_counts_do_not_include_rows_of_others(world: World, table: str):
-    """Count also with a filter that matches rows of others."""
+    """Also count with a filter that matches rows of others."""
     for query in ("", "?status=eq.processing", f"?user_id=eq.{world.users['owner']}"):
         if table == "images" and "status" in query:
             continue
@@ -74,7 +74,7 @@ async def test_aggregates_do_not_include_rows_of_others(world: World, table: str
         assert answer.status == 400 or answer.json in ([], [{"count": 0}], [{"max": None}]), answer
 
 
-#: Estimates may reveal how much work of which kind the project has, as `job_position` does.
+#: Columns whose estimates may reveal how much work of each kind exists, as `job_position` does.
 REVEALABLE = {
     "queue", "job_type", "status", "hold", "worker", "lease_id", "model_id", "mime_type"
 }  # fmt: skip
@@ -93,15 +93,15 @@ _COMMON_ROWS = {
       select g.id, $1, n, '{SECRET}', 'image/png'
       from generate_series(1001, 3000) n, (select id from public.generations limit 1) g""",
 }
-_KNOWN = {"job_queue": "job_type", "generations": "model_id", "images": "mime_type"}
+_REVEALED_COLUMN = {"job_queue": "job_type", "generations": "model_id", "images": "mime_type"}
 
 
 @pytest.mark.parametrize("table", TABLES)
 async def test_estimates_do_not_depend_on_values_of_others(world: World, admin: Any, table: str):
     """Compare estimates of common and unknown values.
 
-    `count=planned` asks the planner, who knows the most common values of a column. A right guess
-    must get the same estimate as a value that occurs nowhere.
+    `count=planned` asks the planner, which knows the most common values of a column. A correct
+    guess must get the same estimate as a value that does not occur.
     """
     user = uuid4()
     await admin.execute(_COMMON_ROWS[table].replace("$1", f"'{user}'::uuid"))
@@ -123,12 +123,12 @@ async def test_estimates_do_not_depend_on_values_of_others(world: World, admin: 
             guesses = [f"eq.{common}", f"eq.{uuid4()}"]
         answers = [await _estimate(world, table, column, guess) for guess in guesses]
         differs[column] = answers[0] != answers[1]
-    # Compare ranges of ids: by bisection they would reveal an id.
+    # Estimates of ranges of ids could reveal an id by bisection.
     ends = [await _estimate(world, table, "id", f"lt.{UUID(int=n << 124)}") for n in (1, 15)]
     differs["id"] |= ends[0] != ends[1]
     assert {column for column, is_different in differs.items() if is_different} <= REVEALABLE
-    # The attack works on a column with statistics.
-    assert differs[_KNOWN[table]]
+    # The comparison detects statistics: the estimates of this column differ.
+    assert differs[_REVEALED_COLUMN[table]]
     await admin.execute(f"delete from public.{table} where user_id = $1", user)
 
 
@@ -168,14 +168,14 @@ async def test_an_owner_sees_no_internal_details_of_a_failure(world: World):
 
 async def test_other_users_receive_no_events(world: World):
     """Listen on the user's own topic, and on public channels named like the owner's topics."""
-    owners = f"pq:user:{world.users['owner']}"
-    names = [owners, f"pq:job:{world['pending']}", f"pq:queue:{world.queue}", "*", "pq:user:*"]
+    owner_topic = f"pq:user:{world.users['owner']}"
+    names = [owner_topic, f"pq:job:{world['pending']}", f"pq:queue:{world.queue}", "*", "pq:user:*"]
     async with (
         open_socket(world.api_url, world.tokens["anon"]) as anonymous,
         open_socket(world.api_url, world.tokens["anon"]) as other,
         open_socket(world.api_url, world.tokens["anon"]) as owner,
     ):
-        assert await owner.join(owners, world.tokens["owner"]) is None
+        assert await owner.join(owner_topic, world.tokens["owner"]) is None
         assert (
             await other.join(f"pq:user:{world.users['other_user']}", world.tokens["other_user"])
             is None
@@ -185,10 +185,10 @@ async def test_other_users_receive_no_events(world: World):
                 assert await socket.join(name, world.tokens[role], private=False) is None
         started = await world.do("owner", "start_generation", prompt=SECRET)
         await world.do("owner", "cancel_generation", generation_id=started["generation_id"])
-        await owner.until("job")
-        # The event of the other user comes after it, in the order of the commits.
+        await owner.receive_until("job")
+        # Events arrive in the order of the commits, so this one comes after those of the owner.
         await world.do("other_user", "start_generation", prompt="x")
-        await other.until("job")
+        await other.receive_until("job")
         await anonymous.send("realtime:none", "none", {})
     messages = [
         message

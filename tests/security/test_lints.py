@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 #: of the project's constraints are quoted.
 BUILT_FROM_CONSTANTS = {"_delete_old_rows", "_fire_deferred"}
 
-# Lint every function, including those of triggers, which the CLI leaves out.
+# Lint every function, also trigger functions, which the CLI omits.
 _CHECK = """
 select p.proname as function, c.level, c.message, c.lineno, c.detail
 from pg_proc p
@@ -35,7 +35,7 @@ Supabase = Callable[..., tuple[int, list[dict[str, Any]]]]
 
 @pytest.fixture(params=["supabase_cli", "supabase_cli_3"])
 def supabase(request: pytest.FixtureRequest, debian: Any) -> Supabase:
-    """Return a function that runs a CLI command; it returns the status and the findings."""
+    """Return a function that runs a CLI command and returns its exit status and findings."""
     cli = request.getfixturevalue(request.param)
     url = f"{debian.db_url}?sslmode=disable"
     target = [f"--remote={url}"] if request.param == "supabase_cli_3" else ["--db-url", url]
@@ -57,7 +57,7 @@ def test_the_advisors_find_nothing_at_warn_or_above(debian, supabase):
     status, found = supabase("advisors", "--level", "info", "--fail-on", "warn")
     assert [lint for lint in found if lint["level"] != "INFO"] == []
     assert status == 0
-    # The linter did run: tables without grants have row level security and no policy.
+    # The linter has run: it reports a private table, which has row level security and no policy.
     assert "picture_queue.prediction" in {
         f"{lint['metadata']['schema']}.{lint['metadata']['name']}"
         for lint in found

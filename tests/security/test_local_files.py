@@ -1,7 +1,7 @@
 """Files of the embedded stack: their owner, and protection against other users of the machine.
 
-In case S7 root used a data directory that another user had made, with symlinks in it. The stack
-then wrote and served files of root elsewhere.
+Earlier, root could use a data directory with symlinks that another user had created. The stack
+then wrote and served files of root outside of the directory.
 """
 
 import grp
@@ -85,14 +85,14 @@ def test_a_directory_of_another_user_is_refused(open_directory: Path):
     expect_refused(data, "belongs to nobody", "owner nobody, mode 0755", "--data-dir")
 
 
-@pytest.mark.skipif(IS_ROOT, reason="everything is root's to use")
+@pytest.mark.skipif(IS_ROOT, reason="root may use every directory")
 def test_a_directory_of_root_is_refused_for_an_ordinary_user():
     expect_refused(Path("/usr"), "belongs to root", "owner root")
 
 
 @needs_root
-def test_the_attack_of_case_s7_writes_no_file(open_directory: Path):
-    """Another user makes the directory with symlinks in it, and then root starts a stack there."""
+def test_symlinks_in_a_directory_of_another_user_are_not_followed(open_directory: Path):
+    # Another user creates the directory with symlinks, and root starts a stack there.
     target = open_directory / "target"
     target.mkdir()
     data = open_directory / "data"
@@ -103,7 +103,7 @@ def test_the_attack_of_case_s7_writes_no_file(open_directory: Path):
     for entry in (data, *data.rglob("*")):
         os.chown(entry, NOBODY, NOBODY, follow_symlinks=False)
     expect_refused(data, "belongs to nobody")
-    # The same happens if only the directory itself was given to root.
+    # The start is also refused if only the directory itself belongs to root.
     os.chown(data, 0, 0)
     expect_refused(data, "a file of another user")
     assert os.listdir(target) == []
@@ -120,8 +120,8 @@ def test_symlinks_in_the_directory_are_refused(open_directory: Path, planted: st
     assert os.listdir(target) == []
 
 
-def test_symlinks_in_a_closed_directory_are_not_followed(open_directory: Path):
-    """Open a file with symlinks; closed directories are not searched at the start."""
+def test_symlinks_in_a_directory_closed_to_others_are_not_followed(open_directory: Path):
+    # A start does not search a directory with mode 0700, but it opens no symlink in it.
     data = DataDir(open_directory / "data")
     with LocalSupabase(data.path, durable=False):
         pass
@@ -164,7 +164,7 @@ def test_a_path_that_others_can_replace_is_refused(open_directory: Path):
 
 
 def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Path):
-    """Give one user write access by an ACL: the mode shows it as that of the caller's group."""
+    # An ACL gives one user write access, which the mode shows as access of the group.
     shared = open_directory / "shared"
     shared.mkdir()
     # Version 2, then tag, permissions and id of each entry; see <linux/posix_acl_xattr.h>.
@@ -181,7 +181,7 @@ def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Pa
 
 @needs_root
 def test_a_directory_of_a_group_with_unknown_members_is_refused(open_directory: Path):
-    """Use a group without members, as a group of a directory service appears here."""
+    # A group of a directory service (LDAP) may appear without a name or without members.
     shared = open_directory / "shared"
     shared.mkdir()
     shared.chmod(0o775)
@@ -207,15 +207,15 @@ def test_a_path_through_symlinks_of_others_is_refused(open_directory: Path):
     expect_safe_path(link / "data")
     os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
     expect_refused(link / "data", "Other users can replace", "owner nobody")
-    (open_directory / "shared" / "theirs").mkdir()
-    os.chown(open_directory / "shared" / "theirs", NOBODY, NOBODY)
-    expect_refused(open_directory / "shared" / "theirs" / "data", "owner nobody")
+    (open_directory / "shared" / "foreign").mkdir()
+    os.chown(open_directory / "shared" / "foreign", NOBODY, NOBODY)
+    expect_refused(open_directory / "shared" / "foreign" / "data", "owner nobody")
     (open_directory / "loop").symlink_to("loop")
     with pytest.raises(LocalStackError, match="too many symlinks"):
         expect_safe_path(open_directory / "loop" / "data")
 
 
-def test_a_directory_with_other_files_must_be_closed(open_directory: Path):
+def test_an_open_directory_with_other_files_is_refused(open_directory: Path):
     data = open_directory / "data"
     data.mkdir(mode=0o755)
     (data / "thesis.txt").write_text("keep me")
@@ -230,7 +230,7 @@ def test_a_directory_with_other_files_must_be_closed(open_directory: Path):
     expect_refused(data, "Other users can write into the data directory", "mode 0777")
 
 
-def test_an_open_directory_of_an_older_version_is_closed(open_directory: Path):
+def test_a_directory_of_an_older_version_is_closed_to_other_users(open_directory: Path):
     data = open_directory / "data"
     data.mkdir(mode=0o755)
     (data / "logs").mkdir()
@@ -264,12 +264,11 @@ def test_reset_follows_no_symlink(open_directory: Path):
 
 
 def test_a_lock_file_that_names_a_foreign_process_ends_no_process(open_directory: Path):
-    """Write a process id into the lock file: root would end that process."""
+    # Otherwise root would end the process whose id another user wrote into the file.
     data = DataDir(open_directory / "data")
     data.prepare(None)
     user = service_user()
-    # As root, name a process of root in a file that the service user wrote; otherwise name process
-    # 1.
+    # As root, name a process of root in a file of the service user; otherwise name process 1.
     victim = psutil.Process(os.getpid() if user else 1)
     lock = data.path / "lock"
     lock.write_text(json.dumps({"pid": victim.pid, "started": victim.create_time()}))
@@ -306,7 +305,7 @@ def test_nothing_in_the_working_directory_is_imported(
 
 @needs_root
 def test_a_package_in_a_closed_home_starts(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
-    """Install the package where its service user gets only an open descriptor of the directory."""
+    # The service user cannot enter the home: it gets an open descriptor of the package.
     home = open_directory / "home"
     home.mkdir(mode=0o700)
     libraries = home / "libraries"
@@ -323,11 +322,11 @@ def test_a_package_in_a_closed_home_starts(open_directory: Path, monkeypatch: py
 
 
 @needs_root
-@pytest.mark.skipif(not CAN_CLONE_MOUNTS, reason="the kernel permits root to clone no mount")
+@pytest.mark.skipif(not CAN_CLONE_MOUNTS, reason="the kernel does not let root clone mounts")
 def test_the_service_user_reads_nothing_else_in_a_closed_home(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Go up from the directory of a module, of which the service user has a descriptor."""
+    """Try to go up from the directory of which the service user has a descriptor."""
     home = open_directory / "home"
     home.mkdir(mode=0o700)
     libraries = home / "project" / "libraries"
@@ -353,7 +352,7 @@ def test_the_service_user_reads_nothing_else_in_a_closed_home(
 def test_the_cache_is_closed_to_others_from_the_start(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Without a umask, another user could add a directory before the mode was set."""
+    # With umask 0, another user could otherwise add a directory before the mode is set.
     modes = []
 
     def record(path: Path, mode: int) -> None:

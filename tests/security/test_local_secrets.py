@@ -1,7 +1,7 @@
 """Secrets of the embedded stack: each stack has its own, and other users cannot read them.
 
-In case S1 the superuser had a public password, with which other users ran code as the stack's user.
-In case S3 a page contained the secret key.
+Earlier versions had a public password of the superuser, with which other users could run code as
+the user of the stack, and a page that contained the secret key.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ from picture_queue.local.stack import LocalSupabase
 
 from ..databases import execute
 
-#: The public secrets that every stack had before, as `supabase start` has them.
-OLD = {
+#: The public secrets of `supabase start`, which earlier versions used.
+PUBLIC_SECRETS = {
     "jwt_secret": "super-secret-jwt-token-with-at-least-32-characters-long",
     "publishable_key": "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
     "secret_key": "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
@@ -87,7 +87,7 @@ def running(directory: Path) -> Iterator[LocalSupabase]:
             yield stack
 
 
-def processes(stack: LocalSupabase) -> list[psutil.Process]:
+def list_processes(stack: LocalSupabase) -> list[psutil.Process]:
     daemon = DataDir(stack.data_dir).daemon()
     assert daemon is not None
     return [daemon, *daemon.children(recursive=True)]
@@ -116,7 +116,7 @@ async def test_no_public_password_opens_the_database(running: LocalSupabase, rol
         assert not await can_connect(running.db_url, role, password)
 
 
-async def test_a_connection_without_a_password_is_closed(running: LocalSupabase):
+async def test_the_database_closes_connections_that_send_no_password(running: LocalSupabase):
     connection = await asyncpg.connect(running.db_url)
     assert await connection.fetchval("show authentication_timeout") == "10s"
     await connection.close()
@@ -124,9 +124,9 @@ async def test_a_connection_without_a_password_is_closed(running: LocalSupabase)
 
 async def test_public_keys_are_refused(running: LocalSupabase):
     claims = {"iss": "supabase-demo", "role": "service_role", "exp": 1983812996}
-    forged = jwt.encode(claims, OLD["jwt_secret"], algorithm="HS256")
+    forged = jwt.encode(claims, PUBLIC_SECRETS["jwt_secret"], algorithm="HS256")
     async with httpx.AsyncClient(base_url=running.api_url) as http:
-        for key in (forged, OLD["secret_key"], OLD["publishable_key"]):
+        for key in (forged, PUBLIC_SECRETS["secret_key"], PUBLIC_SECRETS["publishable_key"]):
             for path in ("/rest/v1/", "/auth/v1/admin/users", "/_faults"):
                 answer = await http.get(path, headers={"apikey": key})
                 assert answer.status_code in (401, 403), (path, answer.text)
@@ -135,14 +135,14 @@ async def test_public_keys_are_refused(running: LocalSupabase):
 def test_each_stack_has_its_own_secrets_and_keeps_them(directory: Path, running: LocalSupabase):
     first = running.status()
     with LocalSupabase(durable=False) as other:
-        named = ("JWT_SECRET", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY")
-        assert not {first[name] for name in named} & {other.status()[name] for name in named}
+        names = ("JWT_SECRET", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY")
+        assert not {first[name] for name in names} & {other.status()[name] for name in names}
         passwords = [urlsplit(url).password for url in (running.db_url, other.db_url)]
         assert passwords[0] != passwords[1]
         assert urlsplit(other.db_url).password != urlsplit(other.superuser_url).password
-        stored = other.data_dir
+        data_dir = other.data_dir
         assert not secrets_of(running) & secrets_of(other)
-    assert not stored.exists()
+    assert not data_dir.exists()
     before = secrets_of(running)
     running.stop()
     with running:
@@ -170,7 +170,7 @@ def test_all_files_are_closed_to_other_users(running: LocalSupabase):
 
 def test_command_lines_and_logs_contain_no_secret(running: LocalSupabase):
     hidden = secrets_of(running) | {TOKEN}
-    words = "\n".join(word for process in processes(running) for word in process.cmdline())
+    words = "\n".join(word for process in list_processes(running) for word in process.cmdline())
     logs = "\n".join(file.read_text() for file in (running.data_dir / "logs").iterdir())
     assert "postgres" in words and logs
     assert not [secret for secret in hidden if secret in words or secret in logs]
@@ -179,15 +179,15 @@ def test_command_lines_and_logs_contain_no_secret(running: LocalSupabase):
 def read_processes(
     stack: LocalSupabase, read: Callable[[psutil.Process], Any]
 ) -> list[tuple[str, Any]]:
-    """Return the name of each program of a stack, and a value read from it; some end meanwhile."""
+    """Return the name of each running program of a stack, and a value read from it."""
     found = []
-    for process in processes(stack):
+    for process in list_processes(stack):
         with contextlib.suppress(psutil.NoSuchProcess):
             found.append((process.name(), read(process)))
     return found
 
 
-def listening(stack: LocalSupabase, program: str) -> set[int]:
+def list_listening_ports(stack: LocalSupabase, program: str) -> set[int]:
     """Return the ports on which programs of this name listen."""
     found = read_processes(stack, lambda process: process.net_connections("inet"))
     assert program in {name for name, _ in found}
@@ -201,41 +201,41 @@ def listening(stack: LocalSupabase, program: str) -> set[int]:
 
 
 def test_no_program_has_the_token_in_its_environment(running: LocalSupabase):
-    """Check the environments: every program of the stack's user can read them."""
+    # Every program of the stack's user can read the environments.
     found = dict(read_processes(running, lambda process: process.environ()))
     assert {"postgres", "postgrest"} < set(found)
     assert TOKEN not in str(found)
 
 
 def test_no_program_has_the_secrets_of_root(running: LocalSupabase):
-    """Check the environments: the user may be `postgres` or `nobody`, with other programs."""
+    # The user may be `postgres` or `nobody`, whose other programs can read the environments.
     found = str(read_processes(running, lambda process: process.environ()))
-    # Programs of an ordinary user can read that user's environment in any case.
-    mine = FOREIGN if os.geteuid() == 0 else FOREIGN.keys() - {"AWS_SECRET_ACCESS_KEY"}
-    assert not [name for name in mine if FOREIGN[name] in found]
+    # The programs of an ordinary user may inherit variables for other software, such as AWS.
+    forbidden = FOREIGN if os.geteuid() == 0 else FOREIGN.keys() - {"AWS_SECRET_ACCESS_KEY"}
+    assert not [name for name in forbidden if FOREIGN[name] in found]
 
 
 def test_no_port_reveals_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Check that PostgREST opens no port.
 
-    Versions after 12.0 print `jwt-secret` and `db-uri` at their admin port. Another port would
-    accept requests of web pages without a key, and its user would get service tokens.
+    Versions after 12.0 show `jwt-secret` and `db-uri` on their admin port. An API port would accept
+    requests of web pages without a key, and a program that took it would get service tokens.
     """
-    later = tmp_path / "postgrest"
+    newer = tmp_path / "postgrest"
     real = make_reachable(find_postgrest(), service_user()).path
-    later.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "PostgREST 14.1" || exec {real}\n')
-    later.chmod(0o755)
-    monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", str(later))
+    newer.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "PostgREST 14.1" || exec {real}\n')
+    newer.chmod(0o755)
+    monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", str(newer))
     with LocalSupabase(durable=False) as stack:
         assert stack.postgrest.startswith("14.1 ")
         key = {"apikey": stack.secret_key}
         answer = httpx.post(f"{stack.api_url}/rest/v1/rpc/picture_queue_version", headers=key)
         assert answer.status_code == 200
-        assert listening(stack, "postgrest") == set()
+        assert list_listening_ports(stack, "postgrest") == set()
         socket_file = stack.data_dir / "postgrest.sock"
         assert stat.S_IMODE(socket_file.stat().st_mode) == 0o600
-        there = httpx.HTTPTransport(uds=str(socket_file))
-        with httpx.Client(transport=there, base_url="http://postgrest") as http:
+        transport = httpx.HTTPTransport(uds=str(socket_file))
+        with httpx.Client(transport=transport, base_url="http://postgrest") as http:
             assert http.get("/").status_code == 200
             for path in ("/config", "/schema_cache", "/metrics"):
                 assert http.get(path).status_code == 404
@@ -258,7 +258,7 @@ async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
             connection = await asyncpg.connect(stack.superuser_url)
             assert await connection.fetchval("select inet_server_addr() is null"), "not a socket"
             await connection.close()
-            others = await _connections(stack)
+            others = await _list_tcp_users(stack)
             with pytest.raises(BlockingIOError):
                 occupied.accept()
     assert others == []
@@ -270,7 +270,7 @@ def test_a_program_that_takes_the_databases_port_during_the_start_stops_it(
 ):
     """Listen on one address after the stack has chosen the port and before Postgres listens.
 
-    Postgres then starts with the other address, and clients would send its password to us.
+    Postgres would then use only the other address, and clients would send us the password.
     """
     if not _can_listen(host, 0):
         pytest.skip("this machine has no IPv6")
@@ -289,7 +289,7 @@ def test_a_program_that_takes_the_databases_port_during_the_start_stops_it(
     )
     for program in ("initdb", "postgres"):
         (directory / program).chmod(0o755)
-    held: list[socket.socket] = []
+    listeners: list[socket.socket] = []
 
     def take_port() -> None:
         words = directory / "words"
@@ -297,7 +297,7 @@ def test_a_program_that_takes_the_databases_port_during_the_start_stops_it(
             time.sleep(0.05)
         found = re.search(r"port=(\d+)", words.read_text())
         assert found
-        held.append(socket.create_server((host, int(found[1])), family=LOOPBACK[host]))
+        listeners.append(socket.create_server((host, int(found[1])), family=LOOPBACK[host]))
         (directory / "taken").touch()
 
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(directory))
@@ -309,11 +309,13 @@ def test_a_program_that_takes_the_databases_port_during_the_start_stops_it(
     finally:
         shutil.rmtree(directory)
         taking.join()
-        for listener in held:
+        for listener in listeners:
             listener.close()
 
 
-async def test_silent_connections_of_a_page_leave_some_of_the_database(running: LocalSupabase):
+async def test_idle_connections_of_a_page_do_not_use_up_those_of_the_database(
+    running: LocalSupabase,
+):
     """Open as many connections as a page in Chromium can, with `<link rel=preconnect>`."""
     address = urlsplit(running.db_url)
     assert address.port
@@ -336,7 +338,7 @@ def _can_listen(host: str, port: int) -> bool:
 
 @pytest.mark.skipif(not _can_listen("::1", 0), reason="this machine has no IPv6")
 def test_no_other_program_can_listen_for_localhost(running: LocalSupabase):
-    """Listen on ::1, which a browser calls first for `localhost`."""
+    """Try also to listen on ::1, which a browser tries first for `localhost`."""
     urls = (running.api_url, running.replicate_url, running.db_url)
     for port, host in product((urlsplit(url).port or 0 for url in urls), LOOPBACK):
         assert not _can_listen(host, port)
@@ -346,11 +348,11 @@ def test_no_other_program_can_listen_for_localhost(running: LocalSupabase):
     assert httpx.get(f"{simulator}/account").status_code == 401
 
 
-def test_the_ports_of_a_killed_stack_are_held_until_its_worker_ends():
+def test_the_ports_of_a_killed_stack_stay_in_use_until_its_worker_ends():
     """Suspend the worker, which sends the service key to the ports of the stack."""
     with LocalSupabase(worker=True, durable=False) as stack:
         ports = [urlsplit(url).port or 0 for url in (stack.api_url, stack.replicate_url)]
-        daemon, *others = processes(stack)
+        daemon, *others = list_processes(stack)
         worker = next(process for process in others if "worker" in process.cmdline())
         worker.suspend()  # The guard waits some seconds for it.
         daemon.kill()
@@ -366,22 +368,22 @@ def test_the_ports_of_a_killed_stack_are_held_until_its_worker_ends():
 
 
 def test_a_long_path_also_uses_a_socket():
-    """Use a path longer than the 103 to 107 bytes of a socket name, without a port."""
+    """Use a path that is too long for a socket, whose limit is 103 to 107 bytes."""
     directory = local._temporary_directory()
     try:
-        place = directory.joinpath(*["d" * 60] * 4)
-        with LocalSupabase(place, durable=False) as stack:
-            assert listening(stack, "postgrest") == set()
+        data_dir = directory.joinpath(*["d" * 60] * 4)
+        with LocalSupabase(data_dir, durable=False) as stack:
+            assert list_listening_ports(stack, "postgrest") == set()
             key = {"apikey": stack.secret_key}
             answer = httpx.post(f"{stack.api_url}/rest/v1/rpc/picture_queue_version", headers=key)
             assert answer.status_code == 200
-            assert asyncio.run(_connections(stack)) == []
+            assert asyncio.run(_list_tcp_users(stack)) == []
             (sockets,) = parse_qs(urlsplit(stack.superuser_url).query)["host"]
             info = os.stat(sockets)
             assert stat.S_IMODE(info.st_mode) == 0o700
-            assert info.st_uid == place.stat().st_uid
+            assert info.st_uid == data_dir.stat().st_uid
         assert not Path(sockets).exists()
-        local.reset(place)
+        local.reset(data_dir)
     finally:
         shutil.rmtree(directory)
 
@@ -396,8 +398,8 @@ def test_secrets_of_an_older_version_are_kept_and_extended():
     assert Secrets.from_json(given).as_json() == given
 
 
-async def _connections(stack: LocalSupabase) -> list[str]:
-    """Return the stack's own connections to the database that do not use the socket."""
+async def _list_tcp_users(stack: LocalSupabase) -> list[str]:
+    """Return the users of the connections to the database over TCP instead of the socket."""
     connection = await asyncpg.connect(stack.superuser_url)
     found = await connection.fetch(
         "select usename from pg_stat_activity where client_addr is not null"
@@ -406,8 +408,8 @@ async def _connections(stack: LocalSupabase) -> list[str]:
     return [row[0] for row in found]
 
 
-def _make_old(directory: Path) -> None:
-    """Turn a stack's data into that of an older version, with a table that must be kept."""
+def _create_old_data(directory: Path) -> None:
+    """Create the data of an older version, with a table that must be kept."""
     passwords = "".join(f"alter role {role} password 'postgres';" for role in ROLES)
     with LocalSupabase(directory, durable=False) as stack:
         asyncio.run(execute(stack.superuser_url, f"create table public.kept (); {passwords}"))
@@ -422,14 +424,14 @@ def _make_old(directory: Path) -> None:
 async def test_data_of_an_older_version_gets_new_secrets():
     directory = local._temporary_directory()
     try:
-        await asyncio.to_thread(_make_old, directory)
+        await asyncio.to_thread(_create_old_data, directory)
         async with LocalSupabase(directory, durable=False) as stack:
             for role in ROLES:
                 assert not await can_connect(stack.db_url, role, "postgres")
             connection = await asyncpg.connect(stack.db_url)
             assert await connection.fetchval("select to_regclass('public.kept') is not null")
             await connection.close()
-            assert not set(OLD.values()) & {*stack.status().values()}
+            assert not set(PUBLIC_SECRETS.values()) & {*stack.status().values()}
             assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
             first = secrets_of(stack)
         async with LocalSupabase(directory, durable=False) as stack:
@@ -454,7 +456,7 @@ def test_the_output_of_env_is_valid_for_a_shell_and_for_dotenv(
         "SUPABASE_SERVICE_ROLE_KEY": status["SERVICE_ROLE_KEY"],
     }
     assert {"API_URL", "DB_URL", "ANON_KEY", "SUPABASE_URL", "JWT_SECRET"} <= lines.keys()
-    # No character has a meaning for a shell or a .env file between double quotes.
+    # Between double quotes, these characters have no special meaning in a shell or a .env file.
     assert {name: value.strip('"') for name, value in lines.items()} == {
         name: status[name] for name in lines
     }
@@ -468,7 +470,7 @@ def test_the_output_of_env_is_valid_for_a_shell_and_for_dotenv(
 
 @needs_root
 def test_the_output_of_env_for_root_contains_no_shell_code(directory: Path, running: LocalSupabase):
-    """Write the file that root reads; the user of the stack can do that."""
+    """Forge the state file: the user of the stack can write it, and root reads it."""
     state = directory / "state.json"
     stored = state.read_text()
     command = [sys.executable, "-m", "picture_queue_cli", "local", "env", "--data-dir", directory]
@@ -486,15 +488,15 @@ def test_the_output_of_env_for_root_contains_no_shell_code(directory: Path, runn
 
 @needs_root
 def test_nothing_of_a_stack_that_root_started_runs_as_root(running: LocalSupabase):
-    found = {process.pid: process.uids() for process in processes(running)}
-    # These are the daemon, the guard, the worker, PostgREST, Postgres and its own processes.
+    found = {process.pid: process.uids() for process in list_processes(running)}
+    # These are the daemon, the guard, the worker, PostgREST, Postgres and its child processes.
     assert len(found) > 8
     assert all(0 not in (*uids,) for uids in found.values()), found
     groups = [Path(f"/proc/{pid}/status").read_text() for pid in found]
     assert all(re.search(r"^Groups:\s*$", text, re.M) for text in groups)
 
 
-_SPY = """
+_INTRUDER = """
 import os, socket, sys
 pids, files, sockets = sys.argv[1].split(","), sys.argv[2].split(","), sys.argv[3].split(",")
 got = []
@@ -531,12 +533,12 @@ print(got, len(pids), len(files), len(sockets))
 @needs_root
 def test_another_user_can_read_and_write_no_file(running: LocalSupabase):
     data = running.data_dir
-    pids = [process.pid for process in processes(running)]
+    pids = [process.pid for process in list_processes(running)]
     files = [str(path) for path in data.rglob("*") if path.is_file() and "base" not in path.parts]
     sockets = [str(path) for path in data.rglob("*") if path.is_socket()]
     assert sockets and f"{data}/secrets.json" in files
     done = subprocess.run(
-        ["/usr/bin/env", "python3", "-c", _SPY]
+        ["/usr/bin/env", "python3", "-c", _INTRUDER]
         + [",".join(map(str, part)) for part in (pids, files, sockets)],
         capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin"}, **NOBODY,
     )  # fmt: skip
@@ -545,7 +547,7 @@ def test_another_user_can_read_and_write_no_file(running: LocalSupabase):
 
 @needs_root
 async def test_another_user_cannot_run_code_with_public_secrets(running: LocalSupabase, tmp_path):
-    """Run the whole attack of case S1."""
+    """Try to log in with the old public password and to run a program."""
     psql = make_reachable(find_postgres(), ServiceUser("nobody", 65534, 65534)).path / "psql"
     parts = urlsplit(running.db_url)
     query = "create temp table t (x text); copy t from program 'id'; select * from t"

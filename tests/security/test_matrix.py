@@ -38,10 +38,10 @@ def test_the_table_has_no_empty_cell_and_no_duplicate():
 
 
 async def test_every_object_is_in_the_table(admin):
-    decided = {(rule.kind, rule.name) for rule in REST}
-    assert set(await objects(admin, "public")) == decided
-    # The schema as a whole is private. The privileges of a role inside are listed one by one.
-    assert CALLS.keys() == {name for kind, name in decided if kind == "function"}
+    listed = {(rule.kind, rule.name) for rule in REST}
+    assert set(await objects(admin, "public")) == listed
+    # Every function of the table has a call that the attempts can make.
+    assert CALLS.keys() == {name for kind, name in listed if kind == "function"}
 
 
 async def test_the_grants_equal_the_table(admin):
@@ -64,45 +64,47 @@ async def test_the_grants_equal_the_table(admin):
 
 @pytest.mark.parametrize("operation", OPERATIONS.values())
 async def test_operations_through_postgrest(world: World, admin: Any, operation: str):
-    """Try refused operations, role by role, and check the rows; then permitted ones."""
-    mark_of = list(OPERATIONS.values()).index(operation)
+    """Try the refused operations first and check that no row changed; then the permitted ones."""
+    position = list(OPERATIONS.values()).index(operation)
     before = await admin.fetchval(_ROWS)
-    for may in ("-", "0", "rwx"):
+    for marks in ("-", "0", "rwx"):
         for role in ROLES:
-            tries = AccessAttempts(world, role)
+            attempts = AccessAttempts(world, role)
             for rule in _in_order(REST):
                 cell = rule.cells[ROLES.index(role)]
-                if cell[mark_of] in may:
-                    found = await getattr(tries, operation)(rule.name)
-                    assert (MARKS[found] or "rwx"[mark_of]) == cell[mark_of], (rule, role)
-        if may != "rwx":
+                if cell[position] in marks:
+                    found = await getattr(attempts, operation)(rule.name)
+                    assert (MARKS[found] or "rwx"[position]) == cell[position], (rule, role)
+        if marks != "rwx":
             assert await admin.fetchval(_ROWS) == before
 
 
 def _in_order(given: list[Rule]) -> list[Rule]:
-    """Return the rules in an order in which their calls can be made."""
+    """Return the rules in an order in which their calls can run."""
     order = list(CALLS)
     return sorted(given, key=lambda rule: order.index(rule.name) if rule.name in CALLS else -1)
 
 
 async def test_private_objects_are_unreachable(world: World, admin: Any):
-    """Try every name as the other user, and as the other roles each name with a privilege."""
+    """Try all names as the other user, and as the other roles those with a privilege."""
     (rule,) = (rule for rule in API if rule.kind == "private")
     assert set(rule.cells) == {"---"}
-    # A public wrapper of the same name is another function, with its own row.
+    # A public wrapper of the same name is another function, with a separate row.
     public = {(rule.kind, rule.name) for rule in REST}
     inside = [found for found in await objects(admin, "picture_queue") if found not in public]
-    held = {(rule.kind, rule.name) for rule in INSIDE}
+    with_privileges = {(rule.kind, rule.name) for rule in INSIDE}
     assert len(inside) > 100
     profiles = {"accept-profile": "picture_queue", "content-profile": "picture_queue"}
     for role in ROLES:
-        tries = AccessAttempts(world, role)
+        attempts = AccessAttempts(world, role)
         for kind, name in inside:
-            if role == "other_user" or (kind, name) in held:
-                found = await (tries.execute(name) if kind == "function" else tries.read(name))
+            if role == "other_user" or (kind, name) in with_privileges:
+                found = await (
+                    attempts.execute(name) if kind == "function" else attempts.read(name)
+                )
                 assert found == NO, name
         for name in ("setting", "_enqueue", "start_generation", "picture_queue.setting"):
-            for operation in (tries.read, tries.write, tries.execute):
+            for operation in (attempts.read, attempts.write, attempts.execute):
                 assert await operation(name, profiles) == NO
 
 
@@ -115,14 +117,14 @@ async def test_operations_on_topics(world: World, rule: Rule):
     async with open_socket(world.api_url, world.tokens["service"]) as observer:
         assert await observer.join(name, world.tokens["service"]) is None
         for role, cell in zip(ROLES, rule.cells, strict=True):
-            assert await _joins(world, role, name, f"{role} on socket") == (
+            assert await _join_and_broadcast(world, role, name, f"{role} on socket") == (
                 YES if cell[0] == "r" else NO,
                 YES if cell[1] == "w" else NO,
             ), role
             for kind, status in (("single", 403), ("batch", 202)):
-                answer = await _posts(world, role, name, f"{role} by {kind}", kind)
+                answer = await _broadcast_over_http(world, role, name, f"{role} by {kind}", kind)
                 assert answer == (202 if cell[1] == "w" else status), role
-        await observer.until("service by batch")
+        await observer.receive_until("service by batch")
     assert [broadcast_event(message) for message in observer.messages] == [
         f"{role} {kind}"
         for role, cell in zip(ROLES, rule.cells, strict=True)
@@ -131,8 +133,8 @@ async def test_operations_on_topics(world: World, rule: Rule):
     ]
 
 
-async def _joins(world: World, role: str, name: str, event: str) -> tuple[str, str]:
-    """Join a topic and write to it; return both results."""
+async def _join_and_broadcast(world: World, role: str, name: str, event: str) -> tuple[str, str]:
+    """Join a topic and write to it; return the two outcomes."""
     async with open_socket(world.api_url, world.tokens["anon"]) as socket:
         reason = await socket.join(name, world.tokens[role])
         if reason is not None:
@@ -148,7 +150,7 @@ async def _joins(world: World, role: str, name: str, event: str) -> tuple[str, s
         return (YES if reason is None else NO), (YES if wrote else NO)
 
 
-async def _posts(world: World, role: str, name: str, event: str, kind: str) -> int:
+async def _broadcast_over_http(world: World, role: str, name: str, event: str, kind: str) -> int:
     base = "/realtime/v1/api/broadcast"
     if kind == "single":
         url = f"{base}/{name}/events/{event}?private=true"
@@ -161,17 +163,21 @@ async def _posts(world: World, role: str, name: str, event: str, kind: str) -> i
     "rule", [rule for rule in OUTSIDE_REST if rule.kind == "files"], ids=lambda rule: rule.name
 )
 async def test_operations_on_files(world: World, rule: Rule):
-    bucket, name = _place(world, rule)
+    bucket, name = _file_of(world, rule)
     for role, cell in zip(ROLES, rule.cells, strict=True):
-        assert await AccessAttempts(world, role).read_file(bucket, name) == _verdict(cell[0]), role
+        assert await AccessAttempts(world, role).read_file(bucket, name) == _expected_outcome(
+            cell[0]
+        ), role
     for role, cell in zip(ROLES, rule.cells, strict=True):
         if cell[1] == "w":
             stored = await world.ask("service", "GET", f"/storage/v1/object/{bucket}/{name}")
             assert (stored.status, stored.text) == (200, SECRET)
-        assert await AccessAttempts(world, role).write_file(bucket, name) == _verdict(cell[1]), role
+        assert await AccessAttempts(world, role).write_file(bucket, name) == _expected_outcome(
+            cell[1]
+        ), role
 
 
-def _place(world: World, rule: Rule) -> tuple[str, str]:
+def _file_of(world: World, rule: Rule) -> tuple[str, str]:
     wanted = {
         "pictures/<owner>": ("pictures", path(world)),
         "pictures/nobody": ("pictures", f"nobody/{SECRET}.png"),
@@ -181,16 +187,16 @@ def _place(world: World, rule: Rule) -> tuple[str, str]:
     return wanted
 
 
-def _verdict(mark: str) -> str:
+def _expected_outcome(mark: str) -> str:
     return NO if mark == "-" else YES
 
 
 async def test_operations_on_buckets(world: World):
     (rule,) = (rule for rule in OUTSIDE_REST if rule.kind == "bucket")
     for role, cell in zip(ROLES, rule.cells, strict=True):
-        tries = AccessAttempts(world, role)
-        assert await tries.read_bucket(rule.name) == _verdict(cell[0]), role
-        assert await tries.write_bucket(rule.name) == _verdict(cell[1]), role
+        attempts = AccessAttempts(world, role)
+        assert await attempts.read_bucket(rule.name) == _expected_outcome(cell[0]), role
+        assert await attempts.write_bucket(rule.name) == _expected_outcome(cell[1]), role
 
 
 async def test_no_role_can_create_objects(admin):

@@ -15,7 +15,7 @@ from picture_queue.local.stack import LocalSupabase
 from tests.security.world import World, path
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
-#: JSON texts that Python reads or writes incorrectly.
+#: JSON texts that are malformed, or that Python cannot read or write faithfully.
 ODD_JSON = (
     b"", b"null", b"[]", b'""', b"0", b"{", b"\xff", b"\x00", b'{"a":NaN}', b'{"a":-Infinity}',
     b'{"a":1e999}', b"1" * 5000, b'{"a":' + b"1" * 5000 + b"}", b"[" * 90 + b"]" * 90,
@@ -29,7 +29,7 @@ ODD_VALUES = (
     b'["\\u0000"]', b"[" * 60 + b"]" * 60, b'"' + b"a" * 5000 + b'@b.co"', b'{"since": 1e308}',
     b'"' + b"9" * 5000 + b'"',
 )  # fmt: skip
-#: Valid values of the names that the services read from a body.
+#: Valid values of the fields that the services read from a body, by the beginning of the path.
 FIELDS: dict[str, dict[str, Any]] = {
     "/auth/": {
         "email": "fuzz@example.com", "password": "correct horse", "data": {}, "phone": None,
@@ -182,8 +182,8 @@ SEGMENTS = st.one_of(
 )  # fmt: skip
 
 
-class Requests:
-    """Send malformed requests to one stack."""
+class RequestSender:
+    """A client that sends malformed requests to one stack."""
 
     def __init__(self, world: World, sandbox: Any) -> None:
         self._world = world
@@ -203,24 +203,24 @@ class Requests:
     ) -> None:
         """Check that a request is answered without a 500; 501 is permitted."""
         method, pattern = route
-        base, given = self._world.api_url, dict(self._world.keys[role])
+        base, sent_headers = self._world.api_url, dict(self._world.keys[role])
         if pattern.startswith("simulator:"):
             base, pattern = self._simulator, pattern.removeprefix("simulator:")
-            given |= {"authorization": f"Bearer {self._token}", "apikey": self._key}
+            sent_headers |= {"authorization": f"Bearer {self._token}", "apikey": self._key}
         named = pattern.replace("<other_user>", self._world.users["other_user"])
         pieces = named.replace("<picture>", path(self._world)).encode().split(b"{}")
         filled = (*segments[: len(pieces) - 1], b"")
         target = b"".join(a + b for a, b in zip(pieces, filled, strict=True))
         if query:
             target += (b"&" if b"?" in target else b"?") + str(httpx.QueryParams(query)).encode()
-        given |= {"content-type": "application/json"} | (headers or {})
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
+        sent_headers |= {"content-type": "application/json"} | (headers or {})
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in sent_headers.items()]
         try:
             answer = self._http.request(
                 method, base, headers=raw, content=content, extensions={"target": target}
             )
         except httpx.LocalProtocolError:
-            return  # The client refuses to send it.
+            return  # The client refuses to send this request.
         assert answer.status_code < 500 or answer.status_code == 501, (
             answer.text[:300], method, target, role, content[:200], headers
         )  # fmt: skip
@@ -231,20 +231,20 @@ class Requests:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[LocalSupabase]:
-    """A stack for these tests only: the requests change buckets and users of other tests."""
+    """A separate stack, because the requests would change buckets and users of other tests."""
     with LocalSupabase() as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
-def odd(filled: World, sandbox: Any) -> Iterator[Requests]:
-    sender = Requests(filled, sandbox)
+def odd(filled: World, sandbox: Any) -> Iterator[RequestSender]:
+    sender = RequestSender(filled, sandbox)
     yield sender
     sender.close()
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
-def test_malformed_json_is_refused(odd: Requests, route: Any):
+def test_malformed_json_is_refused(odd: RequestSender, route: Any):
     for text in ODD_JSON:
         for role in ROLES:
             odd.expect_no_server_error(route, role, text)
@@ -253,16 +253,16 @@ def test_malformed_json_is_refused(odd: Requests, route: Any):
 @pytest.mark.parametrize(
     "route", [route for route in ROUTES if route[0] in ("POST", "PUT", "DELETE")], ids=" ".join
 )
-def test_a_malformed_value_is_refused(odd: Requests, route: Any):
-    """Send other fields with valid values, so that the service reads the malformed one."""
+def test_a_malformed_value_is_refused(odd: RequestSender, route: Any):
+    """Give the other fields valid values, so that the service reads the malformed one."""
     target = route[1].removeprefix("simulator:")
-    right = next(fields for prefix, fields in FIELDS.items() if target.startswith(prefix))
-    # Hashing a password is slow, and only these routes need one.
-    tested = set(right) - {"password"}
+    valid = next(fields for prefix, fields in FIELDS.items() if target.startswith(prefix))
+    # Hashing a password is slow, so send it only to the routes that require it.
+    tested = set(valid) - {"password"}
     if "signup" in target or "token" in target:
         tested = {"email", "password", "data", "refresh_token"}
-    for field in tested | {"password"} & right.keys():
-        others = {name: value for name, value in right.items() if name in tested - {field}}
+    for field in tested | {"password"} & valid.keys():
+        others = {name: value for name, value in valid.items() if name in tested - {field}}
         for value in ODD_VALUES:
             text = b'{"' + field.encode() + b'": ' + value + b", " + json.dumps(others).encode()[1:]
             odd.expect_no_server_error(route, "service", text)
@@ -287,7 +287,7 @@ def test_a_malformed_value_is_refused(odd: Requests, route: Any):
 )
 @pytest.mark.timeout(7200 if LONG else 300)
 def test_malformed_requests_cause_no_500(
-    odd: Requests,
+    odd: RequestSender,
     route: Any,
     role: str,
     body: dict[str, Any],
@@ -309,6 +309,6 @@ def test_malformed_requests_cause_no_500(
         "enqueue_job?job_type=x",
     ),
 )
-async def test_a_get_changes_nothing_and_its_error_names_no_trigger(world: World, call: str):
+async def test_a_get_of_a_function_that_writes_is_refused_as_read_only(world: World, call: str):
     answer = await world.ask("service", "GET", f"/rest/v1/rpc/{call.format_map(world.ids)}")
     assert (answer.status, answer.code) == (405, "25006"), answer

@@ -21,7 +21,7 @@ from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.upload import _Form
 from tests.security.world import Answer, World
 
-# Requests run until the test releases a lock, so that nothing depends on their duration.
+# The function waits until the test releases a lock, so the test does not depend on durations.
 SLOW = """
 create function public.slow() returns int language plpgsql
 set statement_timeout = '60s' set lock_timeout = '60s' as $$
@@ -38,8 +38,8 @@ UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
 UNKNOWN_JOB = f'{{"job_id": "{UNKNOWN_ID}"}}'
 
 
-def ask(url: str, head: str, body: str) -> str:
-    """Send a request byte for byte, and return the response."""
+def send_raw_request(url: str, head: str, body: str) -> str:
+    """Send a request exactly as given, and return the response."""
     parts = urlsplit(url)
     request = f"{head}\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n{body}"
     with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
@@ -50,7 +50,7 @@ def ask(url: str, head: str, body: str) -> str:
 @pytest.mark.parametrize("tail", ["", "\\", "\\\n"])
 @pytest.mark.parametrize("unit", ['\\"', '\\\n"', '\\\\"', '"'])
 def test_an_unterminated_string_is_refused_in_linear_time(unit: str, tail: str):
-    """Parse a string without an end; the gateway parses JSON in its event loop."""
+    # The gateway parses JSON in its event loop, so slow parsing would block all clients.
     started = time.perf_counter()
     with pytest.raises(ValueError, match="100 levels"):
         json_body.parse("[" * 101 + '"' + unit * 30_000 + tail)
@@ -58,7 +58,7 @@ def test_an_unterminated_string_is_refused_in_linear_time(unit: str, tail: str):
 
 
 def test_a_long_string_is_read_in_little_memory():
-    """Parse a long string; a backtracking regex took 100 bytes for each character."""
+    # A backtracking regular expression would need 100 bytes of memory for each character.
     script = (
         "from picture_queue.local import json_body\n"
         "import resource\n"
@@ -72,14 +72,14 @@ def test_a_long_string_is_read_in_little_memory():
     assert int(done.stdout) < 60  # MB
 
 
-def test_a_string_of_brackets_is_not_taken_for_nesting():
+def test_brackets_in_a_string_do_not_count_as_nesting():
     assert json_body.parse('"' + "[" * 101 + '"') == "[" * 101
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", ",chunked"])
-def test_a_body_is_never_taken_for_the_next_request(sandbox: Any, coding: str):
-    """Check that PostgREST does not take the body for another request on a shared connection."""
-    answer = ask(
+def test_a_body_with_a_transfer_coding_is_not_read_as_the_next_request(sandbox: Any, coding: str):
+    # PostgREST must not read the body as another request on a shared connection.
+    answer = send_raw_request(
         sandbox.api_url,
         "POST /rest/v1/rpc/get_job HTTP/1.1\r\nContent-Type: application/json\r\n"
         f"apikey: {sandbox.secret_key}\r\nTransfer-Encoding: {coding}",
@@ -91,7 +91,7 @@ def test_a_body_is_never_taken_for_the_next_request(sandbox: Any, coding: str):
 async def test_slow_requests_of_a_user_leave_connections_to_the_workers(
     world: World, admin: Any, until: Callable[..., Any]
 ):
-    """A user's thirty filters with a costly expression took all connections of PostgREST."""
+    # Thirty slow requests of a user must not take all connections of PostgREST.
     await admin.execute(SLOW)
     waiting: list[asyncio.Task[Answer]] = []
 
@@ -117,7 +117,7 @@ async def test_slow_requests_of_a_user_leave_connections_to_the_workers(
         await admin.execute("drop function public.slow()")
 
 
-async def test_the_statements_of_users_end_as_on_the_platform(
+async def test_statement_timeouts_of_the_roles_equal_those_of_the_platform(
     world: World, admin: Any, until: Callable[..., Any]
 ):
     await admin.execute(
@@ -148,7 +148,7 @@ async def test_the_statements_of_users_end_as_on_the_platform(
     ],
 )
 def test_a_body_above_the_limit_is_refused(sandbox: Any, path: str, limit: int):
-    """Limit bodies: 30 MB of numbers took the gateway 13 seconds, and 300 MB of text 1.5 GB."""
+    # Without limits, 30 MB of numbers took 13 seconds, and 300 MB of text 1.5 GB of memory.
     headers = {"apikey": sandbox.publishable_key, "content-type": "application/json"}
 
     def body(length: int) -> Iterator[bytes]:
@@ -179,7 +179,7 @@ def test_a_body_sent_with_a_service_key_is_limited(sandbox: Any):
 
 @pytest.mark.parametrize("chunked", [True, False])
 def test_a_body_for_postgrest_is_limited(sandbox: Any, chunked: bool):
-    """Limit bodies: PostgREST buffered 3 GB of a caller who has only the publishable key."""
+    # Without a limit, PostgREST buffered 3 GB from a caller with only the publishable key.
     headers = {"apikey": sandbox.publishable_key, "content-type": "application/json"}
     if not chunked:
         headers["content-length"] = str(BODY_LIMIT + 1)
@@ -197,7 +197,7 @@ def test_a_body_for_postgrest_is_limited(sandbox: Any, chunked: bool):
     assert httpx.post(url, headers={"apikey": sandbox.secret_key}).status_code == 200
 
 
-def test_a_file_without_a_length_is_limited(sandbox: Any):
+def test_an_upload_without_a_length_is_limited(sandbox: Any):
     headers = {"apikey": sandbox.secret_key, "content-type": "image/png"}
     url = f"{sandbox.api_url}/storage/v1/object/pictures/endless.png"
 
@@ -222,7 +222,7 @@ def test_the_total_size_of_form_fields_is_limited(tmp_path: Path):
 
 
 async def test_the_queue_of_a_socket_that_is_not_read_is_limited_in_bytes():
-    """Bound the queue of a socket in bytes; with a bound of messages, 1,000 of 3 MB each waited."""
+    # A limit of 1,000 messages alone would let 3 GB wait for a client that does not read.
     backend: Any = SimpleNamespace(queue_length=1000)
     unread: Any = None
     client = Socket(unread, "", "1.0.0", backend)

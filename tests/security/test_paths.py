@@ -9,7 +9,7 @@ import pytest
 
 from tests.security.world import SECRET, Answer, World, path
 
-#: The bytes of URLs, which a client library would normalise.
+#: Names with path traversal. They are bytes, because a client library would normalise them.
 NAMES = (
     b"..", b".", b"../x.png", b"a/../b.png", b"a/./b.png", b"../../../../etc/passwd",
     b"%2e%2e/x.png", b"%2e%2e%2fx.png", b"a%2f..%2fb.png", b"..%2f..%2fetc%2fpasswd",
@@ -17,8 +17,8 @@ NAMES = (
     b"%c0%ae%c0%ae%2fx", b"%ff%fe", b"%0d%0aset-cookie:%20a", b"~root/x.png",
     b"%23", b"file:%2f%2f%2fetc%2fpasswd%7f", b"%e2%80%ae.png",
 )  # fmt: skip
-#: These are valid names, and stay inside the store.
-ODD = (
+#: Unusual but valid names, whose files stay inside the storage directory.
+UNUSUAL = (
     b"/etc/passwd",
     b"//x.png",
     b"a//b.png",
@@ -40,7 +40,9 @@ BUCKETS = (
 )
 
 
-async def ask(world: World, role: str, method: str, target: bytes, **content: Any) -> Answer:
+async def send_request(
+    world: World, role: str, method: str, target: bytes, **content: Any
+) -> Answer:
     """Send a request whose path is not normalised."""
     target = b"/storage/v1/" + target
     extensions = {"target": target}
@@ -51,14 +53,14 @@ async def ask(world: World, role: str, method: str, target: bytes, **content: An
     return Answer(answer.status_code, answer.text, answer.headers)
 
 
-def expect_refused(answer: Answer, what: Any) -> None:
-    assert answer.status in (400, 404), (what, answer)
+def expect_refused(answer: Answer, request: Any) -> None:
+    assert answer.status in (400, 404), (request, answer)
     assert "set-cookie" not in answer.headers
     assert "/storage" not in answer.text.replace("/storage/v1/", ""), answer.text
 
 
 def stored_files(sandbox: Any) -> set[Path]:
-    """Return the files of the store, each named by the id of its version."""
+    """Return the files of all objects, each named by the id of its version."""
     found = {file for file in Path(sandbox.data_dir).rglob("*") if file.is_file()}
     stored = {file for file in found if file.parent.parent.name == "objects"}
     assert stored and all(UUID(file.name) for file in stored)
@@ -82,24 +84,24 @@ async def test_a_name_with_path_traversal_is_refused(world: World, sandbox: Any,
             ("DELETE", b"object/pictures/" + name, {}),
         ):
             expect_refused(
-                await ask(world, role, method, target, **content), (role, method, target)
+                await send_request(world, role, method, target, **content), (role, method, target)
             )
     assert stored_files(sandbox) == before
 
 
-@pytest.mark.parametrize("name", ODD, ids=repr)
+@pytest.mark.parametrize("name", UNUSUAL, ids=repr)
 async def test_an_unusual_name_is_accepted(world: World, sandbox: Any, name: bytes):
     before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     target = b"object/pictures/" + name
-    expect_refused(await ask(world, "owner", "POST", target, **png), name)
-    stored = await ask(world, "service", "POST", target, **png)
+    expect_refused(await send_request(world, "owner", "POST", target, **png), name)
+    stored = await send_request(world, "service", "POST", target, **png)
     assert stored.status == 200, stored
     (file,) = stored_files(sandbox) - before
     assert file.read_bytes() == b"x"
-    expect_refused(await ask(world, "owner", "GET", target), name)
-    assert (await ask(world, "service", "GET", target)).text == "x"
-    assert (await ask(world, "service", "DELETE", target)).status == 200
+    expect_refused(await send_request(world, "owner", "GET", target), name)
+    assert (await send_request(world, "service", "GET", target)).text == "x"
+    assert (await send_request(world, "service", "DELETE", target)).status == 200
     assert stored_files(sandbox) == before
 
 
@@ -114,18 +116,20 @@ async def test_a_bucket_with_path_traversal_is_refused(world: World, sandbox: An
         ("GET", b"bucket/" + bucket, {}),
         ("POST", b"object/sign/" + bucket + b"/x.png", {"json": {"expiresIn": 60}}),
     ):
-        expect_refused(await ask(world, "service", method, target, **content), (method, target))
+        expect_refused(
+            await send_request(world, "service", method, target, **content), (method, target)
+        )
     assert stored_files(sandbox) == before
 
 
 async def test_no_other_spelling_opens_the_folder_of_another_user(world: World):
     """Try also names that begin in the user's own folder and continue elsewhere."""
-    mine, other = world.users["other_user"], path(world)
+    own_folder, other = world.users["other_user"], path(world)
     for name in (
-        f"{mine}/../{other}",
-        f"{mine}/%2e%2e/{other}",
-        f"{mine}%2f..%2f{other}",
-        f"{mine}/..;/{other}",
+        f"{own_folder}/../{other}",
+        f"{own_folder}/%2e%2e/{other}",
+        f"{own_folder}%2f..%2f{other}",
+        f"{own_folder}/..;/{other}",
         f"/{other}",
         f"./{other}",
         other.upper(),
@@ -138,7 +142,9 @@ async def test_no_other_spelling_opens_the_folder_of_another_user(world: World):
         for target in ("object/pictures/", "object/info/pictures/", "object/sign/pictures/"):
             content = {"json": {"expiresIn": 60}} if "sign" in target else {}
             method = "POST" if content else "GET"
-            answer = await ask(world, "other_user", method, (target + name).encode(), **content)
+            answer = await send_request(
+                world, "other_user", method, (target + name).encode(), **content
+            )
             expect_refused(answer, name)
             assert SECRET not in answer.text
         for prefix in (name, name.rpartition("/")[0]):

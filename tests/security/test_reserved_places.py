@@ -1,4 +1,4 @@
-"""A job that is scheduled early for later does not overtake jobs enqueued before it is due."""
+"""A scheduled job gets its place when it is due, after the jobs enqueued before that time."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -27,24 +27,24 @@ async def enqueue(db: Database, name: str, **given: Any) -> None:
     await db.enqueue(payload={"name": name}, **given)
 
 
-async def claimed(db: Database) -> list[str]:
+async def claim_names(db: Database) -> list[str]:
     return [job["payload"]["name"] for job in await db.claim(100)]
 
 
-async def in_seconds(db: Database, seconds: float) -> datetime:
+async def time_in_seconds(db: Database, seconds: float) -> datetime:
     now: datetime = await db.value("select picture_queue._now()")
     return now + timedelta(seconds=seconds)
 
 
 async def test_a_scheduled_job_gets_its_place_when_it_is_due(db: Database):
-    await enqueue(db, "reserved", scheduled_for=await in_seconds(db, 10))
+    await enqueue(db, "reserved", scheduled_for=await time_in_seconds(db, 10))
     await enqueue(db, "delayed", options={"delay_seconds": 10})
     await enqueue(db, "before it is due")
     await db.pass_time(5)
     await enqueue(db, "just before it is due", max_attempts=2)
     await db.pass_time(10)
     await enqueue(db, "after it is due")
-    assert await claimed(db) == [
+    assert await claim_names(db) == [
         "before it is due", "just before it is due", "reserved", "delayed", "after it is due",
     ]  # fmt: skip
 
@@ -52,11 +52,11 @@ async def test_a_scheduled_job_gets_its_place_when_it_is_due(db: Database):
 async def test_a_time_in_the_past_gives_no_earlier_place(db: Database):
     await enqueue(db, "first")
     await enqueue(db, "backdated", scheduled_for=datetime(2000, 1, 1, tzinfo=UTC))
-    assert await claimed(db) == ["first", "backdated"]
+    assert await claim_names(db) == ["first", "backdated"]
 
 
 async def test_jobs_of_one_call_get_their_places_by_the_same_rule(db: Database):
-    later = await in_seconds(db, 10)
+    later = await time_in_seconds(db, 10)
     jobs = [
         {"job_type": "sql-resize", "queue": db.queue, "payload": {"name": str(n)}} for n in range(3)
     ]
@@ -65,23 +65,23 @@ async def test_jobs_of_one_call_get_their_places_by_the_same_rule(db: Database):
     await db.pass_time(5)
     await enqueue(db, "3")
     await db.pass_time(10)
-    assert await claimed(db) == ["1", "2", "3", "0"]
+    assert await claim_names(db) == ["1", "2", "3", "0"]
 
 
 async def test_a_scheduled_generation_reserves_no_place(sandbox: Any):
-    """Use the function that end users may call."""
+    """Check `start_generation`, which end users may call."""
     async with transaction(sandbox.db_url) as db:
         names = {}
         for name, options in (
-            ("reserved", {"scheduled_for": (await in_seconds(db, 10)).isoformat()}),
+            ("reserved", {"scheduled_for": (await time_in_seconds(db, 10)).isoformat()}),
             ("now", {}),
         ):
-            made = await db.value(
+            started = await db.value(
                 "select start_generation($1, options => $2)",
                 name,
                 options | {"user_id": "00000000-0000-4000-8000-000000000001"},
             )
-            names[made["job_id"]] = name
+            names[started["job_id"]] = name
         await db.pass_time(20)
         jobs = await db.value("select claim_jobs('w', '{default}', '{generate-image}', 1000, 60)")
         order = [names[job["id"]] for job in jobs if job["id"] in names]
@@ -97,12 +97,12 @@ async def test_a_replaced_job_keeps_its_place_unless_it_is_postponed(db: Databas
         await db.enqueue(payload={"name": name, key: 1}, options=unique(key))
     await enqueue(db, "other")
     await db.enqueue(payload={"name": "kept", "a": 1}, options=unique("a"))
-    later = await in_seconds(db, 10)
+    later = await time_in_seconds(db, 10)
     await db.enqueue(payload={"name": "put off", "b": 1}, options=unique("b"), scheduled_for=later)
     await db.pass_time(5)
     await enqueue(db, "meanwhile")
     await db.pass_time(10)
-    assert await claimed(db) == ["kept", "other", "meanwhile", "put off"]
+    assert await claim_names(db) == ["kept", "other", "meanwhile", "put off"]
 
 
 @pytest.mark.parametrize("db", ["plain"], indirect=True)
@@ -112,4 +112,4 @@ async def test_a_retried_job_keeps_its_place(db: Database):
     await db.report(job, "failed", error="no")
     await enqueue(db, "meanwhile")
     await db.pass_time(3600)
-    assert await claimed(db) == ["again", "meanwhile"]
+    assert await claim_names(db) == ["again", "meanwhile"]

@@ -35,7 +35,7 @@ HOSTILE = (
     "[red]R[/red][link=https://evil.example]L[/link]:skull:\nerror: forged"
 )
 #: Characters that no output may contain: all invisible ones except tab and line feed.
-RAW = re.compile(
+INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
     "\U0001d159\U000e0000-\U000e0fff]"
@@ -46,18 +46,34 @@ IGNORABLE = (
     " FFA0 FFF0-FFF8 1BCA0-1BCA3 1D173-1D17A E0000-E0FFF"
 )
 #: Format characters (Cf) that are visible: signs around Arabic, Syriac and Kaithi numbers.
-DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
-#: Sequences that rich writes for the program: colours, the cursor of a bar, and empty links.
-OURS = re.compile(r"\x1b\[(?:[0-9;]*m|\d*[AKG]|\?25[lh])|\r")
+VISIBLE_FORMAT_CHARACTERS = {
+    *range(0x600, 0x606),
+    0x6DD,
+    0x70F,
+    0x890,
+    0x891,
+    0x8E2,
+    0x110BD,
+    0x110CD,
+}
+#: Sequences that rich writes for the program: colours, and the cursor of a progress bar.
+PROGRAM_SEQUENCES = re.compile(r"\x1b\[(?:[0-9;]*m|\d*[AKG]|\?25[lh])|\r")
 
-#: Columns whose words only the database itself chooses.
-OWN_WORDS = {
+#: Columns whose values the database chooses or validates.
+COLUMNS_WITHOUT_USER_TEXT = {
     "status", "hold", "state", "kind", "action", "level", "on_parent_failure", "missed", "cron",
     "timezone", "backoff_policy", "unique_states", "on_conflict", "subject", "sqlstate", "type",
     "default_model", "unknown_queue", "name_pattern",
 }  # fmt: skip
 #: Tables without user text: state transitions, defaults, and applied migrations.
-OWN_TABLES = {"state_transition", "setting", "migration", "depth", "depth_change", "schema_version"}
+TABLES_WITHOUT_USER_TEXT = {
+    "state_transition",
+    "setting",
+    "migration",
+    "depth",
+    "depth_change",
+    "schema_version",
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +86,7 @@ def hostile_stack() -> Iterator[dict[str, Any]]:
             await _add_more(world)
         connection = await asyncpg.connect(stack.superuser_url, timeout=10)
         try:
-            await _spoil(connection)
+            await _write_hostile_text(connection)
         finally:
             await connection.close(timeout=5)
         return world.ids | {"stack": stack}
@@ -89,9 +105,9 @@ async def _add_more(world: World) -> None:
     await world.do(
         "service", "register_worker", worker="w", queues=["paused"], job_types={"resize": {}}
     )
-    under = {"job_id": world["running"], "lease_id": world["running_lease"]}
-    await world.do("service", "report_progress", **under, progress=5, message="x")
-    await world.do("service", "log_job", **under, lines=[{"level": "info", "message": "x"}])
+    lease = {"job_id": world["running"], "lease_id": world["running_lease"]}
+    await world.do("service", "report_progress", **lease, progress=5, message="x")
+    await world.do("service", "log_job", **lease, lines=[{"level": "info", "message": "x"}])
     for name, more in (
         ("waits", {"queue": "paused"}),
         ("limited", {"options": {"limit_keys": ["host:b"], "tenant": "t"}}),
@@ -105,7 +121,7 @@ async def _add_more(world: World) -> None:
     await world.do("service", "report_jobs", outcomes=[done | {"result": {"x": 1}}])
 
 
-async def _spoil(connection: Any) -> None:
+async def _write_hostile_text(connection: Any) -> None:
     """Write hostile text into every column that takes text."""
     columns = await connection.fetch(
         """select c.oid::regclass::text as "table", c.relname::text as name, a.attname::text as column,
@@ -116,9 +132,9 @@ async def _spoil(connection: Any) -> None:
           and format_type(a.atttypid, null) in ('text', 'text[]', 'jsonb')
         order by 1, 3"""  # noqa: E501
     )
-    spoiled = set()
+    written = set()
     for row in columns:
-        if row["name"] in OWN_TABLES or row["column"] in OWN_WORDS:
+        if row["name"] in TABLES_WITHOUT_USER_TEXT or row["column"] in COLUMNS_WITHOUT_USER_TEXT:
             continue
         value = {
             "text": "$1",
@@ -135,10 +151,10 @@ async def _spoil(connection: Any) -> None:
                     await connection.execute(statement, HOSTILE)
             except (asyncpg.IntegrityConstraintViolationError, asyncpg.RaiseError):
                 continue
-            spoiled.add(f"{row['name']}.{row['column']}")
+            written.add(f"{row['name']}.{row['column']}")
             break
-    # A check constraint permits only plain characters in names of queues and schedules.
-    assert spoiled >= {
+    # Names of queues and schedules are missing: a constraint permits only plain characters.
+    assert written >= {
         "job_queue.job_type", "job_queue.queue", "job_queue.error", "job_queue.message",
         "job_queue.payload", "job_queue.result", "job_queue.tags", "job_queue.idempotency_key",
         "job_queue.parked_on", "job_queue.blocked_on", "job_queue.worker", "job_queue.tenant",
@@ -146,7 +162,7 @@ async def _spoil(connection: Any) -> None:
         "queue.pause_reason", "worker.name", "worker.queues",
         "schedule.last_error", "history.error", "history.detail", "history.worker",
         "model.model_id", "batch.metadata", "limit_key.key",
-    }, spoiled  # fmt: skip
+    }, written  # fmt: skip
 
 
 #: Every command that prints stored text, or an error of the database about an argument.
@@ -206,26 +222,25 @@ COMMANDS: dict[str, list[list[str]]] = {
     "local stop": [["--data-dir", f"/none/{HOSTILE}"]],
     "local reset": [["--data-dir", f"/none/{HOSTILE}"], ["--data-dir", f"/none/{HOSTILE}", "-y"]],
 }
-#: This command starts its own stack and shows only its own objects.
-SHOWS_NOTHING_STORED = {"demo"}
+#: This command starts another stack, and shows only objects that it has created there.
+COMMANDS_WITHOUT_STORED_TEXT = {"demo"}
 
 
-def leaves(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[str]:
+def list_commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[str]:
     command = typer.main.get_command(app) if command is None else command
-    for name, below in getattr(command, "commands", {}).items():
-        yield from leaves(below, (*path, name))
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from list_commands(subcommand, (*path, name))
     if not hasattr(command, "commands"):
         yield " ".join(path)
 
 
 def test_every_command_is_tried():
-    assert set(leaves()) - SHOWS_NOTHING_STORED == COMMANDS.keys()
+    assert set(list_commands()) - COMMANDS_WITHOUT_STORED_TEXT == COMMANDS.keys()
 
 
 def arguments(hostile_stack: dict[str, Any], command: str, given: list[str]) -> list[str]:
     ids = {**hostile_stack, "unknown": str(uuid4())}
     filled = [ids[word[1:-1]] if re.fullmatch(r"\{\w+\}", word) else word for word in given]
-    # An argument that begins with a dash is an option.
     return [*command.split(), *filled]
 
 
@@ -247,17 +262,17 @@ def test_no_command_interprets_stored_text(
     if as_json and not has_json:
         pytest.skip("prints no JSON")
     for given in COMMANDS[command]:
-        called = arguments(hostile_stack, command, given) + (["--json"] if as_json else [])
-        done = CliRunner(env=env).invoke(app, called, prog_name="picture-queue")
+        command_line = arguments(hostile_stack, command, given) + (["--json"] if as_json else [])
+        done = CliRunner(env=env).invoke(app, command_line, prog_name="picture-queue")
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         for stream in (done.stdout, done.stderr):
-            assert not RAW.search(stream), (given, stream)
+            assert not INVISIBLE.search(stream), (given, stream)
             assert not re.search("^error: forged", stream, re.MULTILINE), (given, stream)
         if as_json and done.exit_code == 0 and command != "watch":
             json.loads(done.stdout)
 
 
-TTY = [
+TERMINAL_COMMANDS = [
     ["jobs", "list"],
     ["jobs", "show", "{failed}"],
     ["jobs", "history", "{failed}"],
@@ -272,13 +287,15 @@ TTY = [
 
 
 @pytest.mark.parametrize(
-    "words", TTY, ids=lambda words: " ".join(words)[:30].encode("unicode_escape").decode()
+    "words",
+    TERMINAL_COMMANDS,
+    ids=lambda words: " ".join(words)[:30].encode("unicode_escape").decode(),
 )
 def test_a_terminal_gets_only_sequences_of_the_program(
     hostile_stack: dict[str, Any], words: list[str], tmp_path: Path
 ):
     stack = hostile_stack["stack"]
-    called = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile_stack, "", words)]
+    command_line = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile_stack, "", words)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PICTURE_")}
     env |= {
         "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key,
@@ -286,7 +303,7 @@ def test_a_terminal_gets_only_sequences_of_the_program(
     }  # fmt: skip
     controller, terminal_end = pty.openpty()
     program = subprocess.Popen(
-        called,
+        command_line,
         stdin=terminal_end,
         stdout=terminal_end,
         stderr=terminal_end,
@@ -306,16 +323,16 @@ def test_a_terminal_gets_only_sequences_of_the_program(
         shown += chunk
     os.close(controller)
     program.wait(timeout=30)
-    text = OURS.sub("", shown.decode())
+    text = PROGRAM_SEQUENCES.sub("", shown.decode())
     assert text.strip()
     assert "Traceback" not in text
-    assert not RAW.search(text), text
+    assert not INVISIBLE.search(text), text
 
 
 def test_visible_characters_are_unchanged():
     assert visible("grüße 猫 🐈 مرحبا\tx\ny") == "grüße 猫 🐈 مرحبا\tx\ny"
     assert visible("\x1b\ud800\u202e") == r"\x1b\ud800\u202e"
-    assert not RAW.search(visible("".join(f"{chr(n)}-" for n in range(0x110000))))
+    assert not INVISIBLE.search(visible("".join(f"{chr(n)}-" for n in range(0x110000))))
     assert visible(visible(HOSTILE)) == visible(HOSTILE)
 
 
@@ -327,7 +344,7 @@ def test_invisible_characters_are_escaped():
     for n in range(0x110000):
         if unicodedata.category(chr(n)) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             hidden.add(n)
-    for n in hidden - DRAWN - {0x9, 0xA}:
+    for n in hidden - VISIBLE_FORMAT_CHARACTERS - {0x9, 0xA}:
         shown = visible(f"a{chr(n)}b")
         assert shown.isprintable() and re.fullmatch(r"a\\[\w]+b", shown), hex(n)
 
@@ -341,7 +358,7 @@ def test_invisible_characters_are_escaped():
 )
 def test_an_emoji_is_not_split(text: str):
     assert visible(f"a {text} b") == f"a {text} b"
-    # An emoji hides no text behind it.
+    # Selectors and joiners that belong to no emoji are escaped, because they could hide text.
     assert visible(f"{text}\ufe0f\ufe0f\u200d").endswith(r"\ufe0f\u200d")
     assert visible(f"{text}\u200d\u200d{text}") == rf"{text}\u200d\u200d{text}"
 
@@ -353,7 +370,7 @@ def test_a_line_of_a_log_cannot_be_forged():
     except ValueError:
         record.exc_info = sys.exc_info()
     line = LogFormatter("%(levelname)s %(message)s").format(record)
-    assert not RAW.search(line)
+    assert not INVISIBLE.search(line)
     assert [text for text in line.splitlines() if not text.startswith("    ")] == [
         line.splitlines()[0]
     ]

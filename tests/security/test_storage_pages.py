@@ -17,7 +17,9 @@ ACTIVE = (
 PASSIVE = ("image/png", "image/webp", "image/jpeg", "video/mp4", "audio/ogg", "application/pdf")
 
 
-async def stored(world: World, mime_type: str, content: bytes = b"<svg onload='x()'/>") -> Any:
+async def store_and_open(
+    world: World, mime_type: str, content: bytes = b"<svg onload='x()'/>"
+) -> Any:
     """Store a file of a type and open it by a signed URL, as a browser does."""
     name = f"{world.users['owner']}/{uuid4().hex}"
     headers = {"content-type": mime_type}
@@ -31,7 +33,7 @@ async def stored(world: World, mime_type: str, content: bytes = b"<svg onload='x
 
 
 @pytest.fixture(autouse=True)
-async def any_type(world: World):
+async def accept_every_type(world: World):
     """Let the bucket accept every type."""
     change = {"allowed_mime_types": None}
     answer = await world.ask("service", "PUT", "/storage/v1/bucket/pictures", json=change)
@@ -40,7 +42,7 @@ async def any_type(world: World):
 
 @pytest.mark.parametrize("mime_type", ACTIVE)
 async def test_files_that_may_contain_scripts_are_served_in_a_sandbox(world: World, mime_type: str):
-    answer = await stored(world, mime_type)
+    answer = await store_and_open(world, mime_type)
     assert answer.status_code == 200
     assert answer.headers["x-content-type-options"] == "nosniff"
     policy = answer.headers["content-security-policy"].split("; ")
@@ -50,7 +52,7 @@ async def test_files_that_may_contain_scripts_are_served_in_a_sandbox(world: Wor
 
 @pytest.mark.parametrize("mime_type", PASSIVE)
 async def test_images_are_served_unchanged(world: World, mime_type: str):
-    answer = await stored(world, mime_type, b"bytes")
+    answer = await store_and_open(world, mime_type, b"bytes")
     assert (answer.status_code, answer.content) == (200, b"bytes")
     assert answer.headers["content-type"] == mime_type
     assert answer.headers["x-content-type-options"] == "nosniff"

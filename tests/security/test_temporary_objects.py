@@ -1,8 +1,8 @@
-"""Objects that a caller makes in pg_temp never run with the privileges of a function's owner.
+"""Objects that a caller creates in pg_temp never run with the privileges of our functions.
 
 A session of `authenticated` or `service_role` makes temporary types, domains, relations, operators,
-casts and functions under every name that our functions use. Each reports the role that it ran as.
-Then the session calls every function that it may.
+casts and functions under every name that our functions use. Each reports if it runs as another
+role. Then the session calls every function that it may call.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.security.world import World
 
 ROLES = {"authenticated": "owner", "service_role": "service"}
 
-#: Reports if it runs as another role. Notices are not rolled back.
+#: Functions that report if they run as another role. A rollback does not undo a notice.
 _EVIL = """
 create function pg_temp.evil(what text) returns boolean language plpgsql as $$
 begin
@@ -33,7 +33,7 @@ begin
 end $$;
 """
 
-#: Each object is made in its own block, because Postgres refuses some of them.
+#: Each object is created in its own block, because Postgres refuses some of them.
 _MAKE = """
 do $do$
 declare
@@ -70,7 +70,7 @@ _TYPES = """
   select {make}
   from pg_type t
   where t.typtype in ('b', 'c', 'd', 'e', 'r') and t.typname !~ '^_'
-    -- The type of a row comes with the relation below.
+    -- The type of a row is created with its relation, below.
     and not exists (select from pg_class c where c.oid = t.typrelid and c.relkind <> 'c')
     and t.typnamespace in ('public'::regnamespace, 'picture_queue'::regnamespace, 'pg_catalog'::regnamespace)
 """  # noqa: E501
@@ -137,8 +137,8 @@ order by 1
 """
 
 
-async def shadow(db: Any, role: str, composites: bool) -> None:
-    """Make every temporary object that could be mistaken for one that a function uses."""
+async def create_shadowing_objects(db: Any, role: str, composites: bool) -> None:
+    """Create temporary objects with the names of all objects that a function could use."""
     await db.execute(f"set local role {role}; set local search_path = pg_catalog, pg_temp")
     await db.execute(_EVIL.format(role=role))
     makes = _COMPOSITES if composites else [_DOMAIN]
@@ -208,13 +208,13 @@ async def test_no_temporary_object_runs_as_another_role(
     outer = admin.transaction()
     await outer.start()
     try:
-        await _canaries(admin)
+        await _create_vulnerable_functions(admin)
         claims = {"role": role, "sub": world.users["owner"]}
         await admin.fetchval(
             "select set_config('request.jwt.claims', $1, true)", json.dumps(claims)
         )
-        await shadow(admin, role, composites)
-        # The attack works on functions that are written otherwise.
+        await create_shadowing_objects(admin, role, composites)
+        # The attack works on functions that are vulnerable on purpose.
         for canary in ("by_type('6f1d1c8e-0000-4000-8000-000000000000')", "by_relation()"):
             notices.clear()
             try:
@@ -235,7 +235,7 @@ async def test_no_temporary_object_runs_as_another_role(
             await admin.fetch(f"select pg_catalog.count(*) from {_qualified(relation['name'])}")
         ran["views"] = [notice for notice in notices if notice.startswith("EVIL")]
         assert {name: notices_of for name, notices_of in ran.items() if notices_of} == {}
-        # The bodies of the functions ran: few functions refused their arguments.
+        # Most calls must have run the body of the function, not failed on their arguments.
         completed = [
             name for name, state in states.items() if state == "" or state.startswith("PT")
         ]
@@ -248,8 +248,8 @@ def _qualified(name: str) -> str:
     return name if "." in name else f"public.{name}"
 
 
-async def _canaries(db: Any) -> None:
-    """Make vulnerable definer functions, one for a temporary type and one for a relation."""
+async def _create_vulnerable_functions(db: Any) -> None:
+    """Create definer functions that use a temporary type or a temporary relation."""
     await db.execute(
         """create function public.canary_by_type(value text) returns text
         language plpgsql security definer set search_path = ''
@@ -263,7 +263,7 @@ async def _canaries(db: Any) -> None:
 
 
 async def test_every_function_has_a_fixed_path_and_qualified_types(admin):
-    """Check for unqualified types outside of pg_catalog, which could be found only in pg_temp."""
+    # An unqualified type outside of pg_catalog could only be found in pg_temp.
     functions = await admin.fetch(
         """select p.oid, p.oid::regprocedure::text as name, p.proconfig as config,
           p.prosrc as source, l.lanname as language
@@ -321,7 +321,7 @@ create temp table decoys (
   n integer constraint evil references decoy deferrable initially deferred);
 insert into bait values (1);
 """,
-    # The cast runs as the caller, but can set the search_path of the owner's function around it.
+    # The cast runs as the caller, but could set the search_path of the owner's function.
     "cast of a foreign key": """
 create type pg_temp.key as (n integer);
 create function pg_temp.evil_cast(given pg_temp.key) returns integer language plpgsql as $$
@@ -345,7 +345,7 @@ insert into baits values (row(1)::pg_temp.key);
 async def test_no_deferred_constraint_of_the_caller_is_checked_by_the_owner(
     debian: Any, role: str, kind: str
 ):
-    """Before Postgres 18, a check runs with the role that is current when it is made."""
+    # Before Postgres 18, a deferred check runs with the role that is current at the check.
     admin = await asyncpg.connect(debian.db_url, timeout=10)
     notices: list[str] = []
     admin.add_log_listener(lambda _, message: notices.append(message.message))

@@ -13,74 +13,74 @@ import websockets
 from tests.security.realtime_socket import open_socket
 from tests.security.world import World, path
 
-_NEVER = 4102444800
+_FAR_FUTURE = 4102444800
 _OTHER_SECRET = "another-secret-of-at-least-32-characters"
 
 
-def _part(content: Any) -> str:
+def _encode_part(content: Any) -> str:
     text = json.dumps(content, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
 
 
 def _claims(world: World, **changes: Any) -> dict[str, Any]:
-    """Return the claims of the owner's own token."""
+    """Return the claims of the token of the owner, with changes."""
     claims = {
         "sub": world.users["owner"],
         "role": "authenticated",
         "aud": "authenticated",
-        "exp": _NEVER,
+        "exp": _FAR_FUTURE,
     }
     return {**claims, **changes}
 
 
-def _signed(claims: dict[str, Any], secret: str, algorithm: str = "HS256") -> str:
+def _sign(claims: dict[str, Any], secret: str, algorithm: str = "HS256") -> str:
     return jwt.encode(claims, secret, algorithm=algorithm)
 
 
-def _unsigned(claims: dict[str, Any], algorithm: str) -> str:
-    return f"{_part({'alg': algorithm, 'typ': 'JWT'})}.{_part(claims)}."
+def _make_unsigned(claims: dict[str, Any], algorithm: str) -> str:
+    return f"{_encode_part({'alg': algorithm, 'typ': 'JWT'})}.{_encode_part(claims)}."
 
 
-def _swapped(world: World, secret: str) -> str:
+def _replace_claims(world: World, secret: str) -> str:
     """Return a token with a valid signature whose claims were replaced."""
-    head, _, signature = _signed(_claims(world), secret).split(".")
-    return f"{head}.{_part(_claims(world, role='service_role'))}.{signature}"
+    head, _, signature = _sign(_claims(world), secret).split(".")
+    return f"{head}.{_encode_part(_claims(world, role='service_role'))}.{signature}"
 
 
-BAD: dict[str, Callable[[World, str], str]] = {
-    "forged": lambda w, s: _signed(_claims(w), _OTHER_SECRET),
-    "forged for the service": lambda w, s: _signed(
-        {"role": "service_role", "exp": _NEVER}, _OTHER_SECRET
+BAD_TOKENS: dict[str, Callable[[World, str], str]] = {
+    "forged": lambda w, s: _sign(_claims(w), _OTHER_SECRET),
+    "forged for the service": lambda w, s: _sign(
+        {"role": "service_role", "exp": _FAR_FUTURE}, _OTHER_SECRET
     ),
-    "alg none": lambda w, s: _unsigned(_claims(w), "none"),
-    "alg NONE": lambda w, s: _unsigned(_claims(w, role="service_role"), "NONE"),
+    "alg none": lambda w, s: _make_unsigned(_claims(w), "none"),
+    "alg NONE": lambda w, s: _make_unsigned(_claims(w, role="service_role"), "NONE"),
     "alg none with a signature": lambda w, s: (
-        _unsigned(_claims(w), "none") + _signed(_claims(w), s).split(".")[2]
+        _make_unsigned(_claims(w), "none") + _sign(_claims(w), s).split(".")[2]
     ),
-    "no signature": lambda w, s: _signed(_claims(w), s).rpartition(".")[0] + ".",
-    "another algorithm": lambda w, s: _signed(_claims(w), s + s, "HS512"),
-    "claims exchanged": _swapped,
-    "expired": lambda w, s: _signed(_claims(w, exp=int(time.time()) - 60), s),
-    "not yet valid": lambda w, s: _signed(_claims(w, nbf=int(time.time()) + 3600), s),
-    "a role of the database": lambda w, s: _signed(_claims(w, role="postgres"), s),
-    "a role that is not a text": lambda w, s: _signed(_claims(w, role=["service_role"]), s),
+    "no signature": lambda w, s: _sign(_claims(w), s).rpartition(".")[0] + ".",
+    "another algorithm": lambda w, s: _sign(_claims(w), s + s, "HS512"),
+    "claims exchanged": _replace_claims,
+    "expired": lambda w, s: _sign(_claims(w, exp=int(time.time()) - 60), s),
+    "not yet valid": lambda w, s: _sign(_claims(w, nbf=int(time.time()) + 3600), s),
+    "a role of the database": lambda w, s: _sign(_claims(w, role="postgres"), s),
+    "a role that is not a text": lambda w, s: _sign(_claims(w, role=["service_role"]), s),
     "no token": lambda w, s: "nonsense",
 }
 
 
-@pytest.fixture(params=BAD, ids=lambda name: name.replace(" ", "-"))
-def bad(request: Any, world: World, sandbox: Any) -> str:
+@pytest.fixture(params=BAD_TOKENS, ids=lambda name: name.replace(" ", "-"))
+def bad_token(request: Any, world: World, sandbox: Any) -> str:
     """A token that is invalid for this stack."""
-    return BAD[request.param](world, sandbox.jwt_secret)
+    return BAD_TOKENS[request.param](world, sandbox.jwt_secret)
 
 
-async def test_rest_refuses_a_forged_token(world: World, bad: str, sandbox: Any):
-    for headers in ({"apikey": bad}, {"authorization": f"Bearer {bad}"}):
+async def test_rest_refuses_a_forged_token(world: World, bad_token: str, sandbox: Any):
+    for headers in ({"apikey": bad_token}, {"authorization": f"Bearer {bad_token}"}):
         answer = await world.http.get("/rest/v1/job_queue", headers=headers)
         assert (answer.status_code, "API key" in answer.json()["message"]) == (401, True)
     for headers in (
-        {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad}"},
-        {"apikey": sandbox.service_role_key, "authorization": f"Bearer {bad}"},
+        {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad_token}"},
+        {"apikey": sandbox.service_role_key, "authorization": f"Bearer {bad_token}"},
     ):
         for method, target in (
             ("GET", "job_queue"),
@@ -97,31 +97,31 @@ async def test_rest_refuses_a_forged_token(world: World, bad: str, sandbox: Any)
             assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_realtime_refuses_a_forged_token(world: World, bad: str, sandbox: Any):
+async def test_realtime_refuses_a_forged_token(world: World, bad_token: str, sandbox: Any):
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with open_socket(sandbox.api_url, bad):
+        async with open_socket(sandbox.api_url, bad_token):
             pass
     assert refused.value.response.status_code == 401
     topic = f"pq:user:{world.users['owner']}"
-    async with open_socket(sandbox.api_url, sandbox.anon_key) as line:
-        reason = await line.join(topic, bad)
+    async with open_socket(sandbox.api_url, sandbox.anon_key) as socket:
+        reason = await socket.join(topic, bad_token)
         assert reason is not None
         assert reason.partition(":")[0] in ("InvalidJWTToken", "JwtSignatureError", "MalformedJWT")
-        # A channel that was joined with a valid token ends when it is renewed with an invalid one.
-        assert await line.join(topic, world.tokens["owner"]) is None
-        await line.send(f"realtime:{topic}", "access_token", {"access_token": bad})
-        assert [message["event"] for message in line.messages] == ["system", "phx_close"]
+        # A channel is closed if the client replaces its valid token by an invalid one.
+        assert await socket.join(topic, world.tokens["owner"]) is None
+        await socket.send(f"realtime:{topic}", "access_token", {"access_token": bad_token})
+        assert [message["event"] for message in socket.messages] == ["system", "phx_close"]
     url = f"/realtime/v1/api/broadcast/{topic}/events/x?private=true"
     for headers in (
-        {"apikey": bad},
-        {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad}"},
+        {"apikey": bad_token},
+        {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad_token}"},
     ):
         answer = await world.http.post(url, headers=headers, json={})
         assert answer.status_code == 401
 
 
-async def test_storage_refuses_a_forged_token(world: World, bad: str, sandbox: Any):
-    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad}"}
+async def test_storage_refuses_a_forged_token(world: World, bad_token: str, sandbox: Any):
+    headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad_token}"}
     name = path(world)
     for method, target, status, content in (
         ("GET", f"object/pictures/{name}", "404", None),
@@ -139,15 +139,15 @@ async def test_storage_refuses_a_forged_token(world: World, bad: str, sandbox: A
         )
         assert (answer.status_code, answer.json()["statusCode"]) == (400, status), answer.text
     url = f"/storage/v1/object/sign/pictures/{name}"
-    answer = await world.http.get(url, params={"token": bad})
+    answer = await world.http.get(url, params={"token": bad_token})
     assert answer.status_code == 400
     assert answer.json()["error"] in ("InvalidJWT", "InvalidSignature")
 
 
 # Auth requires the subject but not the role, here as on the platform.
-@pytest.mark.parametrize("flaw", [flaw for flaw in BAD if not flaw.startswith("a role")])
+@pytest.mark.parametrize("flaw", [flaw for flaw in BAD_TOKENS if not flaw.startswith("a role")])
 async def test_auth_refuses_a_forged_token(world: World, flaw: str, sandbox: Any):
-    token = BAD[flaw](world, sandbox.jwt_secret)
+    token = BAD_TOKENS[flaw](world, sandbox.jwt_secret)
     headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     for method, target, content in (
         ("GET", "user", None),
@@ -160,8 +160,8 @@ async def test_auth_refuses_a_forged_token(world: World, flaw: str, sandbox: Any
         assert (answer.status_code, answer.json()["error_code"]) == (403, "bad_jwt")
 
 
-async def test_a_forged_token_cannot_set_a_fault(world: World, bad: str):
-    for headers in ({"apikey": bad}, {"authorization": f"Bearer {bad}"}):
+async def test_a_forged_token_cannot_set_a_fault(world: World, bad_token: str):
+    for headers in ({"apikey": bad_token}, {"authorization": f"Bearer {bad_token}"}):
         answer = await world.http.post("/_faults", headers=headers, json={"network_cut": True})
         assert answer.status_code == 403
 
@@ -181,11 +181,11 @@ async def test_requests_without_a_key_are_refused(world: World):
         assert answer.status_code == status, answer.text
 
 
-async def test_a_token_without_a_role_has_no_user(world: World, sandbox: Any):
+async def test_a_token_without_a_role_has_no_permissions_of_its_user(world: World, sandbox: Any):
     claims = _claims(world)
     del claims["role"]
-    token = _signed(claims, sandbox.jwt_secret)
-    await _has_no_user(world, sandbox, token)
+    token = _sign(claims, sandbox.jwt_secret)
+    await _expect_no_user(world, sandbox, token)
 
 
 async def test_the_token_of_a_signed_url_opens_only_this_url(world: World, sandbox: Any):
@@ -197,7 +197,7 @@ async def test_the_token_of_a_signed_url_opens_only_this_url(world: World, sandb
     url = signed.json["signedURL"]
     assert (await world.http.get(f"/storage/v1{url}")).status_code == 200
     token = url.partition("token=")[2]
-    await _has_no_user(world, sandbox, token)
+    await _expect_no_user(world, sandbox, token)
     headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     assert (await world.http.get("/auth/v1/user", headers=headers)).status_code == 403
     # It does not open another image, and no other token opens this one.
@@ -213,7 +213,7 @@ async def test_the_token_of_a_signed_url_opens_only_this_url(world: World, sandb
         assert (answer.status_code, answer.json()["error"]) == (400, "InvalidSignature")
 
 
-async def _has_no_user(world: World, sandbox: Any, token: str) -> None:
+async def _expect_no_user(world: World, sandbox: Any, token: str) -> None:
     headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     for target in ("job_queue", "generations", "queue_health"):
         answer = await world.http.get(f"/rest/v1/{target}", headers=headers)
@@ -223,8 +223,8 @@ async def _has_no_user(world: World, sandbox: Any, token: str) -> None:
     name = path(world)
     answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
     assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
-    async with open_socket(sandbox.api_url, sandbox.anon_key) as line:
-        reason = await line.join(f"pq:user:{world.users['owner']}", token)
+    async with open_socket(sandbox.api_url, sandbox.anon_key) as socket:
+        reason = await socket.join(f"pq:user:{world.users['owner']}", token)
         assert reason is not None and reason.startswith(("Unauthorized: ", "InvalidJWTToken: "))
 
 
@@ -237,7 +237,7 @@ async def test_another_audience_gives_no_more_permissions(
     The permissions of a token come from its role and subject, and a signer can choose both.
     """
     claims = _claims(world, sub=world.users["other_user"], aud=audience)
-    token = _signed(claims, sandbox.jwt_secret)
+    token = _sign(claims, sandbox.jwt_secret)
     headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {token}"}
     for method, target in (("GET", "generations"), ("POST", "rpc/list_jobs")):
         answer = await world.http.request(method, f"/rest/v1/{target}", headers=headers)
@@ -247,6 +247,6 @@ async def test_another_audience_gives_no_more_permissions(
     name = path(world)
     answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
     assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
-    async with open_socket(sandbox.api_url, sandbox.anon_key) as line:
-        assert await line.join(f"pq:user:{world.users['owner']}", token) is not None
-        assert await line.join(f"pq:user:{world.users['other_user']}", token) is None
+    async with open_socket(sandbox.api_url, sandbox.anon_key) as socket:
+        assert await socket.join(f"pq:user:{world.users['owner']}", token) is not None
+        assert await socket.join(f"pq:user:{world.users['other_user']}", token) is None
