@@ -28,11 +28,11 @@ async def remaining(db):
 
 
 async def prune_all(db):
-    """Prune also the rows of other tests; one round has a time limit."""
+    """Repeat maintenance, whose calls have a time limit, until all old jobs are pruned."""
     for _ in range(100):
         if not (await maintain(db))["more"]:
             return
-    raise AssertionError("there is always more to prune")
+    raise AssertionError("100 calls did not prune all old jobs")
 
 
 async def archived(db, table="archive"):
@@ -70,7 +70,7 @@ async def test_jobs_are_kept_as_long_as_the_setting_of_their_state(db):
     assert await remaining(db) == {pending}
 
 
-async def test_pruning_deletes_history_and_log_and_keeps_the_counts(db):
+async def test_pruning_deletes_history_and_log_and_updates_the_counts(db):
     job = await db.enqueue(max_attempts=1)
     (claimed,) = await db.claim()
     lines = [{"level": "info", "message": "hello"}]
@@ -172,12 +172,12 @@ async def test_obsolete_rows_are_deleted(db, table, column, values, early, late)
     await db.run(f"insert into picture_queue.{table} values ({values})", name)
     count = f"select count(*) from picture_queue.{table} where {column} = $1"
     await db.pass_time(early)
-    tidy = "select picture_queue._delete_old_rows(array[$1], 1000000)"
-    await db.value(tidy, table)
+    delete_old_rows = "select picture_queue._delete_old_rows(array[$1], 1000000)"
+    await db.value(delete_old_rows, table)
     assert await db.value(count, name) == 1
     await db.pass_time(late)
-    # Rows of other tests are old now as well, and are deleted with these.
-    assert await db.value(tidy, table) >= 1
+    # By now rows of other tests are old too, and are deleted with this row.
+    assert await db.value(delete_old_rows, table) >= 1
     assert await db.value(count, name) == 0
 
 
@@ -186,18 +186,18 @@ async def test_finished_batches_are_deleted_with_their_last_job(db):
     done = UUID((await db.value("select enqueue_batch($1)", [job]))["batch_id"])
     (claimed,) = await db.claim()
     await db.report(claimed, "completed")
-    still_open = UUID((await db.value("select enqueue_batch($1)", [job]))["batch_id"])
+    unfinished = UUID((await db.value("select enqueue_batch($1)", [job]))["batch_id"])
     await db.pass_time(29 * DAY)
     await maintain(db)
     assert (await db.value("select get_batch($1)", done))["completed"] == 1
     await db.pass_time(2 * DAY)
     await maintain(db)
     assert "PQ_UNKNOWN_BATCH" in (await db.refusal("select get_batch($1)", done)).message
-    assert (await db.value("select get_batch($1)", still_open))["open"] == 1
+    assert (await db.value("select get_batch($1)", unfinished))["open"] == 1
 
 
 @pytest.mark.parametrize("limit", ["max_running => 1", "rate => 1, period_seconds => 7200"])
-async def test_a_key_with_blocked_jobs_is_kept(db, limit):
+async def test_a_key_with_blocked_jobs_keeps_its_count_or_its_next_check(db, limit):
     key = f"key-{uuid4().hex}"
     await db.value(f"select set_limit($1, {limit})", key)
     for _ in range(2):
@@ -209,18 +209,18 @@ async def test_a_key_with_blocked_jobs_is_kept(db, limit):
     await db.value("select picture_queue._delete_old_rows('{limit_key}', 1000)")
     running = "select sum(running) from picture_queue.limit_key where key = $1"
     assert await db.value(running, key) == (1 if "max_running" in limit else None)
-    looks = (
+    planned_checks = (
         "select count(*) from picture_queue.freed_key where key = $1 and at > picture_queue._now()"
     )
-    assert await db.value(looks, key) == (1 if "rate" in limit else 0)
+    assert await db.value(planned_checks, key) == (1 if "rate" in limit else 0)
     blocked = "select count(*) from job_queue where blocked_on = $1 and hold = 'blocked'"
     assert await db.value(blocked, key) == 1
 
 
 async def test_housekeeping_runs_once_a_minute(db):
     await db.run("update picture_queue.maintenance set prune_at = '-infinity'")
-    once = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
-    always = {
+    housekeeping_keys = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
+    step_keys = {
         "promoted",
         "swept",
         "expired",
@@ -230,24 +230,24 @@ async def test_housekeeping_runs_once_a_minute(db):
         "reordered",
         "counted",
     }
-    answer = {"leased", "next_in", "failed"}
+    common_keys = {"leased", "next_in", "failed"}
     first = await db.value("select maintain_jobs()")
-    assert first.keys() == once | answer
+    assert first.keys() == housekeeping_keys | common_keys
     assert first["next_in"] == 0, "the next call is due at once"
-    assert (await db.value("select maintain_jobs()")).keys() == always | answer
+    assert (await db.value("select maintain_jobs()")).keys() == step_keys | common_keys
     forced = await db.value("select maintain_jobs(force => true)")
-    assert forced.keys() == once | always | answer
+    assert forced.keys() == housekeeping_keys | step_keys | common_keys
     await db.pass_time(59)
     # Counts are aggregated every five seconds.
-    assert (await db.value("select maintain_jobs()")).keys() == {"aggregated"} | answer
-    assert (await db.value("select maintain_jobs()")).keys() == always | answer
+    assert (await db.value("select maintain_jobs()")).keys() == {"aggregated"} | common_keys
+    assert (await db.value("select maintain_jobs()")).keys() == step_keys | common_keys
     await db.pass_time(2)
-    assert (await db.value("select maintain_jobs()")).keys() == once | answer
-    assert (await db.value("select maintain_jobs()")).keys() == always | answer
-    assert (await db.value("select maintain_jobs()")).keys() == always | answer
+    assert (await db.value("select maintain_jobs()")).keys() == housekeeping_keys | common_keys
+    assert (await db.value("select maintain_jobs()")).keys() == step_keys | common_keys
+    assert (await db.value("select maintain_jobs()")).keys() == step_keys | common_keys
 
 
-async def test_service_keys_may_run_maintenance(db):
+async def test_the_service_role_may_run_maintenance(db):
     await db.act_as("service_role")
     assert "pruned" in await db.value("select maintain_jobs(true)")
 
@@ -318,7 +318,7 @@ async def test_pruning_skips_locked_jobs(stack, db):
         await asyncio.gather(one.close(), two.close())
 
 
-async def test_pruning_reads_its_index(db):
+async def test_pruning_does_not_scan_all_jobs(db):
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 20000)""",
@@ -415,7 +415,7 @@ async def test_partitions_created_by_the_project_are_used_and_kept(db, bounds):
     )
 
 
-async def test_a_job_that_cannot_be_pruned_does_not_keep_others(db):
+async def test_a_job_that_cannot_be_pruned_does_not_stop_the_pruning_of_others(db):
     one, two, three = await finish(db, "completed", 3)
     await db.run("create table public.orders (job uuid references job_queue (id))")
     await db.run("insert into public.orders values ($1)", two)
