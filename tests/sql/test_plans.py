@@ -1,8 +1,8 @@
 """Index usage of the frequent statements on a table with many jobs, with and without statistics.
 
 The tests run each function and count the rows that it reads, because a copy of its statements could
-differ from the statements in use. They also check the plans that matter most for speed, of statements
-that they take from the text of the function.
+differ from the statements in use. They also check the plans that matter most for speed. They take
+the statements of these plans from the text of the functions.
 """
 
 import re

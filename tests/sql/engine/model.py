@@ -174,7 +174,7 @@ class Model:
                 else:
                     self._check_change(step, old, row)
         self.rows = after
-        self._follow_parents(before)
+        self._check_parents(before)
         self._check_claims(step)
         self._check_events(step, before, seen["events"])
         self._check_counters(seen)
