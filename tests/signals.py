@@ -45,7 +45,7 @@ def _shown(value: Any) -> Any:
 
 
 def watch(worker: Worker) -> Signals:
-    """Record the events of a worker that has not started, also as its ``_signals``."""
+    """Record the events of a worker that has not started, and store them as its ``_signals``."""
     signals: Any = Signals()
     worker._emit = signals.emit
     worker._signals = signals  # type: ignore[attr-defined]

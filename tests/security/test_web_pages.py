@@ -121,7 +121,7 @@ async def test_every_host_header_is_checked(sandbox: Any, hosts: tuple[str, ...]
 
 
 @pytest.mark.parametrize("origin", LOCALHOST_ORIGINS)
-async def test_a_page_on_localhost_may_call(world: World, sandbox: Any, origin: str):
+async def test_a_page_on_localhost_may_call_the_api(world: World, sandbox: Any, origin: str):
     for role in ("owner", "service"):
         answer = await world.ask(
             role, "POST", "/rest/v1/rpc/list_jobs", json={}, headers={"origin": origin}

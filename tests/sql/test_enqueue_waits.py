@@ -69,7 +69,7 @@ CASES = {
 
 
 @pytest.fixture
-async def two(own_database):
+async def connections(own_database):
     one, two = await connect(own_database), await connect(own_database)
     await one.fetchval("select set_schedule('s', $1)", {"every_seconds": 3600, "job_type": "t"})
     yield one, two
@@ -103,8 +103,8 @@ async def prepare(connection, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_an_enqueue_that_waits_for_an_open_transaction_raises_busy(two, name):
-    one, other = two
+async def test_an_enqueue_that_waits_for_an_open_transaction_raises_busy(connections, name):
+    one, other = connections
     before, call = CASES[name]
     await prepare(one, name)
     await one.execute("begin")
@@ -118,8 +118,8 @@ async def test_an_enqueue_that_waits_for_an_open_transaction_raises_busy(two, na
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_an_enqueue_with_an_older_snapshot_succeeds_or_is_refused(two, name):
-    one, other = two
+async def test_an_enqueue_with_an_older_snapshot_succeeds_or_is_refused(connections, name):
+    one, other = connections
     before, call = CASES[name]
     await prepare(one, name)
     await other.execute("begin isolation level repeatable read")
@@ -132,7 +132,7 @@ async def test_an_enqueue_with_an_older_snapshot_succeeds_or_is_refused(two, nam
     assert await refusal(other, call) is None
 
 
-async def test_two_transactions_that_create_queues_in_opposite_orders_do_not_deadlock(two):
+async def test_two_transactions_that_create_queues_in_opposite_orders_do_not_deadlock(connections):
     async def enqueue_in_order(connection, first, second, barrier):
         await connection.execute("begin")
         await connection.fetchval("select enqueue_job('t', queue => $1)", first)
@@ -143,8 +143,8 @@ async def test_two_transactions_that_create_queues_in_opposite_orders_do_not_dea
 
     barrier = asyncio.Barrier(2)
     answers = await asyncio.gather(
-        enqueue_in_order(two[0], "new1", "new2", barrier),
-        enqueue_in_order(two[1], "new2", "new1", barrier),
+        enqueue_in_order(connections[0], "new1", "new2", barrier),
+        enqueue_in_order(connections[1], "new2", "new1", barrier),
     )
     assert set(answers) <= {None, ("PT429", "PQ_BUSY")}
     assert ("PT429", "PQ_BUSY") in answers
@@ -152,9 +152,9 @@ async def test_two_transactions_that_create_queues_in_opposite_orders_do_not_dea
 
 @pytest.mark.parametrize("queue", ["default", "fair", "new"])
 @pytest.mark.parametrize("delay", [None, "1 h"])
-async def test_enqueues_without_id_or_options_take_no_subtransactions(two, queue, delay):
+async def test_enqueues_without_id_or_options_take_no_subtransactions(connections, queue, delay):
     """If a transaction has over 64 subtransactions, all sessions must read pg_subtrans."""
-    one, _ = two
+    one, _ = connections
     await one.fetchval("select set_queue('fair', '{\"fair_share\": true}')")
     await one.execute("begin")
     for _ in range(3):

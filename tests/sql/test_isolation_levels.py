@@ -52,7 +52,7 @@ PAIRS = {
 
 
 @pytest.fixture
-async def two(own_database):
+async def connections(own_database):
     """Two connections to a database with the rows that the calls change."""
     one, two = await connect(own_database), await connect(own_database)
     await one.execute(
@@ -71,12 +71,12 @@ async def two(own_database):
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("name", list(PAIRS))
-async def test_a_change_with_an_older_snapshot_is_refused(two, level, name):
+async def test_a_change_with_an_older_snapshot_is_refused(connections, level, name):
     first, second = PAIRS[name]
-    await two[1].execute(f"begin isolation level {level}")
-    await two[1].fetchval("select count(*) from job_queue")
-    await two[0].fetchval(f"select {first}")
+    await connections[1].execute(f"begin isolation level {level}")
+    await connections[1].fetchval("select count(*) from job_queue")
+    await connections[0].fetchval(f"select {first}")
     with pytest.raises(asyncpg.PostgresError) as refused:
-        await two[1].fetchval(f"select {second}")
+        await connections[1].fetchval(f"select {second}")
     assert refused.value.sqlstate == "PT400", refused.value
     assert refused.value.detail == f"the transaction isolation level is {level}"

@@ -1,4 +1,4 @@
-"""Calls that wait for locks of open transactions: they end after a bounded time."""
+"""Calls that need a lock of an open transaction end after a bounded time."""
 
 import asyncio
 from uuid import UUID
@@ -21,7 +21,7 @@ CANCEL_CALLS = ("purge_queue('children')", "change_jobs('cancel', '{\"queue\": \
 
 
 @pytest.fixture
-async def held(own_database):
+async def held_locks(own_database):
     """A database URL, and a connection that holds locks on queues, settings and batches."""
     one = await connect(own_database)
     await one.fetchval("select set_queue('held')")
@@ -50,14 +50,14 @@ async def refusal(url, call):
     return call, None, None
 
 
-async def test_calls_of_operators_raise_busy(held):
-    url, _ = held
+async def test_calls_of_operators_raise_busy(held_locks):
+    url, _ = held_locks
     answers = await asyncio.gather(*(refusal(url, call) for call in OPERATOR_CALLS))
     assert answers == [(call, "PT429", "PQ_BUSY") for call in OPERATOR_CALLS]
 
 
-async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held):
-    url, holder = held
+async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held_locks):
+    url, holder = held_locks
     answers = await asyncio.gather(*(refusal(url, call) for call in CANCEL_CALLS))
     assert answers == [(call, None, None) for call in CANCEL_CALLS]
     other = await connect(url)
@@ -159,7 +159,7 @@ async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(
 
 
 async def test_a_worker_row_in_an_open_transaction_delays_no_call(own_database):
-    """Claim for a worker whose row is new or changed in the transaction."""
+    """The open transaction has inserted the row of one worker and changed the row of another."""
     holder = await connect(own_database)
     claim = "claim_jobs('{}', '{{default}}', '{{t}}', 1)"
     register = "register_worker('{}', '{{default}}', '{{}}')"

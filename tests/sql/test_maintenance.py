@@ -20,7 +20,7 @@ set leased_until = '-infinity', worker = null, aggregate_at = 'infinity',
 
 
 @pytest.fixture
-async def quiet(own_database: str) -> AsyncIterator[Database]:
+async def idle_db(own_database: str) -> AsyncIterator[Database]:
     """A database whose maintenance only the test calls, and whose housekeeping is done."""
     async with transaction(own_database) as db:
         await db.value("select picture_queue.maintain()")
@@ -38,86 +38,86 @@ async def lease_holder(db: Database) -> str | None:
     )
 
 
-async def test_one_worker_holds_the_lease_and_others_get_the_time_of_the_next_call(quiet):
-    late = await quiet.enqueue(options={"delay_seconds": 1})
-    first = await maintain(quiet, "a")
+async def test_one_worker_holds_the_lease_and_others_get_the_time_of_the_next_call(idle_db):
+    late = await idle_db.enqueue(options={"delay_seconds": 1})
+    first = await maintain(idle_db, "a")
     assert first["leased"] is True
-    assert await lease_holder(quiet) == "a"
-    await quiet.pass_time(2, maintained=False)
-    answer = await maintain(quiet, "b")
+    assert await lease_holder(idle_db) == "a"
+    await idle_db.pass_time(2, maintained=False)
+    answer = await maintain(idle_db, "b")
     assert answer.keys() == {"leased", "next_in"}
     assert answer["leased"] is False
     assert 2.5 <= answer["next_in"] <= 3
-    assert (await quiet.job(late))["hold"] == "scheduled", "the call did no maintenance"
-    assert (await maintain(quiet, "a"))["promoted"] == 1
-    assert await lease_holder(quiet) == "a"
+    assert (await idle_db.job(late))["hold"] == "scheduled", "the call did no maintenance"
+    assert (await maintain(idle_db, "a"))["promoted"] == 1
+    assert await lease_holder(idle_db) == "a"
 
 
-async def test_each_call_of_the_holder_renews_the_lease(quiet):
-    await maintain(quiet, "a")
+async def test_each_call_of_the_holder_renews_the_lease(idle_db):
+    await maintain(idle_db, "a")
     for _ in range(3):
-        await quiet.pass_time(4, maintained=False)
-        assert (await maintain(quiet, "b"))["leased"] is False
-        assert (await maintain(quiet, "a"))["leased"] is True
-        assert 4.5 <= (await maintain(quiet, "b"))["next_in"] <= 5
+        await idle_db.pass_time(4, maintained=False)
+        assert (await maintain(idle_db, "b"))["leased"] is False
+        assert (await maintain(idle_db, "a"))["leased"] is True
+        assert 4.5 <= (await maintain(idle_db, "b"))["next_in"] <= 5
 
 
-async def test_another_worker_takes_over_an_expired_lease(quiet):
-    await maintain(quiet, "a")
-    await quiet.pass_time(4.5, maintained=False)
-    assert (await maintain(quiet, "b"))["leased"] is False
-    await quiet.pass_time(0.6, maintained=False)
-    assert (await maintain(quiet, "b"))["leased"] is True
-    assert await lease_holder(quiet) == "b"
-    assert (await maintain(quiet, "a"))["leased"] is False
+async def test_another_worker_takes_over_an_expired_lease(idle_db):
+    await maintain(idle_db, "a")
+    await idle_db.pass_time(4.5, maintained=False)
+    assert (await maintain(idle_db, "b"))["leased"] is False
+    await idle_db.pass_time(0.6, maintained=False)
+    assert (await maintain(idle_db, "b"))["leased"] is True
+    assert await lease_holder(idle_db) == "b"
+    assert (await maintain(idle_db, "a"))["leased"] is False
 
 
-async def test_another_worker_takes_over_after_unregistration(quiet):
+async def test_another_worker_takes_over_after_unregistration(idle_db):
     for worker in ("a", "b"):
-        await quiet.value("select register_worker($1, $2, '{}')", worker, [quiet.queue])
-    await maintain(quiet, "a")
-    await quiet.value("select unregister_worker('b')")
-    assert (await maintain(quiet, "b"))["leased"] is False, (
+        await idle_db.value("select register_worker($1, $2, '{}')", worker, [idle_db.queue])
+    await maintain(idle_db, "a")
+    await idle_db.value("select unregister_worker('b')")
+    assert (await maintain(idle_db, "b"))["leased"] is False, (
         "the lease of another worker is unchanged"
     )
-    await quiet.value("select unregister_worker('a')")
-    assert (await maintain(quiet, "b"))["leased"] is True
+    await idle_db.value("select unregister_worker('a')")
+    assert (await maintain(idle_db, "b"))["leased"] is True
 
 
-async def test_force_runs_a_round_without_changing_the_lease(quiet):
-    late = await quiet.enqueue(options={"delay_seconds": 1})
-    await maintain(quiet, "a")
-    await quiet.pass_time(2, maintained=False)
+async def test_force_runs_a_round_without_changing_the_lease(idle_db):
+    late = await idle_db.enqueue(options={"delay_seconds": 1})
+    await maintain(idle_db, "a")
+    await idle_db.pass_time(2, maintained=False)
     for worker in ("b", None):
-        answer = await maintain(quiet, worker, force=True)
+        answer = await maintain(idle_db, worker, force=True)
         assert answer["leased"] is True
         assert answer.keys() > HOUSEKEEPING
-    assert (await quiet.job(late))["hold"] is None
-    assert await lease_holder(quiet) == "a"
-    assert (await maintain(quiet, "b"))["leased"] is False
+    assert (await idle_db.job(late))["hold"] is None
+    assert await lease_holder(idle_db) == "a"
+    assert (await maintain(idle_db, "b"))["leased"] is False
 
 
-async def test_a_caller_without_a_name_runs_a_round_without_a_lease(quiet):
-    late = await quiet.enqueue(options={"delay_seconds": 1})
-    await quiet.pass_time(2, maintained=False)
-    assert (await maintain(quiet))["promoted"] == 1
-    assert await lease_holder(quiet) is None
-    assert (await quiet.job(late))["hold"] is None
-    assert (await maintain(quiet, "a"))["leased"] is True
-    assert (await maintain(quiet))["leased"] is False
+async def test_a_caller_without_a_name_runs_a_round_without_a_lease(idle_db):
+    late = await idle_db.enqueue(options={"delay_seconds": 1})
+    await idle_db.pass_time(2, maintained=False)
+    assert (await maintain(idle_db))["promoted"] == 1
+    assert await lease_holder(idle_db) is None
+    assert (await idle_db.job(late))["hold"] is None
+    assert (await maintain(idle_db, "a"))["leased"] is True
+    assert (await maintain(idle_db))["leased"] is False
 
 
 @pytest.mark.parametrize("delay", [0.3, 0.7])
-async def test_the_next_call_is_due_with_the_next_job(quiet, delay):
-    assert 1.9 < (await maintain(quiet, "a"))["next_in"] <= 2
-    await quiet.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
-    assert 1.9 < (await maintain(quiet, "a"))["next_in"] <= 2
-    job = await quiet.enqueue(options={"delay_seconds": delay})
-    due = (await quiet.job(job))["scheduled_for"]
-    now = await quiet.value("select picture_queue._now()")
-    assert 0 < (await maintain(quiet, "a"))["next_in"] <= (due - now).total_seconds()
-    await quiet.pass_time(delay, maintained=False)
-    assert (await maintain(quiet, "a"))["promoted"] == 1
+async def test_the_next_call_is_due_with_the_next_job(idle_db, delay):
+    assert 1.9 < (await maintain(idle_db, "a"))["next_in"] <= 2
+    await idle_db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
+    assert 1.9 < (await maintain(idle_db, "a"))["next_in"] <= 2
+    job = await idle_db.enqueue(options={"delay_seconds": delay})
+    due = (await idle_db.job(job))["scheduled_for"]
+    now = await idle_db.value("select picture_queue._now()")
+    assert 0 < (await maintain(idle_db, "a"))["next_in"] <= (due - now).total_seconds()
+    await idle_db.pass_time(delay, maintained=False)
+    assert (await maintain(idle_db, "a"))["promoted"] == 1
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ async def test_the_next_call_is_due_with_the_next_job(quiet, delay):
     ],
     ids=["schedule", "follow-up", "limit"],
 )
-async def test_the_next_call_is_due_with_the_next_step(quiet, due):
-    await quiet.run(due.format(queue=quiet.queue))
-    await quiet.pass_time(0.5 if "schedule" in due else 0.01, maintained=False)
-    assert 0 < (await maintain(quiet, "a"))["next_in"] <= 0.5
+async def test_the_next_call_is_due_with_the_next_step(idle_db, due):
+    await idle_db.run(due.format(queue=idle_db.queue))
+    await idle_db.pass_time(0.5 if "schedule" in due else 0.01, maintained=False)
+    assert 0 < (await maintain(idle_db, "a"))["next_in"] <= 0.5
 
 
 async def report_one(db: Database, outcome: str, **given: Any) -> None:
@@ -167,49 +167,49 @@ DUE_SOON: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("step", DUE_SOON)
-async def test_the_holder_is_woken_if_a_step_is_due_before_its_next_call(quiet, step):
-    await quiet.value("select register_worker('a', $1, '{}')", [quiet.queue])
-    await maintain(quiet, "a")
-    await DUE_SOON[step](quiet, 3)
-    topic = f"pq:queue:{quiet.queue}"
-    wake = {"queue": quiet.queue, "reason": "maintain"}
-    assert wake not in await quiet.events(topic), "the next call is within two seconds anyway"
-    await DUE_SOON[step](quiet, 0.2)
-    assert wake in await quiet.events(topic)
+async def test_the_holder_is_woken_if_a_step_is_due_before_its_next_call(idle_db, step):
+    await idle_db.value("select register_worker('a', $1, '{}')", [idle_db.queue])
+    await maintain(idle_db, "a")
+    await DUE_SOON[step](idle_db, 3)
+    topic = f"pq:queue:{idle_db.queue}"
+    wake = {"queue": idle_db.queue, "reason": "maintain"}
+    assert wake not in await idle_db.events(topic), "the next call is within two seconds anyway"
+    await DUE_SOON[step](idle_db, 0.2)
+    assert wake in await idle_db.events(topic)
 
 
-async def test_the_holder_is_woken_for_a_new_schedule_that_is_due_soon(quiet):
-    await quiet.value("select register_worker('a', $1, '{}')", [quiet.queue])
-    await maintain(quiet, "a")
-    every = {"every_seconds": 3, "job_type": "t", "queue": quiet.queue}
-    await quiet.value("select set_schedule('sql-soon', $1)", every)
-    await quiet.value("select pause_schedule('sql-soon')")
-    await quiet.pass_time(2.5, maintained=False)
-    await maintain(quiet, "a")
-    topic = f"pq:queue:{quiet.queue}"
-    wake = {"queue": quiet.queue, "reason": "maintain"}
-    assert wake not in await quiet.events(topic)
+async def test_the_holder_is_woken_for_a_new_schedule_that_is_due_soon(idle_db):
+    await idle_db.value("select register_worker('a', $1, '{}')", [idle_db.queue])
+    await maintain(idle_db, "a")
+    every = {"every_seconds": 3, "job_type": "t", "queue": idle_db.queue}
+    await idle_db.value("select set_schedule('sql-soon', $1)", every)
+    await idle_db.value("select pause_schedule('sql-soon')")
+    await idle_db.pass_time(2.5, maintained=False)
+    await maintain(idle_db, "a")
+    topic = f"pq:queue:{idle_db.queue}"
+    wake = {"queue": idle_db.queue, "reason": "maintain"}
+    assert wake not in await idle_db.events(topic)
     # The next tick is half a second after the creation of the schedule.
-    await quiet.value("select resume_schedule('sql-soon')")
-    assert wake in await quiet.events(topic)
+    await idle_db.value("select resume_schedule('sql-soon')")
+    assert wake in await idle_db.events(topic)
 
 
-async def test_the_next_call_is_due_at_once_after_a_full_round(quiet):
+async def test_the_next_call_is_due_at_once_after_a_full_round(idle_db):
     """Run rounds until all is done. The size of a round grows while rounds are quick."""
-    await quiet.run(
+    await idle_db.run(
         """insert into job_queue (queue, job_type, hold, scheduled_for)
         select $1, 't', 'scheduled', picture_queue._now() from generate_series(1, 2200)""",
-        quiet.queue,
+        idle_db.queue,
     )
-    rounds = [await maintain(quiet, "a")]
+    rounds = [await maintain(idle_db, "a")]
     while rounds[-1]["next_in"] == 0:
-        rounds.append(await maintain(quiet, "a"))
+        rounds.append(await maintain(idle_db, "a"))
     assert rounds[0]["promoted"] == 100
     assert all(answer["promoted"] <= 500 for answer in rounds)
     assert sum(answer["promoted"] for answer in rounds) == 2200
 
 
-# --- Open transactions of others ---
+# Open transactions of other sessions
 
 
 @pytest.fixture
@@ -310,23 +310,23 @@ async def test_steps_continue_during_an_open_transaction(connections, open_trans
         assert sum(answer.get("promoted", 0) for answer in answers) == 1, answers
 
 
-async def test_steps_continue_during_a_long_pruning(quiet):
+async def test_steps_continue_during_a_long_pruning(idle_db):
     """Maintenance alternates between the housekeeping of a backlog and the other steps."""
-    await quiet.run(
+    await idle_db.run(
         """create or replace function picture_queue._prune(p_limit integer) returns integer
         language sql set search_path = pg_catalog, pg_temp as $$ select 1 $$"""
     )
-    await quiet.pass_time(61, maintained=False)
+    await idle_db.pass_time(61, maintained=False)
     for _ in range(3):
-        await quiet.run(
+        await idle_db.run(
             """insert into job_queue (queue, job_type, hold, scheduled_for)
             values ($1, 't', 'scheduled', picture_queue._now())""",
-            quiet.queue,
+            idle_db.queue,
         )
-        answer = await maintain(quiet, "a")
+        answer = await maintain(idle_db, "a")
         assert (answer["more"], answer["next_in"]) == (True, 0)
         assert "promoted" not in answer
-        assert (await maintain(quiet, "a"))["promoted"] == 1
+        assert (await maintain(idle_db, "a"))["promoted"] == 1
 
 
 # Steps that fail
@@ -342,9 +342,9 @@ async def failed_steps(db: Database, kind: str = "promote") -> list[dict[str, An
 
 
 @pytest.fixture
-async def failing_promotion(quiet: Database) -> Database:
+async def failing_promotion(idle_db: Database) -> Database:
     """A database with a trigger that raises when a job of the type `bad` is promoted."""
-    await quiet.run(
+    await idle_db.run(
         """create function public.trap() returns trigger language plpgsql as $$
         begin raise exception 'this job is bad' using detail = 'very bad'; end $$;
         create trigger trap before update on public.job_queue for each row
@@ -352,7 +352,7 @@ async def failing_promotion(quiet: Database) -> Database:
           and new.status = 'pending')
         execute function public.trap()"""
     )
-    return quiet
+    return idle_db
 
 
 async def test_a_failed_step_is_recorded_and_the_others_are_done(failing_promotion):
@@ -420,8 +420,8 @@ async def test_other_steps_of_the_same_job_continue(failing_promotion):
     assert await failed_steps(db) == []
 
 
-async def test_a_failed_sweep_does_not_affect_other_leases(quiet):
-    db = quiet
+async def test_a_failed_sweep_does_not_affect_other_leases(idle_db):
+    db = idle_db
     await db.run(
         """create function public.trap() returns trigger language plpgsql as $$
         begin raise exception 'not this one'; end $$;
@@ -440,8 +440,8 @@ async def test_a_failed_sweep_does_not_affect_other_leases(quiet):
     assert row["subject"] == str(bad)
 
 
-async def test_a_failed_callback_is_recorded_on_its_batch_and_others_are_enqueued(quiet):
-    db = quiet
+async def test_a_failed_callback_is_recorded_on_its_batch_and_others_are_enqueued(idle_db):
+    db = idle_db
     job = {"job_type": "sql-resize", "queue": db.queue}
     batches = []
     for callback in ("bad", "good"):

@@ -118,7 +118,7 @@ async def test_a_repeated_claim_reads_only_its_lease(big_db):
     check_reads(found, leased=21)
 
 
-async def test_a_claim_under_limits_reads_no_more(big_db):
+async def test_a_claim_under_limits_reads_no_more_rows(big_db):
     await big_db.value("select set_limit($1, max_running => 1000)", f"queue:{big_db.queue}")
     await big_db.value("select set_limit('user:*', max_running => 1000)")
     await claim(big_db)
@@ -126,7 +126,7 @@ async def test_a_claim_under_limits_reads_no_more(big_db):
 
 
 async def test_a_claim_does_no_maintenance(big_db):
-    """Claim without promotion, sweep or expiry, even if many jobs are due."""
+    """The claim does not promote, sweep or expire jobs, even if many are due."""
     await big_db.claim(10, lease=5.0)
     await big_db.run(
         "update job_queue set scheduled_for = picture_queue._now() - interval '1 s', "
@@ -412,7 +412,7 @@ async def test_a_purge_reads_the_pending_jobs_of_its_queue(mixed_db):
         ("discard", {}, {"listed": 0}),
     ],
 )
-async def test_changing_the_jobs_of_a_queue_reads_that_queue(mixed_db, action, given, reads):
+async def test_changing_the_jobs_of_a_queue_reads_only_that_queue(mixed_db, action, given, reads):
     given = {"queue": f"{mixed_db.queue}-rare", **given}
     found = await count_reads(mixed_db, f"select change_jobs('{action}', $1)", given)
     check_reads(found, **{"leased": 0, "parked": 0, "finished": 0, "unique": 0, **reads})

@@ -91,7 +91,7 @@ async def test_an_expired_lease_frees_its_slot(db):
     assert [job["id"] for job in await db.claim(10)] == [ids[1]]
 
 
-async def test_a_rate_holds_in_every_period_of_its_length(db):
+async def test_a_rate_holds_in_every_sliding_window(db):
     await set_limit(db, "k:1", rate=3, period=60)
     await enqueue(db, 20, "k:1")
     await report(db, await db.claim(1))
@@ -112,7 +112,7 @@ async def test_a_snoozed_attempt_counts_for_the_rate(db):
     assert await db.claim(10) == []
 
 
-async def test_a_raised_limit_starts_more_jobs_at_once(db):
+async def test_a_raised_limit_lets_more_jobs_start(db):
     await set_limit(db, "k:1", 1)
     await enqueue(db, 5, "k:1")
     assert len(await db.claim(10)) == 1

@@ -59,7 +59,7 @@ async def test_a_job_has_one_valid_lease_while_leases_expire(clients):
 
 
 class RunningCounter:
-    """A counter that repeatedly counts the running jobs while other connections work."""
+    """A connection that repeatedly counts the running jobs while other connections work."""
 
     def __init__(self, clients: Any) -> None:
         self.observer = clients.members[-1]

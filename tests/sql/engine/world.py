@@ -92,7 +92,8 @@ class World(RuleBasedStateMachine):
         self.model.now = START
         self.ids = (str(UUID(int=0x1000000 + n)) for n in count())
         self.order: list[str] = []  # the ids of all jobs, in order of creation
-        self.grants: dict[int, list[tuple[str, str]]] = {w: [] for w in WORKERS}  # (job, lease)
+        # worker -> (job, lease) of its last claims
+        self.grants: dict[int, list[tuple[str, str]]] = {w: [] for w in WORKERS}
         # worker -> lease and jobs of its last claim
         self.requests: dict[int, tuple[str, list[str]]] = {}
         self.batches: list[str] = []

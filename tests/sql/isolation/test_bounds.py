@@ -73,7 +73,7 @@ async def test_handlers_of_locked_jobs_hold_no_connection_for_long(world, call):
     await world.enqueue(TYPE, {})
     [job] = await world.claim()
     holder = await world.open_transaction("select from job_queue for update")
-    async with asyncio.timeout(30):  # If each call waited two seconds, this took 50.
+    async with asyncio.timeout(30):  # 25 waits of two seconds would take 50 seconds.
         for _ in range(25):
             with pytest.raises(Refused, match="PQ_BUSY"):
                 await world.try_call(f"select {call}", job["id"], job["lease_id"])

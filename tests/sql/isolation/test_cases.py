@@ -162,7 +162,7 @@ async def test_a_claim_does_not_wait_for_a_pause_that_is_not_committed(world):
 # Limits ------------------------------------------------------------------------------------------
 
 
-async def test_a_paused_queue_does_not_use_up_a_key_it_shares(world):
+async def test_a_paused_queue_does_not_take_the_slots_of_a_shared_key(world):
     """Let 19 jobs of a paused queue and 3 of another wait for one key with one slot."""
     await world.owner.fetchval("select set_limit('k', 1), set_queue('paused')")
     options = {"options": {"limit_keys": ["k"]}}
