@@ -84,7 +84,7 @@ class World:
         return {word for word in hidden if word not in request}
 
 
-async def make(stack: Any, http: httpx.AsyncClient) -> World:
+async def create_world(stack: Any, http: httpx.AsyncClient) -> World:
     """Sign up two users and add generations, jobs and files for the first one."""
     sessions = {}
     for role in ("owner", "other_user"):

@@ -133,12 +133,12 @@ async def test_a_page_of_generations_has_at_most_eight_mebibytes(db):
         user,
     )
     await db.act_as("authenticated", user)
-    seen, before = [], None
+    listed, before = [], None
     while page := await db.value("select list_generations($1)", {"limit": 1000, "before": before}):
         assert len(json.dumps(page)) < 9_000_000
-        seen += [generation["id"] for generation in page]
+        listed += [generation["id"] for generation in page]
         before = page[-1]["created_at"]
-    assert len(set(seen)) == len(seen) == 200
+    assert len(set(listed)) == len(listed) == 200
 
 
 async def test_a_list_of_schedules_has_at_most_eight_mebibytes(db):

@@ -74,17 +74,17 @@ async def test_the_reference_lists_every_field_of_an_item(db, function, part):
         function,
     )
     # Both functions refuse fields that this literal does not list.
-    known = re.search(r"'\{\n(.*?)\}'", source, re.S)
-    assert known
+    fields = re.search(r"'\{\n(.*?)\}'", source, re.S)
+    assert fields
     # Only start_generation sets generation_id.
-    assert names_in_tables(text) == set(re.findall(r'"(\w+)": \[', known[1])) - {"generation_id"}
+    assert names_in_tables(text) == set(re.findall(r'"(\w+)": \[', fields[1])) - {"generation_id"}
 
 
 async def test_the_reference_lists_every_filter(db):
     source = await db.value("select prosrc from pg_proc where proname = '_jobs_where'")
-    known = re.search(r"'\{\n(.*?)\}'", source, re.S)
-    assert known
-    assert names_in_tables(section(SQL, "Filters")) == set(re.findall(r'"(\w+)": \[', known[1]))
+    fields = re.search(r"'\{\n(.*?)\}'", source, re.S)
+    assert fields
+    assert names_in_tables(section(SQL, "Filters")) == set(re.findall(r'"(\w+)": \[', fields[1]))
 
 
 def test_the_reference_lists_the_errors_of_the_library():

@@ -122,11 +122,11 @@ async def test_text_in_a_filter_is_never_executed(db):
 async def test_users_list_their_own_jobs_with_the_same_filters(db):
     await enqueue(db, user_id=str(OTHER))
     await enqueue(db, user_id=str(USER))
-    (mine,) = await fail(db, user_id=str(USER), job_type="sql-own", error="Number 5")
+    (own,) = await fail(db, user_id=str(USER), job_type="sql-own", error="Number 5")
     await db.act_as("authenticated", USER)
     assert len(await list_jobs(db)) == 2
     found = await list_jobs(db, status="failed", reason="Number N", user_id=str(USER))
-    assert [row["id"] for row in found] == [str(mine)]
+    assert [row["id"] for row in found] == [str(own)]
     assert await list_jobs(db, user_id=str(OTHER)) == []
 
 

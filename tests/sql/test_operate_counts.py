@@ -99,7 +99,7 @@ async def test_an_aggregation_takes_a_bounded_number_of_rows(db):
     assert (await queue_counts(db))["pending"] == 5
 
 
-async def test_the_oldest_due_job_is_found_whatever_its_priority(db):
+async def test_the_oldest_due_job_is_found_at_any_priority(db):
     await db.enqueue(priority=-5)
     await db.pass_time(100)
     for priority in (0, 3, 9):
@@ -171,8 +171,8 @@ async def test_queue_status_names_job_types_without_a_worker(db):
     await db.enqueue("sql-unknown")
     await db.run("select register_worker('w1', $1, '{\"sql-known\": {}}')", [db.queue])
     status = await db.value("select queue_status()")
-    mine = [row for row in status["job_types_without_worker"] if row["queue"] == db.queue]
-    assert mine == [{"job_type": "sql-unknown", "queue": db.queue, "pending": 2}]
+    own = [row for row in status["job_types_without_worker"] if row["queue"] == db.queue]
+    assert own == [{"job_type": "sql-unknown", "queue": db.queue, "pending": 2}]
 
 
 async def test_the_position_of_a_job_follows_the_order_of_claims(db):
@@ -205,9 +205,9 @@ async def test_the_position_is_bounded(db):
 
 async def test_users_see_only_the_positions_of_their_own_jobs(db):
     other = await db.enqueue(user_id=uuid4())
-    mine = await db.enqueue(user_id=USER)
+    own = await db.enqueue(user_id=USER)
     await db.act_as("authenticated", USER)
-    assert (await db.value("select job_position($1)", mine))["position"] == 2
+    assert (await db.value("select job_position($1)", own))["position"] == 2
     error = await db.refusal("select job_position($1)", other)
     assert (error.sqlstate, error.message) == ("PT404", "PQ_UNKNOWN_JOB: no such job")
 

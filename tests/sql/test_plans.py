@@ -14,7 +14,7 @@ import pytest
 from tests.sql.conftest import transaction
 
 INSERT_JOBS = """
-with made as (
+with inserted as (
   insert into public.job_queue
     (queue, job_type, user_id, tags, status, hold, blocked_on, scheduled_for, finished_at)
   select $1, 'sql-resize', case when i % 50 = 0 then md5('u' || i % 500)::uuid end,
@@ -28,7 +28,8 @@ with made as (
   returning queue, status, hold
 )
 insert into picture_queue.depth_change (queue, status, hold, n, at)
-select queue, status, hold, count(*), picture_queue._now() from made group by queue, status, hold
+select queue, status, hold, count(*), picture_queue._now() from inserted
+group by queue, status, hold
 """
 SCANS = """
 select c.relname, pg_stat_get_xact_numscans(c.oid) as scans,

@@ -54,7 +54,7 @@ class Enqueueing(World):
     @below_max_jobs
     @rule(given=st.lists(jobs, min_size=2, max_size=6))
     def enqueue_many(self, given: list[dict[str, Any]]) -> None:
-        items = [self.item(one, bulk=True) for one in given]
+        items = [self.item(job, bulk=True) for job in given]
         answer = self.enqueue("enqueue many", items)
         if not self.check_drain(answer, items):
             assert [item["outcome"] for item in answer] == ["created"] * len(items), answer
@@ -163,7 +163,7 @@ class Enqueueing(World):
     @below_max_jobs
     @rule(given=st.lists(jobs, min_size=1, max_size=4), callback=st.booleans())
     def enqueue_batch(self, given: list[dict[str, Any]], callback: bool) -> None:
-        items = [self.item(one, bulk=len(given) > 1) for one in given]
+        items = [self.item(job, bulk=len(given) > 1) for job in given]
         batch = str(UUID(int=0x2000000 + len(self.batches)))
         self.batches.append(batch)
         self.model.batches[batch] = None

@@ -161,9 +161,9 @@ class Model:
 
     # The check after each step -----------------------------------------------------------------
 
-    def observe(self, step: Step, seen: dict[str, Any]) -> None:
+    def observe(self, step: Step, state: dict[str, Any]) -> None:
         """Check that the step permits every change, then store the new rows."""
-        before, after = self.rows, seen["jobs"]
+        before, after = self.rows, state["jobs"]
         self._check_presence(step, before, after)
         for job, row in after.items():
             old = before.get(job)
@@ -176,9 +176,9 @@ class Model:
         self.rows = after
         self._check_parents(before)
         self._check_claims(step)
-        self._check_events(step, before, seen["events"])
-        self._check_counters(seen)
-        self._check_batches(seen["batches"])
+        self._check_events(step, before, state["events"])
+        self._check_counters(state)
+        self._check_batches(state["batches"])
 
     def _check_presence(self, step: Step, before: dict[str, Row], after: dict[str, Row]) -> None:
         for job in after.keys() - before.keys() - step.new:
@@ -243,9 +243,13 @@ class Model:
             assert old.lease_expires_at <= self.now, f"{step.name} ended a valid lease: {old}"
         elif old.hold in ("scheduled", "parked"):
             assert old.scheduled_for is not None
-            assert old.scheduled_for <= self.now or expired, f"{step.name} was early: {old} {new}"
+            assert old.scheduled_for <= self.now or expired, (
+                f"{step.name} ignored scheduled_for: {old} {new}"
+            )
         elif old.hold == "waiting" and (new.state == READY or new.running):
-            assert (old.scheduled_for or 0) <= self.now, f"{step.name} was early: {old} {new}"
+            assert (old.scheduled_for or 0) <= self.now, (
+                f"{step.name} ignored scheduled_for: {old} {new}"
+            )
         if old.status == "pending" and old.hold != "waiting" and new.status == "failed":
             assert expired, f"{step.name} abandoned {old} before expires_at"
         if old.hold != "waiting" and new.status == "cancelled":
@@ -344,9 +348,9 @@ class Model:
             row.message, row.error, row.queue, row.job_type,
         ), f"{event} does not match {row}"  # fmt: skip
 
-    def _check_counters(self, seen: dict[str, Any]) -> None:
-        assert seen["wrong_depth"] is None, seen["wrong_depth"]
-        assert seen["failed"] == [], seen["failed"]
+    def _check_counters(self, state: dict[str, Any]) -> None:
+        assert state["wrong_depth"] is None, state["wrong_depth"]
+        assert state["failed"] == [], state["failed"]
         counted: dict[str, int] = defaultdict(int)
         for row in self.rows.values():
             if row.running:
@@ -359,8 +363,8 @@ class Model:
                 assert limited <= slots <= row.keys, f"{row} has the slots {slots}, not {limited}"
                 for key in slots:
                     counted[key] += 1
-        assert {key: n for key, n in seen["running"].items() if n} == counted
-        for child, parent in seen["waits"]:
+        assert {key: n for key, n in state["running"].items() if n} == counted
+        for child, parent in state["waits"]:
             assert not self.rows[parent].terminal or self.rows[child].terminal, (
                 f"{self.rows[child]} still depends on {self.rows[parent]}, which has ended"
             )

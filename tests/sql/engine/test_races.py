@@ -25,7 +25,7 @@ async def test_no_job_is_claimed_twice(clients):
     claimed: list[str] = []
     await clients.work(5, lambda jobs: claimed.extend(job["id"] for job in jobs))
     assert len(claimed) == 400
-    assert set(claimed) == {one["job_id"] for one in created}
+    assert set(claimed) == {job["job_id"] for job in created}
 
 
 async def test_a_job_has_one_valid_lease_while_leases_expire(clients):
@@ -281,7 +281,7 @@ async def test_a_parent_ends_while_its_child_is_enqueued(clients, outcome):
 async def test_parents_that_end_at_the_same_time_start_their_child_once(clients):
     for _ in range(10):
         parents = await clients.one.enqueue(*[{} for _ in clients.members])
-        ids = [one["job_id"] for one in parents]
+        ids = [parent["job_id"] for parent in parents]
         (child,) = await clients.one.enqueue({"options": {"depends_on": ids}})
         claims = await clients.all(lambda client: client.claim())
         await asyncio.gather(
@@ -426,7 +426,7 @@ async def call_at_random(client: Any, rng: random.Random) -> None:  # noqa: C901
         await client.value("select heartbeat_jobs($1, $2)", client.name, leases)
 
     async def enqueue_child() -> None:
-        parents = [str(one) for one in rng.sample(ids, 2)]
+        parents = [str(job_id) for job_id in rng.sample(ids, 2)]
         options = {"depends_on": parents, "on_parent_failure": "run"}
         (child,) = await client.enqueue({"options": options})
         ids.append(UUID(child["job_id"]))

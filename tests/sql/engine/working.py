@@ -205,7 +205,7 @@ class Working(World):
             )
         )
         assert [(o["job_id"], o["outcome"]) for o in answer["outcomes"]] == [
-            (job, word) for job, (word, _) in expected.items()
+            (job, reply) for job, (reply, _) in expected.items()
         ]
         if next_jobs:
             self.record_claim(worker_n, answer["jobs"], request)
@@ -253,14 +253,14 @@ class Working(World):
         """Snooze a job and pause its key or queue, as after a response with Retry-After."""
         _, job, lease = self.grant(n, False)
         outcome = {"outcome": "snoozed", "delay_seconds": 15, "pause_key": key}
-        word, action = self.expected(job, lease, outcome)
+        reply, action = self.expected(job, lease, outcome)
         answer = self.call(
             Step("retry after", targets={job: frozenset({action})} if action else {}),
             "select report_jobs($1)",
             [{"job_id": job, "lease_id": lease, **outcome}],
         )
-        assert answer["outcomes"][0]["outcome"] == word
-        if word != "ok":
+        assert answer["outcomes"][0]["outcome"] == reply
+        if reply != "ok":
             return
         until = self.model.now + 15
         if key.startswith("queue:"):

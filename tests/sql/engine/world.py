@@ -116,10 +116,10 @@ class World(RuleBasedStateMachine):
         return answer
 
     def watch(self, step: Step) -> None:
-        seen = self.engine.read_state()
-        self.model.paused_queues = seen["paused"]
-        self.order += [job for job in seen["jobs"] if job not in self.model.rows]
-        self.model.observe(step, seen)
+        state = self.engine.read_state()
+        self.model.paused_queues = state["paused"]
+        self.order += [job for job in state["jobs"] if job not in self.model.rows]
+        self.model.observe(step, state)
 
     def row(self, n: int) -> Row:
         rows = [self.model.rows[job] for job in self.order if job in self.model.rows]

@@ -280,5 +280,5 @@ async def test_a_deferred_constraint_may_have_the_name_of_another_constraint(wor
     job = await world.enqueue(TYPE, {})
     await add_refusing_trigger(world, "after update")
     await world.owner.execute("create table other (a integer constraint refuse check (a > 0))")
-    assert [one["id"] for one in await world.claim()] == [job]
+    assert [claimed["id"] for claimed in await world.claim()] == [job]
     assert await world.report([job]) == ["ok"]
