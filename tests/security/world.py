@@ -216,7 +216,7 @@ async def _add_files(world: World) -> None:
         "service", "POST", "/storage/v1/bucket", json={"name": world["bucket"]}
     )
     assert created.status == 200, created
-    for bucket, name in places(world):
+    for bucket, name in stored_files(world):
         stored = await world.ask(
             "service",
             "POST",
@@ -232,7 +232,7 @@ def path(world: World) -> str:
     return f"{world.users['owner']}/{world['generation']}/1.png"
 
 
-def places(world: World) -> list[tuple[str, str]]:
+def stored_files(world: World) -> list[tuple[str, str]]:
     """Return the bucket and the name of each stored file."""
     return [
         ("pictures", path(world)),

@@ -62,7 +62,7 @@ def random_time(rng):
 
 
 def next_by_cronsim(cron, zone, after):
-    """Return the next time by cronsim, or None after eight years, the limit of the database."""
+    """Return the next time by cronsim, or None if it is over eight years away, as in SQL."""
     try:
         found = next(CronSim(cron, after.astimezone(ZoneInfo(zone)))).astimezone(UTC)
     except (StopIteration, ValueError):

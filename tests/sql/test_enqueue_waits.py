@@ -19,13 +19,13 @@ def enqueue_jobs_call(*jobs):
     return "enqueue_jobs($1)", [list(jobs)]
 
 
-#: For some cases, a call that is committed before the others.
-BEFORE = {
+#: For some cases, a call that is committed before the two calls of the case.
+PREPARATIONS = {
     "replace": enqueue_jobs_call(unique("ignore")),
     "debounce": enqueue_jobs_call(unique("ignore")),
     "batch": ("enqueue_batch($1, batch_id => $2)", [[JOB], uuid4()]),
 }
-BATCH = BEFORE["batch"][1][1]
+BATCH = PREPARATIONS["batch"][1][1]
 ID, GENERATION = uuid4(), str(uuid4())
 
 #: For each case, the call in an open transaction, and the call that must wait for it.
@@ -98,17 +98,17 @@ async def refusal(connection, call):
 
 
 async def prepare(connection, name):
-    if name in BEFORE:
-        await call_function(connection, BEFORE[name])
+    if name in PREPARATIONS:
+        await call_function(connection, PREPARATIONS[name])
 
 
 @pytest.mark.parametrize("name", CASES)
 async def test_an_enqueue_that_waits_for_an_open_transaction_raises_busy(connections, name):
     one, other = connections
-    before, call = CASES[name]
+    first_call, call = CASES[name]
     await prepare(one, name)
     await one.execute("begin")
-    await call_function(one, before)
+    await call_function(one, first_call)
     async with asyncio.timeout(30):
         assert await refusal(other, call) == ("PT429", "PQ_BUSY")
     # The lock_timeout of the caller is restored, and the repeated call succeeds.
@@ -120,11 +120,11 @@ async def test_an_enqueue_that_waits_for_an_open_transaction_raises_busy(connect
 @pytest.mark.parametrize("name", CASES)
 async def test_an_enqueue_with_an_older_snapshot_succeeds_or_is_refused(connections, name):
     one, other = connections
-    before, call = CASES[name]
+    first_call, call = CASES[name]
     await prepare(one, name)
     await other.execute("begin isolation level repeatable read")
     await other.fetchval("select count(*) from job_queue")
-    await call_function(one, before)
+    await call_function(one, first_call)
     # In the same transaction a retry fails again: its snapshot does not show the conflicting row.
     refused = {("PT429", "PQ_BUSY"), ("PT400", "PQ_INVALID_ARGUMENT")}
     assert await refusal(other, call) in {None, *refused}
@@ -132,7 +132,7 @@ async def test_an_enqueue_with_an_older_snapshot_succeeds_or_is_refused(connecti
     assert await refusal(other, call) is None
 
 
-async def test_two_transactions_that_create_queues_in_opposite_orders_do_not_deadlock(connections):
+async def test_one_of_two_transactions_that_create_queues_in_opposite_orders_is_busy(connections):
     async def enqueue_in_order(connection, first, second, barrier):
         await connection.execute("begin")
         await connection.fetchval("select enqueue_job('t', queue => $1)", first)

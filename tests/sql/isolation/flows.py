@@ -106,7 +106,7 @@ async def heartbeat(world: World) -> None:
 async def arrange_followups(world: World) -> None:
     """Create a schedule, a parent with a child, a batch and a limit key with a blocked job.
 
-    The end of the jobs in ``world.jobs["ending"]`` must make those in ``following`` claimable.
+    When the jobs in ``world.jobs["ending"]`` end, the jobs in ``following`` must start.
     """
     job = {"job_type": TYPE, "queue": QUEUE}
     await world.call("select set_schedule('ordinary', $1)", {**job, "every_seconds": 10})

@@ -106,7 +106,7 @@ async def test_a_repeated_claim_does_not_take_a_job_back_from_another_worker(wor
 # Operators and open transactions -----------------------------------------------------------------
 
 
-async def run_and_add_child(world: World, session: Session) -> None:
+async def claim_and_add_child(world: World, session: Session) -> None:
     """Leave open a transaction that adds a child to a running job."""
     parent = await world.enqueue(TYPE, {})
     await world.claim()
@@ -132,7 +132,7 @@ OPERATOR_CALLS = [
 
 
 @pytest.mark.parametrize("sql", OPERATOR_CALLS)
-@pytest.mark.parametrize("leave_open", [run_and_add_child, claim_in_transaction])
+@pytest.mark.parametrize("leave_open", [claim_and_add_child, claim_in_transaction])
 async def test_no_claim_waits_behind_a_waiting_operator(world, leave_open, sql):
     await world.owner.fetchval("select set_limit('type:old', 5)")
     await leave_open(world, await world.session("open"))
