@@ -119,7 +119,7 @@ async def test_many_jobs_are_reordered_in_bounded_steps(db):
 async def test_jobs_of_a_transaction_that_was_open_at_the_change_are_reordered_later(db):
     await set_order(db, "plain")
     await set_order(db, "aging")
-    # The update below gives the jobs the old order, as such a transaction does.
+    # The updates below give the jobs the old order, as such a transaction would.
     await enqueue(db, 1, 2)
     await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
     step = "select picture_queue.maintain()"
@@ -134,7 +134,7 @@ async def test_jobs_of_a_transaction_that_was_open_at_the_change_are_reordered_l
     assert await db.value(state, db.queue) is None, "the reordering is complete"
 
 
-async def test_a_change_of_another_setting_moves_no_job(db):
+async def test_a_change_of_another_setting_updates_no_job(db):
     await set_order(db, "fair")
     await enqueue(db, 1, 2)
     before = await db.rows("select xmin, ctid::text from job_queue where queue = $1", db.queue)

@@ -36,7 +36,7 @@ class Enqueueing(World):
         self.limited = bool(rules)
         for key, limit in rules.items():
             self.set_limit(key, limit)
-        self.watch(Step("begin"))
+        self.check_step(Step("begin"))
         self.enqueue_many(first)
 
     @rule(seconds=st.sampled_from([0.3, 1.5, 6, 11, 31, 61, 700, 8000]))

@@ -45,7 +45,7 @@ class Working(World):
         )  # fmt: skip
         claimed = self.record_claim(worker_n, answer, request)
         candidates = {job for job, row in self.model.rows.items() if row.hold != "waiting"}
-        self.watch(self.claim_step("claim", claimed=claimed))
+        self.check_step(self.claim_step("claim", claimed=claimed))
         rows = [self.model.rows[job] for job in claimed]
         assert len(rows) <= max_jobs
         for row in rows:
@@ -100,7 +100,7 @@ class Working(World):
             if job["id"] not in held or job["version"] > self.model.rows[job["id"]].version
         ]
         claimed = self.record_claim(worker_n, granted, lease) if granted else {}
-        self.watch(self.claim_step("claim again", claimed=claimed))
+        self.check_step(self.claim_step("claim again", claimed=claimed))
         if running:
             assert not granted and running <= answered <= held, answer
 
@@ -115,7 +115,7 @@ class Working(World):
         claimed = {row["id"]: row["lease_id"]} if row else {}
         self.grants[worker_n] = [*self.grants[worker_n], *claimed.items()][-12:]
         # This call does overdue maintenance, because there may be no worker that does it.
-        self.watch(Step("claim_next_job", others=CLAIM | MAINTENANCE, claimed=claimed))
+        self.check_step(Step("claim_next_job", others=CLAIM | MAINTENANCE, claimed=claimed))
 
     @rule(worker_n=worker)
     def heartbeat(self, worker_n: int) -> None:
@@ -127,7 +127,7 @@ class Working(World):
             [{"job_id": job, "lease_id": lease} for job, lease in grants.items()],
         )  # fmt: skip
         held = {job for job, lease in grants.items() if self.model.is_leased(job, lease)}
-        self.watch(Step("heartbeat"))
+        self.check_step(Step("heartbeat"))
         lost = set(answer["lost"])
         assert grants.keys() - held <= lost, "a lease that had ended was extended"
         for job in held:
@@ -196,7 +196,7 @@ class Working(World):
             for job, (_, action) in expected.items()
             if action
         }
-        self.watch(
+        self.check_step(
             Step(
                 f"report {outcome}",
                 targets=targets,

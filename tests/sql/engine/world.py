@@ -105,6 +105,7 @@ class World(RuleBasedStateMachine):
         self.engine.now = self.model.now = round(self.engine.now + seconds, 3)
 
     def call(self, step: Step, sql: str, *args: Any, refusable: bool = False) -> Any:
+        """Call a function at a new time, and check the changes that it made."""
         self.tick()
         call = self.engine.attempt if refusable else self.engine.call
         answer = call(sql, *args)
@@ -112,10 +113,11 @@ class World(RuleBasedStateMachine):
             for job in step.new:
                 self.model.facts.pop(job)
             step = Step(step.name, others=frozenset())
-        self.watch(step)
+        self.check_step(step)
         return answer
 
-    def watch(self, step: Step) -> None:
+    def check_step(self, step: Step) -> None:
+        """Read the state of the database and check the changes of the step."""
         state = self.engine.read_state()
         self.model.paused_queues = state["paused"]
         self.order += [job for job in state["jobs"] if job not in self.model.rows]
@@ -282,9 +284,9 @@ class World(RuleBasedStateMachine):
 
     def complete_all(self) -> None:
         """Claim and complete jobs and advance the clock until only paused jobs are unfinished."""
-        pause, idle = 1.0, 0
-        while idle < 8 and any(not self.is_paused(row) for row in self.unfinished()):
-            if idle:
+        wait_seconds, idle_rounds = 1.0, 0
+        while idle_rounds < 8 and any(not self.is_paused(row) for row in self.unfinished()):
+            if idle_rounds:
                 self.maintain()
             before = len(self.unfinished())
             self.claim(0, 20, QUEUES, TYPES, 30, False)
@@ -296,10 +298,10 @@ class World(RuleBasedStateMachine):
                     [{"job_id": j, "lease_id": lease, "outcome": "completed"} for j in claimed],
                 )
             if len(self.unfinished()) < before:
-                pause, idle = 1.0, 0
+                wait_seconds, idle_rounds = 1.0, 0
             else:
-                self.tick(pause)
-                pause, idle = pause * 6, idle + 1
+                self.tick(wait_seconds)
+                wait_seconds, idle_rounds = wait_seconds * 6, idle_rounds + 1
 
     def check_latest_events(self) -> None:
         for job, event in self.model.last_event.items():
