@@ -49,22 +49,22 @@ async def test_many_locked_jobs_do_not_delay_the_maintenance_of_others(world, st
 
 @pytest.mark.parametrize("code", ["PT403", "55P03", "40001", "22P02"])
 async def test_an_error_for_one_job_does_not_affect_others_in_the_call(world, code):
-    async def jobs() -> list[dict[str, Any]]:
+    async def claim() -> list[dict[str, Any]]:
         return await world.call(CLAIM, "mixed", "many", "bad-one", 3, 60)
 
-    def leases(of: list[dict[str, Any]]) -> list[dict[str, str]]:
-        return [world.lease(job) for job in of]
+    def leases(jobs: list[dict[str, Any]]) -> list[dict[str, str]]:
+        return [world.lease(job) for job in jobs]
 
     for job_type in ("many", "bad-one", "many"):
         await world.call("select enqueue_job($1, queue => 'mixed')", job_type)
-    held = await jobs()
+    claimed = await claim()
     await add_trigger(world, "bad-one", code)
-    assert (await world.call("select heartbeat_jobs('w', $1)", leases(held)))["lost"] == []
+    assert (await world.call("select heartbeat_jobs('w', $1)", leases(claimed)))["lost"] == []
     await world.owner.execute("drop trigger refuse on job_queue")
-    outcomes = [lease | {"outcome": "released"} for lease in leases(held)]
+    outcomes = [lease | {"outcome": "released"} for lease in leases(claimed)]
     await world.call("select report_jobs($1)", outcomes)
     await add_trigger(world, "bad-one", code)
-    assert [job["job_type"] for job in await jobs()] == ["many", "many"]
+    assert [job["job_type"] for job in await claim()] == ["many", "many"]
 
 
 @pytest.mark.parametrize("call", ["report_progress($1, $2, 5)", "log_job($1, $2, '[]')"])
