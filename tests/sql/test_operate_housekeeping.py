@@ -11,7 +11,7 @@ import pytest
 DAY = 86400.0
 
 
-async def finish(db, outcome, n=1):
+async def finish_jobs(db, outcome, n=1):
     ids = [await db.enqueue() for _ in range(n)]
     for job in await db.claim(n):
         await db.report(job, outcome, retryable=False)
@@ -22,7 +22,7 @@ async def maintain(db):
     return await db.value("select picture_queue.maintain()")
 
 
-async def remaining(db):
+async def read_job_ids(db):
     rows = await db.rows("select id from job_queue where queue = $1", db.queue)
     return {row["id"] for row in rows}
 
@@ -35,11 +35,11 @@ async def prune_all(db):
     raise AssertionError("100 calls did not prune all old jobs")
 
 
-async def archived(db, table="archive"):
+async def read_archive(db, table="archive"):
     return await db.rows(f"select * from picture_queue.{table} where queue = $1", db.queue)
 
 
-async def partitions(db):
+async def read_partitions(db):
     rows = await db.rows(
         """select c.relname as name, c.relrowsecurity as rls, array(
             select r from unnest(array['anon', 'authenticated', 'service_role']) r
@@ -51,23 +51,23 @@ async def partitions(db):
 
 
 async def test_jobs_are_kept_as_long_as_the_setting_of_their_state(db):
-    (completed,) = await finish(db, "completed")
-    (failed,) = await finish(db, "failed")
-    (cancelled,) = await finish(db, "cancelled")
+    (completed,) = await finish_jobs(db, "completed")
+    (failed,) = await finish_jobs(db, "failed")
+    (cancelled,) = await finish_jobs(db, "cancelled")
     pending = await db.enqueue(max_attempts=9)
     await db.value("select set_setting($1)", {"keep_cancelled_seconds": 20 * DAY})
     await db.pass_time(7 * DAY - 60)
     await prune_all(db)
-    assert await remaining(db) == {completed, failed, cancelled, pending}
+    assert await read_job_ids(db) == {completed, failed, cancelled, pending}
     await db.pass_time(120)
     await prune_all(db)
-    assert await remaining(db) == {failed, cancelled, pending}
+    assert await read_job_ids(db) == {failed, cancelled, pending}
     await db.pass_time(13 * DAY)
     await prune_all(db)
-    assert await remaining(db) == {failed, pending}
+    assert await read_job_ids(db) == {failed, pending}
     await db.pass_time(10 * DAY)
     await prune_all(db)
-    assert await remaining(db) == {pending}
+    assert await read_job_ids(db) == {pending}
 
 
 async def test_pruning_deletes_history_and_log_and_updates_the_counts(db):
@@ -86,36 +86,36 @@ async def test_pruning_deletes_history_and_log_and_updates_the_counts(db):
 
 
 async def test_pruning_deletes_a_bounded_number_of_the_oldest_jobs(db):
-    first = await finish(db, "completed", 3)
+    first = await finish_jobs(db, "completed", 3)
     await db.run("delete from job_queue where queue <> $1", db.queue)
     await db.pass_time(8 * DAY)
     assert await db.value("select picture_queue._prune(2)") == 2
-    assert await remaining(db) < set(first)
-    assert len(await remaining(db)) == 1
+    assert await read_job_ids(db) < set(first)
+    assert len(await read_job_ids(db)) == 1
     assert await db.value("select picture_queue._prune(2)") == 1
     assert await db.value("select picture_queue._prune(2)") == 0
 
 
 async def test_nothing_is_archived_by_default(db):
-    await finish(db, "completed")
+    await finish_jobs(db, "completed")
     await db.pass_time(8 * DAY)
     await prune_all(db)
-    assert await remaining(db) == set()
-    assert await archived(db) == []
+    assert await read_job_ids(db) == set()
+    assert await read_archive(db) == []
 
 
 async def test_pruned_jobs_are_archived_in_the_partition_of_their_month(db):
     await db.value("select set_setting($1)", {"archive": True})
-    (job,) = await finish(db, "failed")
+    (job,) = await finish_jobs(db, "failed")
     before = await db.job(job)
     await db.pass_time(31 * DAY)
     await prune_all(db)
-    assert await remaining(db) == set()
-    (row,) = await archived(db)
+    assert await read_job_ids(db) == set()
+    (row,) = await read_archive(db)
     for column in ("id", "seq", "status", "error", "payload", "attempt", "worker", "finished_at"):
         assert row[column] == before[column], column
     month = before["finished_at"].astimezone(UTC).strftime("archive_%Y_%m")
-    assert (await partitions(db))[month] == (True, [])
+    assert (await read_partitions(db))[month] == (True, [])
 
 
 async def test_the_api_roles_cannot_read_the_archive(db):
@@ -130,8 +130,8 @@ async def test_partitions_have_months_in_utc(db):
     at = datetime(2031, 3, 1, 0, 30, tzinfo=UTC)
     await db.value("select picture_queue._archive_partition($1)", at)
     await db.value("select picture_queue._archive_partition($1)", at - timedelta(hours=1))
-    assert set(await partitions(db)) >= {"archive_2031_03", "archive_2031_02"}
-    assert "archive_2031_04" not in await partitions(db)
+    assert set(await read_partitions(db)) >= {"archive_2031_03", "archive_2031_02"}
+    assert "archive_2031_04" not in await read_partitions(db)
     await db.run(
         """insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload,
           metadata, attempt, created_at, finished_at)
@@ -149,7 +149,7 @@ async def test_old_months_of_the_archive_are_dropped(db):
     for month in months:
         await db.value("select picture_queue._archive_partition($1)", month)
     assert (await maintain(db))["dropped_partitions"] >= 2
-    left = set(await partitions(db))
+    left = set(await read_partitions(db))
     assert {m.strftime("archive_%Y_%m") for m in months[:3]} <= left
     assert not {m.strftime("archive_%Y_%m") for m in months[3:]} & left
 
@@ -375,19 +375,19 @@ async def test_the_doctor_checks_the_jobs_of_pg_cron(db, cron):
 
 async def test_a_detached_partition_of_the_archive_does_not_stop_pruning(db):
     await db.value("select set_setting($1)", {"archive": True})
-    first = await finish(db, "completed")
+    first = await finish_jobs(db, "completed")
     month = (await db.job(first[0]))["finished_at"].astimezone(UTC)
     await db.value("select picture_queue._archive_partition($1)", month)
     name = month.strftime("archive_%Y_%m")
     await db.run(f"alter table picture_queue.archive detach partition picture_queue.{name}")
     await db.pass_time(8 * DAY)
     assert (await maintain(db))["pruned"] >= 1
-    assert [row["id"] for row in await archived(db)] == first
-    assert f"{name}_2" in await partitions(db)
-    await finish(db, "completed")
+    assert [row["id"] for row in await read_archive(db)] == first
+    assert f"{name}_2" in await read_partitions(db)
+    await finish_jobs(db, "completed")
     await db.pass_time(8 * DAY)
     await maintain(db)
-    assert len(await archived(db)) == 2
+    assert len(await read_archive(db)) == 2
     findings = await db.findings("pruning")
     assert f"picture_queue.{name} is not a partition of the archive" in {
         f["detail"] for f in findings
@@ -398,30 +398,30 @@ async def test_a_detached_partition_of_the_archive_does_not_stop_pruning(db):
     "bounds", ["default", "for values from ('2020-01-01 00:00+00') to ('2100-01-01 00:00+00')"]
 )
 async def test_partitions_created_by_the_project_are_used_and_kept(db, bounds):
-    for name in await partitions(db):
+    for name in await read_partitions(db):
         await db.run(f"alter table picture_queue.archive detach partition picture_queue.{name}")
     await db.run(
         f"create table picture_queue.archive_2019 partition of picture_queue.archive {bounds}"
     )
     await db.value("select set_setting($1)", {"archive": True})
-    ids = await finish(db, "completed")
+    ids = await finish_jobs(db, "completed")
     await db.pass_time(8 * DAY)
     await prune_all(db)
-    assert [row["id"] for row in await archived(db, "archive_2019")] == ids
+    assert [row["id"] for row in await read_archive(db, "archive_2019")] == ids
     await db.pass_time(800 * DAY)
     await prune_all(db)
-    assert set(await partitions(db)) == {"archive_2019"}, (
+    assert set(await read_partitions(db)) == {"archive_2019"}, (
         "only partitions with names of the queue are dropped"
     )
 
 
 async def test_a_job_that_cannot_be_pruned_does_not_stop_the_pruning_of_others(db):
-    one, two, three = await finish(db, "completed", 3)
+    one, two, three = await finish_jobs(db, "completed", 3)
     await db.run("create table public.orders (job uuid references job_queue (id))")
     await db.run("insert into public.orders values ($1)", two)
     await db.pass_time(7.5 * DAY)
     await prune_all(db)
-    assert await remaining(db) == {two}
+    assert await read_job_ids(db) == {two}
     assert (await db.findings("pruning"))[0]["verdict"] == "ok"
     await db.pass_time(DAY)
     (finding,) = await db.findings("pruning")
@@ -430,7 +430,7 @@ async def test_a_job_that_cannot_be_pruned_does_not_stop_the_pruning_of_others(d
     assert str(two) in finding["remedy"]
     await db.run("delete from public.orders")
     await db.run(finding["remedy"])
-    assert await remaining(db) == set()
+    assert await read_job_ids(db) == set()
     assert one != three
 
 
@@ -441,7 +441,7 @@ async def test_a_partition_used_by_a_view_is_kept_and_reported(db):
         await db.value("select picture_queue._archive_partition($1)", month)
     await db.run("create view public.january as select * from picture_queue.archive_2020_01")
     assert (await maintain(db))["dropped_partitions"] == 1
-    assert {"archive_2020_01"} <= set(await partitions(db))
+    assert {"archive_2020_01"} <= set(await read_partitions(db))
     findings = await db.findings("pruning")
     assert "drop table picture_queue.archive_2020_01;" in {f["remedy"] for f in findings}
     (failed,) = await db.findings("failed steps")
