@@ -1,4 +1,4 @@
-"""Events inside a worker, for tests to wait for instead of sleeping."""
+"""Events of a worker, which tests wait for instead of sleeping."""
 
 import asyncio
 from typing import Any
@@ -11,16 +11,16 @@ class Signal:
     """An event that occurs repeatedly, each time with a value."""
 
     def __init__(self) -> None:
-        self.seen: asyncio.Queue[Any] = asyncio.Queue()
+        self._values: asyncio.Queue[Any] = asyncio.Queue()
 
     async def next(self, timeout: float = 10.0) -> Any:
-        """Return the next value that was not returned yet; seconds of the longest wait."""
+        """Return the oldest unread value; raise TimeoutError if none comes in `timeout` seconds."""
         async with asyncio.timeout(timeout):
-            return await self.seen.get()
+            return await self._values.get()
 
 
 class Signals:
-    """The events that `WorkerCalls` lists; a job is shown as its id."""
+    """The events of a worker that `WorkerCalls` lists, with the id in place of each job."""
 
     def __init__(self) -> None:
         self.idle = Signal()
@@ -32,20 +32,20 @@ class Signals:
         self.listening = Signal()
 
     def emit(self, event: str, *values: Any) -> None:
-        """Note that an event occurred."""
+        """Record that an event occurred."""
         shown = tuple(_shown(value) for value in values) or (None,)
         signal: Signal = getattr(self, event)
-        signal.seen.put_nowait(shown if len(shown) > 1 else shown[0])
+        signal._values.put_nowait(shown if len(shown) > 1 else shown[0])
 
 
 def _shown(value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(_shown(one) for one in value)
+        return tuple(_shown(item) for item in value)
     return value.id if isinstance(value, ClaimedJob) else value
 
 
 def watch(worker: Worker) -> Signals:
-    """Watch the events of a worker that has not started; they are its ``_signals`` as well."""
+    """Record the events of a worker that has not started, and store them as its ``_signals``."""
     signals: Any = Signals()
     worker._emit = signals.emit
     worker._signals = signals  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from picture_queue.local.stack import LocalSupabase
-from tests.security.world import World, make
+from tests.security.world import World, create_world
 
 from ..databases import execute
 
@@ -34,7 +34,7 @@ def filled(sandbox: Any) -> World:
 
     async def fill() -> World:
         async with httpx.AsyncClient(base_url=sandbox.api_url, timeout=30, verify=_TLS) as http:
-            return await make(sandbox, http)
+            return await create_world(sandbox, http)
 
     return asyncio.run(fill())
 

@@ -9,7 +9,7 @@ from tests.security.access_attempts import MARKS, NO, YES, AccessAttempts
 from tests.security.calls import CALLS
 from tests.security.matrix import OPERATIONS, ROLES, Rule, objects, privileges, rules
 from tests.security.realtime_socket import broadcast_event, open_socket
-from tests.security.world import SECRET, World, path, places
+from tests.security.world import SECRET, World, path, stored_files
 
 API = rules("Through the API")
 INSIDE = rules("Inside the schema `picture_queue`")
@@ -183,7 +183,7 @@ def _file_of(world: World, rule: Rule) -> tuple[str, str]:
         "pictures/nobody": ("pictures", f"nobody/{SECRET}.png"),
         "elsewhere/<owner>": (world["bucket"], path(world)),
     }[rule.name]
-    assert wanted in places(world)
+    assert wanted in stored_files(world)
     return wanted
 
 

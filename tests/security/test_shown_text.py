@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from picture_queue._visible import LogFormatter, visible
 from picture_queue.local.stack import LocalSupabase
 from picture_queue_cli.app import app
-from tests.security.world import World, make
+from tests.security.world import World, create_world
 
 HOSTILE = (
     "\x1b]0;title\x07\x1b[2J\x1b[31m\r\b\x7f\x9b31m\x85\u202e\u2066\u200f\u200b\u2028\ufeff\xad"
@@ -82,7 +82,7 @@ def hostile_stack() -> Iterator[dict[str, Any]]:
 
     async def fill(stack: LocalSupabase) -> dict[str, Any]:
         async with httpx.AsyncClient(base_url=stack.api_url, timeout=30) as http:
-            world = await make(stack, http)
+            world = await create_world(stack, http)
             await _add_more(world)
         connection = await asyncpg.connect(stack.superuser_url, timeout=10)
         try:

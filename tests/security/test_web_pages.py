@@ -1,4 +1,4 @@
-"""Cross-origin requests: a page of another site cannot use the stack of the user who opens it."""
+"""Cross-origin requests: a page of another site cannot use the local stack."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from picture_queue.local.stack import LocalSupabase
 from tests.security.realtime_socket import RealtimeSocket
 from tests.security.world import World, path
 
-FOREIGN = (
+FOREIGN_ORIGINS = (
     "https://evil.example",
     "http://127.0.0.1.evil.example",
     "http://localhost.evil.example:54321",
@@ -34,7 +34,7 @@ FOREIGN = (
     "null",
     "",
 )
-OWN = (
+LOCALHOST_ORIGINS = (
     "http://localhost:5173",
     "http://127.0.0.1:3000",
     "https://localhost",
@@ -42,7 +42,7 @@ OWN = (
     "http://app.localhost:5173",
     "http://LOCALHOST:1",
 )
-REBOUND = (
+REBOUND_HOSTS = (
     "evil.example",
     "evil.example:54321",
     "127.0.0.1.evil.example",
@@ -52,19 +52,19 @@ REBOUND = (
     "0.0.0.0",
     "",
 )
-APP = "https://app.example"  # The option of the stack permits this origin.
+APP = "https://app.example"  # The origin that `stack_with_app_origin` allows.
 HANDSHAKE = "/realtime/v1/websocket"
 
 
 @pytest.fixture(scope="module")
-def open_to_app() -> Iterator[LocalSupabase]:
-    """A stack that permits requests from pages of one more origin."""
+def stack_with_app_origin() -> Iterator[LocalSupabase]:
+    """A stack that also allows requests from pages of the origin `APP`."""
     with LocalSupabase(allowed_origins=(APP,)) as stack:
         yield stack
 
 
-def requests(world: World, sandbox: Any) -> list[tuple[str, str, dict[str, Any]]]:
-    """Yield method, address and content of requests with effects, with and without keys."""
+def sensitive_requests(world: World, sandbox: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return method, URL and content of requests that read or change data of the stack."""
     simulator = sandbox.replicate_url.removesuffix("/v1")
     token = {"authorization": f"Bearer {sandbox.replicate_token}"}
     fault = {"json": {"kind": "fail"}}
@@ -87,9 +87,9 @@ def requests(world: World, sandbox: Any) -> list[tuple[str, str, dict[str, Any]]
     ]
 
 
-@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
 async def test_a_foreign_origin_is_refused_everywhere(world: World, sandbox: Any, origin: str):
-    for method, url, content in requests(world, sandbox):
+    for method, url, content in sensitive_requests(world, sandbox):
         for role in ("anon", "owner", "service"):
             given = content | {"headers": {**content.get("headers", {}), "origin": origin}}
             answer = await world.ask(role, method, url, **given)
@@ -100,9 +100,9 @@ async def test_a_foreign_origin_is_refused_everywhere(world: World, sandbox: Any
     assert answer.status == 403 and "access-control-allow-origin" not in answer.headers
 
 
-@pytest.mark.parametrize("host", REBOUND)
+@pytest.mark.parametrize("host", REBOUND_HOSTS)
 async def test_dns_rebinding_is_refused(world: World, sandbox: Any, host: str):
-    for method, url, content in requests(world, sandbox):
+    for method, url, content in sensitive_requests(world, sandbox):
         given = content | {"headers": {**content.get("headers", {}), "host": host}}
         answer = await world.ask("service", method, url, **given)
         assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
@@ -120,8 +120,8 @@ async def test_every_host_header_is_checked(sandbox: Any, hosts: tuple[str, ...]
     writer.close()
 
 
-@pytest.mark.parametrize("origin", OWN)
-async def test_a_page_on_localhost_may_call(world: World, sandbox: Any, origin: str):
+@pytest.mark.parametrize("origin", LOCALHOST_ORIGINS)
+async def test_a_page_on_localhost_may_call_the_api(world: World, sandbox: Any, origin: str):
     for role in ("owner", "service"):
         answer = await world.ask(
             role, "POST", "/rest/v1/rpc/list_jobs", json={}, headers={"origin": origin}
@@ -129,11 +129,11 @@ async def test_a_page_on_localhost_may_call(world: World, sandbox: Any, origin: 
         assert answer.status == 200
         assert answer.headers["access-control-allow-origin"] in ("*", origin)
         assert "Origin" in answer.headers["vary"]
-    async with open_socket(sandbox, sandbox.publishable_key, origin=origin) as line:
-        assert await line.join("room", world.tokens["owner"], private=False) is None
+    async with open_socket(sandbox, sandbox.publishable_key, origin=origin) as socket:
+        assert await socket.join("room", world.tokens["owner"], private=False) is None
 
 
-@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
 async def test_a_socket_of_a_foreign_page_is_refused(world: World, sandbox: Any, origin: str):
     for key in (
         sandbox.publishable_key,
@@ -158,23 +158,23 @@ async def test_a_socket_with_dns_rebinding_is_refused(sandbox: Any, host: str):
 async def test_another_site_without_an_origin_header_may_only_show_images(
     world: World, sandbox: Any
 ):
-    crossing = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
-    for method, url, content in requests(world, sandbox):
+    cross_site = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+    for method, url, content in sensitive_requests(world, sandbox):
         if "/storage/v1/object/" in url:
             continue
-        given = content | {"headers": {**content.get("headers", {}), **crossing}}
+        given = content | {"headers": {**content.get("headers", {}), **cross_site}}
         answer = await world.ask("service", method, url, **given)
         assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
-    picture = f"/storage/v1/object/sign/pictures/{path(world)}"
-    signed = await world.ask("owner", "POST", picture, json={"expiresIn": 60})
+    sign_url = f"/storage/v1/object/sign/pictures/{path(world)}"
+    signed = await world.ask("owner", "POST", sign_url, json={"expiresIn": 60})
     url = "/storage/v1" + signed.json["signedURL"]
     # The page is on localhost and the stack on 127.0.0.1. For a browser these are two sites.
-    assert (await world.http.get(url, headers=crossing)).status_code == 200
-    written = await world.http.post(picture, headers=crossing, json={"expiresIn": 60})
+    assert (await world.http.get(url, headers=cross_site)).status_code == 200
+    written = await world.http.post(sign_url, headers=cross_site, json={"expiresIn": 60})
     assert written.status_code == 403
 
 
-async def test_fault_switches_accept_only_json(world: World, sandbox: Any):
+async def test_control_endpoints_accept_only_json(world: World, sandbox: Any):
     simulator = sandbox.replicate_url.removesuffix("/v1")
     for url, text in (
         ("/_faults", '{"network_cut": true}'),
@@ -190,7 +190,7 @@ async def test_fault_switches_accept_only_json(world: World, sandbox: Any):
 
 
 @pytest.mark.parametrize("role", ["nobody", "anon", "owner"])
-async def test_the_switches_of_the_simulator_need_the_secret_key(
+async def test_the_control_endpoints_of_the_simulator_need_the_secret_key(
     world: World, sandbox: Any, role: str
 ):
     simulator = sandbox.replicate_url.removesuffix("/v1") + "/_simulator"
@@ -208,15 +208,15 @@ async def test_the_switches_of_the_simulator_need_the_secret_key(
     assert (answer.status, answer.json) == (200, [])
 
 
-async def test_an_allowed_origin_may_make_all_requests_of_users(open_to_app: Any):
-    stack = open_to_app
+async def test_an_allowed_origin_may_make_all_requests_of_users(stack_with_app_origin: Any):
+    stack = stack_with_app_origin
     page = {"origin": APP}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=page) as http:
         account = {"email": "a@example.com", "password": "correct horse battery"}
-        made = await http.post(
+        signup = await http.post(
             "/auth/v1/signup", json=account, headers={"apikey": stack.publishable_key}
         )
-        token = made.json()["access_token"]
+        token = signup.json()["access_token"]
         user = {"apikey": stack.publishable_key, "authorization": f"Bearer {token}"}
         answer = await http.post("/rest/v1/rpc/list_jobs", json={}, headers=user)
         assert answer.status_code == 200
@@ -248,9 +248,9 @@ async def test_an_allowed_origin_may_make_all_requests_of_users(open_to_app: Any
             assert (answer.status_code, answer.json()["code"]) == (403, "foreign_page"), url
         other = await http.get("/auth/v1/health", headers={"origin": "https://other.example"})
         assert other.status_code == 403
-    async with open_socket(stack, stack.publishable_key, origin=APP) as line:
-        assert await line.join("room", token, private=False) is None
-        refusal = await line.join("pq:queue:default", stack.service_role_key)
+    async with open_socket(stack, stack.publishable_key, origin=APP) as socket:
+        assert await socket.join("room", token, private=False) is None
+        refusal = await socket.join("pq:queue:default", stack.service_role_key)
         assert refusal is not None and refusal.startswith("Unauthorized: ")
     with pytest.raises(websockets.InvalidStatus) as refused:
         async with open_socket(stack, stack.secret_key, origin=APP):
@@ -260,7 +260,7 @@ async def test_an_allowed_origin_may_make_all_requests_of_users(open_to_app: Any
 
 @asynccontextmanager
 async def open_socket(stack: Any, key: str, **headers: str) -> AsyncIterator[RealtimeSocket]:
-    """Open a socket as a browser does for a page."""
+    """Open a Realtime socket with the headers that a browser sends for a page."""
     port = urlsplit(stack.api_url).port
     host = headers.pop("host", None)
     url = f"ws://{host or '127.0.0.1'}{HANDSHAKE}?apikey={key}&vsn=1.0.0"
@@ -282,6 +282,6 @@ def test_the_refusal_is_json_that_every_client_can_parse(sandbox: Any):
     "origin", ["app.test", "https://app.test/", "https://a/b", "*", "null", ""]
 )
 def test_a_malformed_origin_cannot_be_allowed(origin: str):
-    """Refuse a malformed origin, which would never match."""
+    """A malformed origin would never match the header of a browser."""
     with pytest.raises(LocalStackError, match="is not an origin"):
         OriginCheck(Starlette(), pictures="/", allowed_origins=(origin,))

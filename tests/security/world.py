@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 
-#: This word is in every text of the owner. No other user may read it in any answer.
+#: A word in every text that the owner writes. No answer to another user may contain it.
 SECRET = "xyzzy"
 
 
@@ -26,7 +26,7 @@ class Answer:
 
     @property
     def code(self) -> str | None:
-        """The code of an error: PostgREST's, a SQLSTATE, or a PQ code."""
+        """The error code: a code of PostgREST, a SQLSTATE, or a PQ code."""
         body = self.json if self.status >= 400 else None
         if not isinstance(body, dict):
             return None
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass
 class World:
-    """A client for each role, and the objects that the roles try to use."""
+    """The HTTP client, the keys of each role, and the objects that the roles try to use."""
 
     api_url: str
     db_url: str
@@ -77,15 +77,15 @@ class World:
         return answer.json
 
     def hidden_words(self, role: str, request: str) -> set[str]:
-        """Return the words that no answer to this role may contain, except those sent."""
+        """Return the secret words that no answer to this request of the role may contain."""
         if role in ("owner", "service"):
             return set()
         hidden = {SECRET, self.users["owner"], *self.ids.values()}
         return {word for word in hidden if word not in request}
 
 
-async def make(stack: Any, http: httpx.AsyncClient) -> World:
-    """Fill a project as its users and workers would."""
+async def create_world(stack: Any, http: httpx.AsyncClient) -> World:
+    """Sign up two users and add generations, jobs and files for the first one."""
     sessions = {}
     for role in ("owner", "other_user"):
         account = {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}
@@ -190,7 +190,7 @@ async def _add_jobs(world: World) -> None:
             idempotency_key=f"{SECRET}-{name}",
             priority=int(name == "pending"),
         )
-    # The job has no owner, so it has its own topic for events.
+    # A job without an owner has its own topic for events.
     world.ids["ownerless"] = await world.do(
         "service", "enqueue_job", job_type=world.job_type, queue=world.queue
     )
@@ -210,11 +210,13 @@ async def _add_jobs(world: World) -> None:
 
 
 async def _add_files(world: World) -> None:
-    """Add an image of the owner, one in an unowned folder, and one in another private bucket."""
+    """Store an image of the owner, one in a folder without owner, and one in another bucket."""
     world.ids["bucket"] = f"{SECRET}-{world.queue}"
-    made = await world.ask("service", "POST", "/storage/v1/bucket", json={"name": world["bucket"]})
-    assert made.status == 200, made
-    for bucket, name in places(world):
+    created = await world.ask(
+        "service", "POST", "/storage/v1/bucket", json={"name": world["bucket"]}
+    )
+    assert created.status == 200, created
+    for bucket, name in stored_files(world):
         stored = await world.ask(
             "service",
             "POST",
@@ -226,12 +228,12 @@ async def _add_files(world: World) -> None:
 
 
 def path(world: World) -> str:
-    """Return the path of the owner's image in its bucket."""
+    """Return the path of the owner's image in the bucket `pictures`."""
     return f"{world.users['owner']}/{world['generation']}/1.png"
 
 
-def places(world: World) -> list[tuple[str, str]]:
-    """Return bucket and name of each file."""
+def stored_files(world: World) -> list[tuple[str, str]]:
+    """Return the bucket and the name of each stored file."""
     return [
         ("pictures", path(world)),
         ("pictures", f"nobody/{SECRET}.png"),

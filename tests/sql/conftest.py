@@ -61,7 +61,8 @@ class Database:
 
     async def findings(self, check: str) -> list[dict[str, Any]]:
         """Return the doctor's findings for one check."""
-        return [one for one in await self.value("select queue_doctor()") if one["check"] == check]
+        all_findings = await self.value("select queue_doctor()")
+        return [finding for finding in all_findings if finding["check"] == check]
 
     async def pass_time(self, seconds: float, *, maintained: bool = True) -> None:
         """Move the clock that all functions use, then run the maintenance that became due.
@@ -70,7 +71,7 @@ class Database:
 
         Args:
             seconds: The number of seconds by which the clock moves.
-            maintained: False to leave the due maintenance undone.
+            maintained: False to skip the maintenance.
         """
         offset = await self.value(
             "select extract(epoch from picture_queue._now() - clock_timestamp())"
@@ -89,7 +90,7 @@ class Database:
         await self.run(f"set local role {role}")
 
     async def refusal(self, sql: str, *args: Any) -> asyncpg.PostgresError:
-        """Run a statement that must fail and return its error; the transaction stays usable."""
+        """Return the error of a statement that must fail; the transaction stays usable."""
         with pytest.raises(asyncpg.PostgresError) as refused:
             async with self.connection.transaction():
                 await self.connection.fetch(sql, *args)
@@ -103,7 +104,7 @@ class Database:
 
 
 async def enqueue_items(db: Database, *items: dict[str, Any]) -> list[dict[str, Any]]:
-    """Enqueue jobs in one call, into the queue of the test; return its answer."""
+    """Enqueue jobs into the queue of the test with one call; return its answer."""
     jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
     answer: list[dict[str, Any]] = await db.value("select enqueue_jobs($1)", jobs)
     return answer
@@ -113,12 +114,12 @@ async def enqueue_items(db: Database, *items: dict[str, Any]) -> list[dict[str, 
 async def transaction(url: str) -> AsyncIterator[Database]:
     """Open a connection and a transaction that is rolled back at the end."""
     connection = await connect(url, command_timeout=30)
-    started = connection.transaction()
-    await started.start()
+    outer = connection.transaction()
+    await outer.start()
     try:
         yield Database(connection)
     finally:
-        await started.rollback()
+        await outer.rollback()
         await connection.close(timeout=10)
 
 
@@ -130,17 +131,17 @@ async def db(stack: Any) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 def own_database(stack: Any) -> Iterator[str]:
-    """An empty database for one test file that reads whole tables."""
+    """A database without rows of other tests, for a test file that reads whole tables."""
     name = f"own_{uuid4().hex[:8]}"
     admin = address(stack.superuser_url, "postgres")
     url = address(stack.db_url, name)
 
-    async def make() -> None:
+    async def create() -> None:
         await execute(admin, f"create database {name} owner postgres")
         await apply_platform(address(stack.superuser_url, name))
         for _, sql in migrations():
             await execute(url, sql)
 
-    asyncio.run(make())
+    asyncio.run(create())
     yield url
     asyncio.run(execute(admin, f"drop database {name} with (force)"))

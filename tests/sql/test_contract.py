@@ -1,4 +1,4 @@
-"""The public contract: signatures and roles, and statements of the old system that still run."""
+"""The public contract: signatures, roles, and statements of the replaced job queue."""
 
 import json
 import re
@@ -113,7 +113,7 @@ async def test_the_public_functions_have_the_listed_parameters_and_roles(db):
         required = function["count"] - function["defaults"]
         text = ", ".join(name + ("=" if i >= required else "") for i, name in enumerate(names))
         found[function["name"]] = (text, set(function["roles"] or ()))
-    assert found == {name: (params, ROLES[who]) for name, (params, who) in FUNCTIONS.items()}
+    assert found == {name: (params, ROLES[caller]) for name, (params, caller) in FUNCTIONS.items()}
 
 
 async def test_every_function_has_a_fixed_search_path_and_no_grant_to_public(db):
@@ -124,7 +124,7 @@ async def test_every_function_has_a_fixed_search_path_and_no_grant_to_public(db)
 
 
 async def test_no_function_has_a_backslash_in_a_plain_literal(db):
-    """Check for backslashes, which are escapes if `standard_conforming_strings` is off."""
+    """A backslash is an escape character if `standard_conforming_strings` is off."""
     token = re.compile(r"--[^\n]*|\$(\w*)\$.*?\$\1\$|(\bE)?'(?:[^']|'')*'", re.S | re.I)
     rows = await db.rows(
         """select p.oid::regprocedure::text as name, p.prosrc from pg_proc p
@@ -147,7 +147,7 @@ async def test_no_public_function_for_users_is_a_security_definer(db):
 
 
 async def test_tables_have_row_level_security_and_views_are_security_invokers(db):
-    """Check row level security; tests/security compares the grants with docs/security.md."""
+    """Another test, in tests/security, compares the grants with docs/security.md."""
     rows = await db.rows(
         """select c.oid::regclass::text as name, c.relkind::text as kind, c.relrowsecurity as rls,
           c.reloptions as options from pg_class c
@@ -172,11 +172,11 @@ async def test_tables_have_row_level_security_and_views_are_security_invokers(db
         "select count(*) from job_queue where status = 'pending'",
     ],
 )
-async def test_statements_of_the_old_system_run_unchanged(db, statement):
+async def test_statements_of_the_replaced_queue_run_unchanged(db, statement):
     await db.rows(statement)
 
 
-async def test_complete_job_of_the_old_system_runs_unchanged(db):
+async def test_complete_job_accepts_the_call_of_the_replaced_queue(db):
     job_id = await db.value("select enqueue_job('generate-image', '{}'::jsonb, 1000000)")
     assert (await db.rows("select * from claim_next_job()"))[0]["id"] == job_id
     assert await db.value(f"select complete_job('{job_id}', null, null)") == "completed"
@@ -193,7 +193,7 @@ async def test_a_trigger_sets_updated_at(db):
 async def test_python_calls_only_existing_functions():
     source = "".join(file.read_text("utf-8") for file in RPC.glob("*.py"))
     called = set(re.findall(r'(?:Rpc|list_page)\(\s*"(\w+)"', source))
-    # These two are for SQL, and for callers of the system that this one replaces.
+    # Only SQL callers and clients of the replaced job queue call these two.
     assert called == FUNCTIONS.keys() - {"claim_next_job", "complete_job"}
 
 

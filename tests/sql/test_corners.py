@@ -7,25 +7,26 @@ import pytest
 
 
 async def test_a_report_may_contain_a_stale_and_a_valid_lease_of_one_job(db):
-    """Report both attempts of a worker that lost a job and claimed it again."""
+    """A worker that lost a job and claimed it again may report both attempts."""
     await db.enqueue()
     (lost,) = await db.claim(lease=5.0)
     await db.pass_time(6)
     await db.maintain()
     (job,) = await db.claim()
-    for outcomes in ([lost, job], [job, lost]):
+    for claims in ([lost, job], [job, lost]):
         items = [
-            {"job_id": one["id"], "lease_id": one["lease_id"], "outcome": "completed"}
-            for one in outcomes
+            {"job_id": claimed["id"], "lease_id": claimed["lease_id"], "outcome": "completed"}
+            for claimed in claims
         ]
         async with db.connection.transaction():
             answer = (await db.value("select report_jobs($1)", items))["outcomes"]
             outcome_by_lease = {
-                item["lease_id"]: one["outcome"] for item, one in zip(items, answer, strict=True)
+                item["lease_id"]: result["outcome"]
+                for item, result in zip(items, answer, strict=True)
             }
             assert outcome_by_lease == {lost["lease_id"]: "stale", job["lease_id"]: "ok"}
             assert (await db.job(job["id"]))["status"] == "completed"
-            # Undo the completion, to report in the other order.
+            # Undo the completion, so that the next report can use the other order.
             await db.run("update job_queue set status = 'processing', finished_at = null, "
                          "lease_expires_at = picture_queue._now() + interval '30 seconds' "
                          "where id = $1::text::uuid", job["id"])  # fmt: skip
@@ -77,7 +78,7 @@ async def test_a_snooze_with_a_pause_key_pauses_the_queue_until_run_at(db):
     await db.pass_time(59)
     assert await db.claim() == []
     await db.pass_time(2)
-    assert str(other) in [one["id"] for one in await db.claim(2)]
+    assert str(other) in [claimed["id"] for claimed in await db.claim(2)]
 
 
 async def test_an_expired_lease_of_claim_next_job_is_stale(db):
@@ -91,7 +92,7 @@ async def test_an_expired_lease_of_claim_next_job_is_stale(db):
 
 @pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
 async def test_unique_states_with_a_finished_state_must_include_processing(db, state):
-    """Refuse the option: another job could take the key while this job runs."""
+    """Otherwise another job could take the unique key while this job runs."""
     options = {"unique": {"states": ["pending", state]}}
     refused = await db.refusal("select enqueue_job('a', options => $1)", options)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
@@ -132,12 +133,12 @@ async def test_a_page_of_generations_has_at_most_eight_mebibytes(db):
         user,
     )
     await db.act_as("authenticated", user)
-    seen, before = [], None
+    listed, before = [], None
     while page := await db.value("select list_generations($1)", {"limit": 1000, "before": before}):
         assert len(json.dumps(page)) < 9_000_000
-        seen += [each["id"] for each in page]
+        listed += [generation["id"] for generation in page]
         before = page[-1]["created_at"]
-    assert len(set(seen)) == len(seen) == 200
+    assert len(set(listed)) == len(listed) == 200
 
 
 async def test_a_list_of_schedules_has_at_most_eight_mebibytes(db):

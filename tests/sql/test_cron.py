@@ -1,4 +1,4 @@
-"""Cron expressions, compared with cronsim, a library that interprets them like Debian's cron."""
+"""Cron expressions, compared with cronsim, a library that follows the rules of Debian's cron."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -23,46 +23,46 @@ WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 
-def a_field(chance, low, high, names=()):
+def random_field(rng, low, high, names=()):
     def number(value):
         name = names[(value - low) % len(names)] if names else ""
-        return name if name and chance.random() < 0.5 else str(value)
+        return name if name and rng.random() < 0.5 else str(value)
 
     def part():
-        kind = chance.random()
-        first, last = sorted((chance.randint(low, high), chance.randint(low, high)))
+        kind = rng.random()
+        first, last = sorted((rng.randint(low, high), rng.randint(low, high)))
         if kind < 0.5:
             return number(first)
-        step = f"/{chance.randint(1, max(1, high // 2))}" if chance.random() < 0.4 else ""
+        step = f"/{rng.randint(1, max(1, high // 2))}" if rng.random() < 0.4 else ""
         if kind < 0.65:
             return f"*{step}"
         # No step for a range of one number: cronsim reads 0-0/2 as 0/2, a step up to the maximum.
         return f"{first}-{last}{step if first < last else ''}"
 
-    return ",".join(part() for _ in range(chance.choice((1, 1, 1, 2, 3))))
+    return ",".join(part() for _ in range(rng.choice((1, 1, 1, 2, 3))))
 
 
-def an_expression(chance):
+def random_expression(rng):
     fields = (
-        chance.random() < 0.2 or a_field(chance, 0, 59),
-        chance.random() < 0.4 or a_field(chance, 0, 23),
-        chance.random() < 0.5 or a_field(chance, 1, 31),
-        chance.random() < 0.6 or a_field(chance, 1, 12, MONTHS),
-        chance.random() < 0.5 or a_field(chance, 0, 7, WEEKDAYS),
+        rng.random() < 0.2 or random_field(rng, 0, 59),
+        rng.random() < 0.4 or random_field(rng, 0, 23),
+        rng.random() < 0.5 or random_field(rng, 1, 31),
+        rng.random() < 0.6 or random_field(rng, 1, 12, MONTHS),
+        rng.random() < 0.5 or random_field(rng, 0, 7, WEEKDAYS),
     )
     return " ".join("*" if field is True else field for field in fields)
 
 
-def a_moment(chance):
-    if chance.random() < 0.5:
-        near = datetime.fromisoformat(chance.choice(CLOCK_CHANGES)).replace(tzinfo=UTC)
-        return near + timedelta(seconds=chance.randint(-30 * 3600, 30 * 3600))
+def random_time(rng):
+    if rng.random() < 0.5:
+        near = datetime.fromisoformat(rng.choice(CLOCK_CHANGES)).replace(tzinfo=UTC)
+        return near + timedelta(seconds=rng.randint(-30 * 3600, 30 * 3600))
     first = datetime(2001, 1, 1, tzinfo=UTC).timestamp()
-    return datetime.fromtimestamp(chance.randint(int(first), int(first) + 25 * 31556952), UTC)
+    return datetime.fromtimestamp(rng.randint(int(first), int(first) + 25 * 31556952), UTC)
 
 
 def next_by_cronsim(cron, zone, after):
-    """Return cronsim's next time; None beyond eight years, which is the limit of the database."""
+    """Return the next time by cronsim, or None if it is over eight years away, as in SQL."""
     try:
         found = next(CronSim(cron, after.astimezone(ZoneInfo(zone)))).astimezone(UTC)
     except (StopIteration, ValueError):
@@ -73,7 +73,7 @@ def next_by_cronsim(cron, zone, after):
     return found if found <= after + timedelta(days=8 * 365) else None
 
 
-def is_shown(cron, zone, at):
+def matches(cron, zone, at):
     """Return True if the local time matches the expression."""
     matcher, clock = CronSim(cron, datetime(2000, 1, 1)), at.astimezone(ZoneInfo(zone))
     return (
@@ -84,24 +84,24 @@ def is_shown(cron, zone, at):
     )
 
 
-def is_right(cron, zone, got, expected):
-    """Return True if the result equals cronsim's, or cronsim's is known to be wrong.
+def is_acceptable(cron, zone, actual, expected):
+    """Return True if the time equals that of cronsim, or cronsim is known to be wrong.
 
     For fields with a star cronsim advances by whole hours. If clocks change by half an hour or at
     midnight, it therefore skips a matching time, or returns one that does not match.
     """
-    if got == expected or None in (got, expected):
-        return got == expected
+    if actual == expected or None in (actual, expected):
+        return actual == expected
     minute, hour, *_ = cron.split()
     has_star = "*" in (minute[0], hour[0])
     return (
         has_star
-        and is_shown(cron, zone, got)
-        and (got < expected or not is_shown(cron, zone, expected))
+        and matches(cron, zone, actual)
+        and (actual < expected or not matches(cron, zone, expected))
     )
 
 
-async def nexts(db, cases):
+async def next_times(db, cases):
     rows = await db.rows(
         """select picture_queue._cron_next(c, z, a) as next
         from unnest($1::text[], $2::text[], $3::timestamptz[]) with ordinality as t (c, z, a, i)
@@ -113,13 +113,13 @@ async def nexts(db, cases):
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_random_expressions_give_the_same_times_as_cronsim(db, seed):
-    chance = random.Random(seed)
-    cases = [(an_expression(chance), chance.choice(ZONES), a_moment(chance)) for _ in range(700)]
-    found = await nexts(db, cases)
+    rng = random.Random(seed)
+    cases = [(random_expression(rng), rng.choice(ZONES), random_time(rng)) for _ in range(700)]
+    found = await next_times(db, cases)
     wrong = [
-        f"{cron!r} {zone} after {after}: {got}, cron: {expected}"
-        for (cron, zone, after), got in zip(cases, found, strict=True)
-        if not is_right(cron, zone, got, expected := next_by_cronsim(cron, zone, after))
+        f"{cron!r} {zone} after {after}: {actual}, cron: {expected}"
+        for (cron, zone, after), actual in zip(cases, found, strict=True)
+        if not is_acceptable(cron, zone, actual, expected := next_by_cronsim(cron, zone, after))
     ]
     assert wrong == []
 
@@ -135,8 +135,8 @@ async def test_random_expressions_give_the_same_times_as_cronsim(db, seed):
     ],
 )
 async def test_times_around_clock_changes_equal_those_of_cronsim(db, zone, cron):
-    for turn in CLOCK_CHANGES[:6]:
-        at = datetime.fromisoformat(turn).replace(tzinfo=UTC) - timedelta(hours=20)
+    for change in CLOCK_CHANGES[:6]:
+        at = datetime.fromisoformat(change).replace(tzinfo=UTC) - timedelta(hours=20)
         expected = [
             tick.astimezone(UTC)
             for tick in islice(CronSim(cron, at.astimezone(ZoneInfo(zone))), 60)
@@ -156,10 +156,10 @@ async def test_times_around_clock_changes_equal_those_of_cronsim(db, zone, cron)
     [
         # In spring 02:30 does not exist; the job runs at the first moment after the change.
         ("30 2 * * *", "Europe/Berlin", "2024-03-31T00:00", "2024-03-31T01:00"),
-        # In autumn 02:30 comes twice; a job at a fixed time runs the first time only.
+        # In autumn 02:30 occurs twice; a job at a fixed time runs only the first time.
         ("30 2 * * *", "Europe/Berlin", "2024-10-27T00:00", "2024-10-27T00:30"),
         ("30 2 * * *", "Europe/Berlin", "2024-10-27T00:30", "2024-10-28T01:30"),
-        # An expression with a star matches both.
+        # An expression with a star matches both times.
         ("30 * * * *", "Europe/Berlin", "2024-10-27T00:30", "2024-10-27T01:30"),
         # The clocks of Lord Howe change by half an hour: 02:00 becomes 02:30.
         ("15 2 * * *", "Australia/Lord_Howe", "2024-10-05T15:00", "2024-10-05T15:30"),
@@ -190,7 +190,7 @@ async def test_times_around_clock_changes_equal_those_of_cronsim(db, zone, cron)
 )
 async def test_special_times_are_exact(db, cron, zone, after, expected):
     at = datetime.fromisoformat(after).replace(tzinfo=UTC)
-    found = (await nexts(db, [(cron, zone, at)]))[0]
+    found = (await next_times(db, [(cron, zone, at)]))[0]
     assert found == (expected and datetime.fromisoformat(expected).replace(tzinfo=UTC))
 
 

@@ -1,4 +1,4 @@
-"""Deadlocks: two transactions make the same calls in opposite order, and one fails as busy."""
+"""Deadlocks: two transactions lock the same objects in opposite order; one gets PQ_BUSY."""
 
 import asyncio
 from uuid import UUID, uuid4
@@ -11,37 +11,40 @@ from tests.databases import connect
 EVERY = {"every_seconds": 60, "job_type": "t"}
 IMAGE = {"n": 1, "path": "a.png", "mime_type": "image/png", "width": 1, "height": 1, "bytes": 1}
 
-#: For each pair of objects a statement that locks one of them, and its arguments.
+#: Calls that lock a row, each with a function that returns the arguments for given objects.
 CALLS = {
-    "set_schedule": ("set_schedule($1, $2)", lambda it: (it["name"], {**EVERY, "missed": "all"})),
-    "pause_schedule": ("pause_schedule($1)", lambda it: (it["name"],)),
-    "delete_schedule": ("delete_schedule($1)", lambda it: (it["name"],)),
+    "set_schedule": (
+        "set_schedule($1, $2)",
+        lambda objects: (objects["name"], {**EVERY, "missed": "all"}),
+    ),
+    "pause_schedule": ("pause_schedule($1)", lambda objects: (objects["name"],)),
+    "delete_schedule": ("delete_schedule($1)", lambda objects: (objects["name"],)),
     "register_worker": (
         "register_worker($1, '{default}', $2)",
-        lambda it: (it["name"], {it["name"]: {"max_attempts": 7}}),
+        lambda objects: (objects["name"], {objects["name"]: {"max_attempts": 7}}),
     ),
-    "begin_prediction": ("begin_prediction($1, $2)", lambda it: it["lease"]),
+    "begin_prediction": ("begin_prediction($1, $2)", lambda objects: objects["lease"]),
     "record_prediction": (
         "record_prediction($1, $2, $3, $4)",
-        lambda it: (*it["lease"], it["prediction"], it["name"]),
+        lambda objects: (*objects["lease"], objects["prediction"], objects["name"]),
     ),
     "finish_prediction": (
         "finish_prediction($1, $2, $3, 'failed')",
-        lambda it: (*it["lease"], it["prediction"]),
+        lambda objects: (*objects["lease"], objects["prediction"]),
     ),
-    "save_images": ("save_images($1, $2, $3)", lambda it: (*it["lease"], [IMAGE])),
+    "save_images": ("save_images($1, $2, $3)", lambda objects: (*objects["lease"], [IMAGE])),
 }
 
 
 @pytest.fixture
-async def two(own_database):
+async def connections(own_database):
     one, two = await connect(own_database), await connect(own_database)
     yield one, two
     for connection in (one, two):
         await connection.close(timeout=5)
 
 
-async def make(connection):
+async def create_objects(connection):
     """Create a schedule, and a running job of a generation with its prediction."""
     name = f"s-{uuid4().hex}"
     await connection.fetchval("select set_schedule($1, $2)", name, EVERY)
@@ -54,11 +57,11 @@ async def make(connection):
 
 
 @pytest.mark.parametrize("name", list(CALLS))
-async def test_a_deadlock_is_reported_as_busy(two, name):
+async def test_a_deadlock_is_reported_as_busy(connections, name):
     call, arguments = CALLS[name]
-    objects = [await make(two[0]) for _ in range(2)]
+    objects = [await create_objects(connections[0]) for _ in range(2)]
 
-    async def turn(connection, first, second, barrier):
+    async def call_in_order(connection, first, second, barrier):
         transaction = connection.transaction()
         await transaction.start()
         try:
@@ -74,8 +77,9 @@ async def test_a_deadlock_is_reported_as_busy(two, name):
 
     barrier = asyncio.Barrier(2)
     answers = await asyncio.gather(
-        turn(two[0], objects[0], objects[1], barrier), turn(two[1], objects[1], objects[0], barrier)
+        call_in_order(connections[0], objects[0], objects[1], barrier),
+        call_in_order(connections[1], objects[1], objects[0], barrier),
     )
-    # Two calls that wait only for a bounded time may both give up.
+    # Two calls with a lock timeout may both fail.
     assert set(answers) <= {None, ("PT429", "PQ_BUSY")}
     assert ("PT429", "PQ_BUSY") in answers

@@ -19,13 +19,13 @@ def section(text: str, title: str) -> str:
     return found[1]
 
 
-def named(text: str) -> set[str]:
-    """Return the names in the first column of the tables."""
+def names_in_tables(text: str) -> set[str]:
+    """Return the names in the first columns of the tables of a text."""
     rows = re.findall(r"^\| (`[^|]*`) \|", text, re.M)
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
-def heading(name: str, arguments: str) -> str:
+def documented_signature(name: str, arguments: str) -> str:
     """Return the signature of a function as the reference writes it."""
     text = arguments.replace("timestamp with time zone", "timestamptz")
     text = re.sub(
@@ -44,9 +44,9 @@ async def test_the_reference_has_every_signature_and_its_callers(db):
           select from pg_depend d where d.objid = p.oid and d.deptype = 'e')"""
     )
     entries = dict(re.findall(r"^### `([^\n]*)`\n(.*?)(?=^##)", SQL, re.S | re.M))
-    assert entries.keys() == {heading(f["name"], f["arguments"]) for f in functions}
+    assert entries.keys() == {documented_signature(f["name"], f["arguments"]) for f in functions}
     for function in functions:
-        entry = entries[heading(function["name"], function["arguments"])]
+        entry = entries[documented_signature(function["name"], function["arguments"])]
         callers = "user" if function["for_users"] else "service"
         assert f"**{callers}** →" in entry, function["name"]
         codes = set(re.findall(r"`(PQ_\w+)`", entry))
@@ -57,12 +57,12 @@ async def test_the_reference_lists_every_setting(db):
     columns = """select column_name from information_schema.columns
       where table_name = $1 and table_schema = 'picture_queue'"""
     setting = {row["column_name"] for row in await db.rows(columns, "setting")}
-    documented = named(section(SQL, "Settings")) - {"create", "refuse"}
+    documented = names_in_tables(section(SQL, "Settings")) - {"create", "refuse"}
     assert documented == setting - {"only_row"}
     queue = {row["column_name"] for row in await db.rows(columns, "queue")}
-    documented = {"name", "paused_until", "pause_reason", "created_at"}
-    documented |= {"reorder_after", "reorder_again_at"}  # These columns are internal.
-    assert named(section(SQL, "Queue settings")) == queue - documented
+    not_settings = {"name", "paused_until", "pause_reason", "created_at"}
+    not_settings |= {"reorder_after", "reorder_again_at"}  # These columns are internal.
+    assert names_in_tables(section(SQL, "Queue settings")) == queue - not_settings
 
 
 @pytest.mark.parametrize(("function", "part"), [("_check_jobs", 0), ("_options_problem", 1)])
@@ -73,18 +73,18 @@ async def test_the_reference_lists_every_field_of_an_item(db, function, part):
         where proname = $1 and pronamespace = 'picture_queue'::regnamespace""",
         function,
     )
-    # These functions refuse fields without a rule.
-    known = re.search(r"'\{\n(.*?)\}'", source, re.S)
-    assert known
+    # Both functions refuse fields that this literal does not list.
+    fields = re.search(r"'\{\n(.*?)\}'", source, re.S)
+    assert fields
     # Only start_generation sets generation_id.
-    assert named(text) == set(re.findall(r'"(\w+)": \[', known[1])) - {"generation_id"}
+    assert names_in_tables(text) == set(re.findall(r'"(\w+)": \[', fields[1])) - {"generation_id"}
 
 
 async def test_the_reference_lists_every_filter(db):
     source = await db.value("select prosrc from pg_proc where proname = '_jobs_where'")
-    known = re.search(r"'\{\n(.*?)\}'", source, re.S)
-    assert known
-    assert named(section(SQL, "Filters")) == set(re.findall(r'"(\w+)": \[', known[1]))
+    fields = re.search(r"'\{\n(.*?)\}'", source, re.S)
+    assert fields
+    assert names_in_tables(section(SQL, "Filters")) == set(re.findall(r'"(\w+)": \[', fields[1]))
 
 
 def test_the_reference_lists_the_errors_of_the_library():
@@ -105,12 +105,13 @@ async def test_the_documented_transitions_equal_those_of_the_database(db):
         r"^\| (\w+) \| (\w+) \| (\w+) \| ?(\S*) \|", section(STATES, "Transitions"), re.M
     )
     assert sorted(rows[1:]) == sorted(
-        (each["action"], each["from"], each["to"], sign[each["delta"]]) for each in transitions
+        (transition["action"], transition["from"], transition["to"], sign[transition["delta"]])
+        for transition in transitions
     )
     arrows: dict[tuple[str, str], set[str]] = {}
     for start, end, actions in re.findall(r"^    (\w+) --> (\w+) : (.*)$", STATES, re.M):
         arrows[start, end] = set(actions.split(", "))
-    wanted: dict[tuple[str, str], set[str]] = {}
-    for each in transitions:
-        wanted.setdefault((each["from"], each["to"]), set()).add(each["action"])
-    assert arrows == wanted
+    expected: dict[tuple[str, str], set[str]] = {}
+    for transition in transitions:
+        expected.setdefault((transition["from"], transition["to"]), set()).add(transition["action"])
+    assert arrows == expected

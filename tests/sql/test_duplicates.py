@@ -1,4 +1,4 @@
-"""Duplicates: repeated calls, unique keys, and the replacement of jobs."""
+"""Duplicates: repeated calls, unique keys, and replaced jobs."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ def outcomes(answer: list[dict[str, Any]]) -> list[str]:
     return [job["outcome"] for job in answer]
 
 
-async def counts(db: Any, queue: str) -> dict[str, int]:
+async def count_by_state(db: Any, queue: str) -> dict[str, int]:
     rows = await db.rows(
         """select coalesce(hold, status) as state, sum(n)::integer as n from (
           select queue, status, hold, n from picture_queue.depth
@@ -36,7 +36,7 @@ async def test_a_repeated_call_succeeds_on_a_draining_queue(db, key):
     first = await enqueue_items(db, key)
     await db.value("select drain_queue($1)", db.queue)
     assert await enqueue_items(db, key) == [{**first[0], "outcome": "existing"}]
-    jobs = [{"job_type": "sql-resize", "queue": db.queue, **one} for one in (key, {})]
+    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in (key, {})]
     refused = await db.refusal("select enqueue_jobs($1)", jobs)
     assert refused.message.startswith("PQ_QUEUE_DRAINING")
 
@@ -100,7 +100,7 @@ async def test_a_call_with_thousands_of_jobs_can_be_repeated(db):
 
 
 @pytest.mark.parametrize("kind", ["job_id", "idempotency_key", "unique"])
-async def test_a_duplicate_does_not_make_other_jobs_be_inserted_twice(db, kind):
+async def test_other_jobs_of_a_call_with_a_duplicate_are_inserted_once(db, kind):
     def item(n: int) -> dict[str, Any]:
         if kind == "unique":
             return {"payload": {"n": n}, "options": {"unique": {}}}
@@ -185,7 +185,7 @@ def unique(n: int, on_conflict: str, **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("hold", ["", "scheduled", "blocked", "waiting"])
 async def test_replace_into_another_queue_moves_the_job(db, hold):
-    """Replace a job in each state; the new queue returns it, and both counts are right."""
+    """Replace a job in each state; the new queue returns the job, and both counts are right."""
     options: dict[str, Any] = {}
     if hold == "scheduled":
         options = {"delay_seconds": 60}
@@ -197,14 +197,14 @@ async def test_replace_into_another_queue_moves_the_job(db, hold):
     (first,) = await enqueue_items(db, unique(1, "ignore", **options))
     if hold == "blocked":
         assert await db.claim() == []
-    assert await counts(db, db.queue) == {hold or "pending": 1}
+    assert await count_by_state(db, db.queue) == {hold or "pending": 1}
 
     old, db.queue = db.queue, f"{db.queue}-new"
     answer = await enqueue_items(db, unique(1, "replace"))
     assert answer == [{"job_id": first["job_id"], "outcome": "replaced"}]
-    assert await counts(db, old) == {}
+    assert await count_by_state(db, old) == {}
     state = "waiting" if hold == "waiting" else "pending"
-    assert await counts(db, db.queue) == {state: 1}
+    assert await count_by_state(db, db.queue) == {state: 1}
     row = await db.job(first["job_id"])
     assert (row["queue"], row["hold"]) == (db.queue, "waiting" if hold == "waiting" else None)
     if hold != "waiting":
@@ -238,7 +238,7 @@ async def test_the_last_of_several_duplicates_in_one_call_wins(db):
     ]  # fmt: skip
     row = await db.job(first["job_id"])
     assert (row["payload"], row["tags"]) == (items[-1]["payload"], ["b"])
-    assert (row["hold"], await counts(db, db.queue)) == (None, {"pending": 1})
+    assert (row["hold"], await count_by_state(db, db.queue)) == (None, {"pending": 1})
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
@@ -267,19 +267,19 @@ async def test_thousands_of_duplicates_are_quick_with_statistics_of_an_empty_tab
 async def test_chains_of_duplicates_in_one_call_are_resolved(db):
     keys = [str(uuid4()) for _ in range(4)]
     payloads = [{"id": str(uuid4())} for _ in range(4)]
-    only = {"unique": {}}
+    unique_payload = {"unique": {}}
     answer = await enqueue_items(
         db,
-        {"payload": payloads[0], "options": only},
-        {"payload": payloads[0], "options": only, "idempotency_key": keys[0]},
-        {"payload": payloads[1], "options": only, "idempotency_key": keys[0]},
-        {"payload": payloads[1], "options": only, "idempotency_key": keys[1]},
+        {"payload": payloads[0], "options": unique_payload},
+        {"payload": payloads[0], "options": unique_payload, "idempotency_key": keys[0]},
+        {"payload": payloads[1], "options": unique_payload, "idempotency_key": keys[0]},
+        {"payload": payloads[1], "options": unique_payload, "idempotency_key": keys[1]},
         {"payload": payloads[2]},
     )
-    made = ["created", "existing", "created", "existing", "created"]
-    assert outcomes(answer) == made
+    expected = ["created", "existing", "created", "existing", "created"]
+    assert outcomes(answer) == expected
     assert [job["job_id"] for job in answer][1::2] == [answer[0]["job_id"], answer[2]["job_id"]]
-    assert await counts(db, db.queue) == {"pending": 3}
+    assert await count_by_state(db, db.queue) == {"pending": 3}
 
 
 async def test_a_unique_violation_in_a_trigger_is_reported(db):

@@ -30,18 +30,18 @@ async def test_an_unknown_queue_is_created_with_defaults(db):
     assert await db.value("select events from picture_queue.queue where name = $1", db.queue)
 
 
-async def test_the_same_id_is_the_same_job(db):
+async def test_a_repeated_job_id_returns_the_existing_job(db):
     job_id = uuid4()
     assert await db.enqueue(job_id=job_id) == await db.enqueue(job_id=job_id) == job_id
 
 
-async def test_the_same_id_for_another_type_is_a_conflict(db):
+async def test_a_job_id_of_another_job_type_is_a_conflict(db):
     job_id = await db.enqueue()
     refused = await db.refusal("select enqueue_job('other', job_id => $1)", job_id)
     assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT409", "PQ_CONFLICT")
 
 
-async def test_an_idempotency_key_holds_per_type_and_owner(db):
+async def test_an_idempotency_key_applies_per_type_and_owner(db):
     user = uuid4()
     first = await db.enqueue(idempotency_key="k")
     assert await db.enqueue(idempotency_key="k") == first
@@ -68,7 +68,7 @@ async def test_a_call_inserts_all_of_its_jobs_or_none(db):
     assert await db.value("select count(*) from job_queue where queue = $1", db.queue) == 0
 
 
-async def test_ten_thousand_jobs_in_one_call(db):
+async def test_a_call_accepts_ten_thousand_jobs(db):
     jobs = [{"job_type": "a", "queue": db.queue, "payload": {"n": n}} for n in range(10_000)]
     answer = await db.value("select enqueue_jobs($1)", jobs)
     assert len({item["job_id"] for item in answer}) == 10_000
@@ -102,7 +102,7 @@ async def test_ten_thousand_jobs_in_one_call(db):
         ("text", "a job must be an object"),
     ],
 )
-async def test_the_error_for_an_invalid_job_names_it(db, job, detail):
+async def test_the_error_for_an_invalid_job_names_field_and_value(db, job, detail):
     refused = await db.refusal("select enqueue_jobs($1)", [job])
     assert (refused.sqlstate, refused.detail) == ("PT400", detail)
     assert refused.message == "PQ_INVALID_ARGUMENT: an argument is invalid"
@@ -122,14 +122,14 @@ async def test_a_payload_above_the_limit_is_refused(db):
 
 
 async def test_an_enqueue_is_rolled_back_with_its_transaction(db):
-    async def rolled_back() -> UUID:
+    async def enqueue_and_roll_back() -> UUID:
         transaction = db.connection.transaction()
         await transaction.start()
         job_id = await db.enqueue()
         await transaction.rollback()
         return job_id
 
-    job_id = await rolled_back()
+    job_id = await enqueue_and_roll_back()
     assert await db.value("select count(*) from job_queue where id = $1", job_id) == 0
 
 

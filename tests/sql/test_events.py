@@ -1,4 +1,4 @@
-"""Events: rows of realtime.messages, written in the transaction of the change, one topic each."""
+"""Events: rows of realtime.messages, written in the transaction of the change."""
 
 from uuid import UUID, uuid4
 

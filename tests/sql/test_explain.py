@@ -18,11 +18,11 @@ async def db(own_database):
         await database.value(
             "select register_worker('w1', $1, '{\"sql-resize\": {}}')", [database.queue]
         )
-        await maintained(database)
+        await set_maintenance_age(database)
         yield database
 
 
-async def maintained(db, seconds_ago=0.0):
+async def set_maintenance_age(db, seconds_ago=0.0):
     await db.run(
         "update picture_queue.maintenance set done_at = picture_queue._now() - $1::interval",
         timedelta(seconds=seconds_ago),
@@ -42,11 +42,11 @@ def reasons(answer):
     return [answer["reason"], *(r["reason"] for r in answer.get("reasons", [])[1:])]
 
 
-def when(text):
+def parse_time(text):
     return datetime.fromisoformat(text)
 
 
-async def rule(db, key, *args):
+async def set_limit(db, key, *args):
     """Set a limit; the arguments after the key are SQL expressions."""
     await db.value(
         f"select set_limit($1{''.join(f', {a}' for a in args)})",
@@ -85,7 +85,7 @@ async def test_a_running_job_names_its_worker(db):
     assert (reasons(answer), answer["worker"]) == (["running"], "w7")
 
 
-async def test_no_worker_names_queue_and_type(db):
+async def test_the_answer_for_a_job_without_a_worker_names_queue_and_type(db):
     answer = await explain_one(db, await db.enqueue("sql-other"))
     assert reasons(answer) == ["no_worker"]
     assert (answer["queue"], answer["job_type"]) == (db.queue, "sql-other")
@@ -94,7 +94,7 @@ async def test_no_worker_names_queue_and_type(db):
 async def test_a_worker_without_a_heartbeat_for_a_minute_does_not_count(db):
     job = await db.enqueue()
     await db.pass_time(61)
-    await maintained(db)
+    await set_maintenance_age(db)
     assert reasons(await explain_one(db, job)) == ["no_worker"]
 
 
@@ -111,7 +111,7 @@ async def test_the_answer_for_a_paused_queue_has_the_end_and_reason_of_the_pause
     await db.value("select pause_queue($1, $2, 'disk full')", db.queue, until)
     answer = await explain_one(db, job)
     assert (reasons(answer), answer["pause_reason"]) == (["queue_paused"], "disk full")
-    assert when(answer["until"]) == until
+    assert parse_time(answer["until"]) == until
     await db.value("select pause_queue($1)", db.queue)
     assert (await explain_one(db, job))["until"] is None, "until it is resumed"
 
@@ -123,7 +123,7 @@ async def test_a_draining_queue_is_not_a_reason(db):
 
 
 async def test_a_blocked_job_names_its_limit_and_the_running_jobs(db):
-    await rule(db, "model:flux", 1)
+    await set_limit(db, "model:flux", 1)
     for _ in range(2):
         await db.enqueue(options={"limit_keys": ["model:flux"]})
     blocked = await db.enqueue(options={"limit_keys": ["model:flux"]})
@@ -136,7 +136,7 @@ async def test_a_blocked_job_names_its_limit_and_the_running_jobs(db):
 
 
 async def test_a_full_limit_is_reported_before_the_job_is_blocked(db):
-    await rule(db, f"queue:{db.queue}", 1)
+    await set_limit(db, f"queue:{db.queue}", 1)
     await db.enqueue()
     job = await db.enqueue()
     (running,) = await db.claim()
@@ -147,21 +147,21 @@ async def test_a_full_limit_is_reported_before_the_job_is_blocked(db):
 
 
 async def test_a_used_up_rate_has_the_time_of_the_next_start(db):
-    await rule(db, f"queue:{db.queue}", "null", 2, 60)
+    await set_limit(db, f"queue:{db.queue}", "null", 2, 60)
     for _ in range(2):
         await db.enqueue()
     job = await db.enqueue()
     await db.claim(2)
     answer = await explain_one(db, job)
     assert (reasons(answer), answer["rate"], answer["period_seconds"]) == (["limit"], 2, 60)
-    assert 50 < (when(answer["until"]) - datetime.now(UTC)).total_seconds() <= 60
+    assert 50 < (parse_time(answer["until"]) - datetime.now(UTC)).total_seconds() <= 60
 
 
 async def test_a_limit_whose_jobs_are_not_counted_yet_is_full(db):
     await db.enqueue()
     job = await db.enqueue()
     await db.claim()
-    await rule(db, f"queue:{db.queue}", 5)
+    await set_limit(db, f"queue:{db.queue}", 5)
     assert reasons(await explain_one(db, job)) == ["limit"]
 
 
@@ -174,7 +174,7 @@ async def test_the_answer_for_a_paused_key_has_the_end_of_the_pause(db, claimed)
         assert await db.claim() == []
     answer = await explain_one(db, job)
     assert (reasons(answer), answer["key"]) == (["key_paused"], "model:flux")
-    assert when(answer["until"]) == until
+    assert parse_time(answer["until"]) == until
     assert answer["hold"] == ("blocked" if claimed else None)
 
 
@@ -182,7 +182,7 @@ async def test_a_scheduled_job_has_its_time(db):
     at = datetime.now(UTC) + timedelta(hours=1)
     answer = await explain_one(db, await db.enqueue(scheduled_for=at))
     assert reasons(answer) == ["scheduled"]
-    assert when(answer["until"]) == at
+    assert parse_time(answer["until"]) == at
 
 
 async def test_a_retry_has_the_last_error(db):
@@ -192,7 +192,7 @@ async def test_a_retry_has_the_last_error(db):
     answer = await explain_one(db, job)
     assert (reasons(answer), answer["error"]) == (["retry"], "no such file")
     assert answer["detail"] == "Attempt 1 of 3 failed; the next one is scheduled."
-    assert when(answer["until"]) > datetime.now(UTC)
+    assert parse_time(answer["until"]) > datetime.now(UTC)
 
 
 async def test_a_snooze_after_a_failure_is_not_explained_as_a_retry(db):
@@ -200,7 +200,7 @@ async def test_a_snooze_after_a_failure_is_not_explained_as_a_retry(db):
     (claimed,) = await db.claim()
     await db.report(claimed, "failed", error="no such file", delay_seconds=1)
     await db.pass_time(2)
-    await maintained(db)
+    await set_maintenance_age(db)
     (claimed,) = await db.claim()
     await db.report(claimed, "snoozed", delay_seconds=60)
     answer = await explain_one(db, job)
@@ -211,11 +211,11 @@ async def test_a_snooze_after_a_failure_is_not_explained_as_a_retry(db):
 async def test_a_due_job_waits_for_maintenance(db):
     job = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=5))
     await db.pass_time(6, maintained=False)
-    await maintained(db)
+    await set_maintenance_age(db)
     answer = await explain_one(db, job)
     assert reasons(answer) == ["scheduled"]
     assert answer["detail"] == "It is due and becomes claimable in a moment."
-    await maintained(db, 20)
+    await set_maintenance_age(db, 20)
     answer = await explain_one(db, job)
     assert reasons(answer) == ["no_maintenance"]
     assert "for 20 seconds" in answer["detail"]
@@ -251,7 +251,7 @@ async def test_a_parked_job_names_its_event(db):
     await db.report(claimed, "parked", event="paid:7", delay_seconds=60)
     answer = await explain_one(db, job)
     assert (reasons(answer), answer["event"], answer["hold"]) == (["event"], "paid:7", "parked")
-    assert when(answer["until"]) > datetime.now(UTC)
+    assert parse_time(answer["until"]) > datetime.now(UTC)
 
 
 async def test_an_expired_lease_that_was_not_swept_is_reported(db):
@@ -301,10 +301,10 @@ async def test_reasons_are_in_the_order_in_which_they_apply(db):
     answer = await explain_one(db, job)
     assert reasons(answer) == ["scheduled", "queue_paused", "no_worker", "key_paused"]
     assert answer["reasons"][3]["key"] == "model:flux"
-    assert when(answer["until"]) == at
+    assert parse_time(answer["until"]) == at
 
 
-async def test_ids_are_answered_in_the_order_asked(db):
+async def test_the_answers_are_in_the_order_of_the_ids(db):
     one, two = await db.enqueue(), await db.enqueue("sql-other")
     unknown = uuid4()
     answers = await explain(db, two, unknown, one, None, two)
@@ -343,7 +343,7 @@ async def test_a_token_without_a_user_sees_no_job(db):
     assert reasons(await explain_one(db, job)) == ["unknown"]
 
 
-async def test_anon_may_not_call_it(db):
+async def test_anon_may_not_call_explain_jobs(db):
     await db.act_as("anon")
     error = await db.refusal("select explain_jobs('{}')")
     assert isinstance(error, asyncpg.InsufficientPrivilegeError)
@@ -351,11 +351,11 @@ async def test_anon_may_not_call_it(db):
 
 async def test_a_user_sees_no_workers_errors_or_other_users(db):
     secret = "SECRET"
-    await rule(db, "model:flux", 1)
-    await rule(db, "user:*", 1)
+    await set_limit(db, "model:flux", 1)
+    await set_limit(db, "user:*", 1)
     keys = {"limit_keys": ["model:flux"]}
     first = await db.enqueue(options=keys, user_id=OTHER)
-    over = await db.enqueue(options=keys, user_id=USER)
+    limited = await db.enqueue(options=keys, user_id=USER)
     await db.claim(2, worker=secret)
     running = await db.enqueue(user_id=USER)
     own = await db.enqueue(user_id=USER)
@@ -368,17 +368,17 @@ async def test_a_user_sees_no_workers_errors_or_other_users(db):
     await db.act_as("authenticated", USER)
     answers = dict(
         zip(
-            ("first", "over", "running", "own", "child"),
-            await explain(db, first, over, running, own, child),
+            ("first", "limited", "running", "own", "child"),
+            await explain(db, first, limited, running, own, child),
             strict=True,
         )
     )
     assert secret not in str(answers)
     assert answers["first"]["reason"] == "unknown"
-    assert answers["over"]["reason"] == "limit"
-    assert answers["over"]["key"] == "model:flux"
-    assert answers["over"]["detail"] == "Limit key model:flux is full."
-    assert answers["over"].keys() & {"max_running", "running"} == set()
+    assert answers["limited"]["reason"] == "limit"
+    assert answers["limited"]["key"] == "model:flux"
+    assert answers["limited"]["detail"] == "Limit key model:flux is full."
+    assert answers["limited"].keys() & {"max_running", "running"} == set()
     limit = next(r for r in answers["own"]["reasons"] if r["reason"] == "limit")
     assert (limit["key"], limit["max_running"], limit["running"]) == (f"user:{USER}", 1, 1)
     parents = next(r for r in answers["child"]["reasons"] if r["reason"] == "parents")
@@ -392,7 +392,7 @@ async def test_explaining_reads_only_indexes(db):
         select $1, 'sql-many', 'completed', now() from generate_series(1, 20000)""",
         db.queue,
     )
-    made = await db.value(
+    created = await db.value(
         "select enqueue_jobs($1)", [{"job_type": "sql-resize", "queue": db.queue}] * 1000
     )
     read = """
@@ -400,7 +400,7 @@ async def test_explaining_reads_only_indexes(db):
       from unnest(array['public.job_queue', 'picture_queue.history', 'picture_queue.dependency',
         'picture_queue.failed_step']) t"""
     before = await db.value(read)
-    answers = await explain(db, *[UUID(m["job_id"]) for m in made])
+    answers = await explain(db, *[UUID(item["job_id"]) for item in created])
     assert {a["reason"] for a in answers} == {"waiting_for_worker"}
     assert await db.value(read) == before, "this statistic counts only rows of sequential scans"
     await db.value("select count(payload) from job_queue")

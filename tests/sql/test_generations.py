@@ -8,7 +8,7 @@ MODEL = "black-forest-labs/flux-schnell"
 START = "select start_generation($1, $2, $3, $4)"
 
 
-async def claimed_generation(db, user_id=None):
+async def start_and_claim_generation(db, user_id=None):
     """Start a generation in a separate queue and claim its job."""
     await db.value(
         "select register_worker('w1', array[$1], $2)",
@@ -39,7 +39,7 @@ async def test_the_default_model_is_used_if_none_is_given(db):
 
 
 async def test_a_generation_has_the_status_of_its_job(db):
-    started, job = await claimed_generation(db)
+    started, job = await start_and_claim_generation(db)
     status = "select status from generations where id = $1"
     assert await db.value(status, UUID(started["generation_id"])) == "processing"
     await db.report(job, "completed")
@@ -162,7 +162,7 @@ async def test_a_token_without_a_user_cannot_start_a_generation(db):
 
 
 async def test_an_unfinished_prediction_is_returned_again(db):
-    _, job = await claimed_generation(db)
+    _, job = await start_and_claim_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     begun = await db.value("select begin_prediction($1, $2)", *ids)
     assert (begun["resumed"], begun["prediction"]["state"]) == (False, "creating")
@@ -183,8 +183,8 @@ async def test_an_unfinished_prediction_is_returned_again(db):
 
 
 async def test_a_prediction_id_is_unique(db):
-    _, first = await claimed_generation(db)
-    _, second = await claimed_generation(db)
+    _, first = await start_and_claim_generation(db)
+    _, second = await start_and_claim_generation(db)
     for job, expected in ((first, None), (second, "PQ_CONFLICT")):
         ids = (UUID(job["id"]), UUID(job["lease_id"]))
         row = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
@@ -196,7 +196,7 @@ async def test_a_prediction_id_is_unique(db):
 
 
 async def test_a_succeeded_prediction_is_returned_with_its_images(db):
-    started, job = await claimed_generation(db)
+    started, job = await start_and_claim_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     row = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
     await db.run("select record_prediction($1, $2, $3, 'p9')", *ids, row)
@@ -221,6 +221,6 @@ async def test_a_succeeded_prediction_is_returned_with_its_images(db):
     ],
 )
 async def test_functions_of_the_worker_require_a_valid_lease(db, call):
-    _, job = await claimed_generation(db)
+    _, job = await start_and_claim_generation(db)
     refused = await db.refusal(f"select {call}", UUID(job["id"]), uuid4())
     assert refused.message.startswith("PQ_STALE_LEASE: ")

@@ -1,4 +1,4 @@
-"""Writers under REPEATABLE READ and SERIALIZABLE: the result is exact, or the level is refused."""
+"""Calls under REPEATABLE READ or SERIALIZABLE that change a row newer than their snapshot."""
 
 import asyncpg
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from tests.databases import connect
 
 EVERY = '{"every_seconds": 60, "job_type": "t", "missed": "%s"}'
-#: Two calls that change the same row: the second has a snapshot from before the first.
+#: Two calls that change the same row. The snapshot of the second is older than the first call.
 PAIRS = {
     "set_setting": ("set_setting('{\"max_attempts\": 4}')", "set_setting('{\"max_attempts\": 5}')"),
     "set_queue": (
@@ -52,8 +52,8 @@ PAIRS = {
 
 
 @pytest.fixture
-async def two(own_database):
-    """Two connections, and the rows that the calls change."""
+async def connections(own_database):
+    """Two connections to a database with the rows that the calls change."""
     one, two = await connect(own_database), await connect(own_database)
     await one.execute(
         "delete from generations; delete from job_queue; delete from picture_queue.batch"
@@ -71,12 +71,12 @@ async def two(own_database):
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("name", list(PAIRS))
-async def test_a_writer_with_a_fixed_snapshot_is_exact_or_refused(two, level, name):
+async def test_a_change_with_an_older_snapshot_is_refused(connections, level, name):
     first, second = PAIRS[name]
-    await two[1].execute(f"begin isolation level {level}")
-    await two[1].fetchval("select count(*) from job_queue")
-    await two[0].fetchval(f"select {first}")
+    await connections[1].execute(f"begin isolation level {level}")
+    await connections[1].fetchval("select count(*) from job_queue")
+    await connections[0].fetchval(f"select {first}")
     with pytest.raises(asyncpg.PostgresError) as refused:
-        await two[1].fetchval(f"select {second}")
+        await connections[1].fetchval(f"select {second}")
     assert refused.value.sqlstate == "PT400", refused.value
     assert refused.value.detail == f"the transaction isolation level is {level}"

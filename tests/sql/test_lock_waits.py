@@ -1,4 +1,4 @@
-"""Calls wait only for a bounded time for locks of open transactions."""
+"""Calls that need a lock of an open transaction end after a bounded time."""
 
 import asyncio
 from uuid import UUID
@@ -8,7 +8,7 @@ import pytest
 
 from tests.databases import connect
 
-CALLS = (
+OPERATOR_CALLS = (
     "set_queue('held', '{\"max_attempts\": 5}')",
     "set_queue('held', '{\"fair_share\": true}')",
     "pause_queue('held')",
@@ -16,13 +16,13 @@ CALLS = (
     "drain_queue('held')",
     "set_setting('{\"max_attempts\": 5}')",
 )
-#: The batches of their jobs are locked, and are counted later.
-CANCELS = ("purge_queue('children')", "change_jobs('cancel', '{\"queue\": \"others\"}')")
+#: Calls that cancel jobs of locked batches. The batches are counted later.
+CANCEL_CALLS = ("purge_queue('children')", "change_jobs('cancel', '{\"queue\": \"others\"}')")
 
 
 @pytest.fixture
-async def held(own_database):
-    """A database in which an open transaction holds a queue, the settings, and a batch."""
+async def held_locks(own_database):
+    """A database URL, and a connection that holds locks on queues, settings and batches."""
     one = await connect(own_database)
     await one.fetchval("select set_queue('held')")
     for queue in ("children", "others"):
@@ -42,7 +42,7 @@ async def refusal(url, call):
     try:
         await connection.fetchval(f"select {call}")
     except asyncpg.PostgresError as error:
-        # The caller's own setting is restored.
+        # The lock_timeout of the caller is restored.
         assert await connection.fetchval("show lock_timeout") == "0"
         return call, error.sqlstate, error.message.split(":")[0]
     finally:
@@ -50,16 +50,16 @@ async def refusal(url, call):
     return call, None, None
 
 
-async def test_calls_of_operators_raise_busy(held):
-    url, _ = held
-    answers = await asyncio.gather(*(refusal(url, call) for call in CALLS))
-    assert answers == [(call, "PT429", "PQ_BUSY") for call in CALLS]
+async def test_calls_of_operators_raise_busy(held_locks):
+    url, _ = held_locks
+    answers = await asyncio.gather(*(refusal(url, call) for call in OPERATOR_CALLS))
+    assert answers == [(call, "PT429", "PQ_BUSY") for call in OPERATOR_CALLS]
 
 
-async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held):
-    url, holder = held
-    answers = await asyncio.gather(*(refusal(url, call) for call in CANCELS))
-    assert answers == [(call, None, None) for call in CANCELS]
+async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held_locks):
+    url, holder = held_locks
+    answers = await asyncio.gather(*(refusal(url, call) for call in CANCEL_CALLS))
+    assert answers == [(call, None, None) for call in CANCEL_CALLS]
     other = await connect(url)
     try:
         jobs = await other.fetch("select status, batch_id from job_queue")
@@ -67,7 +67,7 @@ async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held):
         counted = "select sum(cancelled) from picture_queue.batch where id = any ($1)"
         batches = [job["batch_id"] for job in jobs]
         await other.fetchval("select picture_queue._do_due_steps(1000, true)")
-        assert await other.fetchval(counted, batches) == 0, "the jobs are locked"
+        assert await other.fetchval(counted, batches) == 0, "the batches are locked"
         assert await other.fetchval("select count(*) from picture_queue.failed_step") == 0
         await holder.execute("rollback")
         await other.execute("update picture_queue.follow_up set due_at = '-infinity'")
@@ -77,7 +77,7 @@ async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held):
         await other.close(timeout=5)
 
 
-LEASED = (
+LEASE_CALLS = (
     "begin_prediction($1, $2)",
     "record_prediction($1, $2, $3, 'p')",
     "finish_prediction($1, $2, $3, 'failed')",
@@ -90,8 +90,8 @@ LEASED = (
 
 
 @pytest.fixture
-async def generating(own_database):
-    """An open connection, and a running job with its lease and prediction."""
+async def running_generation(own_database):
+    """A database URL, a connection, and the ids of a running job, its lease and prediction."""
     one = await connect(own_database)
     await one.fetchval("select start_generation('a boat')")
     claim = "select claim_jobs('painter', '{default}', '{generate-image}', 1, 300)"
@@ -106,12 +106,12 @@ async def generating(own_database):
     await one.close(timeout=5)
 
 
-@pytest.mark.parametrize("held", ["public.job_queue", "picture_queue.prediction"])
-async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(generating, held):
-    url, holder, given = generating
+@pytest.mark.parametrize("table", ["public.job_queue", "picture_queue.prediction"])
+async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(running_generation, table):
+    url, holder, given = running_generation
     await holder.execute("begin")
-    await holder.fetch(f"select * from {held} for update")
-    calls = LEASED if held == "public.job_queue" else LEASED[1:3]
+    await holder.fetch(f"select * from {table} for update")
+    calls = LEASE_CALLS if table == "public.job_queue" else LEASE_CALLS[1:3]
 
     async def answer(call):
         connection = await connect(url)
@@ -128,8 +128,8 @@ async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(generating, held
     assert answers == [(call, "PT429") for call in calls]
 
 
-async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(generating):
-    url, holder, (job, lease, _) = generating
+async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(running_generation):
+    url, holder, (job, lease, _) = running_generation
     await holder.execute("delete from picture_queue.prediction")
     other = await connect(url)
     try:
@@ -159,7 +159,7 @@ async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(
 
 
 async def test_a_worker_row_in_an_open_transaction_delays_no_call(own_database):
-    """Claim for a worker whose row is new or changed in the transaction."""
+    """The open transaction has inserted the row of one worker and changed the row of another."""
     holder = await connect(own_database)
     claim = "claim_jobs('{}', '{{default}}', '{{t}}', 1)"
     register = "register_worker('{}', '{{default}}', '{{}}')"
@@ -185,13 +185,13 @@ async def test_only_a_changed_policy_conflicts_with_an_open_registration(own_dat
         await holder.execute("begin")
         await holder.fetchval(f"select {call.format('one', 3)}")
         same, other = call.format("two", 2), call.format("three", 4)
-        answers = await asyncio.gather(*(refusal(own_database, each) for each in (same, other)))
+        answers = await asyncio.gather(*(refusal(own_database, call) for call in (same, other)))
         assert answers == [(same, None, None), (other, "PT429", "PQ_BUSY")]
     finally:
         await holder.close(timeout=5)
 
 
-IDEMPOTENT = (
+IDEMPOTENT_CALLS = (
     "start_generation('a boat', options => '{\"idempotency_key\": \"held\"}')",
     "enqueue_batch('[]', batch_id => '00000000-0000-4000-8000-000000000001')",
     'set_schedule(\'held\', \'{"every_seconds": 60, "job_type": "t"}\')',
@@ -205,9 +205,9 @@ async def test_repeating_a_call_of_an_open_transaction_raises_busy(own_database)
     holder = await connect(own_database)
     try:
         await holder.execute("begin")
-        for call in IDEMPOTENT:
+        for call in IDEMPOTENT_CALLS:
             await holder.fetchval(f"select {call}")
-        answers = await asyncio.gather(*(refusal(own_database, call) for call in IDEMPOTENT))
-        assert answers == [(call, "PT429", "PQ_BUSY") for call in IDEMPOTENT]
+        answers = await asyncio.gather(*(refusal(own_database, call) for call in IDEMPOTENT_CALLS))
+        assert answers == [(call, "PT429", "PQ_BUSY") for call in IDEMPOTENT_CALLS]
     finally:
         await holder.close(timeout=5)

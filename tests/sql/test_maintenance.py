@@ -11,20 +11,20 @@ import pytest
 
 from tests.sql.conftest import Database, transaction
 
-#: The housekeeping of each minute, which runs in its own call.
+#: Keys in the answer of the call that does the housekeeping, once a minute.
 HOUSEKEEPING = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
-#: The lease is free, and the next housekeeping is due in the next minute.
-FREE = """update picture_queue.maintenance
+#: Frees the lease, and postpones the housekeeping to the next minute.
+FREE_LEASE = """update picture_queue.maintenance
 set leased_until = '-infinity', worker = null, aggregate_at = 'infinity',
   was_housekeeping = false"""
 
 
 @pytest.fixture
-async def quiet(own_database: str) -> AsyncIterator[Database]:
-    """A database without other maintenance, whose housekeeping is done."""
+async def idle_db(own_database: str) -> AsyncIterator[Database]:
+    """A database whose maintenance only the test calls, and whose housekeeping is done."""
     async with transaction(own_database) as db:
         await db.value("select picture_queue.maintain()")
-        await db.run(FREE)
+        await db.run(FREE_LEASE)
         yield db
 
 
@@ -32,92 +32,92 @@ async def maintain(db: Database, worker: str | None = None, *, force: bool = Fal
     return await db.value("select maintain_jobs($1, $2)", force, worker)
 
 
-async def holder(db: Database) -> str | None:
+async def lease_holder(db: Database) -> str | None:
     return await db.value(
         "select worker from picture_queue.maintenance where leased_until > picture_queue._now()"
     )
 
 
-async def test_one_worker_holds_the_lease_and_others_get_the_time_of_the_next_call(quiet):
-    late = await quiet.enqueue(options={"delay_seconds": 1})
-    first = await maintain(quiet, "a")
+async def test_one_worker_holds_the_lease_and_others_get_the_time_of_the_next_call(idle_db):
+    late = await idle_db.enqueue(options={"delay_seconds": 1})
+    first = await maintain(idle_db, "a")
     assert first["leased"] is True
-    assert await holder(quiet) == "a"
-    await quiet.pass_time(2, maintained=False)
-    answer = await maintain(quiet, "b")
+    assert await lease_holder(idle_db) == "a"
+    await idle_db.pass_time(2, maintained=False)
+    answer = await maintain(idle_db, "b")
     assert answer.keys() == {"leased", "next_in"}
     assert answer["leased"] is False
     assert 2.5 <= answer["next_in"] <= 3
-    assert (await quiet.job(late))["hold"] == "scheduled", "the call did no maintenance"
-    assert (await maintain(quiet, "a"))["promoted"] == 1
-    assert await holder(quiet) == "a"
+    assert (await idle_db.job(late))["hold"] == "scheduled", "the call did no maintenance"
+    assert (await maintain(idle_db, "a"))["promoted"] == 1
+    assert await lease_holder(idle_db) == "a"
 
 
-async def test_each_call_of_the_holder_renews_the_lease(quiet):
-    await maintain(quiet, "a")
+async def test_each_call_of_the_holder_renews_the_lease(idle_db):
+    await maintain(idle_db, "a")
     for _ in range(3):
-        await quiet.pass_time(4, maintained=False)
-        assert (await maintain(quiet, "b"))["leased"] is False
-        assert (await maintain(quiet, "a"))["leased"] is True
-        assert 4.5 <= (await maintain(quiet, "b"))["next_in"] <= 5
+        await idle_db.pass_time(4, maintained=False)
+        assert (await maintain(idle_db, "b"))["leased"] is False
+        assert (await maintain(idle_db, "a"))["leased"] is True
+        assert 4.5 <= (await maintain(idle_db, "b"))["next_in"] <= 5
 
 
-async def test_another_worker_takes_over_an_expired_lease(quiet):
-    await maintain(quiet, "a")
-    await quiet.pass_time(4.5, maintained=False)
-    assert (await maintain(quiet, "b"))["leased"] is False
-    await quiet.pass_time(0.6, maintained=False)
-    assert (await maintain(quiet, "b"))["leased"] is True
-    assert await holder(quiet) == "b"
-    assert (await maintain(quiet, "a"))["leased"] is False
+async def test_another_worker_takes_over_an_expired_lease(idle_db):
+    await maintain(idle_db, "a")
+    await idle_db.pass_time(4.5, maintained=False)
+    assert (await maintain(idle_db, "b"))["leased"] is False
+    await idle_db.pass_time(0.6, maintained=False)
+    assert (await maintain(idle_db, "b"))["leased"] is True
+    assert await lease_holder(idle_db) == "b"
+    assert (await maintain(idle_db, "a"))["leased"] is False
 
 
-async def test_another_worker_takes_over_after_unregistration(quiet):
+async def test_another_worker_takes_over_after_unregistration(idle_db):
     for worker in ("a", "b"):
-        await quiet.value("select register_worker($1, $2, '{}')", worker, [quiet.queue])
-    await maintain(quiet, "a")
-    await quiet.value("select unregister_worker('b')")
-    assert (await maintain(quiet, "b"))["leased"] is False, (
+        await idle_db.value("select register_worker($1, $2, '{}')", worker, [idle_db.queue])
+    await maintain(idle_db, "a")
+    await idle_db.value("select unregister_worker('b')")
+    assert (await maintain(idle_db, "b"))["leased"] is False, (
         "the lease of another worker is unchanged"
     )
-    await quiet.value("select unregister_worker('a')")
-    assert (await maintain(quiet, "b"))["leased"] is True
+    await idle_db.value("select unregister_worker('a')")
+    assert (await maintain(idle_db, "b"))["leased"] is True
 
 
-async def test_force_runs_a_round_without_changing_the_lease(quiet):
-    late = await quiet.enqueue(options={"delay_seconds": 1})
-    await maintain(quiet, "a")
-    await quiet.pass_time(2, maintained=False)
+async def test_force_runs_a_round_without_changing_the_lease(idle_db):
+    late = await idle_db.enqueue(options={"delay_seconds": 1})
+    await maintain(idle_db, "a")
+    await idle_db.pass_time(2, maintained=False)
     for worker in ("b", None):
-        answer = await maintain(quiet, worker, force=True)
+        answer = await maintain(idle_db, worker, force=True)
         assert answer["leased"] is True
         assert answer.keys() > HOUSEKEEPING
-    assert (await quiet.job(late))["hold"] is None
-    assert await holder(quiet) == "a"
-    assert (await maintain(quiet, "b"))["leased"] is False
+    assert (await idle_db.job(late))["hold"] is None
+    assert await lease_holder(idle_db) == "a"
+    assert (await maintain(idle_db, "b"))["leased"] is False
 
 
-async def test_a_caller_without_a_name_runs_a_round_without_a_lease(quiet):
-    late = await quiet.enqueue(options={"delay_seconds": 1})
-    await quiet.pass_time(2, maintained=False)
-    assert (await maintain(quiet))["promoted"] == 1
-    assert await holder(quiet) is None
-    assert (await quiet.job(late))["hold"] is None
-    assert (await maintain(quiet, "a"))["leased"] is True
-    assert (await maintain(quiet))["leased"] is False
+async def test_a_caller_without_a_name_runs_a_round_without_a_lease(idle_db):
+    late = await idle_db.enqueue(options={"delay_seconds": 1})
+    await idle_db.pass_time(2, maintained=False)
+    assert (await maintain(idle_db))["promoted"] == 1
+    assert await lease_holder(idle_db) is None
+    assert (await idle_db.job(late))["hold"] is None
+    assert (await maintain(idle_db, "a"))["leased"] is True
+    assert (await maintain(idle_db))["leased"] is False
 
 
 @pytest.mark.parametrize("delay", [0.3, 0.7])
-async def test_the_next_call_is_due_with_the_next_job(quiet, delay):
-    assert 1.9 < (await maintain(quiet, "a"))["next_in"] <= 2
-    await quiet.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
-    assert 1.9 < (await maintain(quiet, "a"))["next_in"] <= 2
-    job = await quiet.enqueue(options={"delay_seconds": delay})
-    due = (await quiet.job(job))["scheduled_for"]
-    now = await quiet.value("select picture_queue._now()")
-    assert 0 < (await maintain(quiet, "a"))["next_in"] <= (due - now).total_seconds()
-    await quiet.pass_time(delay, maintained=False)
-    assert (await maintain(quiet, "a"))["promoted"] == 1
+async def test_the_next_call_is_due_with_the_next_job(idle_db, delay):
+    assert 1.9 < (await maintain(idle_db, "a"))["next_in"] <= 2
+    await idle_db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
+    assert 1.9 < (await maintain(idle_db, "a"))["next_in"] <= 2
+    job = await idle_db.enqueue(options={"delay_seconds": delay})
+    due = (await idle_db.job(job))["scheduled_for"]
+    now = await idle_db.value("select picture_queue._now()")
+    assert 0 < (await maintain(idle_db, "a"))["next_in"] <= (due - now).total_seconds()
+    await idle_db.pass_time(delay, maintained=False)
+    assert (await maintain(idle_db, "a"))["promoted"] == 1
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ async def test_the_next_call_is_due_with_the_next_job(quiet, delay):
     ],
     ids=["schedule", "follow-up", "limit"],
 )
-async def test_the_next_call_is_due_with_the_next_step(quiet, due):
-    await quiet.run(due.format(queue=quiet.queue))
-    await quiet.pass_time(0.5 if "schedule" in due else 0.01, maintained=False)
-    assert 0 < (await maintain(quiet, "a"))["next_in"] <= 0.5
+async def test_the_next_call_is_due_with_the_next_step(idle_db, due):
+    await idle_db.run(due.format(queue=idle_db.queue))
+    await idle_db.pass_time(0.5 if "schedule" in due else 0.01, maintained=False)
+    assert 0 < (await maintain(idle_db, "a"))["next_in"] <= 0.5
 
 
 async def report_one(db: Database, outcome: str, **given: Any) -> None:
@@ -144,8 +144,8 @@ async def report_one(db: Database, outcome: str, **given: Any) -> None:
     await db.report(job, outcome, **given)
 
 
-#: Statements that make something due 0.2 seconds from now, or two seconds.
-SOON: dict[str, Any] = {
+#: Calls that make a step of maintenance due in `n` seconds.
+DUE_SOON: dict[str, Any] = {
     "enqueue": lambda db, n: db.enqueue(options={"delay_seconds": n}),
     "bulk": lambda db, n: db.value(
         "select enqueue_jobs($1)",
@@ -160,62 +160,64 @@ SOON: dict[str, Any] = {
     "key": lambda db, n: db.value(
         "select pause_key('sql-k', picture_queue._now() + make_interval(secs => $1))", float(n)
     ),
-    "told to wait": lambda db, n: report_one(db, "snoozed", delay_seconds=n, pause_key="sql-k"),
+    "snooze with pause_key": lambda db, n: report_one(
+        db, "snoozed", delay_seconds=n, pause_key="sql-k"
+    ),
 }
 
 
-@pytest.mark.parametrize("step", SOON)
-async def test_the_holder_is_woken_if_a_step_is_due_before_its_next_call(quiet, step):
-    await quiet.value("select register_worker('a', $1, '{}')", [quiet.queue])
-    await maintain(quiet, "a")
-    await SOON[step](quiet, 3)
-    topic = f"pq:queue:{quiet.queue}"
-    wake = {"queue": quiet.queue, "reason": "maintain"}
-    assert wake not in await quiet.events(topic), "the next call is within two seconds anyway"
-    await SOON[step](quiet, 0.2)
-    assert wake in await quiet.events(topic)
+@pytest.mark.parametrize("step", DUE_SOON)
+async def test_the_holder_is_woken_if_a_step_is_due_before_its_next_call(idle_db, step):
+    await idle_db.value("select register_worker('a', $1, '{}')", [idle_db.queue])
+    await maintain(idle_db, "a")
+    await DUE_SOON[step](idle_db, 3)
+    topic = f"pq:queue:{idle_db.queue}"
+    wake = {"queue": idle_db.queue, "reason": "maintain"}
+    assert wake not in await idle_db.events(topic), "the next call is within two seconds anyway"
+    await DUE_SOON[step](idle_db, 0.2)
+    assert wake in await idle_db.events(topic)
 
 
-async def test_the_holder_is_woken_for_a_new_schedule_that_is_due_soon(quiet):
-    await quiet.value("select register_worker('a', $1, '{}')", [quiet.queue])
-    await maintain(quiet, "a")
-    every = {"every_seconds": 3, "job_type": "t", "queue": quiet.queue}
-    await quiet.value("select set_schedule('sql-soon', $1)", every)
-    await quiet.value("select pause_schedule('sql-soon')")
-    await quiet.pass_time(2.5, maintained=False)
-    await maintain(quiet, "a")
-    topic = f"pq:queue:{quiet.queue}"
-    wake = {"queue": quiet.queue, "reason": "maintain"}
-    assert wake not in await quiet.events(topic)
+async def test_the_holder_is_woken_for_a_new_schedule_that_is_due_soon(idle_db):
+    await idle_db.value("select register_worker('a', $1, '{}')", [idle_db.queue])
+    await maintain(idle_db, "a")
+    every = {"every_seconds": 3, "job_type": "t", "queue": idle_db.queue}
+    await idle_db.value("select set_schedule('sql-soon', $1)", every)
+    await idle_db.value("select pause_schedule('sql-soon')")
+    await idle_db.pass_time(2.5, maintained=False)
+    await maintain(idle_db, "a")
+    topic = f"pq:queue:{idle_db.queue}"
+    wake = {"queue": idle_db.queue, "reason": "maintain"}
+    assert wake not in await idle_db.events(topic)
     # The next tick is half a second after the creation of the schedule.
-    await quiet.value("select resume_schedule('sql-soon')")
-    assert wake in await quiet.events(topic)
+    await idle_db.value("select resume_schedule('sql-soon')")
+    assert wake in await idle_db.events(topic)
 
 
-async def test_the_next_call_is_due_at_once_after_a_full_round(quiet):
+async def test_the_next_call_is_due_at_once_after_a_full_round(idle_db):
     """Run rounds until all is done. The size of a round grows while rounds are quick."""
-    await quiet.run(
+    await idle_db.run(
         """insert into job_queue (queue, job_type, hold, scheduled_for)
         select $1, 't', 'scheduled', picture_queue._now() from generate_series(1, 2200)""",
-        quiet.queue,
+        idle_db.queue,
     )
-    rounds = [await maintain(quiet, "a")]
+    rounds = [await maintain(idle_db, "a")]
     while rounds[-1]["next_in"] == 0:
-        rounds.append(await maintain(quiet, "a"))
+        rounds.append(await maintain(idle_db, "a"))
     assert rounds[0]["promoted"] == 100
-    assert all(one["promoted"] <= 500 for one in rounds)
-    assert sum(one["promoted"] for one in rounds) == 2200
+    assert all(answer["promoted"] <= 500 for answer in rounds)
+    assert sum(answer["promoted"] for answer in rounds) == 2200
 
 
-# --- Open transactions of others ---
+# Open transactions of other sessions
 
 
 @pytest.fixture
-async def two(own_database: str) -> AsyncIterator[list["asyncpg.Connection[Any]"]]:
+async def connections(own_database: str) -> AsyncIterator[list["asyncpg.Connection[Any]"]]:
     """Two connections that commit, after a round of maintenance."""
     connections = [await asyncpg.connect(own_database, timeout=10) for _ in range(2)]
     await connections[0].execute("select picture_queue.maintain()")
-    await connections[0].execute(FREE)
+    await connections[0].execute(FREE_LEASE)
     yield connections
     for connection in connections:
         if connection.is_in_transaction():
@@ -226,48 +228,48 @@ async def two(own_database: str) -> AsyncIterator[list["asyncpg.Connection[Any]"
     await asyncio.gather(*(connection.close() for connection in connections))
 
 
-async def due_job(connection: "asyncpg.Connection[Any]") -> Any:
-    """Insert a job that waits to be promoted."""
+async def insert_due_job(connection: "asyncpg.Connection[Any]") -> Any:
+    """Insert a job that is due to be promoted."""
     return await connection.fetchval(
         "insert into job_queue (queue, job_type, hold, scheduled_for) "
         "values ('held', 't', 'scheduled', now()) returning id"
     )
 
 
-async def call(connection: "asyncpg.Connection[Any]", worker: str) -> Any:
-    """Call maintenance, which must not wait."""
+async def call_maintenance(connection: "asyncpg.Connection[Any]", worker: str) -> Any:
+    """Call maintenance, which must not wait for a lock."""
     return json.loads(
         await connection.fetchval("select maintain_jobs(false, $1)", worker, timeout=3)
     )
 
 
-async def test_a_call_does_not_wait_for_a_round_in_progress(two):
-    one, other = two
-    job = await due_job(one)
+async def test_a_call_does_not_wait_for_a_round_in_progress(connections):
+    one, other = connections
+    job = await insert_due_job(one)
     await one.execute("begin")
     await one.execute("select from picture_queue.maintenance for update")
-    assert await call(other, "b") == {"leased": False, "next_in": 1}
+    assert await call_maintenance(other, "b") == {"leased": False, "next_in": 1}
     hold = "select hold from job_queue where id = $1"
     assert await other.fetchval(hold, job) == "scheduled"
 
 
-async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(two):
-    """Lock the row of maintenance, after ten seconds without a finished round."""
-    one, other = two
-    job = await due_job(one)
+async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(connections):
+    """Ten seconds after the last finished round, a call ignores the locked row of maintenance."""
+    one, other = connections
+    job = await insert_due_job(one)
     await one.execute(
         "update picture_queue.maintenance set done_at = picture_queue._now() - interval '9 s'"
     )
     await one.execute("begin")
     await one.execute("select from picture_queue.maintenance for update")
-    assert (await call(other, "b"))["leased"] is False
+    assert (await call_maintenance(other, "b"))["leased"] is False
     await one.execute("rollback")
     await one.execute(
         "update picture_queue.maintenance set done_at = picture_queue._now() - interval '11 s'"
     )
     await one.execute("begin")
     await one.execute("select from picture_queue.maintenance for update")
-    answer = await call(other, "b")
+    answer = await call_maintenance(other, "b")
     assert (answer["leased"], answer["promoted"]) == (True, 1)
     assert await other.fetchval("select hold from job_queue where id = $1", job) is None
     assert not HOUSEKEEPING & answer.keys()
@@ -275,7 +277,7 @@ async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(two):
     await one.execute("update picture_queue.maintenance set prune_at = '-infinity'")
     await one.execute("begin")
     await one.execute("select from picture_queue.maintenance for update")
-    answer = await call(other, "b")
+    answer = await call_maintenance(other, "b")
     assert (HOUSEKEEPING | {"promoted", "swept"}) <= answer.keys()
 
 
@@ -292,8 +294,8 @@ async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(two):
         "lock table picture_queue.depth in share mode",
     ],
 )
-async def test_steps_continue_during_an_open_transaction(two, open_transaction):
-    one, other = two
+async def test_steps_continue_during_an_open_transaction(connections, open_transaction):
+    one, other = connections
     await one.execute("select set_limit('sql-open', 2)")
     await one.execute("select enqueue_job('t', queue => 'held')")
     await one.execute(
@@ -302,35 +304,35 @@ async def test_steps_continue_during_an_open_transaction(two, open_transaction):
     await one.execute("begin")
     await one.execute(open_transaction)
     for _ in range(2):
-        job = await due_job(other)
-        answers = [await call(other, "b") for _ in range(2)]
+        job = await insert_due_job(other)
+        answers = [await call_maintenance(other, "b") for _ in range(2)]
         assert await other.fetchval("select hold from job_queue where id = $1", job) is None
         assert sum(answer.get("promoted", 0) for answer in answers) == 1, answers
 
 
-async def test_steps_continue_during_a_long_pruning(quiet):
-    """Run the housekeeping of a backlog in turns with the other steps."""
-    await quiet.run(
+async def test_steps_continue_during_a_long_pruning(idle_db):
+    """Maintenance alternates between the housekeeping of a backlog and the other steps."""
+    await idle_db.run(
         """create or replace function picture_queue._prune(p_limit integer) returns integer
         language sql set search_path = pg_catalog, pg_temp as $$ select 1 $$"""
     )
-    await quiet.pass_time(61, maintained=False)
+    await idle_db.pass_time(61, maintained=False)
     for _ in range(3):
-        await quiet.run(
+        await idle_db.run(
             """insert into job_queue (queue, job_type, hold, scheduled_for)
             values ($1, 't', 'scheduled', picture_queue._now())""",
-            quiet.queue,
+            idle_db.queue,
         )
-        answer = await maintain(quiet, "a")
+        answer = await maintain(idle_db, "a")
         assert (answer["more"], answer["next_in"]) == (True, 0)
         assert "promoted" not in answer
-        assert (await maintain(quiet, "a"))["promoted"] == 1
+        assert (await maintain(idle_db, "a"))["promoted"] == 1
 
 
 # Steps that fail
 
 
-async def failed(db: Database, kind: str = "promote") -> list[dict[str, Any]]:
+async def failed_steps(db: Database, kind: str = "promote") -> list[dict[str, Any]]:
     return await db.rows(
         """select subject, failures, last_error, first_at,
           extract(epoch from retry_at - picture_queue._now())::float as seconds
@@ -340,9 +342,9 @@ async def failed(db: Database, kind: str = "promote") -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-async def trapped(quiet: Database) -> Database:
-    """A trigger of the user raises when a job of the type 'bad' is promoted."""
-    await quiet.run(
+async def failing_promotion(idle_db: Database) -> Database:
+    """A database with a trigger that raises when a job of the type `bad` is promoted."""
+    await idle_db.run(
         """create function public.trap() returns trigger language plpgsql as $$
         begin raise exception 'this job is bad' using detail = 'very bad'; end $$;
         create trigger trap before update on public.job_queue for each row
@@ -350,11 +352,11 @@ async def trapped(quiet: Database) -> Database:
           and new.status = 'pending')
         execute function public.trap()"""
     )
-    return quiet
+    return idle_db
 
 
-async def test_a_failed_step_is_recorded_and_the_others_are_done(trapped):
-    db = trapped
+async def test_a_failed_step_is_recorded_and_the_others_are_done(failing_promotion):
+    db = failing_promotion
     await db.run(
         """insert into job_queue (queue, job_type, hold, scheduled_for)
         select $1, case when i in (7, 40) then 'bad' else 'good' end, 'scheduled', now()
@@ -367,47 +369,47 @@ async def test_a_failed_step_is_recorded_and_the_others_are_done(trapped):
         "select id, job_type from job_queue where queue = $1 and hold is not null", db.queue
     )
     assert [row["job_type"] for row in left] == ["bad", "bad"]
-    rows = await failed(db)
+    rows = await failed_steps(db)
     assert {row["subject"] for row in rows} == {str(row["id"]) for row in left}
     for row in rows:
         assert (row["failures"], row["last_error"]) == (1, "this job is bad: very bad")
         assert 1.9 < row["seconds"] <= 2
 
 
-async def test_a_failing_step_is_retried_with_growing_delays(trapped):
-    db = trapped
+async def test_a_failing_step_is_retried_with_growing_delays(failing_promotion):
+    db = failing_promotion
     job = await db.enqueue("bad", options={"delay_seconds": 1})
     await db.pass_time(1.5, maintained=False)
     waits = [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]
     for n, wait in enumerate(waits, 1):
         assert (await maintain(db, "a", force=True))["promoted"] == 0
-        (row,) = await failed(db)
+        (row,) = await failed_steps(db)
         assert (row["subject"], row["failures"]) == (str(job), n)
         assert wait - 0.5 < row["seconds"] <= wait
         await db.pass_time(wait - 0.6, maintained=False)
         await maintain(db, "a", force=True)
-        assert (await failed(db))[0]["failures"] == n, "no retry before retry_at"
+        assert (await failed_steps(db))[0]["failures"] == n, "no retry before retry_at"
         await db.pass_time(0.7, maintained=False)
 
 
-async def test_a_failed_step_is_deleted_after_its_success(trapped):
-    db = trapped
+async def test_a_failed_step_is_deleted_after_its_success(failing_promotion):
+    db = failing_promotion
     job = await db.enqueue("bad", options={"delay_seconds": 1})
     await db.pass_time(1.5, maintained=False)
     await maintain(db, "a")
-    assert len(await failed(db)) == 1
+    assert len(await failed_steps(db)) == 1
     await db.run("drop trigger trap on public.job_queue")
     await maintain(db, "a")
     assert (await db.job(job))["hold"] == "scheduled", "no retry before retry_at"
     await db.pass_time(2.1, maintained=False)
     assert (await maintain(db, "a"))["promoted"] == 1
     assert (await db.job(job))["hold"] is None
-    assert await failed(db) == []
+    assert await failed_steps(db) == []
 
 
-async def test_other_steps_of_the_same_job_continue(trapped):
-    """Fail the promotion of a job. The job can be cancelled, and the failure is deleted."""
-    db = trapped
+async def test_other_steps_of_the_same_job_continue(failing_promotion):
+    """A job whose promotion failed can be cancelled. Its failure is then deleted."""
+    db = failing_promotion
     job = await db.enqueue("bad", options={"delay_seconds": 1})
     other = await db.enqueue(options={"delay_seconds": 1})
     await db.pass_time(1.5)
@@ -415,11 +417,11 @@ async def test_other_steps_of_the_same_job_continue(trapped):
     assert (await db.value("select cancel_job($1)", job))["status"] == "cancelled"
     await db.pass_time(600, maintained=False)
     await maintain(db, "a", force=True)
-    assert await failed(db) == []
+    assert await failed_steps(db) == []
 
 
-async def test_a_failed_sweep_does_not_affect_other_leases(quiet):
-    db = quiet
+async def test_a_failed_sweep_does_not_affect_other_leases(idle_db):
+    db = idle_db
     await db.run(
         """create function public.trap() returns trigger language plpgsql as $$
         begin raise exception 'not this one'; end $$;
@@ -434,12 +436,12 @@ async def test_a_failed_sweep_does_not_affect_other_leases(quiet):
     assert (await maintain(db, "a"))["swept"] == 5
     assert (await db.job(bad))["status"] == "processing"
     assert {(await db.job(job))["status"] for job in good} == {"pending"}
-    (row,) = await failed(db, "sweep")
+    (row,) = await failed_steps(db, "sweep")
     assert row["subject"] == str(bad)
 
 
-async def test_a_failed_callback_is_recorded_on_its_batch_and_others_are_enqueued(quiet):
-    db = quiet
+async def test_a_failed_callback_is_recorded_on_its_batch_and_others_are_enqueued(idle_db):
+    db = idle_db
     job = {"job_type": "sql-resize", "queue": db.queue}
     batches = []
     for callback in ("bad", "good"):
@@ -455,8 +457,8 @@ async def test_a_failed_callback_is_recorded_on_its_batch_and_others_are_enqueue
         create trigger trap before insert on public.job_queue for each row
         when (new.job_type = 'bad') execute function public.trap()"""
     )
-    for one in await db.claim(2):
-        assert (await db.report(one, "completed"))["outcome"] == "ok"
+    for claimed in await db.claim(2):
+        assert (await db.report(claimed, "completed"))["outcome"] == "ok"
     await maintain(db, "a")
     bad, good = [await db.value("select get_batch($1)", uuid) for uuid in batches]
     assert (bad["completed"], bad["callback_error"]) == (1, "no such callback")

@@ -27,7 +27,7 @@ select p.proname, array(
 from pg_proc p where p.oid in (select oid from picture_queue._our_functions() where is_public)
 order by p.proname
 """
-#: SQL that creates one of each object whose name or id an argument may contain.
+#: SQL that creates one object of each kind whose name or id an argument may contain.
 WORLD = """
 select set_config('request.jwt.claims', '{"role": "service_role"}', false);
 select set_queue('odd', '{"fair_share": true}');
@@ -183,6 +183,7 @@ def arrays(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
+#: Odd values in SQL for each type of parameter.
 ODD = {
     "text": TEXTS.map(quote_literal),
     "text[]": arrays(TEXTS),
@@ -254,7 +255,7 @@ def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def find_problem(error: psycopg.Error) -> str | None:
-    """Return what an error lacks to be a complete PQ error, or None."""
+    """Return the reason why an error is not a complete PQ error, or None."""
     diagnostics = error.diag
     if not re.fullmatch("PT[45][0-9]{2}", diagnostics.sqlstate or ""):
         return f"raw {diagnostics.sqlstate}: {diagnostics.message_primary}"

@@ -1,4 +1,4 @@
-"""Calls for many jobs: lists with filters, failure reasons, retry, cancel and discard by filter."""
+"""Calls with filters: lists of jobs, failure reasons, and changes of many jobs."""
 
 import json
 from uuid import UUID, uuid4
@@ -8,11 +8,11 @@ import pytest
 USER, OTHER = uuid4(), uuid4()
 
 
-async def listed(db, **given):
+async def list_jobs(db, **given):
     return await db.value("select list_jobs($1)", {"queue": db.queue, **given})
 
 
-async def change(db, action, preview=False, **given):
+async def change_jobs(db, action, preview=False, **given):
     return await db.value("select change_jobs($1, $2, $3)", action, given, preview)
 
 
@@ -23,14 +23,14 @@ async def enqueue(db, **given):
 
 
 async def fail(db, n=1, error="It broke.", **given):
-    """Enqueue jobs and make them fail for good; return their ids."""
+    """Enqueue jobs and let them fail in their last attempt; return their ids."""
     ids = [await enqueue(db, max_attempts=1, **given) for _ in range(n)]
     for job in await db.claim(n, given.get("job_type", "sql-resize")):
         await db.report(job, "failed", error=error)
     return ids
 
 
-async def counts(db):
+async def queue_counts(db):
     rows = await db.value("select queue_counts()")
     return next(row for row in rows if row["queue"] == db.queue)
 
@@ -73,13 +73,13 @@ async def test_each_filter_selects_only_its_jobs(db):
         ({"limit": 2}, [failed, batched]),
         ({"status": None, "tag": None}, [failed, batched, later, tagged, user, plain]),
     ):
-        assert [UUID(row["id"]) for row in await listed(db, **given)] == expected, given
+        assert [UUID(row["id"]) for row in await list_jobs(db, **given)] == expected, given
     seq = (await db.job(tagged))["seq"]
-    assert [UUID(row["id"]) for row in await listed(db, before_seq=seq)] == [user, plain]
+    assert [UUID(row["id"]) for row in await list_jobs(db, before_seq=seq)] == [user, plain]
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("given", "field"),
     [
         ({"statsu": "failed"}, "statsu"),
         ({"status": "broken"}, "status"),
@@ -101,10 +101,10 @@ async def test_each_filter_selects_only_its_jobs(db):
         ({"before_seq": 1.5}, "before_seq"),
     ],
 )
-async def test_the_error_for_an_invalid_filter_names_the_field(db, given, named):
+async def test_the_error_for_an_invalid_filter_names_the_field(db, given, field):
     error = await db.refusal("select list_jobs($1)", given)
     assert (error.sqlstate, error.message.split(":")[0]) == ("PT400", "PQ_INVALID_ARGUMENT")
-    assert error.detail.startswith(f"filter.{named} ")
+    assert error.detail.startswith(f"filter.{field} ")
 
 
 async def test_a_filter_that_is_not_an_object_is_refused(db):
@@ -116,18 +116,18 @@ async def test_text_in_a_filter_is_never_executed(db):
     for hostile in ("' or true --", "\\' or 1=1; drop table job_queue; --", "%s", "$1"):
         for key in ("queue", "tag", "error", "reason", "tenant", "job_type"):
             assert await db.value("select list_jobs($1)", {key: hostile}) == []
-        assert await listed(db, metadata={hostile: hostile}) == []
+        assert await list_jobs(db, metadata={hostile: hostile}) == []
 
 
 async def test_users_list_their_own_jobs_with_the_same_filters(db):
     await enqueue(db, user_id=str(OTHER))
     await enqueue(db, user_id=str(USER))
-    (mine,) = await fail(db, user_id=str(USER), job_type="sql-own", error="Number 5")
+    (own,) = await fail(db, user_id=str(USER), job_type="sql-own", error="Number 5")
     await db.act_as("authenticated", USER)
-    assert len(await listed(db)) == 2
-    found = await listed(db, status="failed", reason="Number N", user_id=str(USER))
-    assert [row["id"] for row in found] == [str(mine)]
-    assert await listed(db, user_id=str(OTHER)) == []
+    assert len(await list_jobs(db)) == 2
+    found = await list_jobs(db, status="failed", reason="Number N", user_id=str(USER))
+    assert [row["id"] for row in found] == [str(own)]
+    assert await list_jobs(db, user_id=str(OTHER)) == []
 
 
 async def test_equal_failures_are_grouped_into_one_reason(db):
@@ -147,7 +147,9 @@ async def test_equal_failures_are_grouped_into_one_reason(db):
     assert reasons[0]["first_at"] < reasons[0]["last_at"]
     (only,) = await db.value("select failure_reasons($1)", {"queue": db.queue, "job_type": "sql-b"})
     assert only["count"] == 1
-    assert [row["id"] for row in await listed(db, reason=reasons[0]["reason"])][-1] == str(first[0])
+    assert [row["id"] for row in await list_jobs(db, reason=reasons[0]["reason"])][-1] == str(
+        first[0]
+    )
     error = await db.refusal("select failure_reasons($1)", {"limit": 3})
     assert error.detail == "filter.limit is not known"
 
@@ -183,7 +185,7 @@ async def test_a_reason_has_placeholders_for_ids_numbers_and_quoted_text(db, err
 async def test_a_preview_counts_jobs_and_changes_none(db):
     ids = await fail(db, 3)
     for action, n in (("retry", 3), ("discard", 3), ("cancel", 0)):
-        answer = await change(db, action, preview=True, queue=db.queue)
+        answer = await change_jobs(db, action, preview=True, queue=db.queue)
         assert answer == {"matched": n, "changed": 0, "more": False}
     assert [(await db.job(i))["status"] for i in ids] == ["failed"] * 3
 
@@ -191,7 +193,7 @@ async def test_a_preview_counts_jobs_and_changes_none(db):
 async def test_a_retry_by_filter_gives_failed_jobs_another_attempt(db):
     ids = await fail(db, 3, error="Number 3")
     other = await fail(db, 1, error="another thing")
-    answer = await change(db, "retry", queue=db.queue, reason="Number N")
+    answer = await change_jobs(db, "retry", queue=db.queue, reason="Number N")
     assert answer == {"matched": 3, "changed": 3, "more": False}
     assert {(await db.job(i))["status"] for i in ids} == {"pending"}
     assert (await db.job(other[0]))["status"] == "failed"
@@ -201,35 +203,35 @@ async def test_a_retry_by_filter_gives_failed_jobs_another_attempt(db):
 async def test_a_retry_includes_cancelled_jobs_only_on_request(db):
     job = await enqueue(db)
     await db.value("select cancel_job($1)", job)
-    assert (await change(db, "retry", queue=db.queue))["matched"] == 0
-    assert (await change(db, "retry", queue=db.queue, status="cancelled"))["changed"] == 1
+    assert (await change_jobs(db, "retry", queue=db.queue))["matched"] == 0
+    assert (await change_jobs(db, "retry", queue=db.queue, status="cancelled"))["changed"] == 1
     assert (await db.job(job))["status"] == "pending"
 
 
 async def test_a_retry_by_filter_skips_jobs_whose_unique_key_is_taken(db):
     unique = {"unique": {"states": ["pending"]}}
     first, second = await fail(db, 1, options=unique), await fail(db, 1, options=unique)
-    answer = await change(db, "retry", queue=db.queue)
+    answer = await change_jobs(db, "retry", queue=db.queue)
     # The claim of each job ended its uniqueness, so both jobs become pending again.
     assert answer["changed"] == 2
     strict = {"unique": {"states": ["pending", "processing"], "by": ["n"]}}
     third = await fail(db, 1, job_type="sql-u", payload={"n": 1}, options=strict)
     fourth = await fail(db, 1, job_type="sql-u", payload={"n": 1}, options=strict)
-    answer = await change(db, "retry", queue=db.queue, job_type="sql-u")
+    answer = await change_jobs(db, "retry", queue=db.queue, job_type="sql-u")
     assert answer["matched"] == 2
     assert answer["changed"] == 1
     assert (await db.job(third[0]))["status"] == "failed"
     assert (await db.job(fourth[0]))["status"] == "pending"
-    assert (await change(db, "retry", queue=db.queue, job_type="sql-u"))["changed"] == 0
+    assert (await change_jobs(db, "retry", queue=db.queue, job_type="sql-u"))["changed"] == 0
     assert (await db.job(first[0]))["status"] == (await db.job(second[0]))["status"] == "pending"
 
 
-async def test_a_cancel_by_filter_ends_waiting_jobs_and_requests_the_stop_of_running_ones(db):
+async def test_a_cancel_by_filter_ends_pending_jobs_and_requests_the_stop_of_others(db):
     running, parked = await enqueue(db), await enqueue(db)
     jobs = {UUID(job["id"]): job for job in await db.claim(2)}
     await db.report(jobs[parked], "parked", delay_seconds=600)
     waiting, later = await enqueue(db), await enqueue(db, options={"delay_seconds": 9})
-    answer = await change(db, "cancel", queue=db.queue)
+    answer = await change_jobs(db, "cancel", queue=db.queue)
     assert answer == {"matched": 4, "changed": 4, "more": False}
     assert (await db.job(waiting))["status"] == (await db.job(later))["status"] == "cancelled"
     assert (await db.job(running))["cancel_requested_at"] is not None
@@ -237,26 +239,26 @@ async def test_a_cancel_by_filter_ends_waiting_jobs_and_requests_the_stop_of_run
     assert (unparked["status"], unparked["hold"]) == ("pending", None)
     assert unparked["cancel_requested_at"] is not None
     # A second cancel changes no job, so it does not wake the workers again.
-    assert (await change(db, "cancel", queue=db.queue))["changed"] == 0
+    assert (await change_jobs(db, "cancel", queue=db.queue))["changed"] == 0
 
 
-async def test_a_discard_deletes_finished_jobs_and_keeps_the_counts(db):
+async def test_a_discard_deletes_finished_jobs_and_updates_the_counts(db):
     await fail(db, 2)
     await enqueue(db)
-    assert (await counts(db))["failed"] == 2
-    answer = await change(db, "discard", queue=db.queue)
+    assert (await queue_counts(db))["failed"] == 2
+    answer = await change_jobs(db, "discard", queue=db.queue)
     assert answer == {"matched": 2, "changed": 2, "more": False}
-    after = await counts(db)
+    after = await queue_counts(db)
     assert (after["failed"], after["pending"]) == (0, 1)
-    assert len(await listed(db)) == 1
+    assert len(await list_jobs(db)) == 1
     await db.value("select picture_queue._aggregate_depth(100000)")
-    assert (await counts(db))["failed"] == 0
+    assert (await queue_counts(db))["failed"] == 0
 
 
 async def test_one_job_is_discarded_by_its_id(db):
     first, second = await fail(db, 2)
-    assert (await change(db, "discard", job_ids=[str(first)]))["changed"] == 1
-    assert [UUID(row["id"]) for row in await listed(db)] == [second]
+    assert (await change_jobs(db, "discard", job_ids=[str(first)]))["changed"] == 1
+    assert [UUID(row["id"]) for row in await list_jobs(db)] == [second]
 
 
 async def test_a_discard_changes_neither_batches_nor_dependent_jobs(db):
@@ -273,7 +275,7 @@ async def test_a_discard_changes_neither_batches_nor_dependent_jobs(db):
         db, options={"depends_on": [one["id"], two["id"]], "on_parent_failure": "run"}
     )
     await db.report(one, "failed", retryable=False)
-    assert (await change(db, "discard", queue=db.queue))["changed"] == 1
+    assert (await change_jobs(db, "discard", queue=db.queue))["changed"] == 1
     await db.report(two, "completed")
     assert (await db.job(child))["hold"] is None
     after = await db.value("select get_batch($1)", UUID(batch["batch_id"]))
@@ -283,21 +285,21 @@ async def test_a_discard_changes_neither_batches_nor_dependent_jobs(db):
 
 async def test_a_call_changes_at_most_limit_jobs_and_reports_if_more_are_left(db):
     await fail(db, 3)
-    answer = await change(db, "discard", queue=db.queue, limit=2)
+    answer = await change_jobs(db, "discard", queue=db.queue, limit=2)
     assert answer == {"matched": 3, "changed": 2, "more": True}
-    answer = await change(db, "discard", queue=db.queue, limit=2)
+    answer = await change_jobs(db, "discard", queue=db.queue, limit=2)
     assert answer == {"matched": 1, "changed": 1, "more": False}
 
 
-async def test_ten_thousand_jobs_change_in_one_call(db):
+async def test_one_call_changes_ten_thousand_jobs(db):
     jobs = [{"job_type": "sql-resize", "queue": db.queue}] * 10001
     await db.value("select enqueue_jobs($1)", jobs)
-    answer = await change(db, "cancel", queue=db.queue)
+    answer = await change_jobs(db, "cancel", queue=db.queue)
     assert answer == {"matched": 10001, "changed": 10000, "more": True}
-    assert (await counts(db))["cancelled"] == 10000
-    answer = await change(db, "retry", queue=db.queue, status="cancelled")
+    assert (await queue_counts(db))["cancelled"] == 10000
+    answer = await change_jobs(db, "retry", queue=db.queue, status="cancelled")
     assert answer == {"matched": 10000, "changed": 10000, "more": False}
-    assert (await counts(db))["pending"] == 10001
+    assert (await queue_counts(db))["pending"] == 10001
 
 
 @pytest.mark.parametrize(
@@ -314,13 +316,13 @@ async def test_ten_thousand_jobs_change_in_one_call(db):
         ("retry", {"queue": "q", "before_seq": 5}, "filter.before_seq is not known"),
     ],
 )
-async def test_incomplete_arguments_of_a_change_are_refused(db, action, given, detail):
+async def test_invalid_arguments_of_a_change_are_refused(db, action, given, detail):
     error = await db.refusal("select change_jobs($1, $2)", action, given)
     assert error.message.startswith("PQ_INVALID_ARGUMENT")
     assert error.detail == detail
 
 
-async def test_a_locked_job_is_skipped(db, stack):
+async def test_change_jobs_skips_a_locked_job(db, stack):
     import asyncpg
 
     queue = f"{db.queue}-held"
@@ -334,13 +336,13 @@ async def test_a_locked_job_is_skipped(db, stack):
         await one.execute(
             "select from job_queue where queue = $1 order by seq limit 1 for update", queue
         )
-        change = "select change_jobs($1, $2)"
+        sql = "select change_jobs($1, $2)"
         answer = json.loads(
-            await two.fetchval(change, "cancel", json.dumps({"queue": queue}), timeout=10)
+            await two.fetchval(sql, "cancel", json.dumps({"queue": queue}), timeout=10)
         )
         assert (answer["matched"], answer["changed"]) == (2, 1)
         await lock.rollback()
-        answer = json.loads(await two.fetchval(change, "cancel", json.dumps({"queue": queue})))
+        answer = json.loads(await two.fetchval(sql, "cancel", json.dumps({"queue": queue})))
         assert answer["changed"] == 1
     finally:
         await two.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
@@ -348,8 +350,8 @@ async def test_a_locked_job_is_skipped(db, stack):
         await two.close()
 
 
-async def pages(db, given):
-    """List all jobs of a filter page by page, and return the seq of each."""
+async def list_pages(db, given):
+    """List the jobs of a filter page by page; return the `seq` of each job."""
     found, last = [], {}
     while rows := await db.value("select list_jobs($1)", {**given, **last}):
         found += [row["seq"] for row in rows]
@@ -387,7 +389,7 @@ async def test_pages_contain_every_job_of_the_filter_newest_first(db, given, con
         f"select seq from job_queue where queue like $1 and {condition} order by seq desc",
         f"{db.queue}{1 if queues == 1 else '_'}",
     )
-    found = await pages(db, {**given, "limit": 7})
+    found = await list_pages(db, {**given, "limit": 7})
     if queues == 3:  # Other tests may have left jobs of other queues.
         ours = await db.rows("select seq from job_queue where queue like $1", f"{db.queue}_")
         ours = {row["seq"] for row in ours}
@@ -398,7 +400,7 @@ async def test_pages_contain_every_job_of_the_filter_newest_first(db, given, con
 
 @pytest.mark.parametrize("by", ["queue", "user_id", "batch_id"])
 async def test_the_size_of_a_page_is_limited(db, by):
-    """End a page at 8 MiB: without this limit, a page of 1,000 large results would have 1 GiB."""
+    """A page ends at 8 MiB. Otherwise a page of 1,000 large results would have 1 GiB."""
     batch = uuid4()
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at, user_id, batch_id, result)
@@ -412,7 +414,7 @@ async def test_the_size_of_a_page_is_limited(db, by):
     given = {"limit": 1000, by: given[by], "job_type": "sql-large"}
     rows = await db.value("select list_jobs($1)", given)
     assert 8 <= len(rows) <= 9
-    found = await pages(db, given)
+    found = await list_pages(db, given)
     assert len(found) == 20
     assert found == sorted(found, reverse=True)
 
@@ -425,7 +427,7 @@ async def test_a_job_larger_than_a_page_is_returned_alone(db):
         db.queue,
     )
     assert len(await db.value("select list_jobs($1)", {"queue": db.queue})) == 1
-    assert len(await pages(db, {"queue": db.queue})) == 2
+    assert len(await list_pages(db, {"queue": db.queue})) == 2
 
 
 async def test_filters_use_an_index(db):
@@ -472,10 +474,10 @@ LISTS = {
 
 @pytest.mark.parametrize("function", LISTS)
 async def test_a_list_of_names_is_paginated(db, function):
-    make, key = LISTS[function]
+    create, key = LISTS[function]
     names = [f"{db.queue}-{i}" for i in range(5)]
     for name in names:
-        await db.value(f"select {make.format(name)}")
+        await db.value(f"select {create.format(name)}")
     found, after = [], db.queue
     while page := await db.value(f"select {function}($1)", {"limit": 2, "after": after}):
         assert len(page) <= 2

@@ -11,7 +11,7 @@ import pytest
 USER = uuid4()
 
 
-async def counts(db, queue=None):
+async def queue_counts(db, queue=None):
     rows = await db.value("select queue_counts()")
     return next(row for row in rows if row["queue"] == (queue or db.queue))
 
@@ -20,7 +20,7 @@ async def aggregate(db):
     return await db.value("select picture_queue._aggregate_depth(1000000)")
 
 
-async def desired(db, *args):
+async def desired_workers(db, *args):
     return await db.value(
         f"select desired_workers({', '.join(f'${i + 1}' for i in range(len(args) + 1))})",
         db.queue,
@@ -56,11 +56,11 @@ async def test_each_state_is_counted_before_and_after_aggregation(db):
         "completed": 1, "failed": 1, "cancelled": 1,
         "finished_last_minute": 3, "finished_last_hour": 3,
     }  # fmt: skip
-    before = await counts(db)
+    before = await queue_counts(db)
     assert {key: before[key] for key in expected} == expected
     assert before["oldest_seconds"] >= 0
     assert await aggregate(db) > 0
-    after = await counts(db)
+    after = await queue_counts(db)
     assert {key: after[key] for key in expected} == expected
     assert sum(expected[state] for state in list(expected)[:9]) == await db.value(
         "select count(*) from job_queue where queue = $1", db.queue
@@ -73,20 +73,20 @@ async def test_aggregation_adds_finished_jobs_to_their_minute(db):
     await db.report(job, "completed")
     await aggregate(db)
     rows = "select n from picture_queue.throughput where queue = $1"
-    assert await db.rows(rows, db.queue) == [], "the counts of the last minute are exact"
+    assert await db.rows(rows, db.queue) == [], "changes of the last minute stay unaggregated"
     await db.pass_time(90)
-    assert (await counts(db))["finished_last_minute"] == 0
-    assert (await counts(db))["finished_last_hour"] == 1
+    assert (await queue_counts(db))["finished_last_minute"] == 0
+    assert (await queue_counts(db))["finished_last_hour"] == 1
     await aggregate(db)
     assert await db.rows(rows, db.queue) == [{"n": 1}]
-    assert (await counts(db))["finished_last_hour"] == 1
-    assert (await counts(db))["completed"] == 1
+    assert (await queue_counts(db))["finished_last_hour"] == 1
+    assert (await queue_counts(db))["completed"] == 1
     left = await db.value(
         "select count(*) from picture_queue.depth_change where queue = $1", db.queue
     )
     assert left == 0
     await db.pass_time(3700)
-    assert (await counts(db))["finished_last_hour"] == 0
+    assert (await queue_counts(db))["finished_last_hour"] == 0
 
 
 async def test_an_aggregation_takes_a_bounded_number_of_rows(db):
@@ -94,31 +94,31 @@ async def test_an_aggregation_takes_a_bounded_number_of_rows(db):
         await db.enqueue()
     await db.run("delete from picture_queue.depth_change where queue <> $1", db.queue)
     assert await db.value("select picture_queue._aggregate_depth(2)") == 2
-    assert (await counts(db))["pending"] == 5
+    assert (await queue_counts(db))["pending"] == 5
     assert await aggregate(db) == 3
-    assert (await counts(db))["pending"] == 5
+    assert (await queue_counts(db))["pending"] == 5
 
 
-async def test_the_oldest_due_job_is_found_whatever_its_priority(db):
+async def test_the_oldest_due_job_is_found_at_any_priority(db):
     await db.enqueue(priority=-5)
     await db.pass_time(100)
     for priority in (0, 3, 9):
         await db.enqueue(priority=priority)
     await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
-    assert 100 <= (await counts(db))["oldest_seconds"] < 110
+    assert 100 <= (await queue_counts(db))["oldest_seconds"] < 110
 
 
 async def test_the_age_of_a_job_begins_when_it_is_due(db):
     await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=50))
     await db.pass_time(60)
     await db.maintain()
-    assert 9 <= (await counts(db))["oldest_seconds"] < 20
+    assert 9 <= (await queue_counts(db))["oldest_seconds"] < 20
 
 
 async def test_failed_jobs_of_the_last_day_are_counted_instead_of_failures(db):
-    """Count a job that failed twice once, and a job that was retried since not at all."""
+    """A job that failed twice counts once. A job that was retried does not count."""
 
-    async def failed():
+    async def failed_last_day():
         sql = "select failed_last_day from queue_health where queue = $1"
         return await db.value(sql, db.queue)
 
@@ -126,19 +126,19 @@ async def test_failed_jobs_of_the_last_day_are_counted_instead_of_failures(db):
     for _ in range(2):
         (claimed,) = await db.claim()
         await db.report(claimed, "failed")
-        assert await failed() == 1
+        assert await failed_last_day() == 1
         await db.value("select retry_job($1)", job)
-        assert await failed() == 0
+        assert await failed_last_day() == 0
     (claimed,) = await db.claim()
     await db.report(claimed, "completed")
-    assert await failed() == 0
+    assert await failed_last_day() == 0
     await db.enqueue(max_attempts=1)
     (claimed,) = await db.claim()
     await db.report(claimed, "failed")
     await db.pass_time(86400 - 60)
-    assert await failed() == 1
+    assert await failed_last_day() == 1
     await db.pass_time(120)
-    assert await failed() == 0
+    assert await failed_last_day() == 0
 
 
 async def test_queue_health_shows_the_same_counts(db):
@@ -158,7 +158,7 @@ async def test_queue_health_shows_the_same_counts(db):
     assert (row["failed_last_day"], row["workers"]) == (0, 0)
 
 
-async def test_service_keys_can_read_the_view(db):
+async def test_the_service_role_can_read_queue_health(db):
     await db.enqueue()
     await db.act_as("service_role")
     (row,) = await db.rows("select * from queue_health where queue = $1", db.queue)
@@ -171,11 +171,11 @@ async def test_queue_status_names_job_types_without_a_worker(db):
     await db.enqueue("sql-unknown")
     await db.run("select register_worker('w1', $1, '{\"sql-known\": {}}')", [db.queue])
     status = await db.value("select queue_status()")
-    mine = [row for row in status["job_types_without_worker"] if row["queue"] == db.queue]
-    assert mine == [{"job_type": "sql-unknown", "queue": db.queue, "pending": 2}]
+    own = [row for row in status["job_types_without_worker"] if row["queue"] == db.queue]
+    assert own == [{"job_type": "sql-unknown", "queue": db.queue, "pending": 2}]
 
 
-async def test_the_position_is_the_number_of_jobs_before_it(db):
+async def test_the_position_of_a_job_follows_the_order_of_claims(db):
     low, high = await db.enqueue(), await db.enqueue(priority=5)
     second = await db.enqueue()
     for job, position in ((high, 1), (low, 2), (second, 3)):
@@ -205,9 +205,9 @@ async def test_the_position_is_bounded(db):
 
 async def test_users_see_only_the_positions_of_their_own_jobs(db):
     other = await db.enqueue(user_id=uuid4())
-    mine = await db.enqueue(user_id=USER)
+    own = await db.enqueue(user_id=USER)
     await db.act_as("authenticated", USER)
-    assert (await db.value("select job_position($1)", mine))["position"] == 2
+    assert (await db.value("select job_position($1)", own))["position"] == 2
     error = await db.refusal("select job_position($1)", other)
     assert (error.sqlstate, error.message) == ("PT404", "PQ_UNKNOWN_JOB: no such job")
 
@@ -216,10 +216,10 @@ async def test_desired_workers_counts_running_and_ready_jobs(db):
     for _ in range(25):
         await db.enqueue()
     await db.claim(3)
-    assert await desired(db) == {"desired": 3, "running": 3, "ready": 22}
-    assert (await desired(db, 25))["desired"] == 1
-    assert (await desired(db, 1, 0, 7))["desired"] == 7
-    assert (await desired(db, 100, 4))["desired"] == 4
+    assert await desired_workers(db) == {"desired": 3, "running": 3, "ready": 22}
+    assert (await desired_workers(db, 25))["desired"] == 1
+    assert (await desired_workers(db, 1, 0, 7))["desired"] == 7
+    assert (await desired_workers(db, 100, 4))["desired"] == 4
 
 
 async def test_desired_workers_of_a_paused_queue_counts_only_running_jobs(db):
@@ -227,15 +227,15 @@ async def test_desired_workers_of_a_paused_queue_counts_only_running_jobs(db):
         await db.enqueue()
     await db.claim(1)
     await db.value("select pause_queue($1)", db.queue)
-    assert await desired(db, 1) == {"desired": 1, "running": 1, "ready": 0}
+    assert await desired_workers(db, 1) == {"desired": 1, "running": 1, "ready": 0}
 
 
 async def test_a_due_job_counts_as_ready(db):
     await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
-    assert (await desired(db))["ready"] == 0
+    assert (await desired_workers(db))["ready"] == 0
     await db.pass_time(31, maintained=False)
-    assert (await desired(db))["ready"] == 1
-    assert (await desired(db))["desired"] == 1
+    assert (await desired_workers(db))["ready"] == 1
+    assert (await desired_workers(db))["desired"] == 1
 
 
 async def test_a_due_schedule_requires_a_worker(db):
@@ -245,9 +245,9 @@ async def test_a_due_schedule_requires_a_worker(db):
     await db.value(
         "select set_schedule('sql-due', $1)", {"every_seconds": 60, "job_type": "sql-resize"}
     )
-    assert (await desired(db))["desired"] == 0
+    assert (await desired_workers(db))["desired"] == 0
     await db.pass_time(61, maintained=False)
-    assert (await desired(db))["desired"] == 1
+    assert (await desired_workers(db))["desired"] == 1
 
 
 @pytest.mark.parametrize("args", [(0,), (10, -1), (10, 5, 4)])
@@ -265,7 +265,7 @@ async def test_desired_workers_refuses_an_unknown_queue(db):
 
 
 async def test_counts_do_not_scan_the_jobs(db):
-    """Count jobs among 50,000 finished ones, without reading their pages."""
+    """The calls count jobs among 50,000 finished jobs, without reading their rows."""
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 50000)""",
@@ -317,16 +317,16 @@ async def test_counts_stay_exact_during_concurrent_work_and_aggregation(stack, d
                 given = json.dumps({"queue": queue, "status": "failed", "limit": 2})
                 await connection.execute("select change_jobs('discard', $1)", given)
 
-    async def aggregate_all_the_time():
+    async def aggregate_continuously():
         while busy:
             await service.execute("select picture_queue._aggregate_depth(7)")
 
     try:
-        aggregation = asyncio.create_task(aggregate_all_the_time())
+        aggregation = asyncio.create_task(aggregate_continuously())
         await asyncio.gather(*(work(c, f"w{i}-{queue}") for i, c in enumerate(workers)))
         busy = False
         await aggregation
-        row = await counts(db, queue)
+        row = await queue_counts(db, queue)
         found = await db.rows(
             """select coalesce(hold, status) as state, count(*) as n from job_queue
             where queue = $1 group by 1""",
@@ -336,7 +336,7 @@ async def test_counts_stay_exact_during_concurrent_work_and_aggregation(stack, d
         assert {s: row[s] for s in states} == states
         assert states.keys() >= {"pending", "completed", "failed", "processing"}
         assert sum(states.values()) < 225, "some jobs were discarded"
-        # Each finished job was counted once, whether or not it was discarded.
+        # Each finished job counts once, even if it was discarded.
         assert row["finished_last_hour"] == 3 * 15 * 2
     finally:
         busy = False
@@ -354,8 +354,8 @@ async def test_counts_stay_exact_during_concurrent_work_and_aggregation(stack, d
             await connection.close()
 
 
-async def test_the_counts_of_all_queues_are_added_up_once(db):
-    """Add the counts up once; once for each of 100 queues took three seconds at 200,000 changes."""
+async def test_list_queues_adds_up_the_counts_of_all_queues_in_one_scan(db):
+    """A scan for each of 100 queues took three seconds with 200,000 rows of depth_change."""
     for i in range(5):
         await db.value("select set_queue($1)", f"{db.queue}-{i}")
     scans = "select pg_stat_get_xact_numscans('picture_queue.depth_change'::regclass)"

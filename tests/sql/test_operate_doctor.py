@@ -1,4 +1,4 @@
-"""The doctor: each problem is found, and its remedy solves it when run unchanged."""
+"""The doctor finds each problem, and the remedy in its finding solves the problem."""
 
 import asyncio
 import json
@@ -27,8 +27,8 @@ async def problems(db, check, text="", *, client_time=None):
     ]  # fmt: skip
 
 
-async def expect_cured(db, check, text, verdict="bad"):
-    """Expect one finding, run its remedy, and expect that the finding is gone."""
+async def check_remedy(db, check, text, verdict="bad"):
+    """Expect one finding, run its remedy, and check that the finding is gone."""
     (finding,) = await problems(db, check, text)
     assert finding["verdict"] == verdict, finding
     await db.run(finding["remedy"])
@@ -121,7 +121,7 @@ async def test_an_invalid_index_is_found(db, stack):
 
 @pytest.mark.parametrize(("counted", "ended"), [(0, 0), (5, 0), (5, 2), (1, 1)])
 async def test_limit_keys_with_a_wrong_count_are_recounted(db, counted, ended):
-    """Corrupt the count of a key, and the number of ended jobs that it does not subtract yet."""
+    """Corrupt the count of a key, and the number of ended jobs that are not subtracted yet."""
     key = f"sql-{uuid4().hex}"
     await db.value("select set_limit($1, max_running => 9)", key)
     for _ in range(3):
@@ -132,7 +132,7 @@ async def test_limit_keys_with_a_wrong_count_are_recounted(db, counted, ended):
     await db.run("update picture_queue.limit_key set running = $2 where key = $1", key, counted)
     await db.run("delete from picture_queue.freed_key where key = $1", key)
     await db.run("insert into picture_queue.freed_key (key, n) values ($1, $2)", key, ended)
-    await expect_cured(db, "orphans", "1 limit keys with a wrong count of running jobs")
+    await check_remedy(db, "orphans", "1 limit keys with a wrong count of running jobs")
     (limit,) = [row for row in await db.value("select list_limits()") if row["key"] == key]
     assert limit["running"] == 2
     running = "select running from picture_queue.limit_key where key = $1"
@@ -148,12 +148,12 @@ async def test_a_limit_key_without_a_row_is_recounted(db):
         await db.enqueue(options={"limit_keys": [key]})
     await db.claim()
     await db.run("delete from picture_queue.limit_key where key = $1", key)
-    await expect_cured(db, "orphans", "1 limit keys with a wrong count of running jobs")
+    await check_remedy(db, "orphans", "1 limit keys with a wrong count of running jobs")
     assert await db.claim() == [], "one job runs already, and the limit is one"
 
 
 async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database, until):
-    """End a job while a trigger delays the recount, which has already deleted the ended jobs."""
+    """The job ends while a trigger delays the recount, which has deleted rows of freed_key."""
     one, other = [await asyncpg.connect(own_database, timeout=10) for _ in range(2)]
     try:
         await one.execute("select set_limit('key', max_running => 9)")
@@ -188,21 +188,21 @@ async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database,
 
 async def test_a_count_of_running_jobs_that_do_not_exist_is_corrected(db):
     await db.run("insert into picture_queue.limit_key (key, running) values ('sql-lost', 3)")
-    await expect_cured(db, "orphans", "limit keys with a wrong count of running jobs")
+    await check_remedy(db, "orphans", "limit keys with a wrong count of running jobs")
     running = "select running from picture_queue.limit_key where key = 'sql-lost'"
     assert await db.value(running) == 0
 
 
-async def test_a_job_that_waits_for_a_deleted_parent_is_released(db):
+async def test_a_job_that_waits_for_a_deleted_parent_becomes_claimable(db):
     parent = await db.enqueue()
     child = await db.enqueue(options={"depends_on": [str(parent)]})
     await db.run("delete from job_queue where id = $1", parent)
     await db.run("delete from picture_queue.depth_change")
     assert await problems(db, "orphans", "dependencies on a job") == [], (
-        "maintenance will release the child, because a follow-up records the deletion"
+        "maintenance will resolve the child, because a follow-up records the deletion"
     )
     await db.run("delete from picture_queue.follow_up where subject = $1", child)
-    await expect_cured(db, "orphans", "dependencies on a missing or finished job")
+    await check_remedy(db, "orphans", "dependencies on a missing or finished job")
     assert (await db.job(child))["hold"] is None
 
 
@@ -227,17 +227,17 @@ async def test_jobs_blocked_on_a_key_with_free_slots_are_found_and_unblocked(db)
     assert await problems(db, "orphans", "keys that jobs wait for") == [], "no slot is free"
     await db.report(job, "completed")
     assert await problems(db, "orphans", "keys that jobs wait for") == [], (
-        "maintenance will unblock the job, because freed_key records the end of the other"
+        "maintenance will unblock the job, because freed_key records the end of the other job"
     )
     await db.run("delete from picture_queue.freed_key where key = $1", key)
     await db.run("update picture_queue.limit_key set running = 0 where key = $1", key)
-    await expect_cured(
+    await check_remedy(
         db, "orphans", "1 limit keys that have capacity, but whose waiting jobs are not unblocked"
     )
     assert (await db.job(waiting["id"]))["hold"] == "blocked"
     await db.maintain()
     assert (await db.job(waiting["id"]))["hold"] is None
-    assert [one["id"] for one in await db.claim()] == [str(waiting["id"])]
+    assert [claimed["id"] for claimed in await db.claim()] == [str(waiting["id"])]
 
 
 async def test_a_batch_with_wrong_counts_is_recounted(db):
@@ -247,7 +247,7 @@ async def test_a_batch_with_wrong_counts_is_recounted(db):
     await db.report(job, "completed")
     assert await problems(db, "orphans", "batches") == []
     await db.run("update picture_queue.batch set completed = 0 where id = $1", batch)
-    await expect_cured(db, "orphans", "1 open batches whose counts do not match")
+    await check_remedy(db, "orphans", "1 open batches whose counts do not match")
     assert (await db.value("select get_batch($1)", batch))["completed"] == 1
 
 
@@ -260,7 +260,7 @@ async def test_wrong_counts_of_a_queue_are_corrected(db):
         "delete from job_queue where id = (select id from job_queue where queue = $1 limit 1)",
         db.queue,
     )
-    await expect_cured(db, "counts", "the count of pending jobs is")
+    await check_remedy(db, "counts", "the count of pending jobs is")
     rows = await db.value("select queue_counts()")
     assert next(row["pending"] for row in rows if row["queue"] == db.queue) == 1
 
@@ -311,7 +311,7 @@ async def test_expired_leases_are_found_and_swept(db):
     (job,) = await db.claim(lease=5.0)
     assert await problems(db, "overdue jobs", "have a lease that expired") == []
     await db.pass_time(120, maintained=False)
-    await expect_cured(db, "overdue jobs", "have a lease that expired")
+    await check_remedy(db, "overdue jobs", "have a lease that expired")
     assert (await db.job(job["id"]))["status"] == "pending"
 
 
@@ -328,20 +328,20 @@ async def test_a_lease_that_was_extended_while_its_job_was_locked_is_not_overdue
     await db.pass_time(120)
     assert await problems(db, "overdue jobs", "have a lease that expired") == []
     await db.pass_time(120, maintained=False)
-    await expect_cured(db, "overdue jobs", "have a lease that expired")
+    await check_remedy(db, "overdue jobs", "have a lease that expired")
 
 
 async def test_due_jobs_are_found_and_promoted(db):
     job = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
     await db.pass_time(120, maintained=False)
-    await expect_cured(db, "overdue jobs", "were not promoted")
+    await check_remedy(db, "overdue jobs", "were not promoted")
     assert (await db.job(job))["hold"] is None
 
 
 async def test_failed_steps_are_reported_with_their_error(db):
     await db.run(
         """create function public.trap() returns trigger language plpgsql as $$
-        begin raise exception 'not on my watch'; end $$;
+        begin raise exception 'refused by a trigger'; end $$;
         create trigger trap before update on public.job_queue for each row
         when (new.job_type = 'sql-bad' and old.hold = 'scheduled' and new.hold is null)
         execute function public.trap()"""
@@ -351,7 +351,7 @@ async def test_failed_steps_are_reported_with_their_error(db):
     await db.pass_time(2)
     (finding,) = await problems(db, "failed steps", f"promoting job {job} failed 1 times since")
     assert finding["verdict"] == "bad"
-    assert finding["detail"].endswith("not on my watch")
+    assert finding["detail"].endswith("refused by a trigger")
     assert "your own triggers and constraints on public.job_queue" in finding["remedy"]
     await db.run("drop trigger trap on public.job_queue")
     await db.pass_time(3)
@@ -360,15 +360,15 @@ async def test_failed_steps_are_reported_with_their_error(db):
 
 async def test_a_table_without_row_level_security_is_found(db):
     await db.run("alter table picture_queue.batch disable row level security")
-    await expect_cured(db, "privileges", "table picture_queue.batch has no row level security")
+    await check_remedy(db, "privileges", "table picture_queue.batch has no row level security")
     await db.run("alter table public.job_queue disable row level security")
-    await expect_cured(db, "privileges", "job_queue has no row level security")
+    await check_remedy(db, "privileges", "job_queue has no row level security")
 
 
 async def test_a_partition_without_row_level_security_is_found(db):
     await db.value("select picture_queue._archive_partition('2031-05-05')")
     await db.run("alter table picture_queue.archive_2031_05 disable row level security")
-    await expect_cured(db, "privileges", "archive_2031_05 has no row level security")
+    await check_remedy(db, "privileges", "archive_2031_05 has no row level security")
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ async def test_a_partition_without_row_level_security_is_found(db):
 async def test_missing_and_excess_privileges_are_found(db, broken, text):
     assert await problems(db, "privileges") == []
     await db.run(broken)
-    await expect_cured(db, "privileges", text)
+    await check_remedy(db, "privileges", text)
 
 
 async def test_the_doctor_knows_every_public_function(db):
@@ -422,11 +422,11 @@ async def test_the_doctor_knows_every_public_function(db):
 
 async def test_overdue_maintenance_is_found(db):
     await db.run("update picture_queue.maintenance set done_at = '-infinity'")
-    await expect_cured(db, "maintenance", "never done", "warn")
+    await check_remedy(db, "maintenance", "never done", "warn")
     await db.pass_time(400)
-    await expect_cured(db, "maintenance", "not done for 40", "warn")
+    await check_remedy(db, "maintenance", "not done for 40", "warn")
     await db.pass_time(7200)
-    await expect_cured(db, "maintenance", "not done for 7", "bad")
+    await check_remedy(db, "maintenance", "not done for 7", "bad")
 
 
 async def test_a_wrong_clock_is_found(db):
@@ -441,13 +441,13 @@ async def test_a_wrong_clock_is_found(db):
 
 async def test_unsuitable_settings_are_found(db):
     await db.value("select set_setting($1)", {"lease_seconds": 3})
-    await expect_cured(db, "settings", "lease_seconds is 3", "warn")
+    await check_remedy(db, "settings", "lease_seconds is 3", "warn")
     await db.value("select set_queue($1, $2)", db.queue, {"lease_seconds": 2})
-    await expect_cured(db, "settings", f"queue {db.queue} has lease_seconds 2", "warn")
+    await check_remedy(db, "settings", f"queue {db.queue} has lease_seconds 2", "warn")
     await db.value("select set_setting($1)", {"keep_completed_seconds": 4e7})
-    await expect_cured(db, "settings", "kept for over a year", "warn")
+    await check_remedy(db, "settings", "kept for over a year", "warn")
     await db.run("alter table public.job_queue set (autovacuum_enabled = off)")
-    await expect_cured(db, "settings", "autovacuum is off for")
+    await check_remedy(db, "settings", "autovacuum is off for")
 
 
 async def test_dead_rows_are_found_until_they_are_vacuumed(db, stack):

@@ -11,7 +11,7 @@ import pytest
 DAY = 86400.0
 
 
-async def finish(db, outcome, n=1):
+async def finish_jobs(db, outcome, n=1):
     ids = [await db.enqueue() for _ in range(n)]
     for job in await db.claim(n):
         await db.report(job, outcome, retryable=False)
@@ -22,24 +22,24 @@ async def maintain(db):
     return await db.value("select picture_queue.maintain()")
 
 
-async def remaining(db):
+async def read_job_ids(db):
     rows = await db.rows("select id from job_queue where queue = $1", db.queue)
     return {row["id"] for row in rows}
 
 
 async def prune_all(db):
-    """Prune also the rows of other tests; one round has a time limit."""
+    """Repeat maintenance, whose calls have a time limit, until all old jobs are pruned."""
     for _ in range(100):
         if not (await maintain(db))["more"]:
             return
-    raise AssertionError("there is always more to prune")
+    raise AssertionError("100 calls did not prune all old jobs")
 
 
-async def archived(db, table="archive"):
+async def read_archive(db, table="archive"):
     return await db.rows(f"select * from picture_queue.{table} where queue = $1", db.queue)
 
 
-async def partitions(db):
+async def read_partitions(db):
     rows = await db.rows(
         """select c.relname as name, c.relrowsecurity as rls, array(
             select r from unnest(array['anon', 'authenticated', 'service_role']) r
@@ -51,26 +51,26 @@ async def partitions(db):
 
 
 async def test_jobs_are_kept_as_long_as_the_setting_of_their_state(db):
-    (completed,) = await finish(db, "completed")
-    (failed,) = await finish(db, "failed")
-    (cancelled,) = await finish(db, "cancelled")
+    (completed,) = await finish_jobs(db, "completed")
+    (failed,) = await finish_jobs(db, "failed")
+    (cancelled,) = await finish_jobs(db, "cancelled")
     pending = await db.enqueue(max_attempts=9)
     await db.value("select set_setting($1)", {"keep_cancelled_seconds": 20 * DAY})
     await db.pass_time(7 * DAY - 60)
     await prune_all(db)
-    assert await remaining(db) == {completed, failed, cancelled, pending}
+    assert await read_job_ids(db) == {completed, failed, cancelled, pending}
     await db.pass_time(120)
     await prune_all(db)
-    assert await remaining(db) == {failed, cancelled, pending}
+    assert await read_job_ids(db) == {failed, cancelled, pending}
     await db.pass_time(13 * DAY)
     await prune_all(db)
-    assert await remaining(db) == {failed, pending}
+    assert await read_job_ids(db) == {failed, pending}
     await db.pass_time(10 * DAY)
     await prune_all(db)
-    assert await remaining(db) == {pending}
+    assert await read_job_ids(db) == {pending}
 
 
-async def test_pruning_deletes_history_and_log_and_keeps_the_counts(db):
+async def test_pruning_deletes_history_and_log_and_updates_the_counts(db):
     job = await db.enqueue(max_attempts=1)
     (claimed,) = await db.claim()
     lines = [{"level": "info", "message": "hello"}]
@@ -86,36 +86,36 @@ async def test_pruning_deletes_history_and_log_and_keeps_the_counts(db):
 
 
 async def test_pruning_deletes_a_bounded_number_of_the_oldest_jobs(db):
-    first = await finish(db, "completed", 3)
+    first = await finish_jobs(db, "completed", 3)
     await db.run("delete from job_queue where queue <> $1", db.queue)
     await db.pass_time(8 * DAY)
     assert await db.value("select picture_queue._prune(2)") == 2
-    assert await remaining(db) < set(first)
-    assert len(await remaining(db)) == 1
+    assert await read_job_ids(db) < set(first)
+    assert len(await read_job_ids(db)) == 1
     assert await db.value("select picture_queue._prune(2)") == 1
     assert await db.value("select picture_queue._prune(2)") == 0
 
 
 async def test_nothing_is_archived_by_default(db):
-    await finish(db, "completed")
+    await finish_jobs(db, "completed")
     await db.pass_time(8 * DAY)
     await prune_all(db)
-    assert await remaining(db) == set()
-    assert await archived(db) == []
+    assert await read_job_ids(db) == set()
+    assert await read_archive(db) == []
 
 
 async def test_pruned_jobs_are_archived_in_the_partition_of_their_month(db):
     await db.value("select set_setting($1)", {"archive": True})
-    (job,) = await finish(db, "failed")
+    (job,) = await finish_jobs(db, "failed")
     before = await db.job(job)
     await db.pass_time(31 * DAY)
     await prune_all(db)
-    assert await remaining(db) == set()
-    (row,) = await archived(db)
+    assert await read_job_ids(db) == set()
+    (row,) = await read_archive(db)
     for column in ("id", "seq", "status", "error", "payload", "attempt", "worker", "finished_at"):
         assert row[column] == before[column], column
     month = before["finished_at"].astimezone(UTC).strftime("archive_%Y_%m")
-    assert (await partitions(db))[month] == (True, [])
+    assert (await read_partitions(db))[month] == (True, [])
 
 
 async def test_the_api_roles_cannot_read_the_archive(db):
@@ -130,8 +130,8 @@ async def test_partitions_have_months_in_utc(db):
     at = datetime(2031, 3, 1, 0, 30, tzinfo=UTC)
     await db.value("select picture_queue._archive_partition($1)", at)
     await db.value("select picture_queue._archive_partition($1)", at - timedelta(hours=1))
-    assert set(await partitions(db)) >= {"archive_2031_03", "archive_2031_02"}
-    assert "archive_2031_04" not in await partitions(db)
+    assert set(await read_partitions(db)) >= {"archive_2031_03", "archive_2031_02"}
+    assert "archive_2031_04" not in await read_partitions(db)
     await db.run(
         """insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload,
           metadata, attempt, created_at, finished_at)
@@ -149,7 +149,7 @@ async def test_old_months_of_the_archive_are_dropped(db):
     for month in months:
         await db.value("select picture_queue._archive_partition($1)", month)
     assert (await maintain(db))["dropped_partitions"] >= 2
-    left = set(await partitions(db))
+    left = set(await read_partitions(db))
     assert {m.strftime("archive_%Y_%m") for m in months[:3]} <= left
     assert not {m.strftime("archive_%Y_%m") for m in months[3:]} & left
 
@@ -172,12 +172,12 @@ async def test_obsolete_rows_are_deleted(db, table, column, values, early, late)
     await db.run(f"insert into picture_queue.{table} values ({values})", name)
     count = f"select count(*) from picture_queue.{table} where {column} = $1"
     await db.pass_time(early)
-    tidy = "select picture_queue._delete_old_rows(array[$1], 1000000)"
-    await db.value(tidy, table)
+    delete_old_rows = "select picture_queue._delete_old_rows(array[$1], 1000000)"
+    await db.value(delete_old_rows, table)
     assert await db.value(count, name) == 1
     await db.pass_time(late)
-    # Rows of other tests are old now as well, and are deleted with these.
-    assert await db.value(tidy, table) >= 1
+    # By now rows of other tests are old too, and are deleted with this row.
+    assert await db.value(delete_old_rows, table) >= 1
     assert await db.value(count, name) == 0
 
 
@@ -186,18 +186,18 @@ async def test_finished_batches_are_deleted_with_their_last_job(db):
     done = UUID((await db.value("select enqueue_batch($1)", [job]))["batch_id"])
     (claimed,) = await db.claim()
     await db.report(claimed, "completed")
-    still_open = UUID((await db.value("select enqueue_batch($1)", [job]))["batch_id"])
+    unfinished = UUID((await db.value("select enqueue_batch($1)", [job]))["batch_id"])
     await db.pass_time(29 * DAY)
     await maintain(db)
     assert (await db.value("select get_batch($1)", done))["completed"] == 1
     await db.pass_time(2 * DAY)
     await maintain(db)
     assert "PQ_UNKNOWN_BATCH" in (await db.refusal("select get_batch($1)", done)).message
-    assert (await db.value("select get_batch($1)", still_open))["open"] == 1
+    assert (await db.value("select get_batch($1)", unfinished))["open"] == 1
 
 
 @pytest.mark.parametrize("limit", ["max_running => 1", "rate => 1, period_seconds => 7200"])
-async def test_a_key_with_blocked_jobs_is_kept(db, limit):
+async def test_a_key_with_blocked_jobs_keeps_its_count_or_its_next_check(db, limit):
     key = f"key-{uuid4().hex}"
     await db.value(f"select set_limit($1, {limit})", key)
     for _ in range(2):
@@ -209,18 +209,18 @@ async def test_a_key_with_blocked_jobs_is_kept(db, limit):
     await db.value("select picture_queue._delete_old_rows('{limit_key}', 1000)")
     running = "select sum(running) from picture_queue.limit_key where key = $1"
     assert await db.value(running, key) == (1 if "max_running" in limit else None)
-    looks = (
+    planned_checks = (
         "select count(*) from picture_queue.freed_key where key = $1 and at > picture_queue._now()"
     )
-    assert await db.value(looks, key) == (1 if "rate" in limit else 0)
+    assert await db.value(planned_checks, key) == (1 if "rate" in limit else 0)
     blocked = "select count(*) from job_queue where blocked_on = $1 and hold = 'blocked'"
     assert await db.value(blocked, key) == 1
 
 
 async def test_housekeeping_runs_once_a_minute(db):
     await db.run("update picture_queue.maintenance set prune_at = '-infinity'")
-    once = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
-    always = {
+    housekeeping_keys = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
+    step_keys = {
         "promoted",
         "swept",
         "expired",
@@ -230,24 +230,24 @@ async def test_housekeeping_runs_once_a_minute(db):
         "reordered",
         "counted",
     }
-    answer = {"leased", "next_in", "failed"}
+    common_keys = {"leased", "next_in", "failed"}
     first = await db.value("select maintain_jobs()")
-    assert first.keys() == once | answer
+    assert first.keys() == housekeeping_keys | common_keys
     assert first["next_in"] == 0, "the next call is due at once"
-    assert (await db.value("select maintain_jobs()")).keys() == always | answer
+    assert (await db.value("select maintain_jobs()")).keys() == step_keys | common_keys
     forced = await db.value("select maintain_jobs(force => true)")
-    assert forced.keys() == once | always | answer
+    assert forced.keys() == housekeeping_keys | step_keys | common_keys
     await db.pass_time(59)
     # Counts are aggregated every five seconds.
-    assert (await db.value("select maintain_jobs()")).keys() == {"aggregated"} | answer
-    assert (await db.value("select maintain_jobs()")).keys() == always | answer
+    assert (await db.value("select maintain_jobs()")).keys() == {"aggregated"} | common_keys
+    assert (await db.value("select maintain_jobs()")).keys() == step_keys | common_keys
     await db.pass_time(2)
-    assert (await db.value("select maintain_jobs()")).keys() == once | answer
-    assert (await db.value("select maintain_jobs()")).keys() == always | answer
-    assert (await db.value("select maintain_jobs()")).keys() == always | answer
+    assert (await db.value("select maintain_jobs()")).keys() == housekeeping_keys | common_keys
+    assert (await db.value("select maintain_jobs()")).keys() == step_keys | common_keys
+    assert (await db.value("select maintain_jobs()")).keys() == step_keys | common_keys
 
 
-async def test_service_keys_may_run_maintenance(db):
+async def test_the_service_role_may_run_maintenance(db):
     await db.act_as("service_role")
     assert "pruned" in await db.value("select maintain_jobs(true)")
 
@@ -318,7 +318,7 @@ async def test_pruning_skips_locked_jobs(stack, db):
         await asyncio.gather(one.close(), two.close())
 
 
-async def test_pruning_reads_its_index(db):
+async def test_pruning_does_not_scan_all_jobs(db):
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 20000)""",
@@ -375,19 +375,19 @@ async def test_the_doctor_checks_the_jobs_of_pg_cron(db, cron):
 
 async def test_a_detached_partition_of_the_archive_does_not_stop_pruning(db):
     await db.value("select set_setting($1)", {"archive": True})
-    first = await finish(db, "completed")
+    first = await finish_jobs(db, "completed")
     month = (await db.job(first[0]))["finished_at"].astimezone(UTC)
     await db.value("select picture_queue._archive_partition($1)", month)
     name = month.strftime("archive_%Y_%m")
     await db.run(f"alter table picture_queue.archive detach partition picture_queue.{name}")
     await db.pass_time(8 * DAY)
     assert (await maintain(db))["pruned"] >= 1
-    assert [row["id"] for row in await archived(db)] == first
-    assert f"{name}_2" in await partitions(db)
-    await finish(db, "completed")
+    assert [row["id"] for row in await read_archive(db)] == first
+    assert f"{name}_2" in await read_partitions(db)
+    await finish_jobs(db, "completed")
     await db.pass_time(8 * DAY)
     await maintain(db)
-    assert len(await archived(db)) == 2
+    assert len(await read_archive(db)) == 2
     findings = await db.findings("pruning")
     assert f"picture_queue.{name} is not a partition of the archive" in {
         f["detail"] for f in findings
@@ -398,30 +398,30 @@ async def test_a_detached_partition_of_the_archive_does_not_stop_pruning(db):
     "bounds", ["default", "for values from ('2020-01-01 00:00+00') to ('2100-01-01 00:00+00')"]
 )
 async def test_partitions_created_by_the_project_are_used_and_kept(db, bounds):
-    for name in await partitions(db):
+    for name in await read_partitions(db):
         await db.run(f"alter table picture_queue.archive detach partition picture_queue.{name}")
     await db.run(
         f"create table picture_queue.archive_2019 partition of picture_queue.archive {bounds}"
     )
     await db.value("select set_setting($1)", {"archive": True})
-    ids = await finish(db, "completed")
+    ids = await finish_jobs(db, "completed")
     await db.pass_time(8 * DAY)
     await prune_all(db)
-    assert [row["id"] for row in await archived(db, "archive_2019")] == ids
+    assert [row["id"] for row in await read_archive(db, "archive_2019")] == ids
     await db.pass_time(800 * DAY)
     await prune_all(db)
-    assert set(await partitions(db)) == {"archive_2019"}, (
+    assert set(await read_partitions(db)) == {"archive_2019"}, (
         "only partitions with names of the queue are dropped"
     )
 
 
-async def test_a_job_that_cannot_be_pruned_does_not_keep_others(db):
-    one, two, three = await finish(db, "completed", 3)
+async def test_a_job_that_cannot_be_pruned_does_not_stop_the_pruning_of_others(db):
+    one, two, three = await finish_jobs(db, "completed", 3)
     await db.run("create table public.orders (job uuid references job_queue (id))")
     await db.run("insert into public.orders values ($1)", two)
     await db.pass_time(7.5 * DAY)
     await prune_all(db)
-    assert await remaining(db) == {two}
+    assert await read_job_ids(db) == {two}
     assert (await db.findings("pruning"))[0]["verdict"] == "ok"
     await db.pass_time(DAY)
     (finding,) = await db.findings("pruning")
@@ -430,7 +430,7 @@ async def test_a_job_that_cannot_be_pruned_does_not_keep_others(db):
     assert str(two) in finding["remedy"]
     await db.run("delete from public.orders")
     await db.run(finding["remedy"])
-    assert await remaining(db) == set()
+    assert await read_job_ids(db) == set()
     assert one != three
 
 
@@ -441,7 +441,7 @@ async def test_a_partition_used_by_a_view_is_kept_and_reported(db):
         await db.value("select picture_queue._archive_partition($1)", month)
     await db.run("create view public.january as select * from picture_queue.archive_2020_01")
     assert (await maintain(db))["dropped_partitions"] == 1
-    assert {"archive_2020_01"} <= set(await partitions(db))
+    assert {"archive_2020_01"} <= set(await read_partitions(db))
     findings = await db.findings("pruning")
     assert "drop table picture_queue.archive_2020_01;" in {f["remedy"] for f in findings}
     (failed,) = await db.findings("failed steps")

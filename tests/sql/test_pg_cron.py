@@ -20,7 +20,7 @@ CONTROL = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 
 @pytest.fixture(scope="module")
 def cron_stack() -> Iterator[LocalSupabase]:
-    """A stack whose database has loaded pg_cron, without the extension."""
+    """A stack whose Postgres preloads the library pg_cron, without the extension."""
     if not (BIN / "postgres").exists() or not CONTROL.exists():
         pytest.fail("pg_cron is missing: apt-get install postgresql-15-cron", pytrace=False)
     directory = Path(tempfile.mkdtemp(prefix="picture-queue-cron-"))
@@ -42,7 +42,7 @@ def cron_stack() -> Iterator[LocalSupabase]:
 
 @pytest.fixture
 async def owner(cron_stack: LocalSupabase) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """The role postgres, after the extension was created as the dashboard does it."""
+    """A connection as the role `postgres`, with the extension created as by the dashboard."""
     admin = await asyncpg.connect(cron_stack.superuser_url)
     await admin.execute(
         "create extension if not exists pg_cron; grant usage on schema cron to postgres; "

@@ -1,8 +1,8 @@
 """Index usage of the frequent statements on a table with many jobs, with and without statistics.
 
-Each function is run, and its scans are counted, so that no copy of a statement can differ from the
-one in use. The plans that matter most for speed are also checked, taken from the text of the
-function.
+The tests run each function and count the rows that it reads, because a copy of its statements could
+differ from the statements in use. They also check the plans that matter most for speed. They take
+the statements of these plans from the text of the functions.
 """
 
 import re
@@ -13,8 +13,8 @@ import pytest
 
 from tests.sql.conftest import transaction
 
-LOAD = """
-with made as (
+INSERT_JOBS = """
+with inserted as (
   insert into public.job_queue
     (queue, job_type, user_id, tags, status, hold, blocked_on, scheduled_for, finished_at)
   select $1, 'sql-resize', case when i % 50 = 0 then md5('u' || i % 500)::uuid end,
@@ -28,7 +28,8 @@ with made as (
   returning queue, status, hold
 )
 insert into picture_queue.depth_change (queue, status, hold, n, at)
-select queue, status, hold, count(*), picture_queue._now() from made group by queue, status, hold
+select queue, status, hold, count(*), picture_queue._now() from inserted
+group by queue, status, hold
 """
 SCANS = """
 select c.relname, pg_stat_get_xact_numscans(c.oid) as scans,
@@ -40,24 +41,24 @@ where c.oid = 'public.job_queue'::regclass
 
 
 @pytest.fixture(params=["analyzed", "never analyzed"])
-async def many(own_database, request):
+async def big_db(own_database, request):
     """A queue of 30,500 jobs, without dead index entries of other tests."""
     other = await asyncpg.connect(own_database, timeout=10, command_timeout=30)
-    # Also without pages of rows that other tests rolled back: if a table is analyzed while it has
-    # pages but no rows, a plan reads whole indexes until the next time.
+    # Rows that other tests rolled back leave pages without rows. If a table is analyzed in this
+    # state, plans read whole indexes until the next analyze.
     for table in ("public.job_queue", "picture_queue.dependency", "picture_queue.follow_up"):
         await other.execute(f"vacuum {table}")
     await other.close(timeout=10)
     async with transaction(own_database) as db:
         await db.value("select set_queue($1)", db.queue)
-        await db.connection.execute(LOAD, db.queue)
+        await db.connection.execute(INSERT_JOBS, db.queue)
         if request.param == "analyzed":
             await db.run("analyze public.job_queue")
         yield db
 
 
-async def scans(db, sql, *args):
-    """Run a statement; return the rows that each index and sequential scans read."""
+async def count_reads(db, sql, *args):
+    """Run a statement; return the number of rows read by index, and by sequential scans."""
     before = {row["relname"]: row for row in await db.rows(SCANS)}
     await db.rows(sql, *args)
     return {
@@ -67,124 +68,124 @@ async def scans(db, sql, *args):
     }
 
 
-async def source(db, function):
+async def function_body(db, function):
     return await db.value(f"select prosrc from pg_proc where oid = '{function}'::regproc")
 
 
-def reads_only(found, **allowed):
-    """Check the maximum number of rows for each of these indexes, and that no other is read."""
+def check_reads(found, **allowed):
+    """Check that only these indexes were read, and of each at most this number of rows."""
     names = {f"job_queue_{name}": rows for name, rows in allowed.items()}
     extra = {name: rows for name, rows in found.items() if name not in names or rows > names[name]}
-    assert not extra, f"read beyond what is allowed ({allowed}): {extra}; all: {found}"
+    assert not extra, f"read more than allowed ({allowed}): {extra}; all: {found}"
 
 
 CLAIM = "select claim_jobs($1, $2, $3, $4, 30, gen_random_uuid(), $5)"
 
 
 async def claim(db, n=20, weights=None):
-    return await scans(db, CLAIM, "w1", [db.queue], ["sql-resize"], n, weights)
+    return await count_reads(db, CLAIM, "w1", [db.queue], ["sql-resize"], n, weights)
 
 
-@pytest.mark.parametrize("weights", [None, [2.0]], ids=["one line", "weighted"])
-async def test_a_claim_reads_its_candidates_from_the_claim_index(many, weights):
-    await claim(many)
-    found = await claim(many, weights=weights)
+@pytest.mark.parametrize("weights", [None, [2.0]], ids=["unweighted", "weighted"])
+async def test_a_claim_reads_its_candidates_from_the_claim_index(big_db, weights):
+    await claim(big_db)
+    found = await claim(big_db, weights=weights)
     # Half of the entries are dead: they are left from the first claim, in the same transaction.
     # Rows are read by id for the start and the event, versions of this transaction included, and by
     # lease for the answer.
-    reads_only(found, claimable=40, pkey=60, leased=20)
+    check_reads(found, claimable=40, pkey=60, leased=20)
 
 
-async def test_a_claim_of_two_queues_reads_its_candidates_by_id(many):
+async def test_a_claim_of_two_queues_reads_its_candidates_by_id(big_db):
     """Claim from both queues; the first one has 500 jobs."""
-    await many.value("select set_queue('sql-second')")
-    await many.value("select enqueue_job('sql-resize', queue => 'sql-second')")
-    both = [many.queue, "sql-second"]
+    await big_db.value("select set_queue('sql-second')")
+    await big_db.value("select enqueue_job('sql-resize', queue => 'sql-second')")
+    both = [big_db.queue, "sql-second"]
     for _ in range(2):
-        found = await scans(many, CLAIM, "w1", both, ["sql-resize"], 20, None)
-    # In addition to the claim of one queue, it reads each candidate by its id to lock it.
-    reads_only(found, claimable=60, pkey=80, leased=20)
+        found = await count_reads(big_db, CLAIM, "w1", both, ["sql-resize"], 20, None)
+    # Unlike a claim of one queue, this claim reads each candidate by its id to lock it.
+    check_reads(found, claimable=60, pkey=80, leased=20)
 
 
-async def test_a_repeated_claim_reads_only_its_lease(many):
+async def test_a_repeated_claim_reads_only_its_lease(big_db):
     lease = uuid4()
-    first = await many.claim(20, request_id=lease)
-    await claim(many)
-    found = await scans(
-        many, "select claim_jobs('w1', $1, '{sql-resize}', 20, 30, $2)", [many.queue], lease
+    first = await big_db.claim(20, request_id=lease)
+    await claim(big_db)
+    found = await count_reads(
+        big_db, "select claim_jobs('w1', $1, '{sql-resize}', 20, 30, $2)", [big_db.queue], lease
     )
-    assert len(await many.claim(20, request_id=lease)) == len(first) == 20
-    # One row is read to see that the lease exists, and then its jobs.
-    reads_only(found, leased=21)
+    assert len(await big_db.claim(20, request_id=lease)) == len(first) == 20
+    # One row is read to check that the lease exists, and then the jobs of the lease.
+    check_reads(found, leased=21)
 
 
-async def test_a_claim_under_limits_reads_no_more(many):
-    await many.value("select set_limit($1, max_running => 1000)", f"queue:{many.queue}")
-    await many.value("select set_limit('user:*', max_running => 1000)")
-    await claim(many)
-    reads_only(await claim(many), claimable=40, pkey=60, leased=20)
+async def test_a_claim_under_limits_reads_no_more_rows(big_db):
+    await big_db.value("select set_limit($1, max_running => 1000)", f"queue:{big_db.queue}")
+    await big_db.value("select set_limit('user:*', max_running => 1000)")
+    await claim(big_db)
+    check_reads(await claim(big_db), claimable=40, pkey=60, leased=20)
 
 
-async def test_a_claim_does_no_maintenance(many):
-    """Claim without promotion, sweep or expiry, even if many jobs are due."""
-    await many.claim(10, lease=5.0)
-    await many.run(
+async def test_a_claim_does_no_maintenance(big_db):
+    """The claim does not promote, sweep or expire jobs, even if many are due."""
+    await big_db.claim(10, lease=5.0)
+    await big_db.run(
         "update job_queue set scheduled_for = picture_queue._now() - interval '1 s', "
         "expires_at = picture_queue._now() + interval '1 day' "
         "where queue = $1 and hold = 'scheduled'",
-        many.queue,
+        big_db.queue,
     )
-    await many.pass_time(6, maintained=False)
-    found = await claim(many)
-    reads_only(found, claimable=30, pkey=60, leased=20)
+    await big_db.pass_time(6, maintained=False)
+    found = await claim(big_db)
+    check_reads(found, claimable=30, pkey=60, leased=20)
     assert "job_queue_due" not in found
     assert "job_queue_expiring" not in found
 
 
-async def test_maintenance_reads_due_jobs_and_leases(many):
-    await many.claim(20)
-    await many.maintain()
-    await many.run(
+async def test_maintenance_reads_due_jobs_and_leases(big_db):
+    await big_db.claim(20)
+    await big_db.maintain()
+    await big_db.run(
         "update job_queue set scheduled_for = picture_queue._now() - interval '1 s' where id in "
         "(select id from job_queue where queue = $1 and hold = 'scheduled' limit 10)",
-        many.queue,
+        big_db.queue,
     )
-    found = await scans(many, "select picture_queue._do_due_steps(1000, true)")
+    found = await count_reads(big_db, "select picture_queue._do_due_steps(1000, true)")
     # Each of the 10 rows is read ten times by id, versions of this transaction included.
-    reads_only(found, due=20, pkey=100, leased=20, expiring=0)
-    found = await scans(many, "select picture_queue._do_due_steps(1000, false)")
-    reads_only(found, due=20, expiring=0)
+    check_reads(found, due=20, pkey=100, leased=20, expiring=0)
+    found = await count_reads(big_db, "select picture_queue._do_due_steps(1000, false)")
+    check_reads(found, due=20, expiring=0)
 
 
-async def test_a_report_and_a_heartbeat_read_by_id(many):
-    jobs = await many.claim(20)
+async def test_a_report_and_a_heartbeat_read_by_id(big_db):
+    jobs = await big_db.claim(20)
     leases = [{"job_id": job["id"], "lease_id": job["lease_id"]} for job in jobs]
     # Each of the 20 rows is read four times. This transaction has left up to five versions of each.
-    reads_only(await scans(many, "select heartbeat_jobs('w1', $1)", leases), pkey=400)
+    check_reads(await count_reads(big_db, "select heartbeat_jobs('w1', $1)", leases), pkey=400)
     done = [{**lease, "outcome": "completed"} for lease in leases]
-    reads_only(await scans(many, "select report_jobs($1)", done), pkey=400)
+    check_reads(await count_reads(big_db, "select report_jobs($1)", done), pkey=400)
 
 
-async def test_a_promotion_reads_due_jobs(many):
-    await many.run(
+async def test_a_promotion_reads_due_jobs(big_db):
+    await big_db.run(
         "update job_queue set scheduled_for = picture_queue._now() - interval '1 s' where id in "
         "(select id from job_queue where queue = $1 and hold = 'scheduled' limit 10)",
-        many.queue,
+        big_db.queue,
     )
-    found = await scans(many, "select picture_queue._do_due_steps(100, false)")
+    found = await count_reads(big_db, "select picture_queue._do_due_steps(100, false)")
     # Each of the 10 rows is read ten times by id, versions of this transaction included.
-    reads_only(found, due=20, pkey=100, expiring=0)
+    check_reads(found, due=20, pkey=100, expiring=0)
 
 
-async def test_unblocking_reads_the_unblocked_jobs(many):
-    found = await scans(many, "select picture_queue._unblock_keys('{model:1}')")
+async def test_unblocking_reads_the_unblocked_jobs(big_db):
+    found = await count_reads(big_db, "select picture_queue._unblock_keys('{model:1}')")
     # A key without a rule unblocks all of its 250 jobs, and takes one step to the next queue and
-    # type. Each job is read six times by id, versions of this transaction included. A last look for
-    # more jobs passes the entries of the unblocked ones once more.
-    reads_only(found, blocked=502, pkey=1500)
+    # type. Each job is read six times by id, versions of this transaction included. A last search
+    # for more jobs reads the entries of the unblocked jobs again.
+    check_reads(found, blocked=502, pkey=1500)
 
 
-FAMILIES = """
+INSERT_FAMILIES = """
 with parent as (
   insert into public.job_queue (queue, job_type, hold, scheduled_for)
   select $1, 'sql-resize', 'scheduled', picture_queue._now() + interval '1 day'
@@ -203,124 +204,128 @@ join (select id, row_number() over () as n from parent) p on p.n = c.n
 """
 
 
-async def scans_beside(db, table, sql, *args):
-    """Return the result of `scans`, and the rows and index entries read of another table."""
+async def count_reads_with_table(db, table, sql, *args):
+    """Return the result of `count_reads`, and the rows and entries read of another table."""
     read = """select sum(pg_stat_get_xact_tuples_returned(c.oid)) from pg_class c
       where c.oid = $1::regclass or c.oid in (
         select indexrelid from pg_index where indrelid = $1::regclass)"""
     before = await db.value(read, table)
-    found = await scans(db, sql, *args)
+    found = await count_reads(db, sql, *args)
     return found, await db.value(read, table) - before
 
 
-async def test_a_report_reads_the_children_of_its_jobs(many):
+async def test_a_report_reads_the_children_of_its_jobs(big_db):
     """Report an outcome while 5,000 children of other jobs exist."""
-    await many.run(FAMILIES, many.queue)
-    parent = await many.enqueue(priority=100)
+    await big_db.run(INSERT_FAMILIES, big_db.queue)
+    parent = await big_db.enqueue(priority=100)
     for _ in range(3):
-        await many.enqueue(options={"depends_on": [str(parent)]})
-    await many.maintain()
-    (job,) = await many.claim()
+        await big_db.enqueue(options={"depends_on": [str(parent)]})
+    await big_db.maintain()
+    (job,) = await big_db.claim()
     done = [{"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "completed"}]
     table = "picture_queue.dependency"
-    found, dependencies = await scans_beside(many, table, "select report_jobs($1)", done)
-    reads_only(found, pkey=60)
+    found, dependencies = await count_reads_with_table(
+        big_db, table, "select report_jobs($1)", done
+    )
+    check_reads(found, pkey=60)
     assert dependencies <= 30
     left = "select count(*) from picture_queue.dependency where parent_id = $1"
-    assert await many.value(left, parent) == 0
+    assert await big_db.value(left, parent) == 0
 
 
-async def test_a_report_reads_only_the_children_that_it_resolves(many):
-    parent = await many.enqueue(priority=100)
-    await many.run(
+async def test_a_report_reads_only_the_children_that_it_resolves(big_db):
+    parent = await big_db.enqueue(priority=100)
+    await big_db.run(
         """with child as (
           insert into public.job_queue (queue, job_type, status, hold)
           select $1, 'sql-resize', 'pending', 'waiting' from generate_series(1, 3000) returning id
         )
         insert into picture_queue.dependency (child_id, parent_id) select id, $2 from child""",
-        many.queue,
+        big_db.queue,
         parent,
     )
-    (job,) = await many.claim()
+    (job,) = await big_db.claim()
     done = [{"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "completed"}]
     table = "picture_queue.dependency"
-    _, dependencies = await scans_beside(many, table, "select report_jobs($1)", done)
+    _, dependencies = await count_reads_with_table(big_db, table, "select report_jobs($1)", done)
     assert dependencies <= 1000
 
 
-async def test_a_report_reads_the_changes_of_its_batch(many):
+async def test_a_report_reads_the_changes_of_its_batch(big_db):
     """Report an outcome while 5,000 changes of other batches are not counted."""
-    await many.run(
+    await big_db.run(
         "insert into picture_queue.follow_up (kind, subject, data) "
         "select 'batch', gen_random_uuid(), '{}' from generate_series(1, 5000)"
     )
-    job = {"job_type": "sql-resize", "queue": many.queue, "priority": 100}
-    await many.value("select enqueue_batch($1)", [job] * 3)
-    for job in await many.claim(3):
+    job = {"job_type": "sql-resize", "queue": big_db.queue, "priority": 100}
+    await big_db.value("select enqueue_batch($1)", [job] * 3)
+    for job in await big_db.claim(3):
         done = [{"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "completed"}]
         table = "picture_queue.follow_up"
-        found, follow_ups = await scans_beside(many, table, "select report_jobs($1)", done)
-        reads_only(found, pkey=12)
+        found, follow_ups = await count_reads_with_table(
+            big_db, table, "select report_jobs($1)", done
+        )
+        check_reads(found, pkey=12)
         # The changes of this batch are read, including the dead ones of this transaction.
         assert follow_ups <= 20
 
 
-async def test_maintenance_reads_the_dependents_it_resolves(many):
+async def test_maintenance_reads_the_dependents_it_resolves(big_db):
     """Resolve 200 children of one parent in two rounds, among 5,000 children of others."""
-    await many.run(FAMILIES, many.queue)
-    parent = await many.enqueue(priority=100)
+    await big_db.run(INSERT_FAMILIES, big_db.queue)
+    parent = await big_db.enqueue(priority=100)
     child = {
         "job_type": "sql-resize",
-        "queue": many.queue,
+        "queue": big_db.queue,
         "options": {"depends_on": [str(parent)]},
     }
-    await many.value("select enqueue_jobs($1)", [child] * 300)
-    await many.maintain()
-    (job,) = await many.claim()
-    await many.report(job, "completed")
+    await big_db.value("select enqueue_jobs($1)", [child] * 300)
+    await big_db.maintain()
+    (job,) = await big_db.claim()
+    await big_db.report(job, "completed")
     left = "select count(*) from picture_queue.dependency where parent_id = $1"
-    assert await many.value(left, parent) == 200
-    await many.run("update picture_queue.follow_up set due_at = '-infinity'")
+    assert await big_db.value(left, parent) == 200
+    await big_db.run("update picture_queue.follow_up set due_at = '-infinity'")
     table = "picture_queue.dependency"
     step = "select picture_queue._do_due_steps(100, false)"
-    found, dependencies = await scans_beside(many, table, step)
-    assert await many.value(left, parent) <= 100
+    found, dependencies = await count_reads_with_table(big_db, table, step)
+    assert await big_db.value(left, parent) <= 100
     # Up to 200 children are read: a hundred of the finished parent, and a hundred new ones.
-    reads_only(found, due=0, expiring=0, pkey=2200)
+    check_reads(found, due=0, expiring=0, pkey=2200)
     assert dependencies <= 1500
 
 
-async def test_the_doctor_does_not_read_states_with_many_jobs(many):
-    await many.run(
+async def test_the_doctor_does_not_read_states_with_many_jobs(big_db):
+    await big_db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', case when i <= 60000 then 'completed' else 'failed' end, now()
         from generate_series(1, 75000) i""",
-        many.queue,
+        big_db.queue,
     )
-    await many.value("select picture_queue.repair()")
-    found = await scans(many, "select queue_doctor()")
+    await big_db.value("select picture_queue.repair()")
+    found = await count_reads(big_db, "select queue_doctor()")
     # The failed jobs are read, but not the completed ones, of which there are over 20,000.
-    reads_only(found, finished=15000, claimable=600, due=5000, blocked=10100, parked=0, leased=0)
+    check_reads(found, finished=15000, claimable=600, due=5000, blocked=10100, parked=0, leased=0)
 
 
-async def test_pruning_reads_old_jobs(many):
-    await many.run(
+async def test_pruning_reads_old_jobs(big_db):
+    await big_db.run(
         "update job_queue set finished_at = finished_at - interval '1 year' where id in "
         "(select id from job_queue where queue = $1 and status = 'completed' limit 10)",
-        many.queue,
+        big_db.queue,
     )
-    found = await scans(many, "select picture_queue._prune(100)")
-    reads_only(found, finished=20, pkey=60, parked=0)
+    found = await count_reads(big_db, "select picture_queue._prune(100)")
+    check_reads(found, finished=20, pkey=60, parked=0)
 
 
-async def test_an_event_reads_the_jobs_parked_on_it(many):
-    await many.enqueue(priority=100)
-    (job,) = await many.claim()
-    await many.report(job, "parked", event="sql-event", delay_seconds=60)
-    reads_only(await scans(many, "select send_event('sql-event')"), parked=3, pkey=14)
+async def test_an_event_reads_the_jobs_parked_on_it(big_db):
+    await big_db.enqueue(priority=100)
+    (job,) = await big_db.claim()
+    await big_db.report(job, "parked", event="sql-event", delay_seconds=60)
+    check_reads(await count_reads(big_db, "select send_event('sql-event')"), parked=3, pkey=14)
 
 
-RARE = """
+MOVE_TO_OTHER_QUEUE = """
 with few as (
   select id from job_queue where queue = $1 and status = 'completed' order by seq limit 40
 )
@@ -332,23 +337,23 @@ OWNER = "00000000-0000-4000-8000-000000000001"
 
 
 @pytest.fixture
-async def rare(many):
-    """Add 40 pending jobs of another queue, which are older than all others."""
-    await many.value("select set_queue($1)", f"{many.queue}-rare")
-    await many.connection.execute(RARE, many.queue)
-    return many
+async def mixed_db(big_db):
+    """Move 40 jobs to another queue as pending jobs, which are older than all others."""
+    await big_db.value("select set_queue($1)", f"{big_db.queue}-rare")
+    await big_db.connection.execute(MOVE_TO_OTHER_QUEUE, big_db.queue)
+    return big_db
 
 
 @pytest.mark.parametrize(
     ("given", "reads"),
     [
-        # The newest job of each queue and status is read first, past the rows that were moved.
+        # The newest job of each queue and status is read first, after entries of moved rows.
         ({}, {"listed": 320}),
         ({"limit": 1000}, {"listed": 4200}),
         ({"status": "failed"}, {"listed": 60}),
         ({"status": "processing"}, {"listed": 60}),
         ({"status": "completed"}, {"listed": 120}),
-        # In this status 10,500 jobs, and 20,000 others, are newer.
+        # 10,500 jobs of the same status and 20,000 other jobs are newer.
         ({"queue": "rare"}, {"listed": 60}),
         ({"queue": "rare", "status": "pending"}, {"listed": 60}),
         ({"queue": "rare", "status": "completed"}, {"listed": 20}),
@@ -364,39 +369,39 @@ async def rare(many):
         ({"hold": "parked"}, {"parked": 0}),
     ],
 )
-async def test_a_list_reads_the_index_of_its_filter(rare, given, reads):
+async def test_a_list_reads_the_index_of_its_filter(mixed_db, given, reads):
     if given.get("user_id") == "md5":
         user = "select user_id from job_queue where user_id is not null limit 1"
-        given = {**given, "user_id": str(await rare.value(user))}
+        given = {**given, "user_id": str(await mixed_db.value(user))}
     if "queue" in given:
-        given = {**given, "queue": f"{rare.queue}-{given['queue']}"}
-    found = await scans(rare, "select list_jobs($1)", {"limit": 50, **given})
+        given = {**given, "queue": f"{mixed_db.queue}-{given['queue']}"}
+    found = await count_reads(mixed_db, "select list_jobs($1)", {"limit": 50, **given})
     assert "job_queue" not in found, f"reads the whole table: {found}"
-    reads_only(found, **{"leased": 0, "parked": 0, "due": 0, **reads})
+    check_reads(found, **{"leased": 0, "parked": 0, "due": 0, **reads})
 
 
 @pytest.mark.parametrize("given", [{}, {"status": "completed"}, {"job_type": "none"}])
-async def test_a_user_lists_without_reading_jobs_of_others(rare, given):
-    await rare.act_as("authenticated", UUID(OWNER))
-    found = await scans(rare, "select list_jobs($1)", {**given, "limit": 50})
-    reads_only(found, owned=40)
+async def test_a_user_lists_without_reading_jobs_of_others(mixed_db, given):
+    await mixed_db.act_as("authenticated", UUID(OWNER))
+    found = await count_reads(mixed_db, "select list_jobs($1)", {**given, "limit": 50})
+    check_reads(found, owned=40)
 
 
-async def test_a_policy_of_the_project_lets_users_list_more(rare):
-    """Apply a policy of the project: only without one are the visible jobs known in advance."""
-    await rare.run("create policy team on job_queue for select to authenticated using (true)")
-    await rare.act_as("authenticated", UUID(OWNER))
-    rows = await rare.value("select list_jobs($1)", {"limit": 50})
+async def test_a_policy_of_the_project_lets_users_list_more(mixed_db):
+    """With such a policy, list_jobs must not read only the jobs of the caller."""
+    await mixed_db.run("create policy team on job_queue for select to authenticated using (true)")
+    await mixed_db.act_as("authenticated", UUID(OWNER))
+    rows = await mixed_db.value("select list_jobs($1)", {"limit": 50})
     assert {row["user_id"] for row in rows} != {OWNER}
     assert len(rows) == 50
 
 
-async def test_a_purge_reads_the_pending_jobs_of_its_queue(rare):
-    queue = f"{rare.queue}-rare"
-    found = await scans(rare, f"select purge_queue('{queue}')")
+async def test_a_purge_reads_the_pending_jobs_of_its_queue(mixed_db):
+    queue = f"{mixed_db.queue}-rare"
+    found = await count_reads(mixed_db, f"select purge_queue('{queue}')")
     # Each job is found once by the queue, then by id, versions of this transaction included.
-    reads_only(found, listed=40, pkey=1000, parked=0)
-    states = await rare.rows("select distinct status from job_queue where queue = $1", queue)
+    check_reads(found, listed=40, pkey=1000, parked=0)
+    states = await mixed_db.rows("select distinct status from job_queue where queue = $1", queue)
     assert [row["status"] for row in states] == ["cancelled"]
 
 
@@ -408,23 +413,23 @@ async def test_a_purge_reads_the_pending_jobs_of_its_queue(rare):
         ("discard", {}, {"listed": 0}),
     ],
 )
-async def test_changing_the_jobs_of_a_queue_reads_that_queue(rare, action, given, reads):
-    given = {"queue": f"{rare.queue}-rare", **given}
-    found = await scans(rare, f"select change_jobs('{action}', $1)", given)
-    reads_only(found, **{"leased": 0, "parked": 0, "finished": 0, "unique": 0, **reads})
+async def test_changing_the_jobs_of_a_queue_reads_only_that_queue(mixed_db, action, given, reads):
+    given = {"queue": f"{mixed_db.queue}-rare", **given}
+    found = await count_reads(mixed_db, f"select change_jobs('{action}', $1)", given)
+    check_reads(found, **{"leased": 0, "parked": 0, "finished": 0, "unique": 0, **reads})
 
 
-async def test_counts_do_not_read_all_jobs(many):
+async def test_counts_do_not_read_all_jobs(big_db):
     # For each queue the first 50 jobs of each priority are read, and one step between priorities.
-    found = await scans(many, "select queue_counts()")
+    found = await count_reads(big_db, "select queue_counts()")
     assert set(found) <= {"job_queue_claimable", "job_queue_finished"}, found
     assert found.get("job_queue_finished", 0) == 0, "no job failed"
     assert found.get("job_queue_claimable", 0) <= 2000, found
-    found = await scans(many, "select desired_workers($1)", many.queue)
-    reads_only(found, due=10)
+    found = await count_reads(big_db, "select desired_workers($1)", big_db.queue)
+    check_reads(found, due=10)
 
 
-async def plan(many, text, types, values):
+async def explain(big_db, text, types, values):
     """Return the generic plan of a statement of a function.
 
     ``types`` has the type of each variable, ``values`` the expressions of those that are not null.
@@ -433,12 +438,12 @@ async def plan(many, text, types, values):
         text = re.sub(rf"\b{name}\.", f"(${i}).", text)
         text = re.sub(rf"\b{name}\b", f"${i}", text)
     name = f"p{uuid4().hex[:8]}"
-    await many.run("set local plan_cache_mode = force_generic_plan")
+    await big_db.run("set local plan_cache_mode = force_generic_plan")
     # The functions have the same setting: a growing table is never scanned sequentially.
-    await many.run("set local seq_page_cost = 100")
-    await many.run(f"prepare {name} ({', '.join(types.values())}) as {text}")
+    await big_db.run("set local seq_page_cost = 100")
+    await big_db.run(f"prepare {name} ({', '.join(types.values())}) as {text}")
     given = ", ".join(values.get(name, "null") for name in types)
-    rows = await many.rows(f"explain (costs off) execute {name}({given})")
+    rows = await big_db.rows(f"explain (costs off) execute {name}({given})")
     return "\n".join(row["QUERY PLAN"] for row in rows)
 
 
@@ -451,18 +456,18 @@ PICK_TYPES = {
 }
 
 
-async def test_the_plan_of_a_pick(many):
-    """Check that the pick reads its index in order, and sorts only the picked jobs."""
-    text = await source(many, "picture_queue._pick")
+async def test_a_pick_reads_its_index_in_order(big_db):
+    """The pick does not sort all claimable jobs, only the picked ones."""
+    text = await function_body(big_db, "picture_queue._pick")
     text = text[text.rindex("return array(") + len("return array(") : text.rindex(");")]
-    found = await plan(
-        many,
+    found = await explain(
+        big_db,
         text,
         PICK_TYPES,
         {
-            "p_claim": f"row('w', array['{many.queue}'], '{{sql-resize}}', 20, 30, "
+            "p_claim": f"row('w', array['{big_db.queue}'], '{{sql-resize}}', 20, 30, "
             "gen_random_uuid(), null, false, true, true, null)::picture_queue.claim",
-            "p_queues": f"array['{many.queue}']",
+            "p_queues": f"array['{big_db.queue}']",
             "p_limit": "20",
             "v_now": "now()",
         },
@@ -474,9 +479,9 @@ async def test_the_plan_of_a_pick(many):
     assert "Sort" not in inner.split("job_queue_claimable")[0], found
 
 
-async def test_the_plan_of_a_start(many):
-    """Check that jobs are started by their ids, in time that is linear in their number."""
-    text = await source(many, "picture_queue._start")
+async def test_a_start_reads_its_jobs_by_id(big_db):
+    """Jobs are started by their ids, in time that is linear in their number."""
+    text = await function_body(big_db, "picture_queue._start")
     text = text[text.index("with started as") : text.index(";\n  if cardinality")]
     text = re.sub(r"\binto v_ids.*", "", text)
     types = {
@@ -484,7 +489,7 @@ async def test_the_plan_of_a_start(many):
         "p_claim": "picture_queue.claim",
         "v_now": "timestamptz",
     }
-    found = await plan(many, text, types, {})
+    found = await explain(big_db, text, types, {})
     assert "Seq Scan on job_queue" not in found, found
     read = set(re.findall(r"(?:Index Scan using|Bitmap Index Scan on) (job_queue_\w+)", found))
     assert read == {"job_queue_pkey"}, found
@@ -492,11 +497,11 @@ async def test_the_plan_of_a_start(many):
     assert re.search(r"Hash Cond: \((c\.id = j\.id|j\.id = c\.id)\)", found), found
 
 
-async def test_the_plan_of_the_jobs_of_a_lease(many):
-    text = await source(many, "picture_queue._leased_jobs")
+async def test_the_jobs_of_a_lease_are_read_from_the_index_of_leases(big_db):
+    text = await function_body(big_db, "picture_queue._leased_jobs")
     text = text[text.index("to_jsonb(array(") + len("to_jsonb(array(") : text.rindex("));")]
     parameters = {"p_lease_id": "uuid", "p_worker": "text", "p_order": "uuid[]"}
-    found = await plan(many, text.replace("v_now", "now()"), parameters, {})
+    found = await explain(big_db, text.replace("v_now", "now()"), parameters, {})
     assert "Seq Scan on job_queue" not in found, found
     read = set(re.findall(r"(?:Index Scan using|Bitmap Index Scan on) (job_queue_\w+)", found))
     assert read == {"job_queue_leased"}, found
@@ -510,24 +515,24 @@ async def test_the_plan_of_the_jobs_of_a_lease(many):
         ("_prune", "finished_at <", "job_queue_finished"),
     ],
 )
-async def test_the_plan_of_due_jobs(many, function, table_part, index):
-    """Check that the time is a condition of the index, not a filter on all waiting jobs."""
-    text = await source(many, f"picture_queue.{function}")
+async def test_due_jobs_are_read_from_an_index_on_their_time(big_db, function, table_part, index):
+    """The time is a condition of the index, not a filter on all waiting jobs."""
+    text = await function_body(big_db, f"picture_queue.{function}")
     parts = re.findall(r"select j\.id(?:(?!select j\.).)*?limit p_limit\b", text, re.S)
     (part,) = [part for part in parts if table_part in part]
     part = part.replace("k.status", "'completed'").replace("k.seconds", "604800")
     types = {"v_now": "timestamptz", "p_limit": "integer"}
-    found = await plan(many, part, types, {"v_now": "now()", "p_limit": "100"})
+    found = await explain(big_db, part, types, {"v_now": "now()", "p_limit": "100"})
     assert f"Index Scan using {index} on job_queue" in found, found
     assert "Index Cond" in found, found
     assert "Sort" not in found, found
 
 
-async def test_the_plan_of_expired_jobs(many):
-    text = await source(many, "picture_queue._overdue_jobs")
+async def test_overdue_jobs_are_read_from_the_index_of_leases(big_db):
+    text = await function_body(big_db, "picture_queue._overdue_jobs")
     text = text[text.index("select count(*)") : text.index(";\n  update")]
     text = text.replace("into v_running, v_overdue", "")
-    found = await plan(many, text, {"v_now": "timestamptz"}, {"v_now": "now()"})
+    found = await explain(big_db, text, {"v_now": "timestamptz"}, {"v_now": "now()"})
     assert "Seq Scan" not in found, found
     assert "job_queue_leased" in found, found
 
@@ -535,30 +540,30 @@ async def test_the_plan_of_expired_jobs(many):
 @pytest.mark.parametrize(
     ("first", "into"), [("with resolved", "into v_endings"), ("select array_agg", "into v_changes")]
 )
-async def test_the_plan_of_resolved_dependents(many, first, into):
-    """Check that rows are read by id, even if no job had failed when the plan was made."""
-    await many.run(FAMILIES, many.queue)
-    text = await source(many, "picture_queue._resolve_dependents")
+async def test_dependents_are_resolved_by_their_ids(big_db, first, into):
+    """Rows are read by id, even if no job had failed when Postgres planned the statement."""
+    await big_db.run(INSERT_FAMILIES, big_db.queue)
+    text = await function_body(big_db, "picture_queue._resolve_dependents")
     text = text[text.index(first) :]
     text = text[: text.index(";\n")].replace(into, "")
-    found = await plan(many, text, {"v_children": "uuid[]", "v_endings": "jsonb"}, {})
+    found = await explain(big_db, text, {"v_children": "uuid[]", "v_endings": "jsonb"}, {})
     assert "Seq Scan" not in found, found
     read = set(re.findall(r"(?:using|Index Scan on) (job_queue_\w+)", found))
     assert read == {"job_queue_pkey"}, found
 
 
-async def test_the_plan_of_unblocked_jobs(many):
-    text = await source(many, "picture_queue._unblock_keys")
+async def test_unblocked_jobs_are_read_from_the_index_of_blocked_jobs(big_db):
+    text = await function_body(big_db, "picture_queue._unblock_keys")
     text = text[text.index("with recursive") : text.index("), 10000);")]
     text = re.sub(r"v_taken\.\w+", "'x'::text", text)
     types = {"v_keys": "text[]", "v_now": "timestamptz"}
-    found = await plan(many, text, types, {})
+    found = await explain(big_db, text, types, {})
     assert "Seq Scan on job_queue" not in found, found
     read = set(re.findall(r"using (job_queue_\w+)", found))
     assert read == {"job_queue_blocked"}, found
 
 
-async def test_jobs_not_taken_by_a_large_claim_are_left_to_the_next_claim(db):
+async def test_claims_keep_the_order_of_jobs_after_many_of_another_type(db):
     queues = [db.queue, f"{db.queue}-b"]
     await db.run(
         """insert into job_queue (job_type, queue)
@@ -571,4 +576,4 @@ async def test_jobs_not_taken_by_a_large_claim_are_left_to_the_next_claim(db):
     ]
     claim = "select claim_jobs('w1', $1, '{sql-resize}', 1)"
     claimed = [await db.value(claim, queues) for _ in jobs]
-    assert [[job["id"] for job in one] for one in claimed] == [[str(job)] for job in jobs]
+    assert [[job["id"] for job in found] for found in claimed] == [[str(job)] for job in jobs]

@@ -7,7 +7,8 @@ from tests.sql.conftest import transaction
 
 
 @pytest.fixture
-async def published(stack, own_database):
+async def published_db(stack, own_database):
+    """A database with a publication of all its tables."""
     # Only a superuser may publish all tables.
     await execute(
         address(stack.superuser_url, own_database.rpartition("/")[2]),
@@ -20,8 +21,10 @@ async def published(stack, own_database):
         yield db
 
 
-async def test_calls_that_update_and_delete_rows_work_with_a_publication_for_all_tables(published):
-    db = published
+async def test_calls_that_update_and_delete_rows_work_with_a_publication_for_all_tables(
+    published_db,
+):
+    db = published_db
     await db.value("select set_limit('global', max_running => 100)")
     await db.value("select set_limit('sql-key', max_running => 1, rate => 5, period_seconds => 1)")
     keys = {"options": {"limit_keys": ["sql-key"]}}

@@ -1,4 +1,4 @@
-"""Changes of a queue's order of claims (fair_share, aging_seconds) while jobs are pending."""
+"""Changes of the order of claims (fair_share, aging_seconds) of a queue with pending jobs."""
 
 from uuid import uuid4
 
@@ -10,14 +10,14 @@ ORDERS = {
     "fair": {"fair_share": True, "aging_seconds": None},
     "aging": {"fair_share": False, "aging_seconds": 60},
 }
-CHANGES = [(one, two) for one in ORDERS for two in ORDERS if one != two]
+CHANGES = [(old, new) for old in ORDERS for new in ORDERS if old != new]
 
 
 async def set_order(db, order):
     await db.value("select set_queue($1, $2)", db.queue, ORDERS[order])
 
 
-async def claimed(db, n=100):
+async def claim_numbers(db, n=100):
     return [job["payload"]["i"] for job in await db.claim(n)]
 
 
@@ -26,8 +26,8 @@ async def enqueue(db, *numbers, **given):
         await db.enqueue(payload={"i": i}, **given)
 
 
-async def misplaced(db, order):
-    """Count the pending jobs whose place in the order differs from that of a new job."""
+async def count_misplaced(db, order):
+    """Count the pending jobs whose rank or turn does not belong to this order."""
     condition = {
         "plain": "rank <> -priority or turn < 1000000000 or tenant is not null",
         "fair": "rank <> -priority or turn not between 1 and 1000000 or tenant is null",
@@ -39,43 +39,43 @@ async def misplaced(db, order):
     return await db.value(sql, db.queue)
 
 
-@pytest.mark.parametrize(("one", "two"), CHANGES)
-async def test_old_jobs_stay_before_new_ones(db, one, two):
-    await set_order(db, one)
+@pytest.mark.parametrize(("old", "new"), CHANGES)
+async def test_jobs_from_before_the_change_stay_before_new_jobs(db, old, new):
+    await set_order(db, old)
     await enqueue(db, 1, 2, 3)
-    await set_order(db, two)
+    await set_order(db, new)
     await enqueue(db, 4, 5, 6)
-    assert await claimed(db) == [1, 2, 3, 4, 5, 6]
+    assert await claim_numbers(db) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize(("one", "two"), CHANGES)
-async def test_priorities_are_kept(db, one, two):
-    await set_order(db, one)
+@pytest.mark.parametrize(("old", "new"), CHANGES)
+async def test_priorities_apply_after_a_change_of_the_order(db, old, new):
+    await set_order(db, old)
     await enqueue(db, 1, priority=-1)
     await enqueue(db, 2, priority=0)
     await enqueue(db, 3, priority=1)
-    await set_order(db, two)
+    await set_order(db, new)
     await enqueue(db, 4, priority=-1)
     await enqueue(db, 5, priority=0)
     await enqueue(db, 6, priority=1)
     expected = [3, 6, 2, 5, 1, 4]
-    assert await claimed(db) == expected
+    assert await claim_numbers(db) == expected
 
 
-@pytest.mark.parametrize("one", ["plain", "aging"])
-async def test_tenants_take_turns_among_jobs_from_before_the_change(db, one):
-    await set_order(db, one)
+@pytest.mark.parametrize("old", ["plain", "aging"])
+async def test_tenants_take_turns_among_jobs_from_before_the_change(db, old):
+    await set_order(db, old)
     await enqueue(db, 1, 2, 3, user_id=ADA)
     await enqueue(db, 4, 5, user_id=BOB)
     await set_order(db, "fair")
     await enqueue(db, 6, user_id=BOB)
-    assert await claimed(db) == [1, 4, 2, 5, 3, 6]
+    assert await claim_numbers(db) == [1, 4, 2, 5, 3, 6]
 
 
-@pytest.mark.parametrize(("one", "two"), CHANGES)
+@pytest.mark.parametrize(("old", "new"), CHANGES)
 @pytest.mark.parametrize("state", ["held", "running", "parked", "failed"])
-async def test_a_job_that_becomes_pending_later_has_the_new_order(db, one, two, state):
-    await set_order(db, one)
+async def test_a_job_that_becomes_pending_later_has_the_new_order(db, old, new, state):
+    await set_order(db, old)
     first = await db.enqueue(payload={"i": 1}, priority=1, max_attempts=1)
     if state == "held":
         await db.run(
@@ -87,7 +87,7 @@ async def test_a_job_that_becomes_pending_later_has_the_new_order(db, one, two, 
             await db.report(job, "parked", delay_seconds=1)
         if state == "failed":
             await db.report(job, "failed", error="no")
-    await set_order(db, two)
+    await set_order(db, new)
     await enqueue(db, 2, priority=1)
     await enqueue(db, 3)
     if state == "running":
@@ -95,9 +95,9 @@ async def test_a_job_that_becomes_pending_later_has_the_new_order(db, one, two, 
     elif state == "failed":
         await db.value("select change_jobs('retry', $1)", {"queue": db.queue})
     await db.pass_time(2)
-    order = await claimed(db)
+    order = await claim_numbers(db)
     # A tenant's job that becomes pending again takes the tenant's next turn.
-    assert order in ([[1, 2, 3], [2, 1, 3]] if two == "fair" else [[1, 2, 3]])
+    assert order in ([[1, 2, 3], [2, 1, 3]] if new == "fair" else [[1, 2, 3]])
 
 
 async def test_many_jobs_are_reordered_in_bounded_steps(db):
@@ -108,18 +108,18 @@ async def test_many_jobs_are_reordered_in_bounded_steps(db):
     ]
     await db.value("select enqueue_jobs($1)", items)
     await set_order(db, "plain")
-    assert await misplaced(db, "plain") == 500
-    assert await claimed(db, 2) == [0, 1], "the oldest jobs are still claimed first"
+    assert await count_misplaced(db, "plain") == 500
+    assert await claim_numbers(db, 2) == [0, 1], "the oldest jobs are still claimed first"
     assert await db.value("select picture_queue._reorder_queues($1, 200)", [db.queue]) == 200
-    assert await misplaced(db, "plain") == 300
+    assert await count_misplaced(db, "plain") == 300
     assert (await db.value("select picture_queue.maintain()"))["reordered"] == 300
-    assert await misplaced(db, "plain") == 0
+    assert await count_misplaced(db, "plain") == 0
 
 
 async def test_jobs_of_a_transaction_that_was_open_at_the_change_are_reordered_later(db):
     await set_order(db, "plain")
     await set_order(db, "aging")
-    # The update below gives the jobs the old order, as such a transaction does.
+    # The updates below give the jobs the old order, as such a transaction would.
     await enqueue(db, 1, 2)
     await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
     step = "select picture_queue.maintain()"
@@ -129,12 +129,12 @@ async def test_jobs_of_a_transaction_that_was_open_at_the_change_are_reordered_l
     await db.pass_time(61)
     for _ in range(4):
         await db.value(step)
-    assert await misplaced(db, "aging") == 0
+    assert await count_misplaced(db, "aging") == 0
     state = "select reorder_after from picture_queue.queue where name = $1"
     assert await db.value(state, db.queue) is None, "the reordering is complete"
 
 
-async def test_a_change_of_another_setting_moves_no_job(db):
+async def test_a_change_of_another_setting_updates_no_job(db):
     await set_order(db, "fair")
     await enqueue(db, 1, 2)
     before = await db.rows("select xmin, ctid::text from job_queue where queue = $1", db.queue)
@@ -144,11 +144,11 @@ async def test_a_change_of_another_setting_moves_no_job(db):
     assert before == after
 
 
-@pytest.mark.parametrize(("one", "two"), [("fair", "aging"), ("aging", "fair")])
-async def test_one_order_replaces_the_other_in_one_call(db, one, two):
-    await set_order(db, one)
-    answer = await db.value("select set_queue($1, $2)", db.queue, ORDERS[two])
-    assert {key: answer[key] for key in ORDERS[two]} == ORDERS[two]
+@pytest.mark.parametrize(("old", "new"), [("fair", "aging"), ("aging", "fair")])
+async def test_one_call_replaces_fair_sharing_by_aging_and_back(db, old, new):
+    await set_order(db, old)
+    answer = await db.value("select set_queue($1, $2)", db.queue, ORDERS[new])
+    assert {key: answer[key] for key in ORDERS[new]} == ORDERS[new]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ async def test_one_order_replaces_the_other_in_one_call(db, one, two):
         ({"fair_share": True}, {"aging_seconds": 5}, "aging_seconds is 5"),
     ],
 )
-async def test_a_queue_has_one_order(db, before, changes, detail):
+async def test_fair_sharing_and_aging_together_are_refused(db, before, changes, detail):
     await db.value("select set_queue($1, $2)", db.queue, before)
     error = await db.refusal("select set_queue($1, $2)", db.queue, changes)
     hint = "a queue has one of them: set fair_share to false or aging_seconds to null"
@@ -206,19 +206,19 @@ async def test_a_job_that_cannot_be_updated_does_not_stop_the_reordering(db):
     await db.run(
         f"""
         create function public.refuse_for_test() returns trigger language plpgsql
-        as $$ begin raise exception 'not on my watch'; end $$;
+        as $$ begin raise exception 'refused by a trigger'; end $$;
         create trigger refuse_for_test before update on public.job_queue for each row
           when (new.id = '{bad["id"]}') execute function public.refuse_for_test()"""
     )
     await set_order(db, "aging")
-    assert await misplaced(db, "aging") == 1
+    assert await count_misplaced(db, "aging") == 1
     findings = await db.findings("failed steps")
     assert f"job {bad['id']}" in str(findings)
-    assert "not on my watch" in str(findings)
+    assert "refused by a trigger" in str(findings)
     await db.run("drop trigger refuse_for_test on public.job_queue")
     await db.pass_time(61)
     await db.maintain()
-    assert await misplaced(db, "aging") == 0
+    assert await count_misplaced(db, "aging") == 0
     failed = "select count(*) from picture_queue.failed_step where subject = $1"
     assert await db.value(failed, str(bad["id"])) == 0
 
@@ -232,21 +232,21 @@ async def test_a_reordering_past_its_deadline_is_continued_later(db):
     )
     await db.value("select set_config('picture_queue.deadline', now()::text, true)")
     await db.value("select picture_queue._reorder_queues(array[$1], 100)", db.queue)
-    assert await misplaced(db, "aging") == 5
+    assert await count_misplaced(db, "aging") == 5
     await db.value("select set_config('picture_queue.deadline', '', true)")
     await db.maintain()
-    assert await misplaced(db, "aging") == 0
+    assert await count_misplaced(db, "aging") == 0
 
 
 async def test_a_tenant_given_before_fair_sharing_counts_afterwards(db):
     await set_order(db, "plain")
     for tenant in ("ada", "ada", "bob"):
         await db.enqueue(payload={"i": tenant}, options={"tenant": tenant})
-    named = "select array_agg(tenant order by seq) from job_queue where queue = $1"
-    assert await db.value(named, db.queue) == ["ada", "ada", "bob"]
+    tenants = "select array_agg(tenant order by seq) from job_queue where queue = $1"
+    assert await db.value(tenants, db.queue) == ["ada", "ada", "bob"]
     await set_order(db, "fair")
-    assert await claimed(db, 1) == ["ada"]
-    assert await claimed(db, 1) == ["bob"]
+    assert await claim_numbers(db, 1) == ["ada"]
+    assert await claim_numbers(db, 1) == ["bob"]
 
 
 @pytest.mark.parametrize("order", ["plain", "aging"])
@@ -255,8 +255,8 @@ async def test_a_given_tenant_is_kept_when_fair_sharing_ends(db, order):
     await db.enqueue(user_id=ADA, options={"tenant": "ada"})
     await db.enqueue(user_id=ADA)
     await set_order(db, order)
-    named = "select array_agg(tenant order by seq) from job_queue where queue = $1"
-    assert await db.value(named, db.queue) == ["ada", None]
+    tenants = "select array_agg(tenant order by seq) from job_queue where queue = $1"
+    assert await db.value(tenants, db.queue) == ["ada", None]
 
 
 @pytest.mark.parametrize("order", ["plain", "aging"])
@@ -264,8 +264,8 @@ async def test_tenants_take_no_turns_without_fair_sharing(db, order):
     await set_order(db, order)
     jobs = [{"job_type": "sql-resize", "queue": db.queue, "options": {"tenant": "ada"}}] * 2
     await db.value("select enqueue_jobs($1)", jobs)
-    placed = "select id, rank, turn from job_queue where queue = $1 order by seq"
-    before = await db.rows(placed, db.queue)
+    places = "select id, rank, turn from job_queue where queue = $1 order by seq"
+    before = await db.rows(places, db.queue)
     for job in await db.claim(2):
         await db.report(job, "released")
-    assert await db.rows(placed, db.queue) == before
+    assert await db.rows(places, db.queue) == before

@@ -1,4 +1,4 @@
-"""Eight clients that make calls at the same time, on their own queue."""
+"""The fixture `clients`: eight connections that make concurrent calls on one queue."""
 
 import asyncio
 import contextlib
@@ -11,24 +11,26 @@ import pytest
 
 from tests.databases import connect
 
-SIZE = 8
-TYPE = "race-job"
+CLIENT_COUNT = 8
+JOB_TYPE = "race-job"
 
 
 class Refusal(NamedTuple):
+    """The PQ code of a call that the database refused."""
+
     code: str
 
 
 class Client:
     """A connection whose calls are separate transactions.
 
-    A call returns a refusal as a `Refusal`. A deadlock fails the test, and so does PQ_BUSY, which
-    the functions raise in place of a deadlock. A claim may raise PQ_BUSY once: it skips locked
-    rows, but Postgres waits for a row that was updated after the claim's snapshot.
+    A call that the database refuses returns a `Refusal`. A deadlock fails the test, and so does
+    PQ_BUSY, which the functions raise instead of a deadlock. A claim may raise PQ_BUSY once: it
+    skips locked rows, but Postgres waits for a row that was updated after the claim's snapshot.
 
     Attributes:
-        tries: The number of attempts of a call that raises PQ_BUSY; more than one if a deadlock is
-            possible by design and our clients retry.
+        tries: How many times a call is made if it raises PQ_BUSY. A test sets more than one if a
+            deadlock is possible by design, because our clients retry such a call.
     """
 
     def __init__(self, connection: "asyncpg.Connection[Any]", queue: str) -> None:
@@ -48,19 +50,20 @@ class Client:
                 code = error.message.split(":")[0]
             if code != "PQ_BUSY":
                 return Refusal(code)
-        pytest.fail(f"{tries} times PQ_BUSY: {sql}")
+        pytest.fail(f"PQ_BUSY in {tries} of {tries} tries: {sql}")
 
     async def rows(self, sql: str, *args: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in await self.connection.fetch(sql, *args)]
 
     async def enqueue(self, *items: dict[str, Any]) -> Any:
-        jobs = [{"job_type": TYPE, "queue": self.queue, **item} for item in items]
+        jobs = [{"job_type": JOB_TYPE, "queue": self.queue, **item} for item in items]
         return await self.value("select enqueue_jobs($1)", jobs)
 
     async def claim(self, max_jobs: int = 1) -> list[dict[str, Any]]:
         return await self.value(
-            "select claim_jobs($1, $2, $3, $4)", self.name, [self.queue], [TYPE], max_jobs, tries=2
-        )
+            "select claim_jobs($1, $2, $3, $4)", self.name, [self.queue], [JOB_TYPE], max_jobs,
+            tries=2,
+        )  # fmt: skip
 
     async def report(self, jobs: list[dict[str, Any]], outcome: str, **given: Any) -> list[str]:
         items = [
@@ -68,10 +71,10 @@ class Client:
             for job in jobs
         ]
         answer = await self.value("select report_jobs($1)", items)
-        return [one["outcome"] for one in answer["outcomes"]]
+        return [item["outcome"] for item in answer["outcomes"]]
 
     async def maintain(self) -> None:
-        """Run due maintenance and all follow-ups, which normally happens within a second."""
+        """Run the due maintenance and all follow-ups; a worker does so within a second."""
         await self.value("update picture_queue.follow_up set due_at = '-infinity'")
         await self.value("select picture_queue._do_due_steps(1000, true)")
 
@@ -80,7 +83,7 @@ class Client:
             0
         ]
 
-    async def running(self) -> int:
+    async def count_running(self) -> int:
         return await self.value(
             "select count(*) from job_queue where queue = $1 "
             "and status = 'processing' and hold is null",
@@ -89,13 +92,15 @@ class Client:
 
 
 class Clients:
+    """All clients of a test, and their queue."""
+
     def __init__(self, members: list[Client]) -> None:
         self.members = members
         self.queue = members[0].queue
         self.one, self.other = members[:2]
 
     async def all(self, do: Callable[[Client], Coroutine[Any, Any, Any]]) -> list[Any]:
-        """Let all clients do this at the same time; return the answers, or raise an error."""
+        """Call `do` for all clients at the same time and return the answers."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(do(client)) for client in self.members]
         return [task.result() for task in tasks]
@@ -104,7 +109,7 @@ class Clients:
         """Return a limit key that only these clients use."""
         return f"{self.queue}:{n}"
 
-    async def open(self) -> int:
+    async def count_unfinished(self) -> int:
         """Count the unfinished jobs."""
         return await self.one.value(
             "select count(*) from job_queue where queue = $1 and finished_at is null", self.queue
@@ -127,7 +132,7 @@ class Clients:
             await self.all(until_done)
 
     async def close(self) -> None:
-        """Delete all that could affect another test."""
+        """End the jobs and delete the limits and workers, which could affect another test."""
         leased = await self.one.rows(
             "select id::text, lease_id::text from job_queue "
             "where queue = $1 and status = 'processing' and hold is null", self.queue,
@@ -136,7 +141,7 @@ class Clients:
         await self.one.value("select resume_queue($1)", self.queue)
         await self.one.value("select purge_queue($1)", self.queue)
         for row in await self.one.rows("select key from picture_queue.limit_rule"):
-            if self.queue in row["key"] or TYPE in row["key"]:
+            if self.queue in row["key"] or JOB_TYPE in row["key"]:
                 await self.one.value("select delete_limit($1)", row["key"])
         for client in self.members:
             await self.one.value("select unregister_worker($1)", client.name)
@@ -147,7 +152,7 @@ async def clients(stack: Any) -> AsyncIterator[Clients]:
     queue = f"q-{uuid4().hex[:12]}"
     async with contextlib.AsyncExitStack() as connections:
         members = []
-        for _ in range(SIZE):
+        for _ in range(CLIENT_COUNT):
             connection = await connect(stack.db_url, command_timeout=50)
             connections.push_async_callback(connection.close, timeout=10)
             members.append(Client(connection, queue))

@@ -15,7 +15,7 @@ import asyncpg
 
 T = TypeVar("T")
 
-EXAMPLES_A_TRANSACTION = 25
+EXAMPLES_PER_TRANSACTION = 25
 TABLES = (
     "public.images", "picture_queue.prediction", "public.generations", "public.job_queue",
     "picture_queue.history", "picture_queue.dependency", "picture_queue.batch",
@@ -89,7 +89,7 @@ class Row(NamedTuple):
 
     @property
     def keys(self) -> set[str]:
-        """All limit keys of the job, those that every job has included."""
+        """All limit keys of the job, including those that every job has."""
         own = {"global", f"queue:{self.queue}", f"type:{self.job_type}"}
         return own.union([f"user:{self.user_id}"] if self.user_id else [], self.limit_keys or [])
 
@@ -101,7 +101,7 @@ _COLUMNS = ", ".join(
 )
 
 # The state that the model checks after each step, in one round trip. The query deletes the
-# messages, so that the next step sees only its own.
+# messages, so that the next read returns only the messages of the next step.
 READ_STATE = f"""
 with sent as (
   delete from realtime.messages returning topic, payload
@@ -165,14 +165,11 @@ class Engine:
 
     def call(self, sql: str, *args: Any) -> Any:
         """Call a function; throughout the call the time is `now`."""
-        self.value(
-            "select set_config('test.now', $1, true)",
-            repr(self.now),
-        )
+        self.value("select set_config('test.now', $1, true)", repr(self.now))
         return self.value(sql, *args)
 
     def attempt(self, sql: str, *args: Any) -> Any:
-        """Call a function that may refuse; return a `Refused` in that case."""
+        """Call a function; return a `Refused` if the database refuses the call."""
         self.execute("savepoint attempt")
         try:
             answer = self.call(sql, *args)
@@ -185,14 +182,14 @@ class Engine:
         return answer
 
     def read_state(self) -> dict[str, Any]:
-        seen: dict[str, Any] = self.value(READ_STATE)
-        seen["jobs"] = {row[0]: Row(*row) for row in seen["jobs"]}
-        return seen
+        state: dict[str, Any] = self.value(READ_STATE)
+        state["jobs"] = {row[0]: Row(*row) for row in state["jobs"]}
+        return state
 
     @contextmanager
     def example(self) -> Iterator[None]:
-        """Give an example an empty database, and roll back its changes afterwards."""
-        if self._examples % EXAMPLES_A_TRANSACTION == 0:
+        """Give an example empty tables, and roll back its changes afterwards."""
+        if self._examples % EXAMPLES_PER_TRANSACTION == 0:
             self._begin()
         self._examples += 1
         if self._examples % 100 == 0:
@@ -209,7 +206,7 @@ class Engine:
     def _begin(self) -> None:
         if self._examples:
             self.execute("rollback")
-        # Rows that other tests committed are hidden until the rollback, which restores them.
+        # The truncate hides rows that other tests committed, until the rollback.
         self.execute(f"begin; {CLOCK}; truncate {', '.join(TABLES)}")
         self.execute("delete from picture_queue.queue where name <> 'default'")
 

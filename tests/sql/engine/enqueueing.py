@@ -1,4 +1,4 @@
-"""The rules of the model test for enqueues, through every function and option."""
+"""The rules of the model test that enqueue jobs, with every function and option."""
 
 from typing import Any
 from uuid import UUID
@@ -23,20 +23,20 @@ class Enqueueing(World):
     def begin(
         self, rules: dict[str, Any], level: str, breaker: int | None, first: list[dict[str, Any]]
     ) -> None:
-        made = {
+        queues = {
             PLAIN: {},
             FAIR: {"fair_share": True},
             AGED: {"aging_seconds": 60},
             QUIET: {"events": level, "breaker_failures": breaker, "breaker_seconds": 20},
         }
-        for name, changes in made.items():
+        for name, changes in queues.items():
             self.engine.call("select set_queue($1, $2)", name, changes)
         self.model.event_levels = {QUIET: level}
         self.engine.call("select set_tenant('large', 3)")
         self.limited = bool(rules)
         for key, limit in rules.items():
             self.set_limit(key, limit)
-        self.watch(Step("begin"))
+        self.check_step(Step("begin"))
         self.enqueue_many(first)
 
     @rule(seconds=st.sampled_from([0.3, 1.5, 6, 11, 31, 61, 700, 8000]))
@@ -54,10 +54,10 @@ class Enqueueing(World):
     @below_max_jobs
     @rule(given=st.lists(jobs, min_size=2, max_size=6))
     def enqueue_many(self, given: list[dict[str, Any]]) -> None:
-        items = [self.item(one, bulk=True) for one in given]
+        items = [self.item(job, bulk=True) for job in given]
         answer = self.enqueue("enqueue many", items)
         if not self.check_drain(answer, items):
-            assert [one["outcome"] for one in answer] == ["created"] * len(items), answer
+            assert [item["outcome"] for item in answer] == ["created"] * len(items), answer
 
     @below_max_jobs
     @rule(given=jobs, parents=st.lists(pick, min_size=1, max_size=3),
@@ -66,18 +66,20 @@ class Enqueueing(World):
         if not self.model.rows:
             return
         rows = {row.id: row for row in map(self.row, parents)}
-        must_end = policy != "run" and any(
+        ends_at_once = policy != "run" and any(
             row.terminal and row.status != "completed" for row in rows.values()
         )
-        waits = {} if must_end else {job: policy for job, row in rows.items() if not row.terminal}
+        open_parents = (
+            {} if ends_at_once else {job: policy for job, row in rows.items() if not row.terminal}
+        )
         options = {**given.get("options", {}), "depends_on": [*rows], "on_parent_failure": policy}
-        item = self.item({**given, "options": options}, parents=waits)
+        item = self.item({**given, "options": options}, parents=open_parents)
         answer = self.enqueue("enqueue a child", [item])
         if not self.check_drain(answer, [item]):
             row = self.model.rows[item["job_id"]]
-            ends = {"cancel": "cancelled", "fail": "failed"}.get(policy)
-            assert (row.status == ends) == must_end, row
-            assert (row.hold == "waiting") == bool(waits), row
+            end_status = {"cancel": "cancelled", "fail": "failed"}.get(policy)
+            assert (row.status == end_status) == ends_at_once, row
+            assert (row.hold == "waiting") == bool(open_parents), row
 
     @below_max_jobs
     @rule(given=jobs, key=st.sampled_from(["x", "y"]))
@@ -89,7 +91,7 @@ class Enqueueing(World):
         item = self.item({**given, "idempotency_key": key}, idempotency=unique_key)
         new = frozenset() if existing else frozenset([item["job_id"]])
         answer = self.enqueue("enqueue again", [item], new=new)
-        if existing:  # found also while its queue, or the queue named now, drains
+        if existing:  # The job is found even if its queue or the requested queue drains.
             assert answer == [{"job_id": existing[0], "outcome": "existing"}]
         elif not self.check_drain(answer, [item]):
             assert answer == [{"job_id": item["job_id"], "outcome": "created"}]
@@ -113,7 +115,7 @@ class Enqueueing(World):
         self, given: dict[str, Any], u: int, conflict: str, states: Any, period: Any
     ) -> None:
         unique_key = (given["job_type"], given.get("user_id"), u)
-        existing = [job for job in self.model.rows if self.conflicts(job, unique_key)]
+        existing = [job for job in self.model.rows if self.prevents_creation(job, unique_key)]
         unique = {"by": ["u"], "on_conflict": conflict}
         unique |= {"states": states} if states else {}
         unique |= {"period_seconds": period} if period else {}
@@ -138,7 +140,7 @@ class Enqueueing(World):
             answer = self.enqueue(
                 "enqueue unique", [item], new=frozenset(), targets={row.id: frozenset(actions)}
             )
-            if refused and not self.draining([item]):
+            if refused and not self.has_draining_queue([item]):
                 assert answer.code == "PQ_RUNNING_JOB", answer
                 return
             if expected != "existing" and not isinstance(answer, Refused):
@@ -150,8 +152,8 @@ class Enqueueing(World):
             job = existing[0] if existing else item["job_id"]
             assert answer == [{"job_id": job, "outcome": expected}]
 
-    def conflicts(self, job: str, unique_key: tuple[Any, ...]) -> bool:
-        """Return True if a job keeps another one with this unique key from being created."""
+    def prevents_creation(self, job: str, unique_key: tuple[Any, ...]) -> bool:
+        """Return True if a job prevents the creation of another job with this unique key."""
         facts, row = self.model.facts[job], self.model.rows[job]
         if facts.unique != unique_key or facts.unique_until <= self.model.now + 0.001:
             return False
@@ -161,7 +163,7 @@ class Enqueueing(World):
     @below_max_jobs
     @rule(given=st.lists(jobs, min_size=1, max_size=4), callback=st.booleans())
     def enqueue_batch(self, given: list[dict[str, Any]], callback: bool) -> None:
-        items = [self.item(one, bulk=len(given) > 1) for one in given]
+        items = [self.item(job, bulk=len(given) > 1) for job in given]
         batch = str(UUID(int=0x2000000 + len(self.batches)))
         self.batches.append(batch)
         self.model.batches[batch] = None

@@ -1,7 +1,7 @@
 """The model that checks every call: it compares the rows before and after the call.
 
-It remembers what the rows do not show: which lease each job was claimed under, which parents a job
-waits for, and when the jobs of a limit key started.
+It records facts that the rows do not show: the leases of each job, the parents that a job waits
+for, and the times at which the jobs of a limit key started.
 """
 
 from collections import defaultdict
@@ -57,16 +57,16 @@ class Facts:
     """Facts about a job that its row does not show."""
 
     parents: dict[str, str] = field(default_factory=dict)  # unfinished parent -> on_parent_failure
-    leases: list[str] = field(default_factory=list)  # every lease it was claimed under
+    leases: list[str] = field(default_factory=list)  # every lease of the job, oldest first
     unique: tuple[Any, ...] | None = None
     unique_states: frozenset[str] = frozenset()
     unique_until: float = float("inf")
     idempotency: tuple[Any, ...] | None = None
-    bulk: bool = False  # a bulk enqueue sends no event for it
+    bulk: bool = False  # a bulk enqueue sends no event for the job
 
 
 class Rule(NamedTuple):
-    """The limit of a key; `since` is when the database began to count its starts."""
+    """The limit of a key; the database counts the starts of its jobs from time `since` on."""
 
     max_running: int | None
     rate: int | None
@@ -89,9 +89,9 @@ class Step:
         name: The call, for messages.
         targets: The permitted actions of each job that the call names.
         others: The permitted actions of all other jobs.
-        new: The jobs that it must insert.
-        deleted: The jobs that it may delete.
-        claimed: The lease of each job that it claimed.
+        new: The jobs that the call must insert.
+        deleted: The jobs that the call may delete.
+        claimed: The lease of each job that the call claimed.
         throttled: The jobs whose progress events may be dropped.
     """
 
@@ -113,7 +113,7 @@ class Model:
         self.last_event: dict[str, dict[str, Any]] = {}
         self.event_levels: dict[str, str] = {}  # queue -> none, status or progress (the default)
         self.rules: dict[str, Rule] = {}
-        self.uncounted: Rule | None = None  # new: jobs that run already are not counted yet
+        self.uncounted: Rule | None = None  # a new rule; running jobs are not counted for it yet
         self.paused_keys: dict[str, float] = {}
         self.paused_queues: dict[str, float] = {}
         self.starts: list[Start] = []
@@ -134,36 +134,36 @@ class Model:
         return (self.rows[job].lease_expires_at or 0) <= self.now
 
     def rule(self, key: str) -> Rule | None:
-        """Return the rule of a limit key, or that of its kind such as ``user:*``."""
+        """Return the rule of a limit key, or the rule of its kind such as ``user:*``."""
         return self.rules.get(key) or self.rules.get(key.split(":")[0] + ":*")
 
-    def running(self, key: str) -> int:
+    def count_running(self, key: str) -> int:
         return sum(1 for row in self.rows.values() if row.running and key in row.keys)
 
-    def started(self, key: str, period: float, since: float) -> int:
-        """Count the starts of a key within the last period, but none before `since`."""
+    def count_started(self, key: str, period: float, since: float) -> int:
+        """Count the starts of a key within the last period and after `since`."""
         since = max(self.now - period, since)
         return sum(1 for start in self.starts if start.at > since and key in start.keys)
 
     def has_no_capacity(self, key: str) -> bool:
         """Return True if the key is paused or its limit may be reached.
 
-        The database may also count starts from before the rate limit was set, so all are counted.
+        All starts are counted, because the database may count starts before the limit was set.
         """
         if self.paused_keys.get(key, 0) > self.now:
             return True
         rule = self.rule(key)
         if rule is None:
             return False
-        return (rule.max_running is not None and self.running(key) >= rule.max_running) or (
-            rule.rate is not None and self.started(key, rule.period or 0, 0) >= rule.rate
+        return (rule.max_running is not None and self.count_running(key) >= rule.max_running) or (
+            rule.rate is not None and self.count_started(key, rule.period or 0, 0) >= rule.rate
         )
 
     # The check after each step -----------------------------------------------------------------
 
-    def observe(self, step: Step, seen: dict[str, Any]) -> None:
-        """Check that the step may have made every change, then store the new rows."""
-        before, after = self.rows, seen["jobs"]
+    def observe(self, step: Step, state: dict[str, Any]) -> None:
+        """Check that the step permits every change, then store the new rows."""
+        before, after = self.rows, state["jobs"]
         self._check_presence(step, before, after)
         for job, row in after.items():
             old = before.get(job)
@@ -174,11 +174,11 @@ class Model:
                 else:
                     self._check_change(step, old, row)
         self.rows = after
-        self._follow_parents(before)
+        self._check_parents(before)
         self._check_claims(step)
-        self._check_events(step, before, seen["events"])
-        self._check_counters(seen)
-        self._check_batches(seen["batches"])
+        self._check_events(step, before, state["events"])
+        self._check_counters(state)
+        self._check_batches(state["batches"])
 
     def _check_presence(self, step: Step, before: dict[str, Row], after: dict[str, Row]) -> None:
         for job in after.keys() - before.keys() - step.new:
@@ -236,22 +236,28 @@ class Model:
             self._check_reason(step, old, new)
 
     def _check_reason(self, step: Step, old: Row, new: Row) -> None:
-        """Check that time or a parent explains the change of a job which the call did not name."""
+        """Check that a job which the call did not name changed because of the time or a parent."""
         expired = old.expires_at is not None and old.expires_at <= self.now
         if old.running:
             assert old.lease_expires_at is not None
             assert old.lease_expires_at <= self.now, f"{step.name} ended a valid lease: {old}"
         elif old.hold in ("scheduled", "parked"):
             assert old.scheduled_for is not None
-            assert old.scheduled_for <= self.now or expired, f"{step.name} was early: {old} {new}"
+            assert old.scheduled_for <= self.now or expired, (
+                f"{step.name} ignored scheduled_for: {old} {new}"
+            )
         elif old.hold == "waiting" and (new.state == READY or new.running):
-            assert (old.scheduled_for or 0) <= self.now, f"{step.name} was early: {old} {new}"
+            assert (old.scheduled_for or 0) <= self.now, (
+                f"{step.name} ignored scheduled_for: {old} {new}"
+            )
         if old.status == "pending" and old.hold != "waiting" and new.status == "failed":
             assert expired, f"{step.name} abandoned {old} before expires_at"
         if old.hold != "waiting" and new.status == "cancelled":
-            assert old.cancel_requested_at is not None, f"{step.name} cancelled {old} unasked"
+            assert old.cancel_requested_at is not None, (
+                f"{step.name} cancelled {old} without a request"
+            )
 
-    def _follow_parents(self, before: dict[str, Row]) -> None:
+    def _check_parents(self, before: dict[str, Row]) -> None:
         ended = {
             job
             for job, row in self.rows.items()
@@ -294,11 +300,11 @@ class Model:
             if rule is None:
                 continue
             if rule.max_running is not None:
-                running = self.running(key)
-                assert running <= rule.max_running, f"{running} run under {key} {rule}"
+                running = self.count_running(key)
+                assert running <= rule.max_running, f"{running} jobs run under {key} {rule}"
             if rule.rate is not None:
-                started = self.started(key, rule.period or 0, rule.since)
-                assert started <= rule.rate, f"{started} started under {key} {rule}"
+                started = self.count_started(key, rule.period or 0, rule.since)
+                assert started <= rule.rate, f"{started} jobs started under {key} {rule}"
 
     def _check_events(
         self, step: Step, before: dict[str, Row], sent: list[tuple[str, dict[str, Any]]]
@@ -342,9 +348,9 @@ class Model:
             row.message, row.error, row.queue, row.job_type,
         ), f"{event} does not match {row}"  # fmt: skip
 
-    def _check_counters(self, seen: dict[str, Any]) -> None:
-        assert seen["wrong_depth"] is None, seen["wrong_depth"]
-        assert seen["failed"] == [], seen["failed"]
+    def _check_counters(self, state: dict[str, Any]) -> None:
+        assert state["wrong_depth"] is None, state["wrong_depth"]
+        assert state["failed"] == [], state["failed"]
         counted: dict[str, int] = defaultdict(int)
         for row in self.rows.values():
             if row.running:
@@ -357,8 +363,8 @@ class Model:
                 assert limited <= slots <= row.keys, f"{row} has the slots {slots}, not {limited}"
                 for key in slots:
                     counted[key] += 1
-        assert {key: n for key, n in seen["running"].items() if n} == counted
-        for child, parent in seen["waits"]:
+        assert {key: n for key, n in state["running"].items() if n} == counted
+        for child, parent in state["waits"]:
             assert not self.rows[parent].terminal or self.rows[child].terminal, (
                 f"{self.rows[child]} still depends on {self.rows[parent]}, which has ended"
             )

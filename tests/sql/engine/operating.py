@@ -1,4 +1,4 @@
-"""The rules of the model test for calls of users and operators."""
+"""The rules of the model test that make calls of users and operators."""
 
 from typing import Any
 from uuid import UUID
@@ -43,7 +43,9 @@ class Operating(World):
         elif isinstance(answer, Refused):
             assert answer.code == "PQ_CONFLICT" and facts.unique, answer
             assert any(
-                self.conflicts(job, facts.unique) for job in self.model.rows if job != row.id
+                self.prevents_creation(job, facts.unique)
+                for job in self.model.rows
+                if job != row.id
             ), answer
         else:
             assert answer["status"] == "pending", answer
@@ -128,6 +130,7 @@ class Operating(World):
         action=st.sampled_from(["pause", "pause for 20 s", "resume", "resume", "drain"]), name=queue
     )
     def steer_queue(self, action: str, name: str) -> None:
+        """Pause, resume or drain a queue."""
         if action.startswith("pause"):
             self.pause_queue(name, 20 if action.endswith("s") else None)
         else:
@@ -138,6 +141,7 @@ class Operating(World):
         key=st.sampled_from(KEYS),
     )
     def steer_key(self, action: str, key: str) -> None:
+        """Pause or resume a limit key."""
         if action.startswith("pause"):
             self.pause_key(key, 20 if action.endswith("s") else None)
         else:
@@ -160,6 +164,7 @@ class Operating(World):
         weight=st.sampled_from([0.5, 1, 3]),
     )
     def purge_or_weigh(self, what: str, name: str, weight: float) -> None:
+        """Purge a queue or set the weight of a tenant."""
         if what == "purge":
             self.purge(name)
         else:

@@ -5,10 +5,10 @@ from uuid import UUID
 
 import pytest
 
-from .conftest import TYPE
+from .conftest import JOB_TYPE
 
 
-async def fair_queue(db: Any) -> None:
+async def enable_fair_sharing(db: Any) -> None:
     await db.value("select set_queue($1, $2)", db.queue, {"fair_share": True})
 
 
@@ -17,8 +17,8 @@ async def enqueue(db: Any, tenant: str, n: int) -> None:
     await db.value("select enqueue_jobs($1)", [job] * n)
 
 
-async def starts(db: Any, n: int, at_once: int = 1) -> list[str]:
-    """Return the tenants of the next n started jobs; each job completes before the next claim."""
+async def run_jobs(db: Any, n: int, at_once: int = 1) -> list[str]:
+    """Claim and complete the next n jobs; return their tenants in the order of their starts."""
     started: list[str] = []
     while len(started) < n:
         jobs = await db.claim(min(at_once, n - len(started)))
@@ -38,38 +38,38 @@ async def starts(db: Any, n: int, at_once: int = 1) -> list[str]:
 
 @pytest.mark.parametrize("before", [0, 300])
 async def test_ten_jobs_of_a_small_tenant_are_among_the_next_thirty_starts(db, before):
-    await fair_queue(db)
+    await enable_fair_sharing(db)
     await enqueue(db, "large", 10_000)
-    await starts(db, before, 50)
+    await run_jobs(db, before, 50)
     await enqueue(db, "small", 10)
-    assert (await starts(db, 30)).count("small") == 10
+    assert (await run_jobs(db, 30)).count("small") == 10
 
 
 @pytest.mark.parametrize("at_once", [1, 10])
 async def test_weights_of_three_to_one_give_starts_of_three_to_one(db, at_once):
-    await fair_queue(db)
+    await enable_fair_sharing(db)
     await db.value("select set_tenant('gold', 3)")
     for tenant in ("plain", "gold"):
         await enqueue(db, tenant, 1000)
-    share = (await starts(db, 1000, at_once)).count("gold") / 1000
+    share = (await run_jobs(db, 1000, at_once)).count("gold") / 1000
     assert abs(share - 0.75) <= 0.05 * 0.75
 
 
-async def test_a_tenant_without_jobs_saves_up_no_turns(db):
-    await fair_queue(db)
+async def test_a_tenant_without_jobs_accumulates_no_turns(db):
+    await enable_fair_sharing(db)
     await enqueue(db, "steady", 400)
-    await starts(db, 200, 50)
+    await run_jobs(db, 200, 50)
     await enqueue(db, "late", 200)
-    assert 45 <= (await starts(db, 100)).count("late") <= 55
+    assert 45 <= (await run_jobs(db, 100)).count("late") <= 55
 
 
 async def test_a_released_job_gives_its_tenant_no_extra_turn(db):
-    await fair_queue(db)
+    await enable_fair_sharing(db)
     await enqueue(db, "one", 20)
     await enqueue(db, "two", 20)
     for job in await db.claim(4):
         await db.report(job, "released")
-    assert 9 <= (await starts(db, 20)).count("one") <= 11
+    assert 9 <= (await run_jobs(db, 20)).count("one") <= 11
 
 
 async def test_aging_raises_the_priority_of_waiting_jobs(db):
@@ -81,7 +81,7 @@ async def test_aging_raises_the_priority_of_waiting_jobs(db):
     assert [job["id"] for job in await db.claim(3)] == [str(high), str(old), str(low)]
 
 
-async def test_queues_share_a_workers_claims_by_weight(db):
+async def test_a_worker_claims_from_queues_by_weight(db):
     await db.value("select setseed(0.5)")
     other = f"{db.queue}-b"
     for queue in (db.queue, other):
@@ -99,7 +99,7 @@ async def test_queues_share_a_workers_claims_by_weight(db):
     assert abs(counts[db.queue] / 1000 - 0.75) <= 0.05 * 0.75
 
 
-async def test_queues_share_both_halves_of_one_large_claim(db):
+async def test_both_halves_of_a_large_claim_follow_the_weights(db):
     await db.value("select setseed(0.5)")
     other = f"{db.queue}-b"
     for queue in (db.queue, other):
@@ -139,4 +139,4 @@ async def test_ten_thousand_jobs_of_a_full_key_do_not_delay_others(clients, unti
         before = await clients.one.value(visited)
         assert len(await clients.one.claim(5)) == 5
         assert await clients.one.value(visited) - before <= 50
-    assert {job["job_type"] for job in await clients.one.claim(10)} == {TYPE}
+    assert {job["job_type"] for job in await clients.one.claim(10)} == {JOB_TYPE}

@@ -1,4 +1,4 @@
-"""Calls while another open transaction holds a lock that concerns them."""
+"""Calls while another open transaction holds a lock on a row or key that they use."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 async def wait_until_blocked(client: Any, other: Any) -> None:
-    """Return when the other connection waits for a lock."""
+    """Return as soon as the connection of `other` waits for a lock."""
     pid = other.connection.get_server_pid()
     async with asyncio.timeout(20):
         while True:
@@ -21,7 +21,7 @@ async def wait_until_blocked(client: Any, other: Any) -> None:
 
 
 async def test_a_heartbeat_does_not_wait_for_a_lock_on_a_job(clients):
-    """The enqueue of a child locks its parent; the parent's worker must still keep its leases."""
+    """The enqueue of a child locks its parent; the worker must still extend its leases."""
     await clients.one.enqueue({}, {})
     parent, other = await clients.one.claim(2)
     holder = clients.other.connection.transaction()
@@ -120,14 +120,14 @@ async def test_a_claim_repeated_while_the_first_still_runs_returns_the_same_jobs
 
     first = clients.one.connection.transaction()
     await first.start()
-    one = await claim(clients.one)
+    claimed = await claim(clients.one)
     again = asyncio.create_task(claim(clients.other))
     waiting = asyncio.create_task(wait_until_blocked(clients.members[2], clients.other))
     await asyncio.wait({again, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     await first.commit()
-    assert await again == one
-    assert await clients.one.running() == 1
+    assert await again == claimed
+    assert await clients.one.count_running() == 1
 
 
 async def test_a_cancel_does_not_wait_for_a_locked_child(clients):
@@ -185,7 +185,7 @@ async def test_a_claim_skips_the_jobs_of_a_locked_limit_key(clients, claim):
     await holder.start()
     await clients.one.value("select picture_queue._lock_keys(array[$1])", key)
     answer = str(await clients.other.connection.fetchval(claim, clients.queue))
-    if plain["job_id"] not in answer:  # a claim of one job may skip the first and return none
+    if plain["job_id"] not in answer:  # claim_next_job may skip a job and return none
         answer = str(await clients.other.connection.fetchval(claim, clients.queue))
     assert limited["job_id"] not in answer
     await holder.rollback()
@@ -229,13 +229,13 @@ async def test_a_heartbeat_keeps_the_lease_of_a_locked_job(clients):
         "select id from job_queue where id = $1::text::uuid for update", job["id"]
     )
     leases = [{"job_id": job["id"], "lease_id": job["lease_id"]}]
-    beat = "select heartbeat_jobs($1, $2)"
-    assert (await clients.one.value(beat, clients.one.name, leases))["lost"] == []
+    heartbeat = "select heartbeat_jobs($1, $2)"
+    assert (await clients.one.value(heartbeat, clients.one.name, leases))["lost"] == []
     await clients.other.value(
         "update job_queue set lease_expires_at = '2000-01-01' where id = $1::text::uuid", job["id"]
     )
     await holder.commit()
-    await clients.other.maintain()  # it does not expire the lease, since the heartbeat was recorded
+    await clients.other.maintain()  # does not end the lease: the heartbeat was recorded
     assert await clients.one.report([job], "completed") == ["ok"]
 
 

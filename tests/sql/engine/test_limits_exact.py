@@ -17,7 +17,7 @@ KEYS = {
 }
 
 
-async def limit(db: Any, key: str, running: int | None = None, **rate: Any) -> None:
+async def set_limit(db: Any, key: str, running: int | None = None, **rate: Any) -> None:
     await db.value(
         "select set_limit($1, $2, $3, $4)", key, running, rate.get("rate"), rate.get("period")
     )
@@ -38,7 +38,7 @@ async def test_no_more_jobs_than_the_limit_run_at_once(db, key_kind):
     key, given = KEYS[key_kind]
     # Jobs that other tests left running would count for the key `global`.
     await db.run("delete from job_queue where status = 'processing'")
-    await limit(db, key.format(queue=db.queue), 2)
+    await set_limit(db, key.format(queue=db.queue), 2)
     ids = [str(await db.enqueue(**given)) for _ in range(7)]
     done: list[str] = []
     running = await db.claim(10)
@@ -52,16 +52,16 @@ async def test_no_more_jobs_than_the_limit_run_at_once(db, key_kind):
 
 
 async def test_each_key_of_a_kind_has_its_own_limit(db):
-    await limit(db, "k:*", 1)
-    await limit(db, "k:2", 2)
+    await set_limit(db, "k:*", 1)
+    await set_limit(db, "k:2", 2)
     for key in ("k:1", "k:2", "k:3"):
         await enqueue(db, 3, key)
     assert len(await db.claim(20)) == 1 + 2 + 1
 
 
 async def test_a_job_under_two_keys_needs_capacity_in_both(db):
-    await limit(db, "k:1", 1)
-    await limit(db, "k:2", 2)
+    await set_limit(db, "k:1", 1)
+    await set_limit(db, "k:2", 2)
     await enqueue(db, 1, "k:1")
     both = await enqueue(db, 2, "k:1", "k:2")
     (first,) = await db.claim(10)
@@ -70,13 +70,13 @@ async def test_a_job_under_two_keys_needs_capacity_in_both(db):
     await report(db, [first])
     assert await db.claim(10) == [], "k:2 is full"
     blocked = await db.rows("select distinct hold from job_queue where id = any($1)",
-                            [UUID(one) for one in both])  # fmt: skip
+                            [UUID(job_id) for job_id in both])  # fmt: skip
     assert blocked == [{"hold": "blocked"}]
 
 
 @pytest.mark.parametrize("outcome", ["failed", "snoozed", "parked", "cancelled"])
 async def test_every_end_of_an_attempt_frees_its_slot(db, outcome):
-    await limit(db, "k:1", 1)
+    await set_limit(db, "k:1", 1)
     ids = await enqueue(db, 2, "k:1")
     (first,) = await db.claim(10)
     await report(db, [first], outcome)
@@ -84,15 +84,15 @@ async def test_every_end_of_an_attempt_frees_its_slot(db, outcome):
 
 
 async def test_an_expired_lease_frees_its_slot(db):
-    await limit(db, "k:1", 1)
+    await set_limit(db, "k:1", 1)
     ids = await enqueue(db, 2, "k:1", max_attempts=1)
     await db.claim(10)
     await db.pass_time(31)
     assert [job["id"] for job in await db.claim(10)] == [ids[1]]
 
 
-async def test_a_rate_holds_in_every_window_of_the_period(db):
-    await limit(db, "k:1", rate=3, period=60)
+async def test_a_rate_holds_in_every_sliding_window(db):
+    await set_limit(db, "k:1", rate=3, period=60)
     await enqueue(db, 20, "k:1")
     await report(db, await db.claim(1))
     await db.pass_time(30)
@@ -105,26 +105,26 @@ async def test_a_rate_holds_in_every_window_of_the_period(db):
 
 
 async def test_a_snoozed_attempt_counts_for_the_rate(db):
-    """Snooze after the attempt, which may have called the service that the rate protects."""
-    await limit(db, "k:1", rate=1, period=60)
+    """Before it snoozed, the attempt may have called the service that the rate protects."""
+    await set_limit(db, "k:1", rate=1, period=60)
     await enqueue(db, 2, "k:1")
     await report(db, await db.claim(10), "snoozed")
     assert await db.claim(10) == []
 
 
-async def test_a_raised_limit_starts_more_jobs_at_once(db):
-    await limit(db, "k:1", 1)
+async def test_a_raised_limit_lets_more_jobs_start(db):
+    await set_limit(db, "k:1", 1)
     await enqueue(db, 5, "k:1")
     assert len(await db.claim(10)) == 1
-    await limit(db, "k:1", 4)
+    await set_limit(db, "k:1", 4)
     assert len(await db.claim(10)) == 3
 
 
 async def test_a_lowered_limit_starts_no_job_until_enough_have_ended(db):
-    await limit(db, "k:1", 3)
+    await set_limit(db, "k:1", 3)
     await enqueue(db, 6, "k:1")
     running = await db.claim(10)
-    await limit(db, "k:1", 1)
+    await set_limit(db, "k:1", 1)
     for job in running[:2]:
         await report(db, [job])
         assert await db.claim(10) == []
@@ -135,7 +135,7 @@ async def test_a_lowered_limit_starts_no_job_until_enough_have_ended(db):
 async def test_a_new_limit_counts_running_jobs(db):
     await enqueue(db, 5, "k:1")
     running = await db.claim(2)
-    await limit(db, "k:1", 2)
+    await set_limit(db, "k:1", 2)
     await enqueue(db, 1, "k:2")
     assert len(await db.claim(10)) == 1, "until they are counted, only jobs of other keys start"
     await db.maintain()
@@ -145,7 +145,7 @@ async def test_a_new_limit_counts_running_jobs(db):
 
 
 async def test_a_deleted_limit_unblocks_all_its_jobs(db):
-    await limit(db, "k:1", 1)
+    await set_limit(db, "k:1", 1)
     await enqueue(db, 40, "k:1")
     assert len(await db.claim(40)) == 1
     await db.value("select delete_limit('k:1')")
@@ -172,7 +172,7 @@ async def test_a_paused_key_starts_nothing_until_it_is_resumed(db, resume_at):
 
 
 async def test_jobs_over_their_limit_do_not_block_others(db):
-    await limit(db, "k:1", 1)
+    await set_limit(db, "k:1", 1)
     await enqueue(db, 300, "k:1", priority=5)
     others = await enqueue(db, 5, "k:2")
     claimed = [job["id"] for job in await db.claim(6)]
@@ -180,7 +180,7 @@ async def test_jobs_over_their_limit_do_not_block_others(db):
 
 
 async def test_unblocked_jobs_start_by_priority(db):
-    await limit(db, "k:1", 1)
+    await set_limit(db, "k:1", 1)
     await enqueue(db, 1, "k:1")
     low = await enqueue(db, 1, "k:1", priority=0)
     high = await enqueue(db, 1, "k:1", priority=9)
@@ -192,7 +192,7 @@ async def test_unblocked_jobs_start_by_priority(db):
 
 
 async def test_unlimited_jobs_take_no_slots(db):
-    await limit(db, f"k:{uuid4()}", 1)
+    await set_limit(db, f"k:{uuid4()}", 1)
     await enqueue(db, 3, "k:1")
     jobs = await db.claim(10)
     assert await db.rows(

@@ -21,8 +21,8 @@ from .working import Working
 COMMON: dict[str, Any] = dict(
     deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
-# The fast profile does not shrink a failing sequence. That takes minutes, and 40 calls are
-# readable.
+# The fast profile does not shrink a failing sequence: shrinking takes minutes, and a sequence of
+# 40 calls is readable.
 settings.register_profile(
     "fast", max_examples=50, stateful_step_count=40, derandomize=True, phases=[Phase.generate],
     **COMMON,
@@ -35,7 +35,7 @@ PROFILE = os.environ.get("PICTURE_QUEUE_TEST_PROFILE", "fast")
 
 
 class Machine(Enqueueing, Working, Operating):
-    """Calls of workers, some with stale leases, of users and of operators, on four queues."""
+    """Random calls of workers (some with stale leases), users and operators on four queues."""
 
     @rule(seconds=st.sampled_from([0.3, 1.5, 6, 11, 31, 61, 700, 8000, 700_000]))
     def wait(self, seconds: float) -> None:

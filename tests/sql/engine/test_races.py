@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from .conftest import SIZE, TYPE, Refusal
+from .conftest import CLIENT_COUNT, JOB_TYPE, Refusal
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 ROUNDS = 250 if LONG else 25
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.timeout(300)
 
 
 async def test_no_job_is_claimed_twice(clients):
-    made = await clients.one.enqueue(*[{} for _ in range(400)])
+    created = await clients.one.enqueue(*[{} for _ in range(400)])
     claimed: list[str] = []
     await clients.work(5, lambda jobs: claimed.extend(job["id"] for job in jobs))
     assert len(claimed) == 400
-    assert set(claimed) == {one["job_id"] for one in made}
+    assert set(claimed) == {job["job_id"] for job in created}
 
 
 async def test_a_job_has_one_valid_lease_while_leases_expire(clients):
@@ -58,38 +58,38 @@ async def test_a_job_has_one_valid_lease_while_leases_expire(clients):
     assert completes == 20
 
 
-class Watcher:
-    """A connection that counts the running jobs again and again while the others work."""
+class RunningCounter:
+    """A connection that repeatedly counts the running jobs while other connections work."""
 
     def __init__(self, clients: Any) -> None:
         self.observer = clients.members[-1]
-        self.seen: list[tuple[bool, int]] = []
+        self.samples: list[tuple[bool, int]] = []
         self.is_lowered = False
-        self.is_over = False
+        self.is_done = False
 
-    async def count_running(self) -> None:
-        while not self.is_over:
+    async def count_until_done(self) -> None:
+        while not self.is_done:
             is_lowered = self.is_lowered
-            self.seen.append((is_lowered, await self.observer.running()))
+            self.samples.append((is_lowered, await self.observer.count_running()))
 
 
-async def complete_all(clients: Any, watcher: Watcher, max_jobs: int = 3) -> None:
-    """Let seven connections complete all jobs while the eighth counts the running ones."""
+async def complete_all(clients: Any, counter: RunningCounter, max_jobs: int = 3) -> None:
+    """Complete all jobs on seven connections while the eighth counts the running jobs."""
 
     async def work(client: Any) -> None:
-        if client is watcher.observer:
-            await watcher.count_running()
+        if client is counter.observer:
+            await counter.count_until_done()
             return
-        while not watcher.is_over:
+        while not counter.is_done:
             await client.report(await client.claim(max_jobs), "completed")
-            if not await is_open(client):
-                watcher.is_over = True
+            if not await has_unfinished(client):
+                counter.is_done = True
 
     async with asyncio.timeout(45):
         await clients.all(work)
 
 
-async def is_open(client: Any, n: int = 1) -> bool:
+async def has_unfinished(client: Any, n: int = 1) -> bool:
     """Return True if at least `n` jobs are unfinished."""
     return await client.value(
         "select count(*) >= $2 from job_queue where queue = $1 and finished_at is null",
@@ -97,16 +97,16 @@ async def is_open(client: Any, n: int = 1) -> bool:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("key", ["queue:{queue}", f"type:{TYPE}", "{queue}:1", "{queue}:*"])
+@pytest.mark.parametrize("key", ["queue:{queue}", f"type:{JOB_TYPE}", "{queue}:1", "{queue}:*"])
 async def test_a_limit_is_never_exceeded_and_all_jobs_end(clients, key):
     await clients.one.value(
         "select set_limit($1, max_running => 3)", key.format(queue=clients.queue)
     )
     await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(150)])
-    watcher = Watcher(clients)
-    await complete_all(clients, watcher)
-    assert max(n for _, n in watcher.seen) <= 3
-    assert await clients.open() == 0
+    counter = RunningCounter(clients)
+    await complete_all(clients, counter)
+    assert max(n for _, n in counter.samples) <= 3
+    assert await clients.count_unfinished() == 0
 
 
 async def test_jobs_with_two_limits_do_not_deadlock(clients):
@@ -116,10 +116,10 @@ async def test_jobs_with_two_limits_do_not_deadlock(clients):
         await clients.one.value("select set_limit($1, max_running => 2)", key)
     orders = [[one, two], [two, one], [one], [two]]
     await clients.one.enqueue(*[{"options": {"limit_keys": orders[n % 4]}} for n in range(160)])
-    watcher = Watcher(clients)
-    await complete_all(clients, watcher)
-    assert max(n for _, n in watcher.seen) <= 4
-    assert await clients.open() == 0
+    counter = RunningCounter(clients)
+    await complete_all(clients, counter)
+    assert max(n for _, n in counter.samples) <= 4
+    assert await clients.count_unfinished() == 0
 
 
 async def test_a_rate_is_never_exceeded(clients):
@@ -139,33 +139,35 @@ async def test_a_lowered_limit_applies_to_claims_that_begin_later(clients):
     key = f"queue:{clients.queue}"
     await clients.one.value("select set_limit($1, max_running => 20)", key)
     await clients.one.enqueue(*[{} for _ in range(300)])
-    watcher = Watcher(clients)
+    counter = RunningCounter(clients)
 
     async def lower() -> None:
-        while await is_open(watcher.observer, 250):
+        while await has_unfinished(counter.observer, 250):
             pass
-        await watcher.observer.value("select set_limit($1, max_running => 2)", key)
-        under_way = dict(claims)
-        while not watcher.is_over and any(claims[name] == n for name, n in under_way.items()):
-            await watcher.count_running()
-        watcher.is_lowered = True
-        await watcher.count_running()
+        await counter.observer.value("select set_limit($1, max_running => 2)", key)
+        claims_at_change = dict(claims)
+        while not counter.is_done and any(
+            claims[name] == n for name, n in claims_at_change.items()
+        ):
+            await counter.count_until_done()
+        counter.is_lowered = True
+        await counter.count_until_done()
 
     async def work(client: Any) -> None:
-        while not watcher.is_over:
+        while not counter.is_done:
             jobs = await client.claim(5)
             claims[client.name] += 1
             await client.report(jobs, "completed")
-            if not await is_open(client):
-                watcher.is_over = True
+            if not await has_unfinished(client):
+                counter.is_done = True
 
     claims = {client.name: 0 for client in clients.members[:-1]}
     async with asyncio.timeout(45):
         await asyncio.gather(lower(), *(work(client) for client in clients.members[:-1]))
-    counts = [n for is_lowered, n in watcher.seen if is_lowered]
+    counts = [n for is_lowered, n in counter.samples if is_lowered]
     for before, after in pairwise(counts):
         assert after <= max(before, 2), counts
-    assert await clients.open() == 0
+    assert await clients.count_unfinished() == 0
 
 
 @pytest.mark.parametrize("by", ["idempotency_key", "unique", "job_id"])
@@ -177,24 +179,26 @@ async def test_concurrent_enqueues_of_one_job_create_it_once(clients, by):
             "job_id": {"job_id": str(uuid4())},
         }[by]
         answers = [answer[0] for answer in await clients.all(lambda m, i=item: m.enqueue(i))]
-        assert sorted(a["outcome"] for a in answers) == ["created"] + ["existing"] * (SIZE - 1)
+        expected = ["created"] + ["existing"] * (CLIENT_COUNT - 1)
+        assert sorted(a["outcome"] for a in answers) == expected
         assert len({a["job_id"] for a in answers}) == 1
-    assert await clients.open() == ROUNDS
+    assert await clients.count_unfinished() == ROUNDS
 
 
 async def test_concurrent_enqueues_of_unique_jobs_do_not_deadlock(clients):
     items = [{"payload": {"n": n}, "options": {"unique": {}}} for n in range(30)]
     await clients.all(lambda client: client.enqueue(*items))
-    assert await clients.open() == 30
+    assert await clients.count_unfinished() == 30
 
 
 async def test_a_job_is_cancelled_while_it_is_claimed(clients):
     for _ in range(ROUNDS):
-        (made,) = await clients.one.enqueue({})
+        (created,) = await clients.one.enqueue({})
         cancel, jobs = await asyncio.gather(
-            clients.one.value("select cancel_job($1)", UUID(made["job_id"])), clients.other.claim()
+            clients.one.value("select cancel_job($1)", UUID(created["job_id"])),
+            clients.other.claim(),
         )
-        job = await clients.one.job(made["job_id"])
+        job = await clients.one.job(created["job_id"])
         if jobs:
             assert (job["status"], cancel["status"]) == ("processing", "processing")
             assert job["cancel_requested_at"] is not None
@@ -277,7 +281,7 @@ async def test_a_parent_ends_while_its_child_is_enqueued(clients, outcome):
 async def test_parents_that_end_at_the_same_time_start_their_child_once(clients):
     for _ in range(10):
         parents = await clients.one.enqueue(*[{} for _ in clients.members])
-        ids = [one["job_id"] for one in parents]
+        ids = [parent["job_id"] for parent in parents]
         (child,) = await clients.one.enqueue({"options": {"depends_on": ids}})
         claims = await clients.all(lambda client: client.claim())
         await asyncio.gather(
@@ -330,9 +334,9 @@ async def test_a_unique_job_is_replaced_or_debounced_while_it_is_claimed(clients
 async def test_a_batch_enqueues_one_callback_if_its_jobs_end_at_the_same_time(clients):
     for _ in range(10):
         batch = uuid4()
-        item = {"job_type": TYPE, "queue": clients.queue}
+        item = {"job_type": JOB_TYPE, "queue": clients.queue}
         await clients.one.value(
-            "select enqueue_batch($1, $2, $3)", [item] * SIZE, item, batch
+            "select enqueue_batch($1, $2, $3)", [item] * CLIENT_COUNT, item, batch
         )  # fmt: skip
         claims = await clients.all(lambda client: client.claim())
         await asyncio.gather(
@@ -340,9 +344,9 @@ async def test_a_batch_enqueues_one_callback_if_its_jobs_end_at_the_same_time(cl
         )
         await clients.one.maintain()
         (callback,) = await clients.one.claim(10)
-        assert callback["payload"]["completed"] == callback["payload"]["total"] == SIZE
+        assert callback["payload"]["completed"] == callback["payload"]["total"] == CLIENT_COUNT
         row = await clients.one.value("select get_batch($1)", batch)
-        assert (row["completed"], row["callback_job_id"]) == (SIZE, callback["id"])
+        assert (row["completed"], row["callback_job_id"]) == (CLIENT_COUNT, callback["id"])
         await clients.one.report([callback], "completed")
 
 
@@ -350,7 +354,7 @@ async def test_concurrent_maintenance_enqueues_one_job_for_a_tick(clients):
     name = f"s-{clients.queue}"
     await clients.one.value(
         "select set_schedule($1, $2)", name,
-        {"every_seconds": 3600, "job_type": TYPE, "queue": clients.queue},
+        {"every_seconds": 3600, "job_type": JOB_TYPE, "queue": clients.queue},
     )  # fmt: skip
     for n in range(10):
         # The latest tick was n + 1 seconds ago, and no maintenance has run since.
@@ -362,7 +366,7 @@ async def test_concurrent_maintenance_enqueues_one_job_for_a_tick(clients):
         await clients.all(
             lambda client: client.value("select picture_queue._do_due_steps(100, false)")
         )
-        assert await clients.open() == n + 1
+        assert await clients.count_unfinished() == n + 1
     await clients.one.value("select delete_schedule($1)", name)
 
 
@@ -380,7 +384,7 @@ async def test_no_claim_that_begins_after_a_pause_returns_jobs(clients, paused_o
                 return
 
     async def pause() -> None:
-        while await clients.one.running() < 30:
+        while await clients.one.count_running() < 30:
             pass
         if paused_object == "queue":
             await clients.one.value("select pause_queue($1)", clients.queue)
@@ -397,7 +401,8 @@ async def test_no_claim_that_begins_after_a_pause_returns_jobs(clients, paused_o
 
 async def call_at_random(client: Any, rng: random.Random) -> None:  # noqa: C901
     """Make sixty random calls."""
-    client.tries = 4  # a purge can deadlock with jobs that depend on both a job and its child
+    # A purge can deadlock if a job depends both on another job and on a child of that job.
+    client.tries = 4
     held: list[dict[str, Any]] = []
     known = await client.rows("select id from job_queue where queue = $1", client.queue)
     ids = [row["id"] for row in known]
@@ -406,9 +411,9 @@ async def call_at_random(client: Any, rng: random.Random) -> None:  # noqa: C901
         held.extend(await client.claim(rng.choice([1, 3, 10])))
 
     async def report() -> None:
-        words = ["completed", "failed", "snoozed", "released", "parked", "cancelled"]
+        outcomes = ["completed", "failed", "snoozed", "released", "parked", "cancelled"]
         jobs, held[:] = held[:], []
-        await client.report(jobs, rng.choice(words), event=event(), delay_seconds=0)
+        await client.report(jobs, rng.choice(outcomes), event=event(), delay_seconds=0)
 
     def event() -> str:
         return f"{client.queue}-{rng.randrange(3)}"
@@ -421,7 +426,7 @@ async def call_at_random(client: Any, rng: random.Random) -> None:  # noqa: C901
         await client.value("select heartbeat_jobs($1, $2)", client.name, leases)
 
     async def enqueue_child() -> None:
-        parents = [str(one) for one in rng.sample(ids, 2)]
+        parents = [str(job_id) for job_id in rng.sample(ids, 2)]
         options = {"depends_on": parents, "on_parent_failure": "run"}
         (child,) = await client.enqueue({"options": options})
         ids.append(UUID(child["job_id"]))
@@ -454,7 +459,7 @@ async def call_at_random(client: Any, rng: random.Random) -> None:  # noqa: C901
 
 @pytest.mark.parametrize("seed", range(30 if LONG else 2))
 async def test_counters_are_exact_after_random_concurrent_calls(clients, seed):
-    """Every call succeeds in the end, and the counts of depth and slots match the rows."""
+    """Every call succeeds after retries, and the counts of depth and slots match the rows."""
     await clients.one.value("select set_limit($1, max_running => 2)", clients.key("*"))
     await clients.one.value("select set_queue($1, $2)", clients.queue, {"fair_share": True})
     await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(40)])

@@ -1,4 +1,4 @@
-"""The rules of the model test for calls of workers, with valid leases and with ended ones."""
+"""The rules of the model test that make calls of workers, with valid or ended leases."""
 
 from typing import Any
 from uuid import UUID
@@ -45,7 +45,7 @@ class Working(World):
         )  # fmt: skip
         claimed = self.record_claim(worker_n, answer, request)
         candidates = {job for job, row in self.model.rows.items() if row.hold != "waiting"}
-        self.watch(self.claim_step("claim", claimed=claimed))
+        self.check_step(self.claim_step("claim", claimed=claimed))
         rows = [self.model.rows[job] for job in claimed]
         assert len(rows) <= max_jobs
         for row in rows:
@@ -55,15 +55,16 @@ class Working(World):
         if not weighted:
             places = [(row.rank, row.turn, row.seq) for row in rows]
             assert places == sorted(places), rows
-            self.check_left(rows, max_jobs, queues, types, candidates)
+            self.check_none_skipped(rows, max_jobs, queues, types, candidates)
 
-    def check_left(
+    def check_none_skipped(
         self, rows: list[Row], max_jobs: int, queues: Any, types: Any, candidates: set[str]
     ) -> None:
         """Check that the claim skipped no job that it should have returned.
 
-        A job may be left only if it comes later in the order or its limit may be reached. Jobs that
-        this claim made claimable itself, by abandoning a parent, are not in `candidates`.
+        The claim may leave a claimable job only if the job comes later in the order or its limit
+        may be reached. Jobs that became claimable because this claim abandoned their parent are not
+        in `candidates`.
         """
         worst = max(((row.rank, row.turn, row.seq) for row in rows), default=None)
         for job in candidates & self.model.rows.keys():
@@ -76,17 +77,17 @@ class Working(World):
                 and (row.expires_at is None or row.expires_at > self.model.now)
                 and not any(map(self.model.has_no_capacity, row.keys))
             ):
-                assert len(rows) == max_jobs, f"{row} was left with {len(rows)} claimed"
-                assert worst and worst < (row.rank, row.turn, row.seq), f"{row} was passed over"
+                assert len(rows) == max_jobs, f"{row} was not claimed; only {len(rows)} jobs were"
+                assert worst and worst < (row.rank, row.turn, row.seq), f"{row} was skipped"
 
     @precondition(lambda self: self.requests)
     @rule(n=pick)
     def claim_again(self, n: int) -> None:
         """Repeat a claim whose answer was lost."""
         worker_n = [*self.requests][n % len(self.requests)]
-        lease, got = self.requests[worker_n]
+        lease, claimed_before = self.requests[worker_n]
         self.tick()
-        held = {job for job in got if self.model.is_leased(job, lease)}
+        held = {job for job in claimed_before if self.model.is_leased(job, lease)}
         running = {job for job in held if not self.model.is_overdue(job)}
         answer = self.engine.call(
             "select claim_jobs($1, $2, $3, 20, 5, $4)", f"w{worker_n}", QUEUES, TYPES, UUID(lease)
@@ -99,7 +100,7 @@ class Working(World):
             if job["id"] not in held or job["version"] > self.model.rows[job["id"]].version
         ]
         claimed = self.record_claim(worker_n, granted, lease) if granted else {}
-        self.watch(self.claim_step("claim again", claimed=claimed))
+        self.check_step(self.claim_step("claim again", claimed=claimed))
         if running:
             assert not granted and running <= answered <= held, answer
 
@@ -113,8 +114,8 @@ class Working(World):
         row = self.engine.call("select to_jsonb(j) from claim_next_job('plain') j")
         claimed = {row["id"]: row["lease_id"]} if row else {}
         self.grants[worker_n] = [*self.grants[worker_n], *claimed.items()][-12:]
-        # There may be no worker, so this call does maintenance that is overdue.
-        self.watch(Step("claim_next_job", others=CLAIM | MAINTENANCE, claimed=claimed))
+        # This call does overdue maintenance, because there may be no worker that does it.
+        self.check_step(Step("claim_next_job", others=CLAIM | MAINTENANCE, claimed=claimed))
 
     @rule(worker_n=worker)
     def heartbeat(self, worker_n: int) -> None:
@@ -126,21 +127,21 @@ class Working(World):
             [{"job_id": job, "lease_id": lease} for job, lease in grants.items()],
         )  # fmt: skip
         held = {job for job, lease in grants.items() if self.model.is_leased(job, lease)}
-        self.watch(Step("heartbeat"))
+        self.check_step(Step("heartbeat"))
         lost = set(answer["lost"])
-        assert grants.keys() - held <= lost, "a lease that ended was prolonged"
+        assert grants.keys() - held <= lost, "a lease that had ended was extended"
         for job in held:
             old, new = before[job], self.model.rows[job]
             assert new.lease_expires_at and old.lease_expires_at and old.lease_seconds
-            over = (
+            may_be_lost = (
                 old.cancel_requested_at is not None
                 and old.cancel_requested_at + 30 <= self.model.now
             ) or old.started_at + self.timeout(old) + 30 <= self.model.now
-            assert over or job not in lost, old
+            assert may_be_lost or job not in lost, old
             assert (job in answer["cancel"]) == (
                 old.cancel_requested_at is not None and job not in lost
             ), old
-            if not over and not self.is_legacy(old):
+            if not may_be_lost and not self.is_legacy(old):
                 assert self.model.now < new.lease_expires_at, new
                 assert new.lease_expires_at <= self.model.now + old.lease_seconds + 1e-3, new
 
@@ -178,7 +179,7 @@ class Working(World):
         granted = [self.grant(n, late) for n in picks]
         picked = {job: (worker_n, lease) for worker_n, job, lease in granted}
         worker_n = next(iter(picked.values()))[0]
-        wanted = {job: self.expected(job, lease, outcome) for job, (_, lease) in picked.items()}
+        expected = {job: self.expected(job, lease, outcome) for job, (_, lease) in picked.items()}
         items = [{"job_id": j, "lease_id": lease, **outcome} for j, (_, lease) in picked.items()]
         request = next(self.ids)
         claim = next_jobs and {
@@ -192,10 +193,10 @@ class Working(World):
             job: frozenset(
                 {action, *(["wake"] if action == "park" else []), *(CLAIM if next_jobs else [])}
             )
-            for job, (_, action) in wanted.items()
+            for job, (_, action) in expected.items()
             if action
         }
-        self.watch(
+        self.check_step(
             Step(
                 f"report {outcome}",
                 targets=targets,
@@ -204,12 +205,12 @@ class Working(World):
             )
         )
         assert [(o["job_id"], o["outcome"]) for o in answer["outcomes"]] == [
-            (job, word) for job, (word, _) in wanted.items()
+            (job, reply) for job, (reply, _) in expected.items()
         ]
         if next_jobs:
             self.record_claim(worker_n, answer["jobs"], request)
         else:
-            self.check_outcomes(wanted, outcome)
+            self.check_outcomes(expected, outcome)
 
     @rule(picks=st.lists(pick, min_size=1, max_size=4))
     def complete(self, picks: list[int]) -> None:
@@ -222,7 +223,7 @@ class Working(World):
 
     @rule(n=pick, outcome=outcomes)
     def wake_up_too_late(self, n: int, outcome: dict[str, Any]) -> None:
-        """Report after the leases have expired and another worker runs the jobs."""
+        """Report jobs after their leases have expired and another worker runs them."""
         worker_n, _, _ = self.grant(n, False)
         self.tick(31)
         self.maintain()
@@ -249,17 +250,17 @@ class Working(World):
 
     @rule(n=pick, key=st.sampled_from(["k:1", "m:1", "queue:plain"]))
     def snooze_and_pause(self, n: int, key: str) -> None:
-        """Snooze a job and pause its key or queue, as after a Retry-After."""
+        """Snooze a job and pause its key or queue, as after a response with Retry-After."""
         _, job, lease = self.grant(n, False)
         outcome = {"outcome": "snoozed", "delay_seconds": 15, "pause_key": key}
-        word, action = self.expected(job, lease, outcome)
+        reply, action = self.expected(job, lease, outcome)
         answer = self.call(
             Step("retry after", targets={job: frozenset({action})} if action else {}),
             "select report_jobs($1)",
             [{"job_id": job, "lease_id": lease, **outcome}],
         )
-        assert answer["outcomes"][0]["outcome"] == word
-        if word != "ok":
+        assert answer["outcomes"][0]["outcome"] == reply
+        if reply != "ok":
             return
         until = self.model.now + 15
         if key.startswith("queue:"):
@@ -267,8 +268,8 @@ class Working(World):
         else:
             self.model.paused_keys[key] = max(self.model.paused_keys.get(key, 0), until)
 
-    def check_outcomes(self, wanted: dict[str, Any], outcome: dict[str, Any]) -> None:
-        for job, (_, action) in wanted.items():
+    def check_outcomes(self, expected: dict[str, Any], outcome: dict[str, Any]) -> None:
+        for job, (_, action) in expected.items():
             row = self.model.rows.get(job)
             if action in ("back_off", "snooze") and "delay_seconds" in outcome:
                 assert row and row.scheduled_for == pytest.approx(

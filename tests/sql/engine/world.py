@@ -1,4 +1,4 @@
-"""The base of the model tests: their inputs, and the calls that several rules share."""
+"""The base of the model tests: inputs, and calls that several rules share."""
 
 import sys
 from itertools import count
@@ -91,9 +91,11 @@ class World(RuleBasedStateMachine):
         self.model = Model()
         self.model.now = START
         self.ids = (str(UUID(int=0x1000000 + n)) for n in count())
-        self.order: list[str] = []  # the ids of all jobs, by creation
-        self.grants: dict[int, list[tuple[str, str]]] = {w: [] for w in WORKERS}  # (job, lease)
-        self.requests: dict[int, tuple[str, list[str]]] = {}  # the last claim of each worker
+        self.order: list[str] = []  # the ids of all jobs, in order of creation
+        # worker -> (job, lease) of its last claims
+        self.grants: dict[int, list[tuple[str, str]]] = {w: [] for w in WORKERS}
+        # worker -> lease and jobs of its last claim
+        self.requests: dict[int, tuple[str, list[str]]] = {}
         self.batches: list[str] = []
         self.limited = False
         self.drained: set[str] = set()
@@ -103,6 +105,7 @@ class World(RuleBasedStateMachine):
         self.engine.now = self.model.now = round(self.engine.now + seconds, 3)
 
     def call(self, step: Step, sql: str, *args: Any, refusable: bool = False) -> Any:
+        """Call a function at a new time, and check the changes that it made."""
         self.tick()
         call = self.engine.attempt if refusable else self.engine.call
         answer = call(sql, *args)
@@ -110,14 +113,15 @@ class World(RuleBasedStateMachine):
             for job in step.new:
                 self.model.facts.pop(job)
             step = Step(step.name, others=frozenset())
-        self.watch(step)
+        self.check_step(step)
         return answer
 
-    def watch(self, step: Step) -> None:
-        seen = self.engine.read_state()
-        self.model.paused_queues = seen["paused"]
-        self.order += [job for job in seen["jobs"] if job not in self.model.rows]
-        self.model.observe(step, seen)
+    def check_step(self, step: Step) -> None:
+        """Read the state of the database and check the changes of the step."""
+        state = self.engine.read_state()
+        self.model.paused_queues = state["paused"]
+        self.order += [job for job in state["jobs"] if job not in self.model.rows]
+        self.model.observe(step, state)
 
     def row(self, n: int) -> Row:
         rows = [self.model.rows[job] for job in self.order if job in self.model.rows]
@@ -129,15 +133,18 @@ class World(RuleBasedStateMachine):
         """Choose a worker, a job and its lease.
 
         Args:
-            n: Selects one of those that qualify.
-            late: False for a valid lease. True for a lease that has ended, by preference of a job
-                that another worker runs now.
+            n: Selects one of the leases that qualify.
+            late: False for a valid lease. True for a lease that has ended, preferably of a job that
+                another worker runs now.
 
         Returns:
-            A made-up job and lease if none qualifies even after a claim.
+            The number of the worker and the ids of job and lease. If no lease qualifies even after
+            a claim, both ids are invented.
         """
         for _ in range(2):
-            grants = [(who, *grant) for who, held in self.grants.items() for grant in held]
+            grants = [
+                (worker_n, *grant) for worker_n, held in self.grants.items() for grant in held
+            ]
             held = [g for g in grants if self.model.is_leased(*g[1:])]
             ended = [g for g in grants if g not in held]
             taken = {g[1] for g in held}
@@ -150,7 +157,7 @@ class World(RuleBasedStateMachine):
         return 0, str(UUID(int=1)), str(UUID(int=2))
 
     def claim(
-        self, who: int, most: int, queues: Any, types: Any, lease: float, weighted: bool
+        self, worker_n: int, max_jobs: int, queues: Any, types: Any, lease: float, weighted: bool
     ) -> None:
         raise NotImplementedError
 
@@ -158,7 +165,7 @@ class World(RuleBasedStateMachine):
         raise NotImplementedError
 
     def unblockable(self, key: str) -> dict[str, frozenset[str]]:
-        """Return the blocked jobs, with the action that a change of a key's rule permits."""
+        """Return the blocked jobs, each with the action that a change of a limit permits."""
         return {
             row.id: frozenset({"unblock"})
             for row in self.model.rows.values()
@@ -181,7 +188,7 @@ class World(RuleBasedStateMachine):
         self.maintain()  # Maintenance counts the jobs that already run.
 
     def item(self, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
-        """Return a job for enqueue_jobs, and record the facts that the model needs about it."""
+        """Return a job for enqueue_jobs, and record its facts for the model."""
         job = next(self.ids)
         self.model.facts[job] = Facts(**facts)
         return {**given, "job_id": job}
@@ -197,21 +204,23 @@ class World(RuleBasedStateMachine):
             refusable=refusable,
         )
 
-    def draining(self, items: list[dict[str, Any]]) -> bool:
+    def has_draining_queue(self, items: list[dict[str, Any]]) -> bool:
         return any(item["queue"] in self.drained for item in items)
 
     def check_drain(self, answer: Any, items: list[dict[str, Any]]) -> bool:
-        """Check that the jobs were refused if and only if their queue drains; return if it does."""
-        draining = self.draining(items)
+        """Check that the call was refused if and only if a queue drains; return if it was."""
+        is_draining = self.has_draining_queue(items)
         refused = isinstance(answer, Refused) and answer.code == "PQ_QUEUE_DRAINING"
-        assert draining == refused, answer
+        assert is_draining == refused, answer
         return refused
 
-    def record_claim(self, who: int, answer: list[dict[str, Any]], lease: str) -> dict[str, str]:
+    def record_claim(
+        self, worker_n: int, answer: list[dict[str, Any]], lease: str
+    ) -> dict[str, str]:
         claimed = {job["id"]: lease for job in answer}
         assert len(claimed) == len(answer), "one claim returned a job twice"
-        self.grants[who] = [*self.grants[who], *claimed.items()][-12:]
-        self.requests[who] = (lease, [*claimed])
+        self.grants[worker_n] = [*self.grants[worker_n], *claimed.items()][-12:]
+        self.requests[worker_n] = (lease, [*claimed])
         return claimed
 
     def expected(self, job: str, lease: str, outcome: dict[str, Any]) -> tuple[str, str | None]:
@@ -221,30 +230,30 @@ class World(RuleBasedStateMachine):
             return "stale", None
         if not row.running:
             return "repeated", None
-        word = outcome["outcome"]
-        if word == "completed":
+        kind = outcome["outcome"]
+        if kind == "completed":
             return "ok", "complete"
         # A job that was cancelled while it was parked is claimed once more, to undo its work.
         is_undo = row.cancel_requested_at is not None and row.cancel_requested_at < (
             row.started_at or 0
         )
-        if word == "released" and is_undo:
+        if kind == "released" and is_undo:
             return "ok", "release"
-        if word == "cancelled" or row.cancel_requested_at is not None:
+        if kind == "cancelled" or row.cancel_requested_at is not None:
             return "ok", "cancel"
-        if word == "failed":
+        if kind == "failed":
             is_retried = outcome.get("retryable", True) and row.attempt < row.max_attempts
             return "ok", "back_off" if is_retried else "fail"
-        return "ok", {"snoozed": "snooze", "released": "release", "parked": "park"}[word]
+        return "ok", {"snoozed": "snooze", "released": "release", "parked": "park"}[kind]
 
-    # Teardown: every job can be brought to an end ----------------------------------------------
+    # Teardown: check that every job can end ----------------------------------------------------
 
     def teardown(self) -> None:
         try:
             if sys.exc_info()[0] is None:
                 self.complete_all()
                 for row in self.model.rows.values():
-                    assert row.terminal or self.is_held(row), f"{row} never ends"
+                    assert row.terminal or self.is_paused(row), f"{row} never ends"
                 self.resume_all()
                 self.complete_all()
                 for row in self.model.rows.values():
@@ -256,12 +265,12 @@ class World(RuleBasedStateMachine):
     def unfinished(self) -> list[Row]:
         return [row for row in self.model.rows.values() if not row.terminal]
 
-    def is_held(self, row: Row) -> bool:
-        """Return True if a pause keeps the job, or one of its parents, from starting."""
+    def is_paused(self, row: Row) -> bool:
+        """Return True if the job or one of its parents cannot start because of a pause."""
         return (
             self.model.paused_queues.get(row.queue, 0) > self.model.now
             or any(self.model.paused_keys.get(key, 0) > self.model.now for key in row.keys)
-            or any(self.is_held(self.model.rows[job]) for job in self.model.facts[row.id].parents)
+            or any(self.is_paused(self.model.rows[job]) for job in self.model.facts[row.id].parents)
         )
 
     def resume_all(self) -> None:
@@ -274,25 +283,25 @@ class World(RuleBasedStateMachine):
             self.model.paused_keys.pop(key, None)
 
     def complete_all(self) -> None:
-        """Claim, complete and advance the clock until every job has ended that is not held."""
-        pause, idle = 1.0, 0
-        while idle < 8 and any(not self.is_held(row) for row in self.unfinished()):
-            if idle:
+        """Claim and complete jobs and advance the clock until only paused jobs are unfinished."""
+        wait_seconds, idle_rounds = 1.0, 0
+        while idle_rounds < 8 and any(not self.is_paused(row) for row in self.unfinished()):
+            if idle_rounds:
                 self.maintain()
             before = len(self.unfinished())
             self.claim(0, 20, QUEUES, TYPES, 30, False)
-            lease, got = self.requests[0]
-            if got:
+            lease, claimed = self.requests[0]
+            if claimed:
                 self.call(
-                    Step("complete", targets=dict.fromkeys(got, frozenset({"complete"}))),
+                    Step("complete", targets=dict.fromkeys(claimed, frozenset({"complete"}))),
                     "select report_jobs($1)",
-                    [{"job_id": j, "lease_id": lease, "outcome": "completed"} for j in got],
+                    [{"job_id": j, "lease_id": lease, "outcome": "completed"} for j in claimed],
                 )
             if len(self.unfinished()) < before:
-                pause, idle = 1.0, 0
+                wait_seconds, idle_rounds = 1.0, 0
             else:
-                self.tick(pause)
-                pause, idle = pause * 6, idle + 1
+                self.tick(wait_seconds)
+                wait_seconds, idle_rounds = wait_seconds * 6, idle_rounds + 1
 
     def check_latest_events(self) -> None:
         for job, event in self.model.last_event.items():

@@ -1,4 +1,4 @@
-"""Flows: each makes one call that handles several ordinary jobs and a bad one together."""
+"""Flows: each makes a call that handles ordinary jobs and a bad job together."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from .world import BAD_TYPE, EVENT, JOBS, QUEUE, TAG, TYPE, WORKER, World, expec
 
 @dataclass(frozen=True)
 class Flow:
-    """A call, and what must be true of the ordinary jobs after it.
+    """A call, and the checks of the ordinary jobs after it.
 
     Attributes:
         name: The call that is tested.
         act: A function that makes the call and checks the ordinary jobs.
-        states: The states to create jobs in: in each several ordinary jobs and a bad one.
-        arrange: Creates more ordinary jobs, before the bad jobs are made bad.
+        states: The states in which `run` creates ordinary jobs and a bad job.
+        arrange: Creates more ordinary jobs, before `Kind.spoil` makes the bad jobs bad.
         maintains: True if `act` runs maintenance, which may do the follow-ups of many jobs.
     """
 
@@ -32,9 +32,9 @@ async def enqueue(world: World) -> None:
     jobs = [{"job_type": TYPE, "queue": QUEUE}] * JOBS
     keyed = [{**job, "idempotency_key": str(n), "options": {"unique": {}}}
              for n, job in enumerate(jobs[:1])]  # fmt: skip
-    for many in (jobs, keyed, [{**jobs[0], "scheduled_for": "2031-01-01T00:00:00Z"}]):
-        answer = await world.call("select enqueue_jobs($1)", many)
-        expect([one["outcome"] for one in answer] == ["created"] * len(many), f"{answer}")
+    for items in (jobs, keyed, [{**jobs[0], "scheduled_for": "2031-01-01T00:00:00Z"}]):
+        answer = await world.call("select enqueue_jobs($1)", items)
+        expect([item["outcome"] for item in answer] == ["created"] * len(items), f"{answer}")
 
 
 async def enqueue_batch(world: World) -> None:
@@ -43,7 +43,7 @@ async def enqueue_batch(world: World) -> None:
         "select enqueue_batch($1, $2, $3::text::uuid)",
         [{"job_type": TYPE, "queue": QUEUE}] * JOBS, callback, batch,
     )  # fmt: skip
-    members = [one["job_id"] for one in answer["jobs"]]
+    members = [job["job_id"] for job in answer["jobs"]]
     await world.claim()
     await world.report(members)
     await world.maintain()
@@ -59,7 +59,7 @@ async def claim(world: World) -> None:
             WORKER, [QUEUE], [BAD_TYPE, TYPE], request,
         )  # fmt: skip
         claimed = {job["id"] for job in jobs}
-        expect(claimed >= set(world.jobs["pending"]), f"the {attempt} claim gave {claimed}")
+        expect(claimed >= set(world.jobs["pending"]), f"the {attempt} claim returned {claimed}")
 
 
 async def report(world: World) -> None:
@@ -69,11 +69,11 @@ async def report(world: World) -> None:
     ]
     claim = {"worker": WORKER, "queues": [QUEUE], "job_types": [TYPE], "max_jobs": 50}
     answer = await world.call("select report_jobs($1, $2)", items, claim)
-    outcomes = {one["job_id"]: one["outcome"] for one in answer["outcomes"]}
+    outcomes = {item["job_id"]: item["outcome"] for item in answer["outcomes"]}
     expect(all(outcomes[job] == "ok" for job in world.jobs["running"]), f"{outcomes}")
-    expect(await world.states(world.jobs["running"]) == ["completed"] * JOBS, "completed")
+    expect(await world.states(world.jobs["running"]) == ["completed"] * JOBS, "not completed")
     claimed = {job["id"] for job in answer["jobs"]}
-    expect(claimed >= set(world.jobs["pending"]), f"the claim gave {claimed}")
+    expect(claimed >= set(world.jobs["pending"]), f"the claim returned {claimed}")
 
 
 async def report_failures(world: World) -> None:
@@ -83,12 +83,12 @@ async def report_failures(world: World) -> None:
     answer = await world.call(
         "select report_jobs($1)", [{**lease, **outcome} for lease in world.leases(ids)]
     )
-    outcomes = {one["job_id"]: one["outcome"] for one in answer["outcomes"]}
+    outcomes = {item["job_id"]: item["outcome"] for item in answer["outcomes"]}
     expect(all(outcomes[job] == "ok" for job in world.jobs["running"]), f"{outcomes}")
     await world.pass_time(6)
     await world.maintain(1)
     claimed = {job["id"] for job in await world.claim(BAD_TYPE, TYPE)}
-    expect(claimed >= set(world.jobs["running"]), f"the claim gave {claimed}")
+    expect(claimed >= set(world.jobs["running"]), f"the claim returned {claimed}")
 
 
 async def heartbeat(world: World) -> None:
@@ -106,7 +106,7 @@ async def heartbeat(world: World) -> None:
 async def arrange_followups(world: World) -> None:
     """Create a schedule, a parent with a child, a batch and a limit key with a blocked job.
 
-    The reports of the jobs in ``ending`` must start those in ``following``.
+    When the jobs in ``world.jobs["ending"]`` end, the jobs in ``following`` must start.
     """
     job = {"job_type": TYPE, "queue": QUEUE}
     await world.call("select set_schedule('ordinary', $1)", {**job, "every_seconds": 10})
@@ -127,19 +127,19 @@ async def arrange_followups(world: World) -> None:
 
 
 async def maintain(world: World) -> None:
-    expect(await world.report(world.jobs["ending"]) == ["ok"] * 3, "ok")
+    expect(await world.report(world.jobs["ending"]) == ["ok"] * 3, "a report was refused")
     await world.maintain()
     batch = await world.call("select get_batch($1::text::uuid)", world.saved["batch"])
-    (schedule,) = [one for one in await world.call("select list_schedules()")
-                   if one["name"] == "ordinary"]  # fmt: skip
+    (schedule,) = [found for found in await world.call("select list_schedules()")
+                   if found["name"] == "ordinary"]  # fmt: skip
     world.jobs["following"] += [batch["callback_job_id"], schedule["last_job_id"]]
     expected = world.jobs["following"] + world.jobs["expired"] + world.jobs["due"]
     claimed = [job["id"] for job in await world.claim()]
     expect(set(claimed) >= set(expected), f"of {expected} only {claimed} were claimed")
 
 
-async def legacy(world: World) -> None:
-    """Claim and complete jobs one by one through the functions that need no lease."""
+async def claim_next_job(world: World) -> None:
+    """Claim and complete jobs one by one, through the functions that need no lease."""
     ordinary = [await world.enqueue(TYPE, {"priority": 5}) for _ in range(JOBS)]
     for _ in range(JOBS + len(world.bad["pending"])):
         job = await world.call("select to_jsonb(j) from claim_next_job($1) j", QUEUE)
@@ -151,30 +151,30 @@ async def legacy(world: World) -> None:
     await world.call("select to_jsonb(j) from claim_next_job() j")
 
 
-async def change(world: World) -> None:
+async def change_jobs(world: World) -> None:
     await world.call("select change_jobs('cancel', $1)", {"tag": TAG})
-    expect(await world.states(world.jobs["pending"]) == ["cancelled"] * JOBS, "cancelled")
+    expect(await world.states(world.jobs["pending"]) == ["cancelled"] * JOBS, "not cancelled")
     await world.call("select change_jobs('retry', $1)", {"tag": TAG, "status": "cancelled"})
-    expect(await world.states(world.jobs["pending"]) == ["pending"] * JOBS, "pending")
+    expect(await world.states(world.jobs["pending"]) == ["pending"] * JOBS, "not retried")
     for job in world.jobs["pending"]:
         await world.call("select cancel_job($1::text::uuid)", job)
     await world.call("select change_jobs('discard', $1)", {"tag": TAG, "status": "cancelled"})
-    expect(await world.states(world.jobs["pending"]) == [], "discarded")
+    expect(await world.states(world.jobs["pending"]) == [], "not discarded")
 
 
 async def purge(world: World) -> None:
     await world.call("select purge_queue($1)", QUEUE)
-    expect(await world.states(world.jobs["pending"]) == ["cancelled"] * JOBS, "cancelled")
+    expect(await world.states(world.jobs["pending"]) == ["cancelled"] * JOBS, "not cancelled")
 
 
 async def send_event(world: World) -> None:
     await world.call("select send_event($1, '{}')", EVENT)
     await world.maintain(1)
     claimed = [job["id"] for job in await world.claim(BAD_TYPE, TYPE)]
-    expect(set(claimed) >= set(world.jobs["parked"]), f"the claim gave {claimed}")
+    expect(set(claimed) >= set(world.jobs["parked"]), f"the claim returned {claimed}")
 
 
-async def read(world: World) -> None:
+async def read_lists(world: World) -> None:
     status = await world.call("select queue_status()")
     expect(QUEUE in [queue["queue"] for queue in status["queues"]], f"{status}")
     listed = await world.call("select list_jobs($1)", {"queue": QUEUE, "job_type": TYPE})
@@ -193,22 +193,22 @@ FLOWS = (
     Flow("report_jobs that fail", report_failures, ("running",), maintains=True),
     Flow("heartbeat_jobs", heartbeat, ("running",)),
     Flow("maintain_jobs", maintain, ("expired", "due"), arrange_followups, maintains=True),
-    Flow("claim_next_job", legacy, ("pending",)),
-    Flow("change_jobs", change, ("pending",)),
+    Flow("claim_next_job", claim_next_job, ("pending",)),
+    Flow("change_jobs", change_jobs, ("pending",)),
     Flow("purge_queue", purge, ("pending",)),
     Flow("send_event", send_event, ("parked",), maintains=True),
-    Flow("reads", read, ("pending",)),
+    Flow("reads", read_lists, ("pending",)),
 )
 
 
 async def run(world: World, kind: Kind, flow: Flow) -> None:
     """Create ordinary and bad jobs, run the flow, and check that the reason is reported."""
 
-    async def make_ordinary(world: World, given: dict[str, Any]) -> str:
+    async def create_ordinary(world: World, given: dict[str, Any]) -> str:
         return await world.enqueue(TYPE, given)
 
     for state in flow.states:
-        world.jobs[state] = await world.create_jobs(state, TYPE, make_ordinary, JOBS)
+        world.jobs[state] = await world.create_jobs(state, TYPE, create_ordinary, JOBS)
         world.bad[state] = await world.create_jobs(state, BAD_TYPE, kind.make, 1)
     if flow.arrange:
         await flow.arrange(world)

@@ -1,4 +1,4 @@
-"""Access to internal tables and functions; only this file changes with them."""
+"""Access to internal tables and functions; no other file of these tests depends on them."""
 
 from typing import Any, TypeAlias
 
@@ -10,7 +10,7 @@ BAD_QUEUE_NAME = "bad name!"
 
 
 async def set_clock(connection: Connection, now: str) -> None:
-    """Stop the clock of all functions at this time, so that no test depends on speed."""
+    """Stop the clock of all functions at this time, so that no test depends on its speed."""
     await connection.execute(
         f"""create or replace function picture_queue._now() returns timestamptz
         language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -42,7 +42,7 @@ async def spoil_payloads(connection: Connection, job_type: str, payload: str) ->
 
 
 async def spoil_schedule(connection: Connection, name: str) -> None:
-    """Make the job of a schedule one that cannot be enqueued."""
+    """Give a schedule a job that cannot be enqueued."""
     await connection.execute(
         "update picture_queue.schedule set job = job || $2 where name = $1",
         name,
@@ -68,7 +68,7 @@ async def lock_rows(connection: Connection, table: str, where: str, *args: Any) 
 
 
 async def lock_key(connection: Connection, key: str) -> int:
-    """Lock every row with a limit key, in all tables that have one."""
+    """Lock the rows of a limit key in all tables with a column `key`."""
     tables = await connection.fetch(
         """select c.table_name from information_schema.columns c
         join information_schema.tables t using (table_schema, table_name)
@@ -97,7 +97,7 @@ async def function_text(connection: Connection, name: str) -> str:
 
 
 async def leave_dead_dependencies(connection: Connection, count: int) -> None:
-    """Insert and delete dependencies, as parents do when they end."""
+    """Insert and delete dependencies, as happens when parents end."""
     await connection.execute(
         "insert into picture_queue.dependency (child_id, parent_id) select j.id, gen_random_uuid() "
         f"from (select id from public.job_queue limit 1) j, generate_series(1, {count})"
@@ -106,7 +106,7 @@ async def leave_dead_dependencies(connection: Connection, count: int) -> None:
 
 
 async def leave_dead_workers(connection: Connection, count: int) -> None:
-    """Update the row of a worker again and again, as its calls do."""
+    """Update the row of a worker many times, as the calls of the worker do."""
     await connection.execute(
         f"""do $$ begin
           for i in 1..{count} loop
@@ -117,7 +117,7 @@ async def leave_dead_workers(connection: Connection, count: int) -> None:
 
 
 async def plan_started_key(connection: Connection, key: str) -> None:
-    """Schedule the next check of a key that has a started job but no row."""
+    """Plan the next check of a limit key that has a start but no row in `limit_key`."""
     await connection.execute(
         "insert into picture_queue.start (key, at) values ($1, picture_queue._now())", key
     )

@@ -21,13 +21,13 @@ from .world import (
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 DEPENDENTS = 100_000 if LONG else 5_000
-MOST_INLINE = 500  # The number of dependents that a call other than maintenance may resolve itself.
-UNKNOWN = 100_000 if LONG else 1_000
+MAX_INLINE = 500  # The most dependents that a call other than maintenance may resolve.
+UNKNOWN_JOBS = 100_000 if LONG else 1_000
 
 Step = Callable[[World], Awaitable[Any]]
 
 
-async def nothing(world: World) -> None:
+async def do_nothing(world: World) -> None:
     """Do nothing. The flows must also pass without a bad job."""
 
 
@@ -51,13 +51,13 @@ class Kind:
     spoil: Step
     check_reason: Step
     make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_job
-    check: Step = nothing
+    check: Step = do_nothing
 
 
 # Batches -----------------------------------------------------------------------------------------
 
 
-async def make_in_batch(world: World, given: dict[str, Any]) -> str:
+async def make_job_in_batch(world: World, given: dict[str, Any]) -> str:
     batch, callback = str(uuid4()), {"job_type": "bad-callback", "queue": QUEUE}
     answer = await world.owner.fetchval(
         "select enqueue_batch($1, $2, $3::text::uuid)",
@@ -93,7 +93,7 @@ async def check_batches(world: World) -> None:
 async def check_batch_counts(world: World) -> None:
     """Check that the batch is counted after the lock is released."""
     await world.saved["lock"].execute("rollback")
-    await world.pass_time(1)  # Maintenance retries locked rows after a moment.
+    await world.pass_time(1)  # Maintenance retries locked rows only after a delay.
     await world.run_bad_jobs()
     for batch in world.saved["batches"]:
         found = await world.call("select get_batch($1::text::uuid)", batch)
@@ -127,10 +127,10 @@ async def check_few_changed(world: World) -> None:
     A purge also cancels dependents, because they are pending jobs of the queue.
     """
     children = await count_children(world)
-    moved = children - await count_children(
+    changed = children - await count_children(
         world, "(hold = 'waiting' or error = 'The queue was purged.')"
     )
-    expect(moved <= MOST_INLINE, f"{moved} dependents were changed by one call")
+    expect(changed <= MAX_INLINE, f"{changed} dependents were changed by one call")
 
 
 async def check_children(world: World) -> None:
@@ -140,8 +140,10 @@ async def check_children(world: World) -> None:
         if not await count_children(world, "hold = 'waiting'"):
             break
         await world.maintain(1)
-    expect(not await count_children(world, "hold = 'waiting'"), "children wait for ever")
-    expect(not await count_children(world, "status = 'cancelled' and error is null"), "silent")
+    expect(not await count_children(world, "hold = 'waiting'"), "children still wait")
+    expect(
+        not await count_children(world, "status = 'cancelled' and error is null"), "no error is set"
+    )
 
 
 # Values the validator would refuse ---------------------------------------------------------------
@@ -158,7 +160,7 @@ def spoil_payloads(payload: str) -> Step:
 
 
 def check_validator(payload: str, *words: str) -> Step:
-    """Check that an error names an invalid job and the reason, in a call with a valid job."""
+    """Return a step that checks the error of an enqueue of a valid and an invalid job."""
 
     async def check(world: World) -> None:
         await world.run_bad_jobs()
@@ -170,7 +172,7 @@ def check_validator(payload: str, *words: str) -> Step:
         except Refused as refused:
             expect(all(word in refused.text for word in words), refused.text)
         else:
-            expect(False, "it was accepted")
+            expect(False, "the enqueue was accepted")
 
     return check
 
@@ -186,15 +188,15 @@ async def check_policy(world: World) -> None:
     except Refused as refused:
         expect(internals.BAD_QUEUE_NAME in refused.text, refused.text)
     else:
-        expect(False, "it was accepted")
+        expect(False, "the enqueue was accepted")
 
 
 # Jobs that no worker can run ---------------------------------------------------------------------
 
 
-async def enqueue_unknown(world: World) -> None:
+async def enqueue_unknown_jobs(world: World) -> None:
     item = {"job_type": "unknown-job", "queue": QUEUE, "priority": 4}
-    for _ in range(UNKNOWN // 1000):
+    for _ in range(UNKNOWN_JOBS // 1000):
         await world.owner.fetchval("select enqueue_jobs($1)", [item] * 1000)
 
 
@@ -202,35 +204,35 @@ async def check_status(world: World) -> None:
     """Check that the status names job types without a worker."""
     await world.enqueue("unknown-job", {})
     found = (await world.call("select queue_status()"))["job_types_without_worker"]
-    expect("unknown-job" in [one["job_type"] for one in found], f"{found}")
+    expect("unknown-job" in [entry["job_type"] for entry in found], f"{found}")
 
 
 async def share_key_with_paused_queue(world: World) -> None:
-    """Let jobs of a paused queue, and ordinary jobs behind them, wait for one free key."""
+    """Make jobs of a paused queue, and ordinary jobs after them, wait for the same limit key."""
     for queue in ("paused", "beside"):
         await world.owner.fetchval("select set_queue($1)", queue)
     await world.owner.fetchval("select set_limit('shared-key', $1)", JOBS)
-    job = {"options": {"limit_keys": ["shared-key"]}}
+    keyed = {"options": {"limit_keys": ["shared-key"]}}
     claim = "select claim_jobs($1, '{paused,beside}', '{keyed-job}', 50)", WORKER
     for _ in range(JOBS):
-        await world.enqueue("keyed-job", {**job, "queue": "paused"})
+        await world.enqueue("keyed-job", {**keyed, "queue": "paused"})
     running = await world.owner.fetchval(*claim)
     for _ in range(19):
-        await world.enqueue("keyed-job", {**job, "queue": "paused"})
-    world.neighbours = [await world.enqueue("keyed-job", {**job, "queue": "beside"})
+        await world.enqueue("keyed-job", {**keyed, "queue": "paused"})
+    world.neighbours = [await world.enqueue("keyed-job", {**keyed, "queue": "beside"})
                         for _ in range(JOBS)]  # fmt: skip
     expect(await world.owner.fetchval(*claim) == [], "the key is full")
     world.queues.append("beside")
     world.types.append("keyed-job")
-    await world.owner.fetchval("select pause_queue('paused', reason => 'a look at it')")
-    items = [{**world.lease(one), "outcome": "completed"} for one in running]
+    await world.owner.fetchval("select pause_queue('paused', reason => 'inspection')")
+    items = [{**world.lease(job), "outcome": "completed"} for job in running]
     await world.owner.fetchval("select report_jobs($1)", items)
 
 
 async def check_queue(world: World) -> None:
     """Check that the list of queues names the paused queue and the reason."""
     queues = {queue["name"]: queue for queue in await world.call("select list_queues()")}
-    expect(queues["paused"]["pause_reason"] == "a look at it", f"{queues}")
+    expect(queues["paused"]["pause_reason"] == "inspection", f"{queues}")
 
 
 # Schedules ---------------------------------------------------------------------------------------
@@ -249,8 +251,9 @@ async def spoil_schedule(world: World) -> None:
 async def check_schedule(world: World) -> None:
     """Check that a schedule whose job is refused records the reason."""
     await world.maintain()
-    (found,) = [one for one in await world.call("select list_schedules()") if one["name"] == "bad"]
-    expect("nobody" in (found["last_error"] or ""), f"{found}")
+    schedules = await world.call("select list_schedules()")
+    (bad,) = [schedule for schedule in schedules if schedule["name"] == "bad"]
+    expect("nobody" in (bad["last_error"] or ""), f"{bad}")
 
 
 # Triggers of the user ----------------------------------------------------------------------------
@@ -259,6 +262,8 @@ REFUSAL = "a trigger of the user refuses it"
 
 
 def add_trigger(event: str, condition: str, table: str = "public.job_queue") -> Step:
+    """Return a step that creates a trigger which raises an error."""
+
     async def add(world: World) -> None:
         await world.owner.execute(
             f"""create function public.refuse_row() returns trigger language plpgsql
@@ -281,7 +286,7 @@ def check_trigger(make: Callable[[World, dict[str, Any]], Awaitable[str]] = make
 
     async def check(world: World) -> None:
         # Jobs that were created earlier may have ended in a way that does not fire the trigger.
-        world.bad["asked"] = [await make(world, {"options": {}})]
+        world.bad["new"] = [await make(world, {"options": {}})]
         await world.run_bad_jobs()
         await world.expect_reason(REFUSAL)
 
@@ -297,7 +302,9 @@ async def check_holder(world: World) -> None:
     await world.expect_reason(f"session {world.saved['holder']} ")
 
 
-def hold(sql: str) -> Step:
+def leave_open(sql: str) -> Step:
+    """Return a step that runs a statement in a transaction and leaves it open."""
+
     async def spoil(world: World) -> None:
         world.saved["lock"] = await world.open_transaction(sql)
 
@@ -308,7 +315,7 @@ async def lock_jobs(world: World) -> None:
     await world.open_transaction(f"select from job_queue where job_type = '{BAD_TYPE}' for update")
 
 
-async def make_with_key(world: World, given: dict[str, Any]) -> str:
+async def make_job_with_key(world: World, given: dict[str, Any]) -> str:
     await world.owner.fetchval("select set_limit('bad-key', 10)")
     options = {**given["options"], "limit_keys": ["bad-key"]}
     return await world.enqueue(BAD_TYPE, {**given, "options": options})
@@ -319,12 +326,15 @@ async def lock_batches(world: World) -> None:
     await internals.lock_rows(connection, "batch", "id::text = any($1)", world.saved["batches"])
 
 
-def lock(table: str, where: str, prepare: Step = nothing) -> Step:
+def lock_rows(table: str, where: str, prepare: Step = do_nothing) -> Step:
+    """Return a step that locks rows of a table until the end of the test."""
+
     async def spoil(world: World) -> None:
         await prepare(world)
         connection = await world.open_transaction("select 1")
         expect(
-            await internals.lock_rows(connection, table, where) > 0, f"nothing to lock in {table}"
+            await internals.lock_rows(connection, table, where) > 0,
+            f"nothing to lock in {table}",
         )
 
     return spoil
@@ -339,18 +349,18 @@ async def set_breaker(world: World) -> None:
     await world.owner.fetchval("select set_queue($1, $2)", QUEUE, {"breaker_failures": 3})
 
 
-async def register(world: World) -> None:
+async def register_worker(world: World) -> None:
     types = {TYPE: {}, BAD_TYPE: {}}
     await world.owner.fetchval("select register_worker($1, $2, $3)", WORKER, [QUEUE], types)
 
 
 async def work_in_one_transaction(world: World) -> None:
-    """Leave open a transaction that claims a job, and would also work and complete it."""
+    """Leave open a transaction that claims a job and would run it before the commit."""
     await world.enqueue(BAD_TYPE, {"priority": 9})
     await world.open_transaction("select * from claim_next_job($1)", QUEUE)
 
 
-def operate(sql: str) -> Step:
+def leave_call_uncommitted(sql: str) -> Step:
     """Return a step that makes an operator's call without a commit."""
 
     async def spoil(world: World) -> None:
@@ -371,7 +381,7 @@ async def check_operator(world: World) -> None:
     await check_holder(world)
 
 
-OPERATORS = (
+OPERATOR_CALLS = (
     f"set_limit('queue:{QUEUE}', 1000)",
     f"set_limit('type:{TYPE}', 1000)",
     "delete_limit('old-key')",
@@ -387,19 +397,21 @@ OPERATORS = (
 )
 
 KINDS = (
-    Kind("nothing bad", nothing, nothing),
+    Kind("nothing bad", do_nothing, do_nothing),
     Kind("callback with an unreadable value", spoil_callback(user_id="x"), check_batches,
-         make_in_batch),
-    Kind("callback with an unknown field", spoil_callback(colour=1), check_batches, make_in_batch),
-    Kind("callback whose policy is invalid", spoil_callback_policy, check_batches, make_in_batch),
+         make_job_in_batch),
+    Kind("callback with an unknown field", spoil_callback(colour=1), check_batches,
+         make_job_in_batch),
+    Kind("callback whose policy is invalid", spoil_callback_policy, check_batches,
+         make_job_in_batch),
     Kind("callback refused by a trigger", add_trigger("insert", "new.job_type = 'bad-callback'"),
-         check_batches, make_in_batch),
-    Kind("many dependents", nothing, check_children, make_parent(DEPENDENTS), check_few_changed),
+         check_batches, make_job_in_batch),
+    Kind("many dependents", do_nothing, check_children, make_parent(DEPENDENTS), check_few_changed),
     Kind("huge payload", spoil_payloads(HUGE), check_validator(HUGE, "PQ_TOO_LARGE")),
     Kind("unreadable number", spoil_payloads(UNREADABLE),
          check_validator(UNREADABLE, "PQ_", "jobs[1]", "payload")),
     Kind("policy with a bad queue name", spoil_policy, check_policy),
-    Kind("unknown job types at the head", enqueue_unknown, check_status),
+    Kind("unknown job types at the head", enqueue_unknown_jobs, check_status),
     Kind("paused queue that shares a limit key", share_key_with_paused_queue, check_queue),
     Kind("failing schedule", spoil_schedule, check_schedule),
     Kind("trigger on any update", add_trigger("update", f"old.job_type = '{BAD_TYPE}'"),
@@ -413,13 +425,16 @@ KINDS = (
     Kind("trigger on a generation", add_trigger("update", "old.prompt = 'bad'",
          "public.generations"), check_trigger(make_generation), make_generation),
     Kind("held lock on a job", lock_jobs, check_holder),
-    Kind("held lock on a batch", lock_batches, check_batch_counts, make_in_batch),
-    Kind("held lock on a queue", lock("queue", f"name = '{QUEUE}'", set_breaker), check_holder),
-    Kind("held lock on a limit key", lock_key, check_holder, make_with_key),
-    Kind("held lock on a worker", lock("worker", f"name = '{WORKER}'", register), check_holder),
-    Kind("held lock on a schedule", lock("schedule", "name = 'bad'", set_bad_schedule),
+    Kind("held lock on a batch", lock_batches, check_batch_counts, make_job_in_batch),
+    Kind("held lock on a queue", lock_rows("queue", f"name = '{QUEUE}'", set_breaker),
          check_holder),
-    Kind("held snapshot", hold("select count(*) from job_queue"), check_holder),
+    Kind("held lock on a limit key", lock_key, check_holder, make_job_with_key),
+    Kind("held lock on a worker", lock_rows("worker", f"name = '{WORKER}'", register_worker),
+         check_holder),
+    Kind("held lock on a schedule", lock_rows("schedule", "name = 'bad'", set_bad_schedule),
+         check_holder),
+    Kind("held snapshot", leave_open("select count(*) from job_queue"), check_holder),
     Kind("worker stopped in its transaction", work_in_one_transaction, check_holder),
-    *[Kind(f"uncommitted {sql.split('(')[0]}", operate(sql), check_operator) for sql in OPERATORS],
+    *[Kind(f"uncommitted {sql.split('(')[0]}", leave_call_uncommitted(sql), check_operator)
+      for sql in OPERATOR_CALLS],
 )  # fmt: skip

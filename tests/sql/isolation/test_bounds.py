@@ -1,4 +1,4 @@
-"""Many locked rows, or rows whose update raises an error, during other calls."""
+"""Calls while many rows are locked, or while the update of a row raises an error."""
 
 import asyncio
 from typing import Any
@@ -9,13 +9,13 @@ from .world import QUEUE, TYPE, Refused, World
 
 pytestmark = pytest.mark.timeout(120)
 
-MANY = """select enqueue_jobs((select jsonb_agg(
+ENQUEUE_MANY = """select enqueue_jobs((select jsonb_agg(
     jsonb_build_object('job_type', 'many', 'queue', $1::text) || $3::jsonb)
     from generate_series(1, $2::integer)))"""
 CLAIM = "select claim_jobs('w', array[$1], array[$2, $3], $4::integer, $5::real)"
 
 
-async def trigger(world: World, job_type: str, code: str) -> None:
+async def add_trigger(world: World, job_type: str, code: str) -> None:
     await world.owner.execute(
         f"""create or replace function refuse() returns trigger language plpgsql
         as $$ begin raise exception 'not now' using errcode = '{code}'; end $$;
@@ -31,13 +31,13 @@ async def test_many_locked_jobs_do_not_delay_the_maintenance_of_others(world, st
         "expire": {"options": {"expires_in_seconds": 1}},
         "sweep": {},
     }
-    await world.call(MANY, "many", 2000, given[step])
+    await world.call(ENQUEUE_MANY, "many", 2000, given[step])
     if step == "sweep":
         for _ in range(2):
             await world.call(CLAIM, "many", "many", "many", 1000, 1)
     await world.pass_time(2)
     holder = await world.open_transaction("select from job_queue where queue = 'many' for update")
-    await world.call(MANY, "one", 1, given[step])
+    await world.call(ENQUEUE_MANY, "one", 1, given[step])
     if step == "sweep":
         await world.call(CLAIM, "one", "many", "many", 1, 1)
     await world.pass_time(2)
@@ -49,31 +49,31 @@ async def test_many_locked_jobs_do_not_delay_the_maintenance_of_others(world, st
 
 @pytest.mark.parametrize("code", ["PT403", "55P03", "40001", "22P02"])
 async def test_an_error_for_one_job_does_not_affect_others_in_the_call(world, code):
-    async def jobs() -> list[dict[str, Any]]:
+    async def claim() -> list[dict[str, Any]]:
         return await world.call(CLAIM, "mixed", "many", "bad-one", 3, 60)
 
-    def leases(of: list[dict[str, Any]]) -> list[dict[str, str]]:
-        return [world.lease(job) for job in of]
+    def leases(jobs: list[dict[str, Any]]) -> list[dict[str, str]]:
+        return [world.lease(job) for job in jobs]
 
     for job_type in ("many", "bad-one", "many"):
         await world.call("select enqueue_job($1, queue => 'mixed')", job_type)
-    held = await jobs()
-    await trigger(world, "bad-one", code)
-    assert (await world.call("select heartbeat_jobs('w', $1)", leases(held)))["lost"] == []
+    claimed = await claim()
+    await add_trigger(world, "bad-one", code)
+    assert (await world.call("select heartbeat_jobs('w', $1)", leases(claimed)))["lost"] == []
     await world.owner.execute("drop trigger refuse on job_queue")
-    outcomes = [lease | {"outcome": "released"} for lease in leases(held)]
+    outcomes = [lease | {"outcome": "released"} for lease in leases(claimed)]
     await world.call("select report_jobs($1)", outcomes)
-    await trigger(world, "bad-one", code)
-    assert [job["job_type"] for job in await jobs()] == ["many", "many"]
+    await add_trigger(world, "bad-one", code)
+    assert [job["job_type"] for job in await claim()] == ["many", "many"]
 
 
 @pytest.mark.parametrize("call", ["report_progress($1, $2, 5)", "log_job($1, $2, '[]')"])
 async def test_handlers_of_locked_jobs_hold_no_connection_for_long(world, call):
-    """A worker, or the API, has few connections, and its claims and reports need them as well."""
+    """Claims and reports need the few connections that a worker or the API has."""
     await world.enqueue(TYPE, {})
     [job] = await world.claim()
     holder = await world.open_transaction("select from job_queue for update")
-    async with asyncio.timeout(30):  # It takes 50 seconds if each call waits two seconds.
+    async with asyncio.timeout(30):  # 25 waits of two seconds would take 50 seconds.
         for _ in range(25):
             with pytest.raises(Refused, match="PQ_BUSY"):
                 await world.try_call(f"select {call}", job["id"], job["lease_id"])
@@ -81,11 +81,10 @@ async def test_handlers_of_locked_jobs_hold_no_connection_for_long(world, call):
 
 
 async def test_all_leases_are_extended_while_the_table_is_locked(world):
-    await world.call(MANY, "many", 400, {})
+    await world.call(ENQUEUE_MANY, "many", 400, {})
     held = await world.call(CLAIM, "many", "many", "many", 400, 60)
-    holder = await world.open_transaction(
-        "lock table job_queue in share mode"
-    )  # as `create index` does
+    # `create index` takes this lock.
+    holder = await world.open_transaction("lock table job_queue in share mode")
     answer = await world.call("select heartbeat_jobs('w', $1)", [world.lease(job) for job in held])
     extended = await world.owner.fetchval("select count(*) from picture_queue.lease_extension")
     await holder.close()
@@ -93,7 +92,7 @@ async def test_all_leases_are_extended_while_the_table_is_locked(world):
 
 
 async def test_all_running_jobs_count_under_a_new_limit(world):
-    await world.call(MANY, "many", 2000, {})
+    await world.call(ENQUEUE_MANY, "many", 2000, {})
     for _ in range(2):
         await world.call(CLAIM, "many", "many", "many", 750, 600)
     await world.call("select set_limit('queue:many', max_running => 1200)")
@@ -106,8 +105,8 @@ async def test_all_running_jobs_count_under_a_new_limit(world):
 
 
 async def test_a_locked_failed_step_does_not_stop_maintenance(world):
-    await world.call(MANY, "bad", 1, {"options": {"delay_seconds": 1}})
-    await trigger(world, "many", "P0001")
+    await world.call(ENQUEUE_MANY, "bad", 1, {"options": {"delay_seconds": 1}})
+    await add_trigger(world, "many", "P0001")
     await world.pass_time(2)
     await world.maintain()
     holder = await world.open_transaction("select from picture_queue.failed_step for update")

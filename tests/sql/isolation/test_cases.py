@@ -30,7 +30,7 @@ async def claim(
 @pytest.mark.parametrize(
     "callback", [{"user_id": "x"}, {"generation_id": 7}, {"job_id": "x"}, {"scheduled_for": "x"}]
 )
-async def test_a_callback_that_could_not_be_enqueued_is_refused_with_its_batch(world, callback):
+async def test_a_batch_with_an_invalid_callback_is_refused(world, callback):
     with pytest.raises(Refused, match="PQ_INVALID_ARGUMENT"):
         await world.try_call(
             "select enqueue_batch($1, $2)",
@@ -49,7 +49,7 @@ async def test_a_policy_with_a_bad_queue_name_is_refused(world):
 
 
 @pytest.mark.parametrize("ending", ["report", "sweep", "cancel", "purge"])
-async def test_a_report_resolves_a_few_dependents_and_maintenance_the_rest(world, ending):
+async def test_a_call_resolves_a_few_dependents_and_maintenance_the_rest(world, ending):
     """Check that one call changes a bounded number of dependents."""
     parent = await make_parent(3000)(world, {"max_attempts": 1})
     if ending in ("report", "sweep"):
@@ -79,18 +79,18 @@ async def test_a_report_resolves_a_few_dependents_and_maintenance_the_rest(world
 
 @pytest.mark.parametrize("swept_by", ["claim", "maintenance"])
 async def test_a_repeated_claim_does_not_take_a_job_back_from_another_worker(world, swept_by):
-    """Give worker b an expired job while worker a repeats the claim that returned the job."""
+    """Worker b claims an expired job while worker a repeats the claim that returned the job."""
     job, request = await world.enqueue(TYPE, {}), str(uuid4())
     a, b = await world.session("a"), await world.session("b")
-    assert [one["id"] for one in await claim(a, "a", 5, request)] == [job]
+    assert [claimed["id"] for claimed in await claim(a, "a", 5, request)] == [job]
     await world.pass_time(6)
     await b.begin()
     if swept_by == "maintenance":
         await b.call("select maintain_jobs(force => true)")
     else:
-        await b.call("select maintain_jobs()")  # The first round does the housekeeping.
+        await b.call("select maintain_jobs()")  # The first call does the housekeeping.
         await b.call("select maintain_jobs()")
-    (given,) = await claim(b, "b")
+    (claimed,) = await claim(b, "b")
     repeating = world.start(claim(a, "a", 5, request))
     await world.wait_until_blocked_or_done(a, repeating)
     await b.commit()
@@ -98,7 +98,7 @@ async def test_a_repeated_claim_does_not_take_a_job_back_from_another_worker(wor
     row = await world.call("select get_job($1::text::uuid)", job)
     assert (row["worker"], row["attempt"]) == ("b", 2)
     answer = await b.call(
-        "select report_jobs($1)", [{**world.lease(given), "outcome": "completed"}]
+        "select report_jobs($1)", [{**world.lease(claimed), "outcome": "completed"}]
     )
     assert answer["outcomes"][0]["outcome"] == "ok"
 
@@ -106,7 +106,7 @@ async def test_a_repeated_claim_does_not_take_a_job_back_from_another_worker(wor
 # Operators and open transactions -----------------------------------------------------------------
 
 
-async def run_and_add_child(world: World, session: Session) -> None:
+async def claim_and_add_child(world: World, session: Session) -> None:
     """Leave open a transaction that adds a child to a running job."""
     parent = await world.enqueue(TYPE, {})
     await world.claim()
@@ -123,7 +123,7 @@ async def claim_in_transaction(world: World, session: Session) -> None:
     await session.call("select to_jsonb(j) from claim_next_job($1) j", QUEUE)
 
 
-OPERATORS = [
+OPERATOR_CALLS = [
     f"set_limit('type:{TYPE}', 5)",
     "delete_limit('type:old')",
     f"pause_key('type:{TYPE}')",
@@ -131,8 +131,8 @@ OPERATORS = [
 ]
 
 
-@pytest.mark.parametrize("sql", OPERATORS)
-@pytest.mark.parametrize("leave_open", [run_and_add_child, claim_in_transaction])
+@pytest.mark.parametrize("sql", OPERATOR_CALLS)
+@pytest.mark.parametrize("leave_open", [claim_and_add_child, claim_in_transaction])
 async def test_no_claim_waits_behind_a_waiting_operator(world, leave_open, sql):
     await world.owner.fetchval("select set_limit('type:old', 5)")
     await leave_open(world, await world.session("open"))
@@ -147,7 +147,7 @@ async def test_no_claim_waits_behind_a_waiting_operator(world, leave_open, sql):
     except Refused as refused:
         assert refused.code == "PQ_BUSY"
     except TimeoutError:
-        pytest.fail("the operator waits for ever")
+        pytest.fail("the call of the operator did not return")
 
 
 async def test_a_claim_does_not_wait_for_a_pause_that_is_not_committed(world):
@@ -162,32 +162,32 @@ async def test_a_claim_does_not_wait_for_a_pause_that_is_not_committed(world):
 # Limits ------------------------------------------------------------------------------------------
 
 
-async def test_a_paused_queue_does_not_use_up_a_key_it_shares(world):
+async def test_a_paused_queue_does_not_take_the_slots_of_a_shared_key(world):
     """Let 19 jobs of a paused queue and 3 of another wait for one key with one slot."""
     await world.owner.fetchval("select set_limit('k', 1), set_queue('paused')")
     options = {"options": {"limit_keys": ["k"]}}
-    everything = "select claim_jobs('w', $1, $2, 50)", ["paused", QUEUE], [TYPE]
+    claim_all = "select claim_jobs('w', $1, $2, 50)", ["paused", QUEUE], [TYPE]
     running = await world.enqueue(TYPE, {"queue": "paused", **options})
-    (job,) = await world.call(*everything)
+    (job,) = await world.call(*claim_all)
     assert job["id"] == running
     for _ in range(19):
         await world.enqueue(TYPE, {"queue": "paused", "priority": 1, **options})
-    mine = [await world.enqueue(TYPE, options) for _ in range(3)]
-    assert await world.call(*everything) == []
+    expected = [await world.enqueue(TYPE, options) for _ in range(3)]
+    assert await world.call(*claim_all) == []
     await world.call("select pause_queue('paused')")
-    given = []
+    claimed = []
     while job:
         await world.call("select report_jobs($1)", [{**world.lease(job), "outcome": "completed"}])
         await world.maintain(1)
-        job = next(iter(await world.call(*everything)), None)
-        given += [job["id"]] if job else []
-    assert given == mine
+        job = next(iter(await world.call(*claim_all)), None)
+        claimed += [job["id"]] if job else []
+    assert claimed == expected
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("call", ["claim_jobs", "claim_next_job", "report_jobs", "complete_job"])
 async def test_claims_and_reports_refuse_fixed_snapshots(world, call, level):
-    """Set the isolation level through the default of the role."""
+    """The session has the isolation level as its default."""
     await world.owner.fetchval("select set_limit($1, 1)", f"type:{TYPE}")
     job = await world.enqueue(TYPE, {})
     session = await world.session("strict", default_transaction_isolation=level)
@@ -226,7 +226,7 @@ async def test_a_limit_is_exact_while_another_claim_is_not_committed(world):
 
 
 async def test_a_worker_with_heartbeats_keeps_a_job_whose_row_is_locked(world):
-    """Lock the parent, by the enqueue of a child, for longer than its lease."""
+    """The uncommitted enqueue of a child locks its parent for longer than the lease."""
     parent = await world.enqueue(TYPE, {})
     await world.claim(lease=6)
     user = await world.session("user")
@@ -297,7 +297,7 @@ async def test_a_job_parked_without_a_delay_is_not_due_at_once(world):
     assert await world.states([job]) == ["parked"]
     await world.call("select send_event($1)", job)
     await world.maintain(1)
-    assert [one["id"] for one in await world.claim()] == [job]
+    assert [claimed["id"] for claimed in await world.claim()] == [job]
 
 
 async def test_an_expiry_keeps_the_error_of_a_job_that_has_started(world):
@@ -313,7 +313,7 @@ async def test_an_expiry_keeps_the_error_of_a_job_that_has_started(world):
 
 
 async def run_idle_worker(world: World) -> float:
-    """Claim and maintain like an idle worker; return the seconds until the next time."""
+    """Make the calls of an idle worker; return the seconds until its next calls."""
     await world.claim("nothing")
     answer = await world.call("select maintain_jobs()")
     return max(0.02, min(answer.get("next_in", 0.9), 0.9))
@@ -368,7 +368,7 @@ async def claim_pages(world: World) -> int:
 @pytest.mark.parametrize("pages", [report_pages, enqueue_pages, claim_pages])
 @pytest.mark.parametrize(
     ("leave_dead", "count"),
-    # Each update of a row passes over its dead versions, so 20,000 of them would take minutes.
+    # Each update of a row reads its dead versions, so 20,000 updates would take minutes.
     [(internals.leave_dead_dependencies, 20_000), (internals.leave_dead_workers, 5_000)],
 )
 async def test_dead_rows_kept_by_a_held_snapshot_are_not_read(world, leave_dead, count, pages):
@@ -386,18 +386,18 @@ async def test_dead_rows_kept_by_a_held_snapshot_are_not_read(world, leave_dead,
 
 # Claims whose jobs never start --------------------------------------------------------------------
 
-UNCONFIRMED = "select claim_jobs('w', $1, $2, 4, 10, confirms_start => true)"
+CLAIM_UNCONFIRMED = "select claim_jobs('w', $1, $2, 4, 10, confirms_start => true)"
 
 
 async def lose_claim(world):
-    """Claim jobs, and let their leases expire."""
-    jobs = await world.call(UNCONFIRMED, [QUEUE], [TYPE])
+    """Claim jobs, do not confirm their start, and let their leases expire."""
+    jobs = await world.call(CLAIM_UNCONFIRMED, [QUEUE], [TYPE])
     await world.pass_time(11)
     await world.maintain()
     return jobs
 
 
-async def get(world, job):
+async def get_job(world, job):
     return await world.call("select get_job($1::text::uuid)", job)
 
 
@@ -405,7 +405,7 @@ async def get(world, job):
 async def test_a_job_that_never_started_loses_no_attempt(world, max_attempts):
     job = await world.enqueue(TYPE, {"max_attempts": max_attempts})
     assert len(await lose_claim(world)) == 1
-    row = await get(world, job)
+    row = await get_job(world, job)
     assert (row["status"], row["attempt"]) == ("pending", 0)
 
 
@@ -419,16 +419,16 @@ async def test_a_job_that_never_started_loses_no_attempt(world, max_attempts):
 )
 async def test_a_job_whose_start_was_confirmed_loses_its_attempt(world, confirm):
     job = await world.enqueue(TYPE, {})
-    (claimed,) = await world.call(UNCONFIRMED, [QUEUE], [TYPE])
+    (claimed,) = await world.call(CLAIM_UNCONFIRMED, [QUEUE], [TYPE])
     await world.call(confirm, job, claimed["lease_id"])
     await world.pass_time(21)
     await world.maintain()
-    assert (await get(world, job))["attempt"] == 1
+    assert (await get_job(world, job))["attempt"] == 1
 
 
 async def test_a_start_confirmed_while_the_row_is_locked_counts(world):
     job = await world.enqueue(TYPE, {})
-    (claimed,) = await world.call(UNCONFIRMED, [QUEUE], [TYPE])
+    (claimed,) = await world.call(CLAIM_UNCONFIRMED, [QUEUE], [TYPE])
     holder = await world.open_transaction("select from job_queue for update")
     await world.call(
         "select heartbeat_jobs('w', jsonb_build_array(jsonb_build_object("
@@ -438,7 +438,7 @@ async def test_a_start_confirmed_while_the_row_is_locked_counts(world):
     await holder.execute("rollback")
     await world.pass_time(21)
     await world.maintain()
-    assert (await get(world, job))["attempt"] == 1
+    assert (await get_job(world, job))["attempt"] == 1
 
 
 async def test_a_claim_without_start_confirmation_uses_up_an_attempt(world):
@@ -446,23 +446,25 @@ async def test_a_claim_without_start_confirmation_uses_up_an_attempt(world):
     await world.claim()
     await world.pass_time(3600)
     await world.maintain()
-    assert (await get(world, job))["attempt"] == 1
+    assert (await get_job(world, job))["attempt"] == 1
 
 
 async def test_last_attempts_and_lost_jobs_require_a_confirmation_of_the_start(world):
     await world.enqueue(TYPE, {"max_attempts": 1})
     await world.enqueue(TYPE, {"max_attempts": 3})
-    asked = [[job.get("confirm_start", False) for job in await lose_claim(world)] for _ in range(2)]
-    assert asked == [[True, False], [True, True]]
+    confirmations = [
+        [job.get("confirm_start", False) for job in await lose_claim(world)] for _ in range(2)
+    ]
+    assert confirmations == [[True, False], [True, True]]
 
 
 async def test_a_job_that_kills_every_worker_before_its_confirmation_fails(world):
     job = await world.enqueue(TYPE, {"max_attempts": 1})
     for _ in range(20):
         await lose_claim(world)
-        assert (await get(world, job))["status"] == "pending"
+        assert (await get_job(world, job))["status"] == "pending"
     await lose_claim(world)
-    assert (await get(world, job))["status"] == "failed"
+    assert (await get_job(world, job))["status"] == "failed"
 
 
 # Maintenance -------------------------------------------------------------------------------------
@@ -502,5 +504,5 @@ async def test_claim_next_job_runs_overdue_maintenance(world):
     await world.claim(lease=5)
     await world.maintain(1)
     await world.pass_time(60)
-    given = await world.call("select to_jsonb(j) from claim_next_job($1) j", QUEUE)
-    assert given["id"] == job
+    claimed = await world.call("select to_jsonb(j) from claim_next_job($1) j", QUEUE)
+    assert claimed["id"] == job

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.timeout(180)
 
 KEY = "model:flux"
 KEYED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
-MANY = """select enqueue_jobs((select jsonb_agg(
+ENQUEUE_MANY = """select enqueue_jobs((select jsonb_agg(
     jsonb_build_object('job_type', $1::text, 'queue', $2::text) || $4::jsonb)
     from generate_series(1, $3::integer)))"""
 SKIPS_ROW = "returns trigger language plpgsql as $$ begin return null; end $$"
@@ -31,7 +31,7 @@ async def skip_updates(world: World, condition: str) -> None:
 
 async def test_jobs_of_a_locked_key_do_not_delay_others(world):
     await world.call("select set_limit($1, 5000)", KEY)
-    await world.call(MANY, TYPE, QUEUE, 1500, KEYED)
+    await world.call(ENQUEUE_MANY, TYPE, QUEUE, 1500, KEYED)
     holder = await world.session("holder")
     await holder.begin()
     # This transaction holds the key.
@@ -98,11 +98,11 @@ async def test_a_report_skipped_by_a_trigger_is_refused(world):
 
 
 async def refuse_starts(world: World, ahead: int, behind: int) -> str:
-    """Enqueue a good job among thousands whose start is refused by a user's trigger."""
-    await world.call(MANY, "bad-job", QUEUE, ahead, {"priority": 5})
+    """Enqueue one good job among thousands of jobs whose start a user's trigger refuses."""
+    await world.call(ENQUEUE_MANY, "bad-job", QUEUE, ahead, {"priority": 5})
     good = await world.enqueue(TYPE, {"priority": 5})
     if behind:
-        await world.call(MANY, "bad-job", QUEUE, behind, {"priority": 5})
+        await world.call(ENQUEUE_MANY, "bad-job", QUEUE, behind, {"priority": 5})
     await world.owner.execute(
         """create function refuse() returns trigger language plpgsql
         as $$ begin raise exception 'not now'; end $$;
@@ -138,7 +138,7 @@ async def test_several_claims_get_past_thousands_of_jobs_whose_start_fails(world
 
 
 async def test_an_event_wakes_all_parked_jobs_in_bounded_steps(world):
-    await world.call(MANY, TYPE, QUEUE, 5000, {})
+    await world.call(ENQUEUE_MANY, TYPE, QUEUE, 5000, {})
     await world.owner.execute(
         "update job_queue set status = 'processing', hold = 'parked', parked_on = $1, attempt = 1, "
         "parked_at = created_at",
@@ -148,7 +148,7 @@ async def test_an_event_wakes_all_parked_jobs_in_bounded_steps(world):
     assert answer["woken"] == 1000
     left = "select count(*) from job_queue where hold = 'parked'"
     assert await world.owner.fetchval(left) == 4000
-    # One row records that there is more to do, instead of one row for each job.
+    # One row of `signal` records the remaining work, instead of a follow-up for each job.
     assert await world.owner.fetchval("select count(*) from picture_queue.follow_up") == 0
     for _ in range(6):
         await world.pass_time(1)
@@ -190,7 +190,7 @@ async def test_a_heartbeat_reports_the_older_of_two_leases_of_a_job_as_lost(worl
 REFUSAL = "a trigger of the user refuses it"
 
 
-async def refuse(world: World, timing: str = "before update") -> None:
+async def add_refusing_trigger(world: World, timing: str = "before update") -> None:
     kind = "constraint trigger" if "after" in timing else "trigger"
     deferred = "deferrable initially deferred" if "after" in timing else ""
     await world.owner.execute(
@@ -217,13 +217,13 @@ async def test_the_error_of_a_users_trigger_has_a_code_and_its_message(world, ca
     [lease] = world.leases([job])
     if call == "retry_job":
         await world.report([job], "failed")
-    await refuse(world, timing)
+    await add_refusing_trigger(world, timing)
     with pytest.raises(Refused, match=REFUSAL) as refused:
         await world.try_call(CALLS[call].format(**lease))
     assert refused.value.code == "PQ_CONFLICT"
 
 
-async def refuse_elsewhere(world: World) -> None:
+async def add_trigger_with_failing_constraint(world: World) -> None:
     """Create a user's trigger that violates a deferred constraint of another table."""
     await world.owner.execute(
         """create table customer (id integer primary key);
@@ -243,7 +243,10 @@ async def test_an_error_of_a_deferred_trigger_affects_only_its_job(world, flow, 
     jobs = [await world.enqueue(kind, given) for kind in ("bad-job", TYPE)]
     if flow in ("report", "heartbeat"):
         await world.claim("bad-job", TYPE, lease=10)
-    await (refuse_elsewhere(world) if elsewhere else refuse(world, "after update"))
+    if elsewhere:
+        await add_trigger_with_failing_constraint(world)
+    else:
+        await add_refusing_trigger(world, "after update")
     if flow == "promote":
         await world.pass_time(2)
         await world.maintain(1)
@@ -264,7 +267,7 @@ async def test_an_error_of_a_deferred_trigger_affects_only_its_job(world, flow, 
 
 
 async def test_a_deferred_constraint_of_the_caller_is_checked_at_the_commit(world):
-    await refuse_elsewhere(world)
+    await add_trigger_with_failing_constraint(world)
     job = await world.enqueue(TYPE, {})
     async with world.owner.transaction():
         await world.owner.execute("insert into audit values (2)")
@@ -275,7 +278,7 @@ async def test_a_deferred_constraint_of_the_caller_is_checked_at_the_commit(worl
 
 async def test_a_deferred_constraint_may_have_the_name_of_another_constraint(world):
     job = await world.enqueue(TYPE, {})
-    await refuse(world, "after update")
+    await add_refusing_trigger(world, "after update")
     await world.owner.execute("create table other (a integer constraint refuse check (a > 0))")
-    assert [one["id"] for one in await world.claim()] == [job]
+    assert [claimed["id"] for claimed in await world.claim()] == [job]
     assert await world.report([job]) == ["ok"]

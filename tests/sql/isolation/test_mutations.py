@@ -1,7 +1,7 @@
 """Mutation tests: if an isolation is removed from the engine, the suite fails.
 
-Each mutation replaces a text in one function. A mutation also fails if its text no longer exists.
-Then this list must be changed with the engine.
+Each mutation replaces a text in one function. Its test also fails if the function does not contain
+the text any more. In that case, change the mutation.
 """
 
 import os
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.timeout(3600)
 
 @dataclass(frozen=True)
 class Mutation:
-    """A text in a function, its replacement, and the combination that is expected to fail first.
+    """A replacement in a function, and the kind and flow that are expected to fail with it.
 
-    `also` is a second text and its replacement, if two statements keep a call from waiting.
+    `also` is a second text and its replacement, for a call that two statements keep from waiting.
     """
 
-    what: str
+    name: str
     function: str
     text: str
     replacement: str
@@ -42,7 +42,7 @@ SKIPS, WAITS = "for update skip locked", "for update"
 MUTATIONS = (
     Mutation("steps catch no error", "_isolate", CATCHES, CATCHES_NOTHING,
              "trigger on any update", "maintain_jobs"),
-    Mutation("claims are not made again in parts", "_start_isolated", CATCHES, CATCHES_NOTHING,
+    Mutation("claims are not repeated in parts", "_start_isolated", CATCHES, CATCHES_NOTHING,
              "trigger on the start", "claim_jobs"),
     Mutation("claims wait for locked jobs", "_pick", SKIPS, WAITS,
              "held lock on a job", "claim_jobs"),
@@ -50,7 +50,7 @@ MUTATIONS = (
              "held lock on a worker", "claim_jobs"),
     Mutation("claims wait for locked keys", "_lock_keys", "lock_timeout TO '50ms'",
              "lock_timeout TO '0'", "uncommitted pause_key", "claim_jobs"),
-    Mutation("reports are not written again outcome by outcome", "report_jobs",
+    Mutation("reports are not repeated outcome by outcome", "report_jobs",
              "picture_queue._report_each(outcomes)", "picture_queue._report(outcomes)",
              "trigger on the completion", "report_jobs"),
     Mutation("reports wait for locked jobs", "report_jobs", "lock_timeout TO '300ms'",
@@ -64,7 +64,7 @@ MUTATIONS = (
     Mutation("heartbeats wait for locked jobs", "_heartbeat", SKIPS, WAITS,
              "held lock on a job", "heartbeat_jobs",
              also=("lock_timeout TO '10ms'", "lock_timeout TO '0'")),
-    Mutation("heartbeats are not made again lease by lease", "heartbeat_jobs", CATCHES,
+    Mutation("heartbeats are not repeated lease by lease", "heartbeat_jobs", CATCHES,
              CATCHES_NOTHING, "trigger on any update", "heartbeat_jobs"),
     Mutation("a refused callback is not recorded", "_enqueue_callbacks", CATCHES,
              CATCHES_NOTHING, "callback with an unknown field", "report_jobs"),
@@ -80,20 +80,20 @@ MUTATIONS = (
 
 
 def combinations(mutation: Mutation) -> list[tuple[Kind, Flow]]:
-    """Yield all combinations, the likely one first; outside the long profile only that one."""
+    """Return all combinations, the expected one first; without the long profile only this one."""
     both = [(kind, flow) for kind in KINDS for flow in FLOWS]
     both.sort(key=lambda pair: (pair[0].name, pair[1].name) != (mutation.kind, mutation.flow))
     assert (both[0][0].name, both[0][1].name) == (mutation.kind, mutation.flow)
     return both if LONG else both[:1]
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.what)
-async def test_the_suite_fails_where(stack, own_database, mutation):
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+async def test_the_suite_fails_if(stack, own_database, mutation):
     async def passes(kind: Kind, flow: Flow, mutation: Mutation | None) -> bool:
         template = own_database.rsplit("/", 1)[1]
         async with copied_database(stack, template) as url, open_world(url) as world:
             if mutation:
-                await apply(world, mutation)
+                await apply_mutation(world, mutation)
             try:
                 await run(world, kind, flow)
             except (NotIsolated, Refused):
@@ -107,7 +107,7 @@ async def test_the_suite_fails_where(stack, own_database, mutation):
     pytest.fail("the suite does not notice this mutation")
 
 
-async def apply(world: World, mutation: Mutation) -> None:
+async def apply_mutation(world: World, mutation: Mutation) -> None:
     text = await internals.function_text(world.owner, mutation.function)
     replacements = [
         (mutation.text, mutation.replacement),

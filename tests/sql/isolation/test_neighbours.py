@@ -1,4 +1,4 @@
-"""Locked rows, many waiting jobs and invalid values, during other calls."""
+"""Locked rows, many waiting jobs and invalid values that must not affect other calls."""
 
 import asyncio
 from typing import Any
@@ -12,17 +12,17 @@ pytestmark = pytest.mark.timeout(120)
 
 KEY = "model:flux"
 KEYED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
-HANG = 3  # A call that takes more seconds is taken to wait.
+WAIT_TIMEOUT = 3  # Seconds. A call that takes longer is assumed to wait for a lock.
 
 
-async def refused(world: World, sql: str, *args: Any) -> str:
+async def refusal(world: World, sql: str, *args: Any) -> str:
     with pytest.raises(Refused) as caught:
         await world.try_call(sql, *args)
     return str(caught.value)
 
 
 async def test_jobs_are_returned_in_the_order_of_the_call(world):
-    """Enqueue a job that is inserted in a second round, after its unique predecessor was found."""
+    """The job with k = 1 is inserted last, because its unique key is freed during the call."""
 
     def job(k: int, **options: Any) -> dict[str, Any]:
         return {"job_type": TYPE, "queue": QUEUE, "payload": {"k": k}, "options": options}
@@ -30,8 +30,8 @@ async def test_jobs_are_returned_in_the_order_of_the_call(world):
     unique = {"unique": {"by": ["k"], "period_seconds": 1}}
     await world.call("select enqueue_jobs($1)", [job(1, **unique)])
     await world.pass_time(1.5)
-    made = await world.call("select enqueue_jobs($1)", [job(1, **unique), job(2), job(3)])
-    rows = [await world.call("select get_job($1::text::uuid)", item["job_id"]) for item in made]
+    created = await world.call("select enqueue_jobs($1)", [job(1, **unique), job(2), job(3)])
+    rows = [await world.call("select get_job($1::text::uuid)", item["job_id"]) for item in created]
     assert [row["payload"]["k"] for row in rows] == [1, 2, 3]
 
 
@@ -45,7 +45,7 @@ async def test_a_locked_table_of_the_archive_does_not_stop_maintenance(world):
     late = await world.enqueue(TYPE, {"options": {"delay_seconds": 1}})
     await world.pass_time(2)
     for _ in range(3):
-        await asyncio.wait_for(world.maintain(1), HANG)
+        await asyncio.wait_for(world.maintain(1), WAIT_TIMEOUT)
     assert [job["id"] for job in await world.claim()] == [late]
 
 
@@ -58,7 +58,7 @@ async def test_many_types_of_jobs_that_wait_for_a_key_delay_no_claim(world):
     )
     await world.owner.execute(f"insert into picture_queue.freed_key (key, n) values ('{KEY}', 0)")
     await world.enqueue(TYPE, {})
-    assert len(await asyncio.wait_for(world.claim(), HANG)) == 1
+    assert len(await asyncio.wait_for(world.claim(), WAIT_TIMEOUT)) == 1
     left = await world.owner.fetchval("select count(*) from job_queue where hold = 'blocked'")
     assert 18_000 <= left < 20_000
 
@@ -71,7 +71,7 @@ async def test_a_locked_generation_delays_neither_sweep_nor_claim(world):
     )
     others = [await world.enqueue(TYPE, {}) for _ in range(3)]
     await world.open_transaction("select from generations for update")
-    claimed = await asyncio.wait_for(world.claim(), HANG)
+    claimed = await asyncio.wait_for(world.claim(), WAIT_TIMEOUT)
     assert {job["id"] for job in claimed} == set(others)
     assert bound not in {job["id"] for job in claimed}
 
@@ -85,7 +85,7 @@ async def test_a_locked_generation_delays_neither_sweep_nor_claim(world):
 )
 async def test_a_pause_until_a_time_that_clients_cannot_read_is_refused(world, sql, args):
     await world.enqueue(TYPE, {})
-    assert "resume_at" in await refused(world, sql, *args)
+    assert "resume_at" in await refusal(world, sql, *args)
 
 
 async def test_a_result_that_clients_cannot_read_fails_only_its_job(world):
@@ -111,7 +111,7 @@ async def test_names_that_no_later_call_accepts_are_refused(world, field, value)
     job = await world.enqueue(TYPE, {})
     await world.claim()
     outcome = {**world.leases([job])[0], "outcome": "parked", field: value}
-    assert field in await refused(world, "select report_jobs($1)", [outcome])
+    assert field in await refusal(world, "select report_jobs($1)", [outcome])
 
 
 async def test_a_locked_row_of_a_worker_delays_no_claim(world):
@@ -123,7 +123,7 @@ async def test_a_locked_row_of_a_worker_delays_no_claim(world):
     await world.claim()
     await world.enqueue(TYPE, {})
     await world.open_transaction("select from picture_queue.worker for update")
-    assert len(await asyncio.wait_for(world.claim(), HANG)) == 1
+    assert len(await asyncio.wait_for(world.claim(), WAIT_TIMEOUT)) == 1
 
 
 @pytest.mark.parametrize("sql", [f"select purge_queue('{QUEUE}')", f"select send_event('{EVENT}')"])

@@ -58,8 +58,8 @@ async def test_a_heartbeat_extends_leases_during_create_index(world: World, mode
     builder = await world.session("index")
     await builder.begin()
     await builder.try_call(f"lock table job_queue in {mode} mode")
-    beat = await world.call("select heartbeat_jobs('w', $1)", [world.lease(claimed)])
-    assert beat == {"cancel": [], "lost": []}
+    answer = await world.call("select heartbeat_jobs('w', $1)", [world.lease(claimed)])
+    assert answer == {"cancel": [], "lost": []}
     await builder.commit()
     await world.owner.execute(
         "update job_queue set lease_expires_at = now() - interval '1 second' where id = $1", job
@@ -104,7 +104,7 @@ async def test_a_retry_resets_the_unconfirmed_claims(world: World):
     assert await world.states([job]) == ["pending"]
 
 
-async def test_an_event_is_kept_although_an_older_one_of_its_name_is_stored(world: World):
+async def test_an_event_is_stored_although_an_older_event_of_its_name_is_stored(world: World):
     first, second = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim()
     await world.report([first], "parked", event=EVENT)
@@ -120,7 +120,7 @@ async def test_an_event_is_kept_although_an_older_one_of_its_name_is_stored(worl
 
 
 async def park_again_while_event_is_stored(world: World) -> tuple[str, str]:
-    """Park two jobs, send an event while one is locked, and park the woken one again."""
+    """Park two jobs, send an event while one job is locked, and park the woken job again."""
     locked, free = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim()
     await world.report([locked, free], "parked", event=EVENT)
@@ -175,10 +175,9 @@ async def test_a_claim_of_several_queues_locks_only_the_job_that_it_returns(worl
     consumer = await world.session("claims and works in one transaction")
     await consumer.begin()
     first = await consumer.call("select id::text from claim_next_job()")
-    left = [job for job in jobs if job != first]
-    for job in left:
+    for job in [job for job in jobs if job != first]:
         claim = "select claim_jobs('w', $1, $2, 1)"
-        assert [one["id"] for one in await world.call(claim, [jobs[job]], [TYPE])] == [job]
+        assert [claimed["id"] for claimed in await world.call(claim, [jobs[job]], [TYPE])] == [job]
 
 
 @pytest.mark.parametrize("locked", [1, 7])
@@ -196,5 +195,5 @@ async def test_a_claim_of_several_queues_skips_locked_and_expired_jobs(world, lo
     )
     await world.pass_time(2)
     claim = "select claim_jobs('w', $1, $2, 3)"
-    claimed = [one["id"] for one in await world.call(claim, queues, [TYPE])]
+    claimed = [job["id"] for job in await world.call(claim, queues, [TYPE])]
     assert claimed == jobs[locked + 5 : locked + 8]

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.timeout(120)
 
 
 async def run_jobs(world: World, count: int, **given: Any) -> list[str]:
-    made = [await world.enqueue(TYPE, given) for _ in range(count)]
+    created = [await world.enqueue(TYPE, given) for _ in range(count)]
     await world.claim()
-    return made
+    return created
 
 
 async def report(world: World, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ async def report(world: World, items: list[dict[str, Any]]) -> list[dict[str, An
 
 
 async def add_trigger(world: World, sqlstates: list[str]) -> None:
-    """Refuse the updates of jobs with these errors in turn, and then always with the last one."""
+    """Create a trigger that raises these errors in turn, and then always the last one."""
     await world.owner.execute(
         f"""create sequence public.tries;
         create function refuse() returns trigger language plpgsql as $$
@@ -50,17 +50,17 @@ async def test_only_the_outcome_with_a_wrong_type_is_refused(world, bad):
     jobs = await run_jobs(world, 2)
     good, other = [{**lease, "outcome": "completed"} for lease in world.leases(jobs)]
     answers = await report(world, [good, {**other, **bad}])
-    assert [one["outcome"] for one in answers] == ["ok", "refused"]
+    assert [item["outcome"] for item in answers] == ["ok", "refused"]
     assert answers[1]["error"].startswith("PQ_INVALID_ARGUMENT")
     assert await internals.failed_steps(world.owner) == []
 
 
 @pytest.mark.parametrize("bad", [None, 1, "x", []])
-async def test_an_outcome_that_is_not_an_object_does_not_refuse_others(world, bad):
+async def test_an_outcome_that_is_not_an_object_does_not_affect_others(world, bad):
     [job] = await run_jobs(world, 1)
     [lease] = world.leases([job])
     answers = await report(world, [{**lease, "outcome": "completed"}, bad])
-    assert [one["outcome"] for one in answers] == ["ok", "refused"]
+    assert [item["outcome"] for item in answers] == ["ok", "refused"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ async def test_a_refused_claim_does_not_undo_the_report(world, claim):
     [lease] = world.leases([job])
     items = [{**lease, "outcome": "completed"}]
     answer = await world.call("select report_jobs($1, $2)", items, claim)
-    assert [one["outcome"] for one in answer["outcomes"]] == ["ok"]
+    assert [item["outcome"] for item in answer["outcomes"]] == ["ok"]
     assert answer["jobs"] == []
     assert answer["claim_error"].startswith("PQ_INVALID_ARGUMENT: ")
     assert await world.states([job]) == ["completed"]
@@ -95,12 +95,12 @@ async def test_a_busy_claim_does_not_undo_the_report(world):
     )  # fmt: skip
     items = [{**lease, "outcome": "completed"}]
     answer = await world.call("select report_jobs($1, $2)", items, claim)
-    assert [one["outcome"] for one in answer["outcomes"]] == ["ok"]
+    assert [item["outcome"] for item in answer["outcomes"]] == ["ok"]
     assert answer["claim_error"].startswith("PQ_BUSY: ")
 
 
 @pytest.mark.parametrize("first", ["ended lease", "same lease"])
-async def test_an_outcome_that_does_not_count_pauses_nothing(world, first):
+async def test_a_stale_or_repeated_outcome_pauses_nothing(world, first):
     [job] = await run_jobs(world, 1)
     [lease] = world.leases([job])
     late = {**lease, "outcome": "snoozed", "delay_seconds": 60, "pause_key": f"queue:{QUEUE}"}
@@ -108,7 +108,8 @@ async def test_an_outcome_that_does_not_count_pauses_nothing(world, first):
         late["lease_id"] = str(uuid4())
     answers = await report(world, [{**lease, "outcome": "completed"}, late])
     assert answers[0]["outcome"] == "ok"
-    [queue] = [one for one in await world.call("select list_queues()") if one["name"] == QUEUE]
+    queues = await world.call("select list_queues()")
+    [queue] = [queue for queue in queues if queue["name"] == QUEUE]
     assert not queue["paused"]
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(120)
 
 KEY = "model:flux"
 LIMITED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
-TIMEOUT = 5  # A call that takes more seconds is taken to wait for a lock.
+WAIT_TIMEOUT = 5  # Seconds. A call that takes longer is assumed to wait for a lock.
 
 
 async def refuse_updates(world: World, table: str) -> None:
@@ -89,7 +89,7 @@ async def test_a_job_locked_for_over_ten_seconds_no_longer_blocks_its_key(world)
     assert len(await world.claim()) == 1
 
 
-async def make_batch(world: World, count: int) -> list[str]:
+async def start_batch(world: World, count: int) -> list[str]:
     item = {"job_type": TYPE, "queue": QUEUE}
     answer = await world.call("select enqueue_batch($1)", [item] * count)
     world.saved["batch"] = answer["batch_id"]
@@ -98,7 +98,7 @@ async def make_batch(world: World, count: int) -> list[str]:
 
 
 async def test_counting_a_batch_does_not_wait_for_a_lock_on_it(world):
-    first, second = await make_batch(world, 2)
+    first, second = await start_batch(world, 2)
     batch = world.saved["batch"]
     holder = await world.open_transaction(
         "select from picture_queue.batch where id::text = $1 for update", batch
@@ -110,15 +110,15 @@ async def test_counting_a_batch_does_not_wait_for_a_lock_on_it(world):
     item = {**world.leases([second])[0], "outcome": "completed"}
     await other.call("select report_jobs($1)", [item])
     await world.pass_time(1)
-    await asyncio.wait_for(world.maintain(1), TIMEOUT)
+    await asyncio.wait_for(world.maintain(1), WAIT_TIMEOUT)
     assert await internals.failed_steps(world.owner) == []
     await other.commit()
     assert (await world.call("select get_batch($1::text::uuid)", batch))["open"] == 0
 
 
 async def test_concurrent_reports_during_a_lock_on_a_batch_do_not_change_each_others_counts(world):
-    """Report while another transaction has the batch locked; maintenance adds the counts up."""
-    jobs = await make_batch(world, 5)
+    """While the batch is locked, each report adds a row; maintenance adds up their counts."""
+    jobs = await start_batch(world, 5)
     batch = world.saved["batch"]
     holder = await world.open_transaction(
         "select from picture_queue.batch where id::text = $1 for update", batch
@@ -150,12 +150,12 @@ async def test_waking_parked_jobs_does_not_wait_for_a_lock_on_the_event(world):
     await holder.execute("rollback")
     await world.open_transaction("select from picture_queue.signal for update")
     await world.pass_time(1)
-    await asyncio.wait_for(world.maintain(1), TIMEOUT)
+    await asyncio.wait_for(world.maintain(1), WAIT_TIMEOUT)
     assert await internals.failed_steps(world.owner) == []
 
 
 async def test_a_new_row_of_a_limit_key_wakes_maintenance(world):
-    """Start jobs within the period of a rate, and prune the row of the key."""
+    """The key has a start within the period of its rate, but no row in `limit_key`."""
     await world.call("select set_limit($1, rate => 1, period_seconds => 0.3)", KEY)
     await world.call("select register_worker('w', $1, '{}')", [QUEUE])
     await world.call("select maintain_jobs(worker => 'w')")
@@ -180,13 +180,13 @@ async def test_a_repeated_claim_returns_a_job_with_a_row_in_lease_extension(worl
         await world.pass_time(4)
         answer = await world.call("select heartbeat_jobs('w', $1)", [world.lease(first)])
         assert answer["lost"] == []
-    assert [one["id"] for one in await world.call(*sql)] == [job]
+    assert [claimed["id"] for claimed in await world.call(*sql)] == [job]
     assert await world.states([later]) == ["pending"]
 
 
 @pytest.mark.parametrize("free", [True, False], ids=["row is free", "row is locked"])
 async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
-    """Send a heartbeat that writes to lease_extension and is never committed."""
+    """The open heartbeat writes to lease_extension and is never committed."""
     jobs = [await world.enqueue(TYPE, {}) for _ in range(2)]
     await world.claim(lease=60)
     leases = world.leases(jobs)
@@ -195,20 +195,20 @@ async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
     )
     if free:
         await world.call("select heartbeat_jobs('w', $1)", leases[:1])
-    open_one = await world.session("open")
-    await open_one.begin()
-    await open_one.call("select heartbeat_jobs('w', $1)", leases[:1])
+    open_session = await world.session("open")
+    await open_session.begin()
+    await open_session.call("select heartbeat_jobs('w', $1)", leases[:1])
     if free:
         await holder.execute("rollback")
     await world.pass_time(1)
-    beat = world.call("select heartbeat_jobs('w', $1)", leases)
-    answer = await asyncio.wait_for(beat, TIMEOUT)
+    heartbeat = world.call("select heartbeat_jobs('w', $1)", leases)
+    answer = await asyncio.wait_for(heartbeat, WAIT_TIMEOUT)
     busy = {} if free else {"busy": jobs[:1]}
     assert answer == {"cancel": [], "lost": []} | busy
-    ends = await world.owner.fetchval(
+    remaining = await world.owner.fetchval(
         "select lease_expires_at - picture_queue._now() from job_queue where id::text = $1", jobs[1]
     )
-    assert ends.total_seconds() == 60
+    assert remaining.total_seconds() == 60
 
 
 async def test_a_heartbeat_names_the_leases_that_it_had_no_time_for(world):
@@ -228,7 +228,7 @@ async def test_a_heartbeat_names_the_leases_that_it_had_no_time_for(world):
     assert sorted(busy) == sorted(lease["job_id"] for lease in taken)
 
 
-async def ends_in(world: World, job: str) -> float:
+async def seconds_until_expiry(world: World, job: str) -> float:
     """Return the seconds until the lease of a job ends."""
     return await world.owner.fetchval(
         "select extract(epoch from lease_expires_at - picture_queue._now())::float8 "
@@ -246,7 +246,7 @@ async def test_a_malformed_lease_does_not_affect_other_leases(world, bad):
     answer = await world.call("select heartbeat_jobs('w', $1)", [first, bad, second])
     lost = bad.get("job_id") if isinstance(bad, dict) else None
     assert answer == {"cancel": [], "lost": [lost]}
-    assert [await ends_in(world, job) for job in jobs] == [60, 60]
+    assert [await seconds_until_expiry(world, job) for job in jobs] == [60, 60]
 
 
 async def test_a_list_of_malformed_leases_is_refused(world):
@@ -266,7 +266,7 @@ async def test_a_heartbeat_splits_a_list_with_a_lease_that_cannot_be_written(wor
     await world.pass_time(30)
     answer = await world.call("select heartbeat_jobs('w', $1)", world.leases(jobs))
     assert answer == {"cancel": [], "lost": []}
-    assert {await ends_in(world, job) for job in jobs if job != jobs[50]} == {60}
-    # Each list that was extended has its own transaction id.
+    assert {await seconds_until_expiry(world, job) for job in jobs if job != jobs[50]} == {60}
+    # The leases of each list are extended in one subtransaction, which has its own id.
     lists = await world.owner.fetchval("select count(distinct xmin::text) from job_queue")
     assert lists < 10

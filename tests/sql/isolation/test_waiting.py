@@ -24,7 +24,7 @@ async def claim_one(world: World, request: str | None = None) -> list[Any]:
 
 
 async def run_all_jobs(world: World, rounds: int = 10) -> int:
-    """Claim, report and maintain for some seconds; return how many jobs ran."""
+    """Claim, report and maintain in rounds of about a second; return how many jobs ran."""
     ran = 0
     for _ in range(rounds):
         while jobs := await world.claim():
@@ -50,7 +50,7 @@ async def test_all_jobs_run_after_a_limit_or_pause_ends_even_if_one_round_is_not
     assert await run_all_jobs(world) + len(running) == 1300
 
 
-async def test_a_rate_starts_jobs_while_earlier_ones_still_run(world):
+async def test_a_rate_starts_jobs_while_earlier_jobs_still_run(world):
     await world.call("select set_limit($1, rate => 1, period_seconds => 1)", KEY)
     await enqueue_many(world, 4)
     started = 0
@@ -126,14 +126,14 @@ async def test_a_child_that_could_not_be_resolved_is_resolved_later(world):
     other = await world.session("other")
     await other.begin()
     item = {"job_type": TYPE, "queue": QUEUE, "options": {"depends_on": [parent]}}
-    [made] = await other.call("select enqueue_jobs($1)", [item])
+    [child] = await other.call("select enqueue_jobs($1)", [item])
     await world.report([parent])
     await other.commit()
     await world.owner.execute(
         f"""create function refuse() returns trigger language plpgsql
         as $$ begin raise exception 'not now'; end $$;
         create trigger refuse before update on job_queue for each row
-        when (new.id = '{made["job_id"]}') execute function refuse()"""
+        when (new.id = '{child["job_id"]}') execute function refuse()"""
     )
     for _ in range(4):
         await world.maintain(1)
@@ -142,7 +142,7 @@ async def test_a_child_that_could_not_be_resolved_is_resolved_later(world):
     for _ in range(4):
         await world.pass_time(60)
         await world.maintain(1)
-    assert [job["id"] for job in await world.claim()] == [made["job_id"]]
+    assert [job["id"] for job in await world.claim()] == [child["job_id"]]
 
 
 async def test_children_of_a_failed_parent_are_cancelled_after_its_discard(world):
@@ -167,7 +167,7 @@ async def test_a_late_repetition_of_a_claim_does_not_renew_an_ended_lease(world)
     assert await claim_one(world, request) == []
     answer = await world.call("select report_jobs($1)", failed)
     assert answer["outcomes"][0]["outcome"] == "repeated"
-    assert [one["id"] for one in await claim_one(world)] == [job]
+    assert [claimed["id"] for claimed in await claim_one(world)] == [job]
 
 
 async def test_a_cancel_in_repeatable_read_is_refused(world):

@@ -1,4 +1,4 @@
-"""A database with ordinary jobs and bad ones, and the calls that the tests make on it."""
+"""A database with ordinary and bad jobs, and the calls that the tests make on it."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ class NotIsolated(AssertionError):
 
 
 class Refused(Exception):
-    """A call was refused with one of our codes."""
+    """A call was refused with a PQ code."""
 
     def __init__(self, error: asyncpg.PostgresError) -> None:
         super().__init__(f"{error}: {getattr(error, 'detail', '')}")
@@ -41,7 +41,7 @@ def _decode(text: str) -> Any:
 
 
 class Session:
-    """A client's connection, whose calls time out as on the platform."""
+    """A connection of a client, with the statement timeout of the platform."""
 
     def __init__(self, connection: internals.Connection) -> None:
         self.connection = connection
@@ -76,8 +76,9 @@ class World:
         owner: A connection without a timeout, for preparations and checks.
         jobs: The ordinary jobs by the state that they were created in.
         bad: The bad jobs by the state that they were created in.
-        neighbours: More ordinary jobs, created by a `Kind` (`kinds.py`), which must start too.
-        queues: The queues that an ordinary worker claims from, and `types` its job types.
+        neighbours: More ordinary jobs that a `Kind` (`kinds.py`) creates. They must start too.
+        queues: The queues that an ordinary worker claims from.
+        types: The job types that an ordinary worker claims.
         saved: Values that a `Kind` or a `Flow` (`flows.py`) needs later in the test.
     """
 
@@ -106,12 +107,12 @@ class World:
         return await (await self.session("caller")).call(sql, *args)
 
     def start(self, call: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Make a call in the background, at most until the test ends."""
+        """Start a call in the background; the end of the test cancels it."""
         self._tasks.append(asyncio.create_task(call))
         return self._tasks[-1]
 
     async def stop(self) -> None:
-        """Cancel the calls in the background."""
+        """Cancel the background calls."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -136,7 +137,7 @@ class World:
         return connection
 
     async def pass_time(self, seconds: float) -> None:
-        """Move the clock, which otherwise stands still."""
+        """Advance the clock, which otherwise stands still."""
         self.now += timedelta(seconds=seconds)
         await internals.set_clock(self.owner, self.now.isoformat())
 
@@ -148,7 +149,7 @@ class World:
         return answer[0]["job_id"]
 
     async def claim(self, *job_types: str, worker: str = WORKER, lease: float = 3600) -> list[Any]:
-        """Claim all jobs of these types, by default the ordinary ones."""
+        """Claim all jobs of these types, by default of the types of an ordinary worker."""
         types = list(job_types) or self.types
         jobs = await self.call(
             "select claim_jobs($1, $2, $3, 200, $4)", worker, self.queues, types, lease
@@ -168,7 +169,7 @@ class World:
         """Report these jobs; return the answer for each."""
         items = [{**lease, "outcome": outcome, **given} for lease in self.leases(ids)]
         answer = await self.call("select report_jobs($1)", items)
-        return [one["outcome"] for one in answer["outcomes"]]
+        return [item["outcome"] for item in answer["outcomes"]]
 
     async def maintain(self, rounds: int = 3) -> None:
         for _ in range(rounds):
@@ -192,26 +193,26 @@ class World:
             options["delay_seconds"] = 10
         if state == "expired":
             given["max_attempts"] = 1 if job_type == BAD_TYPE else 3
-        made = [await make(self, {**given, "options": options}) for _ in range(count)]
+        created = [await make(self, {**given, "options": options}) for _ in range(count)]
         if state in ("running", "expired", "parked"):
             worker = BAD_WORKER if job_type == BAD_TYPE else WORKER
             await self.claim(job_type, worker=worker, lease=10 if state == "expired" else 100)
         if state == "parked":
-            await self.report(made, "parked", event=EVENT, delay_seconds=3600)
-        return made
+            await self.report(created, "parked", event=EVENT, delay_seconds=3600)
+        return created
 
     # Checks ------------------------------------------------------------------------------------
 
     async def expect_new_jobs_complete(self) -> None:
         """Check that new jobs can be enqueued, claimed and completed, a parent before its child."""
-        made = [await self.call("select enqueue_job($1, queue => $2)::text", TYPE, QUEUE)
+        created = [await self.call("select enqueue_job($1, queue => $2)::text", TYPE, QUEUE)
                 for _ in range(JOBS)]  # fmt: skip
         child = await self.call(
             "select enqueue_job($1, queue => $2, options => $3)::text",
-            TYPE, QUEUE, {"depends_on": made[:1]},
+            TYPE, QUEUE, {"depends_on": created[:1]},
         )  # fmt: skip
         await self.maintain(1)
-        for expected in (made, [child]):
+        for expected in (created, [child]):
             claimed = [job["id"] for job in await self.claim()]
             expect(set(expected) <= set(claimed), f"of {expected} only {claimed} were claimed")
             outcomes = await self.report(claimed)
@@ -223,7 +224,7 @@ class World:
         """Wake, claim and complete the bad jobs as far as possible."""
         await self.try_call("select send_event($1)", EVENT)
         await self.claim(BAD_TYPE, worker=BAD_WORKER)
-        # This includes bad jobs that other calls claimed.
+        # The query also finds bad jobs that earlier calls claimed.
         rows = await self.owner.fetch(
             "select id::text as job_id, lease_id::text from job_queue "
             f"where job_type = '{BAD_TYPE}' and status = 'processing' and hold is null"
@@ -235,19 +236,19 @@ class World:
     async def expect_reason(self, *words: str) -> str:
         """Return a text of the doctor, a failed step or a bad job with these words."""
         doctor = await self.call("select queue_doctor()")
-        texts = [str(one["detail"]) for one in doctor if one["verdict"] != "ok"]
+        texts = [str(finding["detail"]) for finding in doctor if finding["verdict"] != "ok"]
         texts += [str(step) for step in await internals.failed_steps(self.owner)]
         for job in [job for ids in self.bad.values() for job in ids]:
             texts.append(str(await self.call("select get_job_history($1::text::uuid)", job)))
-        for one in texts:
-            if all(word in one for word in words):
-                return one
+        for text in texts:
+            if all(word in text for word in words):
+                return text
         raise NotIsolated(f"no text has {words}: {texts}")
 
 
-def expect(condition: bool, what: str) -> None:
+def expect(condition: bool, message: str) -> None:
     if not condition:
-        raise NotIsolated(what)
+        raise NotIsolated(message)
 
 
 @asynccontextmanager
