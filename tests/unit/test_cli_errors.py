@@ -64,7 +64,7 @@ CODES = {
 }
 
 
-def failing(error: BaseException) -> typer.Typer:
+def failing_program(error: BaseException) -> typer.Typer:
     """Return a program whose only command raises an error."""
     program = typer.Typer(cls=Program)
 
@@ -90,35 +90,35 @@ def test_every_error_class_has_an_exit_code() -> None:
 
 @pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.__name__)
 def test_each_error_exits_with_its_code(kind: type[errors.PictureQueueError]) -> None:
-    # Some constructors take more than a message. Only the class matters here.
+    # Some constructors need more than a message, but only the class determines the exit code.
     assert exit_code(kind.__new__(kind)) == CODES[kind]
 
 
-@pytest.mark.parametrize("place", [cli_errors.__doc__, (ROOT / "docs" / "cli.md").read_text()])
-def test_exit_codes_are_documented(place: str) -> None:
-    written = {int(code) for code in re.findall(r"^\|? ?(\d+) +\|? *\w", place, re.MULTILINE)}
+@pytest.mark.parametrize("document", [cli_errors.__doc__, (ROOT / "docs" / "cli.md").read_text()])
+def test_exit_codes_are_documented(document: str) -> None:
+    written = {int(code) for code in re.findall(r"^\|? ?(\d+) +\|? *\w", document, re.MULTILINE)}
     assert written == set(ExitCode)
 
 
 def test_an_error_is_printed_as_one_line_with_a_hint() -> None:
     error = errors.PortTaken("Port 1 is\ntaken", detail="by [red]x", hint="Take another")
-    done = CliRunner().invoke(failing(error), ["fail"])
+    done = CliRunner().invoke(failing_program(error), ["fail"])
     assert (done.exit_code, done.stdout) == (9, "")
     assert done.stderr == "error: Port 1 is taken: by [red]x. Take another.\n"
 
 
 def test_a_long_error_is_printed_as_one_line() -> None:
-    done = CliRunner().invoke(failing(errors.TooLarge("x" * 500)), ["fail"])
+    done = CliRunner().invoke(failing_program(errors.TooLarge("x" * 500)), ["fail"])
     assert done.stderr == f"error: X{'x' * 499}.\n"
 
 
 def test_ctrl_c_exits_without_a_traceback() -> None:
-    done = CliRunner().invoke(failing(KeyboardInterrupt()), ["fail"])
+    done = CliRunner().invoke(failing_program(KeyboardInterrupt()), ["fail"])
     assert (done.exit_code, done.stderr) == (130, "error: Interrupted.\n")
 
 
 def test_an_unexpected_exception_is_not_caught() -> None:
-    done = CliRunner().invoke(failing(ZeroDivisionError("oops")), ["fail"])
+    done = CliRunner().invoke(failing_program(ZeroDivisionError("oops")), ["fail"])
     assert isinstance(done.exception, ZeroDivisionError)
 
 
@@ -171,7 +171,7 @@ def test_running_without_a_command_prints_the_help() -> None:
     assert "error" not in done.output
 
 
-# An application calls these functions itself; the command line does not need them.
+# Only applications call these functions, so that they have no command.
 NO_COMMANDS = {"list_generations", "schedule_maintenance"}
 
 
@@ -211,7 +211,7 @@ def test_every_command_in_the_translation_table_exists() -> None:
             "use at most 63 letters, digits and _ . -.",
         ),
         (
-            ["enqueue"],  # the database cuts the value after 100 characters
+            ["enqueue"],  # The database truncates the value after 100 characters.
             errors.InvalidArgument("An argument is invalid", detail='job_type is "a\\"' + "b" * 95),
             'JOB_TYPE is "a\\"' + "b" * 95 + ". Begin with a letter or digit; use at most 128 "
             "letters, digits and _ . - :.",
@@ -290,7 +290,7 @@ def test_every_command_in_the_translation_table_exists() -> None:
         ),
     ],
 )
-def test_an_error_names_commands_instead_of_sql_functions(
+def test_an_error_names_commands_and_options_instead_of_sql(
     command: list[str], error: errors.PictureQueueError, expected: str
 ) -> None:
     found: Any = typer.main.get_command(app)
