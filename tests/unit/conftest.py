@@ -43,7 +43,7 @@ COLUMNS: dict[str, Any] = {
 
 
 @pytest.fixture
-def row() -> Callable[..., dict[str, Any]]:
+def make_row() -> Callable[..., dict[str, Any]]:
     """Return a function that makes the JSON of a claimed job."""
 
     def make(**columns: Any) -> dict[str, Any]:
@@ -53,12 +53,12 @@ def row() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
+def make_job(make_row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
     """Return a function that makes a claimed job."""
-    return lambda **columns: ClaimedJob(row(**columns))
+    return lambda **columns: ClaimedJob(make_row(**columns))
 
 
-def attempt_of(job: Any, *, has_outcome: bool = False, **senders: Any) -> Any:
+def make_attempt(job: Any, *, has_outcome: bool = False, **senders: Any) -> Any:
     """Make an attempt with the attributes that a context reads, and a log or progress sender."""
     return SimpleNamespace(
         job=job,

@@ -103,7 +103,7 @@ async def test_a_websocket_is_refused(path: str, status: int | None) -> None:
         assert sent[0]["type"] == "websocket.close"
 
 
-async def test_the_account_is_the_simulator(http: httpx.AsyncClient) -> None:
+async def test_the_account_is_named_simulator(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/account")).json()["username"] == "simulator"
 
 
@@ -119,14 +119,14 @@ async def test_the_model_endpoint_is_for_official_models(http: httpx.AsyncClient
 
 
 async def test_a_prediction_may_name_a_version(http: httpx.AsyncClient) -> None:
-    pin = models()[SDXL].version
+    version_id = models()[SDXL].version
     for version, expected in [
-        (pin, SDXL),
-        (f"{SDXL}:{pin}", SDXL),
+        (version_id, SDXL),
+        (f"{SDXL}:{version_id}", SDXL),
         (SCHNELL, SCHNELL),
         (f"{SDXL}:latest", None),
         (SDXL, None),
-        (f"other/model:{pin}", None),
+        (f"other/model:{version_id}", None),
         (models()[SCHNELL].version, None),
         ("0" * 64, None),
     ]:
@@ -194,15 +194,13 @@ async def test_each_rule_of_the_catalogue_is_enforced(
         ({"input": {"prompt": "x"}, "webhook": "https://example.com"}, 501),
     ],
 )
-async def test_unknown_keys_of_a_body_are_refused(
-    http: httpx.AsyncClient, body: Any, status: int
-) -> None:
+async def test_an_invalid_body_is_refused(http: httpx.AsyncClient, body: Any, status: int) -> None:
     answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
     assert answer.status_code == status
     assert answer.json()["status"] == status
 
 
-async def test_a_body_needs_a_version(http: httpx.AsyncClient) -> None:
+async def test_a_body_without_a_version_or_json_is_refused(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/predictions", json={"input": {}})
     assert (answer.status_code, "version" in answer.json()["detail"]) == (422, True)
     assert (await http.post("/v1/predictions", content=b"{")).status_code == 400
@@ -304,7 +302,7 @@ async def test_the_effect_of_a_cancel_depends_on_the_state(
 async def test_cancel_after_sets_the_deadline(
     http: httpx.AsyncClient, clock: Clock, span: str, seconds: int
 ) -> None:
-    await switch(http, kind="slow", seconds=86_400)
+    await add_fault(http, kind="slow", seconds=86_400)
     made = await create(http, headers={"cancel-after": span})
     clock.now += seconds - 0.5
     assert (await read(http, made))["status"] == "processing"
@@ -324,7 +322,7 @@ async def test_an_invalid_cancel_after_is_refused(http: httpx.AsyncClient, span:
 
 
 async def test_a_deadline_aborts_a_queued_prediction(http: httpx.AsyncClient, clock: Clock) -> None:
-    await switch(http, kind="slow", seconds=60, queued=True)
+    await add_fault(http, kind="slow", seconds=60, queued=True)
     made = await create(http, headers={"cancel-after": "30s"})
     clock.now += 31
     ended = await read(http, made)
@@ -372,7 +370,9 @@ async def test_the_list_can_be_filtered_by_time(http: httpx.AsyncClient, clock: 
 # --- Images ---
 
 
-async def files(http: httpx.AsyncClient, clock: Clock, model: str, **given: Any) -> list[bytes]:
+async def create_images(
+    http: httpx.AsyncClient, clock: Clock, model: str, **given: Any
+) -> list[bytes]:
     made = await create(http, model, **given)
     clock.now += 120
     output = (await read(http, made))["output"]
@@ -405,7 +405,7 @@ async def test_an_image_has_the_requested_format_and_size(
     mime_type: str,
     size: tuple[int, int],
 ) -> None:
-    (data,) = await files(http, clock, model, **given)
+    (data,) = await create_images(http, clock, model, **given)
     info = read_image(data)
     assert info is not None
     assert (info.mime_type, (info.width, info.height)) == (mime_type, size)
@@ -413,17 +413,17 @@ async def test_an_image_has_the_requested_format_and_size(
 
 async def test_the_same_seed_gives_the_same_images(http: httpx.AsyncClient, clock: Clock) -> None:
     options = {"seed": 7, "num_outputs": 2, "megapixels": "0.25"}
-    first = await files(http, clock, SCHNELL, **options)
-    assert await files(http, clock, SCHNELL, **options) == first
+    first = await create_images(http, clock, SCHNELL, **options)
+    assert await create_images(http, clock, SCHNELL, **options) == first
     assert first[0] != first[1]
-    assert await files(http, clock, SCHNELL, **options | {"seed": 8}) != first
+    assert await create_images(http, clock, SCHNELL, **options | {"seed": 8}) != first
 
 
 async def test_a_model_without_a_prompt_returns_images(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
-    pin = models()["lucataco/remove-bg"].version
-    body = {"version": pin, "input": {"image": "https://example.com/in.png"}}
+    version = models()["lucataco/remove-bg"].version
+    body = {"version": version, "input": {"image": "https://example.com/in.png"}}
     made = (await http.post("/v1/predictions", json=body)).json()
     clock.now += 60
     link = (await read(http, made))["output"]
@@ -468,12 +468,12 @@ async def test_only_images_of_finished_predictions_are_served(
 # --- Faults ---
 
 
-async def switch(http: httpx.AsyncClient, **fault: Any) -> None:
+async def add_fault(http: httpx.AsyncClient, **fault: Any) -> None:
     answer = await http.post("/_simulator/faults", json=fault)
     assert answer.status_code == 200, answer.text
 
 
-async def attempt(http: httpx.AsyncClient) -> httpx.Response:
+async def post_create(http: httpx.AsyncClient) -> httpx.Response:
     body = {"input": {"prompt": "a boat"}}
     return await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
 
@@ -490,13 +490,13 @@ async def attempt(http: httpx.AsyncClient) -> httpx.Response:
 async def test_an_error_fault_creates_no_prediction_and_is_used_up(
     http: httpx.AsyncClient, fault: dict[str, Any], status: int
 ) -> None:
-    await switch(http, count=2, **fault)
+    await add_fault(http, count=2, **fault)
     for _ in range(2):
-        answer = await attempt(http)
+        answer = await post_create(http)
         assert answer.status_code == status
         assert answer.headers.get("retry-after") == ("2" if status == 429 else None)
     assert (await http.get("/_simulator/predictions")).json() == []
-    assert (await attempt(http)).status_code == 201
+    assert (await post_create(http)).status_code == 201
 
 
 @pytest.mark.parametrize("on", ["get", "list", "cancel", "file"])
@@ -511,7 +511,7 @@ async def test_a_fault_affects_only_its_kind_of_call(
         "cancel": ("POST", made["urls"]["cancel"]),
         "file": ("GET", f"/files/{made['id']}/out-0.webp"),
     }
-    await switch(http, kind="server_error", on=on, status=502)
+    await add_fault(http, kind="server_error", on=on, status=502)
     for call, (method, path) in calls.items():
         if call != on:
             assert (await http.request(method, path)).status_code == 200
@@ -530,7 +530,7 @@ async def test_a_fault_affects_only_its_kind_of_call(
 async def test_a_fault_makes_a_prediction_fail(
     http: httpx.AsyncClient, clock: Clock, fault: dict[str, Any], words: str
 ) -> None:
-    await switch(http, **fault)
+    await add_fault(http, **fault)
     made = await create(http)
     clock.now += 60
     ended = await read(http, made)
@@ -541,7 +541,7 @@ async def test_a_fault_makes_a_prediction_fail(
 async def test_a_fault_makes_an_output_expire_at_once(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
-    await switch(http, kind="expired_output")
+    await add_fault(http, kind="expired_output")
     made = await create(http)
     clock.now += 60
     ended = await read(http, made)
@@ -549,8 +549,8 @@ async def test_a_fault_makes_an_output_expire_at_once(
 
 
 async def test_a_lost_response_can_be_an_error_status(http: httpx.AsyncClient) -> None:
-    await switch(http, kind="lose_answer", status=502)
-    assert (await attempt(http)).status_code == 502
+    await add_fault(http, kind="lose_answer", status=502)
+    assert (await post_create(http)).status_code == 502
     (made,) = (await http.get("/_simulator/predictions")).json()
     assert made["status"] == "starting"
     assert made["created_by"]["token"] == "test"
@@ -563,22 +563,22 @@ async def test_an_unknown_fault_is_refused(http: httpx.AsyncClient, fault: Any) 
 
 
 @pytest.mark.parametrize("path", ["/_simulator/faults", f"/v1/models/{SCHNELL}/predictions"])
-async def test_a_body_is_bounded(http: httpx.AsyncClient, path: str) -> None:
+async def test_the_size_of_a_body_is_limited(http: httpx.AsyncClient, path: str) -> None:
     body = {"kind": "fail", "input": {"prompt": "a" * 1_048_576}}
     answer = await http.post(path, json=body)
     assert (answer.status_code, "1048576 bytes" in answer.json()["detail"]) == (413, True)
 
 
-async def test_the_number_of_faults_is_bounded(http: httpx.AsyncClient) -> None:
+async def test_the_number_of_faults_is_limited(http: httpx.AsyncClient) -> None:
     for _ in range(1000):
-        await switch(http, kind="fail")
+        await add_fault(http, kind="fail")
     answer = await http.post("/_simulator/faults", json={"kind": "fail"})
     assert (answer.status_code, answer.json()["detail"][:16]) == (422, "1000 faults are ")
 
 
 async def test_a_reset_deletes_all_predictions_and_faults(http: httpx.AsyncClient) -> None:
     await create(http)
-    await switch(http, kind="fail")
+    await add_fault(http, kind="fail")
     assert (await http.post("/_simulator/reset")).status_code == 204
     assert (await http.get("/_simulator/predictions")).json() == []
     assert (await http.get("/_simulator/faults")).json() == []

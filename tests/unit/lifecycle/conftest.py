@@ -40,9 +40,9 @@ class Subscriptions:
 class Harness:
     """A factory of workers, and a fake database that only hands out jobs and records outcomes."""
 
-    def __init__(self, backend: Any, row: Any) -> None:
+    def __init__(self, backend: Any, make_row: Any) -> None:
         self.backend = backend
-        self.row = row
+        self.make_row = make_row
         self.jobs: list[dict[str, Any]] = []
         self.reported: dict[str, dict[str, Any]] = {}
         self.heartbeat_answer: dict[str, list[str]] = {"cancel": [], "lost": []}
@@ -79,7 +79,7 @@ class Harness:
 
     def add_job(self, **columns: Any) -> str:
         """Put a job into the queue and return its id."""
-        self.jobs.append(self.row(**columns))
+        self.jobs.append(self.make_row(**columns))
         job_id: str = self.jobs[-1]["id"]
         return job_id
 
@@ -101,8 +101,8 @@ def connect(monkeypatch):
 
 
 @pytest.fixture
-def harness(backend, row):
-    return Harness(backend, row)
+def harness(backend, make_row):
+    return Harness(backend, make_row)
 
 
 class WaitingHandler:

@@ -339,16 +339,16 @@ async def test_claims_stop_while_outcomes_cannot_be_written(harness, backend, mo
             await worker._signals.reported.next()
 
 
-async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(claimed):
+async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(make_job):
     """The worker may have claimed the job again, and must not replace its newer report."""
-    job = claimed()
+    job = make_job()
     reported: list[Any] = []
     running: Any = supervisor.Supervisor.__new__(supervisor.Supervisor)
     running._slots = slots.Slots(1, lambda job: None)
     running._reporter = SimpleNamespace(put=lambda *report: reported.append(report))
 
     async def flush() -> None:
-        running._slots.add(slots.Lease(claimed(id=job.key), 0.0))
+        running._slots.add(slots.Lease(make_job(id=job.key), 0.0))
 
     attempt: Any = SimpleNamespace(job=job, log=SimpleNamespace(flush=flush), duration=1.0)
     running._slots.add(slots.Lease(job, 0.0, attempt=attempt))

@@ -77,7 +77,7 @@ async def test_a_signal_before_the_first_response_stops_the_worker(harness, back
     await asyncio.wait_for(running, 5)
 
 
-async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(backend, row):
+async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(backend, make_row):
     received: list[int] = []
 
     def handler(number: int, frame: Any) -> None:
@@ -85,7 +85,7 @@ async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(back
 
     before = signal.signal(signal.SIGTERM, handler)
     try:
-        workers = [Harness(type(backend)(), row).make_worker() for _ in range(3)]
+        workers = [Harness(type(backend)(), make_row).make_worker() for _ in range(3)]
         third = workers.pop()
         running = [asyncio.create_task(worker.run()) for worker in workers]
         for worker in workers:
@@ -142,8 +142,8 @@ async def test_a_process_forked_by_a_handler_can_be_terminated(harness):
     await asyncio.wait_for(running, 5)
 
 
-async def test_a_signal_also_stops_a_worker_in_another_thread(harness, backend, row):
-    other = Harness(type(backend)(), row)
+async def test_a_signal_also_stops_a_worker_in_another_thread(harness, backend, make_row):
+    other = Harness(type(backend)(), make_row)
     started = threading.Event()
 
     def work() -> None:
