@@ -59,8 +59,8 @@ async def test_an_interval_does_not_drift_when_its_ticks_run_late(db, clock):
     for late in (91, 182, 299, 364):
         await clock(datetime.fromisoformat(AT) + timedelta(seconds=late))
         assert await run_due_schedules(db) == 1
-    made = [job["metadata"]["tick"] for job in await list_jobs(db)]
-    assert [at[14:21] for at in made] == ["01:30.5", "03:01+0", "04:31.5", "06:02+0"]
+    times = [job["metadata"]["tick"] for job in await list_jobs(db)]
+    assert [at[14:21] for at in times] == ["01:30.5", "03:01+0", "04:31.5", "06:02+0"]
 
 
 async def test_an_interval_is_exact_after_a_billion_seconds(db, clock):
@@ -165,8 +165,8 @@ async def test_a_schedule_can_be_created_paused_and_run_manually(db, clock):
     await set_schedule(db, cron="0 * * * *", paused=True, payload={"a": 1})
     job_id = uuid4()
     for _ in range(2):
-        made = await db.value("select run_schedule('sql-tick', $1)", job_id)
-        assert made["job_id"] == str(job_id)
+        answer = await db.value("select run_schedule('sql-tick', $1)", job_id)
+        assert answer["job_id"] == str(job_id)
     assert [job["payload"] for job in await list_jobs(db)] == [{"a": 1}]
     assert (await db.value("select run_schedule('sql-tick')"))["outcome"] == "created"
     assert (await find_schedule(db))["last_at"] is None, "a manual run is not a tick"

@@ -137,12 +137,12 @@ def calls(own_database: str) -> dict[str, str]:
         await connection.execute(
             f"create function pg_temp.prepare(text) returns jsonb language plpgsql as $f${SETUP}$f$"
         )
-        made = {
+        statements = {
             name: call.format(**await connection.fetchval("select pg_temp.prepare($1)", name))
             for name, call in CALLS.items()
         }
         await connection.close(timeout=5)
-        return made
+        return statements
 
     return asyncio.run(create_rows())
 

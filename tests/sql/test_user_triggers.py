@@ -6,7 +6,7 @@ import pytest
 
 TRIGGER = """
 create function public.refuse_for_test() returns trigger language plpgsql
-as $$ begin raise exception 'not on my watch' {using}; end $$;
+as $$ begin raise exception 'not allowed here' {using}; end $$;
 create trigger refuse_for_test before {event} on public.{table}
   for each row execute function public.refuse_for_test();
 """
@@ -51,7 +51,7 @@ async def test_an_error_of_a_trigger_is_reported_as_a_conflict(db, name, using):
         call = call.replace(f"${place}", f"'{ids[place - 1]}'")
     refused = await db.refusal(f"select {call}")
     assert refused.sqlstate == "PT409"
-    assert "not on my watch" in refused.detail
+    assert "not allowed here" in refused.detail
     assert "trigger" in refused.hint
 
 
@@ -84,22 +84,22 @@ RULES = {
         create unique index mine on public.job_queue (job_type) where job_type = 't'""",
     "index of an expression": """create function public.refuse_for_test(text) returns text
         language plpgsql immutable
-        as $$ begin raise exception 'not on my watch' using errcode = '22P02'; end $$;
+        as $$ begin raise exception 'not allowed here' using errcode = '22P02'; end $$;
         create index mine on public.job_queue (public.refuse_for_test(job_type))""",
     "condition of an index": """create function public.refuse_for_test(text) returns boolean
-        language plpgsql immutable as $$ begin raise exception 'not on my watch'; end $$;
+        language plpgsql immutable as $$ begin raise exception 'not allowed here'; end $$;
         create index mine on public.job_queue (seq) where public.refuse_for_test(job_type)""",
     "new column that must not be null": """alter table public.job_queue add mine text;
         alter table public.job_queue alter mine set not null""",
     "existing column that must not be null": """delete from public.job_queue;
         alter table public.job_queue alter user_id set not null""",
     "default of a column": """create function public.refuse_for_test() returns text
-        language plpgsql as $$ begin raise exception 'not on my watch'; end $$;
+        language plpgsql as $$ begin raise exception 'not allowed here'; end $$;
         alter table public.job_queue add mine text;
         alter table public.job_queue alter mine set default public.refuse_for_test()""",
     "generated column": """create function public.refuse_for_test(text) returns text
         language plpgsql immutable as $$ begin
-          if $1 = 't' then raise exception 'not on my watch'; end if; return $1; end $$;
+          if $1 = 't' then raise exception 'not allowed here'; end if; return $1; end $$;
         alter table public.job_queue add mine text
         generated always as (public.refuse_for_test(job_type)) stored""",
     "domain": """create domain public.mine as double precision check (value < 5);
@@ -113,7 +113,7 @@ RULES = {
 }
 #: The detail of the error contains one of these texts.
 REASONS = (
-    *("not on my watch", '"mine"', "domain public.mine", '"user_id"', "numeric field overflow"),
+    *("not allowed here", '"mine"', "domain public.mine", '"user_id"', "numeric field overflow"),
     *('relation "job_queue"', "a trigger on public.job_queue left out a job"),
 )
 

@@ -102,24 +102,24 @@ def test_exit_codes_are_documented(document: str) -> None:
 
 def test_an_error_is_printed_as_one_line_with_a_hint() -> None:
     error = errors.PortTaken("Port 1 is\ntaken", detail="by [red]x", hint="Take another")
-    done = CliRunner().invoke(failing_program(error), ["fail"])
-    assert (done.exit_code, done.stdout) == (9, "")
-    assert done.stderr == "error: Port 1 is taken: by [red]x. Take another.\n"
+    result = CliRunner().invoke(failing_program(error), ["fail"])
+    assert (result.exit_code, result.stdout) == (9, "")
+    assert result.stderr == "error: Port 1 is taken: by [red]x. Take another.\n"
 
 
 def test_a_long_error_is_printed_as_one_line() -> None:
-    done = CliRunner().invoke(failing_program(errors.TooLarge("x" * 500)), ["fail"])
-    assert done.stderr == f"error: X{'x' * 499}.\n"
+    result = CliRunner().invoke(failing_program(errors.TooLarge("x" * 500)), ["fail"])
+    assert result.stderr == f"error: X{'x' * 499}.\n"
 
 
 def test_ctrl_c_exits_without_a_traceback() -> None:
-    done = CliRunner().invoke(failing_program(KeyboardInterrupt()), ["fail"])
-    assert (done.exit_code, done.stderr) == (130, "error: Interrupted.\n")
+    result = CliRunner().invoke(failing_program(KeyboardInterrupt()), ["fail"])
+    assert (result.exit_code, result.stderr) == (130, "error: Interrupted.\n")
 
 
 def test_an_unexpected_exception_is_not_caught() -> None:
-    done = CliRunner().invoke(failing_program(ZeroDivisionError("oops")), ["fail"])
-    assert isinstance(done.exception, ZeroDivisionError)
+    result = CliRunner().invoke(failing_program(ZeroDivisionError("oops")), ["fail"])
+    assert isinstance(result.exception, ZeroDivisionError)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,11 @@ def test_an_unexpected_exception_is_not_caught() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_usage_error_is_printed_as_one_line(args: list[str], expected: str) -> None:
-    done = CliRunner().invoke(app, args, prog_name="picture-queue")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert expected in done.stderr
-    assert re.search(r"See: picture-queue[\w -]* --help\n$", done.stderr)
+    result = CliRunner().invoke(app, args, prog_name="picture-queue")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert expected in result.stderr
+    assert re.search(r"See: picture-queue[\w -]* --help\n$", result.stderr)
 
 
 def test_a_missing_local_extra_is_named_in_the_error(
@@ -158,17 +158,17 @@ def test_a_missing_local_extra_is_named_in_the_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, "picture_queue.local.stack", None)
     for args in (["demo"], ["local", "start"], ["local", "status"]):
-        done = CliRunner().invoke(app, args)
-        assert (done.exit_code, done.stdout) == (10, "")
-        assert done.stderr.count("\n") == 1
-        assert "pip install 'picture-queue[local]'" in done.stderr
+        result = CliRunner().invoke(app, args)
+        assert (result.exit_code, result.stdout) == (10, "")
+        assert result.stderr.count("\n") == 1
+        assert "pip install 'picture-queue[local]'" in result.stderr
 
 
 def test_running_without_a_command_prints_the_help() -> None:
-    done = CliRunner().invoke(app, [], prog_name="picture-queue")
-    assert done.exit_code == 2
-    assert "Usage: picture-queue" in done.output
-    assert "error" not in done.output
+    result = CliRunner().invoke(app, [], prog_name="picture-queue")
+    assert result.exit_code == 2
+    assert "Usage: picture-queue" in result.output
+    assert "error" not in result.output
 
 
 # Only applications call these functions, so that they have no command.

@@ -48,25 +48,25 @@ def test_each_line_is_a_short_imperative(words: list[str], command: Any) -> None
 
 @pytest.mark.parametrize(("words", "command"), ALL_COMMANDS)
 def test_help_fits_narrow_plain_terminals(words: list[str], command: Any) -> None:
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, [*words, "--help"], prog_name="picture-queue", terminal_width=WIDTH
     )
-    assert done.exit_code == 0
-    assert done.stdout.isascii()
-    assert "\x1b" not in done.stdout
-    assert "<" not in done.stdout, "the name of a Python type is shown"
+    assert result.exit_code == 0
+    assert result.stdout.isascii()
+    assert "\x1b" not in result.stdout
+    assert "<" not in result.stdout, "the name of a Python type is shown"
     # The example is not wrapped, so that it can be copied.
-    lines = done.stdout.rstrip().splitlines()[:-1]
+    lines = result.stdout.rstrip().splitlines()[:-1]
     assert [line for line in lines if len(line) > WIDTH] == []
     for parameter in command.params:
         if parameter.opts[0].startswith("-"):
-            assert max(parameter.opts, key=len) in done.stdout, "an option is truncated"
+            assert max(parameter.opts, key=len) in result.stdout, "an option is truncated"
 
 
 @pytest.mark.parametrize(("words", "command"), ALL_COMMANDS)
 def test_help_ends_with_an_example_that_can_be_parsed(words: list[str], command: Any) -> None:
-    done = CliRunner().invoke(app, [*words, "--help"], prog_name="picture-queue")
-    title, example = done.stdout.rstrip().split("\n")[-2:]
+    result = CliRunner().invoke(app, [*words, "--help"], prog_name="picture-queue")
+    title, example = result.stdout.rstrip().split("\n")[-2:]
     assert title == "Example:"
     found = re.fullmatch(r'(?:eval "\$\()?picture-queue (.*?)(?:\)")?', example.strip())
     assert found, example
@@ -86,11 +86,11 @@ def test_help_is_plain_in_an_ascii_locale() -> None:
         "NO_COLOR": "1",
         "COLUMNS": str(WIDTH),
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "picture_queue_cli", "jobs", "cancel", "--help"],
         capture_output=True,
         timeout=60,
         env=environ,
     )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.isascii() and b"--created-before TIME" in done.stdout
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.isascii() and b"--created-before TIME" in result.stdout

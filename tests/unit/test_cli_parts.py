@@ -350,13 +350,13 @@ def test_a_preview_of_a_huge_image_takes_little_memory(tmp_path: Path) -> None:
     Path(files[-1]).write_bytes(small_screen)
     svg = tmp_path / "x.svg"
     svg.write_text('<svg width="9" height="9"/>')
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _MEASURE_PEAK_MEMORY, *files, str(svg)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert int(done.stdout) < 30  # MB
+    assert int(process.stdout) < 30  # MB
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -48,13 +48,13 @@ def run_cli(*args: str, input: str | bytes | None = None, **environ: str | None)
     return runner.invoke(app, args, input=input, prog_name="picture-queue")
 
 
-def expect_error(done: Result, code: int, *expected: str) -> None:
+def expect_error(result: Result, code: int, *expected: str) -> None:
     """Check that the program printed a one-line error and exited with this code."""
-    assert isinstance(done.exception, SystemExit), done.exception
-    assert (done.exit_code, done.stdout) == (code, ""), done.output
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     for part in expected:
-        assert part in done.stderr, done.stderr
+        assert part in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,9 @@ def test_the_error_for_an_invalid_environment_variable_names_it_in_one_line(
     environ: dict[str, str], expected: tuple[str, ...]
 ) -> None:
     for command in (("jobs", "list"), ("watch", UNKNOWN_ID)):
-        done = run_cli(*command, **{"SUPABASE_KEY": "x", **environ})
-        expect_error(done, 2, *expected)
-    assert "s3cret" not in done.stderr
+        result = run_cli(*command, **{"SUPABASE_KEY": "x", **environ})
+        expect_error(result, 2, *expected)
+    assert "s3cret" not in result.stderr
 
 
 def test_the_error_for_a_time_outside_the_calendar_names_the_option(
@@ -209,8 +209,8 @@ def test_the_error_for_a_time_outside_the_calendar_names_the_option(
 
 
 def test_a_key_beside_a_database_address_is_refused() -> None:
-    done = run_cli("--key", "x", "jobs", "list", PICTURE_QUEUE_DATABASE_URL=f"{SECRET}x")
-    expect_error(done, 2, "--key", "PICTURE_QUEUE_DATABASE_URL", "--url")
+    result = run_cli("--key", "x", "jobs", "list", PICTURE_QUEUE_DATABASE_URL=f"{SECRET}x")
+    expect_error(result, 2, "--key", "PICTURE_QUEUE_DATABASE_URL", "--url")
 
 
 @pytest.mark.parametrize(
@@ -268,10 +268,10 @@ def run(*args: str, shell: str, **environ: str) -> subprocess.CompletedProcess[s
 def test_closed_full_and_ascii_streams_cause_no_traceback(
     args: tuple[str, ...], shell: str, expected: str
 ) -> None:
-    done = run(*args, shell=shell)
-    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
-    assert expected in done.stderr
-    assert done.stderr.count("\n") == (1 if expected else 0)
+    result = run(*args, shell=shell)
+    assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == (1 if expected else 0)
 
 
 # --- The worker command and the user's module ---

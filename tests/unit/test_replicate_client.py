@@ -42,8 +42,8 @@ def recorded_response(name: str, case: str) -> httpx.Response:
 
 @pytest.fixture
 async def client() -> AsyncIterator[ReplicateClient]:
-    async with ReplicateClient(TOKEN, retry=FAST) as made:
-        yield made
+    async with ReplicateClient(TOKEN, retry=FAST) as client:
+        yield client
 
 
 @pytest.fixture
@@ -101,16 +101,16 @@ async def test_any_success_status_means_that_a_prediction_was_created(
 async def test_a_create_that_was_never_sent_is_repeated(
     client: ReplicateClient, api: respx.Router, failure: type[Exception]
 ) -> None:
-    made = recorded_response("create_201_starting", "official_model")
-    route = api.post(CREATE).mock(side_effect=[failure("no"), failure("no"), made])
+    created = recorded_response("create_201_starting", "official_model")
+    route = api.post(CREATE).mock(side_effect=[failure("no"), failure("no"), created])
     await create(client)
     assert route.call_count == 3
 
 
 async def test_a_throttled_create_is_repeated(client: ReplicateClient, api: respx.Router) -> None:
     throttled = httpx.Response(429, headers={"retry-after": "0.05"}, json={"status": 429})
-    made = recorded_response("create_201_starting", "official_model")
-    route = api.post(CREATE).mock(side_effect=[throttled, made])
+    created = recorded_response("create_201_starting", "official_model")
+    route = api.post(CREATE).mock(side_effect=[throttled, created])
     began = asyncio.get_running_loop().time()
     await create(client)
     assert route.call_count == 2

@@ -24,9 +24,9 @@ FAST = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
 @pytest.fixture
 async def client() -> AsyncIterator[ReplicateClient]:
     rules = DownloadRules(max_bytes=1000)
-    made = ReplicateClient("r8_t", base_url=f"{SIMULATOR}/v1", retry=FAST, rules=rules)
-    async with made:
-        yield made
+    client = ReplicateClient("r8_t", base_url=f"{SIMULATOR}/v1", retry=FAST, rules=rules)
+    async with client:
+        yield client
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def run(tmp_path):
         }
         # Loading the plugins takes half of the start time.
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, SCRIPTS / "run_tests.py", *arguments],
             cwd=tmp_path,
             env=environment,
@@ -76,7 +76,7 @@ def run(tmp_path):
             timeout=50,
             check=False,
         )
-        return done.returncode, done.stdout.splitlines()
+        return result.returncode, result.stdout.splitlines()
 
     return run
 

@@ -44,8 +44,8 @@ async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://simulator", headers=HEADERS
-    ) as made:
-        yield made
+    ) as client:
+        yield client
 
 
 async def create(
@@ -54,8 +54,8 @@ async def create(
     body = {"input": {"prompt": "a boat", **given}}
     answer = await http.post(f"/v1/models/{model}/predictions", json=body, headers=headers)
     assert answer.status_code == 201, answer.text
-    made: dict[str, Any] = answer.json()
-    return made
+    prediction: dict[str, Any] = answer.json()
+    return prediction
 
 
 async def read(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[str, Any]:
@@ -217,17 +217,21 @@ async def test_unsupported_and_unknown_paths_are_refused(http: httpx.AsyncClient
 
 
 async def test_a_prediction_starts_runs_and_succeeds(http: httpx.AsyncClient, clock: Clock) -> None:
-    made = await create(http, DEV, num_outputs=2, seed=5)
-    assert (made["status"], made["output"], made["logs"]) == ("starting", None, "")
-    assert "started_at" not in made
+    prediction = await create(http, DEV, num_outputs=2, seed=5)
+    assert (prediction["status"], prediction["output"], prediction["logs"]) == (
+        "starting",
+        None,
+        "",
+    )
+    assert "started_at" not in prediction
     clock.now += 1.76
-    running = await read(http, made)
+    running = await read(http, prediction)
     assert running["status"] == "processing"
     progress = progress_from_logs(running["logs"])
     assert progress == (50, 14, 28)
     assert "completed_at" not in running
     clock.now += 2
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert ended["status"] == "succeeded"
     assert progress_from_logs(ended["logs"]) == (100, 28, 28)
     assert ended["logs"].endswith("Total safe images: 2 out of 2\n")
@@ -236,11 +240,11 @@ async def test_a_prediction_starts_runs_and_succeeds(http: httpx.AsyncClient, cl
 
 
 async def test_logs_are_append_only(http: httpx.AsyncClient, clock: Clock) -> None:
-    made = await create(http, DEV)
+    prediction = await create(http, DEV)
     before = ""
     for _ in range(20):
         clock.now += 0.2
-        logs = (await read(http, made))["logs"]
+        logs = (await read(http, prediction))["logs"]
         assert logs.startswith(before)
         before = logs
 
@@ -255,9 +259,9 @@ async def test_logs_are_append_only(http: httpx.AsyncClient, clock: Clock) -> No
 async def test_models_without_progress_bars_log_text_or_nothing(
     http: httpx.AsyncClient, clock: Clock, model: str, logs: str
 ) -> None:
-    made = await create(http, model)
+    prediction = await create(http, model)
     clock.now += 60
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert ended["logs"].endswith(logs)
     assert progress_from_logs(ended["logs"]) is None
     assert isinstance(ended["output"], str)
@@ -273,10 +277,10 @@ async def test_speed_and_seconds_shorten_the_run() -> None:
         async with httpx.AsyncClient(
             transport=transport, base_url="http://here.localhost:5", headers=HEADERS
         ) as http:
-            made = await create(http, DEV)
-            assert made["urls"]["get"].startswith("http://here.localhost:5/v1/predictions/")
+            prediction = await create(http, DEV)
+            assert prediction["urls"]["get"].startswith("http://here.localhost:5/v1/predictions/")
             clock.now += 60
-            assert (await read(http, made))["metrics"]["predict_time"] == seconds
+            assert (await read(http, prediction))["metrics"]["predict_time"] == seconds
     with pytest.raises(ValueError, match="speed"):
         SimulatorSettings(speed=0)
 
@@ -287,13 +291,13 @@ async def test_speed_and_seconds_shorten_the_run() -> None:
 async def test_the_effect_of_a_cancel_depends_on_the_state(
     http: httpx.AsyncClient, clock: Clock, when: float, status: str
 ) -> None:
-    made = await create(http, DEV)
+    prediction = await create(http, DEV)
     clock.now += when
-    answer = await http.post(made["urls"]["cancel"])
+    answer = await http.post(prediction["urls"]["cancel"])
     assert (answer.status_code, answer.json()["status"]) == (200, status)
     assert ("started_at" in answer.json()) is (status != "aborted")
     clock.now += 60
-    assert (await read(http, made))["status"] == status
+    assert (await read(http, prediction))["status"] == status
 
 
 @pytest.mark.parametrize(
@@ -303,12 +307,12 @@ async def test_cancel_after_sets_the_deadline(
     http: httpx.AsyncClient, clock: Clock, span: str, seconds: int
 ) -> None:
     await add_fault(http, kind="slow", seconds=86_400)
-    made = await create(http, headers={"cancel-after": span})
+    prediction = await create(http, headers={"cancel-after": span})
     clock.now += seconds - 0.5
-    assert (await read(http, made))["status"] == "processing"
+    assert (await read(http, prediction))["status"] == "processing"
     clock.now += 0.6
-    ended = await read(http, made)
-    assert (ended["status"], ended["completed_at"]) == ("canceled", made["deadline"])
+    ended = await read(http, prediction)
+    assert (ended["status"], ended["completed_at"]) == ("canceled", prediction["deadline"])
 
 
 @pytest.mark.parametrize("span", ["4", "0s", "soon", "", "1d"])
@@ -323,9 +327,9 @@ async def test_an_invalid_cancel_after_is_refused(http: httpx.AsyncClient, span:
 
 async def test_a_deadline_aborts_a_queued_prediction(http: httpx.AsyncClient, clock: Clock) -> None:
     await add_fault(http, kind="slow", seconds=60, queued=True)
-    made = await create(http, headers={"cancel-after": "30s"})
+    prediction = await create(http, headers={"cancel-after": "30s"})
     clock.now += 31
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert ended["status"] == "aborted"
     assert "metrics" not in ended
 
@@ -336,10 +340,10 @@ async def test_an_unknown_prediction_is_not_found(http: httpx.AsyncClient) -> No
 
 
 async def test_the_list_is_paginated_newest_first(http: httpx.AsyncClient, clock: Clock) -> None:
-    made = []
+    created = []
     for _ in range(205):
         clock.now += 1
-        made.append((await create(http))["id"])
+        created.append((await create(http))["id"])
     seen: list[str] = []
     link: str | None = "/v1/predictions"
     sizes = []
@@ -349,20 +353,23 @@ async def test_the_list_is_paginated_newest_first(http: httpx.AsyncClient, clock
         seen += [one["id"] for one in page["results"]]
         link = page["next"]
     assert sizes == [100, 100, 5]
-    assert seen == made[::-1]
+    assert seen == created[::-1]
 
 
 async def test_the_list_can_be_filtered_by_time(http: httpx.AsyncClient, clock: Clock) -> None:
-    made = []
+    created = []
     for _ in range(3):
-        made.append(await create(http))
+        created.append(await create(http))
         clock.now += 10
-    after, before = made[1]["created_at"], made[2]["created_at"]
+    after, before = created[1]["created_at"], created[2]["created_at"]
     page = await http.get("/v1/predictions", params={"created_after": after})
-    assert [one["id"] for one in page.json()["results"]] == [made[2]["id"], made[1]["id"]]
+    assert [one["id"] for one in page.json()["results"]] == [
+        created[2]["id"],
+        created[1]["id"],
+    ]
     both = {"created_after": after, "created_before": before}
     page = await http.get("/v1/predictions", params=both)
-    assert [one["id"] for one in page.json()["results"]] == [made[1]["id"]]
+    assert [one["id"] for one in page.json()["results"]] == [created[1]["id"]]
     bad = await http.get("/v1/predictions", params={"created_after": "yesterday"})
     assert bad.status_code == 400
 
@@ -373,9 +380,9 @@ async def test_the_list_can_be_filtered_by_time(http: httpx.AsyncClient, clock: 
 async def create_images(
     http: httpx.AsyncClient, clock: Clock, model: str, **given: Any
 ) -> list[bytes]:
-    made = await create(http, model, **given)
+    prediction = await create(http, model, **given)
     clock.now += 120
-    output = (await read(http, made))["output"]
+    output = (await read(http, prediction))["output"]
     links = [output] if isinstance(output, str) else output
     answers = [await http.get(link, headers={"authorization": ""}) for link in links]
     assert all(answer.status_code == 200 for answer in answers)
@@ -424,9 +431,9 @@ async def test_a_model_without_a_prompt_returns_images(
 ) -> None:
     version = models()["lucataco/remove-bg"].version
     body = {"version": version, "input": {"image": "https://example.com/in.png"}}
-    made = (await http.post("/v1/predictions", json=body)).json()
+    prediction = (await http.post("/v1/predictions", json=body)).json()
     clock.now += 60
-    link = (await read(http, made))["output"]
+    link = (await read(http, prediction))["output"]
     assert read_image((await http.get(link)).content) is not None
 
 
@@ -435,19 +442,19 @@ async def test_several_images_are_returned_only_in_automatic_mode(
 ) -> None:
     for mode, count in [("disabled", 1), ("auto", 3)]:
         options = {"sequential_image_generation": mode, "max_images": 3}
-        made = await create(http, "bytedance/seedream-4", **options)
+        prediction = await create(http, "bytedance/seedream-4", **options)
         clock.now += 60
-        assert len((await read(http, made))["output"]) == count
+        assert len((await read(http, prediction))["output"]) == count
 
 
 async def test_inputs_and_images_are_removed_after_an_hour(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
-    made = await create(http)
+    prediction = await create(http)
     clock.now += 60
-    link = (await read(http, made))["output"][0]
+    link = (await read(http, prediction))["output"][0]
     clock.now += 3600
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert ended["status"] == "succeeded"
     assert (ended["data_removed"], ended["output"], ended["input"]) == (True, None, {})
     assert (await http.get(link)).status_code == 404
@@ -456,8 +463,8 @@ async def test_inputs_and_images_are_removed_after_an_hour(
 async def test_only_images_of_finished_predictions_are_served(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
-    made = await create(http)
-    folder = f"/files/{made['id']}"
+    prediction = await create(http)
+    folder = f"/files/{prediction['id']}"
     assert (await http.get(f"{folder}/out-0.webp")).status_code == 404
     clock.now += 60
     for name in ("out-1.webp", "out-0.png", "out-x.webp", "other"):
@@ -503,13 +510,13 @@ async def test_an_error_fault_creates_no_prediction_and_is_used_up(
 async def test_a_fault_affects_only_its_kind_of_call(
     http: httpx.AsyncClient, clock: Clock, on: str
 ) -> None:
-    made = await create(http)
+    prediction = await create(http)
     clock.now += 60
     calls = {
-        "get": ("GET", made["urls"]["get"]),
+        "get": ("GET", prediction["urls"]["get"]),
         "list": ("GET", "/v1/predictions"),
-        "cancel": ("POST", made["urls"]["cancel"]),
-        "file": ("GET", f"/files/{made['id']}/out-0.webp"),
+        "cancel": ("POST", prediction["urls"]["cancel"]),
+        "file": ("GET", f"/files/{prediction['id']}/out-0.webp"),
     }
     await add_fault(http, kind="server_error", on=on, status=502)
     for call, (method, path) in calls.items():
@@ -531,9 +538,9 @@ async def test_a_fault_makes_a_prediction_fail(
     http: httpx.AsyncClient, clock: Clock, fault: dict[str, Any], words: str
 ) -> None:
     await add_fault(http, **fault)
-    made = await create(http)
+    prediction = await create(http)
     clock.now += 60
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert (ended["status"], ended["output"]) == ("failed", None)
     assert words in ended["error"]
 
@@ -542,18 +549,18 @@ async def test_a_fault_makes_an_output_expire_at_once(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
     await add_fault(http, kind="expired_output")
-    made = await create(http)
+    prediction = await create(http)
     clock.now += 60
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert (ended["status"], ended["data_removed"], ended["output"]) == ("succeeded", True, None)
 
 
 async def test_a_lost_response_can_be_an_error_status(http: httpx.AsyncClient) -> None:
     await add_fault(http, kind="lose_answer", status=502)
     assert (await post_create(http)).status_code == 502
-    (made,) = (await http.get("/_simulator/predictions")).json()
-    assert made["status"] == "starting"
-    assert made["created_by"]["token"] == "test"
+    (prediction,) = (await http.get("/_simulator/predictions")).json()
+    assert prediction["status"] == "starting"
+    assert prediction["created_by"]["token"] == "test"
 
 
 @pytest.mark.parametrize("fault", [{"kind": "flood"}, {"kind": "fail", "count": 0}, {"x": 1}, None])

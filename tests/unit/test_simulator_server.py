@@ -49,8 +49,8 @@ async def test_a_prediction_exists_although_its_response_was_lost(
         with pytest.raises(errors.OutcomeUnknown):
             await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
         async with httpx.AsyncClient(headers={"apikey": SWITCH_KEY}, trust_env=False) as http:
-            (made,) = (await http.get(f"{address}/_simulator/predictions")).json()
-        assert (await client.get(made["id"])).input == {"prompt": "a boat"}
+            (prediction,) = (await http.get(f"{address}/_simulator/predictions")).json()
+        assert (await client.get(prediction["id"])).input == {"prompt": "a boat"}
 
 
 async def test_the_client_downloads_an_image_over_a_socket(address: str) -> None:

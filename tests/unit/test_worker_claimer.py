@@ -80,9 +80,9 @@ class Harness:
 
 @pytest.fixture
 async def harness(backend, make_row) -> AsyncIterator[Harness]:
-    made = Harness(backend, make_row)
-    yield made
-    await made.claimer.stop(1)
+    harness = Harness(backend, make_row)
+    yield harness
+    await harness.claimer.stop(1)
 
 
 async def test_a_claim_names_the_worker_and_its_queues(harness, backend):

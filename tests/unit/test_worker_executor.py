@@ -27,7 +27,7 @@ from picture_queue.worker.outcomes import Cancelled, Completed, Failed, Outcome,
 from picture_queue.worker.registry import Registry
 
 
-class Run:
+class RecordedAttempt:
     """An attempt with a listener that records its messages, progress and log lines."""
 
     def __init__(self, function: Callable[..., Any], job: Any) -> None:
@@ -67,7 +67,7 @@ class Run:
 
 @pytest.fixture
 def run(make_job):
-    return lambda function, **columns: Run(function, make_job(**columns))
+    return lambda function, **columns: RecordedAttempt(function, make_job(**columns))
 
 
 @pytest.fixture
@@ -101,10 +101,10 @@ async def test_a_handler_returns(run):
     async def handle(payload: dict[str, Any]) -> Any:
         return payload
 
-    ran = run(handle, payload={"a": 1})
-    assert await ran.wait_outcome() == Completed({"a": 1})
-    await ran.wait_end()
-    assert 0 <= ran.attempt.duration < 5
+    recorded = run(handle, payload={"a": 1})
+    assert await recorded.wait_outcome() == Completed({"a": 1})
+    await recorded.wait_end()
+    assert 0 <= recorded.attempt.duration < 5
 
 
 def _circular_list() -> list[Any]:
@@ -247,22 +247,22 @@ async def test_an_exception_of_any_kind_becomes_the_outcome(run, error, expected
     def handle_in_a_thread() -> None:
         raise error
 
-    ran = run(handle if is_async else handle_in_a_thread)
-    outcome = await ran.wait_outcome()
+    recorded = run(handle if is_async else handle_in_a_thread)
+    outcome = await recorded.wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith(expected)
-    await ran.wait_end()
+    await recorded.wait_end()
 
 
 async def test_a_handler_that_recurses_too_deeply_fails(run):
     async def handle() -> None:
         recurse()
 
-    ran = run(handle)
-    outcome = await ran.wait_outcome()
+    recorded = run(handle)
+    outcome = await recorded.wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("RecursionError")
-    await ran.wait_end()
+    await recorded.wait_end()
 
 
 async def test_any_exception_of_a_validator_fails_the_job(run):
@@ -271,26 +271,26 @@ async def test_any_exception_of_a_validator_fails_the_job(run):
 
     for function in (handle, handle_in_a_thread):
         function.__annotations__["payload"] = Checked
-        ran = run(function, payload={"size": 1})
-        outcome = await ran.wait_outcome()
+        recorded = run(function, payload={"size": 1})
+        outcome = await recorded.wait_outcome()
         assert isinstance(outcome, Failed)
         assert outcome.error == "Panic: in the validator"
-        await ran.wait_end()
+        await recorded.wait_end()
 
 
 async def test_a_slot_is_released_even_if_the_listener_fails(run):
     async def handle() -> None: ...
 
-    ran = run(handle)
+    recorded = run(handle)
 
     def fail(attempt: Attempt) -> None:
-        ran.messages.append("outcome")
+        recorded.messages.append("outcome")
         raise RuntimeError("no")
 
-    ran.on_outcome = fail
+    recorded.on_outcome = fail
     failed: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
-    await ran.wait_end()
+    await recorded.wait_end()
     assert len(failed) == 1
 
 
@@ -320,10 +320,10 @@ async def test_an_async_handler_may_log_from_a_thread(run):
         await asyncio.to_thread(job.log, "in a thread")
         job.log("after")
 
-    ran = run(handle)
-    await ran.wait_end()
-    await ran.attempt.log.flush()
-    assert [line["message"] for line in ran.lines] == ["before", "in a thread", "after"]
+    recorded = run(handle)
+    await recorded.wait_end()
+    await recorded.attempt.log.flush()
+    assert [line["message"] for line in recorded.lines] == ["before", "in a thread", "after"]
 
 
 async def test_a_cancelled_error_raised_by_the_handler_is_a_failure(run):
@@ -361,51 +361,51 @@ async def test_a_handler_that_fails_after_its_timeout_has_timed_out(run):
 )
 async def test_an_attempt_can_be_stopped(run, reason, outcome):
     handler = CancellableHandler()
-    ran = run(handler)
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(reason)
-    assert await ran.wait_outcome() == outcome
-    await ran.wait_end()
+    recorded.attempt.stop(reason)
+    assert await recorded.wait_outcome() == outcome
+    await recorded.wait_end()
     assert handler.context.cancel_requested is (reason is Stop.CANCEL)
 
 
 @pytest.mark.parametrize("reason", [Stop.CANCEL, Stop.SHUTDOWN, Stop.LOST])
 async def test_an_attempt_can_be_stopped_before_its_first_step(run, reason):
     handler = CancellableHandler()
-    ran = run(handler)
-    ran.attempt.stop(reason)
-    await ran.wait_end()
+    recorded = run(handler)
+    recorded.attempt.stop(reason)
+    await recorded.wait_end()
     assert not handler.started.is_set()
 
 
 async def test_a_handler_that_returns_after_a_stop_counts_as_finished(run):
     handler = CancellableHandler(lambda: "done")
-    ran = run(handler)
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(Stop.CANCEL)
-    assert await ran.wait_outcome() == Completed("done")
+    recorded.attempt.stop(Stop.CANCEL)
+    assert await recorded.wait_outcome() == Completed("done")
 
 
 async def test_a_lost_lease_overrides_an_earlier_stop(run):
     handler = CancellableHandler(lambda: "done")
-    ran = run(handler)
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(Stop.CANCEL)
-    ran.attempt.stop(Stop.LOST)
-    assert await ran.wait_outcome() is None
+    recorded.attempt.stop(Stop.CANCEL)
+    recorded.attempt.stop(Stop.LOST)
+    assert await recorded.wait_outcome() is None
 
 
 async def test_a_stop_after_the_end_changes_nothing(run):
     async def handle() -> int:
         return 1
 
-    ran = run(handle)
-    await ran.wait_end()
+    recorded = run(handle)
+    await recorded.wait_end()
     for reason in Stop:
-        ran.attempt.stop(reason)
-    ran.attempt.give_up()
-    assert await ran.wait_outcome() == Completed(1)
-    assert ran.messages == ["outcome", "end"]
+        recorded.attempt.stop(reason)
+    recorded.attempt.give_up()
+    assert await recorded.wait_outcome() == Completed(1)
+    assert recorded.messages == ["outcome", "end"]
 
 
 async def test_a_handler_that_ignores_its_stop_occupies_only_its_slot(run, quick_cleanup, caplog):
@@ -417,36 +417,36 @@ async def test_a_handler_that_ignores_its_stop_occupies_only_its_slot(run, quick
                 await release.wait()
         return "too late"
 
-    ran = run(ignore_cancellation, timeout_seconds=0.01)
-    outcome = await ran.wait_outcome()
+    recorded = run(ignore_cancellation, timeout_seconds=0.01)
+    outcome = await recorded.wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
-    assert ran.messages == ["outcome"]
+    assert recorded.messages == ["outcome"]
     assert "has not stopped and still runs" in caplog.text
     release.set()
-    await ran.wait_end()
-    assert await ran.wait_outcome() is outcome
+    await recorded.wait_end()
+    assert await recorded.wait_outcome() is outcome
 
 
 async def test_a_job_cancelled_while_parked_runs_its_cleanup(run):
     handler = CancellableHandler(lambda: "stopped")
-    ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
+    recorded = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
     await handler.started.wait()
     assert handler.context.cancel_requested
-    ran.attempt.stop(Stop.CANCEL)  # Every heartbeat repeats the request.
-    ran.attempt.stop(Stop.SHUTDOWN)
-    assert await ran.wait_outcome() == Completed("stopped")
+    recorded.attempt.stop(Stop.CANCEL)  # Every heartbeat repeats the request.
+    recorded.attempt.stop(Stop.SHUTDOWN)
+    assert await recorded.wait_outcome() == Completed("stopped")
 
 
 async def test_a_handler_can_see_the_shutdown(run):
     handler = CancellableHandler()
-    ran = run(handler)
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.shutdown_requested = True
+    recorded.attempt.shutdown_requested = True
     assert handler.context.shutdown_requested
-    assert not ran.attempt.has_outcome
-    ran.attempt.stop(Stop.SHUTDOWN)
-    await ran.wait_end()
+    assert not recorded.attempt.has_outcome
+    recorded.attempt.stop(Stop.SHUTDOWN)
+    await recorded.wait_end()
 
 
 async def test_the_last_progress_is_sent_before_a_job_is_snoozed(run):
@@ -456,9 +456,9 @@ async def test_the_last_progress_is_sent_before_a_job_is_snoozed(run):
         await job.progress(30)
         return Snooze(5)
 
-    ran = run(handle)
-    assert await ran.wait_outcome() == Snoozed(5)
-    assert ran.progress[-1] == 30
+    recorded = run(handle)
+    assert await recorded.wait_outcome() == Snoozed(5)
+    assert recorded.progress[-1] == 30
 
 
 async def test_a_verdict_raised_during_a_stop_is_honoured(run):
@@ -466,10 +466,10 @@ async def test_a_verdict_raised_during_a_stop_is_honoured(run):
         raise Snooze(5)
 
     handler = CancellableHandler(later)
-    ran = run(handler)
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(Stop.SHUTDOWN)
-    assert await ran.wait_outcome() == Snoozed(5)
+    recorded.attempt.stop(Stop.SHUTDOWN)
+    assert await recorded.wait_outcome() == Snoozed(5)
 
 
 # Sync handlers
@@ -482,9 +482,9 @@ async def test_a_sync_handler_runs_in_a_thread_with_copied_context_variables(run
     def handle(payload: dict[str, Any], job: SyncJobContext) -> list[Any]:
         return [variable.get(), threading.current_thread() is threading.main_thread(), job.attempt]
 
-    ran = run(handle)
-    assert await ran.wait_outcome() == Completed(["kept", False, 1])
-    await ran.wait_end()
+    recorded = run(handle)
+    assert await recorded.wait_outcome() == Completed(["kept", False, 1])
+    await recorded.wait_end()
 
 
 @pytest.mark.parametrize(
@@ -518,15 +518,15 @@ async def test_a_stopped_thread_is_reported_at_once_but_occupies_its_slot(run, r
             raise
         return "too late"
 
-    ran = run(handle)
+    recorded = run(handle)
     await started.wait()
-    ran.attempt.stop(reason)
-    assert ran.messages == ["outcome"]
-    assert await ran.wait_outcome() == outcome
+    recorded.attempt.stop(reason)
+    assert recorded.messages == ["outcome"]
+    assert await recorded.wait_outcome() == outcome
     release.set()
-    await ran.wait_end()
+    await recorded.wait_end()
     assert len(stopped) == 1
-    assert ran.progress == []
+    assert recorded.progress == []
 
 
 @pytest.mark.parametrize("reason", list(Stop))
@@ -539,10 +539,10 @@ async def test_a_thread_can_see_the_stop_request(run, reason):
         stopped.wait(5)
         seen.append((job.stop_requested, job.cancel_requested))
 
-    ran = run(handle)
-    ran.attempt.stop(reason)
+    recorded = run(handle)
+    recorded.attempt.stop(reason)
     stopped.set()
-    await ran.wait_end()
+    await recorded.wait_end()
     assert seen[-1] == (True, reason is Stop.CANCEL)
 
 
@@ -558,32 +558,32 @@ async def test_a_handler_that_sees_the_shutdown_can_release_its_job(run, is_asyn
             time.sleep(0.001)
         raise asyncio.CancelledError
 
-    ran = run(handle if is_async else handle_in_a_thread)
-    ran.attempt.shutdown_requested = True
-    assert await ran.wait_outcome() == Released()
-    await ran.wait_end()
+    recorded = run(handle if is_async else handle_in_a_thread)
+    recorded.attempt.shutdown_requested = True
+    assert await recorded.wait_outcome() == Released()
+    await recorded.wait_end()
 
 
 async def test_cleanup_after_a_cancel_while_parked_gets_no_stop_request(run):
     handler = CancellableHandler()
-    ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
+    recorded = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
     await handler.started.wait()
-    ran.attempt.stop(Stop.CANCEL)
+    recorded.attempt.stop(Stop.CANCEL)
     assert not handler.context.stop_requested
-    ran.attempt.stop(Stop.SHUTDOWN)
+    recorded.attempt.stop(Stop.SHUTDOWN)
     assert handler.context.stop_requested
-    await ran.wait_end()
+    await recorded.wait_end()
 
 
 async def test_an_attempt_in_a_thread_times_out_although_the_thread_still_runs(run):
     release = threading.Event()
-    ran = run(lambda: release.wait(5), timeout_seconds=0.02)
-    outcome = await ran.wait_outcome()
+    recorded = run(lambda: release.wait(5), timeout_seconds=0.02)
+    outcome = await recorded.wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
-    assert ran.messages == ["outcome"]
+    assert recorded.messages == ["outcome"]
     release.set()
-    await ran.wait_end()
+    await recorded.wait_end()
 
 
 # Forks and other event loops
@@ -610,8 +610,8 @@ async def test_a_handler_reports_from_another_event_loop(run):
         await asyncio.to_thread(work)
         await asyncio.sleep(0)
 
-    ran = run(handle)
-    assert await ran.wait_outcome() == Completed()
-    await ran.attempt.log.flush()
-    assert ran.progress == [40]
-    assert [line["message"] for line in ran.lines] == ["a line"]
+    recorded = run(handle)
+    assert await recorded.wait_outcome() == Completed()
+    await recorded.attempt.log.flush()
+    assert recorded.progress == [40]
+    assert [line["message"] for line in recorded.lines] == ["a line"]

@@ -73,11 +73,11 @@ class Harness:
 
 @pytest.fixture
 async def harness(backend, make_job) -> AsyncIterator[Harness]:
-    made = Harness(backend, make_job)
-    made.start()
-    yield made
-    await made.heartbeat.stop()
-    assert made.connection.closed.is_set()
+    harness = Harness(backend, make_job)
+    harness.start()
+    yield harness
+    await harness.heartbeat.stop()
+    assert harness.connection.closed.is_set()
 
 
 async def test_one_call_extends_all_leases_when_the_first_is_due(harness, backend):

@@ -51,9 +51,9 @@ async def test_the_first_call_is_made_at_the_start(harness, backend):
     harness.answer |= {"promoted": 2, "pruned": 7}
     harness.loop.start()
     assert await backend.next_call("maintain_jobs") == {"force": False, "worker": "w"}
-    done = await harness.signals.maintained.next()
-    assert (done.leased, done.promoted, done.swept) == (True, 2, 0)
-    assert done.model_dump()["pruned"] == 7
+    answer = await harness.signals.maintained.next()
+    assert (answer.leased, answer.promoted, answer.swept) == (True, 2, 0)
+    assert answer.model_dump()["pruned"] == 7
     assert harness.claim_requested.is_set(), "promoted jobs make the worker claim"
 
 

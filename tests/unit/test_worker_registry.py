@@ -48,8 +48,8 @@ def register(function: Any, job_type: str = "resize") -> Handler:
 
 def arguments_of_call(found: Handler, payload: Any, context: Any) -> list[Any]:
     """Return the arguments that a handler gets."""
-    spied = replace(found, function=lambda *arguments: list(arguments))
-    return cast(list[Any], spied.call(payload, context))
+    recording = replace(found, function=lambda *arguments: list(arguments))
+    return cast(list[Any], recording.call(payload, context))
 
 
 async def nothing() -> None: ...
@@ -62,7 +62,7 @@ def in_a_thread(payload: dict[str, Any], job: SyncJobContext) -> None: ...
 def only_sync_context(job: SyncJobContext) -> None: ...
 
 
-class Callable_:
+class CallableObject:
     async def __call__(self, payload: dict[str, Any], job: JobContext) -> None: ...
 
     async def method(self, payload: dict[str, Any]) -> None: ...
@@ -79,8 +79,8 @@ class Callable_:
         (own_default, True, ["payload"]),
         (in_a_thread, False, ["payload", "context"]),
         (only_sync_context, False, ["context"]),
-        (Callable_(), True, ["payload", "context"]),
-        (Callable_().method, True, ["payload"]),
+        (CallableObject(), True, ["payload", "context"]),
+        (CallableObject().method, True, ["payload"]),
         (partial(with_default, extra=2), True, ["payload", "context"]),
         (lambda: 1, False, []),
     ],
@@ -136,7 +136,7 @@ class Decorated:
     async def of_class(cls, payload: Resize, job: JobContext) -> None: ...
 
 
-def local() -> Any:
+def make_local_handler() -> Any:
     class Local(BaseModel):
         width: int
 
@@ -168,7 +168,7 @@ def local() -> Any:
         (partial(pass_through(typed)), True, "payload job"),
         (partial(Decorated()), True, "payload job"),
         (lru_cache(in_a_thread_typed), False, "payload job"),
-        (local(), True, "payload job"),
+        (make_local_handler(), True, "payload job"),
     ],
 )
 def test_the_signature_of_the_innermost_function_is_used(function, is_async, takes):
@@ -236,9 +236,9 @@ class Incomplete(BaseModel):
         (context_first, r"its first argument is the context .job, payload."),
         (anything, r"\*args.* does not show .* @functools.wraps"),
         (by_name_only, r"\*\*payload.* does not show"),
-        (Callable_, "Callable_ is a class. Register a function, or an instance"),
+        (CallableObject, "CallableObject is a class. Register a function, or an instance"),
         (Resize, "Resize is a class"),
-        (Callable_.method, r"not bound to an object .self, payload. .*object.method"),
+        (CallableObject.method, r"not bound to an object .self, payload. .*object.method"),
         (no_schema, "Registry"),
         ("resize", "not a function"),
     ],

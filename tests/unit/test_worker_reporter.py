@@ -67,10 +67,10 @@ class Harness:
 
 @pytest.fixture
 async def harness(backend, make_job):
-    made = Harness(backend, make_job)
-    made.start()
-    yield made
-    await made.stop(1)
+    harness = Harness(backend, make_job)
+    harness.start()
+    yield harness
+    await harness.stop(1)
 
 
 async def test_an_outcome_is_written_at_once(harness, backend):

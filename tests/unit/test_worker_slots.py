@@ -18,9 +18,9 @@ async def released():
 
 @pytest.fixture
 async def slots(released):
-    made = Slots(10, released.put_nowait)
-    yield made
-    made.release_unstarted()
+    slots = Slots(10, released.put_nowait)
+    yield slots
+    slots.release_unstarted()
 
 
 @pytest.fixture

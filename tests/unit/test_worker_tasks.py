@@ -68,10 +68,10 @@ async def test_a_guarded_task_shows_its_name_and_stack(as_handler):
 
 
 async def test_other_tasks_are_created_by_the_previous_factory():
-    made: list[Any] = []
+    coroutines: list[Any] = []
 
     def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
-        made.append(coroutine)
+        coroutines.append(coroutine)
         return asyncio.Task(coroutine, loop=loop, **options)
 
     loop = asyncio.get_running_loop()
@@ -81,7 +81,7 @@ async def test_other_tasks_are_created_by_the_previous_factory():
     coroutine = raise_later(ValueError("no"))
     with pytest.raises(ValueError, match="no"):
         await loop.create_task(coroutine)
-    assert made == [coroutine]
+    assert coroutines == [coroutine]
 
 
 def test_an_exit_outside_of_handlers_stops_the_event_loop():

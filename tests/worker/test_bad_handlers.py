@@ -36,10 +36,10 @@ YEAR = 31_536_000
 @pytest.fixture(params=["http", "direct"])
 async def service(request: pytest.FixtureRequest, stack: Any) -> AsyncIterator[AsyncPictureQueue]:
     if request.param == "http":
-        made = AsyncPictureQueue(stack.api_url, stack.service_role_key)
+        client = AsyncPictureQueue(stack.api_url, stack.service_role_key)
     else:
-        made = AsyncPictureQueue(database_url=stack.db_url)
-    async with made as pq:
+        client = AsyncPictureQueue(database_url=stack.db_url)
+    async with client as pq:
         yield pq
 
 

@@ -31,10 +31,15 @@ async def test_a_report_whose_response_is_lost_counts_once(service, queue, new_w
     job = await service.jobs.enqueue("once", queue=queue)
     async with worker:
         assert await worker._signals.reported.next() == (job.id, "repeated")
-    done = await service.jobs.get(job.id)
-    assert (done.status, done.result, done.attempt, runs) == (JobStatus.COMPLETED, "done", 1, 1)
+    finished = await service.jobs.get(job.id)
+    assert (finished.status, finished.result, finished.attempt, runs) == (
+        JobStatus.COMPLETED,
+        "done",
+        1,
+        1,
+    )
     # Creation, claim and completion each add a version. The repeated report adds none.
-    assert done.version == 3
+    assert finished.version == 3
 
 
 async def test_a_claim_whose_response_is_lost_is_repeated_with_the_same_jobs(
@@ -75,8 +80,8 @@ async def test_lost_responses_to_reports_lose_no_jobs(service, queue, new_worker
         for _ in range(4):
             await worker._signals.reported.next()
     assert seen == [0, 1, 2, 3]
-    done = await service.jobs.list(queue=queue, status="completed")
-    assert [job.attempt for job in done] == [1, 1, 1, 1]
+    completed = await service.jobs.list(queue=queue, status="completed")
+    assert [job.attempt for job in completed] == [1, 1, 1, 1]
 
 
 async def test_a_worker_survives_an_outage_and_logs_it_once(

@@ -47,19 +47,19 @@ class Gateway:
 
 @pytest.fixture
 async def gateway(stack: Any) -> AsyncIterator[Gateway]:
-    made = Gateway(stack.api_url)
+    gateway = Gateway(stack.api_url)
     listener = socket.create_server(("127.0.0.1", 0))
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
-    app: Any = Starlette(routes=[Route("/{path:path}", made.answer, methods=["GET", "POST"])])
+    app: Any = Starlette(routes=[Route("/{path:path}", gateway.answer, methods=["GET", "POST"])])
     stop = asyncio.Event()
     serving = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
-    made.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    yield made
+    gateway.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    yield gateway
     stop.set()
     await asyncio.wait([serving], timeout=10)
     listener.detach()
-    await made.aclose()
+    await gateway.aclose()
 
 
 @pytest.fixture
@@ -67,16 +67,16 @@ async def worker(stack: Any, gateway: Gateway, queue: str) -> AsyncIterator[Work
     """A worker that uses the gateway, polls quickly and has started."""
     async with AsyncPictureQueue(gateway.url, stack.service_role_key) as pq:
         settings = WorkerSettings(queues=(queue,), poll_interval=0.05, shutdown_grace=0)
-        made = Worker(pq, settings)
-        watch(made)
+        worker = Worker(pq, settings)
+        watch(worker)
 
-        @made.handler("fine")
+        @worker.handler("fine")
         async def fine() -> int:
             return 1
 
-        async with made:
-            await made._signals.idle.next()
-            yield made
+        async with worker:
+            await worker._signals.idle.next()
+            yield worker
 
 
 async def test_the_whole_worker_sends_nothing_until_retry_after_has_passed(

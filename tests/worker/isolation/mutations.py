@@ -70,9 +70,9 @@ def send_heartbeats_in_the_event_loop() -> None:
     """Let heartbeats wait for the event loop of the handlers."""
 
     def beat(self: Any, *args: Any) -> Any:
-        ran = threading.Event()
-        self._notify(ran.set)
-        ran.wait()
+        loop_ran = threading.Event()
+        self._notify(loop_ran.set)
+        loop_ran.wait()
         return old(self, *args)
 
     old = replace(heartbeat.HeartbeatLoop, "_beat", beat)

@@ -124,7 +124,7 @@ class World:
     async def enqueue(self, *jobs: dict[str, Any]) -> list[UUID]:
         """Enqueue jobs in one call, so that none can be claimed before all are enqueued."""
         made = await self.service.jobs.enqueue_many({"queue": self.queue, **job} for job in jobs)  # type: ignore[misc]
-        return [one.id for one in made]
+        return [job.id for job in made]
 
     async def rows(self, ids: Sequence[UUID]) -> list["asyncpg.Record"]:
         return await self.db.fetch(
@@ -153,11 +153,11 @@ class World:
     async def expect_completed(self, ids: Sequence[UUID]) -> None:
         """Wait until the jobs have completed, each in its first attempt."""
 
-        async def done() -> bool:
+        async def all_have_finished() -> bool:
             return await self.have_finished(ids)
 
         try:
-            await self.until(done, "ordinary jobs do not end")
+            await self.until(all_have_finished, "ordinary jobs do not end")
         except NotIsolated as error:
             rows = [tuple(row)[1:5] for row in await self.rows(ids)]
             raise NotIsolated(f"{rows}: {error}") from None
