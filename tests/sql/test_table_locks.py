@@ -77,7 +77,7 @@ CALLS = {
     "start_generation": "start_generation('a boat')",
     "unregister_worker": "unregister_worker('w-{name}')",
 }
-#: The result of these functions is a row of the table, so Postgres locks the table before the call.
+#: These functions return a row of the table, so Postgres locks the table before it calls them.
 RETURNS_TABLE_ROW = {"claim_next_job"}
 SETUP = """
 declare
@@ -167,7 +167,7 @@ async def call_and_roll_back(
 
 
 async def find_failures_while_locked(url: str, table: str, calls: dict[str, str]) -> dict[str, Any]:
-    """Lock a table and make the calls; return those that are too slow or do not raise PQ_BUSY."""
+    """Lock a table and make the calls; return slow calls and errors other than PQ_BUSY."""
     holder = await connect(url)
     slots = asyncio.Semaphore(70)
     try:

@@ -93,7 +93,7 @@ class FakeBackend:
         return FakeThreadBackend(self)
 
     async def next_call(self, function: str) -> dict[str, Any]:
-        """Wait for the next call of an SQL function and return its parameters."""
+        """Discard calls until the next call of this function; return its parameters."""
         async with asyncio.timeout(5):
             while True:
                 name, params = await self.calls.get()

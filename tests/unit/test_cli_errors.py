@@ -171,7 +171,7 @@ def test_running_without_a_command_prints_the_help() -> None:
     assert "error" not in result.output
 
 
-# Only applications call these functions, so that they have no command.
+# Only applications call these functions, so they have no command.
 NO_COMMANDS = {"list_generations", "schedule_maintenance"}
 
 

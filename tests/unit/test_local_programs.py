@@ -45,7 +45,7 @@ def open_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def cache(open_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache."""
+    """The directory of an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(open_dir))
     monkeypatch.delenv("PICTURE_QUEUE_POSTGREST", raising=False)
     return open_dir / "picture-queue"

@@ -245,7 +245,7 @@ async def test_a_websocket_has_no_timeout_for_its_head(port: int) -> None:
     writer.write(UPGRADE)
     async with asyncio.timeout(30):
         assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-        # A later connection times out, so the WebSocket would have timed out before.
+        # A later connection times out, so the WebSocket would have timed out before it.
         await _expect_closed(await _open(port))
         writer.write(b"\x81\x82\0\0\0\0hi")  # A text frame, masked with zeros.
         assert await reader.readexactly(4) == b"\x81\x02hi"

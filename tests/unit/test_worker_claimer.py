@@ -32,7 +32,7 @@ class FakeSlots:
 
 
 class Harness:
-    """A claimer, its slots, and a fake database with `pending` jobs."""
+    """A claimer, its slots, and a fake database with a number of pending jobs."""
 
     def __init__(self, backend: Any, make_row: Any, poll_interval: float = 30.0) -> None:
         self.slots = FakeSlots()

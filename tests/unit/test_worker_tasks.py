@@ -96,13 +96,13 @@ def test_an_exit_outside_of_handlers_stops_the_event_loop():
 # --- Cancellation ---
 
 
-async def wait_for_ever() -> None:
+async def wait_forever() -> None:
     await asyncio.Event().wait()
 
 
 @pytest.fixture
 async def task() -> AsyncIterator[HandlerTask]:
-    task = HandlerTask(wait_for_ever(), name="resize 1")
+    task = HandlerTask(wait_forever(), name="resize 1")
     await asyncio.sleep(0)
     yield task
     task.cancel_from_outside()
@@ -145,7 +145,7 @@ async def test_a_handler_that_awaits_all_tasks_is_cancelled_alone(task):
         current_handler.set(waiting)
         await asyncio.gather(task, child)
 
-    child = asyncio.create_task(wait_for_ever())
+    child = asyncio.create_task(wait_forever())
     waiting = HandlerTask(handle())
     await asyncio.sleep(0.01)
     waiting.cancel_from_outside()

@@ -234,11 +234,11 @@ async def test_a_job_received_after_the_end_of_its_lease_is_released(harness, ba
     worker = harness.make_worker()
     handler = WaitingHandler(worker)
 
-    def late(params: dict[str, Any]) -> list[dict[str, Any]]:
+    def answer_late(params: dict[str, Any]) -> list[dict[str, Any]]:
         clock.seconds = 40
         return harness.claim(params)
 
-    backend.answers["claim_jobs"] = late
+    backend.answers["claim_jobs"] = answer_late
     job = harness.add_job(lease_seconds=30)
     async with worker:
         await worker._signals.reported.next()
@@ -356,10 +356,8 @@ async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(m
     assert reported == []
 
 
-async def test_claims_continue_after_a_pausing_job_lost_its_lease_before_its_report(
-    harness, backend
-):
-    """Claims wait for the report of a pausing job, but no report follows a lost lease."""
+async def test_claims_continue_after_a_job_that_pauses_a_key_loses_its_lease(harness, backend):
+    """Claims wait for the report of a job that pauses a key. After a lost lease there is none."""
 
     async def lose(params: dict[str, Any]) -> Any:
         await asyncio.sleep(0)  # Meanwhile its slot is freed and claims are paused.
