@@ -224,7 +224,7 @@ class TestFetching:
     def test_npm_is_downloaded_if_it_is_missing(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # node is called with the path of npm's script before npm's own arguments.
+        # node gets the path of npm's script, and then the arguments of npm.
         node = _script(
             tmp_path / "node", f'#!/bin/sh\nshift\npackage="${{2%@*}}"\n{self._install_postgrest()}'
         )
